@@ -186,26 +186,27 @@ class AccessKeys:
 
 
 class KeyFollower:
-    """A thread that follows changes of the keys, so that a server knows them within two seconds. Use it with `with`.
+    """A thread that follows changes of the keys, so that a server knows them within two seconds.
 
-    A key that cannot be read is left out, so it is refused; the others are not affected.
+    Use it with `with`. A key that cannot be read is left out, so requests with it are refused. The other keys are not
+    affected.
 
     Args:
         keys: The keys.
-        publish: Called with all keys and whether there ever was one: at once, and after each change.
+        publish: Called at once and after each change, with all keys and whether a key ever existed.
 
     Raises:
-        TrimtabError: The keys cannot be read: without them nothing is served.
+        TrimtabError: The keys cannot be read. Nothing is served without them.
     """
 
     def __init__(self, keys: AccessKeys, publish: Callable[[Sequence[AccessKey], bool], object]) -> None:
         self._keys = keys
         self._publish = publish
-        self._warned: set[str] = set()  # of the names of keys that cannot be read
+        self._warned: set[str] = set()  # names of keys that cannot be read
         self._changes = keys.changes()
         if self._changes:
-            with suppress(Unavailable):  # a state that is only read
-                keys.mark()  # its first key was made by a version that did not
+            with suppress(Unavailable):  # the state folder is only read
+                keys.mark()  # the first key was made by a version that did not record this
         publish(self._readable(), keys.ever())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trimtab-keys", daemon=True)
@@ -238,7 +239,7 @@ class KeyFollower:
                 failed = True
 
     def _readable(self) -> list[AccessKey]:
-        """The keys that can be read; of each other one a warning, once."""
+        """Return the keys that can be read. Each other key is reported once by a warning."""
         keys, unreadable = self._keys.read()
         for name in unreadable:
             if name not in self._warned:
@@ -252,7 +253,7 @@ class KeyFollower:
 
 
 def _read(record: Record) -> AccessKey | None:
-    """The key in a record; None when it has none that can be read."""
+    """Return the key in a record, or None when the record has no readable key."""
     try:
         key = msgspec.json.decode(record.body, type=AccessKey)
         if key.rate is not None:
@@ -263,10 +264,10 @@ def _read(record: Record) -> AccessKey | None:
 
 
 def rate_per_s(rate: str) -> float:
-    """A rate such as "100/s" as a number a second.
+    """Return a rate such as "100/s" as a number a second.
 
     Raises:
-        Misuse: It is not a rate.
+        Misuse: The text is not a rate.
 
     >>> rate_per_s("600/min")
     10.0
@@ -279,6 +280,6 @@ def rate_per_s(rate: str) -> float:
 
 
 def key_id(key: str) -> str | None:
-    """The id in a key; None when it does not have the form of a key."""
+    """Return the id in a key, or None when the text does not have the form of a key."""
     parts = key.split("_", 2)
     return parts[1] if len(parts) == 3 and parts[0] == _PREFIX else None

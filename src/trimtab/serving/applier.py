@@ -13,26 +13,30 @@ from trimtab.store.log_order import in_order, intervals
 from trimtab.store.ports import Log, LogRecord
 
 _logger = logging.getLogger(__name__)
-_PAUSE_S = 0.02  # between two looks at a log with nothing new; `wake` ends it
-_LONGEST_PAUSE_S = 5.0  # between two retries
+_PAUSE_S = 0.02  # pause between two looks at a log with nothing new; `wake` ends the pause
+_LONGEST_PAUSE_S = 5.0  # pause between two retries
 
 
 class Applier:
-    """Follows every partition of a log and applies what arrives, in micro-batches, by append time.
+    """Follows every partition of a log and applies new records in micro-batches, in the order of append time.
 
-    The process that starts it holds the lease that makes it the only one. After `Unavailable` it retries; any other
-    error stops it, and `failure` says why: a view that is not updated any more must be seen.
+    The process that starts the applier holds the lease that makes it the only applier. After `Unavailable` the applier
+    retries. Any other error stops it, and `failure` gives the reason, because a view that is not updated any more must
+    be noticed.
 
     Args:
         log: The event log.
-        apply: Takes records into the views, in the views' own transaction; skips those it has.
+        apply: Takes records into the views, in the views' own transaction. It skips records that the views have
+            already.
         applied: The positions that the views have reached.
-        batch: At most so many records of a partition at once: the state of a busy entity is then written, and the
-            disk waited for, once. It should stay below a tenth of a second's work. # D114
-        reading: Positions to read on from, where they are not `applied`: a view that is being filled joins later.
-        between: A bounded piece of other work after each look at the log. It gets whether there was something new,
-            and returns whether it has more to do at once.
-        stopped: Called once with the error that stops it.
+        batch: The largest number of records of a partition that are applied together. For all of them, the state of a
+            busy entity is written once, and the disk is waited for once. A batch should stay below a tenth of a
+            second's work. # D114
+        reading: The positions after which to read on, where they are not `applied`, because a view that is being filled
+            joins later.
+        between: A bounded piece of other work that is called after each look at the log. It gets whether there was
+            something new, and returns whether it has more to do at once.
+        stopped: Called once with the error that stops the applier.
     """
 
     def __init__(
@@ -61,22 +65,22 @@ class Applier:
         self._thread = threading.Thread(target=self._run, name="trimtab-applier", daemon=True)
 
     def start(self) -> Applier:
-        """Begin to follow, in a thread of its own."""
+        """Begin to follow the log, in a thread."""
         self._thread.start()
         return self
 
     def wake(self) -> None:
-        """Look at the log now: something was appended."""
+        """Look at the log now, because something was appended."""
         self._wake.set()
 
     @property
     def positions(self) -> dict[str, int]:
-        """The positions applied."""
+        """Return the positions that were applied."""
         with self._changed:
             return dict(self._positions)
 
     def lag_records(self) -> int:
-        """How many records of the log are not applied yet."""
+        """Return how many records of the log are not applied yet."""
         applied = self.positions
         return sum(max(0, last - applied.get(name, 0)) for name, last in self._log.positions().items())
 
@@ -84,7 +88,7 @@ class Applier:
         """Return once the views have reached `positions`.
 
         Raises:
-            NotApplied: They have not within `timeout_s`, or the applier has stopped.
+            NotApplied: The views have not reached the positions within `timeout_s`, or the applier has stopped.
         """
         self.wake()
         with self._changed:
@@ -122,7 +126,7 @@ class Applier:
             except Unavailable as error:
                 _logger.warning("applier: %s Retrying in %.2f s.", error, pause_s)
                 busy, pause_s = False, min(2 * pause_s, _LONGEST_PAUSE_S)
-            except Exception as error:  # shown in `failure`, logged, seen by readiness
+            except Exception as error:  # shown in `failure`, logged, and checked for readiness
                 _logger.exception("applier: stopped")
                 with self._changed:
                     self.failure = error
@@ -134,7 +138,7 @@ class Applier:
                 self._wake.clear()
 
     def _step(self) -> bool:
-        """Apply what is new, by append time; whether there was anything."""
+        """Apply new records by append time, and return whether there were any."""
         positions = self._positions if self._reading is None else self._reading()
         ends = self._log.positions()
         parts = next(intervals(self._log, positions, ends, batch=self._batch, gaps=True), [])

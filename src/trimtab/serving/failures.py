@@ -1,4 +1,4 @@
-"""Errors of serving that are no fault of the request."""
+"""Errors of serving that are not the fault of the request."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from trimtab.core.errors import Unavailable
 
 
 class Late(Unavailable):
-    """The deadline passed before the answer was there."""
+    """The deadline passed before the answer was ready."""
 
 
 class ModelFailed(Unavailable):
-    """The model raised, which is its `__cause__`, or gave no number.
+    """The model raised an error, which is the `__cause__`, or gave no number.
 
-    `shown` is the message for remote clients: the words of what was raised are for the log.
+    `shown` is the message for remote clients. The text of the model's own error is only for the log.
     """
 
     def __init__(self, message: str, *, shown: str = "") -> None:
@@ -23,11 +23,11 @@ class ModelFailed(Unavailable):
 
 
 class NotApplied(Unavailable):
-    """The record is safe in the log, but the views have not applied it: it must not be sent again."""
+    """The record is safe in the log, but the views have not applied it. It must not be sent again."""
 
 
 def not_applied(why: str) -> NotApplied:
-    """The error for a client that waited in vain for the views to apply its record."""
+    """Return the error for a client that waited in vain for the views to apply its record."""
     return NotApplied(
         f"the record is safe in the log, but the views have not applied it: {why}. Do not send it again; ask for the "
         "features later."
@@ -35,9 +35,9 @@ def not_applied(why: str) -> NotApplied:
 
 
 def is_of_all(error: Exception) -> bool:
-    """Whether a call failed for all its rows alike: its deadline passed, or the store cannot be read.
+    """Return whether a call failed for all its rows alike: its deadline passed, or the store cannot be read.
 
-    Damage (`Corrupt`) may concern one entity only.
+    Damage (`Corrupt`) may concern only one entity.
     """
     return isinstance(error, Unavailable) and not isinstance(error, ModelFailed)
 

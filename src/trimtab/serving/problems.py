@@ -55,7 +55,7 @@ TYPE_PREFIX = "urn:trimtab:problem:"
 class InvalidField(Misuse):
     """A `Misuse` of one field of a request.
 
-    `field` is its name, `pointer` the way to it in the body (`$.rows[3].distance`).
+    `field` is the name of the field. `pointer` is the path to the field in the body (`$.rows[3].distance`).
     """
 
     def __init__(self, message: str, *, field: str, pointer: str = "") -> None:
@@ -73,7 +73,7 @@ class Refused(Misuse):
         self.headers = headers
 
 
-_OWN: dict[type[TrimtabError], tuple[str, str]] = {  # errors that have a type and a title of their own
+_OWN: dict[type[TrimtabError], tuple[str, str]] = {  # errors with a type and a title of their own
     ModelFailed: ("model-failed", "The model failed"),
     NotApplied: ("not-applied", "It is safe, and not in the online features yet"),
 }
@@ -92,10 +92,10 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def problem_of(error: BaseException, instance: str) -> Problem:
-    """The problem detail of an error met at the path `instance`.
+    """Return the problem detail of an error at the path `instance`.
 
-    Only errors of trimtab show their message; anything else is a fault of the server or of a model, and its text stays
-    in the log, which is to have whatever is a 500.
+    Only errors of trimtab show their message. Any other error is a fault of the server or of a model. Its text stays in
+    the log, and every response with status 500 should have an entry in the log.
 
     >>> problem_of(NotFound("model 'x': none such"), "/v1/models/x/predict").status
     404
@@ -132,7 +132,7 @@ def _detail(error: BaseException) -> str:
 
 
 def decode_problem(error: Exception, body: bytes) -> Misuse:
-    """What to tell the sender of a body that msgspec refused: the field, or where it stops being JSON."""
+    """Return what to tell the sender of a body that msgspec refused: the field, or where the body stops being JSON."""
     text = str(error)
     if isinstance(error, msgspec.ValidationError):
         message, _, pointer = text.partition(" - at `")

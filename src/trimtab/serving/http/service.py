@@ -63,15 +63,17 @@ _logger = logging.getLogger(__name__)
 _TOO_MANY = "More predictions are in flight than can be answered soon. Send it again soon."
 _ENDED = "The service ends, and could not wait for this any longer. Send it again soon."
 _HINT = "See /v1/models/NAME/predict, /v1/events/SOURCE, /metrics, /health/ready."
-_LEAST = 8  # predictions in flight that the limit always allows, where so many are allowed
+_LEAST = 8  # number of predictions in flight that the limit always allows, unless `limits` allows fewer
 _PREDICT_TYPES = (JSON_TYPE, ARROW_TYPE)
 
 
 class ServiceHooks(msgspec.Struct, frozen=True):
-    """What a service calls and reports to."""
+    """Functions that a service calls."""
 
-    ready: Callable[[], str | None] | None = None  # a further condition of readiness: what is missing, or None
-    failing: Callable[[str | None], object] | None = None  # called when the prediction log fails; None: it works again
+    # a further condition of readiness, which returns what is missing, or None
+    ready: Callable[[], str | None] | None = None
+    # called with the reason when the prediction log fails, and with None when it works again
+    failing: Callable[[str | None], object] | None = None
     telemetry: Telemetry | None = None  # gets a record of every request
 
 
@@ -80,13 +82,14 @@ class HttpService:
 
     Args:
         endpoints: The models served, by name.
-        log: The prediction log; its own mode says whether an answer waits for a sync.
-        metrics: Where its metrics go; `/metrics` shows all of them.
-        limits: How much it takes at once.
-        access: Who may do what; left out, everyone, but administration only from this machine.
-        push: Appends events; without it `/v1/events` answers that this server takes none.
-        wait_applied: For `?wait=applied`; without it that is refused.
-        hooks: What it calls and reports to.
+        log: The prediction log. The mode of the log decides whether an answer waits for a sync.
+        metrics: The object to which metrics are added. `/metrics` shows all of them.
+        limits: Limits on what the service takes at once.
+        access: Decides which client may do what. If left out, everyone may do everything, except that administration is
+            possible only from this machine.
+        push: Appends events. Without it, `/v1/events` answers that this server takes no events.
+        wait_applied: Waits for views, for `?wait=applied`. Without it, such requests are refused.
+        hooks: Functions that the service calls.
     """
 
     def __init__(
@@ -124,7 +127,7 @@ class HttpService:
         self._by_path = {one.path: one for one in self.predictors.values()}
         self._ready = hooks.ready
         self._throttled = ThrottledLogger(_logger)
-        self._too_many: dict[str, bytes] = {}  # bodies of the refusal, by path
+        self._too_many: dict[str, bytes] = {}  # bodies of the refusal by path
         self.lifecycle = Lifecycle(self._close)
         self._router = Router()
         self.mount(Application(self, SERVICE, _HINT))
@@ -152,7 +155,7 @@ class HttpService:
             await send({"type": "websocket.close", "code": 1000})
 
     def close(self) -> None:
-        """Finish what is in flight, as long as the grace lasts; the log stays open."""
+        """Finish work in flight, as long as the grace lasts. The log stays open."""
         self.lifecycle.close()
 
     def _close(self, within_s: float, hurried: Callable[[], bool]) -> None:
@@ -197,12 +200,12 @@ class HttpService:
                 raise
             reply = self.failed(predictor, error, record)
         share_back(scope)
-        await self._respond(send, reply)  # no longer in flight: its client may take long to read it
+        await self._respond(send, reply)  # no longer in flight, because the client may take long to read the response
 
     async def _reply(
         self, predictor: Predictor, scope: Scope, receive: Receive, received_s: float, record: RequestRecord | None
     ) -> Reply:
-        """The response to a predict request that came through ASGI."""
+        """Return the response to a predict request that came through ASGI."""
         parts, scheduler = self.parts, self.parts.scheduler
         who = parts.access.let_in(scope["headers"], "predict")
         if record is not None:
@@ -212,7 +215,7 @@ class HttpService:
         body = await whole_body(scope, receive, parts.limits.body_bytes, parts.limits.body_timeout_s)
         if scheduler.full():
             return self.overloaded(predictor)
-        read_s = await scheduler.turn()  # the time that the body took to arrive is no queueing
+        read_s = await scheduler.turn()  # the time that the body took to arrive is not queueing
         begun_s, answer = perf_counter(), None
         try:
             if kind == ARROW_TYPE:
@@ -233,12 +236,18 @@ class HttpService:
             scheduler.answered(read_s, begun_s, waited=True)
 
     def failed(self, predictor: Predictor, error: BaseException, record: RequestRecord | None) -> Reply:
-        """The response to a predict request that failed; counted, and logged when it is the service's fault."""
+        """Return the response to a predict request that failed.
+
+        The failure is counted, and logged when the service is at fault.
+        """
         about = "POST" if record is None else f"POST (request {record.request_id})"
         return self._failed(error, about, predictor.path, "predict", predictor.endpoint.name)
 
     def overloaded(self, predictor: Predictor) -> Reply:
-        """The response to a predict request that is one too many, counted; its body is made once."""
+        """Return the response to a predict request that is one too many, and count it.
+
+        The body of the response is made only once.
+        """
         self._requests.add("predict", predictor.endpoint.name, "429")
         predictor.endpoint.count_refused()
         body = self._too_many.get(predictor.path)
@@ -277,7 +286,7 @@ class HttpService:
                 parts.telemetry.end(record, sent.status, sent.size_bytes)
 
     async def _handled(self, match: Match, scope: Scope, receive: Receive) -> Reply:
-        """What the handler of a request's address returns, if its client may ask it."""
+        """Return what the handler of a request's address returns, if the client has the right to it."""
         if match.right is not None:
             scope["who"] = self.parts.access.let_in(scope["headers"], match.right)
         if match.address is None:
@@ -292,21 +301,23 @@ class HttpService:
         return await match.address.handler(match.application.target, request)
 
     async def _respond(self, send: Send, reply: Reply, *, head: bool = False) -> None:
-        """Send a response; a refusal waits for its turn."""
+        """Send a response. A refusal waits for its turn."""
         if 400 <= reply.status < 500:
             await self.parts.scheduler.refusals.turn()
         await respond(send, reply, head=head)
 
     def refused(self, error: Refused, path: str) -> Reply:
-        """The response to what cannot be read as a request; counted."""
+        """Return the response to data that cannot be read as a request, and count it."""
         return self._failed(error, "-", path, "other")
 
     def count(self, route: str, status: str, model: str) -> None:
-        """Count a request of another protocol; a model that is not served is not named."""
+        """Count a request of another protocol. A model that is not served is not named in the metrics."""
         self._requests.add(route, self._known(model), status)
 
     def _known(self, model: str) -> str:
-        """The name of a model that is served, else nothing: clients do not make labels of metrics."""
+        """Return the name of a model that is served, otherwise an empty text, so that clients cannot create labels
+        of metrics.
+        """
         return model if model in self.predictors else ""
 
     def _failed(self, error: BaseException, method: str, path: str, route: str, name: str = "") -> Reply:
@@ -321,12 +332,12 @@ class HttpService:
     # -- state --------------------------------------------------------------------------------------------------
 
     def append_buffered(self) -> None:
-        """Append to the log what was answered and is only buffered yet; in the event loop."""
+        """Append to the log the predictions that were answered and are only buffered yet. Called in the event loop."""
         if self.parts.commit.failure is None:
             self.parts.commit.append_buffered()
 
     async def not_ready(self) -> str | None:
-        """What is missing until this process can answer as it should."""
+        """Return what is missing until this process can answer as it should."""
         endpoints = [one.endpoint for one in self.predictors.values()]
         waiting = [f"model {e.name!r}: {e.missing}" for e in endpoints if not e.ready]
         commit = self.parts.commit

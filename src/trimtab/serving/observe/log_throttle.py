@@ -1,4 +1,4 @@
-"""Log lines about repeated failures, each kind in full at most once in ten seconds."""
+"""Log lines about repeated failures. Each kind of failure is logged in full at most once in ten seconds."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable, Hashable
 from time import monotonic
 
 _EVERY_S = 10.0
-_KINDS = 1_000  # kept at most
+_KINDS = 1_000  # most kinds that are kept
 
 
 class ThrottledLogger:
-    """Logs failures, of each kind in full at most once in ten seconds. Threads may share one.
+    """Logs failures, each kind in full at most once in ten seconds. Threads may share one logger.
 
     Args:
-        logger: Where they go.
+        logger: The logger that receives the lines.
         now_s: A monotonic clock, in seconds.
     """
 
@@ -23,21 +23,22 @@ class ThrottledLogger:
         self._logger = logger
         self._now_s = now_s
         self._mutex = threading.Lock()
-        self._logged: dict[Hashable, tuple[float, int]] = {}  # when a kind was logged last, and how often not since
+        # when each kind was logged last, and how often it was suppressed since
+        self._logged: dict[Hashable, tuple[float, int]] = {}
 
     def warning(self, what: str, error: BaseException) -> None:
-        """Log a line about a request that was served in another way; none for ten seconds after it."""
+        """Log a line about a request that was served in another way, at most once in ten seconds for each kind."""
         kept = self._suppressed(what)
         if kept is not None:
             more = f" (and {kept:,} more since this was last logged)" if kept else ""
             self._logger.warning("%s: %s: %s%s", what, type(error).__name__, error, more)
 
     def error(self, what: str, error: BaseException, *, of: str) -> None:
-        """Log a request that failed: always a line, with a traceback once in ten seconds.
+        """Log a request that failed. There is always a line, and a traceback once in ten seconds.
 
         Args:
             what: The request.
-            error: The error; errors of one type raised at one line are of one kind.
+            error: The error. Errors of one type that are raised at the same line are of one kind.
             of: The model, which also distinguishes kinds.
         """
         kind = type(error)
@@ -47,7 +48,7 @@ class ThrottledLogger:
             self._logger.error("%s", what, exc_info=error)
 
     def _suppressed(self, kind: Hashable) -> int | None:
-        """How often a kind was suppressed since it was last logged; None: suppress it now, too."""
+        """Return how often a kind was suppressed since it was last logged, or None to suppress it now, too."""
         now_s = self._now_s()
         with self._mutex:
             logged_s, kept = self._logged.get(kind, (-_EVERY_S, 0))
@@ -62,7 +63,7 @@ class ThrottledLogger:
 
 
 def _raised_in(error: BaseException) -> tuple[str, int]:
-    """The file and line that raised an error, or its first cause."""
+    """Return the file and line that raised an error, or its first cause."""
     seen = {id(error)}
     while error.__cause__ is not None and id(error.__cause__) not in seen:
         error = error.__cause__

@@ -21,7 +21,7 @@ Read: TypeAlias = "Callable[[], Mapping[_Labels, float]]"
 
 
 class Counter:
-    """Counts, one for each combination of label values."""
+    """A counter with one value for each combination of label values."""
 
     def __init__(self) -> None:
         self.values: dict[_Labels, float] = {}
@@ -39,14 +39,14 @@ class Histogram:
         self._series: dict[_Labels, _Series] = {}
 
     def of(self, labels: _Labels) -> Callable[[float], None]:
-        """A function that counts one value under `labels`."""
+        """Return a function that counts one value under `labels`."""
         series = self._series.get(labels)
         if series is None:
             series = self._series.setdefault(labels, _Series(self.buckets))
         return series.observe
 
     def lines(self, name: str, labels: tuple[str, ...]) -> list[str]:
-        """The sample lines: cumulative buckets, sum and count."""
+        """Return the sample lines: cumulative buckets, sum and count."""
         out = []
         edges = (*map(_number, self.buckets), "+Inf")
         for key, series in sorted(self._series.items()):
@@ -99,36 +99,36 @@ class Metrics:
         self._lock = threading.Lock()
 
     def counter(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> Counter:
-        """A new counter."""
+        """Make a new counter."""
         made = Counter()
         self.counted(name, help_text, labels, made.values.copy)
         return made
 
     def counted(self, name: str, help_text: str, labels: tuple[str, ...], read: Read) -> None:
-        """A new counter whose value `read` gives at each scrape."""
+        """Make a new counter whose value `read` gives at each scrape."""
         self._add(_Family(name, help_text, "counter", lambda: _samples(name, labels, read())))
 
     def gauge(self, name: str, help_text: str, labels: tuple[str, ...], read: Read) -> None:
-        """A new gauge whose value `read` gives at each scrape."""
+        """Make a new gauge whose value `read` gives at each scrape."""
         self._add(_Family(name, help_text, "gauge", lambda: _samples(name, labels, read())))
 
     def histogram(
         self, name: str, help_text: str, labels: tuple[str, ...] = (), buckets: Sequence[float] = LATENCY_BUCKETS_S
     ) -> Histogram:
-        """A new histogram; its buckets are seconds unless others are given."""
+        """Make a new histogram. Its buckets are in seconds unless others are given."""
         made = Histogram(buckets)
         self._add(_Family(name, help_text, "histogram", lambda: made.lines(name, labels)))
         return made
 
     def text(self) -> str:
-        """Everything in the text format of Prometheus (version 0.0.4)."""
+        """Return everything in the text format of Prometheus (version 0.0.4)."""
         lines = []
         for one in list(self._families.values()):
             lines += [f"# HELP {one.name} {_one_line(one.help_text)}", f"# TYPE {one.name} {one.kind}", *one.lines()]
         return "\n".join(lines) + "\n"
 
     def others(self) -> str:
-        """The text of the other processes of this service; empty where there is none."""
+        """Return the text of the other processes of this service, or an empty text if there are none."""
         return ""
 
     def _add(self, family: _Family) -> None:

@@ -26,25 +26,25 @@ class Scrape(msgspec.Struct, frozen=True):
     samples: dict[str, Series]
 
     def total(self, name: str, by: tuple[str, ...] = (), **only: str) -> dict[tuple[str, ...], float]:
-        """The samples of a metric, added up by the values of some labels."""
+        """Return the samples of a metric, added up by the values of some labels."""
         return _added(self.samples.get(name, {}), by, only)
 
     def number(self, name: str, **only: str) -> float:
-        """The sum of all samples of a metric."""
+        """Return the sum of all samples of a metric."""
         return self.total(name, (), **only).get((), 0.0)
 
 
 def read_scrape(text: str, at_s: float) -> Scrape:
-    """The samples of a text in the format of Prometheus.
+    """Return the samples of a text in the format of Prometheus.
 
     Raises:
-        Misuse: A line is no sample.
+        Misuse: A line is not a sample.
 
     >>> read_scrape('# TYPE a counter\\na{b="c"} 2\\na{b="d"} 1\\n', 0.0).number("a")
     3.0
     """
     samples: dict[str, Series] = {}
-    for line in text.split("\n"):  # `splitlines` would split within labels
+    for line in text.split("\n"):  # `splitlines` would also split inside labels
         if not line or line.startswith("#"):
             continue
         try:
@@ -57,7 +57,10 @@ def read_scrape(text: str, at_s: float) -> Scrape:
 
 
 def growth(before: Scrape | None, now: Scrape, name: str) -> Series:
-    """The growth of each series of a counter; its value where the process restarted or `before` is None."""
+    """Return the growth of each series of a counter.
+
+    If the process restarted or `before` is None, the growth is the counter's value.
+    """
     earlier = {} if before is None else before.samples.get(name, {})
     found = {}
     for labels, value in now.samples.get(name, {}).items():
@@ -69,14 +72,16 @@ def growth(before: Scrape | None, now: Scrape, name: str) -> Series:
 def grown(
     before: Scrape | None, now: Scrape, name: str, by: tuple[str, ...] = (), **only: str
 ) -> dict[tuple[str, ...], float]:
-    """The growth of a counter, added up by the values of some labels."""
+    """Return the growth of a counter, added up by the values of some labels."""
     return _added(growth(before, now, name), by, only)
 
 
 def quantiles(
     before: Scrape | None, now: Scrape, name: str, shares: tuple[float, ...], **only: str
 ) -> tuple[float | None, ...]:
-    """Quantiles of a histogram between two scrapes, interpolated within buckets; None: nothing was counted.
+    """Return quantiles of a histogram between two scrapes, or None if nothing was counted.
+
+    The quantiles are interpolated within buckets.
 
     >>> text = 'h_bucket{le="1"} 5\\nh_bucket{le="2"} 10\\nh_bucket{le="+Inf"} 10\\n'
     >>> quantiles(None, read_scrape(text, 0.0), "h", (0.5, 0.9))

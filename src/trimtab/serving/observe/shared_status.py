@@ -1,4 +1,4 @@
-"""What a serving process cannot do just now, published to other processes, also while the disk is full."""
+"""What a serving process cannot do just now, published to other processes, even while the disk is full."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ _LENGTH = struct.Struct("<H")
 
 
 class SharedStatus:
-    """A sentence in a memory-mapped file, allocated beforehand, whose lock says whether its process lives.
+    """A sentence in a memory-mapped file, which is allocated beforehand.
+
+    The lock of the file tells whether its process is alive.
 
     Args:
-        folder: Where the files of all processes of a service are.
+        folder: The folder with the files of all processes of a service.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,7 +33,7 @@ class SharedStatus:
         self.publish(None)
 
     def publish(self, failure: str | None) -> None:
-        """Publish what cannot be done; None: nothing fails."""
+        """Publish what this process cannot do. None: nothing fails."""
         text = (failure or "").encode()[: _SIZE_BYTES - _LENGTH.size]
         memory = self._file.memory
         memory[_LENGTH.size : _LENGTH.size + len(text)] = text
@@ -49,15 +51,15 @@ class SharedStatus:
 
 
 def shared_statuses(folder: Path) -> list[str]:
-    """The failures that living processes have published; each sentence once."""
+    """Return the failures that living processes have published, each sentence once."""
     found: dict[str, None] = {}
     for path in sorted(folder.glob("note-*")):
         if path.suffix != ".lock" and FileLock.is_held(lock_of(path)):
             try:
                 content = path.read_bytes()
-            except FileNotFoundError:  # there was no room for it
+            except FileNotFoundError:  # there was no room for the file
                 continue
-            if len(content) < _SIZE_BYTES:  # it is being made
+            if len(content) < _SIZE_BYTES:  # the file is being made
                 continue
             (length,) = _LENGTH.unpack(content[: _LENGTH.size])
             if text := content[_LENGTH.size : _LENGTH.size + length].decode(errors="replace"):

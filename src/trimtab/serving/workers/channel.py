@@ -1,6 +1,6 @@
-"""The channel between a worker and its supervisor: a task first, then one byte a message.
+"""The channel between a worker and its supervisor. A task is sent first, then each message is one byte.
 
-Each end notices when the process at the other one ends, however that happens, so neither outlives the other.
+Each end notices when the process at the other end ends, however that happens, so neither outlives the other.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import Callable
 
 from trimtab.core.errors import Unavailable
 
-READY = b"r"  # it takes connections
-BEAT = b"b"  # its event loop runs; about once a second
-WAKE = b"n"  # it has appended events that a client waits for
-CHANGED = b"c"  # its definitions are not those that the service began with
+READY = b"r"  # the worker takes connections
+BEAT = b"b"  # the worker's event loop runs; sent about once a second
+WAKE = b"n"  # the worker has appended events that a client waits for
+CHANGED = b"c"  # the worker's definitions differ from those with which the service began
 _SIZE = struct.Struct("<I")
 
 
 class WorkerChannel:
-    """A worker's end.
+    """The worker's end of the channel.
 
     Args:
         fd: The inherited descriptor.
@@ -32,13 +32,13 @@ class WorkerChannel:
         self._socket.setblocking(True)
 
     def task(self) -> bytes:
-        """Receive the worker's task, the first message."""
+        """Receive the worker's task, which is the first message."""
         (size,) = _SIZE.unpack(self._exactly(_SIZE.size))
         return self._exactly(size)
 
     def send(self, message: bytes) -> None:
-        """Send one of the messages above; without effect when the supervisor is gone or does not read."""
-        with contextlib.suppress(OSError):  # `on_close` notices the end
+        """Send one of the messages above. Has no effect when the supervisor is gone or does not read."""
+        with contextlib.suppress(OSError):  # `on_close` notices that the supervisor is gone
             self._socket.send(message, socket.MSG_DONTWAIT)
 
     def on_close(self, gone: Callable[[], object]) -> None:
@@ -64,5 +64,5 @@ class WorkerChannel:
 
 
 def framed_task(task: bytes) -> bytes:
-    """A task as it is sent: its size first."""
+    """Return a task in the form in which it is sent, with its size first."""
     return _SIZE.pack(len(task)) + task

@@ -1,4 +1,4 @@
-"""A prediction log that other workers append to, some milliseconds after they answered."""
+"""A prediction log to which other workers append some milliseconds after they answered."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ _WAIT_S, _LOOK_S = 0.3, 0.02
 
 
 class LateLog(PredictionLog):
-    """Looks for a young prediction again for a while: another worker may have it in its buffer."""
+    """Repeats the search for a young prediction for a while, because another worker may still have it in its buffer."""
 
     def __init__(self, log: Log, clock: Clock) -> None:
         super().__init__(log)
         self._clock = clock
 
     def look_up(self, prediction_id: str, deadline_s: float | None = None) -> LogRecord | None:
-        """The record of a prediction, also of an erased one; None when the log holds none of this identifier."""
+        """Return the record of a prediction, even of an erased one, or None when the log does not hold the
+        identifier.
+        """
         end_s = time.monotonic() + _WAIT_S
         while True:
             record = super().look_up(prediction_id, deadline_s)
@@ -33,5 +35,5 @@ class LateLog(PredictionLog):
     def _is_young(self, prediction_id: str) -> bool:
         try:
             return self._clock.now_us() - id_time_us(prediction_id) < _YOUNG_US
-        except Misuse:  # no identifier of a prediction
+        except Misuse:  # the text is not an identifier of a prediction
             return False

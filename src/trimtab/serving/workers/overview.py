@@ -1,4 +1,4 @@
-"""An overview of a running service, from two scrapes of its metrics: what `trimtab top` shows."""
+"""An overview of a running service, made from two scrapes of its metrics. `trimtab top` shows it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from trimtab.serving.answer.score_cache import CACHED_SCORES
 from trimtab.serving.observe.scrape import Scrape, grown, quantiles
 
 _STAGES = ("total", "read", "decode", "predict", "features", "model", "log", "encode")
-_PARTS = ("features", "model")  # of `predict`
+_PARTS = ("features", "model")  # stages of `predict`
 _PREDICT_ROUTES = frozenset({"predict", "inference", "grpc"})  # routes of requests for predictions
 _REFUSED = frozenset({"429", "RESOURCE_EXHAUSTED"})
-_WELL = frozenset({"200", "OK", "gone"})  # answered, or the client went away
+_WELL = frozenset({"200", "OK", "gone"})  # statuses of requests that were answered, or whose client went away
 _WIDTH = 78
-_SHOWN = 6  # lines of a list
+_SHOWN = 6  # most lines of a list
 
 
 class StageTimes(msgspec.Struct, frozen=True, kw_only=True):
     """Quantiles of a stage's latency, in milliseconds; None: nothing was measured."""
 
     stage: str
-    p50_ms: float | None  # lately
+    p50_ms: float | None  # quantiles of recent requests
     p99_ms: float | None
     since_start_p50_ms: float | None
     since_start_p99_ms: float | None
@@ -39,7 +39,7 @@ class Rate(msgspec.Struct, frozen=True):
 
 
 class CachedShare(msgspec.Struct, frozen=True):
-    """The shares of a model's scores that came from its cache; None: no score was needed."""
+    """The shares of a model's scores that came from its cache. None: no score was needed."""
 
     model: str
     lately: float | None
@@ -47,20 +47,20 @@ class CachedShare(msgspec.Struct, frozen=True):
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
-    """A service at one time, with rates of the time before it."""
+    """A service at one time, with rates over the time before."""
 
     url: str
     up_s: float | None
-    workers: int  # 0: one process does everything
+    workers: int  # number of workers; 0: one process does everything
     workers_ready: int
     requests: Rate
-    refused: Rate  # too many at once
+    refused: Rate  # requests refused because there were too many at once
     errors: Rate  # requests for predictions that were refused for another reason, or failed
     stages: list[StageTimes]
-    answers: list[Rate]  # model, version, arm
-    nulls: list[Rate]  # model, reason
-    flags: list[Rate]  # model, flag: degraded responses and others
-    remembered: list[CachedShare]  # models with a cache
+    answers: list[Rate]  # by model, version and arm
+    nulls: list[Rate]  # by model and reason
+    flags: list[Rate]  # by model and flag: degraded responses and others
+    remembered: list[CachedShare]  # by models with a cache
     under_way: int
     queued: int
     limit: int
@@ -71,11 +71,11 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     breakers_open: list[str]  # models
     failing_work: list[str]
     untold: int | None
-    cpu_share: float | None  # of one core
+    cpu_share: float | None  # in units of one core
     memory_bytes: int
 
     def lines(self) -> list[str]:
-        """Lines for a terminal, at most 80 columns wide."""
+        """Return lines for a terminal, at most 80 columns wide."""
         up = "" if self.up_s is None else f"  up {format_duration(max(1, int(self.up_s)) * SECOND_US)}"
         workers = f"  workers {self.workers_ready} of {self.workers} ready" if self.workers else ""
         cpu = "" if self.cpu_share is None else f"  cpu {self.cpu_share:.0%}"
@@ -110,13 +110,13 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def overview(before: Scrape | None, now: Scrape, url: str, model: str | None = None) -> Overview:
-    """Make the overview as of `now`; rates since `before`, or since the service began.
+    """Return the overview as of `now`. Rates are since `before`, or since the service began.
 
     Args:
         before: An earlier scrape.
-        now: The newest.
+        now: The newest scrape.
         url: The service's address.
-        model: Only this model's predictions.
+        model: If given, only this model's predictions are shown.
     """
     only = {} if model is None else {"model": model}
     begun_s = min(now.samples.get("process_start_time_seconds", {}).values(), default=None)
@@ -179,7 +179,10 @@ def _cached_shares(before: Scrape | None, now: Scrape, only: dict[str, str]) -> 
 
 
 def found_share(counts: Mapping[tuple[str, ...], float], model: str) -> float | None:
-    """The share of a model's scores that came from its cache, of counts by model and `found`; None: no score."""
+    """Return the share of a model's scores that came from its cache, or None if no score was needed.
+
+    The counts are by model and `found`.
+    """
     yes, no = (counts.get((model, found), 0.0) for found in ("yes", "no"))
     return yes / (yes + no) if yes + no else None
 

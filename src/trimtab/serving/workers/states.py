@@ -1,4 +1,4 @@
-"""The state of a running service, in a small file: with workers written about once a second."""
+"""The state of a running service, in a small file. With workers it is written about once a second."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import msgspec
 
 from trimtab.serving.workers.supervisor import SlotState
 
-FOLDER = "workers"  # of the state folder
+FOLDER = "workers"  # name of the file in the state folder
 _FILE = "service.json"
 
 
 class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
-    """A service at one time; without workers: when it began."""
+    """The state of a service at one time. Without workers it is the time when the service began."""
 
     pid: int
     url: str
-    at_us: int  # by the machine's clock
+    at_us: int  # time by the machine's clock
     workers: list[SlotState]
     stands_still: str | None = None  # why events are not applied, if they are not
     stopped: bool = False  # events are not applied until the service restarts
-    start: str = ""  # distinguishes its metrics from those of a killed service; without workers: empty
+    start: str = ""  # distinguishes the metrics from those of a killed service; empty without workers
 
 
 def write_state(folder: Path, state: ServiceState) -> None:
     """Replace the state.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The state cannot be written.
     """
     new = folder / f"{_FILE}.new"
     new.write_bytes(msgspec.json.encode(state))
@@ -36,7 +36,7 @@ def write_state(folder: Path, state: ServiceState) -> None:
 
 
 def read_state(folder: Path) -> ServiceState | None:
-    """The newest state; None when there is no readable one."""
+    """Return the newest state, or None when there is no readable state."""
     try:
         return msgspec.json.decode((folder / _FILE).read_bytes(), type=ServiceState)
     except (OSError, msgspec.MsgspecError):

@@ -1,7 +1,7 @@
 """The supervisor of a service's workers: it starts, replaces and ends them.
 
-It holds the listening socket while workers come and go, so that no connection is refused meanwhile. No request passes
-through this process.  # D92
+The supervisor holds the listening socket while workers come and go, so that no connection is refused meanwhile. No
+request passes through this process.  # D92
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from trimtab.serving.workers.worker import Worker
 
 _logger = logging.getLogger(__name__)
 _TICK_S = 0.25  # between two checks of all workers
-_STEADY_S = 10.0  # a worker that ran so long is replaced without a pause
+_STEADY_S = 10.0  # a worker that ran this long is replaced without a pause
 _AT_ONCE = 3  # failures in a row after which a worker is replaced at once
 _PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
-_FAILED_STARTS = 3  # before the first worker is ready: then the service does not start
-_CLOSING_S = 2.0  # beyond the grace, for a worker to close its files
+_FAILED_STARTS = 3  # failures before the first worker is ready, after which the service does not start
+_CLOSING_S = 2.0  # time beyond the grace for a worker to close its files
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
     """Timeouts for a worker, in seconds."""
 
-    start_s: float = 120.0  # until it is ready
-    silent_s: float = 20.0  # without a message: its event loop is stuck
-    grace_s: float = 10.0  # to finish the requests in flight
+    start_s: float = 120.0  # time until the worker is ready
+    silent_s: float = 20.0  # time without a message after which the worker's event loop is taken to be stuck
+    grace_s: float = 10.0  # time to finish the requests in flight
 
 
 class SlotState(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker, for people."""
+    """The state of one worker, for people."""
 
     slot: int
-    pid: int | None  # None: it is started again soon
+    pid: int | None  # None: the worker is started again soon
     ready: bool
     restarts: int
-    ended: str = ""  # how its predecessor ended, if that failed
-    last_words: str = ""  # the last output of that one
-    changed: bool = False  # its definitions are not those that the service began with
+    ended: str = ""  # how the predecessor ended, if it failed
+    last_words: str = ""  # the last output of the predecessor
+    changed: bool = False  # the worker's definitions differ from those with which the service began
 
 
 class _Slot:
@@ -57,8 +57,8 @@ class _Slot:
         self.number = number
         self.worker: Worker | None = None
         self.restarts = 0
-        self.failures = 0  # in a row
-        self.begin_s = 0.0  # earliest start of the next one
+        self.failures = 0  # failures in a row
+        self.begin_s = 0.0  # earliest start of the next process
         self.ended = self.last_words = ""
 
 
@@ -67,10 +67,10 @@ class Supervisor:
 
     Args:
         command: The command of a worker; the descriptors of its channel and of the socket are added.
-        task: The task of the worker with a number.
-        listener: Listens already; closed at the end.
-        count: How many workers.
-        patience: Timeouts for one.
+        task: Returns the task of the worker with a number.
+        listener: The socket, which listens already. It is closed at the end.
+        count: The number of workers.
+        patience: Timeouts for each worker.
         wake_requested: Called when a worker has appended events that a client waits for.
         ended: Called with the number and process id of a worker that has ended.
         each_round: Called about four times a second.
@@ -105,7 +105,7 @@ class Supervisor:
         self._selector.register(self._wake_end, selectors.EVENT_READ, None)
 
     def states(self) -> list[SlotState]:
-        """The state of each worker."""
+        """Return the state of each worker."""
         return [
             SlotState(
                 slot=slot.number,
@@ -120,13 +120,15 @@ class Supervisor:
         ]
 
     def run(self, announce: Callable[[], object]) -> None:
-        """Supervise until a signal (or `stop`); then workers finish their requests in flight. A second one kills.
+        """Supervise until a signal (or `stop`). Then workers finish their requests in flight.
+
+        A second signal kills the workers.
 
         Args:
             announce: Called once, when the first worker is ready.
 
         Raises:
-            Unavailable: No worker can be started; the message has its last output.
+            Unavailable: No worker can be started. The message has the worker's last output.
         """
         with caught(lambda number, frame: self.stop()):
             try:
@@ -144,7 +146,7 @@ class Supervisor:
                 self._end_all()
 
     def stop(self) -> None:
-        """As a signal: the first lets workers finish, the second kills them. Safe from any thread."""
+        """Act as if a signal came: the first call lets workers finish, the second kills them. Safe from any thread."""
         self._signals += 1
         with contextlib.suppress(BlockingIOError):
             self._waker.send(b"!")
@@ -156,7 +158,7 @@ class Supervisor:
             if slot.worker is None and time.monotonic() >= slot.begin_s:
                 try:
                     slot.worker = Worker(slot.number, self._command, self._task(slot.number), self._listener)
-                except OSError as error:  # no memory, too many processes
+                except OSError as error:  # there is no memory, or there are too many processes
                     self._lost(slot, f"worker {slot.number} cannot be started: {error}", "")
                     continue
                 self._selector.register(slot.worker.channel, selectors.EVENT_READ, (slot, "channel"))
@@ -176,7 +178,7 @@ class Supervisor:
                     self._selector.unregister(key.fileobj)
                 continue
             messages = worker.receive()
-            if not messages:  # closed: the process has ended, or is about to
+            if not messages:  # the channel is closed: the process has ended, or is about to end
                 self._selector.unregister(key.fileobj)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     worker.process.wait(_TICK_S)
@@ -253,7 +255,7 @@ class Supervisor:
             if worker is None:
                 continue
             if worker.process.poll() is None:
-                if worker.ready:  # else it had no requests
+                if worker.ready:  # otherwise the worker had no requests
                     _logger.warning("worker %d (pid %d) has not finished in time: killed", slot.number, worker.pid)
                 worker.kill()
             worker.process.wait()

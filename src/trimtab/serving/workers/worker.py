@@ -16,17 +16,17 @@ from collections.abc import Mapping, Sequence
 from trimtab.serving.workers.channel import framed_task
 
 _LAST_LINES = 12
-_LONGEST_LINE = 16_384  # characters; longer lines are split
+_LONGEST_LINE = 16_384  # most characters of a line; longer lines are split
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 class Worker:
-    """A process started afresh, not forked: a fork inherits locks that other threads hold.
+    """A process that is started afresh, not forked, because a fork inherits locks that other threads hold.
 
     Args:
-        slot: Its number, from 1; its replacement has the same.
-        command: The command; the descriptors of the channel and the listening socket are added.
-        task: The task it is sent.
+        slot: The number of the worker, from 1. A replacement has the same number.
+        command: The command. The descriptors of the channel and the listening socket are added.
+        task: The task that is sent to the worker.
         listener: The socket that all workers take connections from.
     """
 
@@ -44,7 +44,7 @@ class Worker:
                 stderr=subprocess.STDOUT,
                 pass_fds=inherited,
                 env=environment(os.environ),
-                process_group=0,  # Ctrl-C is for the supervisor, which stops its workers in order
+                process_group=0,  # Ctrl-C is meant for the supervisor, which stops its workers in order
             )
         except BaseException:
             self.channel.close()
@@ -54,7 +54,7 @@ class Worker:
         assert self.process.stdout is not None
         self.output = self.process.stdout
         os.set_blocking(self.output.fileno(), False)
-        with contextlib.suppress(OSError):  # it has ended already: the supervisor notices
+        with contextlib.suppress(OSError):  # the worker has ended already, which the supervisor will notice
             self.channel.sendall(framed_task(task))
         self.channel.setblocking(False)
         self._lines: deque[str] = deque(maxlen=_LAST_LINES)
@@ -65,7 +65,7 @@ class Worker:
         return self.process.pid
 
     def receive(self) -> bytes:
-        """Receive its messages; empty when it has closed its end."""
+        """Receive the worker's messages. The result is empty when the worker has closed its end of the channel."""
         try:
             messages = self.channel.recv(4096)
         except (BlockingIOError, ConnectionResetError):
@@ -75,7 +75,7 @@ class Worker:
         return messages
 
     def forward_output(self) -> bool:
-        """Print its output, each line with its number; False at the end."""
+        """Print the worker's output, each line with the worker's number. Returns False at the end."""
         try:
             read = os.read(self.output.fileno(), 65_536)
         except BlockingIOError:
@@ -85,16 +85,16 @@ class Worker:
             lines, self._part = [*lines, self._part], ""
         for line in lines:
             self._lines.append(line)
-            with contextlib.suppress(OSError):  # standard error is closed: go on supervising
+            with contextlib.suppress(OSError):  # standard error is closed, but supervising goes on
                 print(f"worker {self.slot}: {line}", file=sys.stderr, flush=True)
         return bool(read)
 
     def last_output(self) -> str:
-        """The last lines that it printed."""
+        """Return the last lines that the worker printed."""
         return "\n".join(self._lines)
 
     def terminate(self) -> None:
-        """Let it finish the requests in flight."""
+        """Let the worker finish the requests in flight."""
         self._send(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -108,26 +108,27 @@ class Worker:
         self.channel.close()
 
     def ending(self) -> str:
-        """How it ended, for messages."""
+        """Return how the worker ended, for messages."""
         status = self.process.returncode
         if status is not None and status < 0:
-            name = f"signal {-status}"  # a real-time one has no name
+            name = f"signal {-status}"  # a real-time signal has no name
             with contextlib.suppress(ValueError):
                 name = signal.Signals(-status).name
             return f"was ended by {name}"
         return f"ended with status {status}"
 
     def _send(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)  # without effect once it was waited for
+        self.process.send_signal(number)  # has no effect once the process was waited for
 
     def _has_more(self) -> bool:
-        """Whether its output can be read, or has ended; a child of the worker may hold it open."""
+        """Return whether the worker's output can be read, or has ended. A child of the worker may hold it open."""
         return bool(select.select([self.output], [], [], 0)[0])
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """Variables for a worker: numerical libraries use one thread, unless the caller has set a number.
+    """Return variables for a worker.
 
-    One row needs no more, and the threads of several workers would wait for each other. # D92
+    Numerical libraries use one thread, unless the caller has set a number. One row needs no more, and the threads of
+    several workers would wait for each other. # D92
     """
     return {**dict.fromkeys(_THREADS, "1"), **given}

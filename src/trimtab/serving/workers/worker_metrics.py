@@ -1,8 +1,8 @@
-"""Metrics of all processes of a service, whichever of them is scraped.
+"""Metrics of all processes of a service, whichever of the processes is scraped.
 
-Each process writes its metrics to a file about once a second, and the one that is scraped adds the files of the others.
-It writes its own first, so that no counter is lower at the next scrape of another process. Files of another start of
-the service are not read: a worker that outlives a killed service goes on writing them.
+Each process writes its metrics to a file about once a second. The process that is scraped adds the files of the other
+processes. It writes its own metrics first, so that no counter is lower at the next scrape of another process. Files of
+another start of the service are not read, because a worker that outlives a killed service goes on writing them.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _FILE = re.compile(r"(?:(?P<start>\w+)\.)?(?P<name>\w+)-(?P<pid>\d+)\.(?:prom|ne
 
 
 class SharedMetrics(Metrics):
-    """Metrics of one process among others; its text has those of all processes, with the label `worker`.
+    """Metrics of one process of several. Its text holds the metrics of all processes, with the label `worker`.
 
     Args:
-        folder: Where the processes of one service write theirs.
+        folder: The folder to which the processes of one service write their metrics.
         name: The name of this process.
         start: An id of the service's start, which all its processes share.
     """
@@ -47,31 +47,32 @@ class SharedMetrics(Metrics):
         self._written: str | None = None
 
     def text(self) -> str:
-        """Everything in the text format of Prometheus, each sample with the process that counted it."""
+        """Return everything in the text format of Prometheus. Each sample names the process that counted it."""
         with self._mutex:
             own = super().text()
             if self._written is not None:
                 try:
                     self._write(own)
-                except OSError:  # the writer logs it; the next scrape of another process cannot show more
+                # the writer thread logs the error; the next scrape of another process may show old metrics
+                except OSError:
                     own = self._written
         return merged([(self._name, own), *_texts(self._folder, self.start, but=self._name)])
 
     def others(self) -> str:
-        """The metrics of the other processes alone."""
+        """Return the metrics of the other processes alone."""
         return merged(_texts(self._folder, self.start, but=self._name))
 
     def write(self) -> None:
-        """Write this process's metrics for the others.
+        """Write this process's metrics for the other processes.
 
         Raises:
-            OSError: They cannot be written.
+            OSError: The metrics cannot be written.
         """
         with self._mutex:
             self._write(super().text())
 
     def remove(self) -> None:
-        """Remove the file: this process is ending."""
+        """Remove the file, because this process is ending."""
         with self._mutex:
             self._written = None
             self._path.unlink(missing_ok=True)
@@ -115,22 +116,24 @@ class MetricsWriter:
 
 
 def shared_scrape(folder: Path) -> Scrape:
-    """The newest metrics of a service's processes, for a process that is none of them."""
+    """Return the newest metrics of a service's processes, for a process that is not one of them."""
     state = read_state(folder)
     return read_scrape(merged(_texts(folder, "" if state is None else state.start)), time.time())
 
 
 def _texts(folder: Path, start: str, *, but: str = "") -> Iterator[tuple[str, str]]:
-    """The names and newest metrics of the processes of one start of a service, without the process `but`."""
+    """Return names and newest metrics of the processes of one start of a service, except the process `but`."""
     for path in sorted(folder.glob(f"*{_SUFFIX}")):
         match = _FILE.fullmatch(path.name)
         if match and (match["start"] or "") == start and match["name"] != but:
-            with contextlib.suppress(FileNotFoundError):  # its process has just ended
+            with contextlib.suppress(FileNotFoundError):  # the process of the file has just ended
                 yield match["name"], path.read_text("utf-8")
 
 
 def merged(texts: Iterable[tuple[str, str]]) -> str:
-    """Texts of several processes as one: every family once, every sample with its process as label `worker`.
+    """Return the texts of several processes as one text.
+
+    The text has every family once. Every sample has its process as label `worker`.
 
     >>> texts = "# HELP a A.\\n# TYPE a counter\\na 2\\n", '# HELP a A.\\n# TYPE a counter\\na{b="c"} 1\\n'
     >>> print(merged(zip("12", texts)), end="")
@@ -141,7 +144,7 @@ def merged(texts: Iterable[tuple[str, str]]) -> str:
     """
     families: dict[str, list[str]] = {}
     for worker, text in texts:
-        for family in f"\n{text}".split("\n# HELP ")[1:]:  # `splitlines` would split within labels
+        for family in f"\n{text}".split("\n# HELP ")[1:]:  # `splitlines` would also split inside labels
             about, kind, *samples = family.rstrip("\n").split("\n")
             lines = families.setdefault(about.partition(" ")[0], [f"# HELP {about}", kind])
             lines += [_labelled(line, worker) for line in samples]
@@ -157,7 +160,7 @@ def _labelled(line: str, worker: str) -> str:
 
 
 def clear(folder: Path, name: str | None = None, pid: int | None = None) -> None:
-    """Remove files of metrics: all, or those of one process that has ended."""
+    """Remove files of metrics: all of them, or those of one process that has ended."""
     for path in folder.glob("*"):
         match = _FILE.fullmatch(path.name)
         its = match is not None and (match["name"], match["pid"]) == (name, str(pid))

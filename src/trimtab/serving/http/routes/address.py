@@ -18,31 +18,33 @@ _PART = re.compile(r"\{(\w+)(\*?)\}|\[|\]")
 
 
 class Address(msgspec.Struct, frozen=True):
-    """One method at one path: routing, access rights and the OpenAPI document are derived from it.
+    """One method at one path. Routing, access rights and the OpenAPI document are derived from it.
 
-    In a path `{name}` is one part, `{name*}` several, and what is in brackets may be left out. GET answers HEAD too.
+    In a path, `{name}` stands for one part and `{name*}` for several. A part in brackets may be left out. GET answers
+    HEAD, too.
     """
 
     method: Method
     path: str
     right: Role | None  # None: no key is needed
     handler: Handler
-    operation: str = ""  # its name in the OpenAPI document; empty: it is not in there
+    operation: str = ""  # its name in the OpenAPI document; empty: the document leaves it out
     summary: str = ""
     tag: str = ""
     gives: Any = (
-        None  # a Struct, several, a `Listed`, the name of a schema, a media type, a schema, or schemas by media type
+        # a Struct, several Structs, a `Listed`, the name of a schema, a media type, a schema, or schemas by media type
+        None
     )
-    takes: Any = None  # a Struct, a list of it, or a request body as OpenAPI has it
-    query: tuple[str, ...] | None = ()  # names that it takes; None: any, unchecked
+    takes: Any = None  # a Struct, a list of a Struct, or a request body in OpenAPI's form
+    query: tuple[str, ...] | None = ()  # names that the query may have; None: any name, unchecked
     headers: tuple[str, ...] = ()  # names in the OpenAPI document
-    each: Literal["", "model", "source", "entity"] = ""  # documented once for each of these
-    errors: str = "Problem"  # the form of its errors in the OpenAPI document
-    route: str = "more"  # its label in metrics
+    each: Literal["", "model", "source", "entity"] = ""  # the address is documented once for each of these
+    errors: str = "Problem"  # the form of the errors in the OpenAPI document
+    route: str = "more"  # the label of the address in metrics
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods of requests that it answers."""
+        """Return the methods of requests that the address answers."""
         return ("GET", "HEAD") if self.method == "GET" else (self.method,)
 
 
@@ -54,25 +56,25 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 class Application(msgspec.Struct, frozen=True):
-    """Addresses with what their handlers work on, mounted in a service."""
+    """Addresses with the object that their handlers work on, mounted in a service."""
 
     target: Any  # first argument of the handlers
     addresses: Sequence[Address]
-    hint: str  # what to say where nothing answers
-    prefix: str = ""  # of the paths that are this application's
+    hint: str  # the message where nothing answers
+    prefix: str = ""  # prefix of the paths that belong to this application
     error_reply: Callable[[BaseException, str], Reply] = problem_reply
     slashes: bool = False  # whether paths may end in slashes
 
 
 class Match(NamedTuple):
-    """Where a request goes."""
+    """The handler to which a request goes."""
 
     application: Application
-    address: Address | None  # None: nothing answers to this method here
+    address: Address | None  # None: this path does not answer to the request's method
     names: Mapping[str, str] = {}
-    methods: Sequence[str] = ()  # that are answered at this path; none: nothing is here
-    right: Role | None = "read"  # that the request needs
-    route: str = "other"  # label in metrics
+    methods: Sequence[str] = ()  # methods that are answered at this path; empty: the path does not exist
+    right: Role | None = "read"  # the right that the request needs
+    route: str = "other"  # the label in metrics
 
 
 class _Place(NamedTuple):
@@ -82,11 +84,11 @@ class _Place(NamedTuple):
 
 
 class Router:
-    """Finds addresses; of two with the same method and path the later one counts."""
+    """Finds addresses. Of two addresses with the same method and path, the later one counts."""
 
     def __init__(self) -> None:
         self._applications: list[Application] = []
-        self._places: dict[str, dict[str, _Place]] = {}  # by the first part of the path, then by the path
+        self._places: dict[str, dict[str, _Place]] = {}  # addresses by the first part of the path, then by the path
 
     def mount(self, application: Application) -> None:
         """Add the addresses of an application."""
@@ -100,9 +102,9 @@ class Router:
             places[address.path] = _Place(pattern, application, known | dict.fromkeys(address.methods, address))
 
     def find(self, method: str, path: str) -> Match:
-        """Where a request goes, and the right that it needs.
+        """Return where a request goes, and the right that it needs.
 
-        Where nothing answers to it, it needs no more than the right to read (D96).
+        A request that nothing answers needs no more than the right to read (D96).
         """
         for place in self._places.get(path.split("/", 2)[1] if "/" in path else "", {}).values():
             if (found := place.pattern.fullmatch(path)) is not None:
@@ -116,12 +118,12 @@ class Router:
         return Match(self.application(path), None)
 
     def application(self, path: str) -> Application:
-        """The application that a path belongs to, whether anything is there or not."""
+        """Return the application to which a path belongs, whether or not the path exists."""
         return next(one for one in self._applications if not one.prefix or f"{path}/".startswith(f"{one.prefix}/"))
 
 
 def _pattern(path: str) -> str:
-    """The regular expression of a path.
+    """Return the regular expression of a path.
 
     >>> _pattern("/v2/models/{model}[/versions/{version}]/infer")
     '/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer'

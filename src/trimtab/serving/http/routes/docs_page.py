@@ -207,5 +207,5 @@ HEADERS: tuple[tuple[bytes, bytes], ...] = (
 
 @cache
 def docs_page() -> bytes:
-    """The page, the same for every service."""
+    """Return the page, which is the same for every service."""
     return _PAGE.encode()

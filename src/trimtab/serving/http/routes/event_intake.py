@@ -1,4 +1,4 @@
-"""Intake of events and labels: pushed in a thread, counted, and waited for on request."""
+"""Intake of events and labels: they are pushed in a thread, counted, and waited for on request."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class EventIntake:
     """Pushes events into the log.
 
     Args:
-        push: Appends events; None: this process takes none.
-        wait_applied: Waits for the views; None: this process applies none.
-        parts: Threads, metrics and limits of the service.
+        push: Appends events. None: this process takes no events.
+        wait_applied: Waits for the views. None: this process applies no views.
+        parts: The threads, metrics and limits of the service.
     """
 
     def __init__(self, push: Push | None, wait_applied: WaitApplied | None, parts: Parts) -> None:
@@ -42,13 +42,14 @@ class EventIntake:
         self._counted = parts.metrics.counter("trimtab_events_total", "Events pushed over HTTP.", ("source", "fate"))
 
     def wait_until(self, request: HttpRequest) -> float | None:
-        """The time (`monotonic`) until which to wait for the views, if the query says `wait=applied`; else None.
+        """Return the time (`monotonic`) until which to wait for the views, or None without `wait=applied` in the
+        query.
 
-        It is the request's deadline (`X-Timeout-Ms`), or the longest that this service waits.
+        The time is the request's deadline (`X-Timeout-Ms`), or the longest that this service waits.
 
         Raises:
             NotFound: This server takes no events.
-            Misuse: The query has anything else, or the header is no time.
+            Misuse: The query holds anything else, or the header is not a time.
             Unavailable: This process applies no views.
         """
         if self._push is None:
@@ -66,12 +67,12 @@ class EventIntake:
         """Read and push events in a thread, and count them.
 
         Args:
-            work: Reads and pushes them.
-            what: The word for one of them in messages: "event".
-            until_s: Wait until then (`monotonic`) for the views to include them; None: do not wait.
+            work: Reads and pushes the events.
+            what: The word for an event in messages: "event".
+            until_s: The time (`monotonic`) until which to wait for the views to include the events. None: do not wait.
 
         Raises:
-            InvalidField: No event was accepted; the first problem is named.
+            InvalidField: No event was accepted. The message names the first problem.
             Unavailable: The events are safe, but the views do not include them yet.
             Refused: Too many requests are in flight (429).
         """

@@ -53,13 +53,13 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     models: Sequence[ModelSchema]
     sources: Sequence[Source]
-    entities: Mapping[str, int] = {}  # by name: how many values its key has
+    entities: Mapping[str, int] = {}  # entities by name, with the number of values in the key
     key_required: bool = False
     explanation: type[msgspec.Struct] = Problem  # the response to `?why`
 
 
 def openapi(described: Described, addresses: Sequence[Address]) -> Schema:
-    """The document of these rows of the address table, to be encoded as JSON."""
+    """Return the OpenAPI document of these rows of the address table, ready to be encoded as JSON."""
     addresses = [address for address in addresses if address.operation]
     _, schemas = msgspec.json.schema_components(
         [Answer, Problem, described.explanation, *_kinds(addresses)], ref_template=_REF
@@ -107,7 +107,10 @@ def openapi(described: Described, addresses: Sequence[Address]) -> Schema:
 
 
 def _row_schema(request: Request) -> Schema:
-    """A row of a predict request: every column, null allowed but for the key and the time."""
+    """Return the schema of a row of a predict request.
+
+    The row has every column. All columns except the key and the time may be null.
+    """
     columns: dict[str, Schema] = {}
     for name, dtype in request.columns.items():
         schema = dict(_TYPES[dtype])
@@ -118,7 +121,7 @@ def _row_schema(request: Request) -> Schema:
 
 
 def _event_schema(source: Source) -> Schema:
-    """An event: time and key, further columns, and the fields `_id`, `_known_at` and `_op`.
+    """Return the schema of an event: time and key, further columns, and the fields `_id`, `_known_at` and `_op`.
 
     A deletion needs no time.
     """
@@ -141,7 +144,7 @@ def _event_schema(source: Source) -> Schema:
 
 
 def _written(source: Source, column: str) -> Schema | None:
-    """A time of a declared format."""
+    """Return the schema of a time of a declared format."""
     written = source.declared_formats.get(column)
     if written is None:
         return None
@@ -150,7 +153,7 @@ def _written(source: Source, column: str) -> Schema | None:
 
 
 def _answer_schema(model: ModelSchema, answer: Schema) -> Schema:
-    """The predictions of one model, with a probability for each class of several."""
+    """Return the schema of one model's predictions, with a probability for each class if there are several."""
     properties = {name: dict(schema) for name, schema in answer["properties"].items()}
     required = list(answer["required"])
     properties["model"] = {"const": model.name}
@@ -180,7 +183,7 @@ def _nullable(schema: Schema) -> Schema:
 
 
 def _allow_nan(schema: Schema) -> None:
-    """A list of numbers in which NaN is written as null."""
+    """Return the schema of a list of numbers in which NaN is written as null."""
     schema["items"] = {"type": ["number", "null"]}
 
 
@@ -196,7 +199,7 @@ def _row_name(model: ModelSchema) -> str:
 
 
 def _operations(address: Address, described: Described) -> Iterator[tuple[str, Schema]]:
-    """The paths of a row of the address table, each with its operation."""
+    """Return the paths of a row of the address table, each with its operation."""
     if address.each == "model":
         for model in described.models:
             yield _bare(address.path, model.name), _predict(address, model, described)
@@ -221,7 +224,10 @@ def _bare(path: str, name: str) -> str:
 
 
 def _operation(address: Address, described: Described, names: Sequence[str], gives: Schema, one: str = "") -> Schema:
-    """The operation of one row; `names` are those in its path, `one` is what it is documented for."""
+    """Return the operation of one row.
+
+    `names` are the names in the path. `one` is the model or other object for which it is documented.
+    """
     media = address.gives if isinstance(address.gives, str) and "/" in address.gives else _JSON
     problem = {"$ref": f"#/components/responses/{address.errors}"}
     operation: Schema = {
@@ -257,7 +263,7 @@ def _operation(address: Address, described: Described, names: Sequence[str], giv
 
 
 def _gives(gives: Any) -> Schema:
-    """The schema of a response."""
+    """Return the schema of a response."""
     if isinstance(gives, dict):
         return gives
     if isinstance(gives, tuple):
@@ -270,7 +276,7 @@ def _gives(gives: Any) -> Schema:
 
 
 def _kinds(addresses: Sequence[Address]) -> set[type[msgspec.Struct]]:
-    """The Structs that rows take and give."""
+    """Return the Structs that rows take and give."""
     found: list[Any] = []
     for address in addresses:
         found += address.gives if isinstance(address.gives, tuple) else [address.gives]

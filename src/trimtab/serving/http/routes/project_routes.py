@@ -25,7 +25,7 @@ from trimtab.serving.http.routes.service_routes import Service
 from trimtab.serving.problems import Refused
 
 _HTML_TYPE = b"text/html; charset=utf-8"
-_PAGE_HEADERS = (  # no script, nothing from other hosts: texts on a page come from requests and people
+_PAGE_HEADERS = (  # no script and nothing from other hosts, because texts on a page come from requests and people
     (
         b"content-security-policy",
         b"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'",
@@ -35,11 +35,12 @@ _LABELS: Any = LabelRow | list[LabelRow]
 
 
 class ProjectRoutes:
-    """What the handlers of a project's addresses work on.
+    """The handlers of a project's addresses.
 
     Args:
-        service: The service that they are mounted in.
-        load: Gives the operations on models and on records; called with the first request that needs them, in a thread.
+        service: The service in which the handlers are mounted.
+        load: Returns the operations on models and on records. It is called in a thread, with the first request that
+            needs them.
         document: Makes the OpenAPI document.
     """
 
@@ -55,15 +56,15 @@ class ProjectRoutes:
         self._operations: tuple[ModelOperations, RecordOperations] | None = None
 
     async def models(self) -> ModelOperations:
-        """The operations on models."""
+        """Return the operations on models."""
         return (await self._loaded())[0]
 
     async def records(self) -> RecordOperations:
-        """The operations on records."""
+        """Return the operations on records."""
         return (await self._loaded())[1]
 
     async def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The result of a function that may block."""
+        """Return the result of a function that may block."""
         return await self.service.parts.threads.work(function, *arguments)
 
     async def _loaded(self) -> tuple[ModelOperations, RecordOperations]:
@@ -73,7 +74,10 @@ class ProjectRoutes:
 
 
 def shown(operation: str) -> Handler:
-    """A handler that shows what an operation on models returns; it is called with the names in the path."""
+    """Make a handler that shows what an operation on models returns.
+
+    The operation is called with the names in the path.
+    """
 
     async def handler(project: ProjectRoutes, request: HttpRequest) -> Reply:
         call = getattr(await project.models(), operation)
@@ -83,7 +87,7 @@ def shown(operation: str) -> Handler:
 
 
 def listed(operation: str) -> Handler:
-    """The same for an operation that returns a list, shown under the operation's name."""
+    """Make such a handler for an operation that returns a list, which is shown under the operation's name."""
 
     async def handler(project: ProjectRoutes, request: HttpRequest) -> Reply:
         call = getattr(await project.models(), operation)
@@ -93,7 +97,7 @@ def listed(operation: str) -> Handler:
 
 
 def changed(operation: str, kind: type[msgspec.Struct]) -> Handler:
-    """A handler that calls an operation on models with a body of this kind, and shows what it returns."""
+    """Make a handler that calls an operation on models with a body of this type, and shows what it returns."""
 
     async def handler(project: ProjectRoutes, request: HttpRequest) -> Reply:
         body, call = await request.decoded(kind), getattr(await project.models(), operation)
@@ -132,7 +136,8 @@ async def features(project: ProjectRoutes, request: HttpRequest) -> Reply:
     """The features of one entity."""
     model = request.query(("model",)).get("model")
     parts = request.segments()
-    if len(parts) < 6 or parts[1:3] != ["v1", "entities"] or parts[-1] != "features":  # an encoded slash between
+    # encoded slashes separate the parts of a key
+    if len(parts) < 6 or parts[1:3] != ["v1", "entities"] or parts[-1] != "features":
         raise NotFound(
             f"{request.scope['path']}: nothing is here. The features of an entity are at "
             "/v1/entities/ENTITY/KEY/features; only slashes in a key are encoded."
@@ -152,9 +157,7 @@ async def label(project: ProjectRoutes, request: HttpRequest) -> Reply:
         raise Refused(413, f"body: {len(given)} labels; the limit is {limit}. Send them in parts.")
     service.append_buffered()
     service.parts.threads.check_room()
-    find = (
-        await project.records()
-    ).label_events  # it may search the log for long, so it waits in a thread for that  # D123
+    find = (await project.records()).label_events  # a long search of the log runs in a thread for waiting  # D123
     source, events = await service.parts.threads.wait(find, request.names["model"], given, search_until_s)
     taken = await service.intake.take(
         lambda push: Taken(source, push(source, events), len(given)), "label", until_s=until_s

@@ -21,7 +21,7 @@ EVENT_TYPES = (JSON_TYPE, *NDJSON_TYPES, ARROW_TYPE)
 
 
 class Push(Protocol):
-    """Appends events to the log (`Ingestor.push`); they are safe when it returns."""
+    """Appends events to the log (`Ingestor.push`). The events are safe when the call returns."""
 
     def __call__(self, source: str, rows: Sequence[Mapping[str, object]] | Columns | ArrowTable, /) -> Pushed: ...
 
@@ -41,13 +41,13 @@ class EventsBody(msgspec.Struct, frozen=True):
 
 
 def push_body(push: Push, source: str, sent: EventsBody) -> tuple[Pushed, int]:
-    """Push the events of a body; returns the result and their number.
+    """Push the events of a body, and return the result and the number of events.
 
     Raises:
         NotFound: There is no such source.
-        InvalidField: A column is undeclared, missing or of another type; or an event is not an object.
+        InvalidField: A column is undeclared, missing or of another type, or an event is not an object.
         Refused: There are too many events (413).
-        Misuse: The body is not of its media type; the message names the place.
+        Misuse: The body is not of its media type. The message names the place.
     """
     try:
         rows, count = _rows(sent)
@@ -67,10 +67,10 @@ def _rows(sent: EventsBody) -> tuple[Sequence[Mapping[str, object]] | ArrowTable
 
 
 def event_rows(body: bytes, *, ndjson: bool) -> list[Mapping[str, object]]:
-    """The events of a body: a JSON object, a list of them, or one a line.
+    """Return the events of a body, which is a JSON object, a list of objects, or one object on each line.
 
     Raises:
-        Misuse: It is not JSON; the message names the place.
+        Misuse: The body is not JSON. The message names the place.
         InvalidField: An event is not an object.
     """
     if not ndjson:

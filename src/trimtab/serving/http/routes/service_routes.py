@@ -35,11 +35,11 @@ class Service(Protocol):
     def log(self) -> PredictionLog: ...
 
     def append_buffered(self) -> None:
-        """Append to the log what was answered and is only buffered yet."""
+        """Append to the log the predictions that were answered and are only buffered yet."""
         ...
 
     async def not_ready(self) -> str | None:
-        """What is missing until the service can answer as it should."""
+        """Return what is missing until the service can answer as it should."""
         ...
 
 
@@ -84,7 +84,7 @@ async def prediction(service: Service, request: HttpRequest) -> Reply:
 
 
 async def found_prediction(service: Service, request: HttpRequest) -> Prediction:
-    """The prediction that a request names, looked for until its deadline.
+    """Return the prediction that a request names. The search ends at the request's deadline.
 
     A long search only waits for a disk, so it runs in a thread for waiting.  # D123
     """

@@ -14,7 +14,7 @@ from trimtab.monitoring.signals import listed_signals, settle_signals
 from trimtab.store.ports import Append, Catalog, Put, Remove
 
 SIGNAL = "skew"  # the kind of these signals
-_ENOUGH = 3.0  # if so many expected differences stay out, chance explains it only 1 time in 20
+_ENOUGH = 3.0  # so many missing expected differences happen at random only 1 time in 20
 _GONE_US = DAY_US  # after so long without a prediction of the version, the signal ends
 _OVER = "newer predictions agree again, or the version makes none any more"
 

@@ -136,7 +136,7 @@ def _views(state: State) -> dict[str, Mapping[str, int]]:
         return {}
     try:
         cursors = read_cursors(state.online)
-    except (Corrupt, Unavailable):  # whoever reads the features reports this error
+    except (Corrupt, Unavailable):  # reported where the features are read
         return {}
     return {f"view {id_of(name)[:8]}": cursor.positions for name, cursor in cursors.items() if name.isalnum()}
 
@@ -147,7 +147,7 @@ def _learners(state: State) -> dict[str, dict[str, int]]:
         return {}
     try:
         reached = positions_learnt(state.learners)
-    except (Corrupt, Unavailable):  # whoever serves the models reports this error
+    except (Corrupt, Unavailable):  # reported where the models are served
         return {}
     return {f"learner {name}": positions for name, positions in reached.items()}
 

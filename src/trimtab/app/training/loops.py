@@ -40,7 +40,7 @@ class Loops:
     def loop(self, model: str | None = None) -> DeploymentLoop:
         """Return the loop of a deployment, with the parameters of its newest search.
 
-        The loop is made anew when a search has ended.
+        The loop is rebuilt when a search has ended.
         """
         system = self._system
         catalog = system.state.catalog

@@ -103,7 +103,7 @@ class Collector:
         catalog: The registry's catalogue.
         blob: The blob store.
         clock: The clock for ages.
-        actor: The name of whoever collects.
+        actor: The name of the person or process that collects.
         keep: What must be kept.
         also: Further reasons to keep versions, from outside the registry (a ledger row, logged predictions).
         forgotten: Further records to remove. The blobs that they name are not kept for their sake.

@@ -175,7 +175,7 @@ class Endpoint:
         self.flags = (BEHIND,) if stands and reads else ()
 
     def know(self, served: ServedVersion) -> None:
-        """Remember how a version is named in answers.
+        """Store how a version is named in answers.
 
         The newest eight versions are kept whole. Of all other versions only the label is kept.
         """

@@ -57,7 +57,7 @@ class LogHealth:
         return pause_s
 
     def succeeded(self) -> None:
-        """Note that the log was written."""
+        """Record that the log was written."""
         if self.error is not None:
             self.error, self._in_a_row, self._retry_at_s = None, 0, 0.0
             self._failing(None)

@@ -56,7 +56,7 @@ def judge(
         judged_at_us: The time of the judgement.
         loads: Whether the stored candidate was read back and gave the same scores.
         parts: The slices of the window that the rule names.
-        trials: Checks that were made on the stored candidate alone; a trial called "loads" replaces the value of
+        trials: Checks that were made on the stored candidate alone; a check called "loads" replaces the value of
             `loads`.
         rival: The version that answered in place of the champion, or why no version did, in one sentence; empty if the
             champion itself answered.

@@ -85,7 +85,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: Thresholds | None = None  # set if the model or the caller gives costs
     choices: Choices | None = None  # set if costs are given for several classes
     left_out: dict[str, int] = {}  # the number of rows of the holdout that were not judged, by reason
-    leaks: tuple[Leak, ...] | None = None  # possible leaks; None: nobody looked for leaks
+    leaks: tuple[Leak, ...] | None = None  # possible leaks; None: leaks were not searched for
     balance: tuple[Balance, ...] = ()  # the rows of each class in training and in the holdout
     folds: tuple[Fold, ...] = ()  # the backtest before the holdout
     influences: tuple[Influence, ...] = ()  # SHAP values on the holdout, the largest first

@@ -46,7 +46,7 @@ class KnownHeads:
         return None if known is None or len(data) != at + known.length else (known, data[at:])
 
     def learn(self, data: bytes, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-        """Remember the head of `data` if it asks for a prediction and nothing special.
+        """Store the head of `data` if it asks for a prediction and nothing special.
 
         `data` is one whole request over HTTP/1.1.
         """

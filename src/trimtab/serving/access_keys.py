@@ -1,7 +1,7 @@
-"""API keys in the catalogue: names, roles and hashes; the keys themselves are shown once and never stored.
+"""API keys in the catalogue: names, roles and hashes. The keys themselves are shown once and never stored.
 
-A key has 256 random bits and cannot be guessed: one SHA-256 is as safe as a slow hash, and checked in a microsecond.
-# D96
+A key has 256 random bits and cannot be guessed. So one SHA-256 is as safe as a slow hash, and is checked in a
+microsecond. # D96
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from trimtab.store.ports import Append, Catalog, Put, Record, Remove
 Role: TypeAlias = Literal["read", "predict", "write", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
-MARKER = "keys.json"  # in the state folder
-_KIND = "access_key"  # of records in the catalogue, by name
-_JOURNAL = "access_keys"  # who made and removed which, and what servers look at for changes
+MARKER = "keys.json"  # name of a file in the state folder
+_KIND = "access_key"  # kind of the records in the catalogue, whose keys are names
+_JOURNAL = "access_keys"  # the journal says who made and removed which key; servers look at it for changes
 _PREFIX = "trimtab"
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._@-]{0,62}")  # it appears in ledgers and logs
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._@-]{0,62}")  # the name appears in ledgers and logs
 _RATE = re.compile(r"\s*(\d{1,9}(?:\.\d{1,6})?)\s*/\s*(s|min|h)\s*")
 _SECONDS = {"s": 1, "min": 60, "h": 3_600}
-_POLL_S = 0.5  # between two checks of a server for changes
+_POLL_S = 0.5  # time between two checks of a server for changes
 _logger = logging.getLogger(__name__)
 
 
@@ -42,10 +42,10 @@ class AccessKey(msgspec.Struct, frozen=True, kw_only=True):
     """A key without its secret."""
 
     format: Literal[1] = 1
-    id: str  # stands in the key, so that it is found without trying all
+    id: str  # stands in the key, so that the record is found without trying all records
     name: str
     roles: tuple[Role, ...]
-    sha256: str  # of the whole key
+    sha256: str  # hash of the whole key
     rate: str | None  # "100/s"; None: no limit
     made_at_us: int
     actor: str
@@ -68,9 +68,9 @@ class AccessKeys:
     """Makes, lists and removes keys.
 
     Args:
-        catalog: Where they are.
-        clock: When they are made.
-        marker: A file that says, apart from the catalogue, that there was a key once. # D0096
+        catalog: The catalogue that holds the keys.
+        clock: Gives the time when a key is made.
+        marker: A file outside the catalogue that says that a key existed once. # D0096
     """
 
     def __init__(self, catalog: Catalog, *, clock: Clock, marker: Path | None = None) -> None:
@@ -79,17 +79,17 @@ class AccessKeys:
         self._marker = marker
 
     def add(self, name: str, roles: Sequence[Role], *, rate: str | None = None, actor: str = "a person") -> str:
-        """Make a key; it is returned this once.
+        """Make a key and return it. The key is never shown again.
 
         Args:
-            name: Its user; it appears in ledgers and logs.
-            roles: What it may do; "admin" includes the others.
-            rate: The most requests, "100/s", "600/min" or "1000/h", in each serving process.
-            actor: Who makes it.
+            name: The user of the key. The name appears in ledgers and logs.
+            roles: What the key allows. "admin" includes the other roles.
+            rate: The most requests in each serving process, such as "100/s", "600/min" or "1000/h".
+            actor: The person or process that makes the key.
 
         Raises:
             Misuse: The name, a role or the rate is invalid.
-            Conflict: There is a key of this name.
+            Conflict: There is a key with this name.
         """
         what = f"key {name!r}"
         if not _NAME.fullmatch(name):
@@ -113,7 +113,7 @@ class AccessKeys:
             made_at_us=self._clock.now_us(),
             actor=actor,
         )
-        self.mark()  # first: killed in between, the service asks for a key that is yet to be made
+        self.mark()  # first: if the process is killed in between, the service asks for a key that does not exist yet
         try:
             self._catalog.write(
                 [
@@ -128,10 +128,12 @@ class AccessKeys:
         return key
 
     def remove(self, name: str, *, actor: str = "a person") -> AccessKey | None:
-        """Remove a key, and give it; None when it was one that could not be read. Servers refuse it in two seconds.
+        """Remove a key and return it, or None when the key could not be read.
+
+        Servers refuse the key within two seconds.
 
         Raises:
-            NotFound: There is none of this name.
+            NotFound: There is no key with this name.
         """
         record = self._catalog.get(_KIND, name)
         if record is None:
@@ -143,24 +145,24 @@ class AccessKeys:
         return found
 
     def all(self) -> list[AccessKey]:
-        """Every key that can be read, by name."""
+        """Return every key that can be read, by name."""
         return self.read()[0]
 
     def read(self) -> tuple[list[AccessKey], list[str]]:
-        """Every key, by name; and the names of those that cannot be read: of a later version, or damaged."""
+        """Return every key by name, and the names of keys that are damaged or of a later version."""
         read = [(record.key, _read(record)) for record in self._catalog.find(_KIND)]
         return [key for _, key in read if key is not None], [name for name, key in read if key is None]
 
     def ever(self) -> bool:
-        """Whether there ever was a key, as the catalogue or the marker says."""
+        """Return whether any key ever existed, as the catalogue or the marker says."""
         return self.changes() > 0 or self._marked()
 
     def lost(self) -> bool:
-        """Whether there was a key once and the catalogue has none, nor a word of one that was removed."""
+        """Return whether a key existed once, but the catalogue has no key and no record of a removed key."""
         return self._marked() and not self.changes()
 
     def mark(self) -> None:
-        """Say apart from the catalogue that there was a key.
+        """Record outside the catalogue that a key existed.
 
         Raises:
             Unavailable: The marker cannot be written.
@@ -176,7 +178,7 @@ class AccessKeys:
         return self._marker is not None and self._marker.exists()
 
     def changes(self, *, after: int = 0) -> int:
-        """How many changes there have been, `after` of which are known: 0 means that there never was a key."""
+        """Return the number of all changes, if `after` of them are known. 0 means that there never was a key."""
         while entries := self._catalog.journal(_JOURNAL, after=after):
             after = entries[-1].sequence
         return after

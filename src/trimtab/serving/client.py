@@ -33,14 +33,14 @@ T = TypeVar("T")
 Row = Mapping[str, Any]
 
 _RETRIES = 3
-_FIRST_PAUSE_S = 0.05  # before the first retry; it doubles with each further one
-_LONGEST_PAUSE_S = 5.0  # a longer Retry-After is not waited for
-_SLACK_S = 0.25  # for the way of a response that was made just in time
-_CONNECTIONS = 16  # kept open
-_ADDRESSES = 3  # of a host: one that does not answer takes a third of the time
-_LONGEST_MS = 600_000  # the service takes no longer X-Timeout-Ms
+_FIRST_PAUSE_S = 0.05  # pause before the first retry; it doubles with each further retry
+_LONGEST_PAUSE_S = 5.0  # the client does not wait for a longer Retry-After
+_SLACK_S = 0.25  # extra time for the transfer of a response that was made just in time
+_CONNECTIONS = 16  # connections that are kept open
+_ADDRESSES = 3  # addresses of a host; each address that does not answer takes a third of the time
+_LONGEST_MS = 600_000  # the service accepts no longer X-Timeout-Ms
 _JSON = "application/json"
-_BY_TYPE: dict[str, type[TrimtabError]] = {  # errors whose type of problem says more than the status
+_BY_TYPE: dict[str, type[TrimtabError]] = {  # errors for which the type of problem says more than the status
     "late": Late,
     "model-failed": ModelFailed,
     "not-applied": NotApplied,
@@ -67,24 +67,24 @@ class PushProblem(msgspec.Struct, frozen=True):
 
 
 class PushedRows(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts and problems of pushed rows; the accepted ones are safe in the log."""
+    """Counts and problems of pushed rows. The accepted rows are safe in the log."""
 
     accepted: int
     quarantined: int
-    problems: tuple[PushProblem, ...] = ()  # the first hundred
-    absent: tuple[str, ...] = ()  # declared columns that some row left out: null now
+    problems: tuple[PushProblem, ...] = ()  # the first hundred problems
+    absent: tuple[str, ...] = ()  # declared columns that some row left out, which are null for that row
 
 
 def connect(url: str, *, key: str | None = None, timeout_s: float = 30.0, cafile: str | None = None) -> Client:
-    """A client of the service at `url`; nothing is sent yet.
+    """Return a client of the service at `url`. Nothing is sent yet.
 
     Args:
         url: What `trimtab serve` prints: "http://127.0.0.1:8117".
         key: An API key, where the service needs one.
         timeout_s: The longest time of a call with all its retries, sent to the service as `X-Timeout-Ms`. Name
             resolution is not limited by it.
-        cafile: A PEM file with the certificates to trust instead of the system's: the service's own, or one that
-            signed it.
+        cafile: A PEM file with the certificates to trust instead of the system's: the certificate of the service, or
+            one that signed it.
 
     Raises:
         Misuse: The URL, the key, the time or the file cannot be used.
@@ -137,12 +137,12 @@ class Client:
         at: str | int | dt.datetime | None = None,
         timeout_s: float | None = None,
     ) -> Answer | list[Answer]:
-        """Predict one row, or several in their order; each prediction is logged.
+        """Predict one row, or several rows in their order. Each prediction is logged.
 
         Args:
             model: A deployed model's name.
-            rows: A dict, or a list of them; every declared column must be there.
-            at: As-of time, in the past; left out, now.
+            rows: A dict, or a list of dicts. Every declared column must be present.
+            at: An as-of time in the past. If left out, now.
             timeout_s: The longest time of this call; left out, the client's.
 
         Raises:
@@ -163,23 +163,24 @@ class Client:
     def push(
         self, source: str, rows: Row | Sequence[Row], *, wait: bool = False, timeout_s: float | None = None
     ) -> PushedRows:
-        """Append events; the accepted ones are safe when this returns.
+        """Append events. The accepted events are safe when this returns.
 
-        Rows that were sent are not retried: in a source with a key that could replace another client's newer row by
-        an old one. In a source without a key the same rows may be pushed again, and count once.
+        Rows that were sent are not sent again after a failure. In a source with a key, a second sending could replace
+        another client's newer row by an old row. In a source without a key, the same rows may be pushed again, and
+        count once.
 
         Args:
             source: The source's name.
-            rows: An event, or a list of them.
-            wait: Return once the online features include them.
-            timeout_s: The longest time of this call; left out, the client's.
+            rows: An event, or a list of events.
+            wait: Return only once the online features include the events.
+            timeout_s: The longest time of this call. If left out, the client's timeout.
 
         Raises:
             NotFound: There is no such source.
             Misuse: A column is not declared, or no row was taken.
-            NotApplied: The events are safe, and not in the features yet: do not push them again.
-            Unavailable: The service is too busy, and nothing was done; or it did not answer, and the events may be in
-                the log or not.
+            NotApplied: The events are safe, but not in the features yet. Do not push them again.
+            Unavailable: The service is too busy, and nothing was done. Or it did not answer, and the events may or may
+                not be in the log.
         """
         path = _path("v1", "events", source) + ("?wait=applied" if wait else "")
         return self._ask("POST", path, _listed(rows), timeout_s, PushedRows)
@@ -191,15 +192,16 @@ class Client:
 
         Args:
             model: A deployed model's name.
-            rows: `{"prediction": answer.id, "value": True}`, or `{"request": key, ...}`; a list of such. Instead of
-                `value`, `columns` gives several columns of the label's source; `at` says when it happened.
-            wait: Return once the online features include them.
-            timeout_s: The longest time of this call; left out, the client's.
+            rows: `{"prediction": answer.id, "value": True}` or `{"request": key, ...}`, or a list of such dicts.
+                Instead of `value`, `columns` gives several columns of the label's source. `at` gives the time of the
+                event.
+            wait: Return only once the online features include the labels.
+            timeout_s: The longest time of this call. If left out, the client's timeout.
 
         Raises:
             NotFound: There is no such model or prediction.
-            Misuse: A label is not as declared, or none was taken.
-            NotApplied: The labels are safe, and not in the features yet: do not send them again.
+            Misuse: A label is not as declared, or no label was accepted.
+            NotApplied: The labels are safe, but not in the features yet. Do not send them again.
             Unavailable: The service is too busy, or cannot be reached.
         """
         from trimtab.serving.http.routes.operations import Labelled
@@ -208,7 +210,7 @@ class Client:
         return self._ask("POST", path, _listed(rows), timeout_s, Labelled)
 
     def why(self, prediction_id: str) -> dict[str, Any]:
-        """All that led to one prediction, as `trimtab why --json` prints it.
+        """Return all that led to one prediction, as `trimtab why --json` prints it.
 
         Raises:
             NotFound: There is no such prediction.
@@ -216,11 +218,11 @@ class Client:
         return self._get(_path("v1", "predictions", prediction_id) + "?why", dict[str, Any])
 
     def features(self, entity: str, *key: str | int, model: str | None = None) -> EntityFeatures:
-        """The features of one entity as they stand online, with their reasons and their age.
+        """Return the features of one entity as they stand online, with their reasons and their age.
 
         Args:
-            entity: Its name, as views call it.
-            key: One value for each of its columns.
+            entity: The name of the entity, as views use it.
+            key: One value for each column of the entity's key.
             model: Only the features that this model reads.
 
         Raises:
@@ -232,13 +234,13 @@ class Client:
         return self._get(path + ("" if model is None else f"?{urlencode({'model': model})}"), EntityFeatures)
 
     def models(self) -> list[ModelShown]:
-        """The deployed models, with the version in service and their aliases."""
+        """Return the deployed models, with the version in service and their aliases."""
         from trimtab.serving.http.routes.operations import ModelShown
 
         return self._get("/v1/models", dict[str, list[ModelShown]])["models"]
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the connections of this client."""
         self._pool.close()
 
     def __enter__(self) -> Client:
@@ -294,13 +296,19 @@ class Client:
         raise problem
 
     def _pool_of_process(self) -> urllib3.HTTPConnectionPool:
-        """The pool of connections; another one in a forked child, whose parent's connections are not its own."""
+        """Return the pool of connections.
+
+        A forked child gets a new pool, because the connections of its parent are not its own.
+        """
         if self._pid != os.getpid():
             self._pool, self._pid = self._new_pool(), os.getpid()
         return self._pool
 
     def _failed(self, error: HTTPError, *, reads: bool) -> Exception:
-        """The error to raise for one of urllib3's: a `_RetryableError` if nothing was sent, or the call only reads."""
+        """Return the error to raise for an error of urllib3.
+
+        It is a `_RetryableError` if nothing was sent, or if the call only reads.
+        """
         cause = error.__cause__ if isinstance(error, NewConnectionError) else error.args[-1]
         cause = cause if isinstance(cause, Exception) else error
         if isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError):
@@ -321,26 +329,27 @@ class Client:
 
 
 def _is_tls_fault(cause: Exception) -> bool:
-    """Whether TLS itself failed, which it would again; hanging up is no such fault."""
+    """Return whether TLS itself failed and would fail again. A connection that was closed is not such a fault."""
     return isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError)
 
 
 class _Timed(urllib3.connection.HTTPConnection):
-    """A connection whose timeout holds for all addresses of a host together, and for a whole response."""
+    """A connection whose timeout covers all addresses of a host together, and a whole response."""
 
     def connect(self) -> None:
         allowed_s = self.timeout or 0.0
         self.timeout = allowed_s / _ADDRESSES
         try:
             super().connect()
-        except (OSError, HTTPError) as error:  # also from the TLS handshake: nothing was sent
+        except (OSError, HTTPError) as error:  # the error may come from the TLS handshake, too; nothing was sent
             cause = error.__cause__ if isinstance(error, HTTPError) and error.__cause__ else error
             raise NewConnectionError(self, str(cause)) from cause
         self.timeout = allowed_s
         self.sock.settimeout(allowed_s)
 
     def request(self, *given: Any, **named: Any) -> None:
-        with suppress(ssl.SSLEOFError, ssl.SSLZeroReturnError):  # a service that hangs up may have said why
+        # a service that closes the connection may have sent the reason
+        with suppress(ssl.SSLEOFError, ssl.SSLZeroReturnError):
             super().request(*given, **named)
 
     def response_class(self, sock: Any, **named: Any) -> http.client.HTTPResponse:  # type: ignore[override]
@@ -350,11 +359,14 @@ class _Timed(urllib3.connection.HTTPConnection):
 
 
 class _TimedTls(_Timed, urllib3.connection.HTTPSConnection):
-    """The same over TLS."""
+    """The same connection over TLS."""
 
 
 class _TimedReader(io.RawIOBase):
-    """Bytes of a response until its time is over: the timeout of a socket begins again with each byte."""
+    """Reads a response until its time is over.
+
+    The timeout of a socket cannot do this, because it begins again with each byte.
+    """
 
     def __init__(self, raw: io.RawIOBase, sock: Any) -> None:
         self._raw, self._sock = raw, sock
@@ -380,7 +392,7 @@ class _Predictions(msgspec.Struct, frozen=True):
 
 
 class _RetryableError(Exception):
-    """A failure after which the same call may be sent again, no sooner than `after_s`."""
+    """A failure after which the same call may be sent again, no sooner than after `after_s`."""
 
     def __init__(self, error: TrimtabError, after_s: float) -> None:
         super().__init__(str(error))
@@ -422,7 +434,7 @@ def _path(*parts: str) -> str:
 
 
 def _key_text(value: Any) -> str:
-    """A value of an entity's key as it stands in an address."""
+    """Return a value of an entity's key as it stands in an address."""
     plain = plain_value(value) if type(value).__module__ == "numpy" else value
     if not isinstance(plain, str | int):
         raise Misuse(f"key: found a {type(value).__name__}, {value!r}. Give a text or a whole number for each column.")
@@ -446,7 +458,8 @@ def _context(cafile: str | None) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=cafile)
     except (OSError, TypeError, ValueError) as error:
         raise Misuse(f"connect: cafile {cafile!r} cannot be read: {error}.") from error
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # without the root, too; from Python 3.13 on this is usual
+    # accept a chain without the root, too, as Python 3.13 does by default
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
 
 
@@ -470,7 +483,7 @@ def _decoded(content: bytes, kind: type[T], url: str) -> T:
 
 
 def _error(status: int, content: bytes, where: str) -> TrimtabError:
-    """The error that a problem detail stands for."""
+    """Return the error for a problem detail."""
     try:
         problem = msgspec.json.decode(content, type=Problem)
     except _UNREADABLE:

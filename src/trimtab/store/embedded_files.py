@@ -1,4 +1,4 @@
-"""Files of the embedded stores, for code that looks at a state folder from outside: their names, kinds and formats."""
+"""Files of the embedded stores: their names, kinds and formats, for code that reads a state folder from outside."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from trimtab.core.urls import store_url
 Kind = Literal["catalogue", "log file", "key-value store", "blob store"]
 
 _CATALOG, _PAIRS, _BLOBS = "catalog.db", "data.mdb", "format"
-_LOCKS = (".lock", ".holder")  # suffixes
+_LOCKS = (".lock", ".holder")  # suffixes of files
 _SQLITE = b"SQLite format 3\x00"
-_APPLICATION = slice(68, 72)  # bytes of an SQLite header with the application id, which only logs have
+_APPLICATION = slice(68, 72)  # the bytes of an SQLite header that hold the application id, which only logs have
 
 
 def embedded_urls(folder: Path) -> dict[str, str]:
-    """By part, the URL of each embedded store of a state folder."""
+    """Return the URL of each embedded store of a state folder, by the name of its part."""
     logs = {name: store_url("sqlite", folder / "log" / name) for name in ("events", "predictions", "quarantine")}
     values = {name: store_url("lmdb", folder / name) for name in ("online", "answers", "learners")}
     catalog, blob = store_url("sqlite", catalog_file(folder)), store_url("file", folder / "blob")
@@ -27,22 +27,22 @@ def embedded_urls(folder: Path) -> dict[str, str]:
 
 
 def catalog_file(folder: Path) -> Path:
-    """The file of an embedded catalogue."""
+    """Return the file of an embedded catalogue."""
     return folder / _CATALOG
 
 
 def is_of_catalog(name: str) -> bool:
-    """Whether a name is that of an embedded catalogue or of one of its other files."""
+    """Return whether a name is that of an embedded catalogue or of one of its other files."""
     return name.startswith(_CATALOG)
 
 
 def is_of_process(path: Path) -> bool:
-    """Whether a file only says which processes use a store now: no copy needs it."""
+    """Return whether a file only tells which processes use a store now. A copy does not need such a file."""
     return path.suffix in _LOCKS or path.name == "lock.mdb"
 
 
 def pairs_file(folder: Path) -> Path:
-    """The file with the pairs of an embedded key-value store; it is replaced when the store is begun again."""
+    """Return the file with the pairs of an embedded key-value store. It is replaced when the store is begun again."""
     return folder / _PAIRS
 
 
@@ -50,17 +50,17 @@ def check_file(path: Path, repair: str) -> Kind | None:
     """Check that a file of a state folder has a format that this version reads.
 
     Args:
-        path: A file, of a store or of something else.
-        repair: What to do when it is a damaged key-value store, for the message.
+        path: A file of a store, or any other file.
+        repair: For the message, what to do when the file is a damaged key-value store.
 
     Returns:
         The kind of store it is the main file of; None: of no store.
 
     Raises:
-        Misuse: This version does not read its format.
-        Corrupt: It is damaged.
-        Unavailable: It cannot be read now.
-        OSError: The same.
+        Misuse: This version does not read the file's format.
+        Corrupt: The file is damaged.
+        Unavailable: The file cannot be read now.
+        OSError: The file cannot be read now.
     """
     if path.name == _PAIRS:
         from trimtab.store.lmdb.kv import LmdbKeyValue
@@ -97,7 +97,7 @@ def _check_catalog(path: Path) -> None:
             connection.close()
     except sqlite3.OperationalError as error:
         if "no such table" in str(error):
-            return  # a file of another program, or just made
+            return  # a file of another program, or a file that was just made
         raise Unavailable(f"{path}: cannot be read now ({error}). Try again.") from error
     except sqlite3.DatabaseError as error:
         raise Corrupt(f"{path}: {error}. Restore it from a backup.") from error

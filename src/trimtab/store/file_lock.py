@@ -24,7 +24,7 @@ class FileLock:
 
     @staticmethod
     def take(path: Path) -> FileLock | None:
-        """The lock on `path`, or None while another process or object holds it."""
+        """Return the lock on `path`, or None while another process or object holds it."""
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, file_mode(path.parent))
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -34,14 +34,14 @@ class FileLock:
         except BaseException:
             os.close(fd)
             raise
-        with contextlib.suppress(OSError):  # the pid is only for messages: a full disk must not refuse the lock
+        with contextlib.suppress(OSError):  # the pid is only for messages, so a full disk must not prevent the lock
             os.ftruncate(fd, 0)
             os.pwrite(fd, str(os.getpid()).encode(), 0)
         return FileLock(path, fd)
 
     @staticmethod
     def is_held(path: Path) -> bool:
-        """Whether the lock on `path` is held; makes and writes nothing."""
+        """Return whether the lock on `path` is held. Nothing is made or written."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -56,22 +56,22 @@ class FileLock:
 
     @staticmethod
     def holder(path: Path) -> str:
-        """The pid in the lock file, "unknown" without one."""
+        """Return the pid in the lock file, or "unknown" without a pid."""
         try:
             return path.read_text() or "unknown"
         except OSError:
             return "unknown"
 
     def release(self) -> None:
-        """Release the lock; does nothing the second time."""
+        """Release the lock. A second call does nothing."""
         fd, self._fd = self._fd, -1
         unguard(self)
         if fd >= 0:
-            fcntl.flock(fd, fcntl.LOCK_UN)  # frees it even if a child still has a copy of the descriptor
+            fcntl.flock(fd, fcntl.LOCK_UN)  # frees the lock even if a child still has a copy of the descriptor
             os.close(fd)
 
     def after_fork(self) -> None:
-        """In a forked child: close the inherited copy; the parent keeps the lock."""
+        """In a forked child: close the inherited copy. The parent keeps the lock."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

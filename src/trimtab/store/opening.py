@@ -1,4 +1,4 @@
-"""Open a store by its URL and the port it is wanted as."""
+"""Opens a store by its URL and the port that is wanted."""
 
 # ruff: noqa: A001 - `store.open` is its name, like `io.open`
 from __future__ import annotations
@@ -20,14 +20,14 @@ Port = Literal["log", "table", "kv", "blob", "catalog"]
 
 
 class _Backend(msgspec.Struct, frozen=True):
-    """One way to keep what a port wants, by a class that takes a path."""
+    """One implementation of a port, given by a class that takes a path."""
 
     opens: str  # "module:name" in trimtab.store
     example: str  # a URL
     takes: tuple[str, ...] = ()  # some of the arguments `clock`, `repair` and `mode`
 
 
-_BACKENDS: dict[tuple[str, Port], _Backend] = {  # by scheme and port; a new backend is a row
+_BACKENDS: dict[tuple[str, Port], _Backend] = {  # backends by scheme and port; a new backend is a new row
     ("sqlite", "log"): _Backend("sqlite.log:SqliteLog", "sqlite:///var/lib/project/log", ("mode", "clock")),
     ("delta", "table"): _Backend("delta.table:DeltaTable", "delta:///var/lib/project/tables/landings"),
     ("lmdb", "kv"): _Backend("lmdb.kv:LmdbKeyValue", "lmdb:///var/lib/project/online", ("repair",)),
@@ -54,21 +54,21 @@ def open(url: str, port: Literal["catalog"], *, clock: Clock | None = None) -> C
 def open(
     url: str, port: Port, *, clock: Clock | None = None, repair: str | None = None
 ) -> Log | Table | KeyValue | Blob | Catalog:
-    """The store at `url`, made when it is not there.
+    """Open the store at `url`. It is made when it does not exist.
 
     `sqlite:///dir` (log), `sqlite:///file.db` (catalog), these two with `?mode=durable` or `relaxed`,
     `delta:///dir` (table), `lmdb:///dir` (kv), `file:///dir` (blob): three slashes and an absolute path.
 
     Args:
         url: Its address.
-        port: The port it is wanted as.
-        clock: Stamps a log's records and measures a catalogue's leases; left out, the system's.
+        port: The port as which the store is used.
+        clock: Stamps a log's records and measures a catalogue's leases. If left out, the system's clock.
         repair: What errors say to do when a key-value store is damaged; left out, to restore it from a backup.
 
     Raises:
-        Misuse: The URL, or the port for it, is unknown; the message lists those that exist.
-        Unavailable: It cannot be reached or made now.
-        Corrupt: What is there is damaged.
+        Misuse: The URL is unknown, or has no such port. The message lists those that exist.
+        Unavailable: The store cannot be reached or made now.
+        Corrupt: The stored data are damaged.
 
     >>> open("mysql:///x", "log")
     Traceback (most recent call last):

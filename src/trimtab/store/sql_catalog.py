@@ -1,4 +1,4 @@
-"""The catalogue over SQLAlchemy Core, in SQLite; the statements also fit PostgreSQL."""
+"""The catalogue over SQLAlchemy Core, in SQLite. The statements also fit PostgreSQL."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from trimtab.store.sqlite.partition_file import FileId, file_id
 from trimtab.store.sqlite.wal import acknowledged_frames
 from trimtab.store.sqlite.write_lock import WriteLock
 
-_CHECKED_PAGES = 1_000  # 4 MB: the structure of smaller databases is checked whenever they are opened, in a few ms
-_THREADS = 64  # that may use a catalogue at once; others wait
+_CHECKED_PAGES = 1_000  # 4 MB; the structure of smaller databases is checked in a few ms whenever they are opened
+_THREADS = 64  # threads that may use a catalogue at once; further threads wait
 _SYNCHRONOUS = {"durable": "FULL", "relaxed": "NORMAL"}
-_BUSY_S = 30.0  # how long a writer waits for others before it fails
+_BUSY_S = 30.0  # how long a writer waits for other writers before it fails
 
 
 class SqlCatalog:
@@ -51,7 +51,7 @@ class SqlCatalog:
     ) -> None:
         self.what = what
         self.folder: Path | None = None
-        self._file: FileId | None = None  # None: not a file of this machine
+        self._file: FileId | None = None  # None: the database is not a file of this machine
         self._clock = clock or SystemClock()
         self._engine = engine
         self._reading = engine.execution_options(trimtab_begin=None)  # a single statement needs no transaction
@@ -71,10 +71,11 @@ class SqlCatalog:
     def sqlite(
         path: Path, *, clock: Clock | None = None, mode: Literal["durable", "relaxed"] = "durable"
     ) -> SqlCatalog:
-        """The catalogue in an SQLite file, made when it is not there.
+        """Open the catalogue in an SQLite file, which is made when it does not exist.
 
-        `durable` syncs each write before it returns; `relaxed` survives kill -9 as well, but may lose the last writes,
-        whole ones, in a power failure: for data that can be made again, such as a replay. # D0190
+        `durable` syncs each write before it returns. `relaxed` survives kill -9 as well, but may lose the last writes
+        in a power failure, though never a part of a write. It is meant for data that can be made again, such as a
+        replay. # D0190
         """
         check_inherited(path)
         check_writable(path.parent)
@@ -94,17 +95,17 @@ class SqlCatalog:
         return opened
 
     def get(self, kind: str, key: str) -> Record | None:
-        """The record, None when there is none.
+        """Return the record, or None when there is no record.
 
         Raises:
-            Corrupt: It is damaged; the message names it.
+            Corrupt: The record is damaged. The message names it.
         """
         with self._transaction(self._reading) as connection:
             row = _run(connection, _GET, {"of_kind": kind, "of_key": key}).fetchall()
         return self._record(row[0]) if row else None
 
     def find(self, kind: str, prefix: str = "") -> list[Record]:
-        """Records of a kind whose key starts with `prefix`, by key."""
+        """Return records of a kind whose key starts with `prefix`, in the order of their keys."""
         above = _above(prefix) if prefix and self._engine.dialect.name == "sqlite" else None
         values = {"of_kind": kind, "of_prefix": prefix, "of_length": len(prefix), "of_above": above}
         query = _FIND if not prefix else _FIND_PREFIX if above is None else _FIND_BETWEEN
@@ -113,12 +114,12 @@ class SqlCatalog:
         return [self._record(row) for row in rows]
 
     def write(self, changes: Sequence[Put | Remove | Append]) -> None:
-        """All changes or none, durable when it returns.
+        """Make all changes or none. They are durable when it returns.
 
         Raises:
-            Conflict: An `expected` did not hold; the message names the first such change. Nothing was written.
-            Unavailable: The disk is full, others held the database for too long, or its file was moved or
-                replaced; nothing was written.
+            Conflict: An `expected` did not hold. The message names the first such change. Nothing was written.
+            Unavailable: The disk is full, other processes held the database for too long, or its file was moved or
+                replaced. Nothing was written.
         """
         for change in changes:
             _check_names(*((change.journal,) if isinstance(change, Append) else (change.kind, change.key)))
@@ -140,10 +141,10 @@ class SqlCatalog:
                         self._append(connection, change)
 
     def journal(self, name: str, *, after: int = 0, limit: int = 10_000) -> list[Entry]:
-        """Up to `limit` lines with sequence > `after`, in order.
+        """Return up to `limit` lines with sequence > `after`, in order.
 
         Raises:
-            Corrupt: A line is damaged or missing; the message names it.
+            Corrupt: A line is damaged or missing. The message names it.
         """
         table = schema.journal
         query = (
@@ -162,7 +163,7 @@ class SqlCatalog:
         return [Entry(row.journal, row.sequence, row.at_us, bytes(row.body)) for row in rows]
 
     def acquire(self, lease: str, holder: str, ttl_s: float) -> bool:
-        """Take or renew a lease; False while another holder has it and it has not run out."""
+        """Take or renew a lease. Returns False while another holder has the lease and it has not expired."""
         _check_names(lease, holder)
         if not ttl_s > 0:
             raise Misuse(f"catalogue: a lease of {ttl_s} s. Give a time to live above zero.")
@@ -181,18 +182,18 @@ class SqlCatalog:
         return True
 
     def release(self, lease: str, holder: str) -> None:
-        """Release a lease; does nothing if `holder` does not hold it."""
+        """Release a lease. Does nothing if `holder` does not hold the lease."""
         table = schema.lease
         with self._transaction(self._writing) as connection:
             connection.execute(sa.delete(table).where(table.c.lease == lease, table.c.holder == holder))
 
     def check(self) -> int:
-        """Verify the database's structure and every row; the number of rows.
+        """Verify the database's structure and every row, and return the number of rows.
 
-        A read verifies the rows it finds. Only this also finds a row that damage has hidden.
+        A read verifies the rows that it finds. Only `check` also finds a row that damage has hidden.
 
         Raises:
-            Corrupt: Something is damaged or missing; the message names it.
+            Corrupt: Something is damaged or missing. The message names it.
         """
         record, journal, lease = schema.record.c, schema.journal.c, schema.lease.c
         with self._transaction(self._engine) as connection:
@@ -208,7 +209,7 @@ class SqlCatalog:
         return rows
 
     def mark(self) -> tuple[int, int] | None:
-        """A value that stays the same only while no process writes; None: not known for this database."""
+        """Return a value that stays the same only while no process writes, or None if this database cannot tell."""
         self._refuse_forked()
         return None if self._changes is None else self._changes.mark()
 
@@ -216,9 +217,9 @@ class SqlCatalog:
         """Write a snapshot of the catalogue, without its leases, to a new SQLite file.
 
         Raises:
-            Misuse: This catalogue is no SQLite file.
+            Misuse: This catalogue is not an SQLite file.
             Unavailable: The disk is full or read-only.
-            Corrupt: A row is damaged; the message names it.
+            Corrupt: A row is damaged. The message names it.
         """
         if self._engine.dialect.name != "sqlite":
             raise Misuse(f"{self.what}: only an SQLite catalogue can be copied to a file. Use the server's own tools.")
@@ -229,7 +230,7 @@ class SqlCatalog:
                 contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy,
             ):
                 source.backup(copy)
-                copy.execute(f"DELETE FROM {schema.lease.name}")  # leases belong to the original
+                copy.execute(f"DELETE FROM {schema.lease.name}")  # leases belong to the original catalogue
         except SQLITE_RAISES as error:
             raise named(error, f"copying {self.what} to {path}") from error
 
@@ -259,11 +260,14 @@ class SqlCatalog:
                 revision = schema.revision_of(connection, what)
         if revision != schema.HEAD:
             with self._transaction(self._writing) as connection:
-                if schema.revision_of(connection, what) != schema.HEAD:  # no other process was faster
+                if schema.revision_of(connection, what) != schema.HEAD:  # no other process did this first
                     schema.migrate(connection)
 
     def _prepare_wal(self, path: Path) -> None:
-        """Switch to WAL mode once; detect a damaged log, which SQLite would silently cut off. # D57"""
+        """Switch to WAL mode once, and detect a damaged log. SQLite would silently ignore the rest of such a log.
+
+        # D57
+        """
         acknowledged = acknowledged_frames(path)
         with self._named(), self._engine.connect() as connection:
             raw: Any = connection.connection.dbapi_connection
@@ -359,7 +363,7 @@ class SqlCatalog:
         return row
 
     def _check_structure(self, connection: sa.Connection) -> None:
-        """SQLite's own check of its pages and indexes; servers do theirs."""
+        """Run SQLite's own check of its pages and indexes. Database servers do such checks themselves."""
         if connection.dialect.name == "sqlite":
             (found, *_) = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalars().all()
             if found != "ok":
@@ -381,7 +385,10 @@ class SqlCatalog:
 
 
 def _run(connection: sa.Connection, statement: sa.Executable, values: dict[str, Any]) -> Any:
-    """Run a statement; returns its cursor. SQLite bypasses SQLAlchemy, which takes seven times as long. # D83"""
+    """Run a statement and return its cursor.
+
+    SQLite statements bypass SQLAlchemy, which takes seven times as long. # D83
+    """
     raw: Any = connection.connection.dbapi_connection
     if not isinstance(raw, sqlite3.Connection):
         return connection.execute(statement, values)
@@ -391,7 +398,7 @@ def _run(connection: sa.Connection, statement: sa.Executable, values: dict[str, 
 
 @functools.cache
 def _compiled(statement: Any) -> tuple[str, tuple[str, ...]]:
-    """A statement as SQLite text, and the names of its parameters in order."""
+    """Return a statement as SQLite text, and the names of its parameters in order."""
     made = statement.compile(dialect=sqlite.dialect(paramstyle="qmark"))
     return str(made), tuple(made.positiontup)
 
@@ -401,13 +408,14 @@ def _pages(connection: sa.Connection) -> int:
 
 
 def _above(prefix: str) -> str | None:
-    """The least text greater than all texts with a prefix; None if no single character gives it.
+    """Return the least text that is greater than all texts with a prefix, or None if no single character gives it.
 
     >>> _above("day/2024-05")
     'day/2024-06'
     """
     last = prefix[-1]
-    return None if last in "\ud7ff\U0010ffff" else prefix[:-1] + chr(ord(last) + 1)  # the next is no character
+    # the next code point is not a character
+    return None if last in "\ud7ff\U0010ffff" else prefix[:-1] + chr(ord(last) + 1)
 
 
 def _check_names(*names: str) -> None:
@@ -417,7 +425,7 @@ def _check_names(*names: str) -> None:
 
 
 def _create_sqlite(path: Path) -> None:
-    """A migrated, empty catalogue, complete before it gets its name."""
+    """Make a migrated, empty catalogue. It is complete before it gets its name."""
     new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
     lock = _lock(new)
     try:
@@ -468,7 +476,7 @@ _FROM = _FIND.where(schema.record.c.key >= sa.bindparam("of_prefix"))
 _FIND_PREFIX = _FROM.where(  # the database may sort texts in another order
     sa.func.substr(schema.record.c.key, sa.literal_column("1"), sa.bindparam("of_length")) == sa.bindparam("of_prefix")
 )
-_FIND_BETWEEN = _FROM.where(schema.record.c.key < sa.bindparam("of_above"))  # so that later keys are not scanned
+_FIND_BETWEEN = _FROM.where(schema.record.c.key < sa.bindparam("of_above"))  # keeps later keys from being scanned
 _REVISION = sa.select(schema.record.c.revision).where(*_HERE).with_for_update()
 _INSERT = {"sqlite": _new_record(sqlite), "postgresql": _new_record(postgresql)}
 _UPDATE = sa.update(schema.record).where(*_HERE, schema.record.c.revision == sa.bindparam("of_revision"))

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 
     from trimtab.training.runtimes.ports import Score
 
-CACHED_SCORES = (
-    "trimtab_remembered_scores_total"  # the metric; its labels are the model and `found`, which is yes or no
-)
+# the metric; its labels are the model and `found`, which is yes or no
+CACHED_SCORES = "trimtab_remembered_scores_total"
 _ENTRY_BYTES = 250  # bytes of an entry besides its inputs: bytes object, score, expiry, slot in the dictionary
 _LIST_BYTES, _CLASS_BYTES = 56, 32  # bytes for several classes: the list; each number with its slot in the list
 _MOST_LOOKED_UP = 256  # most rows of a batch that is cached; rows of larger batches hardly repeat

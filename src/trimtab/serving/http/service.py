@@ -315,8 +315,9 @@ class HttpService:
         self._requests.add(route, self._known(model), status)
 
     def _known(self, model: str) -> str:
-        """Return the name of a model that is served, otherwise an empty text, so that clients cannot create labels
-        of metrics.
+        """Return the name of a model that is served, otherwise an empty text.
+
+        So clients cannot create labels of metrics.
         """
         return model if model in self.predictors else ""
 

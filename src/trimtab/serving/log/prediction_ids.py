@@ -1,4 +1,4 @@
-"""Identifiers of predictions: they sort by time, tell when they were made, and cost well below a microsecond."""
+"""Identifiers of predictions. They sort by time, tell when they were made, and cost well below a microsecond."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _COUNTER_MASK = (1 << 30) - 1
 class PredictionIds:
     """`p_` + 26 letters: 48 bits of milliseconds, 30 of a counter, 50 random ones drawn once for each instance.
 
-    They never repeat, also between threads; used by one thread they increase, also when the clock is set back. The
-    shape is that of `core.ids.TimeIds`. A `seed` gives the same identifiers again (a simulation).
+    Identifiers never repeat, even between threads. In one thread they increase, even when the clock is set back. Their
+    form is that of `core.ids.TimeIds`. A `seed` gives the same identifiers again (for a simulation).
 
-    They are also the clock of the log that predictions with them go to: no append is older than its identifiers, so
-    that bisection finds them. # D170
+    The object is also the clock of the log to which predictions with these identifiers go. So no append time is earlier
+    than the identifiers, and bisection finds them. # D170
 
     >>> from trimtab.core.clock import VirtualClock
     >>> ids = PredictionIds(VirtualClock(5_000), seed=1)
@@ -41,15 +41,15 @@ class PredictionIds:
         self._now_us = clock.now_us
         self._random = _letters(random.Random(seed if seed is not None else os.urandom(16)).getrandbits(50), 5)
         self._counter = itertools.count(1)
-        self._newest = -1, ""  # the millisecond, and its letters
-        self._front = -1, ""  # a thousand identifiers of one millisecond: their number, and what they begin with
+        self._newest = -1, ""  # the newest millisecond, and its letters
+        self._front = -1, ""  # number and beginning of a thousand identifiers of one millisecond
         self._mutex = threading.Lock()  # of `_newest`
 
     def __call__(self) -> str:
-        count = next(self._counter) & _COUNTER_MASK  # atomic
+        count = next(self._counter) & _COUNTER_MASK  # this operation is atomic
         now_ms = self._now_us() // 1_000
         ms, time = self._newest
-        if now_ms > ms or not count or not time:  # the counter starts again with a later millisecond
+        if now_ms > ms or not count or not time:  # the counter starts again with each later millisecond
             ms, time = self._advance(now_ms, again=not count)
         block = ms << 20 | count >> 10
         of, front = self._front
@@ -59,7 +59,7 @@ class PredictionIds:
         return f"{front}{_PAIRS[count & 1023]}{self._random}"
 
     def now_us(self) -> int:
-        """The time, and never before that of an identifier that was given."""
+        """Return the time, but never a time before that of an identifier that was given."""
         given = self._newest[0]
         return self._now_us() if given < 0 else max(self._now_us(), 1_000 * given)
 
@@ -71,30 +71,33 @@ class PredictionIds:
                     f"clock: found {format_time(1_000 * now_ms)}, needed 1970 or later to name predictions. Set the "
                     "machine's clock."
                 )
-            if again or now_ms > ms:  # else another thread was here
+            if again or now_ms > ms:  # otherwise another thread has changed it meanwhile
                 ms = max(now_ms, ms + 1)
                 self._newest = ms, _letters(ms, 5)
             return self._newest
 
 
 def batch_prediction_ids(batch_id: str, made_at_us: int, rows: range) -> list[str]:
-    """The identifiers of a batch's rows: the same for the same batch, so that scoring it again adds nothing.
+    """Return the identifiers of a batch's rows.
+
+    They are the same for the same batch, so that scoring the batch again adds nothing.
 
     >>> batch_prediction_ids("b1", 5_000, range(2, 3)) == batch_prediction_ids("b1", 5_000, range(4))[2:3]
     True
     """
     random_bits = int.from_bytes(hashlib.sha256(batch_id.encode()).digest()[:5], "big")
     head = f"{_PREFIX}{_letters(made_at_us // 1_000, 5)}{_letters(random_bits, 4)}"
-    blocks = range(rows.start >> 10, (rows.stop >> 10) + 1)  # rows that differ in the last pair only
+    # rows whose identifiers differ only in the last pair of letters
+    blocks = range(rows.start >> 10, (rows.stop >> 10) + 1)
     fronts = {n: f"{head}{_PAIRS[n >> 20 & 1023]}{_PAIRS[n >> 10 & 1023]}{_PAIRS[n & 1023]}" for n in blocks}
     return [fronts[n >> 10] + _PAIRS[n & 1023] for n in rows]
 
 
 def id_time_us(prediction_id: str) -> int:
-    """When an identifier was made, UTC microseconds, rounded down to a millisecond.
+    """Return when an identifier was made, in UTC microseconds, rounded down to a millisecond.
 
     Raises:
-        Misuse: It is no identifier of a prediction.
+        Misuse: The text is not an identifier of a prediction.
     """
     letters = prediction_id.removeprefix(_PREFIX)
     if len(letters) != _LETTERS or len(letters) == len(prediction_id) or not _DIGITS.keys() >= set(letters):
@@ -106,7 +109,7 @@ def id_time_us(prediction_id: str) -> int:
 
 
 def id_front(at_us: int) -> str:
-    """What identifiers made at a time begin with: they sort as their times do.
+    """Return the beginning of identifiers that are made at a time. The beginnings sort as their times do.
 
     >>> id_front(5_000) < id_front(6_999) == id_front(6_000)
     True

@@ -13,15 +13,16 @@ from trimtab.store.log_order import in_order, intervals
 from trimtab.store.log_places import position_before, positions_before
 from trimtab.store.ports import Log, LogRecord
 
-_BLOCK = 2_000  # records read together: more of them leave the processor's caches
+_BLOCK = 2_000  # records that are read together; more of them would not fit in the processor's caches
 _FIRST_READ = 50
 
 
 class PredictionLog:
-    """Predictions in a `Log`, one a record.
+    """Predictions in a `Log`, one in each record.
 
-    Identifiers begin with the time they were made (`core.ids`) and append times never decrease, so a prediction is
-    found by bisection without an index; `logged_late.py` finds those that were logged long after.
+    Identifiers begin with the time when they were made (`core.ids`), and append times never decrease. So a prediction
+    is found by bisection without an index. `logged_late.py` finds predictions that were logged long after they were
+    made.
     """
 
     def __init__(self, log: Log) -> None:
@@ -30,7 +31,7 @@ class PredictionLog:
         self._late = LoggedLate(log)
 
     def buffer(self, predictions: Iterable[Prediction]) -> None:
-        """Log predictions without waiting for the disk where the log is a `BufferedLog`; else append them.
+        """Log predictions. A `BufferedLog` does not wait for the disk; any other log appends them.
 
         Raises:
             Unavailable: They can be neither buffered nor appended now.
@@ -38,29 +39,30 @@ class PredictionLog:
         self.buffer_payloads([encode(p) for p in predictions])
 
     def append(self, predictions: Iterable[Prediction], *, at_us: Sequence[int] | None = None) -> range:
-        """Append all predictions or none; their positions in this process's partition, once they are safe.
+        """Append all predictions or none, and return their positions in this process's partition once they are safe.
 
-        `at_us` are their append times (a replay); left out, the clock's.
+        `at_us` are their append times (for a replay). If left out, the time of the clock.
         """
         return self.log.append([encode(p) for p in predictions], at_us=at_us)
 
     def append_payloads(self, payloads: Sequence[bytes], *, at_us: Sequence[int] | None = None) -> range:
         """Append predictions that are encoded already.
 
-        Predictions of another process need append times: none may lie before its prediction's identifier. # D170
+        Predictions of another process need append times. No append time may lie before the time of the prediction's
+        identifier. # D170
         """
         return self.log.append(payloads, at_us=at_us)
 
     def blocks(
         self, after: Mapping[str, int] | None = None, *, model: str | None = None
     ) -> Iterator[tuple[list[Prediction], dict[str, int]]]:
-        """The predictions behind `after` by append time, in blocks with the positions reached; a block may be empty.
+        """Yield the predictions after the positions `after` by append time, in blocks with the positions reached.
 
-        Predictions appended after it began are not included.
+        A block may be empty. Predictions that were appended after the call began are not included.
 
         Args:
-            after: Positions, by partition; left out, from the beginning.
-            model: Only the predictions of this model.
+            after: Positions by partition. If left out, from the beginning.
+            model: If given, only the predictions of this model.
 
         Raises:
             Corrupt: The log ends before `after`.
@@ -80,7 +82,10 @@ class PredictionLog:
             yield [], {**reached, **removed}
 
     def read(self, after: Mapping[str, int] | None = None) -> tuple[list[Prediction], dict[str, int]]:
-        """The first block behind `after` that holds predictions, and the positions reached; empty at the end."""
+        """Return the first block after `after` that holds predictions, and the positions reached.
+
+        Empty at the end of the log.
+        """
         reached = dict(after or {})
         for block, reached in self.blocks(after):
             if block:
@@ -88,15 +93,15 @@ class PredictionLog:
         return [], reached
 
     def scan(self, after: Mapping[str, int] | None = None) -> Iterator[list[Prediction]]:
-        """The predictions behind `after`, in the blocks of `blocks`."""
+        """Yield the predictions after the positions `after`, in the blocks of `blocks`."""
         for predictions, _ in self.blocks(after):
             yield predictions
 
     def find(self, prediction_id: str, deadline_s: float | None = None) -> Prediction:
-        """The prediction with this identifier; `deadline_s` (`perf_counter`) bounds the search.
+        """Return the prediction with this identifier. `deadline_s` (`perf_counter`) bounds the search.
 
         Raises:
-            NotFound: The log holds none, or it was erased; the message says which.
+            NotFound: The log does not hold the prediction, or it was erased. The message says which of the two.
             Late: The deadline passed. The next search continues where this one stopped.
         """
         record = self.look_up(prediction_id, deadline_s)
@@ -110,21 +115,23 @@ class PredictionLog:
         return decode(record.payload, record.partition, record.position)
 
     def get(self, prediction_id: str) -> Prediction | None:
-        """The prediction with this identifier; None when the log holds none, or it was erased."""
+        """Return the prediction with this identifier, or None when the log does not hold it or it was erased."""
         record = self.look_up(prediction_id)
         if record is None or record.payload.startswith(ERASED):
             return None
         return decode(record.payload, record.partition, record.position)
 
     def locate(self, prediction_id: str) -> tuple[str, int] | None:
-        """The partition and position of a prediction; None when the log holds none of this identifier."""
+        """Return the partition and position of a prediction, or None when the log does not hold the identifier."""
         record = self.look_up(prediction_id)
         return None if record is None else (record.partition, record.position)
 
     def look_up(self, prediction_id: str, deadline_s: float | None = None) -> LogRecord | None:
-        """The record of a prediction, also of an erased one; None when the log holds none of this identifier.
+        """Return the record of a prediction, even of an erased one, or None when the log does not hold the
+        identifier.
 
-        Nearly always it lies where its time says. One that was logged later may lie anywhere behind.  # D123
+        Nearly always the record lies where its time says. A record that was logged later may lie anywhere after that.
+        # D123
 
         Raises:
             Late: The deadline (`perf_counter`) passed.
@@ -134,7 +141,7 @@ class PredictionLog:
         except Misuse:
             return None
         needle = encode_value(prediction_id)
-        behind: list[tuple[str, int, int]] = []  # where it may lie if it was logged late
+        behind: list[tuple[str, int, int]] = []  # the places where the record may lie if it was logged late
         for partition, last in self.log.positions().items():
             after = position_before(self.log, partition, last, made_at_us)
             record, reached = self._look_near(partition, after, made_at_us, needle, deadline_s)
@@ -150,7 +157,7 @@ class PredictionLog:
     def _look_near(
         self, partition: str, after: int, made_at_us: int, needle: bytes, deadline_s: float | None
     ) -> tuple[LogRecord | None, int]:
-        """The record, if it was appended within `SOON_US`; and the position reached."""
+        """Return the record, if it was appended within `SOON_US`, and the position reached."""
         limit = _FIRST_READ
         while True:
             check_search(deadline_s)
@@ -166,7 +173,7 @@ class PredictionLog:
             limit = min(4 * limit, _BLOCK)
 
     def read_range(self, partition: str, first: int, rows: int) -> list[Prediction]:
-        """`rows` consecutive predictions of a partition from position `first`, without those erased."""
+        """Return `rows` consecutive predictions of a partition from position `first`, without those erased."""
         found: list[Prediction] = []
         seen = 0
         while seen < rows:
@@ -180,7 +187,7 @@ class PredictionLog:
     def between(
         self, partition: str, after: int, through: int, *, model: str | None = None
     ) -> Iterator[list[Prediction]]:
-        """The predictions of a partition behind `after` up to `through`, in blocks, without what was truncated."""
+        """Yield the predictions of a partition after `after` up to `through`, in blocks, without truncated records."""
         while after < through and (records := self.log.read(partition, after, limit=_BLOCK)):
             after = records[-1].position
             yield _decoded((one for one in records if one.position <= through), model)
@@ -188,7 +195,7 @@ class PredictionLog:
     def find_all(
         self, wanted: Callable[[Prediction], bool], *, may_be_in: Callable[[bytes], bool] = lambda payload: True
     ) -> dict[str, dict[int, bytes]]:
-        """The predictions that are `wanted`: by partition and position, the replacement for `Log.erase`.
+        """Return by partition and position the replacements for `Log.erase` of all predictions that are `wanted`.
 
         `may_be_in` looks at a payload before it is decoded.
         """
@@ -206,7 +213,7 @@ class PredictionLog:
         return found
 
     def positions_before(self, at_us: int) -> dict[str, int]:
-        """Positions behind which every prediction that was made at `at_us` or later stands."""
+        """Return positions after which every prediction lies that was made at `at_us` or later."""
         return positions_before(self.log, at_us)
 
     def close(self) -> None:
@@ -214,8 +221,8 @@ class PredictionLog:
 
 
 def _decoded(records: Iterable[LogRecord], model: str | None) -> list[Prediction]:
-    """The predictions that were not erased: all, or those of one model."""
-    named = b"" if model is None else encode_value(model)  # spares the decoding of most others
+    """Return the predictions that were not erased, either all or those of one model."""
+    named = b"" if model is None else encode_value(model)  # saves the decoding of most predictions of other models
     block = [
         decode(one.payload, one.partition, one.position)
         for one in records

@@ -1,7 +1,7 @@
 """The record of a prediction: its bytes in the log, its columns, and the form that people read.
 
-All three follow the fields of `core.records.Prediction`. A field with a default that is added there, as the last one,
-is written and read without a change here; to be shown it needs a line in `LoggedPrediction` or in `_COLUMNS`.
+All three follow the fields of `core.records.Prediction`. If a field with a default is added there as the last field, it
+is written and read without a change here. To show the field, add a line to `LoggedPrediction` or to `_COLUMNS`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ ERASED = b"\x00"  # first byte of an erased prediction; then its identifier. # D
 KNOWN = FORMAT, CLASSES
 _FIELDS = Prediction.__struct_fields__
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Prediction)}
-_ALWAYS = _FIELDS.index("scores")  # so many fields are in every payload
+_ALWAYS = _FIELDS.index("scores")  # number of fields that are in every payload
 _TAIL = tuple(_DEFAULTS[name] for name in _FIELDS[_ALWAYS:])
-_COLUMNS: dict[str, tuple[str, Dtype]] = {  # a column's name -> field and type
+_COLUMNS: dict[str, tuple[str, Dtype]] = {  # field and type of each column, by the column's name
     **{name: (name, "str") for name in ("id", "request_id", "model", "version", "arm", "mode")},
     "made_at": ("made_at_us", "time"),
     "at": ("at_us", "time"),
@@ -39,7 +39,7 @@ _FEW_VALUES = frozenset({"model", "version", "arm", "mode"})
 
 
 def encode(prediction: Prediction) -> bytes:
-    """The payload of a prediction."""
+    """Return the payload of a prediction."""
     fields = msgspec.structs.astuple(prediction)
     if fields[_ALWAYS:] == _TAIL:
         return FORMAT + encode_value(fields[:_ALWAYS])
@@ -49,15 +49,16 @@ def encode(prediction: Prediction) -> bytes:
 def payload_writer(
     model: str, version: str, arm: str
 ) -> Callable[[str, str, int, int, Mapping[str, int], float, bytes, bytes, bytes], bytes]:
-    """Make a function that writes payloads of one version's live answers: the bytes of `encode`, made directly.
+    """Make a function that writes payloads of one version's live answers.
 
-    It takes the fields that differ, in their order: id, request_id, made_at_us, at_us, positions, score, request,
-    values, reasons. Written flat, since every answer goes through it.
+    The payloads have the bytes of `encode`, but are made directly. The function takes the fields that differ, in their
+    order: id, request_id, made_at_us, at_us, positions, score, request, values, reasons. Calls are inlined in it,
+    because every answer goes through it.
     """
     of_version = msgspec.Raw(b"".join(map(encode_value, (model, version, arm, "live"))))
     behind = _FIELDS[_FIELDS.index("reasons") + 1 : _ALWAYS]  # fields that have their defaults
     rest = msgspec.Raw(b"".join(encode_value(_DEFAULTS[name]) for name in behind))
-    head = FORMAT + encode_value([None] * _ALWAYS)[:-_ALWAYS]  # msgpack's head of an array of so many fields
+    head = FORMAT + encode_value([None] * _ALWAYS)[:-_ALWAYS]  # msgpack's head of an array with this many fields
     encode_fields = encode_value
 
     def write(
@@ -80,14 +81,16 @@ def payload_writer(
 
 
 def encode_all(common: Prediction, columns: Mapping[str, Sequence[Any]]) -> list[bytes]:
-    """The payloads of predictions that share most fields: for each the bytes of `encode`, in half the time.
+    """Return the payloads of predictions that share most fields.
+
+    Each payload has the bytes of `encode`. This takes half the time.
 
     Args:
-        common: The shared fields; those that `columns` names are ignored.
-        columns: By field a value for each prediction; of `scores` none may be None.
+        common: The shared fields. Fields that `columns` names are ignored.
+        columns: By field, a value for each prediction. No value of `scores` may be None.
 
     Raises:
-        Misuse: The columns' lengths differ, there are none, or a name is no field.
+        Misuse: The columns' lengths differ, there are no columns, or a name is not a field.
 
     >>> one = Prediction(
     ...     id="a", request_id="r", model="m", version="v", arm="champion", mode="batch", made_at_us=1, at_us=1,
@@ -108,10 +111,10 @@ def encode_all(common: Prediction, columns: Mapping[str, Sequence[Any]]) -> list
 
 
 def decode(payload: bytes, partition: str, position: int) -> Prediction:
-    """The prediction in a payload; `partition` and `position` name it in errors.
+    """Return the prediction in a payload. `partition` and `position` name the record in errors.
 
     Raises:
-        Corrupt: The payload is no prediction, or of a format that this version does not know.
+        Corrupt: The payload is not a prediction, or has a format that this version does not know.
     """
     if not payload.startswith(KNOWN):
         raise Corrupt(
@@ -127,10 +130,10 @@ def decode(payload: bytes, partition: str, position: int) -> Prediction:
 
 
 def payload_id(payload: bytes) -> str:
-    """The identifier in a payload.
+    """Return the identifier in a payload.
 
     Raises:
-        Corrupt: The payload is no prediction.
+        Corrupt: The payload is not a prediction.
     """
     return decode(payload, "a payload", 0).id
 
@@ -157,7 +160,7 @@ class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
 
 def logged_prediction(prediction: Prediction) -> LoggedPrediction:
-    """A prediction with its packed fields unpacked."""
+    """Return a prediction with its packed fields unpacked."""
     fields = {name: getattr(prediction, name) for name in LoggedPrediction.__struct_fields__}
     return LoggedPrediction(**fields | {name: unpack(fields[name]) for name, unpack in _UNPACK.items()})
 
@@ -170,12 +173,12 @@ _UNPACK: dict[str, Callable[[bytes], Any]] = {
 
 
 def prediction_columns(predictions: Sequence[Prediction], classes: Sequence[str] = ()) -> Columns:
-    """The scalars of predictions: id, request_id, model, version, arm, mode, made_at, at, score.
+    """Return the scalars of predictions: id, request_id, model, version, arm, mode, made_at, at, score.
 
-    With `classes` also `prediction`, and a column `scores.NAME` for each of them: 0 for a class that the version did
-    not know, null where it answered with one number.
+    With `classes`, the result also has a column `prediction`, and a column `scores.NAME` for each class. A score is
+    0 for a class that the version did not know, and null where the version answered with one number.
     """
-    shared: dict[str, str] = {}  # one object for all equal texts: millions of rows are kept
+    shared: dict[str, str] = {}  # equal texts share one object, because millions of rows are kept
     found: dict[str, tuple[Dtype, list[Any]]] = {}
     for name, (field, dtype) in _COLUMNS.items():
         values = [getattr(p, field) for p in predictions]
@@ -189,7 +192,7 @@ def prediction_columns(predictions: Sequence[Prediction], classes: Sequence[str]
 
 
 def input_matrix(predictions: Sequence[Prediction]) -> NDArray[Any]:
-    """The model inputs that were used, float64, shape (predictions, inputs); null is NaN.
+    """Return the model inputs that were used: float64, shape (predictions, inputs), with NaN for null.
 
     Raises:
         Misuse: The predictions are of versions with different numbers of inputs.
@@ -198,7 +201,9 @@ def input_matrix(predictions: Sequence[Prediction]) -> NDArray[Any]:
 
 
 def reason_matrix(predictions: Sequence[Prediction]) -> NDArray[Any]:
-    """The reason codes that were logged, uint8, shape (predictions, inputs); 255: not from a view.
+    """Return the reason codes that were logged: uint8, shape (predictions, inputs).
+
+    255 marks an input that is not from a view.
 
     Raises:
         Misuse: The predictions are of versions with different numbers of inputs.

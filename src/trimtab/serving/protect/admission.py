@@ -6,24 +6,27 @@ import math
 
 from trimtab.core.errors import Misuse
 
-_EVERY_S = 0.1  # between two steps of the limit
+_EVERY_S = 0.1  # time between two steps of the limit
 _EASY_S = 0.01  # a mean latency that never lowers the limit
-_TOLERANCE = 5.0  # ratio of mean latency to service time that is accepted; at 80 % load it is three
+_TOLERANCE = 5.0  # accepted ratio of mean latency to service time; at 80 % load the ratio is three
 _SHARPEST = 0.5  # the least factor of one step
 
 
 class GradientLimit:
-    """A limit that falls when answers take longer than they must, and rises again, by steps, when they do not.
+    """A limit on predictions in flight.
 
-    Each tenth of a second the mean latency is compared with the mean service time, the latency without waiting. While
-    it is within five times that, or within 10 ms, the limit may rise by its square root at each step, but only if it
-    was nearly reached; beyond, it is multiplied by the gradient, wanted over found. That is the rule of Netflix's
-    concurrency limits (2018), with the service time instead of the least latency seen: a machine that becomes slow is
-    no queue.
+    It falls when answers take longer than they must, and rises by steps otherwise.
+
+    Every tenth of a second the mean latency is compared with the mean service time, which is the latency without
+    waiting. While the latency is within five times the service time, or within 10 ms, the limit may rise by its square
+    root at each step, but only if it was nearly reached. Otherwise the limit is multiplied by the gradient, which is
+    the accepted latency divided by the measured latency. This is the rule of Netflix's concurrency limits (2018),
+    except that it uses the service time instead of the least latency seen. So a machine that becomes slow is not
+    mistaken for a queue.
 
     Args:
-        least: It never falls below.
-        most: Nor rises above.
+        least: The limit never falls below this number.
+        most: The limit never rises above this number.
 
     >>> limit = GradientLimit(least=4, most=100)
     >>> for step in range(40):  # each answer takes 10 ms of service, and waits behind all in flight
@@ -46,9 +49,9 @@ class GradientLimit:
         """Count one answer.
 
         Args:
-            latency_s: From the request's arrival to its answer.
-            service_s: The part of it that was not waiting.
-            under_way: How many were in flight when it was answered, itself included.
+            latency_s: The time from the request's arrival to its answer.
+            service_s: The part of the latency that was not waiting.
+            under_way: How many requests were in flight when this one was answered, including this one.
             now_s: A monotonic clock, in seconds.
         """
         self._latency_s += latency_s

@@ -1,4 +1,4 @@
-"""A circuit breaker: calls that failed repeatedly are not made for a while."""
+"""A circuit breaker: after repeated failures, calls are not made for a while."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from trimtab.serving.answer.request_rows import Row
 from trimtab.serving.answer.served import ModelInputs
 from trimtab.serving.failures import check_deadline
 
-_FAILURES = 5  # in a row, that open it
-_FIRST_S = 0.5  # how long it stays open; twice as long after each probe that fails
+_FAILURES = 5  # failures in a row that open the breaker
+_FIRST_S = 0.5  # how long the breaker stays open; the time doubles after each probe that fails
 _LONGEST_S = 30.0
 _SLOW_ROWS = 64  # a read of more rows may take longer, in proportion
 
 
 class CircuitBreaker:
-    """Closed, it allows all calls. After five failures in a row it opens; after a while one call may probe.
+    """A breaker that allows all calls while it is closed.
+
+    After five failures in a row it opens. After a while, one call may be made as a probe.
 
     >>> now = 0.0
     >>> breaker = CircuitBreaker(now_s=lambda: now)
@@ -43,11 +45,14 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether calls are refused."""
+        """Return whether calls are refused."""
         return self._failures >= _FAILURES
 
     def allows(self) -> bool:
-        """Whether the next call may be made; an allowed call reports `succeeded` or `failed`."""
+        """Return whether the next call may be made.
+
+        After an allowed call, the caller reports `succeeded` or `failed`.
+        """
         if self._failures < _FAILURES:
             return True
         now_s = self._now_s()
@@ -72,32 +77,32 @@ class CircuitBreaker:
 
 
 class GuardedReads:
-    """Reads of features behind a circuit breaker, which opens when the store fails or is slow repeatedly.
+    """Reads of features behind a circuit breaker, which opens when the store repeatedly fails or is slow.
 
     Args:
-        slow_s: A late read counts as a failure of the store when it takes longer than this; one of many rows may take
-            longer.
+        slow_s: A late read counts as a failure of the store when it takes longer than this. A read of many rows may
+            take longer.
     """
 
     def __init__(self, slow_s: float) -> None:
         self.breaker = CircuitBreaker()
         self._slow_s = slow_s
-        self._slow_at_s: dict[int, float] = {}  # of reads in flight, by thread: when they become slow
+        self._slow_at_s: dict[int, float] = {}  # by thread, the time when the read in flight becomes slow
         self._was_slow = False
 
     @property
     def hangs(self) -> bool:
-        """Whether a slow read is in flight."""
+        """Return whether a slow read is in flight."""
         now_s = perf_counter()
         return any(slow_at_s < now_s for slow_at_s in [*self._slow_at_s.values()])
 
     @property
     def drags(self) -> bool:
-        """Whether the store seems at fault: the last read failed or was slow, or one is slow now."""
+        """Return whether the store seems at fault: the last read failed or was slow, or a read is slow now."""
         return self._was_slow or self.hangs
 
     def slow_s(self, rows: int) -> float:
-        """How long a read of so many rows may take."""
+        """Return how long a read of this many rows may take."""
         return self._slow_s * max(1.0, rows / _SLOW_ROWS)
 
     def inputs(self, answerer: Answerer, rows: Sequence[Row], now_us: int, deadline_s: float | None) -> ModelInputs:
@@ -116,7 +121,7 @@ class GuardedReads:
         try:
             inputs = answerer.inputs(rows, now_us)
         except Exception as error:
-            failed = isinstance(error, Unavailable | Corrupt)  # else the store worked
+            failed = isinstance(error, Unavailable | Corrupt)  # otherwise the store worked
             self._report(begun_s, deadline_s, len(rows), failed=failed)
             raise
         finally:
@@ -126,9 +131,10 @@ class GuardedReads:
         return inputs
 
     def _report(self, begun_s: float, deadline_s: float | None, rows: int, *, failed: bool) -> None:
-        """Report a read to the breaker: it failed if it raised, or was slow and missed the deadline.
+        """Report a read to the breaker.
 
-        A quick read that misses a short deadline is no failure of the store.
+        The read failed if it raised an error, or if it was slow and missed the deadline. A quick read that misses a
+        short deadline is not a failure of the store.
         """
         now_s = perf_counter()
         slow = now_s - begun_s > self.slow_s(rows)

@@ -1,4 +1,4 @@
-"""Degraded responses: what a deployment answers when features or the model fail or are late."""
+"""Degraded responses: the answers of a deployment when features or the model fail or are late."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from trimtab.serving.protect.breaker import GuardedReads
 
 _logger = logging.getLogger(__name__)
 _KEPT_ANSWERS = 20_000
-_LEAST_US = 1_000  # a number below was meant as milliseconds or seconds
-_SLOW_S = 0.05  # a slow read takes longer, unless the policy has `after`
-LATE, FEATURES_FAILED, MODEL_FAILED = "late", "features_failed", "model_failed"  # flags: why
+_LEAST_US = 1_000  # a number below this was meant as milliseconds or seconds
+_SLOW_S = 0.05  # a read that takes longer is slow, unless the policy has `after`
+LATE, FEATURES_FAILED, MODEL_FAILED = "late", "features_failed", "model_failed"  # flags that give the reason
 
 Rule: TypeAlias = "float | Callable[[dict[str, Any]], float]"
 
@@ -43,7 +43,7 @@ class Degradation(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """The content address, code of a rule included."""
+        """Return the content address of the policy, including the code of a rule."""
         rule = code_hash(self.rule) if callable(self.rule) else self.rule
         return content_hash([self.after_us, self.null_features, self.last_answer_us, self.version, rule])
 
@@ -56,19 +56,22 @@ def degrade(
     version: str | None = None,
     rule: Rule | None = None,
 ) -> Degradation:
-    """Policy for a deployment whose features or model fail or are late; its options are tried in this order.
+    """Make a policy for a deployment whose features or model fail or are late.
+
+    The options that give answers are tried in the order of the arguments.
 
     Args:
-        after: How long an answer may take, unless its request has a shorter timeout (`X-Timeout-Ms`): "50ms". An
-            answer that cannot be begun by then is late.
+        after: How long an answer may take, such as "50ms", unless its request has a shorter timeout (`X-Timeout-Ms`).
+            An answer that cannot be begun by then is late.
         null_features: Let the model answer with null for the features that cannot be read.
-        last_answer: Repeat the version's last answer about the same entities, if it is no older than this: "10m".
-        version: Let another version of the model answer, the one that this alias names. It reads features in the
+        last_answer: Repeat the version's last answer about the same entities, if the answer is no older than this
+            duration, such as "10m".
+        version: Let another version of the model answer: the version that this alias names. It reads features in the
             remaining time.
         rule: A score, or a function of the request's columns that gives one.
 
     Raises:
-        Misuse: There is no option to answer with, or a duration is none.
+        Misuse: There is no option that gives an answer, or a duration is not valid.
 
     >>> degrade(after="50ms", null_features=True, rule=0.02).after_us
     50000
@@ -98,8 +101,8 @@ class Degrading:
 
     Args:
         policy: The policy.
-        about: The columns of a request that identify its entities, else its key.
-        fallback: Gives the version that the policy's alias names; None when there is none.
+        about: The columns of a request that identify its entities. If there are none, the key of the request is used.
+        fallback: Returns the version that the policy's alias names, or None when there is no such version.
     """
 
     def __init__(
@@ -109,10 +112,10 @@ class Degrading:
         self._after_s = None if policy.after_us is None else policy.after_us / 1e6
         slow_s = _SLOW_S if self._after_s is None else self._after_s / 2
         self._reads = GuardedReads(slow_s)
-        self._fallback_reads = GuardedReads(slow_s)  # its views may work where others do not
+        self._fallback_reads = GuardedReads(slow_s)  # the views of the fallback may work where other views do not
         self._canary_reads = GuardedReads(slow_s)
         self.breaker = self._reads.breaker
-        self.breakers = {  # by the version that reads
+        self.breakers = {  # guarded reads by the version that reads
             "champion": self.breaker,
             "canary": self._canary_reads.breaker,
             "fallback": self._fallback_reads.breaker,
@@ -124,7 +127,10 @@ class Degrading:
         self._throttled = ThrottledLogger(_logger)
 
     def deadline_s(self, received_s: float, timeout_s: float | None) -> float | None:
-        """The deadline of a request that arrived at `received_s`: by its timeout or the policy, whichever is sooner."""
+        """Return the deadline of a request that arrived at `received_s`.
+
+        The deadline is set by the request's timeout or by the policy, whichever is sooner.
+        """
         if self._after_s is None or timeout_s is None:
             after_s = self._after_s if timeout_s is None else timeout_s
             return None if after_s is None else received_s + after_s
@@ -139,9 +145,9 @@ class Degrading:
         *,
         shared: bool = False,
     ) -> list[Prediction]:
-        """Predictions for checked rows, degraded where they must be.
+        """Return predictions for checked rows, degraded where that is necessary.
 
-        With `shared`, an error that one of the rows may cause is raised, and each is to be answered alone.
+        With `shared`, an error that one of the rows may cause is raised, so that the caller answers each row alone.
 
         Raises:
             Exception: The failure, when the policy has no answer.
@@ -151,14 +157,14 @@ class Degrading:
         now_us = answerer.now_us()
         try:
             inputs = self._reads.inputs(answerer, rows, now_us, deadline_s)
-        except Exception as error:  # of the store, or of a user's function that computes a feature
+        except Exception as error:  # an error of the store, or of a user's function that computes a feature
             if shared and not is_of_all(error):
                 raise
             why = LATE if isinstance(error, Late) else FEATURES_FAILED
             return self._instead(answerer, rows, now_us, (*flags, why), error, deadline_s)
         try:
             made = answerer.scored(rows, inputs, now_us, flags)
-        except Exception as error:  # a user's model may raise anything
+        except Exception as error:  # a user's model may raise any error
             if shared:
                 raise
             until_s = None if deadline_s is None else max(deadline_s, self._soon_s(rows))
@@ -175,7 +181,7 @@ class Degrading:
         flags: tuple[str, ...],
         deadline_s: float | None,
     ) -> list[Prediction]:
-        """Predictions of a canary; where it is late, degraded ones of the version in service.
+        """Return predictions of a canary. Where the canary is late, return degraded ones of the version in service.
 
         Raises:
             Late: The policy has no answer.
@@ -191,7 +197,9 @@ class Degrading:
         return canary.scored(rows, inputs, now_us, flags)
 
     def late(self, answerer: Answerer, rows: Sequence[Row], flags: tuple[str, ...] = ()) -> list[Prediction]:
-        """Degraded responses after the deadline; the fallback version may read, unless the store is slow.  # D82
+        """Return degraded responses after the deadline.
+
+        The fallback version may read features, unless the store is slow.  # D82
 
         Raises:
             Late: The policy has no answer.
@@ -202,7 +210,9 @@ class Degrading:
         return self._instead(answerer, rows, answerer.now_us(), (*flags, LATE), error, until_s)
 
     def _soon_s(self, rows: Sequence[Row]) -> float:
-        """A deadline for the fallback version's reads, where the first one passed for another reason than the store."""
+        """Return a deadline for the fallback version's reads, if the store was not the reason why the first deadline
+        passed.
+        """
         return perf_counter() + self._fallback_reads.slow_s(len(rows))
 
     def _instead(
@@ -219,7 +229,7 @@ class Degrading:
         if policy.null_features and flags[-1] != MODEL_FAILED and answerer.readers.bare is not None:
             try:
                 return answerer.scored(rows, answerer.readers.bare.read(rows, now_us), now_us, (*flags, NULL_FEATURES))
-            except Exception as also:  # a user's model may raise anything
+            except Exception as also:  # a user's model may raise any error
                 self._log(answerer, also)
         made = [self._repeated(answerer, row, now_us, flags) for row in rows]
         left = [n for n, one in enumerate(made) if one is None]
@@ -231,7 +241,7 @@ class Degrading:
         ]
 
     def _repeated(self, answerer: Answerer, row: Row, now_us: int, flags: tuple[str, ...]) -> Prediction | None:
-        """The version's last answer about the same entities, if it is fresh enough."""
+        """Return the version's last answer about the same entities, if it is fresh enough."""
         kept_us = self.policy.last_answer_us
         key = None if kept_us is None else self._key(row)
         last = None if key is None else self._last.get(key)
@@ -242,14 +252,17 @@ class Degrading:
     def _by_another(
         self, rows: Sequence[Row], now_us: int, flags: tuple[str, ...], deadline_s: float | None
     ) -> list[Prediction]:
-        """The answers of the fallback version; none when it cannot give them. It reads until `deadline_s`.  # D82"""
+        """Return the answers of the fallback version, or none when it cannot give them.
+
+        It reads until `deadline_s`.  # D82
+        """
         other = self.fallback() if rows and self.policy.version is not None else None
         if other is None:
             return []
         try:
             inputs = self._fallback_reads.inputs(other, rows, now_us, deadline_s if other.readers.reads_state else None)
             return other.scored(rows, inputs, now_us, (*flags, FALLBACK_VERSION))
-        except Exception as also:  # a user's model may raise anything
+        except Exception as also:  # a user's model may raise any error
             self._log(other, also)
             return []
 
@@ -259,7 +272,7 @@ class Degrading:
             raise error
         try:
             score = float(rule(dict(row)) if callable(rule) else rule)
-        except Exception as also:  # a user's function may raise anything
+        except Exception as also:  # a user's function may raise any error
             self._log(answerer, also)
             raise error from also
         if not math.isfinite(score):
@@ -278,7 +291,7 @@ class Degrading:
                 last.popitem(last=False)
 
     def _key(self, row: Row) -> tuple[Any, ...] | None:
-        """The entities of a row; None where the request of the version in service has other columns."""
+        """Return the entities of a row, or None where the request of the version in service has other columns."""
         try:
             return tuple([row[name] for name in self._about])
         except KeyError:

@@ -1,8 +1,8 @@
 """Proof that keys which LMDB does not find are absent, and not hidden by a damaged page. # D0172
 
-A pair carries a checksum, a page does not: damage in a key, or in a page that leads to it, makes a look-up end at a
-wrong place, between two pairs. If both are sound, and a look-up of either one finds it next to
-the other, then no key is between them.
+A pair carries a checksum, but a page does not. Damage in a key, or in a page that leads to the key, makes a look-up end
+at a wrong place, between two pairs. If both pairs are sound, and a look-up of each pair finds it next to the other
+pair, then no key lies between them.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ _crc32 = zlib.crc32
 
 
 def hidden(transaction: Any, keys: Iterable[bytes], exempt: bytes) -> bytes | None:
-    """A key at which it shows that a page is damaged; None: all of `keys` are absent.
+    """Return a key at which a damaged page shows, or None if all of `keys` are absent.
 
     Args:
         transaction: The read transaction that did not find them.
-        keys: Those that were not found.
+        keys: The keys that were not found.
         exempt: The first key of the store, whose value has no checksum.
     """
-    if transaction.get(exempt) is None:  # a page in the place of the first one, or of the root
+    if transaction.get(exempt) is None:  # another page stands in the place of the first page or of the root
         return exempt
-    low: bytes | None = b"\xff"  # the keys around a place that was verified, None at an end
+    low: bytes | None = b"\xff"  # the keys around a verified gap between pairs, None at an end
     high: bytes | None = b""
     for key in sorted(keys):
         if (low is None or low < key) and (high is None or key < high):
             continue
         low = high = None
-        cursor = transaction.cursor()  # a used one may search only its own page
+        cursor = transaction.cursor()  # a cursor that was used may search only its own page
         if there := cursor.set_range(key):
             high, value = cursor.item()
             if high <= key:
@@ -50,7 +50,10 @@ def hidden(transaction: Any, keys: Iterable[bytes], exempt: bytes) -> bytes | No
 
 
 def _adjacent(transaction: Any, low: bytes | None, high: bytes | None) -> bool:
-    """Whether a look-up of either of two keys, None for an end, finds it next to the other, as in no misplaced page."""
+    """Return whether a look-up of either of two keys finds it next to the other. None stands for an end.
+
+    On a misplaced page this does not hold.
+    """
     if low is not None:
         cursor = transaction.cursor()
         if not cursor.set_key(low) or (cursor.key() if cursor.next() else None) != high:

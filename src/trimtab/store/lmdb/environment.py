@@ -1,4 +1,4 @@
-"""One LMDB environment for each path in this process, grown when it is full."""
+"""One LMDB environment for each path in this process. It is enlarged when it is full."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ FORMAT = 1
 FORMAT_KEY = b"\x00trimtab/format"
 RESTORE = "Restore it from a backup."
 _MAX_READERS = 1_024
-READERS_S = 30.0  # between two looks for killed readers
-_COPIED = 10_000  # pairs copied in one transaction
+READERS_S = 30.0  # time between two searches for killed readers
+_COPIED = 10_000  # pairs that are copied in one transaction
 _A = TypeVar("_A")
 _T = TypeVar("_T")
 
@@ -48,26 +48,27 @@ _DAMAGED = (lmdb.BadChecksumError, lmdb.CorruptedError, lmdb.InvalidError, lmdb.
 
 
 class LmdbEnvironment:
-    """The environment at a path, shared by all objects of this process that use it (LMDB forbids a second one).
+    """The environment at a path, shared by all objects of this process that use it.
 
-    The memory map must not be replaced while a thread reads. So each thread sets `busy` around its reads, and replacing
-    the map sets `paused` and waits until no thread is busy; the interpreter lock keeps the two in order.
+    LMDB forbids a second environment for the path. The memory map must not be replaced while a thread reads. So each
+    thread sets `busy` around its reads. Replacing the map sets `paused` and waits until no thread is busy. The
+    interpreter lock keeps these accesses in order.
     """
 
     def __init__(self, path: Path, map_bytes: int, repair: str) -> None:
         self.path = path
-        self.repair = repair  # for messages: the repair of damage
+        self.repair = repair  # how to repair damage, for messages
         self.users = 1
         self.paused = False
         self._map_bytes = map_bytes
-        self._mutex = threading.RLock()  # writing, and replacing the map
+        self._mutex = threading.RLock()  # held while writing, and while replacing the map
         self._local = threading.local()
         self._threads: weakref.WeakSet[_Thread] = weakref.WeakSet()
         self._threads_mutex = threading.Lock()
         self._writer: FileLock | None = None
-        self._check_s = 0.0  # monotonic: the next look for killed readers
+        self._check_s = 0.0  # time (`monotonic`) of the next search for killed readers
         self._closed = False
-        self._file: tuple[int, int] | None = None  # device and number of the file that is open
+        self._file: tuple[int, int] | None = None  # device and inode number of the open file
         self._begin: Any = None
         self._open()
 
@@ -97,11 +98,11 @@ class LmdbEnvironment:
                 self._recover(failure)
 
     def write(self, what: Callable[[Any], None]) -> None:
-        """Run `what(transaction)` in a write transaction, synced; again with a larger map when that is full.
+        """Run `what(transaction)` in a synced write transaction. If the map is full, run it again with a larger map.
 
         Raises:
             Conflict: Another process writes here.
-            Unavailable: The disk is full or read-only; nothing was written.
+            Unavailable: The disk is full or read-only. Nothing was written.
         """
         with self._mutex:
             self._refuse_closed()
@@ -114,7 +115,7 @@ class LmdbEnvironment:
                     self._environment.set_mapsize(2 * self._environment.info()["map_size"])
 
     def copy(self, directory: Path) -> None:
-        """Write a consistent copy, without free pages, to a new directory; writing goes on."""
+        """Write a consistent copy, without free pages, to a new directory. Writing goes on meanwhile."""
         try:
             make_folder(directory)
             self.read(lambda transaction, to: self._environment.copy(str(to), compact=True), directory)
@@ -124,21 +125,22 @@ class LmdbEnvironment:
             raise Unavailable(f"{directory}: cannot be made ({error}). Check free space and access.") from error
 
     def release_writer(self) -> None:
-        """Release the write lock; the next write takes it again."""
+        """Release the write lock. The next write takes it again."""
         with self._mutex:
             if self._writer is not None:
                 self._writer.release()
                 self._writer = None
 
     def reopen_if_replaced(self, *, make: bool) -> bool:
-        """Open the file at the path again if it is not the one that is open; whether it was another.
+        """Open the file at the path again if it is not the file that is open, and return whether it was another
+        file.
 
         Args:
             make: If the file is missing, make an empty environment; only for the writer.
 
         Raises:
             Unavailable: The file is missing, and `make` is false.
-            Corrupt: The file is damaged; each call tries again.
+            Corrupt: The file is damaged. Each call tries again.
         """
         found = _file_at(self.path)
         if found == self._file:
@@ -151,7 +153,7 @@ class LmdbEnvironment:
         with self._mutex, self._alone():
             self._refuse_closed()
             self._environment.close()
-            if self._writer is not None:  # of the removed folder
+            if self._writer is not None:  # the lock of the removed folder
                 self._writer.release()
                 self._writer = None
             try:
@@ -163,17 +165,19 @@ class LmdbEnvironment:
         return True
 
     def rewrite(self, gone: Iterable[bytes]) -> None:
-        """Replace the file by one without these keys and without free pages, which keep old values.
+        """Replace the file by one without these keys.
+
+        The new file has no free pages, because free pages keep old values.
 
         Raises:
-            Conflict: Another process has the environment open; nothing was done.
-            Unavailable: The disk is full; nothing was done.
+            Conflict: Another process has the environment open. Nothing was done.
+            Unavailable: The disk is full. Nothing was done.
         """
         with self._mutex:
             self._refuse_closed()
             if self._writer is None:
                 self._writer = self._take_writer()
-            for leftover in self.path.glob(".new-*"):  # of a killed process
+            for leftover in self.path.glob(".new-*"):  # left by a killed process
                 shutil.rmtree(leftover, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix=".new-", dir=self.path) as directory:
                 self._copy(Path(directory), frozenset(gone))
@@ -201,10 +205,10 @@ class LmdbEnvironment:
             raise named(error, self.path, self.repair) from error
 
     def _replace_file(self, made: Path) -> None:
-        """Replace the data file while no process has it open; ours is closed."""
+        """Replace the data file while no process has it open. This process closes it first."""
         fd = os.open(self.path / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, file_mode(self.path))
         try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)  # LMDB keeps a shared one while an environment is open
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)  # LMDB keeps a shared lock while an environment is open
             made.chmod(file_mode(self.path))
             os.replace(made, self.path / "data.mdb")
             sync_directory(self.path)
@@ -219,7 +223,7 @@ class LmdbEnvironment:
             os.close(fd)
 
     def _written(self, what: Callable[[Any], None]) -> bool:
-        """One attempt; False when the map is full."""
+        """Make one attempt to write. Returns False when the map is full."""
         while True:
             try:
                 transaction = self._begin(write=True)
@@ -242,7 +246,7 @@ class LmdbEnvironment:
         return True
 
     def _abort(self, transaction: Any) -> None:
-        with self._alone():  # an abort waits until no thread reads, which busy readers would delay for ever
+        with self._alone():  # an abort waits until no thread reads, which busy readers could delay for ever
             transaction.abort()
 
     def close(self) -> None:
@@ -291,7 +295,7 @@ class LmdbEnvironment:
         self._check_s = time.monotonic() + READERS_S
 
     def _check_whole(self) -> None:
-        """Refuse a truncated file, before reading a missing page ends the process."""
+        """Refuse a truncated file, because reading a missing page would end the process."""
         try:
             with self._begin(), (self.path / "data.mdb").open("rb") as file:
                 cut = is_cut(file)
@@ -315,13 +319,13 @@ class LmdbEnvironment:
             )
 
     def _recover(self, error: lmdb.Error) -> None:
-        """Prepare another attempt, or raise the error as one of ours."""
+        """Prepare another attempt, or raise the error as one of trimtab's."""
         if isinstance(error, lmdb.MapResizedError):
             with self._mutex, self._alone():
                 self._refuse_closed()
-                self._environment.set_mapsize(0)  # another process has grown it
+                self._environment.set_mapsize(0)  # another process has enlarged the map
             return
-        if isinstance(error, lmdb.PanicError):  # a failed sync: the environment must be opened again
+        if isinstance(error, lmdb.PanicError):  # after a failed sync the environment must be opened again
             with self._mutex, self._alone():
                 self._refuse_closed()
                 self._environment.close()
@@ -331,7 +335,7 @@ class LmdbEnvironment:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Wait until no thread reads, and let none start inside the block; the caller holds the mutex."""
+        """Wait until no thread reads, and let no thread begin to read inside the block. The caller holds the mutex."""
         self.paused = True
         try:
             while self._is_read():
@@ -371,7 +375,7 @@ class _Thread:
 
 
 def named(error: lmdb.Error, path: Path, repair: str = RESTORE) -> TrimtabError:
-    """The error to raise for LMDB's `error`; `repair` says what to do about damage."""
+    """Return the error to raise for LMDB's `error`. `repair` says what to do about damage."""
     if isinstance(error, lmdb.BadValsizeError):
         return Misuse(f"{path}: a key is empty or too long ({error}). Keys have 1 to 511 bytes.")
     if isinstance(error, lmdb.VersionMismatchError):
@@ -397,7 +401,7 @@ def share(path: Path, map_bytes: int, repair: str) -> LmdbEnvironment:
 
 
 def unshare(environment: LmdbEnvironment) -> None:
-    """Release an environment of `share`; the last release closes it."""
+    """Release an environment of `share`. The last release closes it."""
     with _registry:
         environment.users -= 1
         if environment.users == 0:
@@ -406,7 +410,7 @@ def unshare(environment: LmdbEnvironment) -> None:
 
 
 def _create(path: Path) -> None:
-    """Make a synced environment with its format, complete before it gets its name."""
+    """Make a synced environment with its format. It is complete before it gets its name."""
     with tempfile.TemporaryDirectory(prefix=".new-", dir=path) as directory:
         try:
             with lmdb.open(directory, map_size=1 << 20) as environment, environment.begin(write=True) as transaction:
@@ -418,12 +422,12 @@ def _create(path: Path) -> None:
 
 
 def _refuse(error: TrimtabError, **_: object) -> Any:
-    """The transactions of an environment that could not be opened again."""
+    """Stand in for the transactions of an environment that could not be opened again."""
     raise error
 
 
 def _file_at(path: Path) -> tuple[int, int] | None:
-    """Device and number of the data file."""
+    """Return the device and inode number of the data file."""
     try:
         found = os.stat(path / "data.mdb")
     except OSError:

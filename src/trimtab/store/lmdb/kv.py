@@ -28,14 +28,14 @@ _get = lmdb.Transaction.get
 class LmdbKeyValue:
     """A `KeyValue` in a directory. Every value carries a CRC-32 over its key and itself.
 
-    Several objects on one directory share one LMDB environment, as LMDB demands. The first write takes the
-    directory's writer lock for this process, until `release_writer` or until the last of these objects is closed.
-    Safe to use from many threads.
+    Several objects on one directory share one LMDB environment, because LMDB forbids a second one in a process. The
+    first write takes the directory's writer lock for this process. The lock is held until `release_writer` is called or
+    the last of these objects is closed. Safe to use from many threads.
 
     Args:
-        directory: Made when it is not there.
+        directory: The directory. It is made when it does not exist.
         map_bytes: Address space to begin with.
-        repair: A sentence for messages about damage: only the caller knows what the store holds.
+        repair: A sentence for messages about damage, because only the caller knows what the store holds.
 
     >>> import tempfile
     >>> with LmdbKeyValue(Path(tempfile.mkdtemp())) as store:
@@ -47,16 +47,16 @@ class LmdbKeyValue:
     def __init__(self, directory: Path, *, map_bytes: int = _FIRST_MAP_BYTES, repair: str = RESTORE) -> None:
         self.directory = Path(directory)
         self._repair = repair
-        self._refusal: Misuse | None = None  # raised once it is closed
+        self._refusal: Misuse | None = None  # raised once the store is closed
         self._environment = share(self.directory, map_bytes, repair)
         self._read = self._environment.read
         guard(self, self.directory)
 
     def get(self, key: bytes) -> bytes | None:
-        """The value, None when there is none.
+        """Return the value, or None when there is no value.
 
         Raises:
-            Corrupt: Its checksum is wrong, or a page is damaged that may hide it; the message names a key.
+            Corrupt: The checksum of the value is wrong, or a damaged page may hide the value. The message names a key.
         """
         raw: bytes | None = self._read(_get, key)
         if raw is None:
@@ -66,10 +66,10 @@ class LmdbKeyValue:
         return raw[:-4]
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of all keys, read in one snapshot.
+        """Return the values of all keys, read in one snapshot.
 
         Raises:
-            Corrupt: A checksum is wrong, or a page is damaged that may hide a key; the message names one.
+            Corrupt: A checksum is wrong, or a damaged page may hide a key. The message names a key.
         """
         found, damaged = self._read(_get_all, keys)
         if damaged is not None:
@@ -86,18 +86,18 @@ class LmdbKeyValue:
         return found
 
     def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
-        """Delete, then put, in one synced transaction.
+        """Delete keys, then put pairs, in one synced transaction.
 
         Raises:
             Misuse: A key is empty, longer than 511 bytes, or begins with a zero byte.
             Conflict: Another process writes here.
-            Unavailable: The disk is full; nothing was written.
+            Unavailable: The disk is full. Nothing was written.
         """
         self._refuse_closed()
         removed = list(deletes)
         if not puts and not removed:
             return
-        keys = sorted(puts)  # neighbours share pages
+        keys = sorted(puts)  # neighbouring keys share pages
         values = list(puts.values() if keys == list(puts) else map(puts.__getitem__, keys))
         self._check_keys(keys)
         self._check_keys(sorted(removed))
@@ -111,7 +111,8 @@ class LmdbKeyValue:
                 checks = map(_crc32, values, map(_crc32, keys))
                 tails = map(_tail, checks)
                 pairs = zip(keys, map(add, values, tails))  # noqa: B905  # one by one: no second copy of all values
-                cursor.putmulti(pairs, append=behind)  # after all others: full pages, no search
+                # keys after all other keys are appended, which fills pages and needs no search
+                cursor.putmulti(pairs, append=behind)
 
         self._environment.write(change)
 
@@ -121,10 +122,12 @@ class LmdbKeyValue:
         self._environment.release_writer()
 
     def scan(self, prefix: bytes, *, after: bytes = b"", limit: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
-        """Up to `limit` pairs whose key starts with `prefix` and is greater than `after`, in key order, one snapshot.
+        """Yield up to `limit` pairs whose key starts with `prefix` and is greater than `after`.
+
+        The pairs are in key order, and come from one snapshot.
 
         Raises:
-            Corrupt: A pair's checksum is wrong; the message names the key.
+            Corrupt: The checksum of a pair is wrong. The message names the key.
         """
         found = self._read(_scan, (prefix, after, limit))
         for (key, _), (following, _) in pairwise(found):
@@ -133,25 +136,27 @@ class LmdbKeyValue:
         return iter([(key, self._verified(key, raw)) for key, raw in found])
 
     def erase(self, keys: Iterable[bytes] = ()) -> None:
-        """Delete keys so that neither they nor anything deleted or replaced before is on the disk any more.
+        """Delete keys so that neither they nor anything that was deleted or replaced earlier is on the disk any
+        more.
 
-        The file is rewritten, which takes as long as copying it; readers in this process wait briefly.
+        The file is rewritten, which takes as long as copying it. Readers in this process wait briefly.
 
         Raises:
-            Conflict: Another process has the store open; nothing was done.
-            Unavailable: The disk is full; nothing was done.
+            Conflict: Another process has the store open. Nothing was done.
+            Unavailable: The disk is full. Nothing was done.
         """
         self._refuse_closed()
         self._environment.rewrite(keys)
 
     def check(self) -> int:
-        """Verify every pair, their order and their number; returns the number.
+        """Verify every pair, their order and their number, and return the number.
 
-        A `get` verifies the pair it finds, and the neighbours of a key it does not find. Only this also finds a page
-        that is missing or was replaced by an older one: run it after restoring a copy, or if a disk is in doubt.
+        A `get` verifies the pair that it finds, and the neighbours of a key that it does not find. Only `check` also
+        finds a page that is missing or was replaced by an older page. Run it after restoring a copy, or when a disk is
+        in doubt.
 
         Raises:
-            Corrupt: Something is damaged or missing; the message names it.
+            Corrupt: Something is damaged or missing. The message names it.
         """
         return self._read(_check, self)
 
@@ -172,7 +177,7 @@ class LmdbKeyValue:
         return self._environment.reopen_if_replaced(make=make)
 
     def copy_to(self, directory: Path) -> None:
-        """Write a snapshot of all pairs to a new directory; others may write meanwhile.
+        """Write a snapshot of all pairs to a new directory. Other processes may write meanwhile.
 
         Raises:
             Unavailable: The disk is full or read-only.
@@ -181,7 +186,7 @@ class LmdbKeyValue:
         self._environment.copy(directory)
 
     def close(self) -> None:
-        """Release the environment; does nothing the second time."""
+        """Release the environment. A second call does nothing."""
         if self._refusal is None:
             self._refuse_from_now(
                 Misuse(f"{self.directory}: this key-value store is closed. Open it again with store.open.")
@@ -200,7 +205,7 @@ class LmdbKeyValue:
         self.close()
 
     def _check_keys(self, keys: Sequence[bytes]) -> None:
-        """Refuse keys that LMDB cannot hold; they are sorted."""
+        """Refuse keys that LMDB cannot hold. The keys are sorted."""
         if not keys or (max(map(len, keys)) <= _LONGEST_KEY_BYTES and keys[0][:1] > b"\0"):
             return
         wrong = next(key for key in keys if not 0 < len(key) <= _LONGEST_KEY_BYTES or key[0] == 0)
@@ -227,7 +232,7 @@ class LmdbKeyValue:
 
 
 def _get_all(transaction: Any, keys: Sequence[bytes]) -> tuple[list[bytes | None], bytes | None]:
-    """The values, and a key at which damage shows that may hide a missing one."""
+    """Return the values, and a key at which damage shows that may hide a missing key."""
     found = list(map(transaction.get, keys))
     if None not in found:
         return found, None
@@ -258,7 +263,8 @@ def _check(transaction: Any, store: LmdbKeyValue) -> int:
             raise store._damaged(key)
         if key != FORMAT_KEY:
             store._verified(key, raw)
-        if transaction.get(key) is None:  # a cursor goes from leaf to leaf, a look-up through the pages above them
+        # a cursor goes from leaf to leaf, but a look-up goes through the pages above the leaves
+        if transaction.get(key) is None:
             raise Corrupt(
                 f"{store.directory}/data.mdb: key {key!r} is there and cannot be found: a page that leads to it is "
                 f"damaged. {store._repair}"
@@ -267,4 +273,4 @@ def _check(transaction: Any, store: LmdbKeyValue) -> int:
     entries = transaction.stat()["entries"]
     if count != entries:
         raise Corrupt(f"{store.directory}/data.mdb: {count} pairs where {entries} were written. {store._repair}")
-    return count - 1  # without the format's
+    return count - 1  # without the key of the format

@@ -1,4 +1,4 @@
-"""Detection of a truncated LMDB data file: reading a missing page would end the process (SIGBUS)."""
+"""Detection of a truncated LMDB data file, because reading a missing page would end the process (SIGBUS)."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import struct
 from collections.abc import Iterator
 from typing import IO
 
-_HEAD_BYTES = 16  # the head of a page: number, pad, flags, begin and end of its free space
+_HEAD_BYTES = 16  # the head of a page: number, padding, flags, begin and end of the free space
 _META = struct.Struct("<IIQQ")  # magic, version, address, map size
 _TREE = struct.Struct("<IHHQQQQQ")  # page size, flags, depth, pages of three kinds, entries, root
 _LAST = struct.Struct("<QQ")  # last page, transaction
 _MAGIC = 0xBEEFC0DE
 _EMPTY = 2**64 - 1  # the root of a tree without pages
-_BRANCH = 0x01  # a page's flag
-_APART = 0x01  # a node's flag: its value has its own pages
+_BRANCH = 0x01  # flags of pages
+_APART = 0x01  # the flag of a node whose value has pages of its own
 
 
 def is_cut(file: IO[bytes]) -> bool:
-    """Whether the newest trees lead to a page after the end of a `data.mdb`.
+    """Return whether the newest trees lead to a page after the end of a `data.mdb`.
 
-    A complete file may end before its last page: pages that one transaction used and freed are not written. So only a
-    file that is shorter than all of its pages is walked through, which takes as long as reading it. An open read
-    transaction keeps others from changing the trees meanwhile.
+    A complete file may end before its last page, because pages that one transaction used and freed are not written. So
+    only a file that is shorter than all of its pages is searched, which takes as long as reading it. An open read
+    transaction keeps other processes from changing the trees meanwhile.
     """
     page_bytes, last, roots = _newest(file)
     if not page_bytes or os.fstat(file.fileno()).st_size >= (last + 1) * page_bytes:
@@ -31,7 +31,10 @@ def is_cut(file: IO[bytes]) -> bool:
 
 
 def _newest(file: IO[bytes]) -> tuple[int, int, list[int]]:
-    """Size and last number of pages, and the trees' roots; zeros if the file is not in the format of this machine."""
+    """Return the size, the number of the last page, and the roots of the trees.
+
+    All are zero if the file is not in the format of this machine.
+    """
     found: list[tuple[int, int, int, list[int]]] = []
     page_bytes = 0
     for number in (0, 1):
@@ -47,9 +50,9 @@ def _newest(file: IO[bytes]) -> tuple[int, int, list[int]]:
 
 
 def _whole(file: IO[bytes], root: int, page_bytes: int) -> bool:
-    """Whether all pages of a tree are there."""
+    """Return whether all pages of a tree exist."""
     left = [] if root == _EMPTY else [root]
-    seen: set[int] = set()  # damage may make a cycle
+    seen: set[int] = set()  # damage may create a cycle
     while left:
         number = left.pop()
         if number in seen:
@@ -71,11 +74,14 @@ def _whole(file: IO[bytes], root: int, page_bytes: int) -> bool:
 
 
 def _led_to(page: bytes, flags: int, lower: int) -> Iterator[tuple[int, int]]:
-    """The pages that a page leads to: children with 0, and large values with the number of their pages."""
+    """Return the pages to which a page leads.
+
+    Children have the number 0. Large values have the number of their pages.
+    """
     page_bytes = len(page)
     for at in struct.unpack_from(f"<{max(0, min(lower, page_bytes) - _HEAD_BYTES) // 2}H", page, _HEAD_BYTES):
         if at + 8 > page_bytes:
-            continue  # other damage: checksums find it
+            continue  # checksums find other damage
         low, high, of, key_bytes = struct.unpack_from("<HHHH", page, at)
         if flags & _BRANCH:
             yield low | high << 16 | of << 32, 0

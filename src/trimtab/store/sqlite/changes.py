@@ -1,4 +1,4 @@
-"""Detection of commits to an SQLite file by other connections, in a few microseconds."""
+"""Detection of commits that other connections make to an SQLite file, in a few microseconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _openings = itertools.count()
 
 
 class SqliteChanges:
-    """A connection to one file that never writes: its `data_version` changes with every commit of others.
+    """A connection to one file that never writes. Its `data_version` changes with every commit of other connections.
 
     Versions of two connections cannot be compared, so a mark also holds the number of its connection.
     """
@@ -26,7 +26,7 @@ class SqliteChanges:
         self._opening = 0
 
     def mark(self) -> tuple[int, int]:
-        """A value that stays the same only while no one commits.
+        """Return a value that stays the same only while no connection commits.
 
         Raises:
             Unavailable: The file cannot be read now.
@@ -42,9 +42,9 @@ class SqliteChanges:
             raise named(error, str(self._path)) from error
 
     def close(self) -> None:
-        """Close the connection; the next mark opens another, and differs."""
+        """Close the connection. The next mark opens another connection, and differs."""
         with self._mutex:
             connection, self._connection = self._connection, None
             if connection is not None:
-                with contextlib.suppress(sqlite3.Error):  # nothing was written through it
+                with contextlib.suppress(sqlite3.Error):  # nothing was written through this connection
                     connection.close()

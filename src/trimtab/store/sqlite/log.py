@@ -25,10 +25,11 @@ _LARGEST_PAYLOAD_BYTES = 500_000_000  # SQLite's limit of a row is 1,000,000,000
 
 
 class SqliteLog:
-    """A `Log` in a directory: `p0001.db`, `p0002.db`, ... one for each process that ever wrote at the same time.
+    """A `Log` in a directory.
 
-    `durable` syncs before it acknowledges; `relaxed` survives kill -9 as well, but may lose the last records in a
-    power cut. Safe to use from many threads.
+    The files `p0001.db`, `p0002.db`, ... are partitions, one for each process that ever wrote at the same time.
+    `durable` syncs before it acknowledges an append. `relaxed` survives kill -9 as well, but may lose the last records
+    in a power cut. Safe to use from many threads.
 
     >>> import tempfile
     >>> with SqliteLog(Path(tempfile.mkdtemp())) as log:
@@ -43,7 +44,7 @@ class SqliteLog:
         self.directory = Path(directory)
         self.mode: Mode = mode
         self._clock = clock or SystemClock()
-        self._refusal: Misuse | None = None  # raised once it is closed
+        self._refusal: Misuse | None = None  # raised once the log is closed
         self._writer: PartitionWriter | None = None
         self._readers: dict[str, PartitionReader] = {}
         self._mutex = threading.Lock()  # the queue and its leader
@@ -52,21 +53,22 @@ class SqliteLog:
         self._leader: _Append | None = None
         self._last_group = 1
         check_inherited(self.directory)
-        self._partitions()  # raises if it is not a directory; the first append makes it
+        self._partitions()  # raises an error if the path is not a directory; the first append makes the directory
         guard(self, self.directory)
 
     @property
     def partition(self) -> str:
-        """The partition that this process appends to; taken now when it has none yet."""
+        """Return the partition to which this process appends. If it has none yet, a partition is taken now."""
         return self._own().path.stem
 
     def append(self, payloads: Sequence[bytes], *, at_us: Sequence[int] | None = None) -> range:
-        """Append all of `payloads` or none; returns their positions once they are safe.
+        """Append all of `payloads` or none, and return their positions once they are safe.
 
         Raises:
-            Misuse: A payload is no bytes, or `at_us` does not fit.
-            Unavailable: The disk is full or read-only; nothing was appended. The log works again once it is not. (Where
-                the thread that appends for several was interrupted, all of them may have been: the message says so.)
+            Misuse: A payload is not bytes, or `at_us` does not fit.
+            Unavailable: The disk is full or read-only. Nothing was appended. The log works again once the disk does. If
+                the thread that appends for several threads was interrupted, all payloads may have been appended. The
+                message says so.
         """
         mine = _Append(payloads, at_us)
         if not mine.payloads:
@@ -84,24 +86,25 @@ class SqliteLog:
         return mine.positions
 
     def read(self, partition: str, after: int, *, limit: int = 10_000) -> list[LogRecord]:
-        """Up to `limit` records with position > `after`, verified.
+        """Return up to `limit` verified records with position > `after`.
 
         Raises:
-            NotFound: There is no such partition.
-            Corrupt: A record is damaged or missing; the message names the file and the position.
+            NotFound: The partition does not exist.
+            Corrupt: A record is damaged or missing. The message names the file and the position.
         """
         if after < 0 or limit < 1:
             raise Misuse(f"log: read after {after}, limit {limit}. Give after >= 0 and limit >= 1.")
         return self._reader(partition).read(after, limit)
 
     def positions(self) -> dict[str, int]:
-        """The last position of every partition, by its name."""
+        """Return the last position of every partition, by the partition's name."""
         return {name: self._reader(name).position() for name in self._partitions()}
 
     def truncate(self, partition: str, through: int) -> int:
-        """Remove the records up to and including `through`, and return their space to the disk; their number.
+        """Remove the records up to and including `through`, give their space back to the disk, and return their
+        number.
 
-        It works in steps, between which appends run. If it is interrupted, fewer records are removed.
+        The removal works in steps, between which appends run. If it is interrupted, fewer records are removed.
 
         Raises:
             Conflict: Another process writes that partition.
@@ -114,9 +117,10 @@ class SqliteLog:
         return removed
 
     def copy_to(self, directory: Path) -> dict[str, int]:
-        """Write a snapshot of every partition to a new directory; the last position of each copy.
+        """Write a snapshot of every partition to a new directory, and return the last position of each copy.
 
-        Other threads and processes may append meanwhile. What was acknowledged before this call is in the copy.
+        Other threads and processes may append meanwhile. Records that were acknowledged before this call are in the
+        copy.
         """
         try:
             make_folder(directory)
@@ -127,46 +131,46 @@ class SqliteLog:
         return {name: self._reader(name).copy(directory / f"{name}.db") for name in self._partitions()}
 
     def erase(self, partition: str, instead: Mapping[int, bytes]) -> int:
-        """Replace the payloads of records, by position; the number replaced. Append times stay.
+        """Replace the payloads of records, by position, and return the number replaced. Append times stay.
 
         The partition's file is rewritten, so this takes as long as copying it.
 
         Raises:
-            Conflict: Another process writes that partition; nothing was done.
-            Unavailable: Another process is reading it: the records are changed, but their old bytes are still on the
-                disk. Do it again.
+            Conflict: Another process writes that partition. Nothing was done.
+            Unavailable: Another process is reading the partition. The records are changed, but their old bytes are
+                still on the disk. Erase again.
         """
         return self._change(partition, lambda writer: writer.erase(instead))
 
     def skip_to(self, partition: str, position: int, again: Iterable[tuple[bytes, int]]) -> None:
-        """Continue a partition after `position`, without the records up to there; a missing file is made.
+        """Continue a partition after `position`, without the records up to there. A missing file is made.
 
         Args:
             partition: Its name.
-            position: The last position that any reader has read, beyond those it holds.
-            again: Payloads with their append times, appended after `position` in the same transaction.
+            position: The last position that any reader has read, even beyond the records that the partition holds.
+            again: Payloads with their append times. They are appended after `position` in the same transaction.
 
         Raises:
-            Conflict: Another process writes that partition; nothing was done.
+            Conflict: Another process writes that partition. Nothing was done.
         """
         if not self._path(partition).exists():
             self._make_directory()
         self._write_alone(partition, lambda writer: writer.skip_to(position, again))
 
     def restamp(self, partition: str, above_us: int, at_us: int) -> int:
-        """Set the append time of records appended after `above_us` to `at_us`; their number.
+        """Set the append time of records appended after `above_us` to `at_us`, and return their number.
 
         Raises:
-            Conflict: Another process writes that partition; nothing was done.
+            Conflict: Another process writes that partition. Nothing was done.
         """
         return self._change(partition, lambda writer: writer.restamp(above_us, at_us))
 
     def mark(self) -> tuple[tuple[str, tuple[int, int]], ...]:
-        """A value that stays the same only while no process appends."""
+        """Return a value that stays the same only while no process appends."""
         return tuple((name, self._reader(name).mark()) for name in self._partitions())
 
     def maintenance(self) -> None:
-        """Checkpoint this process's write-ahead log, so that no append has to."""
+        """Checkpoint this process's write-ahead log, so that no append has to do it."""
 
         def checkpoint() -> None:
             if self._writer is not None:
@@ -175,13 +179,14 @@ class SqliteLog:
         self._alone(checkpoint)
 
     def close(self) -> None:
-        """Wait for the running append, then release the partition; does nothing the second time."""
+        """Wait for the running append, then release the partition. A second call does nothing."""
         if self._refusal is None or self._writer is not None:
             self._alone(self._close)
 
     def after_fork(self) -> None:
         """In a forked child: refuse every later call."""
-        self._inherited = self._writer, self._readers  # kept, so that they are not finalised
+        # kept, so that the parent's objects are not finalised in the child
+        self._inherited = self._writer, self._readers
         self._writer, self._readers = None, {}
         self._refusal = self._refusal or forked(self.directory)
 
@@ -204,14 +209,14 @@ class SqliteLog:
 
     def _change(self, partition: str, change: Callable[[PartitionWriter], int]) -> int:
         """Change a partition while no thread or process appends to it."""
-        self._reader(partition)  # NotFound for a wrong name
+        self._reader(partition)  # raises NotFound for a wrong name
         return self._write_alone(partition, change)
 
     def _write_alone(self, partition: str, change: Callable[[PartitionWriter], _T]) -> _T:
         with self._files:
             writer = self._writer
         if writer is not None and writer.path.stem == partition:
-            return self._alone(lambda: change(self._own()))  # Misuse if it was closed meanwhile
+            return self._alone(lambda: change(self._own()))  # raises Misuse if the log was closed meanwhile
         path, lock_path = self._path(partition), self.directory / f"{partition}.lock"
         lock = self._lock(lock_path)
         if lock is None:
@@ -223,7 +228,7 @@ class SqliteLog:
             writer.close()
 
     def _wait(self, mine: _Append) -> None:
-        """Return once it is written, or once it is the leader."""
+        """Return once the append is written, or once it is the leader."""
         with self._mutex:
             if self._leader is None:
                 self._leader = mine
@@ -232,13 +237,14 @@ class SqliteLog:
             mine.wakeup.acquire()
 
     def _lead(self, mine: _Append) -> None:
-        """Write all waiting appends in one transaction, make the next one the leader, and wake those written."""
-        while self._last_group > 1:  # threads that the last commit woke append again soon: let them share this sync
+        """Write all waiting appends in one transaction, make the next append the leader, and wake the written ones."""
+        # threads that the last commit woke will append again soon; wait so that they share this sync
+        while self._last_group > 1:
             before = len(self._waiting)
             time.sleep(0)
             if len(self._waiting) == before:
                 break
-        with self._mutex:  # an empty one runs alone, see `_alone`
+        with self._mutex:  # an empty append runs alone, see `_alone`
             mine.group = group = list(takewhile(lambda each: each.payloads, self._waiting))
             del self._waiting[: len(group)]
         self._last_group = len(group)
@@ -253,7 +259,7 @@ class SqliteLog:
         for each in group:
             if each is not mine:
                 each.wakeup.release()
-        mine.group = ()  # a reference to itself: without this its payloads would wait for the collector
+        mine.group = ()  # drops a reference to itself, which would keep its payloads until a garbage collection
 
     def _write(self, group: list[_Append]) -> None:
         position = self._own().append([(each.payloads, each.at_us) for each in group], self._clock.now_us())
@@ -262,7 +268,7 @@ class SqliteLog:
             position += len(each.payloads)
 
     def _alone(self, work: Callable[[], _T]) -> _T:
-        """Run `work` as the leader without an append, so that no one else uses the writer meanwhile."""
+        """Run `work` as the leader without an append, so that no other thread uses the writer meanwhile."""
         mine = _Append((), None)
         try:
             self._wait(mine)
@@ -281,9 +287,9 @@ class SqliteLog:
                     following.wakeup.release()
 
     def _dequeue(self, mine: _Append, failure: BaseException | None = None) -> None:
-        """Leave the queue after an exception at any point, so that others do not wait for ever. # D170
+        """Leave the queue after an exception at any point, so that other threads do not wait for ever. # D170
 
-        It may be called more than once.
+        This function may be called more than once.
         """
         with self._mutex:
             for each in mine.group:
@@ -297,7 +303,8 @@ class SqliteLog:
         self._pass_lead(mine)
         with self._mutex:
             for waits in (*mine.group, self._leader):
-                if waits is not None and waits.wakeup.locked():  # not released yet, or not waiting any more
+                # the append is not released yet, or does not wait any more
+                if waits is not None and waits.wakeup.locked():
                     waits.wakeup.release()
         mine.group = ()
 
@@ -329,7 +336,7 @@ class SqliteLog:
                 continue
             if path.exists() or not used_before:
                 return open_writer(path, lock, self.mode)
-            lock.release()  # its file was moved away: views hold positions of it, which must not be used again
+            lock.release()  # the file was moved away, but views hold its positions, which must not be used again
         raise AssertionError("unreachable")
 
     def _lock(self, path: Path) -> FileLock | None:
@@ -390,6 +397,6 @@ class _Append:
         self.positions = range(0)
         self.error: TrimtabError | None = None
         self.done = False
-        self.group: Sequence[_Append] = ()  # the appends it writes as the leader, itself included
+        self.group: Sequence[_Append] = ()  # the appends that it writes as the leader, including itself
         self.wakeup = threading.Lock()
         self.wakeup.acquire()

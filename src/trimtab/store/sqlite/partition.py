@@ -1,4 +1,4 @@
-"""One partition of a `SqliteLog`: its one writer and its readers."""
+"""One partition of a `SqliteLog`, with its one writer and its readers."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ from trimtab.store.sqlite.wal import acknowledged_frames
 
 _T = TypeVar("_T")
 
-_CHUNKS = (256, *range(32, 0, -1))  # rows of one INSERT: each statement drops and retakes the interpreter lock once
+_CHUNKS = (256, *range(32, 0, -1))  # rows of one INSERT; each statement releases and retakes the interpreter lock once
 _INSERTS = {n: "INSERT INTO record VALUES" + ",".join(["(?,?,?,?)"] * n) for n in _CHUNKS}
-_TRUNCATED = 20_000  # records that one transaction removes: appends run in between
+_TRUNCATED = 20_000  # records that one transaction removes; appends can run between two transactions
 _BUSY_MS = 5_000  # the default of `sqlite3.connect`
 _RETURNED = 2_000  # pages that one transaction returns to the disk
-_LONG_OVERDUE = 10_000  # pages of a write-ahead log at which appends checkpoint it themselves
+_LONG_OVERDUE = 10_000  # size of a write-ahead log, in pages, at which appends checkpoint it themselves
 _readers = count()
-_NO_APPEND_US = -(2**62)  # before every append, that of a clock before 1970 too
+_NO_APPEND_US = -(2**62)  # earlier than every append time, even with a clock before 1970
 
 
 class PartitionWriter:
-    """The only connection that writes one partition's file and checkpoints it, as long as it holds the lock."""
+    """The only connection that writes and checkpoints one partition's file, as long as it holds the lock."""
 
     def __init__(self, path: Path, lock: FileLock, mode: Mode) -> None:
         self.path = path
@@ -59,14 +59,14 @@ class PartitionWriter:
         self._path, self._wal_path = str(path), f"{path}-wal"
         self._checkpoints_late = False  # `checkpoint` is called regularly
         self._connection: sqlite3.Connection | None = None
-        self._file: FileId | None = None  # the file that the connection has open
-        self._wal: FileId | None = None  # its write-ahead log
+        self._file: FileId | None = None  # identity of the file that the connection has open
+        self._wal: FileId | None = None  # the write-ahead log of the file
         if not path.exists():
             create(path)
         self._open()
 
     def append(self, groups: Sequence[tuple[Sequence[bytes], Sequence[int] | None]], now_us: int) -> int:
-        """Write all groups in one transaction; returns the first position, once they are safe.
+        """Write all groups in one transaction, and return the first position once they are safe.
 
         After an error the next call opens the file again and continues from its contents.
         """
@@ -116,7 +116,10 @@ class PartitionWriter:
         )
 
     def skip_to(self, position: int, again: Iterable[tuple[bytes, int]]) -> None:
-        """Skip all positions up to `position`, remove the records there, and append payloads with their times."""
+        """Skip all positions up to `position`, and remove the records there.
+
+        Then payloads with their append times are appended.
+        """
         at_us = _NO_APPEND_US
         with self._transaction() as connection:
             connection.execute("DELETE FROM record WHERE position <= ?", (position,))
@@ -127,11 +130,11 @@ class PartitionWriter:
                 at_us = max(at_us, time_us)
                 crc = zlib.crc32(payload, zlib.crc32(PREFIX(number, at_us)))
                 connection.execute(_INSERTS[1], (number, at_us, crc, payload))
-        self.at_us = _NO_APPEND_US  # read again from the file
+        self.at_us = _NO_APPEND_US  # the head is read again from the file
         self._drop()
 
     def restamp(self, above_us: int, at_us: int) -> int:
-        """Set the append time of records appended after `above_us` to `at_us`; their number."""
+        """Set the append time of records that were appended after `above_us` to `at_us`, and return their number."""
         with self._transaction() as connection:
             rows = connection.execute(f"{SELECT} WHERE appended_at_us > ? ORDER BY position", (above_us,)).fetchall()
             for record in verified(rows, rows[0][0] - 1 if rows else 0, self.path):
@@ -141,12 +144,15 @@ class PartitionWriter:
             head = read_head(connection, self.path)
             if head.truncated_at_us > above_us:
                 write_head(connection, msgspec.structs.replace(head, truncated_at_us=at_us))
-        self.at_us = _NO_APPEND_US  # read again from the file
+        self.at_us = _NO_APPEND_US  # the head is read again from the file
         self._drop()
         return len(rows)
 
     def truncate(self, through: int) -> int:
-        """Remove the oldest records up to and including `through`, some thousands at a time; their number, 0: done."""
+        """Remove the oldest records up to and including `through`, and return their number.
+
+        Each call removes some thousands of records. The result 0 means that all are removed.
+        """
         with self._transaction() as connection:
             (first,) = connection.execute("SELECT min(position) FROM record").fetchone()
             if first is None or first > through:
@@ -161,22 +167,23 @@ class PartitionWriter:
         return removed
 
     def give_back(self) -> bool:
-        """Return free pages to the disk, some at a time; whether there are more."""
+        """Return some free pages to the disk, and return whether there are more free pages."""
         with self._named() as connection:
             (free,) = connection.execute("PRAGMA freelist_count").fetchone()
             if free:
                 connection.executescript(f"PRAGMA incremental_vacuum({_RETURNED})")  # `execute` stops after one page
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            else:  # and truncate the write-ahead log, unless it is being read
+            else:  # this also truncates the write-ahead log, unless it is being read
                 connection.execute("PRAGMA busy_timeout = 0")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
             return bool(free)
 
     def erase(self, instead: Mapping[int, bytes]) -> int:
-        """Replace payloads of records and rewrite the file without the old ones; the number changed.
+        """Replace payloads of records, rewrite the file without the old ones, and return the number of changed
+        records.
 
-        After a crash the file may have changed records and still hold old bytes: do it again.
+        After a crash the file may have changed records and still hold old bytes. In that case, erase again.
 
         Raises:
             Unavailable: Another process is reading the file, or there is no space for the new one.
@@ -193,17 +200,17 @@ class PartitionWriter:
                     connection.execute("UPDATE record SET crc = ?, payload = ? WHERE position = ?", row)
                     changed += 1
         with self._named() as connection:
-            connection.execute("VACUUM")  # pages keep copies of earlier contents in spite of secure_delete
+            connection.execute("VACUUM")  # pages keep copies of earlier contents even with secure_delete
             (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise Unavailable(f"{self.path}-wal: another process reads it, so old bytes stay in it. Do this again.")
         return changed
 
     def checkpoint(self) -> None:
-        """Copy the write-ahead log to the file: two syncs, during which the interpreter lock is free.
+        """Copy the write-ahead log to the file. This takes two syncs, during which the interpreter lock is free.
 
-        No one may append meanwhile: SQLite before 3.51.3 can damage a file if one connection checkpoints while another
-        commits (sqlite.org/wal.html#walresetbug).
+        No thread may append meanwhile: SQLite before 3.51.3 can damage a file if one connection checkpoints while
+        another commits (sqlite.org/wal.html#walresetbug).
         """
         with self._named() as connection:
             if not self._checkpoints_late:
@@ -231,7 +238,7 @@ class PartitionWriter:
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[sqlite3.Connection]:
-        """The connection; when it fails it is dropped and its error converted."""
+        """Return the connection inside the block. When it fails, it is dropped and its error is converted."""
         try:
             yield self._connection or self._open()
         except SQLITE_RAISES as error:
@@ -242,7 +249,7 @@ class PartitionWriter:
             raise
 
     def _drop(self) -> None:
-        """Drop a connection whose state is in doubt; the next call opens the file and reads its position."""
+        """Drop a connection whose state is in doubt. The next call opens the file and reads its position."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):  # the first error is the one to report
@@ -250,7 +257,7 @@ class PartitionWriter:
 
     def _open(self) -> sqlite3.Connection:
         what = str(self.path)
-        if file_id(what) is None:  # SQLite would make an empty one
+        if file_id(what) is None:  # otherwise SQLite would make an empty file
             raise Unavailable(f"{what}: it was removed or moved. Put it back, or run: trimtab recover")
         try:
             acknowledged = acknowledged_frames(self.path)
@@ -265,7 +272,7 @@ class PartitionWriter:
                 self._file, self._wal = (
                     file_id(what),
                     None,
-                )  # now: opening to write may have copied the file
+                )  # read now, because opening the file to write may have copied it
                 connection.execute(f"PRAGMA synchronous = {'FULL' if self.mode == 'durable' else 'NORMAL'}")
                 connection.execute("PRAGMA journal_size_limit = 67108864")
                 if self._checkpoints_late:
@@ -302,7 +309,7 @@ class PartitionWriter:
 
 
 class PartitionReader:
-    """A read-only connection to one partition's file, of this process or another; never checkpoints."""
+    """A read-only connection to one partition's file, of this process or another. It never checkpoints."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -313,7 +320,7 @@ class PartitionReader:
         self._number = next(_readers)  # versions of two connections cannot be compared
 
     def mark(self) -> tuple[int, int]:
-        """A value that stays the same only while no process writes the file."""
+        """Return a value that stays the same only while no process writes the file."""
         with self._mutex:
             self._reopen_if_replaced()
             try:
@@ -323,17 +330,18 @@ class PartitionReader:
         return self._number, version
 
     def read(self, after: int, limit: int) -> list[LogRecord]:
-        """The verified records with position > `after`.
+        """Return the verified records with position > `after`.
 
         Raises:
-            Corrupt: A record's checksum is wrong, or one is missing.
+            Corrupt: The checksum of a record is wrong, or a record is missing.
         """
         return self._in_snapshot(lambda connection: self._read(connection, after, limit))
 
     def _read(self, connection: sqlite3.Connection, after: int, limit: int) -> list[LogRecord]:
         rows = connection.execute(f"{SELECT} WHERE position > ? ORDER BY position LIMIT ?", (after, limit)).fetchall()
         if rows and rows[0][0] == after + 1 and len(rows) == limit:
-            return verified(rows, after, self.path)  # nothing can be missing, so the two look-ups below are not needed
+            # no record can be missing, so the two look-ups below are not needed
+            return verified(rows, after, self.path)
         head = read_head(connection, self.path)
         last = sequence(connection, head)
         start = max(after, head.truncated_through)
@@ -349,8 +357,9 @@ class PartitionReader:
         return self._in_snapshot(lambda connection: sequence(connection, read_head(connection, self.path)))
 
     def copy(self, path: Path) -> int:
-        """Write a snapshot of the partition to a new file of the same name; its last position."""
-        with contextlib.closing(PartitionReader(self.path)) as source:  # a new connection: others read meanwhile
+        """Write a snapshot of the partition to a new file of the same name, and return its last position."""
+        # a new connection, because other threads read meanwhile
+        with contextlib.closing(PartitionReader(self.path)) as source:
             return source._copied(path)
 
     def _copied(self, path: Path) -> int:
@@ -370,7 +379,7 @@ class PartitionReader:
             self._connection.close()
 
     def _in_snapshot(self, what: Callable[[sqlite3.Connection], _T]) -> _T:
-        """`what(connection)` in one snapshot."""
+        """Return `what(connection)`, computed in one snapshot."""
         with self._mutex:
             self._reopen_if_replaced()
             connection = self._connection
@@ -412,7 +421,7 @@ class PartitionReader:
 
 
 def open_writer(path: Path, lock: FileLock, mode: Mode) -> PartitionWriter:
-    """The writer of `path`; the lock is released if it cannot be opened."""
+    """Return the writer of `path`. The lock is released if the file cannot be opened."""
     try:
         return PartitionWriter(path, lock, mode)
     except BaseException:
@@ -421,5 +430,5 @@ def open_writer(path: Path, lock: FileLock, mode: Mode) -> PartitionWriter:
 
 
 def busy(path: Path, lock_path: Path) -> Conflict:
-    """The error for a partition that another process writes."""
+    """Return the error for a partition that another process writes."""
     return Conflict(f"{path}: process {FileLock.holder(lock_path)} writes it. Do this there, or once that has ended.")

@@ -1,4 +1,4 @@
-"""The file of one partition of a `SqliteLog`: its tables, its head row, and how its records are verified."""
+"""The file of one partition of a `SqliteLog`: its tables and head row, and the verification of its records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trimtab.store.ports import LogRecord
 from trimtab.store.sqlite.errors import SQLITE_RAISES, named
 
 Mode = Literal["durable", "relaxed"]
-FileId: TypeAlias = tuple[int, int]  # device and number
+FileId: TypeAlias = tuple[int, int]  # device and inode number
 
 FORMAT = 1
 _APPLICATION = 0x74724C67  # "trLg"
@@ -42,7 +42,7 @@ PREFIX = struct.Struct("<qq").pack
 
 
 def file_id(path: str) -> FileId | None:
-    """The device and number of the file at a path; None: there is none."""
+    """Return the device and inode number of the file at a path, or None if there is no file."""
     try:
         found = os.stat(path)
     except OSError:
@@ -51,7 +51,7 @@ def file_id(path: str) -> FileId | None:
 
 
 def create(path: Path) -> None:
-    """A new, empty partition file, complete before it gets its name."""
+    """Make a new, empty partition file. It is complete before it gets its name."""
     new = path.with_suffix(".new")
     try:
         for leftover in (new, Path(f"{new}-wal"), Path(f"{new}-shm"), Path(f"{new}-journal")):
@@ -59,7 +59,7 @@ def create(path: Path) -> None:
         connection = sqlite3.connect(new, isolation_level=None)
         try:
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # so that `give_back` can
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # lets `give_back` return pages
             connection.executescript(_SCHEMA)
             write_head(connection, Head(path.stem, True, 0, 0))
             connection.execute(f"PRAGMA application_id = {_APPLICATION}")
@@ -67,7 +67,7 @@ def create(path: Path) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
         finally:
             connection.close()
-        for suffix in ("-wal", "-shm"):  # of an earlier file: SQLite would apply it to this one
+        for suffix in ("-wal", "-shm"):  # a log of an earlier file, which SQLite would apply to this file
             with contextlib.suppress(FileNotFoundError):
                 os.rename(f"{path}{suffix}", f"{path}{suffix}.lost")
         narrow(new)
@@ -83,7 +83,7 @@ class Head(msgspec.Struct, frozen=True):
     """The head row of a partition's file."""
 
     name: str
-    durable: bool  # the mode of its last writer: whether a power cut may have damaged the write-ahead log
+    durable: bool  # the mode of the last writer, which tells whether a power cut may have damaged the write-ahead log
     truncated_through: int
     truncated_at_us: int
 
@@ -92,7 +92,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 def check_format(connection: sqlite3.Connection, path: Path) -> Head:
-    """The head of a file, once its format is checked."""
+    """Return the head of a file, once its format is checked."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION:
@@ -103,13 +103,13 @@ def check_format(connection: sqlite3.Connection, path: Path) -> Head:
 
 
 def read_head(connection: sqlite3.Connection, path: Path) -> Head:
-    """The head row, against its checksum and the file's name."""
+    """Read the head row, and check it against its checksum and the file's name."""
     query = "SELECT name, durable, truncated_through, truncated_at_us, crc FROM head"
     try:
         ((name, durable, through, at_us, crc),) = connection.execute(query).fetchall()
         head = Head(name.decode(), durable == 1, through, at_us)
         sound = crc == head.crc()
-    except (ValueError, AttributeError):  # damage can remove the row, or make it undecodable
+    except (ValueError, AttributeError):  # damage can remove the row or make it undecodable
         sound = False
     if not sound:
         raise Corrupt(f"{path}: its head row is damaged. Restore the partition from a copy, or move its files away.")
@@ -126,13 +126,16 @@ def write_head(connection: sqlite3.Connection, head: Head) -> None:
 
 
 def sequence(connection: sqlite3.Connection, head: Head) -> int:
-    """The last position ever used, which AUTOINCREMENT keeps."""
+    """Return the last position that was ever used, which AUTOINCREMENT keeps."""
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'record'").fetchone()
     return head.truncated_through if row is None else int(row[0])
 
 
 def verified(rows: list[tuple[int, int, int, bytes]], after: int, path: Path) -> list[LogRecord]:
-    """The records of rows that follow position `after` without a gap, each checked against its checksum."""
+    """Yield the records of rows that follow position `after` without a gap.
+
+    Each record is checked against its checksum.
+    """
     crc32, prefix, name = zlib.crc32, PREFIX, path.stem
     records = []
     for position, at_us, crc, payload in rows:

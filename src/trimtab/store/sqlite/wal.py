@@ -1,4 +1,4 @@
-"""The part of a write-ahead log that was certainly acknowledged, to tell damage from its end."""
+"""The part of a write-ahead log that was certainly acknowledged, which tells damage from the log's end."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _FRAME = 24  # bytes before each page: page number, size after commit (0: not a 
 
 
 def acknowledged_frames(database: Path) -> int:
-    """The number of the last commit frame followed by more frames of the same generation, 0 without one.
+    """Return the number of the last commit frame that is followed by frames of the same generation, or 0.
 
-    SQLite silently takes the first frame with a wrong checksum for the end of the log. With synchronous FULL the
-    next transaction starts only after a commit was synced, so a commit with frames behind it had been acknowledged
-    and must still be readable. (The last transaction may be torn by a power cut; that is no damage.)
+    SQLite silently takes the first frame with a wrong checksum for the end of the log. With synchronous FULL the next
+    transaction starts only after a commit was synced. So a commit with frames after it had been acknowledged and must
+    still be readable. (A power cut may leave the last transaction incomplete, which is not damage.)
 
     Source: sqlite.org/fileformat2.html#walformat.
     """

@@ -1,4 +1,4 @@
-"""A lock so that only one connection of all threads and processes writes an SQLite file in WAL mode."""
+"""A lock that lets only one connection of all threads and processes write an SQLite file in WAL mode."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trimtab.core.errors import Unavailable
 from trimtab.store.durable_files import file_mode
 from trimtab.store.forks import guard
 
-_LONGEST_WAIT_S = 0.02  # between two attempts to lock
+_LONGEST_WAIT_S = 0.02  # pause between two attempts to lock
 
 
 class WriteLock:
@@ -24,8 +24,8 @@ class WriteLock:
     (sqlite.org/wal.html#walresetbug). Commits, and the checkpoints they cause, only happen while it is held. # D57
 
     Args:
-        path: The lock file, made when first needed; it is not removed.
-        wait_s: How long to wait for others.
+        path: The lock file. It is made when first needed, and not removed.
+        wait_s: How long to wait for other writers.
     """
 
     def __init__(self, path: Path, *, wait_s: float) -> None:
@@ -37,10 +37,10 @@ class WriteLock:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Hold the lock: no one else writes inside the block.
+        """Hold the lock, so that no other thread or process writes inside the block.
 
         Raises:
-            Unavailable: Others held it for too long, or the lock file cannot be made.
+            Unavailable: Other writers held the lock for too long, or the lock file cannot be made.
         """
         if not self._mutex.acquire(timeout=self._wait_s):
             raise self._late()
@@ -54,7 +54,7 @@ class WriteLock:
             self._mutex.release()
 
     def close(self) -> None:
-        """Close the lock file; the next `hold` opens it again."""
+        """Close the lock file. The next `hold` opens it again."""
         with self._mutex:
             self._close()
 

@@ -31,10 +31,8 @@ class Address(msgspec.Struct, frozen=True):
     operation: str = ""  # its name in the OpenAPI document; empty: the document leaves it out
     summary: str = ""
     tag: str = ""
-    gives: Any = (
-        # a Struct, several Structs, a `Listed`, the name of a schema, a media type, a schema, or schemas by media type
-        None
-    )
+    # a Struct, several Structs, a `Listed`, the name of a schema, a media type, a schema, or schemas by media type
+    gives: Any = None
     takes: Any = None  # a Struct, a list of a Struct, or a request body in OpenAPI's form
     query: tuple[str, ...] | None = ()  # names that the query may have; None: any name, unchecked
     headers: tuple[str, ...] = ()  # names in the OpenAPI document

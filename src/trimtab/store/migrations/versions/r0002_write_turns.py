@@ -1,4 +1,7 @@
-"""From here on an SQLite catalogue is in WAL mode and written in turns; an earlier trimtab, without them, refuses."""
+"""From here on an SQLite catalogue is in WAL mode, and its writers take turns.
+
+An earlier trimtab, which does not take turns, refuses a catalogue of this revision.
+"""
 
 revision = "0002"
 down_revision = "0001"
@@ -7,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Change no table: the revision itself is what keeps others out. # D57"""
+    """Change no table. The revision itself keeps earlier versions out. # D57"""
 
 
 def downgrade() -> None:

@@ -1,4 +1,4 @@
-"""The tables of the catalogue, and their migration."""
+"""The tables of the catalogue, and their migrations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trimtab.core.errors import Misuse
 HEAD = "0002"
 KNOWN = ("0001", "0002")  # every revision that this version can read or migrate, oldest first
 
-_text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")  # by bytes, as SQLite compares
+_text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")  # texts are compared by bytes, as in SQLite
 metadata = sa.MetaData()
 record = sa.Table(
     "record",
@@ -41,10 +41,10 @@ _version = sa.Table("alembic_version", sa.MetaData(), sa.Column("version_num", s
 
 
 def revision_of(connection: sa.Connection, what: str) -> str | None:
-    """The database's schema revision, None when it has no tables yet.
+    """Return the database's schema revision, or None when it has no tables yet.
 
     Raises:
-        Misuse: A newer trimtab made it, or it belongs to something else.
+        Misuse: A newer trimtab made the database, or it belongs to another program.
     """
     tables = set(sa.inspect(connection).get_table_names())
     if _version.name not in tables:

@@ -1,4 +1,4 @@
-"""Files that are whole after a crash or not there at all, and the check that files can be made."""
+"""Files that are either complete or absent after a crash, and a check that files can be made."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from pathlib import Path
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.store.regular_file import other_kind
 
-TEMPORARY = (".", ".new")  # prefix and suffix of a file that is being written, or was when its writer died
-_ROOM_BYTES = 1 << 18  # less is a full disk: the files that a database makes when it is opened take half of it
+# prefix and suffix of a file that is being written, or that was being written when its writer died
+TEMPORARY = (".", ".new")
+# with less free space the disk counts as full; the files that a database makes when it is opened take half of this
+_ROOM_BYTES = 1 << 18
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write a whole file, synced; after a crash it has the old content or the new.
+    """Write a whole file and sync it. After a crash the file has either the old content or the new.
 
     Raises:
         Misuse: The name is that of a device or a pipe.
     """
     kind = other_kind(path)
-    if kind not in (None, "folder"):  # a folder is the system's own error
+    if kind not in (None, "folder"):  # for a folder, the system raises its own error
         raise Misuse(f"file {path}: found a {kind}, needed the name of a new file. Give another one.")
     fd, temporary = tempfile.mkstemp(prefix=TEMPORARY[0], suffix=TEMPORARY[1], dir=path.parent)
     try:
@@ -41,8 +43,9 @@ def write_durably(path: Path, data: bytes) -> None:
 def write_content(path: Path, data: bytes) -> None:
     """Write content under a name made of its hash, and sync both.
 
-    If killed, this leaves all or nothing; a power cut before it returns may leave a damaged file. The file is renamed
-    before the first sync, which writes both to the disk, so that the second sync has little left to do. # D83
+    If the process is killed, the file is either complete or absent. A power cut before the function returns may leave a
+    damaged file. The file is renamed before the first sync, which writes both to the disk, so that the second sync has
+    little left to do. # D83
     """
     fd, temporary = tempfile.mkstemp(prefix=TEMPORARY[0], suffix=TEMPORARY[1], dir=path.parent)
     with open(fd, "wb", buffering=0) as file:
@@ -63,7 +66,7 @@ def write_content(path: Path, data: bytes) -> None:
 def make_folder(folder: Path) -> None:
     """Make a folder and its missing parents, each with the permissions of its parent.
 
-    So everything in a private folder is private, and a group that may read a folder may read what is made in it.
+    So everything in a private folder is private. A group that may read a folder may read everything that is made in it.
     """
     if not folder.is_dir():
         make_folder(folder.parent)
@@ -72,38 +75,44 @@ def make_folder(folder: Path) -> None:
 
 
 def file_mode(folder: Path) -> int:
-    """The mode of a new file: writable by its owner, readable by those who may read the folder."""
+    """Return the mode of a new file.
+
+    Its owner may write it, and everyone who may read the folder may read it.
+    """
     return 0o600 | folder.stat().st_mode & 0o044
 
 
 def narrow(path: Path) -> None:
-    """Remove permissions of a file that its folder does not have."""
-    with contextlib.suppress(PermissionError):  # of another user who shares the folder
+    """Remove the permissions of a file that its folder does not have."""
+    with contextlib.suppress(PermissionError):  # the file belongs to another user who shares the folder
         path.chmod(path.stat().st_mode & (0o700 | path.parent.stat().st_mode & 0o077))
 
 
 def publish(made: Path, path: Path) -> None:
-    """Give a synced file its final name, unless another process used that name first; `made` is removed."""
+    """Give a synced file its final name, unless another process used that name first.
+
+    In both cases `made` is removed.
+    """
     try:
         os.link(made, path)
     except FileExistsError:
         pass
-    except OSError:  # a file system without links: there only locks keep two first processes apart
+    except OSError:  # on a file system without links, only locks keep two processes from making the file at once
         os.replace(made, path)
     made.unlink(missing_ok=True)
     sync_directory(path.parent)
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a folder in which no file can be made now, before any is half made there. # D43
+    """Refuse a folder in which no file can be made now, before any file is half made there. # D43
 
     On a full disk LMDB would end the process with SIGBUS, and SQLite would leave empty files behind.
 
     Raises:
-        Unavailable: It is read-only for this user, or its disk is full.
+        Unavailable: The folder is read-only for this user, or its disk is full.
     """
     there = existing(folder)
-    if not os.access(there, os.W_OK):  # also where the file system is mounted read-only
+    if not os.access(there, os.W_OK):  # this also detects a file system that is mounted read-only
         raise Unavailable(
             f"{folder}: cannot be written: {there} is read-only for this user. Give this user write access, or copy "
             "the project to a folder that can be written."
@@ -118,7 +127,7 @@ def check_writable(folder: Path) -> None:
 
 
 def existing(folder: Path) -> Path:
-    """`folder`, or its nearest parent that exists."""
+    """Return `folder`, or its nearest parent that exists."""
     while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
     return folder

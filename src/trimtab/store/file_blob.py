@@ -30,21 +30,21 @@ class FileBlob:
     def __init__(self, directory: Path) -> None:
         self.directory = Path(directory)
         try:
-            self._marked = self._format() == str(FORMAT)  # written with the first blob
+            self._marked = self._format() == str(FORMAT)  # the format file is written with the first blob
         except OSError as error:
             raise self._unavailable(error) from error
 
     def put(self, data: bytes) -> str:
-        """Store `data`; its hash. Durable when it returns; a damaged copy is replaced.
+        """Store `data` and return its hash. The data are durable when it returns. A damaged copy is replaced.
 
         Raises:
-            Unavailable: The disk is full or read-only; nothing was stored.
+            Unavailable: The disk is full or read-only. Nothing was stored.
         """
         digest = bytes_hash(data)
         path = self._path(digest)
         try:
             if _holds(path, data) and _renewed(path):
-                self._sync(path)  # its first writer may have been killed before that
+                self._sync(path)  # the first writer may have been killed before it synced the file
             else:
                 self._mark()
                 write_content(path, data)
@@ -53,11 +53,11 @@ class FileBlob:
         return digest
 
     def get(self, digest: str) -> bytes:
-        """The bytes.
+        """Return the bytes.
 
         Raises:
-            NotFound: They were never put here, or deleted.
-            Corrupt: They no longer match their hash.
+            NotFound: The bytes were never put here, or were deleted.
+            Corrupt: The bytes no longer match their hash.
         """
         path = self._path(digest)
         try:
@@ -74,14 +74,14 @@ class FileBlob:
         return self._path(digest).is_file()
 
     def stored(self, digest: str) -> StoredBlob | None:
-        """Size and time of the last `put`; None if it is not there."""
+        """Return the size and the time of the last `put`, or None if the blob does not exist."""
         try:
             return _weighed(digest, self._path(digest).stat())
         except FileNotFoundError:
             return None
 
     def all(self) -> Iterator[StoredBlob]:
-        """Every blob, in no order; one that is removed meanwhile may be included or not."""
+        """Yield every blob, in no order. A blob that is removed meanwhile may or may not be included."""
         for path in blob_files(self.directory):
             try:
                 yield _weighed(path.name, path.stat())
@@ -89,11 +89,11 @@ class FileBlob:
                 continue
 
     def expire(self, digest: str, before_us: int) -> bool:
-        """Remove it unless it was put since a time, or is being put; False if it stays or was not there."""
+        """Remove a blob unless it was put since a time or is being put. Returns False if it stays or does not exist."""
         path = self._path(digest)
         aside = path.with_name(f"{TEMPORARY[0]}{digest}.{os.getpid()}{TEMPORARY[1]}")
         try:
-            os.rename(path, aside)  # a `put` from here on finds none, and stores it again
+            os.rename(path, aside)  # a `put` from here on does not find the blob, and stores it again
             if aside.stat().st_mtime_ns // 1_000 >= before_us:
                 os.rename(aside, path)
                 return False
@@ -106,7 +106,10 @@ class FileBlob:
         return True
 
     def sweep(self, before_us: int, *, look: bool = False) -> int:
-        """Remove partial files that killed processes left before a time; their bytes. `look`: only count them."""
+        """Remove partial files that killed processes left before a time, and return their bytes.
+
+        With `look`, only count the bytes.
+        """
         found = 0
         for path in self.directory.glob(f"{TEMPORARY[0]}*{TEMPORARY[1]}"):
             try:
@@ -121,7 +124,7 @@ class FileBlob:
         return found
 
     def delete(self, digest: str) -> bool:
-        """Remove it; False when it was not there."""
+        """Remove the blob. Returns False when it does not exist."""
         path = self._path(digest)
         try:
             path.unlink()
@@ -133,7 +136,7 @@ class FileBlob:
         return True
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing, because nothing is held open."""
 
     def __enter__(self) -> FileBlob:
         return self
@@ -162,7 +165,7 @@ class FileBlob:
             self._marked = True
 
     def _format(self) -> str | None:
-        """The format of the directory, one of `KNOWN`; None if nothing was ever put there."""
+        """Return the format of the directory, one of `KNOWN`, or None if nothing was ever put there."""
         path = self.directory / "format"
         try:
             found = path.read_text("ascii", "replace").strip()
@@ -170,7 +173,7 @@ class FileBlob:
             others = self.directory.exists() and any(e.name[0] != "." for e in self.directory.iterdir())
             if not others:
                 return None
-            if not path.exists():  # else it was written meanwhile
+            if not path.exists():  # otherwise the format was written meanwhile
                 raise Misuse(
                     f"{self.directory}: holds other files. Give an empty directory, or a blob store."
                 ) from None
@@ -183,12 +186,12 @@ class FileBlob:
 
 
 def blob_file(directory: Path, digest: str) -> Path:
-    """The file of a blob in a store's directory, which need not exist."""
+    """Return the file of a blob in a store's directory. The file need not exist."""
     return directory / digest
 
 
 def blob_files(directory: Path) -> Iterator[Path]:
-    """The files of all blobs in a store's directory."""
+    """Return the files of all blobs in a store's directory."""
     return (path for path in directory.glob("*") if _DIGEST.fullmatch(path.name))
 
 
@@ -196,7 +199,7 @@ def check_format(path: Path, found: str) -> None:
     """Refuse a format that this trimtab does not read.
 
     Raises:
-        Misuse: It is one.
+        Misuse: This trimtab does not read the format.
     """
     if found not in KNOWN:
         known = ", ".join(KNOWN)
@@ -208,7 +211,7 @@ def _weighed(digest: str, found: os.stat_result) -> StoredBlob:
 
 
 def _renewed(path: Path) -> bool:
-    """Set its time to now, so that a garbage collection keeps it; False if it was just removed."""
+    """Set the time of a blob to now, so that a garbage collection keeps it. Returns False if it was just removed."""
     try:
         os.utime(path)
     except FileNotFoundError:

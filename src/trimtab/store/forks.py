@@ -1,7 +1,7 @@
 """Refusal to use, in a forked child, what its parent has open.
 
-SQLite and LMDB keep locks by process. A child that went on with its parent's connections, or opened the same files
-next to them, would take the parent's locks for its own and could damage the files.
+SQLite and LMDB keep locks by process. A child that used its parent's connections, or opened the same files next to
+them, would take the parent's locks for its own and could damage the files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trimtab.core.errors import Misuse
 
 
 class Guarded(Protocol):
-    """Something with open files."""
+    """An object with open files."""
 
     def after_fork(self) -> None:
         """Refuse every later call. Called in a forked child."""
@@ -28,27 +28,27 @@ _inherited: set[str] = set()  # in a forked child: what its parent had open
 
 
 def guard(thing: Guarded, path: Path) -> None:
-    """From now on `thing` has `path` open: a forked child can use neither."""
+    """Note that `thing` has `path` open, so that a forked child can use neither."""
     _open[thing] = os.path.realpath(path)
 
 
 def unguard(thing: Guarded) -> None:
-    """`thing` is closed; nothing happens the second time."""
+    """Note that `thing` is closed. A second call does nothing."""
     _open.pop(thing, None)
 
 
 def check_inherited(path: Path) -> None:
-    """Before `path` is opened.
+    """Check that `path` may be opened, before it is opened.
 
     Raises:
-        Misuse: This is a forked child, and its parent has it open.
+        Misuse: This is a forked child, and its parent has the path open.
     """
     if os.path.realpath(path) in _inherited:
         raise forked(path)
 
 
 def forked(path: Path) -> Misuse:
-    """The error for what was opened before this process was forked."""
+    """Return the error for an object that was opened before this process was forked."""
     return Misuse(
         f"{path}: this project was opened before the process forked. Start the child as a new interpreter "
         '(multiprocessing\'s "spawn", joblib\'s "loky", subprocess) and open it there: tt.open(...)'
@@ -58,7 +58,8 @@ def forked(path: Path) -> Misuse:
 def _after_fork_in_child() -> None:
     for thing, path in list(_open.items()):
         _inherited.add(path)
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))  # never finalised: that would close the parent's files
+        # never finalised, because that would close the parent's files
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
         thing.after_fork()
     _open.clear()
 

@@ -1,4 +1,4 @@
-"""Records of all partitions of a log in one order: append time, partition, position."""
+"""Records of all partitions of a log in one order: by append time, then partition, then position."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _appended_at = attrgetter("appended_at_us")
 
 
 class Gap(Exception):
-    """Records to be read were truncated from the log; the caller may have them in a table."""
+    """Raised because records to be read were truncated from the log. The caller may have them in a table."""
 
     def __init__(self, partition: str, first: int, last: int, found: int | None) -> None:
         there = "none" if found is None else f"{found} as the first"
@@ -22,28 +22,29 @@ class Gap(Exception):
 
 
 def append_order(record: LogRecord) -> tuple[int, str, int]:
-    """The sort key of records of several partitions."""
+    """Return the sort key of records of several partitions."""
     return record.appended_at_us, record.partition, record.position
 
 
 def in_order(parts: Sequence[list[LogRecord]]) -> list[LogRecord]:
-    """Merge the records of several partitions, each of them in order."""
+    """Merge the records of several partitions. Each partition's records are in order already."""
     return parts[0] if len(parts) == 1 else sorted(chain.from_iterable(parts), key=append_order)
 
 
 def intervals(
     log: Log, after: Mapping[str, int], upto: Mapping[str, int], *, batch: int = 10_000, gaps: bool = False
 ) -> Iterator[list[list[LogRecord]]]:
-    """The records after `after` up to `upto`, by intervals of append time: a list for each partition in it.
+    """Yield the records after `after` up to `upto` by intervals of append time, as a list for each partition.
 
-    No record of a later interval comes before one of an earlier interval. Partitions are in the order of their names,
-    those without records in an interval are left out, and no record is read twice.
+    No record of a later interval comes before a record of an earlier interval. Partitions are in the order of their
+    names. A partition without records in an interval is left out. No record is read twice.
 
     Args:
         log: The log.
-        after: By partition, the position already read; others are read from the beginning.
-        upto: By partition to be read, the last position wanted.
-        batch: The largest number of records of a partition read at once.
+        after: By partition, the position up to which records were read already. Other partitions are read from the
+            beginning.
+        upto: The last wanted position of each partition that is to be read.
+        batch: The largest number of records of a partition that are read at once.
         gaps: Skip truncated records.
 
     Raises:
@@ -57,7 +58,7 @@ def intervals(
         if not held:
             return
         unread = [(r[-1].appended_at_us, name) for name, r in held.items() if r[-1].position < upto[name]]
-        bound = min(unread, default=None)  # after it there may be records that are not read yet
+        bound = min(unread, default=None)  # after this record there may be records that are not read yet
         cuts = {name: _until(records, name, bound) for name, records in held.items()}
         yield [records[: cuts[name]] for name, records in held.items() if cuts[name]]
         held = {name: records[cuts[name] :] for name, records in held.items()}
@@ -78,7 +79,7 @@ def _chunks(log: Log, partition: str, after: int, end: int, batch: int, gaps: bo
 
 
 def _until(records: list[LogRecord], partition: str, bound: tuple[int, str] | None) -> int:
-    """The number of records that are not after the bound (append time, partition)."""
+    """Return the number of records that do not come after the bound (append time, partition)."""
     if bound is None:
         return len(records)
     cut = bisect_right if partition <= bound[1] else bisect_left

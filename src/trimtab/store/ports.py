@@ -11,7 +11,7 @@ import msgspec
 from trimtab.core.columns.data import Columns
 
 
-class LogRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):  # it can hold no cycle
+class LogRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):  # the struct can hold no reference cycle
     """One record of a log: its position, append time and payload."""
 
     partition: str
@@ -21,7 +21,7 @@ class LogRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):  # it c
 
 
 class Log(Protocol):
-    """An append-only log of partitions; each writing process appends to a partition of its own."""
+    """An append-only log of partitions. Each writing process appends to a partition of its own."""
 
     @property
     def partition(self) -> str:
@@ -31,39 +31,45 @@ class Log(Protocol):
     def append(self, payloads: Sequence[bytes], *, at_us: Sequence[int] | None = None) -> range:
         """Append all of `payloads` or none, and return their positions once they are safe.
 
-        `at_us` are their append times (a replay); left out, the clock's. A time below the partition's last one is
-        raised to it. Thread-safe: appends that arrive together share one sync.
+        `at_us` are their append times (for a replay). If left out, the time of the clock. A time below the partition's
+        last append time is raised to that time. Thread-safe: appends that arrive together share one sync.
         """
         ...
 
     def read(self, partition: str, after: int, *, limit: int = 10_000) -> list[LogRecord]:
-        """Up to `limit` records with position > `after`, in order. Raises Corrupt on the first damaged one."""
+        """Return up to `limit` records with position > `after`, in order.
+
+        Raises Corrupt at the first damaged record.
+        """
         ...
 
     def positions(self) -> dict[str, int]:
-        """The last position of every partition."""
+        """Return the last position of every partition."""
         ...
 
     def truncate(self, partition: str, through: int) -> int:
-        """Remove the records up to and including `through`; their number. Positions are not used again."""
+        """Remove the records up to and including `through`, and return their number.
+
+        Their positions are not used again.
+        """
         ...
 
     def erase(self, partition: str, instead: Mapping[int, bytes]) -> int:
-        """Replace the payloads of records, by position; the number replaced. Append times stay.
+        """Replace the payloads of records, by position, and return the number replaced. Append times stay.
 
-        When it returns, neither the old payloads nor truncated ones are on any page of the disk. Raises Conflict while
-        another process writes the partition: nothing was done.
+        When it returns, neither the old payloads nor truncated payloads are on any page of the disk. Raises Conflict,
+        and does nothing, while another process writes the partition.
         """
         ...
 
     def mark(self) -> Hashable | None:
-        """A value that stays the same only while no process appends; None: not cheaply known."""
+        """Return a value that stays the same only while no process appends, or None if there is no cheap value."""
         ...
 
     def maintenance(self) -> None:
-        """Do the work that appends otherwise do now and then, such as a checkpoint; appends wait meanwhile.
+        """Do the work that appends otherwise do now and then, such as a checkpoint. Appends wait meanwhile.
 
-        After the first call appends do it themselves only when it is long overdue. Raises Unavailable.
+        After the first call, appends do this work themselves only when it is long overdue. Raises Unavailable.
         """
         ...
 
@@ -76,41 +82,48 @@ class Repairable(Protocol):
 
     def skip_to(self, partition: str, position: int, again: Iterable[tuple[bytes, int]]) -> None:
         """Continue a partition after `position`, without the records up to there, and append payloads with their
-        append times: all or nothing. A missing partition is made."""
+        append times.
+
+        The call does all of this or nothing. A missing partition is made.
+        """
         ...
 
     def restamp(self, partition: str, above_us: int, at_us: int) -> int:
-        """Set the append time of records appended after `above_us` to `at_us`; their number."""
+        """Set the append time of records appended after `above_us` to `at_us`, and return their number."""
         ...
 
 
 class Table(Protocol):
-    """One table of record: rows are appended with the log position that they came from."""
+    """One table of record. Rows are appended with the log position from which they came."""
 
     def append(self, rows: Columns, *, writer: str, position: int) -> bool:
-        """Add rows in one commit that also stores `position` for `writer`; False, and nothing is done, when that
-        writer had reached `position` already."""
+        """Add rows in one commit that also stores `position` for `writer`.
+
+        If the writer had reached `position` already, return False and do nothing.
+        """
         ...
 
     def position(self, writer: str) -> int:
-        """The last position committed for `writer`; 0 when there is none."""
+        """Return the last position committed for `writer`, or 0 when there is none."""
         ...
 
     def scan(self, names: Sequence[str] | None = None, *, version: int | None = None) -> Columns:
-        """The rows (of all columns, or of those named) in the newest version or in `version`."""
+        """Return the rows (with all columns, or with those named) in the newest version or in `version`."""
         ...
 
     def erase(self, rows: Columns, instead: Columns | None = None) -> int:
-        """Remove, also from older versions' files, every row that equals one of `rows` in all of its columns, and add
-        the rows `instead`, in one commit; the number removed."""
+        """Remove every row that equals one of `rows` in all of its columns, even from files of older versions.
+
+        The rows `instead` are added in the same commit. Returns the number of removed rows.
+        """
         ...
 
     def compact(self) -> None:
-        """Merge small files into large ones; the rows stay the same."""
+        """Merge small files into large files. The rows stay the same."""
         ...
 
     def version(self) -> int:
-        """The newest version, -1 while the table is empty."""
+        """Return the newest version, or -1 while the table is empty."""
         ...
 
     def close(self) -> None: ...
@@ -118,18 +131,18 @@ class Table(Protocol):
 
 @runtime_checkable
 class Prunable(Protocol):
-    """A table whose rows can be removed by an SQL condition, in which `rows` is the table."""
+    """A table whose rows can be removed by an SQL condition. In the condition, `rows` is the table."""
 
     def prune(self, condition: str) -> int:
-        """Remove the rows that fulfil `condition`, in one commit; their number."""
+        """Remove the rows that fulfil `condition`, in one commit, and return their number."""
         ...
 
     def count(self, condition: str = "true") -> int:
-        """The number of rows that fulfil `condition`."""
+        """Return the number of rows that fulfil `condition`."""
         ...
 
     def vacuum(self, older_h: int) -> int:
-        """Delete files that only versions replaced `older_h` hours ago need; the bytes freed."""
+        """Delete files that are needed only by versions replaced `older_h` hours ago, and return the bytes freed."""
         ...
 
 
@@ -144,41 +157,49 @@ class Copyable(Protocol):
 class InFolder(Protocol):
     """A store whose files are in a folder of this machine, in which related files can be kept."""
 
-    folder: Path | None  # None: it has no folder
+    folder: Path | None  # None: the store has no folder
 
 
 class KeyValue(Protocol):
-    """A map of bytes to bytes. One process writes, many read; a write is all or nothing and synced."""
+    """A map of bytes to bytes. One process writes, and many read. A write is all or nothing, and synced."""
 
     def get(self, key: bytes) -> bytes | None: ...
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of all keys, read in one snapshot."""
+        """Return the values of all keys, read in one snapshot."""
         ...
 
     def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
-        """Put and delete in one transaction. A view's log position is one of the keys, so it moves with its state."""
+        """Put and delete in one transaction.
+
+        A view's log position is one of the keys, so it moves together with the view's state.
+        """
         ...
 
     def release_writer(self) -> None:
-        """Let another process write until this one writes again. A write makes its process the only writer."""
+        """Let another process write until this process writes again.
+
+        A write makes its process the only writer.
+        """
         ...
 
     def scan(self, prefix: bytes, *, after: bytes = b"", limit: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
-        """Up to `limit` pairs whose key starts with `prefix` and is greater than `after`, in key order."""
+        """Yield up to `limit` pairs whose key starts with `prefix` and is greater than `after`, in key order."""
         ...
 
     def erase(self, keys: Iterable[bytes] = ()) -> None:
-        """Delete keys so that neither they nor anything deleted or replaced before is on the disk any more.
+        """Delete keys so that neither they nor anything that was deleted or replaced earlier is on the disk any
+        more.
 
-        Raises Conflict while another process has the store open: nothing was done.
+        Raises Conflict, and does nothing, while another process has the store open.
         """
         ...
 
     def reopen_if_replaced(self, *, make: bool = False) -> bool:
-        """Open the store again if its files were removed or replaced; whether they were.
+        """Open the store again if its files were removed or replaced, and return whether they were.
 
-        Raises Unavailable if the files are missing; with `make`, for the writer, an empty store is made instead.
+        Raises Unavailable if the files are missing. With `make`, which is for the writer, an empty store is made
+        instead.
         """
         ...
 
@@ -189,17 +210,17 @@ class Blob(Protocol):
     """Bytes by the SHA-256 of their content."""
 
     def put(self, data: bytes) -> str:
-        """Store `data`; its hash, 64 hexadecimal digits. Durable when it returns."""
+        """Store `data` and return its hash, 64 hexadecimal digits. The data are durable when it returns."""
         ...
 
     def get(self, digest: str) -> bytes:
-        """The bytes. Raises NotFound, or Corrupt when they no longer match their hash."""
+        """Return the bytes. Raises NotFound, or Corrupt when the bytes no longer match their hash."""
         ...
 
     def exists(self, digest: str) -> bool: ...
 
     def delete(self, digest: str) -> bool:
-        """Remove it; False when it was not there."""
+        """Remove the blob. Returns False when it does not exist."""
         ...
 
     def close(self) -> None: ...
@@ -218,28 +239,31 @@ class Listed(Protocol):
     """A blob store that lists its blobs with size and age, so that unused ones can be removed."""
 
     def stored(self, digest: str) -> StoredBlob | None:
-        """One blob; None when it is not there."""
+        """Return one blob's size and time, or None when it does not exist."""
         ...
 
     def all(self) -> Iterator[StoredBlob]:
-        """Every blob, in no order; one that comes or goes meanwhile may be among them or not."""
+        """Yield every blob, in no order. A blob that is put or removed meanwhile may or may not be included."""
         ...
 
     def expire(self, digest: str, before_us: int) -> bool:
-        """Remove one unless it was put since a time; False if it stays or was not there."""
+        """Remove a blob unless it was put since a time. Returns False if it stays or does not exist."""
         ...
 
     def sweep(self, before_us: int, *, look: bool = False) -> int:
-        """Remove partial files that killed processes left before a time; their bytes. `look`: only count them."""
+        """Remove partial files that killed processes left before a time, and return their bytes.
+
+        With `look`, only count the bytes.
+        """
         ...
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A small named document of the catalogue, and the number of its writes."""
+    """A small named document of the catalogue, and the number of times it was written."""
 
     kind: str
     key: str
-    revision: int  # 1 at the first write
+    revision: int  # 1 after the first write
     body: bytes  # JSON
 
 
@@ -253,7 +277,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Put(msgspec.Struct, frozen=True, tag="put"):
-    """Write a record; `expected` is the revision it must have now (0: must not exist, None: any)."""
+    """Write a record. `expected` is the revision that it must have now (0: it must not exist, None: any)."""
 
     kind: str
     key: str
@@ -262,7 +286,7 @@ class Put(msgspec.Struct, frozen=True, tag="put"):
 
 
 class Remove(msgspec.Struct, frozen=True, tag="remove"):
-    """Remove a record; `expected` as in `Put`."""
+    """Remove a record. `expected` is as in `Put`."""
 
     kind: str
     key: str
@@ -270,7 +294,7 @@ class Remove(msgspec.Struct, frozen=True, tag="remove"):
 
 
 class Append(msgspec.Struct, frozen=True, tag="append"):
-    """Add a line to a journal; `expected` is the sequence number it must get (None: the next one)."""
+    """Add a line to a journal. `expected` is the sequence number that it must get (None: the next number)."""
 
     journal: str
     at_us: int
@@ -279,32 +303,32 @@ class Append(msgspec.Struct, frozen=True, tag="append"):
 
 
 class Catalog(Protocol):
-    """Small records, append-only journals and leases, changed in transactions by several processes."""
+    """Small records, append-only journals and leases, which several processes change in transactions."""
 
     def get(self, kind: str, key: str) -> Record | None: ...
 
     def find(self, kind: str, prefix: str = "") -> list[Record]:
-        """Records of a kind whose key starts with `prefix`, by key."""
+        """Return records of a kind whose key starts with `prefix`, in the order of their keys."""
         ...
 
     def write(self, changes: Sequence[Put | Remove | Append]) -> None:
-        """All changes or none. Raises Conflict, naming the first one whose `expected` did not hold."""
+        """Make all changes or none. Raises Conflict, which names the first change whose `expected` did not hold."""
         ...
 
     def journal(self, name: str, *, after: int = 0, limit: int = 10_000) -> list[Entry]:
-        """Up to `limit` lines with sequence > `after`, in order."""
+        """Return up to `limit` lines with sequence > `after`, in order."""
         ...
 
     def acquire(self, lease: str, holder: str, ttl_s: float) -> bool:
-        """Take or renew a lease; False while another holder has it and it has not run out."""
+        """Take or renew a lease. Returns False while another holder has the lease and it has not expired."""
         ...
 
     def release(self, lease: str, holder: str) -> None:
-        """Release a lease; does nothing if `holder` does not hold it."""
+        """Release a lease. Does nothing if `holder` does not hold the lease."""
         ...
 
     def mark(self) -> Hashable | None:
-        """A value that stays the same only while no process writes; None: not cheaply known."""
+        """Return a value that stays the same only while no process writes, or None if there is no cheap value."""
         ...
 
     def close(self) -> None: ...

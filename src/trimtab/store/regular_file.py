@@ -17,7 +17,10 @@ _KINDS = {
 
 
 def other_kind(path: Path) -> str | None:
-    """Say what a path names other than a regular file, e.g. "folder"; None: a regular file, or nothing."""
+    """Return what a path names if it is not a regular file, e.g. "folder".
+
+    None: the path names a regular file, or nothing.
+    """
     try:
         return _KINDS.get(stat.S_IFMT(path.stat().st_mode))
     except OSError:
@@ -28,12 +31,12 @@ def regular_file(path: Path, what: str = "file") -> Path:
     """Return the path if it names a regular file.
 
     Args:
-        path: As it was given.
+        path: The path as the person gave it.
         what: The file's purpose, for messages.
 
     Raises:
-        NotFound: Nothing is there.
-        Misuse: It is something else, such as a named pipe.
+        NotFound: The path names nothing.
+        Misuse: The path names something else, such as a named pipe.
     """
     kind = other_kind(path)
     if kind is not None:

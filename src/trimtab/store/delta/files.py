@@ -1,4 +1,4 @@
-"""The Parquet files of a `DeltaTable`: written and read by DuckDB, named by their own SHA-256."""
+"""The Parquet files of a `DeltaTable`. DuckDB writes and reads them, and they are named by their own SHA-256."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SQL_TYPES: dict[Dtype, str] = {
 }
 _EMPTY: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
 _NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_, "str": object, "time": np.int64}
-_OPTIONS = "hive_partitioning = false, union_by_name = true"  # a later file may have more columns
+_OPTIONS = "hive_partitioning = false, union_by_name = true"  # files that were written later may have more columns
 # Messages of the system, DuckDB and Delta's library; the numbers are those of a file, a disk and a quota.
 DISK_FULL = re.compile(r"(os error |\[?Errno |\"errno\":\s*\")(27|28|122)\b|No space left|Disk quota|File too large")
 _NAME = re.compile(r"(\d{20})-[0-9a-f]{16}-([0-9a-f]{64})\.parquet")
@@ -39,19 +39,20 @@ _NAME = re.compile(r"(\d{20})-[0-9a-f]{16}-([0-9a-f]{64})\.parquet")
 class ParquetFiles:
     """The data files in a directory.
 
-    A name is `order-random-hash.parquet`: names sort in the order in which rows were appended, differ even when two
-    writers append the same rows at once (one name in two commits would be one file), and say what the bytes must be.
+    A name is `order-random-hash.parquet`. Names sort in the order in which rows were appended, and tell the hash that
+    the bytes must have. They differ even when two writers append the same rows at once, because one name in two commits
+    would be one file.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._duckdb = open_duckdb({"autoinstall_known_extensions": False})
-        self._sound: set[str] = set()  # checked once in this process
-        self._known_columns: dict[str, frozenset[str]] = {}  # by name of a file: it never changes
+        self._sound: set[str] = set()  # files that were checked in this process
+        self._known_columns: dict[str, frozenset[str]] = {}  # by file name; a file never changes
         self._mutex = threading.Lock()
 
     def write(self, rows: Columns, order: int) -> str:
-        """A new, synced file with `rows`; its name."""
+        """Write a new, synced file with `rows`, and return its name."""
         data: dict[str, NDArray[Any]] = {}
         picks = []
         for i, (name, column) in enumerate(rows.by_name.items()):
@@ -68,7 +69,7 @@ class ParquetFiles:
             return self._keep(cursor, f"SELECT {', '.join(picks)} FROM incoming", order)
 
     def rewrite(self, names: Sequence[str], order: int, where: str = "true", values: Sequence[Any] = ()) -> str:
-        """A new, synced file with the rows of the named files that fulfil `where`; its name."""
+        """Write a new, synced file with the rows of the named files that fulfil `where`, and return its name."""
         with self._cursor() as cursor:
             cursor.execute("CREATE TEMP TABLE chosen AS " + self._select("*", names, where), list(values))
             name = self._keep(cursor, "SELECT * FROM chosen ORDER BY rowid", order)
@@ -76,10 +77,11 @@ class ParquetFiles:
             return name
 
     def read(self, names: Sequence[str], dtypes: Mapping[str, Dtype]) -> Columns:
-        """The rows of the named files, in their order; the columns are those of `dtypes`."""
+        """Return the rows of the named files, in their order. The columns are those of `dtypes`."""
         if not names:
             return Columns({name: Column(d, np.empty(0, _NUMPY[d])) for name, d in dtypes.items()})
-        there = set().union(*map(self._columns_of, names))  # a file from before a column was added lacks it
+        # a file that was written before a column was added lacks the column
+        there = set().union(*map(self._columns_of, names))
         picks = [
             (f"epoch_us({given})" if dtype == "time" else given) + f" AS c{i}"
             for i, (name, dtype) in enumerate(dtypes.items())
@@ -90,13 +92,15 @@ class ParquetFiles:
         return Columns({name: _column(found[f"c{i}"], dtype) for i, (name, dtype) in enumerate(dtypes.items())})
 
     def count(self, name: str, where: str = "true", values: Sequence[Any] = ()) -> int:
-        """The number of rows of a file that fulfil `where`."""
+        """Return the number of rows of a file that fulfil `where`."""
         with self._cursor() as cursor:
             row = cursor.execute(self._select("count(*)", [name], where), list(values)).fetchone()
         return int(row[0]) if row is not None else 0
 
     def matching(self, names: Sequence[str], condition: str) -> int:
-        """The number of rows of the named files that fulfil `condition`, in which `rows` is all of them."""
+        """Return the number of rows of the named files that fulfil `condition`, in which `rows` is all of these
+        rows.
+        """
         if not names:
             return 0
         with self._cursor() as cursor, self._as_rows(cursor, names):
@@ -104,9 +108,10 @@ class ParquetFiles:
         return int(row[0]) if row is not None else 0
 
     def without(self, names: Sequence[str], condition: str) -> list[tuple[str, int, str, int]]:
-        """New, synced files for those with rows that fulfil `condition`, in which `rows` is all of them.
+        """Write new, synced files without the rows that fulfil `condition`, in which `rows` is all rows.
 
-        Each as the old name, how many rows went, the new name ("" when none is left) and how many stayed.
+        Returns for each file with such rows the old name, how many rows were removed, the new name ("" when no row is
+        left) and how many rows stayed.
         """
         made: list[tuple[str, int, str, int]] = []
         if not names:
@@ -133,7 +138,7 @@ class ParquetFiles:
         """Compare a file with its hash, once in this process.
 
         Raises:
-            Corrupt: It differs, or is gone; the message names it.
+            Corrupt: The file differs, or does not exist any more. The message names it.
         """
         if name in self._sound:
             return
@@ -152,7 +157,7 @@ class ParquetFiles:
         self._sound.add(name)
 
     def on_disk(self) -> list[str]:
-        """The names of all data files here, also of those that no version needs any more."""
+        """Return the names of all data files here, even of those that no version needs any more."""
         return sorted(name for name in os.listdir(self.directory) if _NAME.fullmatch(name))
 
     def remove(self, name: str) -> None:
@@ -160,7 +165,10 @@ class ParquetFiles:
         self._sound.discard(name)
 
     def sweep(self, old: Set[str], known: Set[str], untouched_s: float) -> int:
-        """Remove the files in `old`, and those not in `known` that were last written before `untouched_s`; bytes."""
+        """Remove unneeded files and return their bytes.
+
+        These are the files in `old`, and those not in `known` that were last written before `untouched_s`.
+        """
         freed = 0
         for name in os.listdir(self.directory):
             path = self.directory / name
@@ -191,7 +199,10 @@ class ParquetFiles:
 
     @contextlib.contextmanager
     def _as_rows(self, cursor: duckdb.DuckDBPyConnection, names: Sequence[str]) -> Iterator[None]:
-        """The named files as the view `rows` of this cursor, with two more columns: `filename`, `file_row_number`."""
+        """Make the named files the view `rows` of this cursor.
+
+        The view has two more columns: `filename` and `file_row_number`.
+        """
         for name in names:
             self.check(name)
         paths = ", ".join(_literal(self.directory / name, pattern=True) for name in sorted(names))
@@ -247,25 +258,28 @@ class _Cursor:
 
 
 def order_of(name: str) -> int:
-    """The number of the append that made a file."""
+    """Return the number of the append that made a file."""
     match = _NAME.fullmatch(name)
     return int(match[1]) if match else 0
 
 
 def quoted(name: str) -> str:
-    """An SQL identifier."""
+    """Return an SQL identifier in quotes."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def same_as_one_of(rows: Columns) -> tuple[str, list[Any]]:
-    """The SQL condition that a row equals one of `rows` in their columns, and its values."""
+    """Return the SQL condition that a row equals one of `rows` in their columns, and its values."""
     made = ", ".join(f'unnest(?::{_SQL_TYPES[c.dtype]}[]) AS "@{i}"' for i, c in enumerate(rows.by_name.values()))
     equal = " AND ".join(f'wanted."@{i}" = {quoted(name)}' for i, name in enumerate(rows.names))
     return f"EXISTS (SELECT 1 FROM (SELECT {made}) wanted WHERE {equal})", [c.to_list() for c in rows.by_name.values()]
 
 
 def _literal(path: Path, *, pattern: bool = False) -> str:
-    """An SQL text; `pattern` for where DuckDB would take * ? [ for more than themselves."""
+    """Return an SQL text.
+
+    With `pattern`, characters that are special in DuckDB's patterns (* ? [) stand for themselves.
+    """
     return _text(re.sub(r"([*?\[])", r"[\1]", str(path)) if pattern else str(path))
 
 
@@ -274,7 +288,10 @@ def _text(text: str) -> str:
 
 
 def runs(names: Sequence[str], sizes: Mapping[str, int], target_bytes: int) -> Iterator[list[str]]:
-    """Neighbours, in order, whose sizes together stay below the target: what is worth merging."""
+    """Return groups of neighbours, in order, whose sizes together stay below the target.
+
+    Such a group is worth merging.
+    """
     run: list[str] = []
     total = 0
     for name in sorted(names):

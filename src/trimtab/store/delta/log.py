@@ -26,15 +26,16 @@ from trimtab.store.delta.files import DISK_FULL
 from trimtab.store.durable_files import file_mode, make_folder, narrow, sync_directory
 from trimtab.store.forks import forked
 
-_CHECKPOINT_EVERY = 50  # commits
+_CHECKPOINT_EVERY = 50  # number of commits
 COMMIT_ATTEMPTS = 10
 _TYPES: dict[Dtype, str] = {"float": "double", "int": "long", "bool": "boolean", "str": "string", "time": "timestamp"}
 _DTYPES: dict[str, Dtype] = {name: dtype for dtype, name in _TYPES.items()}
-_ROOM_BYTES = 64 << 10  # less is no room for a commit; Delta's library does not always name that as the cause
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m|[\u2190-\u257f]")  # and the lines that Delta's library draws
+# less free space is not enough for a commit; Delta's library does not always name that as the cause
+_ROOM_BYTES = 64 << 10
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m|[\u2190-\u257f]")  # and the box-drawing lines of Delta's library
 _CONFIGURATION = {
-    "delta.checkpointInterval": "1000000000",  # we make them ourselves, to keep their checksums
-    "delta.enableExpiredLogCleanup": "false",  # any version may be pinned by a training set
+    "delta.checkpointInterval": "1000000000",  # trimtab makes checkpoints itself, to keep their checksums
+    "delta.enableExpiredLogCleanup": "false",  # a training set may pin any version
 }
 _FORMAT = "trimtab table, format 1"  # kept as the Delta table's description
 
@@ -42,7 +43,7 @@ _FORMAT = "trimtab table, format 1"  # kept as the Delta table's description
 class DeltaLog:
     """The log of one table. Its users hold a mutex around each call.
 
-    Every commit is synced, and its hash is written to `_checks`, against which it is compared when it is read.
+    Every commit is synced. Its hash is written to `_checks`, and compared when the commit is read.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -54,12 +55,12 @@ class DeltaLog:
 
     @staticmethod
     def move(writer: str, position: int) -> list[deltalake.Transaction]:
-        """The transactions of a commit which record that `writer` has reached `position`."""
+        """Return the transactions of a commit which record that `writer` has reached `position`."""
         check = deltalake.Transaction(f"{writer}#crc", _position_crc(writer, position))
         return [deltalake.Transaction(writer, position), check]
 
     def dtypes(self, delta: deltalake.DeltaTable) -> dict[str, Dtype]:
-        """The table's columns."""
+        """Return the table's columns and their types."""
         found: dict[str, Dtype] = {}
         for field in delta.schema().fields:
             name = field.type.type if isinstance(field.type, PrimitiveType) else str(field.type)
@@ -71,7 +72,7 @@ class DeltaLog:
         return found
 
     def files(self, version: int) -> list[str]:
-        """The files of the log that a version needs, relative to the table, with their checksums."""
+        """Return the files of the log that a version needs, relative to the table, with their checksums."""
         directory = self.directory / "_delta_log"
         names = [name for name in sorted(os.listdir(directory)) if name[:20].isdigit() and int(name[:20]) <= version]
         with contextlib.suppress(FileNotFoundError):
@@ -81,7 +82,7 @@ class DeltaLog:
         return [*(f"{directory.name}/{name}" for name in names), *checks]
 
     def refresh(self) -> deltalake.DeltaTable | None:
-        """The newest state, its new commits checked; None before the first append."""
+        """Return the newest state, with its new commits checked, or None before the first append."""
         refuse_fork(self.directory)
         if self.closed:
             raise Misuse(f"{self.directory}: this table is closed. Open it again with store.open.")
@@ -135,7 +136,7 @@ class DeltaLog:
             )
 
     def begin_again(self, rows: Columns) -> None:
-        """Give a table without rows the columns of its first rows; its positions are kept. # D34"""
+        """Give a table without rows the columns of its first rows. The table's positions are kept. # D34"""
         delta = self.refresh()
         if delta is None or self.active(delta) or not _contradict(self.dtypes(delta), rows):
             return
@@ -149,7 +150,7 @@ class DeltaLog:
                 self._sealed(delta, before)
 
     def widened(self, delta: deltalake.DeltaTable, rows: Columns) -> deltalake.DeltaTable:
-        """Add the new columns of `rows` to the table, if they have all of its columns."""
+        """Add the new columns of `rows` to the table, if `rows` have all of the table's columns."""
         for _ in range(COMMIT_ATTEMPTS):
             there = self.dtypes(delta)
             found = {name: column.dtype for name, column in rows.by_name.items()}
@@ -166,7 +167,7 @@ class DeltaLog:
                         post_commithook_properties=deltalake.PostCommitHookProperties(create_checkpoint=False),
                     )
                     delta.update_incremental()
-            except delta_errors.CommitFailedError:  # another process was first: look again
+            except delta_errors.CommitFailedError:  # another process was first, so look again
                 delta = self.refresh() or delta
                 continue
             self._sealed(delta, before)
@@ -179,7 +180,7 @@ class DeltaLog:
         actions: Sequence[AddAction | RemoveAction],
         moves: Sequence[deltalake.Transaction],
     ) -> None:
-        """Commit, sync and seal; `delta` shows the new version afterwards."""
+        """Commit, sync and seal. Afterwards `delta` shows the new version."""
         before = delta.version()
         with named(self.directory):
             delta.create_write_transaction(
@@ -194,7 +195,7 @@ class DeltaLog:
 
     def _sealed(self, delta: deltalake.DeltaTable, before: int) -> None:
         """Sync and seal the commits after version `before`."""
-        for version in range(before + 1, delta.version() + 1):  # ours is one of them
+        for version in range(before + 1, delta.version() + 1):  # the commit of this process is one of them
             path = self.directory / "_delta_log" / f"{version:020}.json"
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -210,7 +211,7 @@ class DeltaLog:
             self._seal(path.name)
 
     def _seal(self, name: str) -> None:
-        """Write a log file's hash; after a crash before this the file is not checked."""
+        """Write a log file's hash. If the process crashes before this, the file is not checked."""
         checks = self.directory / "_checks"
         make_folder(checks)
         log = self.directory / "_delta_log" / name
@@ -223,7 +224,7 @@ class DeltaLog:
             temporary.replace(checks / name)
 
     def _check_log(self) -> None:
-        """Compare the sealed log files from the newest checkpoint on."""
+        """Compare the sealed log files with their hashes, from the newest checkpoint on."""
         checks = self.directory / "_checks"
         names = sorted(name for name in os.listdir(checks) if name[:20].isdigit()) if checks.is_dir() else []
         newest = max((name[:20] for name in names if ".checkpoint" in name), default="")
@@ -236,7 +237,7 @@ class DeltaLog:
         try:
             expected = (self.directory / "_checks" / name).read_text("ascii", "replace")
         except FileNotFoundError:
-            return  # its writer was killed before sealing it
+            return  # the writer was killed before it sealed the file
         try:
             sound = bytes_hash(path.read_bytes()) == expected
         except FileNotFoundError:
@@ -278,7 +279,11 @@ class DeltaLog:
 
     @contextlib.contextmanager
     def locked(self, how: int) -> Iterator[None]:
-        """Lock the table: shared while appending, exclusive while files are replaced, so that no file vanishes."""
+        """Lock the table.
+
+        The lock is shared while appending, and exclusive while files are replaced, so that no file vanishes while it is
+        used.
+        """
         path = self.directory / "_lock"
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, file_mode(self.directory))
@@ -295,7 +300,7 @@ class DeltaLog:
 
 @contextlib.contextmanager
 def named(directory: Path) -> Iterator[None]:
-    """Convert Delta's errors to ours; a lost race for a commit passes unchanged."""
+    """Convert Delta's errors to trimtab's. The error of a lost race for a commit passes unchanged."""
     try:
         yield
     except (delta_errors.CommitFailedError, delta_errors.TableNotFoundError):
@@ -311,7 +316,7 @@ def named(directory: Path) -> Iterator[None]:
 
 
 def _not_now(directory: Path, error: Exception) -> Unavailable:
-    """The error for a failure of the disk, raised by the system or by Delta's library."""
+    """Return the error for a failure of the disk, raised by the system or by Delta's library."""
     other = isinstance(error, PermissionError | FileNotFoundError) or not directory.is_dir()
     if DISK_FULL.search(str(error)) or (not other and shutil.disk_usage(directory).free < _ROOM_BYTES):
         return Unavailable(f"{directory}: the disk is full. Nothing was lost; free some space and do this again.")
@@ -319,12 +324,12 @@ def _not_now(directory: Path, error: Exception) -> Unavailable:
 
 
 def _plain(error: Exception) -> str:
-    """The message of an error in one line, without terminal colours."""
+    """Return the message of an error in one line, without terminal colours."""
     return " ".join(_COLOUR.sub("", str(error)).split())
 
 
 def _contradict(there: Mapping[str, Dtype], rows: Columns) -> bool:
-    """Whether columns are missing or of another type."""
+    """Return whether columns are missing or of another type."""
     found = {name: column.dtype for name, column in rows.by_name.items()}
     return any(found.get(name) != dtype for name, dtype in there.items())
 
@@ -334,7 +339,7 @@ def _position_crc(writer: str, position: int) -> int:
 
 
 def refuse_fork(directory: Path) -> None:
-    """Refuse a table in a child forked after a table was used."""
+    """Refuse to use a table in a child that was forked after a table was used."""
     global _used_by
     if _used_by not in (0, os.getpid()):
         raise forked(directory)

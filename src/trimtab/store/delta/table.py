@@ -31,9 +31,9 @@ _ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
 class DeltaTable:
     """A `Table` in a directory, readable by everything that reads Delta Lake.
 
-    A commit carries its writer's log position as an application transaction, with a second one as its checksum. Data
-    files are named by their hash and checked once in each process; checksums of the commits are in
-    `_checks`. Safe for many threads and processes, but not in a child forked after a table was used.
+    A commit carries its writer's log position as an application transaction, and the checksum of the position as a
+    second one. Data files are named by their hash and checked once in each process. The checksums of the commits are in
+    `_checks`. Safe for many threads and processes, but not in a child that was forked after a table was used.
 
     >>> import tempfile
     >>> table = DeltaTable(Path(tempfile.mkdtemp()) / "landings")
@@ -65,17 +65,18 @@ class DeltaTable:
         guard(self, self.directory)
 
     def append(self, rows: Columns, *, writer: str, position: int) -> bool:
-        """Add rows in one commit that also stores `position` for `writer`; False if it is stored already.
+        """Add rows in one commit that also stores `position` for `writer`. Returns False if it is stored already.
 
-        Columns that the table does not have yet become columns of it: null in all rows that are there. Of several
-        processes that append for one writer at once, one takes a position: the commit of another, begun before, is
-        refused by Delta, looked at again, and skipped when the writer's position has reached its own.
+        Columns that the table does not have yet become columns of the table, and are null in all existing rows. A table
+        without rows takes the columns as they are.
 
-        A table that has no rows takes the columns as they are.
+        If several processes append for one writer at once, only one of them stores a given position. Delta refuses a
+        commit that began before another process committed. Then the table is read again, and the append is skipped if
+        the writer's position has reached its own.
 
         Raises:
             Misuse: A column of the table is missing, or of another type.
-            Unavailable: The disk is full. Append again: what was committed all the same is skipped.
+            Unavailable: The disk is full. Append again: rows that were committed nevertheless are skipped.
         """
         if not writer or position < 1:
             raise Misuse(f"table: writer {writer!r} at position {position}. Give a name and a position above zero.")
@@ -92,7 +93,7 @@ class DeltaTable:
                 try:
                     self._log.commit(delta, [] if name is None else [self._add(name, rows.rows)], moves)
                     return True
-                except delta_errors.CommitFailedError as error:  # another process moved this writer: look again
+                except delta_errors.CommitFailedError as error:  # another process moved this writer, so look again
                     failure = error
                     self._log.refresh()
                     if name is not None and name not in self._log.active(delta):
@@ -102,24 +103,27 @@ class DeltaTable:
             ) from failure
 
     def position(self, writer: str) -> int:
-        """The last position committed for `writer`; 0 when there is none."""
+        """Return the last position committed for `writer`, or 0 when there is none."""
         with self._mutex:
             delta = self._log.refresh()
             return 0 if delta is None else self._log.position(delta, writer)
 
     def scan(self, names: Sequence[str] | None = None, *, version: int | None = None) -> Columns:
-        """The rows, in the order in which they were appended; no columns at all before the first append.
+        """Return the rows, in the order in which they were appended.
+
+        Before the first append there are no columns at all.
 
         Raises:
-            NotFound: There is no such version, or a delete has removed files that it needs.
-            Corrupt: A file is damaged; the message names it.
+            NotFound: The version does not exist, or a delete has removed files that it needs.
+            Corrupt: A file is damaged. The message names it.
         """
         with contextlib.ExitStack() as reading:
             with self._mutex:
                 delta = self._log.refresh()
                 if delta is None and version is None:
                     return Columns({})
-                reading.enter_context(self._log.locked(fcntl.LOCK_SH))  # no file goes away before it is read
+                # keeps files from being removed before they are read
+                reading.enter_context(self._log.locked(fcntl.LOCK_SH))
                 delta = self._log.refresh() if version is None else self._log.at(version)
                 assert delta is not None
                 dtypes = self._log.dtypes(delta)
@@ -133,10 +137,12 @@ class DeltaTable:
             return self._files.read(files, dtypes if names is None else {name: dtypes[name] for name in names})
 
     def files(self) -> list[Path]:
-        """The Parquet files of the newest version, in the order of their rows, each checked: for tables beyond memory.
+        """Return the Parquet files of the newest version, in the order of their rows.
+
+        Each file is checked. This is for tables that are larger than memory.
 
         Raises:
-            Corrupt: A file is damaged; the message names it.
+            Corrupt: A file is damaged. The message names it.
         """
         with self._mutex:
             delta = self._log.refresh()
@@ -146,14 +152,14 @@ class DeltaTable:
         return [self.directory / name for name in names]
 
     def erase(self, rows: Columns, instead: Columns | None = None) -> int:
-        """Remove every row that equals one of `rows` in all of its columns, and add `instead`, in one commit; how many.
+        """Remove every row that equals one of `rows` in all of its columns, and return how many were removed.
 
-        Files of older versions that hold such a row are removed too: versions that needed them cannot be scanned any
-        more. The columns of `rows` are of text or whole numbers.
+        The rows `instead` are added in the same commit. Files of older versions that hold such a row are removed, too,
+        so versions that needed them cannot be scanned any more. The columns of `rows` are of text or whole numbers.
 
         Raises:
             NotFound: The table has no such column.
-            Misuse: A column is of another type, or `instead` has not the table's columns.
+            Misuse: A column is of another type, or `instead` does not have the table's columns.
         """
         with self._mutex, self._log.locked(fcntl.LOCK_EX):
             delta = self._log.refresh()
@@ -189,7 +195,7 @@ class DeltaTable:
             return removed
 
     def compact(self) -> None:
-        """Merge neighbouring small files; the rows, their order and the older versions stay the same."""
+        """Merge neighbouring small files. The rows, their order and the older versions stay the same."""
         with self._mutex, self._log.locked(fcntl.LOCK_EX):
             delta = self._log.refresh()
             if delta is None:
@@ -207,7 +213,8 @@ class DeltaTable:
                 self._log.checkpoint(delta)
 
     def prune(self, condition: str) -> int:
-        """Remove the rows that fulfil an SQL condition, in which `rows` is the table; how many.
+        """Remove the rows that fulfil an SQL condition, in which `rows` is the table, and return how many were
+        removed.
 
         Older versions stay readable until `vacuum` removes their files.
         """
@@ -227,15 +234,16 @@ class DeltaTable:
             return removed
 
     def count(self, condition: str = "true") -> int:
-        """The number of rows that fulfil an SQL condition, in which `rows` is the table."""
+        """Return the number of rows that fulfil an SQL condition, in which `rows` is the table."""
         with self._mutex, self._log.locked(fcntl.LOCK_SH):
             delta = self._log.refresh()
             return 0 if delta is None else self._files.matching(self._log.active(delta), condition)
 
     def vacuum(self, older_h: int) -> int:
-        """Remove files that no version has needed for so many hours; how many bytes. Older versions go with them.
+        """Remove files that no version has needed for this many hours, and return how many bytes were freed.
 
-        A version is never removed while trimtab scans it; `older_h` protects other tools that read the table.
+        Older versions become unreadable with their files. A version is never removed while trimtab scans it. `older_h`
+        protects other tools that read the table.
         """
         with self._mutex, self._log.locked(fcntl.LOCK_EX):
             delta = self._log.refresh()
@@ -247,8 +255,8 @@ class DeltaTable:
             return self._files.sweep(old, gone | set(self._log.active(delta)), time.time() - 3600 * older_h)
 
     def copy_to(self, directory: Path) -> None:
-        """Write the newest version to a new directory, with its log but without what only older versions need."""
-        with self._mutex, self._log.locked(fcntl.LOCK_SH):  # no file goes away before it is copied
+        """Write the newest version to a new directory, with its log but without files that only older versions need."""
+        with self._mutex, self._log.locked(fcntl.LOCK_SH):  # keeps files from being removed before they are copied
             delta = self._log.refresh()
             files = [] if delta is None else [*self._log.active(delta), *self._log.files(delta.version())]
             try:
@@ -261,7 +269,7 @@ class DeltaTable:
                 raise Unavailable(f"{what}: {error}. Check free space and access, and try again.") from error
 
     def version(self) -> int:
-        """The newest version, -1 before the first append."""
+        """Return the newest version, or -1 before the first append."""
         with self._mutex:
             delta = self._log.refresh()
             return -1 if delta is None else delta.version()
@@ -275,7 +283,7 @@ class DeltaTable:
     def after_fork(self) -> None:
         """In a forked child: refuse every later call."""
         self._log.closed = True
-        self._mutex = threading.RLock()  # another thread of the parent may hold the old one
+        self._mutex = threading.RLock()  # another thread of the parent may hold the old lock
 
     def __enter__(self) -> DeltaTable:
         return self
@@ -292,8 +300,10 @@ class DeltaTable:
         return RemoveAction(name, data_change, time.time_ns() // 1_000_000, size, {})
 
     def _erase(self, active: set[str], condition: str, values: Sequence[Any]) -> None:
-        """Remove files that no current version needs and that hold such a row, or can no longer say so."""
-        for leftover in self.directory.glob("_*.new"):  # of a killed process: no one writes now
+        """Remove files that no current version needs if they hold such a row, or if this cannot be determined any
+        more.
+        """
+        for leftover in self.directory.glob("_*.new"):  # left by a killed process, because no process writes now
             leftover.unlink(missing_ok=True)
         for name in self._files.on_disk():
             if name not in active:

@@ -1,4 +1,4 @@
-"""Events of running work: steps that begin and end, their progress, and lines they print."""
+"""Events of running work: beginnings and ends of steps, progress, and printed lines."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from trimtab.core.errors import Conflict
 
 
 class StepBegan(msgspec.Struct, frozen=True, tag="began", array_like=True):
-    """A step begins: its result is computed or looked up."""
+    """A step begins. Its result is computed or looked up."""
 
     name: str
-    inputs_hash: str | None  # None: it is never cached
+    inputs_hash: str | None  # None: the step is never cached
 
 
 class StepEnded(msgspec.Struct, frozen=True, tag="ended", array_like=True):
-    """A step has its result, or failed; its run may go on without it."""
+    """A step has its result, or has failed. Its run may go on even without the result."""
 
     name: str
     cached: bool
@@ -26,7 +26,7 @@ class StepEnded(msgspec.Struct, frozen=True, tag="ended", array_like=True):
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress", array_like=True):
-    """The share of the running step that is done."""
+    """The finished share of the running step."""
 
     done: float
     total: float
@@ -42,4 +42,4 @@ Event: TypeAlias = StepBegan | StepEnded | Progress | Line
 
 
 class Cancelled(Conflict):
-    """The run was cancelled; nothing of the running step is kept."""
+    """The run was cancelled. No result of the running step is kept."""

@@ -1,4 +1,4 @@
-"""Executors: run a task in a thread of this process, or in a child process of low priority."""
+"""Executors: they run a task in a thread of this process, or in a child process of low priority."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.run.events import Cancelled, Event, Line, Progress, StepBegan, StepEnded
 
 T = TypeVar("T")
-_POLL_S = 0.2  # between two checks for cancellation
-_GRACE_S = 2.0  # for a child to end by itself
+_POLL_S = 0.2  # time between two checks for cancellation
+_GRACE_S = 2.0  # time for a child to end by itself
 _THREAD_LIMITS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -39,12 +39,12 @@ _ERRORS = (Cancelled, Misuse, NotFound, Conflict, Unavailable, Corrupt)
 
 
 class Task(msgspec.Struct, frozen=True):
-    """A function by its name and its argument, which can both be sent to another process."""
+    """A function, given by its name, and the function's argument. Both can be sent to another process."""
 
-    function: str  # "package.module:name", called with the argument and a `Workplace`; returns bytes
+    function: str  # "package.module:name"; the function takes the argument and a `Workplace`, and returns bytes
     argument: bytes
     about: str = ""  # for messages, e.g. "training of 'buyer'"
-    native: str = ""  # the code that may crash its process, e.g. "the estimator's library"
+    native: str = ""  # the code that may crash the process, e.g. "the estimator's library"
 
     def call(self, place: Workplace) -> bytes:
         """Run the task in this thread."""
@@ -54,16 +54,16 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Workplace:
-    """The environment of a running task: a receiver of its events, and objects kept from one task to the next.
+    """The environment of a running task: a receiver of the task's events, and objects kept from task to task.
 
     Args:
         send: Receives every event.
-        kept: Objects kept from the beginning, by name.
+        kept: Objects by name that are kept from the beginning.
     """
 
     def __init__(self, send: Callable[[Event], None], kept: dict[str, Any] | None = None) -> None:
         self.send = send
-        self.cancelled: str | None = None  # why the task must end
+        self.cancelled: str | None = None  # the reason why the task must end
         self._kept = dict(kept or {})
         self._stack = ExitStack()
 
@@ -78,36 +78,39 @@ class Workplace:
         self.send(event)
 
     def progress(self, done: float, total: float) -> None:
-        """Report how much of the running step is done."""
+        """Report the finished share of the running step."""
         self.emit(Progress(done, total))
 
     def keep(self, name: str, make: Callable[[ExitStack], T]) -> T:
-        """The object kept under a name, made if there is none; what it puts on the stack is closed at the end."""
+        """Return the object that is kept under a name, and make it if it does not exist.
+
+        Resources that `make` puts on the stack are closed at the end.
+        """
         if name not in self._kept:
             self._kept[name] = make(self._stack)
         found: T = self._kept[name]
         return found
 
     def close(self) -> None:
-        """Close what was kept."""
+        """Close the kept objects."""
         self._stack.close()
 
 
 class Executor(Protocol):
-    """Runs tasks, one at a time; objects they keep live until `close`."""
+    """Runs tasks, one at a time. Objects that the tasks keep live until `close`."""
 
     def run(self, task: Task, *, on_event: Callable[[Event], None], cancelled: Callable[[], str | None]) -> bytes:
         """Run a task and return its result. `on_event` and `cancelled` are called in the caller's thread.
 
         Args:
             task: The task.
-            on_event: Receives its events.
-            cancelled: Called every 0.2 s: why the task must end, None while it may go on.
+            on_event: Receives the events of the task.
+            cancelled: Called every 0.2 s. Returns why the task must end, or None while it may go on.
 
         Raises:
             Cancelled: The task was cancelled, and has ended.
-            TaskFailed: It raised an error that is not trimtab's own.
-            Unavailable: Its process died.
+            TaskFailed: The task raised an error that is not trimtab's own.
+            Unavailable: The process of the task died.
         """
         ...
 
@@ -115,11 +118,11 @@ class Executor(Protocol):
 
 
 class TaskFailed(RuntimeError):
-    """A task in another process raised something unexpected; the message has its traceback."""
+    """A task in another process raised an unexpected error. The message has the traceback."""
 
 
 class ThreadExecutor:
-    """Runs tasks in a thread of this process. A cancelled one ends at its next event.
+    """Runs tasks in a thread of this process. A cancelled task ends at its next event.
 
     Args:
         kept: Objects that tasks find at their `Workplace`.
@@ -136,7 +139,7 @@ class ThreadExecutor:
             try:
                 with _logged(self._events.put):
                     ended.append(task.call(self._place))
-            except BaseException as error:  # raised again below, in the thread that waits
+            except BaseException as error:  # the error is raised again below, in the waiting thread
                 ended.append(error)
             self._events.put(None)
 
@@ -164,14 +167,14 @@ class ThreadExecutor:
 
 
 class ProcessExecutor:
-    """Runs tasks in one child process, started at the first of them.
+    """Runs tasks in one child process, which is started for the first task.
 
-    The child is a new interpreter (no fork), so threads of this process do not matter. It has a low priority, ends
-    when this process dies, and is ended when a task is cancelled.
+    The child is a new interpreter (not a fork), so threads of this process do not matter. It has a low priority. It
+    ends when this process dies, and it is ended when a task is cancelled.
 
     Args:
-        nice: Added to the child's nice level; 10 leaves nearly all of the processor to a server that needs it.
-        threads: The number of threads that numerical libraries may use in it.
+        nice: Added to the child's nice level. 10 leaves nearly all of the processor to a server that needs it.
+        threads: The number of threads that numerical libraries may use in the child.
     """
 
     def __init__(self, *, nice: int = 10, threads: int = 1) -> None:
@@ -197,7 +200,7 @@ class ProcessExecutor:
                         on_event(event)
         except BaseException as error:
             if not isinstance(error, _ERRORS) or isinstance(error, Cancelled):
-                self._end()  # its work is not wanted any more
+                self._end()  # the work of the child is not wanted any more
             raise
         raise Unavailable(_death(task, step, self._end()))
 
@@ -223,7 +226,7 @@ class ProcessExecutor:
                     stderr=subprocess.STDOUT,
                     pass_fds=(writing,),
                     env={**os.environ, **limits, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                    start_new_session=True,  # Ctrl-C is for this process, which then ends the child
+                    start_new_session=True,  # Ctrl-C is meant for this process, which then ends the child
                 )
             except OSError as error:
                 os.close(reading)
@@ -237,12 +240,12 @@ class ProcessExecutor:
 
     def _send(self, child: subprocess.Popen[bytes], task: Task) -> None:
         assert child.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died; the reader sees that
+        with contextlib.suppress(BrokenPipeError):  # the child died, which the reader will see
             child.stdin.write(framed(msgspec.msgpack.encode(task)))
             child.stdin.flush()
 
     def _messages(self, child: subprocess.Popen[bytes], events: IO[bytes], cancelled: Callable[[], str | None]) -> Any:
-        """Events and printed lines of the child, until it closes its end."""
+        """Yield events and printed lines of the child, until the child closes its end of the pipe."""
         assert child.stdout is not None
         frames, printed = Frames(), Printed()
         with selectors.DefaultSelector() as selector:
@@ -258,7 +261,7 @@ class ProcessExecutor:
                     data = os.read(events.fileno(), 1 << 16)
                     if not data:
                         return
-                    yield from printed.read(child.stdout)  # printed before it was done
+                    yield from printed.read(child.stdout)  # lines that were printed before the task was done
                     for frame in frames.add(data):
                         yield msgspec.msgpack.decode(frame, type=Message)
                 if time.monotonic() - checked_s >= _POLL_S:
@@ -267,7 +270,7 @@ class ProcessExecutor:
                         raise Cancelled(why)
 
     def _end(self) -> int:
-        """End the child, by force if needed; its exit status."""
+        """End the child, by force if needed, and return its exit status."""
         child, self._child = self._child, None
         events, self._events = self._events, None
         if events is not None:
@@ -306,7 +309,7 @@ Message = Event | Result | Failure
 
 
 def failure_of(error: BaseException, traceback: str) -> Failure:
-    """The message for an error, to be sent to another process."""
+    """Return the message for an error, to be sent to another process."""
     kind = next((known.__name__ for known in _ERRORS if isinstance(error, known)), type(error).__name__)
     return Failure(kind, str(error), traceback)
 
@@ -321,14 +324,17 @@ def _raised(failure: Failure) -> Exception:
 
 
 def _death(task: Task, step: str | None, status: int) -> str:
-    """The message for a task whose process ended with a status, with the step that was running."""
+    """Return the message for a task whose process ended with a status.
+
+    The message names the step that was running.
+    """
     what = (task.about or task.function) + ("" if step is None else f", step {step!r}")
     name = next((f" ({known.name})" for known in _CRASHES if known == -status), "")
     how = f"was killed by signal {-status}{name}" if status < 0 else f"ended with status {status}"
     text = f"{what}: its process {how} before it was done."
     if status == -signal.SIGKILL:
         return f"{text} The system may have run out of memory. Try again."
-    if not task.native or (status < 0 and not name):  # ended from outside
+    if not task.native or (status < 0 and not name):  # the process was ended from outside
         return f"{text} Try again."
     return (
         f"{text} It happened in native code or by its own exit, most likely of {task.native}: try fewer rows, other "
@@ -337,7 +343,7 @@ def _death(task: Task, step: str | None, status: int) -> str:
 
 
 def framed(data: bytes) -> bytes:
-    """A message after its length in 4 bytes."""
+    """Return a message preceded by its length in 4 bytes."""
     return len(data).to_bytes(4, "little") + data
 
 
@@ -348,7 +354,7 @@ class Frames:
         self._rest = b""
 
     def add(self, data: bytes) -> list[bytes]:
-        """Add bytes of the stream; returns the messages that are now complete."""
+        """Add bytes of the stream, and return the messages that are now complete."""
         self._rest += data
         found = []
         while len(self._rest) >= 4 and len(self._rest) >= (end := 4 + int.from_bytes(self._rest[:4], "little")):
@@ -361,11 +367,11 @@ class Printed:
     """Splits the output of a child into lines."""
 
     def __init__(self) -> None:
-        self.over = False  # the child has closed its end
+        self.over = False  # the child has closed its end of the pipe
         self._rest = b""
 
     def read(self, stream: IO[bytes]) -> list[Line]:
-        """The complete lines available now; the stream does not block."""
+        """Return the complete lines that are available now. The stream does not block."""
         lines: list[bytes] = []
         with contextlib.suppress(BlockingIOError):
             while data := os.read(stream.fileno(), 1 << 16):
@@ -380,7 +386,7 @@ def _logged(send: Callable[[Event], None]) -> Any:
     """Send the log records of this thread as lines, too."""
     me, handler = threading.get_ident(), logging.Handler(logging.INFO)
     handler.addFilter(lambda record: record.thread == me)
-    handler.emit = lambda record: send(Line(record.getMessage()))  # type: ignore[method-assign]  # a handler of one use
+    handler.emit = lambda record: send(Line(record.getMessage()))  # type: ignore[method-assign]  # a handler that is used only here
     logger = logging.getLogger("trimtab")
     logger.addHandler(handler)
     try:

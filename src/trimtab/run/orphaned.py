@@ -12,13 +12,14 @@ from trimtab.store.ports import Catalog
 
 
 def orphaned_steps(catalog: Catalog, runs: Iterable[Run], *, kind: str, before_us: int) -> list[Step]:
-    """The steps of a kind of run that were finished before a time, and that no run needs.
+    """Return the steps of a kind of run that were finished before a time and that no run needs.
 
-    Runs that are done need their steps (they save the next run a fit), and so does every run that ended since that
-    time. While a run of the kind is running no step is orphaned: the run may be about to reuse it.
+    Runs that are done need their steps, because the steps save the next run a fit. Every run that ended since that time
+    needs its steps, too. While a run of the kind is running, no step is orphaned, because the run may be about to reuse
+    it.
 
     Args:
-        catalog: Holds the finished steps.
+        catalog: The catalogue that holds the finished steps.
         runs: All runs, of every kind.
         kind: The kind of run, e.g. "train".
         before_us: UTC microseconds.

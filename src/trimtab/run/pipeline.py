@@ -1,4 +1,4 @@
-"""Pipelines: mark a part of work as a step, which is recorded or simply run."""
+"""Pipelines: a part of the work is marked as a step, which is either recorded or simply run."""
 
 from __future__ import annotations
 
@@ -22,41 +22,43 @@ class Codec(msgspec.Struct, Generic[T], frozen=True):
     """Conversion of a step's result to bytes and back."""
 
     encode: Callable[[T], bytes]
-    decode: Callable[[bytes], T]  # NotFound or Corrupt: what it refers to is gone, and the step is run again
+    # after NotFound or Corrupt the step is run again, because something that the result refers to is gone
+    decode: Callable[[bytes], T]
 
 
 class Steps(Protocol):
     """Runs the steps of a pipeline."""
 
     def do(self, name: str, inputs: Callable[[], object] | None, work: Callable[[], T], codec: Codec[T]) -> T:
-        """The result of a step.
+        """Return the result of a step.
 
         Args:
-            name: Its name, e.g. "fit".
-            inputs: Returns all that the result depends on, code included, as JSON values; None: it is never cached.
-            work: A function of those inputs alone; it may run again after a crash.
-            codec: Stores and reads its result.
+            name: The name of the step, e.g. "fit".
+            inputs: Returns all that the result depends on, including the code, as JSON values. None: the step is never
+                cached.
+            work: A function of those inputs alone. It may run again after a crash.
+            codec: Stores and reads the result.
         """
         ...
 
 
 class AtOnce:
-    """Steps that are run and not recorded: a replay runs thousands."""
+    """Steps that are run but not recorded, because a replay runs thousands of them."""
 
     def do(self, name: str, inputs: Callable[[], object] | None, work: Callable[[], T], codec: Codec[T]) -> T:
         return work()
 
 
 class Recorded:
-    """Steps that are recorded by the content of their inputs, so that none is run twice.
+    """Steps that are recorded by the content of their inputs, so that no step is run twice.
 
     The caller holds a lease that keeps other processes from the same pipeline.
 
     Args:
-        pipeline: Prefix of each step's name in the catalogue, e.g. "train".
-        catalog: Holds the finished steps.
-        blob: Holds their results.
-        clock: Stamps them.
+        pipeline: The prefix of each step's name in the catalogue, e.g. "train".
+        catalog: The catalogue that holds the finished steps.
+        blob: The blob store that holds the results of steps.
+        clock: Gives the time of records.
     """
 
     def __init__(self, pipeline: str, catalog: Catalog, blob: Blob, *, clock: Clock) -> None:
@@ -73,7 +75,7 @@ class Recorded:
             value, ended = self._done(name, inputs_hash, work, codec)
         except Cancelled:  # the whole run ends
             raise
-        except Exception:  # the run may go on: a point of a learning curve that cannot be fitted
+        except Exception:  # the run may go on, for example without a point of a learning curve that cannot be fitted
             self.on_event(StepEnded(name, cached=False, attempts=1, failed=True))
             raise
         self.on_event(ended)

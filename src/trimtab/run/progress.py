@@ -1,4 +1,4 @@
-"""Progress of a step, reported from deep inside it to the listener of whatever runs the step."""
+"""Progress of a step, reported from deep inside the step to the listener of the code that runs the step."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from contextvars import ContextVar
 
 _EVERY_S = 0.2  # the least time between two reports that are passed on
 
-ProgressListener = Callable[[float, float], object]  # takes what is done, and the total
+ProgressListener = Callable[[float, float], object]  # takes the amount that is done, and the total
 _listener: ContextVar[ProgressListener | None] = ContextVar("progress", default=None)
 
 
 @contextmanager
 def listening(listener: ProgressListener | None) -> Iterator[None]:
-    """Pass reports made in this thread inside the block to `listener`, at most five a second; None drops them."""
+    """Pass reports that this thread makes inside the block to `listener`, at most five a second.
+
+    None drops the reports.
+    """
     token = _listener.set(None if listener is None else _throttled(listener))
     try:
         yield
@@ -24,7 +27,7 @@ def listening(listener: ProgressListener | None) -> Iterator[None]:
 
 
 def is_listening() -> bool:
-    """Whether there is a listener; without one a loop need not report."""
+    """Return whether there is a listener. Without a listener a loop need not report."""
     return _listener.get() is not None
 
 

@@ -1,4 +1,4 @@
-"""Runs in the catalogue: the request, its steps and its outcome, readable by every process."""
+"""Runs in the catalogue: the request, the steps and the outcome of each run. Every process can read them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from trimtab.store.ports import Catalog, Put, Record, Remove
 
 KIND = "run"
 _CANCEL = "run_cancel"
-_KEPT = 200  # runs; older ones are forgotten
-_LINES = 200  # the newest ones of a run
+_KEPT = 200  # number of runs that are kept; older runs are forgotten
+_LINES = 200  # number of lines of a run that are kept, the newest ones
 _LINE_LENGTH = 500
-_WRITE_S = 0.5  # between two writes of a run's progress
+_WRITE_S = 0.5  # time between two writes of a run's progress
 
 State: TypeAlias = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 
@@ -34,17 +34,17 @@ class RunStep(msgspec.Struct, frozen=True, kw_only=True):
     """One step of a run."""
 
     name: str
-    inputs_hash: str | None  # the content address of its inputs; None: it is never cached
+    inputs_hash: str | None  # the content address of its inputs; None: the step is never cached
     state: State
     began_us: int
     ended_us: int | None = None
-    cached: bool = False  # finished before, with the same inputs and code
+    cached: bool = False  # whether the step was finished earlier, with the same inputs and code
     attempts: int = 0
-    progress: float | None = None  # the share that is done, 0 to 1; None: not reported
+    progress: float | None = None  # the finished share, 0 to 1; None: not reported
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One run: the actor, the request, its steps and its outcome."""
+    """One run: the actor, the request, the steps and the outcome."""
 
     format: Literal[1] = 1
     id: str
@@ -57,9 +57,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     ended_us: int | None = None
     outcome: str = ""  # one sentence
     error: str = ""  # the kind of error, e.g. "Misuse"
-    resumes: str | None = None  # the interrupted run whose finished steps it reuses
+    resumes: str | None = None  # the interrupted run whose finished steps this run reuses
     steps: tuple[RunStep, ...] = ()
-    lines: tuple[str, ...] = ()  # logged and printed, the newest two hundred
+    lines: tuple[str, ...] = ()  # the newest two hundred lines that were logged or printed
 
     @property
     def is_over(self) -> bool:
@@ -67,21 +67,21 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def step(self) -> RunStep | None:
-        """The running step, the innermost of nested ones; None between two steps."""
+        """Return the running step (the innermost of nested steps), or None between two steps."""
         return next((step for step in reversed(self.steps) if step.state == "running"), None)
 
 
 class Runs:
     """The runs of a project, newest last. Any process may read and cancel them.
 
-    A run whose process died is shown as interrupted: each running one has a locked file, which the system unlocks when
-    the process ends in any way.
+    A run whose process died is shown as interrupted. This works because each running run has a locked file, which the
+    system unlocks when the process ends in any way.
 
     Args:
-        catalog: Holds the runs.
-        folder: Holds the locked files; made if it is missing.
-        clock: Stamps them.
-        ids: Makes their ids.
+        catalog: The catalogue that holds the runs.
+        folder: The folder with the locked files. It is made if it is missing.
+        clock: Gives the times in runs.
+        ids: Makes the ids of runs.
     """
 
     def __init__(self, catalog: Catalog, folder: Path, *, clock: Clock, ids: Ids) -> None:
@@ -91,16 +91,16 @@ class Runs:
         self._ids = ids
 
     def all(self, model: str | None = None) -> list[Run]:
-        """All runs, or those of one model, by the time they began."""
+        """Return all runs, or those of one model, in the order in which they began."""
         found = [self._seen(_decoded(record)) for record in self._catalog.find(KIND)]
         return [run for run in found if model is None or run.model == model]
 
     def get(self, run_id: str) -> Run:
-        """A run by its id, or by a unique beginning of it.
+        """Return a run by its id, or by a unique beginning of its id.
 
         Raises:
-            NotFound: There is none.
-            Misuse: Several begin like this.
+            NotFound: There is no such run.
+            Misuse: Several ids begin like this.
         """
         found = self._catalog.find(KIND, run_id) if run_id.isprintable() else []
         if not found or not run_id:
@@ -110,11 +110,11 @@ class Runs:
         return self._seen(_decoded(found[0]))
 
     def cancel(self, run_id: str, *, actor: str) -> Run:
-        """Cancel a run; its process ends it within about a second. Returns the run as it is now.
+        """Cancel a run, and return the run as it is now. The process of the run ends it within about a second.
 
         Raises:
-            NotFound: There is none.
-            Conflict: It has ended.
+            NotFound: There is no such run.
+            Conflict: The run has ended.
         """
         run = self.get(run_id)
         if run.is_over:
@@ -123,11 +123,11 @@ class Runs:
         return run
 
     def track(self, kind: str, model: str, *, actor: str) -> Tracked:
-        """A new run; it is recorded once `begin` is called."""
+        """Return a new run. It is recorded once `begin` is called."""
         return Tracked(self, kind, model, actor)
 
     def _seen(self, run: Run) -> Run:
-        """The run as it is now: interrupted, if its process died."""
+        """Return the run as it is now, which is interrupted if its process died."""
         if run.is_over or FileLock.is_held(self._lock_path(run.id)):
             return run
         return _interrupted(run)
@@ -140,7 +140,7 @@ class Runs:
         self._lock_path(run_id).unlink(missing_ok=True)
 
     def _settle(self) -> list[Run]:
-        """Record interrupted runs and forget the oldest; returns the interrupted ones."""
+        """Record interrupted runs, forget the oldest runs, and return the interrupted ones."""
         runs: list[Run] = []
         changes: list[Put | Remove] = []
         settled: list[str] = []
@@ -164,7 +164,7 @@ class Runs:
 
 
 class Tracked:
-    """A running run in its own process: records its events, and its outcome."""
+    """A running run in its own process. It records its events and its outcome."""
 
     def __init__(self, runs: Runs, kind: str, model: str, actor: str) -> None:
         self._runs = runs
@@ -186,7 +186,7 @@ class Tracked:
         )
 
     def begin(self) -> None:
-        """Record it with its events so far; does nothing the second time.
+        """Record the run with its events so far. A second call does nothing.
 
         Raises:
             Unavailable: The state folder cannot be written.
@@ -221,7 +221,10 @@ class Tracked:
                 self._change(lines=(*self.run.lines, text[:_LINE_LENGTH])[-_LINES:])
 
     def cancelled(self) -> str | None:
-        """The reason to end; None if it was not cancelled. Call it now and then: it also writes recorded events."""
+        """Return the reason to end, or None if the run was not cancelled.
+
+        Call this now and then, because it also writes recorded events.
+        """
         self._write()
         if self._lock is not None and self._cancelled is None and time.monotonic() - self._checked_s >= _WRITE_S:
             self._checked_s = time.monotonic()
@@ -231,7 +234,7 @@ class Tracked:
         return self._cancelled
 
     def end(self, outcome: str = "", *, error: BaseException | None = None) -> None:
-        """Record its outcome; the first call counts. A run that never began is not recorded."""
+        """Record the outcome of the run. Only the first call counts. A run that never began is not recorded."""
         if self.run.is_over:
             return
         state: State = "done" if error is None else _state_after(error)
@@ -260,7 +263,7 @@ class Tracked:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
             self.end(error=error)
-        except TrimtabError:  # the error that ended the work, such as a full disk, says more
+        except TrimtabError:  # the error that ended the work, such as a full disk, tells more
             if error is None:
                 raise
 
@@ -313,13 +316,16 @@ def _interrupted(run: Run) -> Run:
 
 
 def _next(run: Run) -> str:
-    """The advice about the next run of this kind. A promotion keeps no steps: it judges what is known at its time."""
+    """Return the advice about the next run of this kind.
+
+    A promotion keeps no steps, because it judges what is known at its time.
+    """
     kept = run.kind != "promote"
     return f"the next {run.kind} " + ("goes on from its finished steps." if kept else "starts again.")
 
 
 def step_key(run: Run, step: RunStep) -> str:
-    """The key of a run's finished step in the catalogue."""
+    """Return the key of a run's finished step in the catalogue."""
     return f"{run.kind}.{step.name}/{step.inputs_hash}"
 
 

@@ -18,15 +18,16 @@ def caught(
     *,
     for_good: bool = False,
 ) -> Iterator[None]:
-    """Call `handle` on these signals inside the `with` block. In any thread but the main one nothing changes.
+    """Call `handle` on these signals inside the `with` block. In any thread but the main thread nothing changes.
 
-    A terminal that closes sends two hang-ups, from its shell and from the kernel: the first is handled, later ones are
-    ignored. A hang-up that was ignored before (`nohup`) stays ignored.
+    A terminal that closes sends two hang-ups, one from its shell and one from the kernel. The first is handled, and
+    later ones are ignored. A hang-up that was ignored before (`nohup`) stays ignored.
 
     Args:
         handle: Called in the main thread, between two instructions.
         numbers: The signals.
-        for_good: Ignore them afterwards, because the process is about to end; else restore the previous handlers.
+        for_good: Whether to ignore the signals afterwards, because the process is about to end. Otherwise the previous
+            handlers are restored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -49,5 +50,5 @@ def caught(
 
 
 def _is_nohup(number: signal.Signals) -> bool:
-    """Whether this is an ignored hang-up."""
+    """Return whether this is a hang-up that is ignored."""
     return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN

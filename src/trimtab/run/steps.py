@@ -1,4 +1,4 @@
-"""Steps: work that is finished once is never done again, also after a crash."""
+"""Steps: work that is finished once is never done again, even after a crash."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a step, and whether it was computed."""
+    """The result of a step, and whether it was computed now."""
 
     result: bytes
-    cached: bool  # finished before, not computed again
+    cached: bool  # True if the step was finished earlier and not computed again
     attempts: int
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
-    """Retries of a step that raised `Unavailable`: their number and first pause, which doubles each time."""
+    """Retries of a step that raised `Unavailable`: their number, and the first pause, which doubles with each retry."""
 
     times: int = 3
     first_pause_s: float = 0.1
@@ -56,29 +56,29 @@ def step(
     retry: Retry | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Done:
-    """The result of `function`, computed once for these inputs.
+    """Return the result of `function`, computed once for these inputs.
 
     The result is stored before the step is recorded as finished, so a crash leaves either nothing or a finished step.
     The caller holds a lease that keeps other processes away, or has the catalogue to itself.
 
     Args:
-        catalog: Holds finished steps.
-        blob: Holds results.
+        catalog: The catalogue that holds finished steps.
+        blob: The blob store that holds results.
         name: The step's name, e.g. "train".
-        inputs_hash: The content address of all that the result depends on, code included.
-        function: A pure function of those inputs; may run again after a crash.
-        clock: Stamps the record.
-        retry: The retries; left out, three.
-        sleep: Called to wait.
+        inputs_hash: The content address of all that the result depends on, including the code.
+        function: A pure function of those inputs. It may run again after a crash.
+        clock: Gives the time of the record.
+        retry: The retries. If left out, three.
+        sleep: Called to wait between retries.
 
     Raises:
-        Unavailable: It was still unavailable at the last retry.
+        Unavailable: The function still raised `Unavailable` at the last retry.
         Conflict: Another process finished these inputs with another result.
     """
     done = _done(catalog, blob, name, inputs_hash)
     if done is not None:
         return done
-    if finished(catalog, name, inputs_hash) is not None:  # its result is gone
+    if finished(catalog, name, inputs_hash) is not None:  # the result of the step is gone
         forget_step(catalog, name, inputs_hash)
     result, attempts = _attempts(function, retry or Retry(), sleep)
     _record(catalog, name, inputs_hash, blob.put(result), attempts, clock)
@@ -86,18 +86,21 @@ def step(
 
 
 def finished(catalog: Catalog, name: str, inputs_hash: str) -> Step | None:
-    """The record of a finished step; None while there is none."""
+    """Return the record of a finished step, or None while there is no record."""
     record = catalog.get(KIND, f"{name}/{inputs_hash}")
     return None if record is None else msgspec.json.decode(record.body, type=Step)
 
 
 def forget_step(catalog: Catalog, name: str, inputs_hash: str) -> None:
-    """Forget that a step was finished, so that it runs again; does nothing if it was not."""
+    """Forget that a step was finished, so that it runs again. Does nothing if the step was not finished."""
     catalog.write([Remove(KIND, f"{name}/{inputs_hash}")])
 
 
 def _done(catalog: Catalog, blob: Blob, name: str, inputs_hash: str) -> Done | None:
-    """The result of a finished step; None if there is none, or if its result was removed or damaged since."""
+    """Return the result of a finished step.
+
+    Returns None if the step is not finished, or if its result was removed or damaged since.
+    """
     found = finished(catalog, name, inputs_hash)
     if found is None:
         return None

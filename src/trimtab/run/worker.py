@@ -1,4 +1,4 @@
-"""Child process of a `ProcessExecutor`: reads tasks from standard input and sends back events and results."""
+"""Child process of a `ProcessExecutor`. It reads tasks from standard input, and sends back events and results."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from trimtab.run.executors import Failure, Frames, Result, Task, Workplace, fail
 
 
 def main() -> None:
-    """Run tasks until the parent closes its end, or dies."""
+    """Run tasks until the parent closes its end of the pipe, or dies."""
     replies = os.fdopen(int(sys.argv[1]), "wb", buffering=0)
     if hasattr(os, "nice"):
         os.nice(int(sys.argv[2]))
     requests = os.fdopen(os.dup(0), "rb", buffering=0)
     nowhere = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nowhere, 0)  # a task must not read our requests
+    os.dup2(nowhere, 0)  # a task must not read the requests to this process
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
     idle = threading.Event()
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _listen(requests: IO[bytes], tasks: queue.SimpleQueue[Task | None], idle: threading.Event) -> None:
-    """Queue tasks. Once the parent is gone, end: at once if it was waiting for the running task."""
+    """Queue tasks. Once the parent is gone, end the process, at once if the parent waited for the running task."""
     frames = Frames()
     while data := requests.read(1 << 16):
         for frame in frames.add(data):
@@ -62,7 +62,7 @@ def _listen(requests: IO[bytes], tasks: queue.SimpleQueue[Task | None], idle: th
 def _done(task: Task, place: Workplace) -> Result | Failure:
     try:
         return Result(task.call(place))
-    except BaseException as error:  # the worker's outer loop: the parent raises it
+    except BaseException as error:  # this is the worker's outer loop; the parent raises the error
         return failure_of(error, traceback.format_exc())
 
 

@@ -1,4 +1,4 @@
-"""Clocks: the system's, one that is checked for jumps, and ones for simulations."""
+"""Clocks: the system's clock, a clock that is checked for jumps, and clocks for simulations."""
 
 import time
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Protocol
 
 from trimtab.core.errors import Misuse, Unavailable
 
-TOLERANCE_US = 900_000_000  # by how much the machine's clock may be set ahead while a process runs
+TOLERANCE_US = 900_000_000  # how far the machine's clock may be set ahead while a process runs
 
 
 class Clock(Protocol):
@@ -27,7 +27,7 @@ class SystemClock:
 
 
 def elapsed_us() -> int:
-    """Microseconds since a fixed time, those of a suspended machine included.
+    """Return the microseconds since a fixed time, including those in which the machine was suspended.
 
     >>> elapsed_us() <= elapsed_us()
     True
@@ -39,14 +39,14 @@ _ELAPSED: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class CheckedClock:
-    """A clock that raises while another clock has jumped ahead of the time that has passed. # D0170
+    """A clock that raises an error while the clock that it checks has jumped ahead of the elapsed time. # D0170
 
-    The two are compared since this object was made. A clock that is set back, or ahead by at most the tolerance, is
-    trusted.
+    The clock and the elapsed time are compared from the time when this object was made. A clock that is set back, or
+    ahead by at most the tolerance, is trusted.
 
     Args:
         clock: The clock to check.
-        elapsed_us: The time that has passed, whatever the clock is set to.
+        elapsed_us: Returns the time that has passed, whatever the clock is set to.
 
     >>> CheckedClock(VirtualClock(5), elapsed_us=lambda: 0).now_us()
     5
@@ -58,7 +58,7 @@ class CheckedClock:
         self._most_us = clock.now_us() - elapsed_us()  # the greatest difference that was trusted
 
     def now_us(self) -> int:
-        """The current time.
+        """Return the current time.
 
         Raises:
             Unavailable: The clock jumped ahead.
@@ -72,7 +72,7 @@ class CheckedClock:
         return now_us
 
     def jump(self) -> str | None:
-        """The reason not to trust the clock now; None if it can be trusted."""
+        """Return the reason not to trust the clock now, or None if the clock can be trusted."""
         ahead_us = self._now_us() - self._elapsed_us() - self._most_us
         return _jumped(ahead_us) if ahead_us > TOLERANCE_US else None
 
@@ -112,7 +112,9 @@ class VirtualClock:
 
 
 class ShiftedClock:
-    """A clock that starts at another time and runs at normal speed: to serve a replayed history as of its end.
+    """A clock that starts at another time and runs at normal speed.
+
+    It is used to serve a replayed history as of the end of the history.
 
     >>> clock = ShiftedClock(1_000_000)
     >>> 1_000_000 <= clock.now_us() < 2_000_000

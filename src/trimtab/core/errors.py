@@ -2,7 +2,10 @@
 
 
 class TrimtabError(Exception):
-    """The base of all errors that trimtab raises. The message says what was found, what was needed and what to do."""
+    """The base of all errors that trimtab raises.
+
+    The message says what was found, what was needed and what to do.
+    """
 
 
 class Misuse(TrimtabError, ValueError):
@@ -10,16 +13,16 @@ class Misuse(TrimtabError, ValueError):
 
 
 class NotFound(TrimtabError, LookupError):
-    """The named thing does not exist here; the message lists those that do."""
+    """The named thing does not exist here. The message lists the things that exist."""
 
 
 class Conflict(TrimtabError):
-    """Another process changed or holds it; read it again, then decide."""
+    """Another process changed or holds the thing. Read it again, then decide."""
 
 
 class Unavailable(TrimtabError):
-    """A resource is missing or busy now; the same call may work later."""
+    """A resource is missing or busy now. The same call may work later."""
 
 
 class Corrupt(TrimtabError):
-    """Stored bytes are not what was written; the message names the file and the record."""
+    """Stored bytes are not the bytes that were written. The message names the file and the record."""

@@ -17,10 +17,11 @@ class Ids(Protocol):
 
 
 class TimeIds:
-    """Identifiers `kind_` + 26 base-32 letters: 48 bits of milliseconds, 80 random bits that then count up.
+    """Identifiers `kind_` + 26 base-32 letters: 48 bits of milliseconds, then 80 random bits that count up.
 
-    Within one process they increase strictly; two processes differ in 64 bits drawn at their start.
-    Give a `seed` to get the same identifiers again (a simulation); without one they come from the system.
+    Within one process the identifiers strictly increase. Identifiers of two processes differ in 64 bits, which each
+    process draws at its start. A `seed` gives the same identifiers again (for a simulation). Without a seed the random
+    bits come from the system.
 
     >>> from trimtab.core.clock import VirtualClock
     >>> ids = TimeIds(VirtualClock(0), seed=1)
@@ -32,7 +33,7 @@ class TimeIds:
     def __init__(self, clock: Clock, *, seed: int | None = None) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._ms = 0  # the least: a clock may stand before 1970
+        self._ms = 0  # at least 0, because a clock may stand before 1970
         self._tail = 0
         self._random = random.Random(os.urandom(16) if seed is None else seed)
 

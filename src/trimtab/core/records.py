@@ -1,4 +1,4 @@
-"""Records that several rooms share; each is a row of some log, journal or catalogue."""
+"""Records that several packages share. Each is a row of a log, a journal or a catalogue."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import msgspec
 
 Mode = Literal["live", "batch", "precomputed", "online", "replay"]
 
-# Flags of answers that were given in the place of others.
+# Flags of answers that were given instead of the answer of the version itself,
 NULL_FEATURES, LAST_ANSWER, FALLBACK_VERSION, RULE = "null_features", "last_answer", "fallback_version", "rule"
-BEHIND = "features_behind"  # and of those made while no event is applied to online features
+BEHIND = "features_behind"  # and of answers that were made while no event is applied to online features
 _DEGRADED = frozenset((NULL_FEATURES, LAST_ANSWER, RULE))
 
 
-class Prediction(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):  # it can hold no cycle
+# the struct can hold no reference cycle
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One answer to one request: a row of the prediction log, which holds the fields in this order.
 
-    `at_us` and `positions` are the as-of pair (t, P): with the definitions of `version` they say exactly which
-    feature values must have been used, and `values` says which were.
+    `at_us` and `positions` are the time and the log positions as of which the features were read. Together with the
+    definitions of `version` they say exactly which feature values must have been used. `values` holds the values that
+    were used.
     """
 
     id: str
@@ -31,31 +33,34 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=
     made_at_us: int
     at_us: int
     positions: dict[str, int]
-    score: float  # probability of the positive class, or the predicted number; with `scores` of the likeliest class
-    request: bytes  # the request's columns, msgpack array in declared order (times as microseconds)
-    values: bytes  # the model's input row, little-endian float64 (NaN = null)
-    reasons: bytes  # a code of features.REASONS a model input; 255: no view (a transform)
+    # probability of the positive class, or the predicted number; with `scores`, the probability of the likeliest class
+    score: float
+    request: bytes  # the request's columns, as a msgpack array in declared order (times as microseconds)
+    values: bytes  # the model's input row, as little-endian float64 (NaN = null)
+    reasons: bytes  # for each model input a code of features.REASONS; 255: the input is not from a view (a transform)
     flags: tuple[str, ...] = ()  # "past", "null_features", ...
-    scores: dict[str, float] | None = None  # the probability of each class, for a model of several
+    scores: dict[str, float] | None = None  # the probability of each class, for a model of several classes
 
     @property
     def is_degraded(self) -> bool:
-        """Whether features, model or both were unavailable: it then says nothing about the version."""
+        """Return whether features, model or both were unavailable. If so, the score says nothing about the version."""
         return bool(self.flags) and not _DEGRADED.isdisjoint(self.flags)
 
     @property
     def prediction(self) -> str | None:
-        """The likeliest class (of equally likely ones the first), of a model of several."""
+        """Return the likeliest class of a model of several classes. Of equally likely classes it is the first."""
         return None if self.scores is None else max(self.scores, key=self.scores.__getitem__)
 
 
-LOSS_CAP = 3.0 * math.log(2.0)  # three times the loss of a coin: the most that one row can cost a day
+# three times the loss of a coin toss: the most that one row can add to the loss of a day
+LOSS_CAP = 3.0 * math.log(2.0)
 
 
 class DayQuality(msgspec.Struct, frozen=True, kw_only=True):
-    """Quality of one version on the requests of one closed UTC day; sums, so that days add up.
+    """Quality of one version on the requests of one closed UTC day. All values are sums, so days can be added.
 
-    For a ranking lists are counted, not rows. Lists that are neither labelled nor missing have rows that are all alike.
+    For a ranking, lists are counted instead of rows. Lists that are neither labelled nor missing have labels that are
+    all alike.
     """
 
     model: str
@@ -64,13 +69,13 @@ class DayQuality(msgspec.Struct, frozen=True, kw_only=True):
     predictions: int
     labelled: int
     missing: int  # no label came within the wait
-    score_sum: float  # several classes: the score of the likeliest one; a ranking: 0, also the next
-    label_sum: float  # several classes: how often the likeliest one was the label
+    score_sum: float  # several classes: the scores of the likeliest class; a ranking: 0, as is the next
+    label_sum: float  # several classes: how often the likeliest class was the label
     loss_sum: float  # log loss (or squared error) over the labelled rows
-    capped_loss_sum: float  # the same with each row's loss capped
-    # The expected value of that sum if the scores are right; None: the scores of this metric are no probabilities.
+    capped_loss_sum: float  # this sum with each row's loss capped
+    # The expected value of `loss_sum` if the scores are right; None: the scores of this metric are not probabilities.
     expected_loss_sum: float | None = None
-    unlisted: int = 0  # several classes: the label is not among those declared; neither labelled nor missing
+    unlisted: int = 0  # several classes: rows whose label was not declared, which are neither labelled nor missing
 
 
 class ChangeOnset(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,11 +83,14 @@ class ChangeOnset(msgspec.Struct, frozen=True, kw_only=True):
 
     at_us: int  # the likeliest day
     earliest_us: int  # the earliest day that is nearly as likely
-    latest_us: int  # the latest one
+    latest_us: int  # the latest day that is nearly as likely
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True):
-    """A finding of a monitor. `severity` red means act; a monitor without evidence is red too."""
+    """A finding of a monitor.
+
+    `severity` red means that someone must act. A monitor without evidence is red, too.
+    """
 
     id: str
     kind: str  # "quality_loss", "quality_calibration", "no_labels", "unlisted_labels", "monitor_stopped", ...
@@ -95,8 +103,8 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     subject: str = ""  # "column temp", "source weather", "slice state=CA"; empty: the model as a whole
     owner: str | None = None  # who should act, as the deployment declares
-    cause: str | None = None  # another finding of that time that may explain it
-    ended_at_us: int | None = None  # None: it stands
+    cause: str | None = None  # another finding at that time that may explain this one
+    ended_at_us: int | None = None  # None: the finding still holds
     ended_because: str | None = None  # "the labels are back", "repaired by late_flight@8"
 
 
@@ -104,7 +112,7 @@ class GateCheck(msgspec.Struct, frozen=True, kw_only=True):
     """One check of a candidate: the value found, and the bound."""
 
     name: str  # "calibrated", "slice carrier=UA", "latency", ...
-    figure: float | None  # None: not a number, or there were no rows to measure it on
+    figure: float | None  # None: the value is not a number, or there were no rows to measure it on
     bound: float | None  # the limit of `figure`, or its tolerance
     verdict: Literal["held", "failed", "no evidence", "not measured"]
     reason: str  # one sentence
@@ -116,7 +124,7 @@ class GateRecord(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     model: str
     candidate: str  # the candidate's version address
-    champion: str | None  # None: there was none; only the checks without one apply
+    champion: str | None  # None: there was no champion; only the checks without a champion apply
     judged_at_us: int
     window_start_us: int
     window_end_us: int
@@ -124,17 +132,17 @@ class GateRecord(msgspec.Struct, frozen=True, kw_only=True):
     metric: str
     candidate_metric: float
     champion_metric: float | None
-    difference: float | None  # candidate minus champion, mean per-row loss; negative is better
+    difference: float | None  # mean loss per row of the candidate minus that of the champion; negative is better
     bound: float | None  # upper confidence bound of `difference`
     margin: float
     passed: bool
-    checks: dict[str, bool]  # each named check and whether it held
+    checks: dict[str, bool]  # whether each named check held
     reason: str  # one sentence
-    folds: int = 1  # 2 or more: each part of the window was scored by a fit on the others
-    findings: tuple[GateCheck, ...] = ()  # all checks with their values; empty: of an earlier trimtab
+    folds: int = 1  # 2 or more: each part of the window was scored by a fit on the other parts
+    findings: tuple[GateCheck, ...] = ()  # all checks with their values; empty if an earlier trimtab wrote the record
 
     def lines(self) -> list[str]:
-        """Every check in words; records of an earlier trimtab only say whether each held."""
+        """Return every check in words. Records of an earlier trimtab only say whether each check held."""
         found = [(one.name, one.verdict, one.reason) for one in self.findings]
         found = found or [(name, "held" if held else "failed", "") for name, held in self.checks.items()]
         width = max((len(name) for name, _, _ in found), default=0)
@@ -151,7 +159,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     actor: str  # "policy" or a person
     cause: str  # one sentence
     evidence: dict[str, str | int | float | bool | None]
-    version: str | None  # the version that it is about
+    version: str | None  # the version that the decision is about
     replaced: str | None  # the previous version
     data_hash: str | None
     previous_hash: str  # hash of the previous row; 64 zeros for the first

@@ -48,12 +48,12 @@ class Evaluated(NamedTuple):
     """The values of an expression in every row, and the rows where it failed."""
 
     column: Column
-    failed: Array | None  # bool: rows where a part that the row needed failed; None: none
+    failed: Array | None  # bool: rows for which a needed part failed; None: no such row
     error: str  # the first error
 
 
 def evaluate_columns(expression: Expression, columns: Columns, what: str = "expression") -> Column:
-    """The expression's value in every row; null also where it fails, see `evaluate_marked`.
+    """Return the expression's value in every row. It is null where the expression fails, see `evaluate_marked`.
 
     Raises:
         Misuse: The expression does not fit the columns.
@@ -68,13 +68,15 @@ def evaluate_columns(expression: Expression, columns: Columns, what: str = "expr
 def evaluate_marked(
     expression: Expression, columns: Columns, what: str = "expression", needed: Array | None = None
 ) -> Evaluated:
-    """The expression's value in every row, and the rows where it fails: an integer overflows, a Python function raises.
+    """Return the expression's value in every row, and the rows where it fails.
+
+    The expression fails where an integer overflows or a Python function raises an error.
 
     Args:
         expression: What to compute.
-        columns: The columns it reads.
-        what: The definition, for errors.
-        needed: The rows whose value is of use, bool; in the others nothing can fail. None: all.
+        columns: The columns that the expression reads.
+        what: The definition, for error messages.
+        needed: The rows whose value is of use, as bool. In all other rows nothing can fail. None: all rows.
 
     Raises:
         Misuse: The expression does not fit the columns.
@@ -91,7 +93,7 @@ def evaluate_marked(
 
 
 class _Evaluation:
-    """One evaluation: values of nodes, and the rows that need them in which they fail."""
+    """One evaluation: the values of nodes, and the rows in which a needed node fails."""
 
     def __init__(self, columns: Columns) -> None:
         self.failed: Array | None = None
@@ -99,7 +101,7 @@ class _Evaluation:
         self._columns = columns
 
     def of(self, node: Expression, needed: Array | None) -> Column:
-        """A node's value; anything in rows where it is not needed."""
+        """Return a node's value. In rows where the value is not needed it may be anything."""
         if node.op == "col":
             found = self._columns[str(node.params[0])]
             return _float(found.values) if found.dtype == "float" else found
@@ -121,7 +123,7 @@ class _Evaluation:
         return self._one_argument(node, args[0], needed)
 
     def _fail(self, wrong: Array, needed: Array | None, error: Callable[[int], str]) -> None:
-        """Mark the rows where a node fails that needed it; `error` says why one of them does."""
+        """Mark the rows where a needed node fails. `error` says why one of the rows fails."""
         if needed is not None:
             wrong = wrong & needed
         if wrong.any():
@@ -129,7 +131,7 @@ class _Evaluation:
             self.failed = wrong if self.failed is None else self.failed | wrong
 
     def _branches(self, node: Expression, needed: Array | None) -> Column:
-        """The functions that may not need all their arguments in every row."""
+        """Evaluate the functions that may not need all their arguments in every row."""
         first = self.of(node.args[0], needed)
         present = first.present()
         if node.op == "when":
@@ -145,7 +147,7 @@ class _Evaluation:
         return _kleene(decisive, first, self.of(node.args[1], _and(undecided, needed)))
 
     def _python(self, node: Expression, args: list[Column], needed: Array | None) -> Column:
-        """A plain Python function, row by row, in the rows that need it."""
+        """Run a plain Python function row by row, in the rows that need it."""
         function = function_of(node)
         dtype: Dtype = node.params[1]  # type: ignore[assignment]  # transform() wrote it
         rows = self._columns.rows
@@ -194,7 +196,7 @@ class _Evaluation:
         needed: Array | None,
         error: Callable[[int], str],
     ) -> Column:
-        """A column of integers, null and marked where they are wrong."""
+        """Return a column of integers, which is null and marked where the integers are wrong."""
         if valid is not None:
             wrong = wrong & valid
         if wrong.any():
@@ -246,7 +248,7 @@ def _and(mask: Array, needed: Array | None) -> Array:
 
 
 def _error_of(function: Callable[[Sequence[Any]], Any], values: Sequence[Any]) -> str:
-    """The error of a function of one row; empty: it does not fail."""
+    """Return the error text of a function of one row, or an empty text if the function does not fail."""
     before = failures.count
     function(values)
     return failures.error if failures.count != before else ""
@@ -256,20 +258,21 @@ def _constant(node: Expression, rows: int) -> Column:
     dtype: Dtype = node.params[0]  # type: ignore[assignment]  # lit() wrote it
     kind = {"float": np.float64, "bool": np.bool_, "str": np.object_}.get(dtype, np.int64)
     values: Array = np.empty(rows, kind)
-    values.fill(node.params[1])  # `np.full` and a comparison with a bare text take away the NULs that it ends with
+    values.fill(node.params[1])  # `np.full` and a comparison with a bare text remove the NULs at the end of the text
     return Column(dtype, values)
 
 
 def _float(values: Array) -> Column:
-    """A float result: values that are not finite or beyond 1e150 are null, and -0.0 is 0.0."""
-    if len(values) == 0 or (values.min() >= -GREATEST and values.max() <= GREATEST):  # False when there is a NaN
+    """Return a float result. Values that are not finite or beyond 1e150 are null, and -0.0 becomes 0.0."""
+    # the comparison is False when there is a NaN
+    if len(values) == 0 or (values.min() >= -GREATEST and values.max() <= GREATEST):
         return Column("float", values + 0.0)
     present = np.abs(values) <= GREATEST
     return Column("float", np.where(present, values + 0.0, np.nan), present)
 
 
 def _finish(dtype: Dtype, values: Array, valid: Array | None) -> Column:
-    """A column with the placeholder where it is null."""
+    """Return a column with the placeholder where it is null."""
     if valid is None or valid.all():
         return Column(dtype, values)
     return Column(
@@ -344,7 +347,7 @@ def _hash_bucket(arg: Column, n: int) -> Column:
 
 
 def _offsets(at_us: Array, tz: str) -> Array:
-    """UTC offsets, looked up once a quarter of an hour, or for each row if it changes inside one."""
+    """Return UTC offsets. They are looked up once a quarter of an hour, or for each row if they change inside one."""
     zone = zoneinfo.ZoneInfo(tz)
     quarters, where = np.unique(at_us // _QUARTER_US, return_inverse=True)
     starts = [int(q) * _QUARTER_US for q in quarters]
@@ -357,7 +360,7 @@ def _offsets(at_us: Array, tz: str) -> Array:
 
 
 def _int_arithmetic(op: str, x: Array, y: Array) -> tuple[Array, Array]:
-    """The result modulo 2**64, and the rows that overflowed."""
+    """Return the result modulo 2**64, and the rows that overflowed."""
     match op:
         case "+":
             values = x + y
@@ -380,5 +383,7 @@ def _power(x: Array, y: Array) -> Column:
     # round otherwise than its general loop: so both evaluators hand it at least two rows of each.
     rows = len(x)
     values = np.power(np.resize(x, 2), np.resize(y, 2))[:rows] if rows == 1 else np.power(x, y)
-    values = np.where(y == 2.0, x * x, values)  # in both evaluators: the usual case is quick in rows
-    return _float(np.where(np.isnan(x) | np.isnan(y), np.nan, values))  # IEEE says 1 to NaN**0; null stays null
+    # the same in both evaluators, because the usual case is quick for one row
+    values = np.where(y == 2.0, x * x, values)
+    # IEEE defines NaN**0 as 1, but null must stay null
+    return _float(np.where(np.isnan(x) | np.isnan(y), np.nan, values))

@@ -38,17 +38,18 @@ _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def compile_row(expression: Expression, columns: Mapping[str, Dtype], what: str = "expression") -> RowFunction:
-    """A function from one row to the expression's value.
+    """Return a function from one row to the expression's value.
 
     Args:
         expression: What to compute.
-        columns: The types of the columns; the function reads from a row those that the expression names.
-        what: The definition, for errors.
+        columns: The types of the columns. The function reads from a row only the columns that the expression names.
+        what: The definition, for error messages.
 
     Returns:
-        A function of a mapping from names to values: None for null, ints for times. What fails for a row, an integer
-        that overflows or a Python function that raises, is null and counted (`failed.py`). A name that is missing in
-        the row is a KeyError; a caller that takes rows from outside checks them first.
+        A function that takes a mapping from names to values, with None for null and ints for times. If the expression
+        fails for a row (an integer overflows, or a Python function raises an error), the value is null and the failure
+        is counted (`failed.py`). If the row lacks a name, the function raises KeyError. A caller that takes rows from
+        outside checks them first.
 
     Raises:
         Misuse: The expression does not fit the columns.
@@ -62,7 +63,7 @@ def compile_row(expression: Expression, columns: Mapping[str, Dtype], what: str 
 
 
 class _Constant:
-    """The function that gives one value, whatever the row."""
+    """A function that gives one value for every row."""
 
     __slots__ = ("value",)
 
@@ -191,7 +192,10 @@ def _widen(function: RowFunction, found: Dtype, dtype: Dtype) -> RowFunction:
 
 
 def _kleene(decisive: bool, left: RowFunction, right: RowFunction) -> RowFunction:
-    """`|` (True decides) or `&` (False decides): null only when no side decides and one is null."""
+    """Return `|` (True decides) or `&` (False decides).
+
+    The result is null only if no side decides and one side is null.
+    """
 
     def evaluate(row: Row) -> bool | None:
         a = left(row)
@@ -255,18 +259,20 @@ def _power(left: RowFunction, right: RowFunction) -> RowFunction:
             result = a * a
         else:
             with np.errstate(all="ignore"):
-                result = float(np.power(np.array((a, a)), np.array((b, b)))[0])  # two rows: see evaluate_columns
+                # computed with two rows, see evaluate_columns
+                result = float(np.power(np.array((a, a)), np.array((b, b)))[0])
         return result + 0.0 if _LOWEST <= result <= GREATEST else None
 
     return _binary(power, left, right)
 
 
 def _transcendental(op: str) -> Callable[[float], float | None]:
-    """The function, called only where its result is finite, so that NumPy never warns."""
+    """Return the function, which is called only where its result is finite, so that NumPy never warns."""
     import numpy as np
 
     if op == "sqrt":
-        return lambda x: math.sqrt(x) if x >= 0.0 else None  # correctly rounded everywhere, so Python's will do
+        # correctly rounded on every machine, so Python's function gives the same bits
+        return lambda x: math.sqrt(x) if x >= 0.0 else None
     function: Callable[[float], Any] = {"log": np.log, "log1p": np.log1p, "exp": np.exp}[op]
     low, high = {"log": (0.0, math.inf), "log1p": (-1.0, math.inf), "exp": (-math.inf, 346.0)}[op]
 

@@ -1,4 +1,7 @@
-"""The content address of a function: its source and all that it uses, independent of how it was compiled."""
+"""The content address of a function: a hash of its source and of all that it uses.
+
+The address does not depend on how the function was compiled.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +24,23 @@ from typing import Any
 from trimtab.core.errors import Misuse
 from trimtab.core.hashing import content_hash
 
-DISTRIBUTIONS = {"sklearn": ("scikit-learn",), "xgboost": ("xgboost", "xgboost-cpu")}  # that bring a module
+# distributions that bring a module
+DISTRIBUTIONS = {"sklearn": ("scikit-learn",), "xgboost": ("xgboost", "xgboost-cpu")}
 _Position = tuple[int, int]
 
 
 def code_hash(function: Callable[..., Any]) -> str:
-    """The SHA-256 of a function's source and of everything it refers to, 64 hexadecimal digits.
+    """Return the SHA-256 of a function's source and of everything it refers to, 64 hexadecimal digits.
 
-    Counted are its source text (of a lambda the expression alone), its defaults, the values in its closure and the
-    globals it reads: plain values, the user's own functions and classes with all that they use in turn, and library
-    objects by qualified name and the version of their distribution. Bytecode is not, so that every Python gives the
-    same address. A function typed where no source is kept (`exec`, some prompts) is known by its constants and names
-    instead: moving such a function into a file changes its address.
+    The hash covers the source text (of a lambda only the expression), the defaults, the values in the closure and the
+    globals that the function reads. These may be plain values, the user's own functions and classes with all that they
+    use in turn, and library objects, which are given by qualified name and the version of their distribution. Bytecode
+    is not covered, so that every Python gives the same address. A function that was typed where no source is kept
+    (`exec`, some prompts) is described by its constants and names instead. So moving such a function into a file
+    changes its address.
 
     Raises:
-        Misuse: It uses a value whose content cannot be read (a lock, an open file, a generator).
+        Misuse: The function uses a value whose content cannot be read (a lock, an open file, a generator).
 
     >>> code_hash(lambda: 1) == code_hash(lambda: 2)
     False
@@ -44,14 +49,15 @@ def code_hash(function: Callable[..., Any]) -> str:
 
 
 def distribution_version(module: str) -> str | None:
-    """The installed version of the distribution that brings a top-level module; None when none does.
+    """Return the installed version of the distribution that brings a top-level module, or None without one.
 
     >>> distribution_version("msgspec") is not None
     True
     """
-    from importlib import metadata  # here: it costs `import trimtab` 20 ms
+    from importlib import metadata  # imported here, because it would cost `import trimtab` 20 ms
 
-    for name in (module, *DISTRIBUTIONS.get(module, ())):  # its own name first: the version is part of addresses
+    # prefer the distribution of the same name, because the version is part of addresses
+    for name in (module, *DISTRIBUTIONS.get(module, ())):
         with suppress(metadata.PackageNotFoundError):
             return metadata.version(name)
     names = _distributions().get(module)
@@ -59,11 +65,14 @@ def distribution_version(module: str) -> str | None:
 
 
 class _Describer:
-    """Turns objects into JSON values; an object met again is named by the order in which it was first met."""
+    """Turns objects into JSON values.
+
+    An object that is met again is named by the order in which it was first met.
+    """
 
     def __init__(self) -> None:
         self._met: dict[int, int] = {}
-        self._alive: list[object] = []  # an id is only an identity while its object lives
+        self._alive: list[object] = []  # an id identifies an object only while the object lives
 
     def describe(self, value: Any, where: str) -> Any:
         if value is None or isinstance(value, bool | str):
@@ -176,7 +185,10 @@ class _Describer:
 
 
 def _class_source(kind: type) -> str:
-    """A class's text, from the file that its methods were compiled from: another module may have its name by now."""
+    """Return a class's text, from the file that its methods were compiled from.
+
+    Another module may have the module's name by now.
+    """
     for method in vars(kind).values():
         if isinstance(method, types.FunctionType) and method.__qualname__ == f"{kind.__qualname__}.{method.__name__}":
             lines, _ = inspect.findsource(method.__code__)
@@ -198,7 +210,10 @@ def _source(code: types.CodeType) -> Any:
 
 
 def _lambda_source(code: types.CodeType) -> Any:
-    """The lambda's own expression: the one on its line whose body spans the positions that the compiler recorded."""
+    """Return the expression of a lambda.
+
+    Of the lambdas on its line, it is the one whose body spans the positions that the compiler recorded.
+    """
     lines, _ = inspect.findsource(code)
     text = "".join(lines)
     here = [n for n in ast.walk(_parsed(text)) if isinstance(n, ast.Lambda) and n.lineno == code.co_firstlineno]
@@ -212,7 +227,10 @@ def _lambda_source(code: types.CodeType) -> Any:
 
 
 def _same_constants(node: ast.Lambda, code: types.CodeType) -> bool:
-    """Distinguish lambdas without positions: Python 3.12 keeps none for one that only returns a constant."""
+    """Compare constants to tell lambdas without positions apart.
+
+    Python 3.12 keeps no positions for a lambda that only returns a constant.
+    """
     compiled = compile(ast.Expression(node), "<lambda>", "eval")
     inner = next(c for c in compiled.co_consts if isinstance(c, types.CodeType))
     return (repr(inner.co_consts), inner.co_names) == (repr(code.co_consts), code.co_names)
@@ -233,13 +251,16 @@ def _end(node: ast.expr) -> _Position:
 
 
 def _without_source(code: types.CodeType) -> Any:
-    """The description of a function without source: its constants and names, nested ones included."""
+    """Return the description of a function without source: its constants and names, including nested ones."""
     constants = [_without_source(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
     return {"constants": constants, "names": [*code.co_names], "arguments": [*code.co_varnames[: code.co_argcount]]}
 
 
 def _reads(code: types.CodeType) -> Iterator[tuple[str, ...]]:
-    """Each global that is read, with the attributes taken from it at once; `("import", module)` for an import."""
+    """Yield each global that is read, with the attributes that are taken from it directly.
+
+    An import gives `("import", module)`.
+    """
     found: set[tuple[str, ...]] = set()
     path: list[str] = []
     for step in dis.get_instructions(code):
@@ -260,7 +281,7 @@ def _reads(code: types.CodeType) -> Iterator[tuple[str, ...]]:
 
 
 def _follow(value: Any, path: tuple[str, ...]) -> tuple[Any, str]:
-    """Follow attributes of modules to the value used: `settings.rates.LOW` is a number, not a module."""
+    """Follow attributes of modules to the value that is used: `settings.rates.LOW` is a number, not a module."""
     taken = 1
     while isinstance(value, types.ModuleType) and taken < len(path) and hasattr(value, path[taken]):
         value, taken = getattr(value, path[taken]), taken + 1
@@ -274,7 +295,7 @@ def _is_named(value: Any) -> bool:
 
 
 def _is_library(module: str) -> bool:
-    """Whether a module came with Python, with trimtab or with an installed distribution, rather than from the user."""
+    """Return whether a module came with Python, trimtab or an installed distribution, and not from the user."""
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names or top in ("builtins", "trimtab"):
         return top != "__main__"
@@ -329,7 +350,7 @@ def _library_folders() -> tuple[str, ...]:
 
 @functools.cache
 def _distributions() -> Mapping[str, list[str]]:
-    """By module, which takes 0.2 s: all that is installed is read."""
+    """Return the distributions by module. This takes 0.2 s, because everything that is installed is read."""
     from importlib import metadata
 
     return metadata.packages_distributions()

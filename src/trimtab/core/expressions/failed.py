@@ -1,7 +1,8 @@
-"""Count of the values that failed for a row: each is null, and a caller can distinguish it from other nulls.
+"""Count of values whose computation failed. Each is null, and a caller can tell it from other nulls.
 
-An evaluator never raises for what is in a row. A caller compares `failures.count` before and after: if it has grown,
-some part of an expression that the rows needed has failed, and `failures.error` is the last error.
+An evaluator never raises an error because of the values in a row. A caller compares `failures.count` before and after.
+If the count has grown, some part of an expression that the rows needed has failed, and `failures.error` is the last
+error.
 """
 
 from __future__ import annotations
@@ -20,6 +21,6 @@ failures = _Failures()
 
 
 def failed(error: str) -> None:
-    """Count a value that failed and is null."""
+    """Count a value whose computation failed and that is null."""
     failures.count += 1
     failures.error = error

@@ -18,14 +18,14 @@ Function = Callable[..., Any]
 
 _DTYPES: dict[object, Dtype] = {float: "float", int: "int", bool: "bool", str: "str"}
 _PLAIN = (bool, int, float, str)
-_KNOWN: dict[str, Function] = {}  # by the hash of their code: the same hash is the same function
+_KNOWN: dict[str, Function] = {}  # functions by the hash of their code; equal hashes mean the same function
 
 
 class Transform:
     """A function that makes expressions out of expressions. Make one with `transform`."""
 
     def __init__(self, function: Function, returns: Dtype, nulls: Nulls) -> None:
-        from trimtab.core.expressions.code import code_hash  # here: it reads the function's file
+        from trimtab.core.expressions.code import code_hash  # imported here, because it reads the function's file
 
         self.function = function
         self.name = function.__name__
@@ -34,10 +34,12 @@ class Transform:
         _KNOWN[self._params[3]] = function
 
     def __call__(self, *args: Expression | Scalar) -> Expression:
-        """The function of some values: expressions, names of columns (of them: `tt.col`), or constants.
+        """Return the expression for the function of some values.
+
+        The values are expressions, names of columns (as `tt.col`), or constants.
 
         Raises:
-            Misuse: More or fewer than the function takes.
+            Misuse: There are more or fewer values than the function takes.
         """
         nodes = tuple(
             arg if isinstance(arg, Expression) else col(arg) if isinstance(arg, str) else lit(arg) for arg in args
@@ -52,18 +54,19 @@ class Transform:
 def transform(
     function: Function | None = None, *, returns: type = float, nulls: Nulls = "skip"
 ) -> Any:  # a Transform, or a decorator
-    """Make a plain Python function usable in features: it then runs row by row, offline and online alike.
+    """Make a plain Python function usable in features. It runs row by row, offline and online alike.
 
-    The function must depend on its arguments alone. Its code, with all that it uses, is part of the definition's
-    hash. Times arrive as microseconds since 1970, UTC.
+    The function must depend on its arguments alone. Its code, including everything that the code uses, is part of the
+    definition's hash. Times are passed as microseconds since 1970, UTC.
 
     Args:
         function: A function of one or more values.
-        returns: The type of its result: float, int, bool or str. None is null, and so are NaN and what is infinite.
-        nulls: "skip": a null among the arguments makes the result null; "pass": the function gets None.
+        returns: The type of the result: float, int, bool or str. A result of None is null, and so are NaN and infinite
+            values.
+        nulls: "skip": a null among the arguments makes the result null. "pass": the function gets None.
 
     Raises:
-        Misuse: A type that no feature has, or code whose content cannot be read.
+        Misuse: `returns` is not a type of features, or the content of the code cannot be read.
 
     >>> @transform(returns=float)
     ... def ratio(part: float, whole: float) -> float | None:
@@ -83,7 +86,9 @@ def transform(
 
 
 def function_of(expression: Expression) -> Callable[[Sequence[Any]], Any]:
-    """The result of a `python` node for its arguments' values, None for null; a failure is null and counted.
+    """Return the result of a `python` node for the values of its arguments, with None for null.
+
+    If the function fails, the result is null, and the failure is counted.
 
     Raises:
         Misuse: This process does not know the function.
@@ -102,7 +107,7 @@ def function_of(expression: Expression) -> Callable[[Sequence[Any]], Any]:
             return None
         try:
             return _as_declared(function(*values), str(returns))
-        except (Exception, SystemExit) as error:  # a user's function may raise anything
+        except (Exception, SystemExit) as error:  # a user's function may raise any error
             failed(f"transform {name!r} failed on {shown(list(values))}: {_said(error)}")
             return None
 
@@ -110,7 +115,10 @@ def function_of(expression: Expression) -> Callable[[Sequence[Any]], Any]:
 
 
 def files_of(expressions: Iterable[Expression]) -> tuple[str, ...]:
-    """The files that define the functions inside expressions, for a process that is to know them too."""
+    """Return the files that define the functions inside expressions.
+
+    Another process needs the files to know the functions, too.
+    """
     found: dict[str, None] = {}
     for expression in expressions:
         if expression.op == "python" and (function := _KNOWN.get(str(expression.params[3]))) is not None:
@@ -120,14 +128,14 @@ def files_of(expressions: Iterable[Expression]) -> tuple[str, ...]:
 
 
 def _as_declared(result: Any, returns: str) -> float | int | bool | str | None:
-    """The result as a value of the declared type."""
+    """Return the result as a value of the declared type."""
     if not isinstance(result, _PLAIN) and hasattr(result, "item"):
         result = result.item()  # a NumPy scalar
     if result is None:
         return None
     if returns == "float" and isinstance(result, int | float):
         real = float(result)
-        return real + 0.0 if -GREATEST <= real <= GREATEST else None  # NaN too is null
+        return real + 0.0 if -GREATEST <= real <= GREATEST else None  # NaN is null, too
     if returns == "int" and isinstance(result, int):
         if not INT_MIN <= result <= INT_MAX:
             raise OverflowError(f"it gave {shown(result)}, which does not fit an integer of 64 bits; return a float")
@@ -135,14 +143,14 @@ def _as_declared(result: Any, returns: str) -> float | int | bool | str | None:
     if returns == "bool" and isinstance(result, bool):
         return result
     if returns == "str" and isinstance(result, str):
-        result.encode()  # text without a UTF-8 form cannot be stored
+        result.encode()  # text that UTF-8 cannot encode cannot be stored
         return str.__str__(result)
     raise TypeError(f"it gave {shown(result)}, a {type(result).__name__}; declared is {returns}")
 
 
 def _said(error: BaseException) -> str:
-    """The message of an error, also if its class cannot be shown."""
+    """Return the message of an error, even if its class cannot be shown."""
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # a user's class
+    except Exception:  # the error may be of a user's class
         return type(error).__name__

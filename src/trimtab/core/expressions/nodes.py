@@ -23,7 +23,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.hashing import content_hash
 from trimtab.core.time import parse_time_us
 
-GREATEST = 1e150  # a float result of greater magnitude is null: its square and its sums would not be finite
+GREATEST = 1e150  # a float result of greater magnitude is null, because its square and its sums might not be finite
 
 Scalar: TypeAlias = bool | int | float | str | dt.datetime
 Param: TypeAlias = bool | int | float | str | None
@@ -43,22 +43,22 @@ _MAY_OVERFLOW = frozenset({"+", "-", "*", "//", "neg", "abs"})
 class Expression(msgspec.Struct, frozen=True, eq=False):
     """A function of one row. Start from `col()`, `lit()` or `when()` and use operators and methods.
 
-    `==` builds a comparison; to ask whether two expressions are the same use `same_as()`.
+    `==` builds a comparison. To ask whether two expressions are the same, use `same_as()`.
     """
 
     op: Op
     args: tuple[Expression, ...] = ()
-    params: tuple[Param, ...] = ()  # constants of the function; of `lit`: its dtype and value
+    params: tuple[Param, ...] = ()  # constants of the function; for `lit`, the dtype and the value
 
     def dtype(self, columns: Mapping[str, Dtype], what: str) -> Dtype:
-        """The type of the result.
+        """Return the type of the result.
 
         Args:
-            columns: The columns there are, with their types.
-            what: The definition that is checked; errors begin with it.
+            columns: The existing columns, with their types.
+            what: The definition that is checked. Error messages begin with it.
 
         Raises:
-            Misuse: A column that does not exist, or an operator that does not take what it was given.
+            Misuse: A column does not exist, or an operator does not take the types of its arguments.
         """
         found: list[Dtype] = []
         for arg in self.args:
@@ -68,7 +68,7 @@ class Expression(msgspec.Struct, frozen=True, eq=False):
         return _result(self, found, columns, what)
 
     def columns(self) -> set[str]:
-        """The names of the columns it reads."""
+        """Return the names of the columns that the expression reads."""
         if self.op == "col":
             return {str(self.params[0])}
         return set().union(*(arg.columns() for arg in self.args))
@@ -84,7 +84,7 @@ class Expression(msgspec.Struct, frozen=True, eq=False):
         return self.op == "category"
 
     def same_as(self, other: Expression) -> bool:
-        """True when both are the same tree."""
+        """Return True when both expressions are the same tree."""
         return self.hash == other.hash
 
     def __hash__(self) -> int:
@@ -293,7 +293,9 @@ def lit(value: Scalar) -> Expression:
 
 
 def when(condition: Expression, then: Expression | Scalar, otherwise: Expression | Scalar | None = None) -> Expression:
-    """`then` where the condition is true, else (also where it is null) `otherwise`; None for null.
+    """Return `then` where the condition is true, otherwise `otherwise`, also where the condition is null.
+
+    None stands for null.
 
     >>> when(col("x") > 0, 1, -1)
     when((col('x') > 0), 1, -1)
@@ -303,7 +305,7 @@ def when(condition: Expression, then: Expression | Scalar, otherwise: Expression
 
 
 def common_dtype(one: Dtype, other: Dtype) -> Dtype | None:
-    """The type that holds both: bool widens to int, int to float; None when there is none."""
+    """Return the type that holds values of both types, or None. A bool widens to int, and an int to float."""
     if one == other:
         return one
     if one in _NUMBERS and other in _NUMBERS:
@@ -312,7 +314,9 @@ def common_dtype(one: Dtype, other: Dtype) -> Dtype | None:
 
 
 def may_fail(expression: Expression, columns: Mapping[str, Dtype]) -> bool:
-    """True when a part of it may fail for some rows: an integer that may overflow, a Python function.
+    """Return whether a part of the expression may fail for some rows.
+
+    An integer may overflow, and a Python function may raise an error.
 
     >>> may_fail(col("n") * 2, {"n": "int"}), may_fail(col("x") * 2, {"x": "float"})
     (True, False)
@@ -346,7 +350,7 @@ def _zone(tz: str) -> str:
 
 
 def _result(node: Expression, found: list[Dtype], columns: Mapping[str, Dtype], what: str) -> Dtype:
-    """The type of `node`, given those of its arguments."""
+    """Return the type of `node`, given the types of its arguments."""
 
     def need(ok: bool, needed: str) -> None:
         if not ok:

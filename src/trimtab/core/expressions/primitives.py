@@ -13,7 +13,7 @@ from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US
 
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 
-_FIRST_S = -62_135_596_800 + 2 * 86_400  # a day inside the range that datetime can shift between zones
+_FIRST_S = -62_135_596_800 + 2 * 86_400  # one day inside the range in which datetime can convert between zones
 _LAST_S = 253_402_300_799 - 2 * 86_400
 
 
@@ -41,14 +41,17 @@ def month(local_us: Any) -> Any:
 def day_of_year(local_us: Any) -> Any:
     """The day of the year, 1 to 366."""
     day, year = _march_day(local_us)
-    new_year = (5 * day + 2) // 153 // 10  # 1 in January and February, which end the year that began in March
+    new_year = (5 * day + 2) // 153 // 10  # 1 in January and February, which belong to the year that began in March
     leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
     return day + 60 + leap * (1 - new_year) - 365 * new_year
 
 
 def _march_day(local_us: Any) -> tuple[Any, Any]:
-    """Days since 1 March, and the year of that March (H. Hinnant, "chrono-compatible low-level date algorithms")."""
-    days = local_us // DAY_US + 719_468  # since 1 March of year 0
+    """Return the days since 1 March, and the year of that March.
+
+    The method is that of H. Hinnant, "chrono-compatible low-level date algorithms".
+    """
+    days = local_us // DAY_US + 719_468  # days since 1 March of year 0
     era = days // 146_097
     of_era = days - era * 146_097
     year = (of_era - of_era // 1_460 + of_era // 36_524 - of_era // 146_096) // 365
@@ -65,10 +68,10 @@ TIME_PARTS: dict[str, Callable[[Any], Any]] = {
 
 
 def utc_offset_us(zone: zoneinfo.ZoneInfo, at_us: int) -> int:
-    """The offset from UTC to local time; beyond the calendar's ends, that of the end."""
+    """Return the offset from UTC to local time. Beyond the ends of the calendar it is the offset at the end."""
     seconds = min(max(at_us // SECOND_US, _FIRST_S), _LAST_S)
     offset = dt.datetime.fromtimestamp(seconds, zone).utcoffset()
-    assert offset is not None  # a ZoneInfo always has one
+    assert offset is not None  # a ZoneInfo always has an offset
     return offset // dt.timedelta(microseconds=1)
 
 
@@ -84,7 +87,7 @@ def hash_bucket(value: Any, n: int) -> int:
 
 
 def overflow(op: str, *values: object) -> str:
-    """The message of an integer result that does not fit."""
+    """Return the message for an integer result that does not fit."""
     shown = f"{values[0]} {op} {values[1]}" if len(values) == 2 else f"{op}({values[0]})"
     return (
         f"{shown} does not fit an integer of 64 bits. Multiply a column by 1.0 to compute in floats, or leave such "

@@ -1,1 +1,1 @@
-"""From predictions and label events to outcomes: joined, late, missing, corrected."""
+"""From predictions and label events to outcomes: joined, late, missing or corrected labels."""

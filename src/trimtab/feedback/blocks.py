@@ -16,32 +16,34 @@ from trimtab.stats.metrics.loss_names import PROBABILITY_LOSSES
 from trimtab.stats.metrics.losses import Loss, bounded_losses, expected_losses, row_losses
 from trimtab.stats.metrics.multiclass import top_class
 
-BINS = 20  # bins of equal width for probabilities
-_STEPS = 4  # bins for each doubling of other numbers
+BINS = 20  # number of bins of equal width for probabilities
+_STEPS = 4  # number of bins for each doubling of other numbers
 _MOST = 1e290  # limit of a row's value, so that sums stay finite
 
 
 class BlockSums(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Sums over predictions whose wait for a label is over; exact for floats, so that blocks merge in any order.
 
-    Scores, labels and losses are summed over labelled rows, the histogram is of all rows. With several classes score
-    and label are those of each row's most likely class: its probability, and whether it was the label.
+    Scores, labels and losses are summed over labelled rows; the histogram counts all rows. With several classes, score
+    and label are about the most likely class of each row: the score is its probability, and the label says whether that
+    class was right.
     """
 
     predictions: int = 0
     labelled: int = 0
-    missing: int = 0  # no label came within the wait
-    unlisted: int = 0  # the label is none of the declared classes
-    late: int = 0  # labelled rows whose label came after the wait; 0 but in amended blocks
+    missing: int = 0  # rows for which no label came within the wait
+    unlisted: int = 0  # rows whose label is none of the declared classes
+    late: int = 0  # labelled rows whose label came after the wait; always 0 except in amended blocks
     score: ExactSum = ()
     label: ExactSum = ()
     loss: ExactSum = ()
-    capped_loss: ExactSum = ()  # each row's loss capped, in units of the cap
-    expected_loss: ExactSum | None = None  # the mean of `capped_loss` if the scores were true; None: not defined
+    capped_loss: ExactSum = ()  # sum of the capped losses of the rows, in units of the cap
+    # the value that `capped_loss` would have on average if the scores were true; None: undefined
+    expected_loss: ExactSum | None = None
     score_squares: ExactSum = ()
     label_squares: ExactSum = ()
     loss_squares: ExactSum = ()
-    histogram: dict[int, int] = {}  # all scores by `score_bins`
+    histogram: dict[int, int] = {}  # number of rows by `score_bins` of their scores
 
 
 _COUNTS = ("predictions", "labelled", "missing", "unlisted", "late")
@@ -57,22 +59,22 @@ class DayBlocks(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     day_us: int
     cap: float  # the loss at which a row is capped
     whole: BlockSums
-    hours: dict[int, BlockSums] = {}  # by hour of the day; empty for a ranking, whose lists are judged by the day
+    hours: dict[int, BlockSums] = {}  # sums by hour of the day; empty for a ranking, whose lists are judged by the day
     slices: dict[str, BlockSums] = {}  # "carrier=UA"
-    amended: BlockSums | None = None  # with labels that came late or were corrected since; None: none did
-    amended_at_us: int | None = None  # when it was last amended
+    amended: BlockSums | None = None  # the day with labels that came late or were corrected since; None: no such labels
+    amended_at_us: int | None = None  # when the day was last amended
 
     def quality(self) -> DayQuality:
-        """The whole day, as it was closed."""
+        """The summary of the whole day, as it was closed."""
         return _quality(self, self.whole)
 
     def slice_quality(self, name: str) -> DayQuality:
-        """One slice of the day."""
+        """The summary of one slice of the day."""
         return _quality(self, self.slices[name])
 
 
 def merged(blocks: Iterable[BlockSums]) -> BlockSums:
-    """Blocks as one; an empty block without any."""
+    """Several blocks merged into one; an empty block if there are none."""
     found = [one for one in blocks if one.predictions]
     if len(found) == 1:
         return found[0]
@@ -91,7 +93,7 @@ def merged(blocks: Iterable[BlockSums]) -> BlockSums:
 
 
 def merged_days(days: Iterable[DayBlocks]) -> list[DayBlocks]:
-    """Parts of days as whole days, by day, version and arm."""
+    """Parts of days merged into whole days, by day, version and arm."""
     groups: dict[tuple[int, str, str], list[DayBlocks]] = {}
     for one in days:
         groups.setdefault((one.day_us, one.version, one.arm), []).append(one)
@@ -128,16 +130,16 @@ def block_days(
     Args:
         model: The model's name.
         metric: The loss that is summed.
-        version: The version that answered.
-        arm: Its alias.
-        at_us: As-of times, int64, shape (rows,), all of one day.
+        version: The version that made the predictions.
+        arm: The alias under which the version answered.
+        at_us: As-of times, int64, shape (rows,), all on one day.
         scores: Shape (rows,), for several classes (rows, classes).
-        labels: Shape (rows,), NaN where none came, or one that is none of the classes.
+        labels: Shape (rows,). NaN if no label came, or if the label is none of the classes.
         cap: The loss at which a row is capped, the unit of `capped_loss`.
         unlisted: A mask of rows with a label that is none of the classes.
         late: A mask of rows whose label came after the wait.
-        slices: By column or expression, the value of each row as text; True for a slice that has only its name, None
-            for a row that is in no slice.
+        slices: By column or expression, the value of each row as text. True is used for a slice that has only a name,
+            None for a row that is in no slice.
     """
     rows = _Rows(metric, scores, labels, cap, unlisted, late)
     day_us = int(at_us[0]) // (24 * HOUR_US) * 24 * HOUR_US
@@ -164,7 +166,7 @@ def block_days(
 
 
 def block_of_lists(day: DayQuality, arm: str, cap: float) -> DayBlocks:
-    """The block of a ranking's day, whose lists are judged as a whole."""
+    """The block of a ranking's day, whose lists are each judged as a whole."""
     whole = BlockSums(
         predictions=day.predictions,
         labelled=day.labelled,
@@ -179,7 +181,7 @@ def score_bins(metric: Loss, scores: NDArray[Any]) -> NDArray[np.int64]:
     """The histogram's bin of each score, shape (rows,).
 
     Probabilities have 20 bins of equal width. Other numbers have 4 bins for each doubling, mirrored below 0; 0 has bin
-    0. So bins need no range known in advance, and those of any two blocks agree.
+    0. Therefore no range has to be known in advance, and any two blocks have the same bins.
 
     >>> score_bins("brier", np.array([0.0, 0.05, 1.0])).tolist()
     [0, 1, 19]
@@ -233,7 +235,7 @@ class _Rows:
             self._summed[name][there] = np.clip(values, -_MOST, _MOST)  # a square may be infinite
 
     def groups(self, rows: NDArray[Any], codes: NDArray[Any], count: int) -> list[BlockSums]:
-        """The sums of groups of rows; `codes` is the group of each of `rows`, 0 to `count` - 1."""
+        """The sums of groups of rows; `codes` is the index of the group of each of `rows`, 0 to `count` - 1."""
         order = np.argsort(codes, kind="stable")
         rows, codes = rows[order], codes[order]
         there = self._labelled[rows]

@@ -32,13 +32,14 @@ def day_quality(
         metric: The loss that is summed.
         version: The version of the predictions.
         at_us: As-of times, int64, shape (rows,).
-        scores: Shape (rows,), for several classes (rows, classes); then the sums of scores and labels are of each row's
-            most likely class: its probability, and whether it was the label.
-        labels: Shape (rows,), NaN where none came, or one that is none of the classes.
+        scores: Shape (rows,), for several classes (rows, classes). With several classes, the sums of scores and labels
+            are about the most likely class of each row: its probability, and whether it was the label.
+        labels: Shape (rows,). NaN if no label came, or if the label is none of the classes.
         cap: The loss at which a row is capped, the unit of `capped_loss_sum`.
-        lists: For a ranking the list of each row, -1 for none, shape (rows,). Then lists are counted, with their rows
-            of the day: as labelled those with all labels and rows that differ; as missing those that lack a label, and
-            each row of no list. In the others no order is better than another. Sums of scores and labels are 0.
+        lists: For a ranking, the list of each row, -1 for none, shape (rows,). Then lists are counted instead of rows,
+            each by its rows of the day. A list counts as labelled if all its rows have labels and the labels differ. A
+            list that lacks a label counts as missing, as does each row without a list. All other lists have no order
+            that is better than another. Sums of scores and labels are 0.
     """
     if lists is not None:
         days = at_us // DAY_US
@@ -65,16 +66,16 @@ def days_by_group(
     *,
     cap: float = LOSS_CAP,
 ) -> list[list[DayQuality]]:
-    """The summaries of `day_quality` for each of some groups of rows, by the group's number.
+    """The summaries of `day_quality` for each of some groups of rows, by the index of the group.
 
     Args:
         model: The model's name.
-        metric: The loss that is summed; not of a ranking.
+        metric: The loss that is summed; not for a ranking.
         version: The version of the predictions.
         at_us: As-of times, int64, shape (rows,).
         scores: As in `day_quality`.
         labels: As in `day_quality`.
-        groups: The group of each row, 0 to `count` - 1, shape (rows,).
+        groups: The index of the group of each row, 0 to `count` - 1, shape (rows,).
         count: The number of groups.
         cap: The loss at which a row is capped.
     """

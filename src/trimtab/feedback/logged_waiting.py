@@ -12,12 +12,12 @@ from trimtab.core.time import DAY_US
 from trimtab.feedback.open_days import AHEAD_US, counts
 from trimtab.serving.log.prediction_log import PredictionLog
 
-KEPT_US = 35 * DAY_US  # how long the places of a closed day's predictions are kept: labels may come late
+KEPT_US = 35 * DAY_US  # how long the log positions of a closed day are kept, as labels may come late
 _CHUNK_ROWS = 20_000
 
 
 class Extent(msgspec.Struct, frozen=True, array_like=True):
-    """Consecutive records of a partition: those after `after`, up to `through`."""
+    """Consecutive records of a partition of the log: those after `after`, up to and including `through`."""
 
     partition: str
     after: int
@@ -25,16 +25,16 @@ class Extent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LoggedWaiting:
-    """A `Waiting` that keeps the places of each day's predictions in the prediction log.
+    """A `Waiting` that keeps the positions of each day's predictions in the prediction log.
 
-    So a wait of months takes no memory, and after a crash nothing is read again: the places are few, and are stored
-    with the position that was read.
+    Therefore even a wait of months takes no memory. After a crash nothing has to be read again, because the positions
+    are few and are stored together with the position up to which the log was read.
 
     Args:
-        predictions: The log.
+        predictions: The prediction log.
         model: The model's name.
-        judged: Makes the table of the predictions that count.
-        extents: The places of each day's predictions, by the number of the day.
+        judged: Makes the table of those predictions that count.
+        extents: The positions of each day's predictions, by the number of the day.
         open_from_us: Days before this time are closed.
     """
 
@@ -56,11 +56,11 @@ class LoggedWaiting:
 
     @property
     def extents(self) -> dict[int, tuple[Extent, ...]]:
-        """The places of each day's predictions, by the number of the day."""
+        """The positions of each day's predictions, by the number of the day."""
         return {day: tuple(found) for day, found in sorted(self._extents.items())}
 
     def reads(self, before: Mapping[str, int], reached: Mapping[str, int]) -> None:
-        """Set the places of the next predictions that are added: between two positions of the log."""
+        """Set the log positions of the predictions that are added next: all between two positions of the log."""
         self._reading = [
             Extent(name, before.get(name, 0), through)
             for name, through in reached.items()
@@ -104,7 +104,7 @@ class LoggedWaiting:
 
 
 def _extend(known: list[Extent], more: Extent) -> None:
-    """Add an extent to those of a day, joined to the one that it continues."""
+    """Add an extent to the extents of a day; it is joined to the extent that it continues."""
     for place, one in enumerate(known):
         if one.partition == more.partition and one.after <= more.after <= one.through:
             known[place] = Extent(one.partition, one.after, max(one.through, more.through))

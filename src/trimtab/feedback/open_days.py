@@ -1,4 +1,4 @@
-"""Days of predictions that wait for their labels; each closes once and does not change afterwards."""
+"""Days of predictions that wait for their labels; each day closes once and does not change afterwards."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from trimtab.serving.answer.answering import PAST
 from trimtab.stats.metrics.losses import Loss
 
 AHEAD_US = 36 * HOUR_US  # the greatest age of an answer that was computed in advance, as in `ServedModel`
-MOST_SLICES = 200  # values of one column on one day; a column with more is no slice on that day
+MOST_SLICES = 200  # greatest number of values of a column on a day; a column with more values is no slice on that day
 _PART_ROWS = 10_000
-_NOT_KEPT = frozenset(("id", "model", "mode", "made_at"))  # columns that no day is judged by
+_NOT_KEPT = frozenset(("id", "model", "mode", "made_at"))  # columns that are not needed to judge a day
 
 
 class Waiting(Protocol):
     """The predictions that wait until their day closes."""
 
     def add(self, predictions: Sequence[Prediction], closed_until_us: int) -> int:
-        """Keep those about open days; return the number of those about closed ones."""
+        """Keep the predictions about open days; return the number of predictions about closed days."""
         ...
 
     def about(self, from_us: int, until_us: int) -> Iterator[Columns]:
-        """The predictions about an interval, in parts; the same each time while they are kept."""
+        """The predictions about an interval of time, in parts; the parts stay the same while predictions are kept."""
         ...
 
     def drop(self, until_us: int) -> None:
-        """Drop those about earlier times."""
+        """Drop the predictions about earlier times."""
         ...
 
     def first_us(self) -> int | None:
-        """The earliest time that a kept prediction may be about; None where none is kept."""
+        """The earliest time that a kept prediction may be about; None if no prediction is kept."""
         ...
 
 
@@ -62,7 +62,7 @@ class InMemory:
         return int(late.sum())
 
     def _keep(self, table: Columns) -> None:
-        """Keep a table, merged with smaller ones before it: rows may come one by one for days."""
+        """Keep a table, merged with smaller tables before it, because rows may come one by one for days."""
         table = table.select([name for name in table.names if name not in _NOT_KEPT])
         while self.parts and self.parts[-1].rows <= min(table.rows, _PART_ROWS):
             table = Columns.concat([self.parts.pop(), table])
@@ -85,14 +85,15 @@ class InMemory:
 class OpenDays:
     """The days of one model's predictions that wait for their labels; each closes once, at its end plus the wait.
 
-    A closed day never changes: a label counts if it is known within the wait, a later or corrected one does not reopen
-    the day, and a prediction about a closed day that arrives late is counted in `too_late` and left out. Everything can
-    be rebuilt from the logs.
+    A closed day never changes. A label counts if it is known within the wait; a later label, or a corrected one, does
+    not reopen the day. A prediction about a closed day that arrives late is counted in `too_late` and left out. All of
+    this can be rebuilt from the logs.
 
-    In a ranking a day judges lists, each by its rows of that day; a list around midnight counts on both days.
+    In a ranking a day judges lists, each by the rows that the list has on that day, so that a list around midnight
+    counts on both days.
 
-    Only answers that were made by their as-of time count (`made_in_time`): an answer about the past is no evidence of
-    how a version did in service.
+    Only answers that were made by their as-of time count (`made_in_time`), because an answer about the past says
+    nothing about how a version did in service.
 
     Args:
         model: The model's name; predictions of other models are skipped.
@@ -100,7 +101,7 @@ class OpenDays:
         outcomes: Joins predictions with labels.
         closed_until_us: Days before this time are closed already.
         cap: The loss at which a row of a version is capped.
-        waiting: The predictions that wait; left out, in memory.
+        waiting: The predictions that wait. Left out, they are kept in memory.
     """
 
     def __init__(
@@ -122,11 +123,11 @@ class OpenDays:
         self._waiting = InMemory(partial(judged_table, outcomes, model)) if waiting is None else waiting
 
     def add(self, predictions: Sequence[Prediction]) -> None:
-        """Take in predictions as they were logged."""
+        """Add predictions that were logged."""
         self.too_late += self._waiting.add(predictions, self.closed_until_us)
 
     def close(self, now_us: int) -> list[DayBlocks]:
-        """Close the days whose wait is over at `now_us`; oldest first, one block for each version and arm."""
+        """Close the days whose wait is over at `now_us`; return blocks by day, version and arm, oldest day first."""
         until_us = self._outcomes.closed_until(now_us)
         if until_us <= self.closed_until_us:
             return []
@@ -140,15 +141,15 @@ class OpenDays:
         return days
 
     def as_known(self, day_us: int, cut_us: int) -> list[DayBlocks]:
-        """A day of kept predictions with the labels known at `cut_us`; `late` counts labels after the wait."""
+        """A day of kept predictions with the labels known at `cut_us`; `late` counts labels known after the wait."""
         return self._blocks(day_us, lambda table: self._outcomes.join(table, cut_us))
 
     def of_batch(self, predictions: Iterable[Sequence[Prediction]], made_at_us: int) -> DayBlocks | None:
-        """The block of a batch on the day it was made, whatever times its rows are about; None of a ranking, or empty.
+        """The block of a batch on the day it was made, whatever times its rows are about; None for a ranking or no row.
 
         Args:
             predictions: The predictions of one version and arm, in parts.
-            made_at_us: When the batch was begun; the waits for all labels must be over.
+            made_at_us: The time at which the batch was begun. The waits for all its labels must be over.
         """
         if self._outcomes.lists is not None:
             return None
@@ -161,7 +162,7 @@ class OpenDays:
 
     def _blocks(self, day_us: int, outcomes_of: Callable[[Columns], OutcomeFrame]) -> list[DayBlocks]:
         tables = self._waiting.about(day_us, day_us + DAY_US)
-        if self._outcomes.lists is not None:  # lists are judged as a whole
+        if self._outcomes.lists is not None:  # the lists of a ranking are judged as a whole
             parts = list(tables)
             tables = iter([_newest_of_each(Columns.concat(parts))] if parts else [])
         crowded: set[str] = set()
@@ -200,7 +201,7 @@ class OpenDays:
 
 
 def _kinds(column: Column) -> NDArray[Any]:
-    """The slice of each row as `block_days` takes it."""
+    """The slice of each row, in the form that `block_days` takes."""
     found: NDArray[Any] = column.values
     if column.dtype == "bool":
         found = np.array([None, True], object)[(column.present() & column.values).astype(np.int64)]
@@ -210,7 +211,7 @@ def _kinds(column: Column) -> NDArray[Any]:
 def judged_table(
     outcomes: OutcomeJoin, model: str, predictions: Sequence[Prediction], *, made_late: bool = False
 ) -> Columns:
-    """The predictions of a model that its days are judged by; with `made_late` also those about earlier times."""
+    """The predictions that a model's days are judged by; with `made_late`, also predictions about earlier times."""
     classes = outcomes.classes
     table = outcomes.table([p for p in predictions if counts(p, model) and _fits(p, classes)])
     mine = made_in_time(table)
@@ -218,14 +219,15 @@ def judged_table(
 
 
 def counts(prediction: Prediction, model: str) -> bool:
-    """Return whether an answer counts for its version: not one about the past, or of a fallback."""
+    """Return whether an answer counts for its version: not if it is about the past, or came from a fallback."""
     return prediction.model == model and not (prediction.flags and (PAST in prediction.flags or prediction.is_degraded))
 
 
 def made_in_time(predictions: Columns) -> NDArray[Any]:
     """A mask of the predictions that were made no later than their as-of time, shape (rows,).
 
-    A row of a batch that is about an earlier time was not. A stored answer (`precomputed`) is given for a while.
+    A row of a batch that is about an earlier time was not made in time. A stored answer (`precomputed`) may be given
+    for a while after it was made.
     """
     ahead = predictions["mode"].values == "precomputed"
     found: NDArray[Any] = predictions["at"].values + np.where(ahead, AHEAD_US, 0) >= predictions["made_at"].values
@@ -233,7 +235,7 @@ def made_in_time(predictions: Columns) -> NDArray[Any]:
 
 
 def _few_slices(day: DayBlocks, crowded: set[str]) -> DayBlocks:
-    """The day without slices of columns with too many values, in a part of it or in the whole."""
+    """The day without the slices of columns that have too many values in a part of the day or in the whole day."""
     count = Counter(name.partition("=")[0] for name in day.slices)
     few = {name for name, values in count.items() if values <= MOST_SLICES} - crowded
     kept = {name: sums for name, sums in day.slices.items() if name.partition("=")[0] in few}
@@ -241,7 +243,7 @@ def _few_slices(day: DayBlocks, crowded: set[str]) -> DayBlocks:
 
 
 def _newest_of_each(table: Columns) -> Columns:
-    """The last answer to each row of a list on a day, by version, where a row was requested more than once. # D0086"""
+    """The last answer to each row of a list on a day, by version, as rows may be requested repeatedly. # D0086"""
     names = ("version", "arm", "list", "request_id")
     keys = zip(*(table[name].to_list() for name in names), (table["at"].values // DAY_US).tolist(), strict=True)
     newest = {key: row for row, key in enumerate(keys)}
@@ -249,7 +251,7 @@ def _newest_of_each(table: Columns) -> Columns:
 
 
 def _numbered(names: Column) -> NDArray[Any]:
-    """A number for each list, -1 for none."""
+    """A number for each list, -1 for rows without a list."""
     found = np.full(len(names.values), -1, np.int64)
     there = names.present()
     found[there] = np.unique(names.values[there], return_inverse=True)[1].reshape(-1)
@@ -257,7 +259,7 @@ def _numbered(names: Column) -> NDArray[Any]:
 
 
 def _fits(prediction: Prediction, classes: Sequence[str]) -> bool:
-    """Return whether an answer can be compared with the label: it has at least one of its classes, if there are any."""
+    """Return whether an answer can be compared with the label: if there are classes, it needs at least one of them."""
     if prediction.scores is None or not classes:
         return (prediction.scores is None) == (not classes)
     return any(name in prediction.scores for name in classes)

@@ -21,14 +21,14 @@ from trimtab.stats.metrics.multiclass import normalized
 
 
 class KnownLabels(msgspec.Struct, frozen=True, eq=False):
-    """Labels of some requests, in their order."""
+    """The labels of some requests, in the order of the requests."""
 
-    values: NDArray[Any]  # float64, NaN where there is none, or one that is none of the classes
-    known_at_us: NDArray[Any]  # int64, NEVER_US where there is none
+    values: NDArray[Any]  # float64; NaN if there is no label, or if the label is none of the classes
+    known_at_us: NDArray[Any]  # int64; NEVER_US if there is no label
 
 
 class LabelReader(Protocol):
-    """Finds the label of each request: the greatest event of its key at or after its time, known by its cut."""
+    """Finds the label of each request: the last event of its key at or after its time that is known by its cut."""
 
     def __call__(self, keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels: ...
 
@@ -47,8 +47,8 @@ class IndexedLabels:
 class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
     """Predictions with their outcomes, one row for each prediction, in the given order.
 
-    `predictions` has the columns of `prediction_columns`; a label is NaN, and its known-at `NEVER_US`, where none is
-    known by the cut.
+    `predictions` has the columns of `prediction_columns`. If no label is known by the cut, the label is NaN and its
+    known-at time is `NEVER_US`.
     """
 
     predictions: Columns
@@ -57,9 +57,9 @@ class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
     known_at_us: NDArray[Any]  # int64
 
     def scores(self, classes: Sequence[str] = ()) -> NDArray[Any]:
-        """The scores, shape (rows,); with `classes` the probability of each, shape (rows, classes).
+        """The scores, shape (rows,); with `classes` the probability of each class, shape (rows, classes).
 
-        The probability of classes that are not declared any more is distributed among the others.
+        The probability of classes that are no longer declared is distributed among the other classes.
         """
         if not classes:
             return self.predictions["score"].values
@@ -68,13 +68,13 @@ class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
 
 
 class ListColumn(msgspec.Struct, frozen=True):
-    """The place in a logged request of the list that its row belongs to."""
+    """The index, in a logged request, of the column that names the list of the row."""
 
     place: int
     columns: int  # number of columns of a request, as declared
 
     def of(self, prediction: Prediction) -> str | None:
-        """The list of a prediction; None where its request has none, or has other columns than declared."""
+        """The list of a prediction; None if its request names no list, or has other columns than declared."""
         request = msgspec.msgpack.decode(prediction.request)
         if not isinstance(request, list) or len(request) != self.columns or request[self.place] is None:
             return None
@@ -86,11 +86,12 @@ class OutcomeJoin(LabelWait):
 
     Args:
         labels: Finds labels.
-        wait_us: How long after its time a request's label is waited for; one known later is late.
+        wait_us: How long after its time a request's label is waited for; a label that is known later is late.
         key_dtype: The type of the request's key, "str" or "int".
-        classes: What the label may be, where it is one of several classes.
-        lists: Of a ranking: where a request names its list.
-        slices: By which columns of requests, and expressions over them, days are taken apart; not of a ranking.
+        classes: The classes that the label may be, if the model has several classes.
+        lists: For a ranking: the column of a request that names the list.
+        slices: The columns of requests, and expressions over them, whose values are the slices of a day; not for a
+            ranking.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class OutcomeJoin(LabelWait):
     def join(self, predictions: Sequence[Prediction] | Columns, cut_us: int) -> OutcomeFrame:
         """The outcome of each prediction as known at `cut_us`, with the newest version of a corrected label.
 
-        A label counts as late by when this version of it became known.
+        Whether a label is late depends on when its newest version became known.
         """
         table = self.table(predictions)
         due_us = self.final_at(table["at"].values)
@@ -127,16 +128,16 @@ class OutcomeJoin(LabelWait):
         return OutcomeFrame(table, self._listed(states, found), found.values, found.known_at_us)
 
     def due(self, predictions: Columns) -> OutcomeFrame:
-        """Outcomes as they stood for each prediction when its wait was over, for good: none is pending or late."""
+        """The outcome of each prediction at the end of its wait, which is final: no outcome is pending or late."""
         due_us = self.final_at(predictions["at"].values)
         found = self._labels(self._keys(predictions), predictions["at"].values, due_us)
         states = np.where(found.known_at_us != NEVER_US, LABELLED, MISSING).astype(np.uint8)
         return OutcomeFrame(predictions, self._listed(states, found), found.values, found.known_at_us)
 
     def table(self, predictions: Sequence[Prediction] | Columns) -> Columns:
-        """The columns of predictions, as many as their outcomes are judged by.
+        """The columns of predictions, as far as they are needed to judge outcomes.
 
-        Of a ranking there is also `list`, with slices `slice.NAME` for each column and
+        For a ranking there is also the column `list`; with slices there is a column `slice.NAME` for each column and
         expression.
         """
         if isinstance(predictions, Columns):
@@ -150,7 +151,7 @@ class OutcomeJoin(LabelWait):
         return table
 
     def _listed(self, states: NDArray[Any], found: KnownLabels) -> NDArray[Any]:
-        """The states, those of labels that are none of the classes named so."""
+        """The states, in which labels that are none of the classes have a state of their own."""
         if self.classes:
             states[(found.known_at_us != NEVER_US) & np.isnan(found.values)] = UNLISTED
         return states

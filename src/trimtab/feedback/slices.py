@@ -12,7 +12,7 @@ from trimtab.core.expressions.by_columns import evaluate_columns
 from trimtab.core.expressions.nodes import Expression
 from trimtab.core.records import Prediction
 
-_MOST_CHARACTERS = 60  # most characters of a value in a slice's name
+_MOST_CHARACTERS = 60  # greatest number of characters of a value in the name of a slice
 _KINDS: dict[Dtype, tuple[type, ...]] = {
     "str": (str,), "bool": (bool,), "int": (int,), "time": (int,), "float": (int, float),
 }  # fmt: skip
@@ -21,15 +21,15 @@ _KINDS: dict[Dtype, tuple[type, ...]] = {
 class RequestSlices(msgspec.Struct, frozen=True):
     """The slices of a logged request: one for each value of some columns, and of expressions over them."""
 
-    places: dict[str, int]  # by column: its place in a request
+    places: dict[str, int]  # index of each column in a request
     columns: int  # number of columns of a request, as declared
-    named: dict[str, Expression] = {}  # by the slice's name
+    named: dict[str, Expression] = {}  # expressions by the name of the slice
     dtypes: dict[str, Dtype] = {}  # types of all columns in declared order, for expressions
 
     def of(self, predictions: Sequence[Prediction]) -> dict[str, Column]:
-        """By name the value in each request, as `slice_column` gives it.
+        """By name, the value of each slice in each request, as `slice_column` gives it.
 
-        Null where a request has none, or has other columns than declared.
+        Null if a request has no value, or has other columns than declared.
         """
         decoded = [msgspec.msgpack.decode(p.request) for p in predictions]
         rows = [one if isinstance(one, list) and len(one) == self.columns else None for one in decoded]
@@ -51,7 +51,7 @@ class RequestSlices(msgspec.Struct, frozen=True):
 
 
 def slice_column(name: str, of: Expression, requests: Columns) -> Column:
-    """The value of an expression in each request: truth values as they are, others as texts.
+    """The value of an expression in each request: truth values as they are, other values as texts.
 
     Raises:
         Misuse: The expression does not fit the columns.
@@ -70,5 +70,5 @@ def _text(value: Any) -> str | None:
 
 
 def _fitting(dtype: Dtype, value: Any) -> Any:
-    """A value, or null where it is not of the declared type, as in a request of another version."""
+    """A value, or null if it is not of the declared type, as may happen in a request of another version."""
     return value if isinstance(value, _KINDS[dtype]) else None

@@ -1,4 +1,4 @@
-"""The signals of a project: those that stand, and when each began and ended."""
+"""The signals of a project: which signals stand, and when each signal began and ended."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US
 from trimtab.store.ports import Append, Catalog, Put, Remove
 
-KIND = "signal"  # records of signals that stand or ended lately
-JOURNAL = "signals"  # every beginning, change and end, in order
-LISTED_US = 7 * DAY_US  # how long a signal that has ended stays listed
+KIND = "signal"  # kind of the records of signals that stand or ended lately
+JOURNAL = "signals"  # journal of every beginning, change and end, in order
+LISTED_US = 7 * DAY_US  # how long a signal stays listed after its end
 OVER = "it is no longer found"
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
-    """The changes of signals by one look of a monitor."""
+    """The changes of signals that one look of a monitor made."""
 
-    begun: list[Signal] = []  # new ones, and those that went from info to red
+    begun: list[Signal] = []  # new signals, and signals that went from info to red
     ended: list[Signal] = []
-    gone: list[Signal] = []  # ended long ago, not listed any more
-    listed: list[Signal] = []  # all that stand now or ended lately
+    gone: list[Signal] = []  # signals that ended long ago and are no longer listed
+    listed: list[Signal] = []  # all signals that stand now or ended lately
 
 
 def listed_signals(catalog: Catalog, model: str | None = None) -> list[Signal]:
-    """The signals that stand and those that ended within seven days before the newest look, oldest first."""
+    """The signals that stand, and those that ended within seven days before the newest look, oldest first."""
     records = catalog.find(KIND, "" if model is None else f"{model}/")
     found = [msgspec.json.decode(record.body, type=Signal) for record in records]
     return sorted(found, key=lambda signal: (signal.raised_at_us, signal.id))
@@ -38,7 +38,7 @@ def standing_signals(catalog: Catalog, model: str | None = None) -> list[Signal]
 
 
 def every_signal(catalog: Catalog) -> list[Signal]:
-    """All signals that were ever raised, in order of their beginning, each as it is now."""
+    """All signals that were ever raised, in the order of their beginnings, each in its present state."""
     found: dict[str, Signal] = {}
     after = 0
     while entries := catalog.journal(JOURNAL, after=after):
@@ -58,17 +58,17 @@ def settle(
     because: Mapping[str, str] | None = None,
     owner: str | None = None,
 ) -> Settled:
-    """Compare what a monitor finds now with what stood: new signals begin, missing ones end, the others stay.
+    """Compare what a monitor finds now with the signals that stood: new signals begin, missing signals end.
 
-    Signals with the same version, kind and subject are the same. Nothing is stored: see `stored`.
+    Signals with the same version, kind and subject are the same signal. This function stores nothing: see `stored`.
 
     Args:
         listed: The signals of the model, from `listed_signals`.
-        kinds: The kinds of this monitor; signals of other kinds stay as they are.
+        kinds: The kinds that this monitor finds; signals of other kinds stay as they are.
         found: Everything that is wrong now.
         now_us: The time of the look.
-        because: By kind, why a signal that is not found any more has ended.
-        owner: The owner of signals that begin.
+        because: By kind, why a signal that is no longer found has ended.
+        owner: The owner of the signals that begin.
     """
     before = {_identity(one): one for one in listed if one.ended_at_us is None and one.kind in kinds}
     now = {_identity(one): one for one in found}
@@ -109,7 +109,7 @@ def settle_signals(
     because: Mapping[str, str] | None = None,
     owner: str | None = None,
 ) -> tuple[Settled, list[Put | Remove | Append]]:
-    """`settle` against the signals of a model that the catalogue lists, and the writes that store it."""
+    """`settle` for the signals of a model that the catalogue lists, and the writes that store the result."""
     settled = settle(listed_signals(catalog, model), kinds, found, now_us=now_us, because=because, owner=owner)
     return settled, stored(settled, now_us)
 
@@ -132,7 +132,7 @@ def _became_red(now: Signal, before: Signal) -> bool:
 
 
 def _as_begun(now: Signal, before: Signal | None) -> Signal:
-    """A signal that became red keeps its identifier and the time it was raised."""
+    """A signal that became red, with the identifier and the time of its beginning kept."""
     return now if before is None else msgspec.structs.replace(now, id=before.id, raised_at_us=before.raised_at_us)
 
 

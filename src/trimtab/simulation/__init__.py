@@ -1,4 +1,4 @@
-"""The same loop in virtual time, several policies side by side."""
+"""The same loop as in service, in virtual time, with several policies side by side."""
 
 from trimtab.simulation.faults import Fault, fault, read_faults
 from trimtab.simulation.policies import Policy, Refit, Standing, alarm, every, naive, never, project, ungated

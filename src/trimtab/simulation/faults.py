@@ -1,4 +1,4 @@
-"""Faults by name and date: in what is recorded, in how the loop runs, and by people."""
+"""Faults by name and date: in recorded rows, in how the loop runs, and in what people do."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     kind: FaultKind
     start_us: int
     end_us: int
-    source: str | None = None  # or the request; None: the one that the kind is about
+    source: str | None = None  # a source or the request; None: the source that the kind of fault is about
     column: str | None = None
     size: float | None = None
 
     @property
     def said(self) -> str:
-        """In a few words, for a report."""
+        """The fault in a few words, for a report."""
         of = ".".join(one for one in (self.source, self.column) if one)
         return f"{self.kind} {of}".strip()
 
     def covers(self, at_us: int) -> bool:
-        """Whether it lasts at a time."""
+        """Return whether the fault lasts at a time."""
         return self.start_us <= at_us < self.end_us
 
 
@@ -57,25 +57,26 @@ def fault(
     column: str | None = None,
     size: float | None = None,
 ) -> Fault:
-    """A fault that a replay puts in.
+    """A fault that a replay puts into the recorded history or into the loop.
 
     Args:
-        kind: In recorded rows: "null_column" (a column has no values), "unit_change" (its values times `size`; left
-            out, degrees Celsius come as Fahrenheit), "stuck_feed" (a source repeats its last measurements),
-            "late_feed" (its events are known `size` hours late, 24 when left out), "outage" (it sends nothing),
-            "label_stop" (no labels), "label_flip" (they say the opposite). In the loop: "sabotaged_refit" (what is
-            fitted with the newest rows learns shuffled labels, of a share `size` of the rows, all when left out),
-            "slow_model" (what is fitted takes `size` times as long to answer, 3 when left out; a canary shows it),
-            "restart" (the process ends at a midnight and another one goes on from what is stored). By a person:
-            "freeze".
-        start: When it begins, ISO 8601 or microseconds.
-        end: When it is over; a restart has none.
-        source: Whose column or feed; left out, the request's column, or the label's source.
-        column: Which one, of column faults.
+        kind: In recorded rows: "null_column" (a column has no values), "unit_change" (the values of a column are
+            multiplied by `size`; if left out, degrees Celsius become Fahrenheit), "stuck_feed" (a source repeats its
+            last measurements), "late_feed" (events of a source become known `size` hours late, 24 if left out),
+            "outage" (a source sends nothing), "label_stop" (no labels come), "label_flip" (labels say the opposite). In
+            the loop: "sabotaged_refit" (fits with the newest rows learn shuffled labels; `size` is the share of rows
+            with shuffled labels, all if left out), "slow_model" (a version that is fitted during the fault takes `size`
+            times as long to answer, 3 if left out; a canary reveals that), "restart" (the process ends at a midnight,
+            and another process goes on from the stored state). By a person: "freeze".
+        start: When the fault begins, ISO 8601 or microseconds.
+        end: When the fault is over; a restart has no end.
+        source: The source whose column or feed is faulty; left out, the request for faults of columns, or the source of
+            the label.
+        column: The faulty column, for faults of columns.
         size: See `kind`.
 
     Raises:
-        Misuse: Another kind, an end that is none, or a column or source that is missing.
+        Misuse: The kind does not exist, the end is not a valid end, or a column or source is missing.
 
     >>> fault("outage", "2024-03-01", "2024-03-04", source="weather").said
     'outage weather'
@@ -103,12 +104,12 @@ def read_faults(given: str | Path | Columns | Sequence[Fault | Mapping[str, Any]
     """Faults from a file, a table or a list, in order of their beginning.
 
     Args:
-        given: A CSV file with a header among kind, start, end, source, column and size; a table or rows of the same;
-            or faults.
+        given: A CSV file with some of the columns kind, start, end, source, column and size; a table or rows of the
+            same; or faults.
 
     Raises:
         NotFound: There is no such file.
-        Misuse: A column or a value that is none; the message names the row.
+        Misuse: A column or a value is not valid; the message names the row.
     """
     rows: Sequence[Fault | Mapping[str, Any]]
     if isinstance(given, str | Path):
@@ -145,7 +146,7 @@ def _of_row(row: Mapping[str, Any], number: int) -> Fault:
 
 
 def in_words(faults: Sequence[Fault]) -> list[str]:
-    """A line for each fault."""
+    """One line of text for each fault."""
     return [
         f"{one.said}: {format_time(one.start_us)[:16]}"
         + ("" if one.kind == "restart" else f" to {format_time(one.end_us)[:16]}")

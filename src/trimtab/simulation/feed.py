@@ -1,4 +1,4 @@
-"""History as it happened: each record enters the log at the time it became known."""
+"""History as it happened: each record is written to the log at the time at which it became known."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from trimtab.store.ports import Log
 
 
 class Entered(msgspec.Struct, frozen=True):
-    """How many events a call brought into the log."""
+    """The number of events that a call wrote to the log."""
 
     accepted: int
     quarantined: int
 
 
 class Feed:
-    """Tables of recorded events, replayed in the order in which they became known.
+    """Tables of recorded events, replayed in the order in which the events became known.
 
-    Each source writes a log partition of its own, so that append times never decrease within one.
+    Each source writes a log partition of its own, so that append times never decrease within a partition.
 
     Args:
-        tables: The recorded events by source name. Where a row's `_known_at` says when it became known, that counts; it
-            is also the time at which a request was made.
-        sources: Their definitions.
-        requests: Which of them are requests: known when asked, `lead` before their time.
+        tables: The recorded events by source name. If a row's `_known_at` says when it became known, that time is used,
+            also as the time at which a request was made.
+        sources: The definitions of the sources.
+        requests: The sources that are requests. A request is known when it is asked, `lead` before its time.
         logs: One writer of the event log for each source.
-        clock: Dates quarantined rows.
-        quarantine: Where refused rows go.
+        clock: Gives the dates of quarantined rows.
+        quarantine: Stores the rows that were refused.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class Feed:
         ]
 
     def load_history(self, until_us: int) -> Entered:
-        """Enter what was known by `until_us` as history: known at its own time, appended now."""
+        """Write everything known by `until_us` to the log as history: known at its own time, appended now."""
         return self._enter([stream.load_history(until_us) for stream in self._streams])
 
     def advance(self, until_us: int) -> Entered:
-        """Enter what became known since the last call and by `until_us`, each record at its time.
+        """Write each record that became known since the last call, and by `until_us`, at its time.
 
-        At one instant events come before questions: a question asked at `until_us` is not entered yet.
+        At the same instant, events are written before questions: a question asked at `until_us` is not written yet.
         """
         return self._enter([stream.advance(until_us) for stream in self._streams])
 
@@ -82,7 +82,7 @@ class Feed:
 
 
 class _Stream:
-    """One source's rows by the time they became known; rows without a time come first and end in quarantine."""
+    """The rows of one source by the time they became known; rows without a time come first and end in quarantine."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class _Stream:
         self._source = source
         self._rows = rows
         self._known_at_us = known_at_us
-        self._side = side  # right: what becomes known at the very end is included
+        self._side = side  # side "right": rows that become known exactly at the end are included
         self._past = past
         self._ingestor = ingestor
         self._next = 0
@@ -123,7 +123,7 @@ class _Stream:
         if not rows.rows:
             return Entered(0, 0)
         at_us = self._known_at_us[start : self._next]
-        declared = rows.select(name for name in rows.names if name != "_known_at")  # which the append times say
+        declared = rows.select(name for name in rows.names if name != "_known_at")  # as the append times already say
         pushed = self._ingestor.load(self._source.name, declared, at_us=at_us)
         return Entered(pushed.accepted, pushed.quarantined)
 

@@ -1,4 +1,4 @@
-"""The metrics that a replay reports of each kind of model: one table, from probabilities to rankings."""
+"""The metrics that a replay reports for each kind of model, from probabilities to rankings, in one table."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ Ints = NDArray[np.int64]
 
 
 class Judged(msgspec.Struct, frozen=True, eq=False):
-    """Labelled rows and what was answered to them."""
+    """Labelled rows and the answers to them."""
 
     labels: Floats  # shape (rows,)
     scores: Floats  # shape (rows,), of several classes (rows, classes)
-    lists: Ints | None = None  # of rankings: the list of each row
+    lists: Ints | None = None  # for rankings: the list of each row
 
 
 class Measure(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric of a kind of model: a function of the mean of its units, or of all rows together."""
+    """One metric for a kind of model: a function either of the mean of its units, or of all rows together."""
 
     name: str
     lower_is_better: bool = True
-    goal: float | None = None  # where the best value is, of one that should be neither low nor high
-    units: Callable[[Judged], tuple[Floats, Ints]] | None = None  # values, and a row of each; None: of all rows
+    goal: float | None = None  # the best value, for a metric that should be neither low nor high
+    # values, and one row of each unit; None: the metric is computed from all rows
+    units: Callable[[Judged], tuple[Floats, Ints]] | None = None
     of_mean: Callable[[Any], Any] = lambda mean: mean
     of_all: Callable[[Floats, Floats], float | None] = lambda labels, scores: None
 
     def value(self, rows: Judged) -> float | None:
-        """The metric of some rows; None where they do not define it."""
+        """The metric of some rows; None if it is undefined on these rows."""
         if self.units is None:
             return self.of_all(rows.labels, rows.scores)
         values, _ = self.units(rows)
@@ -46,14 +47,14 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
     def difference(
         self, one: Judged, other: Judged, blocks: NDArray[Any], *, seed: int, repeats: int
     ) -> Interval | None:
-        """Metric of one less that of the other on the same rows, from draws of whole blocks; None where undefined.
+        """Metric of `one` minus that of `other` on the same rows, from draws of whole blocks; None if undefined.
 
         Args:
-            one: Rows as one scenario answered them.
-            other: The same rows as the other did.
+            one: The rows as one scenario answered them.
+            other: The same rows as the other scenario answered them.
             blocks: The block of each row, shape (rows,).
-            seed: Of the draws.
-            repeats: How many draws.
+            seed: Seed of the draws.
+            repeats: The number of draws.
 
         Raises:
             Misuse: Fewer than two blocks.
@@ -64,7 +65,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
                     "auc", one.labels, one.scores, other.scores, blocks, seed=seed, repeats=repeats
                 )
             except Misuse:
-                block_draws(blocks, repeats, seed)  # says what is wrong with the blocks
+                block_draws(blocks, repeats, seed)  # raises an error that says what is wrong with the blocks
                 return None
         (a, rows), (b, _) = self.units(one), self.units(other)
         place, counts = block_draws(blocks[rows], repeats, seed)
@@ -74,7 +75,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measures(metric: Loss) -> tuple[Measure, ...]:
-    """The metrics of a model that is judged by `metric`: its own first, then what people read of its kind.
+    """The metrics of a model that is judged by `metric`: `metric` first, then metrics that people read for such models.
 
     Raises:
         Misuse: There is no loss of this name.
@@ -88,12 +89,12 @@ def measures(metric: Loss) -> tuple[Measure, ...]:
 
 
 def _loss(metric: Loss) -> Measure:
-    """The mean loss itself."""
+    """The mean loss."""
     return Measure(name=metric, units=lambda rows: unit_losses(metric, rows.labels, rows.scores, rows.lists))
 
 
 def _by_row(values: Callable[[Judged], Floats]) -> Callable[[Judged], tuple[Floats, Ints]]:
-    """Units that are rows."""
+    """Units that are single rows."""
 
     def units(rows: Judged) -> tuple[Floats, Ints]:
         found = values(rows)
@@ -115,7 +116,7 @@ _WRONG = Measure(name="error_rate", units=_by_row(lambda rows: row_losses("error
 
 
 def _coverage(metric: Loss) -> Measure:
-    """The share of labels at or below the answer, which should be the quantile."""
+    """The share of labels at or below the answer, which should equal the quantile."""
     return Measure(
         name="coverage",
         goal=quantile_of(metric),

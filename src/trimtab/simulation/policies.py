@@ -18,37 +18,38 @@ from trimtab.steering.definitions import Deployment
 from trimtab.training.data.sets import TrainingSet
 
 _BINS = 10
-_LEAST_ROWS = 200  # of a window that a histogram is made of
+_LEAST_ROWS = 200  # least rows of a window from which a histogram is made
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """What a policy without a gate may look at when a day is over. All of it was known by then."""
+    """The values that a policy without a gate may use at the end of a day. All of them were known by then."""
 
     now_us: int
     fitted_us: int  # when the version in service was fitted
-    inputs: tuple[str, ...]  # their names
-    learnt: NDArray[np.float64]  # inputs of rows that it was fitted on, at most 20,000 of them; (rows, inputs)
-    asked: Callable[[int], NDArray[np.float64]]  # by days: the inputs of the newest answers; (rows, inputs)
-    training_set: Callable[[], TrainingSet]  # all rows and the labels known by now; it takes a while
+    inputs: tuple[str, ...]  # names of the inputs
+    learnt: NDArray[np.float64]  # inputs of at most 20,000 rows that the version was fitted on; shape (rows, inputs)
+    # takes a number of days, returns the inputs of the newest answers; shape (rows, inputs)
+    asked: Callable[[int], NDArray[np.float64]]
+    training_set: Callable[[], TrainingSet]  # returns all rows and the labels known by now; takes a while
 
 
 class Refit(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of a policy that wants another version: it is fitted, and answers at once."""
+    """The answer of a policy that wants another version, which is fitted and answers at once."""
 
     why: str
-    since_us: int | None = None  # rows asked before that are not learnt from; None: all are
+    since_us: int | None = None  # rows asked before this time are not learnt from; None: all rows are
 
 
 Decide = Callable[[Standing], Refit | None]
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """A way to keep a model good. Without `decide` it is the project's loop under `rules`."""
+    """A way to keep a model good. Without `decide`, it is the project's loop with `rules`."""
 
     name: str
     rules: Callable[[Deployment], Deployment] = lambda deployment: deployment
-    decide: Decide | None = None  # asked at each midnight; what it wants goes in service without a gate
-    own: bool = False  # the project's, as declared
+    decide: Decide | None = None  # called at each midnight; the version that it wants goes into service without a gate
+    own: bool = False  # the project's own rules, as declared
 
 
 def project() -> Policy:
@@ -57,12 +58,12 @@ def project() -> Policy:
 
 
 def never() -> Policy:
-    """The first version for ever."""
+    """The policy that keeps the first version for ever."""
     return Policy(name="never", rules=lambda deployment: msgspec.structs.replace(deployment, retrain=Triggers()))
 
 
 def every(period: str | int) -> Policy:
-    """A retraining each period, through the project's gate.
+    """A retraining after each period, through the project's gate.
 
     Raises:
         Misuse: The period is shorter than a day.
@@ -78,7 +79,7 @@ def every(period: str | int) -> Policy:
 
 
 def alarm(period: str | int | None = None) -> Policy:
-    """A retraining when the quality alarm rings, through the project's gate; with a period also each period.
+    """A retraining when the quality alarm rings, through the project's gate; with `period`, also after each period.
 
     Raises:
         Misuse: The period is shorter than a day.
@@ -98,7 +99,7 @@ def alarm(period: str | int | None = None) -> Policy:
 
 
 def ungated(period: str | int) -> Policy:
-    """A retraining each period on all that is known, in service at once, without a gate.
+    """A retraining after each period on all known rows, in service at once, without a gate.
 
     Raises:
         Misuse: The period is shorter than a day.
@@ -113,15 +114,15 @@ def ungated(period: str | int) -> Policy:
 
 
 def naive(*, window: str | int = "7d", most: float = 0.2, keep: str | int = "60d") -> Policy:
-    """A retraining when any input drifts, on the newest rows, in service at once: what a drift report alone would do.
+    """A retraining when any input drifts, on the newest rows, in service at once: what a mere drift report would do.
 
     Args:
-        window: The newest answers that are held against the rows that were learnt from.
-        most: The population stability index of an input above which it counts as drift.
-        keep: How far back the rows go that are learnt from.
+        window: The period of the newest answers, which are compared with the rows that were learnt from.
+        most: The population stability index above which an input counts as drifted.
+        keep: How old the rows may be that are learnt from.
 
     Raises:
-        Misuse: The window or what is kept is shorter than a day.
+        Misuse: `window` or `keep` is shorter than a day.
 
     Source: the rule of thumb of 0.2 is Siddiqi's (2006, Credit Risk Scorecards).
     """
@@ -146,8 +147,8 @@ def stability(learnt: NDArray[np.float64], live: NDArray[np.float64]) -> NDArray
     """The population stability index of each input, over tenths of the rows that were learnt from.
 
     Args:
-        learnt: Shape (rows, inputs), NaN where there is none; nulls are a bin of their own.
-        asked: The same of the rows that are held against them.
+        learnt: Shape (rows, inputs), NaN for nulls, which are a bin of their own.
+        asked: The rows that are compared with `learnt`, in the same form.
 
     Returns:
         Shape (inputs,); empty where either has fewer than 200 rows.
@@ -169,15 +170,15 @@ def stability(learnt: NDArray[np.float64], live: NDArray[np.float64]) -> NDArray
 
 
 def policy_of(text: str, folder: Path) -> Policy:
-    """The policy that a word of the command line names.
+    """The policy that a text of the command line names.
 
     Args:
         text: "project", "never", "every 30d", "alarm", "alarm or 30d", "ungated 30d", "naive", or FILE.py:FUNCTION, a
-            function that takes a `Standing` and gives a `Refit` or None.
-        folder: Where files are looked for.
+            function that takes a `Standing` and returns a `Refit` or None.
+        folder: The folder in which files are looked for.
 
     Raises:
-        Misuse: It names none.
+        Misuse: The text names no policy.
         NotFound: There is no such file or function.
     """
     word, _, rest = text.strip().partition(" ")
@@ -201,7 +202,7 @@ def _of_file(text: str, folder: Path) -> Policy:
     if not file.is_file():
         raise NotFound(f"policy {text!r}: there is no file {file}.")
     spec = importlib.util.spec_from_file_location(f"trimtab_policy_{file.stem}", file)
-    assert spec is not None  # a .py file always has one
+    assert spec is not None  # a .py file always has a loader
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

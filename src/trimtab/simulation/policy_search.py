@@ -1,4 +1,4 @@
-"""A grid of policies on one's own history: chosen on its first part, shown on its second."""
+"""A grid of policies on one's own history: a policy is chosen on the first part and evaluated on the second part."""
 
 from __future__ import annotations
 
@@ -19,31 +19,32 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """One policy in one part of the history."""
 
     loss: float | None  # the mean of the model's own metric
-    trainings: int  # candidates that were made, those that were refused included
+    trainings: int  # number of candidates that were made, including those that were refused
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """One policy of the grid."""
+    """One policy of the grid, with its results."""
 
     policy: str
     first: Part
     second: Part
-    best: bool  # no other policy has a lower loss with as few trainings, in the first part
+    best: bool  # in the first part, no other policy has a lower loss with as few trainings
 
 
 class PolicyChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """What a search over policies came to."""
+    """The result of a search over policies."""
 
     metric: str
-    split_us: int  # the first part ends there
-    trials: list[Trial]  # from the fewest trainings of the first part to the most
+    split_us: int  # the end of the first part
+    trials: list[Trial]  # ordered from the fewest to the most trainings in the first part
     chosen: str
-    why: str  # one sentence
-    gains: dict[str, Interval]  # by other policy: loss(chosen) - loss(other) in the second part, below 0 is better
+    why: str  # the choice in one sentence
+    # by other policy: loss(chosen) - loss(other) in the second part; below 0 the chosen one is better
+    gains: dict[str, Interval]
 
 
 def grid() -> list[Policy]:
-    """The policies that a search tries when none are given.
+    """The policies that a search tries if no policies are given.
 
     >>> [one.name for one in grid()]
     ['project', 'never', 'alarm', 'alarm or 30d', 'every 7d', 'every 14d', 'every 30d', 'every 60d', 'ungated 30d']
@@ -53,18 +54,19 @@ def grid() -> list[Policy]:
 
 
 def choose_policy(result: ReplayResult, *, share: float = 0.5, seed: int = 0) -> PolicyChoice:
-    """Choose a policy on the first part of a replay, and show on the second what it is worth.
+    """Choose a policy on the first part of a replay, and measure on the second part how good it is.
 
-    Chosen is the policy with the fewest trainings among those that are not provably worse than the one with the lowest
-    loss: the 95 % interval of the difference, from draws of whole days, holds 0.
+    The choice is the policy with the fewest trainings among those that are not provably worse than the policy with the
+    lowest loss. A policy is not provably worse if the 95 % interval of the difference, from draws of whole days,
+    contains 0.
 
     Args:
-        result: Of several policies over one question.
-        share: Of the days that the first part has.
-        seed: Of the draws.
+        result: The result of a replay of several policies over the same questions.
+        share: The share of the days that belongs to the first part.
+        seed: Seed of the draws.
 
     Raises:
-        Misuse: One policy only, parts of fewer than 14 days, or policies that answer different questions.
+        Misuse: There is only one policy, a part has fewer than 14 days, or policies answer different questions.
     """
     scenarios = list(result.lines.values())
     days = (result.until_us - result.start_us) // DAY_US

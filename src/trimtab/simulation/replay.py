@@ -41,24 +41,25 @@ from trimtab.store.ports import Log
 class Recording(msgspec.Struct, frozen=True, eq=False):
     """Recorded events and requests, and what is known about them."""
 
-    tables: Mapping[str, Columns]  # by source
+    tables: Mapping[str, Columns]  # tables of events by source
     sources: Sequence[Source]
-    stream: Stream | None = None  # the generated stream that they are of: its best answers and shifts are known
-    faults: Sequence[Fault] = ()  # what goes wrong, and when; quality is judged by the rows without them
+    stream: Stream | None = None  # the generated stream, of which the best answers and the shifts are known
+    faults: Sequence[Fault] = ()  # faults that are put in; quality is judged by the rows without faults
 
 
 class ReplaySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The time that is replayed, and how closely.
+    """The time that is replayed, and how often the loop looks at it.
 
     Raises:
-        Misuse: There is no time to run, or the looks are no whole hours apart.
+        Misuse: The end is not after the start, or the looks are not whole hours apart.
     """
 
-    start_us: int  # what was known before is history
+    start_us: int  # everything known before this time is history
     until_us: int
-    seed: int  # same seed, same ledgers
-    sampled_rows: int = 0  # questions that are also read through the online path and compared
-    look_every_us: int = 6 * HOUR_US  # between two checks of inputs, feeds and traffic (a service: 1 h); 0: never
+    seed: int  # the same seed gives the same ledgers
+    sampled_rows: int = 0  # number of questions that are also read through the online path and compared
+    # time between two checks of inputs, feeds and traffic (in a service 1 h); 0: no checks
+    look_every_us: int = 6 * HOUR_US
 
     def __post_init__(self) -> None:
         if self.look_every_us % HOUR_US:
@@ -68,26 +69,27 @@ class ReplaySettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a replay is, and what was decided at that time."""
+    """How far a replay is, and what was decided at that point of virtual time."""
 
     now_us: int
-    predictions: int  # of all scenarios
-    entered: int  # events
-    decisions: list[tuple[str, Decision]]  # by scenario
+    predictions: int  # number of predictions of all scenarios
+    entered: int  # number of events
+    decisions: list[tuple[str, Decision]]  # decisions by scenario
 
 
 class Replay:
     """Replays recorded events and requests in virtual time, all scenarios side by side.
 
-    What was known before the start is loaded as history, each scenario is trained on it, and then time runs: between
-    two control points (every midnight UTC, and the times at which batches are made ahead) events enter the log, and
-    the questions asked in between are answered in columns, each as of its own time. At a control point every scenario
-    closes days, looks at its quality and acts.
+    Everything known before the start is loaded as history, and each scenario is trained on it. Then virtual time runs
+    from one control point to the next. Control points are every midnight UTC, and the times at which batches are made
+    ahead. Between two control points, events are written to the log, and the questions asked in between are answered in
+    columns, each as of its own time. At a control point every scenario closes days, checks its quality and acts.
 
     Args:
         scenarios: The models and policies to compare.
         recording: The recorded events and requests.
-        folder: Where the state goes, laid out as a project's; scenarios that are not `main` have theirs in `replay/`.
+        folder: Where the state is stored, laid out like a project's. Scenarios that are not `main` are stored in
+            `replay/`.
         settings: The time that is replayed.
         progress: Called after each control point.
 
@@ -164,7 +166,8 @@ class Replay:
             self._check.compare(blocks[self._scenarios[0].deployment.model.features.hash])
             self._clock.advance_to(point_us)
             self._make_ahead(point_us, ahead)
-            # At midnight only, not when a batch of another scenario is due: scenarios do not affect each other.
+            # Only at midnight, not when a batch of another scenario is due: scenarios must not affect each other.
+
             self._show(accepted, self._tick() if point_us % DAY_US == 0 else [])
         return self._result(first_row, accepted, quarantined)
 
@@ -193,7 +196,7 @@ class Replay:
     def _answer(
         self, blocks: Mapping[str, Block], ahead: Mapping[str, Sequence[tuple[Block, Answers]]], until_us: int
     ) -> None:
-        """Answer the questions before a control point: live scenarios first, then those with answers made ahead."""
+        """Answer the questions before a control point: live scenarios first, then scenarios with answers made ahead."""
         live: dict[str, Answers] = {}
         for name, world in sorted(self.worlds.items(), key=lambda item: item[1].scenario.answers != "live"):
             block = blocks[world.scenario.deployment.model.features.hash]
@@ -214,7 +217,7 @@ class Replay:
             ahead[scenario.name] = [*ahead[scenario.name][-1:], (block, answers)]
 
     def _tick(self) -> list[tuple[str, Decision]]:
-        """Let every live scenario look at what is new, and act."""
+        """Let every live scenario look at new data, and act."""
         decisions: list[tuple[str, Decision]] = []
         for name, world in self.worlds.items():
             if world.scenario.answers == "live":
@@ -292,7 +295,7 @@ class Replay:
         )
 
     def _labels(self, label: Label, rows: slice) -> NDArray[Any]:
-        """The labels of some questions, those that were known in the end; without faults those that were recorded."""
+        """The labels of some questions that were known in the end; with faults, as recorded without the faults."""
         if any(one.kind in OF_DATA for one in self._recording.faults):
             table = self._recording.tables[label.source.name]
             return recorded_labels(label, table, self._rows.keys(rows), until_us=self._settings.until_us)

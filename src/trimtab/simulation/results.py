@@ -1,4 +1,4 @@
-"""Results of a replay: metrics by month of each scenario, and comparisons of two."""
+"""Results of a replay: the metrics of each scenario by month, and comparisons of two scenarios."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ WEEK_US = 7 * DAY_US
 
 
 class MonthRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One scenario in one calendar month (UTC), or in all of them."""
+    """One scenario in one calendar month (UTC), or in all months together."""
 
     month: str  # "2013-07", or "all"
     predictions: int
     labelled: int
-    label_rate: float | None  # the mean label; of several classes how often the likeliest one was right
-    mean_score: float | None  # of several classes that of the likeliest one; None of rankings, as the one before
-    metrics: dict[str, float | None]  # by name, the model's own first; None: these rows do not define it
+    label_rate: float | None  # the mean label; for several classes how often the likeliest class was right
+    mean_score: float | None  # the mean score; for several classes that of the likeliest class; None for rankings
+    metrics: dict[str, float | None]  # metrics by name, the model's own first; None: undefined on these rows
 
     @property
     def log_loss(self) -> float | None:
-        """The metric "log_loss"; None of a model that is not judged by it."""
+        """The metric "log_loss"; None for a model that is not judged by it."""
         return self.metrics.get("log_loss")
 
     @property
     def auc(self) -> float | None:
-        """The metric "auc"; None of a model that gives no probability of a class."""
+        """The metric "auc"; None for a model that gives no probability of a class."""
         return self.metrics.get("auc")
 
 
@@ -49,59 +49,59 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     line: str
     rival: str
-    metrics: dict[str, Interval]  # of metric(`line`) - metric(`rival`), by name; what is undefined is left out
+    metrics: dict[str, Interval]  # by name, metric(`line`) - metric(`rival`); undefined metrics are left out
 
     @property
     def auc(self) -> Interval:
-        """Above 0, `line` is better."""
+        """The difference of the AUC; above 0, `line` is better."""
         return self.metrics["auc"]
 
     @property
     def log_loss(self) -> Interval:
-        """Below 0, `line` is better."""
+        """The difference of the log loss; below 0, `line` is better."""
         return self.metrics["log_loss"]
 
     @property
     def verdict(self) -> str:
-        """What the difference of the model's own metric shows, in words."""
+        """The conclusion from the difference of the model's own metric, in words."""
         own = next(iter(self.metrics.values()))
         return "better" if own.below(0.0) else "worse" if own.above(0.0) else "no difference shown"
 
 
 class ScenarioResult(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
-    """Answers, labels, decisions and signals of one scenario."""
+    """The answers, labels, decisions and signals of one scenario."""
 
     name: str
-    at_us: NDArray[Any]  # int64, one entry a prediction, in order
-    scores: NDArray[Any]  # of several classes shape (predictions, classes)
-    labels: NDArray[Any]  # float64, NaN where no label came
+    at_us: NDArray[Any]  # int64, one entry for each prediction, in order
+    scores: NDArray[Any]  # for several classes, shape (predictions, classes)
+    labels: NDArray[Any]  # float64, NaN if no label came
     decisions: list[Decision]
-    signals: list[Signal]  # of its quality
-    input_signals: list[Signal] = []  # of what it was asked and computed from: columns, feeds, traffic, labels
-    metric: Loss = "log_loss"  # of the model
-    versions: NDArray[Any] | None = None  # who gave each answer
-    fits: int = 0  # of its recipe, those that are judged and those that are not
-    fitted_rows: int = 0  # of all fits together
-    cpu_s: float = 0.0  # without work shared with other scenarios; differs from run to run
-    lists: NDArray[Any] | None = None  # of rankings: the number of each row's list, -1 for none
+    signals: list[Signal]  # signals of quality
+    input_signals: list[Signal] = []  # signals of inputs: columns, feeds, traffic, labels
+    metric: Loss = "log_loss"  # the metric of the model
+    versions: NDArray[Any] | None = None  # the version that gave each answer
+    fits: int = 0  # number of fits of the recipe, both judged and not judged
+    fitted_rows: int = 0  # number of rows of all fits together
+    cpu_s: float = 0.0  # CPU time, without work shared with other scenarios; differs from run to run
+    lists: NDArray[Any] | None = None  # for rankings: the index of the list of each row, -1 for none
 
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
-        """The metrics that are reported of its model, its own first."""
+        """The metrics that are reported for the scenario's model, the model's own metric first."""
         return measures(self.metric)
 
     @cached_property
     def judged(self) -> NDArray[np.bool_]:
-        """Which rows can be judged: those with a label, of rankings those of lists that have all of theirs."""
+        """A mask of the rows that can be judged: rows with a label; for rankings, rows of lists with all labels."""
         there = ~np.isnan(self.labels)
         return there if self.lists is None else whole_lists(self.lists, there)
 
     def rows(self, rows: NDArray[Any]) -> Judged:
-        """Some rows as metrics take them."""
+        """Some rows, in the form that metrics take."""
         return Judged(self.labels[rows], self.scores[rows], None if self.lists is None else self.lists[rows])
 
     def months(self) -> list[MonthRow]:
-        """A row for each month with predictions, and one for all."""
+        """A row for each month with predictions, and a row for all months."""
         days = np.unique(self.at_us // DAY_US)
         names = np.array([month_of(us) for us in days * DAY_US])
         of_row = names[np.searchsorted(days, self.at_us // DAY_US)]
@@ -125,27 +125,27 @@ class ScenarioResult(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=T
 
 
 class ReplayResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """What a replay found."""
+    """The result of a replay."""
 
     start_us: int
     until_us: int
     lines: dict[str, ScenarioResult]
-    entered: int  # events that entered the log
+    entered: int  # number of events that were written to the log
     quarantined: int
-    checked_rows: int  # rows that were also read through the online path
+    checked_rows: int  # number of rows that were also read through the online path
     checked_values: int
-    mismatches: int  # of values or reasons between the two paths; expected: 0
-    first_mismatch: str  # in words; empty when there is none
-    faults: list[Fault] = []  # that were put in
-    shifts: list[Shift] = []  # of a generated stream
-    optimum: ScenarioResult | None = None  # of a generated stream: the best answers, as a scenario
+    mismatches: int  # number of differences of values or reasons between the two paths; expected: 0
+    first_mismatch: str  # the first difference in words; empty if there is none
+    faults: list[Fault] = []  # the faults that were put in
+    shifts: list[Shift] = []  # the shifts of a generated stream
+    optimum: ScenarioResult | None = None  # for a generated stream: the best answers, as a scenario
 
     def compare(self, line: str, rival: str, *, seed: int = 0, repeats: int = 500) -> Comparison:
-        """Two scenarios on the rows that both answered and that have a label, by the metrics of the first one's model.
+        """Compare two scenarios on the labelled rows that both answered, by the metrics of the first scenario's model.
 
         Raises:
-            Misuse: They answer different questions (another kind of model, or other labels), or their labelled rows
-                lie within one week.
+            Misuse: They answer different questions (another kind of model, or other labels), or all labelled rows lie
+                within one week.
         """
         a, b = self.lines[line], self.lines[rival]
         if loss_kind(a.metric) != loss_kind(b.metric) or not np.array_equal(a.labels, b.labels, equal_nan=True):

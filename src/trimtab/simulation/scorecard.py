@@ -13,10 +13,10 @@ from trimtab.core.records import Decision, Signal
 from trimtab.core.time import DAY_US
 from trimtab.simulation.results import ReplayResult, ScenarioResult
 
-ABOVE = 0.10  # how far above the reference a loss is bad
-_SMOOTH = 3  # days whose mean is held against it
-_TOLD_FOR_US = 60 * DAY_US  # how long after its beginning a change explains an alarm
-_AFTER_US = 2 * DAY_US  # and how long after the end of a fault
+ABOVE = 0.10  # a loss is bad if it is above the reference by more than this share
+_SMOOTH = 3  # number of days whose mean is compared with the reference
+_TOLD_FOR_US = 60 * DAY_US  # an alarm is explained by a change that began at most this long before the alarm
+_AFTER_US = 2 * DAY_US  # an alarm is explained by a fault that ended at most this long before the alarm
 
 Floats = NDArray[np.float64]
 
@@ -26,25 +26,25 @@ class Day(msgspec.Struct, frozen=True, kw_only=True):
 
     day_us: int
     predictions: int
-    judged: int  # rows, or lists of a ranking
+    judged: int  # number of rows, or of lists of a ranking
     value: float | None  # the mean loss
-    best: float | None  # that of the reference: the optimum, else the best scenario of the whole replay
+    best: float | None  # mean loss of the reference: the optimum, else the best scenario of the whole replay
 
 
 class Alarm(msgspec.Struct, frozen=True, kw_only=True):
-    """A red signal, and what it was about as far as that is known."""
+    """A red signal, and its cause as far as the cause is known."""
 
     at_us: int
     kind: str
     subject: str
     onset_us: int
-    explained_by: str | None  # a shift or fault that was put in; None: there was none at that time
-    delay_us: int | None = None  # from its beginning to the alarm
-    onset_off_us: int | None = None  # from its beginning to the onset that the alarm estimated
+    explained_by: str | None  # the shift or fault that explains it; None: there was none at that time
+    delay_us: int | None = None  # time from the beginning of the change to the alarm
+    onset_off_us: int | None = None  # time from the beginning of the change to the onset that the alarm estimated
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """A candidate that did not go in service."""
+    """A candidate that did not go into service."""
 
     at_us: int
     why: str
@@ -55,39 +55,39 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
 
     line: str
     metric: str
-    value: float | None  # over all judged rows
-    reference: str  # "optimum", or the scenario that did best
+    value: float | None  # mean loss over all judged rows
+    reference: str  # "optimum", or the name of the best scenario
     best: float | None  # the mean loss of the reference on the same rows
     predictions: int
     days: list[Day]
-    days_above: int  # whose three-day mean exceeds that of the reference by more than a tenth
-    bad_requests: int  # answered by a version that did so over its whole time in service
-    above: float | None  # the loss of all judged rows more than that of the reference: what staleness costs
-    alarms: list[Alarm]  # of its quality
-    input_alarms: list[Alarm]  # of inputs, feeds, traffic and labels
-    changes_known: bool  # whether what was put in is known, so that alarms are true or false
-    promotions: int  # after the first version
+    days_above: int  # number of days whose three-day mean exceeds that of the reference by more than a tenth
+    bad_requests: int  # number of requests answered by a version that exceeded it in its whole time in service
+    above: float | None  # summed loss of all judged rows above that of the reference: the cost of staleness
+    alarms: list[Alarm]  # alarms of quality
+    input_alarms: list[Alarm]  # alarms of inputs, feeds, traffic and labels
+    changes_known: bool  # whether the changes are known, so that alarms can be called true or false
+    promotions: int  # number of promotions after the first version
     refusals: list[Refusal]
     fits: int
     fitted_rows: int
 
     @property
     def false_alarms(self) -> int | None:
-        """Alarms of quality that nothing explains; None where the changes are not known."""
+        """The number of quality alarms that no change explains; None if the changes are not known."""
         return sum(one.explained_by is None for one in self.alarms) if self.changes_known else None
 
     @property
     def true_alarms(self) -> int | None:
-        """Alarms of quality that a shift or a fault explains; None where the changes are not known."""
+        """The number of quality alarms that a shift or a fault explains; None if the changes are not known."""
         return sum(one.explained_by is not None for one in self.alarms) if self.changes_known else None
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that was put in: a shift of the world, or a fault."""
+    """A change that was put in: a shift of the world, or a fault."""
 
     said: str
     start_us: int
-    until_us: int  # alarms until then are explained by it
+    until_us: int  # alarms until this time are explained by the change
 
 
 def scorecards(result: ReplayResult) -> list[Scorecard]:
@@ -102,7 +102,7 @@ def scorecards(result: ReplayResult) -> list[Scorecard]:
 
 
 def _changes(result: ReplayResult) -> list[Change] | None:
-    """What was put in; None for a recorded history without faults."""
+    """The changes that were put in; None for a recorded history without faults."""
     found = [
         Change(said=one.said, start_us=one.start_us, until_us=one.end_us + _AFTER_US + _TOLD_FOR_US)
         for one in result.faults
@@ -116,7 +116,7 @@ def _changes(result: ReplayResult) -> list[Change] | None:
 
 
 def _by_row(scenario: ScenarioResult) -> Floats:
-    """The loss at each row that can be judged (of a ranking at one row of each list), else NaN."""
+    """The loss at each row that can be judged (for a ranking, at one row of each list), NaN at all other rows."""
     losses = np.full(len(scenario.at_us), np.nan)
     rows = np.flatnonzero(scenario.judged)
     own = scenario.measures[0]
@@ -127,7 +127,7 @@ def _by_row(scenario: ScenarioResult) -> Floats:
 
 
 def _reference(result: ReplayResult, by_scenario: dict[str, Floats], name: str) -> tuple[str, Floats]:
-    """The reference of a scenario: the optimum of a stream, else the best scenario that answers the same question."""
+    """The reference of a scenario: the optimum of a stream, else the best scenario for the same question."""
     scenario = result.lines[name]
     if result.optimum is not None and result.optimum.metric == scenario.metric:
         return "optimum", _by_row(result.optimum)
@@ -199,7 +199,7 @@ def _days(scenario: ScenarioResult, losses: Floats, best: Floats) -> list[Day]:
 
 
 def _days_above(days: Sequence[Day]) -> int:
-    """Days whose mean with the two before is more than a tenth above that of the reference."""
+    """Days whose mean over the day and the two days before is more than a tenth above that of the reference."""
     count = 0
     for n in range(len(days)):
         part = [one for one in days[max(0, n - _SMOOTH + 1) : n + 1] if one.value is not None and one.best is not None]
@@ -210,7 +210,7 @@ def _days_above(days: Sequence[Day]) -> int:
 
 
 def _bad_requests(scenario: ScenarioResult, losses: Floats, best: Floats) -> int:
-    """Requests answered in times of one version over which its mean loss is more than a tenth above the reference."""
+    """The requests answered by versions whose mean loss in service is more than a tenth above the reference."""
     if scenario.versions is None or not len(scenario.versions):
         return 0
     begins = np.flatnonzero(np.append(True, scenario.versions[1:] != scenario.versions[:-1]))

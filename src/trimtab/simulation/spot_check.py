@@ -1,7 +1,7 @@
 """Sampled questions of a replay, read through the online path in another process and compared with the columns.
 
-The process follows the event log as `trimtab serve` does: it reads the log from disk, applies it to LMDB up to each
-question's time, and reads the question there. It runs next to the replay, on another core.
+The process follows the event log as `trimtab serve` does: it reads the log from disk, applies the log to LMDB up to the
+time of each question, and reads the question there. The process runs next to the replay, on another core.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.run.executors import ProcessExecutor, Task
 from trimtab.simulation.scenarios.rows import Block
 
-_RUN = 20  # neighbours are checked together: between them little has to be applied, between runs much at once
+_RUN = 20  # neighbouring questions are checked together, because little of the log has to be applied between them
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """What the process reads questions with."""
+    """The definitions and files that the process needs to read questions."""
 
     folder: str
     features: FeatureSet
@@ -32,29 +32,29 @@ class Setup(msgspec.Struct, frozen=True):
 
 
 class Question(msgspec.Struct, frozen=True):
-    """A question, its time, and the values of the columns."""
+    """A question, its time, and the values that the columns have for it."""
 
     at_us: int
     request: dict[str, Any]
     values: list[Any]
-    reasons: list[int | None]  # codes; None: from no view
+    reasons: list[int | None]  # codes of reasons; None for a value that comes from no view
 
 
 class Job(msgspec.Struct, frozen=True):
     """Questions for the process, in the order of their times."""
 
-    setup: Setup | None = None  # with the first questions
+    setup: Setup | None = None  # sent with the first questions
     questions: list[Question] = []
-    last: bool = False  # the whole log is applied then
+    last: bool = False  # if True, the whole log is applied after this job
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What was compared, and what differed."""
+    """The number of values that were compared, and the differences."""
 
     rows: int = 0
     values: int = 0
     mismatches: int = 0
-    first: str = ""  # the first mismatch, in words
+    first: str = ""  # the first difference, in words
 
     def __add__(self, other: Verdict) -> Verdict:
         return Verdict(
@@ -66,29 +66,29 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SpotCheck:
-    """Draws questions, hands them to the process, and collects its verdict.
+    """Draws questions, sends them to the process, and collects its verdict.
 
     Args:
-        features: What is read.
-        folder: Holds the event log in `log/events`; online state is kept in `online/`, and has all of the log when the
-            check is over.
+        features: The features that are read.
+        folder: Holds the event log in `log/events`. Online state is stored in `online/`, which has all of the log
+            applied when the check is over.
         count: How many questions to sample; 0 starts no process.
-        seed: Chooses them.
+        seed: Seed of the sample.
     """
 
     def __init__(self, features: FeatureSet, folder: Path, count: int, seed: int) -> None:
         self._features = features
         self._count = count
         self._seed = seed
-        self._setup: Setup | None = Setup(str(folder), features, code_of(features))  # until it was sent
+        self._setup: Setup | None = Setup(str(folder), features, code_of(features))  # kept until it was sent
         self._chosen: NDArray[Any] = np.zeros(0, np.int64)
         self._executor = ProcessExecutor(nice=0)
-        self._thread = ThreadPoolExecutor(1, "trimtab-spot-check")  # waits for the process
+        self._thread = ThreadPoolExecutor(1, "trimtab-spot-check")  # the thread that waits for the process
         self._closed = False
         self._verdicts: list[Future[Verdict]] = []
 
     def choose(self, first: int, stop: int) -> None:
-        """Draw the questions to be checked from [first, stop): runs of neighbours, spread over the whole."""
+        """Draw the questions to check from [first, stop): runs of neighbouring questions, spread over the range."""
         count = min(self._count, stop - first)
         if 2 * count > stop - first:
             self._chosen = np.arange(first, first + count)
@@ -101,7 +101,7 @@ class SpotCheck:
         self._chosen = (spread[:, None] + np.arange(run)).ravel()[:count]
 
     def compare(self, block: Block) -> None:
-        """Hand over the sampled questions of a block, whose events are all in the log."""
+        """Send the sampled questions of a block. All events of the block must be in the log."""
         names, codes = self._features.names, block.features.reasons
         questions = []
         for row in self._chosen[(self._chosen >= block.start) & (self._chosen < block.stop)].tolist():
@@ -118,10 +118,10 @@ class SpotCheck:
             self._send(questions)
 
     def finish(self) -> Verdict:
-        """Let the process check what it has and apply the whole log.
+        """Let the process check the remaining questions and apply the whole log.
 
         Raises:
-            Unavailable: It ended before.
+            Unavailable: The process ended too early.
         """
         if self._count:
             self._send([], last=True)
@@ -146,7 +146,7 @@ class SpotCheck:
 
 
 def code_of(features: FeatureSet) -> dict[str, str]:
-    """The files that define the plain functions among features, each with the name of its module here."""
+    """The files that define the plain functions among some features, each with the name of its module here."""
     expressions = [*features.transforms.values()]
     for view in features.views:
         for aggregate in view.features.values():

@@ -29,25 +29,25 @@ class Follower:
     """Applies a log to online state, never beyond a given time.
 
     Args:
-        log: The event log; only read.
-        online: The views.
+        log: The event log, which is only read.
+        online: The views to which the log is applied.
     """
 
     def __init__(self, log: Log, online: OnlineStore) -> None:
         self._log = log
         self._online = online
-        self._waiting: dict[str, list[LogRecord]] = {}  # by partition: read, and not yet due
+        self._waiting: dict[str, list[LogRecord]] = {}  # by partition: records that were read and are not yet due
         self._read: dict[str, int] = {}
 
     def apply_until(self, at_us: int) -> None:
-        """Apply the records that were in the log at `at_us`: at one instant, events come before questions."""
+        """Apply the records that were in the log at `at_us`; at the same instant, events come before questions."""
         ready = [record for partition in self._log.positions() for record in self._due(partition, at_us)]
         ready.sort(key=append_order)
         for start in range(0, len(ready), _BATCH):
             self._online.apply(ready[start : start + _BATCH])
 
     def _due(self, partition: str, at_us: int) -> list[LogRecord]:
-        """Take a partition's records up to a time, reading on as far as that: partitions are not written in step."""
+        """Take a partition's records up to a time, reading on as far as that, as partitions are not written in step."""
         waiting = self._waiting.setdefault(partition, [])
         while not waiting or waiting[-1].appended_at_us <= at_us:
             records = self._log.read(partition, self._read.get(partition, 0), limit=_BATCH)
@@ -62,12 +62,12 @@ class Follower:
 
 
 def load_code(code: dict[str, str]) -> None:
-    """Run the files that define plain functions: from then on they are known here, by their code."""
+    """Run the files that define plain functions, so that these functions can be found in this process by their code."""
     for file, name in code.items():
         found = None if name in ("", "__main__") or name in sys.modules else importlib.util.find_spec(name)
         if found is not None and found.origin == file:
             importlib.import_module(name)
-        else:  # a project file, which is no module that could be imported
+        else:  # a project file, which cannot be imported as a module
             _run(Path(file))
 
 
@@ -88,7 +88,7 @@ class Reader:
     """Reads questions through the online path of a folder.
 
     Args:
-        setup: Of the replay.
+        setup: The setup that the replay sent.
         opened: Closes the stores at the end.
     """
 
@@ -102,7 +102,7 @@ class Reader:
         self._plan = RequestPlan(setup.features, kv)
 
     def compare(self, question: Question) -> Verdict:
-        """Read a question as of its time, and compare."""
+        """Read a question as of its time, and compare its values."""
         self.follower.apply_until(question.at_us)
         read = self._plan.read([question.request], question.at_us)
         different = []
@@ -117,7 +117,7 @@ class Reader:
 
 
 def check(argument: bytes, place: Workplace) -> bytes:
-    """Compare the questions of a `Job`; the `Verdict` of them."""
+    """Compare the questions of a `Job`; return the `Verdict` about them."""
     job = msgspec.msgpack.decode(argument, type=Job)
     reader = place.keep("reader", lambda opened: Reader(_first(job), opened))
     found = sum(map(reader.compare, job.questions), Verdict())
@@ -127,5 +127,5 @@ def check(argument: bytes, place: Workplace) -> bytes:
 
 
 def _first(job: Job) -> Setup:
-    assert job.setup is not None  # the first job has it
+    assert job.setup is not None  # the first job has the setup
     return job.setup

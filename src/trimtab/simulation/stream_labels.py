@@ -1,4 +1,4 @@
-"""The labels of a generated stream: by kind of model, outcomes drawn from a score, and the best answer to each."""
+"""The labels of a generated stream: outcomes drawn from a score, for each kind of model, and the best answers."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from trimtab.stats.metrics.loss_names import LossKind
 from trimtab.training.definitions import Model
 
 Floats = NDArray[np.float64]
-_SIGNS = {">=": 1.0, ">": 1.0, "<=": -1.0, "<": -1.0}  # on which side of the limit a yes lies
+_SIGNS = {">=": 1.0, ">": 1.0, "<=": -1.0, "<": -1.0}  # the side of the limit on which a label is yes
 
 
 class Outcomes(msgspec.Struct, frozen=True, eq=False):
-    """What became of some requests, as the label's source says it."""
+    """The outcomes of some requests, as the source of the label states them."""
 
-    column: str  # of the source
+    column: str  # the column of the source
     values: Column
-    best: Floats  # the best answers, shape (rows,), of several classes (rows, classes)
+    best: Floats  # the best answers, shape (rows,), for several classes (rows, classes)
 
 
 def outcomes(rng: np.random.Generator, model: Model, score: Floats, effects: Floats) -> Outcomes:
-    """Draw what became of requests.
+    """Draw the outcomes of requests.
 
     Args:
         rng: The random generator.
-        model: Whose label.
-        score: What can be known of each request, shape (rows,): a logit, a mean, the logarithm of a rate.
-        effects: What cannot be known is added to it, shape (rows,).
+        model: The model whose label is drawn.
+        score: The known part of each outcome, shape (rows,): a logit, a mean, or the logarithm of a rate.
+        effects: The part that no model can know, which is added to the score, shape (rows,).
 
     Raises:
         Misuse: The label's value is neither a column nor a column compared with a number.
@@ -45,7 +45,7 @@ def outcomes(rng: np.random.Generator, model: Model, score: Floats, effects: Flo
 
 
 def _told_by(model: Model) -> tuple[str, Callable[[np.random.Generator, NDArray[Any]], Column]]:
-    """The source's column that tells the label, and how values of it are made from labels."""
+    """The column of the source that states the label, and a function that makes values of this column from labels."""
     label, value = model.label, model.label.value
     if value.op == "col":
         name = str(value.params[0])
@@ -79,7 +79,7 @@ def _binary(rng: np.random.Generator, model: Model, score: Floats, effects: Floa
 
 
 def _classes(rng: np.random.Generator, model: Model, score: Floats, effects: Floats) -> _Drawn:
-    """The classes lie along the score: each has its own part of it."""
+    """Draw classes. The classes lie along the score: each class has its own range of the score."""
     pulls = np.linspace(-1.5, 1.5, len(model.label.classes))
 
     def chances(of: Floats) -> Floats:

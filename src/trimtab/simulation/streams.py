@@ -19,19 +19,19 @@ from trimtab.training.definitions import Model
 
 Floats = NDArray[np.float64]
 ShiftKind = Literal["concept", "covariate", "prior"]
-_VALUES = 6  # of a text column
-_LIST = 5  # rows of a list
-_LEAST_LEVELS = 0.8  # what the measurements of a source weigh in the label, by default
+_VALUES = 6  # values of a text column
+_LIST = 5  # number of rows of a list
+_LEAST_LEVELS = 0.8  # default weight of the measurements of a source in the label
 
 
 class Shift(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of the world, from a day on. Make one with `shift()`."""
+    """A change of the generated world that begins on a day. Make one with `shift()`."""
 
     kind: ShiftKind
-    day: float  # after the history
-    over_us: int  # from its beginning to its full size; 0: at once
+    day: float  # number of days after the history
+    over_us: int  # time from the beginning to the full size; 0: a sudden shift
     size: float
-    column: str | None  # of the request; None: the first that has a weight
+    column: str | None  # column of the request; None: the first column that has a weight
 
 
 def shift(
@@ -40,16 +40,17 @@ def shift(
     """A change of a generated world.
 
     Args:
-        kind: "concept": a column means something else for the label; "covariate": a column takes other values, and
-            means what it meant; "prior": the label is more common or higher, whatever the columns say.
-        day: The day it begins, counted from the end of the history.
-        over: How long it takes to its full size, such as "14d"; 0: it is sudden.
-        size: Concept: 1 turns the column's effect round, 0.5 takes it away. Covariate: standard deviations that the
-            column moves. Prior: what is added to the score of each row (logits of a probability). Left out, 1.
-        column: Of the request; left out, the first that matters. Not of a prior shift.
+        kind: "concept": a column has another effect on the label; "covariate": a column takes other values with an
+            unchanged effect; "prior": the label is more common or higher, whatever the columns are.
+        day: The day on which the shift begins, counted from the end of the history.
+        over: How long the shift takes to reach its full size, such as "14d"; 0 for a sudden shift.
+        size: Concept: 1 reverses the effect of the column, 0.5 removes the effect. Covariate: by how many standard
+            deviations the column moves. Prior: what is added to the score of each row (logits for a probability). Left
+            out, 1.
+        column: A column of the request; left out, the first column that has a weight. Not used for a prior shift.
 
     Raises:
-        Misuse: Another kind, or a negative time.
+        Misuse: The kind does not exist, or a time is negative.
 
     >>> shift("concept", 40, over="14d").size
     1.0
@@ -65,15 +66,15 @@ def shift(
 class Truth(msgspec.Struct, frozen=True, eq=False):
     """What the generator knows: the best answer to each request, without day effects, which no model can know."""
 
-    keys: NDArray[Any]  # of requests, shape (rows,)
+    keys: NDArray[Any]  # keys of requests, shape (rows,)
     at_us: NDArray[np.int64]
-    best: Floats  # shape (rows,), of several classes (rows, classes)
+    best: Floats  # shape (rows,), for several classes (rows, classes)
 
     def best_of(self, keys: Sequence[object]) -> Floats:
         """The best answers to some requests.
 
         Raises:
-            Misuse: A key that was not generated.
+            Misuse: A key was not generated.
         """
         place = {key: row for row, key in enumerate(self.keys.tolist())}
         lost = next((key for key in keys if key not in place), None)
@@ -83,17 +84,17 @@ class Truth(msgspec.Struct, frozen=True, eq=False):
 
 
 class Stream(msgspec.Struct, frozen=True, eq=False):
-    """A generated history and what follows. Make one with `stream()`."""
+    """A generated history, and the time after it. Make one with `stream()`."""
 
     model: str
-    tables: dict[str, Columns]  # by source
+    tables: dict[str, Columns]  # tables of events by source
     truth: Truth
     shifts: tuple[Shift, ...]
     start_us: int  # the end of the history
     until_us: int
 
     def day_us(self, day: float) -> int:
-        """The time of a day after the history."""
+        """The time at which a day after the history begins."""
         return self.start_us + round(day * DAY_US)
 
 
@@ -115,32 +116,34 @@ def stream(
     delay: tuple[str, str] = ("36h", "47h"),
     missing: float = 0.0,
 ) -> Stream:
-    """Make up a history and a future for a declared model; the best answer to each request is known.
+    """Generate a history and a future for a declared model; the best answer to each request is known.
 
-    Numbers of the request are drawn from a normal distribution, texts from six values. Each source of a view has an
-    event an hour for each value of the columns it is looked up by, whose numbers wander slowly. The label depends on
-    the request's numbers and on the newest measurements, as logit, mean, log of the rate or order.
+    Numbers of the request are drawn from a normal distribution, texts from six values. Each source of a view has one
+    event an hour for each value of the columns by which the source is looked up; the numbers in these events wander
+    slowly. The label depends on the numbers of the request and on the newest measurements. They add up to a score: a
+    logit, a mean, the log of a rate, or an order.
 
     Args:
-        model: What answers; its request, sources and label are filled.
+        model: The model for whose request, sources and label data are generated.
         seed: The same seed gives the same bytes.
         start: When the history begins, ISO 8601.
         history: Days before the first answer.
         days: Days after the history.
-        per_day: Requests a day.
-        weights: By column of the request or "source.column", what a standard deviation of it adds to the score. Left
-            out: 1.2, 0.8, -0.5 and so on in turn, and 0.8 for measurements.
+        per_day: Requests per day.
+        weights: By column of the request or "source.column", how much one standard deviation of the column adds to the
+            score. Left out: 1.2, 0.8, -0.5 and so on for the columns in turn, and 0.8 for measurements.
         columns: Mean and standard deviation of columns of the request; left out, 0 and 1.
-        season: The swing of the year, in the unit of the score.
-        week: The swing of the week, in the unit of the score; a fifth fewer requests come on Saturday and Sunday.
-        holidays: Days after the history (negative: in it) with a third of the requests and a score lower by 0.5.
-        day_sd: Standard deviation of an effect of each day that no answer can know; today's is like yesterday's by 0.4.
+        season: The yearly swing, in the unit of the score.
+        week: The weekly swing, in the unit of the score. On Saturday and Sunday there are a fifth fewer requests.
+        holidays: Days after the history (negative: within it) with a third of the requests and a score lower by 0.5.
+        day_sd: Standard deviation of a daily effect that no answer can know. The effect of a day correlates with that
+            of the day before by 0.4.
         shifts: Changes of the world, made with `shift()`.
         delay: The least and the greatest time until a label is known.
-        missing: The share of requests that never get one.
+        missing: The share of requests that never get a label.
 
     Raises:
-        Misuse: A weight of a column that does not exist, a label that cannot be made up (its value must be a column,
+        Misuse: A weight of a column that does not exist, a label that cannot be generated (its value must be a column,
             or a column compared with a number), or times and shares out of range.
     """
     plan = _Plan(model, weights)
@@ -154,7 +157,7 @@ def stream(
     begin_us = parse_time_us(start) // DAY_US * DAY_US
     spans = history + days
     at_us = _times(rng, begin_us, spans, per_day, history, week, holidays)
-    if model.task == "ranking":  # the rows of a list are asked at once
+    if model.task == "ranking":  # all rows of a list are asked at the same time
         at_us = np.repeat(at_us[::_LIST], _LIST)[: len(at_us)]
     day = (at_us - begin_us) / DAY_US - history
     requests = _requests(rng, model, at_us, columns or {})
@@ -185,20 +188,20 @@ def stream(
 
 
 def grown(one: Shift, day: Floats) -> Floats:
-    """How much of a shift there is on some days: 0 before it, 1 from its full size on."""
+    """The share of a shift that is reached on some days: 0 before the shift, 1 from its full size on."""
     if not one.over_us:
         return np.asarray(day >= one.day, np.float64)
     return np.clip((day - one.day) * DAY_US / one.over_us, 0.0, 1.0)
 
 
 class _Plan:
-    """Which columns matter, and by how much."""
+    """The columns that have an effect on the label, and the size of each effect."""
 
     def __init__(self, model: Model, given: Mapping[str, float] | None) -> None:
         request, label = model.request, model.label
         self.sources: dict[
             str, tuple[Source, tuple[str, ...], tuple[str, ...]]
-        ] = {}  # and columns of request, of source
+        ] = {}  # a source, and its columns in request and source
         for join in model.features.joins:
             if join.view.source.name not in (label.source.name, request.name):
                 self.sources.setdefault(join.view.source.name, (join.view.source, join.by, join.view.by))
@@ -221,7 +224,7 @@ class _Plan:
         self._first = next((name for name in self.weights if name in numbers), next(iter(self.weights)))
 
     def column_of(self, one: Shift) -> str:
-        """The column that a shift is of."""
+        """The column that a shift concerns."""
         name = self._first if one.column is None else one.column
         if name not in self.weights:
             raise Misuse(f"shift: column {name!r} has no weight. There is: {', '.join(self.weights)}.")
@@ -291,10 +294,10 @@ def _sources(
     begin_us: int,
     spans: int,
 ) -> tuple[dict[str, Columns], dict[str, Floats]]:
-    """The events of each source of a view, and the newest known measurement for each request by "source.column"."""
+    """The events of each source of a view, and each request's newest known measurement by "source.column"."""
     tables: dict[str, Columns] = {}
     levels: dict[str, Floats] = {}
-    hours = spans * 24 + 1  # the last one is on the hour at which the stream ends
+    hours = spans * 24 + 1  # the last event is at the hour at which the stream ends
     for name, (source, by, own) in plan.sources.items():
         view_by = by if all(one in requests for one in by) else ()
         own = own if view_by else ()
@@ -343,7 +346,7 @@ def _noise(rng: np.random.Generator, dtype: Any, name: str, times: NDArray[np.in
 
 
 def _walks(rng: np.random.Generator, hours: int, count: int) -> Floats:
-    """Series of variance 1 that keep 0.95 of the previous hour."""
+    """Series of variance 1 with a correlation of 0.95 from one hour to the next."""
     steps = rng.normal(size=(hours, count))
     for n in range(1, hours):
         steps[n] = 0.95 * steps[n - 1] + math.sqrt(1 - 0.95**2) * steps[n]
@@ -365,7 +368,7 @@ def _known(
     week: float,
     holidays: Sequence[float],
 ) -> Floats:
-    """What the calendar adds to the score."""
+    """The effect of the calendar on the score."""
     phase = rng.random()
     found = season * np.sin(2 * np.pi * (day / 365 + phase))
     found = found + week * np.cos(2 * np.pi * ((at_us // DAY_US + 3) % 7) / 7)
@@ -397,16 +400,16 @@ def _label_events(
 
 
 def stream_of(text: str, model: Model, seed: int) -> Stream:
-    """The stream that words of the command line describe.
+    """The stream that a text of the command line describes.
 
     Args:
-        text: Words such as "days=100 per_day=500 season=0.3 concept=40 covariate=60+14": a shift is the day it
-            begins, and after a plus sign the days that it takes.
-        model: What it is made for.
-        seed: Of the stream.
+        text: Words such as "days=100 per_day=500 season=0.3 concept=40 covariate=60+14". The number of a shift is the
+            day on which it begins, and the number after a plus sign is the number of days until its full size.
+        model: The model for which the stream is generated.
+        seed: Seed of the stream.
 
     Raises:
-        Misuse: A word that is none of them, or no number.
+        Misuse: A word is not known, or its value is not a number.
     """
     given: dict[str, Any] = {}
     shifts: list[Shift] = []

@@ -120,7 +120,7 @@ __all__ = [
     "update_alarm",
 ]
 
-# NumPy loads with the first name asked for, not with `import trimtab`.
+# NumPy is loaded when the first of these names is used, not by `import trimtab`.
 _MODULES = (
     *(
         "scores",
@@ -136,7 +136,7 @@ _MODULES = (
         "metrics.choices",
         "association",
     ),
-    *("metrics.metrics", "metrics.multiclass", "metrics.ranking"),  # they load scikit-learn
+    *("metrics.metrics", "metrics.multiclass", "metrics.ranking"),  # these modules load scikit-learn
 )
 
 

@@ -1,4 +1,4 @@
-"""Predictive power of one number for another, with closed-form intervals."""
+"""Predictive power of one number for another, with intervals in closed form."""
 
 import math
 from collections.abc import Callable
@@ -7,22 +7,23 @@ from statistics import NormalDist
 from trimtab.core.errors import Misuse
 from trimtab.stats.interval import Interval, check_level
 
-_HALVINGS = 60  # steps of the search for a bound
+_HALVINGS = 60  # number of steps of the search for a bound
 
 
 def auc_interval(value: float, positives: int, negatives: int, *, level: float = 0.95) -> Interval:
     """The interval of an area under the ROC curve, from rows that do not depend on each other.
 
-    It keeps inside [0, 1] and has a width where the area seen is 1: ten separated rows prove little.
+    The interval stays inside [0, 1]. It has a width even if the observed area is 1, because ten separated rows prove
+    little.
 
     Args:
-        value: The area seen, in [0, 1].
-        positives: Rows of the one class, at least 1.
-        negatives: Rows of the other, at least 1.
-        level: The share of such intervals that hold the truth.
+        value: The observed area, in [0, 1].
+        positives: Number of rows of one class, at least 1.
+        negatives: Number of rows of the other class, at least 1.
+        level: The share of such intervals that contain the true value.
 
     Raises:
-        Misuse: A class without rows, or an area outside [0, 1].
+        Misuse: A class has no rows, or the area is outside [0, 1].
 
     Source: Hanley & McNeil (1982); Newcombe (2006), part 2, method 5.
 
@@ -46,12 +47,12 @@ def r_squared_interval(value: float, rows: int, *, level: float = 0.95) -> Inter
     """The interval of a squared correlation, from rows that do not depend on each other.
 
     Args:
-        value: The squared correlation seen, in [0, 1].
-        rows: How many, at least 4.
-        level: The share of such intervals that hold the truth.
+        value: The observed squared correlation, in [0, 1].
+        rows: Number of rows, at least 4.
+        level: The share of such intervals that contain the true value.
 
     Raises:
-        Misuse: Fewer rows, or a value outside [0, 1].
+        Misuse: There are fewer than 4 rows, or the value is outside [0, 1].
 
     Source: Fisher (1921), the z transform.
 
@@ -72,7 +73,7 @@ def share_interval(hits: int, rows: int, *, level: float = 0.95) -> Interval:
     """The interval of a share of rows that do not depend on each other.
 
     Raises:
-        Misuse: No rows, or more hits than rows.
+        Misuse: There are no rows, or more hits than rows.
 
     Source: Wilson (1927).
 
@@ -96,7 +97,7 @@ def _auc_variance(area: float, positives: int, negatives: int) -> float:
 
 
 def _edge(beyond: Callable[[float], bool], inside: float, outside: float) -> float:
-    """The bound beyond which values towards `outside` are too far."""
+    """The bound in the direction of `outside`: values beyond it are too far from the observed value."""
     if not beyond(outside):
         return outside
     for _ in range(_HALVINGS):

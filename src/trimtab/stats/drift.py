@@ -28,7 +28,7 @@ def psi(expected: ArrayLike, actual: ArrayLike, *, floor: float = 1e-4) -> float
 
 
 def js_distance(expected: ArrayLike, actual: ArrayLike) -> float:
-    """Jensen-Shannon distance, in [0, 1] (0 = same shape, 1 = no bin in common): a metric, finite without a floor.
+    """Jensen-Shannon distance, in [0, 1] (0 = same shape, 1 = no bin in common). It is a metric and always finite.
 
     Raises:
         Misuse: The bins differ, or a histogram is empty.
@@ -46,8 +46,8 @@ def js_distances(expected: ArrayLike, actual: ArrayLike) -> FloatArray:
     """`js_distance` of many pairs of histograms at once, shape (pairs,), in [0, 1].
 
     Args:
-        expected: Reference counts, shape (pairs, bins), some in each row.
-        actual: Live counts over the same bins, of the same shape.
+        expected: Reference counts, shape (pairs, bins), with at least one count in each row.
+        actual: Live counts over the same bins, in the same shape.
     """
     one, two = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
     p, q = one / one.sum(axis=1, keepdims=True), two / two.sum(axis=1, keepdims=True)
@@ -61,12 +61,12 @@ def js_distances(expected: ArrayLike, actual: ArrayLike) -> FloatArray:
 
 
 def ks_distance(expected: ArrayLike, actual: ArrayLike) -> float:
-    """Largest distance of the two cumulative shares at a bin's edge, in [0, 1]; the bins must be in order.
+    """Largest distance of the two cumulative shares at the edge of a bin, in [0, 1]; the bins must be in order.
 
     Raises:
         Misuse: The bins differ, or a histogram is empty.
 
-    Source: Smirnov (1939). Within bins nothing is seen, so it is at most the distance of the samples themselves.
+    Source: Smirnov (1939). Differences within bins are invisible: the true distance of the samples may be larger.
 
     >>> ks_distance([50, 50], [90, 10])
     0.4

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-ExactSum = tuple[float, ...]  # the rounded sum, then what it lacks, rounded, and so on; () is 0
+ExactSum = tuple[float, ...]  # the rounded sum, then the rounded rest, and so on; () is 0
 
 
 def exact_sum(values: Sequence[float]) -> ExactSum:
-    """The sum of finite values as doubles of falling size that add up to it exactly; equal sums give equal doubles.
+    """The exact sum of finite values, as doubles of decreasing size. Equal sums give equal doubles.
 
     Raises:
-        OverflowError: The sum is beyond what a double holds.
+        OverflowError: The sum is larger than a double can hold.
 
     Source: Shewchuk (1997), expansions of non-overlapping doubles.
 
@@ -30,7 +30,7 @@ def exact_sum(values: Sequence[float]) -> ExactSum:
 
 
 def add_exact(*sums: ExactSum) -> ExactSum:
-    """The exact sum of exact sums, in whatever order they come."""
+    """The exact sum of exact sums, independent of their order."""
     return exact_sum([part for one in sums for part in one])
 
 

@@ -6,7 +6,7 @@ from trimtab.core.errors import Misuse
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
-    """An estimate and its bounds; an infinite bound is an open side.
+    """An estimate and its bounds; an infinite bound means that the interval is open on that side.
 
     >>> Interval(estimate=-0.004, low=float("-inf"), high=-0.001, level=0.95).below(0.0)
     True
@@ -15,17 +15,17 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True):
     estimate: float
     low: float
     high: float
-    level: float  # the share of such intervals that hold the truth, e.g. 0.95
+    level: float  # the share of such intervals that contain the true value, e.g. 0.95
 
     def __post_init__(self) -> None:
         check_level(self.level)
 
     def below(self, value: float) -> bool:
-        """Whether the whole interval lies below `value`."""
+        """Return whether the whole interval lies below `value`."""
         return self.high < value
 
     def above(self, value: float) -> bool:
-        """Whether the whole interval lies above `value`."""
+        """Return whether the whole interval lies above `value`."""
         return self.low > value
 
 

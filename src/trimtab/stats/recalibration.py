@@ -1,4 +1,4 @@
-"""Recalibration: a monotone map of scores, so that predicted and true rates agree."""
+"""Recalibration: a monotone map of scores, after which predicted and true rates agree."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 RecalibrationKind = Literal["platt", "isotonic", "beta"]
 LEAST_ROWS = 50
-_EDGE = 1e-15  # scores are taken for at least this far from 0 and 1
-_STEEPEST = 35.0  # the largest log odds that a map gives
+_EDGE = 1e-15  # scores closer than this to 0 or 1 are moved to this distance
+_STEEPEST = 35.0  # the largest log odds that a map returns
 
 
-# The three maps. An exported model has the text of these functions, so they use NumPy and the two limits alone.
+# The three maps. An exported model contains the source of these functions, so they only use NumPy and the two limits.
 
 
 def map_log_odds(scores: Any, rise: float, fall: float, offset: float) -> Any:
-    """Corrected scores of a `LogOdds` map."""
+    """Scores corrected by a `LogOdds` map."""
     import numpy as np
 
     p = np.clip(scores, _EDGE, 1.0 - _EDGE)
@@ -32,20 +32,20 @@ def map_log_odds(scores: Any, rise: float, fall: float, offset: float) -> Any:
 
 
 def map_steps(scores: Any, at: Any, to: Any) -> Any:
-    """Corrected scores of a `Steps` map."""
+    """Scores corrected by a `Steps` map."""
     import numpy as np
 
     return np.interp(scores, at, to)
 
 
 def map_class_odds(scores: Any, rise: float, offsets: Any) -> Any:
-    """Corrected probabilities of a `ClassOdds` map, shape (rows, classes)."""
+    """Probabilities corrected by a `ClassOdds` map, shape (rows, classes)."""
     import numpy as np
 
     logs = rise * np.log(np.clip(scores, _EDGE, 1.0)) + offsets
     powers = np.exp(np.maximum(logs - logs.max(axis=1, keepdims=True), -_STEEPEST))
     total = powers[:, 0].copy()
-    for place in range(1, powers.shape[1]):  # one after the other, so that one row gives the same bits
+    for place in range(1, powers.shape[1]):  # added one after the other, so that a single row gives the same bits
         total += powers[:, place]
     return powers / total[:, None]
 
@@ -63,7 +63,7 @@ class LogOdds(msgspec.Struct, frozen=True, kw_only=True, tag="log_odds"):
         return lambda scores: map_log_odds(scores, self.rise, self.fall, self.offset)
 
     def row_mapping(self) -> Callable[[float], float]:
-        """The correction of one score with the same bits: the same operations, without arrays."""
+        """A function that corrects one score with the same bits, by the same operations without arrays."""
         import numpy as np
 
         rise, fall, offset = self.rise, self.fall, self.offset
@@ -77,7 +77,7 @@ class LogOdds(msgspec.Struct, frozen=True, kw_only=True, tag="log_odds"):
 
 
 class Steps(msgspec.Struct, frozen=True, kw_only=True, tag="steps"):
-    """The isotonic map: straight between its points, level beyond them."""
+    """The isotonic map, linear between its points and constant beyond them."""
 
     scores: tuple[float, ...]  # ascending
     chances: tuple[float, ...]
@@ -94,7 +94,7 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True, tag="steps"):
         return lambda scores: map_steps(scores, at, to)
 
     def row_mapping(self) -> Callable[[float], float]:
-        """The correction of one score with the same bits."""
+        """A function that corrects one score with the same bits."""
         import numpy as np
 
         at, to = np.array(self.scores), np.array(self.chances)
@@ -119,7 +119,7 @@ class ClassOdds(msgspec.Struct, frozen=True, kw_only=True, tag="class_odds"):
         return lambda scores: map_class_odds(scores, self.rise, offsets)
 
     def row_mapping(self) -> Callable[[list[float]], list[float]]:
-        """The correction for the probabilities of one row, with the same bits."""
+        """A function that corrects the probabilities of one row with the same bits."""
         import numpy as np
 
         mapping = self.mapping()
@@ -135,19 +135,21 @@ Recalibration = LogOdds | Steps | ClassOdds
 
 
 def fit_recalibration(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -> Recalibration:
-    """The map that fits scores to the labels that came; for scores of rows that their model had not seen.
+    """Fit a map from scores to the labels that came; the scores must be of rows that their model had not seen.
 
-    A map that would reverse the order is constant instead: on these rows the scores say nothing.
+    If the fitted map would reverse the order of scores, a constant map is returned, because the scores say nothing
+    about these labels.
 
     Args:
-        kind: "platt" for two numbers that a few hundred rows can fix, "beta" for three (it can also leave the scores
-            as they are), "isotonic" for any shape, from some thousands of rows on.
-        labels: 0 or 1, shape (rows,); of several classes the number of each row's.
-        scores: Probabilities, shape (rows,); for several classes shape (rows, classes), and "platt" alone is
+        kind: "platt" fits two numbers, for which a few hundred rows suffice. "beta" fits three numbers and can also
+            leave the scores unchanged. "isotonic" fits any shape and needs some thousands of rows.
+        labels: 0 or 1, shape (rows,); for several classes the index of the class of each row.
+        scores: Probabilities, shape (rows,); for several classes shape (rows, classes), for which only "platt" can be
             fitted.
 
     Raises:
-        Misuse: Fewer than 50 rows, one class only, unfit labels or scores, or another kind for several classes.
+        Misuse: There are fewer than 50 rows or only one class, labels or scores are not valid, or a kind other than
+            "platt" is asked for with several classes.
 
     Source: Platt (1999), with its softened labels; Kull, Silva Filho & Flach (2017); Zadrozny & Elkan (2002).
 
@@ -181,7 +183,7 @@ def fit_recalibration(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayL
 
 
 def shift_level(scores: NDArray[Any], mean: float) -> NDArray[Any]:
-    """The scores, all moved by one distance in log odds, so that their mean is `mean` (above 0 and below 1).
+    """The scores, all moved by the same distance in log odds so that their mean is `mean` (above 0 and below 1).
 
     >>> import numpy as np
     >>> [round(float(p), 3) for p in shift_level(np.array([0.2, 0.5]), 0.5)]
@@ -204,9 +206,9 @@ def shift_level(scores: NDArray[Any], mean: float) -> NDArray[Any]:
 
 
 def shift_levels(chances: NDArray[Any], means: ArrayLike) -> NDArray[Any]:
-    """Probabilities of several classes, each class moved by one factor for all rows, so that their means are `means`.
+    """Probabilities of several classes; each class is moved by one factor so that the means are `means`.
 
-    The factors are found by iterative scaling. The means are above 0 and add up to 1.
+    The factors are found by iterative scaling. The means must be above 0 and add up to 1.
 
     >>> import numpy as np
     >>> shift_levels(np.array([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]]), [0.2, 0.3, 0.5]).mean(axis=0).round(3).tolist()
@@ -229,7 +231,7 @@ def shift_levels(chances: NDArray[Any], means: ArrayLike) -> NDArray[Any]:
 
 
 def _class_odds(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -> ClassOdds:
-    """One slope and an offset a class by maximum likelihood; labels softened by one row of each class."""
+    """One slope, and one offset for each class, by maximum likelihood; labels are softened by one row of each class."""
     import numpy as np
     from scipy.optimize import minimize
 
@@ -263,7 +265,7 @@ def _class_odds(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -
         return value / rows, slope / rows
 
     start = np.concatenate([[1.0], np.zeros(width)])
-    bounds = [(0.0, None), *[(None, None)] * width]  # a slope below 0 would turn the order of each class around
+    bounds = [(0.0, None), *[(None, None)] * width]  # a negative slope would reverse the order of each class
     found = minimize(
         loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500, "ftol": 1e-14, "gtol": 1e-9}
     ).x
@@ -272,7 +274,7 @@ def _class_odds(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -
 
 
 def _isotonic(y: NDArray[Any], p: NDArray[Any]) -> Steps:
-    """Pool adjacent violators; no probability is nearer to 0 or 1 than one more row of the other class allows."""
+    """Pool adjacent violators. Probabilities stay as far from 0 and 1 as one more row of the other class puts them."""
     from sklearn.isotonic import IsotonicRegression
 
     edge = 1.0 / (y.size + 2.0)
@@ -281,7 +283,7 @@ def _isotonic(y: NDArray[Any], p: NDArray[Any]) -> Steps:
 
 
 def _logistic(y: NDArray[Any], columns: NDArray[Any]) -> tuple[list[float], float]:
-    """Weights of at least 0 and the offset; labels softened by one row of either class, so that nothing diverges."""
+    """Weights of at least 0, and the offset; labels are softened by one row of each class, so that nothing diverges."""
     import numpy as np
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -293,7 +295,7 @@ def _logistic(y: NDArray[Any], columns: NDArray[Any]) -> tuple[list[float], floa
         spread = columns[:, used].std(axis=0)
         inputs = columns[:, used] / spread
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the last bits of a weight do not matter
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the last bits of a weight are not significant
             fitted = LogisticRegression(C=1e6, tol=1e-8, max_iter=500).fit(
                 np.vstack([inputs, inputs]),
                 np.repeat([True, False], y.size),

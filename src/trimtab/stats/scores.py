@@ -6,8 +6,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from trimtab.core.errors import Misuse
 
-CLIP = 1e-15  # the one clip of every log loss here: a score of 0 or 1 costs at most 34.5 nats
-OFF = 1e-5  # tolerance of the sum of a row of probabilities: some libraries compute in single precision
+CLIP = 1e-15  # the clip of all log losses: a score of 0 or 1 costs at most 34.5 nats
+OFF = 1e-5  # tolerance of the sum of a row of probabilities, as some libraries compute in single precision
 
 FloatArray = NDArray[np.float64]
 
@@ -23,7 +23,7 @@ class CalibrationBin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Confusion(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows by answer and truth at one threshold; a score equal to the threshold counts as positive."""
+    """Number of rows by answer and truth at one threshold; a score equal to the threshold counts as positive."""
 
     threshold: float
     true_positives: int
@@ -33,17 +33,17 @@ class Confusion(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def precision(self) -> float | None:
-        """The share of positive predictions that were right, or None without any."""
+        """The share of positive predictions that were right; None if there are no positive predictions."""
         return _share(self.true_positives, self.true_positives + self.false_positives)
 
     @property
     def recall(self) -> float | None:
-        """The share of positive labels that were found, or None without any."""
+        """The share of positive labels that were found; None if there are no positive labels."""
         return _share(self.true_positives, self.true_positives + self.false_negatives)
 
     @property
     def accuracy(self) -> float | None:
-        """The share of right predictions, or None without rows."""
+        """The share of right predictions; None if there are no rows."""
         right = self.true_positives + self.true_negatives
         return _share(right, right + self.false_positives + self.false_negatives)
 
@@ -82,7 +82,7 @@ def brier(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
-    """Probability that a random positive row scores above a random negative one, ties half; None with one class only.
+    """Probability that a random positive row scores above a random negative row, ties count half; None with one class.
 
     Source: Mann & Whitney (1947); exact: ranks are counted in integers.
 
@@ -103,12 +103,12 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
 
 
 def calibration_curve(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> list[CalibrationBin]:
-    """Mean score against label share, in bins of equal width over [0, 1]; empty bins are left out.
+    """Mean score and share of positive labels, in bins of equal width over [0, 1]; empty bins are left out.
 
     Args:
         labels: 0 or 1, shape (rows,).
         scores: Probabilities, shape (rows,).
-        bins: How many bins; each holds its lower edge, the last one both edges.
+        bins: Number of bins. Each bin contains its lower edge; the last bin contains both edges.
     """
     if bins < 1:
         raise Misuse(f"calibration curve: needs at least 1 bin, found {bins}.")
@@ -130,9 +130,9 @@ def calibration_curve(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> l
 
 
 def expected_calibration_error(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> float:
-    """Mean distance of promised and observed share over the rows, in [0, 1] (0 = calibrated).
+    """Mean distance of promised and observed shares over the rows, in [0, 1] (0 = calibrated).
 
-    Source: Naeini, Cooper & Hauskrecht (2015). Biased upward in small samples: compare only equal row counts.
+    Source: Naeini, Cooper & Hauskrecht (2015). Biased upward in small samples: only compare samples of equal size.
     """
     curve = calibration_curve(labels, scores, bins)
     if not curve:
@@ -142,7 +142,7 @@ def expected_calibration_error(labels: ArrayLike, scores: ArrayLike, bins: int =
 
 
 def confusion(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> Confusion:
-    """Right and wrong predictions when rows scoring at least `threshold` are called positive."""
+    """Right and wrong predictions if rows that score at least `threshold` are called positive."""
     y, p = checked(labels, scores, "confusion")
     called = p >= threshold
     true_positives = int((called & y).sum())
@@ -158,7 +158,7 @@ def confusion(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> C
 
 
 def checked(labels: ArrayLike, scores: ArrayLike, what: str) -> tuple[NDArray[np.bool_], FloatArray]:
-    """Labels as booleans and scores as float64, once they are fit for use.
+    """Labels as booleans and scores as float64, after they were checked.
 
     Raises:
         Misuse: The shapes differ, a label is neither 0 nor 1, or a score is outside [0, 1] or NaN.
@@ -185,10 +185,10 @@ def checked(labels: ArrayLike, scores: ArrayLike, what: str) -> tuple[NDArray[np
 
 
 def checked_probabilities(labels: ArrayLike, scores: ArrayLike, what: str) -> tuple[NDArray[np.int64], FloatArray]:
-    """The number of each row's class and a row of probabilities for it, checked.
+    """The index of the class of each row, and its row of probabilities, after they were checked.
 
     Raises:
-        Misuse: The shapes differ, a label is no number of a class, or a row is no distribution (to 1e-5).
+        Misuse: The shapes differ, a label is not the index of a class, or a row is not a distribution (to 1e-5).
     """
     y, p = np.asarray(labels), np.asarray(scores, np.float64)
     if y.ndim != 1 or p.ndim != 2 or len(p) != y.size or p.shape[1] < 2:

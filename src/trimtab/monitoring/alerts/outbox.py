@@ -75,7 +75,7 @@ class ReceiverState(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def is_due(self, now_us: int) -> bool:
-        """Return whether it may be tried; a time further ahead than any pause comes from a clock that was set back."""
+        """Return whether a delivery may be tried. A time beyond any pause counts as due: the clock was set back."""
         return not now_us < self.next_us <= now_us + LONGEST_US
 
 

@@ -16,13 +16,13 @@ from trimtab.core.time import HOUR_US
 from trimtab.monitoring.profiles.input_rows import RowReader, Rows
 from trimtab.monitoring.profiles.profile_records import NULL_CODES, Floats, InputProfile, null_code
 
-SAMPLED = 128  # rows of an hour that are kept whole, for checks that compare distributions
-_QUICKLY = 1  # level of zlib: a twelfth larger than the default 6, in a fifth of the time
+SAMPLED = 128  # number of rows of an hour that are kept whole, for checks that compare distributions
+_QUICKLY = 1  # level of zlib: its output is a twelfth larger than with the default 6, in a fifth of the time
 Counts = NDArray[np.int64]
 
 
 class Layout:
-    """The places of each column's counts in one array; made once from a profile."""
+    """The positions of each column's counts in one array; made once from a profile."""
 
     def __init__(self, profile: InputProfile) -> None:
         self.profile = profile
@@ -30,7 +30,7 @@ class Layout:
         widths = [edges.size + 1 for edges in self.edges]
         self.offsets = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
         bounds = [(column.least, column.most) for column in profile.columns]
-        # Values are counted up to each of these: the edges, then the upper limit, then just below the lower one.
+        # Values are counted up to each of these numbers: the edges, the upper limit, and just below the lower limit.
         self.counted_upto = [
             np.array(
                 [*edges, np.inf if most is None else most, -np.inf if least is None else np.nextafter(least, -np.inf)]
@@ -61,31 +61,31 @@ class Layout:
 
 
 class HourCounts(msgspec.Struct, frozen=True, eq=False):
-    """A summary of the rows of one version in some hours; equal rows give an equal one."""
+    """A summary of the rows of one version in some hours; the same rows give the same summary."""
 
     rows: int
-    bins: Counts  # rows by bin, the columns one after the other; nulls are in none
+    bins: Counts  # number of rows by bin, the columns one after the other; nulls are in no bin
     nulls: Counts  # (columns, NULL_CODES)
-    strange: Counts  # (columns,): values that training did not see
-    outside: Counts  # (columns,): extreme numbers
-    low: Floats  # (columns,): the least value, infinity where there is none
+    strange: Counts  # (columns,): number of values that training did not see
+    outside: Counts  # (columns,): number of extreme numbers
+    low: Floats  # (columns,): the least value, infinity if there are no values
     high: Floats
-    pairs: Counts  # (pairs, 2): rows where either is null, and where both are
+    pairs: Counts  # (pairs, 2): rows where either column is null, and rows where both are
     marks: NDArray[np.uint64]  # the least hashes of prediction ids, ascending: the sampled rows
     sample: Floats  # (sampled, columns)
 
     def without_sample(self) -> HourCounts:
-        """The same without the rows that were kept whole."""
+        """The same summary without the rows that were kept whole."""
         return msgspec.structs.replace(self, marks=self.marks[:0], sample=self.sample[:0])
 
     def encode(self) -> bytes:
-        """The bytes that are stored, the sampled rows among them."""
+        """The bytes that are stored, which include the sampled rows."""
         packed = b"".join(np.ascontiguousarray(getattr(self, name)).tobytes() for name in _FIELDS)
         return zlib.compress(msgspec.msgpack.encode((self.rows, len(self.marks), packed)), _QUICKLY)
 
     @staticmethod
     def decode(data: bytes, layout: Layout) -> HourCounts | None:
-        """The summary in some bytes; None where it was made with another profile."""
+        """The summary that some bytes contain; None if it was made with another profile."""
         rows, sampled, packed = msgspec.msgpack.decode(zlib.decompress(data), type=tuple[int, int, bytes])
         shapes = [field.shape(layout, sampled) for field in _FIELDS.values()]
         sizes = [math.prod(shape) for shape in shapes]
@@ -100,14 +100,14 @@ class HourCounts(msgspec.Struct, frozen=True, eq=False):
 
 
 class _Field(msgspec.Struct, frozen=True):
-    """The storage of an array of `HourCounts`, and the way to merge those of several hours."""
+    """How one array of `HourCounts` is stored, and how the arrays of several hours are merged."""
 
     dtype: str
-    shape: Callable[[Layout, int], tuple[int, ...]]  # from a layout and a number of sampled rows
-    merge: np.ufunc | None = np.add  # None: of the sampled rows those with the least marks are kept
+    shape: Callable[[Layout, int], tuple[int, ...]]  # the shape, from a layout and a number of sampled rows
+    merge: np.ufunc | None = np.add  # None: the sampled rows with the least marks are kept
 
 
-_FIELDS: dict[str, _Field] = {  # in the order of the struct and of the stored bytes
+_FIELDS: dict[str, _Field] = {  # in the order of the fields of the struct and of the stored bytes
     "bins": _Field("<i8", lambda layout, sampled: (int(layout.offsets[-1]),)),
     "nulls": _Field("<i8", lambda layout, sampled: (layout.width, NULL_CODES)),
     "strange": _Field("<i8", lambda layout, sampled: (layout.width,)),
@@ -121,7 +121,7 @@ _FIELDS: dict[str, _Field] = {  # in the order of the struct and of the stored b
 
 
 def merged(parts: Sequence[HourCounts]) -> HourCounts:
-    """One summary or more as one, whatever their order."""
+    """One or more summaries merged into one, whatever their order."""
     if len(parts) == 1:
         return parts[0]
     whole: dict[str, Any] = {name: [getattr(one, name) for one in parts] for name in _FIELDS}
@@ -133,7 +133,7 @@ def merged(parts: Sequence[HourCounts]) -> HourCounts:
 
 
 def summarise(layout: Layout, reader: RowReader, predictions: Sequence[Prediction]) -> dict[int, HourCounts]:
-    """The summaries of logged predictions of one version, by hour (since 1970) of when they were made."""
+    """Summaries of the logged predictions of one version, by the hour (since 1970) in which they were made."""
     if not predictions:
         return {}
     made_at_us = np.array([p.made_at_us for p in predictions], np.int64)
@@ -143,7 +143,7 @@ def summarise(layout: Layout, reader: RowReader, predictions: Sequence[Predictio
 def summarise_rows(
     layout: Layout, rows: Rows, made_at_us: NDArray[np.int64], ids: Sequence[str]
 ) -> dict[int, HourCounts]:
-    """As `summarise`, of rows in columns with the ids of their predictions."""
+    """Like `summarise`, for rows in columns with the ids of their predictions."""
     hours = made_at_us // HOUR_US
     found: dict[int, HourCounts] = {}
     for hour in np.unique(hours).tolist():
@@ -157,11 +157,11 @@ def summarise_rows(
 
 
 def sampled(ids: Sequence[str]) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
-    """The rows to keep whole: those with the least hashes of 64 bits, the same in every process; rows and hashes."""
+    """The rows to keep whole and their hashes: the rows with the least hashes of 64 bits, the same in every process."""
     encoded = [text.encode("utf-8", "surrogatepass") for text in ids]
     first = np.fromiter(map(zlib.crc32, encoded), np.uint64, len(encoded))
     rows = np.arange(len(encoded))
-    if rows.size > SAMPLED:  # the second half of a hash is needed for these only
+    if rows.size > SAMPLED:  # only these rows need the second half of a hash
         rows = np.flatnonzero(first <= np.partition(first, SAMPLED - 1)[SAMPLED - 1])
     second = np.array([zlib.crc32(encoded[row][::-1], 77) for row in rows.tolist()], np.uint64)
     marks = (first[rows] << np.uint64(32)) | second
@@ -183,7 +183,8 @@ def _counted(layout: Layout, rows: Rows, ids: Sequence[str]) -> HourCounts:
     new = strange.sum(axis=0) if strange.any() else np.zeros(layout.width, np.int64)
     outside = np.zeros(layout.width, np.int64)
     low, high = np.full(layout.width, np.inf), np.full(layout.width, -np.inf)
-    in_order = np.sort(values.T, axis=1)  # nulls last; finds edges among values, which are many more
+    # nulls are sorted last; edges are searched among the values, because the values are many more
+    in_order = np.sort(values.T, axis=1)
     present = len(values) - missing.sum(axis=0)
     for column, limits in enumerate(layout.counted_upto):
         there = in_order[column, : present[column]]

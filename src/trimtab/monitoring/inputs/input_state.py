@@ -19,14 +19,14 @@ NEVER_US = -(2**62)
 
 
 class InputWatch(msgspec.Struct, frozen=True, kw_only=True):
-    """The position of a model's monitor, and the past that its checks read."""
+    """The position of a model's monitor, and the past data that its checks read."""
 
     format: Literal[1] = 1
     closed_until_us: int = NEVER_US  # hours before this are closed for good
-    last_us: int | None = None  # when the newest request came
+    last_us: int | None = None  # the time of the newest request
     traffic: dict[int, TrafficHour] = {}  # closed hours with requests, of the newest 60 days
-    days: list[DayQuality] = []  # closed days of the newest 60
-    columns: dict[str, ColumnDistance] = {}  # distances in the newest 24 closed hours
+    days: list[DayQuality] = []  # closed days among the newest 60
+    columns: dict[str, ColumnDistance] = {}  # distances from the profile in the newest 24 closed hours
 
 
 class StoredHour(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,14 +39,14 @@ class StoredHour(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WatchStore:
-    """The records of one model's monitor."""
+    """The stored records of one model's monitor."""
 
     def __init__(self, catalog: Catalog, model: str) -> None:
         self._catalog = catalog
         self._model = model
 
     def watch(self) -> tuple[InputWatch, int]:
-        """The state and its revision."""
+        """The state of the monitor and its revision."""
         record = self._catalog.get(KIND, self._model)
         if record is None:
             return InputWatch(), 0
@@ -70,7 +70,7 @@ class WatchStore:
         return found
 
     def put(self, watch: InputWatch, revision: int) -> Put:
-        """The write of the state; it fails where another process has written it."""
+        """The write of the state; it fails if another process has written the state meanwhile."""
         return Put(KIND, self._model, msgspec.json.encode(watch), expected=revision)
 
     def put_hour(self, hour: int, version: str, counts: HourCounts) -> Put:
@@ -87,5 +87,5 @@ class WatchStore:
 
 
 def hour_of(at_us: int) -> int:
-    """The hour since 1970."""
+    """The number of the hour since 1970."""
     return at_us // HOUR_US

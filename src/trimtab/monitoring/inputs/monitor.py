@@ -35,29 +35,29 @@ from trimtab.store.ports import Append, Catalog, Put, Remove
 from trimtab.training.definitions import Model
 
 GRACE_US = 5 * MINUTE_US  # after an hour's end, for answers that are logged late
-_AGAIN_US = 5 * MINUTE_US  # between two looks at the current hour
-_SAMPLES = 4_000  # rows that are kept whole, of the newest hours
+_AGAIN_US = 5 * MINUTE_US  # time between two looks at the current hour
+_SAMPLES = 4_000  # number of the newest hours whose sampled rows are kept whole
 _LIVE = frozenset(("live", "online", "replay"))
-_Standing: TypeAlias = Mapping[tuple[str, str], Signal]  # by kind and subject
+_Standing: TypeAlias = Mapping[tuple[str, str], Signal]  # signals by kind and subject
 _Changes: TypeAlias = list[Put | Remove | Append]
 
 
 class InputMonitor:
     """Watches the requests of one model and the data that its features are computed from.
 
-    `add` takes predictions as they were logged; those of closed hours change nothing, so they may be given again.
-    Closed hours, signals and how far hours are closed are stored in one write; the open hours are rebuilt from the log:
-    after a restart give all predictions that were made since `read_from_us`.
+    `add` takes logged predictions. Those of closed hours change nothing, so that predictions may be given again. The
+    closed hours, the signals, and the time up to which hours are closed are stored in one write. The open hours are
+    rebuilt from the log: after a restart, give all predictions that were made since `read_from_us`.
 
     Args:
-        catalog: Stores hours and signals.
+        catalog: Stores the hours and the signals.
         model: The model.
         profiles: The input profiles of versions.
         registry: Says which version is in service.
         frame_of: Gives the events of a source by its name.
-        now_us: The time when it begins.
-        owner: The owner of its signals.
-        known: Findings that monitors of the same events and requests share, see `found_once`.
+        now_us: The time at which the monitor begins.
+        owner: The owner of the monitor's signals.
+        known: Findings that monitors of the same events and requests share; see `found_once`.
     """
 
     def __init__(
@@ -81,31 +81,31 @@ class InputMonitor:
         self._begun_us = now_us
         self._watched = WatchedVersion(model.name, registry, profiles)
         self._sources = SourceChecks(model, frame_of, known)
-        self._hours: dict[int, HourCounts] = {}  # closed, of the newest week
+        self._hours: dict[int, HourCounts] = {}  # closed hours of the newest week
         self.reload()
 
     @property
     def unprofiled(self) -> str | None:
-        """The reason why the columns of the version in service are not checked; None where they are."""
+        """The reason why the columns of the version in service are not checked; None if they are checked."""
         return self._watched.unprofiled
 
     @property
     def read_from_us(self) -> int:
-        """Predictions made since then must be given by `add`, also again after a restart or a `reload`."""
+        """Predictions made since this time must be given by `add`, also again after a restart or a `reload`."""
         return max(self._watch.closed_until_us, self._begun_us - KEPT_H * HOUR_US)
 
     def reload(self) -> None:
-        """Forget the open hours and read again what is stored."""
+        """Forget the open hours, and read the stored state again."""
         self._watch, self._revision = self._store.watch()
         self._open: dict[int, HourCounts] = {}
         self._traffic = OpenTraffic(self._model.request, self._watch.last_us)
         self._looked_us: int | None = None
-        self._seen: tuple[str, int, int] | None = None  # the rows that `_columns` was found in
+        self._seen: tuple[str, int, int] | None = None  # the rows in which the findings `_columns` were made
         self._columns: list[Finding] = []
         self._read_hours()
 
     def add(self, block: Sequence[Prediction]) -> None:
-        """Take in predictions as they were logged."""
+        """Add predictions that were logged."""
         since_us, name = self.read_from_us, self._model.name
         rows = [
             p
@@ -143,14 +143,14 @@ class InputMonitor:
         questions: NDArray[np.int64],
         counted: Callable[[Layout, tuple[ColumnPlan, ...]], Mapping[int, HourCounts]],
     ) -> None:
-        """As `add`, for answers to live requests that are in columns already.
+        """Like `add`, for answers to live requests that are in columns already.
 
         Args:
             version: The version that answered.
-            made_at_us: When, shape (rows,).
+            made_at_us: When the answers were made, shape (rows,).
             ids: The hashes of their request keys, by `text_hashes`, shape (rows,).
             questions: The hashes of the requests, by `question_hashes`, shape (rows,).
-            counted: Summarises them by hour for a profile of `version`; called if there is one.
+            counted: Summarises the answers by hour for a profile of `version`; called if there is such a profile.
         """
         if not made_at_us.size:
             return
@@ -167,16 +167,17 @@ class InputMonitor:
             self._open[hour] = counts if before is None else merged((before, counts))
 
     def look(self, now_us: int, closed: Sequence[DayQuality] = ()) -> Settled:
-        """Close the hours that are over and check the newest ones; what began and ended.
+        """Close the hours that are over and check the newest hours; return what began and ended.
 
-        All of it is stored in one write.
+        All changes are stored in one write.
 
         Args:
             now_us: The time of the look.
             closed: Days that were closed since the last look.
 
         Raises:
-            Conflict: Another process looked meanwhile. Nothing was stored; give the predictions since `read_from_us`.
+            Conflict: Another process looked meanwhile. Nothing was stored; give the predictions since `read_from_us`
+                again.
         """
         self._begun_us = max(self._begun_us, now_us)
         until_us = (now_us - GRACE_US) // HOUR_US * HOUR_US
@@ -221,12 +222,12 @@ class InputMonitor:
     def _closing(
         self, over: list[int], until_us: int, now_us: int, closed: Sequence[DayQuality]
     ) -> tuple[InputWatch, _Changes]:
-        """The state after these hours are closed, and the writes of their summaries."""
+        """The state after some hours are closed, and the writes of the summaries of these hours."""
         traffic, reading = dict(self._watch.traffic), self._watched.reading
         changes: _Changes = []
         for hour in over:
             counts = self._open.get(hour)
-            # without a column's values questions look alike that are not
+            # without the values of a column, different questions look equal
             lost = reading is not None and counts is not None and lost_columns(reading.layout.profile, counts)
             traffic[hour] = self._traffic.counted(hour, comparable=not lost)
             if counts is not None and self._watched.version is not None:
@@ -248,7 +249,7 @@ class InputMonitor:
         )
 
     def _distances(self, over: list[int]) -> dict[str, ColumnDistance]:
-        """The distances of the columns in the newest closed hours, `over` among them."""
+        """The distances of the columns in the newest closed hours, which include the hours in `over`."""
         reading = self._watched.reading
         if reading is None:
             return {}
@@ -256,7 +257,7 @@ class InputMonitor:
         return column_distances(reading.layout, [one for hour, one in closed.items() if hour > over[-1] - HOURS])
 
     def _without_samples(self, oldest: int) -> _Changes:
-        """Drop the sampled rows of older hours: they are the largest part, and only new hours are compared by them."""
+        """Drop the sampled rows of older hours, which take most of the space, as only new hours need them."""
         changes: _Changes = []
         kept = sum(len(one.marks) for one in self._open.values())
         sampled = [hour for hour, one in self._hours.items() if len(one.marks)]
@@ -268,7 +269,7 @@ class InputMonitor:
         return changes
 
     def _findings(self, watch: InputWatch, now_us: int, standing: _Standing) -> list[Finding]:
-        """All findings now; none for a model that never had a request."""
+        """All present findings; none for a model that never had a request."""
         if not watch.traffic and not self._traffic.hours:
             return []
         reading = self._watched.reading
@@ -289,12 +290,12 @@ class InputMonitor:
         return found
 
     def _is_repeating(self) -> Callable[[int], bool]:
-        """Tells of a time whether requests were found to repeat then."""
+        """Returns a function that says of a time whether requests were found to repeat at that time."""
         windows = [one for one in red_windows(self._catalog, self._model.name) if one.kind == "duplicates"]
         return lambda at_us: any(window.covers(at_us) for window in windows)
 
     def _of_columns(self, reading: Reading, now_us: int, standing: _Standing) -> list[Finding]:
-        """The findings in the newest week of hours; those of the last look where no row has come since."""
+        """The findings in the newest week of hours, or those of the last look if no row has come since."""
         oldest = hour_of(now_us) - LONGEST_H
         hours = {h: one for h, one in {**self._hours, **self._open}.items() if h >= oldest and one.rows}
         seen = (reading.version, min(hours, default=0), sum(one.rows for one in hours.values()))
@@ -312,13 +313,13 @@ class InputMonitor:
         return label_findings(days, profile.labels, subject=f"labels of {source}", binary=self._model.task == "binary")
 
     def follow(self) -> None:
-        """Look which version is in service; another one has another profile, and hours of its own."""
+        """Look which version is in service; another version has another profile, and hours of its own."""
         if self._watched.follow():
             self._open = {}
             self._read_hours()
 
     def _refresh(self) -> None:
-        """Take over what another process closed; hours that are open there are open here, by the same log."""
+        """Take over hours that another process closed; hours open for it are open here too, as both read one log."""
         if self._store.revision() == self._revision:
             return
         self._watch, self._revision = self._store.watch()

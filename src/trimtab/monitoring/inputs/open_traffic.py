@@ -1,4 +1,4 @@
-"""Live requests of the hours that are not closed yet, by their ids and their questions."""
+"""The live requests of the hours that are not closed yet, by their ids and by their questions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trimtab.monitoring.profiles.question_hashes import aside_of, question_hashe
 
 
 class OpenTraffic:
-    """Counts live requests by hour; `last_us` is the time of the newest one."""
+    """Counts live requests by hour; `last_us` is the time of the newest request."""
 
     def __init__(self, request: Request, last_us: int | None) -> None:
         self.last_us = last_us
@@ -30,13 +30,13 @@ class OpenTraffic:
         return self._ids.keys()
 
     def add(self, requests: Sequence[Prediction]) -> None:
-        """Count predictions that answered live requests."""
+        """Count the predictions that answered live requests."""
         made_at_us = np.array([p.made_at_us for p in requests], np.int64)
         questions = question_hashes([p.request for p in requests], self._aside)
         self.add_columns(made_at_us, text_hashes([p.request_id for p in requests]), questions)
 
     def add_columns(self, made_at_us: NDArray[np.int64], ids: NDArray[np.int64], questions: NDArray[np.int64]) -> None:
-        """As `add`, from the times and the hashes of ids and questions, shape (rows,) each."""
+        """Like `add`, from the times and the hashes of ids and questions, each of shape (rows,)."""
         hours = made_at_us // HOUR_US
         for hour in np.unique(hours).tolist():
             self._ids.setdefault(hour, []).append(ids[hours == hour])

@@ -12,20 +12,20 @@ from numpy.typing import NDArray
 from trimtab.monitoring.inputs.input_hours import HourCounts, Layout
 from trimtab.stats.drift import js_distances
 
-# By field of `ColumnDistance`, what computes it from reference and newest counts, shape (columns, bins) each.
+# For each field of `ColumnDistance`, its function of reference and newest counts, both of shape (columns, bins).
 _STATISTICS = {"distance": js_distances}
-HOURS = 24  # closed hours that are compared, so that the time of day makes no distance
+HOURS = 24  # number of closed hours that are compared: whole days, so that the time of day makes no difference
 
 
 class ColumnDistance(msgspec.Struct, frozen=True, kw_only=True):
-    """One column of the newest closed day against its profile."""
+    """The distance of one column of the newest closed day from its profile."""
 
-    distance: float | None  # Jensen-Shannon, in [0, 1]; None where either has no values
+    distance: float | None  # Jensen-Shannon distance, in [0, 1]; None if either has no values
     null_share: float
 
 
 def column_distances(layout: Layout, hours: Iterable[HourCounts]) -> dict[str, ColumnDistance]:
-    """The distance of each column by its name; empty without rows."""
+    """The distance of each column by the name of the column; empty if there are no rows."""
     some = [one for one in hours if one.rows]
     if not some:
         return {}

@@ -1,4 +1,4 @@
-"""Red windows: times in which inputs or labels were faulty, whose rows no fit, gate or reference uses."""
+"""Red windows: times in which inputs or labels were faulty. No fit, gate or reference uses rows of these times."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ from trimtab.training.data.sets import LeftOut
 from trimtab.training.definitions import Model
 
 KIND = "red_window"
-JOURNAL = "red_windows"  # every release, in order
-_OF_DAYS = frozenset(("labels_missing", "one_class", "label_shift"))  # found when a day of labels is closed
+JOURNAL = "red_windows"  # journal of all releases, in order
+# kinds of signals that are found when a day of labels is closed
+_OF_DAYS = frozenset(("labels_missing", "one_class", "label_shift"))
 _OF_FEEDS = frozenset(("feed_stopped", "feed_late", "feed_clock"))
 _ROWLESS = frozenset(("traffic_stopped",))
-FOUND_WITHIN_US = DAY_US  # the time in which a fault becomes red
+FOUND_WITHIN_US = DAY_US  # the time within which a fault becomes red
 
 
 class RedWindow(msgspec.Struct, frozen=True, kw_only=True):
-    """A time in which inputs or labels were red; kept when its signal has ended."""
+    """A time in which inputs or labels were red; it is kept after its signal has ended."""
 
     id: str
     model: str
     kind: str
     subject: str
-    start_us: int  # times of the requests concerned
-    end_us: int | None  # None: it goes on
-    released_why: str | None = None  # the reason of a person who released it: its rows count again
+    start_us: int  # times of the requests that the fault concerns
+    end_us: int | None  # None: the fault goes on
+    released_why: str | None = None  # why a person released the window, so that its rows count again
     released_by: str | None = None
     released_at_us: int | None = None
 
     def covers(self, at_us: int) -> bool:
-        """Return whether it contains a time."""
+        """Return whether a time is in this window."""
         return self.start_us <= at_us and (self.end_us is None or at_us < self.end_us)
 
 
 def red_windows(catalog: Catalog, model: str, *, released: bool = False) -> list[RedWindow]:
-    """The red windows of a model, oldest first; the released ones only with `released`."""
+    """The red windows of a model, oldest first; released windows are included only with `released`."""
     records = catalog.find(KIND, f"{model}/")
     found = [msgspec.json.decode(record.body, type=RedWindow) for record in records]
     kept = [one for one in found if released or one.released_why is None]
@@ -50,9 +51,9 @@ def red_windows(catalog: Catalog, model: str, *, released: bool = False) -> list
 
 
 def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
-    """The times whose rows are neither learnt from nor judged by at a cut.
+    """The times whose rows are neither learnt from nor used for judging at a cut.
 
-    They are the red windows that were not released, and the newest requests in service, for which it is too early to
+    These are the red windows that were not released, and the newest requests in service, for which it is too early to
     know whether they are faulty. Inputs are watched for a day. Labels are checked when their day is closed, and labels
     of an earlier day may have come on a day that is still open. # D0185
     """
@@ -73,14 +74,14 @@ def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
 def released(
     catalog: Catalog, model: str, window: str, *, why: str, actor: str, now_us: int
 ) -> tuple[RedWindow, list[Put | Append]]:
-    """A released red window, and the writes that store it: its rows count again for fits, gates and references.
+    """A red window after its release, and the writes that store it: its rows count again for fits and gates.
 
     Args:
-        catalog: Stores it.
+        catalog: Stores the window.
         model: The model's name.
-        window: The window's id.
-        why: What a person knows of the rows.
-        actor: The person.
+        window: The id of the window.
+        why: What the person knows about the rows.
+        actor: The person who releases the window.
         now_us: The time of the release.
 
     Raises:
@@ -100,11 +101,11 @@ def released(
 
 
 class Reach(msgspec.Struct, frozen=True, kw_only=True):
-    """The times of the requests that a fault may concern, by the time of its signal."""
+    """The times of the requests that a fault may concern, computed from the time of its signal."""
 
     label_wait_us: int
     label_source: str
-    sources: dict[str, int]  # by source of features, how long features read an event, at most a day
+    sources: dict[str, int]  # by source of features: how long features read an event, at most a day
 
     @staticmethod
     def of(model: Model) -> Reach:
@@ -117,18 +118,19 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         return Reach(label_wait_us=model.label.wait_us, label_source=model.label.source.name, sources=sources)
 
     def span(self, signal: Signal) -> tuple[int, int | None]:
-        """The times of the first request that is left out, and of the first one after it that counts again. # D0185
+        """The times of the first request that is left out, and of the first later one that counts again. # D0185
 
-        A fault may have begun a day, or twice the time of its evidence, before it was found; a source that stopped did
-        so after its last event. Labels that came since its beginning may belong to requests made a label's wait before;
-        features may read its events after its end. Days of labels are checked when their wait is over.
+        A fault may have begun a day, or twice the duration of its evidence, before it was found. A source that stopped
+        did so after its last event. Labels that came since the beginning of a fault may belong to requests that were
+        made earlier, by as much as labels are waited for. Features may read faulty events after the end of the fault.
+        Days of labels are checked when the wait for their labels is over.
         """
         wait_us, ended_us = self.label_wait_us, signal.ended_at_us
         if signal.kind in _OF_DAYS:
             start_us = signal.onset_us - max(wait_us, DAY_US)
             return start_us, None if ended_us is None else max(ended_us - wait_us, signal.onset_us)
         evidence_us = signal.raised_at_us - signal.onset_us
-        if signal.kind == "feed_stopped":  # it began with the last event
+        if signal.kind == "feed_stopped":  # the fault began with the last event
             start_us = signal.onset_us // HOUR_US * HOUR_US
         else:
             start_us = (signal.raised_at_us - max(FOUND_WITHIN_US, 2 * evidence_us)) // HOUR_US * HOUR_US
@@ -138,13 +140,13 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         return start_us, None if ended_us is None else ended_us + self.sources.get(source, 0)
 
     def _source_of(self, signal: Signal) -> str:
-        """The source that a signal is about; empty where it is about none."""
+        """The source that a signal is about; None if the signal is not about a source."""
         what, _, name = signal.subject.partition(" ")
         return name if what == "source" else name.rpartition(".")[0]
 
 
 def window_changes(catalog: Catalog, begun: Sequence[Signal], ended: Sequence[Signal], *, reach: Reach) -> list[Put]:
-    """The writes that open and close the red windows of signals."""
+    """The writes that open and close the red windows that belong to signals."""
     changes = []
     for signal in (*begun, *ended):
         if signal.kind not in KINDS or signal.kind in _ROWLESS or signal.severity != "red":

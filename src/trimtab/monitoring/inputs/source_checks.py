@@ -1,4 +1,4 @@
-"""Checks of the sources of a model: their arrivals, and the values of their newest events."""
+"""Checks of the sources of a model: when their events arrive, and the values of the newest events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SourceChecks:
     Args:
         model: The model.
         frame_of: Gives the events of a source by its name.
-        known: Findings that models share, see `found_once`.
+        known: Findings that models share; see `found_once`.
     """
 
     def __init__(self, model: Model, frame_of: Callable[[str], EventFrame], known: Known | None) -> None:
@@ -30,12 +30,13 @@ class SourceChecks:
         self._feeds: dict[str, Arrivals] = {}
 
     def findings(self, now_us: int, checked_us: int, *, stopped: bool) -> list[Finding]:
-        """Findings about the sources of features, and of labels unless requests stopped before them.
+        """Findings about the sources of features, and about those of labels unless requests stopped before the labels.
 
         Args:
             now_us: The time of the check.
-            checked_us: Events that became known by then were checked before; of older ones a day is checked at most.
-            stopped: Whether requests stopped.
+            checked_us: Events that became known by then were checked before; of older events, at most one day is
+                checked again.
+            stopped: Whether the requests have stopped.
         """
         sources = {view.source.name: view for view in self._views}
         found: list[Finding] = []

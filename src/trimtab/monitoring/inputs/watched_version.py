@@ -1,4 +1,4 @@
-"""The version in service whose inputs are watched, with its profile and how its rows are read."""
+"""The version in service whose inputs are watched, with its profile and the reader of its rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Reading(msgspec.Struct, frozen=True, eq=False):
 
 
 class WatchedVersion:
-    """Follows the version in service; `reading` is None where it has no profile, and `unprofiled` says why."""
+    """Follows the version in service; `reading` is None if it has no profile, and `unprofiled` says why."""
 
     def __init__(self, model: str, registry: Registry, profiles: Profiles) -> None:
         self._model = model
@@ -32,9 +32,9 @@ class WatchedVersion:
         self.unprofiled: str | None = None
 
     def follow(self) -> bool:
-        """Look which version is in service; return whether it is another one.
+        """Look which version is in service; return whether it has changed.
 
-        Its profile is made if it was never needed before, which may take seconds.
+        If the profile of the version was never needed before, it is made now, which may take seconds.
         """
         found = self._registry.alias(self._model, CHAMPION)
         if (None if found is None else found.id) == self.version:
@@ -50,5 +50,5 @@ class WatchedVersion:
         return True
 
     def others(self, versions: set[str]) -> bool:
-        """Return whether rows of some versions may be of another version than the one that is read."""
+        """Return whether rows of some versions may be of a version other than the one whose rows are read."""
         return self.reading is None or bool(versions - {self.reading.version})

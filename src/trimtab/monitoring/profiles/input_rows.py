@@ -1,4 +1,4 @@
-"""Rows as profiles read them: model inputs and further request columns in one float64 matrix, with reasons."""
+"""Rows as profiles read them: inputs and further request columns in one float64 matrix, with reasons for nulls."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import NO_VIEW, FeatureFrame
 from trimtab.monitoring.profiles.profile_records import Floats, Kind, Place
 
-_FOUND = 0  # the code of a value that was there
+_FOUND = 0  # the code of a value that is present
 _KINDS: dict[str, Kind] = {"float": "number", "int": "number", "bool": "bool", "time": "time", "str": "text"}
 
 
 class ColumnPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One column of the matrix and where it comes from."""
+    """One column of the matrix, and the origin of its values."""
 
     name: str
     place: Place
@@ -33,17 +33,18 @@ class ColumnPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rows(msgspec.Struct, frozen=True, eq=False):
-    """Rows with their values, the reasons of nulls, and which values were never seen in training."""
+    """Rows with their values, the reasons of nulls, and marks of the values that training never saw."""
 
     values: Floats  # (rows, columns)
-    reasons: NDArray[np.uint8]  # codes of `REASONS`, 255 for values that come from no view
-    strange: NDArray[np.bool_]  # categories that training did not see; their value is NaN as well
+    reasons: NDArray[np.uint8]  # codes of `REASONS`; 255 for values that come from no view
+    strange: NDArray[np.bool_]  # marks categories that training did not see; their value is NaN as well
 
 
 def planned(features: FeatureSet, encoding: Encoding) -> tuple[ColumnPlan, ...]:
     """The columns of a version's rows: its inputs, then further columns of the request.
 
-    The request's key and time are left out, as their distribution means nothing, and so are columns that are inputs.
+    The key and the time of the request are left out, because their distribution means nothing. Columns that are already
+    inputs are left out, too.
     """
     joins = {join.name: join for join in features.joins}
     plans = []
@@ -69,10 +70,10 @@ def rows_of_set(plans: Sequence[ColumnPlan], encoding: Encoding, requests: Colum
 def rows_of_block(
     plans: Sequence[ColumnPlan], matrix: NDArray[np.float64], requests: Columns, features: FeatureFrame
 ) -> Rows:
-    """The rows of answers that are in columns, as `RowReader` reads them from the log.
+    """The rows of answers that are in columns, just as `RowReader` reads them from the log.
 
     Args:
-        plans: The columns.
+        plans: The plans of the columns.
         matrix: The inputs that the version was given, shape (rows, inputs).
         requests: The requests.
         features: The features that the inputs were made of.
@@ -90,7 +91,7 @@ def rows_of_block(
 def _in_columns(
     plans: Sequence[ColumnPlan], matrix: NDArray[np.float64], requests: Columns, features: FeatureFrame
 ) -> Rows:
-    """Inputs and further request columns in one matrix, none of them strange."""
+    """Inputs and further request columns in one matrix, with no value marked as unseen in training."""
     inputs = [plan.name for plan in plans if plan.place == "input"]
     values, reasons = [matrix], [features.codes(inputs)]
     texts = TextNumbers()
@@ -121,7 +122,7 @@ class RowReader:
         self._decode = msgspec.msgpack.Decoder(list[object]).decode
 
     def read(self, predictions: Sequence[Prediction]) -> Rows:
-        """The rows of predictions that fit, in their order."""
+        """The rows of those predictions that fit the version, in their order."""
         count = len(predictions)
         values = np.frombuffer(b"".join([p.values for p in predictions]), "<f8").reshape(count, self.inputs)
         reasons = np.frombuffer(b"".join([p.reasons for p in predictions]), np.uint8).reshape(count, self.inputs)
@@ -141,7 +142,7 @@ class RowReader:
         return Rows(values, reasons, strange)
 
     def _request(self, prediction: Prediction) -> list[object]:
-        """The columns of a request; nulls where it has other columns than the version knows."""
+        """The columns of a request; nulls if it has columns other than those the version knows."""
         row = self._decode(prediction.request)
         return row if len(row) == self._width else [None] * self._width
 
@@ -155,7 +156,7 @@ class RowReader:
 
 
 class TextNumbers:
-    """Numbers for texts: 52 bits of a hash, the same on every machine, from which no text can be restored."""
+    """Numbers for texts: 52 bits of a hash, equal on every machine, from which the text cannot be restored."""
 
     def __init__(self) -> None:
         self._known: dict[str, float] = {}
@@ -175,7 +176,7 @@ class TextNumbers:
 
 
 def _column_of(expression: Expression | None, columns: Mapping[str, object]) -> str | None:
-    """The request's column that an expression is, or is the category of."""
+    """The request column that an expression is, or of which it is the category."""
     if expression is not None and expression.op == "category":
         expression = expression.args[0]
     if expression is None or expression.op != "col":
@@ -185,7 +186,7 @@ def _column_of(expression: Expression | None, columns: Mapping[str, object]) -> 
 
 
 def _source_of(expression: Expression, features: FeatureSet) -> str | None:
-    """The source whose events an expression reads; None where there is none, or several."""
+    """The source whose events an expression reads; None if it reads no source, or several."""
     joins = {join.name: join.view.source.name for join in features.joins}
     read = {joins[name.partition(".")[0]] for name in expression.columns() if name.partition(".")[0] in joins}
     return read.pop() if len(read) == 1 else None

@@ -1,4 +1,4 @@
-"""The store of input profiles: one blob for each version, named by a small record of the catalogue."""
+"""The store of input profiles: one blob for each version, which a small record of the catalogue names."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ KIND = "input_profile"  # kind of the records; the key is the version's address
 
 
 class ProfileRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The blob of a version's profile, or why there is none."""
+    """The blob of a version's profile, or the reason why there is no profile."""
 
     format: Literal[1] = 1
     blob: str | None
-    why: str | None  # why there is none
+    why: str | None  # why there is no profile
     rows: int
     made_at_us: int
 
 
 def without_profile(catalog: Catalog, version: str) -> str | None:
-    """The reason why a version, given by its address, has no profile; None where it has one, or none was needed yet."""
+    """The reason why a version, given by its address, has no profile; None if it has one or needed none yet."""
     record = catalog.get(KIND, version)
     return None if record is None else msgspec.json.decode(record.body, type=ProfileRecord).why
 
@@ -45,19 +45,19 @@ class Profiles:
         self._clock = clock
 
     def of(self, version: Version) -> InputProfile | str:
-        """The profile of a version, or one sentence that says why it has none."""
+        """The profile of a version, or one sentence that says why it has no profile."""
         record = self._record(version.id)
         if record is not None and record.why is not None:
             return record.why
         if record is not None and record.blob is not None:
             try:
                 return decode_profile(self._blob.get(record.blob))
-            except (NotFound, Corrupt):  # it is made again from the same rows
+            except (NotFound, Corrupt):  # the profile is made again from the same rows
                 pass
         return self._made(version)
 
     def inputs_of(self, version: Version) -> tuple[FeatureSet, Encoding]:
-        """The feature definitions of a version, and how they became numbers."""
+        """The feature definitions of a version, and the encoding by which features became numbers."""
         artifact = decode_artifact(self._blob.get(version.artifact))
         return artifact.features(version.features), artifact.encoding
 

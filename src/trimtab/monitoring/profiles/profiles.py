@@ -31,21 +31,22 @@ from trimtab.monitoring.profiles.profile_records import (
 from trimtab.monitoring.profiles.proportion import limits
 from trimtab.training.data.sets import TrainingSet
 
-ROWS_AT_MOST = 2_000_000  # the newest ones
+ROWS_AT_MOST = 2_000_000  # greatest number of rows that are profiled, the newest ones
 LEAST_ROWS = 20  # least rows of a reference window
-_LEFT_OUT = 14  # one window in this many is left out of the high end
-_CODES_AT_MOST = 64  # distinct integers
+_LEFT_OUT = 14  # the high end leaves out one window in this many
+_CODES_AT_MOST = 64  # greatest number of distinct integers
 _PAIRS_AT_MOST = 64
-_TOGETHER, _TOGETHER_ROWS = 0.9, 30  # least share of rows with both null among those with one, and their number
+# least share of rows with both null among those with either null, and least number of such rows
+_TOGETHER, _TOGETHER_ROWS = 0.9, 30
 
 
 def make_profile(features: FeatureSet, encoding: Encoding, training_set: TrainingSet) -> InputProfile:
-    """The profile of the rows that a version was made of.
+    """The profile of the rows that a version was made from.
 
     Args:
         features: The version's feature definitions.
         encoding: The version's encoding, with its vocabularies.
-        training_set: Its rows, of which the newest two million count.
+        training_set: The rows of the version, of which the newest two million are used.
     """
     order = np.argsort(training_set.at_us, kind="stable")[-ROWS_AT_MOST:]
     at_us = training_set.at_us[order]
@@ -86,7 +87,8 @@ class _ReferenceHours:
 
     def __init__(self, at_us: NDArray[np.int64]) -> None:
         hour = at_us // HOUR_US
-        end = int(hour[-1]) + (1 if hour[0] == hour[-1] else 0)  # the last hour is not over, unless there is no other
+        # the last hour is not complete; it is used only if there is no other hour
+        end = int(hour[-1]) + (1 if hour[0] == hour[-1] else 0)
         self.first = max(int(hour[0]), end - REFERENCE_H)
         self.count = end - self.first
         self.rows = np.flatnonzero((hour >= self.first) & (hour < end))
@@ -106,7 +108,7 @@ class _ReferenceHours:
         return found
 
     def extremes(self, values: Floats) -> tuple[Floats, Floats]:
-        """The least and the greatest value of each hour, infinite where there is none."""
+        """The least and the greatest value of each hour, infinite if the hour has no values."""
         low, high = np.full(self.count, np.inf), np.full(self.count, -np.inf)
         mine = values[self.rows]
         np.minimum.at(low, self.hour, np.where(np.isnan(mine), np.inf, mine))
@@ -114,7 +116,7 @@ class _ReferenceHours:
         return low, high
 
     def spread(self, of_length: Callable[[int], Floats], otherwise: float) -> Spread:
-        """The spread of a statistic, given as its values for the windows of a length, NaN where there is none."""
+        """The spread of a statistic. `of_length` gives its values for the windows of a length, NaN if undefined."""
         middle = np.full((len(WINDOWS_H), 24), otherwise, np.float32)
         high = middle.copy()
         for place, length in enumerate(WINDOWS_H):
@@ -129,7 +131,7 @@ class _ReferenceHours:
 
 
 def _trimmed(values: Floats) -> tuple[float, float] | None:
-    """Median and high end; None with fewer than three windows."""
+    """Median and high end; None if there are fewer than three windows."""
     there = np.sort(values[~np.isnan(values)])
     if there.size < 3:
         return None
@@ -140,7 +142,8 @@ def _trimmed(values: Floats) -> tuple[float, float] | None:
 def _column(plan: ColumnPlan, place: int, rows: Rows, hours: _ReferenceHours) -> ColumnProfile:
     values = rows.values[:, place].copy()
     if plan.kind == "time":
-        values = np.where(np.isnan(values), np.nan, 0.0)  # times only increase: only whether there is one counts
+        # times only increase, so they are only checked for being present
+        values = np.where(np.isnan(values), np.nan, 0.0)
     null = np.isnan(values)
     there = values[~null]
     distinct, often = np.unique(there, return_counts=True)
@@ -179,13 +182,13 @@ def _column(plan: ColumnPlan, place: int, rows: Rows, hours: _ReferenceHours) ->
 
 
 def _kind(plan: ColumnPlan, distinct: Floats) -> Kind:
-    """The kind of a column; integers are codes where few of the numbers in their range occur."""
+    """The kind of a column. Integers count as codes if few of the numbers in their range occur."""
     few = plan.kind == "number" and plan.integers and 1 < distinct.size <= _CODES_AT_MOST
     return "code" if few and distinct[-1] - distinct[0] + 1 > 2 * distinct.size else plan.kind
 
 
 def _known(kind: Kind, distinct: Floats, often: NDArray[np.int64]) -> tuple[Floats, float]:
-    """The values that count as known, the most common ones where there are too many, and their share of the rows."""
+    """The values that count as known (the most common ones, if there are too many), and their share of the rows."""
     if kind not in ("code", "text") or not distinct.size:
         return np.zeros(0), 1.0
     kept = np.argsort(-often, kind="stable")[: VALUE_BYTES // 8]
@@ -197,7 +200,7 @@ def _quantiles(there: Floats) -> Floats:
 
 
 def _longest_run(values: Floats, hours: _ReferenceHours) -> int:
-    """Hours of the longest run with one value; hours without any are skipped."""
+    """The number of hours in the longest run with a single value; hours without values are skipped."""
     low, high = hours.extremes(values)
     longest, since, value = 0, -1, np.nan
     for hour in np.flatnonzero(low <= high).tolist():
@@ -225,7 +228,7 @@ def _limits(values: Floats, quantiles: Floats, hours: _ReferenceHours) -> tuple[
 
 
 class _Column(msgspec.Struct, frozen=True, eq=False):
-    """A column of a training set, its values in bins."""
+    """A column of a training set, with its values in bins."""
 
     kind: Kind
     values: Floats  # shape (rows,), in the order of time; NaN is null
@@ -238,11 +241,11 @@ class _Column(msgspec.Struct, frozen=True, eq=False):
         return np.isnan(self.values)
 
 
-_OfLength = Callable[[int], Floats]  # a statistic of the windows of a length in hours, NaN where there is none
+_OfLength = Callable[[int], Floats]  # computes a statistic of the windows of a length in hours, NaN if undefined
 
 
 def _share(column: _Column, mask: NDArray[np.bool_], among: NDArray[np.bool_]) -> tuple[_OfLength, float]:
-    """The share of marked rows among others in a window, and in all."""
+    """The share of marked rows among the rows of another mask, by window and in total."""
     hours = column.hours
     marked, rows = hours.sums(mask.astype(np.float64)), hours.sums(among.astype(np.float64))
 
@@ -258,7 +261,7 @@ def _null_share(column: _Column) -> tuple[_OfLength, float] | None:
 
 
 def _new_share(column: _Column) -> tuple[_OfLength, float] | None:
-    """The share of values that are new in the newer half of the rows, among these."""
+    """The share of values in the newer half of the rows that do not occur in the older half."""
     if column.kind not in ("code", "category", "text"):
         return None
     half, null = len(column.values) // 2, column.null
@@ -286,7 +289,7 @@ def _distance(column: _Column) -> tuple[_OfLength, float] | None:
     return of_length, 0.0
 
 
-# The statistics whose spread over reference windows is kept, each None for columns that have none. For the newest hours
+# The statistics whose spread over reference windows is kept; each is None for columns without it. For the newest hours
 # `inputs.checks` computes them from hourly counts.
 _STATISTICS: dict[Statistic, Callable[[_Column], tuple[_OfLength, float] | None]] = {
     "null": _null_share,
@@ -302,7 +305,7 @@ def _spreads(column: _Column) -> dict[Statistic, Spread]:
 
 
 def _pairs(rows: Rows) -> tuple[Pair, ...]:
-    """The pairs of columns that are missing together, those with most nulls first."""
+    """The pairs of columns that are missing together, pairs with the most nulls first."""
     null = np.isnan(rows.values).astype(np.float32)
     both = np.rint(null.T @ null).astype(np.int64)  # exact: there are fewer rows than float32 can count
     alone = np.diag(both)

@@ -1,4 +1,4 @@
-"""Hashes of logged requests without their id and time, made from their bytes."""
+"""Hashes of logged requests without their id and time, computed from the bytes of the requests."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from trimtab.features.definitions import Request
 
 _Ints = NDArray[np.int64]
-_PADDING = bytes(8)  # so that the head of a last element can be read
+_PADDING = bytes(8)  # padding, so that the head of the last element can be read
 
 
 def _sizes() -> _Ints:
-    """By the first byte of a msgpack element its size in bytes; 0: its length follows, or it is a map or the like."""
+    """The size in bytes of a msgpack element by its first byte; 0 if the length follows, or for a map or the like."""
     sizes = np.zeros(256, np.int64)
     sizes[:0x80] = sizes[0xE0:] = 1  # small integers
     sizes[0xA0:0xC0] = np.arange(1, 33)  # short texts
@@ -25,24 +25,24 @@ def _sizes() -> _Ints:
 
 
 _SIZES = _sizes()
-_LENGTHS = ((0xD9, 1), (0xDA, 2), (0xDB, 4))  # texts: first byte, bytes of the length
+_LENGTHS = ((0xD9, 1), (0xDA, 2), (0xDB, 4))  # texts: first byte, and number of bytes of the length
 _ARRAYS = ((0xDC, 2), (0xDD, 4))
 
 
 def aside_of(request: Request) -> frozenset[int]:
-    """The places of a request's id and time, which say nothing about its question."""
+    """The indices of a request's id and time, which are no part of its question."""
     return frozenset(place for place, name in enumerate(request.columns) if name in (request.key, request.time))
 
 
 def question_hashes(requests: Sequence[bytes], aside: Collection[int]) -> _Ints:
-    """A hash of each request without its id and time, the same within this process.
+    """A hash of each request without its id and time; hashes are comparable within this process.
 
-    The bytes of id and time are cut out without decoding the rest, for many requests at once. A request that has fewer
-    columns, or others than texts and numbers before them, is hashed whole.
+    The bytes of id and time are cut out without decoding the rest, for many requests at once. A request is hashed whole
+    if it has too few columns, or if columns before id and time are neither texts nor numbers.
 
     Args:
-        requests: Their columns in declared order, as msgpack arrays.
-        aside: The places of id and time.
+        requests: The columns of each request in declared order, as a msgpack array.
+        aside: The indices of id and time.
     """
     places = sorted(aside)
     if not requests or not places:
@@ -59,7 +59,7 @@ def question_hashes(requests: Sequence[bytes], aside: Collection[int]) -> _Ints:
         sound &= size > 0
         at = at + size
     sound &= at <= begin + lengths
-    if places == [*range(len(places))]:  # id and time stand first: one piece is left
+    if places == [*range(len(places))]:  # id and time come first, so one piece of bytes is left
         ends = np.where(sound, cuts[-1][1], 0).tolist()
         return np.array([hash(one[end:]) for one, end in zip(requests, ends, strict=True)], np.int64)
     bounds = zip(*(side.tolist() for cut in cuts for side in cut), strict=True)
@@ -70,7 +70,7 @@ def question_hashes(requests: Sequence[bytes], aside: Collection[int]) -> _Ints:
 
 
 def _first_element(joined: NDArray[np.uint8], begin: _Ints, last: int) -> tuple[_Ints, NDArray[np.bool_]]:
-    """Where the first element of each array is, and whether it has an element at place `last`."""
+    """The position of the first element of each array, and whether the array has an element at index `last`."""
     head = joined[begin]
     count, at = (head & 0x0F).astype(np.int64), begin + 1
     small = head >> 4 == 0x9
@@ -84,7 +84,7 @@ def _first_element(joined: NDArray[np.uint8], begin: _Ints, last: int) -> tuple[
 
 
 def _size(joined: NDArray[np.uint8], at: _Ints) -> _Ints:
-    """The size of the element at each of some positions; 0 where it is neither text nor number."""
+    """The size of the element at each of some positions; 0 if the element is neither a text nor a number."""
     first = joined[at]
     size = _SIZES[first]
     if not size.all():
@@ -104,6 +104,6 @@ def _number(joined: NDArray[np.uint8], at: _Ints, width: int) -> _Ints:
 
 
 def _without(request: bytes, cuts: Sequence[int]) -> bytes:
-    """The bytes outside of (begin, end, begin, end, ...)."""
+    """The bytes outside of the ranges (begin, end, begin, end, ...)."""
     edges = (0, *cuts, len(request))
     return b"".join([request[edges[n] : edges[n + 1]] for n in range(0, len(edges), 2)])

@@ -13,7 +13,7 @@ from trimtab.serving.arms.arms import CANARY, SHADOW
 from trimtab.store.ports import Catalog, Put, Remove
 
 KIND = "arm_watch"
-QUIET_US = 7 * DAY_US  # time without answers after which an arm is not watched any more
+QUIET_US = 7 * DAY_US  # an arm without answers for this time is no longer watched
 
 Arm = tuple[str, str]  # an alias and the version that it points to
 
@@ -37,7 +37,7 @@ class ArmWatches:
         self.reload()
 
     def reload(self) -> None:
-        """Read the watches again: another process may have changed them."""
+        """Read the watches again, because another process may have changed them."""
         records = self._catalog.find(KIND, f"{self._model}/")
         found = [msgspec.json.decode(record.body, type=Watch) for record in records]
         self.watches: dict[Arm, Watch] = {(one.arm, one.version): one for one in found}
@@ -47,11 +47,11 @@ class ArmWatches:
         return next((one for one in self.watches.values() if one.version == version), None)
 
     def before(self, arm: Arm, day: DayQuality, champion: Watch) -> Watch:
-        """The watch of an arm before one of its closed days; a new one begins with the day."""
+        """The watch of an arm before one of its closed days; left out, a new watch that begins with that day."""
         return self.watches.get(arm) or self._begun(arm, day, champion)
 
     def over(self, arms: Mapping[str, str], now_us: int) -> list[Watch]:
-        """The watches of arms that point to another version by now, or gave no answers for a week."""
+        """The watches of arms that now point to another version, or that gave no answers for a week."""
         return [
             watch
             for (arm, version), watch in self.watches.items()
@@ -88,6 +88,6 @@ class ArmWatches:
 
 
 def arm_of(signal: Signal) -> str:
-    """The arm whose quality a signal is about; empty where it is about the version in service."""
+    """The arm whose quality a signal is about; empty if the signal is about the version in service."""
     first = signal.subject.partition(",")[0]
     return first if first in (CANARY, SHADOW) else ""

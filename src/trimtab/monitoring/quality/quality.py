@@ -1,4 +1,4 @@
-"""Quality with labels: alarms on the daily excess loss, the daily calibration gap, and slices of a version."""
+"""Quality by labels: alarms on the daily excess loss, the daily calibration gap, and the slices of a version."""
 
 from __future__ import annotations
 
@@ -37,18 +37,21 @@ Change = Put | Remove | Append
 class QualityMonitor:
     """Turns closed days of one model into signals; its whole state is one record of the catalogue.
 
-    Where the scores are probabilities, the watched loss is the *excess loss*: the loss minus the loss that the scores
-    themselves expect. A season that the model knows, or requests that are harder to answer, move both alike.  # D0003
+    If the scores are probabilities, the watched loss is the *excess loss*: the loss minus the loss that the scores
+    themselves predict. A season that the model knows, or requests that are harder to answer, move both losses alike.  #
+    D0003
 
-    With several classes the calibration gap is that of the most likely one: how often it is the label, minus its mean
-    probability. It lies in [-1, 1] as with two classes, so that the stated run length holds as well.  # D0076
+    With several classes, the calibration gap is that of the most likely class: how often this class is the label, minus
+    its mean probability. The gap lies in [-1, 1] as with two classes, so that the stated run length is valid as well.
+    # D0076
 
-    All alarms together keep the stated run length: each of the two values, and the slices together, get a multiple of
-    it (a union bound). The scores of a ranking are no probabilities: only the loss of its lists is watched.  # D0086
+    All alarms together keep the stated run length. Each of the two values, and all slices together, get a multiple of
+    the run length (a union bound). The scores of a ranking are not probabilities, so only the loss of its lists is
+    watched.  # D0086
 
-    A watch is stored by version, too: after a rollback the level that the version had is watched again. The level of
-    the last healthy version stays as a second anchor until seven days in a row have met it. Canaries and shadows are
-    watched as well, against the level of the version in service.  # D0187
+    A watch is also stored by version, so that after a rollback the earlier level of the version is watched again. The
+    level of the last healthy version stays as a second anchor until seven days in a row have met that level. Canaries
+    and shadows are watched as well, against the level of the version in service.  # D0187
     """
 
     def __init__(
@@ -72,11 +75,11 @@ class QualityMonitor:
 
     @property
     def watch(self) -> Watch | None:
-        """The watch that stands now; None before the first version was anchored."""
+        """The watch over the version in service; None until the first version was anchored."""
         return self._watch
 
     def reload(self) -> None:
-        """Read the watch again: another process may have changed it."""
+        """Read the watch again, because another process may have changed it."""
         record = self._catalog.get(KIND, self._model)
         self._revision = 0 if record is None else record.revision
         self._watch = None if record is None else msgspec.json.decode(record.body, type=Watch)
@@ -85,7 +88,7 @@ class QualityMonitor:
     def loss_cap(self, version: str) -> float:
         """The loss at which a row of a version is capped, fixed when its watch was anchored.
 
-        A version that never had a watch has the cap of the version in service.
+        A version that never had a watch has the same cap as the version in service.
         """
         watch = self._watch
         if watch is not None and watch.version == version:
@@ -104,17 +107,18 @@ class QualityMonitor:
         allowance: Mapping[str, float] | None = None,
         name: str = "",
     ) -> tuple[Watch, list[Change]]:
-        """A watch over `version` from out-of-sample days of its recipe, never its own live days.
+        """A watch over `version` from out-of-sample days of its recipe, never from days that it answered in service.
 
-        Nothing is stored: write the changes together with the promotion of the version, then `reload`.
+        This method stores nothing. Write the changes together with the promotion of the version, then call `reload`.
 
         Args:
             version: The version to watch.
-            reference: Days of its recipe that it was not fitted on, oldest first.
-            at_us: When it was made for service; days that were over by then are not its own.
-            loss_cap: The cap of the losses in `reference`, and of those of live days.
-            slices: The same days of each slice.
-            allowance: By kind, how far a refit's days may be from its candidate's, in units of the value.
+            reference: Days that the version's recipe was not fitted on, oldest first.
+            at_us: When the version was made for service. Days that were over by then do not count as its own.
+            loss_cap: The cap of the losses in `reference`, and of the losses of live days.
+            slices: The reference days of each slice.
+            allowance: By kind of signal, the allowed distance of a refit's days from its candidate's, in units of the
+                value.
             name: The version's name, for people.
         """
         allowed = allowance or {}
@@ -146,8 +150,8 @@ class QualityMonitor:
     def follow(self, version: str | None, *, now_us: int) -> bool:
         """Watch the version in service after its alias was moved by hand; return whether the watch changed.
 
-        A version that was watched before gets its earlier level. Another one has no reference, and is compared with the
-        level of the last healthy version alone.
+        A version that was watched before gets its earlier level. Any other version has no reference, and is only
+        compared with the level of the last healthy version.
         """
         before = self._watch
         if version is None or before is None or before.version == version:
@@ -173,7 +177,7 @@ class QualityMonitor:
         return True
 
     def follow_arms(self, arms: Mapping[str, str], *, now_us: int) -> None:
-        """End the watches and the signals of arms that point to other versions by now, or do not answer any more."""
+        """End the watches and the signals of arms that now point to other versions, or that no longer answer."""
         over = self._arms.over(arms, now_us)
         if not over:
             return
@@ -187,9 +191,9 @@ class QualityMonitor:
         self._arms.reload()
 
     def accept(self, *, now_us: int) -> tuple[Watch, list[Change]] | None:
-        """The watch without its second anchor, as a person accepts the level in service; None without one.
+        """The watch without its second anchor, as a person accepts the present level; None without such an anchor.
 
-        Nothing is stored, as by `anchor`.
+        This method stores nothing, like `anchor`.
         """
         before = self._watch
         if before is None or not before.healthy:
@@ -209,17 +213,17 @@ class QualityMonitor:
         slices: Mapping[tuple[int, str], DayBlocks] | None = None,
         arms: Sequence[tuple[str, DayQuality]] = (),
     ) -> list[Signal]:
-        """Take in closed days, oldest first; return the signals that began.
+        """Add closed days, oldest first; return the signals that began.
 
-        The watch, the signals and the changes in `also` are stored in one write, so a crash keeps all or none. Days of
-        other versions than the watched one, days that were over when the watch was anchored, and days that are not
-        newer than the last, change nothing. Days without predictions in between are no evidence.
+        The watch, the signals and the changes in `also` are stored in one write, so that a crash keeps all of them or
+        none. Some days change nothing: days of a version that is not watched, days that were over when the watch was
+        anchored, and days that are not newer than the last one. Days in between without predictions are no evidence.
 
         Args:
             days: Days of all versions.
             now_us: The time of the look.
-            also: Further changes to store with it.
-            slices: By day and version, the blocks that have the slices.
+            also: Further changes to store in the same write.
+            slices: By day and version, the blocks that contain the slices.
             arms: Days of canaries and shadows, oldest first, each with the name of its arm.
 
         Raises:
@@ -261,7 +265,7 @@ class QualityMonitor:
         return settle(_about(listed, watch.arm), KINDS, found, now_us=now_us, owner=self._owner)
 
     def _comparable(self) -> Watch | None:
-        """The watch whose level the next version is compared with; None where losses were of another metric."""
+        """The watch whose level the next version is compared with; None if its losses are of another metric."""
         before = self._watch
         return None if before is None or (before.metric and before.metric != self._metric) else before
 
@@ -278,7 +282,7 @@ class QualityMonitor:
         return None if record is None else msgspec.json.decode(record.body, type=Watch)
 
     def _handed_over(self, watch: Watch, now_us: int, because: str) -> list[Change]:
-        """The changes that end the signals of the version before and begin those of a level that the new one misses."""
+        """The changes that end the replaced version's signals, and begin those of a level that the new one misses."""
         listed = listed_signals(self._catalog, self._model)
         found = signals_of(watch, None, now_us)
         why = dict.fromkeys(KINDS, because)
@@ -287,19 +291,19 @@ class QualityMonitor:
 
 
 def _about(listed: Sequence[Signal], arm: str = "") -> list[Signal]:
-    """The quality signals of one arm, and all signals of other kinds."""
+    """The quality signals of one arm, and the signals of all other kinds."""
     return [one for one in listed if one.kind not in KINDS or arm_of(one) == arm]
 
 
 def _with(listed: Sequence[Signal], settled: Settled) -> list[Signal]:
-    """All signals after some of them were settled."""
+    """All signals after some of them were replaced by settled ones."""
     now = {one.id: one for one in [*listed, *settled.listed]}
     gone = {one.id for one in settled.gone}
     return [one for one in now.values() if one.id not in gone]
 
 
 def _healthy(before: Watch | None) -> dict[str, MetricValue]:
-    """The second anchor of the watch after this one: a second anchor that still stands, else this version's level."""
+    """The second anchor of the next watch: a second anchor that still stands, else the level of this version."""
     if before is None:
         return {}
     return fresh(before.healthy or before.figures)
@@ -313,7 +317,7 @@ def _healthy_cap(before: Watch | None) -> float | None:
 
 
 def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
-    """The watch after one more closed day of its version."""
+    """The watch after one more closed day of the watched version."""
     skipped = 0 if watch.last_day_us is None else (day.day_us - watch.last_day_us) // DAY_US - 1
     alike = in_units_of(day, watch.loss_cap, watch.healthy_cap or watch.loss_cap)
     healthy = {kind: advanced(figure, kind, alike, skipped) for kind, figure in watch.healthy.items()}
@@ -343,7 +347,7 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
 def _slices_after(
     figures: dict[str, MetricValue], kind: str, blocks: DayBlocks | None, skipped: int
 ) -> dict[str, MetricValue]:
-    """The values of slices after a day; a day without predictions of a slice is no evidence."""
+    """The values of slices after one more day; a day without predictions of a slice is no evidence."""
     if blocks is None:
         return figures
     nothing = msgspec.structs.replace(blocks.quality(), predictions=0, labelled=0)
@@ -354,7 +358,7 @@ def _slices_after(
 
 
 def _unlisted_severity(watch: Watch, day: DayQuality) -> Literal["no", "info", "red"]:
-    """The severity to signal for a day's labels of no declared class: each severity once while they come.  # D0076"""
+    """The severity to signal for a day's labels of undeclared classes, once for each severity.  # D0076"""
     if not day.unlisted or watch.unlisted_told == "red":
         return "no"
     if day.unlisted >= UNLISTED_SHARE * (day.labelled + day.unlisted):

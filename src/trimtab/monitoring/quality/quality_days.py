@@ -1,4 +1,4 @@
-"""Stored closed days: for each version and arm a record of the day and one of its slices; and batches."""
+"""Stored closed days: for each version and arm, a record of the day and a record of its slices; and batches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class DaySums(msgspec.Struct, frozen=True, kw_only=True):
     day_us: int
     cap: float  # the loss at which a row is capped, the unit of `capped_loss`
     whole: BlockSums
-    amended: BlockSums | None = None  # as in `DayBlocks`
+    amended: BlockSums | None = None  # the same as in `DayBlocks`
 
 
 class BatchBlocks(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +29,7 @@ class BatchBlocks(msgspec.Struct, frozen=True, kw_only=True):
 
     batch: str
     made_at_us: int
-    blocks: DayBlocks  # the day, without hours
+    blocks: DayBlocks  # the sums of the day, without its hours
 
 
 def store_batch(batch: BatchBlocks) -> Put:
@@ -44,7 +44,7 @@ def stored_batches(catalog: Catalog, model: str) -> list[BatchBlocks]:
 
 
 def store_days(days: Sequence[DayBlocks]) -> list[Put]:
-    """The writes that store days; a day that is stored again replaces the earlier one."""
+    """The writes that store days; a day that is stored again replaces the earlier record."""
     puts: list[Put] = []
     for day in days:
         whole = msgspec.structs.replace(day, slices={})
@@ -65,11 +65,11 @@ def stored_days(
     """The closed days of a model, oldest first.
 
     Args:
-        catalog: Stores them.
+        catalog: Stores the days.
         model: The model's name.
-        from_us: Leave out those that begin earlier.
-        until_us: Leave out those that begin at this time or later.
-        slices: Read their slices, too.
+        from_us: Days that begin earlier are left out.
+        until_us: Days that begin at this time or later are left out.
+        slices: Whether the slices of the days are read, too.
     """
     found: list[DayBlocks] = []
     for prefix in _prefixes(model, from_us, until_us):
@@ -86,18 +86,18 @@ def stored_days(
 
 
 def stored_sums(catalog: Catalog, model: str, days_us: Iterable[int]) -> list[DaySums]:
-    """The sums of some closed days of a model, oldest first; reads few other days of a long history."""
+    """The sums of some closed days of a model, oldest first; reads few further days, even of a long history."""
     wanted = {f"{model}/{format_time(day_us)[:10]}" for day_us in days_us}
     return [
         msgspec.json.decode(record.body, type=DaySums)
-        for tens in sorted({day[:-1] for day in wanted})  # ten days with one query
+        for tens in sorted({day[:-1] for day in wanted})  # ten days by one query
         for record in catalog.find(KIND, tens)
         if record.key[: len(tens) + 1] in wanted
     ]
 
 
 def _prefixes(model: str, from_us: int | None, until_us: int | None) -> Iterator[str]:
-    """The prefixes of the keys of the days, one for each month where both ends are known."""
+    """The prefixes of the keys of the days: one for each month if both ends are known."""
     if from_us is None or until_us is None:
         yield f"{model}/"
         return

@@ -1,4 +1,4 @@
-"""The signals of a watch as of its newest closed day."""
+"""The signals of a watch, as they stand after its newest closed day."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from trimtab.stats.inference.edetector import Level, alarm_level, alarm_onset
 
 LEVEL, WORSE, NO_LABELS, UNLISTED = "quality_level", "quality_worse", "no_labels", "unlisted_labels"
 KINDS = (LOSS, CALIBRATION, SLICE, LEVEL, WORSE, NO_LABELS, UNLISTED)
-SILENT_DAYS = 2  # closed days in a row with predictions and no label: the labels stopped
-UNLISTED_SHARE = 0.01  # share of a day's labels from which labels of no declared class are red
-_MOST_SLICES = 3  # signals of slices at once, the worst ones
+SILENT_DAYS = 2  # after so many closed days in a row with predictions but no label, the labels have stopped
+UNLISTED_SHARE = 0.01  # labels of undeclared classes are red from this share of a day's labels
+_MOST_SLICES = 3  # greatest number of signals of slices at a time; the worst slices are signalled
 _WHAT = {
     (LOSS, True): "daily loss in excess of what the scores expect",
     (LOSS, False): "daily loss",
@@ -29,7 +29,7 @@ def signals_of(watch: Watch, day: DayQuality | None, now_us: int) -> list[Signal
     """All signals of a version now.
 
     Args:
-        watch: The watch over it, after `day`.
+        watch: The watch over the version, after `day`.
         day: The newest closed day; None: the version has just been put in service.
         now_us: The time of the look.
     """
@@ -68,7 +68,7 @@ def _quality(watch: Watch, kind: str, figure: MetricValue, at_us: int, now_us: i
 
 
 def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
-    """Signals that the version in service is worse than the last healthy one, by its reference or its own days."""
+    """Signals that the version in service is worse than the last healthy one, by its reference or by its own days."""
     found: list[Signal] = []
     other = (watch.healthy_version or "")[:12]
     whose = "the version in service" if watch.arm else "the last healthy version"
@@ -100,7 +100,7 @@ def _or_accept(watch: Watch) -> str:
 
 
 def _of_arm(signal: Signal, arm: str) -> Signal:
-    """A signal about a canary or a shadow; for a shadow, which answers no client, never red."""
+    """A signal about a canary or a shadow. It is never red for a shadow, which answers no client."""
     return msgspec.structs.replace(
         signal,
         subject=f"{arm}, {signal.subject}" if signal.subject else arm,
@@ -110,8 +110,9 @@ def _of_arm(signal: Signal, arm: str) -> Signal:
 
 
 def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
-    """Signals of the worst slices with an alarm, each with its level and a 95 % interval."""
-    alarming: dict[str, tuple[str, MetricValue, Level]] = {}  # the value of a slice that is further away
+    """Signals of the worst slices with an alarm, each with the level of the slice and a 95 % interval."""
+    # the value of the slice that is further from its reference
+    alarming: dict[str, tuple[str, MetricValue, Level]] = {}
     for kind, figures in ((LOSS, watch.slices), (CALIBRATION, watch.slice_gaps)):
         for name, figure in figures.items():
             if figure.alarming:
@@ -151,7 +152,8 @@ def _away(found: tuple[str, MetricValue, Level]) -> float:
 
 def _silence(watch: Watch, day: DayQuality, now_us: int) -> Signal:
     since_us = day.day_us - (watch.silent_days - 1) * DAY_US
-    since, alike = format_time(since_us)[:10], day.predictions - day.missing  # alike: lists of a ranking
+    # alike: lists of a ranking whose rows are all alike
+    since, alike = format_time(since_us)[:10], day.predictions - day.missing
     message = f"No label has come for any prediction since {since}. Is the feed down?"
     if alike:
         message = f"No list since {since} tells what should come first: {alike} had all labels, all alike."
@@ -204,13 +206,13 @@ def _signal(
 
 def _onset_us(watch: Watch, figure: MetricValue) -> int:
     onset = alarm_onset(figure.spec, figure.state)
-    assert onset is not None  # an alarm has days
-    assert watch.first_day_us is not None  # and so has its watch
+    assert onset is not None  # an alarm has at least one day
+    assert watch.first_day_us is not None  # and so does its watch
     return watch.first_day_us + (onset.day - 1) * DAY_US
 
 
 def _unit(watch: Watch, kind: str) -> float:
-    """One unit of a watched value in units of the metric: losses are watched in units of their cap."""
+    """One unit of a watched value in units of the metric, because losses are watched in units of their cap."""
     return 1.0 if kind == CALIBRATION else watch.loss_cap
 
 

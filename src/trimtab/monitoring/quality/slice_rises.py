@@ -1,4 +1,4 @@
-"""The rise of the loss of all rows by the change of one slice."""
+"""The rise of the loss of all rows that the change of one slice caused."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ BEFORE_DAYS, LEAST_DAYS = 28, 3
 def rise_by_slice(catalog: Catalog, model: str, name: str, onset: ChangeOnset) -> float:
     """The rise of all rows' mean loss that a slice alone caused since an onset, as a share of the loss before.
 
-    Losses are not capped. Up to 28 closed days before the change are compared with those since; with fewer than three
-    labelled days on either side it is 0.
+    Losses are not capped. Up to 28 closed days before the change are compared with the days since. The rise is 0 if
+    there are fewer than three labelled days on either side.
     """
     from_us = min(onset.earliest_us, onset.at_us) - BEFORE_DAYS * DAY_US
     days = [day for day in stored_days(catalog, model, from_us=from_us, slices=True) if day.arm not in (CANARY, SHADOW)]
@@ -44,7 +44,7 @@ def _labelled_days(days: Iterable[DayBlocks]) -> int:
 
 
 def _mean_loss(days: Iterable[DayQuality]) -> tuple[float, int]:
-    """The mean loss of the labelled rows, and their number."""
+    """The mean loss of the labelled rows, and the number of these rows."""
     found = list(days)
     rows = sum(day.labelled for day in found)
     return (sum(day.loss_sum for day in found) / rows if rows else 0.0), rows

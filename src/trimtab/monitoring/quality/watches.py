@@ -26,11 +26,12 @@ from trimtab.stats.inference.edetector import (
 )
 
 LOSS, CALIBRATION, SLICE = "quality_loss", "quality_calibration", "quality_slice"
-MET_DAYS = 7  # judged days whose mean is back at the reference end an alarm
-FULL_REFERENCE = 28  # days; a reference of fewer is provisional
-_PROVABLY = 1.645  # standard errors, one-sided 95 %
-_SLICE_LOW = -0.75  # for the gap of a slice, which must change by more than a healthy day's spread to be found
-_SLICE_STEPS = 60  # days kept to date the onset of a slice's change
+MET_DAYS = 7  # an alarm ends when the mean of so many judged days is back at the reference
+FULL_REFERENCE = 28  # a reference of fewer days is provisional
+_PROVABLY = 1.645  # number of standard errors, one-sided 95 %
+# the limit `low` for the gap of a slice, which is found only if it changes by more than a day's spread
+_SLICE_LOW = -0.75
+_SLICE_STEPS = 60  # number of days that are kept to date the onset of a slice's change
 
 
 class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,8 +39,9 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
 
     spec: AlarmSpec
     state: AlarmState = AlarmState()
-    excess: bool = False  # for the loss: whether it is the excess over the expected loss, or the loss itself
-    worse: MetricValue | None = None  # while the alarm stands: the watch for a further rise, from the level since
+    excess: bool = False  # for the loss: whether the value is the excess over the expected loss, or the loss itself
+    # while the alarm stands: the watch for a further rise above the level since the onset
+    worse: MetricValue | None = None
 
     @property
     def alarming(self) -> bool:
@@ -47,13 +49,13 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def latest(self) -> MetricValue:
-        """The value with the newest alarm: this one, or a further rise within its alarm."""
+        """The value with the newest alarm: either this value, or a further rise within its alarm."""
         worse = self.worse
         return worse.latest if worse is not None and worse.alarming else self
 
     @property
     def rises(self) -> list[MetricValue]:
-        """This value and the further rises within its alarm whose alarm stands, oldest first."""
+        """This value and the further rises within its alarm, as far as their alarms stand, oldest first."""
         if not self.alarming:
             return []
         return [self, *([] if self.worse is None else self.worse.rises)]
@@ -65,38 +67,39 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     version: str
     anchored_at_us: int
-    figures: dict[str, MetricValue]  # by kind of signal
-    unwatched: dict[str, str] = {}  # by signal kind, why its reference cannot be used
+    figures: dict[str, MetricValue]  # watched values by kind of signal
+    unwatched: dict[str, str] = {}  # by kind of signal, why the reference cannot be used
     loss_cap: float = LOSS_CAP  # the loss at which one row is capped, in units of the metric
     first_day_us: int | None = None  # the first day observed
     last_day_us: int | None = None
     silent_days: int = 0
-    unlisted: int = 0  # labels of no declared class in all days observed
-    unlisted_told: Literal["no", "info", "red"] = "no"  # the highest severity signalled for them
-    unlisted_day: DayQuality | None = None  # the newest day that was signalled for them
+    unlisted: int = 0  # number of labels of undeclared classes in all observed days
+    unlisted_told: Literal["no", "info", "red"] = "no"  # the highest severity that was signalled for such labels
+    unlisted_day: DayQuality | None = None  # the newest day that was signalled for such labels
     slices: dict[str, MetricValue] = {}  # the loss of each slice: "carrier=UA"
-    slice_gaps: dict[str, MetricValue] = {}  # and its calibration gap
-    healthy: dict[str, MetricValue] = {}  # second anchor: the level of the last healthy version, until it is met again
+    slice_gaps: dict[str, MetricValue] = {}  # the calibration gap of each slice
+    # second anchor: the level of the last healthy version, until that level is met again
+    healthy: dict[str, MetricValue] = {}
     healthy_version: str | None = None
-    healthy_cap: float | None = None  # the cap of its losses; None: that of this version
+    healthy_cap: float | None = None  # the cap of the losses of the second anchor; None: the cap of this version
     metric: str = ""  # the metric of the losses
-    short_of: dict[str, float] = {}  # by kind, by how much the reference itself is above that level
+    short_of: dict[str, float] = {}  # by kind, how far the reference itself is above the level of the second anchor
     arm: str = ""  # "canary" or "shadow"; empty: the version in service
 
     @property
     def alarming(self) -> bool:
-        """Return whether an alarm of all rows stands, against this version's level or the last healthy one's."""
+        """Return whether an alarm of all rows stands, against this version's level or the last healthy version's."""
         return any(figure.alarming for figure in (*self.figures.values(), *self.healthy.values()))
 
     @property
     def onset(self) -> ChangeOnset | None:
-        """The onset of the newest change with an alarm; None without alarms."""
+        """The onset of the newest change with a standing alarm; None if no alarm stands."""
         found = [onset for f in (*self.figures.values(), *self.healthy.values()) if (onset := self.onset_of(f))]
         return max(found, key=lambda onset: onset.at_us, default=None)
 
     @property
     def risen_us(self) -> int:
-        """The day on which the newest rise within an alarm rang; 0 where none did."""
+        """The day on which the newest rise within an alarm was found; 0 if there was no such rise."""
         if self.first_day_us is None:
             return 0
         figures = [one for f in (*self.figures.values(), *self.healthy.values()) for one in f.rises[1:]]
@@ -105,7 +108,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rung(self) -> list[str]:
-        """The kinds whose alarm stands."""
+        """The kinds whose alarms stand."""
         return [
             kind
             for kind in dict.fromkeys((*self.figures, *self.healthy))
@@ -115,7 +118,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def slice_onsets(self) -> dict[str, ChangeOnset]:
-        """The onset of the newest change of each slice with an alarm, of its loss or its gap."""
+        """The onset of the newest change in loss or gap of each slice with an alarm."""
         found: dict[str, ChangeOnset] = {}
         for figures in (self.slices, self.slice_gaps):
             for name, figure in figures.items():
@@ -126,11 +129,11 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def provisional(self) -> bool:
-        """Return whether the reference is of fewer than 28 days."""
+        """Return whether the reference has fewer than 28 days."""
         return any(figure.spec.reference_blocks < FULL_REFERENCE for figure in self.figures.values())
 
     def onset_of(self, figure: MetricValue) -> ChangeOnset | None:
-        """The onset of the newest change of a value of this watch; None while its alarm does not stand."""
+        """The onset of the newest change of a value of this watch; None unless its alarm stands."""
         latest = figure.latest
         onset = alarm_onset(latest.spec, latest.state) if latest.alarming else None
         return None if onset is None or self.first_day_us is None else _dated(onset, self.first_day_us)
@@ -143,13 +146,13 @@ def learnt_values(
     allowance: Mapping[str, float],
     low: float = LOW,
 ) -> tuple[dict[str, MetricValue], dict[str, str]]:
-    """The watched value of each kind from reference days, and why the other kinds cannot be watched.
+    """The watched value of each kind from reference days, and by kind why other kinds cannot be watched.
 
     Args:
         kinds: The kinds to watch.
         days: Out-of-sample days of the version, oldest first.
         run_length: Mean number of healthy days until a false alarm of one kind.
-        allowance: By kind, the known distance of a healthy day's value from the reference, in its units.
+        allowance: By kind, the known distance of a healthy day's value from the reference, in units of the value.
         low: As in `learn_alarm`.
     """
     usable = _whole_weeks([day for day in days if day.labelled])
@@ -169,7 +172,7 @@ def learnt_values(
                 allowance=allowance.get(kind, 0.0),
                 low=low,
             )
-        except Misuse as error:  # too short or constant a reference
+        except Misuse as error:  # the reference is too short or constant
             unwatched[kind] = str(error)
         else:
             figures[kind] = MetricValue(spec=spec, excess=excess and kind != CALIBRATION)
@@ -179,7 +182,7 @@ def learnt_values(
 def learnt_slices(
     kind: str, slices: Mapping[str, Sequence[DayQuality]], run_length: float, allowance: Mapping[str, float]
 ) -> dict[str, MetricValue]:
-    """The watched values of one kind for each slice with enough reference days."""
+    """The watched values of one kind, for each slice with enough reference days."""
     low = _SLICE_LOW if kind == CALIBRATION else LOW
     found = {
         name: learnt_values((kind,), days, run_length, allowance, low)[0].get(kind) for name, days in slices.items()
@@ -189,11 +192,11 @@ def learnt_slices(
 
 
 def advanced(figure: MetricValue, kind: str, day: DayQuality, skipped: int) -> MetricValue:
-    """The value after one more closed day, with `skipped` days without predictions before it.
+    """The value after one more closed day, with `skipped` days without predictions before that day.
 
-    Tested day by day is whether the value left its reference, by an e-detector with the stated run length. An alarm
-    ends when the mean of the newest seven judged days is back at the reference's. While it stands, the level since its
-    onset is watched in the same way, so that a further rise is an alarm of its own.
+    An e-detector with the stated run length tests day by day whether the value left its reference. An alarm ends when
+    the mean of the newest seven judged days is back at the mean of the reference. While the alarm stands, the level
+    since its onset is watched in the same way, so that a further rise is an alarm of its own.
 
     Source: `trimtab.stats.inference.edetector`.
     """
@@ -214,7 +217,7 @@ def advanced(figure: MetricValue, kind: str, day: DayQuality, skipped: int) -> M
 
 
 def advanced_slice(figure: MetricValue, kind: str, day: DayQuality, skipped: int) -> MetricValue:
-    """As `advanced`, for a value of a slice, of which fewer days are kept."""
+    """Like `advanced`, for a value of a slice, for which fewer days are kept."""
     after = advanced(msgspec.structs.replace(figure, worse=None), kind, day, skipped)
     state = msgspec.structs.replace(after.state, recent=after.state.recent[-_SLICE_STEPS:])
     return msgspec.structs.replace(after, state=state, worse=None)
@@ -233,12 +236,12 @@ def met(figure: MetricValue) -> bool:
 
 
 def fresh(figures: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
-    """The same levels, with no evidence yet."""
+    """The same levels, without any evidence so far."""
     return {kind: msgspec.structs.replace(figure, state=AlarmState(), worse=None) for kind, figure in figures.items()}
 
 
 def shortfalls(healthy: Mapping[str, MetricValue], days: Sequence[DayQuality]) -> dict[str, float]:
-    """The distance of days from a level that they provably miss (one-sided 95 %), by kind, in the value's units."""
+    """By kind, the distance of days from a level that they provably miss (one-sided 95 %), in the value's units."""
     found: dict[str, float] = {}
     for kind, figure in healthy.items():
         values = [value_of(kind, day, figure.excess) for day in days if day.labelled]
@@ -253,7 +256,7 @@ def shortfalls(healthy: Mapping[str, MetricValue], days: Sequence[DayQuality]) -
 
 
 def in_units_of(day: DayQuality, cap: float, other: float) -> DayQuality:
-    """A day whose losses were capped at `cap`, with its sums in units of another cap."""
+    """A day whose losses were capped at `cap`, with its sums converted to units of another cap."""
     if cap == other:
         return day
     expected = None if day.expected_loss_sum is None else day.expected_loss_sum * cap / other
@@ -261,7 +264,7 @@ def in_units_of(day: DayQuality, cap: float, other: float) -> DayQuality:
 
 
 def value_of(kind: str, day: DayQuality, excess: bool) -> float:
-    """The watched value of a day with labels, per labelled row; NaN where an expected loss is missing."""
+    """The watched value of a day with labels, per labelled row; NaN if an expected loss is missing."""
     if kind == CALIBRATION:
         return (day.score_sum - day.label_sum) / day.labelled
     expected = day.expected_loss_sum if excess else 0.0
@@ -275,7 +278,7 @@ def _risen(figure: MetricValue) -> MetricValue:
 
 
 def _from_zero(figure: MetricValue) -> MetricValue:
-    """The watch over a gap that may close: any value between its reference and 0 is healthy."""
+    """The watch over a gap that may close, so that any value between its reference and 0 is healthy."""
     spec = figure.spec
     towards = abs(spec.mean) * (1.0 - spec.correlation) / spec.sd
     sides = tuple(
@@ -288,7 +291,7 @@ def _from_zero(figure: MetricValue) -> MetricValue:
 
 
 def _whole_weeks(days: list[DayQuality]) -> list[DayQuality]:
-    """The newest whole weeks where there are two or more: each weekday is in them as often as the others."""
+    """The newest whole weeks if there are two or more, so that each weekday occurs as often as the others."""
     return days if len(days) < 14 else days[len(days) % 7 :]
 
 

@@ -1,4 +1,4 @@
-"""A scenario under the project's own loop: closed days, quality and input checks, and a controller with its gate."""
+"""A scenario under the project's own loop: closed days, quality and input checks, and a controller with a gate."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from trimtab.training.data.sets import save_manifest
 
 
 class Gated:
-    """The same classes as in service, in virtual time.
+    """The project's own loop, made of the same classes as in service, in virtual time.
 
     Args:
-        deployment: What is kept good, and by which rules.
-        shared: What the scenarios share.
-        stores: The scenario's own state.
-        live: The scenario's answers.
-        around: Put around the recipe.
+        deployment: The deployment whose model is kept good.
+        shared: The work and data that all scenarios share.
+        stores: The stores of this scenario.
+        live: The answers of this scenario.
+        around: Wraps the recipe.
         ids: Names gate records.
-        served: Whether service metrics are written, which the guardrails of a canary compare.
+        served: Whether service metrics are written, which the guardrails of a canary need.
     """
 
     alias = CHAMPION
@@ -75,18 +75,18 @@ class Gated:
 
     @property
     def input_signals(self) -> list[Signal]:
-        """What began to be wrong with inputs, feeds, traffic and labels."""
+        """The signals of inputs, feeds, traffic and labels that began."""
         return self._inputs.signals
 
     def take(
         self, block: Block, version: str, matrix: NDArray[Any], predictions: Sequence[Prediction], until_us: int
     ) -> None:
-        """Take in the answers to a block that ends at `until_us`, given by one version."""
+        """Add the answers to a block that ends at `until_us`, which a single version gave."""
         self._loop.add(predictions)
         self._inputs.watch(block, version, matrix, [p.id for p in predictions], until_us)
 
     def tick(self) -> list[Decision]:
-        """Close the days whose labels are due, look at them and at the inputs, and let the controller act."""
+        """Close the days whose labels are due, check these days and the inputs, and let the controller act."""
         self.signals += self._loop.close_days()
         self._inputs.close(self._clock.now_us(), self._loop.newly_closed)
         decisions = self._loop.controller.tick()
@@ -95,11 +95,11 @@ class Gated:
         return decisions
 
     def resume(self, before: Gated, predictions: Sequence[Prediction]) -> None:
-        """Go on from what is stored, as a process does after another one ended.
+        """Go on from the stored state, as a process does after another process ended.
 
         Args:
-            before: What ended; only what it told this replay is taken over.
-            predictions: All that was logged.
+            before: The loop that ended. Only what it reported to this replay is taken over.
+            predictions: All logged predictions.
         """
         self.signals, self._decisions = before.signals, before._decisions
         self._inputs.signals = before._inputs.signals
@@ -107,6 +107,6 @@ class Gated:
         self._inputs.resume(predictions)
 
     def lack(self) -> str:
-        """Why there is no version yet."""
+        """The reason why there is no version yet."""
         refused = (d.cause for d in reversed(self._decisions) if d.act in ("refuse", "failed"))
         return next(refused, "") or self._loop.builder.blocked(self._clock.now_us(), Changes()) or ""

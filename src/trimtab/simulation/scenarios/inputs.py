@@ -1,4 +1,4 @@
-"""Hourly input checks of a scenario: the monitor of a live project, given blocks of answers in columns."""
+"""Hourly input checks of a scenario: the monitor of a live project, which gets blocks of answers in columns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trimtab.training.data.sets import TrainingSet
 
 
 class _SharedProfiles(Profiles):
-    """Profiles of versions; one that another scenario made of the same version is stored, not made again."""
+    """Profiles of versions. A profile that another scenario made of the same version is stored, not made again."""
 
     def __init__(self, catalog: Catalog, blob: Blob, clock: Clock, made: dict[str, InputProfile]) -> None:
         super().__init__(catalog, blob, clock)
@@ -42,12 +42,12 @@ class _SharedProfiles(Profiles):
 
 
 class InputChecks:
-    """Checks the inputs of one scenario every few hours; summaries are by the hour, as in a service.
+    """Checks the inputs of one scenario every few hours; the summaries are hourly, as in a service.
 
     Args:
-        deployment: Whose inputs.
-        shared: What the scenarios share.
-        stores: Where hours, signals and red windows are, and which version is in service.
+        deployment: The deployment whose inputs are checked.
+        shared: The work and data that all scenarios share.
+        stores: Has hours, signals and red windows, and knows which version is in service.
     """
 
     def __init__(self, deployment: Deployment, shared: Shared, stores: Stores) -> None:
@@ -70,12 +70,12 @@ class InputChecks:
         )
 
     def watch(self, block: Block, version: str, matrix: NDArray[Any], ids: Sequence[str], until_us: int) -> None:
-        """Take in the answers to a block, with the looks that fall before `until_us`.
+        """Add the answers to a block, and make the checks that are due before `until_us`.
 
         Args:
-            block: What was asked.
-            version: Who answered.
-            matrix: The inputs that it was given, shape (rows, inputs).
+            block: The questions.
+            version: The version that answered.
+            matrix: The inputs that the version was given, shape (rows, inputs).
             ids: The predictions' ids.
             until_us: The end of the block.
         """
@@ -108,18 +108,18 @@ class InputChecks:
                 self._look(look_us)
 
     def resume(self, predictions: Sequence[Prediction]) -> None:
-        """Take in again what was logged, after a restart; those of closed hours change nothing."""
+        """Add the logged predictions again after a restart; predictions of closed hours change nothing."""
         if self._every_us:
             self._monitor.follow()
             self._monitor.add([p for p in predictions if p.made_at_us >= self._monitor.read_from_us])
 
     def close(self, now_us: int, closed: Sequence[DayQuality]) -> None:
-        """Look at the end of a block, with the days that were closed."""
+        """Make the checks at the end of a block, with the days that were closed."""
         if self._every_us:
             self._look(now_us, closed)
 
     def follow(self) -> None:
-        """Take up the version that is in service by now."""
+        """Switch to the version that is now in service."""
         if self._every_us:
             self._monitor.follow()
 

@@ -1,4 +1,4 @@
-"""The questions of a replay in the order asked, with the features they were answered by: what training learns from."""
+"""The questions of a replay in the order in which they are asked, with their features: what training learns from."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Block(msgspec.Struct, frozen=True, eq=False):
     requests: Columns
     at_us: NDArray[Any]
     features: FeatureFrame
-    payloads: Sequence[bytes]  # each request's columns as the prediction log keeps them
+    payloads: Sequence[bytes]  # the columns of each request, as the prediction log stores them
     positions: Mapping[str, int]
 
 
 class Questions:
-    """All requests of one kind, sorted by the time they are asked: `_known_at`, else their time less the lead."""
+    """All requests of one kind, sorted by the time of asking: `_known_at`, or their time minus the lead."""
 
     def __init__(self, request: Request, table: Columns) -> None:
         time = table[request.time]
@@ -54,15 +54,15 @@ class Questions:
         self.row_of = {key: row for row, key in enumerate(self.keys.tolist())}
 
     def until(self, us: int) -> int:
-        """How many are asked before `us`."""
+        """The number of questions that are asked before `us`."""
         return int(np.searchsorted(self.at_us, us, "left"))
 
 
 class AnsweredRows:
-    """Features and labels of the questions so far, kept once for all scenarios.
+    """Features and labels of the questions so far, stored once for all scenarios.
 
-    The values are those the predictions were made from; `simulation` tests compare them with a set built from
-    the log.
+    The feature values are those from which the predictions were made. Tests of `simulation` compare them with a
+    training set built from the log.
     """
 
     def __init__(self, questions: Questions, history: History) -> None:
@@ -74,7 +74,7 @@ class AnsweredRows:
         self.count = 0
 
     def answer(self, feature_sets: Sequence[FeatureSet], until_us: int) -> dict[str, Block]:
-        """Evaluate the questions asked before `until_us` that were not yet; a block for each feature set's hash."""
+        """Compute the questions asked before `until_us` that are not answered yet: a block by feature set's hash."""
         start, stop = self.count, self._questions.until(until_us)
         requests = self._questions.table.take(slice(start, stop))
         at_us = self._questions.at_us[start:stop]
@@ -88,11 +88,11 @@ class AnsweredRows:
         return blocks
 
     def asked_before(self, us: int) -> int:
-        """How many questions are asked before `us`."""
+        """The number of questions that are asked before `us`."""
         return self._questions.until(us)
 
     def at_us(self, rows: slice) -> NDArray[Any]:
-        """When some questions are asked."""
+        """The times at which some questions are asked."""
         at_us: NDArray[Any] = self._questions.at_us[rows]
         return at_us
 
@@ -102,7 +102,7 @@ class AnsweredRows:
         return found
 
     def row_of(self, key: object) -> int:
-        """Which question has this key; -1 for none."""
+        """The index of the question that has this key; -1 if there is none."""
         return self._questions.row_of.get(key, -1)
 
     def values(self, features: FeatureSet, rows: Sequence[int]) -> Columns:
@@ -110,7 +110,7 @@ class AnsweredRows:
         return self._features(features, self.count).values.take(np.array(rows, np.int64))
 
     def arrivals(self, label: Label) -> LabelArrivals:
-        """The labels of these questions one by one, from now on, in the order in which they become known."""
+        """The labels of these questions one by one, from now on, in the order in which the labels become known."""
         return LabelArrivals(label, self._history, self._questions)
 
     def ahead(self, features: FeatureSet, as_of_us: int, start_us: int, stop_us: int) -> Block:
@@ -122,17 +122,17 @@ class AnsweredRows:
         return Block(start, stop, requests, at_us, frame, _payloads(requests), dict(self._history.positions))
 
     def labels(self, label: Label, rows: slice, cut_us: int, at_us: NDArray[Any] | None = None) -> NDArray[Any]:
-        """The labels of some questions known at `cut_us`, NaN where there is none."""
+        """The labels of some questions that are known at `cut_us`, NaN if there is no label."""
         asked_us = self._questions.at_us[rows] if at_us is None else at_us
         joined: NDArray[Any] = self._index(label).join(self._questions.keys[rows], asked_us, cut_us).values
         return joined
 
     def lists(self, model: Model, rows: slice) -> NDArray[np.int64]:
-        """The number of the list that each of some questions belongs to, -1 for none."""
+        """The index of the list that each of some questions belongs to, -1 for none."""
         return numbered_lists(self._questions.table.take(rows), model.group)
 
     def label_reader(self, label: Label) -> LabelReader:
-        """Finds the labels of questions in the history as it stands when asked."""
+        """A reader that finds the labels of questions in the history that exists when it is called."""
 
         def read(keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels:
             found = self._index(label).join(keys.values, at_us, cut_us)
@@ -141,20 +141,21 @@ class AnsweredRows:
         return read
 
     def frame(self, source: str) -> EventFrame:
-        """The events of a source, known by now."""
+        """The events of a source that are known by now."""
         return self._history.frame(source)
 
     def training_set(
         self, model: Model, *, cut_us: int, since_us: int | None = None, left_out: Sequence[LeftOut] = ()
     ) -> TrainingSet:
-        """The questions asked by `cut_us` as a training set; rows of the times in `left_out` are not learnt from."""
+        """The questions asked by `cut_us` as a training set; rows from times in `left_out` are not learnt from."""
         key = (model.hash, cut_us, since_us, tuple(left_out))
         if key not in self._sets:
             first = 0 if since_us is None else self._questions.until(since_us)
             rows = slice(first, min(self.count, int(np.searchsorted(self._questions.at_us, cut_us, "right"))))
             at_us = self._questions.at_us[rows]
             labels = self._index(model.label).join(self._questions.keys[rows], at_us, cut_us)
-            self._sets = {k: s for k, s in self._sets.items() if k[1] == cut_us}  # one cut at a time
+            # only the sets of this cut are kept
+            self._sets = {k: s for k, s in self._sets.items() if k[1] == cut_us}
             self._sets[key] = assemble(
                 model,
                 self._questions.table.take(rows),
@@ -170,12 +171,12 @@ class AnsweredRows:
     def features_of(
         self, model: Model, features: FeatureSet, requests: Columns, at_us: NDArray[np.int64]
     ) -> FeatureFrame:
-        """The features of other definitions than the model's, for some of its questions."""
+        """The features of definitions other than the model's, for some of the model's questions."""
         return evaluate(features, requests, at_us, self._event_frames(features))
 
     def _features(self, features: FeatureSet, count: int, first: int = 0) -> FeatureFrame:
         frames = self._frames[features.hash]
-        if len(frames) > 1:  # joined once, then kept joined
+        if len(frames) > 1:  # the parts are joined once, and then kept joined
             frames[:] = [FeatureFrame.concat(frames)]
         return frames[0].take(slice(first, count))
 
@@ -189,11 +190,11 @@ class AnsweredRows:
 
 
 class ScenarioData:
-    """The training sets of one scenario, without the rows of its red windows.
+    """The training sets of one scenario, without the rows of the scenario's red windows.
 
     Args:
         rows: The questions and their features.
-        left_out: Gives the times whose rows are not learnt from at a cut, as they stand when asked.
+        left_out: Returns the times whose rows are not learnt from at a cut, as they are when it is called.
     """
 
     def __init__(self, rows: AnsweredRows, left_out: Callable[[int], Sequence[LeftOut]]) -> None:
@@ -203,7 +204,7 @@ class ScenarioData:
     def training_set(
         self, model: Model, *, cut_us: int, since_us: int | None = None, answers: bool = False
     ) -> TrainingSet:
-        """See `AnsweredRows.training_set`; what was answered is not read back, so that `answers` gives none."""
+        """See `AnsweredRows.training_set`. Logged answers are not read back, so `answers` has no effect."""
         return self._rows.training_set(model, cut_us=cut_us, since_us=since_us, left_out=self._left_out(cut_us))
 
     def features_of(
@@ -214,17 +215,17 @@ class ScenarioData:
 
 
 class LabelArrivals:
-    """Label events as they come, each with the question that it answers."""
+    """Label events as they arrive, each with the question that it belongs to."""
 
     def __init__(self, label: Label, history: History, questions: Questions) -> None:
         self._label = label
         self._history = history
         self._questions = questions
         self._seen = history.frame(label.source.name).rows
-        self._waiting: list[tuple[int, int, float]] = []  # (known at, row, value), in that order
+        self._waiting: list[tuple[int, int, float]] = []  # sorted by (known at, row, value)
 
     def until(self, us: int) -> list[tuple[int, float]]:
-        """Rows and labels that became known since the last call and before `us`."""
+        """Rows and labels that became known after the last call and before `us`."""
         self._read()
         taken = bisect_left(self._waiting, (us, -1, 0.0))
         out = [(row, value) for _, row, value in self._waiting[:taken]]

@@ -17,8 +17,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     deployment: Deployment
     answers: Literal["live", "day_ahead"] = "live"
-    main: bool = False  # its state is the project's own; others have folders in `replay/`
+    main: bool = False  # the state of this scenario is the project's own; other scenarios have folders in `replay/`
     like: str = ""  # day_ahead: the scenario whose champion answers
     scored_at_us: int = 0  # day_ahead: time of day (UTC) at which the next day is scored
-    ahead_us: int = 6 * HOUR_US  # day_ahead: from then to the beginning of the scored day
+    ahead_us: int = 6 * HOUR_US  # day_ahead: the time from scoring to the beginning of the scored day
     decide: Decide | None = None  # when to retrain without a gate; None: the project's loop

@@ -1,4 +1,4 @@
-"""Scores of questions by the version in service, a canary's share included; or by a model that learns as it answers."""
+"""Scores of questions: by the version in service, with a canary's share, or by a model that learns as it answers."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Floats = NDArray[np.float64]
 
 
 class Answers(msgspec.Struct, frozen=True, eq=False):
-    """Scores of consecutive questions, and with which versions and inputs they were made."""
+    """Scores of consecutive questions, and the versions and inputs that the scores were made with."""
 
-    scores: Floats  # of several classes shape (rows, classes)
+    scores: Floats  # for several classes, shape (rows, classes)
     matrix: NDArray[Any]
-    versions: list[str]  # one a question: a batch made ahead may cross a promotion
+    versions: list[str]  # one version for each question, as a batch made ahead may extend past a promotion
     as_of_us: NDArray[Any]
     mode: Mode
     champion: str = ""  # the version in service
-    canary: str = ""  # the version that answered a share of them
+    canary: str = ""  # the version that answered a share of the questions
     watched: NDArray[Any] | None = None  # the inputs as the version in service reads them; None: `matrix`
 
 
@@ -37,7 +37,7 @@ class Serving(Protocol):
     """The versions that answer."""
 
     model: Model
-    decisions: list[Decision]  # a further one may have changed what is in service
+    decisions: list[Decision]  # a further decision may have changed the version in service
 
     def champion(self) -> LoadedModel: ...
 
@@ -47,7 +47,7 @@ class Serving(Protocol):
 
 
 class BatchScorer:
-    """Scores with the champion, and a share with the canary; both are looked up again after decisions."""
+    """Scores with the champion, and a share with the canary. Both versions are looked up again after decisions."""
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
@@ -66,7 +66,7 @@ class BatchScorer:
         return answers if self._canary is None or not len(matrix) else self._shared(block, answers, *self._canary)
 
     def _shared(self, block: Block, answers: Answers, canary: LoadedModel, share: Share) -> Answers:
-        """The answers with those of the canary in its share."""
+        """The answers, in which those in the canary's share come from the canary."""
         columns = [block.requests[name].to_list() for name in share.about]
         held = {who: share.holds(dict(zip(share.about, who, strict=True))) for who in set(zip(*columns, strict=True))}
         here = np.array([held[who] for who in zip(*columns, strict=True)])
@@ -81,7 +81,7 @@ class BatchScorer:
         )
 
     def learner(self) -> OnlineLearner | None:
-        """None: a version never learns."""
+        """None, because a version never learns while it answers."""
         return None
 
     def _nothing(self) -> Floats:
@@ -91,7 +91,7 @@ class BatchScorer:
 
 
 class OnlineScorer:
-    """Predicts hour by hour, and learns before each from the labels that became known until then."""
+    """Predicts hour by hour, and learns before each hour from the labels that became known until then."""
 
     def __init__(self, serving: Serving, rows: AnsweredRows) -> None:
         self._serving = serving
@@ -99,7 +99,7 @@ class OnlineScorer:
         self._learner: OnlineLearner | None = None
         self._version = ""
         self._arrivals = rows.arrivals(serving.model.label)
-        self._inputs: dict[int, NDArray[Any]] = {}  # of predicted rows whose label has not come
+        self._inputs: dict[int, NDArray[Any]] = {}  # inputs of predicted rows whose label has not come yet
 
     def answer(self, block: Block) -> Answers:
         learner = self._current()
@@ -123,7 +123,7 @@ class OnlineScorer:
         if self._learner is None or version is None or version.id != self._version:
             loaded = serving.champion()
             self._learner, self._version = OnlineLearner(loaded.artifact), loaded.version.id
-            if self._inputs:  # encoded by the version before
+            if self._inputs:  # encoded by the version that answered before
                 waiting = list(self._inputs)
                 values = self._rows.values(serving.model.features, waiting)
                 matrix = self._learner.artifact.encoding.matrix(values)
@@ -131,13 +131,14 @@ class OnlineScorer:
         return self._learner
 
     def _learn(self, learner: OnlineLearner, until_us: int) -> None:
-        known = {row: label for row, label in self._arrivals.until(until_us) if row in self._inputs}  # newest version
+        # the newest version of the label
+        known = {row: label for row, label in self._arrivals.until(until_us) if row in self._inputs}
         if known:
             learner.learn(np.array([self._inputs.pop(row) for row in known]), np.array(list(known.values())))
 
 
 def made_ahead(batches: Sequence[tuple[Block, Answers]], block: Block, live: Answers) -> Answers:
-    """The answers made ahead for a block's questions, and live ones where there are none."""
+    """The answers made ahead for the questions of a block; live answers for questions without one."""
     scores, matrix, as_of_us = live.scores.copy(), live.matrix.copy(), live.as_of_us.copy()
     versions = list(live.versions)
     for batch, answers in batches:

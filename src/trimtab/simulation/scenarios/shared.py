@@ -1,4 +1,4 @@
-"""What the scenarios of a replay share, and the stores that each has of its own."""
+"""The data and work that the scenarios of a replay share, and the stores that each scenario has of its own."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from trimtab.store.ports import Blob, Catalog
 
 
 class Shared(msgspec.Struct, frozen=True, eq=False, kw_only=True):
-    """What all scenarios of a replay share; work that one of them did is not done again."""
+    """The data that all scenarios of a replay share. Work that one scenario did is not done again by another."""
 
     rows: AnsweredRows  # the questions, with their features and labels
     blob: Blob
     clock: Clock
     seed: int
-    look_every_us: int  # between two checks of the inputs, in whole hours; 0: never
+    look_every_us: int  # time between two checks of the inputs, in whole hours; 0: no checks
     faults: Sequence[Fault] = ()
     fits: FitCache = msgspec.field(default_factory=FitCache)
     counts: SharedCounts = msgspec.field(default_factory=SharedCounts)
@@ -42,7 +42,7 @@ class Stores(msgspec.Struct, frozen=True, eq=False):
 
     @staticmethod
     def open(folder: Path, shared: Shared) -> Stores:
-        """Open them; writes are not synced. # D190"""
+        """Open the stores; their writes are not synced. # D190"""
         clock = shared.clock
         catalog = store.open(f"{store_url('sqlite', catalog_file(folder))}?mode=relaxed", "catalog", clock=clock)
         log = store.open(f"{store_url('sqlite', folder / 'log' / 'predictions')}?mode=relaxed", "log", clock=clock)

@@ -1,4 +1,4 @@
-"""Fits shared by scenarios: the same recipe on the same rows is fitted once."""
+"""Fits that scenarios share: the same recipe on the same rows is fitted only once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Key = tuple[str, str, str, int | None]
 
 
 class FitCache:
-    """The newest fits by recipe, data and rows."""
+    """The newest fits, by recipe, data and rows."""
 
     def __init__(self) -> None:
         self._fits: OrderedDict[_Key, Fitted] = OrderedDict()
@@ -36,16 +36,16 @@ class FitCache:
 
 
 class Spent:
-    """The cost of a scenario: its fits, also those taken from another scenario, and its CPU time."""
+    """The cost of a scenario: its fits, including fits taken from another scenario, and its CPU time."""
 
     def __init__(self) -> None:
         self.fits = 0
         self.rows = 0
-        self.cpu_s = 0.0  # of this process, in answering, logging and steering
+        self.cpu_s = 0.0  # CPU time of this process for answering, logging and steering
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Count the CPU time of what is done inside."""
+        """Count the CPU time of the work done inside the `with` block."""
         begun = time.process_time()
         try:
             yield
@@ -54,13 +54,13 @@ class Spent:
 
 
 class SharedRecipe:
-    """A recipe whose fits are looked up before they are made; everything else is the recipe's own.
+    """A recipe whose fits are looked up before they are made; all other methods are the recipe's own.
 
     Args:
-        recipe: What fits; deterministic, so that a fit found is the fit it would make.
-        address: Of the model's definition and the seed.
-        cache: Shared by all scenarios.
-        spent: Counts the scenario's fits.
+        recipe: The recipe that fits. It is deterministic, so that a stored fit equals the fit that it would make.
+        address: The address of the model's definition and the seed.
+        cache: The cache that all scenarios share.
+        spent: Counts the fits of the scenario.
     """
 
     def __init__(self, recipe: Recipe, address: str, cache: FitCache, spent: Spent) -> None:
@@ -88,13 +88,13 @@ class SharedRecipe:
 
 
 class Sabotaged:
-    """A recipe whose fits with the newest rows learn shuffled labels while a fault lasts: a refit gone wrong.
+    """A recipe that simulates a failed refit: while a fault lasts, fits with the newest rows learn shuffled labels.
 
     Args:
         recipe: The recipe that may be shared.
-        own: What fits the shuffled rows, never shared.
-        share: The share of the rows whose labels are shuffled now; 0 where no fault lasts.
-        seed: Of the shuffle.
+        own: The recipe that fits the shuffled rows; its fits are never shared.
+        share: The share of the rows whose labels are shuffled now; 0 while no fault lasts.
+        seed: Seed of the shuffle.
     """
 
     def __init__(self, recipe: Recipe, own: Recipe, share: Callable[[], float], seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Service metrics of a replay in which some versions are slow, for the guardrails of a rollout."""
+"""Service metrics of a replay in which some versions are slow, to test the guardrails of a rollout."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from trimtab.simulation.faults import Fault
 from trimtab.store.ports import Catalog
 
 _USUAL_S, _SPREAD = 0.008, 0.3  # the median of a latency, and the standard deviation of its logarithm
-_SLOWER = 3.0  # times, where a fault does not say
+_SLOWER = 3.0  # how many times as long as usual, if a fault gives no size
 
 
 class SlowAnswers:
-    """Counts answers with latencies that are made up: those of a version that was fitted during a fault are longer.
+    """Counts answers with made-up latencies; those of a version that was fitted during a fault are longer.
 
     Args:
-        catalog: Where a service would write what it counts.
+        catalog: Where a service would write its metrics.
         registry: Knows when versions were fitted.
-        faults: Those of the kind "slow_model".
+        faults: The faults of the kind "slow_model".
         seed: The same seed gives the same latencies.
     """
 
@@ -35,10 +35,10 @@ class SlowAnswers:
         self._registry = registry
         self._faults = list(faults)
         self._seed = seed
-        self._times: dict[str, float] = {}  # by version: how many times as long as usual it takes
+        self._times: dict[str, float] = {}  # by version: how many times as long as usual an answer takes
 
     def count(self, predictions: Sequence[Prediction], until_us: int) -> None:
-        """Write the metrics of what was answered up to a time."""
+        """Write the metrics of the answers up to a time."""
         answered = Counter((one.model, one.version, one.arm) for one in predictions)
         found = {}
         for number, ((model, version, arm), requests) in enumerate(sorted(answered.items())):

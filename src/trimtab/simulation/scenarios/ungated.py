@@ -1,4 +1,4 @@
-"""A scenario under a policy without a gate: each fit answers at once."""
+"""A scenario under a policy without a gate: each fitted version answers at once."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from trimtab.steering.definitions import Deployment
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.training.data.sets import TrainingSet, save_manifest
 
-ALIAS = "ungated"  # `champion` needs a gate record, and there is none
-_SHOWN = 20_000  # rows that a policy is shown of those that were learnt from
-_KEPT_DAYS = 90  # of answers that a policy may look at
+ALIAS = "ungated"  # the alias `champion` cannot be used, as it needs a gate record
+_SHOWN = 20_000  # number of the learnt rows that a policy is shown
+_KEPT_DAYS = 90  # time span of the answers that a policy may look at
 
 
 class Ungated:
-    """Asks a policy at each midnight, fits what it wants, and puts it in service.
+    """Asks a policy at each midnight, fits the version that the policy wants, and puts it in service.
 
     Args:
-        deployment: Whose model is fitted.
+        deployment: The deployment whose model is fitted.
         decide: The policy.
         recipe: How the model is fitted.
-        shared: What the scenarios share.
-        stores: Where versions, the alias `ungated` and the ledger are.
+        shared: The work and data that all scenarios share.
+        stores: Has the versions, the alias `ungated` and the ledger.
     """
 
     alias = ALIAS
@@ -51,7 +51,7 @@ class Ungated:
         self._answered: deque[tuple[int, NDArray[np.float64]]] = deque()  # end of a block, inputs
         self._fitted_us = 0
         self._lack = ""
-        self.signals: list[Signal] = []  # none: there is no monitor
+        self.signals: list[Signal] = []  # no signals, because there is no monitor
         self.input_signals: list[Signal] = []
 
     def take(
@@ -63,7 +63,7 @@ class Ungated:
             self._answered.popleft()
 
     def tick(self) -> list[Decision]:
-        """Do what the policy wants; the decisions."""
+        """Do what the policy wants; return the decisions."""
         now_us = self._clock.now_us()
         if self._registry.alias(self._deployment.name, ALIAS) is None:
             return self._fit(Refit(why="There is no version yet."))
@@ -80,7 +80,7 @@ class Ungated:
         return [] if wanted is None else self._fit(wanted)
 
     def lack(self) -> str:
-        """Why there is no version yet."""
+        """The reason why there is no version yet."""
         return self._lack
 
     def _inputs(self, days: int) -> NDArray[np.float64]:
@@ -97,7 +97,7 @@ class Ungated:
         rows = training_set.usable
         if wanted.since_us is not None:
             rows = rows & (training_set.at_us >= wanted.since_us)
-        self._fitted_us = now_us  # also where nothing comes of it: it is tried again when the policy says so again
+        self._fitted_us = now_us  # set even if the fit fails: it is tried again when the policy asks again
         try:
             fitted = self._recipe.fit(training_set, rows)
         except Misuse as error:

@@ -1,4 +1,4 @@
-"""The state of one scenario: registry, prediction log, monitor and ledger, and what answers."""
+"""The state of one scenario: registry, prediction log, monitor and ledger, and the versions that answer."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ Floats = NDArray[np.float64]
 
 
 class Steering(Protocol):
-    """What retrains the model of a scenario."""
+    """The loop or policy that retrains the model of a scenario."""
 
-    alias: str  # of the version that answers
+    alias: str  # the alias of the version that answers
     signals: list[Signal]
 
     @property
     def input_signals(self) -> list[Signal]:
-        """What began to be wrong with inputs, feeds, traffic and labels."""
+        """The signals of inputs, feeds, traffic and labels that began."""
         ...
 
     def take(
         self, block: Block, version: str, matrix: NDArray[Any], predictions: Sequence[Prediction], until_us: int
     ) -> None:
-        """Take in the answers to a block that ends at `until_us`, given by one version."""
+        """Add the answers to a block that ends at `until_us`, which a single version gave."""
         ...
 
     def tick(self) -> list[Decision]:
@@ -60,7 +60,7 @@ class Steering(Protocol):
         ...
 
     def lack(self) -> str:
-        """Why there is no version yet."""
+        """The reason why there is no version yet."""
         ...
 
 
@@ -69,8 +69,8 @@ class World:
 
     Args:
         scenario: The model and its policy.
-        folder: Where the scenario's own state goes.
-        shared: What the scenarios share.
+        folder: Where the state of this scenario is stored.
+        shared: The work and data that all scenarios share.
     """
 
     def __init__(self, scenario: Scenario, folder: Path, shared: Shared) -> None:
@@ -82,7 +82,7 @@ class World:
         self._restarted: set[int] = set()
         self._frozen = False
         self.scores: list[Floats] = []
-        self.versions: list[str] = []  # of each answer
+        self.versions: list[str] = []  # the version of each answer
         self.decisions: list[Decision] = []
         self._first_row = shared.rows.count
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ class World:
         self._scorer = OnlineScorer(self, shared.rows) if online else BatchScorer(self)
 
     def _open(self) -> None:
-        """Open the stores, and what steers by them."""
+        """Open the stores, and begin the loop or policy that uses them."""
         self.stores = Stores.open(self._folder, self._shared)
         slow = [one for one in self._faults if one.kind == "slow_model"]
         seed = self._shared.seed
@@ -129,12 +129,12 @@ class World:
         return Sabotaged(shared, recipe, share, self._shared.seed)
 
     def answer(self, block: Block) -> Answers:
-        """Answers to a block of questions by what is in service; nothing is logged."""
+        """The answers to a block of questions by the versions in service; nothing is logged."""
         with self.spent.timed():
             return self._scorer.answer(block)
 
     def log(self, block: Block, answers: Answers, until_us: int) -> None:
-        """Log a prediction for every question of a block, which ends at `until_us`, and look at them hour by hour."""
+        """Log a prediction for each question of a block that ends at `until_us`, and check the inputs hour by hour."""
         with self.spent.timed():
             predictions = self._logged(block, answers) if block.stop > block.start else []
             if predictions:
@@ -148,7 +148,7 @@ class World:
                 self.steering.take(block, answers.champion, watched, predictions, until_us)
 
     def tick(self) -> list[Decision]:
-        """Let the policy look at what is new, and act."""
+        """Let the policy look at new data, and act."""
         with self.spent.timed():
             self._suffer(self._shared.clock.now_us())
             if self._frozen and isinstance(self.steering, Ungated):
@@ -158,7 +158,7 @@ class World:
         return decisions
 
     def _suffer(self, now_us: int) -> None:
-        """Let the faults of now happen: a restart once, a freeze as long as it lasts."""
+        """Let the present faults happen: a restart happens once, a freeze lasts as long as the fault."""
         for number, one in enumerate(self._faults):
             if one.kind == "restart" and one.start_us <= now_us and number not in self._restarted:
                 self._restarted.add(number)
@@ -172,13 +172,13 @@ class World:
             self.decisions += Ledger(self.stores.catalog).write([entry], [change])
 
     def _restart(self) -> None:
-        """End what runs, and go on from what is stored; an ungated policy stores nothing, and goes on as it is."""
+        """End the loop that runs, and go on from the stored state; an ungated policy, which stores none, goes on."""
         before = self.steering
         if not isinstance(before, Gated):
             return
         self.stores.close()
         self._open()
-        assert isinstance(self.steering, Gated)  # as before
+        assert isinstance(self.steering, Gated)  # the same as before the restart
         self.steering.resume(before, [one for block in self.stores.predictions.scan() for one in block])
 
     def in_service(self) -> Version | None:
@@ -186,23 +186,23 @@ class World:
         return self.stores.registry.alias(self.scenario.deployment.name, self.steering.alias)
 
     def all_scores(self) -> Floats:
-        """The scores of all questions answered, in order."""
+        """The scores of all answered questions, in order."""
         return np.concatenate(self.scores) if self.scores else np.zeros(0)
 
     def scores_of(self, keys: list[object], *, version: str, since_us: int) -> Floats:
-        """The answer to each request key, by whichever version was in service; NaN where there was none."""
+        """The answer to each request key by the version that was then in service; NaN if there was no version."""
         scores = self.all_scores()
         rows = np.array([self._shared.rows.row_of(key) for key in keys], np.int64) - self._first_row
         known = (rows >= 0) & (rows < len(scores))
         return np.where(known, scores[np.where(known, rows, 0)] if len(scores) else np.nan, np.nan)
 
     def keep_learner(self, learners: KeyValue) -> None:
-        """Keep what an online learner knows where the project's service looks for it."""
+        """Store what an online learner has learnt, in the place where the project's service looks for it."""
         learner = self._scorer.learner()
         if learner is None:
             return
         version = self.in_service()
-        assert version is not None  # there is a learner
+        assert version is not None  # a learner belongs to a version
         kept = OnlineDeployment(
             learner_name(self.scenario.deployment.name, version.id), learner, learners, every_us=HOUR_US
         )
@@ -215,7 +215,7 @@ class World:
         """The version in service, ready to answer.
 
         Raises:
-            Misuse: The history before the replay's start did not give one.
+            Misuse: The history before the start of the replay did not give a version.
         """
         version = self.in_service()
         if version is None:
@@ -226,7 +226,7 @@ class World:
         return self.stores.registry.load(version, features=self.model.features)
 
     def canary(self) -> tuple[LoadedModel, Share] | None:
-        """The version that answers a share of the questions, and which; None where none does."""
+        """The canary that answers a share of the questions, and which share; None if there is no canary."""
         model = self.model
         share, found = (
             arm_shares(self.stores.catalog, model.name).canary,
@@ -242,7 +242,8 @@ class World:
     def _logged(self, block: Block, answers: Answers) -> list[Prediction]:
         model = self.model
         made_at_us = self._rows_at(block)
-        named_us = max(0, int(made_at_us[0]))  # identifiers have no times before 1970, and these are never looked up
+        # identifiers cannot contain times before 1970, and these identifiers are never looked up
+        named_us = max(0, int(made_at_us[0]))
         ids = batch_prediction_ids(f"{self.scenario.name}/{block.start}", named_us, range(len(made_at_us)))
         width = 8 * answers.matrix.shape[1]
         values = answers.matrix.astype("<f8").tobytes()
@@ -283,13 +284,13 @@ class World:
 
 
 def _by_class(scores: Floats, classes: Sequence[str]) -> tuple[Floats, list[dict[str, float]]]:
-    """The score of each row as it is logged, and of several classes the probability of each."""
+    """The score of each row as it is logged, and for several classes the probability of each class."""
     if not classes:
         return scores, []
     return scores.max(axis=1), [dict(zip(classes, row, strict=True)) for row in scores.tolist()]
 
 
 def reason_rows(features: FeatureFrame, names: Sequence[str]) -> list[bytes]:
-    """The reason codes of each row as the prediction log keeps them."""
+    """The reason codes of each row, as the prediction log stores them."""
     flat, width = features.codes(names).tobytes(), len(names)
     return [flat[n * width : (n + 1) * width] for n in range(features.values.rows)]

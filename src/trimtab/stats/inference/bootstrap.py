@@ -27,7 +27,7 @@ def block_bootstrap(
     Args:
         statistic: Takes row numbers (with repeats) and returns a number, or None where it is undefined.
         blocks: Block id of each row, shape (rows,). Below some 20 blocks the interval is too narrow.
-        repeats: How many times to draw.
+        repeats: Number of draws.
         seed: Seed of the draws.
         level: Share of the draws inside the interval.
 
@@ -61,7 +61,7 @@ def resampled(
         statistic: Takes weights of shape (rows,), 0 for rows that a draw left out, and returns a number, or None where
             it is undefined.
         blocks: Block id of each row, shape (rows,). Below some 20 blocks the interval is too narrow.
-        repeats: How many times to draw.
+        repeats: Number of draws.
         seed: Seed of the draws.
         level: Share of the draws inside the interval.
 
@@ -94,7 +94,7 @@ def metric_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Block-bootstrap interval of one model's metric: exact, its cost hardly grows with `repeats`.
+    """Block-bootstrap interval of one model's metric. It is exact, and its cost hardly grows with `repeats`.
 
     >>> metric_interval("auc", [0, 1, 0, 1], [0.2, 0.7, 0.4, 0.3], [0, 0, 1, 1], repeats=100).estimate
     0.75
@@ -119,16 +119,16 @@ def paired_difference(
     Args:
         metric: "auc" (higher is better), "log_loss" or "brier" (lower is better).
         labels: 0 or 1, shape (rows,).
-        scores_a: Probabilities of one model.
-        scores_b: Probabilities of the other.
-        blocks: Block id of each row, e.g. its week. Time grows as blocks x rows: 280,000 rows in 43 weeks take
-            about a second, in 300 days a few.
-        repeats: How many times to draw.
+        scores_a: Probabilities from one model.
+        scores_b: Probabilities from the other model.
+        blocks: Block id of each row, e.g. its week. Time grows with blocks x rows: 280,000 rows in 43 weeks take about
+            a second, in 300 days a few seconds.
+        repeats: Number of draws.
         seed: Seed of the draws.
         level: Share of the draws inside the interval.
 
     Raises:
-        Misuse: As `block_bootstrap`, or unfit labels or scores.
+        Misuse: For the same reasons as in `block_bootstrap`, or because labels or scores are not valid.
     """
     place, counts = block_draws(blocks, repeats, seed)
     a, b = (redrawn(metric, labels, scores, place, counts) for scores in (scores_a, scores_b))
@@ -136,7 +136,7 @@ def paired_difference(
 
 
 def block_draws(blocks: ArrayLike, repeats: int, seed: int) -> tuple[IntArray, IntArray]:
-    """Block number of each row, and how often each draw holds each block; the first "draw" is the data themselves."""
+    """Block index of each row, and how often each draw contains each block; the first "draw" is the data themselves."""
     ids, place = np.unique(np.asarray(blocks), return_inverse=True)
     if ids.size < 2 or repeats < 1:
         raise Misuse(f"bootstrap: needs at least 2 blocks and 1 repeat, found {ids.size} blocks, {repeats} repeats.")
@@ -157,10 +157,11 @@ def redrawn(metric: Metric, labels: ArrayLike, scores: ArrayLike, place: IntArra
 
 
 def _redrawn_auc(y: NDArray[np.bool_], p: FloatArray, place: IntArray, counts: IntArray) -> FloatArray:
-    """AUC of each draw from the wins between blocks.
+    """AUC of each draw, computed from the wins between blocks.
 
-    A draw that holds block b m_b times wins sum over b, c of m_b m_c wins[b, c] pairs, so one pass over the rows
-    for each block replaces a sort for each draw. All counts are integers below 2**53: nothing is rounded.
+    A win is a pair in which the positive row has the higher score. A draw that contains block b m_b times has sum over
+    b, c of m_b m_c wins[b, c] wins, so a single pass over the rows for each block replaces a sort for each draw. All
+    counts are integers below 2**53, so nothing is rounded.
     """
     blocks = counts.shape[1]
     values, rank = np.unique(p, return_inverse=True)
@@ -169,7 +170,7 @@ def _redrawn_auc(y: NDArray[np.bool_], p: FloatArray, place: IntArray, counts: I
     doubled_wins = np.zeros((blocks, blocks))
     for c in range(blocks):
         here = np.bincount(rank_down[place_down == c], minlength=values.size)
-        beaten = 2 * np.cumsum(here) - here  # twice the negatives below, plus the tied ones
+        beaten = 2 * np.cumsum(here) - here  # twice the number of negatives below, plus the number of tied negatives
         doubled_wins[:, c] = np.bincount(place_up, weights=beaten[rank_up], minlength=blocks)
     ups = counts @ np.bincount(place_up, minlength=blocks)
     downs = counts @ np.bincount(place_down, minlength=blocks)
@@ -180,7 +181,7 @@ def _redrawn_auc(y: NDArray[np.bool_], p: FloatArray, place: IntArray, counts: I
 
 
 def percentiles(found: FloatArray, level: float) -> Interval:
-    """The estimate, which comes first, between the percentiles of the draws after it; NaN where one is undefined."""
+    """The estimate (the first value) with the percentiles of the draws (all further values); NaN if undefined."""
     check_level(level)
     estimate, draws = found[0], found[1:]
     defined = draws[~np.isnan(draws)]

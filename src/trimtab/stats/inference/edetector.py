@@ -1,19 +1,23 @@
-"""The quality alarm: a test whether the mean of a daily metric left its level at the promotion.
+"""The quality alarm: a test whether the mean of a daily metric has left the level that it had at the promotion.
 
-A Shiryaev-Roberts e-detector: each day every bet pays 1 + stake * (value - baseline), which is worth at most 1 on
-average while the mean is at or below the baseline; a fresh bet of 1 is placed each day, and the alarm comes when the
-running value reaches the stated run length A. Whatever the shape of the values, a healthy stream then runs A days on
-average, and alarms within h days with a probability of at most h / A. For real days that needs four things (# D0003):
+The test is a Shiryaev-Roberts e-detector. Each day every bet pays 1 + stake * (value - baseline), which is at most 1 on
+average while the mean is at or below the baseline. A new bet of 1 is placed each day, and the alarm rings when the
+running value reaches the stated run length A. Whatever the distribution of the values, a healthy stream then runs A
+days on average until an alarm, and has an alarm within h days with a probability of at most h / A. For real days, four
+additions are needed (# D0003):
 
-- Days resemble the day before, so a day is judged against the prediction from it: value - correlation * last.
-- A baseline from a few weeks is uncertain, so the null is "at most its upper confidence bound" from correlation-aware
-  errors. Few reference days give a wide bound and a slow alarm, never a false one.
-- Bets win little from any one day, so a gross change has a rule of its own: two to seven days in a row, each so many
-  standard deviations away that Cantelli's inequality, which holds for any shape, allows a quarter of the stated rate.
-- Stakes are limited by the worst value, so the whitened value is clipped to a range fixed with the baseline, and the
-  baseline is the mean of the *clipped* reference: both sides of the comparison are the same bounded value.
+- Days resemble the day before. So each day is judged against its prediction from the day before, as
+  value - correlation * last.
+- A baseline from a few weeks is uncertain. So the null hypothesis is "at most the upper confidence bound of the
+  baseline", with errors that allow for correlation. Few reference days give a wide bound and a slow alarm, but never a
+  false alarm.
+- A single day gains little for the bets. So a gross change has a rule of its own: two to seven days in a row must each
+  be so many standard deviations away that their probability is at most a quarter of the stated rate by Cantelli's
+  inequality, which holds for any distribution.
+- The worst value limits the stakes. So the whitened value is clipped to a range that is fixed with the baseline, and
+  the baseline is the mean of the *clipped* reference. Both sides of the comparison are then the same bounded value.
 
-The spec never moves after it is learnt: a new one comes only with a new promotion.
+The spec never changes after it is learnt. Only a new promotion brings a new spec.
 
 Source: Shin, Ramdas & Rinaldo (2023), "E-detectors: a nonparametric framework for sequential change detection".
 """
@@ -31,13 +35,15 @@ from trimtab.stats.scores import FloatArray
 
 Direction = Literal["up", "down", "both"]
 
-STAKES = (0.15, 0.3, 0.6)  # in standard deviations of a day; at a low of -1.5 even the last keeps 1 + stake * x > 0
-LOW, HIGH = -1.5, 4.0  # clip of a day, in standard deviations against and along the alarm's direction
-FAR = 8.0  # standard deviations beyond which a day predicts no more of the next
+# per standard deviation of a day; at a low of -1.5 even the last stake keeps 1 + stake * x > 0
+STAKES = (0.15, 0.3, 0.6)
+# the range to which a day is clipped, in standard deviations against and along the alarm's direction
+LOW, HIGH = -1.5, 4.0
+FAR = 8.0  # a day is clipped to so many standard deviations before it predicts the next day
 LEAST_BLOCKS = 7
-RUNS = (2, 3, 4, 5, 6, 7)  # days in a row that may show a gross change
-_GROSS_SHARE = 0.25  # share of the stated rate of false alarms
-KEPT = 366  # days kept to date the onset
+RUNS = (2, 3, 4, 5, 6, 7)  # numbers of days in a row that may show a gross change
+_GROSS_SHARE = 0.25  # share of the stated rate of false alarms that gross changes get
+KEPT = 366  # number of days that are kept to date the onset
 _SIGNS: dict[Direction, tuple[Literal[-1, 1], ...]] = {"up": (1,), "down": (-1,), "both": (1, -1)}
 # One-sided confidence of the baseline's bound, by the least number of reference days; chosen in D0003 and D0177.
 BASELINE_LEVELS = ((28, 0.85), (14, 0.9), (LEAST_BLOCKS, 0.95))
@@ -47,26 +53,27 @@ class AlarmSide(msgspec.Struct, frozen=True, kw_only=True):
     """One direction to watch, in the units of a healthy day's standard deviation."""
 
     sign: Literal[-1, 1]  # 1: an increase is bad
-    baseline: float  # upper confidence bound of the clipped, whitened mean, along the sign
+    baseline: float  # upper confidence bound of the clipped, whitened mean in the direction of the sign
     stakes: tuple[float, ...]
 
 
 class AlarmSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The healthy level, fixed when a version is promoted."""
 
-    run_length: float  # healthy days until a false alarm, on average at least
+    run_length: float  # mean number of healthy days until a false alarm, at least
     mean: float  # mean of the reference values
-    sd: float  # standard deviation of a day's surprise: value less the prediction of the day before
+    sd: float  # standard deviation of a day's surprise, which is the value minus the prediction from the day before
     correlation: float  # correlation of neighbouring days
-    least_rows: int  # smaller days are pooled with the next
+    least_rows: int  # days with fewer rows are pooled with the following days
     reference_blocks: int
     sides: tuple[AlarmSide, ...]
     low: float = LOW  # the limit of a day's value against the alarm's direction, in standard deviations
-    runs: tuple[float, ...] = ()  # standard deviations above the baseline that are an alarm on 2, 3, ... days in a row
+    # standard deviations above the baseline that ring the alarm if 2, 3, ... days in a row exceed them
+    runs: tuple[float, ...] = ()
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True):
-    """One judged block: the number of its first day, its surprise in standard deviations, and its value."""
+    """One judged block of days: the number of its first day, its surprise in standard deviations, and its value."""
 
     day: int
     surprise: float
@@ -74,21 +81,21 @@ class Step(msgspec.Struct, frozen=True, array_like=True):
 
 
 class AlarmState(msgspec.Struct, frozen=True, kw_only=True):
-    """The evidence so far. Days are added once, in order; only sums within a day merge."""
+    """The evidence so far. Days are added once, in order; only sums within a day can be merged."""
 
-    days: int = 0  # updates so far
-    last: float = 0.0  # the prediction of the last block, as a distance from the reference mean before `correlation`
-    log_values: tuple[float, ...] = ()  # running value of each side's bets, in logarithms
+    days: int = 0  # number of updates so far
+    last: float = 0.0  # distance of the last block from the reference mean, from which `correlation` predicts the next
+    log_values: tuple[float, ...] = ()  # logarithm of the running value of the bets of each side
     pooled_sum: float = 0.0
     pooled_rows: int = 0
     pooled_from: int = 0  # the first day of the open pool
     recent: tuple[Step, ...] = ()
-    newest: tuple[float, ...] = ()  # the surprises of the newest days, not clipped
-    alarm_day: int | None = None  # the day of the first alarm; stays until a new state is begun
+    newest: tuple[float, ...] = ()  # the surprises of the newest days, without clipping
+    alarm_day: int | None = None  # the day of the first alarm; kept until a new state is begun
 
     @property
     def log_evidence(self) -> float:
-        """Logarithm of the running mixture; the alarm comes near log(run_length). Before the first day -inf."""
+        """Logarithm of the running mixture; the alarm rings near log(run_length). Before the first day it is -inf."""
         return _log_sum(self.log_values) - math.log(len(self.log_values)) if self.log_values else -math.inf
 
 
@@ -96,7 +103,7 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     """The level of a daily value since a change began."""
 
     mean: float
-    sd: float  # standard deviation of one day: of the reference, or of these days if that is larger
+    sd: float  # standard deviation of one day: the larger of that of the reference and that of these days
     days: int
 
 
@@ -117,17 +124,20 @@ def learn_alarm(
     allowance: float = 0.0,
     low: float = LOW,
 ) -> AlarmSpec:
-    """Fix what healthy means from the days before a promotion: gate window or walk-forward, out of sample only.
+    """Fix the healthy level from the days before a promotion: gate window or walk-forward, only out of sample.
 
     Args:
         values: One value for each day, in order, e.g. the mean of `bounded_losses`, or mean score - mean label.
-        rows: Rows behind each value; days below half their median are pooled later. Omitted: days are never pooled.
-        run_length: Healthy days until a false alarm. For two metrics watched together give each twice the total.
-        direction: Which change is bad. "both" shares one run length between both directions.
-        allowance: How far the mean of healthy days may be from that of the reference for a reason that is known, such
-            as that another fit answers; in units of the values.
-        low: What a day is clipped to against the alarm's direction, in standard deviations, below 0. Near 0 stakes are
-            higher: a change of more than one standard deviation is found sooner, a lesser one later.
+        rows: Number of rows behind each value. Later, days with fewer than half of their median are pooled. Left out,
+            days are never pooled.
+        run_length: Mean number of healthy days until a false alarm. For two metrics that are watched together, give
+            each metric twice the total.
+        direction: The direction in which a change is bad. With "both", the two directions share one run length.
+        allowance: How far the mean of healthy days may be from that of the reference for a known reason, e.g. because
+            the days are answered by another fit; in units of the values.
+        low: The limit to which a day is clipped against the alarm's direction, in standard deviations, below 0. With a
+            limit near 0 stakes are higher: a change of more than one standard deviation is found sooner, a smaller
+            change later.
 
     Raises:
         Misuse: Fewer than 7 days, a value that is not finite, or values that do not vary.
@@ -184,10 +194,11 @@ def update_alarm(spec: AlarmSpec, state: AlarmState, value: float, rows: int | N
     """The state after one more day.
 
     Args:
-        spec: From `learn_alarm`.
+        spec: The result of `learn_alarm`.
         state: `AlarmState()` on the first day.
         value: The day's value; ignored when `rows` is 0.
-        rows: Rows behind it. 0: no evidence, the day passes without a bet. Fewer than `spec.least_rows`: pooled.
+        rows: Number of rows behind the value. 0: there is no evidence, and the day passes without a bet. Fewer than
+            `spec.least_rows`: the day is pooled with the following days.
 
     Raises:
         Misuse: The value is not finite although the day has rows.
@@ -231,15 +242,15 @@ def update_alarm(spec: AlarmSpec, state: AlarmState, value: float, rows: int | N
 
 
 def alarm_threshold(spec: AlarmSpec) -> float:
-    """The logarithm of the evidence that rings: the rest of the stated rate is for gross changes."""
+    """The logarithm of the evidence that rings the alarm; gross changes get the rest of the stated rate."""
     return math.log(spec.run_length) - (math.log1p(-_GROSS_SHARE) if spec.runs else 0.0)
 
 
 def alarm_onset(spec: AlarmSpec, state: AlarmState) -> Onset | None:
     """The start day from which betting would have paid best, and the days that nearly tie; None before any day.
 
-    The range holds every start whose bets pay at least a tenth of the best. It held the true day in 84 to 98 % of
-    simulated alarms (# D0003).
+    The range contains every start day whose bets pay at least a tenth of the best. The range contained the true day in
+    84 to 98 % of simulated alarms (# D0003).
     """
     best: list[float] = []
     for side in spec.sides:
@@ -258,7 +269,7 @@ def alarm_onset(spec: AlarmSpec, state: AlarmState) -> Onset | None:
 
 
 def alarm_level(spec: AlarmSpec, state: AlarmState) -> Level:
-    """The level of the value since the onset of the change; before any day, that of the reference."""
+    """The level of the value since the onset of the change; before any day, the level of the reference."""
     onset = alarm_onset(spec, state)
     values = [] if onset is None else [step.value for step in state.recent if step.day >= onset.day]
     if not values:
@@ -269,9 +280,9 @@ def alarm_level(spec: AlarmSpec, state: AlarmState) -> Level:
 
 
 def shifted_alarm(spec: AlarmSpec, state: AlarmState) -> AlarmSpec:
-    """The alarm for a further change in the same direction, from the level since the onset of the first.
+    """The alarm for a further change in the same direction, from the level since the onset of the first change.
 
-    Few days say where that level is, so its upper bound is as much wider.
+    A few days tell little about that level, so its upper bound is wider accordingly.
     """
     level = alarm_level(spec, state)
     wider = 1.0 / math.sqrt(max(1, level.days))
@@ -289,20 +300,21 @@ def shifted_alarm(spec: AlarmSpec, state: AlarmState) -> AlarmSpec:
 
 
 def _run_bounds(run_length: float, sides: int) -> tuple[float, ...]:
-    """By length of a run, how far each of its days has to be away: together they happen once in four run lengths.
+    """By length of a run, the bound that all its days must exceed; all bounds together ring once in four run lengths.
 
     Source: Cantelli (1928): a value is k standard deviations above its mean with probability 1 / (1 + k^2) at most.
     """
-    probability = _GROSS_SHARE / (run_length * sides * len(RUNS))  # that a run of one length ends on a given day
+    # probability that a run of one length ends on a given day
+    probability = _GROSS_SHARE / (run_length * sides * len(RUNS))
     return tuple(math.sqrt(probability ** (-1.0 / days) - 1.0) for days in RUNS)
 
 
 def _grossly_away(spec: AlarmSpec, newest: tuple[float, ...]) -> bool:
-    """Whether the newest days are each above the bound of a run of their length."""
+    """Return whether the newest days are each above the bound for a run of their length."""
     for side in spec.sides:
         base = max(0.0, side.baseline)
         if not spec.runs or side.sign * newest[-1] < min(spec.runs) + base:
-            continue  # nearly every day ends here
+            continue  # nearly every day returns here
         for days, bound in zip(RUNS, spec.runs, strict=False):
             if len(newest) >= days and min(side.sign * one for one in newest[-days:]) >= bound + base:
                 return True
@@ -310,7 +322,7 @@ def _grossly_away(spec: AlarmSpec, newest: tuple[float, ...]) -> bool:
 
 
 def _correlation(away: FloatArray) -> float:
-    """Lag-1 correlation, corrected for its bias and drawn towards 0.4 (sd 0.2), more so with few days."""
+    """Lag-1 correlation, corrected for its bias and drawn towards 0.4 (sd 0.2), the more the fewer days there are."""
     raw = float(away[1:] @ away[:-1]) / float(away @ away)
     seen = raw + (1.0 + 3.0 * raw) / away.size  # Kendall (1954)
     trust = 0.04 / (0.04 + max(1.0 - seen * seen, 0.3) / away.size)
@@ -320,15 +332,16 @@ def _correlation(away: FloatArray) -> float:
 def _baseline(clipped: FloatArray, allowance: float) -> float:
     mean = float(clipped.mean())
     variance, freedom = block_sum_variance(clipped - mean, correlated=True)
-    from scipy.special import stdtrit  # here: it takes a tenth of a second to load
+    from scipy.special import stdtrit  # imported here because it takes a tenth of a second to load
 
-    level = next(level for least, level in BASELINE_LEVELS if clipped.size + 1 >= least)  # a surprise needs two days
+    # a surprise needs the value of the day before
+    level = next(level for least, level in BASELINE_LEVELS if clipped.size + 1 >= least)
     bound = mean + float(stdtrit(freedom, level)) * math.sqrt(variance) / clipped.size
     return min(bound + allowance, HIGH)
 
 
 def _log_gains(side: AlarmSide, surprise: float, low: float) -> list[float]:
-    """The gain of each stake; limited so that the worst day cannot cost more than all of it."""
+    """The log gain of each stake. Stakes are limited so that the worst day cannot cost more than the whole bet."""
     most = 0.95 / (side.baseline - low)
     excess = max(low, min(HIGH, side.sign * surprise)) - side.baseline
     return [math.log1p(min(stake, most) * excess) for stake in side.stakes]

@@ -1,4 +1,4 @@
-"""Test whether the mean loss difference of two models on the same rows is below a margin, for the gate."""
+"""Test whether the mean loss difference of two models on the same rows is below a margin; used by the gate."""
 
 from typing import Literal
 
@@ -14,19 +14,19 @@ Side = Literal["both", "upper", "lower"]
 def paired_mean_bound(
     differences: ArrayLike, blocks: ArrayLike, *, level: float = 0.95, side: Side = "both", correlated: bool = True
 ) -> Interval:
-    """Confidence bound on the mean per-row difference, when rows of one block (a day) stand or fall together.
+    """Confidence bound on the mean per-row difference, if the rows of a block (a day) depend on each other.
 
-    The standard error comes from the block sums of the residuals, never from the rows. With `correlated`, days that
-    resemble the day before are allowed for as well: the variance is read from the slow cosines of the block series
-    alone, which costs degrees of freedom (14 days: 4 instead of 13, a bound about 17 % wider). Measured with a lag-1
-    correlation of .4, a stated 5 % of wrong passes becomes 13 % without it over any number of days; with it 10 % over
-    7 days, 7 % over 14, 6 % over 60.
+    The standard error comes from the block sums of the residuals, never from single rows. With `correlated`, it also
+    allows for days that resemble the day before. The variance is then computed from the slow cosines of the block
+    series alone, which costs degrees of freedom (14 days have 4 instead of 13, which makes the bound about 17 % wider).
+    In measurements with a lag-1 correlation of .4, a stated 5 % of wrong passes was in fact 13 % without `correlated`,
+    for any number of days. With `correlated` it was 10 % for 7 days, 7 % for 14, and 6 % for 60.
 
     Args:
         differences: Loss of the candidate minus loss of the champion, shape (rows,); negative = candidate better.
         blocks: Block of each row, e.g. its day number, shape (rows,); the order of the ids is the order of time.
-        level: Confidence, of the whole interval or of its one bound.
-        side: Which bounds to give; the other one is infinite.
+        level: Confidence of the interval, or of the single bound.
+        side: The bounds to compute; the other bound is infinite.
         correlated: Whether neighbouring blocks may be correlated.
 
     Raises:
@@ -65,14 +65,14 @@ def paired_mean_bound(
 def blocks_needed(
     sd: float, margin: float, *, level: float = 0.95, power: float = 0.8, most: int = 10_000
 ) -> int | None:
-    """The number of blocks that a one-sided test needs to find a true mean difference of `margin`; None above `most`.
+    """The number of blocks with which a one-sided test finds a true mean difference of `margin`; None above `most`.
 
     Args:
         sd: Standard deviation of the block means (for correlated blocks, times sqrt((1 + r) / (1 - r))).
-        margin: The true difference to be found, in the same unit.
+        margin: The true difference that is to be found, in the same unit.
         level: Confidence of the one-sided bound.
         power: Wanted probability that the bound excludes zero.
-        most: Where to give up.
+        most: The number of blocks above which the search ends.
 
     Source: noncentral t distribution, Johnson & Welch (1940).
 
@@ -83,7 +83,7 @@ def blocks_needed(
     check_level(power)
     if not (sd >= 0.0 and margin > 0.0):
         raise Misuse(f"power: needs sd >= 0 and margin > 0, found sd {sd} and margin {margin}.")
-    low, high = 1, 2  # `low` blocks are too few, `high` are enough
+    low, high = 1, 2  # `low` blocks are too few, `high` blocks are enough
     while _power(high, sd, margin, level) < power:
         low, high = high, 2 * high
         if low >= most:
@@ -101,7 +101,7 @@ def block_sum_variance(residuals: NDArray[np.float64], correlated: bool) -> tupl
     """Variance of the sum of the block residuals (which add up to zero), and its degrees of freedom."""
     blocks = residuals.size
     slow = min(blocks - 1, max(3, round(0.7 * blocks ** (2 / 3))))
-    if not correlated or slow == blocks - 1:  # all cosines together are the plain estimator
+    if not correlated or slow == blocks - 1:  # all cosines together give the plain estimator
         return blocks / (blocks - 1) * float(residuals @ residuals), blocks - 1
     waves = np.cos(np.pi * np.outer(np.arange(1, slow + 1), np.arange(blocks) + 0.5) / blocks)
     strength = np.sqrt(2.0 / blocks) * (waves @ residuals)
@@ -109,7 +109,7 @@ def block_sum_variance(residuals: NDArray[np.float64], correlated: bool) -> tupl
 
 
 def _power(blocks: int, sd: float, margin: float, level: float) -> float:
-    from scipy.special import nctdtr  # here: it takes a tenth of a second to load
+    from scipy.special import nctdtr  # imported here because it takes a tenth of a second to load
 
     if sd == 0.0:
         return 1.0
@@ -118,6 +118,6 @@ def _power(blocks: int, sd: float, margin: float, level: float) -> float:
 
 
 def _t_quantile(freedom: int, level: float) -> float:
-    from scipy.special import stdtrit  # here: it takes a tenth of a second to load
+    from scipy.special import stdtrit  # imported here because it takes a tenth of a second to load
 
     return float(stdtrit(freedom, level))

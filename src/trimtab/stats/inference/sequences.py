@@ -1,14 +1,15 @@
 """Confidence sequence of the daily difference of two models on the same rows, valid at every day.
 
-A test that is repeated each day until it says yes says yes to anything. A confidence sequence holds at all days at
-once: the probability that it is ever wrong is at most 1 - level. Its evidence on the n-th day is the likelihood ratio
-of Student's t of the days' mean differences, averaged over differences of a quarter to eight standard deviations of a
-day; such an average is a test martingale of days that are independent and bell-shaped, whatever their spread, and a
-day's mean over hundreds of rows nearly is. Days that resemble the day before carry less: standard errors are as much
-wider.
+A test that is repeated each day until it succeeds will succeed by chance in the end. A confidence sequence is valid at
+all days at once: the probability that it is ever wrong is at most 1 - level. The evidence on the n-th day is the
+likelihood ratio of Student's t of the daily mean differences, averaged over true differences of a quarter to eight
+standard deviations of a day. Such an average is a test martingale if days are independent and normally distributed,
+whatever their spread. The mean of a day over hundreds of rows is nearly normal. Days that resemble the day before carry
+less information, so standard errors are widened accordingly.
 
-Earlier days on which two such models differed show how much days differ, though not by how much these models do: with
-them the first day may already decide, and without them the third.
+Earlier days on which two such models differed show how much the difference varies from day to day, but not how large it
+is for these two models. With earlier days the first day may already decide; without them, the third day is the
+earliest.
 
 Source: Lai (1976), "On confidence sequences"; Perez-Ortiz, Lardy, de Heide & Grunwald (2024), "E-statistics, group
 invariance and anytime-valid testing".
@@ -27,19 +28,20 @@ from numpy.typing import ArrayLike, NDArray
 from trimtab.core.errors import Misuse
 
 Verdict = Literal["promote", "hold", "reject"]
-SIZES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # true differences that are bet on, in standard deviations of a day
-CORRELATION = 0.3  # correlation of neighbouring days that is allowed for; the evidence has room for .4 (# D0199)
+# the true differences that the evidence is averaged over, in standard deviations of a day
+SIZES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+CORRELATION = 0.3  # assumed correlation of neighbouring days; the evidence stays valid up to .4 (# D0199)
 
 
 class PairedSequence(msgspec.Struct, frozen=True, kw_only=True):
-    """The evidence of the days so far about successor minus champion."""
+    """The evidence from the days so far about the loss of the successor minus that of the champion."""
 
     days: int
-    mean: float  # mean of the days' differences; above 0 the successor is worse
-    low: float  # with the stated level it is never below; minus infinity before the second day
-    high: float  # with the stated level it is never above
+    mean: float  # mean of the daily differences; above 0 the successor is worse
+    low: float  # lower bound, valid at all days with the stated level; minus infinity before the second day
+    high: float  # upper bound, valid at all days with the stated level
     verdict: Verdict
-    decided: int | None  # the day on which the verdict fell, 1 for the first; None while it holds
+    decided: int | None  # the day on which the test decided, 1 for the first day; None while the verdict is "hold"
 
 
 def paired_sequence(
@@ -51,16 +53,19 @@ def paired_sequence(
     level: float = 0.95,
     correlation: float = CORRELATION,
 ) -> PairedSequence:
-    """Whether a successor may take over, from each day's mean loss difference; evaluated again every day.
+    """Decide from each day's mean loss difference whether a successor may take over; may be called every day.
 
     Args:
-        differences: Mean over a day's rows of the loss of the successor minus that of the champion, oldest first, shape
-            (days,). Put days with few rows together before.
+        differences: For each day, the mean over its rows of the successor's loss minus the champion's, oldest first,
+            shape (days,). Merge days with few rows before the call.
         margin: How much worse the successor may be and still take over, in units of the loss.
-        earlier: The same of days before, by a model much like the successor: only their spread is used, not their mean.
-        least: Promote on no earlier day than this one, 1 for the first; to reject there is no such bound.
-        level: Of each of the two bounds: the probability that an equal successor is ever rejected is at most 1 - level.
-        correlation: Of neighbouring days, from 0 to below 1.
+        earlier: Differences of earlier days, by a model much like the successor. Only their spread is used, not their
+            mean.
+        least: The first day on which the verdict may be "promote", 1 for the first day. A verdict of "reject" has no
+            such limit.
+        level: The level of each of the two bounds. The probability that an equal successor is ever rejected is at most
+            1 - level.
+        correlation: The correlation of neighbouring days, from 0 to below 1.
 
     Returns:
         "reject" once the successor is proven worse, "promote" once it is proven less than `margin` worse, whichever
@@ -107,16 +112,16 @@ def paired_sequence(
 def distance_seen(
     days: int, spread: float, *, known: int = 0, level: float = 0.95, correlation: float = CORRELATION
 ) -> float:
-    """The distance from the observed mean within which so many days bound the true difference; may be infinite.
+    """The distance from the observed mean within which the true difference of so many days lies; may be infinite.
 
-    A plan that allows for less than this cannot detect its own margin in so many days.
+    A test whose margin is smaller than this distance cannot detect the margin in so many days.
 
     Args:
-        days: How many, 1 or more.
+        days: Number of days, 1 or more.
         spread: Standard deviation of a day's difference.
-        known: Degrees of freedom that earlier days give to the spread.
-        level: Of the bound.
-        correlation: Of neighbouring days.
+        known: Degrees of freedom that earlier days add to the spread.
+        level: Level of the bound.
+        correlation: Correlation of neighbouring days.
 
     >>> distance_seen(2, 0.01), distance_seen(14, 0.01) < distance_seen(7, 0.01) < 0.03
     (inf, True)
@@ -128,7 +133,7 @@ def distance_seen(
 
 @lru_cache(maxsize=4096)
 def critical_t(days: int, freedom: int, level: float) -> float:
-    """Student's t of so many days from which on the evidence is 1 / (1 - level); infinite where none is enough.
+    """The least Student's t of so many days at which the evidence is 1 / (1 - level); infinite if no t suffices.
 
     >>> round(critical_t(5, 4, 0.95), 1) > round(critical_t(20, 19, 0.95), 1)
     True
@@ -155,8 +160,8 @@ def log_evidence(t: float, days: int, freedom: int) -> float:
     """Logarithm of the evidence that the true difference is above 0, by Student's t of so many days.
 
     Args:
-        t: Mean of the days over its standard error.
-        days: At least 1.
+        t: Mean of the days divided by its standard error.
+        days: Number of days, at least 1.
         freedom: Degrees of freedom of the standard error, at least 1.
 
     >>> log_evidence(6.0, 10, 9) > math.log(20) > log_evidence(2.0, 10, 9)
@@ -172,7 +177,7 @@ def log_evidence(t: float, days: int, freedom: int) -> float:
 
 
 def _squares(x: NDArray[np.float64]) -> float:
-    """The sum of squares of what differs from the mean."""
+    """The sum of squared differences from the mean."""
     return float(((x - x.mean()) ** 2).sum()) if x.size else 0.0
 
 

@@ -1,4 +1,4 @@
-"""A lower bound of the calibration error, without the part that is due to randomness."""
+"""A lower bound of the calibration error, without the part of the error that is due to randomness."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,21 +13,21 @@ _LEAST_BLOCKS = 3
 def calibration_error_bound(
     labels: ArrayLike, scores: ArrayLike, blocks: ArrayLike, *, bins: int = 10, level: float = 0.95
 ) -> Interval:
-    """Root mean squared distance of promised and observed share, with the bound that it surely exceeds.
+    """Root mean squared distance of promised and observed shares, and a lower bound of that distance.
 
-    The plain calibration error of a perfectly calibrated model is above 0, the more so the fewer rows there are. Here
-    only products of residuals of different blocks count, so that randomness cancels out; the bound comes from leaving
-    out one block at a time.
+    The plain calibration error of a perfectly calibrated model is above 0, and the fewer rows there are, the larger it
+    is. This function only uses products of residuals of different blocks, so that randomness cancels out. The bound
+    comes from leaving out one block at a time.
 
     Args:
         labels: 0 or 1, shape (rows,).
         scores: Probabilities, shape (rows,).
         blocks: Block of each row, e.g. its day, shape (rows,).
-        bins: How many bins of about equally many rows; equal scores share one.
-        level: Confidence of the one-sided lower bound; the upper one is open.
+        bins: Number of bins, each with about equally many rows; equal scores are in the same bin.
+        level: Confidence of the one-sided lower bound; the upper bound is infinite.
 
     Raises:
-        Misuse: Fewer than 3 blocks, shapes that differ, or unfit labels or scores.
+        Misuse: There are fewer than 3 blocks, the shapes differ, or labels or scores are not valid.
 
     Source: the debiased estimator of Kumar, Liang & Ma (2019), over blocks; jackknife, Efron & Tibshirani (1993).
 
@@ -37,7 +37,7 @@ def calibration_error_bound(
     (0.4, 0.4)
     """
     check_level(level)
-    from scipy.special import stdtrit  # here: it takes a tenth of a second to load
+    from scipy.special import stdtrit  # imported here because it takes a tenth of a second to load
 
     y, p = checked(labels, scores, "calibration error")
     if np.shape(blocks) != y.shape:
@@ -66,7 +66,7 @@ def calibration_error_bound(
 
 
 def _squared(sums: FloatArray, squares: FloatArray, rows: FloatArray, blocks: int) -> float:
-    """The mean squared distance over the bins, from products of residuals of different blocks alone."""
+    """The mean squared distance over the bins, computed only from products of residuals of different blocks."""
     there = rows > 0
     apart = (sums[there] ** 2 - squares[there]) * blocks / (blocks - 1)
     return float((apart / rows[there]).sum() / rows.sum())

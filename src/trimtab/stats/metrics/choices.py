@@ -1,4 +1,4 @@
-"""Choice of a class when wrong choices have different costs."""
+"""Choice of a class if wrong choices have different costs."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from trimtab.stats.scores import FloatArray, checked_probabilities
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """The cost a row of one way to choose a class."""
+    """The cost per row of one way to choose a class."""
 
     cost: float
-    interval: Interval | None  # None: fewer than two blocks
-    answered: tuple[int, ...]  # rows by the class that was answered
+    interval: Interval | None  # None if there are fewer than two blocks
+    answered: tuple[int, ...]  # number of rows by chosen class
 
 
 class Choices(msgspec.Struct, frozen=True, kw_only=True):
-    """Costs of three ways to choose a class, on the same rows."""
+    """The costs of three ways to choose a class, on the same rows."""
 
     costs: tuple[tuple[float, ...], ...]  # cost of each choice (second axis) by true class (first axis)
     rows: int
     likeliest: Choice
-    cheapest: Choice  # the class of least expected cost, the best choice if the probabilities are right
-    constant: Choice  # always the one class that would have cost least on these rows
-    saved: float  # a row, by choosing the cheapest class instead of the likeliest
+    cheapest: Choice  # the class with the least expected cost, the best choice if the probabilities are right
+    constant: Choice  # always the same class: the one that would have cost least on these rows
+    saved: float  # saved cost per row if the cheapest class is chosen instead of the likeliest
     saved_interval: Interval | None
 
 
 def cheapest_class(chances: ArrayLike, costs: ArrayLike) -> NDArray[np.int64]:
-    """The number of the class whose answer costs least in the mean, of equal ones the first; shape (rows,).
+    """The index of the class with the least expected cost, the first of several such classes; shape (rows,).
 
     Args:
-        chances: Shape (rows, classes).
-        costs: What each answer (second axis) to each true class (first axis) costs, shape (classes, classes).
+        chances: Probabilities, shape (rows, classes).
+        costs: The cost of each answer (second axis) for each true class (first axis), shape (classes, classes).
 
     Raises:
-        Misuse: Shapes that differ, or a cost below 0 or without end.
+        Misuse: The shapes differ, or a cost is negative or infinite.
 
     >>> cheapest_class([[0.6, 0.3, 0.1], [0.8, 0.15, 0.05]], [[0, 1, 1], [1, 0, 1], [9, 9, 0]]).tolist()
     [2, 0]
@@ -58,18 +58,18 @@ def cheapest_class(chances: ArrayLike, costs: ArrayLike) -> NDArray[np.int64]:
 def compare_choices(
     labels: ArrayLike, chances: ArrayLike, costs: ArrayLike, blocks: ArrayLike, *, repeats: int = 500, seed: int = 0
 ) -> Choices:
-    """Cost a row of choosing the likeliest class, the cheapest, and always the same one, with intervals.
+    """The cost per row of three choices with intervals: the likeliest class, the cheapest, and always the same.
 
     Args:
-        labels: The number of each row's class, shape (rows,).
-        chances: Shape (rows, classes), each row adding up to 1.
-        costs: What each answer (second axis) to each true class (first axis) costs, shape (classes, classes).
-        blocks: What is drawn again as a whole, e.g. the day of each row.
-        repeats: How many times to draw.
+        labels: The index of the class of each row, shape (rows,).
+        chances: Probabilities, shape (rows, classes), each row adding up to 1.
+        costs: The cost of each answer (second axis) for each true class (first axis), shape (classes, classes).
+        blocks: The unit that is resampled as a whole, e.g. the day of each row.
+        repeats: Number of draws.
         seed: Seed of the draws.
 
     Raises:
-        Misuse: No rows, shapes that differ, values that are no probabilities, or a cost below 0 or without end.
+        Misuse: There are no rows, the shapes differ, values are not probabilities, or a cost is negative or infinite.
 
     >>> found = compare_choices([0, 2], [[0.9, 0.1, 0.0], [0.6, 0.2, 0.2]], [[0, 1, 1], [1, 0, 1], [9, 9, 0]], [0, 1])
     >>> found.likeliest.cost, found.cheapest.cost, found.constant.cost

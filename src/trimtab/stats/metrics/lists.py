@@ -1,4 +1,4 @@
-"""Losses of ranked lists: rows shown together are judged together, by the order of their scores."""
+"""Losses of ranked lists: rows that are shown together are judged together, by the order of their scores."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ Ints = NDArray[np.int64]
 
 
 class Ordered(msgspec.Struct, frozen=True, eq=False):
-    """The rows of lists, list after list, each from the highest score down."""
+    """The rows of lists, list after list, each list from the highest score to the lowest."""
 
-    rows: Ints  # numbers of the rows in this order
-    place: Ints  # the list of each of them
-    rank: Ints  # 0 for the first of its list
-    tie: Ints  # rows of one list with one score share a number
+    rows: Ints  # indices of the rows in this order
+    place: Ints  # the list of each row in this order
+    rank: Ints  # position in the list, 0 for the first row
+    tie: Ints  # the same number for all rows of a list with equal scores
 
 
 def unit_losses(
     metric: Loss, labels: ArrayLike, scores: ArrayLike, lists: ArrayLike | None = None
 ) -> tuple[FloatArray, Ints]:
-    """The loss of each unit, and the number of a row of it: rows are units, of rankings the lists.
+    """The loss of each unit, and the index of a row of each unit. Units are rows; for rankings, units are lists.
 
-    A list whose rows are all alike (and so one of a single row) is no unit: no order of it is better than another.
+    A list whose rows all have the same relevance (for example a list of a single row) is not a unit, because no order
+    of such a list is better than another.
 
     Args:
-        metric: Of `row_losses`, or `ndcg_loss(k)`.
-        labels: Shape (rows,), see `row_losses`; of rankings the relevance, at least 0.
-        scores: Shape (rows,), of several classes (rows, classes).
-        lists: Of rankings: which list each row belongs to, shape (rows,).
+        metric: A metric of `row_losses`, or `ndcg_loss(k)`.
+        labels: Shape (rows,), see `row_losses`; for rankings the relevance, at least 0.
+        scores: Shape (rows,), for several classes (rows, classes).
+        lists: For rankings: the list that each row belongs to, shape (rows,).
 
     Raises:
-        Misuse: Shapes that differ, values outside their range, or a ranking without lists.
+        Misuse: The shapes differ, values are outside their range, or a ranking has no lists.
 
     >>> relevance, scores = [1.0, 0.0, 0.0, 2.0, 1.0], [0.9, 0.2, 0.1, 3.0, 5.0]
     >>> losses, rows = unit_losses("ndcg_loss(1)", relevance, scores, [7, 7, 8, 9, 9])
@@ -59,19 +60,20 @@ def unit_losses(
 
 
 def list_ndcg(relevance: ArrayLike, scores: ArrayLike, lists: ArrayLike, *, top: int) -> FloatArray:
-    """Normalised discounted cumulative gain of each list, in the order of their ids; NaN where all rows are alike.
+    """Normalised discounted cumulative gain of each list, in the order of list ids; NaN if all rows are alike.
 
-    The gain of a row is its relevance; place n (from 1) counts 1 / log2(n + 1), places after `top` nothing. Rows of
-    equal score share what their places count, which is the mean over their orders.
+    The gain of a row is its relevance. Position n (from 1) has the weight 1 / log2(n + 1), and positions after `top`
+    have no weight. Rows of equal score share the weights of their positions, which gives the mean over all orders of
+    these rows.
 
     Args:
-        relevance: At least 0, shape (rows,).
-        scores: The highest is listed first, shape (rows,).
-        lists: Which list each row belongs to, shape (rows,).
-        top: The number of places.
+        relevance: Relevance of each row, at least 0, shape (rows,).
+        scores: Shape (rows,); the row with the highest score is listed first.
+        lists: The list that each row belongs to, shape (rows,).
+        top: The number of positions that count.
 
     Raises:
-        Misuse: Shapes that differ, or values that are no number or below 0.
+        Misuse: The shapes differ, or values are not numbers or are negative.
 
     Source: Järvelin & Kekäläinen (2002); ties: McSherry & Najork (2008).
 
@@ -91,7 +93,7 @@ def list_ndcg(relevance: ArrayLike, scores: ArrayLike, lists: ArrayLike, *, top:
 
 
 def list_places(scores: FloatArray, lists: Ints) -> FloatArray:
-    """The place of each row in its list, 0 for the first to 1 for the last; equal scores share their mean place.
+    """The position of each row in its list, from 0 (first) to 1 (last); equal scores share their mean position.
 
     >>> list_places(np.array([0.5, 2.0, 0.5, 7.0]), np.array([0, 0, 0, 1])).tolist()
     [0.75, 0.0, 0.75, 0.0]
@@ -106,11 +108,11 @@ def list_places(scores: FloatArray, lists: Ints) -> FloatArray:
 
 
 def is_informative(relevance: FloatArray, place: Ints) -> NDArray[np.bool_]:
-    """Whether the rows of a list differ, so that one order of it is better than another; a flag for each list.
+    """For each list, whether its rows differ in relevance, so that one order of the list is better than another.
 
     Args:
         relevance: Shape (rows,).
-        place: The number of each row's list, shape (rows,), none left out.
+        place: The index of the list of each row, shape (rows,); every index occurs.
     """
     count = int(place.max(initial=-1)) + 1
     low, high = np.full(count, np.inf), np.full(count, -np.inf)
@@ -121,7 +123,7 @@ def is_informative(relevance: FloatArray, place: Ints) -> NDArray[np.bool_]:
 
 
 def ordered(scores: FloatArray, place: Ints) -> Ordered:
-    """The rows of each list by falling score, equal ones in their order."""
+    """The rows of each list by falling score; rows with equal scores keep their order."""
     rows = np.lexsort((-scores, place))
     lists = place[rows]
     begins = np.ones(rows.size, bool)
@@ -136,10 +138,10 @@ def ordered(scores: FloatArray, place: Ints) -> Ordered:
 def checked_lists(
     relevance: ArrayLike, scores: ArrayLike, lists: ArrayLike, top: int
 ) -> tuple[FloatArray, FloatArray, Ints]:
-    """Relevance, scores and the number of each row's list, once they are fit for use.
+    """Relevance, scores and the index of the list of each row, after they were checked.
 
     Raises:
-        Misuse: See `list_ndcg`.
+        Misuse: For the same reasons as in `list_ndcg`.
     """
     gain, p, ids = np.asarray(relevance, np.float64), np.asarray(scores, np.float64), np.asarray(lists)
     if gain.ndim != 1 or not gain.shape == p.shape == ids.shape or top < 1:

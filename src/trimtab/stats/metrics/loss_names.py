@@ -1,29 +1,30 @@
-"""Names and kinds of the losses, without NumPy."""
+"""Names and kinds of the losses. This module does not load NumPy."""
 
 import math
 from typing import Literal, TypeAlias
 
 from trimtab.core.errors import Misuse
 
-Loss: TypeAlias = str  # one of `LOSSES` or `CLASS_LOSSES`, or what `pinball` or `ndcg_loss` gives
-# What labels and scores of a loss are:
+Loss: TypeAlias = str  # one of `LOSSES` or `CLASS_LOSSES`, or a result of `pinball` or `ndcg_loss`
+# What the labels and scores of a loss are:
 LossKind = Literal["binary", "multiclass", "regression", "count", "quantile", "ranking"]
 
 LOSSES = ("log_loss", "brier", "squared_error", "absolute_error", "poisson_deviance")
-CLASS_LOSSES = ("multi_log_loss", "multi_brier", "error_rate")  # losses of a row of probabilities, one for each class
+# losses of a row that has one probability for each class
+CLASS_LOSSES = ("multi_log_loss", "multi_brier", "error_rate")
 PROBABILITIES = ("log_loss", "brier")
 PROBABILITY_LOSSES = (*PROBABILITIES, *CLASS_LOSSES)
 _OPEN, _OPEN_NDCG, _CLOSE = "pinball(", "ndcg_loss(", ")"
 
 
 def pinball(quantile: float) -> Loss:
-    """The name of the loss whose best answer is a quantile of the label: `pinball(0.9)` is exceeded one time in ten.
+    """The name of the loss whose best answer is a quantile: labels exceed that of `pinball(0.9)` one time in ten.
 
     Args:
-        quantile: Above 0 and below 1.
+        quantile: The quantile, above 0 and below 1.
 
     Raises:
-        Misuse: It is not.
+        Misuse: The quantile is not between 0 and 1.
 
     >>> pinball(0.9)
     'pinball(0.9)'
@@ -34,7 +35,7 @@ def pinball(quantile: float) -> Loss:
 
 
 def quantile_of(metric: Loss) -> float | None:
-    """The quantile of a pinball loss, None of every other.
+    """The quantile of a pinball loss; None for all other losses.
 
     >>> quantile_of("pinball(0.9)"), quantile_of("brier")
     (0.9, None)
@@ -49,13 +50,13 @@ def quantile_of(metric: Loss) -> float | None:
 
 
 def ndcg_loss(top: int = 10) -> Loss:
-    """The name of the loss of a ranked list: 1 less its NDCG over the first `top` places, in [0, 1].
+    """The name of the loss of a ranked list: 1 minus the NDCG of its first `top` positions, in [0, 1].
 
     Args:
-        top: How many places people look at, at least 1.
+        top: The number of positions that people look at, at least 1.
 
     Raises:
-        Misuse: It is no whole number of at least 1.
+        Misuse: `top` is not a whole number of at least 1.
 
     >>> ndcg_loss(10)
     'ndcg_loss(10)'
@@ -66,7 +67,7 @@ def ndcg_loss(top: int = 10) -> Loss:
 
 
 def top_of(metric: Loss) -> int | None:
-    """The number of places that a loss of lists looks at; None for other losses.
+    """The number of positions that a loss of lists counts; None for other losses.
 
     >>> top_of("ndcg_loss(5)"), top_of("brier")
     (5, None)

@@ -1,4 +1,4 @@
-"""The loss of each row, by metric, as gates, alarms and tables use it."""
+"""The loss of each row by metric, as used by gates, alarms and tables."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -9,20 +9,20 @@ from trimtab.stats.metrics.loss_names import CLASS_LOSSES, PROBABILITY_LOSSES, l
 from trimtab.stats.metrics.loss_names import Loss as Loss
 from trimtab.stats.scores import CLIP, FloatArray, checked_probabilities, log_loss_rows
 
-LEAST_RATE = 1e-9  # a predicted count of 0 costs as much as this one: finite, but large
+LEAST_RATE = 1e-9  # a predicted count of 0 costs as much as this count, so that the loss is large but finite
 
 
 def row_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatArray:
-    """The loss of each row, shape (rows,); smaller is better, the mean is the metric.
+    """The loss of each row, shape (rows,). A smaller loss is better, and the mean loss is the metric.
 
     Args:
-        metric: A name from `LOSSES` or `CLASS_LOSSES`, or `pinball(q)`. Of lists see `unit_losses`.
-        labels: Shape (rows,): 0 and 1 for log loss, at least 0 for the Poisson deviance, the number of its class where
-            there are several.
-        scores: Shape (rows,), of several classes (rows, classes). A predicted count below 1e-9 counts as 1e-9.
+        metric: A name from `LOSSES` or `CLASS_LOSSES`, or `pinball(q)`. For losses of lists see `unit_losses`.
+        labels: Shape (rows,): 0 or 1 for log loss, at least 0 for the Poisson deviance, the index of the class if there
+            are several classes.
+        scores: Shape (rows,), for several classes (rows, classes). A predicted count below 1e-9 counts as 1e-9.
 
     Raises:
-        Misuse: Shapes that differ, labels outside their range, a metric that does not exist.
+        Misuse: The shapes differ, labels are outside their range, or the metric does not exist.
 
     >>> row_losses("absolute_error", [1.0, 2.0], [1.5, 2.0]).tolist()
     [0.5, 0.0]
@@ -42,7 +42,7 @@ def row_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatArray
     quantile = quantile_of(metric)
     if quantile is not None:
         return np.maximum(quantile * gap, (quantile - 1.0) * gap)
-    if loss_kind(metric) == "ranking":  # refuses a name that does not exist, too
+    if loss_kind(metric) == "ranking":  # this also refuses a name that does not exist
         raise Misuse(f"{metric}: a row of a list has no loss of its own. Ask for those of lists: unit_losses.")
     return np.abs(gap) if metric == "absolute_error" else gap * gap
 
@@ -50,16 +50,17 @@ def row_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatArray
 def expected_losses(metric: Loss, scores: ArrayLike, cap: float) -> FloatArray | None:
     """The mean capped loss of each row if its label were drawn from its scores, shape (rows,), in units of `cap`.
 
-    What a row's answer says about its own loss: for log loss the entropy of the answer. A loss that exceeds it, on
-    average, is the fault of the model; a loss that is high because the predictions are uncertain is not.
+    This is the loss that an answer itself predicts: for log loss, the entropy of the answer. If the observed loss
+    exceeds it on average, the model is at fault. If the loss is merely high because the predictions are uncertain, the
+    model is not.
 
     Args:
-        metric: As for `row_losses`.
+        metric: As in `row_losses`.
         scores: Shape (rows,), for several classes (rows, classes).
         cap: The loss at which a row is capped.
 
     Returns:
-        None for a metric whose scores are no probabilities: one number states no spread.
+        None for a metric whose scores are not probabilities, because a single number contains no spread.
 
     Source: DeGroot & Fienberg (1983), the refinement part of a proper score.
 
@@ -89,7 +90,7 @@ def bounded_losses(losses: ArrayLike, cap: float = LOSS_CAP) -> FloatArray:
 
 
 def _class_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatArray:
-    """Minus the log of the true class's probability; the squared distance to it; 1 where another is the likeliest."""
+    """Minus the log of the true class's probability; the squared distance to it; 1 if another class is likelier."""
     y, p = checked_probabilities(labels, scores, metric)
     if metric == "error_rate":
         return np.asarray(np.argmax(p, axis=1) != y, np.float64)
@@ -97,12 +98,12 @@ def _class_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatAr
     if metric == "multi_log_loss":
         return np.asarray(-np.log(np.clip(true, CLIP, 1.0 - CLIP)), np.float64)
     squared: FloatArray = (p * p).sum(axis=1) - 2.0 * true + 1.0
-    return np.maximum(squared, 0.0)  # rounding may leave -1e-16
+    return np.maximum(squared, 0.0)  # rounding may result in -1e-16
 
 
 def _poisson_deviance(y: FloatArray, p: FloatArray) -> FloatArray:
-    """Twice the log likelihood that is lost against predicting each count itself."""
-    from scipy.special import xlogy  # here: it takes a tenth of a second to load
+    """Twice the log likelihood that is lost in comparison with predicting each count itself."""
+    from scipy.special import xlogy  # imported here because it takes a tenth of a second to load
 
     bad = np.flatnonzero(y < 0.0)
     if bad.size:
@@ -112,4 +113,4 @@ def _poisson_deviance(y: FloatArray, p: FloatArray) -> FloatArray:
         )
     rate = np.maximum(p, LEAST_RATE)
     losses: FloatArray = 2.0 * (xlogy(y, y / rate) - y + rate)
-    return np.maximum(losses, 0.0)  # rounding may leave -1e-16 where both are equal
+    return np.maximum(losses, 0.0)  # rounding may result in -1e-16 if both are equal

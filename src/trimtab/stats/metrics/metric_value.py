@@ -14,7 +14,7 @@ from trimtab.stats.interval import Interval
 from trimtab.stats.scores import FloatArray
 
 Better = Literal["lower", "higher", "near"]
-Weighted = Callable[[FloatArray], float | None]  # a statistic of rows, given a weight for each
+Weighted = Callable[[FloatArray], float | None]  # a statistic of rows, which takes a weight for each row
 
 
 class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +22,7 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     value: float | None  # None: undefined on these rows (one class only, labels without spread)
-    interval: Interval | None  # None: fewer than two blocks, or undefined in most draws
+    interval: Interval | None  # None if there are fewer than two blocks, or if the metric is undefined in most draws
     better: Better
     goal: float | None = None  # the best value, for "near"
 
@@ -37,7 +37,7 @@ def metric_value(
     repeats: int = 200,
     seed: int = 0,
 ) -> MetricValue:
-    """A metric with its interval, from a statistic that takes weights; see `resampled`."""
+    """A metric with its interval, from a statistic that takes a weight for each row; see `resampled`."""
     interval = resampled(statistic, blocks, repeats=repeats, seed=seed)
     value = statistic(np.ones(len(blocks))) if interval is None else interval.estimate
     return MetricValue(
@@ -46,5 +46,5 @@ def metric_value(
 
 
 def mean_of(values: FloatArray) -> Weighted:
-    """The weighted mean of a value a row, as a statistic."""
+    """A statistic: the weighted mean of one value per row."""
     return lambda weights: float(np.average(values, weights=weights))

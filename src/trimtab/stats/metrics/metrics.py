@@ -13,24 +13,24 @@ from trimtab.stats.metrics.metric_value import Better, MetricValue, Weighted, me
 from trimtab.stats.metrics.multiclass import multiclass_metrics
 from trimtab.stats.scores import FloatArray, auc, checked
 
-_BINS = 10  # for the calibration error
+_BINS = 10  # number of bins for the calibration error
 
 
 def score_metrics(
     metric: Loss, labels: ArrayLike, scores: ArrayLike, blocks: ArrayLike, *, repeats: int = 200, seed: int = 0
 ) -> tuple[MetricValue, ...]:
-    """All metrics of a model's kind, `metric` first.
+    """All metrics for a model of this kind, `metric` first.
 
     Args:
-        metric: The model's own metric; its kind decides which others belong to it.
+        metric: The model's own metric; the kind of this metric decides which other metrics are computed.
         labels: Shape (rows,).
-        scores: Shape (rows,), of several classes (rows, classes).
+        scores: Shape (rows,), for several classes (rows, classes).
         blocks: The unit that is resampled as a whole, e.g. the day of each row.
         repeats: The number of draws.
         seed: Seed of the draws.
 
     Raises:
-        Misuse: No rows, shapes that differ, or values outside their range.
+        Misuse: There are no rows, the shapes differ, or values are outside their range.
 
     >>> found = score_metrics("squared_error", [1.0, 2.0, 4.0], [1.5, 2.0, 3.0], [0, 1, 2])
     >>> [(one.name, round(one.value, 3)) for one in found][:3]
@@ -72,9 +72,11 @@ def _binary(metric: Loss, y: FloatArray, p: FloatArray) -> list[tuple[str, Bette
         gaps = np.bincount(place, weights=weights * (p - y), minlength=_BINS)
         return float(np.abs(gaps).sum() / weights.sum())
 
-    lasts = y.size - np.flatnonzero(np.diff(p, prepend=-np.inf))[::-1]  # rows from the highest score down to each score
+    # number of rows from the highest score down to each score
+    lasts = y.size - np.flatnonzero(np.diff(p, prepend=-np.inf))[::-1]
 
-    def average_precision(weights: FloatArray) -> float | None:  # scikit-learn's takes 20 times as long for a day
+    # the function of scikit-learn takes 20 times as long for a day
+    def average_precision(weights: FloatArray) -> float | None:
         hits, rows = (np.cumsum(w[::-1])[lasts - 1] for w in (weights * y, weights))
         gained = np.diff(hits, prepend=0.0)
         some = gained > 0.0
@@ -94,13 +96,13 @@ def _auc(y: FloatArray, p: FloatArray, blocks: NDArray[np.generic], repeats: int
     if value is not None and np.unique(blocks).size > 1:
         try:
             interval = metric_interval("auc", y, p, blocks, repeats=repeats, seed=seed)
-        except Misuse:  # most draws hold one class only, so there is no interval
+        except Misuse:  # most draws contain one class only, so there is no interval
             interval = None
     return MetricValue(name="auc", value=value, interval=interval, better="higher")
 
 
 def _number(y: FloatArray, p: FloatArray, *, count: bool) -> list[tuple[str, Better, float | None, Weighted]]:
-    from sklearn import metrics  # here: it takes more than a second to load
+    from sklearn import metrics  # imported here because it takes more than a second to load
 
     varies = bool(np.ptp(y) > 0.0)
 

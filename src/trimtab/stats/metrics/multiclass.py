@@ -1,4 +1,4 @@
-"""Metrics of class probabilities: for each row one probability for each class."""
+"""Metrics of class probabilities, with one probability for each class in each row."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ IntArray = NDArray[np.int64]
 
 
 class ClassMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """One class against all others."""
+    """The metrics of one class against all other classes."""
 
     name: str
-    rows: int  # with this label
-    answered: int  # whose likeliest class it is
-    mean_score: float  # its mean probability over all rows
-    share: float  # of the rows with this label
-    auc: float | None  # None: no row, or every row, is of it
+    rows: int  # number of rows with this label
+    answered: int  # number of rows whose likeliest class this is
+    mean_score: float  # mean probability of this class over all rows
+    share: float  # share of the rows with this label
+    auc: float | None  # None if no row, or every row, has this label
     auc_interval: Interval | None
-    precision: float | None  # the share with this label of the rows whose likeliest class it is; None: no such rows
-    recall: float | None  # the share whose likeliest class it is of the rows with this label; None: no such rows
+    # the share with this label among rows whose likeliest class this is; None without such rows
+    precision: float | None
+    recall: float | None  # the share whose likeliest class this is among rows with this label; None without such rows
 
 
 def class_metrics(
@@ -53,7 +54,7 @@ def class_metrics(
         seed: Seed of the draws.
 
     Raises:
-        Misuse: No rows, shapes that differ, values that are no probabilities, or an unknown label.
+        Misuse: There are no rows, the shapes differ, values are not probabilities, or a label is unknown.
 
     >>> found = class_metrics(["a", "b"], [[0.8, 0.1, 0.1], [0.3, 0.5, 0.2]], ["a", "b", "c"], [0, 1])
     >>> [(one.name, round(one.value, 3)) for one in found][:2]
@@ -76,18 +77,18 @@ def class_metrics(
 def multiclass_metrics(
     metric: Loss, labels: ArrayLike, scores: ArrayLike, blocks: ArrayLike, *, repeats: int = 200, seed: int = 0
 ) -> tuple[MetricValue, ...]:
-    """All metrics of a model of several classes, `metric` first.
+    """All metrics for a model of several classes, `metric` first.
 
     Args:
         metric: One of `CLASS_LOSSES`.
-        labels: The number of each row's class, shape (rows,).
+        labels: The index of the class of each row, shape (rows,).
         scores: Shape (rows, classes), each row adding up to 1.
         blocks: The unit that is resampled as a whole, e.g. the day of each row.
         repeats: The number of draws.
         seed: Seed of the draws.
 
     Raises:
-        Misuse: No rows, shapes that differ, or values that are no probabilities.
+        Misuse: There are no rows, the shapes differ, or values are not probabilities.
     """
     y, p = checked_probabilities(labels, scores, "class metrics")
     ids = np.asarray(blocks)
@@ -118,7 +119,7 @@ def multiclass_metrics(
     others: list[tuple[str, Better, float | None, Weighted]] = [
         (name, "lower", None, mean_of(row_losses(name, y, p)))
         for name in CLASS_LOSSES
-        if name not in (metric, "error_rate")  # that is 1 - accuracy
+        if name not in (metric, "error_rate")  # the error rate is 1 - accuracy
     ]
     named: list[tuple[str, Better, float | None, Weighted]] = [
         (metric, "lower", None, mean_of(row_losses(metric, y, p))),
@@ -136,9 +137,10 @@ def multiclass_metrics(
 
 
 def top_class(labels: ArrayLike, scores: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """The probability of each row's likeliest class, and 1 if that was its label, else 0; both of shape (rows,).
+    """The probability of each row's likeliest class, and 1 if that class was the label, else 0; both of shape (rows,).
 
-    Of equally likely classes the first. If the probabilities are right, both have the same mean.
+    Of several equally likely classes the first is taken. If the probabilities are right, both arrays have the same
+    mean.
 
     >>> top, hits = top_class([0, 1], [[0.8, 0.1, 0.1], [0.3, 0.3, 0.4]])
     >>> top.tolist(), hits.tolist()
@@ -165,7 +167,7 @@ def normalized(probabilities: FloatArray) -> FloatArray:
 
 
 def macro_auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
-    """The mean of the one-against-rest areas of the classes that occur; None where there is only one.
+    """The mean of the one-against-rest areas of the classes that occur; None if only one class occurs.
 
     >>> macro_auc([0, 1, 2], [[0.8, 0.1, 0.1], [0.3, 0.5, 0.2], [0.2, 0.2, 0.6]])
     1.0
@@ -177,7 +179,7 @@ def macro_auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
 
 
 def confusion_table(labels: ArrayLike, scores: ArrayLike) -> IntArray:
-    """Rows by label (first axis) and likeliest class (second), shape (classes, classes)."""
+    """Number of rows by label (first axis) and likeliest class (second axis), shape (classes, classes)."""
     y, p = checked_probabilities(labels, scores, "confusion table")
     width = p.shape[1]
     return np.bincount(y * width + np.argmax(p, axis=1), minlength=width * width).reshape(width, width)
@@ -186,7 +188,7 @@ def confusion_table(labels: ArrayLike, scores: ArrayLike) -> IntArray:
 def metrics_by_class(
     classes: Sequence[str], labels: ArrayLike, scores: ArrayLike, blocks: ArrayLike, *, repeats: int, seed: int
 ) -> tuple[ClassMetrics, ...]:
-    """Each class against all others, in their order; the areas with bootstrap intervals over whole blocks."""
+    """Each class against all other classes, in their order; the areas have bootstrap intervals over whole blocks."""
     y, p = checked_probabilities(labels, scores, "metrics by class")
     found = confusion_table(y, p)
     right, of_label, answered = np.diag(found).tolist(), found.sum(axis=1).tolist(), found.sum(axis=0).tolist()
@@ -197,7 +199,7 @@ def metrics_by_class(
         if area is not None and np.unique(np.asarray(blocks)).size > 1:
             try:
                 interval = metric_interval("auc", ups, p[:, place], blocks, repeats=repeats, seed=seed)
-            except Misuse:  # most draws lack it, so there is no interval
+            except Misuse:  # most draws do not contain the class, so there is no interval
                 interval = None
         out.append(
             ClassMetrics(
@@ -216,7 +218,7 @@ def metrics_by_class(
 
 
 def _macro_auc(y: IntArray, p: FloatArray, blocks: NDArray[np.generic], repeats: int, seed: int) -> MetricValue:
-    """The mean one-against-rest area, of each draw over the classes that it holds."""
+    """The mean one-against-rest area of each draw, over the classes that the draw contains."""
     value, interval = macro_auc(y, p), None
     if value is not None and np.unique(blocks).size > 1:
         place, counts = block_draws(blocks, repeats, seed)
@@ -225,6 +227,6 @@ def _macro_auc(y: IntArray, p: FloatArray, blocks: NDArray[np.generic], repeats:
         means = np.where(known > 0, np.nansum(areas, axis=0) / np.maximum(known, 1), np.nan)
         try:
             interval = percentiles(means, 0.95)
-        except Misuse:  # most draws hold one class only, so there is no interval
+        except Misuse:  # most draws contain one class only, so there is no interval
             interval = None
     return MetricValue(name="macro_auc", value=value, interval=interval, better="higher")

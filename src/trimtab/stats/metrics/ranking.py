@@ -1,4 +1,4 @@
-"""Metrics of rankings: scores of the items of one list against their relevance."""
+"""Metrics of rankings, which compare the scores of the items of a list with their relevance."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ def ranking_metrics(
     repeats: int = 200,
     seed: int = 0,
 ) -> tuple[MetricValue, ...]:
-    """NDCG and its loss, mean average precision, reciprocal rank of the first hit and recall at `top`, with intervals.
+    """NDCG and its loss, mean average precision, reciprocal rank and recall at `top`, with intervals.
 
-    A metric is the mean over groups (queries, users, sessions). A group whose items are all alike says nothing about
-    a ranking and is left out; ties count for their average in NDCG, and as listed last in the others.
+    Each metric is the mean over groups (queries, users, sessions). The reciprocal rank is that of the first hit. A
+    group whose items all have the same relevance says nothing about a ranking and is left out. In NDCG, tied items
+    count as the average of their orders; in the other metrics, as if they were listed last.
 
     Args:
-        relevance: At least 0 for each item, shape (rows,); above 0 is relevant.
-        scores: Shape (rows,); the highest is listed first.
-        groups: Which list each item belongs to, shape (rows,).
-        blocks: What is drawn again as a whole, one for each row (a group's first counts); left out, the groups.
+        relevance: The relevance of each item, at least 0, shape (rows,); an item above 0 is relevant.
+        scores: Shape (rows,); the item with the highest score is listed first.
+        groups: The list that each item belongs to, shape (rows,).
+        blocks: The unit that is resampled as a whole, one for each row (the first row of a group decides); left out,
+            the groups.
         top: The length of the list that people see.
-        repeats: How many times to draw.
+        repeats: Number of draws.
         seed: Seed of the draws.
 
     Raises:
-        Misuse: Shapes that differ, values that are no number, or no group whose items differ.
+        Misuse: The shapes differ, values are not numbers, or there is no group whose items differ.
 
     >>> found = ranking_metrics([0, 1, 1, 0], [0.9, 0.5, 0.8, 0.1], ["a", "a", "b", "b"])
     >>> [(one.name, round(one.value, 3)) for one in found]  # doctest: +NORMALIZE_WHITESPACE
@@ -69,14 +71,14 @@ def ranking_metrics(
 
 
 def _of_hits(gain: FloatArray, p: FloatArray, place: NDArray[np.int64], top: int) -> dict[str, FloatArray]:
-    """Precision, first rank and recall of the relevant items of each list; NaN without any."""
+    """Precision, reciprocal rank and recall of the relevant items of each list; NaN if there are no relevant items."""
     count = int(place.max()) + 1
     found = ordered(p, place)
     hit = gain[found.rows] > 0.0
     begins = np.flatnonzero(found.rank == 0)
     hits = np.cumsum(hit)
-    before: NDArray[np.int64] = (hits - hit)[begins]  # hits of the lists before
-    last = np.cumsum(np.bincount(found.tie)) - 1  # the last place of each tie
+    before: NDArray[np.int64] = (hits - hit)[begins]  # number of hits in the lists before
+    last = np.cumsum(np.bincount(found.tie)) - 1  # the last position of each tie
     ends = last[found.tie]
     ranks = found.rank[ends] + 1
     precision = (hits[ends] - before[found.place]) / ranks

@@ -1,4 +1,4 @@
-"""The threshold of least cost when both kinds of error have a cost."""
+"""The threshold with the least cost if both kinds of error have a cost."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from trimtab.stats.inference.bootstrap import block_draws, percentiles
 from trimtab.stats.interval import Interval
 from trimtab.stats.scores import FloatArray, checked
 
-_MOST = 400  # thresholds that are tried
-_SHOWN = 50  # points of the curve that are kept
+_MOST = 400  # greatest number of thresholds that are tried
+_SHOWN = 50  # greatest number of points of the curve that are kept
 
 
 class ThresholdCost(msgspec.Struct, frozen=True, kw_only=True):
-    """The cost a row of predicting yes from a threshold on."""
+    """The cost per row if the prediction is yes from a threshold on."""
 
     threshold: float
     cost: float
-    interval: Interval | None  # None: fewer than two blocks
+    interval: Interval | None  # None if there are fewer than two blocks
 
 
 class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
-    """Costs by threshold; a score equal to the threshold is answered with yes.
+    """Costs by threshold; a score equal to the threshold gives the answer yes.
 
-    `best` was chosen on the rows that it is judged on, so its cost is a little too good; `fair` was not: it is the
-    threshold that would be best for perfectly calibrated scores.
+    `best` was chosen on the same rows on which it is judged, so its cost is a little too low. `fair` was not chosen on
+    these rows: it is the threshold that would be best for perfectly calibrated scores.
     """
 
     false_positive: float
@@ -36,10 +36,10 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
     best: ThresholdCost
     best_interval: Interval | None  # interval of the threshold itself
     fair: ThresholdCost
-    half: ThresholdCost  # at 0.5
-    never: float  # the cost a row of always saying no
+    half: ThresholdCost  # the cost at a threshold of 0.5
+    never: float  # the cost per row if the answer is always no
     always: float
-    curve: tuple[tuple[float, float], ...]  # threshold and cost
+    curve: tuple[tuple[float, float], ...]  # pairs of threshold and cost
 
 
 def choose_threshold(
@@ -52,19 +52,19 @@ def choose_threshold(
     repeats: int = 500,
     seed: int = 0,
 ) -> Thresholds:
-    """Expected cost a row by threshold, with intervals.
+    """The expected cost per row by threshold, with intervals.
 
     Args:
         labels: 0 or 1, shape (rows,).
         scores: Probabilities, shape (rows,).
-        blocks: What is drawn again as a whole, e.g. the day of each row.
+        blocks: The unit that is resampled as a whole, e.g. the day of each row.
         false_positive: The cost of a wrong yes, at least 0.
         false_negative: The cost of a wrong no, at least 0; not both are 0.
-        repeats: How many times to draw.
+        repeats: Number of draws.
         seed: Seed of the draws.
 
     Raises:
-        Misuse: No rows, unfit labels or scores, or costs that cannot be weighed.
+        Misuse: There are no rows, labels or scores are not valid, or the costs cannot be compared.
 
     Source: Elkan (2001): with calibrated scores the best threshold is false_positive / (both costs).
 
@@ -104,7 +104,7 @@ def choose_threshold(
 
 
 def _tried(p: FloatArray) -> FloatArray:
-    """Scores that occur, thinned where there are many, and one above all of them."""
+    """The scores that occur (a part of them if there are many), and one threshold above all scores."""
     values = np.unique(p)
     if values.size > _MOST:
         values = np.unique(np.quantile(p, np.linspace(0.0, 1.0, _MOST), method="inverted_cdf"))
@@ -112,7 +112,7 @@ def _tried(p: FloatArray) -> FloatArray:
 
 
 def _costs(y: NDArray[np.bool_], p: FloatArray, grid: FloatArray, costs: tuple[float, float]) -> FloatArray:
-    """The summed cost of these rows at each threshold."""
+    """The total cost of these rows at each threshold."""
     ups, downs = np.sort(p[y]), np.sort(p[~y])
     wrong_yes = downs.size - np.searchsorted(downs, grid, side="left")
     wrong_no = np.searchsorted(ups, grid, side="left")

@@ -97,7 +97,7 @@ def _escaped(text: str) -> str:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects: an alert goes only to the configured address, and a redirected POST would become a GET."""
+    """Refuses redirects: an alert only goes to the address in the settings, and a redirected POST becomes a GET."""
 
     def redirect_request(self, *_: Any) -> None:
         return None

@@ -1,4 +1,4 @@
-"""Checks of single columns against the profile: nulls, new values, constants, extreme numbers."""
+"""Checks of single columns against the profile: nulls, new values, constant values, extreme numbers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from trimtab.monitoring.inputs.checks.findings import ENOUGH, Finding, Window, e
 from trimtab.monitoring.inputs.input_hours import HourCounts
 from trimtab.monitoring.profiles.profile_records import NO_REASON, ColumnProfile, InputProfile, Statistic
 
-GRADED_ROWS = 40  # least rows of a window; two of the newest three must be off
+GRADED_ROWS = 40  # least rows of a window; two of the newest three windows must be off
 GROSS_ROWS = 20  # least rows of a window in which nearly all rows are off
 _GROSS = 0.95
-_MARGIN = 0.2  # distance of a share above the high end of reference windows, at most 0.4 of the rest up to 1
+_MARGIN = 0.2  # margin of a share above the high end of reference windows, at most 0.4 of the rest up to 1
 _CONSTANT_ROWS, _CONSTANT_H = 30, 3
 _CONSTANT_NATS = 20.0
-_LOST_NATS = 7.0  # a probability of one in a thousand
-_OFTEN_NULL = 0.02  # share of nulls in training from which on they come in runs at any time of day
-_FEW = 0.01  # share of an hour's rows from which extreme numbers are red
+_LOST_NATS = 7.0  # evidence of a probability of one in a thousand
+_OFTEN_NULL = 0.02  # share of nulls in training above which nulls come in runs at any time of day
+_FEW = 0.01  # share of the rows of an hour above which extreme numbers are red
 _RANGE_STANDS_H = 12  # hours for which a finding of extreme numbers stays red after its last row
-_COUNTS: dict[Statistic, Callable[[HourCounts, int], int]] = {  # numbers of rows, by statistic and column
+_COUNTS: dict[Statistic, Callable[[HourCounts, int], int]] = {  # numbers of rows by statistic and column
     "null": lambda counts, place: int(counts.nulls[place].sum()),
     "strange": lambda counts, place: int(counts.strange[place]),
 }
@@ -36,9 +36,9 @@ def column_findings(
     """Findings about the values of single columns in the newest hours.
 
     Args:
-        profile: Of the rows that the version was fitted on.
+        profile: The profile of the rows that the version was fitted on.
         hours: The summaries of the newest week, by hour.
-        standing: Kind and subject of findings that stand: they go on while the newest window is off.
+        standing: Kind and subject of the findings that stand. They go on while the newest window is off.
     """
     graded, gross = windows(hours, GRADED_ROWS), windows(hours, GROSS_ROWS, 1)
     if not gross:
@@ -52,7 +52,7 @@ def column_findings(
 
 
 def lost_columns(profile: InputProfile, counts: HourCounts) -> list[str]:
-    """The columns of requests that have almost no values in some hours, or a single one, beyond random variation."""
+    """The columns of requests that have almost no values, or one value only, in some hours, beyond random variation."""
     found = []
     for place, column in enumerate(profile.columns):
         if column.of is None:
@@ -76,12 +76,12 @@ def _off(
     *,
     stands: bool,
 ) -> tuple[Window, int, float] | None:
-    """The windows in which a share is off, the newest count and the normal high end; None where it is normal.
+    """The windows in which a share is off, the newest count and the normal high end; None if the share is normal.
 
-    A share is off where it is above the high end of the reference windows by a margin and provably (`ENOUGH` nats of
-    evidence, see `evidence_above`). The newest window and one of the two before must be off, or nearly all rows of the
-    newest one. A finding that stands goes on while the newest window is off: else it would end and begin again where a
-    fault ends within a window.
+    A share is off if it is above the high end of the reference windows by a margin, and provably so (`ENOUGH` nats of
+    evidence, see `evidence_above`). The newest window and one of the two windows before must be off, or nearly all rows
+    of the newest window. A finding that stands goes on while the newest window is off. Otherwise it would end and begin
+    again whenever a fault ends within a window.
     """
     spread = column.spreads[statistic]
 
@@ -110,7 +110,7 @@ def _off(
 def _nulls(
     profile: InputProfile, graded: list[Window], gross: Window, standing: Collection[tuple[str, str]]
 ) -> list[Finding]:
-    """Columns with too many nulls; columns that read one source whose events are missing are one finding."""
+    """Columns with too many nulls; columns of one source whose events are missing are a single finding."""
     found: list[Finding] = []
     stale: dict[tuple[str, str], list[tuple[str, Finding]]] = {}
     for place, column in enumerate(profile.columns):
@@ -160,7 +160,7 @@ def _new_values(column: ColumnProfile, place: int, graded: list[Window], gross: 
     if off is None:
         return []
     window, count, high = off
-    only = column.distinct <= 1 and column.kind != "category"  # the training rows had one value at most
+    only = column.distinct <= 1 and column.kind != "category"  # the training rows had at most one value
     evidence = {"share": count / window.rows, "usual_high": high, "rows": float(window.rows)}
     message = (
         f"Column {column.name}: {percent(count / window.rows)} of its values of {window.said} were never "
@@ -173,7 +173,7 @@ def _new_values(column: ColumnProfile, place: int, graded: list[Window], gross: 
 
 
 def _constant(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]) -> list[Finding]:
-    """A run of hours with one value, at least three times as long as the longest in training."""
+    """A run of hours with a single value, at least three times as long as the longest such run in training."""
     if column.kind == "time" or column.distinct < 2 or column.top_share >= 0.999:
         return []
     value, rows, newest, oldest = math.nan, 0, 0, 0
@@ -201,7 +201,7 @@ def _constant(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]
 
 
 def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts], *, stands: bool) -> list[Finding]:
-    """Extreme numbers in the two newest hours with rows; a finding goes on for half a day after the last one."""
+    """Extreme numbers in the two newest hours with rows; a finding goes on for half a day after the last of them."""
     if column.least is None or column.most is None:
         return []
     newest = sorted(hours)[-2:]
@@ -226,7 +226,7 @@ def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts], *
 
 
 def _joint(profile: InputProfile, graded: list[Window]) -> list[Finding]:
-    """Columns that used to be missing together and are not any more."""
+    """Columns that were missing together in training and are no longer missing together."""
     found = []
     for place, pair in enumerate(profile.pairs):
         counts = [window.counts.pairs[place] for window in graded]

@@ -11,19 +11,19 @@ from trimtab.monitoring.inputs.checks.findings import Finding, ago
 
 REFERENCE_DAYS = 28
 _LEAST_EVENTS = 20
-_LEAST_DAYS = 3  # days with events before anything is checked
+_LEAST_DAYS = 3  # number of days with events that are needed for a check
 _PHASES_US = (-HOUR_US, 0, HOUR_US)
-_LATER_US = HOUR_US  # beyond twice the normal gap
-_NEWEST_US = 3 * HOUR_US  # the arrivals whose dates are checked
+_LATER_US = HOUR_US  # time beyond twice the normal gap
+_NEWEST_US = 3 * HOUR_US  # number of arrivals whose dates are checked
 _HALF_HOUR_US, _ABOUT_US = HOUR_US // 2, 5 * MINUTE_US
-_SETTLED_US = 7 * DAY_US  # older arrivals give the normal delays, where there are enough
+_SETTLED_US = 7 * DAY_US  # arrivals older than this give the normal delays, if there are enough of them
 _AHEAD_US = MINUTE_US
 _AHEAD_SHARE = 0.2
-_RARELY = 0.995  # quantile of the delays above which one is not normal
+_RARELY = 0.995  # a delay above this quantile of the delays is not normal
 
 
 class Arrivals:
-    """All events of a source in the order in which they became known; made once for a frame."""
+    """All events of a source in the order in which they became known; made once for each frame."""
 
     def __init__(self, frame: EventFrame) -> None:
         order = np.argsort(frame.known_at_us, kind="stable")
@@ -61,16 +61,16 @@ class Feed:
         return found
 
     def behind(self, at_us: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The age of the newest dated event at some times after the first arrival, shape (times,)."""
+        """The age of the newest dated event at each of some times after the first arrival, shape (times,)."""
         place = np.searchsorted(self.known_us, at_us, side="right") - 1
         found: NDArray[np.int64] = at_us - self.newest_us[place]
         return found
 
 
 def feed_findings(arrivals: Arrivals, now_us: int) -> list[Finding]:
-    """Findings about the arrivals of a source, compared with its own of the four weeks before.
+    """Findings about the arrivals of a source, compared with its arrivals of the four weeks before.
 
-    Nothing is tested where fewer than 20 events on 3 days are known.
+    Nothing is tested if fewer than 20 events on 3 days are known.
     """
     feed = Feed(arrivals, now_us)
     if not feed.enough:
@@ -99,12 +99,12 @@ def _stopped(feed: Feed, now_us: int) -> list[Finding]:
 
 
 def _late(feed: Feed, now_us: int) -> list[Finding]:
-    """Events come, but at the last arrival the newest one was dated longer ago than is normal."""
+    """Events still come, but at the last arrival the newest event was dated longer ago than is normal."""
     since_us = int(feed.known_us[-1])
-    if now_us - since_us > feed.waits(since_us).max(initial=0) + _LATER_US:  # none comes: it may have stopped
+    if now_us - since_us > feed.waits(since_us).max(initial=0) + _LATER_US:  # no event comes: the feed may have stopped
         return []
     dated_us = int(feed.newest_us[-1])
-    behind_us = since_us - dated_us  # events that did not come since may not have happened
+    behind_us = since_us - dated_us  # events may be missing since then because nothing happened
     days = now_us - DAY_US * np.arange(1, REFERENCE_DAYS + 1)
     times = (days[:, None] + np.array(_PHASES_US)).ravel()
     times = times[times > feed.known_us[0]]
@@ -124,7 +124,7 @@ def _late(feed: Feed, now_us: int) -> list[Finding]:
 
 
 def _wrong_clock(feed: Feed, now_us: int) -> list[Finding]:
-    """The newest arrivals are dated in the future, or steadily by whole half-hours further back than normal."""
+    """The newest arrivals are dated in the future, or all of them some whole half-hours further back than normal."""
     last_us = int(feed.known_us[-1])
     ends = np.searchsorted(
         feed.known_us, (last_us - _NEWEST_US, now_us - _SETTLED_US - 1, now_us - DAY_US - 1), side="right"

@@ -14,8 +14,8 @@ from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_time
 from trimtab.monitoring.inputs.input_hours import HourCounts, merged
 from trimtab.monitoring.profiles.profile_records import Floats
 
-LONGEST_H = 7 * 24  # hours that are merged, at most, until there are enough rows
-ENOUGH = 14.0  # nats of evidence that a share has risen: a probability below one in a million
+LONGEST_H = 7 * 24  # greatest number of hours that are merged until there are enough rows
+ENOUGH = 14.0  # nats of evidence that a share has risen; the probability of an error is below one in a million
 Kind: TypeAlias = Literal[
     "nulls", "new_values", "constant", "range", "units", "swapped", "shape", "joint_nulls",
     "feed_stopped", "feed_late", "feed_clock", "traffic_stopped", "traffic_doubled", "duplicates",
@@ -25,7 +25,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """Something that differs from what is normal."""
+    """Something in the data that differs from what is normal."""
 
     kind: Kind
     subject: str
@@ -35,7 +35,7 @@ class Finding(msgspec.Struct, frozen=True):
     severity: Literal["red", "info"] = "red"
 
     def signal(self, model: str, version: str, now_us: int) -> Signal:
-        """The signal that begins with it now."""
+        """The signal that begins now with this finding."""
         return Signal(
             id=f"{self.kind}/{model}/{self.subject.replace(' ', '.')}/{now_us}",
             kind=self.kind,
@@ -50,16 +50,16 @@ class Finding(msgspec.Struct, frozen=True):
         )
 
 
-Known: TypeAlias = dict[object, list[Finding]]  # the key says in which data they were found
+Known: TypeAlias = dict[object, list[Finding]]  # the key says in which data the findings were made
 
 
 class Window(msgspec.Struct, frozen=True, eq=False):
-    """Some hours of logged rows together."""
+    """Some hours of logged rows, taken together."""
 
     first: int  # hours since 1970
     last: int
     counts: HourCounts
-    sample: Floats  # (rows, columns), of each hour in proportion to its rows
+    sample: Floats  # shape (rows, columns); the share of each hour is in proportion to its rows
 
     @property
     def rows(self) -> int:
@@ -75,14 +75,14 @@ class Window(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def said(self) -> str:
-        """The time of the window, as a part of a sentence."""
+        """The time of the window in words, as a part of a sentence."""
         begin, end = (format_time(hour * HOUR_US) for hour in (self.first, self.last + 1))
         until = end[11:16] if end[:10] == begin[:10] else f"{end[:10]} {end[11:16]}"
         return f"{begin[:10]} {begin[11:16]} to {until}"
 
 
 def windows(hours: Mapping[int, HourCounts], least_rows: int, count: int = 3, *, least_h: int = 1) -> list[Window]:
-    """The newest windows with `least_rows` rows each, newest first; hours of up to a week are merged for one."""
+    """The newest windows with `least_rows` rows each, newest first; a window merges hours of a week at most."""
     found: list[Window] = []
     part: list[tuple[int, HourCounts]] = []
     rows = 0
@@ -109,9 +109,10 @@ def window_of(parts: Sequence[tuple[int, HourCounts]]) -> Window:
 
 
 def evidence_above(count: float, rows: float, usual: float) -> float:
-    """The evidence that a share is above its normal value, in nats; 0 where it is not.
+    """The evidence that a share is above its normal value, in nats; 0 if the share is not above.
 
-    Tested is a binomial share of `usual`: a share as high as count / rows has at most the probability exp(-evidence).
+    The test is about a binomial share of `usual`: the probability of a share as high as count / rows is at most
+    exp(-evidence).
 
     Source: the Chernoff bound of a binomial tail, rows times the Kullback-Leibler divergence of the two shares.
 
@@ -126,7 +127,7 @@ def evidence_above(count: float, rows: float, usual: float) -> float:
 
 
 def found_once(known: Known | None, key: object, find: Callable[[], list[Finding]]) -> list[Finding]:
-    """The findings of `find`, or those under `key` that another monitor of the same data found already."""
+    """The findings of `find`, or those under `key` that another monitor has already made in the same data."""
     if known is None:
         return find()
     if key not in known:
@@ -135,7 +136,7 @@ def found_once(known: Known | None, key: object, find: Callable[[], list[Finding
 
 
 def percent(share: float) -> str:
-    """A share for people.
+    """A share as a percentage for people to read.
 
     >>> percent(0.123), percent(0.004), percent(1.0)
     ('12 %', '0.4 %', '100 %')
@@ -144,7 +145,7 @@ def percent(share: float) -> str:
 
 
 def ago(us: int) -> str:
-    """A duration for people, in the two units that say most.
+    """A duration for people to read, in the two largest units that matter.
 
     >>> ago(95_400_000_000)
     '26 h 30 min'

@@ -1,4 +1,4 @@
-"""Checks of the labels of closed days: missing ones, one class only, swapped classes, another unit."""
+"""Checks of the labels of closed days: missing labels, one class only, swapped classes, another unit."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from trimtab.monitoring.inputs.checks.findings import ENOUGH, Finding, Kind, evi
 from trimtab.monitoring.profiles.profile_records import Floats, LabelDays
 
 _ROWS = 40  # least rows of a day
-_MARGIN, _GROSS = 0.2, 0.3  # share of missing labels above the reference days', on two of three days; on one
+_MARGIN, _GROSS = 0.2, 0.3  # margin of missing labels above the reference: on two of three days; on one day
 _TURNED, _LOPSIDED = 0.1, 0.3
-_NEARLY = 10.0  # times rarer than on the reference days
+_NEARLY = 10.0  # how many times rarer a class must be than on the reference days
 _FACTOR = 3.0
 _SHIFT = 0.1
 
@@ -23,13 +23,13 @@ _SHIFT = 0.1
 def label_findings(days: Sequence[DayQuality], labels: LabelDays, *, subject: str, binary: bool) -> list[Finding]:
     """Findings about the labels of the newest closed days.
 
-    Shares are tested against the high or low end of the training days (one day in fourteen left out) by a binomial
+    Shares are compared with the high or low end of the training days (leaving out one day in fourteen) by a binomial
     bound, see `evidence_above`.
 
     Args:
         days: Closed days of the version in service, oldest first.
-        labels: The days of the training rows.
-        subject: "labels of sales".
+        labels: Rows and labels by day of the training rows.
+        subject: The subject of the findings: "labels of sales".
         binary: Whether a label is 0 or 1.
     """
     newest = [day for day in days[-3:] if day.predictions >= _ROWS]
@@ -46,7 +46,7 @@ def label_findings(days: Sequence[DayQuality], labels: LabelDays, *, subject: st
 
 
 def _trimmed(values: Floats) -> tuple[float, float, float]:
-    """The low end, the median and the high end, one day of fourteen left out on each side."""
+    """The low end, the median and the high end, with one day in fourteen left out on each side."""
     ordered = np.sort(values)
     cut = ordered.size // 14
     return float(ordered[cut]), float(np.median(ordered)), float(ordered[-1 - cut])
@@ -112,7 +112,7 @@ def _outside(day: DayQuality, low: float, high: float) -> bool:
 
 
 def _numbers(newest: list[DayQuality], means: Floats, subject: str) -> list[Finding]:
-    """A day's mean far outside the training days and a multiple or a fraction of their means."""
+    """The mean of a day is far outside the means of the training days, and a multiple or a fraction of them."""
     day = newest[-1]
     if day.labelled < _ROWS:
         return []

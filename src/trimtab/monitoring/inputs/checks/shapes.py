@@ -1,4 +1,4 @@
-"""Checks of the distribution of a column against the profile: another unit, swapped columns, drift (only info)."""
+"""Checks of a column's distribution against the profile: another unit, swapped columns, drift (info only)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, merged
 from trimtab.monitoring.profiles.profile_records import BINS, ColumnProfile, Floats
 
 SHAPE_ROWS = 100  # least rows of a window
-_FAR, _ABOVE = 0.3, 0.15  # a large distance of distribution functions; the same above the high end of windows
+# a large distance of distribution functions: in itself; above the high end of reference windows
+_FAR, _ABOVE = 0.3, 0.15
 _NOISE = 1.36  # the 5 % quantile of a Kolmogorov-Smirnov distance, times the root of the rows
-_SUDDEN = 0.3  # how much nearer to the profile the same hours of the day before were
-_ALONE = 0.15  # high end of reference windows up to which the shape alone tells one map from another
-_SHAPELESS = 0.35  # high end of reference windows from which a few hours have no shape of their own
-_BEYOND = 0.3  # distance outside the training range, as a share of its width
-_DISTINCT = 12  # distinct values that a shape needs
-_DRIFTED = 0.1  # distance above the high end of reference days
-_ATOM = 0.5  # share of rows with one value above which the column has no other shape
-_SAMPLED = 30  # sampled rows that are needed
-_MISS = 3.0  # allowed quartile widths (and logarithm of their ratio) between a mapped sample and the reference
-_INSIDE = 0.95  # share of the values that, mapped back, lie within the training range
+_SUDDEN = 0.3  # how much nearer to the profile the same hours of the day before must be
+_ALONE = 0.15  # greatest high end of reference windows with which the shape alone can tell one map from another
+_SHAPELESS = 0.35  # high end of reference windows above which a few hours have no typical shape
+_BEYOND = 0.3  # distance outside the training range, as a share of the width of that range
+_DISTINCT = 12  # number of distinct values that a shape needs
+_DRIFTED = 0.1  # margin of the distance above the high end of reference days
+_ATOM = 0.5  # if more rows than this share have the same value, the column has no useful shape
+_SAMPLED = 30  # number of sampled rows that are needed
+_MISS = 3.0  # allowed distance of a mapped sample from the reference, in quartile widths (and log of their ratio)
+_INSIDE = 0.95  # share of the values that must lie within the training range after they are mapped back
 
 
 class _Off(msgspec.Struct, frozen=True, eq=False):
@@ -37,10 +38,10 @@ class _Off(msgspec.Struct, frozen=True, eq=False):
     place: int
     distance: float
     usual: float  # the high end of reference windows
-    values: Floats  # sampled, of the newest window
+    values: Floats  # sampled values of the newest window
     window: Window
-    outside: bool  # many of the values lie far outside the training range
-    windows: int = 1  # how many of the newest three are off
+    outside: bool  # whether many of the values lie far outside the training range
+    windows: int = 1  # how many of the newest three windows are off
     stands: bool = False  # whether a finding of another unit stands
 
 
@@ -49,13 +50,14 @@ def shape_findings(
 ) -> list[Finding]:
     """Columns that came in another unit, were swapped, or drift.
 
-    Compared is the distance of distribution functions (Kolmogorov-Smirnov) of the newest hours and the profile. A unit
-    changes suddenly; a column that left the profile over more than a week drifts.
+    The checks compare the distribution functions of the newest hours and of the profile (Kolmogorov-Smirnov distance).
+    A unit changes suddenly; a column that left the profile over more than a week drifts.
 
     Args:
-        layout: Of the version's profile.
+        layout: The layout of the version's profile.
         hours: The summaries of the newest week, by hour.
-        standing: The findings that stand, by kind and subject; these need not be sudden any more.
+        standing: Kind and subject of the findings that stand; such a finding goes on even if the change is no longer
+            sudden.
     """
     newest = windows(hours, SHAPE_ROWS)
     if not newest:
@@ -71,7 +73,8 @@ def shape_findings(
         if column.name in taken:
             continue
         before = _day_before(column, one, hours) if one.outside else None
-        lasts = one.usual <= _SHAPELESS or one.windows == len(newest)  # it may move with time for one window
+        # for one window, the column may have moved with time
+        lasts = one.usual <= _SHAPELESS or one.windows == len(newest)
         if one.stands or (lasts and (before is not None or one.place in sudden)):
             course = _course(one, hours)
             findings += _unit(layout, one, before, course) or (
@@ -92,9 +95,9 @@ def _subjects(names: Collection[str]) -> set[str]:
 
 
 def distances(layout: Layout, counts: HourCounts) -> tuple[Floats, NDArray[np.int64]]:
-    """The distance of each column in some hours from the profile, shape (columns,), and its rows with values.
+    """The distance of each column in some hours from the profile, shape (columns,), and the rows with values.
 
-    The distance is the largest difference of the distribution functions, 0 where either has no values.
+    The distance is the largest difference of the two distribution functions, or 0 if either has no values.
     """
     here = layout.by_bin(counts.bins)
     rows = here.sum(axis=1)
@@ -103,13 +106,13 @@ def distances(layout: Layout, counts: HourCounts) -> tuple[Floats, NDArray[np.in
 
 
 def _highs(layout: Layout, window: Window) -> Floats:
-    """The high end of the distances of reference windows like this one, shape (columns,); NaN where unknown."""
+    """The high end of the distances of reference windows as long as this one, shape (columns,); NaN if unknown."""
     spreads = (column.spreads.get("distance") for column in layout.profile.columns)
     return np.array([math.nan if one is None else one.high_at(window.hours, window.last) for one in spreads])
 
 
 def _all_off(layout: Layout, newest: list[Window], standing: Collection[tuple[str, str]]) -> list[_Off]:
-    """The columns of numbers that are far from the profile in the newest window and in another, or that stand."""
+    """The columns of numbers that are far from the profile in the newest and in another window, or that stand."""
     columns = layout.profile.columns
     judged = np.array([one.is_number and one.distinct >= _DISTINCT and one.top_share <= _ATOM for one in columns])
     lowest, highest = (
@@ -165,7 +168,7 @@ def _distance(values: Floats, column: ColumnProfile, edges: Floats) -> float:
 
 
 def _fits(distance: float, one: _Off, high: float) -> bool:
-    """Return whether a distance is within what reference windows and random variation allow."""
+    """Return whether a distance is no larger than reference windows and random variation allow."""
     allowed = max(min(high, _ALONE), 0.1) + _NOISE / math.sqrt(max(one.values.size, 1))
     return distance <= allowed and distance <= 0.5 * one.distance
 
@@ -173,7 +176,7 @@ def _fits(distance: float, one: _Off, high: float) -> bool:
 def _swapped(
     layout: Layout, off: list[_Off], sudden: set[int], standing: Collection[tuple[str, str]]
 ) -> list[tuple[Finding, tuple[int, int]]]:
-    """Pairs of columns that suddenly have each other's distribution, and their places."""
+    """Pairs of columns that suddenly have each other's distribution, and the indices of these columns."""
     found: list[tuple[Finding, tuple[int, int]]] = []
     taken: set[int] = set()
     columns = layout.profile.columns
@@ -201,7 +204,7 @@ def _swapped(
 
 
 def _day_before_distance(layout: Layout, one: _Off, hours: Mapping[int, HourCounts]) -> float:
-    """The distance in the same hours of the newest earlier day with rows; 0 without any, as in training."""
+    """The distance in the same hours of the newest earlier day with rows; 0 if there is no such day, as in training."""
     for day in range(one.window.hours // 24 + 1, 8):
         last = one.window.last - 24 * day
         parts = [hours[hour] for hour in range(last - one.window.hours + 1, last + 1) if hour in hours]
@@ -214,10 +217,10 @@ def _day_before_distance(layout: Layout, one: _Off, hours: Mapping[int, HourCoun
 
 
 def _day_before(column: ColumnProfile, one: _Off, hours: Mapping[int, HourCounts]) -> Floats | None:
-    """Sampled values of the same hours of the newest earlier day, if all lay about within the training range.
+    """Sampled values of the same hours of the newest earlier day, if about all of them lay within the training range.
 
-    None where they did not: then the column left its range step by step. The sample is empty where the rows of that day
-    were dropped.
+    None if they did not, because the column then left its range step by step. The sample is empty if the rows of that
+    day were dropped.
     """
     assert column.lowest is not None  # a column of numbers
     assert column.highest is not None
@@ -247,9 +250,9 @@ def _still(column: ColumnProfile, one: _Off) -> Finding:
 
 
 def _goes_on(layout: Layout, signal: Signal, hours: Mapping[int, HourCounts], newest: Window) -> list[Finding]:
-    """A finding of another unit that goes on, as values mapped back lie nearer to those of the day before it.
+    """A finding of another unit that goes on, as values mapped back are nearer to those of the day before it.
 
-    A cold night in Fahrenheit lies where a warm one lies in Celsius: the column by itself is no evidence.
+    A cold night in Fahrenheit has the same numbers as a warm night in Celsius, so the column alone is no evidence.
     """
     place = next((n for n, one in enumerate(layout.profile.columns) if one.subject == signal.subject), None)
     if place is None or "factor" not in signal.evidence:
@@ -277,15 +280,16 @@ def _goes_on(layout: Layout, signal: Signal, hours: Mapping[int, HourCounts], ne
 
 
 def _course(one: _Off, hours: Mapping[int, HourCounts]) -> list[Floats]:
-    """Sampled values by hour from a day before a column was off, oldest first."""
+    """Sampled values by hour, from a day before a column was off until now, oldest first."""
     parts = (hours[hour].sample[:, one.place] for hour in sorted(hours) if hour >= one.window.first - 24)
     return [values[~np.isnan(values)] for values in parts]
 
 
 def _unit(layout: Layout, one: _Off, before: Floats | None, course: Sequence[Floats]) -> list[Finding]:
-    """The finding of another unit, where a named map or a large factor explains the new quantiles.
+    """The finding of another unit, if a named map or a large factor explains the new quantiles.
 
-    A column that moves with time, so that a few hours never look like training, is compared with the day before.
+    A column that moves with time, so that a few hours never look like the training rows, is compared with the day
+    before.
     """
     column = layout.profile.columns[one.place]
     usual = np.frombuffer(column.quantiles, "<f8")
@@ -334,7 +338,7 @@ def _moving_unit(column: ColumnProfile, one: _Off, before: Floats, course: Seque
 
 
 def _drift(layout: Layout, hours: Mapping[int, HourCounts], standing: Collection[tuple[str, str]]) -> list[Finding]:
-    """Columns whose shape in two of the newest three days is another than in any reference day; for information."""
+    """Columns whose shape in two of the newest three days differs from every reference day; for information only."""
     days = windows(hours, SHAPE_ROWS, least_h=24)
     columns = layout.profile.columns
     stands = np.array([("shape", column.subject) in standing for column in columns], np.bool_)

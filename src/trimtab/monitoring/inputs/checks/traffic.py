@@ -14,11 +14,12 @@ from trimtab.monitoring.profiles.profile_records import Floats, InputProfile
 
 KEPT_H = 60 * 24
 _WEEK_H, _DAY_H = 168, 24
-_LEARNT_H = 48  # hours of traffic before it is checked
-_MISSED = 30.0  # requests that should have come
+_LEARNT_H = 48  # hours of traffic that are needed for a check
+_MISSED = 30.0  # number of requests that should have come
 _WINDOW_H, _ROWS = 6, 60
-_DOUBLE, _STILL = 1.7, 1.35  # times the normal requests, to begin and to go on
-_MORE = 0.2  # share of duplicates, or of repeated questions, above the normal one
+# multiples of the normal number of requests at which a finding begins, and down to which it goes on
+_DOUBLE, _STILL = 1.7, 1.35
+_MORE = 0.2  # margin of the share of duplicates, or of repeated questions, above the normal share
 
 
 class TrafficHour(msgspec.Struct, frozen=True, array_like=True):
@@ -26,8 +27,8 @@ class TrafficHour(msgspec.Struct, frozen=True, array_like=True):
 
     rows: int
     distinct: int  # request ids
-    questions: int = 0  # different requests without their id and time; 0: not counted
-    asked_again: int = 0  # questions that came more than once
+    questions: int = 0  # number of different requests, ignoring id and time; 0: not counted
+    asked_again: int = 0  # number of questions that came more than once
 
 
 def traffic_findings(
@@ -44,11 +45,13 @@ def traffic_findings(
     Args:
         hours: Closed hours with requests, of the newest 60 days.
         now_us: The time of the check.
-        last_us: When the newest request came; None: there never was one.
-        profile: Of the rows that the version was fitted on; it gives the weekly pattern of a young project.
-        doubled: Whether that stands already: then it ends when traffic is normal again, however long it was high.
-        is_repeating: Gives a function that tells of a time whether requests were found to repeat then: such hours are
-            no measure of what is normal. It is called only where requests repeat now.
+        last_us: When the newest request came; None if there never was a request.
+        profile: The profile of the rows that the version was fitted on, which gives the weekly pattern of a young
+            project.
+        doubled: Whether a finding of doubled traffic stands already. It then ends when traffic is normal again, however
+            long traffic was high.
+        is_repeating: Returns a function that says of a time whether requests were found to repeat at that time, because
+            such hours do not show what is normal. It is called only if requests repeat now.
     """
     if not hours or last_us is None or max(hours) - min(hours) < _LEARNT_H:
         return []
@@ -71,9 +74,9 @@ class _Hours:
         return int(np.diff(busy).max(initial=1)) - 1
 
     def usual(self, hours: int = 0) -> Floats:
-        """The median of the same hour in the four weeks before, in the seven days before where there are too few weeks.
+        """The median of the same hour in the four weeks before, or in the seven days before if there are too few weeks.
 
-        Shape (hours known + `hours` that follow,); NaN where there are too few days as well.
+        Shape (hours known + `hours` that follow,); NaN if there are too few days as well.
         """
         found = np.full(self.rows.size + hours, np.nan)
         for step, most, least in ((_DAY_H, 7, 2), (_WEEK_H, 4, 3)):
@@ -83,7 +86,7 @@ class _Hours:
                 before[n - 1, n * step : n * step + part.size] = part
             counts = (~np.isnan(before)).sum(axis=0)
             enough = np.flatnonzero(counts >= least)
-            in_order, of = np.sort(before[:, enough], axis=0), counts[enough]  # NaN comes last
+            in_order, of = np.sort(before[:, enough], axis=0), counts[enough]  # NaN is sorted last
             places = np.arange(enough.size)
             found[enough] = (in_order[(of - 1) // 2, places] + in_order[of // 2, places]) / 2.0
         return found
@@ -111,7 +114,7 @@ def _doubled(counts: _Hours, profile: InputProfile | None, *, stands: bool) -> l
     expected = _expected(counts, profile)
     if expected is None:
         return []
-    window = (counts.first + np.arange(counts.rows.size)) // _WINDOW_H  # the same at every look
+    window = (counts.first + np.arange(counts.rows.size)) // _WINDOW_H  # so that the windows are the same at every look
     window -= window[0]
     rows, usual = np.bincount(window, counts.rows), np.bincount(window, expected)
     if (counts.last + 1) % _WINDOW_H:
@@ -154,7 +157,7 @@ def _expected(counts: _Hours, profile: InputProfile | None) -> Floats | None:
 
 
 class _HourGroup(msgspec.Struct, frozen=True):
-    """Some hours with enough requests together."""
+    """Some hours that together have enough requests."""
 
     first: int
     last: int
@@ -176,7 +179,7 @@ class _HourGroup(msgspec.Struct, frozen=True):
 
 
 def _together(hours: Mapping[int, TrafficHour]) -> Iterator[_HourGroup]:
-    """Hours merged until there are enough requests, newest first."""
+    """Groups of hours merged until each has enough requests, newest first."""
     part: list[TrafficHour] = []
     last = rows = 0
     for hour in sorted(hours, reverse=True):
@@ -223,10 +226,10 @@ def _repeated(hours: Mapping[int, TrafficHour], is_repeating: Callable[[], Calla
 
 
 def _asked_again(newest: Sequence[_HourGroup], before: Sequence[_HourGroup]) -> tuple[float, float, int] | None:
-    """The share of repeated questions, the normal one, and since when it is high; None where it is normal.
+    """The share of repeated questions, the normal share, and since when it is high; None if the share is normal.
 
-    Questions are counted, not requests: one that many users send at once says nothing about the others. Where there are
-    more requests than ever before, the normal share grows in proportion.
+    Questions are counted, not requests, because a single question that many users send at once says nothing about the
+    other questions. If there are more requests than ever before, the normal share grows in proportion.
     """
     if not before:
         return None
@@ -246,6 +249,6 @@ def _asked_again(newest: Sequence[_HourGroup], before: Sequence[_HourGroup]) -> 
 
 
 def _high(values: Sequence[float]) -> float:
-    """The high end of some values, one in fourteen left out; 0 without any."""
+    """The high end of some values, with one in fourteen left out; 0 if there are no values."""
     ordered = sorted(values)
     return ordered[-1 - len(ordered) // 14] if ordered else 0.0

@@ -1,4 +1,4 @@
-"""Maps between units that a column of numbers may have gone through, and the marks they leave on whole numbers."""
+"""Maps between units that may have been applied to a column of numbers, and the marks they leave on whole numbers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from trimtab.monitoring.profiles.profile_records import BINS, ColumnProfile, Floats
 
-_FRACTIONS = 0.3  # share of values that are not whole any more, where all were
-_MARKED = 0.95  # share of values that are multiples, up to rounding
-_SCALES = 5.0  # a factor without a name is one from here on; less may be drift
-_MOST = 2.0**53  # beyond which not every whole number is a float
-_CHUNK_ROWS = 30  # rows of one median
-_NEAR = 0.15  # share of the distance between the old values and the mapped ones
-_BETWEEN = 1  # chunks that may lie further from both: the one in which the unit changed
+_FRACTIONS = 0.3  # share of values that are no longer whole, in a column in which all were whole
+_MARKED = 0.95  # share of values that must be multiples, up to rounding
+_SCALES = 5.0  # a factor without a name counts from here on; a smaller one may be drift
+_MOST = 2.0**53  # above this, floats cannot hold every whole number
+_CHUNK_ROWS = 30  # number of rows in a chunk, of which the median is taken
+_NEAR = 0.15  # allowed distance, as a share of that between the old values and the mapped ones
+_BETWEEN = 1  # number of chunks that may lie further from both: the chunk in which the unit changed
 
 
 class UnitMap(msgspec.Struct, frozen=True):
@@ -27,7 +27,7 @@ class UnitMap(msgspec.Struct, frozen=True):
     b: float = 0.0
 
     def back(self, values: Floats) -> Floats:
-        """The values before the map."""
+        """The values before the map was applied."""
         return (values - self.b) / self.a
 
 
@@ -58,16 +58,18 @@ _NAMED = (
 
 
 def unit_maps(column: ColumnProfile, usual: Floats, values: Floats, course: Sequence[Floats] | None) -> list[UnitMap]:
-    """The maps that a column of numbers may have gone through: those with a name, and a large factor without one.
+    """The maps that may have been applied to a column of numbers: those with a name, and a large nameless factor.
 
-    A change of sign is possible only for a column of one sign, 1 - x only for shares. On whole numbers a map must have
-    left a mark: counts rise and fall with what they count, by any factor and in about the same shape.
+    A change of sign is possible only for a column of one sign, 1 - x only for shares. On whole numbers, a map must have
+    left a mark. Otherwise a mere rise or fall would look like a map, because counts rise and fall by any factor and
+    keep about the same shape.
 
     Args:
-        column: Its profile.
-        usual: The quantiles of its values before, `BINS` + 1 of them.
-        values: Its values now.
-        course: Its values by the hour since a day before it changed, oldest first; None: no mark is looked for.
+        column: The profile of the column.
+        usual: The quantiles of the column's earlier values, `BINS` + 1 of them.
+        values: The column's values now.
+        course: The column's values by hour, from a day before the change until now, oldest first; None: no mark is
+            required.
     """
     assert column.lowest is not None  # a column of numbers
     assert column.highest is not None
@@ -75,7 +77,7 @@ def unit_maps(column: ColumnProfile, usual: Floats, values: Floats, course: Sequ
     share = column.lowest >= 0.0 and column.highest <= 1.0
     named = [one for one in _NAMED if one.a >= 0.0 or (share if one.b else signed)]
     known = np.frombuffer(column.quantiles, "<f8")
-    counts = column.lowest >= 0.0 and bool((known == np.rint(known)).all())  # as far as quantiles say
+    counts = column.lowest >= 0.0 and bool((known == np.rint(known)).all())  # as far as quantiles can tell
     if course is None or not counts or float((values != np.rint(values)).mean()) >= _FRACTIONS:
         return [*named, *_factor(usual, values)]
     step, before = _common_step(values), _common_step(known)
@@ -87,14 +89,14 @@ def unit_maps(column: ColumnProfile, usual: Floats, values: Floats, course: Sequ
 
 
 def _common_step(values: Floats) -> int:
-    """The greatest number of which whole numbers are multiples, 1 at least."""
+    """The greatest number, at least 1, of which all the whole numbers are multiples."""
     return max(1, int(np.gcd.reduce(np.rint(np.clip(values, -_MOST, _MOST)).astype(np.int64))))
 
 
 def _left_mark(one: UnitMap, values: Floats) -> bool:
-    """Return whether whole numbers can only come from others by a map, as it leaves gaps between them.
+    """Return whether whole numbers must come from other whole numbers by a map, as the map leaves gaps between them.
 
-    Three metres in feet, rounded, are 10, and four are 13: never 11.
+    For example, three metres are 10 rounded feet, and four metres are 13 feet, so that 11 never occurs.
     """
     if one.a <= 1.0:
         return False
@@ -105,7 +107,7 @@ def _left_mark(one: UnitMap, values: Floats) -> bool:
 def _stepped(one: UnitMap, middle: float, course: Sequence[Floats]) -> bool:
     """Return whether whole numbers moved by a map from one hour to the next, and stayed there.
 
-    A count that really falls passes through the values between, as a count over a day does for a day.
+    A count that really falls passes through the values in between: a count over a day takes a day to fall.
     """
     medians, held = [], []
     for values in course:
@@ -115,21 +117,21 @@ def _stepped(one: UnitMap, middle: float, course: Sequence[Floats]) -> bool:
             held = []
     parts = [_position(one, middle, median) for median in medians]
     moved = [place for place, part in enumerate(parts) if part > _NEAR]
-    if not moved or moved[0] == 0:  # the old values were never seen
+    if not moved or moved[0] == 0:  # the old values were not seen
         return False
     after = parts[moved[0] :]
     return sum(part < 1.0 - _NEAR for part in after) <= _BETWEEN and max(after) < 1.0 + _NEAR
 
 
 def _position(one: UnitMap, middle: float, median: float) -> float:
-    """The position of a median between the old one (0) and the mapped one (1); for a factor on a log scale."""
+    """The position of a median between the old median (0) and the mapped median (1); on a log scale for a factor."""
     if one.b:
         return (median - middle) / (one.a * middle + one.b - middle)
     return float(np.log(median / middle) / np.log(one.a)) if min(median, middle, one.a) > 0.0 else np.inf
 
 
 def _factor(usual: Floats, values: Floats) -> list[UnitMap]:
-    """A large factor between the quantiles, of columns of one sign."""
+    """A large factor between the old and the new quantiles, for columns of one sign."""
     now = np.quantile(values, (0.25, 0.5, 0.75))
     then: NDArray[np.float64] = usual[[BINS // 4, BINS // 2, 3 * BINS // 4]]
     if (then <= 0).any() or (now <= 0).any():

@@ -136,7 +136,7 @@ def block_days(
         scores: Shape (rows,), for several classes (rows, classes).
         labels: Shape (rows,). NaN if no label came, or if the label is none of the classes.
         cap: The loss at which a row is capped, the unit of `capped_loss`.
-        unlisted: A mask of rows with a label that is none of the classes.
+        unlisted: A mask of rows whose label is none of the declared classes.
         late: A mask of rows whose label came after the wait.
         slices: By column or expression, the value of each row as text. True is used for a slice that has only a name,
             None for a row that is in no slice.

@@ -38,7 +38,7 @@ def guardrails(
     least: int = 50,
     false_alarms: float = 0.01,
 ) -> Guardrails:
-    """Limits that a version must keep in service while it is rolled out; None leaves a check out.
+    """Limits that a version must keep in service while it is rolled out. None switches a check off.
 
     Args:
         latency: The greatest ratio between the version's and the champion's 90th, 95th and 99th percentile of latency.

@@ -57,7 +57,7 @@ class Feed:
                 source,
                 source.delay_us - leads.get(source.name, 0),
                 "left" if source.name in leads else "right",
-                # What was known by then of what came later was taken when it came, and is none of this clock's typos.
+                # History may contain rows about later times: they were accepted when they came, and are no typos.
                 Ingestor(logs[source.name], [source], clock=clock, quarantine=quarantine, future_ok={source.name}),
                 Ingestor(logs[source.name], [source], clock=clock, quarantine=quarantine, future_ok=frozenset(leads)),
             )

@@ -39,7 +39,7 @@ from trimtab.store.ports import Log
 
 
 class Recording(msgspec.Struct, frozen=True, eq=False):
-    """Recorded events and requests, and what is known about them."""
+    """Recorded events and requests, and their faults and best answers as far as these are known."""
 
     tables: Mapping[str, Columns]  # tables of events by source
     sources: Sequence[Source]
@@ -260,7 +260,7 @@ class Replay:
         )
 
     def _optimum(self, rows: slice, like: ScenarioResult) -> ScenarioResult | None:
-        """The best answers to the same questions, as one more scenario."""
+        """The best possible answers to the same questions, as a further scenario."""
         if self._recording.stream is None:
             return None
         return msgspec.structs.replace(

@@ -45,7 +45,7 @@ class MonthRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Two scenarios on the same labelled rows; intervals from a bootstrap of whole weeks."""
+    """The comparison of two scenarios on the same labelled rows; intervals are from a bootstrap of whole weeks."""
 
     line: str
     rival: str

@@ -23,7 +23,7 @@ _STEEPEST = 35.0  # the largest log odds that a map returns
 
 
 def map_log_odds(scores: Any, rise: float, fall: float, offset: float) -> Any:
-    """Scores corrected by a `LogOdds` map."""
+    """Corrected scores of a `LogOdds` map."""
     import numpy as np
 
     p = np.clip(scores, _EDGE, 1.0 - _EDGE)
@@ -32,20 +32,20 @@ def map_log_odds(scores: Any, rise: float, fall: float, offset: float) -> Any:
 
 
 def map_steps(scores: Any, at: Any, to: Any) -> Any:
-    """Scores corrected by a `Steps` map."""
+    """Corrected scores of a `Steps` map."""
     import numpy as np
 
     return np.interp(scores, at, to)
 
 
 def map_class_odds(scores: Any, rise: float, offsets: Any) -> Any:
-    """Probabilities corrected by a `ClassOdds` map, shape (rows, classes)."""
+    """Corrected probabilities of a `ClassOdds` map, shape (rows, classes)."""
     import numpy as np
 
     logs = rise * np.log(np.clip(scores, _EDGE, 1.0)) + offsets
     powers = np.exp(np.maximum(logs - logs.max(axis=1, keepdims=True), -_STEEPEST))
     total = powers[:, 0].copy()
-    for place in range(1, powers.shape[1]):  # added one after the other, so that a single row gives the same bits
+    for place in range(1, powers.shape[1]):  # one after the other, so that one row gives the same bits
         total += powers[:, place]
     return powers / total[:, None]
 

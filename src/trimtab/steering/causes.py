@@ -44,7 +44,7 @@ class Every(_Joined, frozen=True, tag="every"):
 
 
 class AllOf(_Joined, frozen=True, tag="all_of"):
-    """Retrain when each of several triggers holds at the same time."""
+    """Retrain when all of several triggers hold at the same time."""
 
     all_of: tuple[Single, ...]
 

@@ -22,7 +22,7 @@ Phase = Literal["idle", "waiting", "shadow", "waiting for approval", "canary", "
 
 
 class PairedDay(msgspec.Struct, frozen=True, kw_only=True):
-    """One closed day of two models that scored the same rows."""
+    """One closed day on which two models scored the same rows."""
 
     day_us: int  # the beginning of the day
     rows: int  # number of labelled rows, in a ranking of lists

@@ -170,7 +170,7 @@ def sampled(ids: Sequence[str]) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
 
 
 def text_hashes(texts: Sequence[str]) -> NDArray[np.int64]:
-    """A hash of 64 bits for each text, the same within this process."""
+    """A hash of 64 bits for each text; hashes are comparable within this process."""
     return np.fromiter(map(hash, texts), np.int64, len(texts))
 
 

@@ -146,7 +146,7 @@ class InputMonitor:
         """Like `add`, for answers to live requests that are in columns already.
 
         Args:
-            version: The version that answered.
+            version: The version that gave the answers.
             made_at_us: When the answers were made, shape (rows,).
             ids: The hashes of their request keys, by `text_hashes`, shape (rows,).
             questions: The hashes of the requests, by `question_hashes`, shape (rows,).

@@ -1,1 +1,1 @@
-"""Scenarios of a replay: each a policy with its own registry, log and ledger."""
+"""Scenarios of a replay; each is a policy with a registry, a prediction log and a ledger of its own."""

@@ -106,7 +106,7 @@ class AnsweredRows:
         return self._questions.row_of.get(key, -1)
 
     def values(self, features: FeatureSet, rows: Sequence[int]) -> Columns:
-        """The feature values of answered questions."""
+        """The feature values of questions that were already answered."""
         return self._features(features, self.count).values.take(np.array(rows, np.int64))
 
     def arrivals(self, label: Label) -> LabelArrivals:

@@ -117,7 +117,7 @@ class OnlineScorer:
         return self._learner
 
     def _current(self) -> OnlineLearner:
-        """The learner of the version in service; a new version starts from its own fit."""
+        """The learner of the version in service; the learner of a new version starts from the fit of that version."""
         serving = self._serving
         version = serving.in_service()
         if self._learner is None or version is None or version.id != self._version:

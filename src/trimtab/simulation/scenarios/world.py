@@ -56,7 +56,7 @@ class Steering(Protocol):
         ...
 
     def tick(self) -> list[Decision]:
-        """Do what is due at midnight."""
+        """Do everything that is due at midnight."""
         ...
 
     def lack(self) -> str:

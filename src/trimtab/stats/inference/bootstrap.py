@@ -145,7 +145,7 @@ def block_draws(blocks: ArrayLike, repeats: int, seed: int) -> tuple[IntArray, I
 
 
 def redrawn(metric: Metric, labels: ArrayLike, scores: ArrayLike, place: IntArray, counts: IntArray) -> FloatArray:
-    """The metric of each draw, NaN where it is undefined."""
+    """The metric of each draw, NaN if it is undefined for the draw."""
     y, p = checked(labels, scores, "bootstrap")
     if y.shape != place.shape:
         raise Misuse(f"bootstrap: needs one block for each row; found {place.size} blocks for {y.size} rows.")

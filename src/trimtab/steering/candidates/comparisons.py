@@ -101,7 +101,7 @@ class Comparisons:
         )
 
     def lack(self, training_set: TrainingSet, changes: Changes) -> str | None:
-        """The data missing to fit or judge a candidate, in one sentence; None when nothing is missing."""
+        """The data missing to fit or judge a candidate, in one sentence; None if no data are missing."""
         target = self.target(labelled_until(training_set))
         return self.lack_of(training_set, self.plan(training_set, target, changes).window, target)
 
@@ -122,7 +122,7 @@ class Comparisons:
     def lack_to_judge(
         self, training_set: TrainingSet, window: JudgingWindow, own: ComparisonTarget, target: ComparisonTarget | None
     ) -> str | None:
-        """The data missing to judge a stored version, in one sentence; None when nothing is missing."""
+        """The data missing to judge a stored version, in one sentence; None if no data are missing."""
         model = self._deployment.model
         newer = own if target is None or own.unseen_from_us >= target.unseen_from_us else target
         known_us = model.label.final_at(newer.unseen_from_us)

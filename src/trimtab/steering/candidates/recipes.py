@@ -83,7 +83,7 @@ class LiveScores(Protocol):
     """The scores that a deployment gave in service."""
 
     def scores_of(self, keys: list[object], *, version: str, since_us: int) -> Floats:
-        """The score that `version` gave to each request key at `since_us` or later, NaN where it gave none."""
+        """The score that `version` gave to each request key at `since_us` or later, NaN if it gave none."""
         ...
 
 

@@ -51,10 +51,10 @@ def judge(
         candidate: Address of the candidate.
         candidate_scores: The candidate's scores of the window's rows, shape (rows,); for a ranking, whole lists are
             compared.
-        champion: Address of the version in service, None when there is none.
+        champion: Address of the version in service; None if no version is in service.
         champion_scores: The champion's scores of the same rows; None if nothing is compared.
         judged_at_us: The time of the judgement.
-        loads: Whether the stored candidate was read back and gave the same scores.
+        loads: Whether the stored candidate was read back, and then gave the same scores.
         parts: The slices of the window that the rule names.
         trials: Checks that were made on the stored candidate alone; a check called "loads" replaces the value of
             `loads`.
@@ -62,7 +62,7 @@ def judge(
             champion itself answered.
         stand_in: The version that answered in place of the candidate, in one sentence; empty if the candidate itself
             answered.
-        baselines: The scores of the same rows by baseline; a candidate must be better than the best of them.
+        baselines: The scores of the same rows by baseline. The candidate must be better than the best baseline.
         tries: 1 plus, for each earlier comparison with a champion, the share of these days that it covered. Above 1 the
             proof has to be stronger.
         choices: Number of pairs of candidate and window that this pair was chosen from. All of them share the allowed

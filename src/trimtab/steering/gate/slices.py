@@ -68,7 +68,7 @@ def slice_checks(
         differences: Loss of the candidate minus loss of the champion, shape (units,).
         at_us: The time of each unit, shape (units,).
         margin: How much worse a slice may be.
-        may_abstain: Whether the check holds where no slice could be judged.
+        may_abstain: Whether the last check holds if no slice could be judged.
     """
     days = at_us // DAY_US
     counts = [(int(part.here.sum()), int(np.unique(days[part.here]).size)) for part in parts]

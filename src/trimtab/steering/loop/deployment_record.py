@@ -94,7 +94,7 @@ class DeploymentRecord:
         return self.write([entry], **IDLE, **quiet)
 
     def frozen(self) -> str | None:
-        """The reason why all automation is stopped; None when it is not."""
+        """The reason why all automation is stopped; None if it is not stopped."""
         record = self._catalog.get(FREEZE, "all")
         return None if record is None else str(msgspec.json.decode(record.body))
 

@@ -59,7 +59,7 @@ class Loop:
         live: The scores that an online deployment gave in service.
         outside: Wraps the builder of candidates; a project uses it to run the builder in another process.
         predictions: The log in which predictions wait for their labels; None: they wait in memory.
-        served: Whether requests are answered by a service, whose metrics guard canaries.
+        served: Whether a service answers the requests; its metrics then guard canaries.
     """
 
     def __init__(

@@ -51,7 +51,7 @@ class Feed:
         return self.known_us.size >= _LEAST_EVENTS and int(self.known_us[-1] - self.known_us[0]) >= _LEAST_DAYS * DAY_US
 
     def waits(self, since_us: int) -> NDArray[np.int64]:
-        """The time until the next arrival, from the same time of day on each day before, shape (starts,)."""
+        """The time until the next arrival, from the same time of day on each earlier day, shape (starts,)."""
         days = -DAY_US * np.arange(1, REFERENCE_DAYS + 1)
         starts = (since_us + days[:, None] + np.array(_PHASES_US)).ravel()
         starts = starts[(starts >= self.known_us[0]) & (starts < since_us)]

@@ -169,7 +169,7 @@ class _HourGroup(msgspec.Struct, frozen=True):
 
     @property
     def share(self) -> float:
-        """The share of requests that repeat one of the same hour, by their ids."""
+        """The share of requests whose id already occurred in the same hour."""
         return 1.0 - self.distinct / self.rows
 
     @property

@@ -60,7 +60,7 @@ class DayBlocks(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cap: float  # the loss at which a row is capped
     whole: BlockSums
     hours: dict[int, BlockSums] = {}  # sums by hour of the day; empty for a ranking, whose lists are judged by the day
-    slices: dict[str, BlockSums] = {}  # "carrier=UA"
+    slices: dict[str, BlockSums] = {}  # sums by slice: "carrier=UA"
     amended: BlockSums | None = None  # the day with labels that came late or were corrected since; None: no such labels
     amended_at_us: int | None = None  # when the day was last amended
 

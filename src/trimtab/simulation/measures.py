@@ -22,7 +22,7 @@ class Judged(msgspec.Struct, frozen=True, eq=False):
     """Labelled rows and the answers to them."""
 
     labels: Floats  # shape (rows,)
-    scores: Floats  # shape (rows,), of several classes (rows, classes)
+    scores: Floats  # shape (rows,), for several classes (rows, classes)
     lists: Ints | None = None  # for rankings: the list of each row
 
 

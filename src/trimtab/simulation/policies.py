@@ -157,7 +157,7 @@ def stability(learnt: NDArray[np.float64], live: NDArray[np.float64]) -> NDArray
     >>> stability(rng.normal(size=(4000, 1)), rng.normal(size=(4000, 1)) + [1.0]).round(1).tolist()
     [1.0]
     """
-    from trimtab.stats import psi  # here: it loads SciPy with its room
+    from trimtab.stats import psi  # imported here because it loads SciPy
 
     if min(len(learnt), len(live)) < _LEAST_ROWS:
         return np.zeros(0)

@@ -103,7 +103,7 @@ def _quantile(rng: np.random.Generator, model: Model, score: Floats, effects: Fl
     from statistics import NormalDist
 
     quantile = quantile_of(model.metric)
-    assert quantile is not None  # of this kind
+    assert quantile is not None  # a model of this kind has a quantile
     drawn, best = _number(rng, model, score, effects)
     return drawn, best + NormalDist().inv_cdf(quantile)
 

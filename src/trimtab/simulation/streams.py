@@ -90,7 +90,7 @@ class Stream(msgspec.Struct, frozen=True, eq=False):
     tables: dict[str, Columns]  # tables of events by source
     truth: Truth
     shifts: tuple[Shift, ...]
-    start_us: int  # the end of the history
+    start_us: int  # the time at which the history ends
     until_us: int
 
     def day_us(self, day: float) -> int:

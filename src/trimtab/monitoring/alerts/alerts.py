@@ -55,7 +55,7 @@ class AlertState(msgspec.Struct, frozen=True, kw_only=True):
     """The position in the journal of signals, and the incidents that are not over."""
 
     cursor: int = 0
-    incidents: dict[str, Incident] = {}  # by model, kind and subject
+    incidents: dict[str, Incident] = {}  # incidents by model, kind and subject
     over: list[Incident] = []  # incidents that another incident of the same name has replaced
     pages: list[Page] = []
 

@@ -20,7 +20,7 @@ _logger = logging.getLogger(__name__)
 KIND, STATES = "alert_outbox", "alert_receiver"  # kinds of the records of the outbox in the catalogue
 FIRST_US, LONGEST_US = 10 * SECOND_US, 15 * MINUTE_US  # pauses between two attempts
 DROPPED_US = 7 * DAY_US  # how long the status of a receiver stays red after messages were dropped
-_ROUND_S = 10.0  # time for one receiver, after which its other messages wait for the next round
+_ROUND_S = 10.0  # time for one receiver in a round; its other messages then wait for the next round
 
 
 class Sent(msgspec.Struct, frozen=True):

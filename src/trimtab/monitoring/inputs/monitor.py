@@ -34,7 +34,7 @@ from trimtab.serving.arms.arms import SHADOW
 from trimtab.store.ports import Append, Catalog, Put, Remove
 from trimtab.training.definitions import Model
 
-GRACE_US = 5 * MINUTE_US  # after an hour's end, for answers that are logged late
+GRACE_US = 5 * MINUTE_US  # time after the end of an hour in which answers may be logged late
 _AGAIN_US = 5 * MINUTE_US  # time between two looks at the current hour
 _SAMPLES = 4_000  # number of the newest hours whose sampled rows are kept whole
 _LIVE = frozenset(("live", "online", "replay"))

@@ -79,7 +79,7 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     quantiles: bytes  # float64: BINS + 1 of them, the smallest and the largest value among them; empty: no numbers
     counts: bytes  # int64, rows by bin
     known: bytes  # float64, sorted: the known values of codes and texts (as hashes); empty: any value is allowed
-    covered: float  # share of the rows whose value is in `known`: below 1 where these exceed `VALUE_BYTES`
+    covered: float  # share of the rows whose value is in `known`: below 1 if not all values fit into `VALUE_BYTES`
     constant_h: int  # length of the longest run of reference hours with a single value
     spreads: dict[Statistic, Spread]
 
@@ -114,9 +114,9 @@ class Pair(msgspec.Struct, frozen=True):
 class LabelDays(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of rows and labels by training day, for days whose labels are final."""
 
-    first_day: int  # since 1970
+    first_day: int  # number of the day since 1970
     rows: bytes  # uint32
-    labelled: bytes  # uint32: rows with a label
+    labelled: bytes  # uint32: number of rows with a label
     sums: bytes  # float64: sums of the labels
 
     @property

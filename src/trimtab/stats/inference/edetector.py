@@ -52,7 +52,7 @@ BASELINE_LEVELS = ((28, 0.85), (14, 0.9), (LEAST_BLOCKS, 0.95))
 class AlarmSide(msgspec.Struct, frozen=True, kw_only=True):
     """One direction to watch, in the units of a healthy day's standard deviation."""
 
-    sign: Literal[-1, 1]  # 1: an increase is bad
+    sign: Literal[-1, 1]  # 1: an increase is bad; -1: a decrease is bad
     baseline: float  # upper confidence bound of the clipped, whitened mean in the direction of the sign
     stakes: tuple[float, ...]
 

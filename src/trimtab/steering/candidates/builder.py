@@ -284,4 +284,4 @@ class CandidateBuilder:
         return found
 
 
-_NEVER: Final[Codec[Any]] = Codec(lambda value: b"", lambda data: None)  # for steps that are not recorded
+_NEVER: Final[Codec[Any]] = Codec(lambda value: b"", lambda data: None)  # the codec of steps that are not recorded

@@ -75,7 +75,7 @@ class DeploymentParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     catalog: Catalog  # stores state, signals and ledger
     blob: Blob  # stores training sets
     clock: Clock
-    ids: Ids  # names gate records
+    ids: Ids  # makes the ids of gate records
 
 
 class CandidateOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -83,7 +83,8 @@ class CandidateOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     seed: int
     threads: int = 1  # number of threads for one fit
-    around: Callable[[Recipe], Recipe] = lambda recipe: recipe  # a replay shares fits between its scenarios
+    # wraps the recipe; a replay shares fits between its scenarios
+    around: Callable[[Recipe], Recipe] = lambda recipe: recipe
     save: Callable[[TrainingSet, Blob], str] = save_training_set
     evaluates: bool = True  # whether an evaluation with baselines and intervals is made of each candidate
     recording: Recording = Recording()  # runs steps so that no step is done twice

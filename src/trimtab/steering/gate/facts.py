@@ -35,7 +35,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
     candidate_note: str
     champion_note: str
     plan_note: str
-    comparisons: float  # see `gate.repeated_comparisons`
+    comparisons: float  # number of this judgement, see `gate.repeated_comparisons`
     refreshes: bool
 
     @property

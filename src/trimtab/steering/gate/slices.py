@@ -30,8 +30,8 @@ Floats = NDArray[np.float64]
 class Part(msgspec.Struct, frozen=True, eq=False):
     """One slice of a gate's window."""
 
-    name: str  # "carrier=UA"
-    here: NDArray[np.bool_]  # shape (rows of the window,)
+    name: str  # name of the slice, e.g. "carrier=UA"
+    here: NDArray[np.bool_]  # mask of its rows, shape (rows of the window,)
 
 
 def parts_of(

@@ -33,13 +33,13 @@ class Approvals:
         dropped = self.drop_unanswered()
         if dropped:
             raise Conflict(f"{what}: {dropped[-1].cause} It was dropped; train another one.")
-        assert self._record.state.repair is not None  # stored with the phase
+        assert self._record.state.repair is not None  # the repair is stored together with the phase
         return self._record.state.repair
 
     def drop_unanswered(self) -> list[Decision]:
         """Drop the candidate if its time is over or another version became champion."""
         repair = self._record.state.repair
-        assert repair is not None  # stored with the phase
+        assert repair is not None  # the repair is stored together with the phase
         reason, expires_us = overtaken(repair, self._candidates.champion()), self._record.state.expires_us
         if reason is not None:
             return self._record.refuse([self._record.entry_about(repair, "refuse", reason, actor="policy")])

@@ -198,7 +198,7 @@ class RolloutStages:
     def _guarded(self, now_us: int, repair: Repair) -> list[Decision]:
         """Withdraw a canary on a breach, and begin the next share when the present share has lasted long enough."""
         state, rollout = self._record.state, self._rollout
-        assert repair.successor is not None  # it passed
+        assert repair.successor is not None  # the repair has passed the gate
         assert repair.gate.champion is not None  # and its canary is compared with the champion
         guard, since_us = self._guard, state.stage_since_us
         said = self._breach(repair.successor, repair.gate.champion, since_us)

@@ -26,7 +26,7 @@ class TrafficHour(msgspec.Struct, frozen=True, array_like=True):
     """The live requests of one hour."""
 
     rows: int
-    distinct: int  # request ids
+    distinct: int  # number of different request ids
     questions: int = 0  # number of different requests, ignoring id and time; 0: not counted
     asked_again: int = 0  # number of questions that came more than once
 

@@ -189,7 +189,7 @@ def test_wrong_requests_are_refused_before_any_work(project: Project, tmp_path: 
         (asked.replace({"site": asked["x"]}), None, {}, "'site'"),
         (asked, "site", {}, "as of when"),
         (asked, "site", {"at": "noon"}, r"at: time: 'noon' is not ISO 8601\. .* Or name a column \("),
-        (asked, "site", {"at": "x"}, "must be a column of moments; it is float"),
+        (asked, "site", {"at": "x"}, "must be a column of times; it is float"),
         (asked, None, {"at": shop.NOW_US + 1}, "is to come"),
         (asked, [], {"at": "at"}, "empty"),
         (asked, None, {"as_known": "now"}, "neither"),
@@ -373,8 +373,8 @@ def kill(folder: Path, out: Path, steps: int) -> None:
 @pytest.mark.parametrize(
     ("every", "end", "said"),
     [
-        ("1us", "2024-02-01", "2,678,400,000,000 moments; at most 100,000"),
-        ("0d", "2024-02-01", "every='0d' gives no next moment"),
+        ("1us", "2024-02-01", "2,678,400,000,000 times; at most 100,000"),
+        ("0d", "2024-02-01", "every='0d' gives no next time"),
         ("daily", "2024-02-01", "every: duration: 'daily' is not one"),
         ("1d", "2024-01-01", "Give a later end"),
         ("1d", "tomorrow", "end: time: 'tomorrow' is not ISO 8601"),

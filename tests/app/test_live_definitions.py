@@ -45,8 +45,8 @@ def test_the_definitions_of_a_version_that_is_loaded_are_not_read_once_more(
     loaded = served.refresh()
     project.live.views()
     assert not {version.artifact for version in versions} & set(seen.read)
-    assert project.live.of(versions[1]) is served.features(loaded)
-    assert served.features(loaded).hash == versions[1].features
+    assert project.live.of(versions[1]) is served.answerers.features(loaded)
+    assert served.answerers.features(loaded).hash == versions[1].features
 
 
 def test_no_more_definitions_are_kept_than_have_room(changed: Project, monkeypatch: pytest.MonkeyPatch) -> None:

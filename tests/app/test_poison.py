@@ -141,7 +141,9 @@ def test_a_forgotten_event_is_named_no_more(poisonable: Path) -> None:
         project.views.catch_up()
         assert [one.events for one in project.status().failures] == [1, 1]
         assert project.forget("site", "forget-me-4711").residue == []
-        assert [(one.event, one.error) for one in project.status().failures] == [("", "The event was erased.")] * 2
+        assert [
+            (one.event, one.error) for one in project.status().failures
+        ] == []  # the views were filled again without it
 
 
 def test_a_service_goes_on_and_tells(poisonable: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_worker_that_reads_changed_definitions_answers_and_status_is_red(train
         assert [worker.changed for worker in all_ready(trained, 2)] == [True, False]
         assert red(trained) == [
             "worker 1 of the service reads a project file that has changed since the service started, and may "
-            "check and answer otherwise than the others: restart the service"
+            "answer differently from the others: restart the service"
         ]
         for _ in range(8):  # whichever worker takes it
             assert shop.call(f"{url}/health/ready")[0] == 200

@@ -441,7 +441,7 @@ def test_a_simulation_begins_where_all_events_are_kept(tmp_path: Path) -> None:
     with shop.opened(folder) as project:
         shop.load(project)
         project.retain()
-        with pytest.raises(Misuse, match="simulate: from 2024-03-10T00:00:00Z on not all events are kept"):
+        with pytest.raises(Misuse, match=r"simulate: events .* are not kept from 2024-03-10T00:00:00Z on"):
             project.simulate(lines=["never"], start="2024-03-10")
 
 

@@ -98,7 +98,7 @@ def test_a_search_is_a_run_and_its_best_parameters_are_of_the_next_training(load
         assert (version.chosen.values, version.chosen.search) == (best.values, found.search.id)
         assert f"trial {best.number} of search {found.search.id[:12]}" in project.registry.card(version)
         page = project.report("buyer@champion").read_text()
-        assert "How its parameters were found" in page
+        assert "Parameter search" in page
         assert found.search.id[:12] in page
         assert "best: trial" in "\n".join(found.lines())
         assert project.train() == []  # the same data, code, seed and parameters

@@ -178,7 +178,7 @@ def test_a_service_that_others_reach_without_a_key_says_so(trained: Path) -> Non
         process.send_signal(signal.SIGTERM)
         assert process.stderr is not None
         said = process.stderr.read()
-        assert (said.count("\n"), said[:30]) == (1, "warning: whoever reaches 0.0.0"), said
+        assert (said.count("\n"), said[:38]) == (1, "warning: any client that reaches 0.0.0"), said
     with shop.opened(trained) as project:
         project.keys.add("shop", ["predict"])
         assert open_to_all(project, "0.0.0.0") is None

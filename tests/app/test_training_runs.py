@@ -167,7 +167,7 @@ def test_what_is_told_of_a_lost_artifact_is_what_mends_it(trained: Path, tmp_pat
         project.apply()
         blob_of(trained, project.registry.get("buyer@champion").artifact).unlink()
         (red,) = [line for line in project.status().red if "artifact" in line]
-        assert "Bring back the recipe that it was trained by, and run: trimtab train buyer." in red
+        assert "trimtab train buyer" in red
         blob_of(trained, project.registry.get("buyer@1").artifact).unlink()  # which would stand in for it
         with pytest.raises(Corrupt, match=r"No candidate can be judged without it\. .*trimtab restore BACKUP --force"):
             project.train("buyer")

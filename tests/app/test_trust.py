@@ -174,7 +174,7 @@ def test_a_champion_whose_class_was_changed_can_be_replaced_though_it_answers_no
         (folder / "project.py").write_text(text.replace("class Own", "class Other").replace("Own)", "Other)"))
     with shop.opened(folder) as project:
         project.apply()
-        code = "Pickle stores none of the code of its class: bring that back as it was"
+        code = "Pickle does not store the code of its class: bring that back as it was"
         with pytest.raises(Misuse, match=code):
             project.predict("buyer", [shop.visit("new", shop.NOW_US - 1)])
         (red,) = [line for line in project.status().red if "buyer@2" in line]

@@ -121,9 +121,9 @@ def test_what_rows_do_not_define_is_none_and_never_a_warning():
     assert (flat["r2"].value, flat["r2"].interval) == (None, None)
     one_block = score_metrics("squared_error", [1.0], [2.0], [7])
     assert [figure.interval for figure in one_block] == [None] * len(one_block)
-    with pytest.raises(Misuse, match="some labels"):
+    with pytest.raises(Misuse, match="one score for each label"):
         score_metrics("squared_error", [], [], [])
-    with pytest.raises(Misuse, match="2 of 2 labels and scores are no number"):
+    with pytest.raises(Misuse, match="found 2 labels and scores that are no number"):
         score_metrics("squared_error", [1.0, np.nan], [np.inf, 1.0], [0, 1])
 
 
@@ -148,7 +148,7 @@ def test_unfit_class_chances_are_named():
         class_metrics(["a", "z"], [[0.5, 0.5]] * 2, ["a", "b"], [0, 1])
     with pytest.raises(Misuse, match=r"row 1 of 2 holds \[0.9, 0.9\]"):
         class_metrics(["a", "b"], [[0.5, 0.5], [0.9, 0.9]], ["a", "b"], [0, 1])
-    with pytest.raises(Misuse, match="some rows"):
+    with pytest.raises(Misuse, match="one block for each row"):
         class_metrics([], np.zeros((0, 3)), ["a", "b", "c"], [])
     one = by_name(class_metrics(["a"] * 4, [[0.5, 0.5]] * 4, ["a", "b"], [0, 0, 1, 1]))
     assert one["macro_auc"].value is None
@@ -167,7 +167,7 @@ def test_ranking_figures_are_means_over_lists_of_what_counting_by_hand_gives(
     lists = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     told = [here for here in lists if np.ptp(relevance[here]) > 0]
     if not told:
-        with pytest.raises(Misuse, match="all items are alike"):
+        with pytest.raises(Misuse, match="the items are alike"):
             ranking_metrics(relevance, scores, groups, top=top)
         return
     found = by_name(ranking_metrics(relevance, scores, groups, top=top, repeats=20))

@@ -261,10 +261,7 @@ class Registry:
         return self._row_calls.choose(loaded, rows)
 
     def row_choices(self, version: Version | str) -> list[RowChoice]:
-        """Return the choices of a scoring path by kind of machine.
-
-        For a refit without choices of its own, return those of the version that was judged.
-        """
+        """Return a version's choices of a scoring path by kind of machine; of a refit without any, its candidate's."""
         return self._row_calls.of(self._records.resolved(version))
 
     def alias(self, model: str, alias: str) -> Version | None:

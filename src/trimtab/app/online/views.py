@@ -348,11 +348,7 @@ class Views:
         return self._histories.frames(upto)
 
     def _reopen_if_replaced(self, lease: Lease) -> bool:
-        """Switch to the current file. Return False while another process is building that file.
-
-        The current file is checked before the file set aside. A process that rebuilds everything moves the current file
-        aside first, and removes the file set aside last.
-        """
+        """Switch to the current file; False while another process is building that file."""
         online, file = self._state.online, self._state.online_file()
         if file != self._file:
             if (file is None or self._state.online_aside) and not lease.free():
@@ -377,14 +373,12 @@ class Views:
 
     @contextmanager
     def _released(self, lease: Lease) -> Iterator[None]:
-        """Let other processes write online features after the block."""
         try:
             yield
         finally:
             self._give_back(lease)
 
     def _give_back(self, lease: Lease) -> None:
-        """Let other processes write online features, even if this project was closed in the meantime."""
         try:
             self._state.online.release_writer()
         finally:
@@ -398,10 +392,7 @@ class Views:
         return Lease(self._state.catalog, LEASE, self._state.folder)
 
     def _applying(self, store: OnlineStore, lease: Lease) -> Callable[[Sequence[LogRecord]], object]:
-        """Return a function that applies records to the store.
-
-        While another process writes, the function raises `Unavailable`, and the applier tries again.
-        """
+        """Return a function that applies records; while another process writes it raises, and the applier retries."""
 
         def apply(records: Sequence[LogRecord]) -> object:
             if not lease.held:
@@ -419,7 +410,6 @@ class Views:
         return apply
 
     def _between(self, busy: bool) -> bool:
-        """Do the work of the applier that is due between two reads of the log."""
         lease = self._following
         if lease is None or not lease.held:
             return False
@@ -436,7 +426,6 @@ class Views:
         return self._work.piece(busy)
 
     def _reached(self) -> dict[str, int]:
-        """Return the positions that the views have reached. Without views, return the end of the log."""
         return self.store.positions() if self.views else self._state.events.positions()
 
     def _lags(self) -> dict[str, tuple[int, int]]:

@@ -152,7 +152,7 @@ def largest_states(store: OnlineStore, n: int = 10) -> list[StateSize]:
 def name_of(raw: bytes) -> Name | None:
     """Return the entity that a part of a key stands for, or None if the key only has a hash of its name.
 
-    >>> from trimtab.features.online.packed.plan import name_bytes
+    >>> from trimtab.features.online.packed.keys import name_bytes
     >>> [name_of(name_bytes(name)) for name in ("UA", -3, ("JFK", 7), "x" * 200)]
     ['UA', -3, ('JFK', 7), None]
     """

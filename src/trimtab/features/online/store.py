@@ -222,14 +222,12 @@ class OnlineStore:
         self.plans = plans  # assigned in one step, because other threads may be reading
 
     def _drop(self, ids: Set[str]) -> int:
-        """Mark views as being deleted, and delete their keys. After a crash in between, the marks remain."""
         cursors = self.cursors()
         marked = {(GOING + name if name in ids else name): cursor for name, cursor in cursors.items()}
         write_cursors(self.kv, marked)
         return self._sweep(marked)
 
     def _sweep(self, cursors: dict[str, Cursor]) -> int:
-        """Delete the keys of views that are marked as being deleted."""
         gone = 0
         for name in [name for name in cursors if name.startswith(GOING)]:
             for prefix in KeySpace.of(bytes.fromhex(id_of(name)), cursors[name].generation).all:
@@ -248,7 +246,6 @@ class OnlineStore:
         return cursors
 
     def _name(self, plan: ViewPlan) -> str:
-        """The name, in the record of positions, of the states that this store applies to."""
         return FILLING + plan.cursor_name if self._filling else plan.cursor_name
 
     def _by_cursor(self, stored: Mapping[str, Cursor]) -> list[tuple[Cursor, list[ViewPlan]]]:
@@ -311,10 +308,7 @@ class OnlineStore:
             changes[key] = state.pack()
 
     def _repeats(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counter[str]) -> list[bool]:
-        """Return which arrivals repeat an event that was applied before.
-
-        They are found by an index of the event times and ids that windows can still see.
-        """
+        """Return which arrivals repeat an event that was applied before, by the index of event ids."""
         keys = [plan.keys.applied(event.event_at_us, event.id) for _, _, _, event in arrivals]
         stored = zip(keys, self.kv.get_many(keys), strict=True)
         found = {key: there for key, there in stored if there is not None}
@@ -452,17 +446,13 @@ def _arrivals(
 
 
 def _without(changes: Changes, deletes: Sequence[bytes]) -> dict[bytes, bytes]:
-    """Return the changes that are not deletions."""
     for key in deletes:
         del changes[key]
     return cast("dict[bytes, bytes]", changes)
 
 
 def _repeated(state: EntityState, rows: list[Row], count: Counter[str]) -> set[tuple[str, int]]:
-    """Return the records that repeat an unsealed or latest row, by partition and position.
-
-    A view of latest values depends on no other repetitions.
-    """
+    """Return the records that repeat an unsealed or latest row, by partition and position."""
     known = {(row[EVENT_AT], row[ID]) for row in (*state.unsealed, *state.latest_rows)}
     again = set()
     for row in rows:
@@ -475,7 +465,6 @@ def _repeated(state: EntityState, rows: list[Row], count: Counter[str]) -> set[t
 
 
 def _mark(rows: list[Row], errors: Mapping[tuple[str, int], Mapping[int, str]]) -> None:
-    """Add to each row the series whose value failed for it."""
     for row in rows:
         of_row = errors.get((row[PARTITION], row[POSITION]))
         if of_row:

@@ -163,7 +163,7 @@ class InferenceService:
             if endpoint.serving is not None:
                 out.append(ModelIndex(endpoint.name, version_number(endpoint.serving), "READY", ""))
             elif endpoint.ready:
-                out.append(ModelIndex(endpoint.name, "", "READY", "loaded by its next request"))
+                out.append(ModelIndex(endpoint.name, "", "READY", "it is loaded by its next request"))
             elif not ready:
                 out.append(ModelIndex(endpoint.name, "", "UNAVAILABLE", "no version is in service yet"))
         return out

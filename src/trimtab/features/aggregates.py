@@ -26,7 +26,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of aggregate.
 
     A new kind needs a row in `KINDS`, an offline kernel in `offline/kernels/table.py`, and online either a sketch in
-    `online/packed/sketches.py` or a value computed from sums in `online/read/reader.py`.
+    `online/packed/sketches.py` or a value computed from sums in `online/read/reader.py`. The public name is exported by
+    `features/__init__.py` and `trimtab/__init__.py`.
     """
 
     # "value": the type of the values; "total": the type of the values, but int for bool

@@ -1,7 +1,8 @@
 """The record of a prediction: its bytes in the log, its columns, and the form that people read.
 
 All three follow the fields of `core.records.Prediction`. If a field with a default is added there as the last field, it
-is written and read without a change here. To show the field, add a line to `LoggedPrediction` or to `_COLUMNS`.
+is written and read without a change here, except by `payload_writer`, which live answers use. To show the field, add a
+line to `LoggedPrediction` or to `_COLUMNS`.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class _Backend(msgspec.Struct, frozen=True):
     takes: tuple[str, ...] = ()  # some of the arguments `clock`, `repair` and `mode`
 
 
-_BACKENDS: dict[tuple[str, Port], _Backend] = {  # backends by scheme and port: one row for each; a server also leaves `_SERVERS`
+_BACKENDS: dict[tuple[str, Port], _Backend] = {  # by scheme and port; a server also leaves `_SERVERS`
     ("sqlite", "log"): _Backend("sqlite.log:SqliteLog", "sqlite:///var/lib/project/log", ("mode", "clock")),
     ("delta", "table"): _Backend("delta.table:DeltaTable", "delta:///var/lib/project/tables/landings"),
     ("lmdb", "kv"): _Backend("lmdb.kv:LmdbKeyValue", "lmdb:///var/lib/project/online", ("repair",)),

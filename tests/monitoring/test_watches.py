@@ -13,6 +13,7 @@ from trimtab import store
 from trimtab.core.records import LOSS_CAP, DayQuality
 from trimtab.core.time import DAY_US
 from trimtab.feedback.blocks import BlockSums, DayBlocks
+from trimtab.monitoring.quality.detectable_rises import detectable_in_words, detectable_rises
 from trimtab.monitoring.quality.quality import QualityMonitor
 from trimtab.monitoring.signals import listed_signals, standing_signals
 from trimtab.stats.exact_sums import exact_sum
@@ -326,3 +327,35 @@ def test_a_canary_that_is_as_good_is_quiet_and_a_shadow_is_never_red(catalog: Ca
     assert (signal.version, signal.severity) == ("third", "info")
     monitor.follow_arms({"canary": "other", "shadow": "third"}, now_us=70 * DAY_US)  # silent for weeks
     assert standing_signals(catalog, "m") == []
+
+
+def test_the_days_that_a_rise_is_said_to_take_are_those_that_it_takes(
+    catalog: Catalog, monitor: QualityMonitor
+) -> None:
+    assert monitor.watch is not None
+    stated = detectable_rises(monitor.watch)
+    assert list(stated) == [0.1, 0.2, 0.5, 1.0]
+    for rise in (0.1, 0.2):
+        taken = []
+        for seed in range(12):
+            made = QualityMonitor(catalog, "m", run_length_days=500)
+            anchor(made, catalog, "v1", stream(1, 0, 28), 28)
+            for one in stream(100 + seed, 28, 60, level=0.2 * (1 + rise)):
+                if made.observe([one], now_us=one.day_us + DAY_US):
+                    taken.append(one.day_us // DAY_US - 27)
+                    break
+        assert stated[rise] == pytest.approx(np.median(taken), rel=0.35, abs=2)
+
+
+def test_a_rise_that_is_too_small_for_the_days_is_said_to_be_so(catalog: Catalog) -> None:
+    made = QualityMonitor(catalog, "m", run_length_days=500)
+    assert made.watch is None
+    noise = np.random.default_rng(4).normal(0, 1, 28)
+    anchor(made, catalog, "v1", [day(n, 0.2 + 0.04 * float(noise[n])) for n in range(28)], 28)
+    assert made.watch is not None
+    text = detectable_in_words(made.watch)
+    assert text == "; days until a higher loss would be detected: 10 % not within 60, 20 % in 32"
+    anchor(made, catalog, "v2", [day(n, 0.2 + float(noise[n])) for n in range(28)], 28)
+    assert detectable_in_words(made.watch) == "; not even twice the loss would be detected within 60 closed days"
+    old = msgspec.structs.replace(made.watch, reference_loss=None)  # a watch that was stored before this was known
+    assert detectable_in_words(old) == ""

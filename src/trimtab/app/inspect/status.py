@@ -27,6 +27,7 @@ from trimtab.core.sizes import format_bytes
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_time
 from trimtab.features.stored import check_functions
 from trimtab.monitoring.profiles.profile_store import without_profile
+from trimtab.monitoring.quality.detectable_rises import detectable_in_words
 from trimtab.monitoring.signals import LISTED_US, listed_signals, standing_signals
 from trimtab.registry.loading import lost_artifact, repair_lost
 from trimtab.registry.protection import CHAMPION
@@ -310,6 +311,7 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
         text = f"quality steady, last closed day {format_time(watch.last_day_us)[:10]}"
         days = min(figure.spec.reference_blocks for figure in watch.figures.values())
         text += f" (provisional: its reference is of {days} days)" if watch.provisional else ""
+        text += detectable_in_words(watch)
         behind_us = loop.deployment.model.label.final_until(now_us) - watch.last_day_us - DAY_US
         has_traffic = not any(one.kind == "traffic_stopped" for one in standing_signals(system.state.catalog, name))
         if behind_us > _RECENT_US and has_traffic:

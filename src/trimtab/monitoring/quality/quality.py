@@ -138,6 +138,7 @@ class QualityMonitor:
             unwatched=unwatched,
             loss_cap=loss_cap,
             metric=self._metric,
+            reference_loss=_mean_loss(reference),
             slices=of_slices[LOSS],
             slice_gaps=of_slices.get(CALIBRATION, {}),
             healthy=healthy,
@@ -166,6 +167,7 @@ class QualityMonitor:
             unwatched=dict.fromkeys(self.kinds, why) if known is None else known.unwatched,
             loss_cap=before.loss_cap if known is None else known.loss_cap,
             metric=before.metric if known is None else known.metric,
+            reference_loss=None if known is None else known.reference_loss,
             slices={} if known is None else fresh(known.slices),
             slice_gaps={} if known is None else fresh(known.slice_gaps),
             healthy=healthy,
@@ -288,6 +290,12 @@ class QualityMonitor:
         why = dict.fromkeys(KINDS, because)
         settled = settle(_about(listed), KINDS, found, now_us=now_us, because=why, owner=self._owner)
         return stored(settled, now_us)
+
+
+def _mean_loss(days: Sequence[DayQuality]) -> float | None:
+    """The mean loss of a labelled row, in units of the cap; None if no row is labelled."""
+    labelled = sum(day.labelled for day in days)
+    return sum(day.capped_loss_sum for day in days) / labelled if labelled else None
 
 
 def _about(listed: Sequence[Signal], arm: str = "") -> list[Signal]:

@@ -83,6 +83,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     healthy_version: str | None = None
     healthy_cap: float | None = None  # the cap of the losses of the second anchor; None: the cap of this version
     metric: str = ""  # the metric of the losses
+    reference_loss: float | None = None  # mean loss of the reference days, in units of the cap; None: not known
     short_of: dict[str, float] = {}  # by kind, how far the reference itself is above the level of the second anchor
     arm: str = ""  # "canary" or "shadow"; empty: the version in service
 

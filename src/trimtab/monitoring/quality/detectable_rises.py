@@ -1,0 +1,42 @@
+"""The rises of a loss that a quality watch can detect, and how many closed days it needs for each of them."""
+
+from __future__ import annotations
+
+import math
+
+from trimtab.monitoring.quality.watches import LOSS, Watch
+from trimtab.stats.inference.alarm_power import detection_days
+
+RISES = (0.1, 0.2, 0.5, 1.0)  # rises of the mean loss, as shares of it
+LONGEST_DAYS = 60  # a rise that takes more closed days than that counts as not detectable
+
+
+def detectable_rises(watch: Watch) -> dict[float, float]:
+    """By rise of the loss (0.1 is 10 % more), the median number of closed days until the alarm about it.
+
+    The days are taken to vary like the reference days, and to be normally distributed. Infinity stands for more than 60
+    days. The result is empty if the loss is not watched, or if the mean loss of the reference days is not known.
+    """
+    figure, level = watch.figures.get(LOSS), watch.reference_loss
+    if figure is None or not level:
+        return {}
+    return {rise: detection_days(figure.spec, rise * level, most=LONGEST_DAYS) for rise in RISES}
+
+
+def detectable_in_words(watch: Watch) -> str:
+    """The days to the alarm for the smallest rises, to be appended to a sentence; empty if nothing is known.
+
+    A rise of 10 % that is not detectable is named as well. Without that, a quiet alarm would be taken for a healthy
+    model.
+    """
+    found = detectable_rises(watch)
+    if not found:
+        return ""
+    if all(math.isinf(days) for days in found.values()):
+        return f"; not even twice the loss would be detected within {LONGEST_DAYS} closed days"
+    stated = []
+    for rise, days in found.items():
+        stated.append(f"{100 * rise:.0f} % {f'in {days:.0f}' if math.isfinite(days) else f'not within {LONGEST_DAYS}'}")
+        if len(stated) > 1 and math.isfinite(days):
+            break
+    return f"; days until a higher loss would be detected: {', '.join(stated)}"

@@ -105,6 +105,32 @@ def test_of_refreshes_that_are_as_good_about_half_pass_and_of_worse_ones_few(see
     assert passed[0.4] <= 3
 
 
+def test_a_refresh_is_refused_only_if_it_is_provably_miscalibrated() -> None:
+    """On windows whose days rise and fall together, true probabilities miss the mean label by more than allowed."""
+    outcomes = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        at_us = np.repeat(np.arange(14), 500) * DAY_US
+        of_day = np.repeat(rng.normal(0, 0.6, 14), 500)
+        logit = rng.normal(-1, 1, at_us.size)
+        labels = (rng.random(at_us.size) < 1 / (1 + np.exp(-logit - of_day))).astype(float)
+        judged, truth = Window(0, 14 * DAY_US, at_us, labels), 1 / (1 + np.exp(-logit))
+        champion = np.full(at_us.size, labels.mean())
+        rule = BeatsChampion()
+        low = np.clip(0.4 * truth, 0.01, 0.99)
+        outcomes.append(
+            (
+                record(truth, champion, judged, rule=rule).checks["calibrated"],
+                record(truth, champion, judged, rule=rule, refreshes=True).checks["calibrated"],
+                record(low, champion, judged, rule=rule, refreshes=True).checks["calibrated"],
+            )
+        )
+    strict, refresh, miscalibrated = np.array(outcomes).sum(axis=0)
+    assert strict < 50  # the noise of days alone
+    assert refresh >= 55
+    assert miscalibrated <= 6
+
+
 def test_a_miscalibrated_candidate_does_not_pass_even_when_it_ranks_well() -> None:
     judged, truth = window()
     gate = record(np.clip(truth * 0.7, 0.01, 0.99), np.full(len(truth), truth.mean()), judged)

@@ -91,23 +91,29 @@ def _leaving(losses: Floats, share: float) -> float:
     return float(ordered[np.searchsorted(left, share * left[-1])])
 
 
-def calibration_gap(metric: Loss, labels: Floats, scores: Floats) -> float:
-    """The distance of mean score and mean label, 0 or above, in the labels' unit.
+def calibration_residuals(metric: Loss, labels: Floats, scores: Floats) -> Floats:
+    """By row, how far the score is above the label, shape (rows,); their mean is the signed calibration gap.
 
-    For a quantile, it is the distance between the share of labels at or below the score and the level of the quantile.
-    For several classes, it is the distance of the class whose mean probability is furthest from its share of the
-    labels.
+    For a quantile, the mean is the share of labels at or below the score minus the level of the quantile. For several
+    classes, it is that of the class whose mean probability is furthest from its share of the labels.
+    """
+    quantile = quantile_of(metric)
+    if quantile is not None:
+        return np.asarray((labels <= scores) - quantile, np.float64)
+    if metric in CLASS_LOSSES:
+        shares = np.bincount(labels.astype(np.int64), minlength=scores.shape[1]) / labels.size
+        furthest = int(np.abs(scores.mean(axis=0) - shares).argmax())
+        return np.asarray(scores[:, furthest] - (labels == furthest), np.float64)
+    return np.asarray(scores - labels, np.float64)
+
+
+def calibration_gap(metric: Loss, labels: Floats, scores: Floats) -> float:
+    """The distance of mean score and mean label, 0 or above, in the labels' unit: see `calibration_residuals`.
 
     >>> calibration_gap("pinball(0.5)", np.array([1.0, 2.0, 3.0, 4.0]), np.full(4, 3.0))
     0.25
     """
-    quantile = quantile_of(metric)
-    if quantile is not None:
-        return abs(float((labels <= scores).mean()) - quantile)
-    if metric in CLASS_LOSSES:
-        shares = np.bincount(labels.astype(np.int64), minlength=scores.shape[1]) / labels.size
-        return float(np.abs(scores.mean(axis=0) - shares).max())
-    return abs(float(scores.mean() - labels.mean()))
+    return abs(float(calibration_residuals(metric, labels, scores).mean()))
 
 
 def gap_unit(metric: Loss, labels: Floats) -> float:

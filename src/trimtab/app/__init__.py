@@ -1,4 +1,4 @@
-"""Wires the rooms into a project: open, push, predict, train, tick, serve."""
+"""The package of projects: it connects all other packages to open, train, serve and inspect a project."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,6 @@ __all__ = ["Definitions", "Explanation", "Project", "Status", "load_definitions"
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:  # the parts of a project are loaded when the first name is used
+    if name in _HOMES:  # each module is loaded only when one of its names is first used
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""An overview of alerts: the state of receivers, waiting alerts, mutes, and the budget of pages."""
+"""An overview of alerts: receivers, alerts not delivered yet, mutes, and the number of alerts against its limit."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class ReceiverOverview(msgspec.Struct, frozen=True, kw_only=True):
     to: str  # the address, without secrets
     severity: str
     models: list[str]
-    waiting: int  # the number of alerts in the outbox
-    oldest: str | None  # since when the oldest alert waits
+    waiting: int  # the number of alerts that are not delivered yet
+    oldest: str | None  # the time since which the oldest alert has waited
     delivered: int  # the number of messages delivered
     delivered_at: str | None
     failing_since: str | None
@@ -46,12 +46,12 @@ class ReceiverOverview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IncidentOverview(msgspec.Struct, frozen=True, kw_only=True):
-    """A signal that is not over."""
+    """A signal for which an alert was or will be sent, and which may still continue."""
 
     what: str  # "late_flight/no_labels"
     severity: str
     found: str
-    ended: str | None  # when it ended; it may still come back within the time of flapping
+    ended: str | None  # when the signal ended; if it soon begins again, the incident continues
     told: bool
     held: bool
     muted: bool
@@ -59,14 +59,14 @@ class IncidentOverview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BudgetOverview(msgspec.Struct, frozen=True, kw_only=True):
-    """The pages for one model and severity."""
+    """The number of alerts ("pages") about one model at one severity, and the limit for a week."""
 
     model: str
     severity: str
-    pages: int  # the number of pages in the newest seven days
+    pages: int  # the number of pages in the last seven days
     of: int
-    a_week: float  # the mean number of pages a week in the newest four weeks
-    held: int  # the number of alerts that wait for a digest
+    a_week: float  # the mean number of pages a week over the last four weeks
+    held: int  # the number of alerts over the limit, which wait for a summary message
 
 
 class AlertOverview(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +111,7 @@ class AlertOverview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def alert_overview(system: System) -> AlertOverview:
-    """See `Project.alerts`."""
+    """Return the state of all alerts; see `Project.alerts`."""
     now_us = system.clock.now_us()
     state = system.part(Alerting).state()
     found = [one for one in mutes(system.state.catalog) if now_us < one.until_us]
@@ -125,7 +125,7 @@ def alert_overview(system: System) -> AlertOverview:
 
 
 def red_receivers(system: System) -> list[str]:
-    """Return failing receivers and recently dropped alerts, as lines of `trimtab status`."""
+    """Return one line for `trimtab status` per failing receiver or receiver with recently dropped alerts."""
     now_us, states = system.clock.now_us(), system.part(Alerting).outbox.states()
     if not any(one.failing_since_us or one.dropped_us for one in states.values()):
         return []

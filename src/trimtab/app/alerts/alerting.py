@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 LEASE = "alerts"
-_ROUND_S = 45.0  # the time for all receivers at once, more than the longest timeout
-_TICKED_US = DAY_US  # a loop without a tick for so long is unhealthy
+_ROUND_S = 45.0  # the time limit for all deliveries together; it exceeds the longest timeout
+_TICKED_US = DAY_US  # a training loop that has not run for this long counts as unhealthy
 
 
 class TriedReceiver(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,9 +88,10 @@ class Alerting:
         another thread or process delivers alerts.
 
         Raises:
-            Unavailable: The catalogue cannot be read or written now, or the clock jumped ahead, so that mutes would be
-                over.
-            Conflict: This process lost its lease, and another process wrote meanwhile. Nothing was done.
+            Unavailable: The catalogue cannot be read or written now. Or the clock jumped ahead, so that mutes would
+                wrongly count as ended.
+            Conflict: This process lost its lease (the right to be the one that delivers), and another process wrote
+                meanwhile. Nothing was done.
         """
         if not self._looking.acquire(blocking=False):
             return
@@ -129,7 +130,7 @@ class Alerting:
         return take_in(state, entries, duration_us(self.settings.flapping))
 
     def plan(self) -> tuple[Plan, AlertState | None, int]:
-        """Return what `look` would do now, the state before it, and the revision of that state's record."""
+        """Return what `look` would send now, the stored state that it starts from, and that state's revision number."""
         before, revision = self._stored()
         now_us = self._clock.now_us()
         found = mutes(self._catalog)
@@ -147,7 +148,7 @@ class Alerting:
         return plan.state != before or bool(self.outbox.due(self.settings.addressees))
 
     def _collect(self) -> None:
-        """Store the new state together with its messages."""
+        """Store the new alert state and the resulting messages in one write."""
         plan, before, revision = self.plan()
         if plan.state == before:
             return
@@ -156,7 +157,7 @@ class Alerting:
         self._catalog.write([Put(KIND, KEY, msgspec.json.encode(plan.state), revision), *puts])
 
     def _messages(self, plan: Plan, now_us: int) -> list[tuple[str, Message]]:
-        """Return the messages of a plan. Each receiver gets at most one message of new alerts and one digest."""
+        """Return the messages that a plan sends: at most one with new alerts and one digest for each receiver."""
         found = []
         limit = self.settings.pages_per_week
         used_up = [
@@ -200,7 +201,7 @@ class Alerting:
     def _version_name(self, signal: Signal) -> str:
         try:
             return self._system.registry.get(signal.version).name if signal.version else ""
-        except (NotFound, Misuse):  # the version was lost by a restore
+        except (NotFound, Misuse):  # a backup without this version was restored
             return signal.version[:12]
 
     def _wanted(self, what: AlertKind, signal: Signal) -> bool:
@@ -266,9 +267,9 @@ class Alerting:
         return (None, 0) if record is None else (msgspec.json.decode(record.body, type=AlertState), record.revision)
 
     def _forget(self) -> None:
-        """Remove state and outbox if no receiver is declared.
+        """Remove the stored state and all waiting messages if no receiver is declared.
 
-        A receiver that is declared later gets the signals that stand then.
+        If a receiver is declared later, it gets the signals that are open at that time.
         """
         kept = [self._catalog.get(KIND, KEY), *self._catalog.find(OUTBOX)]
         gone = [Remove(one.kind, one.key) for one in kept if one is not None]

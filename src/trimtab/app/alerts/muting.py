@@ -1,4 +1,4 @@
-"""Mutes of alerts. Each mute has an end, a reason and a row of the ledger."""
+"""Mute and unmute alerts. Each mute has an end and a reason, and is recorded in the ledger of decisions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HOW = "Name a model, a kind of signal or a subject, or MODEL/KIND or MODEL/KIND
 
 
 def mute(system: System, what: str, *, time: str | int, why: str, actor: str) -> Decision:
-    """See `Project.mute_alerts`."""
+    """Mute the alerts about a signal or a model; see `Project.mute_alerts`."""
     _check_known(system, what)
     if not why.strip():
         raise Misuse(f"mute {what!r}: no reason is given. Give one: --why TEXT")
@@ -47,7 +47,7 @@ def mute(system: System, what: str, *, time: str | int, why: str, actor: str) ->
 
 
 def unmute(system: System, what: str, *, why: str, actor: str) -> Decision:
-    """See `Project.unmute_alerts`."""
+    """End a mute early; see `Project.unmute_alerts`."""
     now_us = system.clock.now_us()
     standing = {one.what: one for one in mutes(system.state.catalog) if now_us < one.until_us}
     if what not in standing:
@@ -70,7 +70,7 @@ def _model(system: System, what: str) -> str:
 
 
 def _check_known(system: System, what: str) -> None:
-    """Refuse a mute that matches nothing, such as a misspelt mute."""
+    """Raise an error if a mute would match nothing, for example because its name is misspelt."""
     signals = listed_signals(system.state.catalog)
     models = {*system.definitions.deployments, *(one.model for one in signals)}
     kinds = {*RUNBOOK, *(one.kind for one in signals)}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _TYPES: dict[Dtype, Any] = {"str": str | None, "int": int | None, "float": float | None, "bool": bool | None}
 _TYPES["time"] = int | None
-_BLOCK = 500  # the number of requests that are decoded at once
+_BLOCK = 500  # the number of requests that are decoded together
 _LIVE_MODES = frozenset({"live", "online", "replay"})
 
 RequestOf: TypeAlias = "Callable[[str], Request | None]"
@@ -36,24 +36,24 @@ class LoggedRequest(msgspec.Struct, frozen=True, gc=False):
     version: str  # the id of the version that answered
     request: bytes  # the columns of the request, as encoded in the prediction log
     values: bytes  # the model's inputs, if requested
-    reasons: bytes = b""  # the reason of each missing input
-    answer: float | dict[str, float] | None = None  # the score that the version itself gave these inputs, if requested
+    reasons: bytes = b""  # why each missing input is missing, as one code per input
+    answer: float | dict[str, float] | None = None  # the score that the version computed from `values`, if requested
 
 
 class LoggedRequests:
     """The requests of a model with their first answers, from the prediction log.
 
-    Only live requests count. Precomputed answers, batches and requests about the past do not. If a version was
-    answering when the request had other columns, these are matched by name, and new columns are null. A request that
-    cannot be converted like this is skipped and counted.
+    Only live requests count. Precomputed answers, batches and requests about the past do not. The declared columns of a
+    request may have changed since the request was logged. Then its columns are matched by name, and new columns are
+    null. A request that cannot be converted like this is skipped and counted.
 
     Args:
         model: The model.
         predictions: The prediction log.
-        since_us: Skip requests before this time.
+        since_us: Requests before this time are skipped.
         inputs: Whether to keep the model's inputs and its answer as well.
-        request_of: Returns the request definition that a version, given by its id, was trained with. Without it, all
-            requests are taken as declared now.
+        request_of: Returns the request definition that a version, given by its id, was trained with. Without this
+            function, all logged requests are assumed to have the columns that are declared now.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class LoggedRequests:
         inputs: bool = False,
         request_of: RequestOf | None = None,
     ) -> None:
-        self.first: dict[str, LoggedRequest] = {}  # by request key, in the order of the requests
+        self.first: dict[str, LoggedRequest] = {}  # the first prediction of each request, by request key, in log order
         self.other_shapes = 0
         self._model = model
         self._predictions = predictions
@@ -76,7 +76,7 @@ class LoggedRequests:
         self._reached = {} if since_us is None else predictions.positions_before(since_us)
 
     def read(self) -> None:
-        """Read the predictions that are new in the log."""
+        """Read the predictions that were added to the log since the last call."""
         for block, reached in self._predictions.blocks(self._reached, model=self._model.name):
             self._reached = reached
             for p in block:
@@ -84,7 +84,7 @@ class LoggedRequests:
                     self._take(p)
 
     def forget(self, before_us: int) -> list[str]:
-        """Drop the requests before a time and return their keys."""
+        """Drop the requests before a time from memory, and return their keys."""
         old = [key for key, p in self.first.items() if p.at_us < before_us]
         for key in old:
             del self.first[key]
@@ -109,7 +109,7 @@ class LoggedRequests:
 
 def _own_answer(p: Prediction) -> float | dict[str, float] | None:
     """Return the score of a prediction if a registered version computed it from the logged inputs, else None."""
-    if p.mode != "live" or p.arm == "online" or p.is_degraded:  # an online learner has changed since
+    if p.mode != "live" or p.arm == "online" or p.is_degraded:  # an online learner has changed since it gave this score
         return None
     return p.score if p.scores is None else p.scores
 
@@ -138,7 +138,7 @@ def _taken_as(known: Request, now: Request) -> Callable[[bytes], bytes | None]:
 
 
 def request_shape(request: Request) -> Callable[[bytes], bool]:
-    """Return a test for whether a logged request has as many columns as declared now, and of the same types."""
+    """Return a function that tells whether a logged request has the columns declared now, with the same types."""
     decode = _row_decoder(request)
 
     def fits(packed: bytes) -> bool:
@@ -155,7 +155,7 @@ def decode_requests(request: Request, packed: Sequence[bytes]) -> Columns:
     """Return the columns of logged requests that have the declared shape (see `request_shape`)."""
     decode = _row_decoder(request)
     parts = []
-    for start in range(0, len(packed), _BLOCK):  # a block is small enough for the processor's cache
+    for start in range(0, len(packed), _BLOCK):  # this many requests fit into the processor's cache
         values = zip(*map(decode, packed[start : start + _BLOCK]), strict=True)
         of_columns = zip(request.columns.items(), values, strict=True)
         parts.append(Columns.of({name: (dtype, given) for (name, dtype), given in of_columns}))
@@ -163,7 +163,7 @@ def decode_requests(request: Request, packed: Sequence[bytes]) -> Columns:
 
 
 def _row_decoder(request: Request) -> Callable[[bytes], tuple[Any, ...]]:
-    columns: Any = tuple[tuple(_TYPES[dtype] for dtype in request.columns.values())]  # type: ignore[misc]  # made from data
+    columns: Any = tuple[tuple(_TYPES[dtype] for dtype in request.columns.values())]  # type: ignore[misc]  # the type is built at run time
     return msgspec.msgpack.Decoder(columns).decode
 
 
@@ -184,11 +184,10 @@ def are_among(keys: NDArray[Any], some: NDArray[Any]) -> NDArray[np.bool_]:
 def ingested_requests(
     request: Request, frame: EventFrame, cut_us: int, *, deleted: bool = False
 ) -> tuple[Columns, NDArray[Any]]:
-    """Return the ingested requests that are known at a cut, each once, together with their times.
+    """Return the ingested requests that were known at the time `cut_us`, each once, and the time of each request.
 
-    A request that was changed is taken as it stood at its own time. A version of a request does not count if it was
-    replaced before the time of the request. A request that was deleted by the cut does not count. With `deleted`, it
-    does count unless it was deleted before its own time.
+    If a request was corrected, the correction that was valid at the request's own time is used. Requests that were
+    deleted by `cut_us` are left out. With `deleted`, only those deleted before their own time are left out.
     """
     at_us: NDArray[Any] = frame.event_at_us - request.lead_us
     keys = frame.columns[request.key].values

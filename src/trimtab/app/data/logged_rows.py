@@ -1,4 +1,4 @@
-"""Logged feature values as training rows, for `rows="logged"`.  # D54"""
+"""Build training rows from logged feature values, for models with `rows="logged"`.  # D54"""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _KINDS = {"float": np.float64, "int": np.int64, "time": np.int64, "bool": np.boo
 
 
 def encodings(registry: Registry, blob: Blob) -> EncodingOf:
-    """Return a function that finds the encoding of a version by its id.
+    """Return a function that finds the input encoding of a version, given the version's id.
 
-    The function returns None for a version that has other features. It keeps the encodings that it has found.
+    That function returns None for a version with other features. It caches the encodings that it has found.
     """
     known: dict[tuple[str, str], Encoding | None] = {}
 
@@ -43,14 +43,14 @@ def encodings(registry: Registry, blob: Blob) -> EncodingOf:
 
 
 def logged_features(features: FeatureSet, rows: Sequence[LoggedRequest], encoding_of: EncodingOf) -> FeatureFrame:
-    """Return the features of requests with the values that their answers used.
+    """Return the feature values that were used to answer requests, decoded from the logged inputs.
 
-    When these features are encoded again, they equal the logged inputs to the last bit.
+    Encoding the result again gives the logged inputs to the last bit.
 
     Args:
         features: The model's features.
-        rows: Requests with their logged inputs. The versions that answered them must have these features.
-        encoding_of: Returns the encoding of each version, which says what the numbers of categories mean.
+        rows: Requests with their logged inputs. All of them must have been answered by versions with these features.
+        encoding_of: Returns the encoding of a version, which maps the logged number of a category to its text.
 
     Raises:
         Corrupt: A logged row does not match the features of its version.

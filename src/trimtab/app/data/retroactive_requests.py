@@ -1,4 +1,4 @@
-"""Compare columns of requests at the time of the request with the same columns now, to detect leakage."""
+"""Detect leakage: find columns of requests whose values were changed after the request was made."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def retroactive_changes_of(
 ) -> dict[str, RetroactiveChange]:
     """Return for each column its values when the requests were made, and its values now.
 
-    The original values of a request come from its prediction. Without a prediction, they come from a version of its
-    event that existed at the time of the request and was replaced later. The other requests are known only from the
-    history.
+    The original values of a request come from its logged prediction. Without a prediction, they come from the event as
+    it was stored at the time of the request, if it was corrected later. Requests with neither are known only by their
+    current values.
 
     Args:
-        request: The request.
-        names: The columns that features read. The key and the time are skipped.
+        request: The definition of the request.
+        names: The columns that features read. The key and the time of the request are skipped.
         frame: The history of the requests.
         logged: The requests of the prediction log.
-        learnt: The training requests, with the values that the history has now.
+        learnt: The training requests, with their values in the history now.
         cut_us: Whatever became known after this time is ignored.
     """
     names = [name for name in sorted(names) if name not in (request.key, request.time)]

@@ -1,4 +1,4 @@
-"""Training sets of a living project: requests from ingested history and from the prediction log."""
+"""Build training sets from all requests of a project, whether ingested as history or logged when they were answered."""
 
 from __future__ import annotations
 
@@ -43,23 +43,24 @@ _logger = logging.getLogger(__name__)
 
 
 class LivingData:
-    """Builds training sets as of a cut. The features of each request are as of the request's own time.
+    """Builds training sets from the data known at a time, the cut. Each request gets its features as of its own time.
 
-    A request may be ingested, logged, or both. If it is both, the logged request is taken, because its time was
-    recorded, whereas the time of an ingested request is derived.
+    A request may be ingested, logged, or both. If it is both, the logged request is used, because its time was recorded
+    when it was answered, whereas the time of an ingested request is derived from a column.
 
     Args:
         open_run: Opens the computation of a model's features, in memory or on disk, with the history of its requests
             and labels.
         predictions: The prediction log.
-        kept_from: Returns by source the time before which events were removed. Requests that need removed events for a
-            feature or for their label are excluded.
+        kept_from: Returns by source the time before which events were removed. A request is excluded if its features or
+            its label need removed events.
         request_of: Returns the request definition that a version, given by its id, was trained with, or None if
             unknown.
-        check: Raises if the definitions of a model, given by its name, must not be trained here.
-        encoding_of: Returns the encoding of a version that has the model's features, which logged rows need.
-        placed: Sets the columns in a version's definitions to their places in the stored events of this project.
-        left_out: Returns the time windows whose rows are excluded, by model and cut.
+        check: Raises an error if the model of this name must not be trained in this process.
+        encoding_of: Returns the input encoding of a version that has the model's features. It is needed to decode
+            logged rows.
+        placed: Returns the feature definitions with each column at its position in the events stored here.
+        left_out: Returns the time windows whose rows are excluded from training, given a model and a cut.
     """
 
     def __init__(
@@ -88,9 +89,9 @@ class LivingData:
     def training_set(
         self, model: Model, *, cut_us: int, since_us: int | None = None, answers: bool = False
     ) -> TrainingSet:
-        """Return the training set of all requests up to `cut_us`, or only of those since a time.
+        """Return the training set of all requests up to `cut_us`, or of those from `since_us` on.
 
-        `answers` adds the answers that were logged.
+        With `answers`, the logged scores of the requests are included.
 
         Raises:
             NotFound: The model has no request.
@@ -127,7 +128,7 @@ class LivingData:
     def features_of(
         self, model: Model, features: FeatureSet, requests: Columns, at_us: NDArray[np.int64]
     ) -> FeatureFrame:
-        """Compute features by the definitions of another version, for some of the model's requests.
+        """Compute some requests' features with the feature definitions of another version of the model.
 
         Raises:
             Misuse: The definitions need a column of the request that is no longer declared.
@@ -138,7 +139,7 @@ class LivingData:
             return opened.evaluate(placed, requests, at_us)
 
     def requests(self, model: Model, frame: EventFrame, cut_us: int) -> tuple[Columns, NDArray[Any]]:
-        """Return the requests, ordered by time, and their times.
+        """Return the training requests in order of time, and the time of each.
 
         Raises:
             NotFound: The model has no request.
@@ -155,9 +156,10 @@ class LivingData:
         return LoggedRequests(model, self._predictions, since_us=since_us, inputs=inputs, request_of=request_of)
 
     def _read_for_pin(self, model: Model, cut_us: int, since_us: int | None, answers: bool) -> LoggedRequests:
-        """Return the log that was read to compute the pin of this cut, or read it now.
+        """Return the logged requests, from memory if the pin of this cut was computed just before.
 
-        What was read for other cuts is dropped, because it may hold data that was erased since.
+        A pin is a hash of everything that a training set depends on. Copies for other cuts are dropped, because they
+        may hold data that was erased since.
         """
         if since_us is not None or answers:
             return self._logged_requests_of(model, since_us, answers)
@@ -189,7 +191,7 @@ class LivingData:
         return _Chosen(requests.take(order), at_us[order], origins, rows, logged=logged, history=history)
 
     def _logged(self, model: Model, logged: list[LoggedRequest]) -> _Chosen:
-        """Return the requests that versions with the model's features answered, with their logged inputs."""
+        """Return the requests, with their logged inputs, that were answered by versions with the model's features."""
         rows = [row for row in logged if self._encoding_of(row.version, model.features) is not None]
         rows.sort(key=lambda row: row.at_us)
         requests, at_us = _table(model, rows)
@@ -205,7 +207,7 @@ class LivingData:
     def _of_what_is_kept(
         self, model: Model, at_us: NDArray[Any], *, labels_only: bool = False, since_us: int | None = None
     ) -> NDArray[np.int64]:
-        """Return the rows whose features and labels can still be computed from the events that are kept. # D23"""
+        """Return the rows whose features and labels need only events that are still kept.  # D23"""
         kept_from = self._kept_from()
         from_us = labels_from_us(model, kept_from)
         if not labels_only:
@@ -236,12 +238,12 @@ class _Chosen(msgspec.Struct, frozen=True, eq=False):
     requests: Columns
     at_us: NDArray[Any]
     origins: dict[str, int]
-    rows: Sequence[LoggedRequest | None]  # each request as logged; None if only the history has it
+    rows: Sequence[LoggedRequest | None]  # by row; None if the request is only in the history
     logged: Columns | None = None  # the logged requests; None with `rows="logged"`
-    history: Columns | None = None  # the requests that only the history has; None with `rows="logged"`
+    history: Columns | None = None  # requests only in the history; None with `rows="logged"`
 
     def hindsight(self, model: Model, frame: EventFrame, cut_us: int) -> dict[str, RetroactiveChange]:
-        """Return for each column that is read its values when the requests were made, and its values at the cut."""
+        """Return for each column that features read its values when the requests were made and at the cut."""
         if self.logged is None or self.history is None:
             return {}
         read = model.features.request_columns
@@ -253,14 +255,14 @@ def _table(model: Model, rows: Sequence[LoggedRequest]) -> tuple[Columns, NDArra
 
 
 def settled_cut(model: Model, frames: Mapping[str, EventFrame], at_us: NDArray[Any], cut_us: int) -> int:
-    """Return the last time up to `cut_us` at which the training set changed.
+    """Return the last time up to `cut_us` at which the data of the training set changed.
 
-    A training set as of that time equals the training set as of `cut_us`. So training twice on the same data gives the
-    same version id, however much time passes between the two trainings.
+    The training sets as of both times are equal. Using the earlier time as the cut gives two trainings on the same data
+    the same version id, however much time passes between them.
 
     Args:
         model: The model.
-        frames: The events of the model's requests and labels, at least.
+        frames: Events by source. The sources of the model's requests and labels must be included.
         at_us: The times of the requests.
         cut_us: Whatever became known after this time is ignored.
     """

@@ -1,4 +1,4 @@
-"""The pin of a training set: a hash of everything that it depends on.  # D54"""
+"""Compute the pin of a training set: a hash of everything that the set depends on.  # D54"""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from trimtab.training.definitions import Model
 class Pin:
     """Computes the pin of a training set without computing its features.
 
-    Two sets with equal pins are equal.
+    Training sets with equal pins are equal.
 
     Args:
         data: Finds the requests of the set.
         history: The history of requests and labels.
         kept_from: Returns by source the time before which events were removed.
-        catalog: Has the ledger, in which erasures are recorded.
+        catalog: Holds the ledger of decisions, in which erasures are recorded.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""Loading events and computing features for tables, catalogue and files."""
+"""Load events, compute tables of features, and describe features in a catalogue."""

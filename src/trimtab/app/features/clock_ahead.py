@@ -1,4 +1,4 @@
-"""Find records that were stamped by a clock that was ahead, and correct their append times.  # D0170"""
+"""Find records whose append times lie in the future because a clock was wrong, and correct these times.  # D0170"""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ REPAIR = "Look at the clock first; if it is right now, run: trimtab recover"
 
 
 class Ahead(msgspec.Struct, frozen=True, kw_only=True):
-    """A group of records, or a stored time, that was stamped with a time in the future."""
+    """Records of one place, or one stored time, with a timestamp in the future."""
 
-    where: str  # a partition of the event log, such as "p0001", or what else has the time
+    where: str  # a partition of the event log, such as "p0001", or the name of another holder of the time
     first: int | None  # the position of the first record stamped in the future; None if unknown
     records: int
-    newest: str  # the latest of the times in the future
+    newest: str  # the latest of these timestamps
     ahead_us: int
 
     def __str__(self) -> str:
@@ -44,7 +44,7 @@ class Ahead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
-    """Find the records and readers of the event log whose times are later than now plus the tolerance."""
+    """Find log records, and progress of log readers, with timestamps later than now plus a tolerance."""
     log, found = state.events, list[Ahead]()
     for partition, last in log.positions().items():
         newest = log.read(partition, max(0, last - 1), limit=1)
@@ -53,7 +53,7 @@ def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
             found.append(_ahead(partition, newest[-1].appended_at_us, now_us, before + 1, last - before))
     others = {"what was truncated": truncation(state.catalog).newest_us}
     if state.online_file() is not None:
-        with suppress(Corrupt):  # reported where the features are read
+        with suppress(Corrupt):  # damaged features are reported when they are read
             others["online features"] = max((c.s_us for c in read_cursors(state.online).values()), default=now_us)
     found += [
         _ahead(where, newest_us, now_us) for where, newest_us in others.items() if newest_us > now_us + TOLERANCE_US
@@ -64,7 +64,8 @@ def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
 def restamp(system: System, found: Sequence[Ahead], now_us: int, actor: str) -> None:
     """Set append times in the future to now, first in the tables of record and then in the log.
 
-    The online features must be rebuilt afterwards. Until then, their own times show that the repair is not finished.
+    The tables of record are the long-term store of events. The online features must be rebuilt afterwards. Until then,
+    they still hold times in the future, which shows that the repair is not finished.
 
     Raises:
         Conflict: Another process writes to a partition or to the tables.
@@ -93,9 +94,9 @@ def restamp(system: System, found: Sequence[Ahead], now_us: int, actor: str) -> 
 
 
 def _restamp_table(table: Table, now_us: int) -> None:
-    """Rewrite the rows of a table that were appended in the future.
+    """Correct the append times of a table's rows that lie in the future.
 
-    Known-at times that were declared with the events stay as they are.
+    The known-at times that users gave with their events are not changed.
     """
     rows = table.scan()
     if not rows.rows:

@@ -1,4 +1,4 @@
-"""The feature catalogue: sources, entities, views and features, with their meaning, values and users."""
+"""The feature catalogue: sources, entities, views and features, with their descriptions, recent values and users."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """A source, an entity, a view or a feature in the catalogue."""
 
     kind: EntryKind
-    name: str  # features: "view.feature", or "model:feature" if the model computes it
-    dtype: str | None = None  # of features only
-    meaning: dict[str, str]  # as text: the columns; of a feature, its kind, window and hop
+    name: str  # of a feature: "view.feature", or "model:feature" if it is computed in the model
+    dtype: str | None = None  # None unless the entry is a feature
+    meaning: dict[str, str]  # the definition as text: columns, or the kind, window and hop of a feature
     description: str = ""
     owner: str = ""
     tags: tuple[str, ...] = ()
-    version: int | None = None  # the applied version's number; None if this form is not applied
+    version: int | None = None  # the number under which this definition was applied; None if it is not applied
     hash: str | None = None  # the hash of the definition
     lineage: tuple[str, ...] = ()  # the columns that the entry is computed from, as `source.column`
     used_by: tuple[str, ...] = ()
     events: int | None = None  # the number of events of the source
     newest: str | None = None  # the time of the newest event
-    known_ago: str | None = None  # time since an event last became known, which is often not the newest event
-    values: dict[str, Values] = {}  # by model, together with the feature's name in that model
+    known_ago: str | None = None  # how long ago an event last became known; events may become known out of order
+    values: dict[str, Values] = {}  # recent values, by model and the feature's name in that model
     others: tuple[Entry, ...] = ()  # other entries of the same name, set by `Catalogue.find`
 
     def lines(self) -> list[str]:
@@ -79,10 +79,10 @@ class Catalogue(msgspec.Struct, frozen=True):
     entries: list[Entry]
 
     def find(self, name: str) -> Entry:
-        """Return the entry of a name.
+        """Return the entry with a name.
 
         Entries of other kinds with the same name, such as an entity and its view, are in the field `others` of the
-        result. The model in a feature's name may be left out if only one model has a feature of that name.
+        result. In the name "model:feature", the model may be left out if only one model has such a feature.
 
         Raises:
             NotFound: No entry has this name.
@@ -114,7 +114,7 @@ class Catalogue(msgspec.Struct, frozen=True):
 
 
 def feature_catalogue(system: System, *, search: str | None = None) -> Catalogue:
-    """See `Project.catalogue`."""
+    """Return the entries that contain a text, or all entries; see `Project.catalogue`."""
     system.history.refresh()
     entries = list(_Entries(system).all())
     return Catalogue([one for one in entries if search is None or one.has(search)])
@@ -221,9 +221,9 @@ class _Entries:
             yield msgspec.structs.replace(entry, dtype=dtype, lineage=lineage, values=values)
 
     def _users(self, view: View) -> list[tuple[str, Join]]:
-        """Return the models and versions that use a view, each with the name that it gives the view.
+        """Return the models and versions that use a view, each with the name under which it uses the view.
 
-        The models are those of the project file.
+        Only the models of the project file are considered.
         """
         found: list[tuple[str, Join]] = []
         for model in self._definitions.models.values():
@@ -235,7 +235,7 @@ class _Entries:
         return found
 
     def _computing(self, model: str, name: str, expression: Expression) -> Iterator[str]:
-        """Yield the versions of a model that compute a feature of this name from other features or columns."""
+        """Yield the versions of a model in which a feature of this name is computed from other features or columns."""
         for version, features in self._versions:
             if version.partition("@")[0] == model and name in features.transforms:
                 same = features.transforms[name].same_as(expression)
@@ -243,10 +243,7 @@ class _Entries:
 
     @cached_property
     def _versions(self) -> list[tuple[str, FeatureSet]]:
-        """Return the name of every version, including its aliases, with its definitions.
-
-        The definitions of each version are read once.
-        """
+        """Return the feature definitions of all versions, each with the version's name and aliases."""
         registry, known, found = self._system.registry, dict[str, FeatureSet | None](), []
         for model in [record.key for record in self._system.state.catalog.find("version_count")]:
             aliases: dict[str, list[str]] = {}
@@ -264,12 +261,12 @@ class _Entries:
     def _definitions_of(self, version: Version) -> FeatureSet | None:
         try:
             return self._system.live.of(version)
-        except (Misuse, NotFound, Corrupt):  # erased, or in a form of an earlier trimtab that is not read any more
+        except (Misuse, NotFound, Corrupt):  # the version was erased, or its format is no longer read
             return None
 
 
 def aggregate_words(view: View, name: str) -> dict[str, str]:
-    """Describe a feature of a view as it was declared, such as `last_n(x, 3), place 2`, with its arguments by name.
+    """Describe how a feature of a view is computed, such as `last_n(x, 3), place 2`, and list its arguments by name.
 
     >>> from trimtab import features as f
     >>> from trimtab.events import source

@@ -1,4 +1,4 @@
-"""Features that could not be computed for some events, as `trimtab status` shows them."""
+"""Find features that could not be computed for some events, to show them in `trimtab status`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from trimtab.features.online.failures import FeatureFailures
     from trimtab.store.ports import Log
 
-_RED_US = DAY_US  # a failure is recent for so long, measured by the times in the log
+_RED_US = DAY_US  # a failure counts as recent for this long, compared with the newest time in the log
 
 
 class FeatureFailure(msgspec.Struct, frozen=True, kw_only=True):
-    """A feature that could not be computed for some events, with the last of these events."""
+    """A feature that could not be computed for some events; the last of these events is named."""
 
     view: str
     feature: str
     source: str
-    events: int  # the number of failed events since the view was filled
+    events: int  # the number of events that failed since the view was filled from the log
     event: str  # the id of the last failed event
     at: str  # the time of the last failed event
     error: str
@@ -64,21 +64,21 @@ def feature_failures(system: System) -> list[FeatureFailure]:
 
 
 def failure_counts(system: System) -> dict[tuple[str, ...], int]:
-    """Return for how many events each feature failed, by view and feature.
+    """Return the number of failed events by view and feature.
 
     The result is empty if the online features cannot be read.
     """
     try:
         found = system.views.store.failures()
     except TrimtabError:
-        return {}  # the readiness check and `status` report this error
+        return {}  # the error is reported by the readiness check and by `status`
     return {(view, feature): one.count for view, failures in found.items() for feature, one in failures.items()}
 
 
 def _appended_us(log: Log, failure: FeatureFailures) -> int:
     """Return when the last failed event was appended.
 
-    If the event was truncated from the log, return the time at which it became known.
+    If that event is no longer in the log, return the time at which it became known.
     """
     if failure.partition in log.positions():
         for record in log.read(failure.partition, failure.position - 1, limit=1):

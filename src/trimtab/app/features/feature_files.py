@@ -1,4 +1,4 @@
-"""Write tables of features to files, block by block.
+"""Write tables of features to files, one block of rows after another.
 
 A file is either written completely or not at all.
 """
@@ -21,26 +21,25 @@ from trimtab.features.parts.event_files import literal, parquet, quoted
 from trimtab.store.duckdb_opening import open_duckdb
 from trimtab.store.durable_files import publish
 
-GROUP_ROWS = 122_880  # rows per row group; block sizes are multiples of it, so the file's bytes do not depend on them
+GROUP_ROWS = 122_880  # rows per Parquet row group; blocks are multiples, so that their size does not change the file
 
 _SQL: dict[Dtype, str] = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN", "str": "VARCHAR"}
-Block = Callable[[slice], "tuple[Columns, dict[str, int]]"]  # computes a block: its table, and a count for each feature
+Block = Callable[[slice], "tuple[Columns, dict[str, int]]"]  # computes the table of a block and one count per feature
 
 
 def write_table(
     out: Path, scratch: Path | None, cuts: Sequence[slice], block: Block, counts: Mapping[str, int]
 ) -> dict[str, int]:
-    """Write blocks as one Parquet or CSV file and return the sums of their counts.
+    """Write blocks of rows as one Parquet or CSV file, and return the sum of each count over the blocks.
 
-    Equal tables give files with equal bytes.
+    Equal tables give byte-identical files.
 
     Args:
         out: The file to write.
-        scratch: A folder for intermediate blocks, which lets a stopped run resume. With None, a stopped run cannot
-            resume.
+        scratch: A folder for finished blocks, so that a stopped run can resume. With None, a stopped run begins again.
         cuts: The range of rows of each block.
         block: Computes the table and the counts of one block.
-        counts: The names of all counts, each with the value zero.
+        counts: The name of each count, with the value zero.
 
     Raises:
         Conflict: The file exists.
@@ -102,7 +101,7 @@ def _put_together(files: Sequence[Path], out: Path) -> None:
 
 
 def _connected() -> duckdb.DuckDBPyConnection:
-    """Open a DuckDB with one thread that keeps the order of rows, so that it writes the same bytes each time."""
+    """Open a DuckDB connection with one thread that keeps the order of rows, so that equal tables give equal bytes."""
     connection = open_duckdb({"threads": 1, "preserve_insertion_order": True})
     connection.execute("SET TimeZone = 'UTC'")
     return connection

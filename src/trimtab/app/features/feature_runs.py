@@ -1,4 +1,4 @@
-"""Compute features for many requests: in memory, or in parts from events on disk (D28)."""
+"""Compute features for many requests, either in memory or from events on disk in parts (D28)."""
 
 from __future__ import annotations
 
@@ -46,26 +46,27 @@ if TYPE_CHECKING:
 
 Meter = Callable[[int, int], object]
 
-_LEFT_S = 7 * 86_400  # the files of a stopped run are kept for so long
-_VALUE_BYTES = 48  # the approximate memory of one value of a request; texts take the most
+_LEFT_S = 7 * 86_400  # the files of a stopped run are kept this long so that it can resume
+_VALUE_BYTES = 48  # the approximate memory of one value; texts, the largest type, take this much
 
 
 class Run(Protocol):
-    """Computes the features of the requests of one call."""
+    """Computes the features of one table of requests."""
 
-    positions: dict[str, int]  # how far each partition of the event log was read
-    parts: int  # the largest number of parts into which a view is divided
+    positions: dict[str, int]  # the last position that was read, by partition of the event log
+    parts: int  # the largest number of parts into which the events of a view are divided
     scratch: Path | None  # folder for intermediate files; None if no folder is needed
 
     @property
     def where(self) -> str:
-        """Where the features are computed, as text for people."""
+        """Say whether the features are computed in memory or on disk, as text for people."""
         ...
 
     def begin(self, rows: int, *, evaluations: int, columns: int) -> None:
-        """Prepare to compute a number of requests.
+        """Prepare to compute features for a number of requests.
 
-        `evaluations` says how often each request is evaluated, `columns` how many values each request has.
+        `evaluations` is the number of times that each request is evaluated; `columns` is the number of values per
+        request.
         """
         ...
 
@@ -78,18 +79,18 @@ class Run(Protocol):
     ) -> FeatureFrame: ...  # fmt: skip
 
     def entities(self, view: View, known_by_us: int | None) -> list[Column]:
-        """Return the key columns of the entities that have a record known at a time, sorted by key.
+        """Return the key columns of all entities of a view that have a record known by `known_by_us`, sorted by key.
 
-        With None, a record known at any time counts.
+        If `known_by_us` is None, all records count.
         """
         ...
 
 
 class OpenedRun(msgspec.Struct, frozen=True, eq=False):
-    """Computes the features of one model, and holds the history of the model's requests and labels."""
+    """Computes features for one model, and holds the events of the model's requests and labels."""
 
     run: Run
-    frames: Mapping[str, EventFrame]  # at least the sources of requests and labels, up to the positions of `run`
+    frames: Mapping[str, EventFrame]  # events of at least the request and label sources, up to the positions of `run`
 
     def evaluate(self, features: FeatureSet, requests: Columns, at_us: NDArray[Any]) -> FeatureFrame:
         """Compute the features of all requests, each as of the time of the request."""
@@ -107,16 +108,16 @@ OpenRun: TypeAlias = "Callable[[Model], AbstractContextManager[OpenedRun]]"
 
 @contextmanager
 def run_in_memory(history: SharedHistory, model: Model) -> Iterator[OpenedRun]:
-    """Open a computation of a model's features from the history in memory."""
+    """Open a run that computes a model's features from the history in memory."""
     frames, positions = history.frames_at(_request_sources(model) | {view.source.name for view in model.features.views})
     yield OpenedRun(_InMemory(frames, positions, None), frames)
 
 
 @contextmanager
 def run_of_model(system: System, model: Model) -> Iterator[OpenedRun]:
-    """Open a computation of a model's features, in memory or on disk as `opened_run` decides. # D28
+    """Open a run that computes a model's features, in memory or on disk as `opened_run` decides.  # D28
 
-    Both ways give values that are equal to the last bit.
+    Both give values that are equal to the last bit.
     """
     if _fits(system):
         with run_in_memory(system.history, model) as opened:
@@ -134,14 +135,14 @@ def run_of_model(system: System, model: Model) -> Iterator[OpenedRun]:
 def opened_run(
     system: System, features: FeatureSet, what: Sequence[Any], events: Mapping[str, Path], progress: Meter | None
 ) -> Iterator[Run]:
-    """Open a computation of features.
+    """Open a run that computes features.
 
-    It runs in memory if all events fit into half of `features.memory_bytes`, and on disk otherwise.
+    It works in memory if all events fit into half of the setting `features.memory_bytes`, and on disk otherwise.
 
     Args:
         system: The project whose history is read.
         features: The features to compute.
-        what: Everything else that the result depends on. A stopped run is resumed only if all of this is unchanged.
+        what: Everything else that determines the result. A stopped run is resumed only if all of this is unchanged.
         events: Parquet files to read instead of the history, by the name of the source.
         progress: Called after each piece of work with the number of pieces done and the total number.
     """
@@ -169,9 +170,9 @@ def _kept(
     progress: Meter | None,
     positions: Mapping[str, int] | None = None,
 ) -> Iterator[Run]:
-    """Open a computation on disk, in a folder that is kept if the computation is stopped.
+    """Open a run that works on disk. Its folder is kept if the run is stopped, so that it can resume.
 
-    `positions` says how far the event log is read; by default, up to its current end.
+    `positions` says up to where the event log is read; by default, this is its current end.
     """
     limit_bytes = system.config.features.memory_bytes
     made_by = [limit_bytes, VERSION, duckdb.__version__, np.__version__]
@@ -291,7 +292,7 @@ def _fits(system: System) -> bool:
 
 
 def _request_sources(model: Model) -> set[str]:
-    """Return the names of the sources of a model's requests and labels."""
+    """Return the names of the sources that hold a model's requests and labels."""
     return {model.request.name, model.label.source.name}
 
 
@@ -304,7 +305,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _pinned(system: System, folder: Path) -> dict[str, int]:
-    """Return how far a run reads the event log.
+    """Return the position up to which a run reads each partition of the event log.
 
     A resumed run keeps its positions; a new run takes the current end of the log.
     """
@@ -312,7 +313,7 @@ def _pinned(system: System, folder: Path) -> dict[str, int]:
     if not file.exists():
         positions = system.state.events.positions()
         tables = system.state.tables(system.sources, make=False)
-        for table in tables.values():  # for partitions removed from the log, the tables know the last position
+        for table in tables.values():  # a partition that is no longer in the log has its last position in the tables
             for name, last in _reached(table).items():
                 positions.setdefault(name, last)
         write_durably(file, msgspec.json.encode(dict(sorted(positions.items()))))
@@ -370,7 +371,7 @@ def _parquet_of(table: Table) -> list[Path]:
 
 
 def _files(events: Mapping[str, Path]) -> list[Any]:
-    """Return what identifies Parquet files: their names, sizes and modification times."""
+    """Return the names, sizes and modification times of Parquet files, which change if the files change."""
     out: list[Any] = []
     for name, path in sorted(events.items()):
         files = sorted(Path(path).glob("*.parquet")) if Path(path).is_dir() else [Path(path)]

@@ -1,4 +1,4 @@
-"""Tables of features: joined to requests as of the requests' times, or snapshots of all entities."""
+"""Tables of features, either for given requests as of their own times, or for all entities at given times."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ Of: TypeAlias = Model | Item | Sequence[Item]
 When: TypeAlias = str | int | dt.datetime
 Meter: TypeAlias = Callable[[int, int], object]
 
-_MOST_TIMES = 100_000  # the most snapshots in one call; enough for one per hour during eleven years
+_MOST_TIMES = 100_000  # the largest number of snapshot times in one call, such as hourly for eleven years
 
 
 class FeatureTable(Columns, frozen=True, eq=False, kw_only=True):
     """Requests and their features, in the order of the requests."""
 
-    positions: dict[str, int]  # how far each partition of the event log was read
-    let_in: dict[str, int]  # with as_known="final": how many values differ from those known then
+    positions: dict[str, int]  # the last position that was read, by partition of the event log
+    let_in: dict[str, int]  # with as_known="final", the number of values that later events changed, by feature
 
     def __len__(self) -> int:
         return self.rows
 
     def __bool__(self) -> bool:
-        return True  # even an empty table is true
+        return True  # a table is true even if it has no rows
 
 
 class FeatureFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,11 +64,11 @@ class FeatureFile(msgspec.Struct, frozen=True, kw_only=True):
     features: tuple[str, ...]
     positions: dict[str, int]
     let_in: dict[str, int]
-    parts: int  # the largest number of parts into which a view was divided; 1 if all was in memory
+    parts: int  # into how many parts the largest view was divided; 1 if computed in memory
 
 
 class How(msgspec.Struct, frozen=True, kw_only=True):
-    """The options of a feature table: what counts as known, whether to add reasons, the output file, and the events."""
+    """The options of a feature table: which events count as known, reasons, the output file, and files of events."""
 
     as_known: AsKnown = "then"
     reasons: bool = False
@@ -98,7 +98,7 @@ class _Wanted(msgspec.Struct, frozen=True, eq=False):
 def join_features(
     system: System, requests: Rows, of: Of | None, *, at: When | None, how: How
 ) -> FeatureTable | FeatureFile:
-    """See `Project.join`."""
+    """Add features to requests as of the times of the requests; see `Project.join`."""
     wanted = _wanted(system, requests, of, at)
     return _made(system, wanted, how)
 
@@ -106,7 +106,7 @@ def join_features(
 def snapshot_features(
     system: System, of: Of, times_us: Sequence[int], *, how: How
 ) -> FeatureTable | FeatureFile:  # fmt: skip
-    """See `Project.snapshot` and `Project.snapshots`."""
+    """Compute the features of all entities at given times; see `Project.snapshot` and `Project.snapshots`."""
     items = _items(system, of)
     views = [item for item in items if isinstance(item, View)]
     if not views:
@@ -132,7 +132,7 @@ def snapshot_features(
 
 
 def times_between(start: When, end: When, every: str | int, clock: Clock) -> list[int]:
-    """Return the times from `start` to before `end`, at intervals of `every`."""
+    """Return the times from `start` (included) to `end` (excluded) at intervals of `every`."""
     step = _step_us(every)
     first, last = given_time_us(start, "snapshots: start", clock), given_time_us(end, "snapshots: end", clock)
     if last <= first:
@@ -175,7 +175,7 @@ def _wanted(system: System, requests: Rows, of: Of | None, at: When | None) -> _
         lead_us = model.request.lead_us if model is not None and at is None else 0
         at_us = _times(table, column) - lead_us
     else:
-        assert at is not None  # without `at`, the model's own time column is used, which always exists
+        assert at is not None  # if `at` is missing, the model's time column was used above, which always exists
         at_us = np.full(table.rows, _one_time(table, at, system.clock), np.int64)
     if table.rows:
         _refuse_future(system, int(at_us.max()))
@@ -185,7 +185,7 @@ def _wanted(system: System, requests: Rows, of: Of | None, at: When | None) -> _
 
 
 def _model(system: System, of: Of | None) -> Model | None:
-    """Return the model whose features are wanted, or None if the features of views are wanted."""
+    """Return the model whose features are requested, or None if features of views are requested."""
     models = system.definitions.models
     if isinstance(of, Model):
         return of
@@ -218,7 +218,7 @@ def _items(system: System, of: Of) -> list[View | Join | Mapping[str, Expression
 
 
 def _entity_columns(items: Sequence[View | Join | Mapping[str, Expression]]) -> dict[str, Dtype]:
-    """Return the columns that requests need so that views can be looked up."""
+    """Return the columns by which requests are joined to views."""
     joins = [item.join() if isinstance(item, View) else item for item in items if isinstance(item, View | Join)]
     computed = {f"{join.name}.{feature}" for join in joins for feature in join.view.features}
     computed |= {name for item in items if isinstance(item, Mapping) for name in item}
@@ -263,7 +263,7 @@ def _refuse_future(system: System, at_us: int) -> None:
 
 
 def _refuse_removed(system: System, features: FeatureSet, first_us: int, events: Mapping[str, Path]) -> None:
-    """Refuse times for which the features would need events that were removed."""
+    """Raise an error if the features as of `first_us` would need events that were removed."""
     kept_from_us = kept_from(system.state.catalog)
     for view in features.views:
         if view.source.name in kept_from_us and view.source.name not in events:
@@ -277,7 +277,7 @@ def _refuse_removed(system: System, features: FeatureSet, first_us: int, events:
 
 
 def _entities(run: Run, views: Sequence[View], at_us: int, *, final: bool) -> Columns:
-    """Return the entities, sorted by key, that have an event known by a time in the source of any of the views."""
+    """Return the keys of all entities that have an event, known by a given time, in the source of one of the views."""
     first = views[0]
     found = [run.entities(view, None if final else at_us) for view in views]
     if len(found) == 1:
@@ -329,9 +329,9 @@ def _computed(run: Run, wanted: _Wanted, how: How) -> FeatureTable | FeatureFile
 def _joined(features: FeatureSet, requests: Columns, found: FeatureFrame, *, reasons: bool) -> Columns:
     """Return the columns of the requests, followed by the features.
 
-    If reasons are requested, each feature that can be null for several reasons is followed by its reason. A feature
-    that only repeats the request column of the same name is not added again. Another feature with the name of a request
-    column is renamed to `feature.<name>`.
+    With `reasons`, a feature that can be null for several reasons is followed by a column with its reason. A feature
+    that only repeats the request column of the same name is not added again. Any other feature with the name of a
+    request column is renamed to `feature.<name>`.
     """
     out = dict(requests.by_name)
     names = np.array(REASONS, object)

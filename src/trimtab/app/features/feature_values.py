@@ -1,4 +1,4 @@
-"""Recent values of a model's features, from logged predictions or, if these are few, from its training set."""
+"""Summarise recent values of a model's features, from logged predictions or, if they are few, the training set."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _TOP = 5
 
 
 class Values(msgspec.Struct, frozen=True, kw_only=True):
-    """The values of one feature in a sample."""
+    """A summary of one feature's values in a sample of rows."""
 
     sample: str  # "the newest 5,000 predictions of late_flight@7"
     rows: int
     nulls: dict[str, float]  # the share of rows without a value, by reason
-    mean: float | None = None  # from here to `greatest`: only for numbers
+    mean: float | None = None  # this field and the following ones up to `greatest` are only for numbers
     std: float | None = None
     least: float | None = None
     quantiles: dict[str, float] = {}  # "5%", "25%", "50%", "75%", "95%"
     greatest: float | None = None
-    top: dict[str, float] = {}  # of categories only: the share of rows of each of the most frequent values
+    top: dict[str, float] = {}  # only for categories: the most frequent values, each with its share of rows
 
     @property
     def null_share(self) -> float:
@@ -57,12 +57,12 @@ class Values(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sample(msgspec.Struct, frozen=True, eq=False):
-    """The values of all features of a version, as columns."""
+    """A sample of rows with all features of one version, as columns."""
 
     model: str  # "late_flight@7"
     what: str
     values: dict[str, Column]
-    reasons: dict[str, NDArray[Any]]  # reason codes of view features
+    reasons: dict[str, NDArray[Any]]  # by view feature: codes that say why a value is missing
 
 
 def sample_of(system: System, model: str) -> Sample | None:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class Ingested(Pushed, frozen=True):
-    """The outcome of loading rows: counts, and the columns that differ from the columns of the source."""
+    """The number of rows loaded, and the differences between their columns and the columns of the source."""
 
-    ignored: tuple[str, ...] = ()  # the undeclared columns of the rows, which are not kept
+    ignored: tuple[str, ...] = ()  # columns of the rows that the source does not declare; they are not stored
 
 
 def load_rows(
@@ -33,7 +33,7 @@ def load_rows(
     absent_ok: bool,
     progress: Callable[[int, int], object] | None,
 ) -> Ingested:
-    """See `Project.ingest`."""
+    """Load rows into the event log; see `Project.ingest`."""
     rows = read_rows(given, system.definitions.source(source), on_error="quarantine")
     if rows.absent and not absent_ok:
         extra = f" It has columns that are not declared: {', '.join(rows.ignored)}." if rows.ignored else ""
@@ -56,7 +56,7 @@ def load_rows(
 
 
 def _refuse_again(system: System, source: str, rows: FileRows, history: bool) -> None:
-    """Refuse rows without a key that were recorded earlier and would count twice. # D34"""
+    """Raise an error if rows without a key were already recorded, because they would count twice.  # D34"""
     what = system.definitions.source(source)
     changed = changed_columns(what, rows)
     if not changed:

@@ -1,6 +1,6 @@
-"""Move the event log into tables of record. # D23, # D26
+"""Move events from the log into the tables of record, their long-term store.  # D23, # D26
 
-Only one process at a time moves events, and none during an erasure.
+Only one process at a time moves events, and no process moves events during an erasure.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 LEASE = "tables"
-_PATIENCE_S = 60.0  # by then another process has usually finished
+_PATIENCE_S = 60.0  # seconds after which another process has usually finished
 
 
 def move_into_tables(system: System) -> Materialised:
-    """See `Project.materialise`."""
+    """Move new events into the tables of record; see `Project.materialise`."""
     with writing_tables(system.state, patience_s=_PATIENCE_S):
         moved = system.state.moved(system.sources)
         system.layouts.keep()  # store the layouts first, because the columns of a table cannot change later
@@ -34,14 +34,14 @@ def move_into_tables(system: System) -> Materialised:
 
 @contextmanager
 def writing_tables(state: State, *, patience_s: float = 0.0) -> Iterator[None]:
-    """Hold the tables of record, so that no other process moves or erases events during the block.
+    """Lock the tables of record, so that no other process moves or erases events while the `with` block runs.
 
     Args:
         state: The state folder.
-        patience_s: How many seconds to wait for another process that holds the tables.
+        patience_s: How many seconds to wait if another process has locked the tables.
 
     Raises:
-        Conflict: Another process still holds the tables.
+        Conflict: Another process still has the tables locked.
     """
     otherwise = (
         f"{state.folder}: another process moves events into tables of record (`trimtab materialise` or `retain`, a "

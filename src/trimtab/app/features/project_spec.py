@@ -1,4 +1,4 @@
-"""Describe a project so that another process can open it, and choose the executor of the project's tasks."""
+"""A serialisable description of a project for other processes, and the choice of where the project's tasks run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class ProjectSpec(msgspec.Struct, frozen=True):
-    """The settings and the state folder of a project.
+    """The settings and the state folder of a project, from which another process can open the project.
 
-    The process that opens the project reads the project file.
+    That process reads the project file itself.
     """
 
     settings: dict[str, Any]
@@ -38,7 +38,7 @@ class ProjectSpec(msgspec.Struct, frozen=True):
         """Open the project. The caller must close it."""
         from trimtab.app.state.definitions import (
             load_definitions,
-        )  # imported here: a process that only creates tasks does not need it
+        )  # imported here, because a process that only creates tasks does not need this module
         from trimtab.app.system import System
 
         config = self.config
@@ -52,9 +52,9 @@ def child(settings: TrainingSettings) -> ProcessExecutor:
 
 
 def executor(settings: TrainingSettings, clock: Clock, here: dict[str, Any]) -> Executor:
-    """Return the executor of a project's tasks: a child process, or a thread that shares `here`.
+    """Return the executor of a project's tasks: a child process, or a thread that uses the objects in `here`.
 
-    If the clock is not the system's clock, the executor is a thread, because a child process would have another time.
+    The executor is a thread if the clock is not the system's clock, because a child process would see another time.
     """
     if settings.executor == "thread" or not isinstance(clock, SystemClock):
         return ThreadExecutor(here)

@@ -1,4 +1,4 @@
-"""Read tables of requests from files, columns, Arrow tables or rows, with all their rows and columns."""
+"""Read tables of requests from files, columns, Arrow tables or rows, and keep all rows and columns."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _PYTHON: dict[type, Dtype] = {bool: "bool", int: "int", float: "float", str: "st
 
 
 def request_table(given: Rows, declared: Mapping[str, Dtype], times: str | None = None) -> Columns:
-    """Return a table with all its rows and columns. Declared columns have their declared types.
+    """Return a table with all rows and columns of the input. Declared columns are converted to their declared types.
 
     Args:
         given: A file, a table of any library, or a list of dicts: see `read_rows`.
-        declared: The needed columns and their types. Other columns keep the type they have; in a CSV file, this is
-            text.
+        declared: The columns that must exist, with their types. All other columns keep their types; in a CSV file,
+            these are texts.
         times: The name of a column of times, if there is such a column.
 
     Raises:
@@ -53,7 +53,7 @@ def request_table(given: Rows, declared: Mapping[str, Dtype], times: str | None 
 
 
 def _with_columns(given: Rows) -> tuple[Rows, dict[str, Dtype]]:
-    """Return a table that needs to be read only once, with the types of its columns."""
+    """Return the input and the types of its columns. Of Parquet and CSV files, only the header is read here."""
     if isinstance(given, str | Path):
         path = local_file(given)
         ending = next((s for s in reversed(path.suffixes) if s != ".gz"), "").lower()

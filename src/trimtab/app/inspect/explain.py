@@ -1,4 +1,4 @@
-"""Explain a prediction by its features, version, training set, gate and decisions."""
+"""Explain a prediction: its features, its version, the training set and tests of that version, and its promotion."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
     from trimtab.registry import Version
 
-_NEAR = 1e-6  # a recomputed score equals the logged score up to this relative distance
+_NEAR = 1e-6  # the largest relative difference at which a recomputed score counts as equal to the logged one
 
 
 class Input(msgspec.Struct, frozen=True):
-    """One used model input."""
+    """One model input that the prediction used."""
 
     feature: str
     value: float | None
-    reason: str | None  # None if the input is not read from a view
-    text: str | None = None  # categories only: the text; `value` is its number in the version's vocabulary
-    unseen: bool = False  # whether training did not see the text, so that `value` is None
+    reason: str | None  # why the value is missing, if it is; None if the input does not come from a view
+    text: str | None = None  # only for categories: the text. `value` is its number in the version's vocabulary
+    unseen: bool = False  # True if the text did not occur in training, so that `value` is None
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -48,12 +48,12 @@ class Share(msgspec.Struct, frozen=True):
 
 
 class Shares(msgspec.Struct, frozen=True):
-    """SHAP values of a raw score (log odds of a class, the number, the log of a count)."""
+    """SHAP values: how much each feature adds to a raw score, which is a log odds, a number, or the log of a count."""
 
-    base: float  # the raw score of an average row
+    base: float  # the mean raw score, from which the shares are counted
     raw: float  # the sum of the base and all shares, before any calibration
     shares: tuple[Share, ...]  # the largest share first
-    of: str | None = None  # with several classes: the class whose raw score this is
+    of: str | None = None  # the class that the raw score belongs to, for a model of several classes
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +62,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     prediction: str
     request_id: str
     request: dict[str, Any]
-    request_note: str | None  # why the columns of the request have no names
+    request_note: str | None  # why the names of the request's columns are unknown, if they are
     model: str
     version: str  # "late_flight@7"
     address: str
@@ -73,7 +73,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     as_of: str
     positions: dict[str, int]
     inputs: list[Input]
-    shares: Shares | None  # if None, `no_shares` says why
+    shares: Shares | None  # if there are none, `no_shares` says why
     no_shares: str | None
     trained_until: str
     training_rows: int
@@ -128,7 +128,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def explain(system: System, prediction_id: str) -> Explanation:
-    """See `Project.why`."""
+    """Explain a prediction by its id; see `Project.why`."""
     return explain_found(system, system.predictions.find(prediction_id))
 
 
@@ -186,7 +186,7 @@ def explain_found(system: System, prediction: Prediction) -> Explanation:
 
 
 def _shares(artifact: Artifact, values: Sequence[float], score: float) -> tuple[Shares | None, str | None]:
-    """Return the contribution of each feature, or the reason why there are no contributions."""
+    """Return the contribution of each feature to the score, or else the reason why there are none."""
     from trimtab.training.fitting.contributions import contributions
 
     row = np.array([values], np.float64)
@@ -194,7 +194,7 @@ def _shares(artifact: Artifact, values: Sequence[float], score: float) -> tuple[
         found = contributions(artifact, row)
         answers = scorer_for(artifact).predict(row)[0]
         off = abs(float(np.max(answers)) - score)
-    except (Misuse, Unavailable) as error:  # this kind of model has no SHAP values, or its library is not installed
+    except (Misuse, Unavailable) as error:  # the model has no SHAP values, or a library for them is missing
         return None, str(error)
     if not off <= _NEAR * max(1.0, abs(score)):
         return (
@@ -202,7 +202,7 @@ def _shares(artifact: Artifact, values: Sequence[float], score: float) -> tuple[
             f"the stored version's score is {off:.3g} away: a learner has learnt since, or this is another machine",
         )
     of, values_of, base, raw = None, found.values[0], found.base[0], found.raw[0]
-    if found.classes:  # a model of two classes has one raw score: that of the second class
+    if found.classes:  # a model of two classes has a raw score for the second class only
         likeliest = artifact.class_names[int(np.argmax(answers))]
         of = likeliest if likeliest in found.classes else found.classes[-1]
         place = found.classes.index(of)
@@ -217,7 +217,7 @@ def _with_texts(
 ) -> list[Input]:
     """Add the texts of categories to the inputs.
 
-    `computed` has the texts of categories that have no number in the vocabulary.
+    The texts come from the version's vocabulary. `computed` returns those that are not in the vocabulary.
     """
     out = []
     texts: Mapping[str, str | None] | None = None
@@ -229,14 +229,14 @@ def _with_texts(
         else:
             texts = computed() if texts is None else texts
             text = texts.get(one.feature)
-            seen = text in vocabularies[one.feature]  # if training saw the text, the history gives another text now
+            seen = text in vocabularies[one.feature]  # then the history has changed: this text had a number
             unseen = one.reason == "found" or (text is not None and not seen)
             out.append(msgspec.structs.replace(one, text=None if seen else text, unseen=unseen))
     return out
 
 
 def _texts(system: System, prediction: Prediction, version: Version) -> dict[str, str | None]:
-    """Return the text features of a prediction, recomputed as of its time and from the records applied then.
+    """Return the text features of a prediction, recomputed as of its time from the records that were applied then.
 
     The result is empty if they cannot be recomputed.
     """
@@ -255,9 +255,9 @@ def _texts(system: System, prediction: Prediction, version: Version) -> dict[str
 
 
 def _request(system: System, prediction: Prediction, version: Version) -> tuple[dict[str, Any], str | None]:
-    """Return the columns of the request by name, as the version knew them.
+    """Return the request by column name, with the columns that were declared when the version was trained.
 
-    If the names are unknown, return the columns by number with a remark.
+    If their names are unknown, return the values by number, and the reason.
     """
     row = msgspec.msgpack.decode(prediction.request)
     try:

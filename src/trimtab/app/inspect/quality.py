@@ -1,4 +1,4 @@
-"""Quality by day, week, slice or other period, from the blocks that the loop stored for closed days."""
+"""Report a model's quality by day, week, slice or other group, from stored sums over its labelled predictions."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ _DTYPES: dict[str, Any] = {
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which blocks to show, and how to group them."""
+    """The days and slices to report, and how to group them into rows."""
 
     by: By = "day"
-    slices: str | None = None  # a column or a named expression, each value of which gets a row; None: no slices
+    slices: str | None = None  # a column or named expression, to get a row for each value; None: no slices
     since_us: int | None = None
     until_us: int | None = None
-    version: str | None = None  # the address of the version
-    amended: bool = False  # whether to include labels that came late or were corrected
+    version: str | None = None  # the id of the only version to include
+    amended: bool = False  # whether to use sums that include late and corrected labels
 
 
 def quality_table(
@@ -64,7 +64,7 @@ def quality_table(
     version: str | None,
     amended: bool,
 ) -> Columns:
-    """See `Project.quality`."""
+    """Return the quality of a deployment, with one row per group, version and arm; see `Project.quality`."""
     from trimtab.core.columns.data import Columns
     from trimtab.monitoring.quality.quality_days import stored_batches, stored_days
 
@@ -109,7 +109,7 @@ def quality_table(
 
 
 def accept_level(system: System, model: str | None, why: str, actor: str) -> Decision:
-    """See `Project.accept_level`."""
+    """Accept the present quality as normal, so that its alarm ends; see `Project.accept_level`."""
     from trimtab.registry.protection import CHAMPION
     from trimtab.steering.ledger import Entry, Ledger
 
@@ -142,7 +142,7 @@ def accept_level(system: System, model: str | None, why: str, actor: str) -> Dec
 
 
 def quality_lines(table: Columns, level: float | None) -> list[str]:
-    """Return lines for a terminal: a table of blocks and a chart of their loss."""
+    """Return lines of text for a terminal: the rows of the table, and a chart of the loss over time."""
     from trimtab.report.tables import text_table
     from trimtab.report.text_chart import text_chart
 
@@ -195,9 +195,9 @@ def quality_lines(table: Columns, level: float | None) -> list[str]:
 
 
 def version_name(system: System, address: str) -> str:
-    """Return the name of the version of an address.
+    """Return the name of a version, given its id.
 
-    If the version was collected, return the beginning of the address.
+    If the version was deleted because nothing used it, return the first characters of the id.
     """
     from trimtab.core.errors import NotFound
 
@@ -208,9 +208,10 @@ def version_name(system: System, address: str) -> str:
 
 
 def mean_excess(blocks: Sequence[tuple[BlockSums, float]]) -> float | None:
-    """Return by how much the mean loss exceeds the loss that the scores expect, or None without labels.
+    """Return the mean loss minus the loss that the model's own scores predict, or None without labels.
 
-    Each block comes with the cap of its losses.
+    Each block of predictions comes as its sums and the cap on its losses, because losses are summed in units of the
+    cap.
     """
     from trimtab.stats.exact_sums import total_of
 
@@ -222,7 +223,7 @@ def mean_excess(blocks: Sequence[tuple[BlockSums, float]]) -> float | None:
 
 
 def _grouped(days: Iterable[DayBlocks], wanted: Wanted) -> dict[tuple[Any, ...], list[tuple[BlockSums, DayBlocks]]]:
-    """Return the sums that make up each row of the table, in the order of the rows."""
+    """Return the sums to add up for each row of the table, sorted by time, version, arm and slice."""
     groups: dict[tuple[Any, ...], list[tuple[BlockSums, DayBlocks]]] = {}
     for day in days:
         for start_us, name, sums in _parts(day, wanted):

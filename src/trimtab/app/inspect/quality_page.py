@@ -1,4 +1,4 @@
-"""The quality of a deployment as a page: signals, days, slices, inputs and decisions."""
+"""Write an HTML page about the quality of a deployment: signals, days, slices, inputs and decisions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def write_quality_page(system: System, model: str | None, to: Path) -> Path:
 def quality_page(system: System, model: str) -> str:
     """Return a self-contained HTML page about the quality of a deployment.
 
-    The page is made from closed days, signals and the ledger, never from the log.
+    The page is made from the stored results of days whose labels have arrived, signals, and the ledger. It does not
+    read the prediction log.
 
     Raises:
         NotFound: The deployment does not exist.
@@ -157,9 +158,9 @@ def _add_plot(
 
 
 def _one_a_day(by_arm: dict[str, list[Row]]) -> dict[str, list[Row]]:
-    """Return one row for each day and arm.
+    """Return at most one row for each day and arm.
 
-    Of several versions on one day, the row of the version that answered more requests is taken.
+    If several versions answered on a day, the row of the version with the most predictions is taken.
     """
     found: dict[str, list[Row]] = {}
     for arm, rows in by_arm.items():

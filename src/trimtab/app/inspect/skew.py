@@ -1,4 +1,4 @@
-"""Skew checks: compare the inputs of logged predictions with features recomputed from the event log."""
+"""Check for skew: compare the inputs of logged predictions with the same features recomputed from the event log."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_skew(
     scores: bool = False,
     by: str = "a person",
 ) -> SkewReport:
-    """See `Project.skew`."""
+    """Check a sample of predictions and store the result; see `Project.skew`."""
     if sample is not None and sample < 1:
         raise Misuse(f"skew: sample={sample}. Give at least 1, or None for all predictions.")
     if model is not None:
@@ -116,7 +116,7 @@ def _compared(
 
 
 class _Tally:
-    """The counts and examples that a check finds for one model."""
+    """Counts of differences and some examples, collected for one model during a check."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -128,7 +128,7 @@ class _Tally:
         self.compared: dict[str, Compared] = {}  # by the address of the version
 
     def add(self, rows: Rows, diagnosis: Diagnosis) -> None:
-        """Compare the used values of one version's predictions with the recomputed values."""
+        """Compare the values that predictions of one version used with the recomputed values."""
         differ = differences(rows.used, rows.used_reasons, rows.again, rows.again_reasons)
         self._count["rows"] += len(rows.predictions)
         self._count["values"] += differ.size
@@ -150,9 +150,9 @@ class _Tally:
             )
 
     def add_scores(self, system: System, rows: Rows) -> None:
-        """Let the stored version score the used inputs again, and compare the scores.
+        """Compute scores with the stored version from the logged inputs, and compare them with the logged scores.
 
-        Predictions of online learners are left out, because the learners have changed since.
+        Predictions of online learners are skipped, because a learner has changed since it made them.
         """
         places = [n for n, p in enumerate(rows.predictions) if p.arm != "online"]
         if not places:
@@ -172,7 +172,7 @@ class _Tally:
                 self._note(rows, row, SCORE, "unknown", (used, again), (NO_VIEW, NO_VIEW))
 
     def found(self) -> ModelSkew:
-        """Return the counts as the result of the check."""
+        """Return everything that was counted, as the result for this model."""
         return ModelSkew(
             model=self.name,
             rows=self._count["rows"],
@@ -224,7 +224,7 @@ class _Tally:
 
 
 def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
-    """Return lines for `trimtab status`: one line for each deployment by name, and a list of the red lines."""
+    """Return one line for `trimtab status` per deployment, and the lines that report problems."""
     lines: dict[str, str] = {}
     red: list[str] = []
     newest = newest_checks(system.state.catalog)
@@ -251,7 +251,7 @@ def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
 
 
 def _unchecked_us(system: System, check: CheckedModel | None, now_us: int) -> int:
-    """Return the time since the first prediction after the newest check was logged, or 0 if there is none."""
+    """Return how long ago the first prediction since the newest check was logged, or 0 if there is none."""
     predictions = system.predictions
     after = {} if check is None else predictions.positions_before(check.looked_at_us)
     first = [
@@ -263,7 +263,7 @@ def _unchecked_us(system: System, check: CheckedModel | None, now_us: int) -> in
 
 
 def skew_checks(system: System, last: int) -> list[SkewReport]:
-    """Return the newest checks, the oldest of them first."""
+    """Return the last `last` checks, in order of time."""
     found: list[SkewReport] = []
     after = 0
     while block := checks(system.state.catalog, after=after):
@@ -275,11 +275,11 @@ def skew_checks(system: System, last: int) -> list[SkewReport]:
 def _furthest(prediction: Prediction, again: float | list[float]) -> tuple[float, float]:
     """Return the logged score and the recomputed score.
 
-    Of several classes, return the scores of the class for which the two differ most.
+    With several classes, return the two scores of the class where they differ most.
     """
     if not isinstance(again, list):
         return prediction.score, again
     used = [] if prediction.scores is None else list(prediction.scores.values())
-    if len(used) != len(again):  # the answer was given by another version
+    if len(used) != len(again):  # the numbers of classes differ, so another version gave the answer
         return prediction.score, math.nan
     return max(zip(used, again, strict=True), key=lambda pair: abs(pair[0] - pair[1]))

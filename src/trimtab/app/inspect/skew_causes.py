@@ -1,4 +1,4 @@
-"""Find out why recomputed values differ from logged values."""
+"""Find out why a recomputed feature value differs from the value that a prediction used."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 Array = NDArray[Any]
-_ONLINE = ("live", "online")  # the modes of answers whose features were read from the online state
+_ONLINE = ("live", "online")  # answers in these modes read their features from the online store
 
 
 class Diagnosis:
-    """Finds the cause of each difference between a used and a recomputed value."""
+    """Finds the cause of each difference between a value that was used and its recomputed value."""
 
     def __init__(self, system: System, past: Past, versions: Versions) -> None:
         self._system = system
@@ -78,9 +78,9 @@ class Diagnosis:
         return found
 
     def _again(self, features: FeatureSet, part: Rows) -> Array:
-        """Return where a second recomputation gives the same value as the first.
+        """Return a mask of the values that are the same when they are recomputed a second time.
 
-        This is so everywhere unless a function of the user depends on more than its arguments.
+        Only a user function that depends on more than its arguments can give another value.
         """
         try:
             found = self._past.as_of(features, part.requests, part.at_us, part.positions)
@@ -90,7 +90,7 @@ class Diagnosis:
         return ~differences(part.again, part.again_reasons, values, reasons)
 
     def _other_definitions(self, part: Rows) -> Array:
-        """Return where definitions other than the version's own give the value that was used."""
+        """Return a mask of the values that would be right under another version's feature definitions."""
         found = np.zeros(part.used.shape, bool)
         for features in self._versions.others(part.known):
             try:
@@ -106,9 +106,9 @@ class Diagnosis:
         return here.cpu != there.cpu or here.packages.get("numpy") != there.packages.get("numpy")
 
     def _clock_behind(self, prediction: Prediction) -> bool:
-        """Return whether a record that the answer had read was appended after the time of the answer.
+        """Return whether the answer used a record whose append time is later than the time of the answer.
 
-        This never happens to online answers unless the clock was set back.
+        For an online answer, this happens only if the clock was set back.
         """
         if prediction.mode not in _ONLINE or PAST in prediction.flags:
             return False
@@ -122,7 +122,7 @@ class Diagnosis:
         return self._appended[partition, position]
 
     def _history_changed(self, prediction: Prediction, sources: frozenset[str]) -> bool:
-        """Return whether records of these sources were erased that could have counted for the prediction."""
+        """Return whether erased records of these sources could have counted for the prediction."""
         if any(position > self._past.positions.get(name, 0) for name, position in prediction.positions.items()):
             return True
         if any(us >= prediction.made_at_us for us in self._forgotten_at_us) and sources:
@@ -136,7 +136,7 @@ class Diagnosis:
     def _removed(
         self, prediction: Prediction, views: Mapping[str, View], features: Iterable[str], lacking: Collection[str]
     ) -> bool:
-        """Return whether one of these features reads events that were removed by the settings in [retention]."""
+        """Return whether one of these features reads events that the settings in [retention] removed."""
         places = [(name, *name.partition(".")[::2]) for name in features]
         return any(
             sees_removed(views[view], one, self._kept_from, prediction.at_us, lacks=name in lacking)
@@ -163,10 +163,10 @@ class Diagnosis:
 
 
 def _may_have_lost(views: Mapping[str, View], name: str, used: float, again: float) -> bool:
-    """Return whether removed events can explain the difference of a view's feature."""
+    """Return whether the removal of events can have changed a view's feature from `used` to `again`."""
     view, _, feature = name.partition(".")
     aggregate = views[view].features[feature]
-    if aggregate.of is not None and aggregate.of.is_category:  # the numbers of a category only index a vocabulary
+    if aggregate.of is not None and aggregate.of.is_category:  # its values are only indices into a vocabulary
         return True
     return aggregate.explains_loss(used, again)
 
@@ -186,5 +186,5 @@ def _taken(rows: Rows, chosen: Array) -> Rows:
 
 
 def _inputs_agree(needed: frozenset[str], names: Sequence[str], differ: Array) -> bool:
-    """Return whether every view feature that a feature is computed from was an input itself and does not differ."""
+    """Return whether all view features that a feature is computed from are model inputs and do not differ."""
     return all(name in names and not differ[names.index(name)] for name in needed)

@@ -1,4 +1,4 @@
-"""The results of skew checks, and how they are stored."""
+"""The results of skew checks, and how they are stored in the catalogue."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from trimtab.features.skew import EXPLAINED, Cause, Share
 from trimtab.features.skew import share as share_of
 from trimtab.store.ports import Append, Catalog, Put, Remove
 
-KIND = "skew"  # the kind of catalogue record that has the newest check of a model
-JOURNAL = "skew"  # the journal of all checks
-SCORE = "(score)"  # stands for the model's score where inputs are named
+KIND = "skew"  # the kind of the catalogue records that hold the newest check of each model
+JOURNAL = "skew"  # the journal that holds all checks
+SCORE = "(score)"  # used instead of an input's name for the model's score
 _SHOWN = 5
 
 
 class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
-    """A value that a prediction used and that differs from the recomputed value."""
+    """A value that a prediction used and that differs from its recomputed value."""
 
     prediction: str  # the id of the prediction: `trimtab why ID` shows the rest
     model: str
@@ -27,12 +27,12 @@ class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
     mode: str
     made_at: str
     at: str  # the time of the request, as of which its features were computed
-    positions: dict[str, int]  # how far the event log was applied when the prediction was made
+    positions: dict[str, int]  # by partition: the last event that was applied when the prediction was made
     feature: str
     cause: Cause
     used: float | None  # the value that the model got
     again: float | None
-    used_reason: str | None  # None: the value is not read from a view
+    used_reason: str | None  # why the used value was missing; None if it does not come from a view
     again_reason: str | None
 
     def line(self) -> str:
@@ -51,11 +51,11 @@ class ModelSkew(msgspec.Struct, frozen=True, kw_only=True):
     values: int = 0
     rows_differing: int = 0
     causes: dict[str, dict[str, int]] = {}  # the number of values that differ, by feature and cause
-    stale_rows: int = 0  # right for the records applied then; all records in the log would give others
+    stale_rows: int = 0  # predictions whose values would differ if all logged records had been applied by then
     arms: dict[str, int] = {}
     versions: dict[str, int] = {}
     modes: dict[str, int] = {}
-    scores: int = 0  # the number of scores that the stored version computed again
+    scores: int = 0  # the number of scores that were recomputed with the stored version
     unchecked: dict[str, int] = {}  # the number of predictions that could not be recomputed, by reason
 
     @property
@@ -65,7 +65,7 @@ class ModelSkew(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def red(self) -> dict[str, dict[str, int]]:
-        """The causes that need action, by feature."""
+        """The number of differing values by feature and cause, for the causes that need action."""
         kept = {f: {c: n for c, n in of.items() if c not in EXPLAINED} for f, of in self.causes.items()}
         return {feature: of for feature, of in kept.items() if of}
 
@@ -80,7 +80,7 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
 
     format: int = 1
     at_us: int
-    by: str  # who made the check: "a person" or "service"
+    by: str  # who started the check: "a person" or "service"
     seed: int
     since_us: int | None
     models: list[ModelSkew]
@@ -121,7 +121,7 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
         ]
         for one in self.models:
             out += _model_lines(one)
-        told = [one for one in self.examples if one.cause != "pruned"]  # pruned values need no examples
+        told = [one for one in self.examples if one.cause != "pruned"]  # no examples of pruned events
         out += [f"  {one.line()}; trimtab why {one.prediction}" for one in told]
         if not self.rows:
             out.append("RED  no prediction was checked: there is no evidence either way")
@@ -130,20 +130,20 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Agreement(msgspec.Struct, frozen=True):
-    """What was compared since the last difference was found."""
+    """The number of values that were compared for a signal since its last difference, and when."""
 
     values: int
-    compared_us: int  # when a prediction of the signal's version was last compared
+    compared_us: int  # when predictions of the signal's version were last compared
 
 
 class CheckedModel(msgspec.Struct, frozen=True):
-    """The newest check of one model that found predictions, as the catalogue stores it."""
+    """The newest check of one model that had predictions to compare, as stored in the catalogue."""
 
     looked_at_us: int  # when predictions were last looked for, even if there were none
     at_us: int  # when predictions were last checked
     by: str
     found: ModelSkew
-    agreed: dict[str, Agreement] = {}  # by signal that has not ended
+    agreed: dict[str, Agreement] = {}  # by open signal: the values that agreed since its last difference
 
 
 def red_words(found: ModelSkew) -> str:
@@ -170,7 +170,7 @@ def keep(
     agreed: Mapping[str, dict[str, Agreement]],
     signals: Sequence[Put | Remove | Append],
 ) -> None:
-    """Store a check in one transaction with the signals that it begins and ends."""
+    """Store a check and the signals that it begins and ends, in one transaction."""
     changes: list[Put | Remove | Append] = [Append(JOURNAL, report.at_us, msgspec.json.encode(report))]
     before = newest_checks(catalog)
     for one in report.models:

@@ -1,6 +1,6 @@
-"""Recompute the features of logged predictions, by the definitions of the version that answered.
+"""Recompute the features of logged predictions with the definitions of the version that answered.
 
-Each prediction is recomputed as of its own time and from the records that were applied at that time.
+Each prediction is recomputed as of its own time, from the events that were applied at that time.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Known(msgspec.Struct, frozen=True, eq=False):
 
 
 class Rows(msgspec.Struct, frozen=True, eq=False):
-    """Predictions of one version, with the values that were used and the recomputed values."""
+    """Predictions of one version, with the inputs that they used and the recomputed inputs."""
 
     known: Known
     predictions: list[Prediction]
@@ -64,7 +64,7 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
     used_reasons: Array  # uint8 (rows, inputs)
     again: Array
     again_reasons: Array
-    stale: Array  # bool (rows,): whether logged records not applied yet would have changed the inputs
+    stale: Array  # bool (rows,): whether events that were logged but not applied would have changed the inputs
 
     @property
     def positions(self) -> list[dict[str, int]]:
@@ -72,26 +72,26 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
 
 
 class Past:
-    """The event log as it is now, from which features as of the past are computed."""
+    """Reads the event log as it is now, and computes features as of the past from it."""
 
     def __init__(self, system: System) -> None:
         self._system = system
         self.frames: dict[str, EventFrame] = {}
         self.positions: dict[str, int] = {}
         self.conflicts: frozenset[str] = frozenset()
-        self.failure: str | None = None  # why no history can be read
-        self._blocks: list[Sequence[LogRecord]] | None = None  # all records, after they were read once
+        self.failure: str | None = None  # the reason if the history cannot be read
+        self._blocks: list[Sequence[LogRecord]] | None = None  # all records, if they fit into memory
         try:
             self.frames, self.positions = system.history.frames_at(system.definitions.sources)
             conflicts = system.history.id_conflicts
             self.conflicts = frozenset(name for name, count in conflicts.items() if count)
-        except (Misuse, Corrupt) as error:  # records were truncated, and no table has them
+        except (Misuse, Corrupt) as error:  # some records are neither in the log nor in a table
             self.failure = str(error)
 
     def as_of(
         self, features: FeatureSet, requests: Columns, at_us: Array, positions: Sequence[Mapping[str, int]]
     ) -> AsOf:
-        """Compute the features of each request as of its own time and from its own log positions."""
+        """Compute the features of each request as of its own time, from the events up to its own log positions."""
         sources = {view.source.name for view in features.views}
         return evaluate_as_of(
             features,
@@ -104,7 +104,7 @@ class Past:
         )
 
     def reread(self) -> Iterator[Sequence[LogRecord]]:
-        """Yield every record, from the tables of record where the log was truncated, and otherwise from the log.
+        """Yield all records: old ones that were removed from the log come from the tables of record.
 
         The records are kept in memory if they fit, because they are read several times.
         """
@@ -133,7 +133,7 @@ class Past:
 
 
 class Versions:
-    """The versions of predictions with their definitions, each loaded once."""
+    """Loads the versions that made predictions, with their feature definitions, each once."""
 
     def __init__(self, system: System) -> None:
         self._system = system
@@ -146,7 +146,7 @@ class Versions:
         return self._known[prediction.version]
 
     def others(self, known: Known) -> list[FeatureSet]:
-        """Return other definitions that give inputs of the same names and types."""
+        """Return the feature definitions of other versions that have inputs of the same names and types."""
         seen = [one.features for one in self._known.values() if isinstance(one, Known)]
         same = {
             features.hash: features
@@ -179,7 +179,7 @@ class Versions:
 
 
 def fits(known: Known, prediction: Prediction) -> str | None:
-    """Return why a prediction cannot be compared by its version's definitions, or None if it can be compared."""
+    """Return None if a prediction can be compared using its version's definitions, and otherwise the reason why not."""
     width = len(known.features.names)
     if len(prediction.values) != 8 * width or len(prediction.reasons) != width:
         return f"the prediction does not have the inputs of {known.version.name}"
@@ -193,9 +193,9 @@ def compute(
     groups: Mapping[str, tuple[Known, list[Prediction]]],
     failed: Callable[[Sequence[Prediction], str], object],
 ) -> Iterator[Rows]:
-    """Recompute the features of predictions, version by version.
+    """Recompute the features of predictions, and yield the result for each version.
 
-    `failed` is called with the predictions that cannot be recomputed, and with the reason.
+    `failed` is called with predictions that cannot be recomputed, and the reason.
     """
     by_features: dict[str, list[tuple[Known, list[Prediction]]]] = {}
     for known, predictions in groups.values():

@@ -1,4 +1,4 @@
-"""Draw seeded samples of the prediction log: uniform, with some predictions of every version and arm."""
+"""Draw a random sample from the prediction log that includes every version and arm."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.prediction_record import ERASED, decode
 from trimtab.store.log_places import begin_of
 
-_SEVERAL = 4  # read so many times the sample size, so that rare versions and arms are found
-_FEW = 20_000  # a log of at most so many predictions is read completely
+_SEVERAL = 4  # this many times the sample size is read, so that rare versions and arms are found
+_FEW = 20_000  # a log with at most this many predictions is read completely
 _BLOCK = 10_000
 
 
@@ -23,11 +23,11 @@ def draw(
     after: Mapping[str, int],
     seed: int,
 ) -> list[Prediction]:
-    """Return predictions that come after the positions `after`, in order of time.
+    """Return a sample of the predictions after the positions `after`, in order of time.
 
-    A sample of `count` of the wanted predictions is returned, or all of them if `count` is None. A long log is divided
-    into equal parts, and one prediction of each part is read. A quarter of the sample is spread evenly over versions,
-    arms and modes. The rest is random.
+    The sample has `count` of the predictions for which `wanted` is true, or all of them if `count` is None. A long log
+    is divided into equal parts, and one prediction of each part is read. A quarter of the sample is spread evenly over
+    versions, arms and modes. The rest is drawn at random.
     """
     ends = {name: last for name, last in predictions.log.positions().items() if last > after.get(name, 0)}
     total = sum(last - after.get(name, 0) for name, last in ends.items())

@@ -1,4 +1,4 @@
-"""Signals of skew by version and cause. A signal ends when enough newer predictions agree."""
+"""Begin and end signals of skew. There is at most one open signal for each version and cause."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from trimtab.features.skew import share
 from trimtab.monitoring.signals import listed_signals, settle_signals
 from trimtab.store.ports import Append, Catalog, Put, Remove
 
-SIGNAL = "skew"  # the kind of these signals
-_ENOUGH = 3.0  # so many missing expected differences happen at random only 1 time in 20
-_GONE_US = DAY_US  # after so long without a prediction of the version, the signal ends
+SIGNAL = "skew"  # the kind of all signals made here
+_ENOUGH = 3.0  # if 3 differences are expected, there are none only 1 time in 20 (Poisson)
+_GONE_US = DAY_US  # a signal ends when its version has made no predictions for this long
 _OVER = "newer predictions agree again, or the version makes none any more"
 
 
@@ -23,16 +23,16 @@ class Difference(msgspec.Struct):
     """The values of one version that differ for the same cause."""
 
     mismatches: int
-    first_us: int  # when the first of the predictions with such a value was made; below, the newest
+    first_us: int  # when the oldest prediction with such a value was made
     newest_us: int
     line: str  # the first difference, as text
 
 
 class Compared(msgspec.Struct):
-    """What a check found for one version."""
+    """The number of values that a check compared for one version, and the differences that it found."""
 
     values: int = 0
-    red: dict[str, Difference] = {}  # by cause, for those causes that need action
+    red: dict[str, Difference] = {}  # the differences by cause, for causes that need action
 
 
 def settle_skew(
@@ -45,15 +45,15 @@ def settle_skew(
     owner: str | None,
     now_us: int,
 ) -> tuple[list[Put | Remove | Append], dict[str, Agreement]]:
-    """Return the writes that begin and end signals, and how many values agree so far for each standing signal.
+    """Return the writes that begin and end signals, and for each open signal the values that have agreed so far.
 
-    A signal ends when newer values agree that are three times as many as the values among which one difference was
-    found. It also ends when its version made no prediction for a day. If older predictions are checked again, their
-    differences do not begin a signal a second time.
+    A signal records in which share of values it found a difference. It ends when so many newer values agree that three
+    differences would be expected among them. It also ends when its version has made no prediction for a day. If older
+    predictions are checked again, their differences do not begin a signal a second time.
 
     Args:
-        versions: What the check found, by the address of the version.
-        agreed: The values that agreed before this check, by signal.
+        versions: The result of the check, by version id.
+        agreed: By open signal: the values that had agreed before this check.
         found: The result of the check in a few words.
     """
     listed = [one for one in listed_signals(catalog, model) if one.kind == SIGNAL]

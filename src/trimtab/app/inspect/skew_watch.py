@@ -1,4 +1,4 @@
-"""Skew checks that a running service makes by itself."""
+"""Let a running service check its own predictions for skew from time to time."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 _SAMPLE = 200
 _EVERY_S = 300.0  # the least time between two checks
-_REST = 50.0  # and so many durations of the last check, so that checks take under 2 % of a core
+_REST = 50.0  # a pause lasts at least this many times the last check, so that checks take under 2 % of a core
 
 
 class SkewWatch:
-    """Checks samples of a service's newest predictions.
+    """Checks samples of a service's newest predictions for skew.
 
-    It checks at most every `every_s` seconds, and less often if a check takes long.
+    A check starts at most every `every_s` seconds, and less often if checks take long.
     """
 
     def __init__(self, system: System, *, every_s: float = _EVERY_S) -> None:

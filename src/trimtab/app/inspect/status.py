@@ -1,4 +1,4 @@
-"""The status of a project: deployments, freshness, and everything that is red."""
+"""The status of a project: its deployments, how fresh its data is, and all problems ("red" lines)."""
 
 from __future__ import annotations
 
@@ -55,29 +55,29 @@ if TYPE_CHECKING:
     from trimtab.steering.definitions import Deployment
 
 _RECENT_US = 14 * DAY_US
-_TICK_US = 2 * DAY_US  # longer between two ticks is an error
+_TICK_US = 2 * DAY_US  # more time than this since a training loop last ran is an error
 _ASIDE = ("duplicates", "id_conflicts", "corrections", "too_late", "no_entity", "refused_deletes", "failed")
-_STUCK_US = MINUTE_US  # how long a record may wait if a process applies the log
-_UNFOLLOWED_US = HOUR_US  # how long if none does: a prediction in process catches up by itself
+_STUCK_US = MINUTE_US  # how long a log record may stay unapplied while a process applies the log
+_UNFOLLOWED_US = HOUR_US  # the same if no process does, since a prediction without a service applies the log itself
 
 
 class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The status of one deployment."""
 
     model: str
-    version: str | None  # "late_flight@7"; None: nothing is in service
+    version: str | None  # "late_flight@7"; None if no version is deployed
     since: str | None
     trained_until: str | None
     imported: bool
     watch: str  # the state of the quality alarm
     phase: str
     last_decision: str | None
-    trust: str | None = None  # "pickle": loading the version in service runs code
-    cache: str | None = None  # the hit rate of its score cache, if it has one
-    learner: str | None = None  # how many labels an online learner has learnt and set aside
+    trust: str | None = None  # "pickle" if loading the deployed version runs code from its file
+    cache: str | None = None  # the hit rate of the score cache, if the deployment has one
+    learner: str | None = None  # the number of labels that an online learner has learnt, and that it has set aside
     inputs: str | None = None  # why the input columns are not monitored; None if they are
-    ungated: str | None = None  # why the version is in service without a passed gate; None if it passed one
-    beside: dict[str, str] = {}  # for canary and shadow, if they have a share: version and share of requests
+    ungated: str | None = None  # why the version is deployed without passing its gate; None if it passed
+    beside: dict[str, str] = {}  # the version and share of requests of the canary and the shadow, if any
 
 
 class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,15 +97,15 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     at: str
     frozen: bool
     deployments: list[DeploymentStatus]
-    skew: dict[str, str]  # what the newest check of a model's predictions found, by model
+    skew: dict[str, str]  # by model: the result of its newest skew check
     sources: list[SourceStatus]
-    unapplied: list[str]  # definitions of the project file that differ from the applied ones: "view carrier"
-    lag_records: int | None  # log records that are not applied yet; None if online features are damaged
-    views: dict[str, dict[str, int]]  # by view: its applied records by outcome; empty if views are damaged
+    unapplied: list[str]  # definitions of the project file, such as "view carrier", that differ from the applied ones
+    lag_records: int | None  # the number of log records not applied yet; None if online features are damaged
+    views: dict[str, dict[str, int]]  # by view and outcome: the number of applied records; empty if views are damaged
     failures: list[FeatureFailure]  # features that could not be computed for some events
     disk_bytes: int  # the size of the state folder
     service: ServiceState | None  # the service that serves the project now
-    signals: list[Signal]  # signals that stand or ended within the last seven days
+    signals: list[Signal]  # signals that are open or ended within the last seven days
     red: list[str]
 
     @property
@@ -152,7 +152,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         for name, counts in self.views.items():
             asides = [f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items() if n and what in _ASIDE]
             out.append(f"  {name}: {counts['applied']:,} records" + (f" ({', '.join(asides)})" if asides else ""))
-        out += [f"  FAILED {one.line}" for one in self.failures if not one.recent]  # the recent ones are red
+        out += [f"  FAILED {one.line}" for one in self.failures if not one.recent]  # recent ones are in `red`
         out.append(f"disk: {format_bytes(self.disk_bytes)}")
         out += [] if self.service is None else [_served_by(self.service)]
         for one in self.signals:
@@ -167,7 +167,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def project_status(system: System) -> Status:
-    """See `Project.status`."""
+    """Return the status of the project; see `Project.status`."""
     now_us = system.clock.now_us()
     system.history.refresh()
     red: list[str] = []
@@ -180,7 +180,7 @@ def project_status(system: System) -> Status:
     skew, differing = skew_lines(system)
     red += differing
     signals = [signal for signal in listed_signals(system.state.catalog) if _shown(system, signal, now_us)]
-    told = {(SIGNAL, line.partition(": skew: ")[0]) for line in differing}  # already shown by the newest check
+    told = {(SIGNAL, line.partition(": skew: ")[0]) for line in differing}  # signals that are shown already
     red += [
         f"{one.model}: {one.message}" + (f" At that time: {one.cause}." if one.cause else "")
         for one in signals
@@ -223,15 +223,15 @@ def project_status(system: System) -> Status:
 
 
 def _shown(system: System, signal: Signal, now_us: int) -> bool:
-    """Return whether a signal belongs to a deployed model, and stands or ended recently."""
+    """Return whether a signal is about a deployed model, and is open or ended recently."""
     ended_us = signal.ended_at_us
     return signal.model in system.definitions.deployments and (ended_us is None or now_us - ended_us <= LISTED_US)
 
 
 def _applying(system: System, lag_records: int) -> list[str]:
-    """Return the errors of online features and of a serving process."""
+    """Return the errors of the online features and of a serving process that applies events."""
     followed = system.views.followed()
-    failures = service_failures(system.state.catalog) if followed else {}  # else they are of a service that ended
+    failures = service_failures(system.state.catalog) if followed else {}  # else the service has ended
     red = [f"the serving process: {work} failed: {text}" for work, text in failures.items()]
     stands = standing(system.state.catalog)
     if stands is not None and (followed or lag_records):
@@ -340,7 +340,7 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
 
 
 def _failure(system: System, version: Version) -> str | None:
-    """Return why a version cannot answer here, or None if nothing speaks against it."""
+    """Return why a version cannot answer on this machine, or None if no reason is known."""
     absent = absent_library(version.runtime)
     if absent is not None:
         return f"{missing_library(version.runtime, ModuleNotFoundError(name=absent))}."
@@ -366,7 +366,7 @@ def _cache(system: System, deployment: Deployment) -> str | None:
 
 
 def _learner(system: System, deployment: Deployment, version: Version, now_us: int, red: list[str]) -> str | None:
-    """Describe which labels an online learner has learnt. Labels that it recently could not learn are red."""
+    """Describe how many labels an online learner has learnt. Recent failures to learn are added to `red`."""
     if deployment.learn != "online":
         return None
     try:
@@ -395,7 +395,7 @@ def _arms(system: System, name: str) -> dict[str, str]:
 
 
 def _armed_ungated(system: System, arm: str, version: Version) -> str:
-    """Say who set a canary that passed no gate, and why."""
+    """Say who made a version the canary although it did not pass its gate, and why."""
     if arm != CANARY or system.registry.passed_gate(version) is not None:
         return ""
     move = system.registry.aliases(version.model)[arm]
@@ -403,7 +403,7 @@ def _armed_ungated(system: System, arm: str, version: Version) -> str:
 
 
 def _ungated(system: System, version: Version, moved: Sequence[AliasMove]) -> str | None:
-    """Say who put a version in service that passed no gate, and why. Return None if the version passed a gate."""
+    """Say who deployed a version although it did not pass its gate, and why. Return None if it passed."""
     if system.registry.passed_gate(version) is not None:
         return None
     by = [f"{move.actor}: {move.why}" for move in moved if move.version == version.id]
@@ -429,7 +429,7 @@ def _phase(system: System, state: LoopState, name: str) -> str:
 
 
 def _ticking(system: System, name: str, since_us: int | None, now_us: int) -> list[str]:
-    """Return an error if the loop's newest tick failed or is long ago."""
+    """Return an error if the last run of a training loop failed or was too long ago."""
     turn = last_turn(system.state.catalog, name)
     if turn is not None and turn.last_error is not None:
         return [f"the newest tick failed: {turn.last_error}"]
@@ -441,7 +441,7 @@ def _ticking(system: System, name: str, since_us: int | None, now_us: int) -> li
 
 
 def _unwatched(loop: DeploymentLoop, version: str) -> str | None:
-    """Return why the quality of the version in service is not fully monitored, or None if it is."""
+    """Return what part of the deployed version's quality is not monitored and why, or None if all is."""
     watch = loop.monitor.watch
     if watch is None or watch.version != version:
         return "quality is not watched: the version in service was not promoted by the loop; run: trimtab train"

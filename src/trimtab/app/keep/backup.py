@@ -1,8 +1,8 @@
-"""Back up and restore the state folder (`trimtab backup`, `restore`). # D25
+"""Back up and restore the state folder (`trimtab backup`, `trimtab restore`).  # D25
 
-A backup is complete and verified, or it is not made at all. Readers of a log are copied before the log, and stores that
-name a blob are copied before the blobs. So no copied position lies beyond the copied log, and no copied record names a
-missing blob.
+A backup is complete and verified, or it is not made at all. Two rules make it consistent. Parts that store positions in
+a log are copied before that log, so that no stored position lies beyond the copied log. Parts that store addresses of
+blobs are copied before the blobs, so that no copied address leads nowhere.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST = "backup.json"
 _STATE = "state"
-_LOGS = ("quarantine", "predictions", "events")  # predictions first: they hold positions of the event log
+_LOGS = ("quarantine", "predictions", "events")  # in the order of copying: predictions store positions in the event log
 _STORES = ("online", "answers", "learners")
-_OWN = {"log", "tables", "blob", *_STORES}  # parts that their stores copy
+_OWN = {"log", "tables", "blob", *_STORES}  # parts that are copied by their own stores, not file by file
 _PASSING = ("trimtab-replay-", "backfill")  # temporary folders of runs, which are not copied
-_PATIENCE_S = 60.0  # how long to wait for a running retention
+_PATIENCE_S = 60.0  # how long to wait while another process applies the retention settings
 _BLOCK = 1 << 20
 _HASH_DIGITS = 64
 
@@ -65,15 +65,15 @@ class BackupFile(msgspec.Struct, frozen=True):
 
 
 class Positions(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the copied logs, tables and views reach in the logs."""
+    """The last positions in the logs that the copied logs, tables and views contain or have read."""
 
-    logs: dict[str, dict[str, int]]  # positions by log and partition
-    tables: dict[str, dict[str, int]]  # positions by source and partition
-    views: dict[str, dict[str, int]]  # positions by the view's id and partition
+    logs: dict[str, dict[str, int]]  # by log and partition
+    tables: dict[str, dict[str, int]]  # by source and partition
+    views: dict[str, dict[str, int]]  # by view id and partition
 
 
 class Backup(msgspec.Struct, frozen=True, kw_only=True):
-    """The manifest of a backup."""
+    """The manifest of a backup, which lists its files."""
 
     format: int
     project: str
@@ -92,14 +92,14 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Sealed(msgspec.Struct, frozen=True):
-    """The content of the manifest's file."""
+    """The content of the manifest file: the manifest and its checksum."""
 
     sha256: str
     manifest: msgspec.Raw
 
 
 def back_up(system: System, to: Path) -> Backup:
-    """See `Project.backup`."""
+    """Copy the state folder into a new backup; see `Project.backup`."""
     to = to.absolute()
     if to.exists():
         raise Conflict(f"backup: {to} exists, and no backup is written over another. Name a new folder.")
@@ -160,19 +160,19 @@ def read_manifest(backup: str | Path) -> Backup:
 def restore(
     backup: str | Path, into: str | Path, *, force: bool = False, progress: Callable[[int, int], object] | None = None
 ) -> Backup:
-    """Restore the state of a backup to a folder, after the checksum of every file was compared.
+    """Restore the state in a backup to a folder, after comparing the checksum of every file.
 
     Args:
         backup: The folder that `back_up` wrote.
         into: The state folder to restore to; in a project, this is `.trimtab`. If it is a link, the link stays and its
             target is replaced.
-        force: Whether to replace a state that is in the folder already.
+        force: Whether to replace a state that the folder already contains.
         progress: Called with the number of bytes done and the total number of bytes.
 
     Raises:
         NotFound: There is no backup in this folder.
         Misuse: `into` is a file.
-        Conflict: The folder has a state already, or a process has it open.
+        Conflict: The folder already contains a state, or a process has that state open.
         Corrupt: A file of the backup is damaged or missing. The message names the file, and nothing was changed.
         Unavailable: The disk is full or read-only. Nothing was changed.
     """
@@ -183,25 +183,25 @@ def restore(
     _refuse_there(into, force)
     partial = into.with_name(f".{into.name}.partial")
     with _refused_clearly(into, "Nothing was changed"), _had_alone(into):
-        _refuse_there(into, force)  # another process may have written a state since
+        _refuse_there(into, force)  # checked again, because another process may have written a state meanwhile
         with _whole_or_nothing(partial, into, _replace):
             done = 0
-            partial.chmod(stat.S_IMODE(into.stat().st_mode))  # keeps the access rights of the folder
+            partial.chmod(stat.S_IMODE(into.stat().st_mode))  # the new folder gets the access rights of the old one
             for file in manifest.files:
                 _restore_file(backup / _STATE, partial, file)
                 done += file.size_bytes
                 if progress is not None:
                     progress(done, manifest.size_bytes)
             check_format(partial)
-            if (into / MARKER).exists() and not (partial / MARKER).exists():  # the backup was made before the first key
+            if (into / MARKER).exists() and not (partial / MARKER).exists():  # at that time there was no API key yet
                 shutil.copyfile(into / MARKER, partial / MARKER)
     return manifest
 
 
 def _copy_parts(system: System, to: Path) -> Positions:
-    """Copy all parts, readers before logs, and return how far the copies reach."""
+    """Copy all parts in the right order, and return the positions that the copies reach."""
     state, folder = system.state, system.state_folder
-    _copy_rest(folder, to)  # includes answers that are not in the prediction log yet
+    _copy_rest(folder, to)  # this includes buffered answers that are not in the prediction log yet
     _copied(state.catalog, catalog_file(to))
     for name in _STORES:
         if (folder / name).exists():
@@ -242,7 +242,7 @@ def _copied(part: object, to: Path) -> object:
 
 
 def _copy_rest(folder: Path, to: Path) -> None:
-    """Copy all other files except locks and temporary files."""
+    """Copy all other files, but no locks and no temporary files."""
     make_folder(to)
     for path in sorted(folder.iterdir()):
         if path.is_dir() and path.name not in _OWN and not path.name.startswith((".", *_PASSING)):
@@ -266,7 +266,10 @@ def _copy_file(path: Path, to: Path) -> None:
 
 
 def _hashed(path: Path, folder: Path) -> BackupFile:
-    """Sync a file of the copy to the disk and return its entry. A file named by its hash is compared with it."""
+    """Write a copied file through to the disk, and return its entry in the manifest.
+
+    If the file's name is the hash of its content, the content is checked against the name.
+    """
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fchmod(file.fileno(), 0o600)
@@ -300,7 +303,7 @@ def _restore_file(source: Path, to: Path, file: BackupFile) -> None:
 
 
 def _refuse_there(folder: Path, force: bool) -> None:
-    """Refuse to replace a state without `force`, and to replace a state that a process uses."""
+    """Raise an error if `folder` has a state that a process uses or that, without `force`, must not be replaced."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not force:
@@ -312,9 +315,9 @@ def _refuse_there(folder: Path, force: bool) -> None:
 
 @contextmanager
 def _had_alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from opening a project in the folder.
+    """Lock the folder, so that no other process opens a project in it while the block runs.
 
-    If the folder was made for this, it is removed when the block fails.
+    If the folder was created for this purpose, it is removed again when the block fails.
     """
     hold, made = have_alone(folder)
     try:
@@ -330,7 +333,7 @@ def _had_alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _refused_clearly(to: Path, left: str) -> Iterator[None]:
-    """Turn an OSError into an error that says what is left on the disk."""
+    """Turn an OSError in the block into an error that says what remains on the disk."""
     try:
         yield
     except OSError as error:
@@ -343,8 +346,11 @@ def _refused_clearly(to: Path, left: str) -> Iterator[None]:
 
 @contextmanager
 def _whole_or_nothing(partial: Path, to: Path, put: Callable[[Path, Path], None]) -> Iterator[None]:
-    """Work in the folder `partial`. At the end it is moved to `to`, or removed if the block fails."""
-    _remove(partial)  # left by a process that was killed
+    """Let the block fill the folder `partial`, and move that folder to `to` at the end.
+
+    If the block fails, `partial` is removed.
+    """
+    _remove(partial)  # the folder was left by a process that was killed
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir(mode=PRIVATE)
@@ -365,11 +371,11 @@ def _put(partial: Path, to: Path) -> None:
 def _replace(partial: Path, to: Path) -> None:
     """Replace the folder `to` by `partial`.
 
-    If this fails, the old folder is put back. If it succeeds, the old folder is removed.
+    If this fails, the old folder is put back. Otherwise the old folder is removed.
     """
     old = set_aside(to)
-    _remove(old)  # left by a process that was killed with its own state in place
-    with _uninterrupted():  # a signal after the swap must not report an unchanged state
+    _remove(old)  # left by a process that was killed after it had put its state in place
+    with _uninterrupted():  # an interrupt after the swap must not be reported as "nothing was changed"
         try:
             _refuse_there(to, force=True)
             if any(to.iterdir()):
@@ -380,7 +386,7 @@ def _replace(partial: Path, to: Path) -> None:
             _put_back(old, to, partial)
             raise
         if old.exists():
-            old.rename(partial)  # from here on, the old state is not set aside; the rest only frees space
+            old.rename(partial)  # under this name, the old state is no longer put back after a crash
         _remove(partial)
 
 
@@ -397,7 +403,7 @@ def _put_back(old: Path, to: Path, partial: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Delete a folder as far as possible. Of a link, delete only the link itself."""
+    """Delete a folder as far as possible. If it is a link, delete only the link."""
     if folder.is_symlink():
         folder.unlink()
     else:
@@ -413,7 +419,7 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _room(folder: Path, to: Path) -> None:
-    """Refuse to make a backup that does not fit on the disk."""
+    """Raise an error if the disk has too little free space for a backup."""
     needed, free = taken(folder).size_bytes, shutil.disk_usage(to).free
     if needed > free:
         raise Unavailable(

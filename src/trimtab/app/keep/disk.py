@@ -1,4 +1,4 @@
-"""Disk usage of a project by part, its budget and its growth."""
+"""Report the disk usage of a project by part, its limit and its growth."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     size_bytes: int
-    of: dict[str, int]  # the bytes of each partition or source
+    of: dict[str, int]  # bytes by partition or source
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,8 +32,8 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     free_bytes: int  # the free space on the disk of the folder
     budget_bytes: int | None
-    frees_bytes: int | None  # what `trimtab retain` would free, roughly; None if the state cannot be read
-    growth_bytes: int | None  # the growth of a day, roughly
+    frees_bytes: int | None  # about how many bytes `trimtab retain` would free; None if unknown
+    growth_bytes: int | None  # about how many bytes are added a day; None if unknown
     notes: list[str]
     red: list[str]
 
@@ -61,7 +61,10 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def disk_report(system: System) -> Disk:
-    """See `Project.disk`. On a full disk, only what file sizes tell is reported."""
+    """Return the disk usage of a project; see `Project.disk`.
+
+    On a full disk, the report contains only what can be seen from file sizes.
+    """
     now = taken(system.state_folder)
     budget = system.config.retention.budget_bytes
     red = over_budget(now.size_bytes, budget)
@@ -81,13 +84,13 @@ def disk_report(system: System) -> Disk:
 
 
 def _outlook(system: System, now: Taken) -> tuple[int | None, int | None, list[str]]:
-    """Return what `retain` would free, how much a day adds, and remarks."""
+    """Return the bytes that `trimtab retain` would free, the bytes that a day adds, and remarks."""
     from trimtab.app.keep.retention import growths, last_retained, plan_retention
 
     try:
         last = last_retained(system.state.catalog)
         notes = [] if last is None else [f"last retain: {last.at}, freed {format_bytes(last.freed_bytes)}"]
         plan, growth = plan_retention(system), round(sum(growths(system, now).values()))
-    except Unavailable as error:  # a full disk, where these numbers matter most, or a read-only disk
+    except Unavailable as error:  # the disk is full or read-only; a report is needed even then
         return None, None, [f"what `trimtab retain` frees, and the growth, cannot be read now: {error}"]
     return max(0, plan.freed_bytes), growth, notes + plan.notes

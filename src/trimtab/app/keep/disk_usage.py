@@ -1,4 +1,4 @@
-"""The disk usage of each part of the state folder, and the growth of its logs."""
+"""Measure the disk usage of each part of the state folder, and the growth of its logs."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _PARTS = {
 
 _WINDOW_US = 7 * DAY_US  # the time over which growth is measured
 
-_SAMPLED = 200  # so many events are read to estimate the share that came as they happened
+_SAMPLED = 200  # how many events are read to estimate which share was not loaded as history
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """The disk usage of each part, and of what the part contains."""
+    """The disk usage of each part, and of the partitions or sources in it."""
 
     parts: dict[str, dict[str, int]]
 
@@ -69,7 +69,7 @@ def over_budget(size_bytes: int, budget_bytes: int | None) -> str | None:
 
 
 def log_growth(log: Log, sizes: Mapping[str, int], now_us: int, *, events: bool) -> float | None:
-    """Return by how many bytes a day a log grew in the last week, not counting loads of history.
+    """Return by how many bytes a log grew per day in the last week, without loads of history.
 
     The result is None if the log is empty.
     """
@@ -88,19 +88,19 @@ def log_growth(log: Log, sizes: Mapping[str, int], now_us: int, *, events: bool)
 
 
 def record_bytes(log: Log, partition: str, size: int) -> float:
-    """Return about how many bytes a record takes in the file of a partition, or 0 if it has no records."""
+    """Return the mean size of a partition's records in its file, in bytes, or 0 if it has no records."""
     held = _held(log, partition)
     return 0.0 if held is None else size / max(1, held[1] - held[0])
 
 
 def _held(log: Log, partition: str) -> tuple[int, int, int] | None:
-    """Return the position before a partition's first record, its last position, and the first append time."""
+    """Return the position before the first record of a partition, its last position, and its first append time."""
     first = log.read(partition, 0, limit=1)
     return (first[0].position - 1, log.positions()[partition], first[0].appended_at_us) if first else None
 
 
 def _live_share(log: Log, partition: str, after: int, last: int) -> float:
-    """Return the share of events that came as they happened, and not in a load of history."""
+    """Return the share of events that were appended when they happened, rather than loaded later as history."""
     from trimtab.events.records import decode_all
 
     step = max(1, (last - after) // _SAMPLED)
@@ -127,5 +127,5 @@ def _files(folder: Path) -> Iterator[tuple[Path, int]]:
             path = Path(at, name)
             try:
                 yield path, path.lstat().st_blocks * 512
-            except FileNotFoundError:  # a temporary file that was removed meanwhile
+            except FileNotFoundError:  # a temporary file was removed after it was listed
                 continue

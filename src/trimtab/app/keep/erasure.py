@@ -1,7 +1,7 @@
-"""Erase entities by their keys from everything that a project keeps (`trimtab forget`). # D26
+"""Erase everything that a project keeps about given keys, such as customers (`trimtab forget`).  # D26
 
-A run searches all data, stores its plan (without the key), carries the plan out, and ends with a row in the ledger. If
-a run is stopped, the next run for the same keys finishes it, because each of its steps may be repeated.
+A run searches all data, stores a plan that does not contain the keys, carries out the plan, and writes rows to the
+ledger of decisions. If a run is stopped, the next run for the same keys finishes it. Every step may be repeated.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 ACT = "forget"
-KIND = "forget"  # the kind of catalogue record of an unfinished run, by the hash of the key
+KIND = "forget"  # the kind of the catalogue records of unfinished runs, named by the hash of their keys
 _SALT = "forget_salt"
-_WORKSPACES = ("trimtab-replay-*", "backfill/*", "demo", ASIDE)  # folders made from the logs, which can be made again
-_NAMED = 10  # the most keys without data that are named
-_LEAST_BYTES = 6  # a shorter key would be found in any file by chance
+_WORKSPACES = ("trimtab-replay-*", "backfill/*", "demo", ASIDE)  # folders that can be made again from the logs
+_NAMED = 10  # at most this many keys without data are listed
+_LEAST_BYTES = 6  # a shorter key would occur by chance in any file
 _WORDS = {
     "events": "events",
     "table_rows": "rows of tables of record",
@@ -65,17 +65,17 @@ class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
     entity: str
     keys: int  # how many keys were given
     nothing: list[str]  # the keys for which no data was found
-    columns: dict[str, list[str]]  # the columns that were searched, by source
-    counts: dict[str, int]  # the number of finds in each kind of data
-    sources: dict[str, int]  # the number of events by source
-    training_sets: list[SeenSet]  # the stored sets that have rows of the entity; see `sets_deleted`
-    learners: list[str]  # the models whose online learner may have learnt from the entity
-    workspaces: list[str]  # folders with copies of data, left by simulations, demos and joins
-    residue: list[str]  # files of the state folder that still have the bytes of a key afterwards
+    columns: dict[str, list[str]]  # by source: the columns that were searched
+    counts: dict[str, int]  # by kind of data: how many records or rows were found
+    sources: dict[str, int]  # by source: the number of events
+    training_sets: list[SeenSet]  # the stored training sets with rows about the keys; see `sets_deleted`
+    learners: list[str]  # models whose online learner may have learnt from the erased data
+    workspaces: list[str]  # folders with copies of the data, left by simulations, demos and joins
+    residue: list[str]  # files of the state folder that still contain a key afterwards
     dry_run: bool
-    key_hash: str  # the hash of all keys together; the ledger has one hash for each key
-    ledger_row: int | None  # the last of the rows, of which each key has one
-    sets_deleted: bool = False  # whether the rows of the training sets were, or would be, deleted
+    key_hash: str  # the hash of all keys together; the ledger has a hash of each key
+    ledger_row: int | None  # the number of the last ledger row; each key has its own row
+    sets_deleted: bool = False  # whether the rows of training sets were deleted, or would be
 
     def lines(self) -> list[str]:
         """The result as lines of text."""
@@ -107,13 +107,16 @@ class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Run(msgspec.Struct, frozen=True, kw_only=True):
-    """The plan of an unfinished run, without personal data: what a new search could not find any more."""
+    """The plan of an unfinished run, without personal data.
+
+    It stores what a new search could not find again once some data is erased.
+    """
 
     begun_at_us: int
     counts: dict[str, int]
     sources: dict[str, int]
-    partitions: dict[str, list[str]]  # the partitions whose files must be rewritten, by log
-    rows: dict[str, list[tuple[str, int, str]]]  # the rows of tables to erase, by source
+    partitions: dict[str, list[str]]  # by log: the partitions whose files must be rewritten
+    rows: dict[str, list[tuple[str, int, str]]]  # by source: the rows of its table to erase
     sets: list[SeenSet]
     workspaces: list[str]
     why: str = ""
@@ -129,7 +132,7 @@ def forget(
     training_sets: bool,
     actor: str,
 ) -> Forgotten:
-    """See `Project.forget`."""
+    """Erase the data of an entity's keys; see `Project.forget`."""
     if not keys:
         raise Misuse(f"forget: no key of {entity!r} was given. Give one, or several.")
     subject = Subject(system.definitions, system.sources, entity, *keys)
@@ -156,7 +159,7 @@ def forget(
 
 
 def unfinished(catalog: Catalog) -> list[str]:
-    """Return one line for each unfinished run. Only the hash identifies the key."""
+    """Return a line of text for each unfinished run, which shows only the hash of the keys."""
     return [
         f"forget: a run of {format_time(msgspec.json.decode(record.body, type=_Run).begun_at_us)} is not finished "
         f"(key hash {record.key}); run the same command again"
@@ -165,7 +168,7 @@ def unfinished(catalog: Catalog) -> list[str]:
 
 
 def _erase(system: System, found: PersonalData, run: _Run) -> None:
-    """Erase what a run has planned. Every step may be repeated.
+    """Carry out the plan of a run. Every step may be repeated.
 
     The log is erased first, because everything else is made from it.
     """
@@ -181,14 +184,14 @@ def _erase(system: System, found: PersonalData, run: _Run) -> None:
         state.answers.erase(found.answers)
     if run.sources:
         _reset_views(system, run.sources.keys())
-    for leftover in (state.folder / "blob").glob(".*.new"):  # left by a killed training: none runs now
+    for leftover in (state.folder / "blob").glob(".*.new"):  # left by a training that was killed; no training runs now
         leftover.unlink(missing_ok=True)
     for name in run.workspaces:
         shutil.rmtree(state.folder / name, ignore_errors=True)
 
 
 def _empty_spools(system: System) -> None:
-    """Move the answers that a killed service had buffered into the log, so that they are found there."""
+    """Move answers from the buffer files of killed services into the prediction log, where they are searched."""
     folder, answers = system.state.spools, system.state.predictions
     if isinstance(answers, BufferedLog):
         answers.release()
@@ -197,14 +200,14 @@ def _empty_spools(system: System) -> None:
 
 
 def _reset_views(system: System, sources: Collection[str]) -> None:
-    """Reset the online states of the views of these sources, so that they are filled again from the log.
+    """Reset the online features of the views over these sources, so that they are filled again from the log.
 
-    No page of the file keeps the old states.
+    Afterwards, no page of the database file contains the old values.
     """
     if not (system.state.folder / "online").exists():
         return
     kv = system.state.online
-    kv.erase()  # raises before anything is lost if another process has the store open
+    kv.erase()  # raises an error, with nothing lost, if another process has the store open
     every = system.views.views
     OnlineStore(kv, every).drop_others()
     if reset := [view for view in every if view.source.name in sources]:
@@ -214,7 +217,7 @@ def _reset_views(system: System, sources: Collection[str]) -> None:
 
 
 def _write_rows(system: System, subject: Subject, run: _Run, salt: bytes, *, actor: str, deleted: bool) -> Decision:
-    """Write a row of the ledger for each key that had data. The counts in each row are those of the whole run."""
+    """Write a row of the ledger for each key that had data. Every row has the counts of the whole run."""
     met = [key for key in subject.keys if key in subject.met] or list(subject.keys)
     versions = sorted({version for one in run.sets for version in one.versions})
     entries = [
@@ -254,7 +257,7 @@ def _planned(system: System, found: PersonalData) -> _Run:
 
 
 def _joined(before: _Run | None, now: _Run) -> _Run:
-    """Return the plan of a stopped run together with what was found now."""
+    """Return the plan of a stopped run combined with the plan of this run."""
     if before is None:
         return now
     return _Run(
@@ -282,7 +285,10 @@ def _united(one: Mapping[str, list[_Some]], other: Mapping[str, list[_Some]]) ->
 
 
 def _places(rows: Sequence[tuple[str, int, str]]) -> Columns:
-    """Return where the rows of a table come from. A deletion that replaced a version has another `_op`."""
+    """Return the log positions and operations of a table's rows, which identify the rows to erase.
+
+    A row and the deletion that replaces it have the same position and differ in `_op`.
+    """
     partitions, positions, ops = zip(*rows, strict=True)
     return Columns.of(
         {"_partition": ("str", list(partitions)), "_position": ("int", list(positions)), "_op": ("str", list(ops))}
@@ -342,9 +348,9 @@ def _learners(system: System, subject: Subject) -> list[str]:
 
 
 def _workspaces(folder: Path) -> Iterator[str]:
-    """Yield the folders of simulations, demos and long joins that no longer run.
+    """Yield the folders of simulations, demos and long joins that are no longer running.
 
-    A folder of a run that goes on has a locked file.
+    A run that is still going on holds a lock on a file in its folder.
     """
     for path in sorted(path for pattern in _WORKSPACES for path in folder.glob(pattern)):
         files = [lock for lock in sorted(path.rglob("*")) if lock.name == "lock" or lock.suffix == ".lock"]
@@ -357,9 +363,9 @@ def _workspaces(folder: Path) -> Iterator[str]:
 
 
 def _leftovers(folder: Path, subject: Subject) -> Iterator[str]:
-    """Yield the files that have the bytes of a key.
+    """Yield the files that contain the bytes of a key.
 
-    Nothing is yielded if the key is so short that any file may have its bytes by chance.
+    Keys that are so short that they occur in any file by chance are not searched for.
     """
     needles = subject.stored_as(_LEAST_BYTES)
     if not needles:
@@ -378,14 +384,14 @@ def _leftovers(folder: Path, subject: Subject) -> Iterator[str]:
 
 @contextmanager
 def _alone(system: System) -> Iterator[None]:
-    """Keep other processes from serving, training, retaining and backing up during the block.
+    """Keep other processes from serving, training, applying retention and making backups while the block runs.
 
-    Processes that append are refused by the logs.
+    The locks of the logs keep other processes from appending.
     """
     state = system.state
     names = [LEASE, RETENTION, *(f"loop.{name}" for name in system.definitions.deployments)]
     with ExitStack() as held:
-        held.enter_context(writing_tables(state))  # else another process could move erased records into the tables
+        held.enter_context(writing_tables(state))  # otherwise another process could move erased records into the tables
         for name in names:
             otherwise = (
                 f"{state.folder}: another process serves or trains this project ({name}). Stop it, run forget, and "
@@ -399,16 +405,16 @@ def _pending(system: System, subject: Subject, digest: str) -> _Run | None:
     record = system.state.catalog.get(KIND, digest)
     if record is None:
         return None
-    subject.met.update(subject.keys)  # the stored plan does not say which of the keys had data
+    subject.met.update(subject.keys)  # the stored plan does not contain which keys had data, so all are taken
     return msgspec.json.decode(record.body, type=_Run)
 
 
 def _salt(system: System, *, make: bool) -> bytes:
-    """Return the project's own salt, without which keys could be guessed from their hashes."""
+    """Return the project's secret salt for hashes of keys. Without a salt, keys could be guessed from their hashes."""
     catalog = system.state.catalog
     record = catalog.get(_SALT, "1")
     if record is None and make:
-        with suppress(Conflict):  # another process has just made the salt
+        with suppress(Conflict):  # another process has just stored a salt
             catalog.write([Put(_SALT, "1", msgspec.json.encode(os.urandom(32).hex()), expected=0)])
         record = catalog.get(_SALT, "1")
     return b"" if record is None else bytes.fromhex(msgspec.json.decode(record.body, type=str))
@@ -420,7 +426,7 @@ def _hashed(subject: Subject, key: Sequence[str], salt: bytes) -> str:
 
 
 def _digest(subject: Subject, salt: bytes) -> str:
-    """Return the hash of a key, or of several keys together in any order."""
+    """Return one hash of all the keys of a subject, whatever their order."""
     hashes = sorted(_hashed(subject, key, salt) for key in subject.keys)
     return hashes[0] if len(hashes) == 1 else hashlib.blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
 

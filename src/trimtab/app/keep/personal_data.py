@@ -1,4 +1,4 @@
-"""Find the personal data of a subject in logs, tables, stored answers and training sets, with replacements."""
+"""Find the data of a subject in logs, tables, stored answers and training sets, and prepare what replaces it."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _PARQUET = b"PAR1"
 
 
 class SeenSet(msgspec.Struct, frozen=True, kw_only=True):
-    """A stored training set that has rows of the subject."""
+    """A stored training set that has rows about the subject."""
 
-    blob: str  # the address of the blob with the rows of the set
+    blob: str  # the address of the blob that holds the rows of the set
     rows: int
     versions: tuple[str, ...]  # the versions that were fitted on the set
 
 
 class PersonalData(msgspec.Struct, frozen=True, kw_only=True):
-    """All the data that was found about a subject."""
+    """Everything that was found about a subject, with the replacements of its records."""
 
     events: Instead
     sources: dict[str, int]  # the number of events by source
@@ -52,7 +52,7 @@ class PersonalData(msgspec.Struct, frozen=True, kw_only=True):
     sets: list[SeenSet]
 
     def in_log(self, name: str) -> Instead:
-        """Return the replacements in a log, which is "events", "predictions" or "quarantine"."""
+        """Return the replacements of records in the log of this name: "events", "predictions" or "quarantine"."""
         return {"events": self.events, "predictions": self.predictions, "quarantine": self.quarantine}[name]
 
     def counts(self) -> dict[str, int]:
@@ -91,7 +91,7 @@ def find_personal_data(system: System, subject: Subject) -> PersonalData:
 
 @contextmanager
 def open_tables(system: System) -> Iterator[dict[str, Table]]:
-    """Open every table of record, even of sources that are no longer declared."""
+    """Open all tables of record, including those of sources that are no longer declared."""
     folder = system.state.folder / "tables"
     names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     with ExitStack() as opened:
@@ -104,7 +104,7 @@ def open_tables(system: System) -> Iterator[dict[str, Table]]:
 def _predictions(
     system: System, subject: Subject, erased_ids: Callable[[str], set[str]]
 ) -> tuple[Instead, RequestKeys]:
-    """Return the replacements of predictions, and the keys of their requests by model."""
+    """Return the replacements of predictions, and by model the keys of the erased requests."""
     models = system.definitions.models
     shapes = {name: request_shape(model.request) for name, model in models.items()}
     keys: RequestKeys = {name: (erased_ids(models[name].request.name), set()) for name in shapes}
@@ -140,7 +140,7 @@ def _answers(system: System, subject: Subject) -> list[bytes]:
 
 
 def _training_sets(system: System, subject: Subject) -> Iterator[SeenSet]:
-    """Yield the stored sets with rows of the subject, and the versions that were fitted on each set."""
+    """Yield the stored training sets with rows about the subject, each with the versions fitted on it."""
     versions: dict[str, list[Version]] = {}
     requests: dict[str, str] = {}
     for record in system.state.catalog.find("version_count"):
@@ -170,7 +170,7 @@ def _rows_of(system: System, subject: Subject, blob: str, model: str | None) -> 
 
 
 def _parquet_blobs(folder: Path) -> Iterator[str]:
-    """Yield the blobs that are tables, even those that no version refers to."""
+    """Yield the addresses of all blobs that are tables, even if no version refers to them."""
     for path in blob_files(folder):
         with path.open("rb") as file:
             if file.read(len(_PARQUET)) == _PARQUET:
@@ -184,7 +184,8 @@ def _size(places: Instead) -> int:
 def partitions_of(log: Log, changed: Iterable[str]) -> list[str]:
     """Return the partitions whose files must be rewritten.
 
-    These are the partitions that change, and the partitions that were ever truncated.
+    These are the partitions with changes, and all partitions that were ever truncated, because their files may still
+    contain removed records.
     """
     wanted = set(changed)
     wanted.update(partition for partition, last in log.positions().items() if begin_of(log, partition, last))

@@ -1,4 +1,4 @@
-"""Find the events of a subject in the log and in tables of record, with their replacements."""
+"""Find the events of a subject in the log and in the tables of record, and prepare what replaces them."""
 
 from __future__ import annotations
 
@@ -21,41 +21,42 @@ from trimtab.training.definitions import Model
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-Instead = dict[str, dict[int, bytes]]  # the new payload, by partition and position
+Instead = dict[str, dict[int, bytes]]  # by partition and position: the new payload of a record
 Place = tuple[str, int]  # partition and position
-# By model: the keys of erased requests, and the keys that requests which stay share with them.
+# By model: the keys of erased requests, and those among them that other, remaining requests have as well.
 RequestKeys = dict[str, tuple[set[str], set[str]]]
 _BATCH = 10_000
 
 
 class TableErasure(msgspec.Struct, frozen=True, kw_only=True):
-    """The rows to erase from one source's table of record."""
+    """The rows to erase from the table of record of one source, and the rows to add."""
 
-    rows: list[tuple[str, int, str]]  # partition and position, op
-    instead: Columns | None  # the rows that are put in place of erased rows
+    rows: list[tuple[str, int, str]]  # partition, position and operation
+    instead: Columns | None  # rows that replace some of the erased rows
 
 
 class _Seen(msgspec.Struct):
-    """A record of the event log or of a table, and whether it is erased."""
+    """A record of the event log or of a table, with the decision whether to erase it."""
 
     source: str
     id: str
-    order: tuple[int, str, int]  # orders the versions of an id: known-at time, partition and position
+    order: tuple[int, str, int]  # the order of the versions of one event: known-at time, partition and position
     deletes: bool
-    wanted: bool  # whether the record itself has the key
+    wanted: bool  # whether this record has the key, and not only another version of its event
     appended_at_us: int
     event: Event
     in_log: bool = False
     in_table: bool = False
-    replaced: bool = False  # whether a deletion is put in its place
+    replaced: bool = False  # whether a deletion replaces the erased record
     goes: bool = True
 
 
 class PersonalEvents:
-    """Finds a subject's events, and the deletions that name them.
+    """Finds a subject's events and the deletions of these events.
 
-    A source with a key may have corrections. If an event belonged to another entity before it belonged to the subject,
-    a deletion replaces the subject's version. Otherwise the earlier version would count again. # D26
+    In a source whose events have ids, an event may be corrected later, even so that it belongs to another entity. If an
+    earlier version of the event belonged to another entity, the erased version is replaced by a deletion. Otherwise the
+    earlier version would become valid again. # D26
     """
 
     def __init__(self, system: System, subject: Subject) -> None:
@@ -83,7 +84,7 @@ class PersonalEvents:
             self._add_rows(name, rows, chosen, wanted=True)
 
     def follow_versions(self, tables: dict[str, Table]) -> None:
-        """Collect the other versions of the events found, and decide which of them are erased or replaced."""
+        """Collect the other versions of the events found so far, and decide which to erase or replace."""
         keyed = {name for name, source in self._sources.items() if source.key is not None}
         ids = {(s.source, s.id) for s in self._seen.values() if s.source in keyed}
         if not ids:
@@ -109,7 +110,7 @@ class PersonalEvents:
                 seen.goes = seen.wanted or (seen.deletes and not another)
 
     def follow_labels(self, tables: dict[str, Table], keys: RequestKeys) -> None:
-        """Collect the labels of erased requests, except labels that requests of other entities share."""
+        """Collect the labels of erased requests, except those that also belong to requests of other entities."""
         models = self._system.definitions.models.values()
         links = [
             _Link(m, keys) for m in models if (m.label.key,) not in self._subject.places.get(m.label.source.name, [])
@@ -131,7 +132,7 @@ class PersonalEvents:
             self.follow_versions(tables)
 
     def _linked(self, links: list[_Link], tables: dict[str, Table]) -> Iterator[tuple[LogRecord, Event]]:
-        """Yield the requests and labels of these models, from the log and from tables."""
+        """Yield the request and label events of these models, from the log and from the tables."""
         names = [name.encode() for name in dict.fromkeys(n for link in links for n in (link.requests, link.labels))]
         for record in _records(self._system.state.events):
             if any(name in record.payload for name in names):
@@ -144,7 +145,7 @@ class PersonalEvents:
                 yield from self._rows(name, rows, chosen)
 
     def instead(self) -> Instead:
-        """Return the new payloads of records in the log."""
+        """Return the new payloads of log records, by partition and position."""
         found: Instead = {}
         for (partition, position), seen in self._seen.items():
             if seen.goes and seen.in_log:
@@ -153,7 +154,7 @@ class PersonalEvents:
         return found
 
     def in_tables(self) -> dict[str, TableErasure]:
-        """Return the rows to erase from tables, by source."""
+        """Return the rows to erase from the tables and their replacements, by source."""
         found: dict[str, TableErasure] = {}
         going = sorted((s.source, place) for place, s in self._seen.items() if s.goes and s.in_table)
         for name, group in groupby(going, key=lambda one: one[0]):
@@ -169,7 +170,7 @@ class PersonalEvents:
         return found
 
     def by_source(self) -> Counter[str]:
-        """Return the number of events by source. An event counts once even if it is in several places."""
+        """Return the number of events by source. An event that is in the log and in a table counts once."""
         return Counter(seen.source for seen in self._seen.values() if seen.goes)
 
     def _add(self, record: LogRecord, event: Event, *, wanted: bool) -> None:
@@ -203,7 +204,7 @@ class PersonalEvents:
             yield LogRecord(row["_partition"], row["_position"], row["_append_at"], b""), event
 
     def _deletion(self, seen: _Seen) -> Event:
-        """Return the deletion that replaces an erased version. Only its key and time are left."""
+        """Return the deletion that replaces an erased version. It keeps only the key and the time of the event."""
         source, event = self._sources[seen.source], seen.event
         kept = {source.key, source.time}
         values = [v if name in kept else None for name, v in zip(source.columns, event.values, strict=False)]
@@ -219,7 +220,7 @@ class PersonalEvents:
 
 
 class _Link:
-    """The keys of a model's erased requests, and the column of their labels that has the key."""
+    """The keys of a model's erased requests, and the column by which labels name their request."""
 
     def __init__(self, model: Model, keys: RequestKeys) -> None:
         self.requests, self.labels, self.column = model.request.name, model.label.source.name, model.label.key
@@ -227,7 +228,7 @@ class _Link:
         self.keys = erased - shared
 
     def keep(self, event: Event) -> None:
-        """Keep the label of a request that stays, even if an erased request has the same key."""
+        """Keep the label of a remaining request, even if an erased request has the same key."""
         if event.op == "upsert":
             self.keys.discard(event.id)
 

@@ -1,7 +1,7 @@
-"""Recover after lost records, or after records stamped by a wrong clock (`trimtab recover`). # D0169, # D0170
+"""Recover after records were lost, or were stamped by a wrong clock (`trimtab recover`).  # D0169, # D0170
 
-Nothing that is still there is removed: records of the log are moved to the tables first. Each step may be repeated, so
-that the same command can continue after it was killed at any point.
+No remaining record is lost, because the records of the log are first moved to the tables of record. Each step may be
+repeated, so the same command can continue after it was killed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 ACT = "recover"
-_NOTHING_US = -(2**62)  # a time before all append times
+_NOTHING_US = -(2**62)  # earlier than every append time
 
 
 class LostRange(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,9 +40,9 @@ class LostRange(msgspec.Struct, frozen=True, kw_only=True):
     partition: str
     first: int
     last: int
-    in_tables: int  # how many of them, from the first on, are in every source's table of record
-    readers: dict[str, int]  # the position reached by each reader that has read some of them
-    appended_again: int  # records that readers would skip, so that they get new positions
+    in_tables: int  # how many of the lost records are still in the tables of record, counted from the first
+    readers: dict[str, int]  # by reader: its position, for readers that had read some of the lost records
+    appended_again: int  # the number of remaining records that get new positions, because readers would skip them
 
     def lines(self) -> list[str]:
         """The lost range as lines of text."""
@@ -61,7 +61,7 @@ class LostRange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recovered(msgspec.Struct, frozen=True, kw_only=True):
-    """What was repaired or, with `dry_run`, would be repaired."""
+    """The repairs that were made or, with `dry_run`, would be made."""
 
     dry_run: bool
     lost: list[LostRange]
@@ -88,7 +88,7 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def recover(system: System, *, dry_run: bool = False, actor: str = "a person") -> Recovered:
-    """See `Project.recover`."""
+    """Repair the event log and its readers; see `Project.recover`."""
     state, now_us = system.state, system.clock.now_us()
     lost = [_range(system, one) for one in lost_records(state, tables=True)]
     done = Recovered(dry_run=dry_run, lost=lost, stamped_ahead=stamped_ahead(state, now_us))
@@ -103,7 +103,7 @@ def recover(system: System, *, dry_run: bool = False, actor: str = "a person") -
         if done.stamped_ahead:
             restamp(system, done.stamped_ahead, now_us, actor)
     if done.stamped_ahead:
-        system.reopen()  # whatever was read earlier is outdated
+        system.reopen()  # everything that was read before the repair is outdated
         system.views.rebuild_all()
     return done
 
@@ -127,13 +127,16 @@ def _range(system: System, lost: Lost) -> LostRange:
 
 
 def _named(system: System, readers: Mapping[str, int]) -> dict[str, int]:
-    """Return readers with the names of views instead of hashes, for views that are in use."""
+    """Return the readers, with the name of each view that is in use instead of its hash."""
     names = {f"view {plan.cursor_name[:8]}": f"view {name}" for name, plan in system.views.store.plans.items()}
     return {names.get(reader, reader): position for reader, position in readers.items()}
 
 
 def _go_on(system: System, lost: LostRange, actor: str) -> None:
-    """Continue a partition after the last position that was read from it. The ledger records this first."""
+    """Let a partition continue after the last position that any reader has read.
+
+    This is recorded in the ledger first.
+    """
     state = system.state
     log = state.events if lost.log == EVENTS else state.written_predictions
     if not isinstance(log, Repairable):
@@ -159,17 +162,17 @@ def _go_on(system: System, lost: LostRange, actor: str) -> None:
         truncated = truncation_put(state.catalog, reached, {lost.partition: lost.last}, now_us)
         Ledger(state.catalog).write([row], [truncated])
         again = ((record.payload, now_us) for record in _unread(system, lost.partition, end))
-    else:  # predictions are in no table: all that are left get later positions
+    else:  # predictions are in no table, so all remaining ones get later positions
         Ledger(state.catalog).write([row])
         again = ((record.payload, record.appended_at_us) for record in _records(log, lost.partition, end))
     log.skip_to(lost.partition, lost.last, again)
 
 
 def _unread(system: System, partition: str, end: int) -> Iterator[LogRecord]:
-    """Yield the events that no reader has taken.
+    """Yield the remaining events that no reader has read.
 
-    They came after the loss, at positions that had been read before the loss, or they belong to sources that are not
-    declared, so that no table takes them.
+    Some were appended after the loss, at positions that readers had already passed. Others belong to sources that are
+    not declared, so that no table takes them.
     """
     seen_us, known = _seen_us(system, partition, end), {ERASED, *system.definitions.sources}
     for record in _records(system.state.events, partition, end):
@@ -178,10 +181,10 @@ def _unread(system: System, partition: str, end: int) -> Iterator[LogRecord]:
 
 
 def _seen_us(system: System, partition: str, end: int) -> int:
-    """Return the greatest append time that was read by the readers beyond the end of the partition."""
+    """Return the greatest append time that was seen by a reader beyond the end of the partition."""
     state, seen = system.state, [_NOTHING_US]
     if state.online_file() is not None:
-        with suppress(Corrupt):  # damaged features are rebuilt in any case
+        with suppress(Corrupt):  # damaged online features are rebuilt anyway
             cursors = read_cursors(state.online).values()
             seen += [cursor.s_us for cursor in cursors if cursor.positions.get(partition, 0) > end]
     for table in state.tables(system.sources, make=False).values():

@@ -1,6 +1,6 @@
-"""Move the log into tables, truncate it, and remove what the settings do not keep (`trimtab retain`). # D23
+"""Move the log into tables, truncate it, and remove data that is older than the settings keep (`trimtab retain`). # D23
 
-A process may be killed at any point without harm. Records are durable in a table before the log loses them, removals
+The process may be killed at any point without harm. Records are safely in a table before the log loses them, removals
 are recorded before they happen, and each step may be repeated.
 """
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 LEASE = "retention"
 _BATCH = 10_000
-_SPARED_H = 1  # replaced files of a table stay so long, for other tools that read the table
-_FILES = 32  # a table with more files is compacted
-_LEARNT_WAITS = 2  # a learner reads predictions that are up to so many label waits old
-_IN_TABLE = 0.3  # an event in a table takes about this share of its bytes in the log
+_SPARED_H = 1  # replaced files of a table stay this many hours for other tools that read the table
+_FILES = 32  # a table with more files than this is compacted
+_LEARNT_WAITS = 2  # an online learner reads predictions up to this many times the wait for labels old
+_IN_TABLE = 0.3  # the size of an event in a table, as a share of its size in the log
 
 
 class Retained(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,15 +41,15 @@ class Retained(msgspec.Struct, frozen=True, kw_only=True):
 
     at: str
     dry_run: bool
-    truncated: dict[str, int]  # by partition of the event log: records that only tables have now
-    expired: dict[str, int]  # the number of events removed, by source
+    truncated: dict[str, int]  # by partition of the event log: the number of records that are now only in tables
+    expired: dict[str, int]  # by source: the number of events removed
     predictions: int
     quarantined: int
     freed_bytes: int
     size_bytes: int  # the size of the state folder afterwards
     budget_bytes: int | None
-    growth_bytes: dict[str, float]  # growth of a day by log, as measured before the log was truncated
-    notes: list[str]  # what was kept and why, and what is different from now on
+    growth_bytes: dict[str, float]  # by log: bytes added per day, as measured before the log was truncated
+    notes: list[str]  # what was kept longer and why, and which features change from now on
     red: list[str]
 
     def lines(self) -> list[str]:
@@ -68,7 +68,7 @@ class Retained(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def retain(system: System, *, dry_run: bool = False) -> Retained:
-    """See `Project.retain`."""
+    """Apply the retention settings; see `Project.retain`."""
     if dry_run:
         return plan_retention(system)
     otherwise = f"{system.state.folder}: another process runs retention or a backup. Try again when it is done."
@@ -77,9 +77,9 @@ def retain(system: System, *, dry_run: bool = False) -> Retained:
 
 
 def retain_when_due(system: System) -> Retained | None:
-    """Apply the retention once a day if [retention] is set.
+    """Apply the retention settings if they are set and were not applied in the last day.
 
-    The result is None if it is not due, or if another process does it.
+    The result is None if nothing was due, or if another process is doing it.
     """
     last = last_retained(system.state.catalog)
     if not system.config.retention.is_set:
@@ -93,10 +93,10 @@ def retain_when_due(system: System) -> Retained | None:
 
 
 def plan_retention(system: System) -> Retained:
-    """Estimate what a run would do now. Nothing is changed."""
+    """Estimate what `retain` would do now, without any change."""
     size = taken(system.state_folder)
     log, notes = system.state.events, _differences(system)
-    followed, held = _follower_positions(system) if system.views.followed() else ({}, [])  # else a run catches up
+    followed, held = _follower_positions(system) if system.views.followed() else ({}, [])  # else: `retain` catches up
     truncated, freed = {}, 0.0
     through = truncation(system.state.catalog).through
     for partition, last in log.positions().items():
@@ -146,13 +146,13 @@ def plan_retention(system: System) -> Retained:
 
 
 def last_retained(catalog: Catalog) -> _Last | None:
-    """Return the result of the newest run that has ended."""
+    """Return the stored result of the last finished run, or None."""
     record = catalog.get(KEPT, "last")
     return None if record is None else msgspec.json.decode(record.body, type=_Last)
 
 
 class _Last(msgspec.Struct, frozen=True, kw_only=True):
-    """The stored result of the newest run."""
+    """The stored result of the last finished run."""
 
     at_us: int
     freed_bytes: int
@@ -208,9 +208,9 @@ def _retain(system: System) -> Retained:
 
 
 def _truncate_events(system: System) -> tuple[dict[str, int], list[str]]:
-    """Truncate the event log up to the slowest of its readers.
+    """Truncate the event log up to the position of its slowest reader.
 
-    Return the number of records by partition, and notes on what was kept.
+    Return the number of removed records by partition, and remarks about what was kept.
     """
     log, state = system.state.events, system.state
     followed, notes = _follower_positions(system)
@@ -226,7 +226,7 @@ def _truncate_events(system: System) -> tuple[dict[str, int], list[str]]:
         cuts[partition] = cut
         notes += strange
     noted = truncation_put(state.catalog, reached, cuts, _newest_us(system))
-    state.catalog.write([noted])  # stored first, so that a reader can tell a truncation from a loss
+    state.catalog.write([noted])  # stored before the truncation, so that readers can tell it from a loss of records
     truncated = {}
     for partition, cut in cuts.items():
         truncated[partition] = _truncate(log, {partition: cut}, notes)
@@ -234,9 +234,9 @@ def _truncate_events(system: System) -> tuple[dict[str, int], list[str]]:
 
 
 def _truncate(log: Log, cuts: Mapping[str, int], notes: list[str]) -> int:
-    """Truncate the partitions that no other process writes, and return the number of records truncated.
+    """Truncate partitions that no other process writes, and return the number of removed records.
 
-    For each other partition, a note is added.
+    A remark about each of the other partitions is added to `notes`.
     """
     removed = 0
     for partition, cut in cuts.items():
@@ -251,10 +251,10 @@ def _truncate(log: Log, cuts: Mapping[str, int], notes: list[str]) -> int:
 
 
 def _follower_positions(system: System) -> tuple[dict[str, int], list[str]]:
-    """Return the position of the slowest online view in each partition, and notes on these positions.
+    """Return by partition the position of the slowest online view, and remarks about these views.
 
-    Tables are brought up to date by `materialise`. Labels, outcomes, learners and training sets read histories, which
-    begin with the tables, so they do not need the log.
+    Only online views read the log directly. Tables have just been brought up to date by `materialise`. Labels,
+    outcomes, learners and training sets read the history, which includes the tables.
     """
     if not system.views.views:
         return {}, []
@@ -271,23 +271,26 @@ def _follower_positions(system: System) -> tuple[dict[str, int], list[str]]:
 
 
 def _filling_positions(system: System) -> tuple[list[dict[str, int]], list[str]]:
-    """Return the positions from which views that are being filled read the log, and the names of the views. # D31
+    """Return the positions from which views that are being filled read the log, and remarks that name them. # D31
 
-    A process that fills a view is also the one that applies the log. If no process applies the log, the fill was
-    interrupted, and the next fill begins again.
+    A view is filled by the process that applies the log. If there is no such process, the filling was interrupted and
+    will begin again, so it needs no positions.
     """
     if not system.views.followed():
         return [], []
     store = system.views.store
     names = {plan.cursor_name: plan.name for plan in store.plans.values()}
     filling = {id_of(name): cursor for name, cursor in store.cursors().items() if name.startswith(FILLING)}
-    # A view without counts is still loading the history from the tables.
+    # A view that has no counts yet is still reading the tables, so it needs the log from its beginning.
     reading = [cursor.positions if cursor.counts else {} for cursor in filling.values()]
     return reading, [names.get(one, one) for one in filling]
 
 
 def _before_strangers(log: Log, partition: str, after: int, cut: int, system: System) -> tuple[int, list[str]]:
-    """Return the cut, lowered to before the first record of an undeclared source, which is in no table."""
+    """Return `cut`, or the position before the first record of an undeclared source if that is lower.
+
+    Records of undeclared sources are in no table, so they must stay in the log.
+    """
     known = {ERASED, *system.definitions.sources}
     while after < cut:
         records = log.read(partition, after, limit=min(_BATCH, cut - after))
@@ -304,7 +307,7 @@ def _before_strangers(log: Log, partition: str, after: int, cut: int, system: Sy
 
 
 def _expire(system: System, tables: Mapping[str, Table]) -> dict[str, int]:
-    """Remove the events that are older than the settings allow, and return the number of rows by source."""
+    """Remove events that are older than the settings allow, and return the number of removed rows by source."""
     gone, entities = {}, _entities(system)
     already = kept_from(system.state.catalog)
     for source, table in tables.items():
@@ -314,13 +317,13 @@ def _expire(system: System, tables: Mapping[str, Table]) -> dict[str, int]:
         before_us = max((_newest_us(system) - kept_us) // DAY_US * DAY_US, already.get(source, -(2**62)))
         condition = expired(before_us, entities[source])
         if table.count(condition):
-            note_kept_from(system.state.catalog, source, before_us)  # first, as events kept longer do no harm
+            note_kept_from(system.state.catalog, source, before_us)  # first, because keeping events longer does no harm
             gone[source] = table.prune(condition)
     return gone
 
 
 def _entities(system: System) -> dict[str, list[tuple[str, ...]]]:
-    """Return by source the columns by which views name an entity."""
+    """Return for each source the columns by which views group its events into entities."""
     found: dict[str, list[tuple[str, ...]]] = {name: [] for name in system.definitions.sources}
     for view in views_in_use(system.definitions, system.live.views()):
         found.setdefault(view.source.name, []).append(view.by)
@@ -328,9 +331,9 @@ def _entities(system: System) -> dict[str, list[tuple[str, ...]]]:
 
 
 def _kept_us(system: System, source: str) -> int | None:
-    """Return how long the events of a source are kept.
+    """Return for how long the events of a source are kept.
 
-    This is the setting, or the time that a version in service looks back if that is longer.
+    This is the time in the settings or, if longer, the time that features of a deployed version look back.
     """
     kept_us = system.config.retention.events_us(source)
     need = source_needs(system.definitions, system.live.views()).get(source)
@@ -340,7 +343,8 @@ def _kept_us(system: System, source: str) -> int | None:
 def _closed_before(system: System) -> dict[str, int]:
     """Return for each partition of the prediction log the last position that may be removed.
 
-    The prediction at that position is old enough, its day is closed, and it was learnt from.
+    All predictions up to it are older than the settings keep, their days are closed (the wait for labels is over), and
+    online learners have read them.
     """
     from trimtab.steering.loop.loop import KIND, Reached
 
@@ -362,9 +366,9 @@ def _quarantined_before(system: System) -> dict[str, int]:
 
 
 def _newest_us(system: System) -> int:
-    """Return the greatest append time of events and predictions, but at most now.
+    """Return the greatest append time of events and predictions, but at most the present time.
 
-    Ages are measured from this time, so that a clock ahead removes nothing.
+    The age of data is measured from this time, so that a clock that is ahead removes nothing.
     """
     newest = [
         record.appended_at_us
@@ -389,7 +393,7 @@ def _compact(system: System, tables: Mapping[str, Table]) -> None:
 
 
 def kept_longer(system: System) -> list[str]:
-    """Return the sources whose events are kept longer than set, because a version in service looks back further."""
+    """Return the sources whose events are kept longer than set, because a deployed version looks back further."""
     settings, found = system.config.retention, []
     for source, need in source_needs(system.definitions, system.live.views()).items():
         set_us, kept_us = settings.events_us(source), _kept_us(system, source)
@@ -403,7 +407,7 @@ def kept_longer(system: System) -> list[str]:
 
 
 def _differences(system: System) -> list[str]:
-    """Return the features that retention changes, because they used events that are no longer kept."""
+    """Return the features whose values retention changes, because they used events that are no longer kept."""
     settings, notes = system.config.retention, []
     views = views_in_use(system.definitions, system.live.views())
     for source, names in lifetime_features(views).items():
@@ -422,7 +426,7 @@ def _differences(system: System) -> list[str]:
 
 
 def growths(system: System, size: Taken) -> dict[str, float]:
-    """Return the growth of each log in bytes a day. For a truncated log, take what the previous run measured."""
+    """Return the growth of each log in bytes per day. For a truncated log, this is the result of the previous run."""
     last = last_retained(system.state.catalog)
     growths = {} if last is None else dict(last.growth_bytes)
     state, now_us = system.state, system.clock.now_us()

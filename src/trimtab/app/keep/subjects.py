@@ -1,4 +1,4 @@
-"""The subjects of an erasure: their keys, the columns that hold the keys, and tests of rows."""
+"""The subject of an erasure: an entity's keys, the columns that hold them, and tests whether a row has them."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from trimtab.events.definitions import Source
 from trimtab.events.quarantine import line_texts
 from trimtab.features.online.packed.keys import name_bytes
 
-Names = tuple[str, ...]  # the columns that hold one key together
-Key = tuple[str, ...]  # one text for each column
-Fits = Callable[[Sequence[Any]], bool]  # whether a row, given as values in the order of columns, has the key
+Names = tuple[str, ...]  # the columns that together hold one key
+Key = tuple[str, ...]  # the parts of a key as text, one for each column
+Fits = Callable[[Sequence[Any]], bool]  # tells whether a row (a list of values) has one of the keys
 
 _KEYS: tuple[Dtype, ...] = ("str", "int")
-_FEW = 20  # with more keys, it is cheaper to decode every record than to search its bytes
+_FEW = 20  # with more keys than this, it is cheaper to decode each record than to search its bytes
 _ENDS: tuple[Literal["big", "little"], ...] = ("big", "little")
 _WHOLE = re.compile(r"-?[0-9]{1,19}")
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Subject:
-    """An entity and some of its keys; `met` has the keys that were found.
+    """An entity and some of its keys. The attribute `met` collects the keys that were found in data.
 
     Columns of the same name hold the same entity in every source. Columns of different names hold the same entity if
-    they are joined: the key of a request and the column by which its label is found, or the columns of a view and the
-    columns of a request by which the view is looked up.
+    they are joined. Two kinds of joins count: the key of a request with the column by which its label is found, and the
+    columns of a view with the columns of a request by which the view is looked up.
 
     Args:
         definitions: The project's definitions.
@@ -41,7 +41,7 @@ class Subject:
 
     Raises:
         NotFound: No entity and no column has this name.
-        Misuse: A key has another number of parts than the entity has columns, or none of the columns can hold it.
+        Misuse: A key does not have one part for each of the entity's columns, or no column can hold it.
     """
 
     def __init__(self, definitions: Definitions, sources: Sequence[Source], entity: str, *keys: Sequence[str]) -> None:
@@ -74,30 +74,30 @@ class Subject:
 
     @property
     def shown(self) -> str:
-        """The entity with its key, or with the number of its keys, for messages."""
+        """The entity with its key, or with the number of its keys, as text for messages."""
         if len(self.keys) > 1:
             return f"these {len(self.keys):,} keys of {self.entity}"
         return f"{self.entity} {', '.join(map(repr, self.keys[0]))}"
 
     def names(self, source: str, columns: Sequence[str]) -> list[str | int | tuple[str | int, ...]]:
-        """Return the keys as the names by which a view looks up entities in some columns of a source.
+        """Return the keys as the names under which a view of a source stores its entities.
 
-        Keys that these columns cannot hold are left out.
+        Keys that the given columns cannot hold are left out.
         """
         values = (self._value(source, tuple(columns), key) for key in self.keys)
         return [one if len(one) > 1 else one[0] for one in values if one is not None]
 
     def may_be_in(self, payload: bytes) -> bool:
-        """Return whether a record in MessagePack can have a key, as a fast check before it is decoded."""
+        """Return False if an encoded record certainly has none of the keys. Nothing is decoded, so this is fast."""
         if len(self.keys) > _FEW:
             return True
         return any(all(any(needle in payload for needle in part) for part in key) for key in self._needles)
 
     def stored_as(self, least_bytes: int) -> list[bytes]:
-        """Return the longest part of each key in the forms in which files store it.
+        """Return the longest part of each key in all forms in which files may contain it.
 
-        These are text and, for whole numbers, MessagePack, eight bytes in either order (in tables and packed values)
-        and the names of online features. Parts with fewer than `least_bytes` bytes are left out.
+        The forms are text and, for whole numbers, MessagePack, eight bytes in either byte order (in tables and packed
+        values) and the names of online features. Parts with fewer than `least_bytes` bytes are left out.
         """
         longest = [max(key, key=lambda part: len(part.encode())) for key in self.keys]
         parts = [part for part in longest if len(part.encode()) >= least_bytes]
@@ -108,19 +108,19 @@ class Subject:
         return found
 
     def of_event(self, source: str) -> Fits:
-        """Return the test for events of a source. In an undeclared source, any value may be the key."""
+        """Return a test for the events of a source. In an undeclared source, any value may be the key."""
         if source not in self._sources:
             return self._anywhere
         return self._fits(source, self._sources[source].columns)
 
     def of_request(self, model: str, fits: bool) -> Fits:
-        """Return the test for a model's requests. `fits` says whether their columns are those declared now."""
+        """Return a test for the logged requests of a model. `fits` says whether they have the columns declared now."""
         if not fits or model not in self._requests:
             return self._anywhere
         return self._fits(self._requests[model].name, self._requests[model].columns)
 
     def of_table(self, source: str | None, rows: Columns) -> list[int]:
-        """Return the rows of a table that have the key. Without a source, all columns of these names count."""
+        """Return the numbers of the rows that have a key. Without a source, all columns with the right names count."""
         known = self.places.get(source or "")
         every = {names for _, names in self._places} if known is None else set(known)
         found: set[int] = set()
@@ -135,8 +135,8 @@ class Subject:
         return sorted(found)
 
     def of_raw(self, source: str, row: Mapping[str, Any]) -> bool:
-        """Return whether a row in quarantine has the key, whatever the types of its values."""
-        if "_line" in row:  # the row is a line that could not be parsed
+        """Return whether a row in quarantine has a key, whatever the types of its values."""
+        if "_line" in row:  # the row is one line of text that could not be parsed
             return self._mentioned(line_texts(row))
         known = self.places.get(source, [] if source in self._sources else [self.columns])
         for names in known:
@@ -145,7 +145,7 @@ class Subject:
                 if texts in self.keys:
                     self.met.add(texts)
                     return True
-            elif self._mentioned(row.values()):  # the row is a line that was not split into columns
+            elif self._mentioned(row.values()):  # the line was not split into columns
                 return True
         return False
 
@@ -178,7 +178,7 @@ class Subject:
         return bool(found)
 
     def _wanted(self, dtypes: Mapping[str, Dtype], names: Names) -> dict[tuple[Any, ...], Key]:
-        """Return the keys by their values in some columns, without keys that the columns cannot hold."""
+        """Return the keys by their values in some columns. Keys that the columns cannot hold are left out."""
         values = ((_values(dtypes, names, key), key) for key in self.keys)
         return {found: key for found, key in values if found is not None}
 
@@ -209,7 +209,7 @@ def columns_of(definitions: Definitions, sources: Sequence[Source], entity: str)
 
 
 def _places(definitions: Definitions, sources: Sequence[Source], columns: Names) -> set[tuple[str, Names]]:
-    """Return each source with the columns that hold the entity, by their name or by a join."""
+    """Return pairs of a source and those of its columns that hold the entity, by their name or by a join."""
     links: list[tuple[tuple[str, Names], tuple[str, Names]]] = []
     for model in definitions.models.values():
         request, label = model.request, model.label
@@ -248,7 +248,7 @@ def _word(part: str) -> re.Pattern[str]:
 
 
 def _whole(key: str) -> list[int]:
-    """Return the whole number that a text stands for, if a column can hold it."""
+    """Return the whole number that a text stands for, in a list. The list is empty if no column can hold it."""
     found = [int(key)] if _WHOLE.fullmatch(key) else []
     return [n for n in found if -(2**63) <= n < 2**63]
 

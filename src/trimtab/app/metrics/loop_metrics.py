@@ -1,4 +1,4 @@
-"""Metrics of the loop: the quality of answers, signals, and the health of the loop itself."""
+"""Metrics of the training loop: the quality of predictions, open signals, and whether the loop itself works."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 UNREADABLE = "trimtab_loop_unreadable"
 _DAY = ("model", "version", "arm")
-# By name: the help text and the labels. `loop_values.py` reads the values.
+# By metric: its help text and its labels. The values come from `loop_values.py`.
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "trimtab_quality_newest_day_timestamp_seconds": ("When the newest closed day begins.", ("model",)),
     "trimtab_quality_day_predictions": ("Predictions about the newest closed day.", _DAY),
@@ -47,11 +47,11 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "trimtab_loop_phase": ("1 for the phase that the loop is in.", ("model", "phase")),
     "trimtab_loop_frozen": ("1 while automation is frozen.", ()),
 }
-_REST_S = 1.0  # the time between two reads if the catalogue has no mark, or after an error
+_REST_S = 1.0  # pause between two reads after an error, or if the catalogue cannot tell whether it changed
 
 
 class LoopMetrics:
-    """Metrics of the loop. They are read again only after the catalogue was written.
+    """Metrics of the loop, read from the catalogue. They are read again only after the catalogue has changed.
 
     Args:
         system: The project whose loops are measured.
@@ -62,8 +62,8 @@ class LoopMetrics:
         self._mutex = threading.Lock()
         self._values: LoopValues | None = None
         self._samples: Samples = {}
-        self._mark: Hashable | None = None  # the mark of the catalogue at the last read
-        self._next_s = 0.0  # the time of the next read, if there is no mark
+        self._mark: Hashable | None = None  # changes whenever the catalogue is written; the value at the last read
+        self._next_s = 0.0  # if there is no mark: the monotonic time of the next read
         self._failed = False
         self._throttled = ThrottledLogger(_logger)
 
@@ -84,7 +84,7 @@ class LoopMetrics:
             return {(): float(self._failed)}
 
     def _refresh(self) -> None:
-        """Read what was written since the last read. After an error there are no values, rather than old values."""
+        """Read the metrics again if they may have changed. After an error, no values are shown rather than old ones."""
         try:
             mark = self._system.state.catalog.mark()
             if not self._is_due(mark):
@@ -103,7 +103,7 @@ class LoopMetrics:
     def _read(self) -> Samples:
         if self._values is None:
             from trimtab.app.metrics.loop_values import (
-                LoopValues,  # imported here: it loads NumPy, and a service is ready without it
+                LoopValues,  # imported here, because it loads NumPy, and a service must start quickly
             )
 
             self._values = LoopValues(self._system)

@@ -1,4 +1,4 @@
-"""The values of the loop's metrics, read only from records of the catalogue."""
+"""Compute the values of the loop's metrics from records of the catalogue alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trimtab.steering.definitions import Deployment
 
 Labels: TypeAlias = tuple[str, ...]
-Samples: TypeAlias = "dict[str, dict[Labels, float]]"  # by metric and then by the values of the labels
+Samples: TypeAlias = "dict[str, dict[Labels, float]]"  # the value of each metric, by metric and label values
 
 PHASES = ("idle", "waiting", "shadow", "waiting for approval", "canary", "promoting")
 SEVERITIES = ("red", "info")
@@ -31,9 +31,9 @@ AGES = {0: range(7), 1: range(1, 7), 7: range(7, 14), 28: range(28, 35)}
 
 
 class DayValues(msgspec.Struct, frozen=True, kw_only=True):
-    """The values of a model's closed days, which change only when another day is closed."""
+    """Values from a model's closed days, whose labels had time to arrive. They change only when a day is closed."""
 
-    read_at: int  # the revision of the record of closed days that was read
+    read_at: int  # the revision of the record of closed days from which the values come
     samples: dict[str, dict[Labels, float]]
 
 
@@ -95,7 +95,7 @@ class LoopValues:
         watch = None if record is None else msgspec.json.decode(record.body, type=Watch)
         champion = self._system.registry.aliases(deployment.name).get(CHAMPION)
         if watch is not None and (champion is None or watch.version != champion.version):
-            watch = None  # of a version no longer in service, until the next tick
+            watch = None  # until the loop runs again, the record is about a version that is no longer deployed
         for kind in (LOSS,) if deployment.model.task == "ranking" else (LOSS, CALIBRATION):
             yield "trimtab_quality_watched", (kind,), watch is not None and kind in watch.figures
         if watch is not None and watch.figures:
@@ -154,14 +154,14 @@ class LoopValues:
 
 
 def _newest(day: DaySums) -> Iterator[tuple[str, float]]:
-    """Yield the values of the newest closed day of a version and arm."""
+    """Yield the values of the last closed day of one version and arm, each with its metric's name."""
     from trimtab.stats.exact_sums import rounded
 
     sums = day.whole
     yield "trimtab_quality_day_predictions", sums.predictions
     if sums.labelled:
         yield "trimtab_quality_day_loss", rounded(sums.loss) / sums.labelled
-        if sums.histogram:  # rankings have losses, but no histogram
+        if sums.histogram:  # rankings have losses but no histogram of scores
             yield "trimtab_quality_day_gap", (rounded(sums.score) - rounded(sums.label)) / sums.labelled
     excess = mean_excess([(sums, day.cap)])
     if excess is not None:
@@ -169,9 +169,9 @@ def _newest(day: DaySums) -> Iterator[tuple[str, float]]:
 
 
 def _evidence(watch: Watch) -> Iterator[tuple[str, Labels, float]]:
-    """Yield the evidence of each alarm.
+    """Yield for each alarm how strong the evidence for a problem is.
 
-    Of slices only the largest evidence is taken, so that many slices do not give many series.
+    Of all slices, only the largest value is taken, so that many slices do not create many time series.
     """
     from trimtab.monitoring.quality.watches import SLICE
 
@@ -192,7 +192,7 @@ def _ratio(figure: MetricValue) -> float:
 
 
 def _put_share(found: Samples, name: str, labels: Labels, days: Iterable[DaySums], *, amended: bool) -> None:
-    """Add the share of labelled predictions of some days, if there were predictions."""
+    """Add the share of predictions that have labels, over some days. Nothing is added without predictions."""
     sums = [one.amended if amended and one.amended is not None else one.whole for one in days]
     predictions = sum(one.predictions for one in sums)
     if predictions:

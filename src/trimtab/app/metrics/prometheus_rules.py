@@ -1,4 +1,4 @@
-"""Alerting rules for Prometheus and their unit tests, shipped with this version's metrics."""
+"""Alerting rules for Prometheus and unit tests of these rules, for the metrics of this version of trimtab."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _RUNBOOK, _HERE = "runbook_url: ", "docs/"
 
 
 def rules_text(name: str = RULES, *, docs: str | None = None) -> str:
-    """Return one of the two files.
+    """Return the text of the file of rules or of the file of their tests.
 
     Args:
-        name: `RULES` or `TESTS`.
-        docs: The URL of the folder `docs`, for links to runbooks. Without it, the links are relative.
+        name: The name of the file: `RULES` or `TESTS`.
+        docs: The URL of the folder `docs`, used in links to runbooks. Without it, the links are relative.
     """
     text = (files("trimtab.app.metrics") / "prometheus" / name).read_text("utf-8")
     return text if docs is None else text.replace(_RUNBOOK + _HERE, f"{_RUNBOOK}{docs.rstrip('/')}/")

@@ -1,1 +1,1 @@
-"""Loaded versions: one served model per deployment, within a memory limit."""
+"""Load model versions within a memory limit, and let each deployment answer with the right ones."""

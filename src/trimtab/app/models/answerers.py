@@ -1,4 +1,4 @@
-"""Make answerers: loaded versions with their inputs, scorer and log, ready to answer for a deployment."""
+"""Make answerers: each answers requests with one loaded version, from features to the prediction log."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FeaturesOf(Protocol):
 
 
 class KeptPast:
-    """A `PastReader` that refuses times for which some of the needed events have been removed. # D23"""
+    """Computes model inputs as of past times, and refuses times that would need removed events.  # D23"""
 
     def __init__(self, inputs: OfflineInputs, features_from: Callable[[], int]) -> None:
         self._inputs = inputs
@@ -44,17 +44,17 @@ class KeptPast:
         """Return the model inputs of checked rows as of `at_us`.
 
         Raises:
-            Misuse: Needed events were removed, as the settings in [retention] say.
+            Misuse: Needed events were removed because of the settings in [retention].
         """
         refuse_before(at_us, self._features_from())
         return self._inputs.read(rows, at_us)
 
 
 def refuse_before(at_us: int, from_us: int) -> None:
-    """Refuse times from which not all events are kept any more.
+    """Raise an error for a time before `from_us`, because events that it needs were removed.
 
     Raises:
-        Misuse: The time lies before `from_us`, so events that it needs were removed.
+        Misuse: The time lies before `from_us`.
     """
     if at_us < from_us:
         raise Misuse(
@@ -64,11 +64,11 @@ def refuse_before(at_us: int, from_us: int) -> None:
 
 
 class VersionFeatures(msgspec.Struct, frozen=True):
-    """The feature definitions of versions, and whether these features can be read and computed.
+    """Three functions about the feature definitions of versions.
 
-    `of` returns the definitions that a version was trained with. `holds` returns whether the online features of some
-    definitions can be read; if they are unknown, it starts to fill them. `from_us` returns the first time as of which
-    the features can be computed from the events that are kept.
+    `of` returns the definitions that a version was trained with. `holds` returns whether the online store has the
+    features of some definitions; if it does not, it begins to fill them. `from_us` returns the first time as of which
+    the features can be computed from the events that are still kept.
     """
 
     of: FeaturesOf
@@ -77,14 +77,14 @@ class VersionFeatures(msgspec.Struct, frozen=True):
 
 
 class Answerers:
-    """Makes the answerers of one deployment.
+    """Makes the answerers of one deployment, one for each version and arm (champion, canary, shadow).
 
     Args:
         deployment: The deployment.
-        features: The feature definitions of versions.
-        online: The online feature state.
+        features: Functions about the feature definitions of versions.
+        online: The store of online features.
         learners: The states of online learners.
-        snapshot: Returns the history from which requests about the past are answered.
+        snapshot: Returns the history of events, from which requests about past times are answered.
         log: The prediction log.
         clock: Gives the time of each request.
         ids: Assigns prediction ids.
@@ -114,22 +114,22 @@ class Answerers:
         self._ids = ids
 
     def holds(self, features: FeatureSet) -> bool:
-        """Return whether the online features of some definitions can be read.
+        """Return whether the online store has the features of some definitions.
 
-        Features of unknown definitions start to be filled.
+        If it does not, it begins to fill them.
         """
         return self._features.holds(features)
 
     def features_from_us(self, features: FeatureSet) -> int:
-        """Return the first time as of which features can be computed from the events that are kept."""
+        """Return the first time as of which features can be computed from the events that are still kept."""
         return self._features.from_us(features)
 
     def features(self, loaded: LoadedModel) -> FeatureSet:
-        """Return the definitions that a version was trained with, with each column at its place in stored events."""
+        """Return the definitions that a version was trained with, with each column at its position in stored events."""
         return self._features.of(loaded.version, loaded)
 
     def checked(self, version: Version, loaded: LoadedModel | None = None) -> FeatureSet:
-        """Return a version's feature definitions if this machine has the functions that they need.
+        """Return a version's feature definitions if all functions that they need exist on this machine.
 
         Raises:
             Misuse: A function that the definitions need is missing on this machine.
@@ -142,7 +142,7 @@ class Answerers:
         return features
 
     def served(self, loaded: LoadedModel, arm: str | None = None) -> ServedVersion:
-        """Return how answers name the version."""
+        """Return the name, id and arm under which a version's answers are logged."""
         arm = arm or (CHAMPION if self.deployment.learn == "batch" else "online")
         version = loaded.version
         return ServedVersion(
@@ -155,16 +155,16 @@ class Answerers:
         )
 
     def offline(self, loaded: LoadedModel) -> OfflineInputs:
-        """Return a reader of model inputs that computes them from the history."""
+        """Return an object that computes a version's model inputs from the history of events."""
         return OfflineInputs(self.features(loaded), loaded.encoding, self._snapshot)
 
     def scorer(self, loaded: LoadedModel) -> RowScorer:
-        """Return the fitted model or, for an online deployment, the learner with everything that it has learnt."""
+        """Return the fitted model or, for an online deployment, the learner with all that it has learnt so far."""
         if self.deployment.learn == "batch":
             return self._caching(loaded)
         name = learner_name(self.deployment.name, loaded.version.id)
         if self.learner is None or self.learner.name != name:
-            from trimtab.training.fitting.online import OnlineLearner  # imported here: it loads scikit-learn
+            from trimtab.training.fitting.online import OnlineLearner  # imported here, because it loads scikit-learn
 
             self.learner = OnlineDeployment(name, OnlineLearner(loaded.artifact), self._learners, every_us=HOUR_US)
         return self.learner
@@ -178,7 +178,7 @@ class Answerers:
         return CachedScores(loaded.scorer, inputs=len(loaded.inputs), classes=classes, cache=cache, metrics=figures)
 
     def answerer(self, loaded: LoadedModel, features: FeatureSet, arm: str | None = None) -> Answerer:
-        """Return an answerer that answers with a version as the champion or as another arm."""
+        """Return an answerer for a version, as the champion or as another arm."""
         policy = self.deployment.degrade
         bare = BareInputs(features, loaded.encoding) if policy is not None and policy.null_features else None
         return Answerer(

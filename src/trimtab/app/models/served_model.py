@@ -1,4 +1,4 @@
-"""The served model of a deployment: it loads versions and swaps them when an alias moves."""
+"""The served model of a deployment: it loads versions, and replaces the answering version when an alias moves."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from trimtab.serving.protect.degradation import Degradation, Degrading
 from trimtab.steering.definitions import Deployment
 from trimtab.store.ports import KeyValue
 
-Find: TypeAlias = Callable[[Version], LoadedModel | None]  # returns None while the version is not in memory
+Find: TypeAlias = Callable[[Version], LoadedModel | None]  # returns a version if it is in memory, and otherwise None
 _logger = logging.getLogger(__name__)
 
 
 class ServedModel:
-    """The endpoint of one deployment, and the versions that answer behind it.
+    """Connects the endpoint of one deployment with the versions that answer its requests.
 
     Args:
         answerers: Makes the answerers of its versions.
         registry: The versions and aliases.
         memory: The loaded versions.
-        shares: Returns the shares of requests that the canary and the shadow get.
+        shares: Returns the shares of requests that go to the canary and the shadow.
         answers: Precomputed answers.
-        max_age_us: The maximum age at which a precomputed answer is still given.
+        max_age_us: The age up to which a precomputed answer is given.
     """
 
     def __init__(
@@ -51,19 +51,19 @@ class ServedModel:
     ) -> None:
         deployment = answerers.deployment
         self.answerers = answerers
-        self._use = answerers.clock.now_us(), 0  # when a request was last noticed, and the number of requests by then
+        self._use = answerers.clock.now_us(), 0  # when new requests were last seen, and the number of requests then
         self._registry = registry
-        self._mutex = threading.Lock()  # for `_follow`: one thread follows aliases, another thread teaches learners
+        self._mutex = threading.Lock()  # `_follow` is called by two threads: one follows aliases, one teaches
         self._memory = memory
         self._shares = shares
         self._loaded: LoadedModel | None = None
         self._last: Version | None = None  # the version that answers, or that answered before the model was unloaded
-        self._asked_in_vain = False  # a request failed to load the unloaded model, so `follow` loads it
-        self._told_waiting: str | None = None  # the version for which the log already says that it is waited for
-        self._waits: set[str] = set()  # versions that wait for their load or features stay in memory
+        self._asked_in_vain = False  # True if a request could not load the unloaded model, so that `follow` must
+        self._told_waiting: str | None = None  # the version about which the text log already says that it is not ready
+        self._waits: set[str] = set()  # ids of versions not ready to answer; they stay in memory
         self.precomputed = Precomputed(answers, deployment.name, max_age_us=max_age_us)
-        self._other_arms: dict[str, Answerer] = {}  # the answerers alongside the champion, by alias
-        self._arm_failure: TrimtabError | None = None  # why one of these arms cannot answer
+        self._other_arms: dict[str, Answerer] = {}  # the answerers of the canary and the shadow, by alias
+        self._arm_failure: TrimtabError | None = None  # why the canary or the shadow cannot answer, if so
         degrading = None if deployment.degrade is None else self._degrading(deployment.degrade)
         self.endpoint = Endpoint(deployment.name, degrading=degrading)
 
@@ -72,12 +72,11 @@ class ServedModel:
         return self.answerers.deployment
 
     def refresh(self) -> LoadedModel:
-        """Follow the alias, and return the version that answers from now on.
+        """Load the version to which the alias points, and return the version that answers from now on.
 
-        If the alias has moved, its version is loaded and replaces the previous one. A version answers with the feature
-        definitions that it was trained with, even if the project file has changed since. While the online features of a
-        new version are being filled, the previous version continues to answer. The previous version stays in memory
-        after a swap, so that a rollback need not load it.
+        A version answers with the feature definitions that it was trained with, even if the project file has changed
+        since. While the online features of a new version are being filled, the previous version continues to answer.
+        After a swap, the previous version stays in memory, so that a rollback is immediate.
 
         Raises:
             NotFound: No version has been promoted yet.
@@ -87,7 +86,7 @@ class ServedModel:
         return self._load_and_follow(arms=True)
 
     def _load_and_follow(self, *, arms: bool) -> LoadedModel:
-        """Load the version of the alias and put it in place. With `arms`, do the same for the canary and the shadow."""
+        """Load the version of the alias and put it into service. With `arms`, do so for canary and shadow as well."""
         missing: list[Version] = []
         failed: dict[str, Exception] = {}
         while True:
@@ -111,11 +110,11 @@ class ServedModel:
         return found
 
     def follow(self, *, wait: bool = False) -> None:
-        """Follow the alias in a process that polls.
+        """Follow the alias. A background thread calls this regularly.
 
-        An unloaded model stays unloaded unless a request failed to load it. A version that is not in memory is loaded
-        by a thread, and a later call puts it in place. With `wait`, this call itself loads the version and puts it in
-        place.
+        An unloaded model stays unloaded unless a request has failed to load it. If a version is not in memory, a thread
+        begins to load it, and a later call puts it into service. With `wait`, this call itself loads the version and
+        puts it into service.
         """
         self.last_used_us()
         if self._stays_unloaded:
@@ -130,7 +129,7 @@ class ServedModel:
             raise self._arm_failure
 
     def last_used_us(self) -> int:
-        """Return when the model was last requested or loaded, as far as calls of this method have noticed it."""
+        """Return when the model was last used or loaded, to the precision of the calls of this method."""
         used_at_us, uses = self._use
         if self.endpoint.uses != uses:
             used_at_us = self.answerers.clock.now_us()
@@ -143,18 +142,18 @@ class ServedModel:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all versions that should answer do answer: the champion, the canary and the shadow."""
+        """Whether the champion, the canary and the shadow all answer, as far as each is set."""
         return self._loaded is not None and self._arm_failure is None
 
     def see_stored(self) -> None:
-        """Let the endpoint give precomputed answers if any are stored now."""
+        """Let the endpoint give precomputed answers if any are stored."""
         self.endpoint.precomputed = self.precomputed if self.precomputed.holds_any() else None
 
     def sleep(self) -> bool:
-        """Unload all versions until the next request, and return whether they were unloaded.
+        """Unload all versions until the next request, and return whether this was possible.
 
-        Nothing is unloaded if no version is loaded or if the state of an online learner would be lost. Nor is anything
-        unloaded while another version is about to take over, because only a loaded model checks for that.
+        Versions stay loaded if none is loaded, or if the state of an online learner would be lost. They also stay while
+        another version waits to take over, because only a loaded model checks whether it can.
         """
         with self._mutex:
             if self._loaded is None or self.answerers.learner is not None or self.endpoint.unloaded:
@@ -169,19 +168,19 @@ class ServedModel:
             return True
 
     def _wake(self) -> None:
-        """Load an unloaded model for a request.
+        """Load the champion of an unloaded model for a request.
 
-        The canary and the shadow are left to the thread that follows aliases.
+        The canary and the shadow are loaded later by the thread that follows aliases.
         """
         try:
             self._load_and_follow(arms=False)
-            self._use = self.answerers.clock.now_us(), self._use[1]  # the request of this load is counted later
-        except Exception:  # a user's estimator may raise any error; the thread that follows aliases logs it and retries
+            self._use = self.answerers.clock.now_us(), self._use[1]  # this request itself is counted later
+        except Exception:  # may come from a user's estimator; the thread that follows aliases logs it and retries
             self._asked_in_vain = self.endpoint.unloaded
             raise
 
     def _follow(self, find: Find) -> LoadedModel | None:
-        """Put loaded versions in place. No version is loaded while the mutex is held.  # D80"""
+        """Put loaded versions into service. No version is loaded while the lock is held.  # D80"""
         name = self.deployment.name
         version = self._registry.alias(name, CHAMPION)
         if version is None:
@@ -190,7 +189,7 @@ class ServedModel:
         self._waits = set()
         try:
             return self._follow_champion(version, find)
-        finally:  # a canary must end even while the champion waits for features or a repair
+        finally:  # also if the champion failed, so that a canary can always be ended
             if self._loaded is not None:
                 self._follow_arms(find)
 
@@ -211,7 +210,7 @@ class ServedModel:
         return before
 
     def _wake_with(self, version: Version, before: Version, find: Find) -> LoadedModel | None:
-        """Load the version in service if it can answer now, and otherwise the version that answered before it.  # D80
+        """Load the deployed version if it can answer, and otherwise the version that answered before it.  # D80
 
         Raises:
             Unavailable: Neither of the two versions can answer.
@@ -223,7 +222,7 @@ class ServedModel:
                 return None if loaded is None else self._put(loaded, features)
             why = "its online features are being filled"
             self._say_waiting(version, before)
-        except Exception as error:  # a user's estimator may raise any error; logged once the model is loaded
+        except Exception as error:  # may come from a user's estimator; it is logged once the model is loaded
             why = f"{type(error).__name__}: {error}"
         try:
             loaded = find(before)
@@ -235,7 +234,7 @@ class ServedModel:
             ) from error
 
     def _put(self, loaded: LoadedModel, features: FeatureSet) -> LoadedModel:
-        """Let a version answer from now on."""
+        """Let a version answer requests from now on."""
         costs = self._memory.costs(loaded.version) if self.deployment.learn == "batch" else None
         answerer = self.answerers.answerer(loaded, features)
         self.endpoint.cached = self.answerers.cached
@@ -245,7 +244,7 @@ class ServedModel:
         return loaded
 
     def _follow_arms(self, find: Find) -> None:
-        """Put the canary and the shadow in place. If that fails, keep the error for `follow` to raise."""
+        """Put the canary and the shadow into service. If this fails, keep the error until `follow` raises it."""
         try:
             self._put_arms(find)
         finally:
@@ -265,9 +264,9 @@ class ServedModel:
             try:
                 if share and (one := self._arm_answerer(alias, find)) is not None:
                     found[alias] = one
-            except TrimtabError as error:  # the champion and the other arm go on without this arm
+            except TrimtabError as error:  # the champion and the other arm continue without this arm
                 self._arm_failure = error
-            except Exception as error:  # keep only its text, because its frames hold all the data that was read
+            except Exception as error:  # only its text is kept, because its traceback refers to all data that was read
                 self._arm_failure = Misuse(
                     f"{self.deployment.name} ({alias}): it cannot be loaded here: {type(error).__name__}: {error}"
                 )
@@ -291,13 +290,13 @@ class ServedModel:
         elif endpoint.shadow.share.share != shares.shadow:
             endpoint.shadow.share = Share(name, shares.shadow, about, line=SHADOW)
         for one in found.values():
-            endpoint.know(one.served)  # so that the endpoint knows the version even after many promotions
+            endpoint.know(one.served)  # so that the endpoint still knows the version after many promotions
 
     def _arm_answerer(self, alias: str, find: Find) -> Answerer | None:
-        """Return the answerer of an alias's version.
+        """Return the answerer of the version to which an alias points.
 
-        The result is None while the alias has no version, or while the features of its version are being filled. While
-        a new version is being loaded, the previous answerer is returned.
+        The result is None if the alias points to no version, or while the features of its version are being filled.
+        While a new version is being loaded, the result is the previous answerer.
         """
         version = self._registry.alias(self.deployment.name, alias)
         before = self._other_arms.get(alias)

@@ -1,4 +1,4 @@
-"""The versions in memory: versions in service, and recently used versions within a memory limit."""
+"""Keep loaded versions in memory: all that answer requests, and recently used ones within a memory limit."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from trimtab.registry import LoadedModel, Version
 if TYPE_CHECKING:
     from trimtab.serving.answer.batching import BatchCosts
 
-_RETRY_S = 2.0  # a failed load is retried after so long, because each try reads the whole version  # D80
+_RETRY_S = 2.0  # a failed load is retried only after this time, because each try reads the whole version  # D80
 _logger = logging.getLogger(__name__)
 
 
 class VersionMemory:
-    """Loads versions and keeps them within a memory limit. Held versions are never dropped.
+    """Loads versions and keeps them in memory within a limit. Versions that a holder needs are never dropped.
 
-    A version is loaded only once, even if many threads request it. No thread waits for the load of another version.
+    A holder is a user of versions, such as the served model of a deployment. A version is loaded only once, even if
+    several threads request it at the same time. A thread never waits for the load of a version that it did not request.
     # D80
 
-    Each version counts with the size of its stored model. In memory, the version may take more.
+    Each version counts with the size of its stored model, although it may take more in memory.
 
     Args:
         load: Loads a version. Several threads may call it at the same time.
@@ -39,18 +40,18 @@ class VersionMemory:
         self.cap_bytes = cap_bytes
         self._load = load
         self._retry_s = retry_s
-        self._mutex = threading.RLock()  # is never held while a version is loaded
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()  # the most recently used version is last
-        self._answering: dict[str, frozenset[str]] = {}  # ids of versions that answer, by holder
-        self._waiting: dict[str, frozenset[str]] = {}  # ids of versions that do not answer yet, by holder
-        self._loads: dict[str, Future[LoadedModel]] = {}  # the loads that are running, by version id
+        self._mutex = threading.RLock()  # it is never held while a version is being loaded
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()  # by version id; the most recently used version is last
+        self._answering: dict[str, frozenset[str]] = {}  # by holder: ids of versions that answer requests
+        self._waiting: dict[str, frozenset[str]] = {}  # by holder: ids of versions that will answer later
+        self._loads: dict[str, Future[LoadedModel]] = {}  # by version id: loads that are running
         self._failed: dict[str, _Failed] = {}
         self._threads: dict[str, threading.Thread] = {}
 
     def find(self, version: Version, holder: str) -> LoadedModel | None:
-        """Return a version if it is in memory.
+        """Return a version if it is in memory, and otherwise None.
 
-        From now on `holder` holds the version, even if it must still be loaded.
+        From now on, the version counts as needed by `holder`, even if it is not loaded yet.
         """
         with self._mutex:
             self._waiting[holder] = self._waiting.get(holder, frozenset()) | {version.id}
@@ -61,7 +62,9 @@ class VersionMemory:
             return kept.loaded
 
     def get(self, version: Version, holder: str) -> LoadedModel:
-        """Return a loaded version, and wait for its load if necessary. From now on `holder` holds the version.
+        """Return a version, and load it or wait for its load if necessary.
+
+        From now on, the version counts as needed by `holder`.
 
         Raises:
             Corrupt: The version cannot be loaded.
@@ -75,15 +78,18 @@ class VersionMemory:
                     return found
                 under_way = self._loads.setdefault(version.id, load)
             return self._run(version, load) if under_way is load else under_way.result()
-        except BaseException as error:  # even after an interrupt, because other threads may wait for this load
+        except BaseException as error:  # this includes interrupts, because other threads may wait for this load
             self._give_up(version, load, error)
             raise
 
     def begin(self, version: Version, holder: str) -> LoadedModel | None:
-        """Return a version like `get`, but without waiting. The result is None while a thread loads the version.
+        """Return a version if it is in memory. Otherwise begin to load it in a thread, and return None.
+
+        From now on, the version counts as needed by `holder`.
 
         Raises:
-            TrimtabError: The last try to load failed with this error, and no later try has succeeded yet.
+            TrimtabError: The last completed attempt to load the version failed with this error. Another attempt may be
+                running.
         """
         with self._mutex:
             found = self.find(version, holder)
@@ -94,24 +100,28 @@ class VersionMemory:
                 load: Future[LoadedModel] = Future()
                 given = version, load
                 thread = threading.Thread(target=self._run_apart, args=given, name="trimtab-load", daemon=True)
-                thread.start()  # before the entries below: starting may fail, and the thread's end waits for the mutex
+                # Starting may fail, so the thread is entered below afterwards. Its end waits for the mutex, held here.
+                thread.start()
                 self._loads[version.id], self._threads[version.id] = load, thread
         if failed is not None:
             raise failed.kind(failed.said)
         return None
 
     def hold(self, holder: str, answering: Iterable[str], waiting: Iterable[str] = ()) -> None:
-        """Set the versions that `holder` answers with and those that it waits for. All others may be dropped."""
+        """Set which versions `holder` needs: those that answer, and those that will answer later.
+
+        Its other versions may be dropped.
+        """
         with self._mutex:
             before, now = self._answering.get(holder, frozenset()), frozenset(answering)
-            for address in before - now:  # a rollback needs the previous version, so it counts as just used
+            for address in before - now:  # a rollback would need the previous version, so it counts as just used
                 if address in self._kept:
                     self._kept.move_to_end(address)
             self._answering[holder], self._waiting[holder] = now, frozenset(waiting)
             self._drop()
 
     def costs(self, version: Version) -> BatchCosts | None:
-        """Return the time per row of a version alone and in a batch, or None if the version is not in memory."""
+        """Return the time that a version takes per row, alone and in a batch, or None if it is not in memory."""
         with self._mutex:
             kept = self._kept.get(version.id)
         return None if kept is None else kept.costs
@@ -128,14 +138,14 @@ class VersionMemory:
             return sum(map(_size, self._kept.values()))
 
     def too_full(self) -> bool:
-        """Return whether the answering versions exceed the limit. Versions that wait do not count.  # D80"""
+        """Return whether the versions that answer exceed the limit by themselves.  # D80"""
         with self._mutex:
             answering = frozenset().union(*self._answering.values())
             return sum(_size(one) for address, one in self._kept.items() if address in answering) > self.cap_bytes
 
     def _run(self, version: Version, load: Future[LoadedModel]) -> LoadedModel:
         try:
-            from trimtab.serving.answer.batching import measure_costs  # imported here: it loads asyncio
+            from trimtab.serving.answer.batching import measure_costs  # imported here, because it loads asyncio
 
             loaded = self._load(version)
             kept = _Kept(loaded, measure_costs(loaded.scorer, len(loaded.inputs)))
@@ -152,9 +162,9 @@ class VersionMemory:
             raise
 
     def _give_up(self, version: Version, load: Future[LoadedModel], error: BaseException) -> None:
-        """End a failed load: tell the waiting threads that it failed, and let a later request retry it.
+        """End a failed load: pass an error to the threads that wait for it, and let later requests try again.
 
-        An interrupt concerns only the thread that was loading, so the waiting threads only learn that the load failed.
+        If this thread was interrupted, the others get an error that only says that the load failed.
         """
         failed = _failure(version, error, monotonic() + self._retry_s)
         try:
@@ -168,9 +178,9 @@ class VersionMemory:
 
     def _run_apart(self, version: Version, load: Future[LoadedModel]) -> None:
         try:
-            with suppress(TrimtabError):  # the next call of `begin` raises this error
+            with suppress(TrimtabError):  # the next call of `begin` raises the error
                 self._run(version, load)
-        except Exception:  # a user's estimator may raise any error, and nothing above this catches it
+        except Exception:  # a user's estimator may raise anything, and this is the top of the thread
             _logger.exception("%s cannot be loaded", version.name)
         finally:
             with self._mutex:
@@ -192,11 +202,11 @@ class _Kept(NamedTuple):
 
 
 class _Failed(NamedTuple):
-    """A failed load. The error itself is not kept, because its frames hold all the data that was read."""
+    """A failed load. The error itself is not kept, because its traceback refers to all data that was read."""
 
     kind: type[TrimtabError]
     said: str
-    again_s: float  # the monotonic time from which the load may be retried
+    again_s: float  # the monotonic time from which another attempt is allowed
 
 
 def _failure(version: Version, error: BaseException, again_s: float) -> _Failed:

@@ -1,4 +1,4 @@
-"""The parts of an open project, each opened when it is first needed."""
+"""The parts of an open project, such as its stores and models. Each part is opened when it is first needed."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from trimtab.serving.arms.arms import arm_shares
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.training.definitions import Model
 
-if TYPE_CHECKING:  # loaded where they are first needed, so that a service is ready sooner
+if TYPE_CHECKING:  # imported where they are first needed, so that a service starts sooner
     from trimtab.app.models.served_model import ServedModel
     from trimtab.app.online.history import SharedHistory
     from trimtab.events import Ingestor, Quarantine
 
 Part = TypeVar("Part")
 _logger = logging.getLogger(__name__)
-_LOOK_S = 0.2  # the time between two checks for events that another process applied
+_LOOK_S = 0.2  # the time between two checks whether another process has applied events
 _MADE_ONCE = (
     "_ingestor",
     "quarantine",
@@ -58,15 +58,15 @@ _MADE_ONCE = (
 
 
 class System:
-    """The parts of an open project: state, definitions, event log, features, registry, served models.
+    """An open project: its state, definitions, event log, features, registry and served models.
 
-    Close the system after use, or use it in `with`. Parts that were taken from it are closed with it.
+    Close it after use, or use it in a `with` statement. Closing it also closes all parts taken from it.
 
     Args:
         config: The settings of the project.
-        definitions: What the project file declares.
-        clock: Gives the time of everything that happens. By default, this is the system's clock.
-        state: The state folder, if it differs from the one in the settings.
+        definitions: The definitions that the project file declares.
+        clock: Gives the time everywhere in the project. By default, this is the system's clock.
+        state: The state folder, if it is not the one in the settings.
 
     Raises:
         Misuse: The state was written by a newer trimtab.
@@ -83,7 +83,7 @@ class System:
         self._begin()
 
     def reopen(self) -> None:
-        """Close everything, and start again from what is stored."""
+        """Close all parts and open them again from what is stored."""
         self.close()
         self._begin()
 
@@ -97,13 +97,13 @@ class System:
         self._served: dict[str, ServedModel] = {}
         self._seen: dict[
             str, tuple[object, float]
-        ] = {}  # by model: the stores' mark at the last check, and until when it holds
+        ] = {}  # by model: the stores' mark at the last check, and the time until which it is valid
         self._parts: dict[object, Any] = {}
 
     def part(self, kind: Callable[[System], Part]) -> Part:
-        """Return the part of a kind that belongs to this system, such as `system.part(Loops)`.
+        """Return this project's object of a given class, such as `system.part(Loops)`.
 
-        The part is made when it is first needed.
+        The object is created when it is first needed.
         """
         with self._mutex:
             if kind not in self._parts:
@@ -113,7 +113,7 @@ class System:
 
     @property
     def state(self) -> State:
-        """The state folder's stores.
+        """The stores of the state folder.
 
         Raises:
             Misuse: The project is closed.
@@ -126,12 +126,12 @@ class System:
 
     @cached_property
     def layouts(self) -> Layouts:
-        """The places of the sources' columns in stored events."""
+        """The positions of the sources' columns in stored events."""
         return Layouts(self.state)
 
     @cached_property
     def definitions(self) -> Definitions:
-        """The definitions of the project file, with each source column at its place in stored events.
+        """The definitions of the project file, with each source column at its position in stored events.
 
         Raises:
             Misuse: A column is declared with another type than it has in recorded events.
@@ -142,7 +142,7 @@ class System:
     def live(self) -> LiveDefinitions:
         """The feature definitions in use.
 
-        These include the definitions of versions that were trained before the project file changed.
+        They include the definitions of versions that were trained before the project file changed.
         """
         return LiveDefinitions(
             self.definitions,
@@ -159,8 +159,8 @@ class System:
 
     @property
     def ingestor(self) -> Ingestor:
-        """The intake of events, which checks rows and appends them to the log."""
-        with self._mutex:  # several threads may be the first to ask
+        """The object that checks rows of events and appends them to the log."""
+        with self._mutex:  # several threads may need it for the first time
             return self._ingestor
 
     @cached_property
@@ -180,15 +180,15 @@ class System:
 
     @cached_property
     def quarantine(self) -> Quarantine:
-        """The rows that were refused."""
+        """The rows that were refused, with reasons."""
         from trimtab.events import Quarantine
 
         return Quarantine(self.state.quarantine)
 
     @property
     def history(self) -> SharedHistory:
-        """The event log in columns, as of its last refresh. It starts with the tables of record, if there are any."""
-        with self._mutex:  # several threads may be the first to ask
+        """The event log as columns, as of its last refresh. It begins with the tables of record, if there are any."""
+        with self._mutex:  # several threads may need it for the first time
             return self._history
 
     @cached_property
@@ -199,9 +199,9 @@ class System:
 
     @cached_property
     def asked_history(self) -> SharedHistory:
-        """The requests and labels of deployments in columns.
+        """The requests and labels of all deployments, as columns.
 
-        This is `history` itself if all events fit into memory.
+        If all events fit into memory, this is the same object as `history`.
         """
         from trimtab.app.online.history import SharedHistory, fits_memory
 
@@ -243,16 +243,16 @@ class System:
 
     @cached_property
     def views(self) -> Views:
-        """Online features, and the process that applies the event log to them."""
+        """The online features, and the process that applies the event log to them."""
         return Views(self.state, self.live.views, history=lambda: self.history, clock=self.clock)
 
     @cached_property
     def recorded(self) -> Runs:
-        """The runs of all deployments."""
+        """The recorded training runs of all deployments."""
         return Runs(self.state.catalog, self.state_folder / "runs", clock=self.clock, ids=TimeIds(self.clock))
 
     def served(self, model: str) -> ServedModel:
-        """The served model of a deployment: its loaded versions behind one endpoint."""
+        """The served model of a deployment, which loads versions and answers with them at one endpoint."""
         from trimtab.app.models.answerers import Answerers, VersionFeatures
         from trimtab.app.models.served_model import ServedModel
 
@@ -282,9 +282,9 @@ class System:
         return self._served[deployment.name]
 
     def current(self, model: str) -> ServedModel:
-        """Return the served model of a deployment, with its alias followed and its online features caught up.
+        """Return the served model of a deployment, brought up to date with its alias and with the event log.
 
-        This is checked only if another process has written to the catalogue or the event log since the last call.
+        This is done only if the catalogue or the event log was written since the last call.
         """
         served = self.served(model)
         mark, now_s = self.state.mark(), monotonic()
@@ -300,18 +300,18 @@ class System:
 
     @cached_property
     def version_memory(self) -> VersionMemory:
-        """The versions that are loaded in this process."""
+        """The versions that are loaded in this process, within the memory limit."""
         return VersionMemory(self._load, self.config.serve.model_memory_bytes)
 
     def _load(self, version: Version) -> LoadedModel:
-        """Load a version and choose its fastest one-row call. In virtual time, the default call is kept."""
+        """Load a version and choose the fastest way to score one row. In virtual time, the default way is kept."""
         loaded = self.registry.load(version)
         if isinstance(self.clock, SystemClock):
             self.registry.choose_row_call(loaded)
         return loaded
 
     def make_room(self) -> None:
-        """Unload the least recently used models as long as loaded versions take more memory than allowed."""
+        """Unload the least recently used models until the loaded versions are within the memory limit."""
         for model in sorted(self._served.values(), key=lambda one: one.last_used_us()):
             if not self.version_memory.too_full():
                 return
@@ -321,7 +321,7 @@ class System:
                 )
 
     def features_from_us(self, model: Model) -> int:
-        """Return the first time as of which a model's features can be computed from the events that are kept."""
+        """Return the first time as of which a model's features can be computed from the events that are still kept."""
         return features_from_us(model.features, kept_from(self.state.catalog))
 
     def followed(self) -> bool:
@@ -335,11 +335,11 @@ class System:
         self.close()
 
     def close(self) -> None:
-        """Close everything, and let other processes apply events. A second call does nothing."""
+        """Close all parts, and allow other processes to apply events. A second call does nothing."""
         if self._state is None:
             return
         try:
-            if "views" in self.__dict__:  # only if the views were opened
+            if "views" in self.__dict__:  # closed only if they were opened
                 self.views.release()
         finally:
             self._state.close()

@@ -31,7 +31,7 @@ _NEAR = 1e-6  # the largest relative difference at which a recomputed score coun
 
 
 class Input(msgspec.Struct, frozen=True):
-    """One model input that the prediction used."""
+    """One used model input."""
 
     feature: str
     value: float | None
@@ -48,7 +48,7 @@ class Share(msgspec.Struct, frozen=True):
 
 
 class Shares(msgspec.Struct, frozen=True):
-    """SHAP values: how much each feature adds to a raw score, which is a log odds, a number, or the log of a count."""
+    """SHAP values of a raw score (log odds of a class, the number, the log of a count)."""
 
     base: float  # the mean raw score, from which the shares are counted
     raw: float  # the sum of the base and all shares, before any calibration

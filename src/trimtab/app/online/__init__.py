@@ -1,1 +1,1 @@
-"""Online features: the process that applies the event log, and what they are rebuilt from."""
+"""Keep online features up to date with the event log, and rebuild them from history."""

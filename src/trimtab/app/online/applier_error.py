@@ -1,4 +1,4 @@
-"""The error that stopped the process that applies events, noted in the catalogue for all other processes."""
+"""Store in the catalogue, for all other processes, the error that stopped the process that applies events."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _logger = logging.getLogger(__name__)
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """The error that stopped the process that applies events, and when."""
+    """The error because of which events are no longer applied to online features, and its time."""
 
     why: str
     at_us: int
 
 
 def note_standing(catalog: Catalog, clock: Clock, error: Exception) -> None:
-    """Note the error that stopped the process that applies events."""
+    """Store the error that stopped the process that applies events."""
     standing = Standing(f"{type(error).__name__}: {error}", clock.now_us())
     try:
         catalog.write([Put(KIND, _KEY, msgspec.json.encode(standing))])
-    except TrimtabError as also:  # mostly a full disk; the error is still logged, and the readiness check shows it
+    except TrimtabError as also:  # for example, the disk is full; the readiness check shows the error anyway
         _logger.warning("that events are not applied cannot be noted: %s", also)
 
 
 def standing(catalog: Catalog) -> Standing | None:
-    """Return the error that stopped the process that applies events.
+    """Return the error that stopped the process that applies events, or None.
 
-    The result is None if no error was noted, or if events were applied since.
+    The result is None if no error was stored, or if events have been applied since.
     """
     record = catalog.get(KIND, _KEY)
     return None if record is None else msgspec.json.decode(record.body, type=Standing)
@@ -44,10 +44,10 @@ def standing(catalog: Catalog) -> Standing | None:
 
 @contextmanager
 def standing_recorded(catalog: Catalog, clock: Clock) -> Iterator[None]:
-    """Store an error that stops the application of events in the block. Without an error, remove the stored one."""
+    """Store an error with which the block fails, and remove the stored error if the block succeeds."""
     try:
         yield
-    except (Conflict, Unavailable):  # such an error is temporary
+    except (Conflict, Unavailable):  # these errors are temporary, so they are not stored
         raise
     except Exception as error:
         note_standing(catalog, clock, error)
@@ -56,6 +56,6 @@ def standing_recorded(catalog: Catalog, clock: Clock) -> Iterator[None]:
 
 
 def forget_standing(catalog: Catalog) -> None:
-    """Remove the note, because events are applied again."""
+    """Remove the stored error, because events are applied again."""
     if catalog.get(KIND, _KEY) is not None:
         catalog.write([Remove(KIND, _KEY)])

@@ -1,4 +1,4 @@
-"""The event log in columns, shared by threads."""
+"""Hold the event log in memory as columns, shared by several threads."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from trimtab.events.definitions import Source
 from trimtab.events.tables import Moved
 from trimtab.store.ports import Log, Table
 
-# event frames by source, and the log positions up to which they have the events
+# event frames by source, and by partition the log positions up to which they contain the events
 FramesAt: TypeAlias = "tuple[dict[str, EventFrame], dict[str, int]]"
 
-_EVENT_BYTES = 1_000  # approximate memory of one event, including the computation of features
+_EVENT_BYTES = 1_000  # approximate memory needed for one event, including the computation of features
 
 
 class SharedHistory(History):
-    """A `History` that several threads may share. Its frames never change."""
+    """A `History` that several threads may use at the same time, because its frames never change once returned."""
 
     def __init__(
         self,
@@ -43,12 +43,12 @@ class SharedHistory(History):
             return super().frame(source)
 
     def frames_at(self, sources: Iterable[str]) -> FramesAt:
-        """Return the newest events of some sources, and the positions up to which all of them were read."""
+        """Return the newest events of some sources, and the log positions up to which all of them were read."""
         with self._mutex:
             self.refresh()
             return {name: self.frame(name) for name in sources}, dict(self.positions)
 
 
 def fits_memory(log: Log, memory_bytes: int) -> bool:
-    """Return whether all events of a log, with what is computed from them, fit into half of the given memory."""
+    """Return whether all events of a log, and what is computed from them, fit into half of `memory_bytes`."""
     return sum(log.positions().values()) * _EVENT_BYTES <= memory_bytes // 2

@@ -1,4 +1,4 @@
-"""Progress messages while a caller waits for slow work."""
+"""Log progress messages while a user waits for slow work."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import threading
 from types import TracebackType
 
 _logger = logging.getLogger(__name__)
-_QUICK_S = 0.5  # work that is done by then logs nothing; a command takes as long to start
-_EVERY_S = 10.0  # the time between two lines
+_QUICK_S = 0.5  # work that takes less time than this logs nothing
+_EVERY_S = 10.0  # the time between two messages
 
 
 class ProgressLog:
     """Logs the current step and its progress after half a second, and then every ten seconds.
 
-    Use it in `with`, and call it at each step. Its lines are warnings, so that they reach standard error even if
-    logging is not set up: a person waits for the command.
+    Use it in a `with` statement, and call it at each step. Its messages are warnings, so that they reach standard error
+    even if logging is not set up.
     """
 
     def __init__(self, what: str, *, quick_s: float = _QUICK_S, every_s: float = _EVERY_S) -> None:

@@ -1,4 +1,4 @@
-"""Requests to rebuild a view, stored in the catalogue for the process that applies the log."""
+"""Requests to rebuild a view, stored in the catalogue for the process that applies the event log."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ class Rebuild(msgspec.Struct, frozen=True):
 
 
 class Rebuilds:
-    """The requested rebuilds. Each view has one record in the catalogue, which is removed when the rebuild is done.
+    """The requested rebuilds. Each view has one record in the catalogue, which is removed after the rebuild.
 
-    The record of a failed rebuild stays until the rebuild is requested again, so that every waiting process reads the
-    error.
+    The record of a failed rebuild stays until the view's rebuild is requested again, so that every waiting process can
+    read the error.
     """
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
     def next(self) -> str | None:
-        """Return the name of a view that must be rebuilt, if any."""
+        """Return the name of a view whose rebuild was requested, or None."""
         found = ((record.key, _decode(record.body)) for record in self._catalog.find(KIND))
         return next((view for view, rebuild in found if rebuild.failure is None), None)
 
     def note(self, view: str, rebuild: Rebuild) -> None:
-        """Store the progress of a rebuild."""
+        """Store how far a rebuild has progressed."""
         self._catalog.write([_put(view, rebuild)])
 
     def done(self, view: str) -> None:

@@ -1,4 +1,4 @@
-"""Stored online features: whether they are damaged, and how many records are not applied yet."""
+"""Check whether stored online features are damaged, and how many log records have not been applied to them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from trimtab.features.online.store import BEGIN, Cursor, read_cursors
 
 
 def damage(state: State) -> str | None:
-    """Return the damage that makes online features unreadable, with the remedy, or None if they can be read.
+    """Return why online features cannot be read and how to repair them, or None if they can be read.
 
-    Damage to the state of a single entity is found only when that entity is read.
+    Damage to the features of a single entity is not found here, but when that entity is read.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -29,12 +29,12 @@ def damage(state: State) -> str | None:
 
 
 def missing(state: State, views: Collection[str], positions: Mapping[str, int]) -> int:
-    """Return the number of records up to `positions` of the event log that some views have not applied.
+    """Return how many log records up to `positions` have not been applied to some views.
 
     Args:
         state: The state folder.
-        views: The hashes of the definitions of these views.
-        positions: A position for each partition of the log.
+        views: The hashes of the definitions of the views.
+        positions: The last position to count in each partition of the log.
 
     Raises:
         Corrupt: The stored features are damaged. The message has the command that repairs them.

@@ -1,4 +1,4 @@
-"""Histories of the sources of views, for requests about the past."""
+"""Histories of the sources that views read, for answering requests about the past."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 class ViewHistories:
-    """The histories of the sources of views.
+    """The event histories of the sources that views read.
 
-    The process's own history is used for sources that it has as declared, and separate histories for other sources.
+    A source that this process has with the same declaration shares the process's own history. Other sources get a
+    separate history.
     """
 
     def __init__(self, state: State, sources: Sequence[Source], shared: Callable[[], SharedHistory]) -> None:
@@ -26,9 +27,9 @@ class ViewHistories:
         self._own: SharedHistory | None = None
 
     def frames(self, upto: Mapping[str, int] | None) -> FramesAt:
-        """Return the events of every source, all or up to some positions, and the positions that were read.
+        """Return the events of every source, and the log positions up to which they were read.
 
-        All sources are read up to the same positions.
+        All sources are read up to the same positions: those in `upto`, or the end of the log.
         """
         history = self._current() if upto is None else self._read(upto)
         return history.frames_at([source.name for source in self._sources])
@@ -41,7 +42,7 @@ class ViewHistories:
         return self._own
 
     def _read(self, upto: Mapping[str, int] | None) -> SharedHistory:
-        from trimtab.app.online.history import SharedHistory  # imported here: it loads NumPy
+        from trimtab.app.online.history import SharedHistory  # imported here, because it loads NumPy
 
         tables = partial(self._state.moved, self._sources)
         return SharedHistory(self._state.events, self._sources, upto=upto, tables=tables)

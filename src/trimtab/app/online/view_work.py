@@ -1,4 +1,4 @@
-"""Work on online features other than applying records: filling new views, rebuilding, and compaction."""
+"""Work on online features between the application of records: filling new views, rebuilding, and compaction."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 _COMPACT_US = HOUR_US  # the time between two compactions
 _LOOK_S = 1.0  # the time between two checks for requested rebuilds
-_AGAIN_S = 60.0  # the time until the next try after a failure
-_NOTE_S = 0.5  # the time between two updates of the progress
+_AGAIN_S = 60.0  # the time until another attempt after a failure
+_NOTE_S = 0.5  # the time between two updates of the stored progress
 
 
 class ViewWork:
-    """Work on the states of views, in short pieces between which records are applied.
+    """Fills, rebuilds and compacts the stored features of views, in short pieces between which records are applied.
 
     Args:
-        state: The log, online state and catalogue.
-        store: The views' states.
-        sources: The views' sources.
+        state: The stores of the project, including the event log and the catalogue.
+        store: The store of the views' features.
+        sources: The sources that the views read.
         clock: Tells when a compaction is due.
     """
 
     def __init__(self, state: State, store: OnlineStore, sources: Sequence[Source], *, clock: Clock) -> None:
-        self.failure: str | None = None  # why new views could not be filled
+        self.failure: str | None = None  # the error because of which new views could not be filled
         self._state = state
         self._store = store
         self._sources = sources
         self._clock = clock
         self._rebuilds = Rebuilds(state.catalog)
         self._filling: Iterator[Filled] | None = None
-        self._rebuilt: str | None = None  # the view that is being rebuilt on request
+        self._rebuilt: str | None = None  # the name of the view that is being rebuilt on request
         self._rows = 0
-        self._look_s = 0.0  # monotonic time of the next check for requested rebuilds
-        self._again_s = 0.0  # monotonic time of the next check for new views to fill
+        self._look_s = 0.0  # the monotonic time of the next check for requested rebuilds
+        self._again_s = 0.0  # the monotonic time of the next check for new views to fill
         self._stored_s = 0.0
         self._compaction = Compaction(store)
         self._compact_us = clock.now_us() + _COMPACT_US
@@ -58,18 +58,18 @@ class ViewWork:
     def fill(self, names: Sequence[str] | None = None) -> Iterator[Filled]:
         """Fill the named views, or all new views, from the log.
 
-        Where the log is truncated, the views are filled from the tables of record.
+        Records that were truncated from the log are read from the tables of record.
         """
         moved = self._state.moved(self._sources) if any(self._truncated().values()) else None
         return fill(self._store, self._state.events, views=names, moved=moved)
 
     def read_tables(self) -> None:
-        """Bring views that are behind the start of a truncated log up to that start, from the tables of record."""
+        """Apply records from the tables of record to views that still need records truncated from the log."""
         live = live_positions(self._store)
         truncated = self._truncated()
         if live is None or all(position <= live.get(name, 0) for name, position in truncated.items()):
             return
-        from trimtab.events.tables import recorded  # imported here: rarely needed
+        from trimtab.events.tables import recorded  # imported here, because it is rarely needed
 
         moved = self._state.moved(self._sources)
         for records in recorded(moved.tables, self._sources, live):
@@ -83,21 +83,21 @@ class ViewWork:
         return {name: begin_of(log, name, last) for name, last in log.positions().items()}
 
     def _reached(self, moved: Moved, partition: str) -> int:
-        """Return the position of a partition up to which all sources of the views have their records in tables."""
+        """Return the position up to which all sources of the views have a partition's records in tables."""
         tables, through = moved.tables, moved.through.get(partition, 0)
         found = [tables[s.name].position(partition) if s.name in tables else 0 for s in self._sources]
         return min((max(position, through) for position in found), default=0)
 
     def mark(self) -> None:
-        """Exclude new views from the records to come.
+        """Leave new views out when the next records are applied.
 
-        New views are filled first, and from then on they get the same records as the other views.
+        New views must be filled first. From then on, they get the same records as the other views.
         """
         moved = self._state.moved(self._sources) if any(self._truncated().values()) else None
         mark_unfilled(self._store, self._state.events, moved)
 
     def reading(self) -> Mapping[str, int]:
-        """Return the positions from which to read the log, which are those of the views that can be read.
+        """Return the positions after which to read the log, namely those of the views that can be read already.
 
         Raises:
             Corrupt: The log no longer has the records after these positions.
@@ -110,10 +110,11 @@ class ViewWork:
         return live
 
     def piece(self, busy: bool) -> bool:
-        """Do one short piece of work that is due, and return whether more work is due at once.
+        """Do one short piece of work that is due, and return whether more work is waiting.
 
         Args:
-            busy: Whether records were applied just before. If so, only work that a process waits for is done.
+            busy: Whether records were applied just before this call. If so, only work that another process waits for is
+                done.
 
         Raises:
             Unavailable: Another process writes. Try again.
@@ -134,7 +135,7 @@ class ViewWork:
             return False
 
     def _next(self) -> Iterator[Filled] | None:
-        """Return the steps of the next fill, or None if nothing must be filled now."""
+        """Return an iterator over the steps of the next fill, or None if nothing must be filled now."""
         now_s = time.monotonic()
         if now_s >= self._again_s and unfilled(self._store) and any(self._state.events.positions().values()):
             self._rebuilt = None

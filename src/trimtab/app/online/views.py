@@ -1,4 +1,4 @@
-"""The online features of a project: how the event log is applied to them, and how history is read."""
+"""The online features of a project: apply the event log to them, read them, and rebuild them."""
 
 from __future__ import annotations
 
@@ -35,20 +35,21 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 LEASE = "views"
 _BATCH = 5_000
-_PATIENCE_S = 3.0  # within this time, another process usually finishes catching up
+_PATIENCE_S = 3.0  # another process that catches up usually finishes within this time
 
 
 class Views:
-    """The views that versions in service need, kept up to date with the event log. Threads may share the object.
+    """The online features that deployed versions need, kept up to date with the event log.
 
-    The set of needed views changes while a project is open. Views of a promoted version or of newly applied definitions
-    are filled next to the existing views. Views that nothing needs are removed by `drop`.
+    Threads may share this object. The needed views change while a project is open. When a version is promoted or new
+    definitions are applied, their views are filled in addition to the existing ones. Views that nothing needs are
+    removed by `drop`.
 
     Args:
-        state: The log, online state and leases.
+        state: The stores of the project, including the event log, and its leases.
         needed: Returns the views that are needed now, each definition once.
-        history: Returns the event log in columns, which this process decodes only once.
-        clock: Gives the time from which the lag of the applier is measured.
+        history: Returns the event log as columns. Each process decodes the log only once.
+        clock: Gives the time against which the age of unapplied records is measured.
     """
 
     def __init__(
@@ -65,8 +66,8 @@ class Views:
         self._needed = needed
         self._following: Lease | None = None
         self._conflict: str | None = None
-        self._new: tuple[View, ...] = ()  # views that the applier must add
-        self._file: tuple[int, int] | None = None  # the file of online features that this process reads
+        self._new: tuple[View, ...] = ()  # new views that the thread that applies the log must fill
+        self._file: tuple[int, int] | None = None  # identifies the file of online features that this process has open
         self._dropping = False
         self._have(needed())
 
@@ -77,12 +78,12 @@ class Views:
 
     @property
     def blocked(self) -> str | None:
-        """Why new records cannot be applied or a new view cannot be filled, or None if both are possible."""
+        """Why records cannot be applied or a new view cannot be filled, or None if both work."""
         return self._conflict or (self._work.failure if "_work" in self.__dict__ else None)
 
     @cached_property
     def store(self) -> OnlineStore:
-        """The states of the views."""
+        """The store of the views' features."""
         return OnlineStore(self._state.online, self.views)
 
     @cached_property
@@ -90,15 +91,15 @@ class Views:
         return ViewWork(self._state, self.store, self._sources, clock=self._clock)
 
     def holds(self, features: FeatureSet) -> bool:
-        """Return whether features can be read: their views are filled and as up to date as the other views.
+        """Return whether these features can be read: their views are filled and as current as the other views.
 
-        Unknown views are added by the process that applies the log.
+        The views that do not exist yet are then filled by the process that applies the log.
         """
         self.look()
         return self.filled(features.views)
 
     def filled(self, views: Sequence[View]) -> bool:
-        """Return whether the views can be read as of now."""
+        """Return whether these views can be read now."""
         if not any(self._state.events.positions().values()):
             return True
         cursors = read_cursors(self._state.online)
@@ -107,18 +108,18 @@ class Views:
         return all(cursor is not None and front is not None and cursor.place == front.place for cursor in found)
 
     def look(self) -> bool:
-        """Find out which views are needed, and return whether some of them must be filled."""
+        """Find out which views are needed now, and return whether some of them must be filled."""
         held = {view.hash for view in self.views}
         self._new = tuple(view for view in self._needed() if view.hash not in held)
         return bool(self._new)
 
     @property
     def follows(self) -> bool:
-        """Whether this object applies the event log."""
+        """Whether this object is the one that applies the event log."""
         return self._following is not None
 
     def unneeded(self, needed: Iterable[str] | None = None) -> list[str]:
-        """Return the stored views that nothing needs any more, each by a prefix of its hash.
+        """Return the stored views that nothing needs any more, each as a prefix of its hash.
 
         Args:
             needed: The hashes of needed views. By default, these are the views needed now.
@@ -129,9 +130,9 @@ class Views:
         return sorted({id_of(name) for name in cursors} - kept)
 
     def drop(self) -> bool:
-        """Delete the online features that nothing needs. Return False if another process applies the log.
+        """Delete online features that nothing needs. Return False if another process applies the log.
 
-        In a serving process, the applier deletes them soon afterwards.
+        In a serving process, they are deleted soon afterwards by the thread that applies the log.
         """
         if self._following is not None:
             self._dropping = True
@@ -145,7 +146,7 @@ class Views:
         return True
 
     def _take_up(self, views: Sequence[View]) -> None:
-        """Replace the set of views by exactly these views. Only the process that applies the log may do this."""
+        """Set the stored views to exactly these views. Only the process that applies the log may call this."""
         known = {view.hash: view for view in self.views}
         views = [known.get(view.hash, view) for view in views]
         self._new = ()
@@ -155,15 +156,15 @@ class Views:
             self.__dict__.pop("_work", None)
 
     def catch_up(self) -> bool:
-        """Apply new records of the log, and return whether this call did so.
+        """Apply new records of the log to the views, and return whether this call did so.
 
-        Nothing is done if another process applies the log. In a serving process, this call does nothing either, because
-        its applier does the work. Records that are appended during the call are left to the next call, so that this
-        call ends however fast others push. New views are filled from history. After the call, another process may apply
-        the log. A call that takes longer than half a second logs its progress.
+        Nothing is done if another process, or a thread of this process, applies the log. Records that are appended
+        during the call are left to the next call, so that this call ends even if other processes append quickly. New
+        views are filled from history. After the call, another process may apply the log. A call that takes longer than
+        half a second logs its progress.
 
-        If another process has replaced the file of online features, the new file is read from now on. While the new
-        file is being filled, the old file is read.
+        If another process has replaced the file of online features, the new file is read from now on. But as long as
+        the new file is being filled, the old file is read.
         """
         if self._following is not None:
             return False
@@ -196,7 +197,7 @@ class Views:
     def follow(self) -> Applier:
         """Return a thread, not yet started, that applies the log.
 
-        Until `release` is called, no other process applies the log.
+        No other process may apply the log until `release` is called.
 
         Raises:
             Conflict: Another process applies the log.
@@ -228,15 +229,16 @@ class Views:
             raise
 
     def release(self) -> None:
-        """Let other processes apply the log. Call this after `follow`, once its applier is closed."""
+        """Allow other processes to apply the log. Call this after closing the thread that `follow` returned."""
         lease, self._following = self._following, None
         if lease is not None:
             self._give_back(lease)
 
     def rebuild(self, view: str, *, progress: Callable[[int, int], object] | None = None) -> int:
-        """Rebuild the states of a view from history, in all its definitions. Until then, the old states are read.
+        """Rebuild the stored features of a view from history, in all its definitions.
 
-        If another process applies the log, that process does the work and this call waits for it.
+        Until the rebuild is done, the old features are read. If another process applies the log, that process does the
+        work and this call waits.
 
         Returns:
             How many records of its source it has.
@@ -261,14 +263,14 @@ class Views:
         return max(self.store.counts()[name].applied for name in names)
 
     def damage(self) -> str | None:
-        """Return the damage that makes online features unreadable, with the remedy, or None if they can be read.
+        """Return why online features cannot be read and how to repair them, or None if they can be read.
 
-        Damage to the state of a single entity is found only when that entity is read.
+        Damage to the features of a single entity is not found here, but when that entity is read.
         """
         return damage(self._state)
 
     def missing(self, positions: Mapping[str, int]) -> int:
-        """Return the number of records up to `positions` of the event log that stored views have not applied.
+        """Return how many log records up to `positions` have not been applied to the stored views.
 
         Raises:
             Corrupt: The stored features are damaged. The message has the command that repairs them.
@@ -278,8 +280,8 @@ class Views:
     def rebuild_all(self, *, progress: Callable[[int, int], object] | None = None) -> int:
         """Rebuild all online features from history, even if the stored features are damaged.
 
-        If another process applies the log, that process rebuilds them view by view while this call waits. Otherwise the
-        rebuild starts with an empty store, and the old store is restored if the rebuild fails.
+        If another process applies the log, that process rebuilds view after view, and this call waits. Otherwise the
+        rebuild starts with an empty store. If it fails, the old store is put back.
 
         Returns:
             How many records the views have taken, in sum.
@@ -305,11 +307,11 @@ class Views:
                 forget_standing(self._state.catalog)
                 return sum(counts.applied for counts in self.store.counts().values())
         finally:
-            with suppress(Corrupt):  # the restored store is as damaged as before
+            with suppress(Corrupt):  # the old store may be damaged
                 self._give_back(lease)
 
     def compact(self) -> Compacted:
-        """Reclaim the space of states that no answer can need any more.
+        """Free the disk space of stored values that no answer can need any more.
 
         Raises:
             Conflict: Another process applies the log. That process compacts by itself.
@@ -328,11 +330,11 @@ class Views:
         return self._following is not None or not self._lease().free()
 
     def lag_records(self) -> int:
-        """Return the number of log records that the views have not read."""
+        """Return the number of log records that have not been applied to the views."""
         return sum(last - applied for applied, last in self._lags().values())
 
     def behind_us(self) -> int:
-        """Return the age of the oldest log record that the views have not read, or 0 if they have read all."""
+        """Return the age of the oldest log record that has not been applied, or 0 if all have been applied."""
         waiting = [
             record.appended_at_us
             for name, (applied, _) in self._lags().items()
@@ -341,14 +343,14 @@ class Views:
         return max(0, self._clock.now_us() - min(waiting)) if waiting else 0
 
     def snapshot(self, upto: Mapping[str, int] | None) -> tuple[Mapping[str, EventFrame], Mapping[str, int]]:
-        """Return the events of every source, all or up to some positions, and the positions that were read.
+        """Return the events of every source, and the log positions up to which they were read.
 
-        All sources are read up to the same positions.
+        All sources are read up to the same positions: those in `upto`, or the end of the log.
         """
         return self._histories.frames(upto)
 
     def _reopen_if_replaced(self, lease: Lease) -> bool:
-        """Switch to the current file; False while another process is building that file."""
+        """Open the current file of online features. Return False if another process is still building that file."""
         online, file = self._state.online, self._state.online_file()
         if file != self._file:
             if (file is None or self._state.online_aside) and not lease.free():
@@ -359,7 +361,10 @@ class Views:
         return True
 
     def _taken(self, lease: Lease, *, patience_s: float = 0.0) -> bool:
-        """Take the lease and open the current file for writing. Remove what a killed process has left behind."""
+        """Take the lease and open the current file for writing.
+
+        Return False if another process has the lease. Leftovers of a killed process are removed.
+        """
         if not lease.take(patience_s=patience_s):
             return False
         try:
@@ -386,13 +391,16 @@ class Views:
 
     def _reload(self, another: bool) -> None:
         if another:
-            self.__dict__.pop("_work", None)  # it may be within removed data
+            self.__dict__.pop("_work", None)  # its unfinished work may be on data that was removed
 
     def _lease(self) -> Lease:
         return Lease(self._state.catalog, LEASE, self._state.folder)
 
     def _applying(self, store: OnlineStore, lease: Lease) -> Callable[[Sequence[LogRecord]], object]:
-        """Return a function that applies records; while another process writes it raises, and the applier retries."""
+        """Return a function that applies records.
+
+        The function raises an error while another process writes, and the thread that called it tries again.
+        """
 
         def apply(records: Sequence[LogRecord]) -> object:
             if not lease.held:
@@ -415,7 +423,7 @@ class Views:
             return False
         if self._state.online.reopen_if_replaced(make=True):
             _logger.warning("online features: the stored ones are gone; they are rebuilt from the log")
-            self.__dict__.pop("_work", None)  # it may be within removed data
+            self.__dict__.pop("_work", None)  # its unfinished work may be on data that was removed
             self._work.mark()
         if self._dropping:
             self._dropping = False
@@ -429,7 +437,7 @@ class Views:
         return self.store.positions() if self.views else self._state.events.positions()
 
     def _lags(self) -> dict[str, tuple[int, int]]:
-        """Return the partitions that the views have not read to their end, with the applied and the last position."""
+        """Return by partition the last applied position and the last position in the log, where they differ."""
         if not self.views:
             return {}
         applied = self.store.positions()

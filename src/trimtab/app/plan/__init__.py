@@ -1,1 +1,1 @@
-"""Changes of definitions: the plan, and how it is applied."""
+"""Compare a changed project file with the applied definitions, and apply the changes."""

@@ -1,4 +1,4 @@
-"""Apply a plan: store documents, fill online features, and remove features that nothing needs.  # D36"""
+"""Apply changed definitions: store them, fill new online features, and remove features that nothing needs.  # D36"""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _LOOK_S = 0.1
 class AppliedPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The result of applying a plan."""
 
-    decision: Decision | None  # None if the documents were applied already
-    filled: list[str]  # the views that were filled
+    decision: Decision | None  # the row of the ledger; None if the definitions were applied already
+    filled: list[str]  # the names of the views that were filled
     dropped: list[str]
 
     def lines(self) -> list[str]:
@@ -40,7 +40,7 @@ class AppliedPlan(msgspec.Struct, frozen=True, kw_only=True):
 def apply_plan(
     system: System, *, actor: str, progress: Callable[[int, int], object] | None, patience_s: float
 ) -> AppliedPlan:
-    """See `Project.apply`."""
+    """Apply the definitions of the project file; see `Project.apply`."""
     refused = refusals(system)
     if refused:
         raise Misuse(f"apply: {' '.join(refused)}")
@@ -51,26 +51,26 @@ def apply_plan(
 
 
 def apply_first(system: System) -> Decision | None:
-    """Apply the definitions of a project that has applied none yet. Otherwise return None."""
+    """Apply the definitions if none have been applied in this project. Otherwise return None."""
     if AppliedDefinitions(system.state.catalog).now() or refusals(system):
         return None
     try:
         return _write(system, "policy", "First use of the project: ")
     except Conflict:
-        if AppliedDefinitions(system.state.catalog).now():  # another process applied them at the same time
+        if AppliedDefinitions(system.state.catalog).now():  # another process has just applied them
             return None
         raise
 
 
 def drop_unneeded(system: System, actor: str = "policy") -> list[str]:
-    """Delete unneeded online features, write a row of the ledger, and return the names of their views."""
+    """Delete online features that nothing needs, record this in the ledger, and return the names of their views."""
     views = system.views
     gone = views.unneeded()
     if not gone or (views.followed() and not views.follows):
-        return []  # the serving process deletes them at its own tick
+        return []  # the serving process deletes them in the next pass of its training loop
     names = named_views(system, gone)
     if not views.drop():
-        return []  # another process has started to apply the log, and will delete them
+        return []  # another process has started to apply the log and will delete them
     said = ", ".join(names)
     cause = f"No version in service, nor what is applied, uses view {said} any more: online features dropped."
     entry = Entry(
@@ -96,7 +96,7 @@ def _write(system: System, actor: str, prefix: str = "") -> Decision | None:
 def _fill(
     system: System, views: list[View], progress: Callable[[int, int], object] | None, patience_s: float
 ) -> list[str]:
-    """Fill new views, here or in the process that applies the log, and return their names."""
+    """Fill new views and return their names. If another process applies the log, it fills them."""
     held = system.views
     lacking = {view.hash: view for view in views if not held.filled([view])}
     total = len(lacking)

@@ -1,4 +1,4 @@
-"""Plan: what follows from a changed project file.  # D36"""
+"""Show what would change if the definitions in the project file were applied.  # D36"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ What = Literal["new", "changed", "removed", "noted", "unchanged"]
 _PER_S = {
     True: 40_000,
     False: 120_000,
-}  # events per second when filling a view: True with windows, False with only latest values
+}  # speed of filling a view, in events per second; the key is whether the view has windows
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,23 +34,23 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     name: str
     what: What
-    version: int | None  # the version number of the applied definition
-    changes: list[str]  # the changes of each field, as text
-    notes: list[str]  # changes of description, owner and tags, which do not change the meaning
+    version: int | None  # the number of the applied version of this definition
+    changes: list[str]  # the changed fields, as text
+    notes: list[str]  # changes of the description, owner or tags, which affect no values
 
 
 class Backfill(msgspec.Struct, frozen=True, kw_only=True):
-    """A view whose online features must be filled from the history."""
+    """A view whose online features must be filled from history."""
 
     view: str
     source: str
     events: int
-    since: str | None  # the time of the oldest event
+    since: str | None  # the time of the oldest event in the history
     about_s: float
 
 
 class Affected(msgspec.Struct, frozen=True, kw_only=True):
-    """What changes for a model's version in service."""
+    """The effect of the changes on the deployed version of a model."""
 
     model: str
     version: str | None
@@ -60,17 +60,17 @@ class Affected(msgspec.Struct, frozen=True, kw_only=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The project file compared with the applied definitions."""
 
-    first: bool  # whether nothing has been applied yet
+    first: bool  # whether no definitions have been applied before
     changes: list[Change]
     backfills: list[Backfill]
     affected: list[Affected]
     dropped: list[str]  # views whose online features are no longer needed
     dangers: list[str]
-    refused: list[str]  # changes that cannot be applied
+    refused: list[str]  # reasons why the changes cannot be applied
 
     @property
     def changed(self) -> list[Change]:
-        """The changes that change the meaning of a definition."""
+        """The changes that affect values, without changes of descriptions."""
         return [change for change in self.changes if change.what not in ("unchanged", "noted")]
 
     @property
@@ -107,7 +107,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_project(system: System) -> Plan:
-    """See `Project.plan`."""
+    """Return what applying the project file would change; see `Project.plan`."""
     now, before = documents(system.declared), AppliedDefinitions(system.state.catalog).now()
     changes = [change_of(key, before.get(key), now.get(key)) for key in dict.fromkeys([*now, *before])]
     refused = refusals(system)
@@ -127,9 +127,9 @@ def plan_project(system: System) -> Plan:
 
 
 def unapplied(system: System) -> list[str]:
-    """Return the definitions of the project file that differ from the applied definitions.
+    """Return the names of definitions in the project file that differ from the applied definitions.
 
-    Before the first apply, the result is empty.
+    If none have been applied yet, the result is empty.
     """
     before = AppliedDefinitions(system.state.catalog).now()
     now = documents(system.declared)
@@ -175,7 +175,7 @@ def change_of(key: str, before: Applied | None, now: Document | None) -> Change:
 
 
 def refusals(system: System) -> list[str]:
-    """Return the changes that cannot be applied, each with an alternative."""
+    """Return the changes that cannot be applied, each with a suggestion what to do instead."""
     found = []
     for source in system.declared.sources.values():
         layout = system.layouts.kept(source.name)
@@ -218,11 +218,11 @@ def _dangers(system: System, before: Mapping[str, Applied]) -> Iterator[str]:
 
 
 def _columns_in_use(system: System) -> dict[tuple[str, str], list[str]]:
-    """Return for each column of a source the versions in service that read it."""
+    """Return by source and column the names of the deployed versions that read it."""
     found: dict[tuple[str, str], list[str]] = {}
     try:
         models = list(system.definitions.deployments)
-    except Misuse:  # `refusals` reports that a column has another type
+    except Misuse:  # a column has another type, which `refusals` reports
         return found
     for model in models:
         version = system.registry.alias(model, CHAMPION)
@@ -295,7 +295,7 @@ def _deployed(one: Applied) -> bool:
 def _views_of(system: System, version: Version) -> tuple[View, ...]:
     try:
         return system.live.of(version).views
-    except (Misuse, Corrupt):  # in a form of an earlier trimtab that is not read any more
+    except (Misuse, Corrupt):  # stored by an earlier trimtab in a format that is no longer read
         return ()
 
 
@@ -306,7 +306,7 @@ def _changed_views(old: Sequence[View], new: FeatureSet) -> str:
 
 
 def _dropped(system: System, wanted: Mapping[str, FeatureSet]) -> list[str]:
-    """Return the stored views that nothing needs once the plan is applied."""
+    """Return the stored views that nothing would need after the plan is applied."""
     needed = {view.hash for features in wanted.values() for view in features.views}
     for model in wanted:
         for version in system.live.versions(model):
@@ -315,7 +315,7 @@ def _dropped(system: System, wanted: Mapping[str, FeatureSet]) -> list[str]:
 
 
 def named_views(system: System, gone: Sequence[str]) -> list[str]:
-    """Return the names and hashes of views from prefixes of their hashes."""
+    """Return text with name and hash of each view, given prefixes of the views' hashes."""
     known = {
         cursor_name(digest): name for digest, name in AppliedDefinitions(system.state.catalog).view_names().items()
     }

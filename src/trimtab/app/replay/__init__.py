@@ -1,1 +1,1 @@
-"""Replays of a recorded or generated history: scenarios, their process, and the report."""
+"""Replay a recorded or generated history under several scenarios, and report the results."""

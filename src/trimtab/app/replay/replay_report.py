@@ -1,4 +1,4 @@
-"""Reports of a replay: for a terminal, as JSON, and as a page."""
+"""Reports of a replay: text for a terminal, JSON, and an HTML page."""
 
 from __future__ import annotations
 
@@ -21,22 +21,25 @@ from trimtab.simulation.results import Comparison, ReplayResult, ScenarioResult
 from trimtab.simulation.scorecard import Scorecard, scorecards
 
 _SMOOTH_DAYS = 14
-_DECISIONS = 40  # the most rows shown in the terminal
-_DRAWN = 4  # the most scenarios drawn, because more would hide each other
+_DECISIONS = 40  # the maximum number of decisions shown in a terminal
+_DRAWN = 4  # the maximum number of scenarios in a plot, because more lines would hide each other
 
 
 def report_lines(result: ReplayResult, found: Sequence[Comparison]) -> list[str]:
-    """Return a replay for a terminal: scorecards, alarms, refusals, decisions, losses over time, and comparisons."""
+    """Return a replay as lines of text: scorecards, alarms, refusals, decisions, losses over time and comparisons."""
     return terminal_text(replay_document(result, found, "Replay", cpu=True)).splitlines()
 
 
 def write_report(result: ReplayResult, found: Sequence[Comparison], title: str, file: Path) -> None:
-    """Write a self-contained page. The same seed gives the same page."""
+    """Write a replay as a self-contained HTML page. The same seed gives the same page."""
     file.write_text(html_page(replay_document(result, found, title)), "utf-8")
 
 
 def replay_document(result: ReplayResult, found: Sequence[Comparison], title: str, *, cpu: bool = False) -> Document:
-    """Return everything about a replay. With `cpu`, include CPU seconds, which differ from run to run."""
+    """Return a document with everything about a replay.
+
+    With `cpu`, it includes CPU seconds, which differ from run to run.
+    """
     cards = scorecards(result)
     scenarios = list(result.lines.values())
     document = Document(title, f"{format_time(result.start_us)} to {format_time(result.until_us)}")
@@ -85,7 +88,7 @@ def replay_document(result: ReplayResult, found: Sequence[Comparison], title: st
 
 
 def _add_months(document: Document, scenarios: Sequence[ScenarioResult]) -> None:
-    """Add a table for each metric of the first scenario, with a row for each month and a column for each scenario."""
+    """Add a table for each metric, with a row for each month and a column for each scenario."""
     document.heading("By month")
     months = list(zip(*(one.months() for one in scenarios), strict=True))
     names = [one.name for one in scenarios]
@@ -116,7 +119,10 @@ def _text_charts(cards: Sequence[Scorecard]) -> list[str]:
 
 
 def report_document(result: ReplayResult) -> dict[str, Any]:
-    """Return a replay as JSON values, without measured times, so that the same seed gives the same values."""
+    """Return a replay as JSON values.
+
+    Measured times are left out, so that the same seed gives the same values.
+    """
     cards = {card.line: card for card in scorecards(result)}
     found: dict[str, Any] = {
         "start_us": result.start_us,
@@ -141,7 +147,7 @@ def report_document(result: ReplayResult) -> dict[str, Any]:
 
 
 def search_lines(found: PolicyChoice) -> list[str]:
-    """Return a search over policies for a terminal: the choice, and quality and trainings in both parts."""
+    """Return lines of text about a search over policies: the choice, and each policy's results in both parts."""
     headers = [
         "policy",
         "trainings",
@@ -177,7 +183,7 @@ def search_lines(found: PolicyChoice) -> list[str]:
 
 
 def shown_name(metric: str) -> str:
-    """Return the name of a metric for people.
+    """Return the name of a metric as it is shown to people.
 
     >>> shown_name("root_mean_squared_error"), shown_name("auc")
     ('root mean squared error', 'AUC')
@@ -186,17 +192,17 @@ def shown_name(metric: str) -> str:
 
 
 def comparisons(result: ReplayResult) -> list[Comparison]:
-    """Compare the first scenario with every other scenario of the same request, if there are enough weeks."""
+    """Compare the first scenario with every other scenario for the same requests, if there are enough weeks."""
     main, *others = result.lines
     found = []
     for other in others:
-        with suppress(Misuse):  # the scenario has another request, or only one week
+        with suppress(Misuse):  # the scenario has other requests, or lasts only one week
             found.append(result.compare(main, other))
     return found
 
 
 def quality_picture(result: ReplayResult) -> Markup:
-    """Return the metric of the first four scenarios over a moving window.
+    """Return a plot of the metric over a moving window, for the first four scenarios.
 
     Alarms and promotions of the first scenario are marked.
     """
@@ -271,7 +277,7 @@ def _card_table(cards: Sequence[Scorecard], cpu_s: Sequence[float] | None) -> Ta
 
 
 def _alarms(card: Scorecard) -> list[str]:
-    """Return a line for each alarm and each refusal."""
+    """Return a line of text for each alarm and for each refused candidate."""
     out = []
     for one in [*card.alarms, *card.input_alarms]:
         subject = f" of {one.subject}" if one.subject else ""

@@ -1,4 +1,4 @@
-"""Replay a project's event log and logged requests."""
+"""Replay a project's event log and logged requests, to try other models and policies on them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from trimtab.store.file_lock import FileLock
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-_REPLAYS = "trimtab-replay-"  # the prefix of replay folders, which erasures and backups also know
+_REPLAYS = "trimtab-replay-"  # the prefix of the names of replay folders; erasures and backups look for it too
 _LOCK = "replay.lock"
 
 
@@ -48,7 +48,7 @@ def simulate_project(
     seed: int | None,
     progress: Callable[[int, int], object] | None,
 ) -> ReplayResult:
-    """See `Project.simulate`."""
+    """Replay the recorded history of a project; see `Project.simulate`."""
     if policies is not None and lines is not None:
         raise Misuse("simulate: both lines and policies are given. Give lines of [demo] or policies, not both.")
     if policies is None:
@@ -87,14 +87,14 @@ def simulate_project(
 def _history(
     system: System, chosen: Sequence[Scenario], start: str | int | None, until: str | int | None
 ) -> tuple[dict[str, Columns], int, int]:
-    """Return the recorded events by source, and the start and end of the replay."""
+    """Return the recorded events by source, and the times at which the replay starts and ends."""
     request = chosen[0].deployment.model.request
     frames, _ = system.history.frames_at(system.definitions.sources)
     tables = {name: _recorded(source, frames[name]) for name, source in system.definitions.sources.items()}
     tables[request.name] = _requests(system, request, frames[request.name])
     from_us = max(system.features_from_us(line.deployment.model) for line in chosen)
     whole = tables[request.name]["_known_at"].values >= from_us
-    tables[request.name] = tables[request.name].take(whole)  # earlier requests need events that are not kept. # D23
+    tables[request.name] = tables[request.name].take(whole)  # only requests whose events are all kept. # D23
     at_us = np.sort(tables[request.name]["_known_at"].values)
     if not len(at_us):
         raise NotFound(
@@ -113,12 +113,15 @@ def _history(
 
 
 def clear_replays(state_folder: Path) -> list[str]:
-    """Remove the folders of killed simulations, in which nothing is locked, and return their names."""
+    """Remove the folders of killed simulations, and return their names.
+
+    A running simulation holds a lock in its folder.
+    """
     return [one.name for one in sorted(state_folder.glob(f"{_REPLAYS}*")) if one.is_dir() and _cleared(one)]
 
 
 def _cleared(folder: Path) -> bool:
-    with suppress(FileNotFoundError):  # another process has removed the folder
+    with suppress(FileNotFoundError):  # another process has just removed the folder
         lock = None if any(map(FileLock.is_held, folder.rglob("*.lock"))) else FileLock.take(folder / _LOCK)
         if lock is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -129,7 +132,7 @@ def _cleared(folder: Path) -> bool:
 
 @contextmanager
 def _own_folder(state_folder: Path) -> Iterator[Path]:
-    """Make a locked folder for one replay, and remove it at the end of the block."""
+    """Make a locked folder for one replay, and remove the folder at the end of the block."""
     clear_replays(state_folder)
     folder = Path(tempfile.mkdtemp(prefix=_REPLAYS, dir=state_folder))
     lock = FileLock.take(folder / _LOCK)
@@ -142,14 +145,14 @@ def _own_folder(state_folder: Path) -> Iterator[Path]:
 
 
 def _recorded(source: Source, frame: EventFrame) -> Columns:
-    """Return every version of every event, including deletions, with the time at which it became known."""
+    """Return all versions of all events, including deletions, with the time at which each became known."""
     columns = frame.columns.replace(
         {
             source.time: Column("time", frame.event_at_us),  # a deletion may have no time column
             "_known_at": Column("time", frame.known_at_us),
         }
     )
-    if source.key is None:  # without a key, equal events are distinct
+    if source.key is None:  # in a source without a key, equal events are different events
         ids = [f"{part}/{position}" for part, position in zip(frame.partition, frame.position, strict=True)]
         return columns.replace({"_id": column("str", ids)})
     if frame.deleted.any():
@@ -159,7 +162,7 @@ def _recorded(source: Source, frame: EventFrame) -> Columns:
 
 
 def _requests(system: System, request: Request, frame: EventFrame) -> Columns:
-    """Return every request once, as it was when it was answered. `_known_at` is the time of that answer."""
+    """Return every request once, as it was when it was answered. The column `_known_at` is the time of the answer."""
     logged: dict[str, LoggedRequest] = {}
     for model in system.definitions.models.values():
         if model.request.name == request.name:

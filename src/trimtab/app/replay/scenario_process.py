@@ -1,4 +1,4 @@
-"""Replay scenarios that share no features with other scenarios in a child process at the same time."""
+"""Replay some scenarios in a child process at the same time as the others, if they share no features with them."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from trimtab.simulation.scenarios.scenario import Scenario
 
 
 class ReplayTask(msgspec.Struct, frozen=True):
-    """The scenarios of [demo] that a child process should replay."""
+    """The scenarios that a child process replays, and the data that it needs."""
 
     project: str
-    files: dict[str, str]  # the file of recorded events for each source
-    folder: str  # the folder for the state of the child process
+    files: dict[str, str]  # by source: the file of its recorded events
+    folder: str  # the folder in which the child process keeps its state
     scenarios: list[str]
     seed: int
 
 
 def split(scenarios: Sequence[Scenario]) -> tuple[list[Scenario], list[Scenario]]:
-    """Divide the scenarios into those to replay here and those for a child process.
+    """Divide scenarios into those that are replayed in this process and those for a child process.
 
-    Scenarios that share features, or that use the project's own state, are replayed here.
+    Scenarios that share features, or that use the project's own state, stay in this process.
     """
     shared = scenarios[0].deployment.model.features.hash
     here = [one for one in scenarios if one.main or one.deployment.model.features.hash == shared]
@@ -44,11 +44,11 @@ def split(scenarios: Sequence[Scenario]) -> tuple[list[Scenario], list[Scenario]
 
 
 class ChildReplay:
-    """A replay in a child process that begins at once. `close` ends it.
+    """A replay in a child process, which starts immediately. `close` ends it.
 
     Args:
-        task: What to replay. Without scenarios, no child process is started.
-        show: Called with each decision, from another thread.
+        task: The scenarios to replay. If there are none, no child process is started.
+        show: Called with the text of each decision, from another thread.
     """
 
     def __init__(self, task: ReplayTask, show: Callable[[str], object]) -> None:
@@ -60,7 +60,7 @@ class ChildReplay:
         self._result = self._thread.submit(self._run) if task.scenarios else None
 
     def results(self) -> dict[str, ScenarioResult]:
-        """Return the result of each scenario, once the child process is done.
+        """Wait for the child process, and return the result of each scenario by name.
 
         Raises:
             Unavailable: The child process died.
@@ -87,7 +87,7 @@ class ChildReplay:
 
 
 def shown_decisions(at: Progress) -> list[str]:
-    """Return a line for each decision since the last progress."""
+    """Return a line of text for each decision since the last report of progress."""
     return [
         f"  {format_time(at.now_us)[:10]} {name:12} {d.act:8} {(d.version or '')[:8]:8} {d.cause}"
         for name, d in at.decisions
@@ -95,15 +95,15 @@ def shown_decisions(at: Progress) -> list[str]:
 
 
 def replay_scenarios(argument: bytes, place: Workplace) -> bytes:
-    """Replay the scenarios of a task.
+    """Replay the scenarios of a task in the child process.
 
-    The results, by name of the scenario, are pickled for the parent process.
+    The result is a pickled dict of results by the name of the scenario.
     """
-    logging.getLogger().setLevel(logging.WARNING)  # the parent shows what is logged
+    logging.getLogger().setLevel(logging.WARNING)  # warnings are passed to the parent process, which shows them
     task = msgspec.msgpack.decode(argument, type=ReplayTask)
     config = load_config(Path(task.project), os.environ)
     definitions = load_definitions(config.project_file)
-    assert config.demo is not None  # the parent process has read it
+    assert config.demo is not None  # the parent process has read these settings
     tables = {source: read_file(path, definitions.source(source)).columns for source, path in task.files.items()}
     folder = Path(task.folder)
     folder.mkdir(parents=True)

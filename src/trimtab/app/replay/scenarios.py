@@ -1,4 +1,4 @@
-"""The scenarios of a replay, from the settings or from policies."""
+"""Make the scenarios of a replay from settings or from policies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.steering.causes import Every, Triggers
 from trimtab.steering.definitions import Deployment
 
-DEMO_LOOKS_US = DAY_US  # a demo checks its inputs as often as its loop checks quality
+DEMO_LOOKS_US = DAY_US  # a demo checks model inputs once a day, as often as quality
 USUAL = (
     ScenarioSettings(name="policy", model="", policy="project"),
     ScenarioSettings(name="never", model="", policy="never"),
@@ -24,7 +24,7 @@ USUAL = (
 
 
 def scenarios_of(definitions: Definitions, settings: Sequence[ScenarioSettings]) -> list[Scenario]:
-    """Return a scenario for each setting.
+    """Return one scenario for each entry of the settings.
 
     Raises:
         Misuse: A model or scenario is unknown, or a time of day is invalid.
@@ -55,10 +55,10 @@ def scenarios_of(definitions: Definitions, settings: Sequence[ScenarioSettings])
 def scenarios_of_policies(
     definitions: Definitions, policies: Sequence[Policy | str], model: str | None, folder: Path
 ) -> list[Scenario]:
-    """Return a scenario for each policy, all over the same deployment.
+    """Return one scenario for each policy, all for the same deployment.
 
     Raises:
-        Misuse: A word names no policy, or a name occurs twice.
+        Misuse: A text is not the name of a policy, or a name occurs twice.
         NotFound: A deployment, file or function does not exist.
     """
     found = [policy_of(one, folder) if isinstance(one, str) else one for one in policies]
@@ -70,7 +70,7 @@ def scenarios_of_policies(
 
 
 def _is_own(definitions: Definitions, one: ScenarioSettings) -> bool:
-    """Return whether the scenario is a deployment as the project declares it."""
+    """Return whether the scenario is a deployment exactly as the project declares it."""
     return one.policy == "project" and (not one.model or one.model in definitions.deployments)
 
 
@@ -79,7 +79,7 @@ def _deployment(definitions: Definitions, one: ScenarioSettings) -> Deployment:
         raise Misuse(f"line {one.name!r}: no model {one.model!r}. There is: {', '.join(definitions.models)}.")
     usual = definitions.deployment(None)
     found = definitions.deployments.get(one.model, usual)
-    if one.model and found.name != one.model:  # this is a model to compare with, which follows the default rules
+    if one.model and found.name != one.model:  # a model to compare with follows the default rules
         found = msgspec.structs.replace(found, model=definitions.models[one.model])
     if one.policy == "never":
         return msgspec.structs.replace(found, retrain=Triggers())
@@ -99,7 +99,7 @@ def _time_of_day(one: ScenarioSettings) -> int:
 
 
 def scenario_settings(config: Config, names: Sequence[str] | None = None) -> list[ScenarioSettings]:
-    """Return the scenarios of [demo], or those of them that are named.
+    """Return the scenarios in the section [demo] of the settings, or those with the given names.
 
     Raises:
         Misuse: There is no scenario of a given name.

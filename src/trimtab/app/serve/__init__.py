@@ -1,1 +1,1 @@
-"""The service: `trimtab serve`, its workers, background tasks and operations."""
+"""Run a project as a service (`trimtab serve`): worker processes, background tasks, and what the routes do."""

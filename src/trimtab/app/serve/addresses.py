@@ -1,4 +1,4 @@
-"""The keys, addresses and OpenAPI document of a project's service."""
+"""Connect an HTTP service with a project: its API keys, its routes, and its OpenAPI document."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 
 def open_access(system: System, opened: ExitStack, *, host: str, workers: int) -> Access:
-    """Return the access rights of the service, by the project's keys and settings. Later changes are followed.
+    """Return the access rights of the service, from the project's API keys and settings.
+
+    Changes to the keys take effect while the service runs.
 
     Args:
         system: The project that is served.
-        opened: Closes the access rights.
+        opened: Closes the access rights at its end.
         host: The address at which the service listens.
-        workers: The number of worker processes. Each of them allows its share of a key's rate.
+        workers: The number of worker processes. Each of them allows an equal share of a key's request rate.
     """
     access = Access(required=system.config.serve.require_key, host=host, share=1 / workers)
     opened.enter_context(KeyFollower(system.keys, access.take))
@@ -34,19 +36,19 @@ def open_access(system: System, opened: ExitStack, *, host: str, workers: int) -
 def mount_project(
     system: System, service: HttpService, find: Callable[[str, float | None], Prediction]
 ) -> InferenceService:
-    """Let a service answer at the addresses of a project and of the Open Inference Protocol.
+    """Add the routes of a project and of the Open Inference Protocol to a service.
 
     Args:
         system: The project that is served.
         service: The service.
-        find: Finds a prediction by its id. It gives up at a deadline (`perf_counter`).
+        find: Finds a prediction by its id. It stops searching at a deadline (a time of `perf_counter`).
     """
     from trimtab.serving.http.routes.address import Application
     from trimtab.serving.http.routes.addresses import PROJECT
     from trimtab.serving.http.routes.project_routes import ProjectRoutes
     from trimtab.serving.inference.rest import mount_inference
 
-    def load() -> tuple[ModelOperations, RecordOperations]:  # loaded later, so that a service is ready sooner
+    def load() -> tuple[ModelOperations, RecordOperations]:  # called at the first request, for a quick start
         from trimtab.app.serve.operations import ProjectModels, ProjectRecords
 
         return ProjectModels(system), ProjectRecords(system, find)

@@ -1,4 +1,4 @@
-"""Background tasks of a serving process: follow aliases, teach learners, tick loops, check skew, send alerts."""
+"""Background tasks of a service: follow aliases, teach learners, run training loops, check skew, send alerts."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ if TYPE_CHECKING:
     from trimtab.serving.observe.metrics import Metrics
 
 _logger = logging.getLogger(__name__)
-_FOLLOW_S = 0.2  # the time between two checks of an alias; a rollback waits for the next check  # D80
-_ROUND_S = 2.0  # the time between two checks for labels, and between retries
+_FOLLOW_S = 0.2  # the time between two checks of aliases, and thus the longest wait of a rollback  # D80
+_ROUND_S = 2.0  # the time between two checks for labels, and between two attempts
 _TICK_S = 60.0
-_SKEW_S = 5.0  # the time between two looks for a due skew check
-_ALERTS_S = 5.0  # the time between two checks of signals
-_GRACE_S = 5.0  # how long running rounds have at the end; an interruption loses no state
+_SKEW_S = 5.0  # how often it is checked whether a skew check is due
+_ALERTS_S = 5.0  # how often signals are checked for new alerts
+_GRACE_S = 5.0  # how long running tasks may continue after `close`; interrupting them loses no state
 Work: TypeAlias = "Callable[[], object]"
 
 
 class BackgroundTasks:
-    """Six threads: follow aliases, write service metrics, teach learners, tick loops, check skew, deliver alerts.
+    """Six threads: follow aliases, write metrics, teach learners, run training loops, check skew, deliver alerts.
 
-    The thread that follows aliases never waits for the load of a version.  # D80
+    The thread that follows aliases never waits until a version is loaded.  # D80
 
-    A task that fails is retried in the next round and does not hold up the other tasks. The errors of the last round
-    are in `failures` and in the catalogue (`service_failures`). In the catalogue, only the newest process writes the
-    record, so that a process that outlives a killed service does not overwrite it.
+    A task that fails is tried again in the next round and does not delay the other tasks. The errors of the last round
+    are in `failures` and, for other processes, in a catalogue record (`service_failures`). The record belongs to the
+    newest process, so that a process left over from a killed service cannot overwrite it.
 
     Args:
         system: The project that is served.
-        answers: Whether this process answers requests, and therefore follows aliases.
-        keeps: Whether this process does everything except answering. Only one process of a service does this.
-        worker: The number of the worker, for its record of failures.
-        stands: Returns whether events are no longer applied. If so, answers are flagged.
+        answers: Whether this process answers requests and must therefore follow aliases.
+        keeps: Whether this process does all other tasks. Exactly one process of a service does them.
+        worker: The number of the worker, which names its record of failures.
+        stands: Returns whether events are no longer applied to online features. In that case, answers are flagged.
     """
 
     def __init__(
@@ -63,19 +63,19 @@ class BackgroundTasks:
         worker: int | None = None,
         stands: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.failures: dict[str, str] = {}  # the error of each task in the last round
-        self.failed: Counter[str] = Counter()  # the number of failed rounds of each task
-        _ = system.registry, system.views, system.state.learners  # these parts are opened before threads share them
+        self.failures: dict[str, str] = {}  # by task: the error in its last round
+        self.failed: Counter[str] = Counter()  # by task: the number of failed rounds
+        _ = system.registry, system.views, system.state.learners  # opened here, before several threads use these parts
         self._system = system
         self._catalog = system.state.catalog
         self._record_key = "failures" if worker is None else f"{OF_WORKERS}{worker}"
-        self._name = f"{os.getpid()}-{id(self):x}"  # unique among living processes
+        self._name = f"{os.getpid()}-{id(self):x}"  # unique among running processes
         self._mutex = threading.Lock()
         self._stop = threading.Event()
         self._names = tuple(system.definitions.deployments) if answers else ()
         self._stands = stands
         self._follow = {**self._following(wait=False), "flag answers": self._flag}
-        if answers and not keeps:  # a process with `keeps` checks this where it applies events
+        if answers and not keeps:  # a process with `keeps` applies events itself, and sees there if this fails
             self._follow["read online features"] = system.state.online.reopen_if_replaced
         self._metrics = ArmMetrics(self._catalog, system.clock, self._counts)
         self._folded_h = 0
@@ -91,7 +91,7 @@ class BackgroundTasks:
         from trimtab.app.alerts.alerting import Alerting
         from trimtab.app.keep.retention import (
             retain_when_due,
-        )  # imported here: an answering process is ready without them
+        )  # imported here, because a process that only answers does not need them
         from trimtab.app.training.loops import Loops
         from trimtab.app.training.ticking import tick_all
 
@@ -124,7 +124,7 @@ class BackgroundTasks:
         return [self._system.served(name).endpoint.counts for name in self._names]
 
     def _fold(self) -> None:
-        """Merge old service metrics once an hour."""
+        """Merge old records of service metrics once an hour."""
         now_us = self._system.clock.now_us()
         if now_us // HOUR_US != self._folded_h:
             merge_metrics(self._catalog, now_us)
@@ -147,11 +147,11 @@ class BackgroundTasks:
         )
 
     def follow(self) -> None:
-        """Let every deployment answer with the version of its alias, once that version is loaded."""
+        """Let every deployment answer with the version to which its alias points, once that version is loaded."""
         self._round({**self._follow, **self._following(wait=True)})
 
     def _flag(self) -> None:
-        """Flag answers as long as events are not applied."""
+        """Flag answers for as long as events are not applied to online features."""
         stands = self._stands()
         for name in self._names:
             self._system.served(name).endpoint.see_applied(stands)
@@ -166,7 +166,7 @@ class BackgroundTasks:
         return self
 
     def close(self) -> None:
-        """Stop after the running rounds. If these take long, stop without them: they end with the process."""
+        """Stop after the current rounds. If these take too long, they are left to end with the process."""
         self._stop.set()
         end_s = time.monotonic() + _GRACE_S
         for thread in [*self._threads, *self._system.version_memory.threads]:
@@ -193,14 +193,14 @@ class BackgroundTasks:
         ticked_s = time.monotonic()
         while not self._stop.wait(min(_ROUND_S, _TICK_S)):
             if time.monotonic() < ticked_s + _TICK_S:
-                if "tick" not in self.failures:  # days that are never closed would fill the memory
+                if "tick" not in self.failures:  # otherwise days are not closed, and reading more would fill the memory
                     self._round(between, count=False)
                 continue
             self._round(ticking)
             ticked_s = time.monotonic()
 
     def _run_following(self) -> None:
-        """Follow each alias, even if this failed last time: the alias may have moved back, or a canary has ended."""
+        """Follow each alias in every round, even after an error, because the alias may have moved in the meantime."""
         counted_s = time.monotonic()
         while not self._stop.wait(_FOLLOW_S):
             count = time.monotonic() >= counted_s + _ROUND_S
@@ -209,7 +209,7 @@ class BackgroundTasks:
                 counted_s = time.monotonic()
 
     def _round(self, works: Mapping[str, Work], *, count: bool = True) -> None:
-        """Run each of the tasks. Without `count`, repeated errors are neither logged nor counted again."""
+        """Run all these tasks once. Without `count`, an error that repeats is neither logged nor counted again."""
         for name, work in works.items():
             if self._stop.is_set():
                 return
@@ -218,10 +218,10 @@ class BackgroundTasks:
                 work()
             except TrimtabError as error:
                 failure = str(error)
-            except Exception as error:  # no error of a user's estimator may end the thread
+            except Exception as error:  # a user's estimator may raise anything, and no error may end the thread
                 failure = f"{type(error).__name__}: {error}"
                 if not self._stop.is_set() and (count or self.failures.get(name) != failure):
-                    _logger.exception("%s failed", name)  # an interrupted task may raise any error
+                    _logger.exception("%s failed", name)  # a task that is interrupted at the end may raise anything
             if not self._stop.is_set() and (count or self.failures.get(name) != failure):
                 self._judge(name, failure)
 
@@ -230,7 +230,7 @@ class BackgroundTasks:
             before = self.failures
             self.failures = {
                 work: said for work, said in before.items() if work != name
-            }  # a new dict, because other threads may be reading the old one
+            }  # replaced, not changed, because other threads may be reading the old dict
             if failure is not None:
                 self.failures[name] = failure
                 self.failed = Counter({**self.failed, name: self.failed[name] + 1})
@@ -240,18 +240,18 @@ class BackgroundTasks:
                 _logger.warning("%s: %s", name, failure)
             try:
                 self._store_failures(self.failures)
-            except TrimtabError as error:  # the metrics still show the failures
+            except TrimtabError as error:  # the failures are still in the metrics
                 _logger.warning("%s", error)
 
     def _store_failures(self, failures: dict[str, str], *, replace: bool = False) -> None:
-        """Store the failures. With `replace`, which is given at the start, replace the record of another process."""
+        """Store the failures. With `replace`, used at the start, take over the record from another process."""
         body = msgspec.json.encode(FailureRecord(self._name, failures))
         if replace:
             self._catalog.write([Put(KIND, self._record_key, body)])
             return
         found = self._catalog.get(KIND, self._record_key)
         if found is None or self._is_own(found):
-            with suppress(Conflict):  # the record now belongs to another process
+            with suppress(Conflict):  # the record now belongs to a newer process
                 self._catalog.write([Put(KIND, self._record_key, body, 0 if found is None else found.revision)])
 
     def _forget(self) -> None:
@@ -269,7 +269,7 @@ class BackgroundTasks:
         try:
             served.follow(wait=wait)
             endpoint.fails_to_load = False
-        except NotFound:  # there is no version yet, which the endpoint and `status` report
+        except NotFound:  # no version exists yet; the endpoint and `trimtab status` report this
             if endpoint.ready:
                 raise
         except Exception:

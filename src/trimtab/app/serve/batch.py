@@ -1,4 +1,4 @@
-"""Batch predictions for a table of requests. A batch can be resumed, written to a file, and stored for the service."""
+"""Answer a table of requests as a batch, which can be resumed, written to a file, and stored for the service."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from trimtab.store.regular_file import other_kind
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-_UNUSED_KEY = b"\xff"  # a key that no answer has
+_UNUSED_KEY = b"\xff"  # a key that no stored answer has
 
 
 def answer_table(
@@ -43,7 +43,7 @@ def answer_table(
     out: Path | None,
     progress: Callable[[int, int], object] | None,
 ) -> Manifest:
-    """See `Project.predict_table`."""
+    """Answer a table of requests; see `Project.predict_table`."""
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise Misuse(f"--out {out}: the name must end in .csv or .parquet.")
     if out is not None and not out.absolute().parent.is_dir():
@@ -69,7 +69,7 @@ def answer_table(
     refuse_before(int(np.min(times, initial=made_at_us)), kept_from_us)
     try:
         if mode == "precomputed":
-            system.state.answers.write({}, [_UNUSED_KEY])  # so that an error occurs now, not after an hour of work
+            system.state.answers.write({}, [_UNUSED_KEY])  # fails now, not after an hour, if nothing can be stored
         with _scoring(system, name) as holder:
             manifest = score_table(
                 answering,
@@ -97,10 +97,10 @@ def answer_table(
 
 @contextmanager
 def _scoring(system: System, name: str) -> Iterator[str]:
-    """Hold a batch while it is scored, by a file lock that ends with the process.
+    """Lock a batch while this process computes its scores.
 
-    The next process can then take over from a dead process at once. Without the lock, it would wait until the lease
-    expires.
+    The lock is on a file and ends with the process, so that after a crash another process can continue the batch at
+    once. A lease would have to expire first.
     """
     folder, catalog = system.state.folder / "batches", system.state.catalog
     try:
@@ -127,7 +127,7 @@ def _scoring(system: System, name: str) -> Iterator[str]:
 def _batch_name(version: str, table: Columns, at_us: int | None, mode: str) -> str:
     """Return the id of a batch.
 
-    The same table, version and time give the same id, so that a repetition logs nothing twice.
+    Repeating a batch with the same table, version and time gives the same id, so that no prediction is logged twice.
     """
     columns = [
         [name, of_column.dtype, bytes_hash(msgspec.msgpack.encode(of_column.to_list()))]
@@ -137,7 +137,7 @@ def _batch_name(version: str, table: Columns, at_us: int | None, mode: str) -> s
 
 
 def _times(request: Request, table: Columns, made_at_us: int) -> NDArray[Any]:
-    """Return the own time of each request. Requests in the future are answered as of the start of the batch."""
+    """Return the time as of which each request is answered: its own time, but at most the start of the batch."""
     times: NDArray[Any] = np.minimum(table[request.time].values - request.lead_us, made_at_us)
     return times
 
@@ -145,7 +145,7 @@ def _times(request: Request, table: Columns, made_at_us: int) -> NDArray[Any]:
 def _stored(
     system: System, request: Request, served: ServedVersion, manifest: Manifest
 ) -> Iterator[tuple[Any, str, str, Answer]]:
-    """Yield for each row the answer that the service gives as long as it is fresh."""
+    """Yield for each row its request, id, version and answer, as they are stored for the service."""
     names = tuple(request.columns)
     for part in batch_predictions(manifest, system.predictions):
         for p in part:
@@ -157,7 +157,7 @@ def _write(system: System, manifest: Manifest, out: Path) -> None:
     """Write the answers to a file, either completely or not at all.
 
     Raises:
-        Unavailable: The file cannot be written. The answers are logged, so that the next try only writes them.
+        Unavailable: The file cannot be written. The answers are logged, so that another attempt only has to write them.
     """
     import duckdb
 
@@ -166,7 +166,7 @@ def _write(system: System, manifest: Manifest, out: Path) -> None:
     parts = parts or [prediction_columns([], classes)]
     several = ["prediction", *(f"scores.{name}" for name in classes)] if classes else []
     table = Columns.concat(parts).select(["id", "request_id", "model", "version", "at", "score", *several])
-    name = system.registry.get(manifest.version).name  # the name that every answer has
+    name = system.registry.get(manifest.version).name  # every answer shows this name of the version
     table = table.replace({"version": column("str", [name] * table.rows)})
     if (kind := other_kind(out)) is not None:
         raise Misuse(f"file {out}: is a {kind}, needed is a name for a new file. Give another one.")

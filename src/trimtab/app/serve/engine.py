@@ -1,7 +1,7 @@
-"""`trimtab serve` with several workers: the supervising process, which does everything except answering.
+"""Run `trimtab serve` with several workers. This process supervises them and does everything except answering.
 
-It owns the listening socket, applies events (as the only writer of online features), teaches learners and ticks the
-loop. Workers (`app/serve/worker.py`) give all answers.  # D92
+It owns the listening socket, applies events (as the only process that writes online features), teaches learners and
+runs the training loops. The workers (`app/serve/worker.py`) give all answers.  # D92
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
     from trimtab.serving.applier import Applier
 
-NAME = "engine"  # the name of this process among the workers
+NAME = "engine"  # the name under which this process writes its metrics, next to those of the workers
 _WRITE_S = 1.0  # the time between two writes of metrics and state
 _logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def serve_with_workers(
         Unavailable: The port is taken, or no worker can be started.
         Conflict: Another process serves the project.
     """
-    limits(system)  # so that wrong settings are refused once, and not by every worker
+    limits(system)  # raises an error for wrong settings, before every worker would raise it
     tls = tls_of(system)
     if tls is not None:
         tls_context(tls)
@@ -78,13 +78,13 @@ def serve_with_workers(
     with ExitStack() as opened:
         applier = system.views.follow()
         opened.callback(system.views.release)
-        with suppress(OSError):  # if the folder cannot be written, this is reported below
+        with suppress(OSError):  # if the folder cannot be written, an error follows below
             remove_state(folder)
         forget_failures(system.state.catalog)
         listener = opened.enter_context(when_port_is_free(folder, lambda: listen(host, port)))
         when_port_is_free(folder, lambda: check_grpc(grpc, tls))
         opened.callback(accepting.end, folder)
-        _cleared(folder)  # only now, so that a killed start leaves its mark for the next start
+        _cleared(folder)  # only after the wait, so that a start that is killed leaves the mark for the next one
         opened.enter_context(applier.start())
         background = BackgroundTasks(system, answers=False)
         metrics = SharedMetrics(folder, NAME, task.start)
@@ -113,7 +113,7 @@ def serve_with_workers(
 
 
 class _Engine:
-    """The metrics and the state of the supervising process and its workers."""
+    """Writes the metrics and the state of the supervising process and of its workers to files."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class _Engine:
                 ),
             )
             self._failed = False
-        except Exception as error:  # workers must be supervised even if the disk is full or a log is unreadable
+        except Exception as error:  # a full disk or an unreadable log must not stop the supervision of the workers
             if not self._failed:
                 _logger.warning("the state of the service cannot be written: %s", error)
             self._failed = True
@@ -180,11 +180,11 @@ class _Engine:
             clear(self._folder, str(slot), pid)
             accepting.left(self._folder, slot)
             forget_failures(self._system.state.catalog, slot)
-        except Exception as error:  # the next worker overwrites the metrics
+        except Exception as error:  # the next worker will overwrite these metrics
             _logger.warning("what worker %d left cannot be removed: %s", slot, error)
 
     def close(self) -> None:
-        """End the service: remove its metrics and its state."""
+        """Remove the files with the metrics and the state at the end of the service."""
         clear(self._folder)
         accepting.end(self._folder)
         remove_state(self._folder)
@@ -209,12 +209,12 @@ def _task(system: System, folder: Path) -> WorkerTask:
         fill_s=FILL_S,
         grace_s=GRACE_S,
         definitions=definitions_hash(system.definitions),
-        start=uuid.uuid4().hex,  # not the process id, because every container has a process 1
+        start=uuid.uuid4().hex,  # a process id would not do, because it is 1 in every container
     )
 
 
 def _cleared(folder: Path) -> None:
-    """Empty the folder that the workers of a killed service left. From now on, workers may be left behind again."""
+    """Remove the files of a killed service's workers, and mark that workers may be running from now on."""
     try:
         make_folder(folder)
         clear(folder)

@@ -1,4 +1,4 @@
-"""How far another process has applied events to online features, for workers that wait for this."""
+"""Let a worker wait until another process has applied events to the online features."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from trimtab.serving.workers.states import ServiceState
 
 _LOOK_S, _LONGEST_LOOK_S = 0.001, 0.02
-_ASK_S = 0.1  # the time between two reads of the state of that process
+_ASK_S = 0.1  # the time between two reads of that process's published state
 _KNOWN_S = 1.0  # how long the list of views is cached
 
 
 class FollowedViews:
-    """The views of a project in a process that only reads them. Threads may share the object.
+    """Tells how far events are applied, in a process that only reads online features. Threads may share this object.
 
     Args:
         system: The project that has the views.
-        wake: Wakes the process that applies events.
-        told: Returns the state that this process published last.
+        wake: Wakes the process that applies events, so that it looks for new ones.
+        told: Returns the state that the applying process published last.
     """
 
     def __init__(
@@ -40,21 +40,21 @@ class FollowedViews:
         self._known_s = -_KNOWN_S
 
     def missing(self, positions: Mapping[str, int]) -> int:
-        """Return how many records up to `positions` of the event log the views have not applied.
+        """Return how many log records up to `positions` have not been applied to the views.
 
         Raises:
-            Unavailable: The stored views are gone and have not been rebuilt yet.
-            Corrupt: The stored views are damaged. The message has the command that repairs them.
+            Unavailable: The stored online features are gone and have not been rebuilt yet.
+            Corrupt: The stored online features are damaged. The message has the command that repairs them.
         """
         state = self._system.state
         state.online.reopen_if_replaced()
         return missing(state, self._needed(), positions)
 
     def wait_applied(self, positions: Mapping[str, int], timeout_s: float) -> None:
-        """Wait until the views have reached `positions`.
+        """Wait until all log records up to `positions` have been applied.
 
         Raises:
-            NotApplied: The views have not reached them within `timeout_s`, or events are no longer applied.
+            NotApplied: The records were not applied within `timeout_s`, or events are no longer applied at all.
         """
         begun_s = checked_s = time.monotonic()
         look_s = _LOOK_S

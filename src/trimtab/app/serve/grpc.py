@@ -1,4 +1,4 @@
-"""gRPC for a served project, by the setting `serve.grpc_port`. Every answering process serves it next to HTTP."""
+"""Serve a project over gRPC as well, if `serve.grpc_port` is set. Every answering process does so next to HTTP."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ MakeGrpc: TypeAlias = "Callable[[HttpService, InferenceService], Server]"
 
 
 class GrpcAddress(msgspec.Struct, frozen=True):
-    """The address of the gRPC server."""
+    """The address at which the gRPC server listens."""
 
     host: str
-    port: int  # the port; 0 for any free port
-    shared: bool = False  # whether several processes share the port
+    port: int  # 0 means any free port
+    shared: bool = False  # whether several processes listen at the same port
 
 
 def grpc_address(system: System, host: str, port: int | None, workers: int) -> GrpcAddress | None:
-    """Return the address by option or setting, or None if there is no gRPC.
+    """Return the gRPC address from the option or the settings, or None if gRPC is off.
 
     Raises:
-        Misuse: Each of several processes would listen on a port of its own.
+        Misuse: The port is 0, so that each of several processes would get another port.
     """
     port = system.config.serve.grpc_port if port is None else port
     if port is None:
@@ -46,11 +46,11 @@ def grpc_address(system: System, host: str, port: int | None, workers: int) -> G
 def grpc_server(
     address: GrpcAddress | None, tls: Tls | None, announce: Callable[[str], object] | None = None
 ) -> MakeGrpc | None:
-    """Return the factory of a service's gRPC server.
+    """Return a function that makes the gRPC server of a service, or None for no gRPC.
 
     Args:
-        address: The address, or None for no gRPC.
-        tls: The certificate. With a certificate, only TLS is accepted.
+        address: The address at which to listen, or None for no gRPC.
+        tls: The certificate. If there is one, only TLS connections are accepted.
         announce: Called with the address as soon as requests are accepted.
     """
     if address is None:
@@ -67,10 +67,10 @@ def grpc_server(
 
 
 def check_grpc(address: GrpcAddress | None, tls: Tls | None) -> None:
-    """Refuse once, before any worker starts, what every worker would refuse.
+    """Check the gRPC settings before any worker starts, because otherwise every worker would fail.
 
-    No other service may use the port. If workers of another service shared it, each service would get some requests of
-    the other.
+    The port must not be in use by another service. If workers of two services shared it, each service would get some of
+    the other's requests.
 
     Raises:
         Misuse: The certificate cannot be used.
@@ -85,7 +85,7 @@ def check_grpc(address: GrpcAddress | None, tls: Tls | None) -> None:
 
 
 def _certificate(tls: Tls | None) -> tuple[bytes, bytes] | None:
-    """Return the private key and the certificate, which are the same as for HTTPS.
+    """Return the private key and the certificate, which are those of HTTPS.
 
     Raises:
         Misuse: The files cannot be used, or the required TLS version is newer than gRPC supports.
@@ -94,5 +94,5 @@ def _certificate(tls: Tls | None) -> tuple[bytes, bytes] | None:
         return None
     if tls.least != "1.2":
         raise Misuse(f"gRPC: tls_min={tls.least!r}, but gRPC takes TLS 1.2 too. Serve without gRPC, or set 1.2.")
-    tls_context(tls)  # raises if the files are wrong
+    tls_context(tls)  # raises an error if the files are wrong
     return (tls.key or tls.cert).read_bytes(), tls.cert.read_bytes()

@@ -1,4 +1,4 @@
-"""What the further routes of a project's service do."""
+"""Carry out requests about models, versions, aliases, features, labels and predictions for the HTTP routes."""
 
 from __future__ import annotations
 
@@ -46,34 +46,34 @@ if TYPE_CHECKING:
 
 
 class ProjectModels:
-    """The `ModelOperations` of a project."""
+    """What the routes about models do (`ModelOperations`), for one project."""
 
     def __init__(self, system: System) -> None:
         self._system = system
 
     def models(self) -> list[ModelShown]:
-        """Return the deployments."""
+        """Return all deployments of the project."""
         return [self._model(name) for name in self._system.definitions.deployments]
 
     def versions(self, model: str) -> list[VersionShown]:
-        """Return every version of a model, oldest first."""
+        """Return all versions of a model, oldest first."""
         self._known(model)
         return [_version(found) for found in search_versions(self._system, model)]
 
     def version(self, model: str, reference: str) -> VersionShown:
-        """Return a version, with its signature if its artifact is kept."""
+        """Return a version. Its signature is included if its artifact still exists."""
         wanted = self._version(model, reference)
         found = next(one for one in search_versions(self._system, model) if one.version.id == wanted.id)
         return _version(found, signature=None if found.removed else version_signature(self._system, wanted.id))
 
     def page(self, model: str) -> str:
-        """Return the quality of a model as a page of HTML."""
+        """Return an HTML page about the quality of a model."""
         from trimtab.app.inspect.quality_page import quality_page
 
         return quality_page(self._system, model)
 
     def stages(self, model: str) -> list[StageShown]:
-        """Return the stages of a model's loop: the finished, the current and the next."""
+        """Return the finished, current and next stages of a model's training loop."""
         self._known(model)
 
         def at(at_us: int | None) -> str | None:
@@ -85,7 +85,7 @@ class ProjectModels:
         ]
 
     def aliases(self, model: str) -> list[AliasShown]:
-        """Return the aliases of a model, by name."""
+        """Return the aliases of a model, sorted by name."""
         self._known(model)
         registry = self._system.registry
         needs = registry.needs(model)
@@ -104,11 +104,11 @@ class ProjectModels:
         ]
 
     def move(self, model: str, alias: str, move: Move, *, actor: str) -> AliasMove:
-        """Move an alias. If the alias affects answers, a row of the ledger is written as well."""
+        """Move an alias. If the alias decides which version answers, this is recorded in the ledger of decisions."""
         self._known(model)
         expected = None if move.expected is None else self._version(model, move.expected, "expected").id
         version, registry = self._version(model, move.version, "version"), self._system.registry
-        if alias != CHAMPION:  # the champion needs a gate record even if a reason is given
+        if alias != CHAMPION:  # a stated reason does not replace the passed gate that a champion needs
             check_ungated(f"alias {model}@{alias} to {version.name}", registry.passed_gate(version), move.why)
         return registry.move(
             model,
@@ -122,7 +122,7 @@ class ProjectModels:
         )
 
     def roll_back(self, model: str, alias: str, back: RollBack, *, actor: str) -> AliasMove:
-        """Move an alias back to its previous version, if it still points to the expected version."""
+        """Move an alias back to its previous version, unless it no longer points to the expected version."""
         self._known(model)
         return self._system.registry.roll_back(
             model,
@@ -134,7 +134,7 @@ class ProjectModels:
         )
 
     def ask_repair(self, model: str, wanted: AskRepair, *, actor: str) -> RepairAsked:
-        """Request a candidate at the next tick of the loop. A newer request replaces an older one."""
+        """Request a new candidate in the next pass of the training loop. A newer request replaces an older one."""
         self._known(model)
         check_reason(f"repair of {model!r}", wanted.why)
         at_us = self._system.clock.now_us()
@@ -143,7 +143,7 @@ class ProjectModels:
         return RepairAsked(model=model, at_us=at_us, actor=actor, why=requested.why)
 
     def _ledgered(self, alias: str, act: str) -> Ledgered | LedgeredArm | None:
-        """Return the writer of the ledger's row, if the alias affects answers. # D85"""
+        """Return an object that records the move in the ledger, or None if the alias affects no answers.  # D85"""
         if alias in ARMS:
             return LedgeredArm(self._system)
         return Ledgered(self._system, act) if alias == CHAMPION else None
@@ -165,7 +165,7 @@ class ProjectModels:
         self._system.definitions.deployment(model)
 
     def _version(self, model: str, reference: str | int, field: str = "version") -> Version:
-        """Return the version of a model that is given by its number, name, alias or address."""
+        """Return the version of a model with the given number, name, alias or id."""
         text = str(reference)
         self._known(model)
         if text.isdecimal() and len(text) < 10:
@@ -180,11 +180,11 @@ class ProjectModels:
 
 
 class ProjectRecords:
-    """The `RecordOperations` of a project.
+    """What the routes about features, labels and predictions do (`RecordOperations`), for one project.
 
     Args:
         system: The project.
-        find: Finds a prediction by its id. It gives up at a deadline.
+        find: Finds a prediction by its id. It stops searching at a deadline.
     """
 
     def __init__(self, system: System, find: Callable[[str, float | None], Prediction]) -> None:
@@ -192,7 +192,7 @@ class ProjectRecords:
         self._find = find
 
     def features(self, entity: str, key: Sequence[str], model: str | None) -> EntityFeatures:
-        """Return the current online features of an entity, from all views or from the views of a model."""
+        """Return the current online features of an entity, from all views or from those of a model."""
         system = self._system
         if model is None:
             views = system.live.views()
@@ -217,9 +217,9 @@ class ProjectRecords:
     def label_events(
         self, model: str, rows: Sequence[LabelRow], until_s: float | None = None
     ) -> tuple[str, list[dict[str, object]]]:
-        """Return the source of the model's label, and the events of that source for these labels.
+        """Return the name of the source of the model's labels, and one event of that source for each label.
 
-        Predictions that the labels name are searched until `until_s` (`perf_counter`).
+        If a label names a prediction, that prediction is searched for until `until_s` (a time of `perf_counter`).
         """
         declared = self._system.definitions.deployment(model).model
         label, key = declared.label, declared.request.key_dtype
@@ -231,11 +231,11 @@ class ProjectRecords:
         return label.source.name, events
 
     def find(self, prediction_id: str, until_s: float | None = None) -> Prediction:
-        """Return the prediction with an id. It is searched until `until_s` (`perf_counter`)."""
+        """Return the prediction with an id. The search ends at `until_s` (a time of `perf_counter`)."""
         return self._find(prediction_id, until_s)
 
     def why(self, prediction: Prediction) -> Explanation:
-        """Return everything behind a prediction."""
+        """Return everything that led to a prediction: see `Explanation`."""
         from trimtab.app.inspect.explain import explain_found
 
         return explain_found(self._system, prediction)
@@ -297,7 +297,7 @@ class ProjectRecords:
 
 
 def _readers(definitions: Definitions, label: Label) -> dict[str, str]:
-    """Return the columns of a label's source that a label may set, each with the name of what reads it."""
+    """Return the columns that a label event may set, each with the name of something that reads it."""
     source = label.source
     readers: dict[str, str] = {}
     for name, model in definitions.models.items():
@@ -312,9 +312,10 @@ def _readers(definitions: Definitions, label: Label) -> dict[str, str]:
 
 
 def _left_out(source: str, lost: dict[str, str], number: int) -> InvalidField:
-    """Describe the columns that are read and that a label leaves out.
+    """Return the error for a label that leaves out columns that something reads.
 
-    These columns would become null for all readers, because the newest event of a key counts. # D21
+    The newest event of a key replaces the earlier ones, so these columns would become null for everything that reads
+    them.  # D21
     """
     field = next(iter(lost))
     readers = ", ".join(f"{column!r} ({who} reads it)" for column, who in lost.items())
@@ -356,7 +357,7 @@ def _values(view: View, key: Sequence[str]) -> list[str | int]:
 
 
 def _key_value(text: str | int, dtype: Dtype, field: str) -> str | int:
-    """Return a key with the type of its column."""
+    """Return a key converted to the type of its column."""
     if dtype != "int":
         return str(text)
     try:

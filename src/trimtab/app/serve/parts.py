@@ -1,4 +1,4 @@
-"""Parts that the service, the engine and its workers share."""
+"""Functions that the one-process service, the supervising process and its workers share."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ if TYPE_CHECKING:
     from trimtab.serving.log.prediction_log import PredictionLog
 
 
-FILL_S = 10.0  # how long a start waits for features to be filled
+FILL_S = 10.0  # how long the start waits until online features are filled
 
 T = TypeVar("T")
 
-_LEFT_S = GRACE_S + 5.0  # by then, orphaned workers of a killed supervisor have released the port
+_LEFT_S = GRACE_S + 5.0  # after this time, workers whose supervisor was killed have released the port
 
 _LOOK_S = 0.05
 
-_MARK = "connections"  # a file made by `accepting` before the first worker and removed after the last
+_MARK = "connections"  # a file that exists while workers may be running; made and removed by `accepting`
 
 
 def when_port_is_free(folder: Path, take: Callable[[], T]) -> T:
     """Return the result of `take`, which listens at a port.
 
-    As long as workers of a killed service may hold the port, `take` is tried again. The mark of such workers is kept
-    until the port is taken. So if this start is killed while it waits, the next start finds the mark. Without a mark,
-    there is no wait.
+    If a service was killed, its workers may still hold the port for a while, and `take` is called again until they end.
+    A file, the mark, tells that such workers may exist. The mark is kept until the port is taken, so that it is still
+    found if this start is killed while it waits. Without a mark, `take` is called only once.
 
     Args:
-        folder: The folder of the service's processes.
+        folder: The folder in which the service's processes keep their files.
         take: Listens at the port, or checks whether that is possible.
 
     Raises:
-        Unavailable: The error of `take`, raised at once or after the wait.
+        Unavailable: `take` raised this error, at once or after the wait.
     """
     end_s = monotonic() + _LEFT_S
     while True:
@@ -67,7 +67,7 @@ def when_port_is_free(folder: Path, take: Callable[[], T]) -> T:
                 raise
             if monotonic() >= end_s:
                 with suppress(OSError):
-                    accepting.end(folder)  # another service has the port, so the next start fails at once
+                    accepting.end(folder)  # another service has the port, so the next start need not wait
                 raise
         sleep(_LOOK_S)
 
@@ -77,7 +77,7 @@ def _is_taken(error: Unavailable) -> bool:
 
 
 def _may_be_left(folder: Path) -> bool:
-    """Return whether a service had workers and did not see them end."""
+    """Return whether workers of an earlier service may still be running."""
     return (folder / _MARK).exists()
 
 
@@ -93,25 +93,25 @@ def http_service(
     ready: Callable[[], str | None],
     grpc: MakeGrpc | None = None,
 ) -> HttpService:
-    """Return the HTTP service of this process, which serves every deployment.
+    """Return the HTTP service of this process, with endpoints for all deployments.
 
     Args:
         system: The project that is served.
-        opened: Closes the parts of the service.
+        opened: Closes the parts of the service at its end.
         log: The prediction log.
-        metrics: Gets the metrics of the service.
+        metrics: Receives the metrics of the service.
         host: The address at which the service listens.
         workers: The number of answering processes.
         wait_applied: Waits until events are applied to the online features.
-        ready: Returns what is missing before the service can answer, or None if it is ready.
+        ready: Returns why the service cannot answer yet, or None if it can.
         grpc: Creates the gRPC server.
     """
     models = [system.served(name) for name in system.definitions.deployments]
     spools, answers = system.state.spools, system.state.predictions
-    if isinstance(answers, BufferedLog):  # answers do not wait for the log, but survive the end of the process
+    if isinstance(answers, BufferedLog):  # answers are buffered in a file, which survives the end of the process
         answers.open()
     else:
-        recover_spools(spools, system.predictions)  # a killed service may have left buffered answers
+        recover_spools(spools, system.predictions)  # move answers that a killed service left in buffers into the log
     status = opened.enter_context(SharedStatus(spools))
     service = HttpService(
         [model.endpoint for model in models],
@@ -140,13 +140,13 @@ def print_grpc(address: str) -> None:
 
 
 def limits(system: System) -> Limits:
-    """Return the limits of requests by the settings."""
+    """Return the limits of requests from the settings."""
     settings = system.config.serve
     return Limits(body_bytes=settings.max_body_bytes, bodies_bytes=settings.max_bodies_bytes, rows=settings.max_rows)
 
 
 def tls_of(system: System) -> Tls | None:
-    """Return the certificate by the settings, or None for plain HTTP."""
+    """Return the certificate named in the settings, or None for plain HTTP."""
     settings, folder = system.config.serve, system.config.folder
     if settings.tls_cert is None:
         return None
@@ -155,7 +155,7 @@ def tls_of(system: System) -> Tls | None:
 
 
 def show_engine(system: System, metrics: Metrics, applier: Applier, background: BackgroundTasks) -> None:
-    """Register the metrics of the applier and of the loop."""
+    """Register the metrics of the thread that applies events and of the training loops."""
     lag = "trimtab_views_lag_records", "Records of the event log not applied yet."
     metrics.gauge(*lag, (), lambda: {(): applier.lag_records()})
     metrics.counted(
@@ -169,7 +169,7 @@ def show_engine(system: System, metrics: Metrics, applier: Applier, background: 
 
 
 def what_hinders(system: System, applier: Applier) -> str | None:
-    """Return why events cannot be recorded or applied, or None if they can."""
+    """Return why events cannot be recorded or applied to online features, or None if they can."""
     if (jump := system.state.clock_jump()) is not None:
         return jump
     if applier.failure:
@@ -178,17 +178,17 @@ def what_hinders(system: System, applier: Applier) -> str | None:
 
 
 def stands_still(system: System, applier: Applier, begun: Mapping[str, int]) -> str | None:
-    """Return why online features do not follow the log, or None if they do.
+    """Return why online features do not keep up with the log, or None if they do.
 
     Args:
         system: The project that is served.
-        applier: Applies events to the features.
-        begun: The positions of the log at the start of the service. Below them, features are still being filled.
+        applier: The thread that applies events to online features.
+        begun: The log positions at the start of the service. Until they are reached, features are still being filled.
 
     Raises:
         Corrupt: The features are damaged. The message has the command that repairs them.
     """
-    left = system.views.missing(begun)  # from the store, not the applier: it may have been replaced
+    left = system.views.missing(begun)  # counted in the store, which another process may have replaced
     if hindrance := what_hinders(system, applier):
         return hindrance
     return f"online features are being filled: {left:,} records to apply." if left else None

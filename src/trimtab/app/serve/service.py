@@ -1,4 +1,4 @@
-"""`trimtab serve` in one process: HTTP, the applier, the learners and the loop."""
+"""Run `trimtab serve` in a single process: HTTP, applying events, online learning and training loops."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def serve_project(
     grpc_port: int | None = None,
     grpc_ready: Callable[[str], object] | None = None,
 ) -> None:
-    """See `Project.serve`."""
+    """Serve a project until the process is told to stop; see `Project.serve`."""
     settings = system.config.serve
     host, port = host or settings.host, settings.port if port is None else port
     count = settings.workers if workers is None else workers
@@ -96,15 +96,15 @@ def serve_project(
         )
         background.follow()
         opened.enter_context(background.start())
-        with suppress(Unavailable):  # the readiness check shows this; requests get the features that exist
+        with suppress(Unavailable):  # the readiness check reports it; until then, answers use the features that exist
             applier.wait_applied(begun, FILL_S)
         listener = opened.enter_context(when_port_is_free(folder, lambda: listen(host, port)))
-        accepting.end(folder)  # orphaned workers of an earlier service have ended
+        accepting.end(folder)  # all workers of an earlier service have ended
         _write_cache_metrics(system, opened, folder)
         opened.callback(remove_state, folder)
 
         def announce(url: str) -> None:
-            with suppress(OSError):  # on a full disk, clients use the address in the settings
+            with suppress(OSError):  # if the disk is full, clients use the address in the settings
                 make_folder(folder)
                 now_us = time_ns() // 1_000
                 write_state(folder, ServiceState(pid=os.getpid(), url=url, at_us=now_us, workers=[]))
@@ -114,11 +114,14 @@ def serve_project(
 
 
 def _write_cache_metrics(system: System, opened: ExitStack, folder: Path) -> None:
-    """Write the metrics of score caches for `trimtab status`. Workers write all their metrics instead."""
+    """Write the metrics of score caches to a file for `trimtab status`.
+
+    With several workers, each worker writes all of its metrics instead.
+    """
     cached = [name for name, one in system.definitions.deployments.items() if one.cache is not None]
-    with suppress(OSError):  # on a full disk, `status` shows no score caches
+    with suppress(OSError):  # if the disk is full, `status` shows no score caches
         make_folder(folder)
-        clear(folder)  # the state of a killed service
+        clear(folder)  # remove the files of a service that was killed
     if cached:
         figures = SharedMetrics(folder, "1")
         show_cached(figures, [system.served(name).endpoint for name in cached])
@@ -126,10 +129,10 @@ def _write_cache_metrics(system: System, opened: ExitStack, folder: Path) -> Non
 
 
 def refuse_lost_keys(system: System) -> None:
-    """Refuse to serve if API keys existed and are gone, unless the settings say who may call. # D0096
+    """Raise an error if API keys existed and are lost, unless the settings say that no key is needed.  # D0096
 
     Raises:
-        Corrupt: The catalogue was lost, or it is older than the first key.
+        Corrupt: The catalogue was lost, or it was restored from a time before the first key.
     """
     if system.config.serve.require_key is None and system.keys.lost():
         raise Corrupt(
@@ -140,7 +143,7 @@ def refuse_lost_keys(system: System) -> None:
 
 
 def open_to_all(system: System, host: str) -> str | None:
-    """Return the warning for a service that other machines reach and that needs no key, or None otherwise."""
+    """Return a warning if other machines can reach a service that needs no key, and otherwise None."""
     required = system.config.serve.require_key
     closed = system.keys.ever() if required is None else required
     if closed or is_loopback(host):

@@ -1,4 +1,4 @@
-"""The access log and the traces of a service, by the settings."""
+"""The access log and the OpenTelemetry traces of a service, as far as the settings turn them on."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ OFF = "off"
 
 
 def check_telemetry(system: System, workers: int) -> None:
-    """Refuse once, before any worker starts, what each of several workers would refuse.
+    """Check the telemetry settings before any worker starts, because otherwise every worker would fail.
 
     Raises:
-        Misuse: The access log of several processes cannot be written to standard output.
+        Misuse: Several processes cannot write one access log to standard output.
     """
     if workers > 1 and system.config.serve.access_log == STANDARD_OUTPUT:
         raise Misuse('serve.access_log="-": standard output is for one process. Name a file, or serve with workers=1.')
 
 
 def open_telemetry(system: System, opened: ExitStack) -> Telemetry | None:
-    """Return the request telemetry, or None if none is configured.
+    """Return the telemetry of requests, or None if the settings turn none on.
 
     Raises:
-        Misuse: Traces need the extra `otel`.
+        Misuse: Traces are turned on, but the extra `otel` is not installed.
         Unavailable: The access log cannot be written.
     """
     settings = system.config.serve

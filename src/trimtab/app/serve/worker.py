@@ -1,4 +1,4 @@
-"""One worker of `trimtab serve`: a process that only answers requests."""
+"""A worker process of `trimtab serve`, which only answers requests."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 _LOAD_S, _RETRY_S = 3.0, 0.5
-_OVER_S = 2.0  # time beyond the grace period in which to close everything
-_SILENT_US = 10_000_000  # the applying process counts as stopped after so long without progress
+_OVER_S = 2.0  # additional seconds after the grace period for closing everything
+_SILENT_US = 10_000_000  # after this time without progress, the process that applies events counts as stopped
 
 
 class WorkerTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,17 +35,17 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True):
     slot: int  # the number of the worker, from 1
     count: int  # the number of workers
     project: ProjectSpec
-    folder: str  # the folder of the service's processes
-    ahead_us: int | None  # the offset of the project's clock to the monotonic clock; None: system clock
-    fill_s: float  # how long to wait for online features
-    grace_s: float  # how long requests in flight have at the end
-    definitions: str  # the hash of the definitions when the service started
+    folder: str  # the folder in which the service's processes keep their files
+    ahead_us: int | None  # the project's clock minus the monotonic clock; None for the system's clock
+    fill_s: float  # how long to wait until online features are filled
+    grace_s: float  # how long running requests may continue at the end
+    definitions: str  # the hash of the definitions with which the service started
     grpc: GrpcAddress | None = None
-    start: str = ""  # the id of the service, for its metrics
+    start: str = ""  # an id of this start of the service, for its metrics
 
 
 def main(line_fd: int, listener_fd: int) -> None:
-    """Answer until the supervisor ends or tells the worker to end."""
+    """Answer requests until the supervisor ends or tells this worker to end."""
     from trimtab.core.clock import ShiftedClock
     from trimtab.serving.http.requests.threads import exit_now
 
@@ -63,16 +63,16 @@ def main(line_fd: int, listener_fd: int) -> None:
 
 
 def definitions_hash(definitions: Definitions) -> str:
-    """Return the hash of everything that a project file declares, except descriptions."""
+    """Return a hash of everything that a project file declares, except descriptions."""
     from trimtab.app.state.documents import documents, formats_of
 
     return content_hash([[key, one.hash, formats_of(one)] for key, one in sorted(documents(definitions).items())])
 
 
 def _definitions(file: Path) -> Definitions:
-    """Return the definitions that the project file has now.
+    """Return the definitions in the project file as it is now.
 
-    The service could read them when it started.
+    The file was readable when the service started, but may have changed since.
 
     Raises:
         TrimtabError: The definitions can no longer be read.
@@ -87,7 +87,7 @@ def _definitions(file: Path) -> Definitions:
 
 
 def _end_alone(grace_s: float) -> None:
-    """End the worker in good order although its supervisor is gone. # D92"""
+    """End this worker properly although its supervisor is gone.  # D92"""
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(grace_s + _OVER_S)
     os._exit(1)
@@ -139,7 +139,7 @@ def answer(system: System, task: WorkerTask, line: WorkerChannel, listener: sock
 
 
 def _load(background: BackgroundTasks) -> None:
-    """Load every version in service. A load that fails is retried for a short time, while other workers answer."""
+    """Load all deployed versions. If a load fails, it is tried again for a short time, while other workers answer."""
     end_s = time.monotonic() + _LOAD_S
     background.follow()
     while background.failures and time.monotonic() < end_s:
@@ -148,7 +148,7 @@ def _load(background: BackgroundTasks) -> None:
 
 
 def missing_here(task: WorkerTask, left: int) -> str | None:
-    """Return why online features do not follow the log, or None if they do."""
+    """Return why online features do not keep up with the log, or None if they do."""
     from trimtab.serving.workers.states import read_state
 
     state = read_state(Path(task.folder))
@@ -163,7 +163,7 @@ def missing_here(task: WorkerTask, left: int) -> str | None:
 
 
 def _stands(task: WorkerTask) -> bool:
-    """Return whether the process that applies events has stopped doing so."""
+    """Return whether the process that applies events has stopped applying them."""
     from trimtab.serving.workers.states import read_state
 
     state = read_state(Path(task.folder))

@@ -1,1 +1,1 @@
-"""The state folder and what the catalogue keeps of a project's definitions."""
+"""The state folder of a project: its stores, its locks, and the applied definitions."""

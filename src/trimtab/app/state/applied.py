@@ -1,4 +1,4 @@
-"""Applied definitions: documents in the catalogue, with version numbers.  # D36"""
+"""Store the applied definitions of a project in its catalogue, with version numbers.  # D36"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NOW, _EVERY = "definition", "definition_version"
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
-    """A definition as it was applied. It keeps its version number as long as its content is equal."""
+    """A definition as it was applied. Its version number changes only when its content changes."""
 
     document: Document
     version: int
@@ -29,24 +29,27 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AppliedDefinitions:
-    """The definitions that were applied last, and every earlier version of each definition."""
+    """The definitions that were applied last, and all earlier versions of each definition."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._revisions: dict[str, int] = {}
 
     def now(self) -> dict[str, Applied]:
-        """Return the applied definitions by `kind/name`. Before the first apply, the result is empty."""
+        """Return the applied definitions by `kind/name`, such as `view/carrier`.
+
+        The result is empty if none have been applied yet.
+        """
         records = self._catalog.find(_NOW)
         self._revisions = {record.key: record.revision for record in records}
         return {record.key: _decoded(record.body, record.key) for record in records}
 
     def versions(self, key: str) -> list[Applied]:
-        """Return every version of a definition, oldest first."""
+        """Return all versions of a definition, oldest first."""
         return [_decoded(record.body, key) for record in self._catalog.find(_EVERY, f"{key}/")]
 
     def view_names(self) -> dict[str, str]:
-        """Return the names of all views that were ever applied, by the hash of their definition."""
+        """Return the names of all views that were ever applied, by the hash of their definitions."""
         found = (_decoded(record.body, record.key).document for record in self._catalog.find(_EVERY, "view/"))
         return {document.hash: document.name for document in found}
 
@@ -60,7 +63,7 @@ class AppliedDefinitions:
         cause: str,
         actor: str,
     ) -> Decision:
-        """Replace the applied definitions and append the row of the ledger, in one transaction.
+        """Replace the applied definitions and add a row to the ledger of decisions, in one transaction.
 
         Raises:
             Conflict: Another process applied definitions since `before` was read.
@@ -99,7 +102,7 @@ class AppliedDefinitions:
         return 1 + max((one.version for one in versions), default=0), True
 
     def _features(self, models: Sequence[Model]) -> list[Put | Remove]:
-        """Return the changes that store the models' features as documents, and that remove those of removed models."""
+        """Return the writes that store the features of these models, and that delete those of removed models."""
         changes: list[Put | Remove] = []
         for model in models:
             document = encode_features(model.features).decode()

@@ -1,4 +1,4 @@
-"""The definitions of a project file: its sources, views, models and deployments."""
+"""Load the definitions of a project file: its sources, views, models and deployments."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Named = TypeVar("Named", Source, Entity, Request, View, Model, Deployment)
 class Definitions(msgspec.Struct, frozen=True):
     """The definitions of a project, by name."""
 
-    sources: dict[str, Source]  # including the sources of requests
+    sources: dict[str, Source]  # this includes the sources that record requests
     requests: dict[str, Request]
     views: dict[str, View]
     models: dict[str, Model]
@@ -36,7 +36,7 @@ class Definitions(msgspec.Struct, frozen=True):
     entities: dict[str, Entity] = {}
 
     def placed(self, place: Callable[[Source], Source]) -> Definitions:
-        """Return the same definitions over sources whose columns have their places in stored events."""
+        """Return the same definitions with each source column at its position in stored events."""
         sources = {name: place(source) for name, source in self.sources.items()}
 
         def of(source: Source) -> Source:
@@ -102,9 +102,9 @@ def load_definitions(file: Path) -> Definitions:
 
 
 class _Compiled(SourceFileLoader):
-    """A loader that always compiles.
+    """A loader of Python files that always compiles them.
 
-    Cached bytecode would recognise an edited file only by its size and the second of the edit.
+    Cached bytecode would be used for an edited file if its size and the second of its last change were the same.
     """
 
     def get_code(self, fullname: str) -> CodeType:
@@ -118,13 +118,13 @@ def _run(file: Path) -> ModuleType:
     assert spec is not None  # a .py file always has a spec
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # the functions of the module look it up there
+    sys.modules[spec.name] = module  # functions in the file may look up their own module there
     sys.path.insert(0, str(file.parent))
     try:
         spec.loader.exec_module(module)
     except TrimtabError as error:
         raise Misuse(f"{file}{_line(error, file)}: {error}") from error
-    except (Exception, SystemExit) as error:  # the user's file may raise any error, which is shown with its line
+    except (Exception, SystemExit) as error:  # the user's file may raise anything; the error is shown with its line
         raise Misuse(f"{file}{_line(error, file)}: {type(error).__name__}: {error}{_meant(error, module)}") from error
     finally:
         sys.path.remove(str(file.parent))
@@ -135,7 +135,7 @@ def _meant(error: BaseException, module: ModuleType) -> str:
     if not isinstance(error, (AttributeError, NameError)):
         return ""
     near: list[str] = []
-    with suppress(Exception, SystemExit):  # listing names may run the file's code and fail: then no hint is given
+    with suppress(Exception, SystemExit):  # listing names may run code of the file; if it fails, no hint is given
         listed = vars(module) if isinstance(error, NameError) else getattr(error.obj, "__all__", None) or dir(error.obj)
         near = get_close_matches(error.name or "", listed, n=1)
     return f". Did you mean {near[0]!r}?" if near else ""

@@ -1,4 +1,4 @@
-"""Definitions as text documents, for the catalogue, for comparisons and for people."""
+"""Write definitions as text, to store them in the catalogue, compare them, and show them to people."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from trimtab.training.definitions import Model
 
 Kind = Literal["source", "entity", "view", "request", "model", "deployment"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Part = dict[str, str]  # text by field; "" is the field without a name
-_FORMAT_OF = "time format of"  # how the name of a note about a time format begins
+Part = dict[str, str]  # text by field name; "" names the main field, which is shown without a name
+_FORMAT_OF = "time format of"  # notes about time formats have names that begin with this
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """A definition as text."""
+    """A definition as text, part by part."""
 
     format: Literal[1] = 1
     kind: Kind
     name: str
     hash: str
-    parts: dict[str, Part]  # "" is the definition itself; other parts are columns, features and joined views
-    notes: Part  # descriptions, which do not change the meaning
+    parts: dict[str, Part]  # the definition itself ("") and its columns, features and joined views
+    notes: Part  # descriptions, which affect no values
 
     @property
     def key(self) -> str:
@@ -41,7 +41,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def documents(definitions: Definitions) -> dict[str, Document]:
-    """Return every definition of a project by `kind/name`."""
+    """Return all definitions of a project as documents, by `kind/name`."""
     found = [
         _document("source", source.name, source.hash, _source(source), source.about, _formats(source))
         for source in definitions.sources.values()
@@ -65,7 +65,7 @@ def documents(definitions: Definitions) -> dict[str, Document]:
 
 
 def formats_of(document: Document) -> Part:
-    """Return the notes about the time formats of a source, on which all workers must agree."""
+    """Return those notes of a source that are about time formats. All workers must use the same time formats."""
     return {name: said for name, said in document.notes.items() if name.startswith(_FORMAT_OF)}
 
 
@@ -90,12 +90,12 @@ def differences(before: Document, now: Document) -> list[str]:
 
 
 def note_differences(before: Document, now: Document) -> list[str]:
-    """Return the changes of descriptions between two documents."""
+    """Return the changes of notes, such as descriptions, between two documents."""
     return list(part_differences(before.notes, now.notes))
 
 
 def words_of(struct: msgspec.Struct) -> Part:
-    """Return the fields of a definition as text, without fields that have their default values."""
+    """Return the fields of a definition as text. Fields with their default values are left out."""
     out: Part = {}
     for field in msgspec.structs.fields(type(struct)):
         value = getattr(struct, field.name)
@@ -119,7 +119,7 @@ def _document(
 def _formats(source: Source) -> Part:
     """Return the time formats of a source as text.
 
-    A changed format changes how new rows are read, but nothing that is stored.  # D0178
+    If a time format changes, new rows are read differently, but stored events stay as they are.  # D0178
     """
     return {f"{_FORMAT_OF} {name}": written for name, written in source.declared_formats.items()}
 
@@ -179,7 +179,7 @@ def _deployment(deployment: Deployment) -> Part:
 
 
 def part_differences(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
-    """Yield the changes of one part, field by field, such as `over 7d -> 14d`."""
+    """Yield the changed fields of one part as text, such as `over 7d -> 14d`."""
     for field in dict.fromkeys([*before, *now]):
         one, other = before.get(field, "none"), now.get(field, "none")
         if one != other:
@@ -187,7 +187,7 @@ def part_differences(before: Mapping[str, str], now: Mapping[str, str]) -> Itera
 
 
 def phrase_of(part: Part) -> str:
-    """Return a part as one line of text."""
+    """Return a part of a document as one line of text."""
     return ", ".join(f"{field} {words}".strip() for field, words in part.items())
 
 

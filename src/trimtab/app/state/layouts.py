@@ -1,4 +1,4 @@
-"""The places of sources' columns in stored events, kept in the catalogue.  # D34"""
+"""Store in the catalogue at which position each column of a source is in stored events.  # D34"""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class Layouts:
-    """The layouts of a project's sources.
+    """The layouts of a project's sources: which column is at which position in stored events.
 
-    Looking up a place writes nothing. A new column has a place from then on, and `note` stores the place before the
-    first event with this column. So the catalogue knows the type of every column that was ever recorded, even if the
-    events are removed. # D34
+    A new column gets its position when it is first looked up. The position is stored by `note`, before the first event
+    with this column is recorded. So the catalogue knows the type of every column that was ever recorded, even after its
+    events were removed.  # D34
 
     Args:
-        state: The state folder, which has the catalogue.
+        state: The state folder, which contains the catalogue.
     """
 
     def __init__(self, state: State) -> None:
@@ -34,11 +34,11 @@ class Layouts:
         self._now = {name: layout for name, (layout, _) in self._kept.items()}
 
     def kept(self, source: str) -> Layout | None:
-        """Return the stored places of a source's columns, or None before the first event of the source."""
+        """Return the stored layout of a source, or None before its first event."""
         return self._kept[source][0] if source in self._kept else None
 
     def place(self, source: Source) -> Source:
-        """Return a source with each column at its place in stored events.
+        """Return a source with each column at its position in stored events.
 
         Raises:
             Misuse: A column is declared with another type than it has in recorded events.
@@ -52,19 +52,19 @@ class Layouts:
         return laid_out(source, self._now[source.name])
 
     def note(self, source: str) -> None:
-        """Store the layout of a source before the first event that has this layout.
+        """Store the layout of a source. This must happen before the first event with this layout.
 
         Raises:
-            Conflict: Another process has stored other columns since.
+            Conflict: Another process has stored other columns meanwhile.
         """
         self._now[source] = msgspec.structs.replace(self._now[source], recorded=True)
         self._write([source])
 
     def keep(self) -> None:
-        """Store the new columns of sources that are in the catalogue already.
+        """Store the positions of new columns, for sources that have a stored layout already.
 
         Raises:
-            Conflict: Another process has stored other columns since.
+            Conflict: Another process has stored other columns meanwhile.
         """
         self._write(list(self._kept))
 
@@ -103,7 +103,7 @@ class Layouts:
     def _was_recorded(self, source: str) -> bool:
         """Return whether a source has events in the log or in tables of record.
 
-        This is needed for an earlier trimtab, which stored no layouts.
+        This is needed for projects of an earlier trimtab, which stored no layouts.
         """
         events, catalog = self._state.events, self._state.catalog
         table = self._state.table(source, make=False)

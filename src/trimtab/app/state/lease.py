@@ -1,4 +1,4 @@
-"""Exclusive leases: a catalogue record that a thread renews, and a file lock that ends with its holder."""
+"""Exclusive leases: a catalogue record that a thread keeps renewing, and a file lock that ends with the process."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _LOOK_S = 0.05  # the time between two attempts while another process holds the 
 
 
 class Lease:
-    """A lease in the catalogue that at most one object in all processes holds.
+    """A lease, held by at most one object in all processes at a time.
 
-    A lock on a file of the state folder belongs to the lease. The system frees this lock when the process of the holder
-    dies, so that the next holder need not wait until the lease expires.
+    It is stored in the catalogue and comes with a lock on a file of the state folder. The operating system frees this
+    lock when the holder's process dies, so that the next holder need not wait until the lease expires.
 
     Args:
         catalog: The catalogue that stores the lease.
@@ -34,7 +34,7 @@ class Lease:
     """
 
     def __init__(self, catalog: Catalog, name: str, folder: Path, *, ttl_s: float = LEASE_S) -> None:
-        self.holder = uuid.uuid4().hex  # not the process id: every container has a process 1
+        self.holder = uuid.uuid4().hex  # a process id would not do, because it is 1 in every container
         self._catalog = catalog
         self._name = name
         self._path = folder / f"{name}.lock"
@@ -52,11 +52,11 @@ class Lease:
 
     @contextmanager
     def taken(self, otherwise: str, *, patience_s: float = 0.0) -> Iterator[None]:
-        """Hold the lease for the block.
+        """Hold the lease while the block runs.
 
         Args:
             otherwise: The error message if another process holds the lease.
-            patience_s: How many seconds to wait for another holder.
+            patience_s: How many seconds to wait while another process holds the lease.
 
         Raises:
             Conflict: Another process still holds the lease.
@@ -70,12 +70,12 @@ class Lease:
             self.release()
 
     def take(self, *, patience_s: float = 0.0) -> bool:
-        """Acquire the lease and renew it in a thread until `release`.
+        """Acquire the lease, and let a thread renew it until `release` is called.
 
         Return False if another process still holds the lease.
 
         Args:
-            patience_s: How many seconds to wait for another holder.
+            patience_s: How many seconds to wait while another process holds the lease.
 
         Raises:
             Unavailable: The lock file or the catalogue cannot be written now.
@@ -88,7 +88,7 @@ class Lease:
         return True
 
     def release(self) -> None:
-        """Release the lease. Nothing happens if it is not held."""
+        """Release the lease if this object holds it."""
         lock, self._lock = self._lock, None
         if lock is None:
             return
@@ -101,7 +101,7 @@ class Lease:
             lock.release()
 
     def free(self) -> bool:
-        """Return whether the lease is free, as far as this can be told without writing."""
+        """Return whether no one holds the lease, as far as this can be found out without writing."""
         try:
             return self._lock is None and not FileLock.is_held(self._path)
         except OSError as error:
@@ -139,7 +139,10 @@ class Lease:
             raise Unavailable(f"{self._path}: cannot be made ({error}). Check space and access.") from error
 
     def _release_the_dead(self) -> None:
-        """Release the lease of a holder that has died, which is known because its lock file was free."""
+        """Remove the lease record of a process that has died.
+
+        The caller holds the file lock, so the process that wrote the record must be dead.
+        """
         if self._holder_path.exists():
             self._catalog.release(self._name, self._holder_path.read_text())
 

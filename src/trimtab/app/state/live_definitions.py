@@ -1,4 +1,4 @@
-"""The feature definitions in use: applied definitions, and those of versions that an alias names.  # D35"""
+"""Find the feature definitions in use: the applied ones, and those of versions to which an alias points.  # D35"""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from trimtab.steering.loop_state import LoopState
 from trimtab.store.ports import Blob, Catalog
 from trimtab.training.fitting.artifact import decode_artifact
 
-APPLIED = "applied_features"  # the kind of catalogue record with the definitions applied for a model
-_MOST = 1_024  # the most versions whose definitions are cached
+APPLIED = "applied_features"  # the kind of the catalogue records with the feature definitions applied for each model
+_MOST = 1_024  # the maximum number of versions whose definitions are cached
 
 
 class AppliedFeatures(msgspec.Struct, frozen=True):
-    """The feature definitions applied for a model."""
+    """The feature definitions that were applied for a model."""
 
     hash: str
-    document: str  # written by `encode_features`
+    document: str  # the definitions as encoded by `encode_features`
 
 
 class LiveDefinitions:
-    """The feature definitions for which online features are kept.
+    """Finds the feature definitions for which online features must be kept up to date.
 
     Args:
         definitions: The definitions of the project file.
-        registry: The versions.
-        catalog: Has the applied definitions and the pending promotions.
-        blob: Has the artifacts of versions, which contain their definitions.
-        place: Returns a source with each column at its place in stored events.
-        clock: Tells for how long a version has been out of service.
+        registry: The registered versions and their aliases.
+        catalog: Holds the applied definitions and the promotions that are about to happen.
+        blob: Holds the artifacts of versions, which contain their definitions.
+        place: Returns a source with each column at its position in stored events.
+        clock: Gives the time, to tell how long ago a champion was replaced.
     """
 
     def __init__(
@@ -61,19 +61,19 @@ class LiveDefinitions:
         self._blob = blob
         self._place = place
         self._clock = clock
-        self._begun = {record.key: record.body for record in catalog.find(APPLIED)}  # as applied when the file was read
-        self._mutex = threading.Lock()  # guards the cache; it is not held during reads
-        self._of_version: OrderedDict[str, FeatureSet] = OrderedDict()  # by version id, least recently used first
-        self._applied: dict[str, FeatureSet] = {}  # by the hash of the definitions
+        self._begun = {record.key: record.body for record in catalog.find(APPLIED)}  # applied when the file was read
+        self._mutex = threading.Lock()  # protects the cache; not held while definitions are read
+        self._of_version: OrderedDict[str, FeatureSet] = OrderedDict()  # a cache by version id, oldest use first
+        self._applied: dict[str, FeatureSet] = {}  # a cache by the hash of the stored definitions
 
     def of(self, version: Version, loaded: LoadedModel | None = None) -> FeatureSet:
-        """Return the definitions that a version was trained with.
+        """Return the feature definitions that a version was trained with.
 
-        Where they equal definitions of the project file, the objects of the project file are returned.
+        If they equal the definitions of the project file, the project file's own objects are returned.
 
         Args:
             version: The version.
-            loaded: The version in memory, if it is there, so that its artifact, which may be large, is not read again.
+            loaded: The loaded version, if it is in memory. Then its artifact, which may be large, is not read again.
 
         Raises:
             Misuse: The version was stored without its definitions, and those of the project file differ.
@@ -95,17 +95,14 @@ class LiveDefinitions:
         return found
 
     def request_of(self, version: str) -> Request | None:
-        """Return the request definition that a version was trained with, or None if it is unknown.
-
-        The version is given by its id.
-        """
+        """Return the request definition that a version, given by its id, was trained with, or None if it is unknown."""
         try:
             return self.of(self._registry.get(version)).request
-        except (NotFound, Misuse, Corrupt):  # erased, or in a form of an earlier trimtab that is not read any more
+        except (NotFound, Misuse, Corrupt):  # the version was erased, or its format is no longer read
             return None
 
     def applied(self, model: str) -> FeatureSet | None:
-        """Return the definitions applied for a model, or None before the first apply."""
+        """Return the feature definitions applied for a model, or None if none were applied yet."""
         record = self._catalog.get(APPLIED, model)
         if record is None:
             return None
@@ -116,7 +113,7 @@ class LiveDefinitions:
         return self._applied[found.hash]
 
     def check_newest(self, model: str) -> None:
-        """Refuse to train if newer definitions were applied since the project file was read.
+        """Raise an error if newer definitions were applied since the project file was read, so that none are trained.
 
         Raises:
             Conflict: Newer definitions were applied.
@@ -131,10 +128,10 @@ class LiveDefinitions:
             )
 
     def versions(self, model: str) -> list[Version]:
-        """Return the versions of a model whose definitions are needed.
+        """Return the versions of a model whose features must be kept up to date.
 
-        These are the versions that an alias names and a version that is about to be promoted. During the cooldown after
-        a promotion, the replaced champion is needed as well.
+        These are the versions to which an alias points, and a version that is about to be promoted. After a promotion,
+        the replaced champion remains one of them during the cooldown.
         """
         moves = self._registry.aliases(model)
         needed = [move.version for move in moves.values()]
@@ -150,18 +147,18 @@ class LiveDefinitions:
         return [self._registry.get(address) for address in dict.fromkeys(needed)]
 
     def features(self) -> dict[str, list[FeatureSet]]:
-        """Return by model the definitions that online features must be kept for."""
+        """Return by model the definitions whose online features must be kept up to date."""
         found: dict[str, list[FeatureSet]] = {}
         for name in self._models():
             sets: list[FeatureSet] = []
             for version in self.versions(name):
                 try:
                     sets.append(self.of(version))
-                except (Misuse, Corrupt):  # in an earlier form: predictions fail with a message
+                except (Misuse, Corrupt):  # stored in an earlier format, with which predictions fail with a message
                     continue
             try:
                 applied = self.applied(name)
-            except Corrupt:  # in an earlier form; its views are filled at a promotion
+            except Corrupt:  # stored in an earlier format; the views are filled when the version is promoted
                 applied = None
             deployment = self._definitions.deployments.get(name)
             if applied is not None:
@@ -172,7 +169,7 @@ class LiveDefinitions:
         return found
 
     def views(self) -> list[View]:
-        """Return the views of all these definitions, each definition once."""
+        """Return the views of all these definitions. Equal views are returned once."""
         sets = [features for of_model in self.features().values() for features in of_model]
         return list({view.hash: view for features in sets for view in features.views}.values())
 

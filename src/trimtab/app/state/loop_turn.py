@@ -1,4 +1,4 @@
-"""The newest tick, training or decision of each deployment's loop, as stored in the catalogue."""
+"""Store in the catalogue what each deployment's training loop did last: a tick, a training or a decision."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Doing = Literal["tick", "train", "promote", "approve", "reject"]
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest activity of a loop, and the result of its last tick."""
+    """The last activity of a training loop, and the result of its last tick (a regular pass)."""
 
     doing: Doing
     holder: str  # "process 412 on wheelhouse"
     began_us: int
-    ended_us: int | None  # None if the turn is running or its process died
-    last_tick_us: int | None  # the end of the last successful tick
+    ended_us: int | None  # None while the activity is going on, or if its process died
+    last_tick_us: int | None  # the time at which the last successful tick ended
     last_error: str | None  # the error of the last tick; None if it succeeded
 
 
 def last_turn(catalog: Catalog, model: str) -> Turn | None:
-    """Return the newest turn of a deployment's loop, or None if it never had a turn.
+    """Return the last activity of a deployment's training loop, or None if there was none.
 
-    A loop is failing if `last_error` is not None, or if `last_tick_us` is long ago.
+    The loop is failing if `last_error` is not None, or if `last_tick_us` is long ago.
     """
     record = catalog.get(KIND, model)
     return None if record is None else msgspec.json.decode(record.body, type=Turn)

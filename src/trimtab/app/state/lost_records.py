@@ -1,7 +1,8 @@
-"""Find records that readers have read but a log no longer has: lost, or replaced by an older copy.  # D0169
+"""Find records that readers have read but a log no longer has.  # D0169
 
-Readers of a log store their positions. If a stored position is beyond the end of the log, the log would assign this
-position again, and the reader would skip the new record. So nothing is appended until `trimtab recover` has run.
+Such records were lost, or the log was replaced by an older copy. Readers of a log store the position that they have
+reached. If a stored position is beyond the end of the log, the log would give this position to a new record, and the
+reader would skip that record. Therefore nothing may be appended until `trimtab recover` has run.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from trimtab.store.ports import Put
 
 EVENTS, PREDICTIONS = "events", "predictions"
 RECOVER = "Put its newest files back (trimtab restore BACKUP --force), or go on without those records: trimtab recover"
-_READ = "read"  # the catalogue record of how far the logs reached at the last check
+_READ = "read"  # the catalogue record with the ends of the logs at the last check
 Read = dict[str, dict[str, int]]  # positions by log and partition
 
 
 class Lost(msgspec.Struct, frozen=True, kw_only=True):
-    """The records of one partition that were read earlier and are missing now."""
+    """The records of one partition that were read before and are missing now."""
 
     log: str  # "events" or "predictions"
     partition: str
     end: int  # the last position in the log; 0 if the file is missing or empty
     reached: int  # the last position that was read
-    readers: dict[str, int]  # the readers beyond the end of the log, with their positions
+    readers: dict[str, int]  # the positions of all readers that are beyond the end of the log
 
     def __str__(self) -> str:
         records = self.reached - self.end
@@ -46,12 +47,13 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_past(log: str, ends: Mapping[str, int], readers: Mapping[str, Mapping[str, int]]) -> list[Lost]:
-    """Compare the ends of a log with the positions of its readers, and return the missing records.
+    """Compare the end of each partition with the positions of its readers, and return the missing records.
 
     Args:
         log: The name of the log.
-        ends: The last position of each partition. It must be read after the positions of the readers.
-        readers: The positions that were reached, by reader and partition.
+        ends: The last position of each partition. Read it after the positions of the readers, so that it is not too
+            low.
+        readers: By reader and partition: the position that the reader has reached.
     """
     found: dict[str, dict[str, int]] = {}
     for name, reached in readers.items():
@@ -65,22 +67,22 @@ def read_past(log: str, ends: Mapping[str, int], readers: Mapping[str, Mapping[s
 
 
 def refuse_read_past(log: str, ends: Mapping[str, int], readers: Mapping[str, Mapping[str, int]]) -> None:
-    """Refuse a log that ends before the position of one of its readers.
+    """Raise an error if a log ends before the position of one of its readers.
 
     Raises:
-        Corrupt: Records are missing. The message names the first such partition and the remedy.
+        Corrupt: Records are missing. The message names the first partition concerned and the remedy.
     """
     for lost in read_past(log, ends, readers):
         raise Corrupt(f"{lost} Nothing is appended to it meanwhile. {RECOVER}")
 
 
 def lost_records(state: State, *, tables: bool = False) -> list[Lost]:
-    """Return the missing records of the event and prediction logs, found by the positions of their readers.
+    """Return the missing records of the event log and the prediction log.
 
     Args:
         state: The state folder.
-        tables: Whether to check the tables of record as well. This is slower, and the catalogue knows their earlier
-            positions.
+        tables: Whether to read the positions of the tables of record. This is slow. Otherwise, only their positions at
+            the last check are used, which the catalogue has.
     """
     stored = stored_ends(state)
     events: dict[str, Mapping[str, int]] = {
@@ -98,7 +100,7 @@ def lost_records(state: State, *, tables: bool = False) -> list[Lost]:
 
 
 def refuse_lost(state: State) -> None:
-    """Refuse to append to an event log with missing records.
+    """Raise an error if records of the event log are missing.
 
     Raises:
         Corrupt: Records are missing. The message names the remedy.
@@ -109,13 +111,13 @@ def refuse_lost(state: State) -> None:
 
 
 def stored_ends(state: State) -> Read:
-    """Return how far the logs reached at the last call of `store_ends`."""
+    """Return the ends of the logs that `store_ends` stored last."""
     record = state.catalog.get(KEPT, _READ)
     return {} if record is None else msgspec.json.decode(record.body, type=Read)
 
 
 def store_ends(state: State) -> None:
-    """Store how far the logs reach. Records up to there that are missing later were lost."""
+    """Store the present ends of the logs. If records before these ends are missing later, they were lost."""
     before = state.catalog.get(KEPT, _READ)
     stored: Read = {} if before is None else msgspec.json.decode(before.body, type=Read)
     ends = {EVENTS: state.events.positions(), PREDICTIONS: state.written_predictions.positions()}
@@ -131,29 +133,35 @@ def _greater(stored: Mapping[str, int], found: Mapping[str, int]) -> dict[str, i
 
 
 def _views(state: State) -> dict[str, Mapping[str, int]]:
-    """Return the positions of the stored views. Without stored views, or if they are damaged, return nothing."""
+    """Return by view and partition the last position that was applied.
+
+    The result is empty if no views are stored or if they are damaged.
+    """
     if state.online_file() is None:
         return {}
     try:
         cursors = read_cursors(state.online)
-    except (Corrupt, Unavailable):  # reported where the features are read
+    except (Corrupt, Unavailable):  # damaged features are reported when they are read
         return {}
     return {f"view {id_of(name)[:8]}": cursor.positions for name, cursor in cursors.items() if name.isalnum()}
 
 
 def _learners(state: State) -> dict[str, dict[str, int]]:
-    """Return the positions that online learners have read, or nothing if there are none or they are damaged."""
+    """Return by online learner and partition the last position that was read.
+
+    The result is empty if no learners are stored or if they are damaged.
+    """
     if not pairs_file(state.folder / "learners").exists():
         return {}
     try:
         reached = positions_learnt(state.learners)
-    except (Corrupt, Unavailable):  # reported where the models are served
+    except (Corrupt, Unavailable):  # damaged learners are reported when their models are served
         return {}
     return {f"learner {name}": positions for name, positions in reached.items()}
 
 
 def _tables(state: State, readers: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-    """Return the positions of the tables of record, in partitions that the log or another reader knows."""
+    """Return by table of record and partition its last position, for partitions known to the log or another reader."""
     partitions = {*state.events.positions(), *(name for reached in readers.values() for name in reached)}
     found: dict[str, dict[str, int]] = {}
     for path in sorted((state.folder / "tables").glob("*/_delta_log")):

@@ -1,4 +1,4 @@
-"""How long data must be kept for a project's definitions, checked against its settings.  # D23"""
+"""Compute how long data must be kept for a project's definitions, and check the settings against this.  # D23"""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALWAYS_US = -(2**62)
 
 
 class Need(msgspec.Struct, frozen=True):
-    """How long data must be kept at least, and why."""
+    """The shortest time for which data must be kept, and the reason."""
 
     us: int
     why: str
@@ -32,7 +32,7 @@ class Need(msgspec.Struct, frozen=True):
 def view_reach(view: View) -> Need:
     """Return the longest window of a view's features.
 
-    Lifetime features and the newest event of an entity do not count.
+    Features over the whole lifetime, and features of the newest event of an entity, are not counted.
     """
     reach = Need(0, f"view {view.name!r}")
     for name, aggregate in view.features.items():
@@ -43,12 +43,12 @@ def view_reach(view: View) -> Need:
 
 
 def views_in_use(definitions: Definitions, live: Iterable[View]) -> list[View]:
-    """Return the declared views and the views of versions in service, each definition once."""
+    """Return the declared views and the views of deployed versions. Equal views are returned once."""
     return list({view.hash: view for view in [*definitions.views.values(), *live]}.values())
 
 
 def source_needs(definitions: Definitions, live: Iterable[View] = ()) -> dict[str, Need]:
-    """Return by source how long events must be kept at least. `live` are the views of versions in service."""
+    """Return by source how long its events must be kept at least. `live` are the views of deployed versions."""
     needs: dict[str, Need] = {}
     of_live = ((view.source.name, view_reach(view)) for view in live)
     for source, need in chain(_all_needs(definitions), of_live):
@@ -58,7 +58,7 @@ def source_needs(definitions: Definitions, live: Iterable[View] = ()) -> dict[st
 
 
 def prediction_need(definitions: Definitions) -> Need:
-    """Return how long predictions must be kept: until their day is closed, judged and learnt from."""
+    """Return how long predictions must be kept, so that their labels can arrive, be evaluated and be learnt from."""
     need = Need(0, "nothing")
     for deployment in definitions.deployments.values():
         us = _judged_us(deployment) + deployment.model.label.wait_us
@@ -68,7 +68,7 @@ def prediction_need(definitions: Definitions) -> Need:
 
 
 def lifetime_features(views: Iterable[View]) -> dict[str, list[str]]:
-    """Return by source the features that use the whole past, such as `carrier.flights`."""
+    """Return by source the features that use all past events, such as `carrier.flights`."""
     found: dict[str, list[str]] = {}
     for view in views:
         names = [
@@ -80,7 +80,7 @@ def lifetime_features(views: Iterable[View]) -> dict[str, list[str]]:
 
 
 def newest_features(views: Iterable[View]) -> dict[str, list[str]]:
-    """Return by source the features that use the newest event of an entity, however old it is."""
+    """Return by source the features that use an entity's newest event, however old it is."""
     found: dict[str, list[str]] = {}
     for view in views:
         for name, one in view.features.items():
@@ -90,10 +90,11 @@ def newest_features(views: Iterable[View]) -> dict[str, list[str]]:
 
 
 def check_retention(settings: RetentionSettings, definitions: Definitions) -> None:
-    """Refuse settings that keep data for less time than the definitions need.
+    """Raise an error if the settings keep data for less time than the definitions need.
 
     Raises:
-        Misuse: The settings keep too little, or name an undeclared source. The message names both sides.
+        Misuse: The settings keep data too briefly, or name an undeclared source. The message names the setting and the
+            need.
     """
     for name in settings.sources:
         if name not in definitions.sources:
@@ -116,7 +117,7 @@ def check_retention(settings: RetentionSettings, definitions: Definitions) -> No
 
 
 def features_from_us(features: FeatureSet, kept_from_us: Mapping[str, int]) -> int:
-    """Return the first time as of which features can be computed from the events that are kept.
+    """Return the first time as of which features can be computed from the events that are still kept.
 
     Args:
         features: The features of a model, or those that a version was trained with.
@@ -131,15 +132,15 @@ def features_from_us(features: FeatureSet, kept_from_us: Mapping[str, int]) -> i
 
 
 def sees_removed(view: View, feature: str, kept_from_us: Mapping[str, int], at_us: int, *, lacks: bool) -> bool:
-    """Return whether a view's feature reads, as of a time, events that have been removed since.
+    """Return whether a view's feature as of `at_us` reads events that have been removed since.
 
     Args:
-        view: The view as it is defined for the version.
+        view: The view as defined for the version.
         feature: The name of a feature of the view.
         kept_from_us: The time before which events were removed, by source.
         at_us: The time as of which the feature is computed.
-        lacks: Whether the remaining events give no value. The newest event of an entity is kept, unless it is corrected
-            or deleted later.
+        lacks: Whether the feature has no value when it is computed from the remaining events. The newest event of an
+            entity is always kept, unless it is corrected or deleted later.
     """
     removed_us = kept_from_us.get(view.source.name)
     if removed_us is None:
@@ -152,7 +153,7 @@ def sees_removed(view: View, feature: str, kept_from_us: Mapping[str, int], at_u
 
 
 def labels_from_us(model: Model, kept_from_us: Mapping[str, int]) -> int:
-    """Return the first request time for which the label can still be found."""
+    """Return the first request time for which a request's label can still be found."""
     return kept_from_us.get(model.label.source.name, ALWAYS_US)
 
 

@@ -1,4 +1,4 @@
-"""Failures of background work in serving processes, as stored in the catalogue."""
+"""Store the errors of a service's background tasks in the catalogue."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     pass
 
 
-KIND = "service"  # the kind of these records in the catalogue
+KIND = "service"  # the kind of the catalogue records with these errors
 
 OF_WORKERS = "failures/"
 
 
 class FailureRecord(msgspec.Struct, frozen=True):
-    """The errors that the background tasks of one process had in their last round."""
+    """The errors of one process's background tasks in their last round."""
 
-    by: str = ""  # the newest process in this role, which alone may write the record
-    failures: dict[str, str] = msgspec.field(default_factory=dict)  # the error of each task
+    by: str = ""  # the process that may write the record: the newest one in its role
+    failures: dict[str, str] = msgspec.field(default_factory=dict)  # by task: its error
 
 
 def service_failures(catalog: Catalog) -> dict[str, str]:
-    """Return the errors of the last round in all serving processes, by task."""
+    """Return the errors of background tasks in all serving processes, by task."""
     found: dict[str, str] = {}
     for record in catalog.find(KIND):
         worker = record.key.removeprefix(OF_WORKERS)
@@ -35,12 +35,12 @@ def service_failures(catalog: Catalog) -> dict[str, str]:
 
 
 def forget_failures(catalog: Catalog, worker: int | None = None) -> None:
-    """Remove the failures of a worker or of a service that has ended."""
+    """Remove the stored errors of a worker or of a service that has ended."""
     keys = [record.key for record in catalog.find(KIND)] if worker is None else [f"{OF_WORKERS}{worker}"]
     if keys:
         catalog.write([Remove(KIND, key) for key in keys])
 
 
 def read_failures(record: Record) -> FailureRecord:
-    """Return the failures that a record holds."""
+    """Return the errors that a catalogue record contains."""
     return msgspec.json.decode(record.body, type=FailureRecord)

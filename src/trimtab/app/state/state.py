@@ -1,4 +1,4 @@
-"""The state folder: its stores and its format."""
+"""The state folder of a project: opens its stores and checks its format."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from trimtab.events.tables import Moved
 
 FORMAT = 1
-KEPT = "retention"  # the kind of catalogue record that says what was removed
+KEPT = "retention"  # the kind of the catalogue records about removed data
 REBUILD = "Repair it: trimtab rebuild --all"  # the remedy for damaged online features
 RESTORE = "Repair it: trimtab restore BACKUP --force"  # the remedy for any other damage
-ASIDE = "online.before"  # the folder of the old online features while all are rebuilt
+ASIDE = "online.before"  # the folder to which the old online features are moved while all are rebuilt
 _SOURCE = "source/"
 
 
 class StateFormat(msgspec.Struct, frozen=True):
-    """The content of `format.json`."""
+    """The content of `format.json`, which tells which version of trimtab wrote the folder."""
 
     format: int
 
 
 class Closeable(Protocol):
-    """Anything with a method `close`."""
+    """Any object with a method `close`."""
 
     def close(self) -> None: ...
 
@@ -50,27 +50,27 @@ Part = TypeVar("Part", bound=Closeable)
 
 
 class State:
-    """The state of one project. Each store is opened when it is first used.
+    """The stores of one project. Each store is opened when it is first used.
 
-    Until the state is closed, no backup can be restored to its folder.
+    As long as this object is open, no backup can be restored to its folder.
 
     Args:
-        folder: The state folder, which is made if it does not exist.
-        clock: Stamps the records that are appended.
-        prediction_mode: Whether an appended prediction waits until it is synced to the disk.
+        folder: The state folder. It is created if it does not exist.
+        clock: Gives the append times of records.
+        prediction_mode: Whether appending a prediction waits until it is safely on the disk.
 
     Raises:
         Misuse: The folder was written by a newer trimtab.
         Corrupt: `format.json` cannot be read.
-        Conflict: A backup is being restored to the folder, or a restoration was interrupted.
-        Unavailable: The folder cannot be made.
+        Conflict: A backup is being restored to the folder, or the process that restored one was killed.
+        Unavailable: The folder cannot be created.
     """
 
     def __init__(self, folder: Path, *, clock: Clock, prediction_mode: str = "durable") -> None:
         self.folder = in_utf8(folder)
         self._clock = clock
         self._checked = CheckedClock(clock) if isinstance(clock, SystemClock) else None
-        self.prediction_ids = PredictionIds(self._checked or clock)  # the ids of all predictions made here
+        self.prediction_ids = PredictionIds(self._checked or clock)  # assigns ids to this process's predictions
         self._prediction_mode = prediction_mode
         self._online_file = str(pairs_file(folder / "online"))
         self._urls = embedded_urls(self.folder)
@@ -89,7 +89,7 @@ class State:
 
     @cached_property
     def predictions(self) -> Log:
-        """The prediction log. A log that does not wait for a sync is a `BufferedLog`."""
+        """The prediction log. It is a `BufferedLog` if appending does not wait until predictions are on the disk."""
         if self._prediction_mode != "relaxed":
             return self.written_predictions
         from trimtab.serving.log.buffered_log import BufferedLog
@@ -98,21 +98,21 @@ class State:
 
     @cached_property
     def written_predictions(self) -> Log:
-        """The prediction log without buffered answers."""
+        """The prediction log without the answers that are still in buffers."""
         return self._log("predictions", self._prediction_mode, self.prediction_ids)  # D170
 
     def clock_jump(self) -> str | None:
-        """Why nothing can be recorded now, because the clock of the machine jumped ahead; None if it did not."""
+        """The reason why nothing can be recorded because the machine's clock jumped ahead, or None if it did not."""
         return None if self._checked is None else self._checked.jump()
 
     def check_clock(self) -> None:
-        """Raise Unavailable if nothing can be recorded because the clock of the machine jumped ahead."""
+        """Raise Unavailable if nothing can be recorded because the machine's clock jumped ahead."""
         if (jump := self.clock_jump()) is not None:
             raise Unavailable(jump)
 
     @property
     def spools(self) -> Path:
-        """The folder of buffered answers."""
+        """The folder with the buffers of answers."""
         return self.folder / "spool"
 
     @cached_property
@@ -129,7 +129,7 @@ class State:
 
     @cached_property
     def online(self) -> KeyValue:
-        """The store of the states of online features."""
+        """The store of online features."""
         return self._key_values("online", REBUILD)
 
     def online_file(self) -> tuple[int, int] | None:
@@ -142,18 +142,18 @@ class State:
 
     @property
     def online_aside(self) -> bool:
-        """Whether online features are set aside, because a rebuild of all of them is running or was killed."""
+        """Whether the old online features are set aside, because all are being rebuilt or a rebuild was killed."""
         return (self.folder / ASIDE).exists()
 
     def drop_aside(self) -> None:
-        """Delete what a killed rebuild has set aside. Only the holder of the views' lease may do this."""
+        """Delete the online features that a killed rebuild set aside. Only the holder of the views' lease may do so."""
         shutil.rmtree(self.folder / ASIDE, ignore_errors=True)
 
     @contextmanager
     def fresh_online(self) -> Iterator[None]:
-        """Start with empty online features, even if the stored features are too damaged to open.
+        """Start with an empty store of online features, even if the old store is too damaged to open.
 
-        The old features are set aside during the block, and restored if the block raises.
+        The old store is set aside while the block runs. If the block fails, it is put back.
 
         Raises:
             Unavailable: The folder cannot be moved.
@@ -172,29 +172,29 @@ class State:
             if aside.exists():
                 shutil.rmtree(there, ignore_errors=True)
                 os.rename(aside, there)
-                with suppress(TrimtabError):  # the restored store is as damaged as before
+                with suppress(TrimtabError):  # the old store may be damaged
                     self.online.reopen_if_replaced(make=True)
             raise
         self.drop_aside()
 
     @cached_property
     def answers(self) -> KeyValue:
-        """Precomputed answers."""
+        """The store of precomputed answers."""
         return self._key_values("answers", RESTORE)
 
     @cached_property
     def learners(self) -> KeyValue:
-        """The states of online learners."""
+        """The store of online learners."""
         return self._key_values("learners", RESTORE)
 
     def damaged_stores(self) -> list[str]:
-        """Return a line for each existing key-value store that cannot be opened, with the remedy.
+        """Return a line of text for each key-value store that exists but cannot be opened, with the remedy.
 
         Online features are not checked here, because they can be rebuilt from the log: see `damage` of `stored_views`.
         """
         found: list[str] = []
         for name in ("answers", "learners"):
-            if pairs_file(self.folder / name).exists():  # opening a missing store would make it
+            if pairs_file(self.folder / name).exists():  # opening a store that does not exist would create it
                 try:
                     getattr(self, name)
                 except Corrupt as error:
@@ -202,19 +202,25 @@ class State:
         return found
 
     def tables(self, sources: Sequence[Source], *, make: bool) -> dict[str, Table]:
-        """Return the tables of record of the sources that exist already or, with `make`, of all sources."""
+        """Return the tables of record of these sources, by source.
+
+        Tables that do not exist are created if `make` is set, and otherwise left out.
+        """
         found = {source.name: self.table(source.name, make=make) for source in sources}
         return {name: table for name, table in found.items() if table is not None}
 
     def table(self, source: str, *, make: bool) -> Table | None:
-        """Return the table of record of a source. Without `make`, return None if it does not exist."""
+        """Return the table of record of a source.
+
+        A table that does not exist is created if `make` is set. Otherwise the result is None.
+        """
         folder = self.folder / "tables" / source
         if source not in self._tables and (make or folder.exists()):
             self._tables[source] = self._kept(store.open(store_url("delta", folder), "table"))
         return self._tables.get(source)
 
     def moved(self, sources: Sequence[Source]) -> Moved:
-        """Return the part of the event log that is in tables of record, with which histories of these sources start.
+        """Return the part of the event log that is in tables of record, with which histories begin.
 
         Raises:
             Corrupt: A table lacks rows that the log no longer has.
@@ -235,9 +241,9 @@ class State:
         return Moved(tables, truncated.through, truncated.newest_us)
 
     def mark(self) -> Hashable | None:
-        """Return a value that changes whenever the catalogue, the event log or the file of online features is written.
+        """Return a value that changes whenever the catalogue, the event log or the file of online features changes.
 
-        The result is None if such a value cannot be told cheaply.
+        The result is None if there is no such value that can be read quickly.
         """
         catalog, events = self.catalog.mark(), self.events.mark()
         return None if catalog is None or events is None else (catalog, events, self.online_file())
@@ -273,21 +279,21 @@ class State:
 
 
 class Truncation(msgspec.Struct, frozen=True):
-    """The part of the event log that is truncated. It is stored before the log is truncated."""
+    """The part of the event log that was truncated. This is stored before the truncation."""
 
-    through: dict[str, int] = {}  # by partition: the position up to which each record is in its source's table
-    sources: dict[str, dict[str, int]] = {}  # by source and partition: how far the table must reach
-    newest_us: int = -(2**62)  # the greatest append time in the log then; the default is before all
+    through: dict[str, int] = {}  # by partition: all records up to this position are in the tables of their sources
+    sources: dict[str, dict[str, int]] = {}  # by source and partition: the position that the table had reached
+    newest_us: int = -(2**62)  # the greatest append time in the log at that time; the default precedes all times
 
 
 def truncation(catalog: Catalog) -> Truncation:
-    """Return the part of the event log that is only in tables of record."""
+    """Return which part of the event log is only in tables of record."""
     record = catalog.get(KEPT, "log")
     return Truncation() if record is None else msgspec.json.decode(record.body, type=Truncation)
 
 
 def kept_from(catalog: Catalog) -> dict[str, int]:
-    """Return by source the time before which events were removed, or are being removed, by the settings."""
+    """Return by source the time before which the retention settings have removed events, or are removing them."""
     found = catalog.find(KEPT, _SOURCE)
     return {record.key.removeprefix(_SOURCE): msgspec.json.decode(record.body, type=int) for record in found}
 
@@ -295,12 +301,12 @@ def kept_from(catalog: Catalog) -> dict[str, int]:
 def truncation_put(
     catalog: Catalog, tables: Mapping[str, Mapping[str, int]], through: Mapping[str, int], newest_us: int
 ) -> Put:
-    """Return the change of the catalogue that must precede a truncation of the log.
+    """Return the catalogue write that must precede a truncation of the log.
 
     Args:
         catalog: The catalogue.
-        tables: The position that each table has reached, by source and partition.
-        through: The last position to truncate, by partition.
+        tables: By source and partition: the last position in the table.
+        through: By partition: the last position to remove from the log.
         newest_us: The latest append time in the log.
     """
     before = truncation(catalog)
@@ -315,12 +321,14 @@ def truncation_put(
 
 
 def note_kept_from(catalog: Catalog, source: str, before_us: int) -> None:
-    """Store the time from which events of a source are kept."""
+    """Store the time from which the events of a source are kept."""
     catalog.write([Put(KEPT, _SOURCE + source, msgspec.json.encode(before_us))])
 
 
 def check_format(folder: Path) -> None:
-    """Refuse a state folder that this version does not read. A folder without `format.json` counts as new.
+    """Raise an error if this version of trimtab cannot read the state folder.
+
+    A folder without `format.json` counts as new.
 
     Raises:
         Misuse: The folder was written by a newer trimtab.

@@ -1,7 +1,7 @@
-"""Locks of a state folder: shared by open projects, exclusive for a restoration.  # D25
+"""Lock a state folder: open projects share the lock, and a restoration needs it alone.  # D25
 
-The folder itself is locked. So no extra file is needed, no later process can miss the lock, and the system frees the
-lock when its process dies.
+The lock is on the folder itself. So there is no extra file, no process can overlook the lock, and the operating system
+frees it when the process dies.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from trimtab.store.durable_files import sync_directory
 from trimtab.store.forks import check_inherited, guard, unguard
 
 FILE = "format.json"  # every state folder has this file
-PRIVATE = 0o700  # the mode of new state folders and backups, and of what is made in them
+PRIVATE = 0o700  # the access mode of new state folders, of new backups, and of the folders in them
 
 
 class FolderHold:
-    """A lock on a folder that lasts until it is released or garbage-collected."""
+    """A lock on a folder. It lasts until this object is released or garbage-collected."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -29,7 +29,7 @@ class FolderHold:
 
     @staticmethod
     def take(folder: Path, *, alone: bool) -> FolderHold | None:
-        """Lock the folder, shared or alone. Return None while another process holds a conflicting lock.
+        """Lock the folder, shared or `alone`. Return None if another process holds a lock that excludes this one.
 
         Raises:
             OSError: The folder does not exist or cannot be opened.
@@ -42,21 +42,21 @@ class FolderHold:
             except BlockingIOError:
                 hold.release()
                 return None
-            except OSError:  # a file system without folder locks: the engines' own locks remain
+            except OSError:  # the file system has no folder locks; the stores' own locks remain
                 return hold
             if hold.is_of(folder):
                 return hold
-            hold.release()  # the folder was replaced since it was opened
+            hold.release()  # the folder was replaced after it was opened
 
     def is_of(self, folder: Path) -> bool:
-        """Return whether the locked folder is still the folder at this path."""
+        """Return whether the locked folder is still the one at this path."""
         try:
             return os.path.samestat(os.fstat(self._fd), os.stat(folder))
         except FileNotFoundError:
             return False
 
     def release(self) -> None:
-        """Release the folder. A second call does nothing."""
+        """Release the lock. A second call does nothing."""
         unguard(self)
         self._finalizer()
 
@@ -67,7 +67,7 @@ class FolderHold:
 
 
 def behind_links(folder: str | Path) -> Path:
-    """Return the folder itself if a link leads to it.
+    """Return the folder to which a link leads, or the path itself if it is no link.
 
     Unlike `Path.resolve`, this raises no error for links that lead in a circle.
     """
@@ -75,19 +75,20 @@ def behind_links(folder: str | Path) -> Path:
 
 
 def set_aside(folder: Path) -> Path:
-    """Return the path to which a restoration moves the previous state while it puts the new state in place."""
+    """Return the path to which a restoration moves the old state while it puts the new state in place."""
     folder = behind_links(folder)
     return folder.with_name(f".{folder.name}.before")
 
 
 def use(folder: Path) -> FolderHold | None:
-    """Lock a state folder for use together with other processes. The folder is made if it does not exist.
+    """Lock a state folder together with other processes. The folder is created if it does not exist.
 
     The result is None if the folder cannot be opened.
 
     Raises:
-        Conflict: A backup is being restored to the folder, or a restoration was killed between its two steps.
-        Unavailable: The folder cannot be made.
+        Conflict: A backup is being restored to the folder, or a restoration was killed before the new state was in
+            place.
+        Unavailable: The folder cannot be created.
     """
     check_inherited(folder)
     made = False
@@ -98,7 +99,7 @@ def use(folder: Path) -> FolderHold | None:
             _refuse_set_aside(folder)
             made = _make(folder)
             continue
-        except OSError:  # reading the folder later reports the error in more detail
+        except OSError:  # a later attempt to read the folder reports the error in more detail
             return None
         if hold is None:
             raise _restoring(folder)
@@ -109,7 +110,7 @@ def use(folder: Path) -> FolderHold | None:
         except Conflict:
             hold.release()
             if made:
-                with suppress(OSError):  # the restored state is in place
+                with suppress(OSError):  # the restored state is in place, so the old one may stay
                     folder.rmdir()
             raise
         if hold.is_of(folder):
@@ -118,18 +119,18 @@ def use(folder: Path) -> FolderHold | None:
 
 
 def have_alone(folder: Path) -> tuple[FolderHold, bool]:
-    """Lock a state folder exclusively, and return whether the folder was made for that.
+    """Lock a state folder exclusively, and return whether it was created for this purpose.
 
-    If a state was set aside, it is put back first.
+    If a killed restoration had set the old state aside, that state is put back first.
 
     Raises:
         Conflict: A process has the folder open.
-        OSError: The folder cannot be made or opened.
+        OSError: The folder cannot be created or opened.
     """
     old = set_aside(folder)
     if old.is_dir() and not (
         folder.exists() and any(folder.iterdir())
-    ):  # a restoration was killed between its two steps
+    ):  # a restoration was killed after it set the old state aside
         hold = FolderHold.take(old, alone=True)
         if hold is None:
             raise _restoring(folder)
@@ -146,7 +147,7 @@ def have_alone(folder: Path) -> tuple[FolderHold, bool]:
 
 
 def _make(folder: Path) -> bool:
-    """Make the folder, or the target of a link to it. Return False if another process was faster."""
+    """Create the folder, or the target of a link to it. Return False if another process has just created it."""
     folder = behind_links(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -159,11 +160,11 @@ def _make(folder: Path) -> bool:
 
 
 def _refuse_set_aside(folder: Path) -> None:
-    """Refuse to start a new state if an old state is set aside."""
+    """Raise an error if an old state is set aside, so that no new state is started instead of it."""
     old = set_aside(folder)
     try:
         hold = FolderHold.take(old, alone=False)
-    except OSError:  # there is none
+    except OSError:  # no state is set aside
         return
     if hold is None:
         raise _restoring(folder)

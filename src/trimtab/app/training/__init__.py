@@ -1,1 +1,1 @@
-"""The deployment loop: training data, runs, searches and promotions."""
+"""The training loop of each deployment: it trains, tests and promotes versions, and searches parameters."""

@@ -1,4 +1,4 @@
-"""Time windows that are excluded from training because inputs or labels were faulty, and their release."""
+"""List the time windows that are excluded from training because of faulty inputs or labels, and release them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ACT = "release"
 
 
 def exclusions(system: System, model: str | None, *, all_of_them: bool) -> list[RedWindow]:
-    """See `Project.exclusions`."""
+    """Return the excluded time windows of a model; see `Project.exclusions`."""
     name = system.definitions.deployment(model).name
     return red_windows(system.state.catalog, name, released=all_of_them)
 
 
 def release(system: System, window: str, *, model: str | None, why: str, actor: str) -> RedWindow:
-    """See `Project.release`."""
+    """Use a time window for training again; see `Project.release`."""
     name, catalog, now_us = system.definitions.deployment(model).name, system.state.catalog, system.clock.now_us()
     freed, changes = released(catalog, name, window, why=why, actor=actor, now_us=now_us)
     entry = Entry(

@@ -1,6 +1,6 @@
-"""Load a version in a new process, as a service does after a restart.
+"""Try whether a version can be loaded in a new process, as a service must do after a restart.
 
-Versions whose artifact runs code are also inspected in a new process, and not in the inspecting process itself. # D53
+Versions whose artifact runs code when it is loaded are inspected in a new process for safety.  # D53
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 _logger = logging.getLogger(__name__)
-_LONGEST_S = 60.0  # the time limit for a user's code in an inspection
-_TRIED = 200  # the number of rows on which a version's ways to score a row are compared
+_LONGEST_S = 60.0  # the time limit for the code of a version that is inspected
+_TRIED = 200  # the number of rows on which different ways to score one row are compared
 
 
 class LoadArguments(msgspec.Struct, frozen=True, kw_only=True):
-    """What a new process should load."""
+    """The arguments for the new process."""
 
     version: str
     project: ProjectSpec
-    chooses: bool = True  # whether to choose the version's fastest one-row call as well
+    chooses: bool = True  # whether to choose the fastest way to score one row as well
 
 
 def loads_in_new_process(config: Config, state: Path, version: Version) -> str | None:
     """Return why a new process cannot load a version, or None if it can.
 
-    The process must also reproduce the golden predictions of the version. The one-row call that it chooses is logged,
-    and the training run shows it.
+    The process must also reproduce the stored predictions of the version for its golden rows. The fastest way to score
+    one row is chosen there as well; it is logged and shown in the training run.
     """
     try:
         chosen = _load_in_child(config, state, version, chooses=True, longest_s=math.inf)
@@ -54,7 +54,7 @@ def loads_in_new_process(config: Config, state: Path, version: Version) -> str |
 def failure_to_load(config: Config, state: Path, version: Version) -> str | None:
     """Return why a new process cannot load a version whose artifact runs code, or None if it can.
 
-    Nothing is chosen or written, and the code may run for one minute.
+    Nothing is stored, and the code may run for one minute.
     """
     try:
         _load_in_child(config, state, version, chooses=False, longest_s=_LONGEST_S)
@@ -66,7 +66,7 @@ def failure_to_load(config: Config, state: Path, version: Version) -> str | None
 
 
 def _load_in_child(config: Config, state: Path, version: Version, *, chooses: bool, longest_s: float) -> bytes:
-    """Return what `load` returns in a new process."""
+    """Run `load` in a new process and return its result."""
     arguments = LoadArguments(version=version.id, project=ProjectSpec.of(config, state), chooses=chooses)
     end_s = time.monotonic() + longest_s
     with closing(child(config.training)) as process:
@@ -78,7 +78,7 @@ def _load_in_child(config: Config, state: Path, version: Version, *, chooses: bo
 
 
 def load(argument: bytes, place: Workplace) -> bytes:
-    """Load a version in a project that is opened for this. Choose its fastest one-row call if requested.
+    """Load a version in a project opened for this purpose, and choose its fastest way to score one row if requested.
 
     Returns:
         What was found, for people; empty if the version has only one way to score a row.
@@ -93,7 +93,7 @@ def load(argument: bytes, place: Workplace) -> bytes:
 
 
 def _newest_rows(system: System, loaded: LoadedModel) -> list[list[float]]:
-    """Return the newest rows that the version was trained or judged on, or none if they are lost."""
+    """Return the newest rows on which the version was trained or evaluated, or no rows if they are lost."""
     import numpy as np
 
     from trimtab.training.data.sets import load_training_set
@@ -104,6 +104,6 @@ def _newest_rows(system: System, loaded: LoadedModel) -> list[list[float]]:
         rows = load_training_set(version.training_set, system.state.blob, key=key)
         newest = np.flatnonzero(rows.usable)[-_TRIED:]
         found: list[list[float]] = loaded.encoding.matrix(rows.features.values.take(newest)).tolist()
-    except TrimtabError:  # then the golden rows are used, which always exist
+    except TrimtabError:  # without them, the golden rows are used, which always exist
         return []
     return found

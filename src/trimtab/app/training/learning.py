@@ -1,4 +1,4 @@
-"""Teach online learners. Each request teaches once, as soon as its label is known."""
+"""Teach online learners each label once, as soon as it is known."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ from trimtab.steering.definitions import Deployment
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-_WAITS = 2  # after so many label waits, a prediction without a label is dropped
-_GRACE_US = 60 * SECOND_US  # by then an event that became known has reached the log and this reader
+_WAITS = 2  # after this many times the wait for labels, a prediction without a label is dropped
+_GRACE_US = 60 * SECOND_US  # after this time, an event that became known has reached the log and was read
 
 
 class Teacher:
-    """Teaches one deployment's learner the labels of its own predictions, in the order they became known.
+    """Teaches one deployment's online learner the labels of its own predictions, in the order they became known.
 
-    The time at which labels become known is divided into blocks. Each request teaches once: in the first block in which
-    it has a label, with the value that the label has at the end of the block. A later correction of the label teaches
-    nothing. Nor does a request of a time window that is known by then to be excluded. All of this follows from the logs
-    and from the learner's saved position, so that a restarted process or another process continues in the same way.
+    The time at which labels become known is divided into blocks of equal length. Each request teaches once: in the
+    first block in which it has a label, with the value that the label has at the end of the block. Later corrections of
+    a label are not taught. Neither are requests of time windows that are known to be excluded from training at that
+    time. All of this follows from the logs and from the learner's saved position, so that another process can continue
+    in the same way.
 
-    A new version starts from its own fit, and then learns what became known after its data cut. Predictions of the
-    previous version that still wait for their label are encoded again for the new version. Several threads may share a
+    A new version starts as it was fitted, and then learns what became known after its training data. Predictions of the
+    previous version that still wait for a label are encoded again for the new version. Several threads may share a
     teacher.
     """
 
@@ -53,12 +54,12 @@ class Teacher:
     def teach(self) -> int:
         """Teach the labels that became known since the last call, up to a minute ago, and return their number.
 
-        Nothing is taught while another process teaches.
+        While another process teaches this learner, nothing is done.
         """
         with self._mutex:
             try:
                 return self._teach()
-            except Conflict:  # another process is saving its learner
+            except Conflict:  # another process is saving the learner
                 return 0
             finally:
                 self._system.state.learners.release_writer()
@@ -71,8 +72,8 @@ class Teacher:
         loaded = served.refresh()
         learner = served.answerers.learner
         if learner is None or learner.name != learner_name(model.name, loaded.version.id):
-            return 0  # another version came into service meanwhile; the next round teaches its learner
-        system.state.check_clock()  # a clock ahead would stop learning until the time it shows. # D0170
+            return 0  # another version was deployed meanwhile; its learner is taught in the next round
+        system.state.check_clock()  # if the clock is ahead, learning would stop until the time that it shows. # D0170
         now_us = system.clock.now_us()
         until_us = now_us - _GRACE_US
         if loaded.version.id != self._version:
@@ -80,7 +81,7 @@ class Teacher:
             self._taught.clear()
             self._requests = None
         if self._requests is None:
-            request = served.answerers.features(loaded).request  # as this version was trained with
+            request = served.answerers.features(loaded).request  # the definition that this version was trained with
             self._requests = LoggedRequests(
                 msgspec.structs.replace(model, request=request),
                 system.predictions,
@@ -110,14 +111,14 @@ class Teacher:
             Example(inputs.get(key, b""), label, known_us, key, faults.get(key, "")) for key, known_us, label in found
         ]
         taught = learner.learn(examples, until_us=until_us, positions=positions)
-        self._taught |= seen  # only now, so that the next call teaches what could not be saved
+        self._taught |= seen  # after saving, so that the next call repeats what could not be saved
         self._forget(now_us - _WAITS * model.label.wait_us)
         return taught
 
     def _known(self, cut_us: int, seen: AbstractSet[str] = frozenset()) -> list[tuple[str, int, float]]:
         """Return the requests that have a label at `cut_us`, in the order in which the labels became known.
 
-        Requests that have taught already, and those in `seen`, are left out.
+        Requests that were taught before, and those in `seen`, are left out.
         """
         assert self._requests is not None
         logged = {key: p for key, p in self._requests.first.items() if p.at_us <= cut_us}
@@ -133,10 +134,10 @@ class Teacher:
         return [(waiting_keys[n], int(found.known_at_us[n]), float(found.values[n])) for n in there]
 
     def _encoded(self, keys: list[str], loaded: LoadedModel) -> tuple[dict[str, bytes], dict[str, str]]:
-        """Return the model inputs of requests, and the reason why other requests have no inputs.
+        """Return the model inputs of requests, and the reasons why other requests have no inputs.
 
-        The inputs logged by this version are taken. For requests that another version answered, the inputs are computed
-        from history as of the time of the request.
+        If this version answered the request, its logged inputs are used. Otherwise the inputs are computed from history
+        as of the time of the request.
         """
         assert self._requests is not None
         first = self._requests.first
@@ -149,14 +150,14 @@ class Teacher:
                 inputs |= compute(others)
             except (Unavailable, Corrupt, OSError, MemoryError):
                 raise
-            except Exception:  # if a single request causes the error, the other requests are taught
+            except Exception:  # if only some requests cause the error, the others are taught
                 for one in others:
                     try:
                         inputs |= compute([one])
                     except Exception as error:
                         faults[one.request_id] = f"its inputs: {type(error).__name__}: {error}"
                 if len(faults) == len(others) > 1:
-                    raise  # every request causes an error
+                    raise  # all requests cause an error
         return inputs, faults
 
     def _offline(self, loaded: LoadedModel) -> Callable[[list[LoggedRequest]], dict[str, bytes]]:
@@ -174,14 +175,14 @@ class Teacher:
         return compute
 
     def _forget(self, oldest_us: int) -> None:
-        """Drop requests that have waited too long."""
+        """Drop requests that have waited too long for a label."""
         assert self._requests is not None
         for key in self._requests.forget(oldest_us):
             self._taught.discard(key)
 
 
 def _block_ends(learner: OnlineDeployment, begun_us: int, until_us: int) -> range:
-    """Return the ends of those finished blocks that have not been learnt yet."""
+    """Return the ends of the finished blocks that have not been taught yet."""
     every_us = learner.every_us
     first_us = (begun_us + 1) // every_us * every_us + every_us - 1
     return range(first_us, (until_us + 1) // every_us * every_us, every_us)

@@ -1,4 +1,4 @@
-"""The loop of one deployment: it reads predictions, closes days, watches quality, trains and promotes."""
+"""The training loop of one deployment: it reads predictions, monitors quality, and trains and promotes versions."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ from trimtab.store.ports import Put
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.environment import current_environment
 
-_OWN_TIME = ("live", "online", "replay")  # the modes of answers that were given live
+_OWN_TIME = ("live", "online", "replay")  # answers in these modes were given at the time of their requests
 
 
 class DeploymentLoop:
-    """Reads predictions, closes days, watches quality and steers one deployment.
+    """Monitors the quality of one deployment, and trains and promotes its versions.
 
-    Any number of processes and threads may call `tick` and `train`. A lease lets only one of them act at a time, and it
-    first reads what the others have stored. If the lease is lost in spite of this, writes that expect an older revision
-    fail.
+    Any number of processes and threads may call `tick` and `train`. A lease lets only one of them work at a time, and
+    that one first reads what the others have stored. If a process loses the lease while it works, its writes fail,
+    because they expect an older revision of the stored state.
     """
 
     def __init__(self, system: System, deployment: Deployment, data: LivingData) -> None:
@@ -88,13 +88,13 @@ class DeploymentLoop:
         self._loop = Loop(parts, options, live=self, outside=self._outside, predictions=system.predictions)
         self.monitor = self._loop.monitor
         self.controller = self._loop.controller
-        self._ticked = False  # whether the last tick closed the days that were due
-        self._inputs_read = False  # whether the input monitor has the predictions of its open hours
-        self._reading = threading.Lock()  # held while open days are changed
+        self._ticked = False  # whether the last tick closed all days that were due
+        self._inputs_read = False  # whether the input monitor has read the predictions of the hours that are not closed
+        self._reading = threading.Lock()  # held while the sums of days that are not closed change
 
     @cached_property
     def inputs(self) -> InputMonitor:
-        """The input monitor of the version in service."""
+        """The monitor of the model inputs of the deployed version."""
         return InputMonitor(
             self._catalog,
             self.deployment.model,
@@ -110,7 +110,9 @@ class DeploymentLoop:
         return self.deployment.hash
 
     def tick(self, busy: Callable[[str], object] | None = None) -> list[Decision]:
-        """Close the days that are due, check them, and act. Do nothing while another process does this.
+        """Close the days whose labels have had time to arrive, check their quality, and act on it.
+
+        While another process does this, nothing is done.
 
         Args:
             busy: Called with the name of the process that holds the loop, if another process holds it.
@@ -121,7 +123,7 @@ class DeploymentLoop:
                 if busy is not None:
                     busy(str(self._at_work("tick")))
                 return []
-            read_us = self._clock.now_us()  # records that arrive during the tick do not count as missing
+            read_us = self._clock.now_us()  # records that arrive during this tick do not count as missing
             self.catch_up()
             decisions = self._loop.controller.finish()
             with self._reading:
@@ -135,17 +137,17 @@ class DeploymentLoop:
             return decisions
 
     def train(self, actor: str, watch: Watch | None = None) -> list[Decision]:
-        """Train and judge a candidate now.
+        """Train a candidate and decide whether to promote it, now.
 
-        Nothing is done if training on the present data and code would give the version in service.
+        Nothing is done if training on the present data and code would give the deployed version again.
 
         Args:
             actor: Who starts the training.
-            watch: Called with the run whenever it makes progress.
+            watch: Called with the training run whenever it makes progress.
 
         Raises:
             Cancelled: The run was cancelled.
-            Conflict: Another process, which the message names, holds the loop; or automation is frozen.
+            Conflict: Another process, which the message names, is using the loop. Or automation is frozen.
         """
         with self._turn("train") as mine:
             if not mine:
@@ -166,26 +168,27 @@ class DeploymentLoop:
     def promote(
         self, version: Version, actor: str, why: str, *, seen_until_us: int | None, watch: Watch | None = None
     ) -> list[Decision]:
-        """Judge a stored version, and promote it if it passes. Do nothing if it is in service already.
+        """Evaluate a stored version, and promote it if it passes. Do nothing if it is already the champion.
 
         Args:
             version: The version.
             actor: Who promotes it.
             why: The reason, for the ledger and the history of the alias.
-            seen_until_us: The end of the version's training data, if it is known better than from the version's record.
+            seen_until_us: The end of the version's training data, if the caller knows it better than the version's
+                record.
             watch: Called with the run whenever it makes progress.
 
         Raises:
-            Unavailable: No window of data is available to judge on. The message says when there will be one.
-            Misuse: The version cannot answer here.
-            Conflict: Another process, which the message names, holds the loop; or automation is frozen, or a candidate
-                waits for approval.
+            Unavailable: There is no window of labelled data to evaluate on. The message says when there will be.
+            Misuse: The version cannot answer on this machine.
+            Conflict: Another process, which the message names, is using the loop. Or automation is frozen, or a
+                candidate waits for approval.
         """
         with self._turn("promote") as mine:
             if not mine:
                 raise self._at_work("promote")
             self.catch_up()
-            if seen_until_us is not None:  # the stated end counts from now on, even if the version is refused
+            if seen_until_us is not None:  # the stated end is used from now on, even if the version does not pass
                 self._system.registry.set_training_cut(version, seen_until_us, actor=actor)
             with self._training.turn(actor, watch, "promote"):
                 stored = Stored(version=version.id, seen_until_us=seen_until_us)
@@ -196,7 +199,7 @@ class DeploymentLoop:
     def judge_stored(
         self, version: Version, actor: str, *, seen_until_us: int | None, watch: Watch | None = None
     ) -> GateRecord:
-        """Judge a stored version. The result is kept only in the run.
+        """Evaluate a stored version. The result is stored only in the run.
 
         The same errors are raised as by `promote`.
         """
@@ -211,7 +214,7 @@ class DeploymentLoop:
                 return gate
 
     def work(self, arguments: TrainingArguments, place: Workplace) -> TrainingResult:
-        """Do one task of a training, in this process or in the process that opened the project for the task."""
+        """Do one task of a training. This may be called in a child process that opened the project for the task."""
         self._steps.on_event = place.emit
         builder, cut_us = self._loop.builder, arguments.cut_us
         match arguments.what:
@@ -227,11 +230,11 @@ class DeploymentLoop:
                 check = self.controller.check_frozen
                 return TrainingResult(repair=builder.repair(cut_us, check, arguments.changes, arguments.actor))
             case "judge":
-                assert arguments.stored is not None  # the task names the version
+                assert arguments.stored is not None  # this kind of task always names a version
                 return TrainingResult(repair=builder.judge_stored(arguments.stored, cut_us, keep=arguments.keep))
 
     def searchable(self, cut_us: int) -> tuple[TrainingSet, NDArray[np.bool_], int]:
-        """Return the data that a parameter search may use at a cut: see `Comparisons.searchable`."""
+        """Return the data that a parameter search may use at a cut; see `Comparisons.searchable`."""
         return self._loop.builder.comparisons.searchable(cut_us)
 
     def answer(self, what: Literal["approve", "reject"], actor: str, why: str) -> list[Decision]:
@@ -244,8 +247,8 @@ class DeploymentLoop:
 
         Raises:
             Misuse: No reason is given.
-            Conflict: No candidate waits, its time is over, the champion has changed, automation is frozen, or another
-                process holds the loop.
+            Conflict: No candidate waits, its time has run out, the champion has changed, automation is frozen, or
+                another process is using the loop.
         """
         with self._turn(what) as mine:
             if not mine:
@@ -259,10 +262,10 @@ class DeploymentLoop:
                 return decisions
 
     def scores_of(self, keys: list[object], *, version: str, since_us: int) -> NDArray[np.float64]:
-        """Return the first live score that a version gave each request since a time, or NaN where there is none.
+        """Return the first live score that a version gave each request since a time, or NaN if it gave none.
 
-        Precomputed answers, batches and requests about the past say nothing about quality in service, so they are
-        ignored.
+        Precomputed answers, batches and requests about the past are ignored, because they say nothing about quality in
+        service.
         """
         name = self.deployment.name
         scores: dict[str, float] = {}
@@ -284,9 +287,9 @@ class DeploymentLoop:
                 self._inputs_read = False
 
     def read_ahead(self) -> None:
-        """Read new predictions, so that the next tick has less to read.
+        """Read new predictions, so that the next tick has less to do.
 
-        Nothing is read before the first tick, during a tick, or after a tick that failed to close its days.
+        Nothing is read before the first tick, during a tick, or after a tick that could not close its days.
         """
         if self._reading.acquire(blocking=False):
             try:
@@ -297,7 +300,7 @@ class DeploymentLoop:
 
     def _at_work(self, what: Doing) -> Conflict:
         turn = last_turn(self._catalog, self.deployment.name)
-        over = turn is None or turn.ended_us is not None  # then the holder has begun, but has not recorded its turn yet
+        over = turn is None or turn.ended_us is not None  # then the holder has not recorded its activity yet
         who = "another process" if turn is None or over else f"{turn.holder} (its {turn.doing})"
         return Conflict(f"{what} {self.deployment.name!r}: {who} is at work on it. Try again when it is done.")
 
@@ -314,7 +317,7 @@ class DeploymentLoop:
         return self._training
 
     def _arguments(self, **what: Any) -> TrainingArguments:
-        """Return the complete arguments of a training task."""
+        """Return the arguments of a training task, completed with those that are the same for all tasks."""
         return TrainingArguments(
             **what,
             actor=self.controller.state.asked_by or "policy",
@@ -324,7 +327,7 @@ class DeploymentLoop:
         )
 
     def _proving(self) -> Proving | None:
-        """Return how candidates are tried: by a load in a new process, and with a timer.
+        """Return how candidates are tried before promotion: loaded in a new process, and timed.
 
         The result is None if the clock is not the system's clock.
         """
@@ -335,7 +338,7 @@ class DeploymentLoop:
         )
 
     def _made_by(self) -> object:
-        """Return everything except data that a version depends on, as JSON values."""
+        """Return everything that determines a trained version except the data, as JSON values."""
         made_in = msgspec.to_builtins(current_environment())
         return [
             self.deployment.model.hash,
@@ -347,7 +350,7 @@ class DeploymentLoop:
 
     def _read_predictions(self) -> None:
         seen = self._loop.positions
-        if seen is None:  # a new project, or one of an earlier trimtab
+        if seen is None:  # the project is new, or was written by an earlier trimtab
             seen = self._system.predictions.positions_before(self._loop.closed_until_us)
         if not self._inputs_read:
             self._read_inputs_again(seen)
@@ -357,7 +360,7 @@ class DeploymentLoop:
             seen = reached
 
     def _read_inputs_again(self, until: Mapping[str, int]) -> None:
-        """Give the input monitor those predictions of its open hours that the loop has already read."""
+        """Give the input monitor the predictions of hours that are not closed, as far as the loop has read them."""
         self.inputs.reload()
         for name, after in self._system.predictions.positions_before(self.inputs.read_from_us).items():
             for block in self._system.predictions.between(name, after, until.get(name, 0), model=self.deployment.name):
@@ -370,14 +373,14 @@ class DeploymentLoop:
 
     @contextmanager
     def _turn(self, doing: Doing) -> Iterator[bool]:
-        """Hold the loop during the block, and record the turn.
+        """Keep other processes and threads from using the loop during the block, and record what was done.
 
-        The block gets False if another process or thread holds the loop.
+        The block gets False if another process or thread is using the loop.
         """
         name, who = self.deployment.name, f"process {os.getpid()} on {platform.node()}"
         lease = Lease(
             self._catalog, f"loop.{name}", self._system.state_folder
-        )  # a new lease for each turn, so that threads exclude each other as well
+        )  # each use takes a new lease, so that threads exclude each other as well
         if not lease.take():
             yield False
             return

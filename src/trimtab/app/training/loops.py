@@ -1,4 +1,4 @@
-"""The loops of a project's deployments, one for each deployment, made from the open system."""
+"""Make the training loops of a project's deployments, one for each deployment."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 def stages_of(system: System, model: str | None = None) -> list[Stage]:
-    """Return the stages of a deployment's loop, both past and to come, each with its times."""
+    """Return the past and future stages of a deployment's training loop, each with its times."""
     deployment = system.definitions.deployment(model)
     return stages(deployment, loop_state(system.state.catalog, deployment.name), system.clock.now_us())
 
 
 class Loops:
-    """The loops and the teachers of online learners of one open system. Use `system.part(Loops)` to get them."""
+    """The training loops and the teachers of online learners of one open project. Get them by `system.part(Loops)`."""
 
     def __init__(self, system: System) -> None:
         self._system = system
@@ -38,9 +38,9 @@ class Loops:
         self._teachers: dict[str, Teacher] = {}
 
     def loop(self, model: str | None = None) -> DeploymentLoop:
-        """Return the loop of a deployment, with the parameters of its newest search.
+        """Return the training loop of a deployment, with the parameters that the last search chose.
 
-        The loop is rebuilt when a search has ended.
+        After a search has ended, the next call makes a new loop.
         """
         system = self._system
         catalog = system.state.catalog
@@ -58,7 +58,7 @@ class Loops:
         return self._teachers[deployment.name]
 
     def living_data(self) -> LivingData:
-        """The training sets of the project, and the features that other versions need for the same requests."""
+        """The training sets of the project, including features by the definitions of other versions."""
         system = self._system
         return LivingData(
             self._run_of_model,
@@ -72,15 +72,15 @@ class Loops:
         )
 
     def read_ahead(self, model: str) -> None:
-        """Read new predictions between ticks if the loop has ticked before.
+        """Read new predictions between ticks, if the loop has ticked before.
 
-        Under load, even one minute of predictions takes long to read.
+        If there are many requests, reading even one minute of predictions takes long.
         """
         loop = self._loops.get(model)
         if loop is not None:
             loop.read_ahead()
 
     def _run_of_model(self, model: Model) -> AbstractContextManager[OpenedRun]:
-        from trimtab.app.features.feature_runs import run_of_model  # imported here: it loads DuckDB
+        from trimtab.app.features.feature_runs import run_of_model  # imported here, because it loads DuckDB
 
         return run_of_model(self._system, model)

@@ -1,4 +1,4 @@
-"""Promote a named version. It is judged like a candidate, and promoted only if it passes.  # D196"""
+"""Promote a version on request. It is evaluated like a new candidate, and promoted only if it passes.  # D196"""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _STATES: dict[str, State] = {
 
 
 class Promotion(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of promoting a version."""
+    """The outcome of a request to promote a version."""
 
     version: str  # "late_flight@7"
-    state: State  # the last two states come from dry runs
-    gate: GateRecord | None  # how the version was judged; None if it is in service already
+    state: State  # the last two states of the type occur only in dry runs
+    gate: GateRecord | None  # the result of the evaluation; None if the version is already deployed
     decisions: list[Decision]  # the rows that were written to the ledger
 
     @property
@@ -56,7 +56,7 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PromotionRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """How a version should be put in service."""
+    """The options of a promotion."""
 
     why: str
     actor: str
@@ -65,7 +65,7 @@ class PromotionRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def promote_version(system: System, reference: str, wanted: PromotionRequest, watch: Watch | None) -> Promotion:
-    """See `Project.promote`."""
+    """Evaluate a version and promote it if it passes; see `Project.promote`."""
     registry = system.registry
     version = registry.get(reference)
     _check_seen(version, wanted.seen_until_us, system.clock.now_us())

@@ -1,4 +1,4 @@
-"""Find the deployment that is meant if none is named: the only possible deployment, or an error."""
+"""Find the deployment that a command means if the user names none, or raise an error if several are possible."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from trimtab.store.ports import Catalog
 
 
 def waiting(what: str, model: str | None, names: Sequence[str], catalog: Catalog) -> str | None:
-    """Return the named deployment, or the one whose candidate waits for approval, or the only deployment.
+    """Return the named deployment. If none is named, return the one whose candidate waits, or the only one.
 
     Raises:
-        Misuse: Candidates of several deployments wait, and none is named.
-        Conflict: The project has several deployments, and no candidate waits.
+        Misuse: None is named, and candidates of several deployments wait for approval.
+        Conflict: None is named, no candidate waits, and the project has several deployments.
     """
     if model is not None or len(names) < 2:
         return model
@@ -29,11 +29,11 @@ def waiting(what: str, model: str | None, names: Sequence[str], catalog: Catalog
 
 
 def searched_for(what: str, model: str | None, names: Sequence[str], catalog: Catalog) -> str | None:
-    """Return the named deployment, or the one that was searched, or the only deployment.
+    """Return the named deployment. If none is named, return the one with a parameter search, or the only one.
 
     Raises:
-        Misuse: Several deployments were searched, and none is named.
-        NotFound: The project has several deployments, and none was searched.
+        Misuse: None is named, and several deployments have searches.
+        NotFound: None is named, none has a search, and the project has several deployments.
     """
     if model is not None or len(names) < 2:
         return model

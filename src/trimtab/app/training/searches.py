@@ -1,4 +1,4 @@
-"""Parameter searches in the catalogue: their trials, and the parameters that the next training uses."""
+"""Store parameter searches with their trials in the catalogue, and give the next training the chosen parameters."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A search with its data, budget and result."""
 
     format: Literal[1] = 1
-    id: str  # the hash of everything that the trials depend on
+    id: str  # a hash of everything that the trials depend on
     model: str
     metric: str
-    made_by: str  # the hash of everything except data that the trials depend on
-    search: Search  # has the budget of the newest call
-    cut_us: int  # only data known by this time was used
-    until_us: int  # only requests up to this time were used: a gate judges on later days
+    made_by: str  # a hash of everything except the data that the trials depend on
+    search: Search  # the declared search, with the budget of the last call
+    cut_us: int  # the search uses only data that was known by this time
+    until_us: int  # the search uses only requests up to this time; candidates are tested on later days
     rows: int
     began_us: int
-    ended_us: int | None = None  # None if the search is running or was interrupted
+    ended_us: int | None = None  # None while the search is running, and if it was interrupted
     best: Trial | None = None
 
 
@@ -43,10 +43,10 @@ class Searched(msgspec.Struct, frozen=True, kw_only=True):
     trials: tuple[Trial, ...]
 
     def lines(self, *, most: int | None = None) -> list[str]:
-        """Return lines of text, the best trials first.
+        """Return the search as lines of text, the best trials first.
 
         Args:
-            most: The maximum number of rows of the table; None for all.
+            most: The maximum number of trials in the table, or None for all.
         """
         found, took_s = self.search, sum(trial.took_s for trial in self.trials)
         how = "running or interrupted" if found.ended_us is None else "done"
@@ -64,7 +64,7 @@ class Searched(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def trial_table(searched: Searched, *, most: int | None = None) -> Table:
-    """Return the trials of a search as a table, best first. Pruned and failed trials are last."""
+    """Return the trials of a search as a table, the best first, and pruned and failed trials last."""
     order = {"done": 0, "pruned": 1, "failed": 2}
     trials = sorted(searched.trials, key=lambda t: (order[t.state], t.value or 0.0, t.number))[:most]
     return Table(
@@ -111,7 +111,7 @@ def newest_search(catalog: Catalog, model: str) -> Searched:
 def search_of(catalog: Catalog, model: str, chosen: Chosen | None) -> Searched | None:
     """Return the search that chose a version's parameters.
 
-    The result is None if no search chose them, or if the search was removed.
+    The result is None if they were not chosen by a search, or if the search was removed.
     """
     record = None if chosen is None else catalog.get(KIND, f"{model}/{chosen.search}")
     return None if record is None else searched(catalog, _decoded(record.body))
@@ -120,7 +120,7 @@ def search_of(catalog: Catalog, model: str, chosen: Chosen | None) -> Searched |
 def old_searches(catalog: Catalog, *, newest: int, keep: Collection[str], before_us: int) -> list[SearchRecord]:
     """Return the searches that may be removed.
 
-    These are older than a time, not among the newest searches of their model, and not marked to be kept.
+    These were made before `before_us`, are not among the `newest` searches of their model, and are not in `keep`.
     """
     found = sorted((_decoded(one.body) for one in catalog.find(KIND)), key=lambda one: (one.model, -one.began_us))
     out: list[SearchRecord] = []
@@ -137,7 +137,7 @@ def forget_searches(catalog: Catalog, records: Iterable[SearchRecord]) -> None:
 
 
 def with_chosen(catalog: Catalog, deployment: Deployment) -> Deployment:
-    """Return the deployment with the parameters of its model's newest finished search, if they still fit."""
+    """Return the deployment with the parameters that its model's last finished search chose, if they still fit."""
     declared = deployment.model.search
     if declared is None:
         return deployment

@@ -1,4 +1,4 @@
-"""A parameter search as a run in its own process, which can be resumed and cancelled."""
+"""Search a model's parameters in a separate process. A search can be resumed and cancelled."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ RUN = "search"
 
 
 class SearchArguments(msgspec.Struct, frozen=True, kw_only=True):
-    """What the searching process should do."""
+    """The arguments for the process that searches."""
 
     model: str
-    search: Search  # has the budget of this call
-    made_by: str  # the hash of the caller's definitions; with other definitions nothing is searched
+    search: Search  # the declared search, with the budget of this call
+    made_by: str  # a hash of the caller's definitions; a process with other definitions does not search
     project: ProjectSpec
 
 
 class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The id of the search that was made, or None if the project file differs from that of the caller."""
+    """The id of the search, or None if the project file had changed, so that nothing was searched."""
 
     search: str | None
 
@@ -52,7 +52,7 @@ def search_model(
     actor: str,
     watch: Callable[[Run], object] | None,
 ) -> Searched:
-    """See `Project.search`."""
+    """Search the parameters of a model; see `Project.search`."""
     deployment = system.definitions.deployment(name)
     model = deployment.model
     if model.search is None:
@@ -99,7 +99,7 @@ def search_model(
 
 
 def work(argument: bytes, place: Workplace) -> bytes:
-    """Search, with the project that this process keeps or with a project opened for the search."""
+    """Carry out a search. If this process has no open project to use, open one."""
     arguments = msgspec.msgpack.decode(argument, type=SearchArguments)
     system: System = place.keep("project", lambda stack: stack.enter_context(arguments.project.open()))
     model = msgspec.structs.replace(system.definitions.deployment(arguments.model).model, search=arguments.search)
@@ -109,7 +109,7 @@ def work(argument: bytes, place: Workplace) -> bytes:
 
 
 def _search(system: System, model: Model, arguments: SearchArguments, place: Workplace) -> str:
-    from trimtab.training.fitting.search_trials import best_trial, run_trials  # imported here: only searches load it
+    from trimtab.training.fitting.search_trials import best_trial, run_trials  # here, because only searches need it
 
     catalog = system.state.catalog
     place.emit(StepBegan("snapshot", None))
@@ -118,7 +118,7 @@ def _search(system: System, model: Model, arguments: SearchArguments, place: Wor
     for cut_us in [*(one.cut_us for one in before[-1:]), system.clock.now_us()]:
         training_set, rows, until_us = system.part(Loops).loop(model.name).searchable(cut_us)
         address = content_hash([arguments.made_by, address_of_set(training_set), address_of_rows(rows)])
-        if any(one.id == address for one in before):  # the data of an interrupted search, which is continued
+        if any(one.id == address for one in before):  # an interrupted search on this data exists and is continued
             break
     place.emit(StepEnded("snapshot", cached=False, attempts=1))
     there = catalog.get(KIND, f"{model.name}/{address}")
@@ -133,7 +133,7 @@ def _search(system: System, model: Model, arguments: SearchArguments, place: Wor
         rows=int(rows.sum()),
         began_us=system.clock.now_us(),
         ended_us=None if there is None else _decoded(there.body).ended_us,
-        best=None if there is None else _decoded(there.body).best,  # until a later trial is better
+        best=None if there is None else _decoded(there.body).best,  # the best trial so far
     )
     _write(system, record)
     place.emit(StepBegan("trials", None))
@@ -168,8 +168,8 @@ def _search(system: System, model: Model, arguments: SearchArguments, place: Wor
 
 
 def _made_by(system: System, model: Model) -> str:
-    """Return the hash of everything that a search depends on except its data and budget."""
-    assert model.search is not None  # the caller has checked this
+    """Return a hash of everything that a search depends on, except its data and budget."""
+    assert model.search is not None  # the caller has checked that the model declares a search
     where = msgspec.to_builtins(current_environment())
     return content_hash([model.hash, model.search.hash, system.config.seed, system.config.training.threads, where])
 

@@ -1,4 +1,4 @@
-"""One tick of all deployments."""
+"""Run one tick of all deployments: a pass that closes days, checks quality, and trains if necessary."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 
 class Ticked(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of one deployment's tick."""
+    """The result of a tick for one deployment."""
 
     model: str
     decisions: list[Decision]
-    at_work: str | None = None  # the process that holds the loop, so that the tick was skipped; None if it was not
+    at_work: str | None = None  # the process that was using the loop, if the tick was skipped for that reason
 
 
 def tick_all(system: System, watch: Callable[[Ticked], object] | None = None) -> list[Decision]:
-    """See `Project.tick`."""
-    system.state.check_clock()  # with a clock ahead, days in the future would be closed. # D0170
+    """Run one tick of all deployments; see `Project.tick`."""
+    system.state.check_clock()  # if the clock is ahead, days in the future would be closed. # D0170
     decisions: list[Decision] = []
     failed: list[Exception] = []
     for name in system.definitions.deployments:
         try:
             ticked = _tick(system, name)
-        except Exception as error:  # a user's code may raise any error; the loop records it, and it is raised below
+        except Exception as error:  # may come from a user's code; the loop records it, and it is raised below
             failed.append(error)
             continue
         decisions += ticked.decisions

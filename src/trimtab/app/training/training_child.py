@@ -1,4 +1,4 @@
-"""The entry point of training tasks in a child process."""
+"""The entry point of a child process that carries out training tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trimtab.run import Workplace
 
 
 def work(argument: bytes, place: Workplace) -> bytes:
-    """Run one task, with the loop that this process keeps or with the loop of a project opened here."""
+    """Carry out one task. If this process has no open project to use, open one."""
     task = msgspec.msgpack.decode(argument, type=TrainingArguments)
     worker: Worker = place.keep("loop", lambda stack: _opened(task, stack))
     if worker.deployment_hash != task.deployment:

@@ -1,4 +1,4 @@
-"""Trainings as runs: their steps are recorded, a child process does them, and they can be cancelled.  # D53"""
+"""Record each training as a run whose steps are done by a child process and which can be cancelled.  # D53"""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Watch = Callable[[Run], object]
 
 
 class TrainingRuns:
-    """Builds candidates for the controller, with each long piece of work as a task of an executor.
+    """Trains and evaluates candidates. Each long step is a task that another process may do.
 
     Args:
-        builder: Does the work, in this process or in another.
+        builder: Does the steps, in this process or in another.
         runs: Records the runs.
-        registry: Names versions.
+        registry: Gives new versions their names.
         model: The name of the model.
-        arguments: Completes the arguments of a task.
+        arguments: Returns the complete arguments of a task.
         executor: Runs the tasks.
-        worker: Does the tasks in this process if the process of the executor has another project file.
+        worker: Does a task in this process if the other process has read another project file.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class TrainingRuns:
 
     @contextmanager
     def turn(self, actor: str, watch: Watch | None = None, kind: Kind = "train") -> Iterator[Tracked]:
-        """Make one training a run. The run is recorded only when something must be trained."""
+        """Record one training as a run. If there turns out to be nothing to train, no run is recorded."""
         self._run, self._watch = self._runs.track(kind, self._model, actor=actor), watch or (lambda run: None)
         try:
             with self._run:
@@ -69,7 +69,7 @@ class TrainingRuns:
                 executor.close()
 
     def ended(self, decisions: Sequence[Decision]) -> None:
-        """Record how the run of this turn ended."""
+        """Record how this training run ended."""
         last = next((d for d in reversed(decisions) if d.act in ("promote", "refuse", "ask", "shadow", "canary")), None)
         if last is not None:
             name = "" if last.version is None else self._registry.get(last.version).name
@@ -78,9 +78,10 @@ class TrainingRuns:
             self._run.end(said.get(last.act) or f"{name} was {refusal(last.cause)}")
 
     def unchanged(self, cut_us: int) -> str | None:
-        """Return the text of a training that gives no candidate, or None if it gives one.
+        """Return a text that says why training would give no new candidate, or None if it would give one.
 
-        Training gives no candidate if it would give the version in service, or if it only repaired that version.
+        There is no new candidate if training would give the deployed version again, or if it only restored that
+        version's lost files.
         """
         done, champion = self._done("same", cut_us), self._registry.alias(self._model, CHAMPION)
         if champion is None or (done.same is None and not done.put_back):
@@ -102,7 +103,7 @@ class TrainingRuns:
         self._run.begin()
         try:
             repair = self._done("repair", cut_us, changes=changes).repair
-        except Exception as error:  # the run records every error, even if the loop continues after it
+        except Exception as error:  # every error is recorded in the run, even if the loop continues after it
             self._run.end(error=error)
             raise
         assert repair is not None
@@ -147,7 +148,7 @@ class TrainingRuns:
 
 
 def refusal(cause: str) -> str:
-    """Return the word "refused" and the reason, without repeating the word.
+    """Return the reason for a refusal, beginning with "refused", without repeating that word.
 
     >>> refusal("Refused, not better: log_loss 0.41 against 0.40.")
     'refused, not better: log_loss 0.41 against 0.40.'

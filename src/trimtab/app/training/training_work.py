@@ -1,4 +1,4 @@
-"""Training tasks: the arguments that an executor gets and the results that it returns."""
+"""The arguments and results of training tasks, as they are passed to and from the process that does them."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ What = Literal["same", "blocked", "repair", "judge"]
 
 
 class TrainingArguments(msgspec.Struct, frozen=True, kw_only=True):
-    """What a training task should do."""
+    """The arguments of a training task."""
 
     what: What
     cut_us: int
-    actor: str  # who trains, which is recorded on the versions
+    actor: str  # who started the training, to be recorded with the version
     model: str
-    deployment: str  # the hash of the deployment as the caller declares it
+    deployment: str  # a hash of the deployment's definition in the calling process
     project: ProjectSpec
     changes: Changes = Changes()
     stored: Stored | None = None  # the stored version to judge, if any
-    keep: bool = True  # whether to keep the record of its judgement
+    keep: bool = True  # whether to store the result of its evaluation
 
 
 class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a training task found or made."""
+    """The result of a training task."""
 
-    changed: bool = False  # whether nothing was done, as the project file differs from the caller's
+    changed: bool = False  # whether the project file has changed since the caller read it, so that nothing was done
     lack: str | None = None
     same: Version | None = None
-    put_back: bool = False  # whether the lost artifact of the version was restored
+    put_back: bool = False  # whether the version's lost artifact was restored
     repair: Repair | None = None
 
 
 class Worker(Protocol):
-    """Does training tasks, as a `DeploymentLoop` does."""
+    """An object that does training tasks, as a `DeploymentLoop` does."""
 
     def work(self, arguments: TrainingArguments, place: Workplace) -> TrainingResult: ...
 
@@ -49,7 +49,7 @@ class Worker(Protocol):
 
 
 def task(arguments: TrainingArguments) -> Task:
-    """Return the executor's task for the arguments."""
+    """Return a task for an executor, with these arguments."""
     about = f"training of model {arguments.model!r}"
     return Task(
         "trimtab.app.training.training_child:work",

@@ -1,1 +1,1 @@
-"""Versions of models: aliases, arms, import, comparison, evaluation reports, garbage collection."""
+"""Work with the versions of models: move aliases, import, compare, evaluate, search and remove versions."""

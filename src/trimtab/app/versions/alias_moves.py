@@ -1,4 +1,4 @@
-"""Move aliases together with the row of the ledger, in one transaction. # D85"""
+"""Move aliases, and record each move in the ledger of decisions in the same transaction.  # D85"""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ NO_REASON = "No reason was given."
 
 
 class Ledgered:
-    """Writes the move of an alias together with its row of the ledger. It is the `together` of the registry."""
+    """Writes the move of an alias and its row of the ledger together. Pass it to the registry as `together`."""
 
-    decision: Decision  # the written row
+    decision: Decision  # the row that was written to the ledger
 
     def __init__(self, system: System, act: str) -> None:
         self._system = system
         self._act = act
 
     def __call__(self, row: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
-        """Write both, or neither of them."""
+        """Write both the move and the row, or neither of them."""
         self.decision = write_row(self._system, row, changes, self._act, self._evidence(row))
 
     def _evidence(self, row: AliasMove) -> Evidence:
@@ -42,7 +42,7 @@ class Ledgered:
 def write_row(
     system: System, row: AliasMove, changes: Sequence[Put | Append | Remove], act: str, evidence: Evidence
 ) -> Decision:
-    """Write changes together with the row of the ledger for a move."""
+    """Write changes together with a row of the ledger about the move of an alias."""
     entry = Entry(
         at_us=row.at_us,
         model=row.model,
@@ -57,7 +57,7 @@ def write_row(
 
 
 def roll_back(system: System, model: str, *, why: str, actor: str) -> Decision:
-    """See `Project.roll_back`."""
+    """Move the champion alias back to the previous version; see `Project.roll_back`."""
     name, ledgered = system.definitions.deployment(model).name, Ledgered(system, "roll_back")
     system.registry.roll_back(name, CHAMPION, why=why or NO_REASON, actor=actor, together=ledgered)
     return ledgered.decision

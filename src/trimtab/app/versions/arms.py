@@ -1,4 +1,4 @@
-"""Canary and shadow arms, and their shares of requests, which a person sets."""
+"""Set the canary and shadow versions of a model, and the shares of requests that they get."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ ARMS = (CANARY, SHADOW)
 
 
 def set_arm(system: System, reference: str, arm: str, *, share: float, why: str, actor: str) -> Decision:
-    """See `Project.set_arm`.
+    """Set or end a canary or shadow; see `Project.set_arm`.
 
     Raises:
-        Conflict: Another process set an arm of the model meanwhile. Nothing was written.
+        Conflict: Another process changed an arm of the model meanwhile. Nothing was written.
     """
     if arm not in ARMS:
         raise Misuse(f"arm {arm!r}: needed one of {', '.join(ARMS)}.")
     catalog, registry = system.state.catalog, system.registry
     name, reason = system.definitions.deployment(reference.partition("@")[0]).name, why or NO_REASON
     before, unmoved = catalog.get(KIND, name), registry.touch(name, arm)
-    there = registry.aliases(name).get(arm)  # read last, so that any later change is a conflict
+    there = registry.aliases(name).get(arm)  # read last, so that any change after this raises Conflict
     if there is None and "@" not in reference:
         raise NotFound(f"{name}: no version is its {arm} yet. Name one: {name}@N")
     version = registry.get(reference if there is None or "@" in reference else there.version)
-    if arm == CANARY and share > 0.0:  # a shadow answers no requests
+    if arm == CANARY and share > 0.0:  # a shadow needs no gate, because its answers are not returned to clients
         check_ungated(f"arm {version.name} as {arm}", registry.passed_gate(version), why)
     ledgered = LedgeredArm(system, share)
     if there is not None and there.version == version.id:
@@ -59,9 +59,9 @@ def set_arm(system: System, reference: str, arm: str, *, share: float, why: str,
 
 
 class LedgeredArm:
-    """Writes the move of an arm's alias, its new share and the row of the ledger together.
+    """Writes the move of a canary or shadow alias, its new share, and the row of the ledger together.
 
-    If `share` is None, the arm keeps its share.
+    If `share` is None, the share stays as it is.
     """
 
     decision: Decision  # the written row
@@ -71,11 +71,11 @@ class LedgeredArm:
         self._share = share
 
     def __call__(self, row: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
-        """Write everything, or nothing."""
+        """Write all of these changes, or none."""
         self.write(row, changes, self._system.state.catalog.get(KIND, row.model))
 
     def write(self, row: AliasMove, changes: Sequence[Put | Append | Remove], before: Record | None) -> None:
-        """Write everything, or nothing if the record of the shares has changed."""
+        """Write all of these changes, or none if the stored shares have changed since `before`."""
         shares = shares_of(before)
         if self._share is not None:
             shares = msgspec.structs.replace(shares, **{row.alias: self._share})
@@ -87,9 +87,10 @@ class LedgeredArm:
 
 
 def _evidence(registry: Registry, model: str, arm: str, version: Version) -> GateRecord | None:
-    """Return the newest passed gate of a version, if the move of the arm needs a gate.
+    """Return the last passed gate of a version, as evidence for moving an arm to it.
 
-    The result is None if the move needs no gate, or if the version passed none.
+    A gate is the set of tests before deployment. The result is None if the move needs no gate, or if the version has
+    passed none.
     """
     if registry.needs(model).get(arm) != "gate":
         return None

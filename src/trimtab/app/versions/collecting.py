@@ -1,4 +1,4 @@
-"""Garbage collection of versions, searches and steps that nothing needs any more (`trimtab gc`)."""
+"""Remove versions, parameter searches and run steps that nothing needs any more (`trimtab gc`)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ _ADDRESS_DIGITS = 64
 
 
 def collect_garbage(system: System, *, dry_run: bool, keep: Keep, searches: int, why: str, actor: str) -> Collection:
-    """Collect garbage. With `dry_run`, list what would be removed and kept, with the reasons.
+    """Remove what nothing needs any more. With `dry_run`, list what would be removed and kept, with reasons.
 
-    Searches and finished steps are removed first, so that their blobs are removed together with the other blobs. # D59
+    Searches and finished run steps are removed first, so that their blobs can be removed together with the other blobs.
+    # D59
 
     Raises:
-        Conflict: Another collection is running.
-        Misuse: Not even the newest search would be kept.
+        Conflict: Another process is collecting garbage.
+        Misuse: The arguments would not even keep the newest search.
     """
     from trimtab.registry.collecting.collector import Collector, Forgotten
 
@@ -54,7 +55,7 @@ def collect_garbage(system: System, *, dry_run: bool, keep: Keep, searches: int,
 
 
 def _searches_in_use(system: System) -> set[str]:
-    """Return the searches that chose the parameters of a version, or that would choose them for the next training."""
+    """Return the searches whose parameters a version uses, or the next training would use."""
     registry = system.registry
     chosen = [version.chosen for model in registry.models() for version in registry.versions(model)]
     deployments = system.definitions.deployments.values()
@@ -63,7 +64,7 @@ def _searches_in_use(system: System) -> set[str]:
 
 
 def _of_ledger(system: System, keep: Keep) -> dict[str, Reason]:
-    """Return for each version the newest row of the ledger that names it."""
+    """Return by version the newest row of the ledger that names it, as the reason to keep it."""
     from trimtab.registry.collecting.collector import Reason
 
     now_us, found = system.clock.now_us(), {}
@@ -78,7 +79,7 @@ def _of_ledger(system: System, keep: Keep) -> dict[str, Reason]:
 
 
 def _of_predictions(system: System) -> dict[str, Reason]:
-    """Return for each version the number of its logged predictions."""
+    """Return by version the number of its logged predictions, as the reason to keep it."""
     from trimtab.registry.collecting.collector import Reason
 
     counts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Compare two versions by their records, their definitions and their scores of the same labelled rows."""
+"""Compare two versions: their records, their feature definitions, and their scores on the same labelled rows."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ if TYPE_CHECKING:
     from trimtab.registry.describing.compare import Floats
     from trimtab.training.definitions import Model
 
-_MOVED_UNITS = 0.05  # a greater difference is a move: 5 points of probability, 1/20 of the spread
+_MOVED_UNITS = 0.05  # scores that differ by more than this count as moved (0.05 of probability, or 1/20 of the spread)
 
 
 def compare_versions(
     system: System, one: str, other: str, *, window_us: int | None, moved_by: float | None
 ) -> Comparison:
-    """See `Project.compare`."""
+    """Compare two versions; see `Project.compare`."""
     sides = _record(system, one), _record(system, other)
     try:
         features = feature_changes(system.live.of(sides[0].version), system.live.of(sides[1].version))
-    except Misuse as error:  # an earlier trimtab stored no definitions
+    except Misuse as error:  # an earlier trimtab did not store the definitions
         features = [FeatureChange(name="all", what="changed", words=f"not known: {error}")], 0
     predictions, why = None, ""
     if window_us is not None and sides[0].version.model == sides[1].version.model:
         try:
             predictions = _answers(system, sides, window_us, moved_by)
-        except (NotFound, Misuse, Conflict, Corrupt, Unavailable) as error:  # the rest is still compared
+        except (NotFound, Misuse, Conflict, Corrupt, Unavailable) as error:  # everything else is still compared
             why = str(error)
     return compare(*sides, features=features, predictions=predictions, not_scored=why)
 
@@ -80,17 +80,17 @@ def window_of(window: str | int | None) -> int | None:
 
 
 def check_moved(moved: float | None) -> None:
-    """Refuse an impossible difference of scores.
+    """Raise an error unless a difference of scores is a valid number.
 
     Raises:
-        Misuse: The difference is not a number from 0 on.
+        Misuse: The difference is negative or not a number.
     """
     if moved is not None and not 0.0 <= moved < float("inf"):
         raise Misuse(f"compare: moved: {moved} is no difference of two answers. Give a number from 0 on, such as 0.05.")
 
 
 def feature_changes(one: FeatureSet, other: FeatureSet) -> tuple[list[FeatureChange], int]:
-    """Return the changes of the features that the estimator reads, and the number of unchanged features."""
+    """Return the changed features among those that the models read, and the number of unchanged features."""
     before, now = dict(_features(one)), dict(_features(other))
     found, same = [], 0
     for name in dict.fromkeys([*before, *now]):
@@ -115,21 +115,21 @@ def _record(system: System, reference: str) -> Record:
     try:
         return record_of(version, system.state.blob, evaluation)
     except NotFound:
-        system.registry.load(version)  # raises an error that says who removed the version, and when
+        system.registry.load(version)  # raises an error, which says who removed the version and when
         raise
 
 
 def _features(features: FeatureSet) -> Iterator[tuple[str, tuple[str, Part]]]:
-    """Yield each feature with the address and the description of its definition.
+    """Yield each feature's name with a hash and a description of its definition.
 
-    Both cover everything that the feature is computed from.
+    Both include everything from which the feature is computed.
     """
     for name in features.names:
         yield name, (content_hash(_made_of(features, name)), _words(features, name))
 
 
 def _made_of(features: FeatureSet, name: str) -> object:
-    """Return everything that the values of a feature depend on, as a JSON value."""
+    """Return everything that determines the values of a feature, as a JSON value."""
     if name in features.transforms:
         expression = features.transforms[name]
         reads = [[read, _made_of(features, read)] for read in sorted(expression.columns()) if read != name]
@@ -167,12 +167,12 @@ def _view_feature(features: FeatureSet, name: str) -> tuple[Join, Aggregate]:
 
 
 class _LabelledRows(msgspec.Struct, frozen=True, eq=False):
-    """Requests whose labels are final."""
+    """Requests whose labels will no longer change."""
 
     requests: Columns
     at_us: NDArray[np.int64]
     labels: Floats
-    lists: NDArray[np.int64] | None  # for a ranking, the list of each request
+    lists: NDArray[np.int64] | None  # for a ranking: the number of the list to which each request belongs
 
 
 def _answers(

@@ -1,4 +1,4 @@
-"""The evaluation of a version: as a page, as a card and numbers in files, and as text for a terminal."""
+"""Show the evaluation of a version as an HTML page, as Markdown and JSON files, and as text for a terminal."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _MOST_TRIALS = 30
 
 
 def write_evaluation(registry: Registry, blob: Blob, catalog: Catalog, reference: str, to: Path) -> Path:
-    """Write the page of a version into the file or folder `to`.
+    """Write an HTML page about the evaluation of a version into the file or folder `to`.
 
-    The card is written next to it as Markdown, and the numbers as JSON.
+    A summary (the card) is written next to it as Markdown, and the numbers as JSON.
 
     Raises:
-        NotFound: Neither the version nor the version that it refits was evaluated.
-        Unavailable: A file cannot be written, for lack of space or access. No file is half written.
+        NotFound: The version was not evaluated. If it is a refit of a candidate, neither was the candidate.
+        Unavailable: A file cannot be written, for lack of space or access. No incomplete file is left.
     """
     version = registry.get(reference)
     evaluation = evaluation_of(registry, blob, version)
@@ -54,10 +54,10 @@ def write_evaluation(registry: Registry, blob: Blob, catalog: Catalog, reference
 
 
 def evaluation_of(registry: Registry, blob: Blob, version: Version) -> Evaluation:
-    """Return the evaluation of a version, or of the candidate that the version is a refit of.
+    """Return the evaluation of a version or, if it is a refit of a candidate, of that candidate.
 
     Raises:
-        NotFound: Neither of the two was evaluated.
+        NotFound: Neither the version nor the candidate was evaluated.
     """
     judged = version if version.refit_of is None else registry.get(version.refit_of)
     if judged.evaluation is None:

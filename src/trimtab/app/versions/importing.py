@@ -1,4 +1,4 @@
-"""Import model files as versions. They are checked against golden rows or a labelled window."""
+"""Import model files as versions, and check them on stored predictions or on recent labelled requests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from trimtab.training.definitions import Model
     from trimtab.training.fitting.fitted import Fitted
 
-ACT = "import"  # the act in the ledger: an imported model becomes the first champion
+ACT = "import"  # what the ledger calls the import of a model that becomes the first champion
 
 
 class ImportRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -50,7 +50,7 @@ class ImportRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 def import_version(system: System, path: Path, name: str, request: ImportRequest) -> Version:
-    """See `Project.import_model`."""
+    """Import a model file as a version; see `Project.import_model`."""
     model = system.definitions.models.get(name)
     if model is None:
         declared = ", ".join(system.definitions.models) or "none"
@@ -88,7 +88,7 @@ def import_version(system: System, path: Path, name: str, request: ImportRequest
         actor=request.actor,
     )
     check_same(version, f"import {path.name}", seen_until_us=request.seen_until_us, window_us=request.window_us)
-    if request.first:  # writes a row of the ledger; this step may be repeated
+    if request.first:  # this writes a row of the ledger, and may be repeated
         why, actor, together = request.why, request.actor, Ledgered(system, ACT)
         system.registry.move(version.model, CHAMPION, version, first=True, why=why, actor=actor, together=together)
     return version
@@ -97,9 +97,9 @@ def import_version(system: System, path: Path, name: str, request: ImportRequest
 def _scored(
     system: System, file: str, model: Model, fitted: Fitted, window_us: int, first: First
 ) -> tuple[Fitted, Evaluation]:
-    """Return the model with golden predictions, and its evaluation on the rows of the window.
+    """Return the model with golden predictions (stored to check later loads), and its evaluation on a window.
 
-    If the model has no golden predictions, they are made from the rows of the window.
+    If the file has no golden predictions, they are made from the rows of the window.
     """
     plain = msgspec.structs.replace(model, rows="history")
     built = system.part(Loops).living_data().training_set(plain, cut_us=system.clock.now_us())

@@ -1,4 +1,4 @@
-"""Search registered versions, and read their signatures."""
+"""Search the registered versions, and show the inputs and outputs of a version."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trimtab.registry.searching import Found, Search
 
 
 def search_versions(system: System, model: str | None = None, wanted: Search | None = None) -> list[Found]:
-    """Return the versions that match, of one model or of all models.
+    """Return the versions that match a search, of one model or of all models.
 
     Raises:
         NotFound: A model, metric, feature or source of this name does not exist.
@@ -23,7 +23,7 @@ def search_versions(system: System, model: str | None = None, wanted: Search | N
 
 
 def version_signature(system: System, version: str) -> Signature:
-    """Return the inputs and the output of a version.
+    """Return the names and types of a version's inputs and its output.
 
     Raises:
         NotFound: The version does not exist, or its artifact was removed.

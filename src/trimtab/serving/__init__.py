@@ -1,4 +1,4 @@
-"""Serving: answers in process, over HTTP, in batch, precomputed; online learning; the prediction log."""
+"""Answer requests with deployed versions: in the same process, over HTTP and gRPC, in batches, or from a store."""
 
 from trimtab.serving.failures import Late, ModelFailed, NotApplied
 from trimtab.serving.problems import InvalidField, Refused

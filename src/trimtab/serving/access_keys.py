@@ -1,7 +1,7 @@
-"""API keys in the catalogue: names, roles and hashes. The keys themselves are shown once and never stored.
+"""Store API keys in the catalogue, each with name, roles and hash. A key itself is shown once and never stored.
 
-A key has 256 random bits and cannot be guessed. So one SHA-256 is as safe as a slow hash, and is checked in a
-microsecond. # D96
+A key has 256 random bits and cannot be guessed. Therefore a single SHA-256 is as safe as a slow hash, and takes only a
+microsecond to check.  # D96
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from trimtab.store.ports import Append, Catalog, Put, Record, Remove
 Role: TypeAlias = Literal["read", "predict", "write", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
-MARKER = "keys.json"  # name of a file in the state folder
-_KIND = "access_key"  # kind of the records in the catalogue, whose keys are names
-_JOURNAL = "access_keys"  # the journal says who made and removed which key; servers look at it for changes
+MARKER = "keys.json"  # the name of the marker file in the state folder
+_KIND = "access_key"  # the kind of the catalogue records; each is stored under the name of its API key
+_JOURNAL = "access_keys"  # the journal of who made and removed which key; servers read it to notice changes
 _PREFIX = "trimtab"
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._@-]{0,62}")  # the name appears in ledgers and logs
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._@-]{0,62}")  # the allowed names, which appear in ledgers and logs
 _RATE = re.compile(r"\s*(\d{1,9}(?:\.\d{1,6})?)\s*/\s*(s|min|h)\s*")
 _SECONDS = {"s": 1, "min": 60, "h": 3_600}
-_POLL_S = 0.5  # time between two checks of a server for changes
+_POLL_S = 0.5  # time between two checks for changes by a server
 _logger = logging.getLogger(__name__)
 
 
 class AccessKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A key without its secret."""
+    """The stored data of an API key, without its secret."""
 
     format: Literal[1] = 1
-    id: str  # stands in the key, so that the record is found without trying all records
+    id: str  # a part of the key by which its record is found
     name: str
     roles: tuple[Role, ...]
-    sha256: str  # hash of the whole key
+    sha256: str  # the hash of the whole key
     rate: str | None  # "100/s"; None: no limit
     made_at_us: int
     actor: str
@@ -56,7 +56,7 @@ class AccessKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of the keys' journal."""
+    """An entry in the journal of keys."""
 
     act: Literal["add", "remove"]
     name: str
@@ -65,12 +65,12 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AccessKeys:
-    """Makes, lists and removes keys.
+    """Makes, lists and removes API keys.
 
     Args:
         catalog: The catalogue that holds the keys.
         clock: Gives the time when a key is made.
-        marker: A file outside the catalogue that says that a key existed once. # D0096
+        marker: A file outside the catalogue that shows that a key was once made.  # D0096
     """
 
     def __init__(self, catalog: Catalog, *, clock: Clock, marker: Path | None = None) -> None:
@@ -79,17 +79,17 @@ class AccessKeys:
         self._marker = marker
 
     def add(self, name: str, roles: Sequence[Role], *, rate: str | None = None, actor: str = "a person") -> str:
-        """Make a key and return it. The key is never shown again.
+        """Make a key and return it. It cannot be shown again.
 
         Args:
-            name: The user of the key. The name appears in ledgers and logs.
+            name: The name of the client who gets the key. The name appears in ledgers and logs.
             roles: What the key allows. "admin" includes the other roles.
-            rate: The most requests in each serving process, such as "100/s", "600/min" or "1000/h".
+            rate: The maximum rate of requests in each serving process, such as "100/s", "600/min" or "1000/h".
             actor: The person or process that makes the key.
 
         Raises:
             Misuse: The name, a role or the rate is invalid.
-            Conflict: There is a key with this name.
+            Conflict: A key with this name exists.
         """
         what = f"key {name!r}"
         if not _NAME.fullmatch(name):
@@ -113,7 +113,7 @@ class AccessKeys:
             made_at_us=self._clock.now_us(),
             actor=actor,
         )
-        self.mark()  # first: if the process is killed in between, the service asks for a key that does not exist yet
+        self.mark()  # marked first: if the process is killed after this, the service is closed rather than open
         try:
             self._catalog.write(
                 [
@@ -128,7 +128,7 @@ class AccessKeys:
         return key
 
     def remove(self, name: str, *, actor: str = "a person") -> AccessKey | None:
-        """Remove a key and return it, or None when the key could not be read.
+        """Remove a key and return its record, or None if the record was unreadable.
 
         Servers refuse the key within two seconds.
 
@@ -145,24 +145,24 @@ class AccessKeys:
         return found
 
     def all(self) -> list[AccessKey]:
-        """Return every key that can be read, by name."""
+        """Return all readable keys, sorted by name."""
         return self.read()[0]
 
     def read(self) -> tuple[list[AccessKey], list[str]]:
-        """Return every key by name, and the names of keys that are damaged or of a later version."""
+        """Return all readable keys, sorted by name, and the names of keys that are damaged or from a later version."""
         read = [(record.key, _read(record)) for record in self._catalog.find(_KIND)]
         return [key for _, key in read if key is not None], [name for name, key in read if key is None]
 
     def ever(self) -> bool:
-        """Return whether any key ever existed, as the catalogue or the marker says."""
+        """Return whether a key was ever made, according to the catalogue or the marker file."""
         return self.changes() > 0 or self._marked()
 
     def lost(self) -> bool:
-        """Return whether a key existed once, but the catalogue has no key and no record of a removed key."""
+        """Return whether a key was once made, although the catalogue has no record of any key."""
         return self._marked() and not self.changes()
 
     def mark(self) -> None:
-        """Record outside the catalogue that a key existed.
+        """Create the marker file, which shows that a key was once made.
 
         Raises:
             Unavailable: The marker cannot be written.
@@ -178,7 +178,10 @@ class AccessKeys:
         return self._marker is not None and self._marker.exists()
 
     def changes(self, *, after: int = 0) -> int:
-        """Return the number of all changes, if `after` of them are known. 0 means that there never was a key."""
+        """Return the number of changes of keys ever made. The first `after` of them are not counted again.
+
+        The result 0 means that no key was ever made.
+        """
         while entries := self._catalog.journal(_JOURNAL, after=after):
             after = entries[-1].sequence
         return after
@@ -188,27 +191,26 @@ class AccessKeys:
 
 
 class KeyFollower:
-    """A thread that follows changes of the keys, so that a server knows them within two seconds.
+    """A thread that notices changes of the keys, so that a server knows of them within two seconds.
 
-    Use it with `with`. A key that cannot be read is left out, so requests with it are refused. The other keys are not
-    affected.
+    Use it in a `with` statement. Keys that cannot be read are left out, so that requests with them are refused.
 
     Args:
         keys: The keys.
-        publish: Called at once and after each change, with all keys and whether a key ever existed.
+        publish: Called at the start and after each change, with all keys and with whether a key was ever made.
 
     Raises:
-        TrimtabError: The keys cannot be read. Nothing is served without them.
+        TrimtabError: The keys cannot be read. No request may be served without them.
     """
 
     def __init__(self, keys: AccessKeys, publish: Callable[[Sequence[AccessKey], bool], object]) -> None:
         self._keys = keys
         self._publish = publish
-        self._warned: set[str] = set()  # names of keys that cannot be read
+        self._warned: set[str] = set()  # names of unreadable keys for which a warning was logged
         self._changes = keys.changes()
         if self._changes:
-            with suppress(Unavailable):  # the state folder is only read
-                keys.mark()  # the first key was made by a version that did not record this
+            with suppress(Unavailable):  # the state folder may be read-only
+                keys.mark()  # the keys may have been made by a version that did not create the marker
         publish(self._readable(), keys.ever())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trimtab-keys", daemon=True)
@@ -221,7 +223,7 @@ class KeyFollower:
         self.close()
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._stop.set()
         self._thread.join()
 
@@ -234,14 +236,14 @@ class KeyFollower:
                     self._publish(self._readable(), True)
                     self._changes = changes
                 failed = False
-            except Exception as error:  # known keys stay valid, and the next check may succeed
+            except Exception as error:  # the known keys stay valid, and the next check may succeed
                 if not failed:
                     fault = not isinstance(error, TrimtabError)
                     _logger.warning("access keys cannot be read: %s", error, exc_info=fault)
                 failed = True
 
     def _readable(self) -> list[AccessKey]:
-        """Return the keys that can be read. Each other key is reported once by a warning."""
+        """Return the readable keys, and log one warning for each unreadable key."""
         keys, unreadable = self._keys.read()
         for name in unreadable:
             if name not in self._warned:
@@ -255,7 +257,7 @@ class KeyFollower:
 
 
 def _read(record: Record) -> AccessKey | None:
-    """Return the key in a record, or None when the record has no readable key."""
+    """Return the key that a record contains, or None if the record is not readable."""
     try:
         key = msgspec.json.decode(record.body, type=AccessKey)
         if key.rate is not None:
@@ -266,7 +268,7 @@ def _read(record: Record) -> AccessKey | None:
 
 
 def rate_per_s(rate: str) -> float:
-    """Return a rate such as "100/s" as a number a second.
+    """Return a rate such as "100/s" as requests per second.
 
     Raises:
         Misuse: The text is not a rate.
@@ -282,6 +284,6 @@ def rate_per_s(rate: str) -> float:
 
 
 def key_id(key: str) -> str | None:
-    """Return the id in a key, or None when the text does not have the form of a key."""
+    """Return the id inside a key, or None if the text does not look like a key."""
     parts = key.split("_", 2)
     return parts[1] if len(parts) == 3 and parts[0] == _PREFIX else None

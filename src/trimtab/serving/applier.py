@@ -1,4 +1,4 @@
-"""The thread that applies the event log to online state."""
+"""The thread that applies new events from the log to the online features."""
 
 from __future__ import annotations
 
@@ -13,30 +13,29 @@ from trimtab.store.log_order import in_order, intervals
 from trimtab.store.ports import Log, LogRecord
 
 _logger = logging.getLogger(__name__)
-_PAUSE_S = 0.02  # pause between two looks at a log with nothing new; `wake` ends the pause
-_LONGEST_PAUSE_S = 5.0  # pause between two retries
+_PAUSE_S = 0.02  # pause before the log is read again if nothing was new; `wake` ends the pause
+_LONGEST_PAUSE_S = 5.0  # the longest pause between two attempts
 
 
 class Applier:
-    """Follows every partition of a log and applies new records in micro-batches, in the order of append time.
+    """Applies the new records of all partitions of a log to the views, in batches and in the order of append time.
 
-    The process that starts the applier holds the lease that makes it the only applier. After `Unavailable` the applier
-    retries. Any other error stops it, and `failure` gives the reason, because a view that is not updated any more must
-    be noticed.
+    The process that starts this thread must hold the lease that makes it the only one to apply events. After
+    `Unavailable`, the thread tries again. Any other error stops the thread and is kept in `failure`. Then the views are
+    no longer updated, which must be noticed.
 
     Args:
         log: The event log.
-        apply: Takes records into the views, in the views' own transaction. It skips records that the views have
-            already.
-        applied: The positions that the views have reached.
-        batch: The largest number of records of a partition that are applied together. For all of them, the state of a
-            busy entity is written once, and the disk is waited for once. A batch should stay below a tenth of a
-            second's work. # D114
-        reading: The positions after which to read on, where they are not `applied`, because a view that is being filled
-            joins later.
-        between: A bounded piece of other work that is called after each look at the log. It gets whether there was
-            something new, and returns whether it has more to do at once.
-        stopped: Called once with the error that stops the applier.
+        apply: Adds records to the views, in one transaction. It skips records that a view already has.
+        applied: Returns by partition the position up to which records have been applied.
+        batch: The maximum number of records of a partition that are applied together. In a batch, an entity with many
+            records is written only once, and the disk is synced only once. A batch should take less than a tenth of a
+            second.  # D114
+        reading: Returns by partition the position after which to read. By default, this is the applied position. It can
+            be earlier while a new view is being filled.
+        between: Does a limited piece of other work. It is called after each read of the log with whether there were new
+            records, and returns whether it has more work to do at once.
+        stopped: Called once, with the error that stops the thread.
     """
 
     def __init__(
@@ -65,30 +64,30 @@ class Applier:
         self._thread = threading.Thread(target=self._run, name="trimtab-applier", daemon=True)
 
     def start(self) -> Applier:
-        """Begin to follow the log, in a thread."""
+        """Start the thread."""
         self._thread.start()
         return self
 
     def wake(self) -> None:
-        """Look at the log now, because something was appended."""
+        """Let the thread read the log now, because something was appended."""
         self._wake.set()
 
     @property
     def positions(self) -> dict[str, int]:
-        """Return the positions that were applied."""
+        """Return by partition the position up to which records have been applied."""
         with self._changed:
             return dict(self._positions)
 
     def lag_records(self) -> int:
-        """Return how many records of the log are not applied yet."""
+        """Return the number of log records that have not been applied."""
         applied = self.positions
         return sum(max(0, last - applied.get(name, 0)) for name, last in self._log.positions().items())
 
     def wait_applied(self, positions: Mapping[str, int], timeout_s: float) -> None:
-        """Return once the views have reached `positions`.
+        """Wait until all records up to `positions` have been applied.
 
         Raises:
-            NotApplied: The views have not reached the positions within `timeout_s`, or the applier has stopped.
+            NotApplied: They were not applied within `timeout_s`, or the thread has stopped.
         """
         self.wake()
         with self._changed:
@@ -99,7 +98,7 @@ class Applier:
         raise not_applied(why)
 
     def close(self) -> None:
-        """Stop after the current batch."""
+        """Stop the thread after the current batch."""
         self._stopping.set()
         self._wake.set()
         if self._thread.is_alive():
@@ -126,7 +125,7 @@ class Applier:
             except Unavailable as error:
                 _logger.warning("applier: %s Retrying in %.2f s.", error, pause_s)
                 busy, pause_s = False, min(2 * pause_s, _LONGEST_PAUSE_S)
-            except Exception as error:  # shown in `failure`, logged, and checked for readiness
+            except Exception as error:  # the error is logged, kept in `failure`, and reported by the readiness check
                 _logger.exception("applier: stopped")
                 with self._changed:
                     self.failure = error
@@ -138,7 +137,7 @@ class Applier:
                 self._wake.clear()
 
     def _step(self) -> bool:
-        """Apply new records by append time, and return whether there were any."""
+        """Apply new records in the order of their append times, and return whether there were any."""
         positions = self._positions if self._reading is None else self._reading()
         ends = self._log.positions()
         parts = next(intervals(self._log, positions, ends, batch=self._batch, gaps=True), [])

@@ -1,4 +1,4 @@
-"""The client of `trimtab serve`: the project's verbs over HTTP, with the project's results and errors."""
+"""The HTTP client of `trimtab serve`. Its methods have the names, results and errors of those of a project."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ T = TypeVar("T")
 Row = Mapping[str, Any]
 
 _RETRIES = 3
-_FIRST_PAUSE_S = 0.05  # pause before the first retry; it doubles with each further retry
-_LONGEST_PAUSE_S = 5.0  # the client does not wait for a longer Retry-After
-_SLACK_S = 0.25  # extra time for the transfer of a response that was made just in time
-_CONNECTIONS = 16  # connections that are kept open
-_ADDRESSES = 3  # addresses of a host; each address that does not answer takes a third of the time
-_LONGEST_MS = 600_000  # the service accepts no longer X-Timeout-Ms
+_FIRST_PAUSE_S = 0.05  # pause before the second attempt; it doubles before each further one
+_LONGEST_PAUSE_S = 5.0  # if the service asks for a longer pause (Retry-After), the client gives up
+_SLACK_S = 0.25  # additional time in which a response that was made just in time can arrive
+_CONNECTIONS = 16  # the number of connections that are kept open
+_ADDRESSES = 3  # at most this many addresses of a host are tried; each may use a third of the time
+_LONGEST_MS = 600_000  # the longest X-Timeout-Ms that the service accepts
 _JSON = "application/json"
-_BY_TYPE: dict[str, type[TrimtabError]] = {  # errors for which the type of problem says more than the status
+_BY_TYPE: dict[str, type[TrimtabError]] = {  # errors that are recognised by the problem's type, not by the status
     "late": Late,
     "model-failed": ModelFailed,
     "not-applied": NotApplied,
@@ -58,7 +58,7 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class PushProblem(msgspec.Struct, frozen=True):
-    """Why one row went to quarantine."""
+    """The reason why one row was put into quarantine."""
 
     row: int
     field: str
@@ -67,24 +67,24 @@ class PushProblem(msgspec.Struct, frozen=True):
 
 
 class PushedRows(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts and problems of pushed rows. The accepted rows are safe in the log."""
+    """The numbers of pushed rows, and the problems with some of them. Accepted rows are safe in the log."""
 
     accepted: int
     quarantined: int
     problems: tuple[PushProblem, ...] = ()  # the first hundred problems
-    absent: tuple[str, ...] = ()  # declared columns that some row left out, which are null for that row
+    absent: tuple[str, ...] = ()  # declared columns that are missing in some row, where they count as null
 
 
 def connect(url: str, *, key: str | None = None, timeout_s: float = 30.0, cafile: str | None = None) -> Client:
     """Return a client of the service at `url`. Nothing is sent yet.
 
     Args:
-        url: What `trimtab serve` prints: "http://127.0.0.1:8117".
-        key: An API key, where the service needs one.
-        timeout_s: The longest time of a call with all its retries, sent to the service as `X-Timeout-Ms`. Name
-            resolution is not limited by it.
-        cafile: A PEM file with the certificates to trust instead of the system's: the certificate of the service, or
-            one that signed it.
+        url: The URL that `trimtab serve` prints, such as "http://127.0.0.1:8117".
+        key: An API key, if the service needs one.
+        timeout_s: The time limit of a call, including all its attempts. It is sent to the service as `X-Timeout-Ms`.
+            Name resolution may take longer.
+        cafile: A PEM file with the certificates to trust instead of the system's. It may contain the service's own
+            certificate or that of its issuer.
 
     Raises:
         Misuse: The URL, the key, the time or the file cannot be used.
@@ -93,13 +93,14 @@ def connect(url: str, *, key: str | None = None, timeout_s: float = 30.0, cafile
 
 
 class Client:
-    """A client of one service, to be closed or used in `with`. Threads and forked children may share it.
+    """A client of one service. Close it after use, or use it in a `with` statement.
 
-    Errors are those of a project: `Misuse` (`InvalidField` for one field, with `field` and `pointer`), `NotFound`,
-    `Conflict`, `Unavailable` (with its kinds `Late`, `ModelFailed` and `NotApplied`). Any other fault of the service
-    is a `TrimtabError`.
-    A call is retried only where that is safe: when no connection was made, when the service refused it before doing
-    anything (429), and a call that only reads also after 503 or a broken connection.
+    Threads and forked children may share it. The errors are those of a project: `Misuse` (or `InvalidField` with
+    `field` and `pointer`), `NotFound`, `Conflict` and `Unavailable` (or one of its kinds `Late`, `ModelFailed` and
+    `NotApplied`). Any other failure of the service is a `TrimtabError`.
+
+    A call is sent again only if that is safe. This is the case if no connection was made, or if the service refused the
+    call before it did anything (429). Calls that only read are also sent again after status 503 or a broken connection.
     """
 
     def __init__(self, url: str, *, key: str | None = None, timeout_s: float = 30.0, cafile: str | None = None) -> None:
@@ -163,23 +164,23 @@ class Client:
     def push(
         self, source: str, rows: Row | Sequence[Row], *, wait: bool = False, timeout_s: float | None = None
     ) -> PushedRows:
-        """Append events. The accepted events are safe when this returns.
+        """Append events. When this returns, the accepted events are safe.
 
-        Rows that were sent are not sent again after a failure. In a source with a key, a second sending could replace
-        another client's newer row by an old row. In a source without a key, the same rows may be pushed again, and
+        Rows are not sent again after a failure. In a source with a key, sending them again could replace another
+        client's newer row by an older one. In a source without a key, the caller may push the same rows again, and they
         count once.
 
         Args:
             source: The source's name.
             rows: An event, or a list of events.
-            wait: Return only once the online features include the events.
-            timeout_s: The longest time of this call. If left out, the client's timeout.
+            wait: Whether to return only when the online features include the events.
+            timeout_s: The time limit of this call. By default, it is that of the client.
 
         Raises:
-            NotFound: There is no such source.
-            Misuse: A column is not declared, or no row was taken.
-            NotApplied: The events are safe, but not in the features yet. Do not push them again.
-            Unavailable: The service is too busy, and nothing was done. Or it did not answer, and the events may or may
+            NotFound: The source does not exist.
+            Misuse: A column is not declared, or no row was accepted.
+            NotApplied: The events are safe, but the features do not include them yet. Do not push them again.
+            Unavailable: The service is too busy, and nothing was done. Or it did not respond, and the events may or may
                 not be in the log.
         """
         path = _path("v1", "events", source) + ("?wait=applied" if wait else "")
@@ -188,21 +189,20 @@ class Client:
     def label(
         self, model: str, rows: Row | Sequence[Row], *, wait: bool = False, timeout_s: float | None = None
     ) -> Labelled:
-        """Append labels: the truth about earlier requests.
+        """Append labels, which tell the true outcomes of earlier requests.
 
         Args:
             model: A deployed model's name.
-            rows: `{"prediction": answer.id, "value": True}` or `{"request": key, ...}`, or a list of such dicts.
-                Instead of `value`, `columns` gives several columns of the label's source. `at` gives the time of the
-                event.
-            wait: Return only once the online features include the labels.
-            timeout_s: The longest time of this call. If left out, the client's timeout.
+            rows: `{"prediction": answer.id, "value": True}` or `{"request": key, ...}`, or a list of such dicts. To set
+                several columns of the label's source, give `columns` instead of `value`. `at` is the time of the event.
+            wait: Whether to return only when the online features include the labels.
+            timeout_s: The time limit of this call. By default, it is that of the client.
 
         Raises:
-            NotFound: There is no such model or prediction.
+            NotFound: The model or the prediction does not exist.
             Misuse: A label is not as declared, or no label was accepted.
-            NotApplied: The labels are safe, but not in the features yet. Do not send them again.
-            Unavailable: The service is too busy, or cannot be reached.
+            NotApplied: The labels are safe, but the features do not include them yet. Do not send them again.
+            Unavailable: The service is too busy or cannot be reached.
         """
         from trimtab.serving.http.routes.operations import Labelled
 
@@ -210,23 +210,23 @@ class Client:
         return self._ask("POST", path, _listed(rows), timeout_s, Labelled)
 
     def why(self, prediction_id: str) -> dict[str, Any]:
-        """Return all that led to one prediction, as `trimtab why --json` prints it.
+        """Return everything that led to a prediction, as `trimtab why --json` prints it.
 
         Raises:
-            NotFound: There is no such prediction.
+            NotFound: The prediction does not exist.
         """
         return self._get(_path("v1", "predictions", prediction_id) + "?why", dict[str, Any])
 
     def features(self, entity: str, *key: str | int, model: str | None = None) -> EntityFeatures:
-        """Return the features of one entity as they stand online, with their reasons and their age.
+        """Return the current online features of an entity, with the reasons for missing values and their ages.
 
         Args:
-            entity: The name of the entity, as views use it.
+            entity: The name of the entity in views.
             key: One value for each column of the entity's key.
-            model: Only the features that this model reads.
+            model: If given, only the features that this model reads are returned.
 
         Raises:
-            NotFound: No view has this entity, or there is no such model.
+            NotFound: No view has this entity, or the model does not exist.
         """
         from trimtab.serving.http.routes.operations import EntityFeatures
 
@@ -234,7 +234,7 @@ class Client:
         return self._get(path + ("" if model is None else f"?{urlencode({'model': model})}"), EntityFeatures)
 
     def models(self) -> list[ModelShown]:
-        """Return the deployed models, with the version in service and their aliases."""
+        """Return the deployed models, with their deployed versions and aliases."""
         from trimtab.serving.http.routes.operations import ModelShown
 
         return self._get("/v1/models", dict[str, list[ModelShown]])["models"]
@@ -255,7 +255,7 @@ class Client:
         return self._ask("GET", path, None, None, kind)
 
     def _ask(self, method: str, path: str, body: Any, timeout_s: float | None, kind: type[T]) -> T:
-        """Send a request, as often as is safe within its time, and decode the response."""
+        """Send a request, again after failures if that is safe and there is time, and decode the response."""
         end_s = time.monotonic() + (self._timeout_s if timeout_s is None else _check_timeout(timeout_s))
         encoded = None if body is None else encode(body)
         for attempt in range(_RETRIES + 1):
@@ -296,16 +296,16 @@ class Client:
         raise problem
 
     def _pool_of_process(self) -> urllib3.HTTPConnectionPool:
-        """Return the pool of connections.
+        """Return the connections of this process.
 
-        A forked child gets a new pool, because the connections of its parent are not its own.
+        A forked child makes new connections, because it must not use those of its parent.
         """
         if self._pid != os.getpid():
             self._pool, self._pid = self._new_pool(), os.getpid()
         return self._pool
 
     def _failed(self, error: HTTPError, *, reads: bool) -> Exception:
-        """Return the error to raise for an error of urllib3.
+        """Return the error to raise after an error of urllib3.
 
         It is a `_RetryableError` if nothing was sent, or if the call only reads.
         """
@@ -329,26 +329,29 @@ class Client:
 
 
 def _is_tls_fault(cause: Exception) -> bool:
-    """Return whether TLS itself failed and would fail again. A connection that was closed is not such a fault."""
+    """Return whether TLS itself failed, so that another attempt would fail as well.
+
+    A closed connection does not count as such a failure.
+    """
     return isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError)
 
 
 class _Timed(urllib3.connection.HTTPConnection):
-    """A connection whose timeout covers all addresses of a host together, and a whole response."""
+    """A connection with one time limit for all addresses of a host together and for the whole response."""
 
     def connect(self) -> None:
         allowed_s = self.timeout or 0.0
         self.timeout = allowed_s / _ADDRESSES
         try:
             super().connect()
-        except (OSError, HTTPError) as error:  # the error may come from the TLS handshake, too; nothing was sent
+        except (OSError, HTTPError) as error:  # this may also come from the TLS handshake, before anything was sent
             cause = error.__cause__ if isinstance(error, HTTPError) and error.__cause__ else error
             raise NewConnectionError(self, str(cause)) from cause
         self.timeout = allowed_s
         self.sock.settimeout(allowed_s)
 
     def request(self, *given: Any, **named: Any) -> None:
-        # a service that closes the connection may have sent the reason
+        # if the service has closed the connection, it may have sent the reason before
         with suppress(ssl.SSLEOFError, ssl.SSLZeroReturnError):
             super().request(*given, **named)
 
@@ -363,9 +366,9 @@ class _TimedTls(_Timed, urllib3.connection.HTTPSConnection):
 
 
 class _TimedReader(io.RawIOBase):
-    """Reads a response until its time is over.
+    """Reads a response until a time limit.
 
-    The timeout of a socket cannot do this, because it begins again with each byte.
+    The timeout of a socket cannot limit the whole time, because it starts again with each byte.
     """
 
     def __init__(self, raw: io.RawIOBase, sock: Any) -> None:
@@ -392,7 +395,7 @@ class _Predictions(msgspec.Struct, frozen=True):
 
 
 class _RetryableError(Exception):
-    """A failure after which the same call may be sent again, no sooner than after `after_s`."""
+    """A failure after which the same call may be sent again after a pause of `after_s`."""
 
     def __init__(self, error: TrimtabError, after_s: float) -> None:
         super().__init__(str(error))
@@ -417,7 +420,7 @@ def _split(url: str) -> SplitResult:
     try:
         place = urlsplit(url.strip() if "//" in url else f"http://{url.strip()}")
         host = place.hostname or ""
-        host.encode("idna"), place.port, place.path.encode()  # each of them raises
+        host.encode("idna"), place.port, place.path.encode()  # each of these raises an error for an invalid URL
     except ValueError as error:
         raise Misuse(f"connect: {url!r}: {error}.") from None
     strange = place.query or place.fragment or "@" in place.netloc or not host.isprintable() or " " in host
@@ -434,7 +437,7 @@ def _path(*parts: str) -> str:
 
 
 def _key_text(value: Any) -> str:
-    """Return a value of an entity's key as it stands in an address."""
+    """Return a value of an entity's key as it is written in a URL."""
     plain = plain_value(value) if type(value).__module__ == "numpy" else value
     if not isinstance(plain, str | int):
         raise Misuse(f"key: found a {type(value).__name__}, {value!r}. Give a text or a whole number for each column.")
@@ -458,7 +461,7 @@ def _context(cafile: str | None) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=cafile)
     except (OSError, TypeError, ValueError) as error:
         raise Misuse(f"connect: cafile {cafile!r} cannot be read: {error}.") from error
-    # accept a chain without the root, too, as Python 3.13 does by default
+    # accept a certificate chain without its root as well, as Python 3.13 does by default
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
 
@@ -483,7 +486,7 @@ def _decoded(content: bytes, kind: type[T], url: str) -> T:
 
 
 def _error(status: int, content: bytes, where: str) -> TrimtabError:
-    """Return the error for a problem detail."""
+    """Return the error that a problem detail in a response stands for."""
     try:
         problem = msgspec.json.decode(content, type=Problem)
     except _UNREADABLE:

@@ -1,4 +1,4 @@
-"""Errors of serving that are not the fault of the request."""
+"""Errors of serving for which the request is not to blame."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Late(Unavailable):
 
 
 class ModelFailed(Unavailable):
-    """The model raised an error, which is the `__cause__`, or gave no number.
+    """The model raised an error, which is the `__cause__`, or returned no number.
 
-    `shown` is the message for remote clients. The text of the model's own error is only for the log.
+    The attribute `shown` is the message for remote clients. The text of the model's own error is only logged.
     """
 
     def __init__(self, message: str, *, shown: str = "") -> None:
@@ -23,11 +23,11 @@ class ModelFailed(Unavailable):
 
 
 class NotApplied(Unavailable):
-    """The record is safe in the log, but the views have not applied it. It must not be sent again."""
+    """The record is safe in the log, but not yet applied to the online features. Do not send it again."""
 
 
 def not_applied(why: str) -> NotApplied:
-    """Return the error for a client that waited in vain for the views to apply its record."""
+    """Return the error for a client that waited in vain until its record was applied."""
     return NotApplied(
         f"the record is safe in the log, but the views have not applied it: {why}. Do not send it again; ask for the "
         "features later."
@@ -35,14 +35,14 @@ def not_applied(why: str) -> NotApplied:
 
 
 def is_of_all(error: Exception) -> bool:
-    """Return whether a call failed for all its rows alike: its deadline passed, or the store cannot be read.
+    """Return whether an error concerns all rows of a call: its deadline passed, or the store cannot be read.
 
-    Damage (`Corrupt`) may concern only one entity.
+    Damage (`Corrupt`) may concern only one entity, so it does not count.
     """
     return isinstance(error, Unavailable) and not isinstance(error, ModelFailed)
 
 
 def check_deadline(deadline_s: float | None) -> None:
-    """Raise `Late` once a deadline (`perf_counter`) has passed."""
+    """Raise `Late` if a deadline (a time of `perf_counter`) has passed."""
     if deadline_s is not None and perf_counter() > deadline_s:
         raise Late("the time for this answer is over. Ask again, or give it more time.")

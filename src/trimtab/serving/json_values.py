@@ -1,4 +1,4 @@
-"""JSON of Python and NumPy values. A value that JSON would change is refused, and the error names its place."""
+"""Encode Python and NumPy values as JSON. If JSON would change a value, an error names its place."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _GIVE = "Give numbers, texts, truth values, None and datetimes."
 
 
 def encode(body: Any) -> bytes:
-    """Return a request's body as JSON.
+    """Return the body of a request as JSON.
 
     Raises:
-        Misuse: A value has no equivalent in JSON. `InvalidField` names the place of the value.
+        Misuse: JSON cannot express a value. The error is an `InvalidField` that names the place of the value.
     """
     try:
         return msgspec.json.encode(_sendable(body, "$", ""), enc_hook=plain_value)
@@ -31,10 +31,10 @@ def encode(body: Any) -> bytes:
 
 
 def _sendable(value: Any, pointer: str, field: str) -> Any:
-    """Return a value in a form that the encoder does not change.
+    """Return a value in a form that the JSON encoder does not change.
 
-    The encoder would silently change some values (infinity to null, bytes to base 64, a UUID to a text). Such values
-    are refused. A decimal, which the encoder would write as a text, becomes a number.
+    The encoder would silently change some values (infinity to null, bytes to base 64, a UUID to a text). These are
+    refused. A decimal, which it would write as a text, becomes a number.
     """
     if isinstance(value, str | int | None):
         return value
@@ -59,10 +59,10 @@ def _sendable(value: Any, pointer: str, field: str) -> Any:
 
 
 def plain_value(value: Any) -> Any:
-    """Return the JSON equivalent of a decimal, a scalar of NumPy or a timestamp of pandas."""
+    """Return the JSON equivalent of a decimal, a NumPy scalar or a pandas timestamp."""
     if isinstance(value, Decimal):
         return None if value.is_nan() else float(value)
-    if isinstance(value, dt.datetime):  # a subclass such as that of pandas, whose NaT is unequal to itself
+    if isinstance(value, dt.datetime):  # pandas' timestamp is a subclass; its NaT is not equal to itself
         return value.isoformat(timespec="microseconds") if value == value else None
     if type(value).__module__ == "numpy" and hasattr(value, "item"):
         kind = value.dtype.kind

@@ -1,4 +1,4 @@
-"""Errors over HTTP: RFC 9457 problem details, from one table."""
+"""Errors in HTTP responses: problem details according to RFC 9457, from one table."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ TYPE_PREFIX = "urn:trimtab:problem:"
 
 
 class InvalidField(Misuse):
-    """A `Misuse` of one field of a request.
+    """A `Misuse` that concerns one field of a request.
 
-    `field` is the name of the field. `pointer` is the path to the field in the body (`$.rows[3].distance`).
+    `field` is the name of the field. `pointer` is the path to the field in the body, such as `$.rows[3].distance`.
     """
 
     def __init__(self, message: str, *, field: str, pointer: str = "") -> None:
@@ -65,7 +65,7 @@ class InvalidField(Misuse):
 
 
 class Refused(Misuse):
-    """A `Misuse` of HTTP itself (method, media type, size), with the status that says so."""
+    """A `Misuse` of HTTP itself, such as a wrong method, media type or size, with its HTTP status."""
 
     def __init__(self, status: int, message: str, *, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         super().__init__(message)
@@ -73,7 +73,7 @@ class Refused(Misuse):
         self.headers = headers
 
 
-_OWN: dict[type[TrimtabError], tuple[str, str]] = {  # errors with a type and a title of their own
+_OWN: dict[type[TrimtabError], tuple[str, str]] = {  # errors that have their own type and title in the problem detail
     ModelFailed: ("model-failed", "The model failed"),
     NotApplied: ("not-applied", "It is safe, and not in the online features yet"),
 }
@@ -92,10 +92,10 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def problem_of(error: BaseException, instance: str) -> Problem:
-    """Return the problem detail of an error at the path `instance`.
+    """Return the problem detail for an error of a request to the path `instance`.
 
-    Only errors of trimtab show their message. Any other error is a fault of the server or of a model. Its text stays in
-    the log, and every response with status 500 should have an entry in the log.
+    Only the messages of trimtab's own errors are shown to clients. Any other error is a fault of the server or of a
+    model, so its text is only logged. Every response with status 500 should have an entry in the log.
 
     >>> problem_of(NotFound("model 'x': none such"), "/v1/models/x/predict").status
     404
@@ -132,7 +132,7 @@ def _detail(error: BaseException) -> str:
 
 
 def decode_problem(error: Exception, body: bytes) -> Misuse:
-    """Return what to tell the sender of a body that msgspec refused: the field, or where the body stops being JSON."""
+    """Return an error for the client whose body msgspec refused: which field is wrong, or where the JSON ends."""
     text = str(error)
     if isinstance(error, msgspec.ValidationError):
         message, _, pointer = text.partition(" - at `")

@@ -1,1 +1,1 @@
-"""Answers in process: checked request rows, model inputs, scores."""
+"""Answer requests in the same process: check rows, read model inputs, and compute scores."""

@@ -1,4 +1,4 @@
-"""Answering in the same process: from checked request rows to predictions in the log."""
+"""Answer requests in the same process, from checked request rows to logged predictions."""
 
 from __future__ import annotations
 
@@ -46,14 +46,13 @@ class Answerer:
     Args:
         served: The version, with the names of its inputs.
         request: The request's definition.
-        readers: The readers that give the version its inputs.
+        readers: The readers of the version's model inputs, for the present and for past times.
         scorer: The fitted model.
         log: The log to which every prediction is written.
         clock: Gives the time of each answer.
-        ids: Gives a new identifier at each call.
-        of_others: True when the rows were checked for another version, the champion. The champion's request may have
-            other columns, or the same columns in another order. The log holds the columns as this version's request
-            declares them.
+        ids: Returns a new prediction id at each call.
+        of_others: Whether rows are checked for another version, the champion, whose request may have other columns or
+            another order of columns. The log always gets the columns that this version's request declares.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class Answerer:
         self.now_us = clock.now_us
         self._ids = ids
         self._key = request.key
-        self._read = readers.now.read  # these methods are bound once, which saves look-ups on the hot path
+        self._read = readers.now.read  # these methods are bound once, which saves time for each request
         self._predict_row = scorer.predict_row
         self._payload = payload_writer(served.model, served.version, served.arm)
         self._pack = struct.Struct(f"<{len(served.inputs)}d").pack
@@ -87,9 +86,9 @@ class Answerer:
         )
 
     def warm_up(self) -> None:
-        """Read the features of a made-up row, so that the first request does not wait for lazy initialisation (9 ms).
+        """Read the features of a made-up row, so that the first request is not delayed by lazy initialisation (9 ms).
 
-        The model needs no warm-up here, because it repeats its golden predictions when it is loaded.
+        The model was already called when it was loaded, to check its golden predictions.
         """
         request, now_us = self.rows.request, self.now_us()
         key: str | int = "-" if request.key_dtype == "str" else 0
@@ -101,11 +100,13 @@ class Answerer:
             _logger.info("%s: not warmed up: %s: %s", self.served.label, type(error).__name__, error)
 
     def answer(self, rows: Sequence[Mapping[str, Any]], *, at: str | int | dt.datetime | None = None) -> list[Answer]:
-        """Return the answers to rows from Python, in the order of the rows, once their predictions are logged.
+        """Answer rows given as Python dicts, and return the answers in the order of the rows.
+
+        The predictions are logged before the answers are returned.
 
         Args:
             rows: Request rows. Every declared column must be present.
-            at: A time in the past as of which to answer. If left out, the answers are as of now.
+            at: A time in the past as of which to answer. By default, the answers are as of now.
 
         Raises:
             Misuse: A row is not as declared (the message names the field), or `at` lies in the future.
@@ -118,9 +119,9 @@ class Answerer:
         return [shown(p, self.served) for p in predictions]
 
     def _answer_row(self, given: Mapping[str, Any]) -> Answer:
-        """Return the answer to one row as of now.
+        """Return the answer to a single row as of now.
 
-        The bodies of `predict`, `log.buffer` and `shown` are inlined here for speed. # D108
+        For speed, this contains copies of the bodies of `predict`, `log.buffer` and `shown`. # D108
         """
         row = self.rows.plain(given) or self.rows.check((given,))[0]
         served, now_us = self.served, self.now_us()
@@ -160,7 +161,7 @@ class Answerer:
         flags: tuple[str, ...] = (),
         deadline_s: float | None = None,
     ) -> list[Prediction]:
-        """Return predictions for checked rows. They are not logged: the caller logs them before it shows an answer."""
+        """Return predictions for checked rows. The caller must log them before it shows an answer."""
         if not rows:
             return []
         now_us = self.now_us()
@@ -169,9 +170,9 @@ class Answerer:
         return self.scored(rows, self._read_past(rows, at_us, now_us), now_us, (*flags, PAST))
 
     def inputs(self, rows: Sequence[Row], now_us: int, deadline_s: float | None = None) -> ModelInputs:
-        """Return the model inputs as of now.
+        """Return the model inputs of rows as of now.
 
-        Raises `Late` if the deadline has passed before or after the inputs are read.
+        Raises `Late` if the deadline has passed before the inputs are read, or once they are read.
         """
         if deadline_s is None:
             return self._read(rows, now_us)
@@ -236,7 +237,7 @@ class Answerer:
         )
 
     def repeated(self, last: Prediction, row: Row, now_us: int, flags: tuple[str, ...]) -> Prediction:
-        """Return an earlier answer as the answer to another request."""
+        """Return a prediction that repeats the answer of an earlier prediction for another request."""
         return msgspec.structs.replace(
             last,
             id=self._ids(),
@@ -247,7 +248,7 @@ class Answerer:
         )
 
     def ruled(self, row: Row, score: float, now_us: int, flags: tuple[str, ...]) -> Prediction:
-        """Return an answer with a fixed score, for which neither features nor the model were used."""
+        """Return a prediction with a fixed score, made without features and without the model."""
         width, nothing = len(self.served.inputs), ModelInputs((), (), now_us, {})
         return self._prediction(row, [math.nan] * width, bytes([NO_VIEW]) * width, score, now_us, nothing, flags)
 
@@ -265,7 +266,7 @@ class Answerer:
 
 
 def _in_order(row: Row) -> list[Any]:
-    """Return the columns of a row that was checked for this version itself, in declared order."""
+    """Return the values of a row that was checked for this version, so that they are in its declared order."""
     return [*row.values()]
 
 

@@ -1,6 +1,6 @@
-"""Batch scoring: turns a table of requests into logged predictions.
+"""Score a table of requests as a batch, and log the predictions.
 
-The table is scored in parts. However often a batch is resumed, each part is logged exactly once.
+The table is scored in parts. A batch can be resumed, and each part is logged exactly once.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from trimtab.store.ports import Catalog, Put
 
 KIND = "batch"  # the kind of the manifests in the catalogue
 PART_ROWS = 12_500
-_TOGETHER_ROWS = 50_000  # rows of one evaluation of features; each evaluation reads through all events
-LEASE_S = 60.0  # time without renewal after which another process may resume a batch
+_TOGETHER_ROWS = 50_000  # rows whose features are computed together, because each computation reads all events
+LEASE_S = 60.0  # another process may resume a batch if its lease is not renewed for this long
 _T = TypeVar("_T")
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A range of the prediction log that holds consecutive predictions of a batch."""
+    """A range of positions in the prediction log with consecutive predictions of a batch."""
 
     partition: str
     first: int
@@ -47,17 +47,17 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The definition and the progress of a batch, kept as a record of the catalogue."""
+    """The definition and the progress of a batch, stored in the catalogue."""
 
     format: Literal[1] = 1
     id: str
     model: str
     version: str
-    requests: str  # hash of the table and its times
+    requests: str  # the hash of the table and of its times
     rows: int
     part_rows: int
     made_at_us: int
-    positions: dict[str, int]  # positions of the event log at the first run; resumed runs use the same positions
+    positions: dict[str, int]  # positions of the event log up to which events count, also in resumed runs
     parts: tuple[Part, ...] = ()
 
     @property
@@ -82,30 +82,29 @@ def score_table(
     part_rows: int = PART_ROWS,
     progress: Callable[[int, int], object] | None = None,
 ) -> Manifest:
-    """Answer every row of a table, log the answers, and return the finished manifest.
+    """Answer every row of a table, log the predictions, and return the finished manifest.
 
-    A second call with the same table and version repeats nothing. The identifiers of predictions follow from the batch
-    and the row, so parts that are already in the log are found there.
+    A second call with the same table and version scores nothing again. The ids of predictions are derived from the
+    batch and the row, so that a part that is already in the log is recognised.
 
     Args:
         served: The version that answers.
-        requests: The request's columns, with one row for each request.
+        requests: The columns of the request, with one row for each request.
         at_us: The time as of which each row is answered (int64 microseconds), or one time for all rows.
-        inputs: Evaluates the features.
-        scorer: The fitted model. Another thread calls it.
+        inputs: Computes the model inputs.
+        scorer: The fitted model. It is called in another thread.
         log: The log to which the predictions are written.
         catalog: The catalogue in which the manifest is kept.
         clock: Gives the time of the batch.
-        batch_id: The name of the batch. If left out, the hash of version, table and times.
-        holder: The name that holds the lease `lease_of`. If left out, a new name.
-        mode: The predictions' mode: "batch", or "precomputed" for answers that are made ahead of requests.
+        batch_id: The name of the batch. By default, this is the hash of version, table and times.
+        holder: The name under which this call holds the lease of the batch. By default, this is a new name.
+        mode: The mode of the predictions: "batch", or "precomputed" for answers that are stored for later requests.
         part_rows: The number of rows that are scored and logged together.
-        progress: Called after each part with the number of rows done and the number of all rows.
+        progress: Called after each part with the number of rows done and the total number of rows.
 
     Raises:
         Misuse: A column is missing or of the wrong type, a key or time is null, or the columns differ in length.
-        ModelFailed: The model raised an error, or gave no finite number for a row. The parts before that row are
-            logged.
+        ModelFailed: The model raised an error, or returned no finite number for a row. The earlier parts are logged.
         Conflict: A batch with this name has another table or version, or another process is scoring this batch.
     """
     times_us = np.full(requests.rows, at_us, np.int64) if isinstance(at_us, int) else np.asarray(at_us, np.int64)
@@ -140,7 +139,7 @@ def score_table(
         )
         held = _Held(catalog, holder, begun_s, *_begin(catalog, fresh), progress)
         left = _left(held.manifest)
-        if record is not None and left:  # the part may have been appended but not written to the manifest
+        if record is not None and left:  # a part may have been logged but not entered in the manifest
             place = log.locate(batch_prediction_ids(name, held.manifest.made_at_us, left[0])[0])
             if place is not None:
                 held.add(Part(*place, len(left.pop(0))))
@@ -149,18 +148,18 @@ def score_table(
     finally:
         if (
             held is None or not held.appending
-        ):  # otherwise the part may still be appended, so the lease is left to expire
+        ):  # otherwise a part may still be logged, so the lease must expire by itself
             catalog.release(lease, holder)
     return held.manifest
 
 
 def lease_of(batch_id: str) -> str:
-    """Return the name of the lease that is held on a batch while it is scored."""
+    """Return the name of the lease that a process holds while it scores a batch."""
     return f"batch/{batch_id}"
 
 
 def batch_predictions(manifest: Manifest, log: PredictionLog) -> Iterator[list[Prediction]]:
-    """Return the predictions of a batch in the order of its table, in the parts that were scored."""
+    """Yield the predictions of a batch in the order of its table, one list for each part of the manifest."""
     for part in manifest.parts:
         for done in range(0, part.rows, manifest.part_rows):
             rows = min(manifest.part_rows, part.rows - done)
@@ -168,7 +167,7 @@ def batch_predictions(manifest: Manifest, log: PredictionLog) -> Iterator[list[P
 
 
 def batch_manifest(catalog: Catalog, batch_id: str) -> Manifest | None:
-    """Return the manifest of a batch, or None when there is no batch with this name."""
+    """Return the manifest of a batch, or None if there is no batch with this name."""
     record = catalog.get(KIND, batch_id)
     return None if record is None else msgspec.json.decode(record.body, type=Manifest)
 
@@ -215,9 +214,9 @@ class _Batch:
         )
 
     def parts(self, left: Sequence[range]) -> Iterator[tuple[range, NDArray[Any], dict[str, list[Any]]]]:
-        """Yield for each part its rows, model inputs and request fields.
+        """Yield for each part its rows, its model inputs, and the other fields of its predictions.
 
-        The features of several parts are evaluated together.
+        The features of several parts are computed together.
         """
         count = max(1, _TOGETHER_ROWS // max(map(len, left), default=1))
         for n in range(0, len(left), count):
@@ -229,7 +228,7 @@ class _Batch:
                 yield rows, matrix[cut], {name: values[cut] for name, values in questions.items()}
 
     def questions(self, rows: range) -> tuple[NDArray[Any], dict[str, list[Any]]]:
-        """Return for some rows of the table the model's inputs, and the predictions' fields except the scores."""
+        """Return the model inputs of some rows, and all fields of their predictions except the scores."""
         cut, common = slice(rows.start, rows.stop), self._common
         table, at_us = self._table.take(cut), self._at_us[cut]
         matrix, reasons = self._inputs.compute(table, at_us, self._frames)
@@ -244,11 +243,11 @@ class _Batch:
         }
 
     def predict(self, rows: range, matrix: NDArray[Any]) -> NDArray[Any]:
-        """Return the scores of some rows of the table: float64 (rows,), or for several classes (rows, classes)."""
+        """Return the scores of some rows: float64, shape (rows,), or (rows, classes) for several classes."""
         return scores_of(self._served, self._scorer, matrix, first=rows.start)
 
     def payloads(self, questions: Mapping[str, list[Any]], scores: NDArray[Any]) -> list[bytes]:
-        """Return the payloads of answers."""
+        """Return the predictions encoded for the log."""
         if scores.ndim == 1:
             return encode_all(self._common, {**questions, "score": scores.tolist()})
         named = [dict(zip(self._served.classes, row, strict=True)) for row in scores.tolist()]
@@ -256,7 +255,7 @@ class _Batch:
 
 
 class _Held:
-    """A batch whose lease this process holds, with its manifest."""
+    """A batch for which this process holds the lease, with its manifest."""
 
     def __init__(
         self,
@@ -272,13 +271,13 @@ class _Held:
         self._holder = holder
         self._revision = revision
         self._progress = progress
-        self._held_at_s = held_at_s  # the time by `monotonic` at which the lease was last taken
-        self._lapsed = False  # whether the lease expired since the last part was added
+        self._held_at_s = held_at_s  # the time (`monotonic`) at which the lease was last renewed
+        self._lapsed = False  # whether the lease expired after the last part was added to the manifest
         self._keeping = threading.Lock()
-        self.appending = False  # whether a part may still be in the process of being appended
+        self.appending = False  # whether a part may be written to the log at this time
 
     def keep(self) -> None:
-        """Renew the lease.
+        """Renew the lease, and check that no other process has resumed the batch.
 
         Raises:
             Conflict: The lease expired, and another process resumed the batch.
@@ -286,7 +285,7 @@ class _Held:
         with self._keeping:
             name, record, now_s = self.manifest.id, None, monotonic()
             if self._catalog.acquire(lease_of(name), self._holder, LEASE_S):
-                record = self._catalog.get(KIND, name)  # another process may have finished in between
+                record = self._catalog.get(KIND, name)  # another process may have finished the batch
             if record is None or record.revision != self._revision:
                 raise Conflict(
                     f"batch {name!r}: this process paused for over {LEASE_S:g} s, and another one resumed the batch. "
@@ -296,43 +295,46 @@ class _Held:
             self._held_at_s = now_s
 
     def keep_until(self, end: Future[_T]) -> Future[_T]:
-        """Wait for a thread, and renew the lease meanwhile. Raises `Conflict` like `keep`."""
+        """Wait for a future, and keep the lease renewed meanwhile.
+
+        Raises `Conflict` in the same way as `keep`.
+        """
         while not wait([end], LEASE_S / 3).done:
             self.keep()
         return end
 
     def outlast(self, append: Future[Any]) -> None:
-        """Wait for the end of an append after a failure, and renew the lease meanwhile as long as it is free."""
+        """After a failure, wait until an append has ended, and renew the lease meanwhile if it is free."""
         while not wait([append], LEASE_S / 3).done:
             self._catalog.acquire(lease_of(self.manifest.id), self._holder, LEASE_S)
 
     def is_alone(self) -> bool:
-        """Return whether no other process can have appended the next part, and the lease outlasts the next append.
+        """Return whether no other process can have logged the next part, and the lease will last until it is logged.
 
         Raises:
             Conflict: The lease expired, and another process resumed the batch.
         """
-        paused = monotonic() - self._held_at_s > LEASE_S / 2  # `keep_until` renews the lease more often than this
+        paused = monotonic() - self._held_at_s > LEASE_S / 2  # `keep_until` usually renews more often
         if paused:
             self.keep()
         return not (paused or self._lapsed)
 
     def add(self, part: Part) -> None:
-        """Add a part that is already in the log to the manifest."""
+        """Add a part, which is in the log already, to the manifest."""
         self.manifest = msgspec.structs.replace(self.manifest, parts=_joined(self.manifest.parts, part))
         name = self.manifest.id
         self._catalog.write([Put(KIND, name, msgspec.json.encode(self.manifest), expected=self._revision)])
         self._revision += 1
-        self._lapsed = False  # another process would have added this part before the next one
+        self._lapsed = False  # no other process resumed the batch, because it would have added this part
         if self._progress is not None:
             self._progress(sum(part.rows for part in self.manifest.parts), self.manifest.rows)
 
 
 def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _Held, clock: Clock) -> None:
-    """Append part after part, each in one transaction, while the model scores the next part. # D108
+    """Log part after part, each in one transaction, while the model scores the next part.  # D108
 
-    One thread scores, one appends, and one evaluates features. The calling thread waits for them and renews the lease.
-    No part is appended before the previous part is in the manifest.
+    One thread computes features, one computes scores, and one writes to the log. The calling thread waits for them and
+    renews the lease. A part is logged only when the previous part is in the manifest.
     """
     scoring: tuple[range, Mapping[str, list[Any]], Future[NDArray[Any]]] | None = None
     appending: tuple[range, Future[tuple[str, int]]] | None = None
@@ -340,11 +342,11 @@ def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _He
     def append(payloads: Sequence[bytes], first_id: str) -> tuple[str, int]:
         try:
             place = None
-            if not held.is_alone():  # another process may have appended the part, and ended
+            if not held.is_alone():  # another process may have logged the part and then ended
                 place = log.locate(first_id)
-                held.keep()  # the search may have taken long
+                held.keep()  # the search for the part may have taken long
             if place is None:
-                at_us = max(clock.now_us(), held.manifest.made_at_us)  # the clock may have been set back since. # D170
+                at_us = max(clock.now_us(), held.manifest.made_at_us)  # the clock may have been set back. # D170
                 place = log.log.partition, log.append_payloads(payloads, at_us=[at_us] * len(payloads)).start
             return place
         finally:
@@ -385,9 +387,9 @@ def _thread() -> ThreadPoolExecutor:
 
 
 def _joined(parts: tuple[Part, ...], part: Part) -> tuple[Part, ...]:
-    """Return the parts with the next part added.
+    """Return the parts with one more part at the end.
 
-    The next part is merged with the last part where it follows directly, so that manifests stay short.
+    A part that directly follows the previous part in the log is merged with it, so that manifests stay short.
 
     >>> _joined((Part("p", 1, 10),), Part("p", 11, 5))
     (Part(partition='p', first=1, rows=15),)
@@ -398,21 +400,21 @@ def _joined(parts: tuple[Part, ...], part: Part) -> tuple[Part, ...]:
 
 
 def _left(manifest: Manifest) -> list[range]:
-    """Return the rows of each part that the manifest does not have yet."""
+    """Return the row ranges of the parts that are not in the manifest yet."""
     done = sum(part.rows for part in manifest.parts)
     starts = range(done, manifest.rows, manifest.part_rows)
     return [range(start, min(start + manifest.part_rows, manifest.rows)) for start in starts]
 
 
 def _rows(matrix: NDArray[Any]) -> list[bytes]:
-    """Return the bytes of each row."""
-    whole = np.ascontiguousarray(matrix).view(f"V{matrix.shape[1] * matrix.itemsize}")  # each row one element
+    """Return the bytes of each row of a matrix."""
+    whole = np.ascontiguousarray(matrix).view(f"V{matrix.shape[1] * matrix.itemsize}")  # each row becomes one element
     found: list[bytes] = whole.ravel().tolist()
     return found
 
 
 def _begin(catalog: Catalog, fresh: Manifest) -> tuple[Manifest, int]:
-    """Return the manifest to resume from, and its revision."""
+    """Return the manifest from which to resume the batch, and the revision of its record."""
     record = catalog.get(KIND, fresh.id)
     if record is None:
         catalog.write([Put(KIND, fresh.id, msgspec.json.encode(fresh), expected=0)])

@@ -1,7 +1,7 @@
-"""Micro-batching: concurrent requests of one row share a call of the model where this was measured to be cheaper.
+"""Micro-batching: concurrent requests of one row share a call of the model if this was measured to be cheaper.
 
-The costs are measured when a version is put in place. Most models take microseconds for a row, and a batch would only
-delay the answers.  # D108
+The costs are measured when a version is deployed. Most models take only microseconds for a row, so that waiting for a
+batch would only delay the answers.  # D108
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import msgspec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-WORTH_S = 50e-6  # a row that costs less is answered faster than it is gathered
+WORTH_S = 50e-6  # if a row costs less than this, gathering rows takes longer than answering them
 LONGEST_WAIT_S = 0.002
-MOST_ROWS = 64  # of one batch
-_SIZES = (8, 32)  # of timed batches
-_GAIN = 1.5  # how many times cheaper a row in a batch must be than a row alone
+MOST_ROWS = 64  # the largest number of rows in a batch
+_SIZES = (8, 32)  # the batch sizes that are timed
+_GAIN = 1.5  # a row in a batch must be this many times cheaper than a row alone
 _LOOKS = 4  # iterations of the event loop during which a batch may grow
-_CALLS = 3  # calls that are timed for each size; the fastest counts
+_CALLS = 3  # the number of timed calls for each size, of which the fastest counts
 
 _Row = TypeVar("_Row")
 _Answer = TypeVar("_Answer")
@@ -38,10 +38,10 @@ class Scores(Protocol):
 
 
 class BatchCosts(msgspec.Struct, frozen=True, kw_only=True):
-    """The time that a model takes for a row, alone and in batches."""
+    """The time that a model takes per row, for single rows and in batches."""
 
     alone_s: float
-    together_s: dict[int, float] = {}  # by rows of a batch; empty if not measured, because a row costs next to nothing
+    together_s: dict[int, float] = {}  # per row, by batch size; empty if not measured because a single row is cheap
 
     @property
     def pays(self) -> bool:
@@ -54,16 +54,18 @@ class BatchCosts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wait_s(self) -> float:
-        """Return how long a row waits for other rows: at most the time that the model takes for one row."""
+        """Return how long a row waits for other rows, which is at most the time that the model takes for one row."""
         return min(self.alone_s, LONGEST_WAIT_S)
 
 
 def measure_costs(scorer: Scores, inputs: int, *, stopwatch_s: Callable[[], float] = perf_counter) -> BatchCosts:
-    """Time a model with rows of zeros. Batches are timed only if one row takes so long that they may be cheaper.
+    """Measure how long a model takes for rows of zeros.
+
+    Batches are measured only if a single row takes so long that a batch may be cheaper.
 
     Args:
         scorer: The model, ready to score.
-        inputs: How many numbers a row has.
+        inputs: The number of inputs in a row.
         stopwatch_s: A monotonic clock, in seconds.
     """
     row = [0.0] * inputs
@@ -77,46 +79,49 @@ def measure_costs(scorer: Scores, inputs: int, *, stopwatch_s: Callable[[], floa
         for rows in _SIZES:
             matrix = np.zeros((rows, inputs))
             together_s[rows] = _quickest_s(lambda given=matrix: scorer.predict(given), stopwatch_s) / rows  # type: ignore[misc]
-    except Exception:  # the model fails on zeros: do not use batches
+    except Exception:  # the model fails on zeros, so batches are not used
         return BatchCosts(alone_s=0.0)
     return BatchCosts(alone_s=alone_s, together_s=together_s)
 
 
 class Joined(Generic[_Row, _Answer]):
-    """A row that shares a call. `done` holds its answer, or the error that was raised when it was answered alone."""
+    """A row that waits for a shared call of the model.
+
+    `done` gets its answer. If the shared call fails, the row is answered alone, and `done` gets that answer or error.
+    """
 
     def __init__(self, group: object, answers: _Answers, row: _Row, done: asyncio.Future[_Answer]) -> None:
         self.group = group
         self.answers = answers
         self.row = row
         self.done = done
-        self.joined_s = self.began_s = perf_counter()  # `began_s` is set again when the call begins
+        self.joined_s = self.began_s = perf_counter()  # `began_s` is updated when the call begins
 
 
 class Batching(Generic[_Row, _Answer]):
-    """Gathers single rows of one event loop, and answers them by common calls of the model.
+    """Gathers single rows in one event loop, and answers several of them by one call of the model.
 
-    A row that comes alone is answered at the end of the loop's iteration. Clients that were just answered often send
-    their next requests at once. So after a call that answered several rows, the next rows wait until as many rows have
-    come again, but no longer than `BatchCosts.wait_s`. When a common call fails, each row is answered alone, unless all
-    of the rows would fail.
+    If only single rows arrive, each is answered at the end of the loop's iteration. Clients that were just answered
+    often send their next requests at once. So after a call for several rows, the next call waits for the same number of
+    rows, but no longer than `BatchCosts.wait_s`. If a shared call fails, each row is answered alone, unless the error
+    would occur for all rows.
 
     Args:
-        of_all: Tells for an error whether each row of the call would raise the same error.
+        of_all: Returns for an error whether each row of the call would raise it as well.
     """
 
     def __init__(self, of_all: Callable[[Exception], bool] = lambda error: False) -> None:
         self._of_all = of_all
         self.costs = BatchCosts(alone_s=0.0)
-        self.calls: dict[int, int] = {}  # number of calls by the number of rows that they answered
-        self.waited_s = 0.0  # number of rows in all calls
+        self.calls: dict[int, int] = {}  # number of calls by the number of rows in a call
+        self.waited_s = 0.0  # the total time that rows have waited for their calls
         self._gathered: list[Joined[_Row, _Answer]] = []
-        self._expected = 1  # number of rows in the last batch
+        self._expected = 1  # the number of rows in the last batch, expected again for the next
         self._timer: asyncio.Handle | None = None
 
     @property
     def rows(self) -> int:
-        """Return how many rows were answered."""
+        """Return how many rows have been answered."""
         return sum(rows * calls for rows, calls in self.calls.items())
 
     def join(self, group: object, answers: _Answers, row: _Row) -> Joined[_Row, _Answer]:
@@ -133,7 +138,7 @@ class Batching(Generic[_Row, _Answer]):
         count = len(self._gathered)
         if count >= MOST_ROWS:
             self._flush()
-        elif count == self._expected:  # there are enough rows; those that come in this iteration are added
+        elif count == self._expected:  # enough rows are waiting; rows that arrive in this iteration still join them
             self._set(loop.call_soon(self._look, loop, count, _LOOKS))
         elif count == 1:
             self._set(loop.call_later(self.costs.wait_s, self._flush))
@@ -145,7 +150,7 @@ class Batching(Generic[_Row, _Answer]):
         self._timer = timer
 
     def _look(self, loop: asyncio.AbstractEventLoop, seen: int, looks: int) -> None:
-        """Wait for another iteration of the loop while rows keep coming."""
+        """Wait for another iteration of the loop if rows have arrived in the last one, and otherwise answer."""
         if looks and len(self._gathered) > seen:
             self._set(loop.call_soon(self._look, loop, len(self._gathered), looks - 1))
         else:
@@ -154,7 +159,7 @@ class Batching(Generic[_Row, _Answer]):
     def _flush(self) -> None:
         self._set(None)
         gathered, self._gathered = self._gathered, []
-        waiting = [one for one in gathered if not one.done.done()]  # the client may have closed its connection
+        waiting = [one for one in gathered if not one.done.done()]  # the client of a row may be gone
         self._expected = max(1, len(waiting))
         now_s = perf_counter()
         groups: dict[int, list[Joined[_Row, _Answer]]] = {}
@@ -190,7 +195,7 @@ class Batching(Generic[_Row, _Answer]):
 def calls_by_size(calls: Mapping[int, int]) -> dict[str, int]:
     """Return the number of calls by size, for metrics.
 
-    The size of a call is the least power of two that is not below its number of rows.
+    The size of a call is its number of rows, rounded up to a power of two.
 
     >>> calls_by_size({1: 5, 3: 2, 4: 1})
     {'1': 5, '4': 3}
@@ -203,7 +208,7 @@ def calls_by_size(calls: Mapping[int, int]) -> dict[str, int]:
 
 
 def _quickest_s(call: Callable[[], object], stopwatch_s: Callable[[], float]) -> float:
-    call()  # the first call may load and prepare something
+    call()  # not timed, because the first call may load and prepare something
     taken = []
     for _ in range(_CALLS):
         before = stopwatch_s()

@@ -1,4 +1,4 @@
-"""Model inputs from features, with the same bits online (as of now) and offline (for a table or a time in the past)."""
+"""Model inputs from features: bit for bit the same online (as of now) and offline (for tables or past times)."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ Snapshot: TypeAlias = "tuple[Mapping[str, EventFrame], Mapping[str, int]]"  # ev
 
 
 class OnlineInputs:
-    """An `InputReader` over a request plan and a version's encoding.
+    """Reads model inputs from online features, according to a request plan and a version's encoding.
 
     Args:
         plan: Reads the features of a request.
         encoding: Turns features into numbers.
-        of_others: True when rows were checked for another version, the champion, whose request may have other columns.
+        of_others: Whether rows are checked for another version, the champion, whose request may have other columns.
 
     Raises:
-        Misuse: The encoding was fitted on other features. `read` raises it if a row of the champion's request lacks a
-            column of this version's request, or has another type in the column.
+        Misuse: The encoding was fitted on other features. `read` raises this error if a row of the champion's request
+            lacks a column of this version's request, or has it with another type.
     """
 
     def __init__(self, plan: RequestPlan, encoding: Encoding, *, of_others: bool = False) -> None:
@@ -66,9 +66,9 @@ class OnlineInputs:
 
 
 class BareInputs:
-    """An `InputReader` without online state: it gives features of the request itself, and null for all other features.
+    """Computes model inputs from the request alone, without online features, for degraded responses.
 
-    Features of views are null with the reason `unavailable`. So are transforms that use such a feature.
+    Features of views are null with the reason `unavailable`, and so are transforms that use such a feature.
     """
 
     def __init__(self, features: FeatureSet, encoding: Encoding) -> None:
@@ -79,7 +79,7 @@ class BareInputs:
         self._columns = frozenset(features.request.columns)
         own = set(self._columns)
         self._transforms: list[tuple[str, RowFunction]] = []
-        for stage in features.stages:  # each transform comes after the transforms that it uses
+        for stage in features.stages:  # stages are ordered, so that each transform comes after those that it uses
             for name, expression in stage.transforms.items():
                 if expression.columns() <= own:
                     own.add(name)
@@ -87,7 +87,7 @@ class BareInputs:
         self._reasons = bytes(UNAVAILABLE if name in self._joined else NO_VIEW for name in features.names)
 
     def read(self, rows: Sequence[Row], now_us: int) -> ModelInputs:
-        """Return the inputs of checked rows, without online state."""
+        """Return the inputs of checked rows without reading online features."""
         encoded, reasons = [], []
         for row in rows:
             known, own, codes = dict(row), dict.fromkeys(self._names), bytearray(self._reasons)
@@ -96,7 +96,7 @@ class BareInputs:
                 own[name] = value = compute(known)
                 if value is None and failures.count != before:
                     codes[self._names.index(name)] = FAILED
-                if name not in self._columns:  # a feature that is a column of the request keeps its value
+                if name not in self._columns:  # a feature that is itself a column of the request keeps its value
                     known[name] = value
             encoded.append(self._encode([own[name] for name in self._names]))
             reasons.append(bytes(codes))
@@ -104,15 +104,15 @@ class BareInputs:
 
 
 class OfflineInputs:
-    """Model inputs of many requests, each as of its own time, computed from the history of the sources.
+    """Computes model inputs of many requests, each as of its own time, from the history of the sources.
 
-    Nothing that became known after the time of a request is used for the request. This class is also a `PastReader`.
+    For each request, only events that were known at its time are used. This class is also a `PastReader`.
 
     Args:
         features: The model's features.
         encoding: The version's encoding of the features.
-        snapshot: Returns the events of every source and the positions of the event log that they reach. It takes the
-            positions up to which to read, or None for all events.
+        snapshot: Returns the events of every source, and the positions of the event log that they reach. It is called
+            with the positions up to which to read, or with None for all events.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class OfflineInputs:
     def compute(
         self, requests: Columns, at_us: NDArray[Any], frames: Mapping[str, EventFrame]
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return the model's matrix, float64 (rows, inputs), and the reason codes, uint8 (rows, inputs)."""
+        """Return the model inputs, float64 (rows, inputs), and their reason codes, uint8 (rows, inputs)."""
         from trimtab.features.offline.evaluation import evaluate
 
         found = evaluate(self.features, requests, at_us, frames)

@@ -1,4 +1,4 @@
-"""Scores of many rows, checked for shape, type and finiteness, and the errors for a model that fails."""
+"""Compute scores of many rows, check them, and make the errors for a model that fails."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from trimtab.serving.failures import ModelFailed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_NUMBERS = frozenset("biuf")  # NumPy's kinds of numbers
+_NUMBERS = frozenset("biuf")  # the kinds of NumPy types that are numbers
 
 
 def scores_of(served: ServedVersion, scorer: RowScorer, matrix: NDArray[Any], *, first: int = 0) -> NDArray[Any]:
-    """Return the scores of some rows: float64 (rows,), or for several classes (rows, classes).
+    """Return the scores of some rows: float64, shape (rows,), or (rows, classes) for several classes.
 
     Args:
         served: The version that scores.
@@ -44,7 +44,7 @@ def scores_of(served: ServedVersion, scorer: RowScorer, matrix: NDArray[Any], *,
 
 
 def no_number(served: ServedVersion, row: int | None = None) -> ModelFailed:
-    """Return the error for a model that gave no finite number. The error names the row if that is known."""
+    """Return the error for a model that returned no finite number. It names the row if that is known."""
     each = f" for each of {len(served.classes)} classes" if served.classes else ""
     of_row = "" if row is None else f", of row {row}"
     return ModelFailed(f"{served.label}: the model gave no finite number{each}{of_row}.")

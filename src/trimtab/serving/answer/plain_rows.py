@@ -1,4 +1,4 @@
-"""Generated checks of rows from Python whose values need no conversion. # D108"""
+"""Generate fast checks for rows from Python whose values need no conversion.  # D108"""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from trimtab.features.definitions import Request
 
 PlainCheck: TypeAlias = Callable[[Any], dict[str, Any] | None]
 
-EARLY_US = 30 * DAY_US  # integers from 0 to here may count seconds or milliseconds
+EARLY_US = 30 * DAY_US  # integers from 0 to this one may be seconds or milliseconds instead of microseconds
 YEAR_9999_US = 253_402_300_799_999_999
 
-_PLAIN: dict[Dtype, str] = {  # values that need no conversion
+_PLAIN: dict[Dtype, str] = {  # by type: a test for values that need no conversion
     "float": "{v}.__class__ is float and -1e150 <= {v} <= 1e150",
     "int": f"{{v}}.__class__ is int and {-(2**63)} <= {{v}} <= {2**63 - 1}",
     "bool": "{v}.__class__ is bool",
@@ -25,10 +25,11 @@ _PLAIN: dict[Dtype, str] = {  # values that need no conversion
 
 
 def plain_check(request: Request) -> PlainCheck:
-    """Make a function that returns a row as `RequestRows.check` would, in declared order, or None for a full check.
+    """Return a function that checks a simple row quickly.
 
-    It accepts a dict of exactly the declared columns, with values of Python's own types within their bounds. Anything
-    else that may be valid, such as text beyond ASCII, a date, or NaN for null, needs the full check.
+    For a dict of exactly the declared columns, with values of Python's own types within their bounds, the function
+    returns the same row as `RequestRows.check`. For any other row it returns None, so that the caller makes the full
+    check. Such rows may be valid, for example with text beyond ASCII, a date, or NaN for null.
 
     >>> from trimtab.features.definitions import request
     >>> check = plain_check(request("visit", key="id", time="at", columns={"id": str, "x": float}))

@@ -1,4 +1,4 @@
-"""Precomputed answers: they are stored by request key, and given while they are fresh."""
+"""Store precomputed answers by request key, and give them to requests as long as they are fresh."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ State = Literal["found", "stale", "missing"]
 
 
 class Looked(msgspec.Struct, frozen=True, gc=False):
-    """The result of a look-up: `answer` is the JSON of an `Answer` when the state is "found"."""
+    """The result of looking up a stored answer. If the state is "found", `answer` is the JSON of an `Answer`."""
 
     state: State
     answer: bytes = b""
@@ -34,9 +34,9 @@ MISSING = Looked("missing")
 class Precomputed:
     """The precomputed answers of one model, stored by request key.
 
-    An answer is given only to a request with the columns that the answer was made from. A look-up of an unknown key, or
-    of a request with other columns, is `missing`. A look-up that finds an answer of another version, or an answer older
-    than is allowed, is `stale`.
+    An answer is given only to a request with the same columns as the request for which it was made. For an unknown key,
+    or a request with other columns, the result is `missing`. If the stored answer is of another version or too old, the
+    result is `stale`.
     """
 
     def __init__(self, store: KeyValue, model: str, *, max_age_us: int) -> None:
@@ -45,12 +45,12 @@ class Precomputed:
         self.max_age_us = max_age_us
 
     def put(self, answers: Iterable[tuple[Row, str, str, Answer]]) -> int:
-        """Store answers, in one transaction for each block, and return how many were stored.
+        """Store answers, and return how many were stored. Answers are written in blocks, each in one transaction.
 
-        An answer replaces a stored answer with the same key.
+        An answer replaces the stored answer with the same key.
 
         Args:
-            answers: For each answer: the request row, the request's key, the version's address and the answer to give.
+            answers: For each answer: the request row, the request's key, the version's id, and the answer to give.
         """
         count = 0
         waiting = iter(answers)
@@ -67,11 +67,11 @@ class Precomputed:
         return count
 
     def holds_any(self) -> bool:
-        """Return whether any answer of this model was ever stored."""
+        """Return whether any answer of this model is stored."""
         return next(iter(self._store.scan(self._prefix, limit=1)), None) is not None
 
     def look_up(self, row: Row, key: str, version: str, now_us: int) -> Looked:
-        """Look up the stored answer of `version` to a checked row, and tell whether it is fresh.
+        """Look up the stored answer of a version to a checked row.
 
         Raises:
             Corrupt: The stored bytes cannot be read as an answer.
@@ -100,7 +100,7 @@ class Precomputed:
 
 
 def stored_requests(store: KeyValue) -> Iterator[tuple[bytes, str, list[Any]]]:
-    """Yield for each stored answer its key in the store, its model, and the columns of its request in declared order.
+    """Yield for each stored answer its key in the store, its model, and the request's columns in declared order.
 
     Raises:
         Corrupt: The stored bytes cannot be read as an answer.
@@ -119,13 +119,13 @@ def stored_requests(store: KeyValue) -> Iterator[tuple[bytes, str, list[Any]]]:
 
 
 def _positive(value: Any) -> Any:
-    """Return a value, with 0.0 instead of -0.0, because tables do not keep -0.0."""
+    """Return 0.0 for -0.0, because tables do not keep -0.0. Return any other value unchanged."""
     return value + 0.0 if value.__class__ is float else value
 
 
 class _Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     format: int
-    columns: bytes  # columns of the request that was scored, as a msgpack array in declared order
+    columns: bytes  # the request that was scored, as a msgpack array of its columns in declared order
     version: str
     as_of_us: int
     answer: bytes

@@ -1,4 +1,4 @@
-"""Request rows, checked completely before any work begins."""
+"""Decode request rows, and check them completely before any other work begins."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Row = dict[str, Any]  # a request's columns in declared order, with None for nul
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _NOTHING = object()
 _UNSET, _datetime = msgspec.UNSET, dt.datetime
-_SHOWN = 60  # most characters of a refused value in a message
+_SHOWN = 60  # the maximum number of characters of a refused value in an error message
 _FORM = 'Send {"request": {...}} for one row or {"rows": [{...}, ...]} for many; "at" next to it is a time.'
-_FINE = re.compile(rb":\d\d[.,]\d{7}")  # seconds with more digits than microseconds, or some other number
-_NO_TIME = "Invalid RFC3339"  # of msgspec, which accepts no date and no time without seconds
+_FINE = re.compile(rb":\d\d[.,]\d{7}")  # finds times with more than six decimals of a second (or similar numbers)
+_NO_TIME = "Invalid RFC3339"  # msgspec's error for dates, and for times without seconds
 _UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _MICROSECOND = dt.timedelta(microseconds=1)
 _YEAR_1_US = -62_135_596_800_000_000
@@ -48,7 +48,7 @@ _NEEDED: dict[Dtype, str] = {
 
 
 class RequestBody(msgspec.Struct, frozen=True, gc=False):
-    """A decoded body: its rows, whether the body held a list of rows, and its explicit as-of time."""
+    """A decoded body: its rows, whether it contained a list of rows, and its as-of time if it had one."""
 
     rows: list[Row]
     many: bool
@@ -56,7 +56,7 @@ class RequestBody(msgspec.Struct, frozen=True, gc=False):
 
 
 class RequestRows:
-    """Decodes and checks the rows of one request definition. The checks are compiled once.
+    """Decodes and checks the rows of one declared request. The checks are compiled once.
 
     A body is `{"request": {...}}` for one row or `{"rows": [{...}, ...]}` for many rows. `"at"` is a time in the past.
     Every declared column must be present. Null is allowed except for key and time. An integer time that looks like
@@ -64,7 +64,7 @@ class RequestRows:
 
     Args:
         request: The declaration of the request.
-        now_us: The clock. If it stands in early 1970 (in a test), integers that look like seconds are accepted.
+        now_us: Returns the time. If it is in early 1970 (in a test), integers that look like seconds are accepted.
 
     >>> from trimtab.features.definitions import request
     >>> rows = RequestRows(request("visit", key="id", time="at", columns={"id": str, "x": float}))
@@ -88,7 +88,7 @@ class RequestRows:
             fields.append((f"c{index}", kind if name in required else kind | None))
         if all(name.isidentifier() and not keyword.iskeyword(name) and name[:1] != "_" for name in self.names):
             fields = [(name, kind) for name, (_, kind) in zip(self.names, fields, strict=True)]
-            self._as_row: Callable[[Any], Row] = msgspec.structs.asdict  # twice as fast as `zip`
+            self._as_row: Callable[[Any], Row] = msgspec.structs.asdict  # this is twice as fast as `zip`
         else:
             self._as_row = lambda checked: dict(zip(self.names, msgspec.structs.astuple(checked), strict=True))
         rename = {field: name for (field, _), name in zip(fields, self.names, strict=True)}
@@ -101,7 +101,7 @@ class RequestRows:
             "Body",
             [
                 ("request", self._row | msgspec.UnsetType, unset),
-                ("rows", list[self._row] | msgspec.UnsetType, unset),  # type: ignore[name-defined]  # made above
+                ("rows", list[self._row] | msgspec.UnsetType, unset),  # type: ignore[name-defined]  # made at run time
                 ("at", time_type, unset),
             ],
             forbid_unknown_fields=True,
@@ -114,14 +114,14 @@ class RequestRows:
         """Return the rows of a JSON body.
 
         Raises:
-            Misuse: The body is not JSON or has the wrong form. `InvalidField` is raised when one field is at fault.
+            Misuse: The body is not JSON or has the wrong form. If one field is wrong, the error is an `InvalidField`.
         """
         try:
             parsed = self._decoder.decode(body)
         except _UNDECODABLE as error:
             parsed = self._decoded_again(body, error)
         unset = msgspec.UNSET
-        if self._has_time_texts(parsed) and _FINE.search(body) is not None:  # msgspec rounds such numbers
+        if self._has_time_texts(parsed) and _FINE.search(body) is not None:  # msgspec would round such times
             parsed = msgspec.convert(self._with_times(msgspec.json.decode(body)), self._body)
         at_us = None if parsed.at is unset else self._time_us(parsed.at, "at", "$.at")
         if parsed.request is not unset:
@@ -133,7 +133,7 @@ class RequestRows:
         return RequestBody([self._plain(row, f"$.rows[{n}]") for n, row in enumerate(parsed.rows)], True, at_us)
 
     def _has_time_texts(self, parsed: Any) -> bool:
-        """Return whether a body has a time as text."""
+        """Return whether a decoded body contains a time as text."""
         if parsed.at.__class__ is _datetime:
             return True
         rows = parsed.rows
@@ -146,16 +146,16 @@ class RequestRows:
         return False
 
     def _decoded_again(self, body: bytes, error: Exception) -> Any:
-        """Decode a body with times that msgspec does not accept, or raise the error that explains its problem."""
+        """Decode a body with times that msgspec does not accept. If that fails, raise an error that explains why."""
         if _NO_TIME in str(error):
             try:
                 return msgspec.convert(self._with_times(msgspec.json.decode(body)), self._body)
-            except _UNDECODABLE as still:  # the problem may lie in fields behind that time
+            except _UNDECODABLE as still:  # another field may be wrong as well
                 error = still
         raise self._explained(decode_problem(error, body), body) from error
 
     def _with_times(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return a body as plain JSON, with its times in a form that msgspec accepts."""
+        """Return a body as plain JSON values, with its times converted to a form that msgspec accepts."""
         rows = [given.get("request"), *(given.get("rows") or ())] if isinstance(given.get("rows"), list) else []
         for row in rows or [given.get("request")]:
             if isinstance(row, dict):
@@ -165,13 +165,13 @@ class RequestRows:
         return given
 
     def check(self, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-        """Return rows from Python, checked by the same rules as rows from JSON.
+        """Check rows from Python by the same rules as rows from JSON, and return them.
 
-        NaN is null, and NumPy scalars are accepted.
+        NaN counts as null, and NumPy scalars are accepted.
 
         Raises:
-            Misuse: A row is not a mapping. `InvalidField` names the row and the field at fault, what was found and what
-                is needed.
+            Misuse: A row is not a mapping. If a field is wrong, the error is an `InvalidField`, which names the row and
+                the field, what was found and what is needed.
         """
         out = []
         for number, row in enumerate(rows):
@@ -191,11 +191,11 @@ class RequestRows:
         return out
 
     def _encodable(self, row: Row, number: int) -> Row:
-        """Return the row if its texts are valid UTF-8, which texts in Python need not be."""
+        """Return the row if its texts are valid UTF-8, and otherwise raise an error. Python texts may be invalid."""
         for name in self._texts:
             value = row[name]
             if value is not None and value.__class__ is not str:
-                row[name] = value = str.__str__(value)  # an instance of a subclass, which cannot be logged
+                row[name] = value = str.__str__(value)  # instances of subclasses of str cannot be logged
             if value is None or value.isascii():
                 continue
             try:
@@ -206,7 +206,7 @@ class RequestRows:
         return row
 
     def _checked_python(self, row: Mapping[str, Any], number: int) -> Any:
-        """Check a row that holds NaN, NumPy scalars, or something wrong."""
+        """Check a row that contains NaN, NumPy scalars or errors."""
         try:
             plain = {name: _time(value) if name in self._times else _python(value) for name, value in row.items()}
             return msgspec.convert(plain, self._row)
@@ -235,13 +235,13 @@ class RequestRows:
         return value
 
     def _explained(self, problem: Misuse, source: bytes | Mapping[str, Any]) -> Misuse:
-        """Return the problem, extended by the value that was found and the value that is needed."""
+        """Return the problem with an explanation which value was found and which is needed."""
         problem = _plainer(problem)
         if not isinstance(problem, InvalidField):
             return Misuse(f"{problem} {_FORM}") if str(problem).startswith("body: Expected") else problem
         if problem.pointer == f"$.{problem.field}" and isinstance(
             source, bytes
-        ):  # the problem is in a field of the body, not of a row
+        ):  # the problem is in a field of the body, and not in a row
             known = {"request": "an object", "rows": "a list of objects", "at": _NEEDED["time"]}
             needed = f" Needed: {known[problem.field]}." if problem.field in known else ""
             unknown = "" if needed else f"$.{problem.field} is no field of a body"
@@ -257,9 +257,9 @@ class RequestRows:
 
 
 def rows_of_table(table: Columns) -> list[Row]:
-    """Return the rows of a table for a later check.
+    """Return the rows of a table, to be checked later.
 
-    The table's timestamps may be of any year, since their unit is known.
+    Times in a table may lie in any year, because their unit is known.
     """
     rows = table.to_rows()
     for name, one in table.by_name.items():
@@ -270,12 +270,12 @@ def rows_of_table(table: Columns) -> list[Row]:
 
 
 def _with_unit(us: int) -> int | dt.datetime:
-    """Return a time as a datetime where its number could be mistaken for seconds."""
+    """Return a time in microseconds, or as a datetime if the number could be mistaken for seconds."""
     return _EPOCH + us * _MICROSECOND if 0 <= us < EARLY_US else us
 
 
 def _plainer(problem: Misuse) -> Misuse:
-    """Return the problem without the name of a standard that is not required."""
+    """Return the problem without the name of a standard (RFC 3339) that clients need not follow exactly."""
     if not isinstance(problem, InvalidField) or _NO_TIME not in str(problem):
         return problem
     text = str(problem).replace(f"{_NO_TIME} encoded datetime", "not a time")
@@ -283,13 +283,13 @@ def _plainer(problem: Misuse) -> Misuse:
 
 
 def _found(source: bytes | Mapping[str, Any], pointer: str) -> str:
-    """Return the shortened value at `pointer`, or "nothing" when there is no value."""
+    """Return the value at `pointer` in shortened form, or "nothing" if there is none."""
     try:
         value: Any = msgspec.json.decode(source) if isinstance(source, bytes) else source
         for name, index in re.findall(r"\.([^.\[]+)|\[(\d+)\]", pointer):
             value = value[int(index)] if index else value.get(name, _NOTHING)
     except (msgspec.MsgspecError, ValueError, RecursionError, LookupError, AttributeError):
-        return "something that cannot be shown"  # the body is truncated, or a name contains a dot
+        return "something that cannot be shown"  # the body is incomplete, or a name contains a dot
     text = "nothing" if value is _NOTHING else repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
@@ -304,20 +304,20 @@ def _in_row(problem: Misuse, number: int) -> Misuse:
 def _as_time(value: Any) -> Any:
     """Return a text or date as microseconds if it is a time.
 
-    Any other value is returned unchanged, and refused later.
+    Any other value is returned unchanged and refused later.
     """
     if isinstance(value, str | dt.date) and not isinstance(value, dt.datetime):
         try:
             return _with_unit(parse_time_us(value))
         except Misuse:
-            return value if not isinstance(value, str) or value.isascii() else ascii(value)  # msgspec encodes it
+            return value if not isinstance(value, str) or value.isascii() else ascii(value)  # ASCII, for msgspec
     return value
 
 
 def _time(value: Any) -> Any:
-    """Read a time by the rules of events, and return it in a form that msgspec accepts.
+    """Convert a time by the rules of events to a form that msgspec accepts.
 
-    Any other value is returned unchanged, and refused later.
+    Any other value is returned unchanged and refused later.
     """
     from trimtab.events.values.conversions import Refused, converted, kind_of
 
@@ -325,12 +325,12 @@ def _time(value: Any) -> Any:
         us = converted("time", value)
     except Refused:
         return _as_time(value)
-    assert us is None or isinstance(us, int)  # of a time
+    assert us is None or isinstance(us, int)  # true for every time
     return us if us is None or kind_of(value)[0] == "int" else _with_unit(us)
 
 
 def _python(value: Any) -> Any:
-    """Return a NumPy scalar as a Python value, and NaN as null."""
+    """Return a NumPy scalar as a Python value, and NaN as None."""
     if type(value).__module__ == "numpy" and hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and value != value else value

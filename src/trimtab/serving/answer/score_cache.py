@@ -1,7 +1,7 @@
-"""Cached scores: the same version gives the same score for the same inputs.
+"""Cache scores: the same version gives the same score for the same inputs.
 
-Only the call of the model is saved. Inputs are still read as of now, and every answer still has an identifier and a row
-in the log, with the same bits as without a cache.  # D101
+Only the call of the model is avoided. The inputs are still read as of now, and every answer still has its own id and
+its own row in the log. All values are bit for bit the same as without a cache.  # D101
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ if TYPE_CHECKING:
 
     from trimtab.training.runtimes.ports import Score
 
-# the metric; its labels are the model and `found`, which is yes or no
+# the metric of look-ups; its labels are the model and `found` ("yes" or "no")
 CACHED_SCORES = "trimtab_remembered_scores_total"
-_ENTRY_BYTES = 250  # bytes of an entry besides its inputs: bytes object, score, expiry, slot in the dictionary
-_LIST_BYTES, _CLASS_BYTES = 56, 32  # bytes for several classes: the list; each number with its slot in the list
-_MOST_LOOKED_UP = 256  # most rows of a batch that is cached; rows of larger batches hardly repeat
+_ENTRY_BYTES = 250  # bytes of an entry without its inputs: bytes object, score, expiry, dictionary slot
+_LIST_BYTES, _CLASS_BYTES = 56, 32  # additional bytes with several classes: for the list, and for each class
+_MOST_LOOKED_UP = 256  # larger batches are not cached, because their rows hardly ever repeat
 _LEAST_BYTES, _MOST_BYTES = 1_000, 1 << 36
-_LOOKED_AT = 2  # how many of the least recently used entries are checked for age when an entry is added
+_LOOKED_AT = 2  # for each new entry, this many of the least recently used entries are checked for age
 
 
 class Cache(msgspec.Struct, frozen=True, kw_only=True):
-    """The size of a deployment's cache of scores. Make one with `cache()`."""
+    """The size of a deployment's score cache. Use `cache()` to make one."""
 
-    size_bytes: int  # in each process that answers
-    ttl_us: int | None = None  # None: scores are kept until the cache is full or another version serves
+    size_bytes: int  # the memory limit in each process that answers
+    ttl_us: int | None = None  # the longest time that a score is kept; None: until the cache is full
 
 
 def cache(size: str | int = "64MB", *, ttl: str | int | None = None) -> Cache:
-    """Cache the scores of the version in service by its inputs.
+    """Cache the scores of the deployed version by its inputs.
 
     Args:
-        size: About how much memory the cached scores may take in each process that answers, such as "64MB", or a number
-            of bytes.
-        ttl: How long a score may be used, such as "10m". A score never becomes stale, because inputs are read again for
-            each answer. A ttl only limits how long inputs are kept in memory. None: scores are kept until the cache is
-            full.
+        size: About how much memory the cache may take in each process that answers, such as "64MB", or a number of
+            bytes.
+        ttl: How long a score may be kept, such as "10m". By default, scores are kept until the cache is full. Scores
+            never become outdated, because the inputs are read again for each answer. The limit is only useful if inputs
+            must not stay in memory for long.
 
     Raises:
         Misuse: The size is not between 1 kB and 64 GiB, or the ttl is not a duration above 0.
@@ -66,7 +66,7 @@ def cache(size: str | int = "64MB", *, ttl: str | int | None = None) -> Cache:
 
 
 class CacheMetrics:
-    """Hits and misses of the caches of one model, summed over all its versions."""
+    """The number of hits and misses in the caches of one model, over all its versions."""
 
     def __init__(self) -> None:
         self.hits = 0
@@ -91,16 +91,17 @@ class Scores(Protocol):
 
 
 class CachedScores:
-    """A model with a cache of its scores by the bytes of its inputs. The least recently used scores are removed first.
+    """A model with a cache of its scores by the bytes of its inputs.
 
-    Each version has its own cache. Scores that are too old are not used. They are removed when new scores are added.
+    The least recently used scores are dropped first. Each version has its own cache. Scores that are too old are not
+    used; they are removed when new scores are added.
 
     Args:
         scorer: The model.
-        inputs: How many numbers a row has.
-        classes: How many scores the model gives for a row. 0: a single number.
+        inputs: The number of inputs in a row.
+        classes: The number of scores that the model returns for a row. 0 means a single number that is not in a list.
         cache: The size and time to live of the cache.
-        metrics: Where hits and misses are counted.
+        metrics: Counts the hits and misses.
         clock: A monotonic clock, in seconds.
     """
 
@@ -120,7 +121,7 @@ class CachedScores:
         self._most = max(1, cache.size_bytes // (_ENTRY_BYTES + 8 * inputs + score_bytes))
         self._ttl_s = math.inf if cache.ttl_us is None else cache.ttl_us / 1e6
         self._clock = clock if cache.ttl_us is not None else lambda: 0.0
-        self._kept: OrderedDict[bytes, tuple[Score, float]] = OrderedDict()  # scores with expiry, oldest use first
+        self._kept: OrderedDict[bytes, tuple[Score, float]] = OrderedDict()  # score and expiry, oldest use first
         self._metrics = metrics
 
     def predict_row(self, row: list[float]) -> Score:
@@ -136,7 +137,10 @@ class CachedScores:
         return score
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """Return the scores of many rows. For a small batch the model is called only for rows that are not cached."""
+        """Return the scores of many rows.
+
+        For a small batch, the model is called only for the rows that are not in the cache.
+        """
         import numpy as np
 
         if not 0 < len(matrix) <= _MOST_LOOKED_UP:
@@ -162,16 +166,16 @@ class CachedScores:
         kept, now_s = self._kept, self._clock()
         self._metrics.misses += 1
         kept[key] = score, now_s + self._ttl_s
-        self._used(key)  # the new score may replace an old one
+        self._used(key)  # marks it as used, because the new score may have replaced an old one
         if len(kept) > self._most:
             kept.popitem(last=False)
         if self._ttl_s < math.inf:
             self._remove_old(now_s)
 
     def _remove_old(self, now_s: float) -> None:
-        """Remove the least recently used scores if they are too old.
+        """Remove some of the least recently used scores if they are too old.
 
-        Each call looks at a few scores, so that all old ones are removed in time as long as new ones are added.
+        Each call checks only a few scores. All old scores are removed in time as long as new ones are added.
         """
         for _ in range(_LOOKED_AT):
             try:

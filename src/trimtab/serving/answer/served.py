@@ -1,4 +1,4 @@
-"""The version that answers, its model inputs, and the answer that a client gets."""
+"""The version that answers requests, its model inputs, and the answer that a client gets."""
 
 from __future__ import annotations
 
@@ -14,28 +14,26 @@ from trimtab.serving.answer.request_rows import Row
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_UNREMARKABLE = bytes((0, NO_VIEW))  # found, or from no view
+_UNREMARKABLE = bytes((0, NO_VIEW))  # reason codes of inputs that were found, or that come from no view
 _NO_REASONS: dict[str, str] = {}
 
 
 class ModelInputs(msgspec.Struct, frozen=True, gc=False):
-    """The model inputs of some requests, with the time and the log positions as of which they were read."""
+    """The model inputs of some requests, with the time and the event log positions as of which they were read."""
 
-    rows: Sequence[
-        list[float]
-    ]  # encoded inputs, NaN for null: one row for each request, in the version's declared order
-    reasons: Sequence[bytes]  # for each model input a code of features.REASONS, or NO_VIEW for a transform
+    rows: Sequence[list[float]]  # the encoded inputs of each request in the version's order, with NaN for null
+    reasons: Sequence[bytes]  # for each request: the reason code of each input (see features.REASONS), or NO_VIEW
     at_us: int
     positions: dict[str, int]
 
 
 class InputReader(Protocol):
-    """Reads model inputs as of now from online state, by a plan compiled once for one version."""
+    """Reads model inputs as of now from online features, in a way that was compiled for one version."""
 
     def read(self, rows: Sequence[Row], now_us: int) -> ModelInputs:
-        """Return the inputs of checked rows, all as of one time.
+        """Return the inputs of checked rows, all as of the same time.
 
-        The time is `now_us`, or that of the latest applied event if that is later.
+        This is the time `now_us`, or the time of the last applied event if that is later.
 
         Raises:
             Unavailable: The online state cannot be read now.
@@ -44,7 +42,7 @@ class InputReader(Protocol):
 
 
 class PastReader(Protocol):
-    """Computes model inputs as of a time in the past, from history and never from online state."""
+    """Computes model inputs as of a time in the past, from the history of events."""
 
     def read(self, rows: Sequence[Row], at_us: int) -> ModelInputs: ...
 
@@ -53,56 +51,57 @@ class Readers(msgspec.Struct):
     """The readers from which one version gets its model inputs."""
 
     now: InputReader
-    past: PastReader | None = None  # if None, requests about the past are refused
-    bare: InputReader | None = None  # gives inputs without features of views, for degraded responses
-    reads_state: bool = True  # whether `now` reads online state at all
+    past: PastReader | None = None  # reads inputs as of past times; if None, requests about the past are refused
+    bare: InputReader | None = None  # reads inputs without features of views, for degraded responses
+    reads_state: bool = True  # whether `now` reads any online features
 
 
 class RowScorer(Protocol):
-    """A fitted model: one row at a time, or many."""
+    """A fitted model, which scores either one row or many rows."""
 
     def predict(self, matrix: NDArray[Any], /) -> NDArray[Any]:
-        """Return the scores of a float64 matrix, of shape (rows,) or for several classes (rows, classes)."""
+        """Return the scores of a float64 matrix: shape (rows,), or (rows, classes) for several classes."""
         ...
 
     def predict_row(self, row: list[float], /) -> float | list[float]:
         """Return the score of one row.
 
-        The bits are those of `predict` where the runtime gives the same bits for any number of rows.
+        It equals the score from `predict` to the last bit, provided that the model's library gives the same bits for
+        any number of rows.
         """
         ...
 
 
 class ServedVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """The version that answers, and the names under which it answers."""
+    """The version that answers, with its name, its inputs and its classes."""
 
     model: str  # "late_flight"
-    version: str  # the content address, which predictions carry
-    label: str  # "late_flight@7", which answers show
-    arm: str  # the alias or deployment line: "champion", ...
-    inputs: tuple[str, ...]  # names of the model inputs, in order
-    classes: tuple[str, ...] = ()  # the class names of the scores; empty if the model gives one number for a row
+    version: str  # the id, which is stored with predictions
+    label: str  # the name that answers show, such as "late_flight@7"
+    arm: str  # the part that the version has in the deployment: "champion", "canary", ...
+    inputs: tuple[str, ...]  # the names of the model inputs, in order
+    classes: tuple[str, ...] = ()  # the names of the classes; empty if the model gives a single number for a row
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """One answer as the client gets it; as JSON, `prediction` and `scores` are there for several classes only."""
 
-    id: str  # of the prediction: `why` and outcomes go by it
+    id: str  # the id of the prediction, needed to ask for explanations and to send labels
     request_id: str
     model: str
     version: str  # "late_flight@7"
     arm: str
     mode: Mode
-    score: float  # with `scores` that of the likeliest class
+    score: float  # the score; with several classes, the score of the most likely one
     at_us: int
-    reasons: dict[str, str]  # feature -> why it has no fresh value; features that were found are left out
+    reasons: dict[str, str]  # by feature: why it has no fresh value; features that were found are left out
     flags: tuple[str, ...]
-    prediction: str | None = None  # the likeliest class, of a model of several
-    scores: dict[str, float] | None = None  # the probability of each, as declared
+    prediction: str | None = None  # only with several classes: the most likely class
+    scores: dict[str, float] | None = None  # only with several classes: the probability of each class
 
 
 def shown(prediction: Prediction, served: ServedVersion) -> Answer:
-    """Return the answer that shows a prediction of a version to a client."""
+    """Return the answer that a client gets for a prediction."""
     return Answer(
         id=prediction.id,
         request_id=prediction.request_id,
@@ -120,7 +119,7 @@ def shown(prediction: Prediction, served: ServedVersion) -> Answer:
 
 
 def named_reasons(reasons: bytes, inputs: Sequence[str]) -> dict[str, str]:
-    """Return by name why inputs have no fresh value. Inputs that were found are left out.
+    """Return by input name why the input has no fresh value. Inputs that were found are left out.
 
     >>> named_reasons(bytes([0, 4, 255]), ["sky.wind", "sky.temp", "hour"])
     {'sky.temp': 'expired'}

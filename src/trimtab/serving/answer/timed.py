@@ -1,4 +1,4 @@
-"""An answerer that measures the time of features and model, for requests that are sampled, logged or traced."""
+"""An answerer that measures how long features and model take, for requests that are sampled, logged or traced."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ if TYPE_CHECKING:
 
 
 class TimedAnswerer(Answerer):
-    """A copy of an answerer for one request, which gives the same answers and measures how long the stages take.
+    """A copy of an answerer for one request. It gives the same answers, and measures the time of each stage.
 
     Args:
-        one: The answerer.
-        record: The record of the request, if the request is logged or traced. It is only passed on.
-        sampled: Whether the request counts in the histogram of stages.
+        one: The answerer to copy.
+        record: The record of the request, if the request is logged or traced. It is only stored here.
+        sampled: Whether the times of the request are added to the histogram of stages.
     """
 
     def __init__(self, one: Answerer, record: Any, *, sampled: bool) -> None:
         self.__dict__.update(one.__dict__)
         self.record = record
         self.sampled = sampled
-        self.features_s = 0.0  # reading features
+        self.features_s = 0.0  # seconds spent on reading features
         self.timed = _TimedScorer(one.scorer)
         self.scorer = self.timed
         self._predict_row = self.timed.predict_row
 
     @property
     def model_s(self) -> float:
-        """Return how long the model's calls took."""
+        """The seconds spent in calls of the model."""
         return self.timed.taken_s
 
     def take_times(self, shared: TimedAnswerer) -> None:
-        """Take over the times of a call that answered several requests, including this request."""
+        """Copy the times of a shared call that answered this request together with others."""
         self.features_s, self.timed.taken_s = shared.features_s, shared.timed.taken_s
 
     def inputs(self, rows: Sequence[Row], now_us: int, deadline_s: float | None = None) -> ModelInputs:
@@ -51,7 +51,7 @@ class TimedAnswerer(Answerer):
 
 
 class _TimedScorer:
-    """A model that sums the time of its calls."""
+    """A model that measures the total time of its calls."""
 
     def __init__(self, scorer: RowScorer) -> None:
         self.taken_s = 0.0

@@ -1,1 +1,1 @@
-"""Arms of a deployment: champion, canary and shadow behind one endpoint."""
+"""Champion, canary and shadow: several versions of a model behind one endpoint."""

@@ -1,7 +1,7 @@
-"""Counts of each version in service, by arm: requests, failures, latencies and scores.
+"""Count requests, failures, latencies and scores for each version and arm (champion, canary or shadow).
 
 A request counts once for each arm that answers some of its rows. Its latency is the time that the arm took for features
-and model, without queueing. It is measured only for requests with one row.
+and model, without waiting in queues. Latencies are measured only for requests with a single row.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from trimtab.core.records import FALLBACK_VERSION, LAST_ANSWER, NULL_FEATURES, R
 from trimtab.serving.answer.served import ServedVersion
 from trimtab.serving.protect.degradation import FEATURES_FAILED, MODEL_FAILED
 
-PER_OCTAVE = 32  # number of buckets between a latency and twice that latency
+PER_OCTAVE = 32  # the number of buckets from one latency to its double
 LATENCY_EDGES_S = tuple(math.exp2(n / PER_OCTAVE) for n in range(-16 * PER_OCTAVE, 6 * PER_OCTAVE + 1))  # 15 us to 64 s
 _DEGRADED = frozenset((NULL_FEATURES, LAST_ANSWER, FALLBACK_VERSION, RULE))
 _FAILED = frozenset((FEATURES_FAILED, MODEL_FAILED))
 _SUMS = ("requests", "failures", "degraded", "refused", "repeats")
-_ZERO = 1_100  # above every exponent of a float
-_VERSIONS = 64  # most counts that a process keeps; the oldest are dropped
+_ZERO = 1_100  # greater than every exponent of a float
+_VERSIONS = 64  # the maximum number of counts in a process; the oldest are dropped
 
 
 class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Counts of one version under one arm.
+    """Counts of one version in one arm.
 
-    All counts are sums, so those of several processes and times can be added.
+    All counts are sums, so that counts of several processes and times can be added.
     """
 
     model: str
-    version: str  # the version's address
+    version: str  # the id of the version
     arm: str
     requests: int = 0  # requests that were routed to this arm
     failures: int = 0  # requests whose features or model failed, even if another answer was given
     degraded: int = 0  # requests that got a degraded response
-    refused: int = 0  # further requests, refused for saturation (429) while the version was in service
+    refused: int = 0  # requests refused (429) because too many were in flight
     repeats: int = 0  # scores that equal the previous score
-    latencies: dict[int, int] = {}  # latencies by bucket; a bucket is the index of its upper edge in `LATENCY_EDGES_S`
-    scores: dict[int, int] = {}  # scores by bucket, see `score_bucket`
+    latencies: dict[int, int] = {}  # latencies by bucket, the index of its upper edge in `LATENCY_EDGES_S`
+    scores: dict[int, int] = {}  # scores by bucket (see `score_bucket`)
 
     @property
     def timed(self) -> int:
@@ -52,16 +52,19 @@ class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     @property
     def scored(self) -> int:
-        """Return the number of scores that the version itself gave. A request with several rows counts as one score."""
+        """Return the number of scores that this version itself gave.
+
+        Of a request with several rows, one score is counted.
+        """
         return sum(self.scores.values())
 
     def latency_s(self, share: float) -> float:
-        """Return a quantile of the latencies in seconds, or 0 if no latency was measured.
+        """Return a quantile of the latencies in seconds, or 0 if none was measured.
 
-        The result is the upper edge of the quantile's bucket, which is at most 2.2 % too high.
+        The result is the upper edge of a bucket, so it may be up to 2.2 % too high.
 
         Args:
-            share: In (0, 1]: 0.99 for the 99th percentile.
+            share: The rank of the quantile in (0, 1], such as 0.99 for the 99th percentile.
         """
         wanted, seen = share * self.timed, 0
         for bucket, count in sorted(self.latencies.items()):
@@ -71,11 +74,11 @@ class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         return 0.0
 
     def plus(self, other: ServiceMetrics) -> ServiceMetrics:
-        """Return the sum of both counts, under the name of this one."""
+        """Return the sum of these and other counts, with the names of these."""
         return self._combined(other, 1)
 
     def minus(self, before: ServiceMetrics) -> ServiceMetrics:
-        """Return the counts since `before`."""
+        """Return the counts that were added since `before`."""
         return self._combined(before, -1)
 
     def _combined(self, other: ServiceMetrics, sign: int) -> ServiceMetrics:
@@ -103,7 +106,10 @@ class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class ArmCounts:
-    """Counts of one version and arm since this process began. Only the thread that answers requests adds to them."""
+    """The counts of one version in one arm since this process began.
+
+    Only the thread that answers requests may add to them.
+    """
 
     __slots__ = ("_last", "_of", "_scores", "degraded", "failures", "latencies", "refused", "repeats", "requests")
 
@@ -111,11 +117,11 @@ class ArmCounts:
         self._of = served
         self.requests = self.failures = self.degraded = self.refused = self.repeats = 0
         self.latencies = [0] * (len(LATENCY_EDGES_S) + 1)
-        self._scores: defaultdict[int, int] = defaultdict(int)  # by buckets of `score_bucket`
+        self._scores: defaultdict[int, int] = defaultdict(int)  # scores by bucket (see `score_bucket`)
         self._last: float | None = None
 
     def answered(self, made: Sequence[Prediction], taken_s: float, shared: bool) -> None:
-        """Count the answers to one request, or to several one-row requests that shared a call."""
+        """Count the answers to one request, or to several requests that shared a call of the model."""
         if len(made) != 1 and not shared:
             if made:
                 self.requests += 1
@@ -140,17 +146,17 @@ class ArmCounts:
         self.failures += requests
 
     def answered_instead(self, requests: int, made: Sequence[Prediction]) -> None:
-        """Count answers that another version gave instead of this version."""
+        """Count answers that another version gave because this version failed."""
         if not _DEGRADED.isdisjoint(made[0].flags):
             self.degraded += requests
 
     def snapshot(self) -> ServiceMetrics:
-        """Return the counts so far."""
+        """Return a copy of the present counts."""
         return ServiceMetrics(
             model=self._of.model,
             version=self._of.version,
             arm=self._of.arm,
-            failures=self.failures,  # read before `requests`, because another thread may be counting
+            failures=self.failures,  # read before `requests`, because another thread may be counting now
             degraded=self.degraded,
             repeats=self.repeats,
             scores=dict(self._scores),
@@ -166,7 +172,7 @@ class ArmCounts:
                 self.failures += 1
             if not _DEGRADED.isdisjoint(flags):
                 self.degraded += 1
-                return  # the score is not one of this version
+                return  # this version did not compute the score
         if one.score == self._last:
             self.repeats += 1
         self._last = one.score
@@ -180,7 +186,7 @@ class EndpointCounts:
         self._counts: dict[tuple[str, str], ArmCounts] = {}
 
     def of(self, served: ServedVersion) -> ArmCounts:
-        """Return the counts of a version under its arm."""
+        """Return the counts of a version in its arm."""
         key = served.version, served.arm
         found = self._counts.get(key)
         if found is None:
@@ -195,7 +201,9 @@ class EndpointCounts:
 
 
 def score_bucket(score: float) -> int:
-    """Return the bucket of a finite score. There is a bucket for each power of two with each sign, and one for zero.
+    """Return the bucket of a finite score.
+
+    There is one bucket for each sign and power of two, and one bucket for zero.
 
     >>> [score_bucket(score) for score in (-0.3, 0.0, 0.3, 0.49, 0.5, 1.0, 2.0)]
     [-1099, 0, 1099, 1099, 1100, 1101, 1102]

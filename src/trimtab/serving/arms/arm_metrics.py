@@ -1,7 +1,7 @@
-"""Counts of every version and arm in the catalogue, where any process can read and add them up.
+"""Store the counts of every version and arm in the catalogue, so that any process can add them up.
 
-Each process that answers has a record for each minute, version and arm. It writes the records of the newest minute
-every few seconds. A killed process loses the counts since its last write. Minutes older than three hours are merged
+Each process that answers has one record for each minute, version and arm. It writes the record of the current minute
+every few seconds. If it is killed, it loses the counts since its last write. Minutes older than three hours are merged
 into hours, which are kept for eight days.
 """
 
@@ -18,12 +18,12 @@ from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.serving.arms.arm_counts import EndpointCounts, ServiceMetrics
 from trimtab.store.ports import Catalog, Put, Record, Remove
 
-KIND = "arm_figures"  # the kind of the records, whose keys are model/version/arm/minute/process
-WRITE_S = 10.0  # between two writings
+KIND = "arm_figures"  # the kind of the catalogue records; their keys are model/version/arm/minute/process
+WRITE_S = 10.0  # time between two writes
 MINUTES_US = 3 * HOUR_US  # how long records of minutes are kept
 KEPT_US = 8 * DAY_US
-_HOUR = "hour"  # stands in keys instead of a process: the sum of all processes in one hour
-_MOST_KEPT = 1_000  # most records that could not be written yet and are kept; the oldest of more are lost
+_HOUR = "hour"  # used in keys instead of a process: the record is the sum of all processes in one hour
+_MOST_KEPT = 1_000  # at most this many records wait to be written; if there are more, the oldest are lost
 
 
 class ArmMetrics:
@@ -40,20 +40,18 @@ class ArmMetrics:
         self._clock = clock
         self._counts = counts
         self._process = uuid.uuid4().hex[:12]
-        self._before: dict[str, ServiceMetrics] = {}  # the counts at the last write, by version and arm
+        self._before: dict[str, ServiceMetrics] = {}  # by version and arm: the counts at the last write
         self._minute = 0
-        self._records: dict[
-            str, ServiceMetrics
-        ] = {}  # records by key: those of this minute, and those that are not written yet
-        self._unwritten: set[str] = set()  # keys of records that differ from the stored ones
+        self._records: dict[str, ServiceMetrics] = {}  # by key: the records of this minute, and those not written yet
+        self._unwritten: set[str] = set()  # the keys of records that must be written
 
     def write(self) -> None:
-        """Write what was counted since the last write. Does nothing if nothing was counted.
+        """Write everything that was counted since the last write.
 
         Raises:
-            Unavailable: The catalogue cannot be written now. The next call writes the counts.
+            Unavailable: The catalogue cannot be written now. The next call writes these counts.
         """
-        self._minute = max(self._minute, self._clock.now_us() // MINUTE_US)  # never an earlier minute than before
+        self._minute = max(self._minute, self._clock.now_us() // MINUTE_US)  # never back, even if the clock is set back
         for counts in [one for endpoint in self._counts() for one in endpoint.all()]:
             now = counts.snapshot()
             of = _of(now)
@@ -72,27 +70,27 @@ class ArmMetrics:
 
 
 def metrics_key(metrics: ServiceMetrics, minute: int, process: str) -> str:
-    """Return the key of the record of a version and arm in one minute of one process."""
+    """Return the key of the record for one version, arm, minute and process."""
     return f"{_of(metrics)}{minute:012d}/{process}"
 
 
 def write_metrics(catalog: Catalog, records: Mapping[str, ServiceMetrics]) -> None:
-    """Write records by their keys."""
+    """Write records, given by their keys."""
     catalog.write([Put(KIND, key, msgspec.json.encode(one)) for key, one in records.items()])
 
 
 def service_metrics(catalog: Catalog, model: str, version: str, arm: str, *, since_us: int) -> ServiceMetrics:
-    """Return the counts of a version under an arm in all processes since a time.
+    """Return the counts of a version in an arm since a time, over all processes.
 
-    Records are kept by the minute for three hours, then by the hour for eight days. The record that contains `since_us`
-    is counted as a whole. The counts of the newest ten seconds may be missing.
+    Counts are stored by the minute for three hours, and by the hour for eight days. The record in whose time `since_us`
+    lies is included as a whole. Counts of the last ten seconds may be missing.
 
     Args:
         catalog: The catalogue with the records.
         model: The model.
-        version: The version's address.
+        version: The id of the version.
         arm: "champion" or "canary".
-        since_us: UTC microseconds.
+        since_us: The time from which to count, in UTC microseconds.
     """
     found = ServiceMetrics(model=model, version=version, arm=arm)
     for record in catalog.find(KIND, _of(found)):
@@ -103,7 +101,7 @@ def service_metrics(catalog: Catalog, model: str, version: str, arm: str, *, sin
 
 
 def merge_metrics(catalog: Catalog, now_us: int) -> int:
-    """Merge old minutes into hours, remove old hours, and return how many records were removed.
+    """Merge old minutes into hours, remove old hours, and return the number of removed records.
 
     Only one process may do this at a time.
     """
@@ -128,7 +126,7 @@ def merge_metrics(catalog: Catalog, now_us: int) -> int:
         changes.append(Put(KIND, key, msgspec.json.encode(whole), 0 if before is None else before.revision))
         try:
             catalog.write(changes)
-        except Conflict:  # another process is merging or writing these records; the next call merges them
+        except Conflict:  # another process is writing these records; the next call merges them
             continue
         removed += len(records)
     return removed

@@ -1,4 +1,4 @@
-"""Canary and shadow: a canary answers a share of the requests for clients, a shadow for the log only."""
+"""Canary and shadow: a canary answers a share of the requests, a shadow answers them only for the log."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from trimtab.serving.observe.log_throttle import ThrottledLogger
 from trimtab.serving.protect.breaker import GuardedReads
 from trimtab.store.ports import Catalog, Record
 
-CANARY, SHADOW = "canary", "shadow"  # names of aliases, which are also the arms of the answers of their versions
-SHADOWED_AT_MOST = 1_000  # most requests that wait for a shadow; the oldest of more are dropped
+CANARY, SHADOW = "canary", "shadow"  # names of aliases, and of the arms in which their versions answer
+SHADOWED_AT_MOST = 1_000  # at most this many requests wait for a shadow; if there are more, the oldest are dropped
 _logger = logging.getLogger(__name__)
 
 
 class ArmShares(msgspec.Struct, frozen=True, kw_only=True):
-    """The shares of a model's requests for each alias, kept as a record of the catalogue."""
+    """The shares of a model's requests that its canary and its shadow get, as stored in the catalogue."""
 
     canary: float = 0.0
     shadow: float = 0.0
@@ -38,7 +38,7 @@ class ArmShares(msgspec.Struct, frozen=True, kw_only=True):
                 raise Misuse(f"{name}: found a share of {share:g}, needed 0 (none) to 1 (all).")
 
 
-KIND = "arms"  # the kind of the records in the catalogue, whose keys are models
+KIND = "arms"  # the kind of the catalogue records, one for each model
 
 
 def arm_shares(catalog: Catalog, model: str) -> ArmShares:
@@ -47,18 +47,19 @@ def arm_shares(catalog: Catalog, model: str) -> ArmShares:
 
 
 def shares_of(record: Record | None) -> ArmShares:
-    """Return the shares in a record. Without a record all requests go to the version in service."""
+    """Return the shares in a record. Without a record, the champion gets all requests."""
     return ArmShares() if record is None else msgspec.json.decode(record.body, type=ArmShares)
 
 
 class Share:
-    """A fixed share of the entities. For the same model and line it always holds the same entities.
+    """A fixed share of all entities, such as customers. The same arguments always select the same entities.
 
     Args:
-        model: Shares of different models are independent.
-        share: From 0 to 1. A larger share contains every smaller share.
+        model: The name of the model. The shares of different models are independent of each other.
+        share: The size of the share, from 0 to 1. A larger share includes all entities of a smaller one.
         about: The columns of a request that identify its entities.
-        line: The use of the share. Shares of one model for different lines are independent, too.  # D102
+        line: The purpose of the share, such as the canary. Shares for different purposes are independent of each other.
+            # D102
 
     >>> share = Share("late", 0.25, ["user"])
     >>> 200 < sum(share.holds({"user": n}) for n in range(1_000)) < 300
@@ -69,42 +70,42 @@ class Share:
         self.share = share
         self._below = round(share * 2**64)
         self.about = tuple(about)
-        # the line of canaries is left out, so that their shares stay as they were before lines existed
+        # "canary" is not part of the hash, so that canary shares stay as they were before `line` existed
         salted = model if line == CANARY else f"{line}\0{model}"
         self._salt = blake2b(salted.encode(), digest_size=16).digest()
 
     def holds(self, row: Row) -> bool:
-        """Return whether the entities of a request belong to the share."""
+        """Return whether the entities of a request are in the share."""
         named = _encode([row[name] for name in self.about])
         return int.from_bytes(blake2b(named, digest_size=8, salt=self._salt).digest(), "little") < self._below
 
 
 class Canary(msgspec.Struct, frozen=True, eq=False):
-    """A version that answers a share of the requests."""
+    """A version that answers a share of the requests instead of the champion."""
 
     answerer: Answerer
     share: Share
 
 
 class ShadowMetrics:
-    """Counts of the requests that were offered to the shadows of one model."""
+    """The numbers of requests that were offered to the shadows of one model, by what became of them."""
 
     def __init__(self) -> None:
         self.answered = 0  # answered and logged
-        self.dropped = 0  # not answered in time, or not logged
+        self.dropped = 0  # not answered in time, or answered but not logged
         self.failed = 0
 
 
 class Shadow:
-    """A version that answers a share of the requests a second time, for the log only.
+    """A version that answers a share of the requests as well, but only for the log.
 
-    `work` answers the requests that wait. Requests that it cannot answer in time are dropped and counted. The shadow's
-    reads have a circuit breaker of their own.
+    The method `work` answers the waiting requests. Requests that wait too long are dropped and counted. The shadow has
+    its own circuit breaker for reading features.
 
     Args:
         answerer: The version.
         share: The share of the requests that it answers.
-        counts: The counts. The caller, who logs the predictions, adds to `answered`.
+        counts: Counts what becomes of requests. The caller of `work` logs the predictions, and adds to `answered`.
     """
 
     def __init__(self, answerer: Answerer, share: Share, counts: ShadowMetrics | None = None) -> None:
@@ -112,7 +113,7 @@ class Shadow:
         self.share = share
         self.counts = counts or ShadowMetrics()
         self._waiting: deque[Row] = deque()
-        self._reads = GuardedReads(math.inf)  # no client waits for the shadow, so slow reads are not failures
+        self._reads = GuardedReads(math.inf)  # slow reads are no failures, because no client waits for a shadow
         self._throttled = ThrottledLogger(_logger)
 
     @property
@@ -121,17 +122,15 @@ class Shadow:
         return bool(self._waiting)
 
     def offer(self, rows: Sequence[Row]) -> None:
-        """Take requests that the version in service has answered."""
+        """Add requests that the champion has answered to the waiting requests."""
         waiting = self._waiting
         unseen = len(rows) - SHADOWED_AT_MOST
-        if unseen > 0:  # all of them would be dropped, so estimate how many belong to the share
+        if unseen > 0:  # these would be dropped anyway, so only estimate how many are in the share
             self.counts.dropped += round(unseen * self.share.share)
             rows = rows[unseen:]
         try:
             waiting.extend([row for row in rows if self.share.holds(row)])
-        except (
-            Exception
-        ) as error:  # the champion's request has other columns; clients already have the champion's answers
+        except Exception as error:  # the requests may lack columns; clients have the champion's answers anyway
             self.counts.failed += len(rows)
             self._log(error)
         while len(waiting) > SHADOWED_AT_MOST:
@@ -139,7 +138,7 @@ class Shadow:
             self.counts.dropped += 1
 
     def work(self, time_s: float) -> list[Prediction]:
-        """Answer requests that wait, within a limited time, and return the predictions, which are not logged yet."""
+        """Answer waiting requests for a limited time, and return the predictions, which the caller must log."""
         until_s = perf_counter() + time_s
         made: list[Prediction] = []
         while self._waiting and perf_counter() < until_s:

@@ -1,4 +1,4 @@
-"""One model's endpoint: it holds the version that answers now, and swaps versions without a failed request."""
+"""The endpoint of one model: it holds the version that answers now, and swaps versions without a failed request."""
 
 from __future__ import annotations
 
@@ -28,40 +28,40 @@ if TYPE_CHECKING:
 
     from trimtab.serving.answer.timed import TimedAnswerer
 
-CANARY_FAILED = "canary_failed"  # the flag of an answer that another version gave because the canary failed
+CANARY_FAILED = "canary_failed"  # the flag of an answer that the champion gave because the canary failed
 _KNOWN = 8
 _throttled = ThrottledLogger(logging.getLogger(__name__))
 
-# a prediction that was made now and must be logged, or the JSON of a stored answer, which its batch has logged
+# a new prediction, which must be logged, or the JSON of a stored answer, which was logged by its batch
 Prepared: TypeAlias = Prediction | bytes
 
 
 class SharedRow:
-    """A row of a request that shares a call of the model with the rows of other requests."""
+    """A row of a request that may share a call of the model with rows of other requests."""
 
     __slots__ = ("deadline_s", "row", "timed")
 
     def __init__(self, row: Row, deadline_s: float | None) -> None:
         self.row = row
-        self.deadline_s = deadline_s  # the time (`perf_counter`) after which the answer is of no use
-        self.timed: TimedAnswerer | None = None  # the answerer that answered the row
+        self.deadline_s = deadline_s  # the time (`perf_counter`) after which the answer is useless
+        self.timed: TimedAnswerer | None = None  # the answerer that was used for the row
 
 
 class _Unloaded(msgspec.Struct, frozen=True):
-    """The placeholder of a version that is loaded on demand."""
+    """Takes the place of a version that was unloaded. `load` loads the version again."""
 
     load: Callable[[], object]
 
 
 class Endpoint:
-    """The address of one model.
+    """The place where one model answers requests.
 
     `current` is read once for each request, and a swap replaces it in one step. So a request that began with the old
-    version ends with the old version. With `precomputed`, a fresh stored answer is given first. Without a fresh one,
-    the answer is made now and flagged `precomputed_stale` or `precomputed_missing`. With `degrading`, requests that
-    fail or are late are answered as the policy says. A `canary` answers its share of the requests. Where the canary
-    fails, the version in service answers. An unloaded endpoint has released its version, and loads the version before
-    the next answer.
+    version also ends with it. The optional parts work as follows. With `precomputed`, a fresh stored answer is given if
+    there is one; otherwise the answer is made now and flagged `precomputed_stale` or `precomputed_missing`. With
+    `degrading`, requests that fail or are late are answered according to that policy. With `canary`, a share of the
+    requests is answered by another version, and by the champion if that version fails. An unloaded endpoint has
+    released its version, and loads it again for the next request.
     """
 
     def __init__(
@@ -72,52 +72,52 @@ class Endpoint:
         self.degrading = degrading
         self.canary: Canary | None = None
         self.shadow: Shadow | None = None
-        self.shadowed = ShadowMetrics()  # counts of all shadows of this model
-        self.counts = EndpointCounts()  # counts of answers as of now, by version and arm
+        self.shadowed = ShadowMetrics()  # counts of the requests offered to all shadows of this model
+        self.counts = EndpointCounts()  # counts of answers as of the present, by version and arm
         self.batched: Batching[SharedRow, Prepared] = Batching(self._fails_all)
-        self.cached: CacheMetrics | None = None  # counts of cached scores, if there is a cache
-        self.fails_to_load = False  # the address of a version that one of the model's aliases names
-        self.uses = 0  # requests
-        self.flags: tuple[str, ...] = ()  # of all answers as of now: `BEHIND` while events are not applied
-        self._state: Answerer | _Unloaded | None = None  # None until the first version
-        self._served: dict[str, ServedVersion] = {}  # by address: newest versions; never changed, replaced
-        self._labels: dict[str, str] = {}  # by address: of all versions that ever answered
+        self.cached: CacheMetrics | None = None  # hits and misses of the score cache, if there is one
+        self.fails_to_load = False  # whether the deployed version cannot be loaded on this machine
+        self.uses = 0  # the number of requests
+        self.flags: tuple[str, ...] = ()  # flags of answers as of now: `BEHIND` while events are not applied
+        self._state: Answerer | _Unloaded | None = None  # None until the first version is deployed
+        self._served: dict[str, ServedVersion] = {}  # by id: the newest versions; replaced by a new dict, never changed
+        self._labels: dict[str, str] = {}  # by id: the names of all versions that ever answered
 
     @property
     def ready(self) -> bool:
-        """Return whether a version answers, whether or not it is loaded. True from the first version on."""
+        """Whether there is a version to answer with, even if it must be loaded first."""
         return self._state is not None
 
     @property
     def missing(self) -> str:
-        """Return why no version answers, if none does."""
+        """The reason why there is no version to answer with."""
         if self.fails_to_load:
             return "the version in service cannot be loaded here (trimtab status says why)."
         return "no version serves yet."
 
     @property
     def unloaded(self) -> bool:
-        """Return whether the version has to be loaded before it can answer."""
+        """Whether the version must be loaded before it can answer."""
         return isinstance(self._state, _Unloaded)
 
     @property
     def serving(self) -> ServedVersion | None:
-        """Return the version that answers now, or None when there is none or it is unloaded."""
+        """The version that answers now, or None if there is none or it is unloaded."""
         answerer = self.loaded
         return None if answerer is None else answerer.served
 
     @property
     def loaded(self) -> Answerer | None:
-        """Return the version that answers now, without waiting, or None when there is none or it is unloaded."""
+        """The answerer that answers now, or None if there is none or it is unloaded. Nothing is loaded."""
         state = self._state
         return None if isinstance(state, _Unloaded) else state
 
     @property
     def current(self) -> Answerer:
-        """Return the version that answers now, and load it first if it is unloaded.
+        """The answerer that answers now. If its version is unloaded, it is loaded first.
 
         Raises:
-            Unavailable: No version has been put in place yet.
+            Unavailable: No version has been deployed yet.
         """
         while isinstance(state := self._state, _Unloaded):
             state.load()
@@ -127,16 +127,16 @@ class Endpoint:
 
     @property
     def batching(self) -> Batching[SharedRow, Prepared] | None:
-        """Return the object that gathers single rows, or None where a batch is not cheaper than its rows."""
+        """The object that gathers single rows for shared calls, or None if shared calls are not cheaper."""
         return self.batched if self.batched.costs.pays else None
 
     def refusal(self) -> Unavailable:
-        """Return the error for requests while no version answers."""
+        """Return the error for requests while there is no version to answer with."""
         make = "Promote another" if self.fails_to_load else f"Train one (trimtab train {self.name}), promote one"
         return Unavailable(f"model {self.name!r}: {self.missing} {make}, or try again soon.")
 
     def count_refused(self) -> None:
-        """Count a request that is refused for saturation."""
+        """Count a request that was refused because too many are in flight."""
         if (serving := self.serving) is not None:
             self.counts.of(serving).refused += 1
 
@@ -145,10 +145,10 @@ class Endpoint:
 
         Args:
             answerer: The version to serve.
-            costs: The costs of its rows; left out, they are measured here.
+            costs: The costs of scoring its rows. By default, they are measured here.
 
         Raises:
-            Misuse: The version is one of another model. The old version goes on serving.
+            Misuse: The version belongs to another model. The old version continues to answer.
         """
         served = answerer.served
         if served.model != self.name:
@@ -161,40 +161,38 @@ class Endpoint:
         self.batched.costs = costs
 
     def unload(self, load: Callable[[], object]) -> None:
-        """Release the version.
-
-        `load` is called before the next answer. It swaps the version in again, or raises an error.
-        """
+        """Release the version. `load` is called before the next answer, and swaps the version in again or raises."""
         self.canary = self.shadow = None
         self._state = _Unloaded(load)
 
     def see_applied(self, stands: bool) -> None:
-        """Flag answers from now on if `stands`: no event is applied to the features that they are made from."""
+        """Flag further answers if `stands`, which means that events are no longer applied to their features."""
         answerer = self.loaded
         reads = answerer is None or answerer.readers.reads_state
         self.flags = (BEHIND,) if stands and reads else ()
 
     def know(self, served: ServedVersion) -> None:
-        """Store how a version is named in answers.
+        """Store the name of a version, for showing it in answers.
 
-        The newest eight versions are kept whole. Of all other versions only the label is kept.
+        The newest eight versions are kept completely. Of all others, only the names are kept.
         """
         self._labels[served.version] = served.label
         known = {address: one for address, one in self._served.items() if address != served.version}
         self._served = dict([*known.items(), (served.version, served)][-_KNOWN:])
 
     def label(self, version: str) -> str:
-        """Return the name of a version in answers, or its address if it never answered."""
+        """Return the name of a version as shown in answers, or its id if it never answered."""
         return self._labels.get(version, version)
 
     def answer(self, rows: Sequence[Mapping[str, Any]], *, at: str | int | dt.datetime | None = None) -> list[Answer]:
-        """Return the answers to rows from Python, in the order of the rows, once the new answers are logged.
+        """Answer rows given as Python dicts, and return the answers in the order of the rows.
 
-        The answers are the same as over HTTP.
+        The predictions are logged before the answers are returned. The answers are the same as over HTTP.
 
         Raises:
             Misuse: A row is not as declared (the message names the field), or `at` lies in the future.
-            Unavailable: No version serves, or the online state or the log cannot be used now. Nothing was logged.
+            Unavailable: No version is deployed, or the online features or the log cannot be used now. Nothing was
+                logged.
         """
         answerer = self.current
         bare = self.precomputed is None and self.degrading is None and self.canary is None and not self.flags
@@ -218,20 +216,21 @@ class Endpoint:
         *,
         shared: bool = False,
     ) -> Sequence[Prepared]:
-        """Return an answer to each checked row. The predictions among the answers are not logged yet.
+        """Return an answer for each checked row. New predictions among the answers must be logged by the caller.
 
         Args:
             answerer: The version that answers.
             rows: The request rows.
-            at_us: The time as of which to answer. None: now.
-            deadline_s: The time (`perf_counter`) after which the answers are of no use.
-            shared: Whether the rows are of several requests. If so, an error that one of the rows may cause is raised.
-                The caller then answers each row alone, so that no other request gets a degraded response.
+            at_us: The time as of which to answer, or None for now.
+            deadline_s: The time (`perf_counter`) after which the answers are useless.
+            shared: Whether the rows are from several requests. If so, an error that only one row may cause is raised,
+                and not answered by the policy. The caller then answers each row alone, so that only the request at
+                fault gets a degraded response.
         """
         self.uses += 1
         if at_us is not None:
             return answerer.predict(rows, at_us=at_us)
-        precomputed = self.precomputed  # read once: another thread may replace it
+        precomputed = self.precomputed  # read once, because another thread may replace it
         if precomputed is None:
             return self._predict(answerer, rows, self.flags, deadline_s, shared)
         now_us = answerer.now_us()
@@ -250,11 +249,11 @@ class Endpoint:
         return prepared
 
     def _fails_all(self, error: Exception) -> bool:
-        """Return whether each row of a shared call would raise the same error."""
+        """Return whether this error of a shared call would occur for each of its rows as well."""
         return is_of_all(error) and self.precomputed is None and self.degrading is None and self.canary is None
 
     def _look_up(self, precomputed: Precomputed, row: Row, key: str, version: str, now_us: int) -> Looked:
-        """Return the stored answer to a row. A stored answer that cannot be read counts as missing."""
+        """Look up the stored answer to a row. An answer that cannot be read counts as missing."""
         try:
             return precomputed.look_up(row, key, version, now_us)
         except (Unavailable, Corrupt) as error:
@@ -262,9 +261,9 @@ class Endpoint:
             return MISSING
 
     def shown(self, answerer: Answerer, prediction: Prediction) -> Answer:
-        """Return the answer that shows a prediction of `prepare`."""
+        """Return the answer that a client gets for a prediction made by `prepare`."""
         served = answerer.served
-        if prediction.version != served.version:  # the prediction is of another arm
+        if prediction.version != served.version:  # the canary or the fallback made this prediction
             served = self._served.get(prediction.version, served)
         return shown(prediction, served)
 
@@ -283,7 +282,7 @@ class Endpoint:
         try:
             made = self._predict_here(answerer, rows, flags, deadline_s, shared)
         except Exception as error:
-            if not shared or self._fails_all(error):  # otherwise each row is answered alone, and counted then
+            if not shared or self._fails_all(error):  # otherwise the rows are answered one by one, and counted then
                 counts.failed(len(rows) if shared else 1)
             raise
         counts.answered(made, perf_counter() - begun_s, shared)
@@ -305,11 +304,11 @@ class Endpoint:
         deadline_s: float | None,
         shared: bool,
     ) -> list[Prediction]:
-        """Return predictions of the canary for its share, and of the version in service for all other rows.
+        """Let the canary answer the rows in its share, and the champion all other rows. Return the predictions.
 
-        Where the canary fails, the version in service answers the rows of the share, too.
+        If the canary fails, the champion answers the rows of the share as well.
         """
-        taken, its = [True] * len(rows), rows  # assume all rows, until the share is known
+        taken, its = [True] * len(rows), rows  # assume that all rows are in the share, until it is computed
         counts = self.counts.of(canary.answerer.served)
         try:
             taken = [canary.share.holds(row) for row in rows]
@@ -317,7 +316,7 @@ class Endpoint:
             begun_s = perf_counter()
             theirs = self._by_canary(canary.answerer, answerer, its, flags, deadline_s)
             counts.answered(theirs, perf_counter() - begun_s, shared)
-        except Late:  # the policy has no answer; the rows of a shared call are answered alone
+        except Late:  # the policy has no fallback; the rows of a shared call are then answered one by one
             if not shared:
                 counts.failed(1)
             raise

@@ -1,4 +1,4 @@
-"""A deployment that predicts first, and learns when the label arrives."""
+"""An online learner behind a deployment: it predicts first, and learns from each label when it arrives."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = 1
-_NAMED = 20  # number of the newest examples set aside that are kept by name
-_PROBES = 100  # number of examples that are used to test whether a learner still learns
+_NAMED = 20  # of the examples set aside, this many of the newest are kept by name
+_PROBES = 100  # the number of examples used to test whether a learner still works
 _LONGEST_WHY = 300
 _logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Learner(Protocol):
     def predict_row(self, row: list[float], /) -> float | list[float]: ...
 
     def learn(self, matrix: NDArray[Any], labels: NDArray[Any], /) -> None:
-        """Learn rows together, in order, from a float64 matrix (rows, inputs) and float64 labels (rows,)."""
+        """Learn from some rows together: float64 inputs (rows, inputs) and float64 labels (rows,), in order."""
         ...
 
     def state(self) -> bytes: ...
@@ -45,17 +45,17 @@ class Learner(Protocol):
 
 
 class Example(msgspec.Struct, frozen=True, gc=False):
-    """The inputs of a prediction, its label, and the time when the label became known."""
+    """The inputs of a prediction, with its label and the time at which the label became known."""
 
-    values: bytes  # the model's input row as in the prediction log: little-endian float64
+    values: bytes  # the model inputs as in the prediction log: little-endian float64
     label: float
     known_at_us: int
     request_id: str = ""
-    fault: str = ""  # why the example cannot be learnt, if that is known before learning
+    fault: str = ""  # why the example cannot be learnt from, if that is known beforehand
 
 
 class SetAside(msgspec.Struct, frozen=True):
-    """An example that the learner could not learn."""
+    """An example that the learner refused to learn from."""
 
     request_id: str
     label: float
@@ -64,7 +64,7 @@ class SetAside(msgspec.Struct, frozen=True):
 
 
 class Learnt(msgspec.Struct, frozen=True):
-    """The saved progress of a learner."""
+    """The saved progress of a learner: what it has learnt and set aside so far."""
 
     until_us: int
     examples: int
@@ -73,7 +73,7 @@ class Learnt(msgspec.Struct, frozen=True):
 
 
 class LearnerState(msgspec.Struct, frozen=True, array_like=True):
-    """The saved state of a learner and its progress."""
+    """A learner's saved state together with its progress."""
 
     format: int
     until_us: int
@@ -86,12 +86,12 @@ class LearnerState(msgspec.Struct, frozen=True, array_like=True):
 
 
 def learner_name(model: str, version: str) -> str:
-    """Return the name of the learner that began from `version`."""
+    """Return the name under which the learner that started from a version is stored."""
     return f"{model}/{version[:16]}"
 
 
 def learnt(store: KeyValue, name: str) -> Learnt | None:
-    """Read the saved progress of the learner `name`. Returns None if the learner has not saved anything yet.
+    """Read the saved progress of a learner. The result is None if it has not saved anything yet.
 
     Raises:
         Corrupt: The saved state is damaged.
@@ -104,7 +104,7 @@ def learnt(store: KeyValue, name: str) -> Learnt | None:
 
 
 def positions_learnt(store: KeyValue) -> dict[str, dict[str, int]]:
-    """Return by name the positions up to which each saved learner has read the event log.
+    """Return for each saved learner the positions up to which it has read the event log.
 
     Raises:
         Corrupt: A saved state is damaged.
@@ -115,21 +115,21 @@ def positions_learnt(store: KeyValue) -> dict[str, dict[str, int]]:
 
 
 class OnlineDeployment:
-    """A learner and its progress, saved in one write, so that each label is learnt exactly once.
+    """A learner that is saved together with its progress in one write, so that each label is learnt exactly once.
 
-    An example that the learner refuses, alone or together with other examples, is set aside in the same write, and
-    learning goes on. A learner that refuses even examples that it has learnt before is broken. In that case nothing is
-    set aside.
+    If the learner refuses an example, alone or together with others, that example is set aside in the same write, and
+    learning continues. If the learner refuses even examples that it has learnt before, it is broken. Then nothing is
+    set aside, and an error is raised.
 
-    The deployment is a `RowScorer`. Its answers come from a copy of the learner as it was saved last. So answers do not
-    wait for learning, and never come from a learner that has learnt only a part.
+    This object is also a `RowScorer`. It scores with a copy of the learner as it was last saved. So answers neither
+    wait for learning nor come from a learner that has learnt only half of a block.
 
     Args:
-        name: The name of the deployment in the store, e.g. "late_flight/online".
-        learner: The initial learner. A saved state replaces the state of this learner.
+        name: The name under which the state is stored, e.g. "late_flight/online".
+        learner: The learner to start from. If a saved state exists, it replaces the learner's state.
         store: The store in which the state is kept.
-        every_us: Examples are learnt in blocks of this length (`HOUR_US`) by the time when they became known. A block
-            is learnt once its time is over. 0: all examples of a call are learnt together.
+        every_us: The length of a block, such as `HOUR_US`. All examples whose labels became known in the same block of
+            time are learnt together, once that time is over. With 0, all examples of a call are learnt together.
     """
 
     def __init__(self, name: str, learner: Learner, store: KeyValue, *, every_us: int) -> None:
@@ -145,7 +145,7 @@ class OnlineDeployment:
         self._stored: bytes | None = None
         self.saved = self._initial
         self._shown: Learner
-        self._dirty = False  # whether the learner may differ from `saved`
+        self._dirty = False  # whether the learner's state may differ from `saved`
         self._restore()
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
@@ -157,12 +157,12 @@ class OnlineDeployment:
         return self._shown.predict_row(row)
 
     def follow(self) -> bool:
-        """Load the saved state if another process saved it or `learn` failed, and return whether it was loaded.
+        """Load the saved state if another process has saved one or if `learn` failed. Return whether it was loaded.
 
-        Returns False while another thread learns, because that thread saves its state at the end.
+        While another thread is learning, the result is False, because that thread will save a newer state.
 
         Raises:
-            Corrupt: The saved state is damaged. Answers go on as before.
+            Corrupt: The saved state is damaged. The previous state continues to answer.
         """
         if not self._lock.acquire(blocking=False):
             return False
@@ -175,19 +175,19 @@ class OnlineDeployment:
             self._lock.release()
 
     def learn(self, examples: Sequence[Example], *, until_us: int, positions: Mapping[str, int] | None = None) -> int:
-        """Learn and save the examples that became known after `saved.until_us` and up to `until_us`.
+        """Learn from the examples that became known after `saved.until_us` and up to `until_us`, and save the state.
 
-        Returns how many examples were learnt. If the call fails, nothing was learnt, and the call can be repeated.
+        Returns the number of learnt examples. If the call fails, nothing was learnt, and it can be repeated.
 
         Args:
-            examples: All examples of that time, in the order in which they became known. Older examples are skipped.
-                Examples of a block that is not over must be given again in a later call.
-            until_us: Nothing more can become known at or before this time.
-            positions: The positions up to which the event log was read; saved with the state.
+            examples: All examples of that time, in the order in which they became known. Older ones are skipped.
+                Examples of an unfinished block must be given again in a later call.
+            until_us: A time before which no further label can become known.
+            positions: The positions up to which the event log was read. They are saved with the state.
 
         Raises:
-            Misuse: The examples are out of order, or lie after `until_us`.
-            Exception: Raised by a learner that cannot learn any more.
+            Misuse: The examples are out of order, or became known after `until_us`.
+            Exception: The learner is broken, and this is its own error.
         """
         times = [e.known_at_us for e in examples]
         if times != sorted(times):
@@ -213,14 +213,14 @@ class OnlineDeployment:
                 self._shown = shown
                 self._dirty = False
             except BaseException:
-                self._restore()  # a learner ahead of its saved state would learn a label twice
+                self._restore()  # a learner that is ahead of its saved state would learn labels twice
                 raise
         for one in aside:
             _logger.warning("learner %s: %s", self.name, described(one))
         return len(new) - len(aside)
 
     def _learn_blocks(self, new: list[Example]) -> list[SetAside]:
-        """Learn blocks of examples, and return the examples that were set aside."""
+        """Learn from examples block by block, and return the examples that were set aside."""
         every_us = self.every_us
         blocks = [list(block) for _, block in groupby(new, key=lambda e: e.known_at_us // every_us if every_us else 0)]
         if not any(e.fault for e in new):
@@ -228,13 +228,13 @@ class OnlineDeployment:
                 for block in blocks:
                     _learn(self._learner, block)
                 return []
-            except Exception:  # find the faulty examples, beginning with the saved state
+            except Exception:  # start again from the saved state, and find the faulty examples
                 self._restore()
                 self._dirty = True
         return [one for block in blocks for one in self._learn_carefully(block, new)]
 
     def _learn_carefully(self, block: list[Example], new: list[Example]) -> list[SetAside]:
-        """Learn a block without the examples that the learner refuses, and return those examples as set aside."""
+        """Learn from a block except for the examples that the learner refuses, and return those as set aside."""
         before = copy.deepcopy(self._learner)
         faults = {id(e): e.fault for e in block if e.fault}
         rest = [e for e in block if not e.fault]
@@ -270,7 +270,7 @@ class OnlineDeployment:
         self._stored, self.saved = stored, saved
 
     def _restore(self) -> None:
-        """Load the saved state. If that fails, the next call begins with loading the state."""
+        """Load the saved state. If this fails, the next call tries again before it does anything else."""
         stored = self._store.get(self._key)
         saved = self._initial if stored is None else _read(self.name, stored)
         self._dirty = True
@@ -281,7 +281,7 @@ class OnlineDeployment:
 
 
 def described(one: SetAside) -> str:
-    """Return a sentence about an example that was set aside."""
+    """Describe in one sentence an example that was set aside."""
     return f"the label {one.label:g} of request {one.request_id!r} was set aside: {one.why}"
 
 
@@ -308,7 +308,7 @@ def _learn(learner: Learner, rows: Sequence[Example]) -> None:
 
 
 def _refusal(learner: Learner, rows: Sequence[Example]) -> str:
-    """Return why a learner refuses some rows, or "" if it accepts them. The learner is not changed."""
+    """Return the learner's error for some rows, or "" if it accepts them. The learner itself is not changed."""
     try:
         _learn(copy.deepcopy(learner), rows)
     except MemoryError:
@@ -319,7 +319,7 @@ def _refusal(learner: Learner, rows: Sequence[Example]) -> str:
 
 
 def _refused(learner: Learner, rows: Sequence[Example]) -> dict[int, str]:
-    """Return by `id` the rows that a learner refuses alone, with the reason. The rows are found by repeated halving."""
+    """Return by `id` the rows that a learner refuses alone, each with the error. They are found by halving."""
     why = _refusal(learner, rows)
     if not why:
         return {}

@@ -1,1 +1,1 @@
-"""The HTTP service: requests, routes, predictions and the server."""
+"""The HTTP service: the server, requests and their limits, predictions, and all other routes."""

@@ -1,4 +1,4 @@
-"""Start and end of a service, together with servers of other protocols in the same event loop."""
+"""Start and stop a service together with servers of other protocols in the same event loop."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from typing import Protocol
 
 from trimtab.serving.http.requests.wire import Receive, Send
 
-_GRACE_S = 10.0  # the grace if the caller gives none
+_GRACE_S = 10.0  # the time for running work if the caller gives none
 
 
 class Server(Protocol):
-    """A server of another protocol."""
+    """A server of another protocol, such as gRPC."""
 
     async def start(self) -> None:
-        """Take requests."""
+        """Begin to accept requests."""
         ...
 
     async def stop(self, grace_s: float) -> None:
-        """Take no new requests, and finish requests in flight within `grace_s`."""
+        """Accept no more requests, and finish running ones within `grace_s` seconds."""
         ...
 
 
 class Lifecycle:
-    """Start and end of a service.
+    """Starts and stops a service.
 
     Args:
-        close: Closes the service. It is called with the seconds left for work in flight, and with a function that tells
+        close: Closes the service. It is called with the seconds left for running work, and with a function that returns
             whether to stop waiting.
     """
 
     def __init__(self, close: Callable[[float, Callable[[], bool]], object]) -> None:
-        self.server: Server | None = None  # server of another protocol; set it before `start`
+        self.server: Server | None = None  # a server of another protocol, to be set before `start`
         self._close = close
         self._started = False
         self._stopping: asyncio.Task[None] | None = None
-        self._end_s: float | None = None  # end of the grace (`monotonic`); None: the service goes on
+        self._end_s: float | None = None  # when running work must end (`monotonic`); None while the service runs
         self._hurried: Callable[[], bool] = lambda: False
 
     @property
@@ -46,10 +46,10 @@ class Lifecycle:
         return self._end_s is not None
 
     async def start(self) -> None:
-        """Start the other server, if there is one. Called in the event loop, before connections are taken.
+        """Start the other server, if there is one. Call this in the event loop, before connections are accepted.
 
         Raises:
-            Unavailable: The port of the other server cannot be listened on.
+            Unavailable: The other server cannot listen at its port.
         """
         if self.server is None or self._started:
             return
@@ -61,11 +61,11 @@ class Lifecycle:
             raise
 
     def begin_end(self, grace_s: float, hurried: Callable[[], bool] = lambda: False) -> None:
-        """Let the other server finish. Called in the event loop.
+        """Let the other server finish its requests. Call this in the event loop.
 
         Args:
-            grace_s: How long the other server and work in threads may take from now on.
-            hurried: Whether to stop waiting; asked now and then.
+            grace_s: How long the other server and work in threads may still take.
+            hurried: Returns whether to stop waiting. It is called from time to time.
         """
         if self._end_s is None:
             self._end_s, self._hurried = monotonic() + grace_s, hurried
@@ -73,18 +73,18 @@ class Lifecycle:
             self._stopping = asyncio.get_running_loop().create_task(self.server.stop(grace_s))
 
     def close(self) -> None:
-        """Close the service within the rest of the grace."""
+        """Close the service. Running work may take the rest of the time that `begin_end` allowed."""
         self._close(_GRACE_S if self._end_s is None else self._end_s - monotonic(), self._hurried)
 
     async def run(self, receive: Receive, send: Send) -> None:
-        """Handle ASGI's lifespan protocol."""
+        """Handle the messages of ASGI's lifespan protocol."""
         while True:
             try:
                 message = await receive()
             except asyncio.CancelledError:
                 if self._end_s is None:
                     raise
-                return  # no one waits for the end any more
+                return  # the server no longer waits for the end of the service
             if message["type"] == "lifespan.startup":
                 await self.start()
                 await send({"type": "lifespan.startup.complete"})

@@ -63,32 +63,32 @@ _logger = logging.getLogger(__name__)
 _TOO_MANY = "More predictions are in flight than can be answered soon. Send it again soon."
 _ENDED = "The service ends, and could not wait for this any longer. Send it again soon."
 _HINT = "See /v1/models/NAME/predict, /v1/events/SOURCE, /metrics, /health/ready."
-_LEAST = 8  # number of predictions in flight that the limit always allows, unless `limits` allows fewer
+_LEAST = 8  # this many predict requests are always allowed in flight, unless `limits` allows fewer
 _PREDICT_TYPES = (JSON_TYPE, ARROW_TYPE)
 
 
 class ServiceHooks(msgspec.Struct, frozen=True):
-    """Functions that a service calls."""
+    """Functions that the service calls at certain events."""
 
-    # a further condition of readiness, which returns what is missing, or None
+    # returns why the service is not ready although the HTTP service itself is, or None
     ready: Callable[[], str | None] | None = None
-    # called with the reason when the prediction log fails, and with None when it works again
+    # called with the reason when the prediction log begins to fail, and with None when it works again
     failing: Callable[[str | None], object] | None = None
-    telemetry: Telemetry | None = None  # gets a record of every request
+    telemetry: Telemetry | None = None  # receives a record of every request
 
 
 class HttpService:
-    """An ASGI application over endpoints, a prediction log and an event log.
+    """An ASGI application that serves models (endpoints), writes the prediction log, and accepts events.
 
     Args:
-        endpoints: The models served, by name.
-        log: The prediction log. The mode of the log decides whether an answer waits for a sync.
-        metrics: The object to which metrics are added. `/metrics` shows all of them.
-        limits: Limits on what the service takes at once.
-        access: Decides which client may do what. If left out, everyone may do everything, except that administration is
-            possible only from this machine.
-        push: Appends events. Without it, `/v1/events` answers that this server takes no events.
-        wait_applied: Waits for views, for `?wait=applied`. Without it, such requests are refused.
+        endpoints: The endpoints of the deployed models.
+        log: The prediction log. Its mode decides whether an answer waits until its prediction is on the disk.
+        metrics: The object to which the service adds its metrics. `/metrics` shows all metrics in it.
+        limits: Limits on what the service works on at the same time.
+        access: Decides which client may do what. By default, everyone may do everything, except that administration is
+            allowed only from this machine.
+        push: Appends events to the log. Without it, `/v1/events` responds that this server accepts no events.
+        wait_applied: Waits until events are applied, for `?wait=applied`. Without it, such requests are refused.
         hooks: Functions that the service calls.
     """
 
@@ -127,7 +127,7 @@ class HttpService:
         self._by_path = {one.path: one for one in self.predictors.values()}
         self._ready = hooks.ready
         self._throttled = ThrottledLogger(_logger)
-        self._too_many: dict[str, bytes] = {}  # bodies of the refusal by path
+        self._too_many: dict[str, bytes] = {}  # by path: the body of the response for too many requests
         self.lifecycle = Lifecycle(self._close)
         self._router = Router()
         self.mount(Application(self, SERVICE, _HINT))
@@ -135,7 +135,7 @@ class HttpService:
         show_process(parts.metrics)
 
     def mount(self, application: Application) -> None:
-        """Answer at the addresses of an application, too."""
+        """Add the addresses of an application to the service."""
         self._router.mount(application)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -155,7 +155,7 @@ class HttpService:
             await send({"type": "websocket.close", "code": 1000})
 
     def close(self) -> None:
-        """Finish work in flight, as long as the grace lasts. The log stays open."""
+        """Finish running work within the time that is left for it, and close the service. The log stays open."""
         self.lifecycle.close()
 
     def _close(self, within_s: float, hurried: Callable[[], bool]) -> None:
@@ -200,7 +200,7 @@ class HttpService:
                 raise
             reply = self.failed(predictor, error, record)
         share_back(scope)
-        await self._respond(send, reply)  # no longer in flight, because the client may take long to read the response
+        await self._respond(send, reply)  # not counted as in flight, because clients may read slowly
 
     async def _reply(
         self, predictor: Predictor, scope: Scope, receive: Receive, received_s: float, record: RequestRecord | None
@@ -215,7 +215,7 @@ class HttpService:
         body = await whole_body(scope, receive, parts.limits.body_bytes, parts.limits.body_timeout_s)
         if scheduler.full():
             return self.overloaded(predictor)
-        read_s = await scheduler.turn()  # the time that the body took to arrive is not queueing
+        read_s = await scheduler.turn()  # waiting in the queue begins after the arrival of the body
         begun_s, answer = perf_counter(), None
         try:
             if kind == ARROW_TYPE:
@@ -231,22 +231,22 @@ class HttpService:
                 begun_s, answer = answer.begun_s(begun_s), answer.answer()
             return Reply(200, answer)
         finally:
-            answer = None  # the error of a failed task refers to this frame, which would keep the body in memory
+            answer = None  # break a reference cycle (error and this frame) that would keep the body in memory
             scheduler.under_way -= 1
             scheduler.answered(read_s, begun_s, waited=True)
 
     def failed(self, predictor: Predictor, error: BaseException, record: RequestRecord | None) -> Reply:
         """Return the response to a predict request that failed.
 
-        The failure is counted, and logged when the service is at fault.
+        The failure is counted. If it is the service's fault, it is also logged.
         """
         about = "POST" if record is None else f"POST (request {record.request_id})"
         return self._failed(error, about, predictor.path, "predict", predictor.endpoint.name)
 
     def overloaded(self, predictor: Predictor) -> Reply:
-        """Return the response to a predict request that is one too many, and count it.
+        """Return the refusal of a predict request because too many are in flight, and count it.
 
-        The body of the response is made only once.
+        Its body is made only once for each path.
         """
         self._requests.add("predict", predictor.endpoint.name, "429")
         predictor.endpoint.count_refused()
@@ -286,7 +286,7 @@ class HttpService:
                 parts.telemetry.end(record, sent.status, sent.size_bytes)
 
     async def _handled(self, match: Match, scope: Scope, receive: Receive) -> Reply:
-        """Return what the handler of a request's address returns, if the client has the right to it."""
+        """Call the handler of a request's address if the client has the right to it, and return the response."""
         if match.right is not None:
             scope["who"] = self.parts.access.let_in(scope["headers"], match.right)
         if match.address is None:
@@ -301,23 +301,23 @@ class HttpService:
         return await match.address.handler(match.application.target, request)
 
     async def _respond(self, send: Send, reply: Reply, *, head: bool = False) -> None:
-        """Send a response. A refusal waits for its turn."""
+        """Send a response. A refusal is delayed until it is its turn."""
         if 400 <= reply.status < 500:
             await self.parts.scheduler.refusals.turn()
         await respond(send, reply, head=head)
 
     def refused(self, error: Refused, path: str) -> Reply:
-        """Return the response to data that cannot be read as a request, and count it."""
+        """Return the response to data that is not a valid request, and count it."""
         return self._failed(error, "-", path, "other")
 
     def count(self, route: str, status: str, model: str) -> None:
-        """Count a request of another protocol. A model that is not served is not named in the metrics."""
+        """Count a request of another protocol. If its model is not deployed, the metrics do not name it."""
         self._requests.add(route, self._known(model), status)
 
     def _known(self, model: str) -> str:
-        """Return the name of a model that is served, otherwise an empty text.
+        """Return the name of a model if it is deployed, and otherwise "".
 
-        So clients cannot create labels of metrics.
+        So clients cannot create label values in the metrics.
         """
         return model if model in self.predictors else ""
 
@@ -333,12 +333,15 @@ class HttpService:
     # -- state --------------------------------------------------------------------------------------------------
 
     def append_buffered(self) -> None:
-        """Append to the log the predictions that were answered and are only buffered yet. Called in the event loop."""
+        """Write the buffered predictions, whose answers were given already, to the log.
+
+        Call this in the event loop.
+        """
         if self.parts.commit.failure is None:
             self.parts.commit.append_buffered()
 
     async def not_ready(self) -> str | None:
-        """Return what is missing until this process can answer as it should."""
+        """Return why this process is not ready to answer, or None if it is."""
         endpoints = [one.endpoint for one in self.predictors.values()]
         waiting = [f"model {e.name!r}: {e.missing}" for e in endpoints if not e.ready]
         commit = self.parts.commit
@@ -347,7 +350,7 @@ class HttpService:
             waiting.append(f"predictions cannot be logged{buffered}: {commit.failure}")
         try:
             more = None if self._ready is None else await self.parts.threads.look(self._ready)
-        except TrimtabError as error:  # a condition that cannot be checked does not hold
+        except TrimtabError as error:  # a condition that cannot be checked counts as not met
             more = str(error)
         if more:
             waiting.append(more)

@@ -1,1 +1,1 @@
-"""The Open Inference Protocol, version 2: tensors in, tensors out, over HTTP and gRPC."""
+"""The Open Inference Protocol, version 2, over HTTP and gRPC: requests and responses consist of tensors."""

@@ -1,4 +1,4 @@
-"""Bodies over HTTP: JSON, followed by binary tensors, and their compression."""
+"""Read and write HTTP bodies of the protocol: JSON, optionally followed by binary tensors, and compression."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from trimtab.serving.inference.tensors import InputTensor
 from trimtab.serving.problems import Refused, decode_problem
 
 BINARY_SIZE = "binary_data_size"
-BINARY = "binary_data"  # the parameter of an output that asks to send the output in binary
-BINARY_OUTPUT = "binary_data_output"  # the parameter of a request that asks to send all outputs in binary
-_WINDOWS = {"gzip": 31, "deflate": 15}  # window bits of zlib, for a header of gzip or of zlib
-_QUICK = 1  # compression level
+BINARY = "binary_data"  # the parameter of an output that requests it in binary form
+BINARY_OUTPUT = "binary_data_output"  # the parameter of a request that requests all outputs in binary form
+_WINDOWS = {"gzip": 31, "deflate": 15}  # zlib's parameter `wbits`, which selects the format
+_QUICK = 1  # the compression level
 
 
 class InputParameters(msgspec.Struct, frozen=True, gc=False):
-    """The parameters of an input. Other parameters are ignored."""
+    """The parameters of an input that matter here. Others are ignored."""
 
     binary_data_size: int | None = None
     shared_memory_region: str | None = None
 
 
 class JsonInput(msgspec.Struct, frozen=True, gc=False):
-    """An input in JSON."""
+    """An input tensor as JSON."""
 
     name: str
     shape: list[int]
@@ -39,14 +39,14 @@ class JsonInput(msgspec.Struct, frozen=True, gc=False):
 
 
 class JsonOutput(msgspec.Struct, frozen=True):
-    """A requested output."""
+    """A requested output, as JSON."""
 
     name: str
     parameters: dict[str, Any] = {}
 
 
 class JsonInfer(msgspec.Struct, frozen=True):
-    """A request in JSON. Further fields are ignored."""
+    """A request as JSON. Unknown fields are ignored."""
 
     inputs: list[JsonInput]
     id: str = ""
@@ -55,10 +55,10 @@ class JsonInfer(msgspec.Struct, frozen=True):
 
 
 class Read(msgspec.Struct, frozen=True, gc=False):
-    """A request, and the outputs to send in binary."""
+    """A request, together with the choice of which outputs to send in binary form."""
 
     request: Infer
-    binary: bool  # applies to outputs without a choice of their own
+    binary: bool  # the choice for outputs that make none themselves
     binary_of: Mapping[str, bool]
 
 
@@ -70,13 +70,13 @@ def read_infer(model: str, version: str, body: bytes, header_bytes: int | None) 
     """Return the request in a body.
 
     Args:
-        model: The model in the address.
-        version: The version in the address, which may be empty.
-        body: JSON, followed by binary tensors.
-        header_bytes: The length of the JSON. None: the whole body is JSON.
+        model: The name of the model in the URL.
+        version: The version in the URL, or "".
+        body: JSON, optionally followed by binary tensors.
+        header_bytes: The length of the JSON in bytes. With None, the whole body is JSON.
 
     Raises:
-        Misuse: The body is not a valid request. The message names the place in the body.
+        Misuse: The body is not a valid request. The message says where.
     """
     if header_bytes is not None and not 0 < header_bytes <= len(body):
         raise Misuse(f"inference-header-content-length: {header_bytes} of a body of {len(body)} bytes.")
@@ -102,7 +102,7 @@ def read_infer(model: str, version: str, body: bytes, header_bytes: int | None) 
 
 
 def _inputs(given: Sequence[JsonInput], body: bytes, at: int) -> list[InputTensor]:
-    """Return the tensors, with their parts of the body from `at` on, in order."""
+    """Return the input tensors. Their binary parts follow one another in the body, beginning at `at`."""
     out, end = [], len(body)
     for one in given:
         data = None if one.data is msgspec.UNSET else one.data
@@ -127,7 +127,7 @@ def _inputs(given: Sequence[JsonInput], body: bytes, at: int) -> list[InputTenso
 
 
 def write_inferred(inferred: Inferred, read: Read) -> tuple[bytes, int | None]:
-    """Return the body of a response and the length of its JSON. The length is None if the whole body is JSON."""
+    """Return the body of a response and the length of its JSON, or None if the whole body is JSON."""
     head: dict[str, Any] = {"model_name": inferred.model, "model_version": inferred.version}
     if inferred.id:
         head["id"] = inferred.id
@@ -153,8 +153,8 @@ def decompressed(body: bytes, encoding: str, limit_bytes: int) -> bytes:
     """Return the decompressed body.
 
     Raises:
-        Refused: The body is larger than the limit (413), or compressed by another method (415).
-        Misuse: The body is incomplete, or not compressed as its header says.
+        Refused: The decompressed body exceeds the limit (413), or the compression is not supported (415).
+        Misuse: The body is incomplete, or it is not compressed in the way that its header says.
     """
     if encoding in ("", "identity"):
         return body
@@ -174,13 +174,13 @@ def decompressed(body: bytes, encoding: str, limit_bytes: int) -> bytes:
 
 
 def compressed(body: bytes, encoding: str) -> bytes:
-    """Return the body compressed by gzip or deflate."""
+    """Return the body compressed with gzip or deflate."""
     deflater = zlib.compressobj(_QUICK, zlib.DEFLATED, _WINDOWS[encoding])
     return deflater.compress(body) + deflater.flush()
 
 
 def encoding_of(accepted: str) -> str | None:
-    """Return a compression of the response that the client accepts, or None to send it uncompressed.
+    """Return a compression that the client accepts for the response, or None for no compression.
 
     >>> encoding_of("br, gzip;q=0.8"), encoding_of("gzip;q=0"), encoding_of("")
     ('gzip', None, None)

@@ -1,4 +1,4 @@
-"""Descriptions of the server and its models. The field names are those of the protocol."""
+"""Descriptions of the server and its models, with the field names of the protocol."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trimtab.serving.inference.tensors import BYTES
 PLATFORM = "trimtab"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
 SCORE, PREDICTION, ID, VERSION, REASONS, FLAGS = "score", "prediction", "id", "version", "reasons", "flags"
-ANY = -1  # stands for the number of rows
+ANY = -1  # in shapes, this stands for the number of rows
 
 
 class ServerMetadata(msgspec.Struct, frozen=True):
-    """Name, version and extensions of the server."""
+    """The name, version and extensions of the server."""
 
     name: str
     version: str
@@ -34,7 +34,7 @@ class TensorMetadata(msgspec.Struct, frozen=True):
 
 
 class ModelMetadata(msgspec.Struct, frozen=True):
-    """Inputs and outputs of a model."""
+    """The inputs and outputs of a model."""
 
     name: str
     versions: tuple[str, ...]
@@ -44,7 +44,7 @@ class ModelMetadata(msgspec.Struct, frozen=True):
 
 
 class ConfiguredInput(msgspec.Struct, frozen=True):
-    """An input in a `ModelConfig`."""
+    """An input tensor in a `ModelConfig`."""
 
     name: str
     data_type: str
@@ -53,7 +53,7 @@ class ConfiguredInput(msgspec.Struct, frozen=True):
 
 
 class ConfiguredOutput(msgspec.Struct, frozen=True):
-    """An output in a `ModelConfig`."""
+    """An output tensor in a `ModelConfig`."""
 
     name: str
     data_type: str
@@ -61,25 +61,25 @@ class ConfiguredOutput(msgspec.Struct, frozen=True):
 
 
 class ConfigParameter(msgspec.Struct, frozen=True):
-    """A value among the parameters of a `ModelConfig`."""
+    """The value of a parameter in a `ModelConfig`."""
 
     string_value: str
 
 
 class ModelConfig(msgspec.Struct, frozen=True):
-    """The metadata in the form of a configuration, with further parameters."""
+    """The metadata of a model in the form of a configuration, with additional parameters."""
 
     name: str
     platform: str
     backend: str
-    max_batch_size: int  # 0: the rows are the first dimension of every shape
+    max_batch_size: int  # always 0, which means that shapes include the number of rows
     input: tuple[ConfiguredInput, ...]
     output: tuple[ConfiguredOutput, ...]
     parameters: Mapping[str, ConfigParameter]
 
 
 class ModelIndex(msgspec.Struct, frozen=True):
-    """An entry of the repository's index."""
+    """An entry in the index of models."""
 
     name: str
     version: str
@@ -93,7 +93,7 @@ def version_number(served: ServedVersion) -> str:
 
 
 def described_outputs(served: ServedVersion) -> tuple[TensorMetadata, ...]:
-    """Return the outputs of a version, in order."""
+    """Return the output tensors of a version, in order."""
     several = len(served.classes)
     out = [TensorMetadata(SCORE, "FP64", (ANY, several) if several else (ANY,))]
     if several:

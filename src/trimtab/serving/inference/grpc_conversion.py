@@ -1,4 +1,4 @@
-"""Conversion of gRPC messages to requests, and of predictions to messages."""
+"""Convert gRPC messages to requests, and predictions to gRPC messages."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _CONTENTS = {
     "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
     "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
 }  # fmt: skip
-_MOST_FIELDS = 10_000  # most fields of a message, without the fields of nested messages
+_MOST_FIELDS = 10_000  # the maximum number of fields in a message, not counting those of nested messages
 
 
 def parsed_message(read: Callable[[bytes], Any], sent: bytes) -> Any:
-    """Return the message in some bytes.
+    """Parse the bytes of a message.
 
     Raises:
-        Misuse: The bytes hold no message. `Refused` (413) is raised when the message has too many fields.
+        Misuse: The bytes are not a valid message. If it has too many fields, the error is `Refused` (413).
     """
     from google.protobuf.message import DecodeError
 
@@ -34,7 +34,7 @@ def parsed_message(read: Callable[[bytes], Any], sent: bytes) -> Any:
 
 
 def _check_fields(sent: bytes) -> None:
-    """Refuse a message of very many fields, because each field may take a hundred times its size in memory."""
+    """Raise an error if a message has very many fields, each of which may take a hundred times its size in memory."""
     at, count = 0, 0
     while at < len(sent):
         tag, at = _varint(sent, at)
@@ -49,11 +49,11 @@ def _check_fields(sent: bytes) -> None:
         elif kind in (1, 5):
             at += 8 if kind == 1 else 4
         else:
-            return  # groups, which no declared message has
+            return  # a group, which no declared message contains
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return a number, and the position of its end."""
+    """Return the number that is encoded at a position, and the position after it."""
     found = shift = 0
     while at < len(data) and shift < 64:
         byte = data[at]
@@ -64,7 +64,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def read_infer(request: Any, size_bytes: int) -> Infer:
-    """Return the request in a `ModelInferRequest`.
+    """Return the request that a `ModelInferRequest` contains.
 
     Raises:
         Misuse: The tensors or parameters are not as the protocol demands.
@@ -97,7 +97,7 @@ def _tensor(tensor: Any, raw: bytes | None) -> InputTensor:
             )
         data = list(getattr(tensor.contents, field))
     elif raw is None and 0 in tensor.shape:
-        data = []  # the tensor has no elements
+        data = []  # an empty tensor
     return InputTensor(tensor.name, tensor.datatype, list(tensor.shape), raw, data)
 
 
@@ -108,7 +108,7 @@ def _output(output: Any) -> str:
 
 
 def _parameters(given: Mapping[str, Any], *, refuse: bool = False) -> dict[str, Any]:
-    """Return parameters as values. With `refuse`, refuse parameters that are not supported."""
+    """Return parameters as Python values. With `refuse`, raise an error for those of unsupported types."""
     out = {}
     for name, value in given.items():
         choice = value.WhichOneof("parameter_choice")

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over gRPC, in the event loop of the HTTP service, on its own port."""
+"""The Open Inference Protocol over gRPC, at its own port but in the event loop of the HTTP service."""
 
 from __future__ import annotations
 
@@ -39,36 +39,37 @@ _CODES = {
     504: "DEADLINE_EXCEEDED",
 }
 _NOT_SUPPORTED = ("RepositoryModelLoad", "RepositoryModelUnload")
-_DECODED = 10  # bytes of memory that a byte of a message may take
-_SHOWN = 1_000  # most characters of an error, which is sent in a header
+_DECODED = 10  # the maximum bytes of memory per byte of a message
+_SHOWN = 1_000  # the maximum number of characters in an error text, because it is sent in a header
 _logger = logging.getLogger(__name__)
 
-Certificate: TypeAlias = tuple[bytes, bytes]  # the private key, and the certificate with its chain, both in PEM
-Count: TypeAlias = Callable[[str, str, str], object]  # counts requests by route, status and model
+Certificate: TypeAlias = tuple[bytes, bytes]  # the private key, and the certificate with its chain, both in PEM format
+Count: TypeAlias = Callable[[str, str, str], object]  # called to count a request, with route, status and model
 _Answer: TypeAlias = Callable[[Any], Awaitable[Any]]
 
 
 class GrpcListener(msgspec.Struct, frozen=True):
-    """Where and how a gRPC server listens."""
+    """The address at which a gRPC server listens, and its options."""
 
     host: str = "127.0.0.1"
-    port: int = 0  # 0: any free port
-    certificate: Certificate | None = None  # if given, the server speaks only TLS
-    shared: bool = False  # whether other processes listen on the same port
-    announce: Callable[[str], object] | None = None  # called with the address once requests are taken
+    port: int = 0  # 0 means any free port
+    certificate: Certificate | None = None  # if given, only TLS connections are accepted
+    shared: bool = False  # whether other processes listen at the same port
+    announce: Callable[[str], object] | None = None  # called with the address when requests are accepted
 
 
 class GrpcServer:
-    """Takes requests of the protocol over gRPC.
+    """A gRPC server for the methods of the protocol.
 
     Args:
-        service: Answers the requests.
-        count: Counts requests under the route `grpc`.
-        listener: Where to listen.
+        service: Answers the requests, independently of gRPC.
+        count: Called to count each request.
+        listener: The address at which to listen.
 
     Raises:
         Misuse: grpcio is not installed.
-        Unavailable: The port is taken, or the address is not one of this machine. `start` may raise it, too.
+        Unavailable: The port is taken, or the address does not belong to this machine. `start` may raise this error as
+            well.
     """
 
     def __init__(self, service: InferenceService, count: Count, listener: GrpcListener) -> None:
@@ -84,15 +85,15 @@ class GrpcServer:
         self._ending = asyncio.Event()
 
     async def start(self) -> None:
-        """Begin to take requests."""
+        """Begin to accept requests."""
         import grpc
 
         listener = self._listener
-        check_free(listener.host, self.port, listener.shared)  # try again, for the error message of the system
+        check_free(listener.host, self.port, listener.shared)  # a plain socket gives a better error message
 
         body_bytes = self._parts.limits.body_bytes
         options = [
-            # from grpcio 1.83 on the limit also holds after decompression
+            # since grpcio 1.83, this limit also applies to the decompressed message
             ("grpc.max_receive_message_length", body_bytes),
             ("grpc.so_reuseport", int(listener.shared)),
         ]
@@ -112,7 +113,7 @@ class GrpcServer:
             listener.announce(f"{address.rpartition(':')[0]}:{self.port}")
 
     async def stop(self, grace_s: float) -> None:
-        """Finish requests in flight within `grace_s`. New requests are refused, and idle streams end."""
+        """Finish running requests within `grace_s`. New requests are refused, and idle streams are ended."""
         self._ending.set()
         await self._server.stop(grace_s)
 
@@ -132,7 +133,7 @@ class GrpcServer:
             "RepositoryIndex": ("read", self._repository_index),
             "RepositoryModelLoad": ("read", self._not_loaded),
             "RepositoryModelUnload": ("read", self._not_loaded),
-            "ModelInfer": ("predict", self._not_loaded),  # handled by `_unary` itself
+            "ModelInfer": ("predict", self._not_loaded),  # never called, because `_unary` handles this method
         }
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(self._unary(name, right, answer))
@@ -141,17 +142,17 @@ class GrpcServer:
         return {**handlers, "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._model_stream_infer)}
 
     def _unary(self, name: str, right: Role | None, answer: _Answer) -> Callable[[bytes, Any], Awaitable[bytes]]:
-        """Make a method from bytes to bytes, which turns errors into gRPC statuses."""
+        """Make a gRPC method that takes and returns bytes, and that turns errors into gRPC statuses."""
         read = self._messages[f"{name}Request"].FromString
 
         async def outcome(sent: bytes, context: Any) -> bytes | tuple[Any, str]:
-            """Return the response, or the status and text of an error."""
+            """Return the response, or the gRPC status and text of an error."""
             model = ""
             with self._request(name, context) as request_state:
                 try:
                     self._admit(context, right, request_state)
                     if name == "ModelInfer":
-                        self._service.check_room()  # before any work on the message
+                        self._service.check_room()  # checked before any work on the message
                     request = await self._read(read, sent, request_state)
                     if name == "ModelInfer":
                         model = request.model_name
@@ -167,7 +168,7 @@ class GrpcServer:
 
         async def handle(sent: bytes, context: Any) -> bytes:
             found = await outcome(sent, context)
-            sent = b""  # gRPC may keep the error of an abort, which keeps this frame alive
+            sent = b""  # gRPC may keep the error of an abort, and with it this frame
             if isinstance(found, tuple):
                 await self._service.refusal_turn()
                 await context.abort(*found)
@@ -176,12 +177,12 @@ class GrpcServer:
         return handle
 
     async def _model_stream_infer(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        """Answer the requests of a stream one after another. The stream goes on after a request that fails."""
+        """Answer the requests of a stream one after another. After a request that fails, the stream continues."""
         name = "ModelStreamInfer"
         while (sent := await self._next(requests, context)) is not None:
             with self._request(name, context, again=True) as request_state:
                 try:
-                    # each request of the stream counts against the rate of the key
+                    # each request of a stream counts against the key's rate
                     self._admit(context, "predict", request_state)
                 except Exception as error:
                     code, text = self._failed(name, error, request_state)
@@ -202,12 +203,12 @@ class GrpcServer:
         except Exception as error:
             text = self._failed("ModelStreamInfer", error, request_state, model)[1]
             await self._service.refusal_turn()
-            of = self._messages["ModelInferResponse"](id=request_id)  # tells the client which request failed
+            of = self._messages["ModelInferResponse"](id=request_id)  # so that the client knows which request failed
             answered = response(error_message=text, infer_response=of if request_id else None).SerializeToString()
         return answered
 
     async def _read(self, read: Callable[[bytes], Any], sent: bytes, request_state: _Request) -> Any:
-        """Return the message in these bytes, once there is memory for it."""
+        """Parse the bytes of a message when there is memory for it."""
         if not request_state.share.add(len(sent)):
             raise no_room()
         await request_state.share.decode(_DECODED * len(sent), self._parts.limits.body_timeout_s)
@@ -217,14 +218,14 @@ class GrpcServer:
 
     @contextmanager
     def _request(self, name: str, context: Any, *, again: bool = False) -> Iterator[_Request]:
-        """Handle one request. Telemetry gets the record of the request at the end, even after an error.
+        """Handle one request inside the block, and pass its record to the telemetry at the end, even after an error.
 
         Args:
             name: The name of the gRPC method.
             context: The gRPC context of the request.
-            again: Whether the request is one of a stream, whose requests share their trailing metadata.
+            again: Whether the request belongs to a stream, whose requests share their trailing metadata.
         """
-        received_s, timeout_s = perf_counter(), context.time_remaining()  # read both values together
+        received_s, timeout_s = perf_counter(), context.time_remaining()  # read both values at the same time
         headers = _headers(context.invocation_metadata())
         record = begun(
             self._parts.telemetry, received_s, "gRPC", f"/{SERVICE}/{name}", headers, _client(context.peer())
@@ -243,7 +244,7 @@ class GrpcServer:
                 self._parts.telemetry.end(record, record.status, record.size_bytes)
 
     async def _next(self, requests: AsyncIterator[bytes], context: Any) -> bytes | None:
-        """Return the next request of a stream, or None at its end. Aborts the stream when the server ends."""
+        """Return the next request of a stream, or None at its end. If the server is ending, abort the stream."""
         coming = asyncio.ensure_future(anext(requests, None))
         leaving = asyncio.ensure_future(self._ending.wait())
         try:
@@ -269,7 +270,7 @@ class GrpcServer:
     async def _model_ready(self, request: Any) -> Any:
         try:
             ready = await self._service.model_ready(request.name, request.version)
-        except NotFound:  # not an error here, because clients poll until the server is ready
+        except NotFound:  # not an error here, because clients poll until the model is ready
             ready = False
         return self._messages["ModelReadyResponse"](ready=ready)
 
@@ -301,7 +302,7 @@ class GrpcServer:
     # -- messages -----------------------------------------------------------------------------------------------
 
     def _message(self, name: str, content: Any) -> Any:
-        """Return a message with the fields of a Struct or dictionary."""
+        """Make a message with the fields of a Struct or dict."""
         from google.protobuf.json_format import ParseDict
 
         return ParseDict(msgspec.to_builtins(content), self._messages[name]())
@@ -311,7 +312,7 @@ class GrpcServer:
             request_state.is_by(self._parts.access.admit(request_state.headers, right))
 
     def _failed(self, name: str, error: Exception, request_state: _Request | None, model: str = "") -> tuple[Any, str]:
-        """Return the status of an error. The error is counted, and it is logged when the service is at fault."""
+        """Return the gRPC status and text for an error, and count it. Log it if the service is at fault."""
         import grpc
 
         problem = problem_of(error, name)
@@ -327,7 +328,7 @@ class GrpcServer:
 
 
 class _Request:
-    """One request, with its record if telemetry wants a record."""
+    """A request that is being handled, with its record if the telemetry needs one."""
 
     __slots__ = ("_record", "headers", "received_s", "share", "timeout_s")
 
@@ -339,10 +340,10 @@ class _Request:
         record: RequestRecord | None,
         share: Share,
     ) -> None:
-        self.received_s = received_s  # `perf_counter` when the request arrived
-        self.timeout_s = timeout_s  # deadline, counted from the arrival
+        self.received_s = received_s  # the time (`perf_counter`) when the request arrived
+        self.timeout_s = timeout_s  # the time limit in seconds after the arrival
         self.headers = headers
-        self.share = share  # the request's share of the memory for bodies
+        self.share = share  # counts the memory of the request's message
         self._record = record
 
     def is_by(self, who: str) -> None:
@@ -351,14 +352,14 @@ class _Request:
             self._record.key = who
 
     def ended(self, status: int, code: str, size_bytes: int) -> None:
-        """Set how the request ended, as a status of HTTP and of gRPC."""
+        """Set how the request ended, as HTTP status and as gRPC status."""
         if self._record is not None:
             self._record.status, self._record.grpc, self._record.size_bytes = status, code, size_bytes
 
 
 def _built() -> dict[str, Any]:
     try:
-        import grpc  # noqa: F401  # imported here, so that a missing one is an error before anything starts
+        import grpc  # noqa: F401  # imported here, so that a missing grpcio is an error before anything starts
 
         return build_messages()
     except ImportError as error:
@@ -366,7 +367,7 @@ def _built() -> dict[str, Any]:
 
 
 def _client(peer: str) -> tuple[str, int] | None:
-    """Return address and port of a client, from the form in which gRPC writes them.
+    """Return the address and port of a client from gRPC's text for it, or None.
 
     >>> _client("ipv4:127.0.0.1:5000"), _client("ipv6:%5B::1%5D:5000"), _client("unix:")
     (('127.0.0.1', 5000), ('::1', 5000), None)
@@ -380,9 +381,9 @@ def _headers(given: Iterable[tuple[str, str | bytes]]) -> list[tuple[bytes, byte
 
 
 def check_free(host: str, port: int, shared: bool) -> None:
-    """Refuse a port that is taken, before anything starts.
+    """Raise an error if a port is taken, before anything is started.
 
-    A `shared` port may be used by other processes that share it.
+    If it is `shared`, other processes that share the port may use it.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -1,4 +1,4 @@
-"""Requests of the Open Inference Protocol, independent of HTTP and gRPC."""
+"""Answer requests of the Open Inference Protocol, independently of HTTP and gRPC."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ NO_LOADING = (
     "models: all that are deployed are loaded; other versions replace them by promotion and rollback (trimtab promote, "
     "trimtab rollback)."
 )
-INLINE_BYTES = 64 << 10  # messages larger than this are read, written and compressed in a thread
-_TIMEOUT = "timeout"  # the parameter with the deadline in microseconds
-_LONGEST_US = 600_000_000  # the longest deadline
-_AT = "at"  # the parameter with the as-of time, which lies in the past
-_REFUSED = {  # parameters that would change the meaning of a prediction
+INLINE_BYTES = 64 << 10  # larger messages are read, written and compressed in a thread
+_TIMEOUT = "timeout"  # the parameter with the time limit in microseconds
+_LONGEST_US = 600_000_000  # the longest allowed time limit
+_AT = "at"  # the parameter with a time in the past as of which to answer
+_REFUSED = {  # parameters that are refused, because ignoring them would change the meaning of the request
     "sequence_id": "requests are independent. Leave sequences out",
     "shared_memory_region": "shared memory is not supported. Send the tensor in the request",
     "classification": "classes are not ranked. Request `score` and `prediction`",
@@ -60,35 +60,35 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Infer(msgspec.Struct, frozen=True, gc=False):
-    """A request for predictions."""
+    """A request for predictions, in the form that HTTP and gRPC share."""
 
     model: str
-    version: str  # empty: the version in service
+    version: str  # if empty, the deployed version answers
     id: str
     parameters: Mapping[str, Parameter]
     inputs: Sequence[InputTensor]
-    outputs: Sequence[str]  # names of the wanted outputs; if empty, all outputs are sent
-    size_bytes: int = 0  # size of its message
+    outputs: Sequence[str]  # the names of the requested outputs; if empty, all outputs are sent
+    size_bytes: int = 0  # the size of the message in bytes
 
 
 class Inferred(msgspec.Struct, frozen=True, gc=False):
-    """Predictions, with their version and the requested outputs in order."""
+    """Predictions, with the version that made them and the requested outputs in order."""
 
     model: str
     version: str
     id: str
     parameters: Mapping[str, Parameter]
     outputs: Sequence[OutputTensor]
-    late: bool = False  # whether these are fallbacks for predictions that a thread may still be computing
+    late: bool = False  # whether these are fallback answers, because the predictions were late
 
 
 class InferenceService:
-    """Implements the protocol over the models of a service, for HTTP and gRPC.
+    """Implements the protocol for the models of a service, independently of HTTP and gRPC.
 
     Args:
-        predictors: The predictors by the names of their models.
+        predictors: The predictors of the deployed models, by model name.
         parts: The objects that all requests of the service share.
-        not_ready: Returns what is missing until the service can answer, or None.
+        not_ready: Returns why the service is not ready to answer, or None if it is.
     """
 
     def __init__(
@@ -110,14 +110,14 @@ class InferenceService:
         return ServerMetadata("trimtab", installed("trimtab"))
 
     async def model_ready(self, model: str, version: str = "") -> bool:
-        """Return whether a model, and the given version of the model, is in service.
+        """Return whether a model can answer, with the given version if one is given.
 
         Raises:
-            NotFound: There is no such model, or another version is in service.
+            NotFound: The model does not exist, or another version is deployed.
         """
         if not self.predictor(model).endpoint.ready:
             return False
-        # an unloaded version counts as ready, and stays unloaded
+        # an unloaded version counts as ready, and is not loaded for this
         if version or not self.predictor(model).endpoint.unloaded:
             await self._serving(model, version)
         return True
@@ -126,8 +126,8 @@ class InferenceService:
         """Return the inputs and outputs of a model.
 
         Raises:
-            NotFound: There is no such model, or another version is in service.
-            Unavailable: No version is in service yet.
+            NotFound: The model does not exist, or another version is deployed.
+            Unavailable: No version is deployed yet.
         """
         answerer = (await self._serving(model, version))[1]
         return metadata(answerer.served, answerer.rows.request)
@@ -138,9 +138,9 @@ class InferenceService:
         return config(answerer.served, answerer.rows.request)
 
     async def statistics(self, model: str = "", version: str = "") -> list[ModelStatistics]:
-        """Return statistics of the versions in service, summed over all processes, for one model or for all models.
+        """Return statistics of the deployed versions, for one model or for all, summed over all processes.
 
-        The counts of other processes are about a second old. Raises the same errors as `metadata`.
+        The counts of other processes are about one second old. Raises the same errors as `metadata`.
         """
         if model:
             served_versions = [(await self._serving(model, version))[1].served]
@@ -156,7 +156,7 @@ class InferenceService:
         return out
 
     def index(self, *, ready: bool = False) -> list[ModelIndex]:
-        """Return one entry for each model. With `ready`, return only entries for models in service."""
+        """Return one entry for each model. With `ready`, return only the models that can answer."""
         out = []
         for predictor in self._predictors.values():
             endpoint = predictor.endpoint
@@ -169,38 +169,39 @@ class InferenceService:
         return out
 
     def check_room(self, model: str = "", *, counted: bool = False) -> None:
-        """Refuse a request when more predictions are in flight than can be answered soon.
+        """Raise an error if more predict requests are in flight than can be answered soon.
 
         Raises:
-            Refused: There are too many predictions in flight (429).
+            Refused: Too many predict requests are in flight (429).
         """
         scheduler = self.parts.scheduler
         if scheduler.full() if counted else scheduler.under_way >= scheduler.limit.limit:
-            # with gRPC the name of the model is not read yet
+            # with gRPC, the name of the model is not known yet
             if (predictor := self._predictors.get(model)) is not None:
                 predictor.endpoint.count_refused()
             raise Refused(429, "More predictions are in flight than can be answered soon. Send it again soon.")
 
     async def refusal_turn(self) -> None:
-        """Wait until a refusal may be sent."""
+        """Wait until it is the turn of a refusal to be sent."""
         await self.parts.scheduler.refusals.turn()
 
     # -- answers --------------------------------------------------------------------------------------------------
 
     async def infer(self, request: Infer, started: float, timeout_s: float | None = None) -> Inferred:
-        """Predict, and return once the predictions are safe.
+        """Return predictions for a request, once they are safely logged.
 
         Args:
             request: The request.
             started: The time (`perf_counter`) when the request began to arrive.
-            timeout_s: The deadline, counted from `started`. The request's parameter `timeout` may set an earlier one.
+            timeout_s: The time limit in seconds, counted from `started`. The parameter `timeout` of the request may
+                shorten it.
 
         Raises:
             Misuse: A tensor, an output or a parameter is invalid. The message names it.
-            NotFound: There is no such model, or another version is in service.
+            NotFound: The model does not exist, or another version is deployed.
             Refused: Too many requests are in flight (429), or there are too many rows (413).
-            Unavailable: No version is in service, or the online state or the log cannot be used now. `Late` is raised
-                after the deadline.
+            Unavailable: No version is deployed, or the online features or the log cannot be used now. After the time
+                limit, the error is `Late`.
         """
         predictor, scheduler = self.predictor(request.model), self.parts.scheduler
         self.check_room(request.model, counted=True)
@@ -220,7 +221,7 @@ class InferenceService:
         """Return the predictor of a model.
 
         Raises:
-            NotFound: There is no such model.
+            NotFound: The model does not exist.
         """
         predictor = self._predictors.get(model)
         if predictor is None:
@@ -251,7 +252,7 @@ class InferenceService:
         check_parameters(request.parameters)
         wanted = _wanted(answerer, request.outputs)
         at_us, soon_s = _as_of_us(request.parameters), _sooner(timeout_s, request.parameters)
-        # first, because this check limits the work of the following ones
+        # checked first, because this limits the work of the following checks
         check_names(request.inputs, answerer.rows, answerer.served.inputs)
         count = checked_count(request.inputs, self.parts.limits.rows)
         rows: list[Row]
@@ -294,10 +295,10 @@ def _check_version(answerer: Answerer, version: str) -> None:
 
 
 def check_parameters(parameters: Mapping[str, Any]) -> None:
-    """Refuse parameters that are not single values, or that are not supported and would change the result.
+    """Raise an error for parameters that must not be ignored, and for those that are not single values.
 
     Raises:
-        Misuse: A parameter is not a single value, or is not supported and would change the result.
+        Misuse: A parameter is not a single value. Or it is not supported, and ignoring it would change the result.
     """
     for name, value in parameters.items():
         if type(value) not in _SINGLE:
@@ -307,14 +308,14 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
 
 
 def _echoed(parameters: Mapping[str, Parameter]) -> Mapping[str, Parameter]:
-    """Return the parameters that are sent back: all except the parameter for the form of the response."""
+    """Return the parameters that are sent back to the client. The one that selects the form of the response is not."""
     if not parameters:
         return parameters
     return {name: value for name, value in parameters.items() if name != "binary_data_output"}
 
 
 def _sooner(timeout_s: float | None, parameters: Mapping[str, Any]) -> float | None:
-    """Return in seconds the earlier of the deadlines of a request and of its parameters, or None without a deadline."""
+    """Return the earlier of the request's time limit and that in its parameters, in seconds, or None."""
     timeout_us = parameters.get(_TIMEOUT) or None
     if timeout_us is None:
         return timeout_s
@@ -333,7 +334,7 @@ def _as_of_us(parameters: Mapping[str, Any]) -> int | None:
 
 
 def _wanted(answerer: Answerer, names: Sequence[str]) -> tuple[TensorMetadata, ...]:
-    """Return the requested outputs.
+    """Return the descriptions of the requested outputs.
 
     Raises:
         Misuse: A requested output does not exist.

@@ -1,7 +1,7 @@
-"""The gRPC messages of the protocol, built at run time from their published field names and numbers.
+"""Build the gRPC messages of the protocol at run time, from their published field names and numbers.
 
-The messages have a descriptor pool of their own, so that they do not collide with the stubs of a client in the same
-process. Fields that are not declared here are ignored.  # D94
+The messages have their own descriptor pool, so that they do not conflict with a client's stubs in the same process.
+Fields that are not listed here are ignored.  # D94
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ _FIELD = re.compile(r"(?:(repeated|oneof) )?(map<)?([\w.]+)>? (\w+) = (\d+)")
 
 
 def build_messages() -> dict[str, Any]:
-    """Return the class of each message by name, such as "ModelInferRequest".
+    """Return the message classes by name, such as "ModelInferRequest".
 
     Raises:
         ImportError: protobuf is not installed.
@@ -87,7 +87,7 @@ def build_messages() -> dict[str, Any]:
     for number, name in enumerate(_DATA_TYPES):
         kinds.value.add(name=name, number=number)
     made: dict[str, Any] = {}
-    for path in sorted(_DECLARED):  # "A" comes before "A.B"
+    for path in sorted(_DECLARED):  # sorted, so that "A" comes before the nested "A.B"
         outer, _, name = path.rpartition(".")
         made[path] = made[outer].nested_type.add(name=name) if outer else file.message_type.add(name=name)
     for path, message in made.items():

@@ -1,4 +1,4 @@
-"""Tensors as request rows: each tensor is a column, and each of its elements belongs to a row."""
+"""Convert tensors to request rows. Each tensor is a column, and each of its elements belongs to a row."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from trimtab.serving.problems import InvalidField, Refused
 DATATYPE_OF: dict[Dtype, str] = {"float": "FP64", "int": "INT64", "bool": "BOOL", "str": BYTES, "time": BYTES}
 TAKEN: dict[Dtype, tuple[str, ...]] = {
     "float": (*FLOATS, *INTEGERS),
-    # floats without a fraction are integers: pandas keeps an integer column with missing values as floats
+    # whole floats count as integers, because pandas stores integers with missing values as floats
     "int": (*INTEGERS, *FLOATS),
     "bool": ("BOOL",),
     "str": (BYTES,),
     "time": (BYTES, "INT64"),
 }
-EMPTY_IS_NULL = "empty_is_null"  # the name of a parameter of requests
+EMPTY_IS_NULL = "empty_is_null"  # the parameter of a request that makes empty texts null
 
 
 def check_names(tensors: Sequence[InputTensor], request_rows: RequestRows, model_inputs: Sequence[str]) -> None:
-    """Refuse tensors that are not columns of the request, or that were sent twice.
+    """Raise an error for tensors that are not columns of the request, or that are sent twice.
 
-    The check looks at no more tensors than there are columns, plus one.
+    At most one tensor more than there are columns is looked at.
 
     Args:
         tensors: The tensors, one for each column.
-        request_rows: The request's declaration.
-        model_inputs: The inputs of the model, for the error message.
+        request_rows: The declared columns of the request.
+        model_inputs: The names of the model's inputs, for the error message.
 
     Raises:
         Misuse: A tensor is not a column, or a column is sent twice.
     """
     columns, found = request_rows.request.columns, set[str]()
-    for tensor in tensors:  # each tensor is a new column, or the last tensor that is looked at
+    for tensor in tensors:  # ends at the first tensor that is not a new column
         name = tensor.name
         if name not in columns:
             raise _no_column(name, request_rows.names, model_inputs)
@@ -48,10 +48,10 @@ def check_names(tensors: Sequence[InputTensor], request_rows: RequestRows, model
 
 
 def checked_count(tensors: Sequence[InputTensor], limit: int) -> int:
-    """Return the number of rows of a request's tensors.
+    """Return the number of rows, which all tensors of the request must have.
 
     Raises:
-        Misuse: There are no tensors, a shape is not that of a column, or the tensors differ in their number of rows.
+        Misuse: There are no tensors, a shape is not that of a column, or the numbers of rows differ.
         Refused: There are more than `limit` rows.
     """
     if not tensors:
@@ -74,17 +74,17 @@ def rows_of(
     request_rows: RequestRows,
     parameters: Mapping[str, Any],
 ) -> list[Row]:
-    """Return checked request rows.  # D94
+    """Return the request rows from these tensors, checked.  # D94
 
     Args:
-        tensors: The tensors, one for each column, checked by `check_names`. Missing columns are null.
+        tensors: The tensors, which `check_names` has checked. Columns without a tensor are null.
         count: The number of rows, as returned by `checked_count`.
-        request_rows: The request's declaration.
-        parameters: The parameters of the request. Only `empty_is_null` is used here.
+        request_rows: The declared columns of the request.
+        parameters: The parameters of the request. Only `empty_is_null` matters here.
 
     Raises:
-        Misuse: The key or the time is missing, or a tensor is not as declared. `InvalidField` is raised for a wrong
-            value.
+        Misuse: The key or the time is missing, or a tensor is not as declared. If a value is wrong, the error is
+            `InvalidField`.
     """
     columns = request_rows.request.columns
     given = {tensor.name: tensor for tensor in tensors}
@@ -124,7 +124,7 @@ def _column(tensor: InputTensor, dtype: Dtype, count: int, empty_is_null: bool) 
 def _whole(name: str, index: int, value: float | None) -> int | None:
     if value is None:
         return None
-    if not value.is_integer():  # this holds for an infinite value, too
+    if not value.is_integer():  # this is also true for infinity
         raise Misuse(
             f"input {name!r}: element {index} is {value!r}, but the column is declared int. Send whole numbers."
         )
@@ -142,7 +142,7 @@ def _no_column(name: str, names: Sequence[str], model_inputs: Sequence[str]) -> 
 
 
 def _as_input(error: InvalidField) -> InvalidField:
-    """Return the error of a row as the error of a tensor's element."""
+    """Return an error about a row as an error about an element of a tensor."""
     row, _, name = error.pointer.partition("].")
     said = f"input {error.field!r}, element {row.removeprefix('rows[')}"
     text = str(error).replace(f"{error.pointer}: ", f"{said}: ", 1) if name else str(error)

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over HTTP: every address under `/v2`. Its errors have the form `{"error": "..."}`."""
+"""The Open Inference Protocol over HTTP: all addresses under `/v2`. Errors have the form `{"error": "..."}`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OCTETS = b"application/octet-stream"
 _LENGTH = b"inference-header-content-length"
 _NUMBER = re.compile(rb"[0-9]{1,15}")
 _WORTH_BYTES = 1_024  # smaller responses are not compressed
-_UNPACKED = 16  # a body may be at most this many times as large as its compressed form
+_UNPACKED = 16  # the maximum ratio of the decompressed to the compressed size of a body
 _HINT = (
     "See /v2, /v2/models/NAME, /v2/models/NAME/infer, /v2/repository/index; traces, logging and shared memory have no "
     "addresses."
@@ -33,20 +33,20 @@ _encode = msgspec.json.Encoder().encode
 
 
 class IndexRequest(msgspec.Struct, frozen=True):
-    """The body of a request for the index."""
+    """The body of a request for the index of models."""
 
     ready: bool = False
 
 
 def mount_inference(service: HttpService) -> InferenceService:
-    """Let a service answer at the addresses of the protocol, too."""
+    """Add the addresses of the protocol to a service."""
     inference = InferenceService(service.predictors, service.parts, service.not_ready)
     service.mount(Application(inference, ADDRESSES, _HINT, prefix=_PREFIX, error_reply=_error_reply, slashes=True))
     return inference
 
 
 def _error_reply(error: BaseException, path: str) -> Reply:
-    """Return an error in the protocol's form."""
+    """Return the response for an error, in the protocol's form."""
     reply = problem_reply(error, path)
     problem = msgspec.json.decode(reply.body, type=Problem)
     return Reply(reply.status, _encode({"error": problem.detail}), headers=reply.headers)
@@ -110,7 +110,7 @@ async def _infer(service: InferenceService, request: HttpRequest) -> Reply:
             accepted = value.decode("latin-1")
     timeout_s = timeout_of_request(scope)
     body_sent = await _body(service, request)
-    service.check_room(model)  # before any work on the request
+    service.check_room(model)  # checked before any work on the request
     if len(body_sent) > INLINE_BYTES:
         predictor = service.predictor(model)
         read = await predictor.read(started, timeout_s, read_infer, model, version, body_sent, length)
@@ -153,13 +153,13 @@ async def _body(service: InferenceService, request: HttpRequest) -> bytes:
 
 
 def _unpacked(body: bytes, encoding: str, limit_bytes: int) -> tuple[bytes, int]:
-    """Return a decompressed body, and an estimate of its memory once decoded."""
+    """Return the decompressed body, and an estimate of the memory that it takes when decoded."""
     body = decompressed(body, encoding, limit_bytes)
     return body, decoded_bytes(body)
 
 
 def _described(path: str, handler: Any, operation: str, summary: str) -> Address:
-    """Return the row of an address that describes something."""
+    """Return a row of the table of addresses for a route that returns a description."""
     gives = {"type": "object"}
     return Address("GET", path, "read", handler, operation, summary, _TAG, gives, query=None, **_SHARED)
 
@@ -187,7 +187,7 @@ _INFER: dict[str, Any] = {
     },
     "required": ["inputs"],
 }
-# further fields of this body are ignored
+# other fields of this body are ignored
 _INDEX: dict[str, Any] = {"type": "object", "properties": {"ready": {"type": "boolean"}}}
 
 ADDRESSES = (

@@ -1,4 +1,4 @@
-"""Counts and times of requests by this protocol, by version, summed over all processes of a service."""
+"""Count the requests of this protocol and their times, by version, over all processes of a service."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN = (ROWS, LAST, COUNTS, SECONDS)
 
 
 class Duration(msgspec.Struct):
-    """How often something was done, and its total time."""
+    """How often something was done, and the total time that it took."""
 
     count: int = 0
     ns: int = 0
@@ -33,15 +33,15 @@ class Duration(msgspec.Struct):
 
 
 class InferStatistics(msgspec.Struct):
-    """Counts and times of the parts of requests."""
+    """The numbers and times of requests and of their parts."""
 
     success: Duration = msgspec.field(default_factory=Duration)
     fail: Duration = msgspec.field(default_factory=Duration)
     queue: Duration = msgspec.field(default_factory=Duration)
-    compute_input: Duration = msgspec.field(default_factory=Duration)  # tensors to rows
-    compute_infer: Duration = msgspec.field(default_factory=Duration)  # time of features, model and log
-    compute_output: Duration = msgspec.field(default_factory=Duration)  # answers to tensors
-    # this field and the next are always 0, but clients expect them
+    compute_input: Duration = msgspec.field(default_factory=Duration)  # converting tensors to rows
+    compute_infer: Duration = msgspec.field(default_factory=Duration)  # features, model and log
+    compute_output: Duration = msgspec.field(default_factory=Duration)  # converting answers to tensors
+    # this field and the next one are always 0, but clients expect them
     cache_hit: Duration = msgspec.field(default_factory=Duration)
     cache_miss: Duration = msgspec.field(default_factory=Duration)
 
@@ -51,16 +51,16 @@ class ModelStatistics(msgspec.Struct):
 
     name: str
     version: str
-    last_inference: int = 0  # milliseconds since 1970
-    inference_count: int = 0  # rows
-    execution_count: int = 0  # requests
+    last_inference: int = 0  # the time of the last request, in milliseconds since 1970
+    inference_count: int = 0  # the number of rows
+    execution_count: int = 0  # the number of requests
     inference_stats: InferStatistics = msgspec.field(default_factory=InferStatistics)
     batch_stats: tuple[()] = ()  # this field and the next two are always empty, but clients expect them
     response_stats: dict[str, Duration] = {}
     memory_usage: tuple[()] = ()
 
     def answered(self, rows: int, started: float, decoded: float, inferred: float, ended: float) -> None:
-        """Count a request by the times at which its parts ended."""
+        """Count a request, given the times at which its parts ended."""
         self.last_inference = time.time_ns() // 1_000_000
         self.inference_count += rows
         self.execution_count += 1
@@ -88,7 +88,7 @@ class ModelStatistics(msgspec.Struct):
 
 
 def show_statistics(metrics: Metrics, figures: Callable[[], Iterable[ModelStatistics]]) -> None:
-    """Let `metrics` show the statistics of this process, for Prometheus and for the other processes."""
+    """Register metrics with the statistics of this process, for Prometheus and for the other processes."""
     metrics.counted(
         ROWS,
         "Rows answered by the Open Inference Protocol.",
@@ -116,10 +116,10 @@ def show_statistics(metrics: Metrics, figures: Callable[[], Iterable[ModelStatis
 
 
 def statistics_told(text: str) -> dict[tuple[str, str], ModelStatistics]:
-    """Return the sum of the statistics of other processes, by model and version.
+    """Return the statistics of other processes by model and version, summed over these processes.
 
     Args:
-        text: The metrics of the other processes in the format of Prometheus, where each sample names its process.
+        text: The metrics of the other processes in the format of Prometheus. Each sample has the label of its process.
     """
     told = read_scrape("\n".join(line for line in text.split("\n") if line.startswith(_SHOWN)), 0.0)
     found: dict[tuple[str, str], ModelStatistics] = {}

@@ -1,4 +1,4 @@
-"""Tensors: named, typed elements in row-major order, given as raw bytes or one by one."""
+"""Tensors as the protocol defines them: named, with typed elements in row-major order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from trimtab.core.errors import Misuse
 
 BYTES = "BYTES"
-_BF16 = "BF16"  # the upper half of an FP32
+_BF16 = "BF16"  # the upper 16 bits of an FP32
 FLOATS = ("FP64", "FP32", "FP16", _BF16)
 INTEGERS = ("INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8")
 _CODES = {
@@ -19,29 +19,29 @@ _CODES = {
     "INT64": "q", "INT32": "i", "INT16": "h", "INT8": "b", "UINT64": "Q", "UINT32": "I", "UINT16": "H", "UINT8": "B",
 }  # fmt: skip
 DATATYPES = (*_CODES, _BF16, BYTES)
-_ONES = {name: struct.Struct(f"<{code}") for name, code in _CODES.items()}  # convert one element from and to bytes
+_ONES = {name: struct.Struct(f"<{code}") for name, code in _CODES.items()}  # convert an element from and to bytes
 _SIZES = {**{name: one.size for name, one in _ONES.items()}, _BF16: 2}
-_SIZE = struct.Struct("<I")  # the size that precedes each element of BYTES
-_SHOWN = 40  # most characters of a refused value in a message
+_SIZE = struct.Struct("<I")  # the format of the size before each element of BYTES
+_SHOWN = 40  # the maximum number of characters of a refused value in an error message
 
 
 class InputTensor(msgspec.Struct, frozen=True, gc=False):
-    """A tensor of a request. Its elements are in either `raw` or `data`."""
+    """A tensor in a request. Either `raw` or `data` contains its elements."""
 
     name: str
     datatype: str
     shape: Sequence[int]
-    raw: bytes | None = None  # little-endian bytes; each element of BYTES is preceded by its size
-    data: Sequence[Any] | None = None  # the elements one by one
+    raw: bytes | None = None  # all elements as little-endian bytes; before each element of BYTES comes its size
+    data: Sequence[Any] | None = None  # the elements as a list
 
 
 class OutputTensor(msgspec.Struct, frozen=True, gc=False):
-    """A tensor of a response."""
+    """A tensor in a response."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
-    values: Sequence[Any]  # the elements as a flat list; texts for BYTES
+    values: Sequence[Any]  # the elements as a flat list, with texts for BYTES
 
     def raw(self) -> bytes:
         """Return the elements as bytes.
@@ -60,7 +60,7 @@ class OutputTensor(msgspec.Struct, frozen=True, gc=False):
 
 
 def row_count(tensor: InputTensor) -> int:
-    """Return the number of rows of a tensor of shape [n] or [n, 1].
+    """Return the number of rows of a tensor with shape [n] or [n, 1].
 
     Raises:
         Misuse: The tensor has another shape.
@@ -72,19 +72,19 @@ def row_count(tensor: InputTensor) -> int:
 
 
 def elements(tensor: InputTensor, count: int) -> Sequence[Any]:
-    """Return the elements of a tensor in order: numbers, booleans or texts, and None for NaN and null.
+    """Return the elements of a tensor as a flat list of numbers, booleans or texts, with None for NaN and null.
 
     Args:
         tensor: The tensor.
-        count: The number of elements. No more memory is allocated than for the elements that were sent.
+        count: The expected number of elements. Memory is allocated only for elements that were really sent.
 
     Raises:
-        Misuse: The size or the number of the elements is wrong, or an element is not of the datatype. The message names
-            the tensor.
+        Misuse: The size or number of the elements is wrong, or an element is not of the tensor's type. The message
+            names the tensor.
     """
     name, datatype, raw = tensor.name, tensor.datatype, tensor.raw
     one = _ONES.get(datatype)
-    # fast, because most tensors are a single number
+    # a fast path, because most tensors are a single number
     if count == 1 and raw is not None and one is not None and len(raw) == one.size:
         number = one.unpack(raw)
         return number if number[0] == number[0] else (None,)
@@ -96,7 +96,7 @@ def elements(tensor: InputTensor, count: int) -> Sequence[Any]:
         values = _given(name, datatype, tensor.data, count)
     else:
         raise Misuse(f"input {_short(name)}: has no data. Send `data`, or bytes and their number (binary_data_size).")
-    return [None if v != v else v for v in values] if datatype in FLOATS else values  # NaN is unequal to itself
+    return [None if v != v else v for v in values] if datatype in FLOATS else values  # NaN is not equal to itself
 
 
 def _numbers(name: str, datatype: str, raw: bytes, count: int) -> Sequence[Any]:
@@ -140,12 +140,12 @@ def _text(name: str, index: int, element: bytes) -> str:
 
 
 def _given(name: str, datatype: str, data: Sequence[Any], count: int) -> Sequence[Any]:
-    """Return elements that were given in JSON or in typed contents."""
+    """Return the elements of a tensor that were sent one by one, as JSON or as typed values."""
     if len(data) != count:
         raise Misuse(f"input {_short(name)}: {len(data)} elements, but its shape says {count}.")
     if datatype == _BF16 and data:
         raise Misuse(f"input {_short(name)}: {_BF16} is taken as raw bytes only. Send it in binary, or as FP32.")
-    if data and isinstance(data[0], list):  # the nested rows of a tensor of shape [n, 1]
+    if data and isinstance(data[0], list):  # a tensor of shape [n, 1] as nested lists
         for index, row in enumerate(data):
             if not isinstance(row, list) or len(row) != 1:
                 raise Misuse(
@@ -170,7 +170,7 @@ def _of_kind(name: str, datatype: str, index: int, value: Any, kind: type) -> An
 
 
 def _number(name: str, datatype: str, index: int, value: Any) -> Any:
-    """Return a number rounded to its datatype. For example, 0.1 of FP32 is the nearest 32-bit float."""
+    """Return a number rounded to the tensor's type. For example, 0.1 as FP32 is the nearest 32-bit float."""
     if value is None:
         return None
     if type(value) is not int and (type(value) is not float or datatype not in FLOATS):
@@ -191,11 +191,14 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _short(value: Any) -> str:
-    """Return a value for an error message. For a list or object it is the length: `repr` fails on deep nesting."""
+    """Return a value as text for an error message.
+
+    For a list or object, only the length is given, because `repr` fails if it is deeply nested.
+    """
     if isinstance(value, list | dict):
         return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, str | bytes):
-        value = value[: _SHOWN + 1]  # only as much as is shown
+        value = value[: _SHOWN + 1]  # only the part that is shown
     return _cut(repr(value))
 
 

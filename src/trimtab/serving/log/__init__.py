@@ -1,1 +1,1 @@
-"""The prediction log: its layout, ids, group commit and buffered writes."""
+"""The prediction log: encoding, ids, group commit, and buffered writes."""

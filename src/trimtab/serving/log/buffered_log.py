@@ -1,7 +1,4 @@
-"""A prediction log with a buffer in front: answers leave at once and are written some milliseconds later.  # D109
-
-# D109
-"""
+"""A prediction log with a buffer: answers are given at once, and predictions are written a little later.  # D109"""
 
 from __future__ import annotations
 
@@ -20,43 +17,43 @@ from trimtab.serving.log.spool import Spool, recover_spools
 from trimtab.store.forks import forked, guard, unguard
 from trimtab.store.ports import Copyable, Log, LogRecord
 
-TOGETHER = 256  # number of buffered payloads that are written together
-MAINTENANCE_BYTES = 4 << 20  # number of payloads that are written between two maintenances of the log
-_LATER_S = 0.05  # how long payloads wait for more payloads that share their append
+TOGETHER = 256  # this many buffered payloads are written together
+MAINTENANCE_BYTES = 4 << 20  # bytes that are written between two maintenances of the log
+_LATER_S = 0.05  # how long payloads wait so that more can be written together with them
 _RETRY_S = 1.0  # pause after a failed write
-_RECOVER_S = 10.0  # between two looks for spools of killed processes
+_RECOVER_S = 10.0  # time between two searches for buffer files of killed processes
 _logger = logging.getLogger(__name__)
 
 
 class BufferedLog:
-    """A `Log` of predictions that buffers in front of another log. Many threads may use it.
+    """A `Log` of predictions that puts a buffer before another log. Many threads may use it.
 
-    The buffer is a spool, which lies in memory that outlives the process. If the process is killed, nothing is lost. A
-    power cut may lose the buffer, as with any relaxed log. The buffer is written by `flush`, by a thread 50 ms after
-    the first payload, and before any read of this object. While the buffer cannot be written, reads return what is in
-    the log. `append` works as in any log: when it returns, the payloads have their positions, after all payloads that
-    were buffered before.
+    The buffer is in a spool: a memory-mapped file, whose content survives the end of the process. If the process is
+    killed, nothing is lost. A power cut may lose the buffer, as with any log that does not wait for the disk. The
+    buffer is written to the log by `flush`, by a thread 50 ms after the first payload, and before this object is read.
+    While the log cannot be written, reads return what is in the log. `append` works as in any log: the payloads come
+    after everything that was buffered before, and are safe when it returns.
 
     A forked child cannot use this object.
 
     Args:
-        log: The log of predictions to which the payloads are written.
-        folder: The folder of the spools.
+        log: The log to which the payloads are written.
+        folder: The folder of the spools of all processes.
     """
 
     def __init__(self, log: Log, folder: Path) -> None:
         self.log = log
         self._folder = folder
-        self._forked = False  # this process is a child of the one that opened it
-        self._mutex = threading.RLock()  # guards the buffer and its spool; held for microseconds
-        self._writing = threading.Lock()  # guards writes to the log and its maintenance; taken before the other lock
+        self._forked = False  # whether this process was forked from the one that made this object
+        self._mutex = threading.RLock()  # protects the buffer and its spool; held only for microseconds
+        self._writing = threading.Lock()  # protects writes to the log and its maintenance; taken before `_mutex`
         self._spool: Spool | None = None
         self._payloads: list[bytes] = []
-        self._in_doubt = 0  # how many of the first payloads were in a write that was interrupted
-        self._written_bytes = 0  # payloads written since the last maintenance
-        self._retry_at_s = 0.0  # after a failure, the time before which the log is not written
-        self._recover_at_s = 0.0  # when to look for spools of killed processes again
-        self._wake = threading.Event()  # something was buffered, or the log is closing
+        self._in_doubt = 0  # how many payloads, from the first, were in an interrupted write
+        self._written_bytes = 0  # bytes written since the last maintenance
+        self._retry_at_s = 0.0  # after a failure: the time before which writing is not tried again
+        self._recover_at_s = 0.0  # the time of the next search for spools of killed processes
+        self._wake = threading.Event()  # set when something is buffered, or when the log is closing
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         _open_logs.add(self)
@@ -66,20 +63,20 @@ class BufferedLog:
 
     @property
     def buffered(self) -> int:
-        """Return how many payloads are buffered and not in the log yet."""
+        """Return the number of payloads that are not in the log yet."""
         return len(self._payloads)
 
     @property
     def wants_maintenance(self) -> bool:
-        """Return whether so much was written that the log needs maintenance."""
+        """Return whether the log needs maintenance, because so much was written to it."""
         return self._written_bytes >= MAINTENANCE_BYTES
 
     def open(self) -> Spool:
-        """Open the spool of this process. After that, payloads that killed processes had buffered are in the log.
+        """Open the spool of this process, and move the payloads of killed processes into the log.
 
         Raises:
-            Unavailable: The spool cannot be made.
-            Misuse: The process that made this log was forked.
+            Unavailable: The spool cannot be created.
+            Misuse: This process was forked from the one that made this object.
         """
         self._check_process()
         with self._mutex:
@@ -88,7 +85,7 @@ class BufferedLog:
             return self._spool
 
     def add(self, payloads: Sequence[bytes]) -> bool:
-        """Buffer all payloads or none. Returns False when there is no room. The caller calls `flush` later."""
+        """Buffer all payloads or none. Return False if there is no room. The caller must call `flush` later."""
         self._check_process()
         with self._mutex:
             if not (self._spool or self.open()).add(payloads):
@@ -97,19 +94,19 @@ class BufferedLog:
         return True
 
     def buffer(self, payloads: Sequence[bytes]) -> None:
-        """Log payloads without waiting: they are buffered now, and written some milliseconds later.
+        """Buffer payloads, to be written some milliseconds later. This does not wait for the disk.
 
         Raises:
-            Unavailable: The buffer is full, and the log cannot be written.
+            Unavailable: The buffer is full, and the log cannot be written now.
         """
         if self._forked:
             self._check_process()
-        with self._mutex:  # the body of `add`, without the cost of a call
+        with self._mutex:  # a copy of the body of `add`, to save a function call
             if added := (self._spool or self.open()).add(payloads):
                 self._payloads += payloads
         if not added:
             self.make_room()
-            if not self.add(payloads):  # the payloads are larger than the spool
+            if not self.add(payloads):  # no room even in an empty buffer
                 self.append(payloads)
                 return
         if not self._wake.is_set():
@@ -118,30 +115,30 @@ class BufferedLog:
             self._try_flush(wait=False)
 
     def flush(self, *, wait: bool = True) -> bool:
-        """Write the buffer. Without `wait`, return False if another thread is writing it.
+        """Write the buffer to the log. Without `wait`, return False if another thread is writing it.
 
         Raises:
-            Unavailable: The log cannot be written now. Everything stays buffered.
+            Unavailable: The log cannot be written now. Everything stays in the buffer.
         """
         self._check_process()
         if not wait and self._writing.locked():
             return False
-        with self._writing:  # an `acquire` before the `try` could be interrupted in between. # D170
+        with self._writing:  # `acquire` with `try` could be interrupted in between. # D170
             self._write()
         return True
 
     def make_room(self) -> None:
-        """Write the buffer while no thread adds to it, so that the spool is empty.
+        """Write the buffer to the log while no thread can add to it, so that the spool is empty afterwards.
 
         Raises:
-            Unavailable: The log cannot be written now. Everything stays buffered.
+            Unavailable: The log cannot be written now. Everything stays in the buffer.
         """
         self._check_process()
         with self._writing, self._mutex:
             self._write()
 
     def release(self) -> None:
-        """Write the buffer and release the spool. The next payload opens a spool again.
+        """Write the buffer to the log and release the spool. The next payload opens a spool again.
 
         Raises:
             Unavailable: The log cannot be written now. Nothing was released.
@@ -154,20 +151,20 @@ class BufferedLog:
                 spool.close()
 
     def _write(self) -> None:
-        """Move the buffer to the log. The caller holds the write lock. More payloads may be buffered meanwhile."""
+        """Write the buffer to the log. The caller holds the write lock. Payloads may be added meanwhile."""
         if self._in_doubt:
             self._settle()
         with self._mutex:
             moved = self._payloads[:]
         if not moved:
             return
-        self._in_doubt = len(moved)  # after an interrupt, such as Ctrl-C, it is unknown whether they were written
+        self._in_doubt = len(moved)  # after an interrupt such as Ctrl-C, it is not known whether these were written
         self.log.append(moved)
         self._written_bytes += sum(map(len, moved))
         self._moved(len(moved))
 
     def _settle(self) -> None:
-        """Drop payloads that an interrupted write brought to the log. The write brought either all of them or none."""
+        """After an interrupted write, drop the payloads that it has written. It has written either all or none."""
         with self._mutex:
             first = self._payloads[0] if self._payloads else None
         there = first is not None and PredictionLog(self.log).locate(payload_id(first)) is not None
@@ -181,12 +178,12 @@ class BufferedLog:
             self._in_doubt = 0
 
     def _check_process(self) -> None:
-        """Refuse calls in a forked child, before they wait for a lock that a thread of the parent may hold."""
+        """Raise an error in a forked child, before it waits for a lock that a thread of the parent may hold."""
         if self._forked:
             raise forked(self._folder)
 
     def after_fork(self) -> None:
-        """In a forked child: refuse every later call."""
+        """Make every later call in this forked child raise an error."""
         self._forked = True
 
     # -- the port -----------------------------------------------------------------------------------------------
@@ -197,19 +194,19 @@ class BufferedLog:
         return self.log.partition
 
     def append(self, payloads: Sequence[bytes], *, at_us: Sequence[int] | None = None) -> range:
-        """Append all of `payloads` or none, after the buffer, and return their positions once they are safe."""
+        """Append all payloads or none, after those in the buffer, and return their positions once they are safe."""
         self._check_process()
         with self._writing:
             self._write()
             return self.log.append(payloads, at_us=at_us)
 
     def read(self, partition: str, after: int, *, limit: int = 10_000) -> list[LogRecord]:
-        """Read the log, after the buffer was written to it."""
+        """Read the log, after writing the buffer to it."""
         self._flush_for_read()
         return self.log.read(partition, after, limit=limit)
 
     def positions(self) -> dict[str, int]:
-        """Return the positions of the log, after the buffer was written to it."""
+        """Return the last positions of the log, after writing the buffer to it."""
         self._flush_for_read()
         return self.log.positions()
 
@@ -222,11 +219,11 @@ class BufferedLog:
         return self.log.erase(partition, instead)
 
     def copy_to(self, to: Path, /) -> object:
-        """Copy the log, after the buffer was written to it.
+        """Copy the log, after writing the buffer to it.
 
         Raises:
-            Misuse: The log cannot copy itself.
-            Unavailable: The buffer cannot be written, and would be missing in the copy.
+            Misuse: This kind of log cannot be copied.
+            Unavailable: The buffer cannot be written, so the copy would be incomplete.
         """
         if not isinstance(self.log, Copyable):
             raise Misuse(f"{type(self.log).__name__} cannot be copied to a folder. Copy it by its own means.")
@@ -234,12 +231,12 @@ class BufferedLog:
         return self.log.copy_to(to)
 
     def mark(self) -> Hashable | None:
-        """Return the mark of the log, after the buffer was written to it."""
+        """Return the mark of the log (which changes when the log is written), after writing the buffer to it."""
         self._flush_for_read()
         return self.log.mark()
 
     def maintenance(self) -> None:
-        """Do the maintenance of the log. Meanwhile the buffer is not written, but takes more payloads."""
+        """Do the maintenance of the log. Meanwhile payloads can be buffered but are not written."""
         with self._writing:
             self.log.maintenance()
             self._written_bytes = 0
@@ -266,7 +263,7 @@ class BufferedLog:
     # -- when the buffer is written -----------------------------------------------------------------------------
 
     def _flush_for_read(self) -> None:
-        """Write the buffer and, every ten seconds, what killed processes had buffered."""
+        """Write the buffer and, every ten seconds, the spools of killed processes."""
         self._check_process()
         if self._payloads:
             self._try_flush(wait=True)
@@ -275,16 +272,16 @@ class BufferedLog:
         self._recover_at_s = monotonic() + _RECOVER_S
         try:
             recover_spools(self._folder, PredictionLog(self.log))
-        except Unavailable as error:  # the folder is not writable, but what is in the log can be read
+        except Unavailable as error:  # the folder is not writable, but the log can be read
             _logger.warning("%s", error)
 
     def _try_flush(self, *, wait: bool) -> None:
-        """Write the buffer. Payloads that cannot be written stay in the buffer, and are retried later."""
+        """Write the buffer. If this fails, the payloads stay in the buffer, and writing is tried again later."""
         if monotonic() < self._retry_at_s:
             return
         try:
             self.flush(wait=wait)
-        except Exception as error:  # the answers were given, so they must not fail now
+        except Exception as error:  # the answers were given already, so no error is raised
             self._retry_at_s = monotonic() + _RETRY_S
             unexpected = not isinstance(error, TrimtabError)
             _logger.warning("%d answers stay buffered: %s", len(self._payloads), error, exc_info=unexpected)
@@ -305,13 +302,13 @@ class BufferedLog:
                 return
             try:
                 self._try_flush(wait=True)
-                if self._payloads:  # the write failed, or more payloads came
+                if self._payloads:  # the write failed, or payloads were added meanwhile
                     self._wake.set()
                 if self.wants_maintenance:
                     self.maintenance()
             except TrimtabError as error:  # the next write reports the error
                 _logger.warning("maintenance of the prediction log failed: %s", error)
-            except Exception:  # the thread goes on
+            except Exception:  # the thread must continue
                 _logger.exception("maintenance of the prediction log failed")
 
 

@@ -1,4 +1,4 @@
-"""Group commit of the prediction log: answers given at the same time share one append."""
+"""Group commit of the prediction log: predictions that are made at the same time are appended together."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from trimtab.serving.log.log_health import LogHealth
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.prediction_record import encode
 
-SLOW_S = 0.005  # if appends usually take longer than this, they are made in the thread
-_LOOKS = 4  # iterations of the loop for which a group waits for more answers
-_WEIGHT = 0.1  # weight of the newest append in `usual_s`
-_RETRY_AFTER = 256  # number of appends in the thread before appending in the loop is tried again
-_FINISHED_TOGETHER = 32  # most answers that are completed in one iteration of the loop
-_LATER_S = 0.02  # how long buffered answers wait for more answers that share their append
-_APPEND_BYTES = 8 << 10  # bytes that a disk writes for the smallest append
+SLOW_S = 0.005  # if appends usually take longer than this, they are made in a thread
+_LOOKS = 4  # how many iterations of the event loop a group waits for more predictions
+_WEIGHT = 0.1  # the weight of the newest append in the moving average `usual_s`
+_RETRY_AFTER = 256  # after this many appends in the thread, appending in the event loop is tried again
+_FINISHED_TOGETHER = 32  # the maximum number of answers completed in one iteration of the loop
+_LATER_S = 0.02  # how long buffered predictions wait so that more can be written together with them
+_APPEND_BYTES = 8 << 10  # bytes that a disk writes at least for each append
 _logger = logging.getLogger(__name__)
 
 _Waiting: TypeAlias = "tuple[Sequence[Prediction], asyncio.Future[None]]"
 
 
 class GroupCommit:
-    """Appends predictions for the tasks of one event loop. Each answer leaves once its predictions are in the log.
+    """Appends predictions for all tasks of one event loop. A task sends its answer when its predictions are in the log.
 
-    Predictions made in one iteration of the loop are appended together at its end. While appends are quick, syncs
-    included, they are made in the loop itself, because a thread costs more time than a solid-state disk takes. While
-    appends are slow, they are made in a thread. Predictions that arrive meanwhile share the next append. The
-    maintenance of the log runs in that thread, too, and appends wait for it.  # D108
+    The predictions made in one iteration of the loop are appended together at its end. As long as an append with its
+    disk sync is fast, it is made in the loop itself, because switching to a thread would take longer than a solid-state
+    disk. If appends are slow, they are made in a thread, and predictions that arrive meanwhile share the next append.
+    Maintenance of the log runs in that thread as well, and appends wait for it.  # D108
 
-    In front of a `BufferedLog`, answers leave as soon as they are buffered, and are written in the loop some
-    milliseconds later. While the log cannot be written, the answers stay buffered and the write is retried. Once the
-    buffer is full, requests are refused. After two failures the log is not tried for a while, so that refusals are
-    quick.
+    If the log is a `BufferedLog`, answers are sent as soon as their predictions are in the buffer, which the loop
+    writes to the log some milliseconds later. While the log cannot be written, predictions stay in the buffer and
+    writing is tried again. When the buffer is full, requests are refused. After two failures the log is left alone for
+    a while, so that refusals are fast.
 
     Args:
         log: The prediction log.
@@ -49,41 +49,41 @@ class GroupCommit:
     """
 
     def __init__(self, log: PredictionLog, failing: Callable[[str | None], object] | None = None) -> None:
-        self.usual_s = 0.0  # how long an append usually takes
+        self.usual_s = 0.0  # how long an append usually takes (a moving average)
         self._log = log
         self._buffer = log.log if isinstance(log.log, BufferedLog) else None
         self._health = LogHealth(failing)
         self._timer: asyncio.TimerHandle | None = None  # the timer for writing the buffer
         self._turn: list[_Waiting] = []  # predictions to append at the end of this iteration
         self._handed: list[_Waiting] = []  # predictions to append in the thread
-        self._mutex = threading.Lock()  # of `_handed`
+        self._mutex = threading.Lock()  # protects `_handed`
         self._in_loop = True
         self._in_thread = 0  # number of appends in the thread since the last append in the loop
-        self._written_bytes = 0  # since the last maintenance
+        self._written_bytes = 0  # bytes written since the last maintenance
         self._in_maintenance = False
         self._thread = ThreadPoolExecutor(1, "trimtab-commit")
         self._closed = False
 
     @property
     def buffered(self) -> int:
-        """Return the number of answered predictions that are buffered and not in the log yet."""
+        """Return the number of predictions that were answered but are not in the log yet."""
         return 0 if self._buffer is None else self._buffer.buffered
 
     @property
     def failures(self) -> int:
-        """Return how many appends failed."""
+        """Return the number of appends that failed."""
         return self._health.failures
 
     @property
     def failure(self) -> Exception | None:
-        """Return why nothing can be appended now."""
+        """Return the error because of which nothing can be appended now, or None."""
         waits = self.buffered > 0
         return self._health.current(waits=waits, known_at_once=self._buffer is not None)
 
     # -- through the buffer -------------------------------------------------------------------------------------
 
     def buffer(self, predictions: Sequence[Prediction]) -> bool:
-        """Buffer `predictions`, which reach the log later. Returns False when they must be appended first."""
+        """Put predictions into the buffer, to be logged later. Return False if they must be appended instead."""
         buffer = self._buffer
         if buffer is None:
             return False
@@ -99,7 +99,7 @@ class GroupCommit:
         return True
 
     def append_buffered(self) -> None:
-        """Write the buffer, or schedule a retry. If the buffer cannot be written, `failure` says why."""
+        """Write the buffer to the log. If this fails, another attempt is scheduled, and `failure` is the error."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -110,10 +110,8 @@ class GroupCommit:
             if buffer.flush(wait=self._closed):
                 self._health.succeeded()
             else:
-                pause_s = _LATER_S  # a reader is writing the buffer now, or the log is in maintenance
-        except (
-            Exception
-        ) as error:  # the answers were given, so they are kept and retried, and `failure` shows the error
+                pause_s = _LATER_S  # a thread that reads is writing the buffer, or maintenance is running
+        except Exception as error:  # the answers were given already, so writing is tried again
             pause_s = self._health.failed(error)
         if pause_s and not self._closed:
             self._timer = asyncio.get_running_loop().call_later(pause_s, self.append_buffered)
@@ -121,10 +119,10 @@ class GroupCommit:
             self._start_maintenance()
 
     def _make_room(self, buffer: BufferedLog) -> bool:
-        """Write the whole buffer, and return whether that succeeded."""
+        """Write the whole buffer, and return whether this succeeded."""
         try:
             buffer.make_room()
-        except Exception as error:  # the request is refused, with this error as the reason
+        except Exception as error:  # the request is refused because of this error
             self._health.failed(error)
             return False
         return True
@@ -132,10 +130,9 @@ class GroupCommit:
     # -- without the buffer -------------------------------------------------------------------------------------
 
     def append(self, predictions: Sequence[Prediction]) -> asyncio.Future[None]:
-        """Append `predictions`, and return a future that is done once they are in the log.
+        """Append predictions. The returned future is done when they are in the log.
 
-        The future raises Unavailable when the log cannot be written now. In that case none of the predictions are in
-        the log.
+        If the log cannot be written now, the future raises Unavailable, and none of the predictions are in the log.
         """
         loop = asyncio.get_running_loop()
         done = loop.create_future()
@@ -150,7 +147,7 @@ class GroupCommit:
         return done
 
     def close(self) -> None:
-        """Append the predictions that are buffered or wait in the thread, then stop the thread."""
+        """Append all predictions that are buffered or handed to the thread, and then stop the thread."""
         self._closed = True
         self._thread.shutdown()
         self.append_buffered()
@@ -158,10 +155,10 @@ class GroupCommit:
 
     def _flush(self, loop: asyncio.AbstractEventLoop, seen: int, looks: int) -> None:
         if self._in_maintenance:
-            return  # the end of the maintenance appends
+            return  # they are appended at the end of the maintenance
         if (
             looks and len(self._turn) > seen
-        ):  # clients that were just answered send their next requests: let those requests join
+        ):  # clients that were just answered may send their next requests now, so wait for these
             loop.call_soon(self._flush, loop, len(self._turn), looks - 1)
             return
         self._append_turn()
@@ -191,16 +188,16 @@ class GroupCommit:
             self._maintain()
 
     def _appended(self, waiting: Sequence[_Waiting], error: Exception | None) -> None:
-        """Complete the answers in the loop, after an append in the thread."""
+        """Complete futures in the event loop, after an append in the thread."""
         self._finish(waiting, error)
         self._in_thread += 1
         if (
             self._in_thread >= _RETRY_AFTER and not self._in_loop
-        ):  # waiting for the thread makes appends look slower than they are
+        ):  # times measured in the thread include waiting for it, so they are too long
             self._in_loop, self.usual_s = True, SLOW_S / 2
 
     def _finish(self, waiting: Sequence[_Waiting], error: Exception | None) -> None:
-        """Complete futures, only some in each iteration, because hundreds at once would delay all other tasks."""
+        """Complete futures, but only some in each iteration, because hundreds at once would delay all other tasks."""
         together = len(waiting) if self._closed else _FINISHED_TOGETHER
         for _, future in waiting[:together]:
             if not future.done():  # the client may have closed its connection
@@ -216,7 +213,7 @@ class GroupCommit:
         try:
             payloads = [encode(p) for predictions, _ in waiting for p in predictions]
             self._log.append_payloads(payloads)
-        except Exception as error:  # every task that waits gets the error
+        except Exception as error:  # each waiting task gets the error
             self._health.failed(error)
             return error
         finally:
@@ -232,7 +229,7 @@ class GroupCommit:
     # -- maintenance of the log ---------------------------------------------------------------------------------
 
     def _start_maintenance(self) -> None:
-        """Let the thread do the maintenance of the log."""
+        """Start the maintenance of the log in the thread."""
         if self._in_maintenance or self._closed:
             return
         self._in_maintenance = True
@@ -241,20 +238,20 @@ class GroupCommit:
 
     def _maintain_for(self, loop: asyncio.AbstractEventLoop) -> None:
         self._maintain()
-        with suppress(RuntimeError):  # the loop has ended
+        with suppress(RuntimeError):  # the event loop has ended
             loop.call_soon_threadsafe(self._maintained)
 
     def _maintain(self) -> None:
         self._written_bytes = 0
         try:
             self._log.log.maintenance()
-        except TrimtabError as error:  # the next append reports the error
+        except TrimtabError as error:  # the next append will report the error
             _logger.warning("maintenance of the prediction log failed: %s", error)
-        except Exception:  # the log has a fault, but appends go on
+        except Exception:  # even after a fault in the maintenance, appends continue
             _logger.exception("maintenance of the prediction log failed")
 
     def _maintained(self) -> None:
-        """Append in the loop, after a maintenance, what was made meanwhile."""
+        """After the maintenance, append the predictions that were made meanwhile."""
         self._in_maintenance = False
         if not self._closed:
             self.append_buffered()

@@ -1,4 +1,4 @@
-"""A memory-mapped file that outlives the process that writes it. Its lock tells whether that process is alive."""
+"""A memory-mapped file that survives its process, with a lock that tells whether that process is alive."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from trimtab.store.file_lock import FileLock
 
 
 class LockedMmap:
-    """A memory-mapped file whose lock this process holds.
+    """A memory-mapped file that this process has locked.
 
     Args:
-        path: The file. It is made if it does not exist.
-        lock: The lock of the file. It is released when the file cannot be made.
-        size_bytes: The length of the file. A file of another length is replaced. The whole space is allocated at once,
-            so that a full disk cannot make a write fail.
+        path: The file. It is created if it does not exist.
+        lock: The lock of the file. It is released if the file cannot be created.
+        size_bytes: The length of the file. A file of another length is replaced. All of its space is allocated at once,
+            so that a full disk cannot make a later write fail.
     """
 
     def __init__(self, path: Path, lock: FileLock, size_bytes: int) -> None:
@@ -32,20 +32,20 @@ class LockedMmap:
 
     @staticmethod
     def take(path: Path, size_bytes: int) -> LockedMmap | None:
-        """Return the file, or None while another process holds it.
+        """Return the file, or None if another process has locked it.
 
         Raises:
-            OSError: The file cannot be made. No lock is held in this case.
+            OSError: The file cannot be created. The lock is not held then.
         """
         lock = FileLock.take(lock_of(path))
         return None if lock is None else LockedMmap(path, lock, size_bytes)
 
     @staticmethod
     def first_free(folder: Path, name: str, size_bytes: int) -> LockedMmap:
-        """Return the first of `NAME-0001`, `NAME-0002`, ... that no other process holds.
+        """Return the first of the files `NAME-0001`, `NAME-0002`, ... that no other process has locked.
 
         Raises:
-            OSError: The file cannot be made. No lock is held in this case.
+            OSError: The file cannot be created. The lock is not held then.
         """
         for number in count(1):
             held = LockedMmap.take(folder / f"{name}-{number:04}", size_bytes)
@@ -72,7 +72,7 @@ def _mapped(path: Path, size_bytes: int) -> mmap.mmap:
                 os.ftruncate(fd, 0)
                 os.posix_fallocate(fd, 0, size_bytes)
             except OSError:
-                path.unlink()  # an incomplete file would only take up space
+                path.unlink()  # an incomplete file would only waste space
                 raise
         return mmap.mmap(fd, 0)
     finally:
@@ -80,5 +80,5 @@ def _mapped(path: Path, size_bytes: int) -> mmap.mmap:
 
 
 def lock_of(path: Path) -> Path:
-    """Return the lock of a `LockedMmap`."""
+    """Return the path of the lock file that belongs to a `LockedMmap`."""
     return path.with_suffix(".lock")

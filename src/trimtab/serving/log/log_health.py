@@ -1,16 +1,18 @@
-"""Whether the prediction log can be written, and when a failed write is retried."""
+"""Track whether the prediction log can be written, and when to try again after a failure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from time import perf_counter
 
-_STALE_S = 5.0  # age from which a failure says nothing about now, because no request came since
+_STALE_S = 5.0  # a failure older than this is forgotten, because no request has tried the log since
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 
 
 class LogHealth:
-    """The failures of one log: they are counted, reported when they begin and end, and retried after growing pauses.
+    """The failures of one log.
+
+    They are counted, their beginning and end are reported, and the pauses between attempts grow.
 
     Args:
         failing: Called with the reason when the log begins to fail, and with None when it works again.
@@ -25,18 +27,18 @@ class LogHealth:
 
     @property
     def waits(self) -> bool:
-        """Return whether it is too early to try the log again. The first failure is retried at once."""
+        """Return whether it is too early to try the log again. After the first failure there is no pause."""
         return self.error is not None and perf_counter() < self._retry_at_s
 
     def current(self, *, waits: bool, known_at_once: bool) -> Exception | None:
-        """Return why nothing can be written to the log now.
+        """Return the error because of which nothing can be written to the log now, or None.
 
-        A process that is not ready gets no requests, and so would never try the log again. Therefore a failure is
-        forgotten after five seconds, unless something waits to be written.
+        A process that is not ready gets no requests, so it would never try the log again. Therefore an error is
+        forgotten after five seconds, unless something is waiting to be written.
 
         Args:
-            waits: Whether something waits to be written. If so, the log is being tried.
-            known_at_once: Whether an empty buffer shows that the log works again.
+            waits: Whether something is waiting to be written. If so, the log is tried again by itself.
+            known_at_once: Whether the log is known to work again as soon as nothing is waiting, as with a buffer.
         """
         stale = known_at_once or perf_counter() - self._failed_at_s > _STALE_S
         if self.error is not None and not waits and stale:
@@ -44,7 +46,7 @@ class LogHealth:
         return self.error
 
     def failed(self, error: Exception) -> float:
-        """Count a failure, and return the number of seconds after which to retry."""
+        """Count a failure, and return the number of seconds until the next attempt."""
         begins, self.error = self.error is None, error
         self.failures += 1
         self._in_a_row += 1
@@ -57,7 +59,7 @@ class LogHealth:
         return pause_s
 
     def succeeded(self) -> None:
-        """Record that the log was written."""
+        """Record that the log was written successfully."""
         if self.error is not None:
             self.error, self._in_a_row, self._retry_at_s = None, 0, 0.0
             self._failing(None)

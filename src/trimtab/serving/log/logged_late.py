@@ -1,4 +1,4 @@
-"""Search for predictions that were logged long after they were made.  # D123"""
+"""Find predictions that were logged long after they were made, as happens after a failure.  # D123"""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ from trimtab.serving.log.prediction_ids import id_front, id_time_us
 from trimtab.store.log_places import begin_of
 from trimtab.store.ports import Log, LogRecord
 
-# a record appended within this time of its identifier is found by bisection; all other records are late
+# records appended within this time after they were made are found by bisection; all others are "late"
 SOON_US = 1_000_000
-_BLOCK = 2_000  # positions
-_HEAD_BYTES = 8  # an identifier begins within this many bytes of a payload
+_BLOCK = 2_000  # the number of positions in a block
+_HEAD_BYTES = 8  # the id begins within the first bytes of a payload, at most here
 _PREFIX = b"p_"
 _FRONT_BYTES = len(id_front(0))
 
 
 class _Block(msgspec.Struct, frozen=True, gc=False):
-    """The first and last time of the late records in a range of positions of a partition, as fronts of identifiers."""
+    """The times between which the late records in a block (a range of log positions) were made.
 
-    through: int  # the position up to which the block was read
-    first: bytes = b"~"  # greater than every identifier
+    The times are the beginnings of ids, which sort by time.
+    """
+
+    through: int  # the last position that was read
+    first: bytes = b"~"  # greater than every id
     last: bytes = b""
 
 
 class LoggedLate:
-    """Finds records that were logged long after their time, and reads each block of the log only once.
+    """Finds late records, and reads each block of the log only once.
 
-    A block is a range of positions. Only the first and the last time of its late records is kept, as long as the
-    process lives. So a second search reads just the blocks that may hold the wanted record, and what was appended
-    since.
+    Of each block, only the first and the last time of its late records are kept, in memory. So a second search reads
+    only the blocks that may contain the record, and what was appended since the first.
 
     Args:
         log: The prediction log.
@@ -41,29 +43,29 @@ class LoggedLate:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._blocks: dict[str, dict[int, _Block]] = {}  # blocks by partition and number
-        self._reading = threading.Lock()  # prevents two searches from reading the same block
+        self._blocks: dict[str, dict[int, _Block]] = {}  # the blocks by partition and number
+        self._reading = threading.Lock()  # prevents two searches from reading the same block at once
 
     def find(
         self, prediction_id: str, needle: bytes, place: tuple[str, int, int], deadline_s: float | None
     ) -> LogRecord | None:
-        """Find the record of a prediction that was logged more than `SOON_US` after it was made.
+        """Return the record of a prediction that was logged more than `SOON_US` after it was made, or None.
 
         Args:
-            prediction_id: The identifier of the prediction.
-            needle: The bytes of the identifier as they stand in payloads.
-            place: The partition, the position after which to search, and the last position to search.
-            deadline_s: The time (`perf_counter`) at which to give up. None: never.
+            prediction_id: The id of the prediction.
+            needle: The bytes of the id as they occur in payloads.
+            place: Where to search: a partition, the position after which to begin, and the last position.
+            deadline_s: The time (`perf_counter`) at which to give up, or None for never.
 
         Raises:
-            Late: The deadline passed. The next search skips the blocks that were read, and so gets further.
+            Late: The deadline has passed. Another search skips the blocks that were read, and so gets further.
         """
         partition, after, last = place
         front = id_front(id_time_us(prediction_id)).encode()
         begin = begin_of(self._log, partition, last)
         blocks = self._blocks.setdefault(partition, {})
         for number in [one for one in list(blocks) if (one + 1) * _BLOCK <= begin]:
-            blocks.pop(number, None)  # the block was truncated
+            blocks.pop(number, None)  # the block was removed from the log
         for number in range(max(after, begin) // _BLOCK, -(-last // _BLOCK)):
             block = self._block(partition, number, min((number + 1) * _BLOCK, last), deadline_s)
             if block.first <= front <= block.last:
@@ -74,7 +76,7 @@ class LoggedLate:
         return None
 
     def _block(self, partition: str, number: int, end: int, deadline_s: float | None) -> _Block:
-        """Return a block, read up to `end`."""
+        """Return a block, after reading it up to the position `end`."""
         blocks = self._blocks[partition]
         with self._reading:
             block = blocks.get(number) or _Block(number * _BLOCK)
@@ -86,18 +88,18 @@ class LoggedLate:
 
 
 def check_search(deadline_s: float | None) -> None:
-    """Raise `Late` once a search for a prediction has passed its deadline (`perf_counter`)."""
+    """Raise `Late` if a search for a prediction has passed its deadline (a time of `perf_counter`)."""
     if deadline_s is not None and perf_counter() > deadline_s:
         raise Late("prediction log: the deadline passed during the search. Ask again: it continues where it stopped.")
 
 
 def holds_id(payload: bytes, needle: bytes) -> bool:
-    """Return whether a payload begins with an identifier, even if its prediction was erased."""
+    """Return whether a payload begins with an id. This also works for a prediction that was erased."""
     return payload.find(needle, 0, len(needle) + _HEAD_BYTES) >= 0
 
 
 def _extended(block: _Block, records: list[LogRecord], end: int) -> _Block:
-    """Return a block, extended by what was read up to `end`."""
+    """Return a block that includes the records read up to `end`."""
     first, last = block.first, block.last
     appended_at_us, soon = -1, b""
     for record in records:
@@ -105,7 +107,7 @@ def _extended(block: _Block, records: list[LogRecord], end: int) -> _Block:
             appended_at_us = record.appended_at_us
             soon = id_front(
                 max(0, appended_at_us - SOON_US + 999)
-            ).encode()  # rounded up, because records with earlier fronts are late
+            ).encode()  # rounded up, because records whose ids begin with an earlier time are late
         at = record.payload.find(_PREFIX, 0, _HEAD_BYTES + len(_PREFIX))
         front = record.payload[at : at + _FRONT_BYTES]
         if front < soon and at >= 0:

@@ -1,4 +1,4 @@
-"""Identifiers of predictions. They sort by time, tell when they were made, and cost well below a microsecond."""
+"""Ids of predictions. They sort by time, contain the time at which they were made, and take less than a microsecond."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from trimtab.core.errors import Misuse
 from trimtab.core.time import format_time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, as in core.ids
-_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]  # ten bits at a time
+_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]  # all pairs of letters, each for ten bits
 _DIGITS = {letter: value for value, letter in enumerate(_ALPHABET)}
-_TIME_LETTERS = 10  # 48 bits of milliseconds
+_TIME_LETTERS = 10  # the number of letters for the 48 bits of time
 _LETTERS = 26
 _PREFIX = "p_"
 _COUNTER_MASK = (1 << 30) - 1
 
 
 class PredictionIds:
-    """`p_` + 26 letters: 48 bits of milliseconds, 30 of a counter, 50 random ones drawn once for each instance.
+    """Makes ids: `p_` and 26 letters for 48 bits of time (ms), 30 bits of a counter, and 50 random bits.
 
-    Identifiers never repeat, even between threads. In one thread they increase, even when the clock is set back. Their
-    form is that of `core.ids.TimeIds`. A `seed` gives the same identifiers again (for a simulation).
+    The random bits are drawn once for each object. Ids never repeat, even in several threads. In one thread they
+    increase, even if the clock is set back. Their form is that of `core.ids.TimeIds`. With a `seed`, the same ids are
+    made again (for a simulation).
 
-    The object is also the clock of the log to which predictions with these identifiers go. So no append time is earlier
-    than the identifiers, and bisection finds them. # D170
+    This object is also the clock of the log that stores the predictions. So no append time is earlier than the time in
+    an id, and predictions can be found by bisection.  # D170
 
     >>> from trimtab.core.clock import VirtualClock
     >>> ids = PredictionIds(VirtualClock(5_000), seed=1)
@@ -41,15 +42,15 @@ class PredictionIds:
         self._now_us = clock.now_us
         self._random = _letters(random.Random(seed if seed is not None else os.urandom(16)).getrandbits(50), 5)
         self._counter = itertools.count(1)
-        self._newest = -1, ""  # the newest millisecond, and its letters
-        self._front = -1, ""  # number and beginning of a thousand identifiers of one millisecond
-        self._mutex = threading.Lock()  # of `_newest`
+        self._newest = -1, ""  # the millisecond of the newest id, and its letters
+        self._front = -1, ""  # number and first letters of the present block of 1,024 ids
+        self._mutex = threading.Lock()  # protects `_newest`
 
     def __call__(self) -> str:
-        count = next(self._counter) & _COUNTER_MASK  # this operation is atomic
+        count = next(self._counter) & _COUNTER_MASK  # this operation is atomic, so it needs no lock
         now_ms = self._now_us() // 1_000
         ms, time = self._newest
-        if now_ms > ms or not count or not time:  # the counter starts again with each later millisecond
+        if now_ms > ms or not count or not time:  # a later millisecond, a counter that is back at 0, or the first id
             ms, time = self._advance(now_ms, again=not count)
         block = ms << 20 | count >> 10
         of, front = self._front
@@ -59,7 +60,7 @@ class PredictionIds:
         return f"{front}{_PAIRS[count & 1023]}{self._random}"
 
     def now_us(self) -> int:
-        """Return the time, but never a time before that of an identifier that was given."""
+        """Return the time, but never a time before that of an id that was made."""
         given = self._newest[0]
         return self._now_us() if given < 0 else max(self._now_us(), 1_000 * given)
 
@@ -71,33 +72,33 @@ class PredictionIds:
                     f"clock: found {format_time(1_000 * now_ms)}, needed 1970 or later to name predictions. Set the "
                     "machine's clock."
                 )
-            if again or now_ms > ms:  # otherwise another thread has changed it meanwhile
+            if again or now_ms > ms:  # otherwise another thread has advanced it meanwhile
                 ms = max(now_ms, ms + 1)
                 self._newest = ms, _letters(ms, 5)
             return self._newest
 
 
 def batch_prediction_ids(batch_id: str, made_at_us: int, rows: range) -> list[str]:
-    """Return the identifiers of a batch's rows.
+    """Return the ids of the rows of a batch.
 
-    They are the same for the same batch, so that scoring the batch again adds nothing.
+    The same batch always gets the same ids, so that scoring it again adds nothing to the log.
 
     >>> batch_prediction_ids("b1", 5_000, range(2, 3)) == batch_prediction_ids("b1", 5_000, range(4))[2:3]
     True
     """
     random_bits = int.from_bytes(hashlib.sha256(batch_id.encode()).digest()[:5], "big")
     head = f"{_PREFIX}{_letters(made_at_us // 1_000, 5)}{_letters(random_bits, 4)}"
-    # rows whose identifiers differ only in the last pair of letters
+    # blocks of rows whose ids differ only in the last two letters
     blocks = range(rows.start >> 10, (rows.stop >> 10) + 1)
     fronts = {n: f"{head}{_PAIRS[n >> 20 & 1023]}{_PAIRS[n >> 10 & 1023]}{_PAIRS[n & 1023]}" for n in blocks}
     return [fronts[n >> 10] + _PAIRS[n & 1023] for n in rows]
 
 
 def id_time_us(prediction_id: str) -> int:
-    """Return when an identifier was made, in UTC microseconds, rounded down to a millisecond.
+    """Return the time at which an id was made, in UTC microseconds, rounded down to a millisecond.
 
     Raises:
-        Misuse: The text is not an identifier of a prediction.
+        Misuse: The text is not the id of a prediction.
     """
     letters = prediction_id.removeprefix(_PREFIX)
     if len(letters) != _LETTERS or len(letters) == len(prediction_id) or not _DIGITS.keys() >= set(letters):
@@ -109,7 +110,7 @@ def id_time_us(prediction_id: str) -> int:
 
 
 def id_front(at_us: int) -> str:
-    """Return the beginning of identifiers that are made at a time. The beginnings sort as their times do.
+    """Return the beginning of all ids that are made in a given millisecond. Such texts sort by time.
 
     >>> id_front(5_000) < id_front(6_999) == id_front(6_000)
     True

@@ -1,4 +1,4 @@
-"""The prediction log: every answer given, with the inputs it was made from."""
+"""The prediction log: every answer that was given, with the inputs from which it was made."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from trimtab.store.log_order import in_order, intervals
 from trimtab.store.log_places import position_before, positions_before
 from trimtab.store.ports import Log, LogRecord
 
-_BLOCK = 2_000  # records that are read together; more of them would not fit in the processor's caches
+_BLOCK = 2_000  # this many records are read together; more would not fit into the processor's caches
 _FIRST_READ = 50
 
 
 class PredictionLog:
-    """Predictions in a `Log`, one in each record.
+    """Predictions in a `Log`, with one prediction in each record.
 
-    Identifiers begin with the time when they were made (`core.ids`), and append times never decrease. So a prediction
-    is found by bisection without an index. `logged_late.py` finds predictions that were logged long after they were
-    made.
+    The id of a prediction begins with the time at which it was made, and append times never decrease. So a prediction
+    can be found by bisection, without an index. Predictions that were logged long after they were made are found by
+    `logged_late.py`.
     """
 
     def __init__(self, log: Log) -> None:
@@ -31,7 +31,7 @@ class PredictionLog:
         self._late = LoggedLate(log)
 
     def buffer(self, predictions: Iterable[Prediction]) -> None:
-        """Log predictions. A `BufferedLog` does not wait for the disk; any other log appends them.
+        """Log predictions. With a `BufferedLog`, this does not wait for the disk; any other log appends them.
 
         Raises:
             Unavailable: They can be neither buffered nor appended now.
@@ -39,33 +39,34 @@ class PredictionLog:
         self.buffer_payloads([encode(p) for p in predictions])
 
     def append(self, predictions: Iterable[Prediction], *, at_us: Sequence[int] | None = None) -> range:
-        """Append all predictions or none, and return their positions in this process's partition once they are safe.
+        """Append all predictions or none. Return their positions in this process's partition once they are safe.
 
-        `at_us` are their append times (for a replay). If left out, the time of the clock.
+        `at_us` are their append times, for a replay. By default, they are appended with the present time.
         """
         return self.log.append([encode(p) for p in predictions], at_us=at_us)
 
     def append_payloads(self, payloads: Sequence[bytes], *, at_us: Sequence[int] | None = None) -> range:
         """Append predictions that are encoded already.
 
-        Predictions of another process need append times. No append time may lie before the time of the prediction's
-        identifier. # D170
+        Predictions that another process has made need explicit append times. No append time may be earlier than the
+        time in the prediction's id.  # D170
         """
         return self.log.append(payloads, at_us=at_us)
 
     def blocks(
         self, after: Mapping[str, int] | None = None, *, model: str | None = None
     ) -> Iterator[tuple[list[Prediction], dict[str, int]]]:
-        """Yield the predictions after the positions `after` by append time, in blocks with the positions reached.
+        """Yield the predictions after given positions in blocks, each with the positions that it reaches.
 
-        A block may be empty. Predictions that were appended after the call began are not included.
+        Predictions come in the order of their append times. A block may be empty. Predictions appended after this call
+        began are not included.
 
         Args:
-            after: Positions by partition. If left out, from the beginning.
-            model: If given, only the predictions of this model.
+            after: By partition: the position after which to begin. By default, this is the beginning of the log.
+            model: If given, only the predictions of this model are returned.
 
         Raises:
-            Corrupt: The log ends before `after`.
+            Corrupt: The log ends before these positions.
         """
         reached, ends = dict(after or {}), self.log.positions()
         for name, position in reached.items():
@@ -82,9 +83,9 @@ class PredictionLog:
             yield [], {**reached, **removed}
 
     def read(self, after: Mapping[str, int] | None = None) -> tuple[list[Prediction], dict[str, int]]:
-        """Return the first block after `after` that holds predictions, and the positions reached.
+        """Return the first block of predictions after given positions, and the positions that it reaches.
 
-        Empty at the end of the log.
+        At the end of the log, the block is empty.
         """
         reached = dict(after or {})
         for block, reached in self.blocks(after):
@@ -93,16 +94,16 @@ class PredictionLog:
         return [], reached
 
     def scan(self, after: Mapping[str, int] | None = None) -> Iterator[list[Prediction]]:
-        """Yield the predictions after the positions `after`, in the blocks of `blocks`."""
+        """Yield the predictions after given positions in blocks, as `blocks` does."""
         for predictions, _ in self.blocks(after):
             yield predictions
 
     def find(self, prediction_id: str, deadline_s: float | None = None) -> Prediction:
-        """Return the prediction with this identifier. `deadline_s` (`perf_counter`) bounds the search.
+        """Return the prediction with an id. The search ends at `deadline_s` (a time of `perf_counter`).
 
         Raises:
-            NotFound: The log does not hold the prediction, or it was erased. The message says which of the two.
-            Late: The deadline passed. The next search continues where this one stopped.
+            NotFound: The log does not contain the prediction, or it was erased. The message says which.
+            Late: The deadline has passed. Another search continues where this one stopped.
         """
         record = self.look_up(prediction_id, deadline_s)
         if record is None:
@@ -115,33 +116,32 @@ class PredictionLog:
         return decode(record.payload, record.partition, record.position)
 
     def get(self, prediction_id: str) -> Prediction | None:
-        """Return the prediction with this identifier, or None when the log does not hold it or it was erased."""
+        """Return the prediction with an id, or None if it is not in the log or was erased."""
         record = self.look_up(prediction_id)
         if record is None or record.payload.startswith(ERASED):
             return None
         return decode(record.payload, record.partition, record.position)
 
     def locate(self, prediction_id: str) -> tuple[str, int] | None:
-        """Return the partition and position of a prediction, or None when the log does not hold the identifier."""
+        """Return the partition and position of the prediction with an id, or None if it is not in the log."""
         record = self.look_up(prediction_id)
         return None if record is None else (record.partition, record.position)
 
     def look_up(self, prediction_id: str, deadline_s: float | None = None) -> LogRecord | None:
-        """Return the record of a prediction, even of an erased one, or None when the log does not hold the
-        identifier.
+        """Return the record of the prediction with an id, even if it was erased, or None if it is not in the log.
 
-        Nearly always the record lies where its time says. A record that was logged later may lie anywhere after that.
+        Nearly always, the record is where its time leads. If it was logged later, it can be anywhere after that.
         # D123
 
         Raises:
-            Late: The deadline (`perf_counter`) passed.
+            Late: The deadline (a time of `perf_counter`) has passed.
         """
         try:
             made_at_us = id_time_us(prediction_id)
         except Misuse:
             return None
         needle = encode_value(prediction_id)
-        behind: list[tuple[str, int, int]] = []  # the places where the record may lie if it was logged late
+        behind: list[tuple[str, int, int]] = []  # where to search if the record was logged late
         for partition, last in self.log.positions().items():
             after = position_before(self.log, partition, last, made_at_us)
             record, reached = self._look_near(partition, after, made_at_us, needle, deadline_s)
@@ -157,7 +157,7 @@ class PredictionLog:
     def _look_near(
         self, partition: str, after: int, made_at_us: int, needle: bytes, deadline_s: float | None
     ) -> tuple[LogRecord | None, int]:
-        """Return the record, if it was appended within `SOON_US`, and the position reached."""
+        """Return the record if it was appended within `SOON_US` after it was made, and the position reached."""
         limit = _FIRST_READ
         while True:
             check_search(deadline_s)
@@ -173,7 +173,7 @@ class PredictionLog:
             limit = min(4 * limit, _BLOCK)
 
     def read_range(self, partition: str, first: int, rows: int) -> list[Prediction]:
-        """Return `rows` consecutive predictions of a partition from position `first`, without those erased."""
+        """Return the predictions at `rows` consecutive positions of a partition, without those that were erased."""
         found: list[Prediction] = []
         seen = 0
         while seen < rows:
@@ -187,7 +187,10 @@ class PredictionLog:
     def between(
         self, partition: str, after: int, through: int, *, model: str | None = None
     ) -> Iterator[list[Prediction]]:
-        """Yield the predictions of a partition after `after` up to `through`, in blocks, without truncated records."""
+        """Yield the predictions after one position of a partition and up to another, in blocks.
+
+        Records that were removed from the log are skipped.
+        """
         while after < through and (records := self.log.read(partition, after, limit=_BLOCK)):
             after = records[-1].position
             yield _decoded((one for one in records if one.position <= through), model)
@@ -195,9 +198,10 @@ class PredictionLog:
     def find_all(
         self, wanted: Callable[[Prediction], bool], *, may_be_in: Callable[[bytes], bool] = lambda payload: True
     ) -> dict[str, dict[int, bytes]]:
-        """Return by partition and position the replacements for `Log.erase` of all predictions that are `wanted`.
+        """Find all predictions for which `wanted` is true, and return the replacements with which to erase them.
 
-        `may_be_in` looks at a payload before it is decoded.
+        The result is by partition and position, as needed by `Log.erase`. `may_be_in` is a fast test of a payload
+        before it is decoded.
         """
         found: dict[str, dict[int, bytes]] = {}
         for partition, last in self.log.positions().items():
@@ -213,7 +217,7 @@ class PredictionLog:
         return found
 
     def positions_before(self, at_us: int) -> dict[str, int]:
-        """Return positions after which every prediction lies that was made at `at_us` or later."""
+        """Return by partition a position after which all predictions made at `at_us` or later are found."""
         return positions_before(self.log, at_us)
 
     def close(self) -> None:
@@ -221,8 +225,8 @@ class PredictionLog:
 
 
 def _decoded(records: Iterable[LogRecord], model: str | None) -> list[Prediction]:
-    """Return the predictions that were not erased, either all or those of one model."""
-    named = b"" if model is None else encode_value(model)  # saves the decoding of most predictions of other models
+    """Return the predictions in these records, of one model or of all, without those that were erased."""
+    named = b"" if model is None else encode_value(model)  # most predictions of other models need not be decoded
     block = [
         decode(one.payload, one.partition, one.position)
         for one in records

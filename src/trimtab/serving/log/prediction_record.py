@@ -1,8 +1,8 @@
-"""The record of a prediction: its bytes in the log, its columns, and the form that people read.
+"""The record of a prediction: its encoding in the log, its columns in a table, and a form for people.
 
-All three follow the fields of `core.records.Prediction`. If a field with a default is added there as the last field, it
-is written and read without a change here, except by `payload_writer`, which live answers use. To show the field, add a
-line to `LoggedPrediction` or to `_COLUMNS`.
+All three follow the fields of `core.records.Prediction`. If a new last field with a default is added there, it is
+written and read without any change here. The only exception is `payload_writer`, which live answers use. To show a new
+field, add a line to `LoggedPrediction` or to `_COLUMNS`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.records import Prediction
 from trimtab.features.frames import NO_VIEW, REASONS
 
-if TYPE_CHECKING:  # NumPy is loaded on first use, so that `import trimtab` stays light
+if TYPE_CHECKING:  # NumPy is imported on first use, so that `import trimtab` stays fast
     from numpy.typing import NDArray
 
-FORMAT = b"\x01"  # first byte of a payload; then a msgpack array of the fields in order, without defaults at its end
-CLASSES = b"\x02"  # first byte of a prediction with several classes, which has `scores`: all fields. # D76
-ERASED = b"\x00"  # first byte of an erased prediction; then its identifier. # D26
+FORMAT = b"\x01"  # first byte of a payload, before a msgpack array of the fields; defaults at its end are left out
+CLASSES = b"\x02"  # first byte for several classes (with `scores`), before an array of all fields. # D76
+ERASED = b"\x00"  # first byte of an erased prediction, before its id. # D26
 KNOWN = FORMAT, CLASSES
 _FIELDS = Prediction.__struct_fields__
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Prediction)}
-_ALWAYS = _FIELDS.index("scores")  # number of fields that are in every payload
+_ALWAYS = _FIELDS.index("scores")  # the number of fields that every payload contains
 _TAIL = tuple(_DEFAULTS[name] for name in _FIELDS[_ALWAYS:])
-_COLUMNS: dict[str, tuple[str, Dtype]] = {  # field and type of each column, by the column's name
+_COLUMNS: dict[str, tuple[str, Dtype]] = {  # by column: its field in `Prediction`, and its type
     **{name: (name, "str") for name in ("id", "request_id", "model", "version", "arm", "mode")},
     "made_at": ("made_at_us", "time"),
     "at": ("at_us", "time"),
@@ -40,7 +40,7 @@ _FEW_VALUES = frozenset({"model", "version", "arm", "mode"})
 
 
 def encode(prediction: Prediction) -> bytes:
-    """Return the payload of a prediction."""
+    """Return a prediction encoded as bytes, its payload."""
     fields = msgspec.structs.astuple(prediction)
     if fields[_ALWAYS:] == _TAIL:
         return FORMAT + encode_value(fields[:_ALWAYS])
@@ -50,16 +50,16 @@ def encode(prediction: Prediction) -> bytes:
 def payload_writer(
     model: str, version: str, arm: str
 ) -> Callable[[str, str, int, int, Mapping[str, int], float, bytes, bytes, bytes], bytes]:
-    """Make a function that writes payloads of one version's live answers.
+    """Return a fast function that encodes the live answers of one version.
 
-    The payloads have the bytes of `encode`, but are made directly. The function takes the fields that differ, in their
-    order: id, request_id, made_at_us, at_us, positions, score, request, values, reasons. Calls are inlined in it,
-    because every answer goes through it.
+    It gives the same bytes as `encode`. Its arguments are the fields that differ between answers: id, request_id,
+    made_at_us, at_us, positions, score, request, values, reasons. Calls are inlined in it, because every answer needs
+    it.
     """
     of_version = msgspec.Raw(b"".join(map(encode_value, (model, version, arm, "live"))))
-    behind = _FIELDS[_FIELDS.index("reasons") + 1 : _ALWAYS]  # fields that have their defaults
+    behind = _FIELDS[_FIELDS.index("reasons") + 1 : _ALWAYS]  # the fields after `reasons`, with their defaults
     rest = msgspec.Raw(b"".join(encode_value(_DEFAULTS[name]) for name in behind))
-    head = FORMAT + encode_value([None] * _ALWAYS)[:-_ALWAYS]  # msgpack's head of an array with this many fields
+    head = FORMAT + encode_value([None] * _ALWAYS)[:-_ALWAYS]  # the beginning of a msgpack array with this many fields
     encode_fields = encode_value
 
     def write(
@@ -76,22 +76,22 @@ def payload_writer(
         fields = (
             prediction_id, request_id, of_version, made_at_us, at_us, positions, score, request, values, reasons, rest,
         )  # fmt: skip
-        return head + encode_fields(fields)[1:]  # its own head counts `of_version` and `rest` as one field each
+        return head + encode_fields(fields)[1:]  # the first byte counts `of_version` and `rest` as single fields
 
     return write
 
 
 def encode_all(common: Prediction, columns: Mapping[str, Sequence[Any]]) -> list[bytes]:
-    """Return the payloads of predictions that share most fields.
+    """Return the payloads of predictions that have most fields in common.
 
-    Each payload has the bytes of `encode`. This takes half the time.
+    This gives the same bytes as `encode` in half the time.
 
     Args:
-        common: The shared fields. Fields that `columns` names are ignored.
-        columns: By field, a value for each prediction. No value of `scores` may be None.
+        common: A prediction with the common fields. Its fields that are named in `columns` are ignored.
+        columns: By field: its value in each prediction. No value of `scores` may be None.
 
     Raises:
-        Misuse: The columns' lengths differ, there are no columns, or a name is not a field.
+        Misuse: The columns have different lengths, there are no columns, or a name is not that of a field.
 
     >>> one = Prediction(
     ...     id="a", request_id="r", model="m", version="v", arm="champion", mode="batch", made_at_us=1, at_us=1,
@@ -108,11 +108,11 @@ def encode_all(common: Prediction, columns: Mapping[str, Sequence[Any]]) -> list
     tail = [columns.get(name, getattr(common, name)) for name in _FIELDS[_ALWAYS:]]
     format_, fields = CLASSES if several else FORMAT, _FIELDS[:_ALWAYS] if tail == [*_TAIL] else _FIELDS
     of_field = (columns[name] if name in columns else repeat(getattr(common, name)) for name in fields)
-    return [format_ + encode_value(row) for row in zip(*of_field, strict=False)]  # `repeat` is endless
+    return [format_ + encode_value(row) for row in zip(*of_field, strict=False)]  # since `repeat` never ends
 
 
 def decode(payload: bytes, partition: str, position: int) -> Prediction:
-    """Return the prediction in a payload. `partition` and `position` name the record in errors.
+    """Return the prediction that a payload encodes. `partition` and `position` are for error messages.
 
     Raises:
         Corrupt: The payload is not a prediction, or has a format that this version does not know.
@@ -131,7 +131,7 @@ def decode(payload: bytes, partition: str, position: int) -> Prediction:
 
 
 def payload_id(payload: bytes) -> str:
-    """Return the identifier in a payload.
+    """Return the id of the prediction that a payload encodes.
 
     Raises:
         Corrupt: The payload is not a prediction.
@@ -152,16 +152,16 @@ class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     at_us: int
     positions: dict[str, int]
     score: float
-    request: list[Any]  # the request's columns in declared order
-    values: list[float]  # the model's inputs, null for NaN
-    reasons: list[str | None]  # of each input, None: from no view
+    request: list[Any]  # the columns of the request, in declared order
+    values: list[float]  # the model inputs, with null for NaN
+    reasons: list[str | None]  # by input: why its value is missing; None if the input does not come from a view
     flags: tuple[str, ...]
-    prediction: str | None = None  # as in an `Answer`
+    prediction: str | None = None  # only with several classes: the most likely class
     scores: dict[str, float] | None = None
 
 
 def logged_prediction(prediction: Prediction) -> LoggedPrediction:
-    """Return a prediction with its packed fields unpacked."""
+    """Return a prediction in the form for people, with its packed fields decoded."""
     fields = {name: getattr(prediction, name) for name in LoggedPrediction.__struct_fields__}
     return LoggedPrediction(**fields | {name: unpack(fields[name]) for name, unpack in _UNPACK.items()})
 
@@ -174,12 +174,12 @@ _UNPACK: dict[str, Callable[[bytes], Any]] = {
 
 
 def prediction_columns(predictions: Sequence[Prediction], classes: Sequence[str] = ()) -> Columns:
-    """Return the scalars of predictions: id, request_id, model, version, arm, mode, made_at, at, score.
+    """Return the scalar fields of predictions: id, request_id, model, version, arm, mode, made_at, at, score.
 
-    With `classes`, the result also has a column `prediction`, and a column `scores.NAME` for each class. A score is
-    0 for a class that the version did not know, and null where the version answered with one number.
+    With `classes`, the result also has a column `prediction`, and a column `scores.NAME` for each class. The score of a
+    class is 0 if the version did not know that class, and null if the version answered with a single number.
     """
-    shared: dict[str, str] = {}  # equal texts share one object, because millions of rows are kept
+    shared: dict[str, str] = {}  # equal texts share one object, to save memory for millions of rows
     found: dict[str, tuple[Dtype, list[Any]]] = {}
     for name, (field, dtype) in _COLUMNS.items():
         values = [getattr(p, field) for p in predictions]
@@ -196,18 +196,18 @@ def input_matrix(predictions: Sequence[Prediction]) -> NDArray[Any]:
     """Return the model inputs that were used: float64, shape (predictions, inputs), with NaN for null.
 
     Raises:
-        Misuse: The predictions are of versions with different numbers of inputs.
+        Misuse: The predictions are from versions with different numbers of inputs.
     """
     return _matrix(predictions, "values", "<f8")
 
 
 def reason_matrix(predictions: Sequence[Prediction]) -> NDArray[Any]:
-    """Return the reason codes that were logged: uint8, shape (predictions, inputs).
+    """Return the logged reason codes of the model inputs: uint8, shape (predictions, inputs).
 
-    255 marks an input that is not from a view.
+    255 means that an input does not come from a view.
 
     Raises:
-        Misuse: The predictions are of versions with different numbers of inputs.
+        Misuse: The predictions are from versions with different numbers of inputs.
     """
     return _matrix(predictions, "reasons", "u1")
 

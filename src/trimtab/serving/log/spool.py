@@ -1,4 +1,4 @@
-"""A spool: answers that were given but not logged yet, in a memory-mapped file that outlives its process."""
+"""A spool: predictions that were answered but not logged yet, in a memory-mapped file that survives its process."""
 
 from __future__ import annotations
 
@@ -18,35 +18,36 @@ from trimtab.serving.log.prediction_record import decode, payload_id
 from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
 
-# holds the answers of a third of a second, because the log's maintenance may take so long; part of the format
+# room for a third of a second of answers, since maintenance of the log may take that long; part of the format
 SIZE_BYTES = 4 << 20
-_MAGIC = b"trSp\x01\0\0\0"  # the last byte that is not zero is the number of the format
+_MAGIC = b"trSp\x01\0\0\0"  # the last byte that is not zero is the version of the format
 _USED = struct.Struct("<q")
-_HEAD = struct.Struct("<II")  # the header of each payload: size and CRC-32
+_HEAD = struct.Struct("<II")  # the header of each payload: its size and its CRC-32
 _HEAD_BYTES = _HEAD.size
 _pack_used, _pack_head, _crc32 = _USED.pack, _HEAD.pack, zlib.crc32
 _FILES = "spool-" + "[0-9]" * 4
-_BEGIN = 16  # payloads begin after the magic number and the count of used bytes
+_BEGIN = 16  # payloads begin here, after the magic number and the number of used bytes
 
 
 class Spool:
     """Payloads that were answered but are not in the log yet.
 
-    Adding a payload is a copy into memory that the system keeps when the process is killed. The next process that opens
-    a spool appends the payloads in it to the log, unless they are there already. A power cut may lose a spool.
+    Adding a payload means copying it into memory that the operating system keeps even if the process is killed. The
+    next process that opens a spool appends the payloads to the log, unless they are in it already. A power cut may lose
+    a spool.
 
     Args:
-        directory: The folder of the spools. There is a spool for each process that serves at the same time.
+        directory: The folder of the spools. Each process that serves at the same time has its own spool.
         log: The log to which the payloads are written.
     """
 
     def __init__(self, directory: Path, log: PredictionLog) -> None:
         try:
             make_folder(directory)
-            self.recovered = recover_spools(directory, log)  # how many predictions of spools the log lacked
+            self.recovered = recover_spools(directory, log)  # the number of predictions in spools that the log lacked
             self._file = LockedMmap.first_free(directory, "spool", SIZE_BYTES)
             try:
-                self.recovered += _emptied(self._file.memory, log)  # the process of the spool may have died since
+                self.recovered += _emptied(self._file.memory, log)  # the process of this spool may have died just now
             except BaseException:
                 self._file.close()
                 raise
@@ -57,7 +58,7 @@ class Spool:
         self._used = 0
 
     def add(self, payloads: Sequence[bytes]) -> bool:
-        """Add all payloads or none. Returns False when there is no room for them."""
+        """Add all payloads or none. Return False if there is no room for them."""
         framed = _framed(payloads[0]) if len(payloads) == 1 else b"".join(map(_framed, payloads))
         at = _BEGIN + self._used
         end = at + len(framed)
@@ -66,12 +67,12 @@ class Spool:
         view = self._map
         view[at:end] = framed
         self._used = used = end - _BEGIN
-        # written last, because the count makes the payloads valid; `pack_into` would write zeros first
+        # written last, because this number makes the payloads valid; `pack_into` would first write zeros
         view[8:_BEGIN] = _pack_used(used)
         return True
 
     def clear(self) -> None:
-        """Empty the spool, because all its payloads are in the log."""
+        """Empty the spool, because all of its payloads are in the log."""
         self._used = 0
         self._map[8:_BEGIN] = _pack_used(0)
 
@@ -90,7 +91,7 @@ def _framed(payload: bytes) -> bytes:
 
 
 def recover_spools(directory: Path, log: PredictionLog) -> int:
-    """Append to `log` what dead processes left in their spools, and return how many predictions were not in the log.
+    """Append the payloads in spools of dead processes to the log, and return how many predictions the log lacked.
 
     Raises:
         Unavailable: The spools cannot be read, or the log cannot be written.
@@ -102,10 +103,10 @@ def recover_spools(directory: Path, log: PredictionLog) -> int:
 
 
 def remove_spools(directory: Path, log: PredictionLog) -> None:
-    """Append to `log` what spools hold, and delete the spools, because their pages keep old payloads.
+    """Append the payloads in all spools to the log, and delete the spools, because they may contain old data.
 
     Raises:
-        Conflict: A living process holds a spool. Spools of dead processes may already be deleted.
+        Conflict: A living process uses a spool. Some spools of dead processes may already be deleted.
         Unavailable: The spools cannot be read or deleted, or the log cannot be written.
     """
     try:
@@ -130,9 +131,9 @@ def _recovered(path: Path, log: PredictionLog) -> int:
 
 
 def _emptied(mapped: mmap.mmap, log: PredictionLog) -> int:
-    """Append the payloads of a spool that the log does not hold, and return how many were appended."""
+    """Append those payloads of a spool that the log lacks, and return their number."""
     lost = [p for p in _payloads(mapped) if log.locate(payload_id(p)) is None]
-    if lost:  # append times are those of the answers, because the clock may have been set back since. # D170
+    if lost:  # appended with the times of the answers, because the clock may have been set back. # D170
         log.append_payloads(lost, at_us=list(accumulate(map(_answered_at_us, lost), max)))
     mapped[8:_BEGIN] = _pack_used(0)
     return len(lost)
@@ -142,12 +143,12 @@ def _answered_at_us(payload: bytes) -> int:
     prediction = decode(payload, "a spool", 0)
     try:
         return max(prediction.made_at_us, id_time_us(prediction.id))
-    except Misuse:  # the identifier holds no time
+    except Misuse:  # the id contains no time
         return prediction.made_at_us
 
 
 def _payloads(mapped: mmap.mmap) -> list[bytes]:
-    """Return the payloads of a spool, up to the first damage. Only a power cut leaves damage."""
+    """Return the payloads of a spool, up to the first damaged one. Only a power cut causes damage."""
     (used,) = _USED.unpack(mapped[8:_BEGIN]) if mapped[:8] == _MAGIC else (0,)
     end = min(_BEGIN + max(used, 0), len(mapped))
     at, found = _BEGIN, []

@@ -1,1 +1,1 @@
-"""Metrics of a serving process, and throttled logging."""
+"""Metrics of serving processes, and logging that is limited when failures repeat."""

@@ -1,4 +1,4 @@
-"""Log lines about repeated failures. Each kind of failure is logged in full at most once in ten seconds."""
+"""Log repeated failures: each kind of failure is logged in full at most once in ten seconds."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable, Hashable
 from time import monotonic
 
 _EVERY_S = 10.0
-_KINDS = 1_000  # most kinds that are kept
+_KINDS = 1_000  # the maximum number of kinds that are kept in memory
 
 
 class ThrottledLogger:
-    """Logs failures, each kind in full at most once in ten seconds. Threads may share one logger.
+    """Logs failures, each kind in full at most once in ten seconds. Threads may share this object.
 
     Args:
         logger: The logger that receives the lines.
@@ -23,23 +23,23 @@ class ThrottledLogger:
         self._logger = logger
         self._now_s = now_s
         self._mutex = threading.Lock()
-        # when each kind was logged last, and how often it was suppressed since
+        # by kind: when it was last logged, and how often it was suppressed since then
         self._logged: dict[Hashable, tuple[float, int]] = {}
 
     def warning(self, what: str, error: BaseException) -> None:
-        """Log a line about a request that was served in another way, at most once in ten seconds for each kind."""
+        """Log a failure that did not make the request fail, at most once in ten seconds for each kind."""
         kept = self._suppressed(what)
         if kept is not None:
             more = f" (and {kept:,} more since this was last logged)" if kept else ""
             self._logger.warning("%s: %s: %s%s", what, type(error).__name__, error, more)
 
     def error(self, what: str, error: BaseException, *, of: str) -> None:
-        """Log a request that failed. There is always a line, and a traceback once in ten seconds.
+        """Log a request that failed. This always logs a line, but a traceback only once in ten seconds for each kind.
 
         Args:
-            what: The request.
-            error: The error. Errors of one type that are raised at the same line are of one kind.
-            of: The model, which also distinguishes kinds.
+            what: A text that names the request.
+            error: The error. Errors of the same type that are raised at the same line are of the same kind.
+            of: The model. Errors of different models are of different kinds.
         """
         kind = type(error)
         if self._suppressed((of, f"{kind.__module__}.{kind.__qualname__}", *_raised_in(error))) is None:
@@ -48,7 +48,7 @@ class ThrottledLogger:
             self._logger.error("%s", what, exc_info=error)
 
     def _suppressed(self, kind: Hashable) -> int | None:
-        """Return how often a kind was suppressed since it was last logged, or None to suppress it now, too."""
+        """Return how often a kind was suppressed since it was last logged, or None if it must be suppressed again."""
         now_s = self._now_s()
         with self._mutex:
             logged_s, kept = self._logged.get(kind, (-_EVERY_S, 0))
@@ -63,7 +63,7 @@ class ThrottledLogger:
 
 
 def _raised_in(error: BaseException) -> tuple[str, int]:
-    """Return the file and line that raised an error, or its first cause."""
+    """Return the file and the line that raised an error or, if it has one, its first cause."""
     seen = {id(error)}
     while error.__cause__ is not None and id(error.__cause__) not in seen:
         error = error.__cause__

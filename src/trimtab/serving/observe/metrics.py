@@ -1,4 +1,4 @@
-"""Counters, gauges and histograms of a serving process, as Prometheus text. # D203"""
+"""Counters, gauges and histograms of a serving process, in the text format of Prometheus.  # D203"""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ class Counter:
         self.values: dict[_Labels, float] = {}
 
     def add(self, *labels: str, by: float = 1) -> None:
-        """Count one more (or `by` more)."""
+        """Add one, or `by`, to the counter with these labels."""
         self.values[labels] = self.values.get(labels, 0) + by
 
 
 class Histogram:
-    """Counts of values by bucket, for each combination of label values."""
+    """Counts of values in buckets, for each combination of label values."""
 
     def __init__(self, buckets: Sequence[float] = LATENCY_BUCKETS_S) -> None:
         self.buckets = tuple(buckets)
         self._series: dict[_Labels, _Series] = {}
 
     def of(self, labels: _Labels) -> Callable[[float], None]:
-        """Return a function that counts one value under `labels`."""
+        """Return a function that adds one value to the histogram with these labels."""
         series = self._series.get(labels)
         if series is None:
             series = self._series.setdefault(labels, _Series(self.buckets))
         return series.observe
 
     def lines(self, name: str, labels: tuple[str, ...]) -> list[str]:
-        """Return the sample lines: cumulative buckets, sum and count."""
+        """Return the samples as lines: cumulative buckets, sum and count."""
         out = []
         edges = (*map(_number, self.buckets), "+Inf")
         for key, series in sorted(self._series.items()):
@@ -60,7 +60,7 @@ class Histogram:
 
 
 class _Series:
-    """The buckets of one combination of label values."""
+    """The buckets for one combination of label values."""
 
     __slots__ = ("buckets", "counts", "total")
 
@@ -82,7 +82,7 @@ class _Family(msgspec.Struct, frozen=True):
 
 
 class Metrics:
-    """All metrics of one process, in the order in which they were made.
+    """All metrics of one process, in the order in which they were registered.
 
     >>> metrics = Metrics()
     >>> requests = metrics.counter("requests_total", "Requests.", ("status",))
@@ -99,36 +99,36 @@ class Metrics:
         self._lock = threading.Lock()
 
     def counter(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> Counter:
-        """Make a new counter."""
+        """Register a new counter."""
         made = Counter()
         self.counted(name, help_text, labels, made.values.copy)
         return made
 
     def counted(self, name: str, help_text: str, labels: tuple[str, ...], read: Read) -> None:
-        """Make a new counter whose value `read` gives at each scrape."""
+        """Register a new counter whose values are returned by `read` at each scrape."""
         self._add(_Family(name, help_text, "counter", lambda: _samples(name, labels, read())))
 
     def gauge(self, name: str, help_text: str, labels: tuple[str, ...], read: Read) -> None:
-        """Make a new gauge whose value `read` gives at each scrape."""
+        """Register a new gauge whose values are returned by `read` at each scrape."""
         self._add(_Family(name, help_text, "gauge", lambda: _samples(name, labels, read())))
 
     def histogram(
         self, name: str, help_text: str, labels: tuple[str, ...] = (), buckets: Sequence[float] = LATENCY_BUCKETS_S
     ) -> Histogram:
-        """Make a new histogram. Its buckets are in seconds unless others are given."""
+        """Register a new histogram. By default, its buckets are in seconds."""
         made = Histogram(buckets)
         self._add(_Family(name, help_text, "histogram", lambda: made.lines(name, labels)))
         return made
 
     def text(self) -> str:
-        """Return everything in the text format of Prometheus (version 0.0.4)."""
+        """Return all metrics in the text format of Prometheus (version 0.0.4)."""
         lines = []
         for one in list(self._families.values()):
             lines += [f"# HELP {one.name} {_one_line(one.help_text)}", f"# TYPE {one.name} {one.kind}", *one.lines()]
         return "\n".join(lines) + "\n"
 
     def others(self) -> str:
-        """Return the text of the other processes of this service, or an empty text if there are none."""
+        """Return the metrics of the other processes of this service as text, or "" if there are none."""
         return ""
 
     def _add(self, family: _Family) -> None:

@@ -1,4 +1,4 @@
-"""Metrics of the process itself, under the names that Prometheus clients use."""
+"""Metrics of the process itself, with the names that Prometheus clients usually use."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from trimtab.serving.observe.metrics import Metrics
 
 _PROC = Path("/proc/self")
-_BEGUN_S = time.time()  # where /proc is missing
+_BEGUN_S = time.time()  # used as the start time if there is no /proc
 
 
 def show_process(metrics: Metrics) -> None:
-    """Let `metrics` show processor time, memory, open files, threads and garbage collections of this process."""
+    """Register metrics for processor time, memory, open files, threads and garbage collections of this process."""
     gauge, counted = metrics.gauge, metrics.counted
     counted("process_cpu_seconds_total", "Processor time, user and system.", (), lambda: {(): time.process_time()})
     gauge("process_resident_memory_bytes", "Memory that is held.", (), lambda: _memory(1))

@@ -1,4 +1,4 @@
-"""Metrics read from a running service: their values, growth and quantiles."""
+"""Read the metrics of a running service, and compute growth and quantiles from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 from trimtab.core.errors import Misuse
 
-Labels: TypeAlias = "tuple[tuple[str, str], ...]"  # sorted by name
+Labels: TypeAlias = "tuple[tuple[str, str], ...]"  # pairs of name and value, sorted by name
 Series: TypeAlias = "dict[Labels, float]"
 
 _SAMPLE = re.compile(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)")
@@ -20,13 +20,13 @@ _ESCAPED = re.compile(r"\\(.)")
 
 
 class Scrape(msgspec.Struct, frozen=True):
-    """The samples of a service at one time."""
+    """The samples of all metrics of a service at one time."""
 
     at_s: float
     samples: dict[str, Series]
 
     def total(self, name: str, by: tuple[str, ...] = (), **only: str) -> dict[tuple[str, ...], float]:
-        """Return the samples of a metric, added up by the values of some labels."""
+        """Return the samples of a metric, summed for each combination of values of the labels in `by`."""
         return _added(self.samples.get(name, {}), by, only)
 
     def number(self, name: str, **only: str) -> float:
@@ -35,7 +35,7 @@ class Scrape(msgspec.Struct, frozen=True):
 
 
 def read_scrape(text: str, at_s: float) -> Scrape:
-    """Return the samples of a text in the format of Prometheus.
+    """Parse a text in the format of Prometheus.
 
     Raises:
         Misuse: A line is not a sample.
@@ -44,7 +44,7 @@ def read_scrape(text: str, at_s: float) -> Scrape:
     3.0
     """
     samples: dict[str, Series] = {}
-    for line in text.split("\n"):  # `splitlines` would also split inside labels
+    for line in text.split("\n"):  # `splitlines` would also split within label values
         if not line or line.startswith("#"):
             continue
         try:
@@ -57,9 +57,9 @@ def read_scrape(text: str, at_s: float) -> Scrape:
 
 
 def growth(before: Scrape | None, now: Scrape, name: str) -> Series:
-    """Return the growth of each series of a counter.
+    """Return by how much each series of a counter has grown.
 
-    If the process restarted or `before` is None, the growth is the counter's value.
+    If the process was restarted or `before` is None, this is the value of the counter.
     """
     earlier = {} if before is None else before.samples.get(name, {})
     found = {}
@@ -72,16 +72,16 @@ def growth(before: Scrape | None, now: Scrape, name: str) -> Series:
 def grown(
     before: Scrape | None, now: Scrape, name: str, by: tuple[str, ...] = (), **only: str
 ) -> dict[tuple[str, ...], float]:
-    """Return the growth of a counter, added up by the values of some labels."""
+    """Return by how much a counter has grown, summed for each combination of values of the labels in `by`."""
     return _added(growth(before, now, name), by, only)
 
 
 def quantiles(
     before: Scrape | None, now: Scrape, name: str, shares: tuple[float, ...], **only: str
 ) -> tuple[float | None, ...]:
-    """Return quantiles of a histogram between two scrapes, or None if nothing was counted.
+    """Return quantiles of the values that a histogram counted between two scrapes.
 
-    The quantiles are interpolated within buckets.
+    They are interpolated within buckets. If nothing was counted, they are None.
 
     >>> text = 'h_bucket{le="1"} 5\\nh_bucket{le="2"} 10\\nh_bucket{le="+Inf"} 10\\n'
     >>> quantiles(None, read_scrape(text, 0.0), "h", (0.5, 0.9))

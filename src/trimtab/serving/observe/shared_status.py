@@ -1,4 +1,4 @@
-"""What a serving process cannot do just now, published to other processes, even while the disk is full."""
+"""Tell other processes what a serving process cannot do at present, even if the disk is full."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _LENGTH = struct.Struct("<H")
 
 
 class SharedStatus:
-    """A sentence in a memory-mapped file, which is allocated beforehand.
+    """A sentence in a memory-mapped file whose space is allocated in advance.
 
-    The lock of the file tells whether its process is alive.
+    A lock on the file tells whether its process is alive.
 
     Args:
         folder: The folder with the files of all processes of a service.
@@ -33,7 +33,7 @@ class SharedStatus:
         self.publish(None)
 
     def publish(self, failure: str | None) -> None:
-        """Publish what this process cannot do. None: nothing fails."""
+        """Publish what this process cannot do at present. None means that nothing fails."""
         text = (failure or "").encode()[: _SIZE_BYTES - _LENGTH.size]
         memory = self._file.memory
         memory[_LENGTH.size : _LENGTH.size + len(text)] = text
@@ -51,15 +51,15 @@ class SharedStatus:
 
 
 def shared_statuses(folder: Path) -> list[str]:
-    """Return the failures that living processes have published, each sentence once."""
+    """Return the sentences that living processes have published, without duplicates."""
     found: dict[str, None] = {}
     for path in sorted(folder.glob("note-*")):
         if path.suffix != ".lock" and FileLock.is_held(lock_of(path)):
             try:
                 content = path.read_bytes()
-            except FileNotFoundError:  # there was no room for the file
+            except FileNotFoundError:  # the process had no space to create the file
                 continue
-            if len(content) < _SIZE_BYTES:  # the file is being made
+            if len(content) < _SIZE_BYTES:  # the file is just being created
                 continue
             (length,) = _LENGTH.unpack(content[: _LENGTH.size])
             if text := content[_LENGTH.size : _LENGTH.size + length].decode(errors="replace"):

@@ -1,1 +1,1 @@
-"""Protection under load and failure: admission, circuit breaker, degraded responses."""
+"""Protect a service from overload and failures: admission, circuit breakers, degraded responses."""

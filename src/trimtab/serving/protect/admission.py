@@ -1,4 +1,4 @@
-"""The limit of predictions in flight, derived from their latencies, so that queues stay short."""
+"""Limit the number of predict requests in flight, depending on their latencies, so that queues stay short."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import math
 
 from trimtab.core.errors import Misuse
 
-_EVERY_S = 0.1  # time between two steps of the limit
-_EASY_S = 0.01  # a mean latency that never lowers the limit
-_TOLERANCE = 5.0  # accepted ratio of mean latency to service time; at 80 % load the ratio is three
-_SHARPEST = 0.5  # the least factor of one step
+_EVERY_S = 0.1  # time between two changes of the limit
+_EASY_S = 0.01  # a mean latency up to this never lowers the limit
+_TOLERANCE = 5.0  # the accepted ratio of mean latency to mean service time; at 80 % load, the ratio is about three
+_SHARPEST = 0.5  # the smallest factor of one change
 
 
 class GradientLimit:
-    """A limit on predictions in flight.
+    """A limit on the number of predict requests in flight, which adapts to their latencies.
 
-    It falls when answers take longer than they must, and rises by steps otherwise.
+    Every tenth of a second, the mean latency is compared with the mean service time, which is the latency without the
+    time in queues. If the latency is at most five times the service time, or at most 10 ms, the limit may rise by its
+    own square root, provided that it was nearly reached. Otherwise the limit is multiplied by a factor, the gradient:
+    the accepted latency divided by the measured latency.
 
-    Every tenth of a second the mean latency is compared with the mean service time, which is the latency without
-    waiting. While the latency is within five times the service time, or within 10 ms, the limit may rise by its square
-    root at each step, but only if it was nearly reached. Otherwise the limit is multiplied by the gradient, which is
-    the accepted latency divided by the measured latency. This is the rule of Netflix's concurrency limits (2018),
-    except that it uses the service time instead of the least latency seen. So a machine that becomes slow is not
-    mistaken for a queue.
+    This is the rule of Netflix's concurrency limits (2018), but with the service time in place of the smallest latency
+    that was ever seen. So a machine that becomes slower is not mistaken for a queue.
 
     Args:
         least: The limit never falls below this number.
@@ -46,12 +45,12 @@ class GradientLimit:
         self._step_at_s = -math.inf
 
     def observe(self, latency_s: float, *, service_s: float, under_way: int, now_s: float) -> None:
-        """Count one answer.
+        """Take the latency of one answer into account.
 
         Args:
-            latency_s: The time from the request's arrival to its answer.
-            service_s: The part of the latency that was not waiting.
-            under_way: How many requests were in flight when this one was answered, including this one.
+            latency_s: The time from the arrival of the request to its answer.
+            service_s: The part of the latency that was not spent in queues.
+            under_way: The number of requests in flight when this one was answered, including itself.
             now_s: A monotonic clock, in seconds.
         """
         self._latency_s += latency_s

@@ -1,4 +1,4 @@
-"""A circuit breaker: after repeated failures, calls are not made for a while."""
+"""A circuit breaker: after repeated failures, no calls are made for a while."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from trimtab.serving.answer.request_rows import Row
 from trimtab.serving.answer.served import ModelInputs
 from trimtab.serving.failures import check_deadline
 
-_FAILURES = 5  # failures in a row that open the breaker
-_FIRST_S = 0.5  # how long the breaker stays open; the time doubles after each probe that fails
+_FAILURES = 5  # the number of failures in a row after which the breaker opens
+_FIRST_S = 0.5  # seconds for which the breaker stays open; doubled after each probe that fails
 _LONGEST_S = 30.0
-_SLOW_ROWS = 64  # a read of more rows may take longer, in proportion
+_SLOW_ROWS = 64  # a read of more rows than this may take proportionally longer
 
 
 class CircuitBreaker:
-    """A breaker that allows all calls while it is closed.
+    """A circuit breaker. While it is closed, all calls are allowed; while it is open, none are.
 
-    After five failures in a row it opens. After a while, one call may be made as a probe.
+    It opens after five failures in a row. After a while, a single call is allowed as a probe. If the probe succeeds,
+    the breaker closes again.
 
     >>> now = 0.0
     >>> breaker = CircuitBreaker(now_s=lambda: now)
@@ -45,20 +46,20 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Return whether calls are refused."""
+        """Return whether the breaker is open, so that calls are not allowed."""
         return self._failures >= _FAILURES
 
     def allows(self) -> bool:
-        """Return whether the next call may be made.
+        """Return whether the next call is allowed.
 
-        After an allowed call, the caller reports `succeeded` or `failed`.
+        If so, the caller must then report `succeeded` or `failed`.
         """
         if self._failures < _FAILURES:
             return True
         now_s = self._now_s()
         if now_s < self._probe_at_s:
             return False
-        self._probe_at_s = now_s + self._open_s  # one probe at a time
+        self._probe_at_s = now_s + self._open_s  # only one probe is allowed at a time
         return True
 
     def succeeded(self) -> None:
@@ -67,7 +68,7 @@ class CircuitBreaker:
             self._failures, self._open_s = 0, _FIRST_S
 
     def failed(self) -> None:
-        """Report a call that failed, or was late."""
+        """Report a call that failed or was too slow."""
         self._failures += 1
         if self._failures == _FAILURES:
             self._probe_at_s = self._now_s() + self._open_s
@@ -77,41 +78,41 @@ class CircuitBreaker:
 
 
 class GuardedReads:
-    """Reads of features behind a circuit breaker, which opens when the store repeatedly fails or is slow.
+    """Reads features, behind a circuit breaker that opens if the store fails or is slow repeatedly.
 
     Args:
-        slow_s: A late read counts as a failure of the store when it takes longer than this. A read of many rows may
-            take longer.
+        slow_s: If a read that misses its deadline takes longer than this, it counts as a failure of the store. Reads of
+            many rows may take longer.
     """
 
     def __init__(self, slow_s: float) -> None:
         self.breaker = CircuitBreaker()
         self._slow_s = slow_s
-        self._slow_at_s: dict[int, float] = {}  # by thread, the time when the read in flight becomes slow
+        self._slow_at_s: dict[int, float] = {}  # by thread: the time at which the current read becomes slow
         self._was_slow = False
 
     @property
     def hangs(self) -> bool:
-        """Return whether a slow read is in flight."""
+        """Return whether a read is running that is already slow."""
         now_s = perf_counter()
         return any(slow_at_s < now_s for slow_at_s in [*self._slow_at_s.values()])
 
     @property
     def drags(self) -> bool:
-        """Return whether the store seems at fault: the last read failed or was slow, or a read is slow now."""
+        """Return whether the store seems at fault: the last read failed or was slow, or a running read is slow."""
         return self._was_slow or self.hangs
 
     def slow_s(self, rows: int) -> float:
-        """Return how long a read of this many rows may take."""
+        """Return how many seconds a read of this many rows may take."""
         return self._slow_s * max(1.0, rows / _SLOW_ROWS)
 
     def inputs(self, answerer: Answerer, rows: Sequence[Row], now_us: int, deadline_s: float | None) -> ModelInputs:
-        """Read model inputs.
+        """Read the model inputs of rows.
 
         Raises:
-            Late: The deadline passed before or after the read.
+            Late: The deadline has passed before the read, or once it was done.
             Unavailable: The store cannot be read, or the breaker is open.
-            Exception: Raised by a user's function that computes a feature.
+            Exception: An error from a user's function that computes a feature.
         """
         check_deadline(deadline_s)
         if not self.breaker.allows():
@@ -121,7 +122,7 @@ class GuardedReads:
         try:
             inputs = answerer.inputs(rows, now_us)
         except Exception as error:
-            failed = isinstance(error, Unavailable | Corrupt)  # otherwise the store worked
+            failed = isinstance(error, Unavailable | Corrupt)  # other errors are not the store's fault
             self._report(begun_s, deadline_s, len(rows), failed=failed)
             raise
         finally:
@@ -131,10 +132,10 @@ class GuardedReads:
         return inputs
 
     def _report(self, begun_s: float, deadline_s: float | None, rows: int, *, failed: bool) -> None:
-        """Report a read to the breaker.
+        """Report to the breaker how a read ended.
 
-        The read failed if it raised an error, or if it was slow and missed the deadline. A quick read that misses a
-        short deadline is not a failure of the store.
+        It failed if it raised an error of the store, or if it was slow and missed its deadline. A fast read that misses
+        a short deadline is no failure of the store.
         """
         now_s = perf_counter()
         slow = now_s - begun_s > self.slow_s(rows)

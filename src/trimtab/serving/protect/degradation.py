@@ -1,4 +1,4 @@
-"""Degraded responses: the answers of a deployment when features or the model fail or are late."""
+"""Degraded responses: fallback answers of a deployment when its features or its model fail or are late."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from trimtab.serving.protect.breaker import GuardedReads
 
 _logger = logging.getLogger(__name__)
 _KEPT_ANSWERS = 20_000
-_LEAST_US = 1_000  # a number below this was meant as milliseconds or seconds
-_SLOW_S = 0.05  # a read that takes longer is slow, unless the policy has `after`
-LATE, FEATURES_FAILED, MODEL_FAILED = "late", "features_failed", "model_failed"  # flags that give the reason
+_LEAST_US = 1_000  # a smaller number of microseconds was meant as milliseconds or seconds
+_SLOW_S = 0.05  # a read that takes longer than this is slow, unless the policy has `after`
+LATE, FEATURES_FAILED, MODEL_FAILED = "late", "features_failed", "model_failed"  # flags of degraded responses
 
 Rule: TypeAlias = "float | Callable[[dict[str, Any]], float]"
 
 
 class Degradation(msgspec.Struct, frozen=True, kw_only=True):
-    """A deployment's policy. Make one with `degrade()`."""
+    """A deployment's policy for degraded responses. Use `degrade()` to make one."""
 
     after_us: int | None = None
     null_features: bool = False
@@ -43,7 +43,7 @@ class Degradation(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """Return the content address of the policy, including the code of a rule."""
+        """Return a hash of the policy, which includes the code of a rule."""
         rule = code_hash(self.rule) if callable(self.rule) else self.rule
         return content_hash([self.after_us, self.null_features, self.last_answer_us, self.version, rule])
 
@@ -56,22 +56,22 @@ def degrade(
     version: str | None = None,
     rule: Rule | None = None,
 ) -> Degradation:
-    """Make a policy for a deployment whose features or model fail or are late.
+    """Make a policy for requests for which the features or the model fail or are late.
 
-    The options that give answers are tried in the order of the arguments.
+    The fallbacks are tried in the order of the arguments.
 
     Args:
-        after: How long an answer may take, such as "50ms", unless its request has a shorter timeout (`X-Timeout-Ms`).
-            An answer that cannot be begun by then is late.
-        null_features: Let the model answer with null for the features that cannot be read.
-        last_answer: Repeat the version's last answer about the same entities, if the answer is no older than this
-            duration, such as "10m".
-        version: Let another version of the model answer: the version that this alias names. It reads features in the
-            remaining time.
-        rule: A score, or a function of the request's columns that gives one.
+        after: How long an answer may take, such as "50ms", unless the request sets a shorter time (`X-Timeout-Ms`). An
+            answer that is not begun by then is late.
+        null_features: Whether the model may answer with null in place of features that cannot be read.
+        last_answer: How old the version's last answer about the same entities may be to be repeated, such as "10m". By
+            default, answers are not repeated.
+        version: An alias. The version to which it points answers instead. It may read features in the time that
+            remains.
+        rule: A score, or a function that computes a score from the columns of the request.
 
     Raises:
-        Misuse: There is no option that gives an answer, or a duration is not valid.
+        Misuse: No fallback is given, or a duration is not valid.
 
     >>> degrade(after="50ms", null_features=True, rule=0.02).after_us
     50000
@@ -97,12 +97,12 @@ def degrade(
 
 
 class Degrading:
-    """A degradation policy behind one endpoint.
+    """Applies a degradation policy to the requests of one endpoint.
 
     Args:
         policy: The policy.
-        about: The columns of a request that identify its entities. If there are none, the key of the request is used.
-        fallback: Returns the version that the policy's alias names, or None when there is no such version.
+        about: The columns of a request that identify its entities. If there are none, the request's key is used.
+        fallback: Returns the answerer of the version to which the policy's alias points, or None if there is none.
     """
 
     def __init__(
@@ -112,24 +112,24 @@ class Degrading:
         self._after_s = None if policy.after_us is None else policy.after_us / 1e6
         slow_s = _SLOW_S if self._after_s is None else self._after_s / 2
         self._reads = GuardedReads(slow_s)
-        self._fallback_reads = GuardedReads(slow_s)  # the views of the fallback may work where other views do not
+        self._fallback_reads = GuardedReads(slow_s)  # the fallback's views may work while other views do not
         self._canary_reads = GuardedReads(slow_s)
         self.breaker = self._reads.breaker
-        self.breakers = {  # guarded reads by the version that reads
+        self.breakers = {  # the reads with their breakers, by who reads
             "champion": self.breaker,
             "canary": self._canary_reads.breaker,
             "fallback": self._fallback_reads.breaker,
         }
         self._about = tuple(about)
         self.fallback = fallback
-        self._mutex = threading.Lock()  # for writes to `_last`
+        self._mutex = threading.Lock()  # protects writes to `_last`
         self._last: OrderedDict[tuple[Any, ...], Prediction] = OrderedDict()
         self._throttled = ThrottledLogger(_logger)
 
     def deadline_s(self, received_s: float, timeout_s: float | None) -> float | None:
         """Return the deadline of a request that arrived at `received_s`.
 
-        The deadline is set by the request's timeout or by the policy, whichever is sooner.
+        This is the deadline of the request or that of the policy, whichever is earlier.
         """
         if self._after_s is None or timeout_s is None:
             after_s = self._after_s if timeout_s is None else timeout_s
@@ -145,19 +145,20 @@ class Degrading:
         *,
         shared: bool = False,
     ) -> list[Prediction]:
-        """Return predictions for checked rows, degraded where that is necessary.
+        """Return predictions for checked rows, with fallback answers if necessary.
 
-        With `shared`, an error that one of the rows may cause is raised, so that the caller answers each row alone.
+        If the rows are from several requests (`shared`), an error that only one row may have caused is raised, so that
+        the caller can answer each row alone.
 
         Raises:
-            Exception: The failure, when the policy has no answer.
+            Exception: The failure itself, if no fallback can answer.
         """
         if deadline_s is not None and perf_counter() > deadline_s:
             return self.late(answerer, rows, flags)
         now_us = answerer.now_us()
         try:
             inputs = self._reads.inputs(answerer, rows, now_us, deadline_s)
-        except Exception as error:  # an error of the store, or of a user's function that computes a feature
+        except Exception as error:  # an error of the store, or from a user's function that computes a feature
             if shared and not is_of_all(error):
                 raise
             why = LATE if isinstance(error, Late) else FEATURES_FAILED
@@ -181,10 +182,10 @@ class Degrading:
         flags: tuple[str, ...],
         deadline_s: float | None,
     ) -> list[Prediction]:
-        """Return predictions of a canary. Where the canary is late, return degraded ones of the version in service.
+        """Return the canary's predictions or, if it is late, fallback answers for the champion.
 
         Raises:
-            Late: The policy has no answer.
+            Late: The canary is late, and no fallback can answer.
             Exception: The canary failed.
         """
         if deadline_s is not None and perf_counter() > deadline_s:
@@ -197,12 +198,12 @@ class Degrading:
         return canary.scored(rows, inputs, now_us, flags)
 
     def late(self, answerer: Answerer, rows: Sequence[Row], flags: tuple[str, ...] = ()) -> list[Prediction]:
-        """Return degraded responses after the deadline.
+        """Return fallback answers after the deadline.
 
         The fallback version may read features, unless the store is slow.  # D82
 
         Raises:
-            Late: The policy has no answer.
+            Late: No fallback can answer.
         """
         error = Late("the answer was not there in time. Ask again, or give it more time.")
         at_fault = self._reads.drags or self._canary_reads.drags or self._fallback_reads.hangs
@@ -210,8 +211,9 @@ class Degrading:
         return self._instead(answerer, rows, answerer.now_us(), (*flags, LATE), error, until_s)
 
     def _soon_s(self, rows: Sequence[Row]) -> float:
-        """Return a deadline for the fallback version's reads, if the store was not the reason why the first deadline
-        passed.
+        """Return until when the fallback version may read features, if that is later than the request's deadline.
+
+        This is not used if the store seems to be the reason for a delay.
         """
         return perf_counter() + self._fallback_reads.slow_s(len(rows))
 
@@ -241,7 +243,7 @@ class Degrading:
         ]
 
     def _repeated(self, answerer: Answerer, row: Row, now_us: int, flags: tuple[str, ...]) -> Prediction | None:
-        """Return the version's last answer about the same entities, if it is fresh enough."""
+        """Return the version's last answer about the same entities, if it is recent enough, and otherwise None."""
         kept_us = self.policy.last_answer_us
         key = None if kept_us is None else self._key(row)
         last = None if key is None else self._last.get(key)
@@ -252,9 +254,9 @@ class Degrading:
     def _by_another(
         self, rows: Sequence[Row], now_us: int, flags: tuple[str, ...], deadline_s: float | None
     ) -> list[Prediction]:
-        """Return the answers of the fallback version, or none when it cannot give them.
+        """Return the answers of the fallback version, or an empty list if it cannot answer.
 
-        It reads until `deadline_s`.  # D82
+        It may read features until `deadline_s`.  # D82
         """
         other = self.fallback() if rows and self.policy.version is not None else None
         if other is None:
@@ -291,7 +293,7 @@ class Degrading:
                 last.popitem(last=False)
 
     def _key(self, row: Row) -> tuple[Any, ...] | None:
-        """Return the entities of a row, or None where the request of the version in service has other columns."""
+        """Return the entities of a row, or None if the request of the deployed version has other columns."""
         try:
             return tuple([row[name] for name in self._about])
         except KeyError:

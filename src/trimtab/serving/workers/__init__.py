@@ -1,1 +1,1 @@
-"""Worker processes that answer behind one port, and their supervisor."""
+"""Several worker processes that answer at one port, and the process that supervises them."""

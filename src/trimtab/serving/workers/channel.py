@@ -1,6 +1,6 @@
-"""The channel between a worker and its supervisor. A task is sent first, then each message is one byte.
+"""The channel between a worker and its supervisor: first a task is sent, then messages of one byte.
 
-Each end notices when the process at the other end ends, however that happens, so neither outlives the other.
+Each side notices when the process at the other side ends, for whatever reason. So neither process runs on alone.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 from trimtab.core.errors import Unavailable
 
-READY = b"r"  # the worker takes connections
-BEAT = b"b"  # the worker's event loop runs; sent about once a second
-WAKE = b"n"  # the worker has appended events that a client waits for
-CHANGED = b"c"  # the worker's definitions differ from those with which the service began
+READY = b"r"  # the worker accepts connections
+BEAT = b"b"  # the worker's event loop is running; sent about once a second
+WAKE = b"n"  # the worker has appended events, and a client waits until they are applied
+CHANGED = b"c"  # the worker's definitions differ from those at the start of the service
 _SIZE = struct.Struct("<I")
 
 
@@ -24,7 +24,7 @@ class WorkerChannel:
     """The worker's end of the channel.
 
     Args:
-        fd: The inherited descriptor.
+        fd: The file descriptor that the worker has inherited.
     """
 
     def __init__(self, fd: int) -> None:
@@ -32,17 +32,17 @@ class WorkerChannel:
         self._socket.setblocking(True)
 
     def task(self) -> bytes:
-        """Receive the worker's task, which is the first message."""
+        """Receive the task of the worker, which is sent first."""
         (size,) = _SIZE.unpack(self._exactly(_SIZE.size))
         return self._exactly(size)
 
     def send(self, message: bytes) -> None:
-        """Send one of the messages above. Has no effect when the supervisor is gone or does not read."""
-        with contextlib.suppress(OSError):  # `on_close` notices that the supervisor is gone
+        """Send one of the messages above. If the supervisor is gone or does not read, nothing happens."""
+        with contextlib.suppress(OSError):  # that the supervisor is gone is noticed by `on_close`
             self._socket.send(message, socket.MSG_DONTWAIT)
 
     def on_close(self, gone: Callable[[], object]) -> None:
-        """Call `gone`, in a thread, once the other end is closed."""
+        """Call `gone` in a thread when the supervisor has closed its side."""
 
         def wait() -> None:
             with contextlib.suppress(OSError):
@@ -64,5 +64,5 @@ class WorkerChannel:
 
 
 def framed_task(task: bytes) -> bytes:
-    """Return a task in the form in which it is sent, with its size first."""
+    """Return a task as it is sent, with its size before it."""
     return _SIZE.pack(len(task)) + task

@@ -1,4 +1,4 @@
-"""A prediction log to which other workers append some milliseconds after they answered."""
+"""A prediction log for a service with several workers, whose predictions reach the log a little late."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ _WAIT_S, _LOOK_S = 0.3, 0.02
 
 
 class LateLog(PredictionLog):
-    """Repeats the search for a young prediction for a while, because another worker may still have it in its buffer."""
+    """A prediction log that searches again for a recent prediction, which another worker may still have buffered."""
 
     def __init__(self, log: Log, clock: Clock) -> None:
         super().__init__(log)
         self._clock = clock
 
     def look_up(self, prediction_id: str, deadline_s: float | None = None) -> LogRecord | None:
-        """Return the record of a prediction, even of an erased one, or None when the log does not hold the
-        identifier.
-        """
+        """Return the record of the prediction with an id, even if it was erased, or None if it is not in the log."""
         end_s = time.monotonic() + _WAIT_S
         while True:
             record = super().look_up(prediction_id, deadline_s)
@@ -35,5 +33,5 @@ class LateLog(PredictionLog):
     def _is_young(self, prediction_id: str) -> bool:
         try:
             return self._clock.now_us() - id_time_us(prediction_id) < _YOUNG_US
-        except Misuse:  # the text is not an identifier of a prediction
+        except Misuse:  # the text is not the id of a prediction
             return False

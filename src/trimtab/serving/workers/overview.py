@@ -1,4 +1,4 @@
-"""An overview of a running service, made from two scrapes of its metrics. `trimtab top` shows it."""
+"""An overview of a running service (`trimtab top`), made from its metrics at two times."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from trimtab.serving.answer.score_cache import CACHED_SCORES
 from trimtab.serving.observe.scrape import Scrape, grown, quantiles
 
 _STAGES = ("total", "read", "decode", "predict", "features", "model", "log", "encode")
-_PARTS = ("features", "model")  # stages of `predict`
-_PREDICT_ROUTES = frozenset({"predict", "inference", "grpc"})  # routes of requests for predictions
+_PARTS = ("features", "model")  # the parts of the stage `predict`
+_PREDICT_ROUTES = frozenset({"predict", "inference", "grpc"})  # the routes of predict requests
 _REFUSED = frozenset({"429", "RESOURCE_EXHAUSTED"})
-_WELL = frozenset({"200", "OK", "gone"})  # statuses of requests that were answered, or whose client went away
+_WELL = frozenset({"200", "OK", "gone"})  # the statuses of requests that were answered, or whose clients went away
 _WIDTH = 78
-_SHOWN = 6  # most lines of a list
+_SHOWN = 6  # the maximum number of lines in a list
 
 
 class StageTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """Quantiles of a stage's latency, in milliseconds; None: nothing was measured."""
+    """Quantiles of the time of one stage of requests, in milliseconds. They are None if nothing was measured."""
 
     stage: str
-    p50_ms: float | None  # quantiles of recent requests
+    p50_ms: float | None  # the median; all quantiles are of recent requests
     p99_ms: float | None
     since_start_p50_ms: float | None
     since_start_p99_ms: float | None
 
 
 class Rate(msgspec.Struct, frozen=True):
-    """A count and its rate."""
+    """A count, and its growth per second."""
 
     name: tuple[str, ...]
     per_s: float
@@ -39,7 +39,7 @@ class Rate(msgspec.Struct, frozen=True):
 
 
 class CachedShare(msgspec.Struct, frozen=True):
-    """The shares of a model's scores that came from its cache. None: no score was needed."""
+    """The shares of a model's scores that came from its cache. They are None if no score was needed."""
 
     model: str
     lately: float | None
@@ -47,20 +47,20 @@ class CachedShare(msgspec.Struct, frozen=True):
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
-    """A service at one time, with rates over the time before."""
+    """The state of a service at one time, with rates over the time since the previous overview."""
 
     url: str
     up_s: float | None
-    workers: int  # number of workers; 0: one process does everything
+    workers: int  # the number of workers; 0 if one process does everything
     workers_ready: int
     requests: Rate
-    refused: Rate  # requests refused because there were too many at once
-    errors: Rate  # requests for predictions that were refused for another reason, or failed
+    refused: Rate  # requests that were refused because too many were in flight
+    errors: Rate  # predict requests that failed or were refused for another reason
     stages: list[StageTimes]
-    answers: list[Rate]  # by model, version and arm
-    nulls: list[Rate]  # by model and reason
-    flags: list[Rate]  # by model and flag: degraded responses and others
-    remembered: list[CachedShare]  # by models with a cache
+    answers: list[Rate]  # answers by model, version and arm
+    nulls: list[Rate]  # missing values by model and reason
+    flags: list[Rate]  # flagged answers, such as degraded responses, by model and flag
+    remembered: list[CachedShare]  # for each model that has a cache
     under_way: int
     queued: int
     limit: int
@@ -68,14 +68,14 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     log_failing: bool
     noted: int
     views_lag_records: int | None
-    breakers_open: list[str]  # models
+    breakers_open: list[str]  # the models with an open circuit breaker
     failing_work: list[str]
     untold: int | None
-    cpu_share: float | None  # in units of one core
+    cpu_share: float | None  # CPU time per second, as a multiple of one core
     memory_bytes: int
 
     def lines(self) -> list[str]:
-        """Return lines for a terminal, at most 80 columns wide."""
+        """Return the overview as lines of text, at most 80 characters wide."""
         up = "" if self.up_s is None else f"  up {format_duration(max(1, int(self.up_s)) * SECOND_US)}"
         workers = f"  workers {self.workers_ready} of {self.workers} ready" if self.workers else ""
         cpu = "" if self.cpu_share is None else f"  cpu {self.cpu_share:.0%}"
@@ -110,13 +110,15 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def overview(before: Scrape | None, now: Scrape, url: str, model: str | None = None) -> Overview:
-    """Return the overview as of `now`. Rates are since `before`, or since the service began.
+    """Return the overview of a service from two scrapes of its metrics.
+
+    Rates are since the scrape `before` or, without it, since the service began.
 
     Args:
         before: An earlier scrape.
         now: The newest scrape.
-        url: The service's address.
-        model: If given, only this model's predictions are shown.
+        url: The URL of the service.
+        model: If given, only the predictions of this model are shown.
     """
     only = {} if model is None else {"model": model}
     begun_s = min(now.samples.get("process_start_time_seconds", {}).values(), default=None)
@@ -181,7 +183,7 @@ def _cached_shares(before: Scrape | None, now: Scrape, only: dict[str, str]) -> 
 def found_share(counts: Mapping[tuple[str, ...], float], model: str) -> float | None:
     """Return the share of a model's scores that came from its cache, or None if no score was needed.
 
-    The counts are by model and `found`.
+    `counts` is by model and `found` ("yes" or "no").
     """
     yes, no = (counts.get((model, found), 0.0) for found in ("yes", "no"))
     return yes / (yes + no) if yes + no else None

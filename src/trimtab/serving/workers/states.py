@@ -1,4 +1,4 @@
-"""The state of a running service, in a small file. With workers it is written about once a second."""
+"""The state of a running service, stored in a small file. With several workers, it is written every second."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import msgspec
 
 from trimtab.serving.workers.supervisor import SlotState
 
-FOLDER = "workers"  # name of the file in the state folder
+FOLDER = "workers"  # the folder, in the state folder, with the files of a service's processes
 _FILE = "service.json"
 
 
 class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a service at one time. Without workers it is the time when the service began."""
+    """The state of a service at one time. Without workers, this is the time when the service began."""
 
     pid: int
     url: str
-    at_us: int  # time by the machine's clock
+    at_us: int  # the time by the machine's clock
     workers: list[SlotState]
-    stands_still: str | None = None  # why events are not applied, if they are not
-    stopped: bool = False  # events are not applied until the service restarts
-    start: str = ""  # distinguishes the metrics from those of a killed service; empty without workers
+    stands_still: str | None = None  # the reason if events are not being applied
+    stopped: bool = False  # whether events will not be applied before the service restarts
+    start: str = ""  # an id that distinguishes this start of the service from earlier ones; empty without workers
 
 
 def write_state(folder: Path, state: ServiceState) -> None:
-    """Replace the state.
+    """Store the state of a service.
 
     Raises:
-        OSError: The state cannot be written.
+        OSError: The file cannot be written.
     """
     new = folder / f"{_FILE}.new"
     new.write_bytes(msgspec.json.encode(state))
@@ -36,7 +36,7 @@ def write_state(folder: Path, state: ServiceState) -> None:
 
 
 def read_state(folder: Path) -> ServiceState | None:
-    """Return the newest state, or None when there is no readable state."""
+    """Return the stored state, or None if there is none or it cannot be read."""
     try:
         return msgspec.json.decode((folder / _FILE).read_bytes(), type=ServiceState)
     except (OSError, msgspec.MsgspecError):
@@ -44,5 +44,5 @@ def read_state(folder: Path) -> ServiceState | None:
 
 
 def remove_state(folder: Path) -> None:
-    """Remove the state of a service that has ended."""
+    """Remove the stored state of a service that has ended."""
     (folder / _FILE).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""The supervisor of a service's workers: it starts, replaces and ends them.
+"""The supervisor of a service's workers: it starts them, replaces those that fail, and ends them.
 
-The supervisor holds the listening socket while workers come and go, so that no connection is refused meanwhile. No
-request passes through this process.  # D92
+The supervisor holds the listening socket while workers start and end, so that no connection is refused. Requests do not
+pass through this process.  # D92
 """
 
 from __future__ import annotations
@@ -22,57 +22,57 @@ from trimtab.serving.workers.channel import CHANGED, READY, WAKE
 from trimtab.serving.workers.worker import Worker
 
 _logger = logging.getLogger(__name__)
-_TICK_S = 0.25  # between two checks of all workers
-_STEADY_S = 10.0  # a worker that ran this long is replaced without a pause
-_AT_ONCE = 3  # failures in a row after which a worker is replaced at once
+_TICK_S = 0.25  # time between two checks of all workers
+_STEADY_S = 10.0  # if a worker ran at least this long, it is replaced without a pause
+_AT_ONCE = 3  # a worker is replaced at once until it has failed this many times in a row
 _PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
-_FAILED_STARTS = 3  # failures before the first worker is ready, after which the service does not start
-_CLOSING_S = 2.0  # time beyond the grace for a worker to close its files
+_FAILED_STARTS = 3  # the service does not start if workers fail this many times before one is ready
+_CLOSING_S = 2.0  # additional seconds after `grace_s` in which a worker may close its files
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
-    """Timeouts for a worker, in seconds."""
+    """How long to wait for a worker, in seconds."""
 
-    start_s: float = 120.0  # time until the worker is ready
-    silent_s: float = 20.0  # time without a message after which the worker's event loop is taken to be stuck
-    grace_s: float = 10.0  # time to finish the requests in flight
+    start_s: float = 120.0  # until the worker is ready
+    silent_s: float = 20.0  # after this time without a message, the worker's event loop counts as stuck
+    grace_s: float = 10.0  # at the end: to finish requests in flight
 
 
 class SlotState(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of one worker, for people."""
+    """The state of one worker, as shown to people."""
 
     slot: int
-    pid: int | None  # None: the worker is started again soon
+    pid: int | None  # None if no process runs at present, until the worker is restarted
     ready: bool
     restarts: int
-    ended: str = ""  # how the predecessor ended, if it failed
-    last_words: str = ""  # the last output of the predecessor
+    ended: str = ""  # how the previous process of this worker ended, if it failed
+    last_words: str = ""  # the last output of that process
     changed: bool = False  # the worker's definitions differ from those with which the service began
 
 
 class _Slot:
-    """The place of one worker: its process, restarts and failures."""
+    """One worker as a place that successive processes fill, with its restarts and failures."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.worker: Worker | None = None
         self.restarts = 0
-        self.failures = 0  # failures in a row
-        self.begin_s = 0.0  # earliest start of the next process
+        self.failures = 0  # the number of failures in a row
+        self.begin_s = 0.0  # the earliest time (`monotonic`) at which the next process may start
         self.ended = self.last_words = ""
 
 
 class Supervisor:
-    """Starts workers, replaces those that fail or hang, and lets all of them finish at the end.
+    """Starts workers, replaces those that fail or hang, and lets all of them finish their requests at the end.
 
     Args:
-        command: The command of a worker; the descriptors of its channel and of the socket are added.
-        task: Returns the task of the worker with a number.
-        listener: The socket, which listens already. It is closed at the end.
+        command: The command that runs a worker. The file descriptors of its channel and of the socket are added to it.
+        task: Returns the task for the worker with a given number.
+        listener: The socket, which is already listening. It is closed at the end.
         count: The number of workers.
-        patience: Timeouts for each worker.
-        wake_requested: Called when a worker has appended events that a client waits for.
-        ended: Called with the number and process id of a worker that has ended.
+        patience: How long to wait for each worker.
+        wake_requested: Called when a worker has appended events, and a client waits until they are applied.
+        ended: Called with the number and the process id of a worker process that has ended.
         each_round: Called about four times a second.
     """
 
@@ -120,7 +120,7 @@ class Supervisor:
         ]
 
     def run(self, announce: Callable[[], object]) -> None:
-        """Supervise until a signal (or `stop`). Then workers finish their requests in flight.
+        """Supervise the workers until a signal or `stop`. Then let them finish their requests.
 
         A second signal kills the workers.
 
@@ -128,7 +128,7 @@ class Supervisor:
             announce: Called once, when the first worker is ready.
 
         Raises:
-            Unavailable: No worker can be started. The message has the worker's last output.
+            Unavailable: No worker can be started. The message has the last output of a worker.
         """
         with caught(lambda number, frame: self.stop()):
             try:
@@ -146,7 +146,10 @@ class Supervisor:
                 self._end_all()
 
     def stop(self) -> None:
-        """Act as if a signal came: the first call lets workers finish, the second kills them. Safe from any thread."""
+        """Do the same as a signal: the first call lets the workers finish, and the second kills them.
+
+        Any thread may call this.
+        """
         self._signals += 1
         with contextlib.suppress(BlockingIOError):
             self._waker.send(b"!")
@@ -158,14 +161,14 @@ class Supervisor:
             if slot.worker is None and time.monotonic() >= slot.begin_s:
                 try:
                     slot.worker = Worker(slot.number, self._command, self._task(slot.number), self._listener)
-                except OSError as error:  # there is no memory, or there are too many processes
+                except OSError as error:  # out of memory, or too many processes
                     self._lost(slot, f"worker {slot.number} cannot be started: {error}", "")
                     continue
                 self._selector.register(slot.worker.channel, selectors.EVENT_READ, (slot, "channel"))
                 self._selector.register(slot.worker.output, selectors.EVENT_READ, (slot, "output"))
 
     def _listen(self, wait_s: float) -> None:
-        """Receive messages and output of workers, for at most `wait_s`."""
+        """Receive messages and output from workers, for at most `wait_s`."""
         for key, _ in self._selector.select(wait_s):
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):
@@ -178,7 +181,7 @@ class Supervisor:
                     self._selector.unregister(key.fileobj)
                 continue
             messages = worker.receive()
-            if not messages:  # the channel is closed: the process has ended, or is about to end
+            if not messages:  # the channel is closed, so the process has ended or will end soon
                 self._selector.unregister(key.fileobj)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     worker.process.wait(_TICK_S)
@@ -190,7 +193,7 @@ class Supervisor:
                 self._wake_requested()
 
     def _check_workers(self) -> None:
-        """Replace workers that ended, and kill those that hang."""
+        """Replace workers that have ended, and kill those that hang."""
         now_s = time.monotonic()
         for slot in self._slots:
             worker = slot.worker
@@ -236,7 +239,7 @@ class Supervisor:
     # -- the end ------------------------------------------------------------------------------------------------
 
     def _drain(self) -> None:
-        """Take no more connections and let the workers finish, unless there is a second signal."""
+        """Accept no more connections, and let the workers finish their requests unless there is a second signal."""
         self._listener.close()
         left = [slot for slot in self._slots if slot.worker is not None]
         for slot in left:
@@ -248,14 +251,14 @@ class Supervisor:
             left = [slot for slot in left if slot.worker is not None and slot.worker.process.poll() is None]
 
     def _end_all(self) -> None:
-        """Kill and wait for all workers that are left."""
+        """Kill all remaining workers, and wait until they have ended."""
         self._listener.close()
         for slot in self._slots:
             worker, slot.worker = slot.worker, None
             if worker is None:
                 continue
             if worker.process.poll() is None:
-                if worker.ready:  # otherwise the worker had no requests
+                if worker.ready:  # a worker that was not ready had no requests
                     _logger.warning("worker %d (pid %d) has not finished in time: killed", slot.number, worker.pid)
                 worker.kill()
             worker.process.wait()

@@ -1,4 +1,4 @@
-"""A worker process as its supervisor sees it: its channel and its output."""
+"""A worker process as its supervisor sees it, with its channel and its output."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from collections.abc import Mapping, Sequence
 from trimtab.serving.workers.channel import framed_task
 
 _LAST_LINES = 12
-_LONGEST_LINE = 16_384  # most characters of a line; longer lines are split
+_LONGEST_LINE = 16_384  # longer lines of output are split after this many characters
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 class Worker:
-    """A process that is started afresh, not forked, because a fork inherits locks that other threads hold.
+    """A process that the supervisor starts.
+
+    It is a new process and not a fork, because a fork would inherit locks that other threads hold.
 
     Args:
-        slot: The number of the worker, from 1. A replacement has the same number.
-        command: The command. The descriptors of the channel and the listening socket are added.
-        task: The task that is sent to the worker.
-        listener: The socket that all workers take connections from.
+        slot: The number of the worker, from 1. Its replacement gets the same number.
+        command: The command to run. The file descriptors of the channel and of the listening socket are added to it.
+        task: The task to send to the worker.
+        listener: The socket from which all workers accept connections.
     """
 
     def __init__(self, slot: int, command: Sequence[str], task: bytes, listener: socket.socket) -> None:
@@ -44,7 +46,7 @@ class Worker:
                 stderr=subprocess.STDOUT,
                 pass_fds=inherited,
                 env=environment(os.environ),
-                process_group=0,  # Ctrl-C is meant for the supervisor, which stops its workers in order
+                process_group=0,  # Ctrl-C must reach only the supervisor, which ends its workers properly
             )
         except BaseException:
             self.channel.close()
@@ -54,7 +56,7 @@ class Worker:
         assert self.process.stdout is not None
         self.output = self.process.stdout
         os.set_blocking(self.output.fileno(), False)
-        with contextlib.suppress(OSError):  # the worker has ended already, which the supervisor will notice
+        with contextlib.suppress(OSError):  # the worker has already ended, as the supervisor will notice
             self.channel.sendall(framed_task(task))
         self.channel.setblocking(False)
         self._lines: deque[str] = deque(maxlen=_LAST_LINES)
@@ -65,7 +67,7 @@ class Worker:
         return self.process.pid
 
     def receive(self) -> bytes:
-        """Receive the worker's messages. The result is empty when the worker has closed its end of the channel."""
+        """Receive messages from the worker. The result is empty if the worker has closed its side of the channel."""
         try:
             messages = self.channel.recv(4096)
         except (BlockingIOError, ConnectionResetError):
@@ -75,7 +77,7 @@ class Worker:
         return messages
 
     def forward_output(self) -> bool:
-        """Print the worker's output, each line with the worker's number. Returns False at the end."""
+        """Print the output of the worker, with its number before each line. Return False when the output has ended."""
         try:
             read = os.read(self.output.fileno(), 65_536)
         except BlockingIOError:
@@ -85,7 +87,7 @@ class Worker:
             lines, self._part = [*lines, self._part], ""
         for line in lines:
             self._lines.append(line)
-            with contextlib.suppress(OSError):  # standard error is closed, but supervising goes on
+            with contextlib.suppress(OSError):  # standard error is closed, but supervision must continue
                 print(f"worker {self.slot}: {line}", file=sys.stderr, flush=True)
         return bool(read)
 
@@ -94,41 +96,41 @@ class Worker:
         return "\n".join(self._lines)
 
     def terminate(self) -> None:
-        """Let the worker finish the requests in flight."""
+        """Tell the worker to finish its requests and end."""
         self._send(signal.SIGTERM)
 
     def kill(self) -> None:
         self._send(signal.SIGKILL)
 
     def close(self) -> None:
-        """Release the files of a process that has ended."""
+        """Release the resources of a process that has ended."""
         while self._has_more() and self.forward_output():
             pass
         self.output.close()
         self.channel.close()
 
     def ending(self) -> str:
-        """Return how the worker ended, for messages."""
+        """Return how the worker has ended, as text for messages."""
         status = self.process.returncode
         if status is not None and status < 0:
-            name = f"signal {-status}"  # a real-time signal has no name
+            name = f"signal {-status}"  # real-time signals have no names
             with contextlib.suppress(ValueError):
                 name = signal.Signals(-status).name
             return f"was ended by {name}"
         return f"ended with status {status}"
 
     def _send(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)  # has no effect once the process was waited for
+        self.process.send_signal(number)  # does nothing if the process has already been waited for
 
     def _has_more(self) -> bool:
-        """Return whether the worker's output can be read, or has ended. A child of the worker may hold it open."""
+        """Return whether there is output to read, or the output has ended. A child of the worker may keep it open."""
         return bool(select.select([self.output], [], [], 0)[0])
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """Return variables for a worker.
+    """Return the environment variables for a worker.
 
-    Numerical libraries use one thread, unless the caller has set a number. One row needs no more, and the threads of
-    several workers would wait for each other. # D92
+    They limit numerical libraries to one thread, unless the user has set another number. One row needs no more, and the
+    threads of several workers would compete for the processor.  # D92
     """
     return {**dict.fromkeys(_THREADS, "1"), **given}

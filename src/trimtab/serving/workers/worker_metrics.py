@@ -1,8 +1,8 @@
-"""Metrics of all processes of a service, whichever of the processes is scraped.
+"""The metrics of all processes of a service, no matter which of the processes is asked for them.
 
-Each process writes its metrics to a file about once a second. The process that is scraped adds the files of the other
-processes. It writes its own metrics first, so that no counter is lower at the next scrape of another process. Files of
-another start of the service are not read, because a worker that outlives a killed service goes on writing them.
+Each process writes its metrics to a file about once a second. The process that is asked adds the files of the others.
+It first writes its own metrics, so that a counter is never lower when another process is asked next. Files of another
+start of the service are ignored, because a worker that is left over from a killed service goes on writing its file.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ _FILE = re.compile(r"(?:(?P<start>\w+)\.)?(?P<name>\w+)-(?P<pid>\d+)\.(?:prom|ne
 
 
 class SharedMetrics(Metrics):
-    """Metrics of one process of several. Its text holds the metrics of all processes, with the label `worker`.
+    """The metrics of one of several processes.
+
+    As text, they include the metrics of all processes, with the label `worker`.
 
     Args:
-        folder: The folder to which the processes of one service write their metrics.
+        folder: The folder in which the processes of one service write their metrics.
         name: The name of this process.
-        start: An id of the service's start, which all its processes share.
+        start: An id of the service's start, which all of its processes share.
     """
 
     def __init__(self, folder: Path, name: str, start: str = "") -> None:
@@ -47,32 +49,32 @@ class SharedMetrics(Metrics):
         self._written: str | None = None
 
     def text(self) -> str:
-        """Return everything in the text format of Prometheus. Each sample names the process that counted it."""
+        """Return the metrics of all processes in the text format of Prometheus, with the label `worker`."""
         with self._mutex:
             own = super().text()
             if self._written is not None:
                 try:
                     self._write(own)
-                # the writer thread logs the error; the next scrape of another process may show old metrics
+                # the writer thread logs the error; other processes may show old metrics of this one
                 except OSError:
                     own = self._written
         return merged([(self._name, own), *_texts(self._folder, self.start, but=self._name)])
 
     def others(self) -> str:
-        """Return the metrics of the other processes alone."""
+        """Return only the metrics of the other processes."""
         return merged(_texts(self._folder, self.start, but=self._name))
 
     def write(self) -> None:
-        """Write this process's metrics for the other processes.
+        """Write this process's metrics to its file, for the other processes.
 
         Raises:
-            OSError: The metrics cannot be written.
+            OSError: The file cannot be written.
         """
         with self._mutex:
             self._write(super().text())
 
     def remove(self) -> None:
-        """Remove the file, because this process is ending."""
+        """Remove this process's file, because the process is ending."""
         with self._mutex:
             self._written = None
             self._path.unlink(missing_ok=True)
@@ -85,7 +87,7 @@ class SharedMetrics(Metrics):
 
 
 class MetricsWriter:
-    """A thread that writes a process's metrics about once a second, until it is closed."""
+    """A thread that writes a process's metrics to its file about once a second."""
 
     def __init__(self, metrics: SharedMetrics) -> None:
         self._metrics = metrics
@@ -107,7 +109,7 @@ class MetricsWriter:
             try:
                 self._metrics.write()
                 failed = False
-            except Exception as error:  # a full disk, or a metric that cannot be read now
+            except Exception as error:  # for example a full disk, or a metric that cannot be read now
                 if not failed:
                     _logger.warning("metrics of this process cannot be written for the others: %s", error)
                 failed = True
@@ -116,24 +118,24 @@ class MetricsWriter:
 
 
 def shared_scrape(folder: Path) -> Scrape:
-    """Return the newest metrics of a service's processes, for a process that is not one of them."""
+    """Return the last written metrics of a service's processes, for a process outside the service."""
     state = read_state(folder)
     return read_scrape(merged(_texts(folder, "" if state is None else state.start)), time.time())
 
 
 def _texts(folder: Path, start: str, *, but: str = "") -> Iterator[tuple[str, str]]:
-    """Return names and newest metrics of the processes of one start of a service, except the process `but`."""
+    """Yield the names and metrics of all processes of one start of a service, except the process `but`."""
     for path in sorted(folder.glob(f"*{_SUFFIX}")):
         match = _FILE.fullmatch(path.name)
         if match and (match["start"] or "") == start and match["name"] != but:
-            with contextlib.suppress(FileNotFoundError):  # the process of the file has just ended
+            with contextlib.suppress(FileNotFoundError):  # the process that wrote the file has just ended
                 yield match["name"], path.read_text("utf-8")
 
 
 def merged(texts: Iterable[tuple[str, str]]) -> str:
-    """Return the texts of several processes as one text.
+    """Return the metrics of several processes as one text.
 
-    The text has every family once. Every sample has its process as label `worker`.
+    Each metric family occurs once. Each sample gets the label `worker` with the name of its process.
 
     >>> texts = "# HELP a A.\\n# TYPE a counter\\na 2\\n", '# HELP a A.\\n# TYPE a counter\\na{b="c"} 1\\n'
     >>> print(merged(zip("12", texts)), end="")
@@ -144,7 +146,7 @@ def merged(texts: Iterable[tuple[str, str]]) -> str:
     """
     families: dict[str, list[str]] = {}
     for worker, text in texts:
-        for family in f"\n{text}".split("\n# HELP ")[1:]:  # `splitlines` would also split inside labels
+        for family in f"\n{text}".split("\n# HELP ")[1:]:  # `splitlines` would also split within label values
             about, kind, *samples = family.rstrip("\n").split("\n")
             lines = families.setdefault(about.partition(" ")[0], [f"# HELP {about}", kind])
             lines += [_labelled(line, worker) for line in samples]

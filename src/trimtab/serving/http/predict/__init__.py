@@ -1,1 +1,1 @@
-"""Predictions over HTTP: scheduling, batching, shadows and metrics."""
+"""Predict requests over HTTP: their order, shared calls, refusals, shadows and metrics."""

@@ -1,4 +1,4 @@
-"""Predict requests and responses as Arrow streams."""
+"""Answer predict requests whose bodies are Arrow streams."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ async def answer_arrow(
     started: float,
     timeout_s: float | None,
 ) -> Reply:
-    """Return the predictions of the rows of a stream, in order.
+    """Return the response to an Arrow stream of request rows, with the predictions in order.
 
-    They are sent as Arrow where the request accepts Arrow, otherwise as JSON.
+    The response is Arrow if the client accepts Arrow, and otherwise JSON.
 
     Args:
-        predictor: The predictor of the model.
+        predictor: Answers the requests of the model.
         body: An Arrow IPC stream with one row for each request.
-        scope: ASGI's scope of the HTTP request.
+        scope: The scope of the HTTP request, as defined by ASGI.
         most_rows: A stream with more rows is refused.
         started: The time (`perf_counter`) when the request began to arrive.
-        timeout_s: The deadline, counted from `started`.
+        timeout_s: The time limit in seconds, counted from `started`.
 
     Raises:
         Refused: There are too many rows (413).
-        Misuse: The body is not a stream, or a row is not as declared.
-        Unavailable: No version is in service, or the online state or the log cannot be used now. `Late` is raised after
-            the deadline.
+        Misuse: The body is not an Arrow stream, or a row is not as declared.
+        Unavailable: No version is deployed, or the online features or the log cannot be used now. After the time limit,
+            the error is `Late`.
     """
     endpoint = predictor.endpoint
     answerer = endpoint.loaded or await predictor.loaded(started, timeout_s)
@@ -56,7 +56,7 @@ async def answer_arrow(
     def read() -> list[Row]:
         table = table_of_body(body, most_rows, "rows").columns
         declared = answerer.rows.request.columns
-        # one wrong row is enough to refuse the request
+        # one unknown column is enough to refuse the request
         unknown = [name for name in table.names if name not in declared][:1]
         return answerer.rows.check(rows_of_table(table.select([n for n in table.names if n in declared] + unknown)))
 
@@ -77,9 +77,9 @@ def _as_json(endpoint: Endpoint, answerer: Answerer, prepared: Sequence[Prepared
 
 
 def _as_arrow(endpoint: Endpoint, answerer: Answerer, prepared: Sequence[Prepared]) -> Reply:
-    """Return a table with one row for each prediction.
+    """Return the response as a table with one row for each prediction.
 
-    `flags` and `reasons` are JSON texts. There is a column `scores.CLASS` for each class.
+    The columns `flags` and `reasons` contain JSON. There is a column `scores.CLASS` for each class.
     """
     from trimtab.core.columns.arrow_ipc import Values, write_ipc_stream
 

@@ -1,4 +1,4 @@
-"""Loading of models that were unloaded, when the next request needs them."""
+"""Load a model that was unloaded, while the requests that need it wait."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trimtab.serving.problems import Refused
 class ModelLoading:
     """Loads the version of one model in a thread, while requests for it wait in the event loop.
 
-    However many requests wait, and however long a load takes, threads stay free for other models and for events.  # D80
+    Waiting requests use no threads, so that threads stay free for other models and for events.  # D80
 
     Args:
         endpoint: The endpoint of the model.
@@ -24,14 +24,16 @@ class ModelLoading:
         self._endpoint = endpoint
         self._threads = threads
         self._load: asyncio.Task[Answerer] | None = None
-        self.waiting = 0  # number of requests that wait
+        self.waiting = 0  # the number of requests that wait for the load
 
     async def answerer(self) -> Answerer:
-        """Wait until the version in service is loaded. Loading goes on even if the client has gone.
+        """Wait until the deployed version is loaded, and return its answerer.
+
+        The load continues even if the client closes its connection.
 
         Raises:
-            Unavailable: There is no version.
-            Refused: Too many requests wait already, or all threads are busy (429).
+            Unavailable: No version is deployed.
+            Refused: Too many requests are waiting, or all threads are busy (429).
         """
         if not self._endpoint.ready:
             raise self._endpoint.refusal()
@@ -48,6 +50,6 @@ class ModelLoading:
             self.waiting -= 1
 
     def _loaded(self, load: asyncio.Task[Answerer]) -> None:
-        self._load = None  # the task would keep the version in memory after the model is unloaded again
+        self._load = None  # otherwise the task would keep the version in memory after it is unloaded again
         if not load.cancelled():
-            load.exception()  # retrieve the error, so that asyncio does not log it; the waiting requests raise it
+            load.exception()  # mark the error as retrieved, so that asyncio does not log it; the requests raise it

@@ -1,4 +1,4 @@
-"""Objects that the requests of one service share."""
+"""The objects that all requests of one service use together."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from trimtab.serving.observe.metrics import Metrics
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """Objects that the requests of one service share."""
+    """The objects that all requests of one service use together."""
 
     access: Access  # decides which client may do what
-    commit: GroupCommit  # where predictions are appended before their responses leave
+    commit: GroupCommit  # logs predictions before their responses are sent
     limits: Limits
     metrics: Metrics
-    room: Room  # memory for bodies
-    scheduler: RequestScheduler  # decides which predict requests have their turn
-    telemetry: Telemetry | None  # gets a record of every request
+    room: Room  # limits the memory for request bodies
+    scheduler: RequestScheduler  # decides when each predict request is answered
+    telemetry: Telemetry | None  # receives a record of every request
     threads: Threads  # run work that would block the event loop

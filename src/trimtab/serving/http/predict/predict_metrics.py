@@ -1,4 +1,4 @@
-"""Metrics of predict requests. Each model's series are bound once, so that counting costs next to nothing."""
+"""Metrics of predict requests. The counters of each model are looked up only once, so that counting is fast."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.http.requests.request_record import STAGES
 from trimtab.serving.observe.metrics import SIZE_BUCKETS, Histogram, Metrics
 
-_UNREMARKABLE = bytes((0, NO_VIEW))  # reasons for missing values that are not counted
-_PARTS = ("features", "model")  # of the stage `predict`
+_UNREMARKABLE = bytes((0, NO_VIEW))  # the reason codes that are not counted, because nothing is missing
+_PARTS = ("features", "model")  # the parts of the stage `predict`
 
 
 class PredictMetrics:
@@ -27,13 +27,13 @@ class PredictMetrics:
 
 
 class ModelMetrics:
-    """Counts and times of one model's predict requests."""
+    """Counts and times of the predict requests of one model."""
 
     def __init__(self, endpoint: Endpoint, shared: PredictMetrics) -> None:
         self.requests = 0
         self.logged = 0
-        self.stored = 0  # requests that were answered by a precomputed prediction
-        self.answers: dict[tuple[str, str], int] = {}  # predictions that were made now, by version and arm
+        self.stored = 0  # the number of rows answered by precomputed predictions
+        self.answers: dict[tuple[str, str], int] = {}  # by version and arm: the number of new predictions
         self._endpoint = endpoint
         self._nulls, self._flags = shared.nulls, shared.flags
         name = endpoint.name
@@ -48,7 +48,7 @@ class ModelMetrics:
         Args:
             answerer: The answerer that answered the request.
             rows: The number of rows of the request.
-            made: The predictions that were logged.
+            made: The new predictions, which were logged.
             times: The times at which the stages ended.
         """
         self.requests += 1
@@ -67,11 +67,11 @@ class ModelMetrics:
                 self._count_remarks(one)
 
     def _show(self, timed: TimedAnswerer, made: Sequence[Prediction], rows: int, times: tuple[float, ...]) -> None:
-        """Add a request to the histograms of stages and rows, and to its record."""
+        """Add a request to the histograms of stages and rows, and to the request's own record."""
         if timed.sampled:
             self._rows(rows)
             for observe, start, end in zip(self._stages, times, times[1:], strict=False):
-                if end != start:  # this request went through the stage
+                if end != start:  # if the two times differ, the request went through the stage
                     observe(end - start)
             for observe, taken_s in zip(self._parts, (timed.features_s, timed.model_s), strict=True):
                 if taken_s:

@@ -1,4 +1,4 @@
-"""From the body of a predict request to the bytes of its response: the hot path of every protocol.
+"""Answer predict requests, from body bytes to response bytes: the code that all protocols share and that must be fast.
 
 Each function call costs measurable time here (`make bench ARGS=http_relaxed`), so some functions are inlined for speed.
 """
@@ -40,10 +40,11 @@ Shared: TypeAlias = "Joined[SharedRow, Prepared]"  # a row that shares a call of
 
 
 class Waiting:
-    """A response that is ready once `done` is done.
+    """A response that is not ready yet, but will be when the future `done` is done.
 
-    Until then its predictions are being appended to the log, or made in a thread. `shared` is the call that it shares
-    with rows of other requests, or None.
+    Until then, either its predictions are being logged, or they are being computed in a thread or in a call of the
+    model that several requests share. In the last case, `shared` is the request's row in that call; otherwise it is
+    None.
     """
 
     def __init__(self, done: asyncio.Future[Any], answer: Callable[[], bytes], shared: Shared | None = None) -> None:
@@ -52,14 +53,14 @@ class Waiting:
         self._answer = answer
 
     def begun_s(self, taken_s: float) -> float:
-        """Return when the service of the request began, if it was taken at `taken_s`.
+        """Return when work on the request began, given the time `taken_s` at which it was taken from the queue.
 
-        The time of waiting for a shared call is not service.
+        If the request waited for a shared call, work began with that call.
         """
         return taken_s if self.shared is None else max(taken_s, self.shared.began_s)
 
     def answer(self) -> bytes:
-        """Return the body of the response, or raise the error that occurred."""
+        """Return the body of the response, or raise the error of the request. Call this when `done` is done."""
         failed: Any = self.done.exception()
         if failed is not None:
             raise failed
@@ -67,7 +68,10 @@ class Waiting:
 
 
 def is_late(prepared: Sequence[Prepared]) -> bool:
-    """Return whether these are fallbacks for late predictions, which a thread may still be computing."""
+    """Return whether these are fallback answers that were given because the predictions were late.
+
+    If so, a thread may still be busy with the late predictions.
+    """
     first = prepared[0] if prepared else None
     return isinstance(first, Prediction) and LATE in first.flags
 
@@ -79,7 +83,7 @@ class Predictor:
         endpoint: The endpoint of the model.
         parts: The objects that all requests of the service share.
         metrics: Counts the requests of the model.
-        shadowing: Runs the shadow version on answered requests.
+        shadowing: Lets the shadow answer requests that have been answered.
     """
 
     def __init__(self, endpoint: Endpoint, parts: Parts, metrics: PredictMetrics, shadowing: Shadowing) -> None:
@@ -89,7 +93,7 @@ class Predictor:
         self.loading = ModelLoading(endpoint, parts.threads)
         self._commit = parts.commit
         self._limits = parts.limits
-        # more rows than this are refused, or use a thread
+        # requests with more rows than this are refused or answered in a thread
         self._rows_inline = min(parts.limits.rows_inline, parts.limits.rows)
         self._scheduler = parts.scheduler
         self._threads = parts.threads
@@ -98,20 +102,20 @@ class Predictor:
     def take(
         self, body: bytes, started: float, timeout_s: float | None = None, record: RequestRecord | None = None
     ) -> bytes | Waiting:
-        """Return the response to a request's body, or the `Waiting` for it.
+        """Return the response to a request, or a `Waiting` if the response is not ready at once.
 
         Args:
             body: The whole body.
             started: The time (`perf_counter`) when the request began to arrive.
-            timeout_s: The deadline, counted from `started`.
-            record: The record that receives what became of the request.
+            timeout_s: The time limit in seconds, counted from `started`.
+            record: The record of the request, if it is logged or traced. Times and predictions are added to it.
 
         Raises:
-            Refused: There are too many rows (413), or too many requests in flight for a large body (429).
+            Refused: There are too many rows (413), or too many requests are in flight to read a large body (429).
             Misuse: The body is not as declared.
-            Unavailable: No version is in service, or the online state or the log cannot be used now. `Late` is raised
-                after the deadline.
-            ModelFailed: The model raised an error or gave no number.
+            Unavailable: No version is deployed, or the online features or the log cannot be used now. After the time
+                limit, the error is `Late`.
+            ModelFailed: The model raised an error or returned no number.
         """
         received = perf_counter()
         endpoint = self.endpoint
@@ -142,7 +146,7 @@ class Predictor:
         timeout_s: float | None,
         record: RequestRecord | None,
     ) -> bytes:
-        """Return the response when the version may have to be loaded, or a thread has to decode the body."""
+        """Answer a request whose model must be loaded first, or whose large body is decoded in a thread."""
         answerer = version or await self.loaded(started, timeout_s)
         received, large = perf_counter(), len(body) > _INLINE_BYTES
         decode = answerer.rows.decode
@@ -161,9 +165,9 @@ class Predictor:
         joined: Shared | None = None,
         begun: bool = False,
     ) -> bytes:
-        """Return the body of a response that is not made at once.
+        """Return the response to a decoded request that cannot be answered at once.
 
-        `joined` is the row of the request in a call that it shares with other requests.
+        If the request shares a call of the model with other requests, `joined` is its row in that call.
         """
         rows, at_us = request.rows, request.at_us
         if len(rows) > self._limits.rows:
@@ -184,15 +188,17 @@ class Predictor:
         return body
 
     async def loaded(self, started: float, timeout_s: float | None) -> Answerer:
-        """Wait until the version in service is loaded. Loading goes on after the deadline of this request.
+        """Wait until the deployed version is loaded, and return its answerer.
+
+        The load continues even if the time limit of this request has passed.
 
         Args:
             started: The time (`perf_counter`) when the request began to arrive.
-            timeout_s: The deadline, counted from `started`.
+            timeout_s: The time limit in seconds, counted from `started`.
 
         Raises:
-            Unavailable: There is no version. `Late` is raised after the deadline.
-            Refused: Too many requests wait for the version, or are in flight (429).
+            Unavailable: No version is deployed. After the time limit, the error is `Late`.
+            Refused: Too many requests are waiting for the version or are in flight (429).
         """
         with self._scheduler.aside():
             return await self._within(started, timeout_s, _LOADING, self.loading.answerer)
@@ -200,12 +206,14 @@ class Predictor:
     async def read(self, started: float, timeout_s: float | None, decode: Callable[..., Any], *arguments: Any) -> Any:
         """Decode a request in a thread.
 
-        After the deadline it is decoded in a thread for waiting requests, if the policy has a fallback.
+        If this is not done by the time limit and the model has a policy for late answers, the request is decoded
+        nevertheless, because its rows are needed for a fallback answer.
 
         Raises:
-            Unavailable: There is no version. `Late` is raised after the deadline if there is no fallback.
+            Unavailable: No version is deployed. If the time limit has passed and there is no such policy, the error is
+                `Late`.
         """
-        if not self.endpoint.ready:  # without a version a thread would be wasted
+        if not self.endpoint.ready:  # without a version, the request fails anyway, so no thread is used for it
             raise self.endpoint.refusal()
         try:
             return await self._within(started, timeout_s, _TOO_MUCH, partial(self._threads.work, decode, *arguments))
@@ -217,17 +225,17 @@ class Predictor:
     async def _within(
         self, started: float, timeout_s: float | None, message: str, begin: Callable[[], Coroutine[Any, Any, _T]]
     ) -> _T:
-        """Run the first work of a request in a thread. Raises `Late` with this message after the deadline."""
+        """Await the first step of a request. If the time limit passes, raise `Late` with the given message."""
         limit = _until(self._deadline_s(started, timeout_s))
         try:
             async with limit:
                 return await begin()
         except TimeoutError:
-            if not limit.expired():  # the function itself raised the error
+            if not limit.expired():  # the step itself raised this error
                 raise
             raise Late(message) from None
         finally:
-            # the variable refers to the task, whose error refers to this frame: both would keep the decoded body alive
+            # break a reference cycle (variable, task, error, this frame) that would keep the decoded body in memory
             del limit
 
     async def answer_rows(
@@ -238,18 +246,18 @@ class Predictor:
         started: float,
         timeout_s: float | None = None,
     ) -> Sequence[Prepared]:
-        """Predict each checked row, log and count the predictions. For protocols with bodies of their own.
+        """Answer checked rows: predict, log and count. This is for protocols that decode their own bodies.
 
         Args:
-            answerer: The version in service.
-            rows: The checked rows, at most as many as the limits allow.
-            at_us: The as-of time. None: now.
+            answerer: The answerer of the deployed version.
+            rows: The checked rows. The caller has checked that there are not too many.
+            at_us: The time as of which to answer, or None for now.
             started: The time (`perf_counter`) when the request began to arrive.
-            timeout_s: The deadline, counted from `started`.
+            timeout_s: The time limit in seconds, counted from `started`.
 
         Raises:
             Misuse: `at_us` is in the future.
-            Unavailable: The online state or the log cannot be used now. `Late` is raised after the deadline.
+            Unavailable: The online features or the log cannot be used now. After the time limit, the error is `Late`.
         """
         received = perf_counter()
         timed = self._timed(answerer, CURRENT.get())
@@ -260,14 +268,14 @@ class Predictor:
         return prepared
 
     def _timed(self, version: Answerer, record: RequestRecord | None) -> Answerer:
-        """Return the version for one request. It measures times if the request is sampled or has a record."""
+        """Return an answerer for one request, which measures times if the request is sampled, logged or traced."""
         unsampled = self.endpoint.uses & _SAMPLED
         return version if unsampled and record is None else TimedAnswerer(version, record, sampled=not unsampled)
 
     def _join(self, version: Answerer, rows: Sequence[Row], deadline_s: float | None) -> Shared | None:
-        """Let a single row share a call of the model with other requests where that is faster. Otherwise return None.
+        """Let a single row share a call of the model with other requests. Return None if that would not be faster.
 
-        A row after its deadline does not share a call, because its fallback is its own.
+        A row whose time limit has passed does not share a call, because it gets a fallback answer.
         """
         batching = self.endpoint.batching
         if batching is None or len(rows) != 1 or (deadline_s is not None and perf_counter() > deadline_s):
@@ -275,7 +283,7 @@ class Predictor:
         return batching.join(version, partial(self._prepare_shared, version), SharedRow(rows[0], deadline_s))
 
     def _prepare_shared(self, version: Answerer, shared: Sequence[SharedRow]) -> Sequence[Prepared]:
-        """Call `Endpoint.prepare` for rows that share a call. The deadline is the latest of the rows' deadlines."""
+        """Call `Endpoint.prepare` for the rows of a shared call. Its time limit is the latest limit of these rows."""
         until_s = [math.inf if one.deadline_s is None else one.deadline_s for one in shared]
         last_s = None if math.inf in until_s else max(until_s)
         timed = TimedAnswerer(version, None, sampled=False)
@@ -284,7 +292,7 @@ class Predictor:
         return self.endpoint.prepare(timed, [one.row for one in shared], None, last_s, shared=len(shared) > 1)
 
     async def _joined(self, joined: Shared, answerer: Answerer) -> Sequence[Prepared]:
-        """Return the prediction of one row that shared a call, and the times of the call."""
+        """Return the answer to one row of a shared call. If times are measured, copy those of the call."""
         try:
             return [await joined.done]
         finally:
@@ -301,7 +309,7 @@ class Predictor:
         *,
         begun: bool = False,
     ) -> Sequence[Prepared]:
-        """Call `Endpoint.prepare` in a thread, by a shared call, or directly."""
+        """Call `Endpoint.prepare` in the way that suits the request: in a thread, in a shared call, or directly."""
         if len(rows) > self._rows_inline or at_us is not None:
             return await self._prepare_slowly(answerer, rows, at_us, deadline_s, begun=begun)
         if (joined := self._join(version, rows, deadline_s)) is not None:
@@ -317,9 +325,9 @@ class Predictor:
         *,
         begun: bool,
     ) -> Sequence[Prepared]:
-        """Call `Endpoint.prepare` in a thread. After the deadline its result is discarded.
+        """Call `Endpoint.prepare` in a thread. If the time limit passes, discard its result and give a late answer.
 
-        A request that a thread has begun to work on (`begun`) cannot be refused any more.
+        If a thread has already worked on the request (`begun`), the request is no longer refused for lack of threads.
         """
         run = self._threads.go_on if begun else self._threads.work
         degrading = self.endpoint.degrading
@@ -337,14 +345,14 @@ class Predictor:
         return prepared
 
     async def finish(self, late: bool, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Do the last work on a response in a thread.
+        """Do the last step of a response in a thread.
 
-        A late response is finished in a thread for waiting requests, because late work may occupy all other threads.
+        Late work may occupy all threads for work. So a late response uses the separate threads for waiting requests.
         """
         return await (self._threads.wait if late else self._threads.go_on)(function, *arguments)
 
     async def _safe(self, prepared: Sequence[Prepared]) -> list[Prediction]:
-        """Return the new predictions among these, once they are buffered durably or appended."""
+        """Log the new predictions among these answers, and return them when they are safely buffered or in the log."""
         made = [one for one in prepared if isinstance(one, Prediction)]
         if made and not self._commit.buffer(made):
             await self._commit.append(made)
@@ -364,7 +372,7 @@ class Predictor:
         made: Sequence[Prediction],
         times: tuple[float, ...],
     ) -> bytes:
-        """Return the body of a response whose predictions are safe, and count the response."""
+        """Return the body of a response whose predictions are logged, and count the request."""
         logged = perf_counter()
         body = self._body(answerer, request, prepared)
         self._done(answerer, request.rows, request.at_us, made, (*times, logged, perf_counter()))
@@ -383,9 +391,9 @@ class Predictor:
         made: Sequence[Prediction],
         times: tuple[float, ...],
     ) -> None:
-        """Count an answered request by the times at which its stages ended.
+        """Count an answered request and the times at which its stages ended.
 
-        Requests about the present are then offered to the shadow.
+        Requests about the present are also offered to the shadow.
         """
         shadow = self.endpoint.shadow
         if shadow is not None and at_us is None:
@@ -394,7 +402,7 @@ class Predictor:
 
 
 def _until(deadline_s: float | None) -> asyncio.Timeout:
-    """Return a context that times out at a time of `perf_counter`, or never if the time is None."""
+    """Return a context manager that times out at a time of `perf_counter`. With None, it never does."""
     return asyncio.timeout(None if deadline_s is None else max(0.0, deadline_s - perf_counter()))
 
 

@@ -1,4 +1,4 @@
-"""Scheduling of predict requests: in order of arrival, a few at a time, so that refusals need not wait."""
+"""Answer predict requests in the order of their arrival, with regular pauses in which connections are polled."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from time import perf_counter
 from trimtab.serving.http.predict.refusals import Refusals
 from trimtab.serving.protect.admission import GradientLimit
 
-_SLICE_S = 0.001  # seconds of work before connections are polled again
-_LONGEST_SLICE_S = 0.01  # a slice of work is as long as the polling took, but at most this long
-_POLLS = 4  # polls after a long slice: a new connection is accepted, set up, read and answered in this many polls
-_GAP_S = 0.00005  # after a pause of this length a new burst of requests begins
-_SAMPLED = 15  # a bit mask: one in 16 of the requests that were answered at once is sampled
-_SAMPLED_WAITS = 3  # one in four of the requests that had to wait is sampled
+_SLICE_S = 0.001  # seconds of work between two polls of the connections
+_LONGEST_SLICE_S = 0.01  # if polling took longer, so may the next slice of work, but at most this long
+_POLLS = 4  # polls after a long slice: enough to accept, set up, read and answer a new connection
+_GAP_S = 0.00005  # requests after a pause of this length begin a new burst
+_SAMPLED = 15  # a bit mask that selects one in 16 of the requests that were answered at once
+_SAMPLED_WAITS = 3  # a bit mask that selects one in four of the requests that had to wait
 
 
 class RequestScheduler:
-    """Decides whether a predict request is answered at once, queued or refused.
+    """Decides for each predict request whether it is answered at once, queued or refused.
 
-    A request is answered at once while the process has been busy for less than a millisecond since it last polled its
-    connections. Other requests queue, and connections are polled again after each millisecond of work. Requests that
-    arrive while `limit` are in flight are refused, by `refusals`.  # D82
+    A request is answered at once if the process has been busy for less than a millisecond since it last polled its
+    connections for data. Otherwise the request is queued. The connections are polled again after each millisecond of
+    work. Requests that arrive while `limit` requests are in flight are refused (see `Refusals`).  # D82
     """
 
     def __init__(self, limit: GradientLimit) -> None:
         self.limit = limit
-        self.under_way = 0  # requests in flight: queued, or waiting for log or thread
+        self.under_way = 0  # the number of requests in flight: those queued, and those waiting for the log or a thread
         self.refused = 0
         self.refusals = Refusals(lambda: self.under_way > 0, lambda: self._served_s)
-        self.queued_s: Callable[[float], None] | None = None  # histogram of the waits, of one request in 16
-        # the queue: the time since which each work waits, and the work
+        self.queued_s: Callable[[float], None] | None = None  # adds the wait of one request in 16 to a histogram
+        # the queue: pairs of the time since which a piece of work waits, and the work
         self._queue: deque[tuple[float, Callable[[], bool | None]]] = deque()
-        self._burst_s = self._ended_s = 0.0  # when the present burst began, and when its last work ended
-        self._tasks_s: float | None = None  # when the first task began since connections were polled
+        self._burst_s = self._ended_s = 0.0  # when the present burst began, and when work last ended
+        self._tasks_s: float | None = None  # when the first task since the last poll of the connections began
         self._answered = 0
         self._served_s = 0.0  # seconds spent on answers
-        self._left_s = 0.0  # when work on the queue last paused for the connections
+        self._left_s = 0.0  # when work on the queue last paused so that connections could be polled
 
     @property
     def queued(self) -> int:
-        """Return how many requests wait for their turn."""
+        """The number of requests in the queue."""
         return len(self._queue)
 
     def full(self) -> bool:
-        """Return whether to refuse the next request. If so, the request is counted as refused."""
+        """Return whether the next request must be refused. If so, it is counted as refused."""
         if self.under_way < self.limit.limit:
             return False
         self.refused += 1
@@ -55,7 +55,7 @@ class RequestScheduler:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Do not count a request as in flight inside the block, because it only waits for its model to be loaded."""
+        """Do not count this request as in flight inside the block. It only waits until its model is loaded."""
         self.under_way -= 1
         try:
             yield
@@ -71,10 +71,11 @@ class RequestScheduler:
         return received_s - self._burst_s < _SLICE_S
 
     async def turn(self) -> float:
-        """Wait for the turn of a request that a task has read. Returns `perf_counter` from before the wait.
+        """Wait until it is the turn of a request that a task has read.
 
-        The request counts as in flight until the caller counts it off. Many tasks may run before connections are polled
-        again. Together they may work for a millisecond, and the remaining tasks queue.
+        Return the time (`perf_counter`) before the wait. From then on, the request counts as in flight until the caller
+        decreases `under_way`. Many tasks may run before the connections are polled again. Together they may work for a
+        millisecond, and the others are queued.
         """
         loop, read_s = asyncio.get_running_loop(), perf_counter()
         if self._tasks_s is None:
@@ -100,14 +101,14 @@ class RequestScheduler:
         return read_s
 
     def _look(self) -> None:
-        """Note that connections have been polled since the first task began."""
+        """Record that the connections have been polled."""
         self._tasks_s = None
 
     def queue(self, work: Callable[[], bool | None], received_s: float) -> None:
-        """Do `work` in its turn.
+        """Call `work` when it is its turn.
 
-        The work counts as in flight until the work, or what the work waits for, counts it off. Work that returns True
-        has resumed a task, and the next work waits for that task.
+        The request counts as in flight until the work decreases `under_way`, or what the work waits for does. If the
+        work returns True, it has resumed a task, and the next work is delayed until that task has run.
         """
         if not self._queue:
             self._left_s = perf_counter()
@@ -116,7 +117,7 @@ class RequestScheduler:
         self.under_way += 1
 
     def waits(self) -> None:
-        """Count a request that was begun at once and now waits for the log or a thread."""
+        """Count a request as in flight that was begun at once and now waits for the log or a thread."""
         self.under_way += 1
         self._ended_s = perf_counter()
 
@@ -140,7 +141,7 @@ class RequestScheduler:
                 if work():
                     break
                 now_s = perf_counter()
-        finally:  # even after an error the remaining work has its turn
+        finally:  # even after an error, the remaining work must be done
             self._left_s = perf_counter()
             if queue:
                 self._go_on_later(min(int((self._left_s - begun_s) / _SLICE_S), _POLLS))
@@ -148,7 +149,7 @@ class RequestScheduler:
                 self._burst_s = self._left_s
 
     def _go_on_later(self, polls: int) -> None:
-        """Go on after polling the connections this many times, at least once."""
+        """Continue with the queue after polling the connections this many times, at least once."""
         if polls > 1:
             asyncio.get_running_loop().call_soon(self._go_on_later, polls - 1)
         else:

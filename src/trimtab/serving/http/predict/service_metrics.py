@@ -1,4 +1,4 @@
-"""Metrics of a service that are computed when they are read. Each metric is a row of a table."""
+"""Metrics of a service that are computed when they are read. A table has one row for each metric."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Samples: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
 
 
 class _Row(NamedTuple):
-    """A metric, and its samples in one service."""
+    """A metric, and a function that returns its samples for a service."""
 
     is_counter: bool
     name: str
@@ -27,7 +27,7 @@ class _Row(NamedTuple):
 
 
 def show_service(parts: Parts, predictors: Collection[Predictor]) -> None:
-    """Let a service's metrics show its load, its prediction log, and what its models predicted and cost."""
+    """Register the metrics of a service: its load, its prediction log, and the predictions and costs of its models."""
     models = list(predictors)
     for row in _ROWS:
         show = parts.metrics.counted if row.is_counter else parts.metrics.gauge
@@ -38,10 +38,10 @@ def show_service(parts: Parts, predictors: Collection[Predictor]) -> None:
 
 
 def show_cached(metrics: Metrics, endpoints: Sequence[Endpoint]) -> None:
-    """Let `metrics` show how often scores were found in the cache, for models that have one."""
+    """Register a metric that counts how many scores came from the cache, for models that have a cache."""
 
     def read() -> dict[tuple[str, ...], float]:
-        # the cache is made with the first version
+        # a model gets its cache with its first version
         caches = [(one.name, one.cached) for one in endpoints if one.cached is not None]
         return {(n, found): c for n, one in caches for found, c in (("yes", one.hits), ("no", one.misses))}
 

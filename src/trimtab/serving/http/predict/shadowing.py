@@ -1,4 +1,4 @@
-"""Shadow versions on spare capacity: they do a little work at a time, while no request is in flight."""
+"""Run shadow versions a little at a time, while no request is in flight."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from trimtab.serving.arms.arms import Shadow, ShadowMetrics
 from trimtab.serving.http.predict.scheduler import RequestScheduler
 from trimtab.serving.log.commit import GroupCommit
 
-_PAUSE_S = 0.005  # at least
-_WORK_S = 0.001  # after each pause, or one prediction
-# a pause is this many times as long as the work before the pause: shadows use at most a sixth of the process's time
+_PAUSE_S = 0.005  # the shortest pause between two pieces of work
+_WORK_S = 0.001  # seconds of work after each pause; at least one prediction is made
+# a pause is this many times as long as the work before it, so shadows use at most a sixth of the time
 _PAUSES = 5
 
 
 class Shadowing:
-    """Runs shadows on the requests that were offered to them.
+    """Lets shadows answer the requests that were offered to them.
 
     Args:
-        scheduler: Knows whether requests are in flight.
-        commit: Receives the predictions of the shadows.
+        scheduler: Tells whether requests are in flight.
+        commit: Logs the predictions of the shadows.
     """
 
     def __init__(self, scheduler: RequestScheduler, commit: GroupCommit) -> None:
@@ -33,7 +33,7 @@ class Shadowing:
         self._timer: asyncio.TimerHandle | None = None
 
     def offer(self, shadow: Shadow, rows: Sequence[Row]) -> None:
-        """Offer answered requests to a shadow."""
+        """Offer requests that have been answered to a shadow."""
         shadow.offer(rows)
         if shadow.waits:
             self._busy.add(shadow)
@@ -56,7 +56,7 @@ class Shadowing:
             self._later(max(_PAUSE_S, _PAUSES * (perf_counter() - begun_s)))
 
     def _log(self, made: Sequence[Prediction], counts: ShadowMetrics) -> None:
-        """Log predictions of a shadow. Predictions that cannot be logged are dropped."""
+        """Log predictions of a shadow. If this fails, they are dropped and counted."""
 
         def logged(done: asyncio.Future[None]) -> None:
             if done.cancelled() or done.exception() is not None:

@@ -1,1 +1,1 @@
-"""One HTTP request: wire format, access rights, limits, access log and traces."""
+"""Everything about a single HTTP request: its messages, access rights, limits, log line and traces."""

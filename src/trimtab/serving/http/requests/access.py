@@ -1,7 +1,6 @@
-"""Access rights: API keys with their roles and rates.
+"""Check the access rights of requests: API keys with their roles and rates.
 
-Without keys, nothing is checked for a prediction. With keys, a request costs one look-up in a dictionary
-(`Access.admit`).
+Without keys, a predict request needs no check. With keys, it costs one look-up in a dictionary (`Access.admit`).
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from time import monotonic
 from trimtab.serving.access_keys import AccessKey, Role, key_id
 from trimtab.serving.problems import Refused
 
-NO_KEY = "anybody"  # the name of a client without a key, as it is logged
-_SEEN = 4_096  # most verified keys that are cached
+NO_KEY = "anybody"  # the name under which clients without a key are logged
+_SEEN = 4_096  # the maximum number of verified keys that are cached
 _BEARER = b"bearer "
 _LOCAL = re.compile(rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
@@ -26,7 +25,7 @@ _REALM = 'Bearer realm="trimtab"'
 
 
 def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Return the `X-Request-Id` of a request if it is up to 128 of A-Z, a-z, 0-9 and ._:-, otherwise a new id.
+    """Return the `X-Request-Id` of a request if it has up to 128 characters A-Z, a-z, 0-9, ._:- and otherwise a new id.
 
     >>> request_id([(b"x-request-id", b"job-7.1")])
     'job-7.1'
@@ -36,18 +35,19 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     for name, value in headers:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return value.decode()
-    return f"{getrandbits(128):032x}"  # an id is not a secret
+    return f"{getrandbits(128):032x}"  # a fast generator is enough, because an id is not a secret
 
 
 class Access:
     """Decides which client may do what.
 
     Args:
-        required: Whether every request needs a key. None: requests need a key once any key was ever made. If False,
-            only administration needs a key.
-        host: The address of the server. Beyond loopback, administration always needs a key.
-        share: The share of a key's rate that this process allows.
-        now_s: The clock for rates.
+        required: Whether every request needs a key. With None, requests need a key once any key was ever made. With
+            False, only administration needs a key.
+        host: The address at which the server listens. If other machines can reach it, administration always needs a
+            key.
+        share: The share of each key's rate that this process allows.
+        now_s: Returns the time for rates, in seconds.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Access:
         share: float = 1.0,
         now_s: Callable[[], float] = monotonic,
     ) -> None:
-        self.asks = bool(required)  # whether requests have to be admitted
+        self.asks = bool(required)  # whether `let_in` must call `admit` at all
         self._required = required
         self._closed = bool(required)  # whether every request needs a key
         self._host = host
@@ -73,7 +73,7 @@ class Access:
 
         Args:
             keys: All keys that exist.
-            ever: Whether a key ever existed.
+            ever: Whether any key was ever made.
         """
         before = self._by_id
         self._by_id = {key.id: _Holder(key, self._share, before.get(key.id)) for key in keys}
@@ -82,14 +82,14 @@ class Access:
         self.asks = self._closed or bool(keys)
 
     def let_in(self, headers: Iterable[tuple[bytes, bytes]], right: Role) -> str:
-        """Admit an HTTP request.
+        """Admit an HTTP request, and return the name under which its client is logged.
 
-        Where a key may be needed, `admit` decides. Otherwise the request is admitted unless the page of another site
-        sent it.
+        If a key may be needed, `admit` decides. Otherwise the request is admitted, unless it was sent by a page of
+        another site.
 
         Raises:
-            Refused: `admit` refused the request, or a page of another site sent it without a key, and the request would
-                be logged (403).
+            Refused: `admit` refused the request. Or it came from a page of another site without a key, and would be
+                logged (403).
         """
         if self.asks or right == "admin":
             return self.admit(headers, right)
@@ -98,17 +98,17 @@ class Access:
         return NO_KEY
 
     def admit(self, headers: Iterable[tuple[bytes, bytes]], right: Role) -> str:
-        """Return the name of the client's key. The request counts against the rate of the key.
+        """Return the name of the client's key, and count the request against the key's rate.
 
         Raises:
-            Refused: The request has no key or an unknown key (401), the key lacks this right (403), or it is above its
-                rate (429).
+            Refused: The request has no key or an unknown key (401), the key does not allow this (403), or its rate is
+                exceeded (429).
         """
         presented = _presented(headers)
         if presented is None:
             return self._without(headers, right)
         seen = self._seen
-        holder = seen.get(presented)  # the dictionary hashes with a random seed, so its timing reveals nothing
+        holder = seen.get(presented)  # hashes have a random seed, so timing reveals nothing
         if holder is None:
             holder = self._verified(presented)
             if len(seen) >= _SEEN:
@@ -159,7 +159,7 @@ class Access:
 
 
 class _Holder:
-    """A known key, with the rest of its rate."""
+    """A known key, with the part of its rate that is not used."""
 
     def __init__(self, key: AccessKey, share: float, before: _Holder | None) -> None:
         self.name = key.name
@@ -167,13 +167,13 @@ class _Holder:
         self.rights = frozenset(("read", "predict", "write", "admin") if "admin" in key.roles else key.roles)
         self.rate = key.rate
         self.rate_per_s = (key.rate_per_s or 0.0) * share
-        self._most = max(1.0, self.rate_per_s)  # most requests at once after a pause
+        self._most = max(1.0, self.rate_per_s)  # the number of requests allowed at once after a pause
         self._left, self._at_s = self._most, -math.inf
         if before is not None and before.rate_per_s == self.rate_per_s:
             self._left, self._at_s = before._left, before._at_s
 
     def wait_s(self, now_s: float) -> int:
-        """Return 0 and count the request if it is allowed, otherwise the seconds to wait."""
+        """Count a request and return 0 if the rate allows it. Otherwise return the number of seconds to wait."""
         left = self._left + (now_s - self._at_s) * self.rate_per_s
         if left > self._most:
             left = self._most
@@ -186,7 +186,7 @@ class _Holder:
 
 
 def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """Return the key in a request, known or not."""
+    """Return the key that a request presents, whether or not it is valid."""
     for name, value in headers:
         if name == b"x-api-key" or (name == b"authorization" and value[:7].lower() == _BEARER):
             return value
@@ -194,7 +194,7 @@ def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
 
 
 def _is_cross_site(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Return whether a browser sent a request for a page of another site.
+    """Return whether a browser sent a request on behalf of a page of another site.
 
     Browsers add these headers themselves, and pages cannot remove them. Other clients do not send them.  # D0096
     """
@@ -220,7 +220,7 @@ def _check_page(headers: Iterable[tuple[bytes, bytes]]) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a server on `host` is reached only from this machine."""
+    """Return whether a server at `host` can be reached only from this machine."""
     import ipaddress
 
     if host == "localhost":

@@ -1,4 +1,4 @@
-"""The access log: a line of JSON for each request."""
+"""The access log: one line of JSON for each request."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from trimtab.serving.http.requests.request_record import STAGES, RequestRecord, 
 
 STANDARD_OUTPUT = "-"
 _EMPTY = '""'
-_CACHED = 1_000  # most cached texts of each kind
-_LONG = 500  # longer texts are not cached, because clients choose paths
+_CACHED = 1_000  # the maximum number of cached texts of each kind
+_LONG = 500  # longer texts are not cached, because clients can make up long paths
 _SHORT_US = 2_000
-# cached texts of milliseconds, because most stages are short
+# texts of short times, prepared because most stages are short
 _SHORT = tuple(f"{us / 1_000:.3f}" for us in range(_SHORT_US))
 _STAGES = tuple(f',"{name}":' for name in STAGES)
 _CHECK_S = 1.0  # time between two checks whether the file was moved
@@ -29,10 +29,10 @@ _logger = logging.getLogger(__name__)
 
 
 class AccessLog:
-    """Appends lines to a file, even while other processes do so. Each block of lines is one write.
+    """Appends lines to a file that other processes may append to as well. Each block of lines is a single write.
 
     Args:
-        where: A path, or `-` for standard output.
+        where: The path of the file, or `-` for standard output.
 
     Raises:
         Unavailable: The file cannot be written.
@@ -42,8 +42,8 @@ class AccessLog:
 
     def __init__(self, where: Path | str) -> None:
         self._path = None if where == STANDARD_OUTPUT else Path(where)
-        self._torn = False  # whether the last line was written only in part
-        self._failing = False  # whether the file was moved and cannot be opened again
+        self._torn = False  # whether only a part of the last line was written
+        self._failing = False  # whether the file was moved and a new one cannot be opened
         self._check_at_s = monotonic() + _CHECK_S
         self._lines = _Lines()
         try:
@@ -55,6 +55,8 @@ class AccessLog:
 
     def write(self, records: Sequence[RequestRecord], ahead_ns: int) -> None:
         """Append a line for each record.
+
+        `ahead_ns` is the wall clock minus `perf_counter`, in nanoseconds.
 
         Raises:
             OSError: Some or all of the lines cannot be written.
@@ -76,7 +78,7 @@ class AccessLog:
             os.close(self._fd)
 
     def _reopen_if_moved(self) -> None:
-        """Open the file again when it was moved or removed. While that fails, lines are written to the old file."""
+        """Open the file again if it was moved or removed. If that fails, lines still go to the old file."""
         if self._path is None or monotonic() < self._check_at_s:
             return
         self._check_at_s = monotonic() + _CHECK_S
@@ -108,8 +110,8 @@ class AccessLog:
 class _Lines:
     """Formats records as lines of JSON.
 
-    Texts that many lines have in common are encoded once and cached, which saves half of the time. Text that clients
-    choose goes through the encoder. The rest is numbers and checked text.
+    Texts that many lines share are encoded once and cached, which saves half of the time. Texts that clients choose are
+    encoded by the JSON encoder. The rest is numbers and texts that were checked.
     """
 
     def __init__(self) -> None:
@@ -120,7 +122,10 @@ class _Lines:
         self._hosts: dict[str, str] = {}
 
     def line(self, one: RequestRecord, ahead_ns: int) -> str:
-        """Return the line of a record. `ahead_ns` is by how much the wall clock is ahead of `perf_counter`."""
+        """Return the line of a record.
+
+        `ahead_ns` is the wall clock minus `perf_counter`, in nanoseconds.
+        """
         second, us = divmod((int(one.received_s * 1e9) + ahead_ns) // 1_000, 1_000_000)
         if second != self._second:
             self._second, self._time = second, format_time(second * 1_000_000)[:-1]
@@ -163,7 +168,7 @@ class _Lines:
 
     def _cached(self, cache: dict[Any, str], key: Any, made: str) -> str:
         if len(made) <= _LONG:
-            if len(cache) >= _CACHED:  # paths that clients make up
+            if len(cache) >= _CACHED:  # clients have made up many paths
                 cache.clear()
             cache[key] = made
         return made
@@ -176,7 +181,7 @@ def _request(one: RequestRecord) -> dict[str, Any]:
 
 
 def printable(text: str) -> str:
-    """Return text in which invisible characters are escaped, even those that JSON leaves alone.
+    """Return the text with invisible characters escaped, including those that JSON leaves as they are.
 
     >>> printable("/v1/models/a"), printable(chr(0x9b) + "2J")
     ('/v1/models/a', '\\\\x9b2J')
@@ -185,7 +190,7 @@ def printable(text: str) -> str:
 
 
 def _stages(one: RequestRecord) -> str:
-    """Return the times of the stages as fields of JSON, in milliseconds."""
+    """Return the times of the stages in milliseconds, as fields of a JSON object."""
     text, before, short = "", one.times[0], _SHORT
     for named, end in zip(_STAGES, one.times[1:], strict=False):
         if end != before:
@@ -200,6 +205,6 @@ def _stages(one: RequestRecord) -> str:
 
 
 def _ms(seconds: float) -> str:
-    """Return milliseconds with three decimals."""
+    """Return seconds as text in milliseconds with three decimals."""
     us = int(seconds * 1e6 + 0.5)
     return _SHORT[us] if 0 <= us < _SHORT_US else f"{seconds * 1e3:.3f}"

@@ -1,4 +1,4 @@
-"""Bodies of Arrow IPC streams, which are read within limits of rows and memory."""
+"""Read request bodies that are Arrow IPC streams, within limits of rows and memory."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from trimtab.core.columns.data import ArrowTable
 from trimtab.serving.problems import Refused
 
 ARROW_TYPE = b"application/vnd.apache.arrow.stream"
-_DECODED = 4  # bytes of memory that a byte of a table may take, besides 24 MB
-_EXPANDED = 16  # characters of text that a byte of the body may become
+_DECODED = 4  # a decoded table may take this many times the bytes of the body, plus 24 MB
+_EXPANDED = 16  # a table may have this many characters of text for each byte of the body
 
 
 def table_of_body(body: bytes, most_rows: int, what: str, *, loose: bool = False) -> ArrowTable:
-    """Return the table of an Arrow stream that came over the network.
+    """Return the table in an Arrow stream that was sent over the network.
 
     Args:
-        body: The stream.
+        body: The bytes of the stream.
         most_rows: A stream with more rows is refused.
-        what: The word for rows in messages, such as "events".
-        loose: Decimals are kept as decimals, see `read_ipc`.
+        what: The word for rows in error messages, such as "events".
+        loose: Whether decimals stay decimals (see `read_ipc`).
 
     Raises:
-        Refused: There are too many rows, or the rows or their texts are far longer than the body (413), or pyarrow is
-            not installed (415).
+        Refused: There are too many rows, the table or its texts are far larger than the body (413), or pyarrow is not
+            installed (415).
         Misuse: The body is not an Arrow stream.
     """
     from trimtab.core.columns.arrow_ipc import NoPyarrow, TooLarge, TooManyRows, read_ipc
@@ -36,11 +36,11 @@ def table_of_body(body: bytes, most_rows: int, what: str, *, loose: bool = False
         raise Refused(415, f"{error} where the service runs, or send JSON.") from error
     texts = (column.values for column in table.columns.by_name.values() if column.dtype == "str")
     characters = sum(len(text) for values in texts for text in values.tolist() if text is not None)
-    if characters > _EXPANDED * (len(body) + 1):  # every row may refer to the same long text of a dictionary
+    if characters > _EXPANDED * (len(body) + 1):  # with dictionary encoding, every row may refer to the same long text
         raise Refused(413, f"body: its texts are {characters} characters long when written out. Send it in parts.")
     return table
 
 
 def too_many_rows(found: str, most_rows: int) -> Refused:
-    """Return the refusal of a body with too many rows (413)."""
+    """Return the error for a body with too many rows (413)."""
     return Refused(413, f"body: {found}; the limit is {most_rows}. Send them in parts.")

@@ -1,4 +1,4 @@
-"""One HTTP request as handlers see it: the names in its path, its query and its body."""
+"""An HTTP request as handlers of routes see it: the names in its path, its query and its body."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _encode = msgspec.json.Encoder().encode
 
 
 class HttpRequest:
-    """A request whose address is known and whose client was admitted.
+    """A request for which the route was found and the client was admitted.
 
     Args:
-        scope: ASGI's description of the request.
-        receive: Gives the body of the request.
-        names: The values of the names in its address.
-        limits: The limits on the size of the body and on the time that it may take.
+        scope: The description of the request, as defined by ASGI.
+        receive: Receives the body of the request.
+        names: The values of the names in the route, such as the model in `/v1/models/{name}`.
+        limits: The limits on the size of the body and on the time that its arrival may take.
         threads: The threads in which large bodies are decoded.
     """
 
@@ -45,15 +45,15 @@ class HttpRequest:
 
     @property
     def actor(self) -> str:
-        """Return the name of the client's key, as ledgers record it."""
+        """Return the name of the client's key, as recorded in the ledger of decisions."""
         who: str = self.scope.get("who", NO_KEY)
         return "a person" if who == NO_KEY else who
 
     def query(self, known: tuple[str, ...]) -> dict[str, str]:
-        """Return the query, by name.
+        """Return the parameters of the query as a dict.
 
         Raises:
-            Misuse: A name is not among `known`, or is given twice.
+            Misuse: A parameter is not among `known`, or is given twice.
         """
         pairs = parse_qsl(self.scope["query_string"].decode("latin-1"), keep_blank_values=True)
         found = dict(pairs)
@@ -64,9 +64,9 @@ class HttpRequest:
         return found
 
     def segments(self) -> list[str]:
-        """Return the parts of the path.
+        """Return the decoded parts of the path.
 
-        The path is split before it is decoded, because a part may hold an encoded slash.
+        The path is split before it is decoded, because a part may contain an encoded slash.
         """
         raw: bytes = self.scope.get("raw_path") or self.scope["path"].encode()
         return [unquote(part) for part in raw.partition(b"?")[0].decode("latin-1").split("/")]
@@ -75,7 +75,7 @@ class HttpRequest:
         """Return the whole body.
 
         Raises:
-            Refused: The body is too large or too slow.
+            Refused: The body is too large or arrives too slowly.
         """
         return await whole_body(self.scope, self.receive, self._limits.body_bytes, self._limits.body_timeout_s)
 
@@ -83,7 +83,7 @@ class HttpRequest:
         """Return the body, decoded from JSON and checked.
 
         Raises:
-            Refused: The media type is not JSON, or the body is too large or too slow.
+            Refused: The media type is not JSON, or the body is too large or arrives too slowly.
             Misuse: The body does not fit the expected type. `InvalidField` names the field.
         """
         check_media_type(self.scope, (JSON_TYPE,))
@@ -99,12 +99,12 @@ class HttpRequest:
 
 
 def as_json(document: Any) -> Reply:
-    """Return a response of JSON."""
+    """Return a JSON response."""
     return Reply(200, _encode(document))
 
 
 def _explained(problem: Misuse) -> Misuse:
-    """Return the problem of a body that has no declared columns."""
+    """Return the error of a body in words that suit any body, not only one with declared columns."""
     if not isinstance(problem, InvalidField) or "is missing" not in str(problem):
         return problem
     return InvalidField(f"{problem.pointer}: is missing, and needed.", field=problem.field, pointer=problem.pointer)

@@ -1,4 +1,4 @@
-"""Limits on what one process takes at once."""
+"""Limits on what one process works on at the same time."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from trimtab.core.errors import Misuse
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits on what one process takes at once. What exceeds a limit is refused."""
+    """Limits on what one process works on at the same time. Requests beyond a limit are refused."""
 
     body_bytes: int = 4 << 20
-    bodies_bytes: int = 256 << 20  # memory for the bodies of all requests, encoded and decoded
+    bodies_bytes: int = 256 << 20  # memory for the bodies of all requests together, encoded and decoded
     body_timeout_s: float = 10.0
-    rows: int = 10_000  # most bytes of the body of a predict request or a push
-    rows_inline: int = 64  # a request with more rows is answered in a thread
+    rows: int = 10_000  # the maximum number of rows in a predict request or a push
+    rows_inline: int = 64  # a request with more rows than this is answered in a thread
     predict_at_once: int = 512
-    slow_at_once: int = 64  # most pushes and searches at once, which use threads
+    slow_at_once: int = 64  # the maximum number of pushes and searches at the same time, which use threads
     wait_applied_s: float = 10.0
 
     def __post_init__(self) -> None:

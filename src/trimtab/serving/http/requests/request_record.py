@@ -1,7 +1,7 @@
-"""Records of requests, and their way to the access log and to traces.
+"""Records of requests, and how they reach the access log and the traces.
 
-The event loop only appends the record of a finished request to a list. A thread does the rest. When the thread cannot
-keep up, records are dropped and counted, and no request waits.
+The event loop only adds the record of a finished request to a list. A thread does the rest. If the thread cannot keep
+up, records are dropped and counted, so that no request has to wait.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ from trimtab.serving.observe.log_throttle import ThrottledLogger
 if TYPE_CHECKING:
     from trimtab.core.records import Prediction
 
-STAGES = ("read", "decode", "predict", "log", "encode")  # stages of a prediction, given by their ends
-GONE = 499  # the status of a request whose client hung up
-MOST_WAITING = 50_000  # most records that may wait for the thread
-AT_ONCE = 500  # most records given to a sink at once
+STAGES = ("read", "decode", "predict", "log", "encode")  # the stages of a predict request, in order
+GONE = 499  # the status of a request whose client closed the connection
+MOST_WAITING = 50_000  # the maximum number of records that wait for the thread
+AT_ONCE = 500  # the maximum number of records passed to a sink at once
 _EVERY_S = 0.1
-_END_S = 3.0  # time for records that wait when the service ends
+_END_S = 3.0  # time for the waiting records when the service ends
 _OF_TRACES = frozenset((b"traceparent", b"tracestate"))
-_LONGEST_TEXT = 2_048  # most characters of a path or header that are kept, because clients choose both
+_LONGEST_TEXT = 2_048  # paths and headers are cut to this many characters, because clients choose them
 _TRACEPARENT = re.compile(rb"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]([0-9a-f])")
 _logger = logging.getLogger(__name__)
 CURRENT: ContextVar[RequestRecord | None] = ContextVar("record", default=None)  # the record of the running task
 
 
-RawHeaders: TypeAlias = "Iterable[tuple[bytes, bytes]]"  # headers as they came, with names in lower case
+RawHeaders: TypeAlias = "Iterable[tuple[bytes, bytes]]"  # headers as received, with names in lower case
 Client: TypeAlias = "tuple[str, int] | None"
 
 
 class RequestRecord:
-    """One request, and what became of the request.
+    """What is recorded about one request.
 
     Args:
         received_s: The time (`perf_counter`) when the request began to arrive.
-        method: The method of HTTP, or `gRPC`.
-        path: The address without a query.
-        headers: All headers. Only those of traces are kept.
+        method: The HTTP method, or `gRPC`.
+        path: The path without the query.
+        headers: All headers. Only those for traces are kept.
         client: The address and port of the client.
     """
 
-    # fields of a prediction; class attributes, so that most records need not set them
-    label = ""  # the label of the version that answered: "late_flight@7"
-    made: Sequence[Prediction] = ()  # only the first prediction that was logged, because many records may wait
+    # fields of predict requests; class attributes, so that other records need not set them
+    label = ""  # the name of the version that answered: "late_flight@7"
+    made: Sequence[Prediction] = ()  # only the first logged prediction, to save memory
     answers = 0
     times: tuple[float, ...] = ()  # the times at which the stages ended
     features_s = model_s = 0.0
-    grpc = ""  # the name of the status in gRPC
+    grpc = ""  # the name of the gRPC status
 
     def __init__(self, received_s: float, method: str, path: str, headers: RawHeaders, client: Client) -> None:
         self.received_s = received_s
@@ -71,19 +71,19 @@ class RequestRecord:
         self.route = "predict"
         self.model = ""
         self.status = 0
-        self.size_bytes = 0  # of the response's body
+        self.size_bytes = 0  # the size of the response's body
         self.ended_s = received_s
         self.traced = False
-        self.observed = False  # whether telemetry wants this record
+        self.observed = False  # whether the access log or the traces need this record
 
     @property
     def named(self) -> Headers:
-        """Return the header that carries the request's id back."""
+        """Return the response header that carries the request's id."""
         return ((b"x-request-id", self.request_id.encode()),)
 
 
 def trace_id(headers: RawHeaders) -> str:
-    """Return the trace to which a request belongs by its `traceparent`, or an empty text without one.
+    """Return the id of the trace to which a request belongs (from `traceparent`), or "" if there is none.
 
     >>> trace_id([(b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")])
     '0af7651916cd43dd8448eb211c80319c'
@@ -95,7 +95,7 @@ def trace_id(headers: RawHeaders) -> str:
 
 
 class DroppedRecordsError(Exception):
-    """A sink had no room for `count` records. It took the other records."""
+    """A sink had no room for `count` of the records. It took the others."""
 
     def __init__(self, message: str, count: int) -> None:
         super().__init__(message)
@@ -103,15 +103,15 @@ class DroppedRecordsError(Exception):
 
 
 class Sink(Protocol):
-    """Takes records of requests that have ended. It is called in one thread only."""
+    """Receives the records of finished requests. It is called in only one thread."""
 
-    traces: bool  # whether the sink takes only requests that are traced
+    traces: bool  # whether the sink takes only the records of traced requests
 
     def write(self, records: Sequence[RequestRecord], ahead_ns: int) -> None:
-        """Take some records. `ahead_ns` is by how much the wall clock is ahead of `perf_counter`.
+        """Take some records. `ahead_ns` is the wall clock minus `perf_counter`, in nanoseconds.
 
         Raises:
-            DroppedRecordsError: There was no room for some of them.
+            DroppedRecordsError: There was no room for some of the records.
         """
         ...
 
@@ -119,12 +119,12 @@ class Sink(Protocol):
 
 
 class Telemetry:
-    """Hands records of requests that have ended to sinks, in a thread.
+    """Passes the records of finished requests to sinks, in a thread.
 
     Args:
         sinks: The sinks that receive the records.
-        traced_share: The share of requests to trace among those without a `traceparent`.
-        most: How many records may wait for the thread.
+        traced_share: The share of the requests without a `traceparent` that are traced.
+        most: The maximum number of records that wait for the thread.
     """
 
     def __init__(self, sinks: Sequence[Sink], *, traced_share: float = 0.0, most: int = MOST_WAITING) -> None:
@@ -152,13 +152,13 @@ class Telemetry:
 
     @property
     def waiting(self) -> int:
-        """Return how many records wait for the thread."""
+        """Return the number of records that wait for the thread."""
         return len(self._ended)
 
     def begin(
         self, received_s: float, method: str, path: str, headers: RawHeaders, client: Client
     ) -> RequestRecord | None:
-        """Return the record of a request that came, or None when no sink wants the record."""
+        """Return the record for a request that has arrived, or None if no sink needs a record."""
         traced = self._traces and self._is_traced(headers)
         if not (traced or self._all):
             return None
@@ -167,7 +167,7 @@ class Telemetry:
         return record
 
     def end(self, record: RequestRecord, status: int, size_bytes: int) -> None:
-        """Note how a request ended. Status 0 means that the client hung up."""
+        """Record how a request ended. Status 0 means that the client closed the connection."""
         if not record.observed:
             return
         if len(self._ended) >= self._most:
@@ -181,7 +181,7 @@ class Telemetry:
     def _is_traced(self, headers: RawHeaders) -> bool:
         for name, value in headers:
             if name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value)):
-                return match[2] in b"13579bdf"  # the client's flag "sampled"
+                return match[2] in b"13579bdf"  # the flag "sampled" that the client has set
         return random() < self._share
 
     def _run(self) -> None:
@@ -202,10 +202,10 @@ class Telemetry:
                     if its:
                         sink.write(its, ahead_ns)
                         self._failing.discard(sink)
-                except DroppedRecordsError as error:  # raised again and again while the sink is too slow
+                except DroppedRecordsError as error:  # this may happen again and again while the sink is too slow
                     self.dropped += error.count
                     self._throttled.warning("telemetry: records were dropped", error)
-                except Exception as error:  # a full disk, or a fault: it must end neither telemetry nor a request
+                except Exception as error:  # a full disk or a fault must stop neither this thread nor any request
                     self.dropped += len(its)
                     if sink not in self._failing:
                         self._failing.add(sink)
@@ -215,7 +215,7 @@ class Telemetry:
 def begun(
     telemetry: Telemetry | None, received_s: float, method: str, path: str, headers: RawHeaders, client: Client
 ) -> RequestRecord | None:
-    """Return the record of a request where telemetry wants one or the response has to carry the id, otherwise None."""
+    """Return the record for a request if a sink needs one or if the response must carry the request's id, else None."""
     record = None if telemetry is None else telemetry.begin(received_s, method, path, headers, client)
     if record is None and any(name == b"x-request-id" for name, _ in headers):
         record = RequestRecord(received_s, method, path, headers, client)

@@ -1,4 +1,4 @@
-"""A limit on the memory of request bodies, over all connections of one process.  # D0167"""
+"""A limit on the memory of request bodies over all connections of a process.  # D0167"""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from contextlib import suppress
 
 from trimtab.serving.problems import Refused
 
-_SMALL_BYTES = 65_536  # this many bytes of each body are not counted, so that small requests never lack memory
-_COPIES = 3  # bytes of memory for a byte of content: the texts, and the records made of them
-_LEAST_BYTES = 24 << 20  # bytes that any decoded body may take, besides eight times its size
-_TRIMMED_BYTES = 16 << 20  # after this many bytes were used, free memory is given back to the system
-_OBJECT, _LIST, _VALUE = 64, 64, 45  # bytes of memory for a brace, a bracket and a comma of JSON
+_SMALL_BYTES = 65_536  # the first bytes of each body are not counted, so that small requests never lack memory
+_COPIES = 3  # bytes of memory per byte of content: the text itself, and the records made from it
+_LEAST_BYTES = 24 << 20  # any decoded body may take this many bytes plus eight times its size
+_TRIMMED_BYTES = 16 << 20  # after this many bytes were used, free memory is returned to the operating system
+_OBJECT, _LIST, _VALUE = 64, 64, 45  # bytes of memory for each brace, bracket and comma of the JSON
 _FULL = "The bodies of other requests use all the memory for bodies (serve.max_bodies_bytes). Send it again later."
 
 
 def decoded_bytes(part: bytes) -> int:
-    """Return an estimate of the memory for a part of a body once decoded, from its JSON punctuation.
+    """Estimate the memory that a part of a JSON body takes when it is decoded, from its punctuation.
 
     >>> decoded_bytes(b'[{"x": 1}, {"x": 2}]')
     297
@@ -28,35 +28,35 @@ def decoded_bytes(part: bytes) -> int:
 
 
 def check_decoded(decoded: int, size: int) -> None:
-    """Refuse a body of `size` bytes that would take far more memory decoded (413)."""
+    """Raise an error (413) if a body of `size` bytes would take far more memory when decoded."""
     most = _LEAST_BYTES + 8 * size
     if decoded > most:
         raise Refused(413, f"body: decoded it would take about {decoded} bytes; the limit is {most}. Send it in parts.")
 
 
 def no_room() -> Refused:
-    """Return the refusal of a body for which there is no memory (429)."""
+    """Return the error for a body for which there is no memory now (429)."""
     return Refused(429, _FULL)
 
 
 class Room:
-    """The memory of all request bodies.
+    """The memory for all request bodies of a process.
 
     Args:
-        limit_bytes: The limit for all bodies together. One body is decoded whatever memory it takes, while no other
-            body is.
+        limit_bytes: The limit for all bodies together. If no other body is decoded, one body may be decoded even if it
+            exceeds the limit.
     """
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
-        self._most = 0  # bytes used since memory was last given back to the system
+        self._most = 0  # the most bytes used since memory was last returned to the system
         self._trim: Callable[[], object] = _trim()
-        self._decoded = 0  # requests in flight whose body was decoded
+        self._decoded = 0  # the number of requests in flight whose bodies are decoded
         self._waiting: deque[tuple[Share, int, asyncio.Future[None]]] = deque()
 
     def share(self) -> Share:
-        """Return the share of one request. It must be closed at the end of the request."""
+        """Return an object for the memory of one request. It must be closed at the end of the request."""
         return Share(self)
 
     def fits(self, size: int) -> bool:
@@ -64,17 +64,17 @@ class Room:
         return self.used_bytes + size <= self.limit_bytes
 
     def take(self, size: int) -> None:
-        """Count this many more bytes."""
+        """Count this many more bytes as used."""
         self.used_bytes += size
         self._most = max(self._most, self.used_bytes)
 
     def give_back(self, size: int, *, decoded: bool) -> None:
-        """Free the bytes that a request used. Requests that wait continue in order."""
+        """Free the bytes that a request used. Waiting requests then continue in their order."""
         self.used_bytes -= size
         self._decoded -= decoded
         if not self.used_bytes and self._most > _TRIMMED_BYTES:
             self._most = 0
-            threading.Thread(target=self._trim, name="trimtab-trim").start()  # the trim may take 0.1 s
+            threading.Thread(target=self._trim, name="trimtab-trim").start()  # in a thread, because it may take 0.1 s
         while self._waiting and self._may_decode(self._waiting[0][1]):
             share, size, turn = self._waiting.popleft()
             if not turn.done():
@@ -82,7 +82,7 @@ class Room:
                 turn.set_result(None)
 
     async def decode(self, share: Share, size: int, timeout_s: float) -> None:
-        """See `Share.decode`."""
+        """Wait until there is memory for a decoded body; see `Share.decode`."""
         if not self._waiting and self._may_decode(size):
             self._decode(share, size)
             return
@@ -94,7 +94,7 @@ class Room:
         except TimeoutError:
             raise no_room() from None
         finally:
-            with suppress(ValueError):  # the request had its turn
+            with suppress(ValueError):  # it is not in the queue if it was its turn
                 self._waiting.remove(entry)
 
     def _may_decode(self, size: int) -> bool:
@@ -113,12 +113,12 @@ class Share:
 
     def __init__(self, room: Room) -> None:
         self._room = room
-        self._received = 0  # bytes of the body so far
-        self._taken = 0  # bytes counted in the room
+        self._received = 0  # bytes of the body that have arrived
+        self._taken = 0  # bytes counted as used in the room
         self._decoded = False
 
     def add(self, size: int) -> bool:
-        """Count bytes of a body that arrived, before they are kept. Returns False when they do not fit."""
+        """Count bytes of a body that have arrived, before they are stored. Return False if they do not fit."""
         self._received += size
         more = min(size, self._received - _SMALL_BYTES)
         if more <= 0:
@@ -133,22 +133,22 @@ class Share:
         """Wait until there is memory for the decoded body.
 
         Args:
-            size: An estimate of the body's bytes when decoded.
-            timeout_s: The longest wait.
+            size: The estimated size of the decoded body in bytes.
+            timeout_s: The maximum time to wait.
 
         Raises:
-            Refused: There was no memory in time (429).
+            Refused: There was no memory within this time (429).
         """
         if size > _SMALL_BYTES:
             await self._room.decode(self, size, timeout_s)
 
     def decoded(self, size: int) -> None:
-        """Count the decoded body."""
+        """Count the bytes of the decoded body."""
         self._taken += size
         self._decoded = True
 
     def close(self) -> None:
-        """Free everything. A second call does nothing."""
+        """Free all memory of the request. A second call does nothing."""
         taken, decoded = self._taken, self._decoded
         self._taken, self._decoded = 0, False
         if taken or decoded:
@@ -156,9 +156,9 @@ class Share:
 
 
 def _trim() -> Callable[[], object]:
-    """Return a function that gives free memory back to the system.
+    """Return a function that returns free memory to the operating system.
 
-    It works where glibc keeps the memory. On other systems it does nothing.
+    This is only necessary with glibc. On other systems, the function does nothing.
     """
     import ctypes
 

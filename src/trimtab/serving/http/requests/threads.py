@@ -16,40 +16,41 @@ from trimtab.serving.problems import Refused
 
 _AT_WORK = 8
 _LOOKING = 2
-_POLL_S = 0.05  # time between two checks at the end whether to stop waiting
+_POLL_S = 0.05  # when closing: time between two checks whether to stop waiting
 _logger = logging.getLogger(__name__)
-_unfinished: set[Future[Any]] = set()  # work that still ran when its pool was closed
+_unfinished: set[Future[Any]] = set()  # work that was still running when its pool was closed
 
 
 class Threads:
-    """Three pools: for work of requests, for requests that only wait, and for metrics and readiness.
+    """Three thread pools: for work on requests, for requests that only wait, and for metrics and readiness.
 
-    So waiting requests leave threads for work, and working requests leave threads for metrics and readiness.
+    The pools are separate, so that waiting requests do not take the threads for work, and neither delays metrics and
+    readiness checks.
 
     Args:
-        at_once: How many requests may work or wait.
+        at_once: How many requests may use the first two pools at the same time.
     """
 
     def __init__(self, at_once: int) -> None:
         self.at_once = at_once
-        self.under_way = 0  # number of requests whose thread is not done, even if their client has gone
+        self.under_way = 0  # number of requests with work in threads, even if their client is gone
         self._working = ThreadPoolExecutor(_AT_WORK, "trimtab-http")
         self._waiting = ThreadPoolExecutor(at_once, "trimtab-waits")
         self._looking = ThreadPoolExecutor(_LOOKING, "trimtab-looks")
-        self._futures: set[Future[Any]] = set()  # keeps tasks alive until they are done
+        self._futures: set[Future[Any]] = set()  # keeps references to running work until it is done
         self._closed = False
 
     def check_room(self) -> None:
-        """Refuse a request when too many work or wait.
+        """Raise an error if too many requests use threads.
 
         Raises:
-            Refused: Too many requests work or wait (429).
+            Refused: Too many requests are working or waiting (429).
         """
         if self.under_way >= self.at_once:
             raise Refused(429, f"{self.under_way} slow requests are in flight. Send it again soon.")
 
     async def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run the first work of a request in a thread.
+        """Do the first work on a request in a thread.
 
         Raises:
             Refused: Too many requests are in flight (429). Nothing was done.
@@ -58,25 +59,25 @@ class Threads:
         return await self._run(self._working, function, *arguments)
 
     async def go_on(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run more work of a request for which something was done already. This work is never refused."""
+        """Do further work on a request for which work was done already. This is never refused."""
         return await self._run(self._working, function, *arguments)
 
     async def wait(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run work that only waits. This work is never refused."""
+        """Do work that mostly waits, in the pool for waiting requests. This is never refused."""
         return await self._run(self._waiting, function, *arguments)
 
     async def look(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run work for metrics and readiness."""
+        """Do work for metrics or readiness checks, in the pool for these."""
         return await asyncio.wrap_future(self._begin(self._looking, function, *arguments))
 
     def close(self, within_s: float, hurried: Callable[[], bool] = lambda: False) -> None:
-        """Begin no more work, and wait for work in flight. A second call does nothing.
+        """Start no more work, and wait for running work. A second call does nothing.
 
-        A thread cannot be ended. A thread that still works after `within_s` goes on, see `exit_now`.
+        A thread cannot be stopped from outside. If it is still working after `within_s`, it continues; see `exit_now`.
 
         Args:
-            within_s: The longest wait.
-            hurried: Whether to stop waiting; asked now and then.
+            within_s: The maximum time to wait.
+            hurried: Returns whether to stop waiting. It is called from time to time.
         """
         if self._closed:
             return
@@ -92,26 +93,26 @@ class Threads:
             _unfinished.update(at_work)
             return
         for pool in pools:
-            pool.shutdown()  # the threads of the pool are idle, and end
+            pool.shutdown()  # all threads of the pool are idle and end at once
 
     async def _run(self, pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Any:
         loop = asyncio.get_running_loop()
         self.under_way += 1
 
         def done(_: Future[Any]) -> None:
-            with suppress(RuntimeError):  # the loop has ended
+            with suppress(RuntimeError):  # the event loop has ended
                 loop.call_soon_threadsafe(self._left)
 
         try:
             future = self._begin(pool, function, *arguments)
-        except RuntimeError:  # the pool is closed
+        except RuntimeError:  # the pool has been closed
             self.under_way -= 1
             raise
         future.add_done_callback(done)
         try:
             return await asyncio.wrap_future(future)
         finally:
-            # the error refers to this frame: both would keep the decoded body alive until a garbage collection
+            # break a reference cycle (error and this frame) that would keep the decoded body in memory
             del future
 
     def _begin(self, pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
@@ -125,23 +126,23 @@ class Threads:
 
 
 def still_at_work() -> int:
-    """Return how many threads still work after their pool was closed.
+    """Return the number of threads that were still working when their pool was closed.
 
-    The interpreter would wait for them at its end.
+    At its end, the interpreter would wait for them.
     """
     return sum(not future.done() for future in _unfinished)
 
 
 def exit_now(status: int) -> None:
-    """End the process now if threads still work after their pool was closed. Otherwise do nothing.
+    """End the process at once if threads are still working after their pool was closed. Otherwise do nothing.
 
-    This is the last call of a serving process, when everything else is closed. A hanging model, for instance, must not
-    delay a restart. # D92
+    A serving process calls this last, after it has closed everything else. Otherwise a model that hangs, for example,
+    would delay a restart.  # D92
     """
     if not still_at_work():
         return
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # the stream is closed, or is a broken pipe
+        with suppress(OSError, ValueError):  # the stream is closed or the pipe is broken
             stream.flush()
     os._exit(status)

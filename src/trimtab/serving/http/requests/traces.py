@@ -1,4 +1,4 @@
-"""OpenTelemetry spans of requests, made after the response from measured times (extra `otel`)."""
+"""Export OpenTelemetry spans of requests (extra `otel`). They are made after the response, from measured times."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from trimtab.serving.http.requests.request_record import AT_ONCE, STAGES, Droppe
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 SAMPLER = "OTEL_TRACES_SAMPLER"
 QUEUE = "OTEL_BSP_MAX_QUEUE_SIZE"
-_EXPORT_S = 5.0  # time for one attempt to hand spans to the collector
-_FLUSH_MS = 2_000  # time for spans that are left at the end
-_MOST_WAITING = 5 * AT_ONCE * 6  # most spans that wait; a prediction has six spans
-_SHOWN = ("decode", "log", "encode")  # stages that become spans as they were measured
+_EXPORT_S = 5.0  # time limit for one attempt to send spans to the collector
+_FLUSH_MS = 2_000  # time limit for sending the remaining spans at the end
+_MOST_WAITING = 5 * AT_ONCE * 6  # the maximum number of waiting spans; a predict request has six spans
+_SHOWN = ("decode", "log", "encode")  # the stages that become spans without changes
 
 
 class Traces:
-    """Makes spans, which are exported in the background.
+    """Makes spans of requests, which are sent to a collector in the background.
 
     Args:
-        endpoint: The OTLP collector (HTTP). None: the collector that the environment names.
-        exporter: An exporter to use instead.
+        endpoint: The URL of the OTLP collector (HTTP). By default, it is taken from the environment.
+        exporter: An exporter to use instead of one for the collector.
 
     Raises:
         Misuse: The extra is not installed.
@@ -65,7 +65,7 @@ class Traces:
             ReadableSpan, resource=self._provider.resource, instrumentation_scope=InstrumentationScope("trimtab")
         )
         self._context = partial(SpanContext, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
-        # otherwise all requests that come here are kept
+        # without this variable, all requests that get here are kept
         self._sampler = self._provider.sampler if SAMPLER in os.environ else None
         self._extract = TraceContextTextMapPropagator().extract
         self._carrying = get_current_span
@@ -73,14 +73,15 @@ class Traces:
         self._good, self._error = Status(), Status(StatusCode.ERROR)
 
     def write(self, records: Sequence[RequestRecord], ahead_ns: int) -> None:
-        """Make the spans of requests that have ended.
+        """Make the spans of finished requests.
 
-        The spans are made without the tracer, whose locks and contexts take five times as long.  # D0118
+        The spans are made without OpenTelemetry's tracer, whose locks and contexts take five times as long.  # D0118
 
-        The processor silently drops spans that do not fit in its queue, so it gets only as many spans as fit.
+        OpenTelemetry's span processor silently drops spans if its queue is full. Therefore it gets only as many spans
+        as fit.
 
         Raises:
-            DroppedRecordsError: Too many spans wait for the collector.
+            DroppedRecordsError: Too many spans are waiting for the collector.
         """
         dropped = 0
         span, take, context_of, inside, good = self._span, self._take, self._context, self._inside, self._good
@@ -122,7 +123,7 @@ class Traces:
             )
 
     def _parent(self, one: RequestRecord) -> Any:
-        """Return the client's span that a request names, or None when it names no span."""
+        """Return the client's span that the request names as its parent, or None."""
         carried = _carried(one)
         if "traceparent" not in carried:
             return None
@@ -130,20 +131,20 @@ class Traces:
         return context if context.is_valid else None
 
     def _is_wanted(self, one: RequestRecord, trace_id: int, name: str, attributes: Mapping[str, Any]) -> bool:
-        """Return whether the sampler of the environment keeps the request."""
+        """Return whether the sampler that the environment sets keeps the request."""
         assert self._sampler is not None
         given = self._extract(_carried(one))
         found = self._sampler.should_sample(given, trace_id, name, self._server, attributes)
         return bool(found.decision.is_sampled())  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        """Export the remaining spans, for about two seconds, and drop the rest."""
+        """Send the remaining spans for about two seconds, and drop the rest."""
         self._provider.force_flush(_FLUSH_MS)
         self._provider.shutdown()
 
 
 class _Counted:
-    """An exporter that counts the spans it has handled, exported or not."""
+    """An exporter that counts the spans that it has handled, whether or not it could send them."""
 
     def __init__(self, exporter: Any) -> None:
         self.done = 0
@@ -158,13 +159,13 @@ class _Counted:
 
 
 def endpoint_of_environment(environment: Mapping[str, str]) -> str | None:
-    """Return the collector that the environment names, or None.
+    """Return the URL of the collector from the environment, or None.
 
-    Returns None also where the extra is not installed.
+    The result is also None if the extra is not installed.
 
     >>> endpoint_of_environment({"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"})
     """
-    # the setting is not for this service
+    # without the extra, the variable is not meant for this service
     if find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None:
         return None
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true" or environment.get("OTEL_TRACES_EXPORTER") == "none":
@@ -173,7 +174,7 @@ def endpoint_of_environment(environment: Mapping[str, str]) -> str | None:
 
 
 def _named(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return the name of the service, where the environment gives no name."""
+    """Return the name of the service as an attribute, unless the environment gives a name."""
     found = "OTEL_SERVICE_NAME" in environment or "service.name" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
     return {} if found else {"service.name": "trimtab"}
 
@@ -215,7 +216,7 @@ def _attributes(one: RequestRecord) -> dict[str, Any]:
 
 
 def _parts(one: RequestRecord) -> list[tuple[str, float, float]]:
-    """Return the child spans. `features` and `model` are parts of `predict`, in this order."""
+    """Return the names and times of child spans. `features` and `model` are parts of `predict`, in this order."""
     out = []
     for name, (start_s, end_s) in zip(STAGES, pairwise(one.times), strict=False):
         if name in _SHOWN and end_s > start_s:

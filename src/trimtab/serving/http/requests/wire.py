@@ -1,4 +1,4 @@
-"""ASGI messages: a request's body, limited in size and time, and a response."""
+"""Read request bodies within limits of size and time, and send responses, as ASGI messages."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 JSON_TYPE = b"application/json"
 TIMEOUT = b"x-timeout-ms"
-HEADERS: Headers = ((b"x-content-type-options", b"nosniff"),)  # headers of every response
+HEADERS: Headers = ((b"x-content-type-options", b"nosniff"),)  # the headers of all responses
 _LONGEST_MS = 600_000
 _SEARCH_S = 10.0
 _PAUSES_S = itertools.cycle((b"1", b"2", b"3"))
-_CLOSE: Headers = ((b"connection", b"close"),)  # the rest of a body must not be read as a request
+_CLOSE: Headers = ((b"connection", b"close"),)  # else the rest of a body would be read as a request
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
@@ -40,20 +40,20 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
 
 
 class Gone(ConnectionError):
-    """The client hung up before the request was complete."""
+    """The client closed the connection before its request was complete."""
 
 
 class Sent:
-    """Sends a response with the headers of all responses but predictions: no caching, and the request's id.
+    """Sends a response with the headers that all responses except predictions have: no caching, and the request's id.
 
     Args:
-        send: ASGI's function for sending.
+        send: The function for sending, as defined by ASGI.
         request_id: The id of the request.
     """
 
     def __init__(self, send: Send, request_id: str) -> None:
         self.status = 0
-        self.size_bytes = 0  # bytes of the body so far
+        self.size_bytes = 0  # bytes of the body that were sent
         self._send = send
         self._headers = (
             (b"cache-control", b"no-store"),
@@ -70,22 +70,22 @@ class Sent:
 
 
 async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:
-    """Return the whole body.
+    """Return the whole body of a request.
 
-    The rest of a refused body is read, too, and discarded. Otherwise a client that is still sending when the connection
-    is closed would not read the reason.  # D0167
+    If a body is refused, its rest is read and discarded. Otherwise a client that is still sending when the connection
+    is closed could not read the reason.  # D0167
 
     Raises:
-        Refused: The body is larger than `limit_bytes` or would be far larger decoded (413), the body did not arrive in
-            time (408), or there is no memory for the body (429).
-        Gone: The client hung up.
+        Refused: The body is larger than `limit_bytes` or would be far larger when decoded (413), it did not arrive in
+            time (408), or there is no memory for it (429).
+        Gone: The client closed the connection.
     """
     announced, share = _announced(scope, limit_bytes), scope.get("share")
     parts, size, decoded, more, fits = list[bytes](), 0, 0, True, True
     try:
         async with asyncio.timeout(timeout_s):
             while more:
-                message = await receive()  # perhaps only the head has arrived
+                message = await receive()  # the first message may contain only the head
                 if message["type"] != "http.request":
                     raise Gone
                 part: bytes = message.get("body", b"")
@@ -94,7 +94,7 @@ async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s
                 fits = fits and (share is None or max(announced, size) > limit_bytes or share.add(len(part)))
                 if fits and max(announced, size) <= limit_bytes:
                     parts.append(part)
-                    decoded += decoded_bytes(part)  # part by part, so that no part delays the event loop for long
+                    decoded += decoded_bytes(part)  # in parts, so as not to delay the event loop for long
                 else:
                     parts.clear()
                     share_back(scope)
@@ -114,22 +114,22 @@ async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s
 
 
 def share_back(scope: Scope) -> None:
-    """Free the memory of a request's body, once the body is not needed any more."""
+    """Free the memory of a request's body when the body is no longer needed."""
     if (share := scope.get("share")) is not None:
         share.close()
 
 
 def check_size(size_bytes: int, limit_bytes: int) -> None:
-    """Refuse a body that is too large (413)."""
+    """Raise an error if a body is too large (413)."""
     if size_bytes > limit_bytes:
         raise too_large(f"{size_bytes} bytes", limit_bytes)
 
 
 def check_media_type(scope: Scope, allowed: tuple[bytes, ...]) -> bytes:
-    """Return the request's media type, which must be in `allowed`. Without one, return the first of `allowed`.
+    """Return the request's media type, or the first of `allowed` if the request has none.
 
     Raises:
-        Refused: The media type is not in `allowed` (415).
+        Refused: The media type is not one of `allowed` (415).
     """
     for name, value in scope["headers"]:
         if name == b"content-encoding" and value.lower() != b"identity":
@@ -137,7 +137,7 @@ def check_media_type(scope: Scope, allowed: tuple[bytes, ...]) -> bytes:
     for name, value in scope["headers"]:
         if name == b"content-type":
             if value in allowed:
-                return value  # type: ignore[no-any-return]  # a header's value is bytes
+                return value  # type: ignore[no-any-return]  # header values are bytes
             found: bytes = value.partition(b";")[0].strip().lower()
             if found not in allowed:
                 first, *others = (kind.decode() for kind in allowed)
@@ -148,7 +148,7 @@ def check_media_type(scope: Scope, allowed: tuple[bytes, ...]) -> bytes:
 
 
 def timeout_of(value: bytes) -> float | None:
-    """Return the seconds of a header `X-Timeout-Ms`, or None when it is not a valid number.
+    """Return the value of a header `X-Timeout-Ms` in seconds, or None if it is not a valid number.
 
     >>> timeout_of(b"250"), timeout_of(b"soon"), timeout_of(b"0")
     (0.25, None, None)
@@ -161,7 +161,7 @@ def timeout_of(value: bytes) -> float | None:
 
 
 def timeout_of_request(scope: Scope) -> float | None:
-    """Return the deadline of a request in seconds (`X-Timeout-Ms`), if it has a deadline.
+    """Return the time limit of a request in seconds (from `X-Timeout-Ms`), or None if it has none.
 
     Raises:
         InvalidField: The header is not a valid number.
@@ -180,9 +180,9 @@ def timeout_of_request(scope: Scope) -> float | None:
 
 
 def search_until(scope: Scope) -> float:
-    """Return the time (`perf_counter`) when a search for a request ends.
+    """Return the time (`perf_counter`) at which a search for a request must end.
 
-    The time is the request's deadline, or ten seconds from now.
+    This is the time limit of the request, or ten seconds from now if it has none.
 
     Raises:
         InvalidField: The header `X-Timeout-Ms` is not a valid number.
@@ -192,7 +192,7 @@ def search_until(scope: Scope) -> float:
 
 
 async def respond(send: Send, reply: Reply, *, head: bool = False) -> None:
-    """Send a whole response, without its body when `head`."""
+    """Send a complete response. With `head`, send it without its body."""
     size = b"content-length", b"%d" % len(reply.body)
     headers = [(b"content-type", reply.media_type), *HEADERS, size, *reply.headers]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
@@ -200,7 +200,7 @@ async def respond(send: Send, reply: Reply, *, head: bool = False) -> None:
 
 
 def problem_reply(error: BaseException, path: str) -> Reply:
-    """Return the problem detail of an error at `path`."""
+    """Return the response for an error at `path`, with a problem detail as its body."""
     problem = problem_of(error, path)
     headers: Headers = error.headers if isinstance(error, Refused) else ()
     if (
@@ -215,16 +215,16 @@ def problem_reply(error: BaseException, path: str) -> Reply:
 def retry_after() -> tuple[bytes, bytes]:
     """Return the header `Retry-After`.
 
-    Its values are one to three seconds in turn, which spreads the clients' returns.
+    Its value alternates between one, two and three seconds, so that clients come back at different times.
     """
     return b"retry-after", next(_PAUSES_S)
 
 
 def _announced(scope: Scope, limit_bytes: int) -> int:
-    """Return the size of a body by its head, or 0 where the head has no size.
+    """Return the size of a body according to the request's head, or 0 if the head has no size.
 
     Raises:
-        Refused: The body is too large, and the client waits before sending it (`Expect: 100-continue`, 413).
+        Refused: The body is too large, and the client waits for permission to send it (`Expect: 100-continue`, 413).
     """
     size_bytes, expects = 0, False
     for name, value in scope["headers"]:
@@ -238,7 +238,7 @@ def _announced(scope: Scope, limit_bytes: int) -> int:
 
 
 def too_large(found: str, limit_bytes: int) -> Refused:
-    """Return the refusal of a body that is too large (413)."""
+    """Return the error for a body that is too large (413)."""
     return Refused(413, f"body: {found}; the limit is {limit_bytes}. Send it in parts.", headers=_CLOSE)
 
 

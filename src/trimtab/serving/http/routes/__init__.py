@@ -1,1 +1,1 @@
-"""Routes of the HTTP service and their OpenAPI document."""
+"""The routes of the HTTP service and their OpenAPI document."""

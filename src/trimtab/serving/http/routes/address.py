@@ -1,4 +1,4 @@
-"""Rows of the address table, and the router that finds the row of a request."""
+"""Define the rows of the table of addresses, and the router that finds the row for a request."""
 
 from __future__ import annotations
 
@@ -18,61 +18,61 @@ _PART = re.compile(r"\{(\w+)(\*?)\}|\[|\]")
 
 
 class Address(msgspec.Struct, frozen=True):
-    """One method at one path. Routing, access rights and the OpenAPI document are derived from it.
+    """One method at one path. Routing, access rights and the OpenAPI document are derived from such rows.
 
-    In a path, `{name}` stands for one part and `{name*}` for several. A part in brackets may be left out. GET answers
-    HEAD, too.
+    In a path, `{name}` stands for one part and `{name*}` for several parts. A part in brackets may be left out. An
+    address for GET also answers HEAD.
     """
 
     method: Method
     path: str
-    right: Role | None  # None: no key is needed
+    right: Role | None  # the right that a request needs; None: no key is needed
     handler: Handler
-    operation: str = ""  # its name in the OpenAPI document; empty: the document leaves it out
+    operation: str = ""  # the name in the OpenAPI document; if empty, the address is not in the document
     summary: str = ""
     tag: str = ""
-    # a Struct, several Structs, a `Listed`, the name of a schema, a media type, a schema, or schemas by media type
+    # the response: a Struct, several Structs, a `Listed`, a schema or its name, a media type, or schemas by media type
     gives: Any = None
-    takes: Any = None  # a Struct, a list of a Struct, or a request body in OpenAPI's form
-    query: tuple[str, ...] | None = ()  # names that the query may have; None: any name, unchecked
-    headers: tuple[str, ...] = ()  # names in the OpenAPI document
-    each: Literal["", "model", "source", "entity"] = ""  # the address is documented once for each of these
-    errors: str = "Problem"  # the form of the errors in the OpenAPI document
-    route: str = "more"  # the label of the address in metrics
+    takes: Any = None  # the body of the request: a Struct, a list of a Struct, or OpenAPI's description
+    query: tuple[str, ...] | None = ()  # the allowed parameters of the query; None: any parameters
+    headers: tuple[str, ...] = ()  # the request headers that the OpenAPI document mentions
+    each: Literal["", "model", "source", "entity"] = ""  # if set: the kind of objects that each get an OpenAPI entry
+    errors: str = "Problem"  # the name of the schema of errors in the OpenAPI document
+    route: str = "more"  # the label of these requests in metrics
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Return the methods of requests that the address answers."""
+        """Return the HTTP methods that the address answers."""
         return ("GET", "HEAD") if self.method == "GET" else (self.method,)
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """The schema of an object with one list."""
+    """The schema of an object that contains one list."""
 
     name: str
     kind: type[msgspec.Struct]
 
 
 class Application(msgspec.Struct, frozen=True):
-    """Addresses with the object that their handlers work on, mounted in a service."""
+    """A group of addresses, with the object on which their handlers work. It is mounted in a service."""
 
-    target: Any  # first argument of the handlers
+    target: Any  # the first argument of the handlers
     addresses: Sequence[Address]
-    hint: str  # the message where nothing answers
-    prefix: str = ""  # prefix of the paths that belong to this application
+    hint: str  # the message for paths that do not exist
+    prefix: str = ""  # the prefix of all paths that belong to this application
     error_reply: Callable[[BaseException, str], Reply] = problem_reply
-    slashes: bool = False  # whether paths may end in slashes
+    slashes: bool = False  # whether a path may end with a slash
 
 
 class Match(NamedTuple):
-    """The handler to which a request goes."""
+    """The result of routing: the handler for a request."""
 
     application: Application
-    address: Address | None  # None: this path does not answer to the request's method
+    address: Address | None  # None if the path has no address for the request's method
     names: Mapping[str, str] = {}
-    methods: Sequence[str] = ()  # methods that are answered at this path; empty: the path does not exist
+    methods: Sequence[str] = ()  # the methods that the path answers; empty if the path does not exist
     right: Role | None = "read"  # the right that the request needs
-    route: str = "other"  # the label in metrics
+    route: str = "other"  # the label of the request in metrics
 
 
 class _Place(NamedTuple):
@@ -82,11 +82,11 @@ class _Place(NamedTuple):
 
 
 class Router:
-    """Finds addresses. Of two addresses with the same method and path, the later one counts."""
+    """Finds the address for a request. If two addresses have the same method and path, the later one counts."""
 
     def __init__(self) -> None:
         self._applications: list[Application] = []
-        self._places: dict[str, dict[str, _Place]] = {}  # addresses by the first part of the path, then by the path
+        self._places: dict[str, dict[str, _Place]] = {}  # addresses, by the path's first part and the path
 
     def mount(self, application: Application) -> None:
         """Add the addresses of an application."""
@@ -100,9 +100,9 @@ class Router:
             places[address.path] = _Place(pattern, application, known | dict.fromkeys(address.methods, address))
 
     def find(self, method: str, path: str) -> Match:
-        """Return where a request goes, and the right that it needs.
+        """Return the handler for a request, and the right that the request needs.
 
-        A request that nothing answers needs no more than the right to read (D96).
+        A request for which there is no address needs only the right to read (D96).
         """
         for place in self._places.get(path.split("/", 2)[1] if "/" in path else "", {}).values():
             if (found := place.pattern.fullmatch(path)) is not None:
@@ -116,12 +116,12 @@ class Router:
         return Match(self.application(path), None)
 
     def application(self, path: str) -> Application:
-        """Return the application to which a path belongs, whether or not the path exists."""
+        """Return the application to which a path belongs, even if no address has this path."""
         return next(one for one in self._applications if not one.prefix or f"{path}/".startswith(f"{one.prefix}/"))
 
 
 def _pattern(path: str) -> str:
-    """Return the regular expression of a path.
+    """Return a regular expression for the paths of an address.
 
     >>> _pattern("/v2/models/{model}[/versions/{version}]/infer")
     '/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer'

@@ -1,7 +1,8 @@
-"""The page at `/docs`: every address with its schemas and a form to try it, made in the browser from `/openapi.json`.
+"""The page at `/docs`: all addresses with their schemas and a form to try them, built in the browser.
 
-One file that loads nothing from other hosts. Its policy (`HEADERS`) lets the browser run only this script and connect
-only to this server. Text of the document is inserted as text, never as HTML.
+The page is a single file that loads nothing from other hosts and reads `/openapi.json`. Its security policy (`HEADERS`)
+lets the browser run only this script and connect only to this server. Texts of the document are inserted as text and
+never as HTML.
 """
 
 from __future__ import annotations
@@ -207,5 +208,5 @@ HEADERS: tuple[tuple[bytes, bytes], ...] = (
 
 @cache
 def docs_page() -> bytes:
-    """Return the page, which is the same for every service."""
+    """Return the HTML page, which is the same for every service."""
     return _PAGE.encode()

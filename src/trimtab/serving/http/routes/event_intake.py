@@ -1,4 +1,4 @@
-"""Intake of events and labels: they are pushed in a thread, counted, and waited for on request."""
+"""Push events and labels into the log in a thread, count them, and wait on request until they are applied."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class EventIntake:
     """Pushes events into the log.
 
     Args:
-        push: Appends events. None: this process takes no events.
-        wait_applied: Waits for the views. None: this process applies no views.
+        push: Appends events to the log. None if this process accepts no events.
+        wait_applied: Waits until events are applied to the online features. None if this process cannot know.
         parts: The threads, metrics and limits of the service.
     """
 
@@ -42,15 +42,15 @@ class EventIntake:
         self._counted = parts.metrics.counter("trimtab_events_total", "Events pushed over HTTP.", ("source", "fate"))
 
     def wait_until(self, request: HttpRequest) -> float | None:
-        """Return the time (`monotonic`) until which to wait for the views, or None without `wait=applied` in the
-        query.
+        """Return until when (`monotonic`) to wait for events to be applied, or None not to wait.
 
-        The time is the request's deadline (`X-Timeout-Ms`), or the longest that this service waits.
+        The wait ends at the time limit of the request (`X-Timeout-Ms`), or after the longest time that this service
+        waits. Without `wait=applied` in the query, there is no wait.
 
         Raises:
-            NotFound: This server takes no events.
-            Misuse: The query holds anything else, or the header is not a time.
-            Unavailable: This process applies no views.
+            NotFound: This server accepts no events.
+            Misuse: The query contains anything else, or the header is not a valid time.
+            Unavailable: This process cannot wait for events to be applied.
         """
         if self._push is None:
             raise NotFound("events: this server takes none. Push them where the event log is.")
@@ -64,16 +64,17 @@ class EventIntake:
         return monotonic() + (self._wait_s if timeout_s is None else min(timeout_s, self._wait_s))
 
     async def take(self, work: Callable[[Push], Taken], what: str, *, until_s: float | None) -> Taken:
-        """Read and push events in a thread, and count them.
+        """Read and push the events of a request in a thread, and count them.
 
         Args:
             work: Reads and pushes the events.
-            what: The word for an event in messages: "event".
-            until_s: The time (`monotonic`) until which to wait for the views to include the events. None: do not wait.
+            what: The word for an event in error messages, such as "event".
+            until_s: Until when (`monotonic`) to wait for the events to be applied to the online features, or None not
+                to wait.
 
         Raises:
             InvalidField: No event was accepted. The message names the first problem.
-            Unavailable: The events are safe, but the views do not include them yet.
+            Unavailable: The events are safe, but they are not applied to the online features yet.
             Refused: Too many requests are in flight (429).
         """
         taken: Taken = await self._threads.work(work, self._push)

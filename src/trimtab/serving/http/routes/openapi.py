@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of a service, with a schema for each model's rows and predictions."""
+"""Make the OpenAPI 3.1 document of a service, with schemas for each model's rows and predictions."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ class ModelSchema(msgspec.Struct, frozen=True):
 
 
 class Described(msgspec.Struct, frozen=True, kw_only=True):
-    """The contents of a document."""
+    """The parts of a project that the document describes."""
 
     title: str
     version: str
     models: Sequence[ModelSchema]
     sources: Sequence[Source]
-    entities: Mapping[str, int] = {}  # entities by name, with the number of values in the key
+    entities: Mapping[str, int] = {}  # by name of the entity: the number of values in its key
     key_required: bool = False
-    explanation: type[msgspec.Struct] = Problem  # the response to `?why`
+    explanation: type[msgspec.Struct] = Problem  # the type of the response to `?why`
 
 
 def openapi(described: Described, addresses: Sequence[Address]) -> Schema:
-    """Return the OpenAPI document of these rows of the address table, ready to be encoded as JSON."""
+    """Return the OpenAPI document for these addresses, ready to be encoded as JSON."""
     addresses = [address for address in addresses if address.operation]
     _, schemas = msgspec.json.schema_components(
         [Answer, Problem, described.explanation, *_kinds(addresses)], ref_template=_REF
@@ -109,7 +109,7 @@ def openapi(described: Described, addresses: Sequence[Address]) -> Schema:
 def _row_schema(request: Request) -> Schema:
     """Return the schema of a row of a predict request.
 
-    The row has every column. All columns except the key and the time may be null.
+    A row has all columns. All of them except the key and the time may be null.
     """
     columns: dict[str, Schema] = {}
     for name, dtype in request.columns.items():
@@ -121,9 +121,9 @@ def _row_schema(request: Request) -> Schema:
 
 
 def _event_schema(source: Source) -> Schema:
-    """Return the schema of an event: time and key, further columns, and the fields `_id`, `_known_at` and `_op`.
+    """Return the schema of an event: its time, its key, its other columns, and `_id`, `_known_at` and `_op`.
 
-    A deletion needs no time.
+    An event that is a deletion needs no time.
     """
     columns = source.declared if source.hidden else source.columns
     needed = [source.time] + ([source.key] if source.key and source.key != source.time else [])
@@ -144,7 +144,7 @@ def _event_schema(source: Source) -> Schema:
 
 
 def _written(source: Source, column: str) -> Schema | None:
-    """Return the schema of a time of a declared format."""
+    """Return the schema of a time column with a declared format, or None for any other column."""
     written = source.declared_formats.get(column)
     if written is None:
         return None
@@ -153,7 +153,7 @@ def _written(source: Source, column: str) -> Schema | None:
 
 
 def _answer_schema(model: ModelSchema, answer: Schema) -> Schema:
-    """Return the schema of one model's predictions, with a probability for each class if there are several."""
+    """Return the schema of a model's predictions. If there are several classes, it has a probability for each class."""
     properties = {name: dict(schema) for name, schema in answer["properties"].items()}
     required = list(answer["required"])
     properties["model"] = {"const": model.name}
@@ -199,7 +199,7 @@ def _row_name(model: ModelSchema) -> str:
 
 
 def _operations(address: Address, described: Described) -> Iterator[tuple[str, Schema]]:
-    """Return the paths of a row of the address table, each with its operation."""
+    """Yield the paths of an address in the document, each with the description of its operation."""
     if address.each == "model":
         for model in described.models:
             yield _bare(address.path, model.name), _predict(address, model, described)
@@ -224,9 +224,9 @@ def _bare(path: str, name: str) -> str:
 
 
 def _operation(address: Address, described: Described, names: Sequence[str], gives: Schema, one: str = "") -> Schema:
-    """Return the operation of one row.
+    """Return the description of one address in the document.
 
-    `names` are the names in the path. `one` is the model or other object for which it is documented.
+    `names` are the names in the path. `one` is the model, source or entity for which the address is described.
     """
     media = address.gives if isinstance(address.gives, str) and "/" in address.gives else _JSON
     problem = {"$ref": f"#/components/responses/{address.errors}"}
@@ -263,7 +263,7 @@ def _operation(address: Address, described: Described, names: Sequence[str], giv
 
 
 def _gives(gives: Any) -> Schema:
-    """Return the schema of a response."""
+    """Return the schema of the response of an address."""
     if isinstance(gives, dict):
         return gives
     if isinstance(gives, tuple):
@@ -276,7 +276,7 @@ def _gives(gives: Any) -> Schema:
 
 
 def _kinds(addresses: Sequence[Address]) -> set[type[msgspec.Struct]]:
-    """Return the Structs that rows take and give."""
+    """Return all Structs that occur in the requests and responses of these addresses."""
     found: list[Any] = []
     for address in addresses:
         found += address.gives if isinstance(address.gives, tuple) else [address.gives]

@@ -1,4 +1,4 @@
-"""Operations behind a project's addresses: their protocols, and the Structs that they take and return."""
+"""The operations that the routes of a project need (as protocols), and the Structs that they take and return."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class StageShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelOperations(Protocol):
-    """Reads and changes of models."""
+    """Read and change models, versions and aliases."""
 
     def models(self) -> list[ModelShown]: ...
 
@@ -159,44 +159,44 @@ class ModelOperations(Protocol):
     def aliases(self, model: str) -> list[AliasShown]: ...
 
     def page(self, model: str) -> str:
-        """A model's quality as a page of HTML."""
+        """Return an HTML page about the quality of a model."""
         ...
 
     def stages(self, model: str) -> list[StageShown]:
-        """The stages of a model's loop: done, present and next."""
+        """Return the finished, current and next stages of a model's training loop."""
         ...
 
     def move(self, model: str, alias: str, move: Move, *, actor: str) -> AliasMove:
-        """Point an alias to a version, if it points to the expected one and has the evidence that it needs."""
+        """Move an alias to a version, if it still points to the expected version and has the evidence that it needs."""
         ...
 
     def roll_back(self, model: str, alias: str, back: RollBack, *, actor: str) -> AliasMove:
-        """Point an alias to its previous version."""
+        """Move an alias back to its previous version."""
         ...
 
     def ask_repair(self, model: str, request: AskRepair, /, *, actor: str) -> RepairAsked:
-        """Let the loop train and judge a candidate at its next tick."""
+        """Request that the training loop trains and tests a candidate in its next pass."""
         ...
 
 
 class RecordOperations(Protocol):
-    """Features, labels and explanations."""
+    """Read features and predictions, and prepare labels."""
 
     def features(self, entity: str, key: Sequence[str], model: str | None) -> EntityFeatures: ...
 
     def label_events(
         self, model: str, rows: Sequence[LabelRow], until_s: float | None = None
     ) -> tuple[str, list[dict[str, object]]]:
-        """The source of a model's label, and these labels as its events.
+        """Return the name of the source of a model's labels, and one event of that source for each label.
 
-        Predictions named by labels are searched until `until_s` (`perf_counter`).
+        If a label names a prediction, that prediction is searched for until `until_s` (a time of `perf_counter`).
         """
         ...
 
     def find(self, prediction_id: str, until_s: float | None = None) -> Prediction:
-        """Find a prediction by its id, until `until_s` (`perf_counter`)."""
+        """Return the prediction with an id. The search ends at `until_s` (a time of `perf_counter`)."""
         ...
 
     def why(self, prediction: Prediction) -> msgspec.Struct:
-        """All that led to a prediction."""
+        """Return everything that led to a prediction."""
         ...

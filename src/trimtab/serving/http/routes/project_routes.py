@@ -1,4 +1,4 @@
-"""Handlers of a project's addresses: models, aliases, features, labels, explanations and documents."""
+"""The handlers of a project's routes: models, aliases, features, labels, explanations and documents."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trimtab.serving.http.routes.service_routes import Service
 from trimtab.serving.problems import Refused
 
 _HTML_TYPE = b"text/html; charset=utf-8"
-_PAGE_HEADERS = (  # no script and nothing from other hosts, because texts on a page come from requests and people
+_PAGE_HEADERS = (  # forbid scripts and other hosts, because a page shows texts from requests and people
     (
         b"content-security-policy",
         b"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'",
@@ -35,12 +35,11 @@ _LABELS: Any = LabelRow | list[LabelRow]
 
 
 class ProjectRoutes:
-    """The handlers of a project's addresses.
+    """The object on which the handlers of a project's routes work.
 
     Args:
         service: The service in which the handlers are mounted.
-        load: Returns the operations on models and on records. It is called in a thread, with the first request that
-            needs them.
+        load: Returns the operations on models and on records. It is called in a thread when they are first needed.
         document: Makes the OpenAPI document.
     """
 
@@ -64,7 +63,7 @@ class ProjectRoutes:
         return (await self._loaded())[1]
 
     async def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return the result of a function that may block."""
+        """Run a function that may block in a thread, and return its result."""
         return await self.service.parts.threads.work(function, *arguments)
 
     async def _loaded(self) -> tuple[ModelOperations, RecordOperations]:
@@ -74,7 +73,7 @@ class ProjectRoutes:
 
 
 def shown(operation: str) -> Handler:
-    """Make a handler that shows what an operation on models returns.
+    """Make a handler that returns the result of an operation on models.
 
     The operation is called with the names in the path.
     """
@@ -87,7 +86,7 @@ def shown(operation: str) -> Handler:
 
 
 def listed(operation: str) -> Handler:
-    """Make such a handler for an operation that returns a list, which is shown under the operation's name."""
+    """Make a handler that returns the list from an operation on models, under the operation's name."""
 
     async def handler(project: ProjectRoutes, request: HttpRequest) -> Reply:
         call = getattr(await project.models(), operation)
@@ -97,7 +96,7 @@ def listed(operation: str) -> Handler:
 
 
 def changed(operation: str, kind: type[msgspec.Struct]) -> Handler:
-    """Make a handler that calls an operation on models with a body of this type, and shows what it returns."""
+    """Make a handler that calls an operation on models with a body of this type, and returns its result."""
 
     async def handler(project: ProjectRoutes, request: HttpRequest) -> Reply:
         body, call = await request.decoded(kind), getattr(await project.models(), operation)
@@ -107,7 +106,7 @@ def changed(operation: str, kind: type[msgspec.Struct]) -> Handler:
 
 
 async def model(project: ProjectRoutes, request: HttpRequest) -> Reply:
-    """One model."""
+    """Return a model."""
     models, name = await project.work((await project.models()).models), request.names["model"]
     for one in models:
         if one.name == name:
@@ -116,13 +115,13 @@ async def model(project: ProjectRoutes, request: HttpRequest) -> Reply:
 
 
 async def page(project: ProjectRoutes, request: HttpRequest) -> Reply:
-    """The page of one model."""
+    """Return the page of a model."""
     text = await project.work((await project.models()).page, request.names["model"])
     return Reply(200, text.encode(), _HTML_TYPE, _PAGE_HEADERS)
 
 
 async def alias(project: ProjectRoutes, request: HttpRequest) -> Reply:
-    """One alias."""
+    """Return an alias."""
     name, wanted = request.names["model"], request.names["alias"]
     aliases = await project.work((await project.models()).aliases, name)
     for one in aliases:
@@ -136,7 +135,7 @@ async def features(project: ProjectRoutes, request: HttpRequest) -> Reply:
     """The features of one entity."""
     model = request.query(("model",)).get("model")
     parts = request.segments()
-    # encoded slashes separate the parts of a key
+    # split the path before decoding, because a key may contain slashes
     if len(parts) < 6 or parts[1:3] != ["v1", "entities"] or parts[-1] != "features":
         raise NotFound(
             f"{request.scope['path']}: nothing is here. The features of an entity are at "
@@ -157,7 +156,7 @@ async def label(project: ProjectRoutes, request: HttpRequest) -> Reply:
         raise Refused(413, f"body: {len(given)} labels; the limit is {limit}. Send them in parts.")
     service.append_buffered()
     service.parts.threads.check_room()
-    find = (await project.records()).label_events  # a long search of the log runs in a thread for waiting  # D123
+    find = (await project.records()).label_events  # uses the pool for waiting requests  # D123
     source, events = await service.parts.threads.wait(find, request.names["model"], given, search_until_s)
     taken = await service.intake.take(
         lambda push: Taken(source, push(source, events), len(given)), "label", until_s=until_s
@@ -185,10 +184,10 @@ async def prediction(project: ProjectRoutes, request: HttpRequest) -> Reply:
 
 
 async def openapi(project: ProjectRoutes, request: HttpRequest) -> Reply:
-    """The OpenAPI document."""
+    """Return the OpenAPI document."""
     return Reply(200, await project.work(project.document))
 
 
 async def docs(project: ProjectRoutes, request: HttpRequest) -> Reply:
-    """The page of all addresses."""
+    """Return the page that shows all addresses."""
     return Reply(200, docs_page(), _HTML_TYPE, HEADERS)

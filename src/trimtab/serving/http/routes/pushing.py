@@ -1,4 +1,4 @@
-"""Bodies of events: JSON, NDJSON or an Arrow stream."""
+"""Read the events in request bodies (JSON, NDJSON or Arrow) and push them into the log."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ EVENT_TYPES = (JSON_TYPE, *NDJSON_TYPES, ARROW_TYPE)
 
 
 class Push(Protocol):
-    """Appends events to the log (`Ingestor.push`). The events are safe when the call returns."""
+    """A function that appends events to the log (`Ingestor.push`). When it returns, the events are safe."""
 
     def __call__(self, source: str, rows: Sequence[Mapping[str, object]] | Columns | ArrowTable, /) -> Pushed: ...
 
 
 class WaitApplied(Protocol):
-    """Waits until the views have reached positions of the log (`Applier.wait_applied`)."""
+    """A function that waits until online features include all events up to given positions of the log."""
 
     def __call__(self, positions: Mapping[str, int], timeout_s: float, /) -> None: ...
 
 
 class EventsBody(msgspec.Struct, frozen=True):
-    """The body of a push, not decoded yet."""
+    """The body of a request with events, before it is decoded."""
 
     body: bytes
     media_type: bytes
@@ -41,13 +41,13 @@ class EventsBody(msgspec.Struct, frozen=True):
 
 
 def push_body(push: Push, source: str, sent: EventsBody) -> tuple[Pushed, int]:
-    """Push the events of a body, and return the result and the number of events.
+    """Push the events in a body, and return the result and the number of events.
 
     Raises:
-        NotFound: There is no such source.
+        NotFound: The source does not exist.
         InvalidField: A column is undeclared, missing or of another type, or an event is not an object.
         Refused: There are too many events (413).
-        Misuse: The body is not of its media type. The message names the place.
+        Misuse: The body does not match its media type. The message says where.
     """
     try:
         rows, count = _rows(sent)
@@ -67,10 +67,10 @@ def _rows(sent: EventsBody) -> tuple[Sequence[Mapping[str, object]] | ArrowTable
 
 
 def event_rows(body: bytes, *, ndjson: bool) -> list[Mapping[str, object]]:
-    """Return the events of a body, which is a JSON object, a list of objects, or one object on each line.
+    """Return the events in a body, which is a JSON object, a list of objects, or one object on each line (`ndjson`).
 
     Raises:
-        Misuse: The body is not JSON. The message names the place.
+        Misuse: The body is not JSON. The message says where.
         InvalidField: An event is not an object.
     """
     if not ndjson:

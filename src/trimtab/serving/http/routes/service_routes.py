@@ -1,4 +1,4 @@
-"""Handlers of the addresses that every service has: events, logged predictions, health and metrics."""
+"""The handlers of the routes that every service has: events, logged predictions, health and metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class Service(Protocol):
-    """What handlers know of their service."""
+    """What the handlers need from their service."""
 
     @property
     def parts(self) -> Parts: ...
@@ -35,40 +35,40 @@ class Service(Protocol):
     def log(self) -> PredictionLog: ...
 
     def append_buffered(self) -> None:
-        """Append to the log the predictions that were answered and are only buffered yet."""
+        """Write the buffered predictions, whose answers were given already, to the log."""
         ...
 
     async def not_ready(self) -> str | None:
-        """Return what is missing until the service can answer as it should."""
+        """Return why the service is not ready to answer, or None if it is."""
         ...
 
 
 async def live(service: Service, request: HttpRequest) -> Reply:
-    """Answer as long as the process does."""
+    """Respond as long as the process runs."""
     return Reply(200, b'{"status":"live"}')
 
 
 async def ready(service: Service, request: HttpRequest) -> Reply:
-    """Answer once everything is there."""
+    """Respond with success if the service is ready."""
     if missing := await service.not_ready():
         raise Unavailable(f"not ready: {missing}")
     return Reply(200, b'{"status":"ready"}')
 
 
 async def metrics(service: Service, request: HttpRequest) -> Reply:
-    """All metrics, in the format of Prometheus."""
+    """Return all metrics in the format of Prometheus."""
     parts = service.parts
     return Reply(200, (await parts.threads.look(parts.metrics.text)).encode(), _METRICS_TYPE)
 
 
 async def predict(service: Service, request: HttpRequest) -> Reply:
-    """Refuse a prediction of a model that is not served; the others do not come here."""
+    """Refuse a request for a model that is not deployed. Other predict requests do not reach this handler."""
     models = ", ".join(sorted(service.predictors)) or "none"
     raise NotFound(f"{request.scope['path']}: no such model is served here; there are: {models}.")
 
 
 async def events(service: Service, request: HttpRequest) -> Reply:
-    """Push events."""
+    """Push events into the log."""
     until_s = service.intake.wait_until(request)
     media_type = check_media_type(request.scope, EVENT_TYPES)
     source, sent = request.names["source"], EventsBody(await request.body(), media_type, service.parts.limits.rows)
@@ -84,9 +84,9 @@ async def prediction(service: Service, request: HttpRequest) -> Reply:
 
 
 async def found_prediction(service: Service, request: HttpRequest) -> Prediction:
-    """Return the prediction that a request names. The search ends at the request's deadline.
+    """Return the prediction that a request names. The search ends at the time limit of the request.
 
-    A long search only waits for a disk, so it runs in a thread for waiting.  # D123
+    A long search mostly waits for the disk, so it uses the pool for waiting requests.  # D123
     """
     until_s = search_until(request.scope)
     service.append_buffered()

@@ -1,1 +1,1 @@
-"""The HTTP server: sockets, TLS, and the fast path for predictions."""
+"""The HTTP server: sockets, TLS, and a fast path for predict requests."""

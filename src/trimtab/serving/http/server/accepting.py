@@ -1,7 +1,8 @@
-"""Accepting connections: each connection goes to the worker with the fewest connections, and stays there.
+"""Accept connections so that each worker gets its share: the worker with the fewest connections goes first.
 
-Otherwise the worker that the kernel wakes first would accept all waiting connections. A client's pool of connections,
-opened at once, would use one worker and leave the other workers idle.  # D92
+Otherwise the worker that the kernel wakes first would accept all waiting connections. If a client opened a pool of
+connections at once, one worker would get all of them and the others would be idle. A connection stays with its worker.
+# D92
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ _logger = logging.getLogger(__name__)
 _FILE = "connections"
 _COUNT = Struct("<I")
 _NO_WORKER = 0xFFFF_FFFF
-_MOST = 64  # most workers
-# pause for each connection by which this worker exceeds the worker with the fewest
+_MOST = 64  # the maximum number of workers
+# a worker pauses this long for each connection that it has more than another worker, up to a maximum
 _POLITE_S, _MOST_POLITE_S = 0.001, 0.005
-# for each this many connections a worker may have one more than another worker, so that no client waits long
+# a worker may have one connection in 16 more than another without a pause, so that no client waits long
 _UNEVEN = 16
-_AT_ONCE_S = 0.002  # seconds of accepting before open connections have their turn
-_AT_THE_END_S = 0.5  # seconds of accepting when the server ends
-_AFTER_ERROR_S = 1.0  # pause when there are too many open files, of which some have to be closed first
+_AT_ONCE_S = 0.002  # seconds of accepting before the open connections are served again
+_AT_THE_END_S = 0.5  # seconds of accepting at the end of the server
+_AFTER_ERROR_S = 1.0  # pause after an error such as too many open files
 
 
 class Connections:
-    """The numbers of open connections of all workers, in a file that they map into memory.
+    """The numbers of open connections of all workers, in a file that all of them map into memory.
 
     Args:
-        folder: The folder to which the processes of one service write.
+        folder: The folder in which the processes of one service keep their files.
         slot: The number of this worker, from 1.
     """
 
@@ -50,12 +51,12 @@ class Connections:
         _COUNT.pack_into(self._shared, self._at, count)
 
     def excess(self, count: int) -> int:
-        """Return by how much `count` exceeds the smallest number of connections of a worker."""
+        """Return how many connections more than the worker with the fewest a worker with `count` connections has."""
         others: Iterator[tuple[int]] = _COUNT.iter_unpack(self._shared)
         return count - min(other for (other,) in others)
 
     def close(self) -> None:
-        """Accept no more connections in this worker."""
+        """Record that this worker accepts no more connections."""
         self.set(_NO_WORKER)
         self._shared.close()
 
@@ -79,17 +80,19 @@ def end(folder: Path) -> None:
 
 
 class Acceptor:
-    """Accepts connections in turn with other workers, with the interface that uvicorn expects of a server.
+    """Accepts connections in turn with other workers. It has the interface that uvicorn expects of a server.
 
-    The event loop's own server accepts one connection in each turn of the loop. That is 50 a second where a turn takes
-    20 ms, so a request for `/health/live` would wait behind all earlier connections.  # D0082
+    The event loop's own server accepts only one connection in each iteration of the loop.  # D0082
+
+    If an iteration takes 20 ms, that is 50 connections a second, and a request for `/health/live` would wait behind all
+    earlier connections.
 
     Args:
         listener: The listening socket.
-        protocol: Creates the protocol of a connection.
-        context: The TLS context. None: no TLS.
-        connections: The connections of all workers. None: there is only this worker.
-        count: Returns the number of this worker's connections.
+        protocol: Makes the protocol object of a new connection.
+        context: The TLS context, or None for no TLS.
+        connections: The numbers of connections of all workers, or None if there is only this worker.
+        count: Returns the number of open connections of this worker.
     """
 
     def __init__(
@@ -106,14 +109,17 @@ class Acceptor:
         self._connections = connections
         self._count = count
         self._loop = asyncio.get_running_loop()
-        self._begun: set[asyncio.Task[None]] = set()  # connections being set up
+        self._begun: set[asyncio.Task[None]] = set()  # connections that are being set up
         self._later: asyncio.TimerHandle | None = None
         self._closed = False
         self._publish(0)
         self._loop.add_reader(listener.fileno(), self._accept_fairly)
 
     def close(self) -> None:
-        """Accept the connections that wait, then no more. The kernel resets the rest when the socket is closed."""
+        """Accept the waiting connections, and then no more.
+
+        Later connections are reset by the kernel when the socket is closed.
+        """
         self._closed = True
         self._loop.remove_reader(self._listener.fileno())
         until_s = perf_counter() + _AT_THE_END_S
@@ -125,14 +131,14 @@ class Acceptor:
             self._connections.close()
 
     async def set_up(self, timeout_s: float) -> None:
-        """Wait until all accepted connections are set up, for at most `timeout_s`."""
+        """Wait until all accepted connections are set up, but at most for `timeout_s`."""
         if self._begun:
             await asyncio.wait(self._begun, timeout=timeout_s)
 
     async def wait_closed(self) -> None: ...
 
     def beat(self) -> None:
-        """Publish the number of connections for other workers."""
+        """Publish this worker's number of connections for the other workers."""
         self._publish(self._mine())
 
     def _publish(self, mine: int) -> None:
@@ -164,11 +170,11 @@ class Acceptor:
         self._take()
 
     def _take(self) -> bool:
-        """Accept one connection, and return whether there was one."""
+        """Accept one connection. Return False if none is waiting."""
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return False  # another worker accepted the connection, or the client closed it
+            return False  # another worker has accepted the connection, or the client has closed it
         except OSError as error:
             _logger.error("connections: cannot be accepted: %s", error)
             self._pause(_AFTER_ERROR_S)
@@ -183,15 +189,15 @@ class Acceptor:
 
     def _is_set_up(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         self._begun.discard(task)
-        if task.cancelled():  # the loop is ending
+        if task.cancelled():  # the event loop is ending
             connection.close()
 
     async def _set_up(self, connection: socket.socket) -> None:
         try:
             _, made = await self._loop.connect_accepted_socket(self._protocol, connection, ssl=self._context)
-        except (OSError, ssl.SSLError) as error:  # the client hung up, or does not speak TLS
+        except (OSError, ssl.SSLError) as error:  # the client has closed the connection, or does not speak TLS
             _logger.debug("connections: one was not set up: %s", error)
             connection.close()
             return
         if self._closed:
-            made.shutdown()  # the server ended meanwhile
+            made.shutdown()  # the server has ended meanwhile

@@ -1,7 +1,7 @@
-"""The fast path: a whole predict request with a known head is answered without the parser and without ASGI.
+"""The fast path: answer predict requests whose headers are known without an HTTP parser and without ASGI.
 
-uvicorn makes a scope, a cycle, an event and a task for every request, and two messages for every response. That takes
-longer than the prediction itself. Any other request goes through ASGI. Both paths meet in `predicting.py`.  # D81
+For each request, uvicorn makes a scope, a cycle, an event and a task, and for each response two messages. Together this
+takes longer than the prediction itself. All other requests go through ASGI. Both paths meet in `predicting.py`.  # D81
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from trimtab.serving.http.service import HttpService
 from trimtab.serving.problems import Refused
 
 _LONGEST_HEAD_BYTES = 65_536
-_LONGEST_PATH = 1_024  # most characters of a refused path in a message
-_LINGER_S = 0.5  # time at the end for a request that is just being sent on an idle connection
+_LONGEST_PATH = 1_024  # the maximum number of characters of a refused path in an error message
+_LINGER_S = 0.5  # time at the end for a request that is being sent on an idle connection
 _HEADERS = b"".join(b"%b: %b\r\n" % header for header in HEADERS)
 _OK = STATUS_LINE[200] + b"content-type: application/json\r\n" + _HEADERS + b"content-length: %d\r\n\r\n%b"
 _CLOSE = ((b"connection", b"close"),)
@@ -44,7 +44,7 @@ class FastPath:
 
 
 class FastPathProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with the fast path. Each connection has an object of its own."""
+    """uvicorn's protocol, extended by the fast path. There is one object for each connection."""
 
     def __init__(self, fast: FastPath, **given: Any) -> None:
         super().__init__(**given)
@@ -52,13 +52,13 @@ class FastPathProtocol(HttpToolsProtocol):
         self._fast = fast
         self._service = fast.service
         self._parts = fast.service.parts
-        self._received_s = 0.0  # the time when something last arrived
-        self._since_s = 0.0  # the time when a head began to arrive, or when the connection became idle
-        self._head_bytes = -1  # length of a head that arrives in several segments; -1: no head arrives so
-        self._within = False  # whether the parser is within a message
-        self._messages = 0  # number of messages that began in the data that arrived last
+        self._received_s = 0.0  # the time when data last arrived
+        self._since_s = 0.0  # when a head (request line, headers) began to arrive, or the connection became idle
+        self._head_bytes = -1  # bytes received of a head that arrives in several parts; otherwise -1
+        self._within = False  # whether the parser is in the middle of a request
+        self._messages = 0  # the number of requests that began in the last data
         self._leaving = False  # whether the service is ending
-        self._running: RequestResponseCycle | None = None  # the last request that was begun through ASGI
+        self._running: RequestResponseCycle | None = None  # the last request that went through ASGI
 
     # -- requests -----------------------------------------------------------------------------------------------
 
@@ -77,7 +77,7 @@ class FastPathProtocol(HttpToolsProtocol):
             self._decline_upgrade(data[offered.args[0] :])
             return
         except httptools.HttpParserError as error:
-            # the parser wraps errors that our own callbacks raise
+            # the parser wraps errors that our callbacks raise
             wrong = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error
             self.send_400_response(f"What came is no HTTP request: {wrong}.")
             return
@@ -93,18 +93,18 @@ class FastPathProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["received_s"] = self._since_s = self._received_s  # type: ignore[typeddict-unknown-key]  # our own key
+        self.scope["received_s"] = self._since_s = self._received_s  # type: ignore[typeddict-unknown-key]  # our key
         self._messages += 1
         self._within, self._head_bytes = True, 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head_bytes >= 0:  # otherwise the header is a trailer, which nothing reads
+        if self._head_bytes >= 0:  # otherwise this is a trailer, which is ignored
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._head_bytes = -1
         if self.parser.should_upgrade():
-            return  # the parser stops here, with `HttpParserUpgrade`
+            return  # the parser now stops with `HttpParserUpgrade`
         hosts = [name for name, _ in self.headers].count(b"host")
         if hosts > 1 or not (hosts or self.parser.get_http_version() == "1.0"):  # RFC 9112, section 3.2
             raise Misuse(f"its head has {hosts} lines Host, and needed is one")
@@ -118,7 +118,7 @@ class FastPathProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def _decline_upgrade(self, rest: bytes) -> None:
-        """Take a request as if it had not offered another protocol.
+        """Handle a request as if it had not offered to switch to another protocol.
 
         Java's client offers HTTP/2 with the first request of each connection.
         """
@@ -129,21 +129,21 @@ class FastPathProtocol(HttpToolsProtocol):
         lines = [b"%b %b HTTP/%b" % (method, self.url, version)]
         lines += [b"%b: %b" % (name, value) for name, value in self.headers if name != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as in uvicorn
         self._within = False
         self.data_received(b"\r\n".join((*lines, b"", rest)))
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse data that cannot be read as a request, and close the connection.
+        """Refuse data that is not a valid request, and close the connection.
 
-        The refusal has the form of errors at the request's address.
+        The response has the form that errors have at the request's address.
         """
         self._refuse(Refused(400, msg, headers=_CLOSE))
 
     def _refuse(self, refused: Refused) -> None:
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
-            # an earlier request is in flight, and its response is the last on this connection
+            # an earlier request is in flight; its response will be the last on this connection
             if not self.pipeline and not cycle.more_body:
                 cycle.keep_alive = False
                 return
@@ -159,11 +159,11 @@ class FastPathProtocol(HttpToolsProtocol):
     # -- the fast path ------------------------------------------------------------------------------------------
 
     def _is_free(self) -> bool:
-        """Return whether nothing on this connection waits to be answered or sent."""
+        """Return whether no request on this connection is in flight and nothing waits to be sent."""
         return (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
 
     def _answer(self, known: KnownHead, body: bytes) -> None:
-        """Answer a request at once, if it has its turn and waits for nothing."""
+        """Answer a request at once if it is its turn, and otherwise queue or refuse it."""
         parts, predictor, received_s = self._parts, known.predictor, self._received_s
         scheduler, record = parts.scheduler, None
         if parts.telemetry is not None:
@@ -195,18 +195,18 @@ class FastPathProtocol(HttpToolsProtocol):
                 self._wait(known, record).wait_for(answer, begun_s)
                 return
             self._send(answer, record)
-        scheduler.answered(received_s, begun_s, waited=False)  # a failure takes time, too
+        scheduler.answered(received_s, begun_s, waited=False)  # failures take time as well
         self.server_state.total_requests += 1
         self._wait_for_head()
 
     def _wait(self, known: KnownHead, record: RequestRecord | None, body: bytes = b"") -> _InFlight:
-        """Let the following requests on this connection wait for this request."""
+        """Mark a request as in flight, so that the following requests on this connection wait for it."""
         request = _InFlight(self, known, record, body)
-        self.cycle = request  # type: ignore[assignment]  # it has what uvicorn needs of a cycle
+        self.cycle = request  # type: ignore[assignment]  # it has all attributes that uvicorn uses
         return request
 
     def _send_refusal(self, reply: Reply, known: KnownHead, record: RequestRecord | None) -> None:
-        """Send a refusal in its turn."""
+        """Send a refusal when it is its turn."""
         refusals = self._parts.scheduler.refusals
         if refusals.at_once():
             self._write(reply, record)
@@ -216,7 +216,7 @@ class FastPathProtocol(HttpToolsProtocol):
             refusals.hold(lambda: self.respond(reply, request))
 
     def respond(self, answer: bytes | Reply, request: _InFlight) -> None:
-        """Send a response that had to wait. Then the next request on the connection has its turn."""
+        """Send a response that was not ready at once. Then handle the next request on the connection."""
         request.response_complete = True
         if isinstance(answer, Reply):
             self._write(answer, request.record, keep_alive=request.keep_alive)
@@ -235,7 +235,7 @@ class FastPathProtocol(HttpToolsProtocol):
             self._write(Reply(200, answer), record, keep_alive=keep_alive)
 
     def _write(self, reply: Reply, record: RequestRecord | None, *, keep_alive: bool = True) -> None:
-        status = 0  # the client hung up
+        status = 0  # the client has closed the connection
         if not self.transport.is_closing():
             status = reply.status
             keep_alive = keep_alive and _CLOSE[0] not in reply.headers
@@ -244,7 +244,7 @@ class FastPathProtocol(HttpToolsProtocol):
             head += [b"%b: %b\r\n" % one for one in (*reply.headers, *named) if one != _CLOSE[0]]
             head.append(b"content-length: %d\r\n" % len(reply.body))
             head.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
-            self._fast.outbox.send()  # earlier responses on this connection
+            self._fast.outbox.send()  # first send earlier responses on this connection
             self.transport.write(b"".join((*head, reply.body)))
             if not keep_alive:
                 self.transport.close()
@@ -253,16 +253,16 @@ class FastPathProtocol(HttpToolsProtocol):
 
     # -- connections --------------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
         self._since_s = perf_counter()
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._unset_keepalive_if_required()  # uvicorn leaves the timer after an error
+        self._unset_keepalive_if_required()  # uvicorn does not stop the timer after an error
         super().connection_lost(exc)
         self.pipeline.clear()
-        if self._running is not None and not self._running.response_complete:  # uvicorn tells only the newest request
+        if self._running is not None and not self._running.response_complete:  # uvicorn informs only the newest request
             self._running.disconnected = True
             self._running.message_event.set()
 
@@ -271,7 +271,7 @@ class FastPathProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def shutdown(self) -> None:
-        """Close the connection when the service ends. A request that is just being sent is still answered."""
+        """Close the connection at the end of the service. A request that is being sent is still answered."""
         self._leaving = True
         if self.cycle is None or self.cycle.response_complete:
             self.loop.call_later(_LINGER_S, super().shutdown)
@@ -279,17 +279,17 @@ class FastPathProtocol(HttpToolsProtocol):
             super().shutdown()
 
     def _wait_for_head(self) -> None:
-        """Set the timer of a connection that has no timer: for an arriving head, otherwise for an idle connection."""
+        """Start the timer of a connection without a timer: for the rest of a head, or for an idle connection."""
         if self.timeout_keep_alive_task is None and not self.transport.is_closing():
             longest_s = self._parts.limits.body_timeout_s if self._head_bytes >= 0 else self.timeout_keep_alive
             left_s = max(0.0, self._since_s + longest_s - perf_counter())
             self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close the connection if it was idle for long, or if its head took too long, however steadily it arrives."""
+        """Close the connection if it was idle for too long, or if a head took too long to arrive."""
         self.timeout_keep_alive_task = None
         if self.transport.is_closing() or not self._is_free():
-            return  # the response in flight will set the timer again
+            return  # the timer is set again after the response in flight
         waited_s, longest_s = perf_counter() - self._since_s, self._parts.limits.body_timeout_s
         if self._head_bytes >= 0 and waited_s >= longest_s:
             text = f"The head of the request is incomplete after {longest_s:g} s. Send it faster."
@@ -301,16 +301,16 @@ class FastPathProtocol(HttpToolsProtocol):
 
 
 class _NoEvent:
-    """The event of a cycle, for which no task waits."""
+    """Takes the place of an event in uvicorn's cycle. No task waits for it."""
 
     def set(self) -> None: ...
 
 
 class _InFlight:
-    """A request on the fast path that is answered later, with the attributes that uvicorn needs of a cycle."""
+    """A request on the fast path that is answered later. It has the attributes that uvicorn uses of a cycle."""
 
     message_event = _NoEvent()
-    more_body = False  # the body of the request was read
+    more_body = False  # the whole body was read
     response_started = False
     waiting_for_100_continue = False
 
@@ -326,7 +326,7 @@ class _InFlight:
         self.disconnected = self.response_complete = False
 
     def answer(self) -> None:
-        """Answer the request, now that it has its turn."""
+        """Answer the request, because it is now its turn."""
         begun_s, known = perf_counter(), self.known
         if self.connection.transport.is_closing():
             self._respond(b"", begun_s)
@@ -342,7 +342,7 @@ class _InFlight:
             self._respond(answer, begun_s)
 
     def wait_for(self, waiting: Waiting, begun_s: float) -> None:
-        """Answer the request when the given work is done."""
+        """Send the response when it is ready."""
         waiting.done.add_done_callback(lambda _: self._finish(waiting, begun_s))
 
     def _finish(self, waiting: Waiting, begun_s: float) -> None:
@@ -352,7 +352,7 @@ class _InFlight:
             answer = waiting.answer()
         except (Exception, asyncio.CancelledError) as error:
             answer = self.connection._service.failed(self.known.predictor, error, self.record)
-        del waiting  # the error refers to this frame, which would keep the decoded body alive
+        del waiting  # break a reference cycle that would keep the decoded body in memory
         self._respond(answer, begun_s)
 
     def _respond(self, answer: bytes | Reply, begun_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Heads of predict requests that were read before. Clients send the same head again and again."""
+"""Keep the heads (request line and headers) of predict requests, because clients send the same ones again."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from trimtab.serving.http.predict.predicting import Predictor
 from trimtab.serving.http.requests.wire import JSON_TYPE, TIMEOUT, timeout_of
 
 _HEAD_END = b"\r\n\r\n"
-_MOST = 4_096  # most heads that are kept for all connections; beyond, all are dropped and learned again
+_MOST = 4_096  # the maximum number of heads; if there are more, all are dropped and learned again
 _LONGEST_BYTES = 2_048
-_SPECIAL = frozenset((  # a request with such a header goes through ASGI; ids differ from request to request
+_SPECIAL = frozenset((  # requests with these headers go through ASGI, for example because an id differs each time
     b"expect", b"upgrade", b"transfer-encoding", b"content-encoding", b"x-request-id", b"traceparent",
-    b"origin", b"sec-fetch-site",  # browsers send these headers; ASGI checks which site's page sent the request
+    b"origin", b"sec-fetch-site",  # sent by browsers; the ASGI path checks which site the page is from
 ))  # fmt: skip
 
 
 class KnownHead(NamedTuple):
-    """The facts that were read from a head."""
+    """What was read from the head of a request."""
 
     predictor: Predictor
     headers: list[tuple[bytes, bytes]]
     timeout_s: float | None
-    length: int  # length of the body
+    length: int  # the length of the body in bytes
 
 
 class KnownHeads:
-    """The heads that any connection of a service may send again.
+    """The heads of requests that may be sent again on any connection of a service.
 
     Args:
-        predictors: The predictors of the models that are served.
-        body_bytes: The largest body.
+        predictors: The predictors of the deployed models.
+        body_bytes: The maximum size of a body.
     """
 
     def __init__(self, predictors: Iterable[Predictor], body_bytes: int) -> None:
@@ -40,16 +40,13 @@ class KnownHeads:
         self._known: dict[bytes, KnownHead] = {}
 
     def find(self, data: bytes) -> tuple[KnownHead, bytes] | None:
-        """Return the known head and the body of one whole request, or None for any other data."""
+        """Return the known head and the body of one complete request, or None for any other data."""
         at = data.find(_HEAD_END) + len(_HEAD_END)
         known = self._known.get(data[:at])
         return None if known is None or len(data) != at + known.length else (known, data[at:])
 
     def learn(self, data: bytes, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-        """Store the head of `data` if it asks for a prediction and nothing special.
-
-        `data` is one whole request over HTTP/1.1.
-        """
+        """Keep the head of `data`, a complete HTTP/1.1 request, if it is an ordinary predict request."""
         predictor = self._by_path.get(url)
         at = data.find(_HEAD_END) + len(_HEAD_END)
         if predictor is None or method != b"POST" or at > _LONGEST_BYTES:

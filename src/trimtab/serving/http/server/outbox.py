@@ -1,4 +1,4 @@
-"""Batched writes: responses of one turn of the event loop are sent together. # D108"""
+"""Send the responses of one iteration of the event loop together.  # D108"""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import asyncio
 
 
 class Outbox:
-    """Responses that the connections of one event loop have to send.
+    """Responses that wait to be sent on the connections of one event loop.
 
-    Each write between two pieces of work wakes a waiting client process, which costs more than the write itself. In
-    one batch, only the first write wakes it.
+    Each separate write wakes a waiting client process, which costs more than the write itself. If responses are written
+    together, only the first write does so.
     """
 
     def __init__(self) -> None:
         self._out: list[tuple[asyncio.Transport, bytes]] = []
 
     def put(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Send `data` at the end of this turn of the loop, after earlier responses."""
+        """Send data at the end of this iteration of the loop, after earlier responses."""
         if not self._out:
             asyncio.get_running_loop().call_soon(self.send)
         self._out.append((transport, data))
 
     def send(self) -> None:
-        """Send everything now, before another write."""
+        """Send all waiting responses now, so that something else can be written."""
         out, self._out = self._out, []
         for transport, data in out:
-            if not transport.is_closing():  # otherwise the client hung up
+            if not transport.is_closing():  # otherwise the client has closed the connection
                 transport.write(data)

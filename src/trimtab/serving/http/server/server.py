@@ -1,4 +1,4 @@
-"""One serving process: uvicorn on a local address, started and stopped in order."""
+"""Run the HTTP server of one process: uvicorn, started and stopped in good order."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from trimtab.serving.http.requests.wire import AsgiApp
 from trimtab.serving.http.server.accepting import Acceptor, Connections
 from trimtab.serving.http.server.tls import Tls, tls_context
 
-GRACE_S = 10.0  # time for requests in flight at the end
-_LAST_READ_S = 1.0  # time at the end in which clients can read their responses
+GRACE_S = 10.0  # seconds for requests in flight at the end
+_LAST_READ_S = 1.0  # seconds at the end in which clients can read their responses
 _BACKLOG = 2_048
-_TICKS = 10  # ticks of a tenth of a second between two heartbeats
-_COLLECT_AFTER = 20_000  # new objects between two collections; a request leaves no object behind
-_SWITCH_INTERVAL_S = 0.0005  # time after which a thread that returns from a sync gets the interpreter
+_TICKS = 10  # number of ticks (of a tenth of a second) between two heartbeats
+_COLLECT_AFTER = 20_000  # number of new objects between two garbage collections; requests leave no objects behind
+_SWITCH_INTERVAL_S = 0.0005  # seconds after which a thread that returns from a disk sync can continue
 
 
 def serve(
@@ -44,27 +44,27 @@ def serve(
 ) -> None:
     """Serve `app` until SIGTERM, SIGINT or SIGHUP.
 
-    Requests in flight are finished first, for at most `grace_s`. A second signal ends the service at once, unless it is
-    a second SIGHUP, because a closing terminal sends two. A thread that still works on a request then cannot be ended.
-    `threads.exit_now` ends the process nevertheless.
+    Requests in flight are finished first, for at most `grace_s`. A second signal ends the service at once, except for a
+    second SIGHUP, because a closing terminal sends two of them. If a thread is still working on a request then, only
+    `threads.exit_now` can end the process.
 
     Args:
-        app: An ASGI application. Predictions of a service take the fast path.
-        host: The address to listen on.
-        port: 0 takes a free one.
+        app: An ASGI application. Predict requests of an `HttpService` take the fast path.
+        host: The address at which to listen.
+        port: The port at which to listen. 0 means any free port.
         grace_s: How long requests in flight may take at the end.
-        announce: Called once with the URL when connections are accepted. If left out, a line is printed.
+        announce: Called once with the URL when connections are accepted. By default, a line is printed.
         listener: A listening socket to use instead of `host` and `port`. It is closed at the end.
-        connections: The connections of all workers that accept from `listener`. Closed at the end.
+        connections: The numbers of connections of all workers that use `listener`. They are closed at the end.
         beat: Called by the event loop about once a second.
-        tls: Speak HTTPS only, with this certificate.
-        impatient: Whether a second signal ends the service at once. If not, further signals are ignored until the
-            process ends. Use that for a process that receives signals from several processes, of which one can kill it.
+        tls: The certificate. If it is given, only HTTPS is accepted.
+        impatient: Whether a second signal ends the service at once. If not, further signals are ignored. This is for a
+            process that may get the same signal from several processes, and which its supervisor can kill.
 
     Raises:
         Misuse: The certificate or its key cannot be used.
-        Unavailable: The port is taken, or the address is not one of this machine. This also holds for servers of other
-            protocols.
+        Unavailable: The port is taken, or the address does not belong to this machine. This also holds for servers of
+            other protocols.
     """
     context = None if tls is None else tls_context(tls)
     listener = listener or listen(host, port)
@@ -90,10 +90,10 @@ def serve(
     before = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.collect()
-    gc.freeze()  # objects that are loaded by now live as long as the process, so garbage collections skip them
+    gc.freeze()  # objects loaded until now live as long as the process, so garbage collections may skip them
     gc.set_threshold(_COLLECT_AFTER, *before[1][1:])
     try:
-        # set before the loop exists, so that no signal is lost
+        # handled before the event loop exists, so that no signal is lost
         with caught(server.handle_exit, for_good=not impatient):
             server.run([listener])
     finally:
@@ -105,7 +105,7 @@ def serve(
 
 
 class _Announced(uvicorn.Server):
-    """A uvicorn server that announces its address, sends heartbeats, and starts and ends its service."""
+    """A uvicorn server that announces its URL, sends heartbeats, and starts and stops its service."""
 
     def __init__(
         self,
@@ -123,12 +123,12 @@ class _Announced(uvicorn.Server):
         self._service = app if isinstance(app, HttpService) else None
         self._grace_s = grace_s
 
-    connections: Connections | None = None  # connections of all workers; None: there is only this worker
+    connections: Connections | None = None  # numbers of connections of all workers; None if there is only one worker
     impatient = True
     acceptors: Sequence[Acceptor] = ()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Let requests finish after the first signal. After a second signal end at once, if `impatient`."""
+        """After the first signal, finish the running requests. After a second one, end at once if `impatient`."""
         self.force_exit = self.should_exit and self.impatient
         self.should_exit = True
 
@@ -141,7 +141,7 @@ class _Announced(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Let `serve` handle signals.
+        """Do nothing, because `serve` handles signals.
 
         After a signal this returns normally, so that the caller can close the service.
         """
@@ -151,11 +151,11 @@ class _Announced(uvicorn.Server):
         if self._service is not None:
             await (
                 self._service.lifecycle.start()
-            )  # `serve` raises an error from here; an error in the lifespan would exit the process
+            )  # an error here is raised by `serve`, whereas an error in the lifespan would end the process
         await super().startup([])
         if self.started:
             self.acceptors = [self._acceptor(listener) for listener in sockets or ()]
-            self.servers = list(self.acceptors)  # type: ignore[arg-type]  # they have the interface that uvicorn needs
+            self.servers = list(self.acceptors)  # type: ignore[arg-type]  # they have the methods that uvicorn uses
         if self.started:
             self._announce()
 
@@ -167,21 +167,21 @@ class _Announced(uvicorn.Server):
         connections: list[Any] = list(self.server_state.connections)
         for connection in connections:
             if connection.cycle is None or connection.cycle.response_complete:
-                connection.transport.close()  # this also closes its socket
+                connection.transport.close()  # this closes the socket as well
 
     async def _wait_tasks_to_complete(self) -> None:
-        for acceptor in self.acceptors:  # accepted sockets become connections, which are waited for
+        for acceptor in self.acceptors:  # sockets that were accepted become connections first
             await acceptor.set_up(_LAST_READ_S)
         await super()._wait_tasks_to_complete()
 
     async def _hang_up(self) -> None:
-        """Answer remaining requests that the service is ending, and close connections whose clients do not read."""
+        """Answer the remaining requests with an error, and close the connections of clients that do not read."""
         connections: list[Any] = list(self.server_state.connections)
         for connection in connections:
-            connection.pipeline.clear()  # requests that were not begun
+            connection.pipeline.clear()  # drop requests that were not begun
         left = self.server_state.tasks
         for task in left:
-            if not task.cancelling():  # a second signal has already cancelled the wait
+            if not task.cancelling():  # if so, a second signal has cancelled the wait already
                 task.cancel()
         if left:
             await asyncio.wait(left, timeout=_LAST_READ_S)
@@ -189,14 +189,14 @@ class _Announced(uvicorn.Server):
             return
         unread = [one for one in connections if one.flow.write_paused]
         for connection in unread:
-            connection.transport.close()  # no further requests
-            connection.flow.resume_writing()  # the response stays in memory, so that its request need not wait
+            connection.transport.close()  # accept no further requests
+            connection.flow.resume_writing()  # keep the response in memory, so that its request need not wait
         await asyncio.wait(left, timeout=_LAST_READ_S)
         for connection in unread:
             connection.transport.abort()
 
     def release(self) -> None:
-        """Stop waiting for threads, if a second signal came before the service was closed."""
+        """Stop waiting for threads if a second signal comes before the service is closed."""
         if self._service is not None and self.force_exit:
             self._service.parts.threads.close(0.0)
 
@@ -208,7 +208,7 @@ class _Announced(uvicorn.Server):
 
 
 def _protocol(app: AsgiApp) -> Any:
-    """Return the protocol of connections in the form that uvicorn takes."""
+    """Return the class or function that makes protocols of connections, as uvicorn expects it."""
     from trimtab.serving.http.server.fast_path import FastPath
     from trimtab.serving.http.service import HttpService
 
@@ -216,12 +216,12 @@ def _protocol(app: AsgiApp) -> Any:
 
 
 def url_of(listener: socket.socket, host: str, *, tls: bool = False) -> str:
-    """Return the URL of a socket that listens on `host`."""
+    """Return the URL of a socket that listens at `host`."""
     return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
 
 def listen_advice(error: OSError, port: int, option: str) -> str:
-    """Return advice for an address that cannot be listened on."""
+    """Return advice for the case that it is impossible to listen at an address."""
     if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
         return "Give an address of this machine (--host)."
     if error.errno == errno.EACCES:
@@ -230,11 +230,11 @@ def listen_advice(error: OSError, port: int, option: str) -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket. Port 0 takes a free port.
+    """Return a socket that listens at an address. Port 0 means any free port.
 
     Raises:
         Misuse: The port is not a valid number.
-        Unavailable: The port is taken, or the address is not one of this machine.
+        Unavailable: The port is taken, or the address does not belong to this machine.
     """
     if not 0 <= port <= 65_535:
         raise Misuse(f"port {port}: not a port. Give 0 (any free one) to 65535.")

@@ -1,4 +1,4 @@
-"""HTTPS: a certificate, its private key, and the oldest version of TLS allowed."""
+"""HTTPS: load a certificate and its private key, and choose the oldest allowed version of TLS."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from trimtab.core.errors import Misuse
 
 
 class Tls(msgspec.Struct, frozen=True):
-    """The PEM files of certificate and key."""
+    """The PEM files of a certificate and its key."""
 
-    cert: Path  # the certificate with its chain
-    key: Path | None  # None: the key is in the certificate's file
+    cert: Path  # the certificate and its chain
+    key: Path | None  # the private key; None if it is in the file of the certificate
     least: Literal["1.2", "1.3"] = "1.2"
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext:
-    """Return the TLS context of these files.
+    """Return the TLS context for these files.
 
     Raises:
         Misuse: A file cannot be read or is not PEM, or the key belongs to another certificate or has a password.

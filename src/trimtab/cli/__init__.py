@@ -1,4 +1,4 @@
-"""The `trimtab` command: everything that a project can do, from a shell."""
+"""The command line of trimtab: the command `trimtab` with all its subcommands."""
 
 from trimtab.cli.group import main
 

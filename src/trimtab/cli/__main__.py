@@ -1,4 +1,4 @@
-"""`python -m trimtab.cli` runs the command if no script is installed."""
+"""Run the command line as `python -m trimtab.cli`, for the case that the script `trimtab` is not installed."""
 
 from trimtab.cli.group import main
 

@@ -1,4 +1,4 @@
-"""How the command ends: an exit status for each kind of error, one or two lines, and a traceback only on request."""
+"""How the command ends: its exit status for each kind of error, and the messages that it prints."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabErro
 from trimtab.core.urls import mask_url
 from trimtab.run.signals import ENDING, caught
 
-FAILED = 1  # a check found a problem: `doctor`, `status --check`
+FAILED = 1  # for commands that check something (`doctor`, `status --check`) and have found a problem
 UNEXPECTED = 70
 STATUS_BY_ERROR: dict[type[TrimtabError], int] = {Misuse: 2, NotFound: 3, Conflict: 4, Unavailable: 5, Corrupt: 6}
-INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # 128 + the signal's number, as in shells
+INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # 128 plus the number of the signal, as in shells
 _OF_NAMES = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EILSEQ}
 _AGAIN_S = 0.1
-_END_S = 5.0  # counted from the time when everything was closed
+_END_S = 5.0  # the time limit for the end of the process, after everything was closed
 
 
 class Terminated(BaseException):
-    """Raised because SIGTERM or SIGHUP came. Like KeyboardInterrupt, it passes every `with` and `finally`.
+    """Raised when SIGTERM or SIGHUP arrives. Like KeyboardInterrupt, it passes through every `with` and `finally`.
 
-    It may be swallowed: in a `__del__`, in a callback of the interpreter, or by a C library that raises another error
-    instead. It is then raised again a little later.
+    It may get lost in a `__del__`, in a callback of the interpreter, or in a C library that raises another error
+    instead. In these cases it is raised again a little later.
     """
 
 
 class Manner:
-    """How this run of the command prints and ends. click keeps it as `ctx.obj`."""
+    """How this run of the command prints and ends. click keeps this object as `ctx.obj`."""
 
     def __init__(self) -> None:
         self.debug = False
         self.json = False
         self.project: str | None = None
-        self.safe = "Nothing was changed."  # printed if the command is stopped
-        # ends the process in cases where the interpreter would wait for threads
+        self.safe = "Nothing was changed."  # the sentence that is printed if the command is interrupted
+        # ends the process at once, if it is set; otherwise the interpreter would wait for threads
         self.end: Callable[[int], object] | None = None
 
 
 def guarded(work: Callable[[], object], manner: Manner) -> int:
-    """Do `work` and return the exit status. Every exception becomes a line on standard error."""
+    """Do `work`, and return the exit status. An exception is printed as a line on standard error."""
     status = _guarded(work, manner)
     if manner.end is not None:
         manner.end(status)
@@ -64,15 +64,15 @@ def _guarded(work: Callable[[], object], manner: Manner) -> int:
             done = work()
             sys.stdout.flush()
             return done if isinstance(done, int) else 0
-    except BaseException as error:  # the outermost handler: every way to end is reported here
+    except BaseException as error:  # this is the outermost handler, so every error is reported here
         return _ended(error, manner)
 
 
 def end_in_time(status: object) -> None:
-    """End a process that a signal has stopped within a few seconds.
+    """End a process that was stopped by a signal within a few seconds.
 
-    Call it last, before the interpreter ends. The interpreter waits for threads, even for a thread that was started
-    just before the signal and that nothing else would end.
+    Call this last. At its end, the interpreter waits for threads. There may be a thread that was started just before
+    the signal and that nothing else ends.
     """
     if status not in (INTERRUPTED, TERMINATED):
         return
@@ -81,35 +81,35 @@ def end_in_time(status: object) -> None:
         time.sleep(_END_S)
         os._exit(int(str(status)))
 
-    with suppress(RuntimeError):  # the system allows no more threads
+    with suppress(RuntimeError):  # the operating system allows no more threads
         threading.Thread(target=end, name="trimtab-end", daemon=True).start()
 
 
 def status_of(error: BaseException) -> int:
-    """Return the exit status for an error; docs/cli.md lists all of them."""
+    """Return the exit status for an error. All of them are listed in docs/cli.md."""
     if isinstance(error, Terminated):
         return TERMINATED
     if isinstance(error, RuntimeError) and "Query interrupted" in str(error):
-        return INTERRUPTED  # DuckDB handles Ctrl-C itself while a query runs
+        return INTERRUPTED  # while a query is running, DuckDB turns Ctrl-C into this error
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return INTERRUPTED
     if _is_broken_pipe(error):
         return BROKEN_PIPE
     if isinstance(error, click.exceptions.Exit | click.ClickException):
         return error.exit_code
-    if isinstance(error, OSError) and error.errno is not None:  # an error of the machine and not of the program
+    if isinstance(error, OSError) and error.errno is not None:  # an error of the operating system, such as a full disk
         kind = Misuse if error.errno in _OF_NAMES else NotFound if error.errno == errno.ENOENT else Unavailable
         return STATUS_BY_ERROR[kind]
     return next((status for kind, status in STATUS_BY_ERROR.items() if isinstance(error, kind)), UNEXPECTED)
 
 
 def _is_broken_pipe(error: BaseException) -> bool:
-    """Return whether the reader of the output went away.
+    """Return whether the program that reads the output has ended.
 
-    click turns such an error into an exit, and wraps the output.
+    click turns such an error into an exit, and replaces the output stream by a wrapper.
     """
     if isinstance(error, SystemExit):
-        return "PacifyFlush" in type(sys.stdout).__name__  # the name of this class is private in click 8
+        return "PacifyFlush" in type(sys.stdout).__name__  # click 8 has no public name for this class
     return isinstance(error, OSError) and error.errno == errno.EPIPE
 
 
@@ -122,14 +122,14 @@ def _ended(error: BaseException, manner: Manner) -> int:
     status = status_of(error)
     try:
         if status in (INTERRUPTED, TERMINATED):
-            _ignore_signals()  # only the message and the exit remain
+            _ignore_signals()  # further signals are ignored, because only the message and the exit remain
             word = "stopped" if status == TERMINATED else "interrupted"
             _say(status, f"{word}. {manner.safe}", word, manner)
         elif status != BROKEN_PIPE:
             _say(status, _message(error, manner), type(error).__name__, manner)
         if manner.debug and status != BROKEN_PIPE:
             traceback.print_exception(error)
-    except OSError as unread:  # the output is closed, or the disk is full
+    except OSError as unread:  # the output stream is closed, or the disk is full
         status = BROKEN_PIPE if _is_broken_pipe(unread) else status
         _close_quietly()
     try:
@@ -143,7 +143,7 @@ def _ended(error: BaseException, manner: Manner) -> int:
 def _message(error: BaseException, manner: Manner) -> str:
     if isinstance(error, click.UsageError):
         more = f"\nTry: {error.ctx.command_path} --help" if error.ctx is not None else ""
-        return " ".join(error.format_message().split()) + more  # click puts each choice on a line of its own
+        return " ".join(error.format_message().split()) + more  # click writes each choice on its own line, so join them
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, TrimtabError):
@@ -158,7 +158,7 @@ def _message(error: BaseException, manner: Manner) -> str:
 
 
 def _unnamed(error: OSError) -> str:
-    """Return a name for an error without a file name: standard output if it was raised while writing output."""
+    """Return a name for an error without a file name: "standard output" if it occurred while writing output."""
     frames = traceback.extract_tb(error.__traceback__)
     written = bool(frames) and frames[-1].name in ("echo", "_guarded", "_ended")
     return "standard output" if written else "a file or connection"
@@ -177,7 +177,7 @@ def _say(status: int, message: str, kind: str, manner: Manner) -> None:
 
 
 def printable(text: str) -> str:
-    """Return the text without control characters, so that data cannot control the terminal.
+    """Return the text with control characters escaped, so that data cannot control the terminal.
 
     >>> printable("a\x1b[31mb")
     'a\\\\x1b[31mb'
@@ -186,13 +186,13 @@ def printable(text: str) -> str:
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
-    """Raise Terminated, as Ctrl-C raises KeyboardInterrupt."""
+    """Raise Terminated when a signal arrives, just as Ctrl-C raises KeyboardInterrupt."""
     signal.setitimer(signal.ITIMER_REAL, _AGAIN_S, _AGAIN_S)
     raise Terminated
 
 
 def _is_unwinding() -> bool:
-    """Return whether the current code runs because of a signal: in a `finally`, or at the end of a `with`."""
+    """Return whether a signal's exception is being handled now, in a `finally` or at the end of a `with`."""
     error = sys.exception()
     while error is not None:
         if isinstance(error, Terminated | KeyboardInterrupt):
@@ -203,7 +203,7 @@ def _is_unwinding() -> bool:
 
 @contextmanager
 def _raised_again() -> Iterator[None]:
-    """Raise the exception of a signal again if the interpreter has ignored it."""
+    """Inside the block, raise a signal's exception again if the interpreter has ignored it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -237,21 +237,21 @@ def _ignore_signals() -> None:
 
 
 def _print_anything() -> None:
-    """Print characters that the terminal lacks as escapes, instead of failing."""
+    """Print characters that the terminal cannot show as escapes, instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, ValueError):  # the stream is closed, or a test has replaced it
+        with suppress(AttributeError, ValueError):  # the stream is closed or was replaced by a test
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # TextIO does not declare it
 
 
 def _open_closed_streams() -> None:
-    """Replace closed standard streams (`>&-`) by the null device, so that no other file takes their numbers."""
+    """Replace closed standard streams (`>&-`) by the null device. Otherwise other files would get their numbers."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # open as long as the process lives
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # stays open as long as the process runs
 
 
 def _close_quietly() -> None:
-    """Keep the interpreter from complaining about a closed pipe when it flushes at the end."""
+    """Keep the interpreter from complaining about a closed pipe when it flushes the output at its end."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):

@@ -1,4 +1,4 @@
-"""The group of all commands; a command's module is imported when the command is called."""
+"""The group of all commands. The module of a command is imported only when the command is called."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 from trimtab.cli.exits import Manner, end_in_time, guarded
 from trimtab.cli.options import manner_options
 
-# The commands under each heading of the help, each with its module.
+# The headings of the help text, with the commands under each heading and their modules.
 _VERBS = {
     "Start": {
         "init": "start.starting",
@@ -90,7 +90,7 @@ COMMANDS = {name: module for verbs in _VERBS.values() for name, module in verbs.
 
 
 class Commands(click.Group):
-    """A group that imports a command's module only when the command is needed."""
+    """A group of commands that imports the module of a command only when it is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -111,7 +111,7 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands, under headings."""
+        """Write the list of commands with its headings."""
         for heading, verbs in _VERBS.items():
             with formatter.section(heading):
                 formatter.write_dl([(name, self._first_line(ctx, name)) for name in verbs])
@@ -155,7 +155,7 @@ def trimtab() -> None:
 
 
 def main() -> None:
-    """Run the command line; never returns."""
+    """Run the command line. This does not return."""
     try:
         trimtab.main()
     except SystemExit as end:

@@ -1,4 +1,4 @@
-"""The options that every command takes, and how a command opens its project."""
+"""The options that all commands have, and how a command opens its project."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def manner_options(function: F) -> F:
-    """Add `--project`, `--json` and `--debug`, which may stand before or after the command's name."""
+    """Add `--project`, `--json` and `--debug`, which are accepted before and after the name of the command."""
     for option in (
         click.option("--debug", is_flag=True, expose_value=False, callback=_set_manner, help="Show tracebacks."),
         click.option("--json", is_flag=True, expose_value=False, callback=_set_manner, help="Answer in JSON."),
@@ -45,7 +45,7 @@ def _set_manner(ctx: click.Context, parameter: click.Parameter, value: Any) -> N
 
 
 def command(name: str, *, safe: str = "Nothing was changed.") -> Callable[[Callable[..., Any]], click.Command]:
-    """Declare a command. `safe` is the sentence that is printed if the command is stopped."""
+    """Declare a command. `safe` is the sentence that is printed if the command is interrupted."""
 
     def declare(function: Callable[..., Any]) -> click.Command:
         return click.command(name, cls=_command_class(safe))(manner_options(function))
@@ -64,7 +64,7 @@ def _command_class(safe: str) -> type[click.Command]:
 
 
 def _check_text(ctx: click.Context) -> None:
-    """Refuse text that cannot be stored, before any work. Names of files are bytes and may be any bytes."""
+    """Raise an error for text that cannot be stored, before any work. File names may contain any bytes."""
     for parameter in ctx.command.params:
         given = ctx.params.get(parameter.name or "")
         for text in given if isinstance(given, tuple) else (given,):
@@ -77,12 +77,12 @@ def _check_text(ctx: click.Context) -> None:
 
 
 def manner() -> Manner:
-    """Return the options of the running command: how it prints and which project it uses."""
+    """Return the general options of the running command: how it prints and which project it uses."""
     return click.get_current_context().ensure_object(Manner)
 
 
 def project_folder() -> Path:
-    """Return the folder named by `--project`, or the nearest project at or above the current folder.
+    """Return the folder given by `--project` or, by default, the nearest project at or above the current folder.
 
     Raises:
         NotFound: There is no project.
@@ -107,8 +107,8 @@ def project_config() -> Config:
 
 
 def opened_project(*, as_of: str | None = None) -> Project:
-    """Open the project; use it with `with`. `as_of` lets its clock start at another time than now."""
-    folder = project_folder()  # first, so that a missing project is reported without loading anything
+    """Open the project, for use in a `with` statement. With `as_of`, its clock starts at that time, not now."""
+    folder = project_folder()  # first, so that a missing project is reported at once
     from trimtab.app import open_project
     from trimtab.core.clock import ShiftedClock
 
@@ -118,10 +118,10 @@ def opened_project(*, as_of: str | None = None) -> Project:
 
 
 def say_which(project: Project, model: str | None, command: str) -> str | None:
-    """Return the deployment that is meant: the named one, or otherwise the first.
+    """Return the deployment that a command should use: the named one or, by default, the first.
 
-    If none was named and there are several, the choice is printed on standard error. The result is None if there is no
-    deployment at all.
+    If none was named and there are several, a line on standard error tells which one was chosen. The result is None if
+    there is no deployment.
     """
     names = list(project.definitions.deployments)
     if model is None and len(names) > 1:
@@ -133,10 +133,12 @@ def say_which(project: Project, model: str | None, command: str) -> str | None:
 
 
 def refuse_given(why: str, *names: str) -> None:
-    """Refuse options and arguments, by their parameter's name, that were given but would have no effect.
+    """Raise an error if one of these options or arguments was given although it would have no effect.
+
+    They are named by their parameters.
 
     Raises:
-        UsageError: Such an option was given. The message names it and continues with `why`.
+        UsageError: One of them was given. The message names it and ends with `why`.
     """
     context = click.get_current_context()
     for parameter in context.command.params:
@@ -146,18 +148,18 @@ def refuse_given(why: str, *names: str) -> None:
 
 
 def account() -> str:
-    """Return the name of the account that the command runs under."""
+    """Return the name of the user account that runs the command."""
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # an account without a name
+    except (OSError, KeyError):  # the account has no name
         return "a person"
 
 
 def time_given(option: str, text: str | None) -> int | None:
-    """Return the time that an option names, in UTC microseconds; None if the option was left out.
+    """Return the time given by an option in UTC microseconds, or None if the option was not given.
 
     Raises:
-        Misuse: The option is no time; the message names the option.
+        Misuse: The value is not a time. The message names the option.
     """
     from trimtab.core.time import parse_time_us
 

@@ -1,4 +1,4 @@
-"""Lines and JSON on standard output; progress on standard error."""
+"""Print results as lines or JSON on standard output, and progress on standard error."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from trimtab.cli.exits import Manner, printable
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-_QUICK_S = 1.0  # work that ends within this time shows no progress
-_EVERY_S = 10.0  # the time between two lines if there is no terminal
+_QUICK_S = 1.0  # if work takes less time than this, no progress is shown
+_EVERY_S = 10.0  # time between two lines of progress if there is no terminal
 
 
 def show(document: Any, lines: Iterable[str]) -> None:
-    """Print the document if `--json` was given, otherwise the lines."""
+    """Print `document` as JSON if `--json` was given, and otherwise the lines."""
     show_json(document) if _is_json() else show_lines(lines)
 
 
 def show_each(documents: Iterable[Any], lines: Iterable[str]) -> None:
-    """Print one document per line if `--json` was given, otherwise the lines."""
+    """Print one JSON document per line if `--json` was given, and otherwise the lines."""
     if not _is_json():
         show_lines(lines)
         return
@@ -40,13 +40,13 @@ def _is_json() -> bool:
 
 
 def show_lines(lines: Iterable[str], *, err: bool = False) -> None:
-    """Print lines, on standard error if `err` is set. Control characters are shown as escapes."""
+    """Print lines, with control characters escaped. With `err`, print them on standard error."""
     for line in lines:
         click.echo("\n".join(printable(part) for part in line.split("\n")), err=err)
 
 
 def show_json(document: Any) -> None:
-    """Print one JSON document on one line, so that several documents are NDJSON."""
+    """Print a document as JSON on a single line, so that several documents form NDJSON."""
     import msgspec
 
     click.echo(msgspec.json.encode(document, enc_hook=_plain).decode())
@@ -55,12 +55,12 @@ def show_json(document: Any) -> None:
 def _plain(value: object) -> object:
     if isinstance(value, Path):
         return str(value)
-    raise NotImplementedError(f"{type(value).__name__} has no JSON form")  # msgspec expects this error from a hook
+    raise NotImplementedError(f"{type(value).__name__} has no JSON form")  # msgspec expects a hook to raise this error
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Meter]:
-    """Show progress if `what` takes longer than a second, with the share that is done as soon as it is known."""
+    """Show the progress of `what` if it takes longer than a second, and how much is done as soon as that is known."""
     meter = Meter(what)
     try:
         yield meter
@@ -69,17 +69,20 @@ def progress(what: str) -> Iterator[Meter]:
 
 
 class Meter:
-    """Progress of slow work: a bar on a terminal, otherwise a line every ten seconds. Call it with done and total."""
+    """Shows the progress of slow work: a bar on a terminal, or otherwise a line every ten seconds.
+
+    Call this object with the amount that is done and the total amount.
+    """
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._lock = threading.RLock()  # the bar is started by another thread
+        self._lock = threading.RLock()  # needed because another thread starts the bar
         self._told_at = time.monotonic()
-        self._share: float | None = None  # the share of the work that is done; None: not known
+        self._share: float | None = None  # the share of the work that is done; None if unknown
         self._bar: Progress | None = None
         self._closed = False
         self._terminal = sys.stderr.isatty()
-        # for work that never reports progress
+        # starts the display even if the work never reports progress
         self._timer = threading.Timer(_QUICK_S if self._terminal else _EVERY_S, self._show)
         self._timer.daemon = True
         self._timer.start()
@@ -93,13 +96,13 @@ class Meter:
                 self._show()
 
     def say(self, what: str, share: float | None = None) -> None:
-        """Show another activity from now on, and the share of it that is done (None: not known)."""
+        """Show another activity from now on, with the share of it that is done (None if unknown)."""
         with self._lock:
             self._what, self._share = what, share
             if self._bar is not None:
                 task = self._bar.task_ids[0]
                 if share is None:
-                    self._bar.tasks[0].total = None  # the bar pulses again; `update` cannot set this
+                    self._bar.tasks[0].total = None  # makes the bar pulse again, which `update` cannot do
                 self._bar.update(task, description=what, completed=share or 0.0, total=None if share is None else 1.0)
 
     def close(self) -> None:
@@ -135,7 +138,7 @@ class Meter:
         bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TaskProgressColumn("{task.percentage:>3.0f}%"),  # empty while the share is not known
+            TaskProgressColumn("{task.percentage:>3.0f}%"),  # empty as long as the share is unknown
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),

@@ -1,4 +1,4 @@
-"""The command `top`: watch a running service."""
+"""The command `top`, which shows a running service as it changes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _watch(look: Callable[[], tuple[str, Scrape]], before: tuple[str, Scrape], e
         while True:
             try:
                 now = look()
-            except (Unavailable, Misuse) as error:  # the service may come back, or its certificate is being renewed
+            except (Unavailable, Misuse) as error:  # the service may come back, or its certificate may be renewed
                 show([str(error)])
             else:
                 _show(before, now, model, show)
@@ -70,7 +70,7 @@ def _watch(look: Callable[[], tuple[str, Scrape]], before: tuple[str, Scrape], e
 
 @contextmanager
 def _screen() -> Iterator[Callable[[list[str]], object]]:
-    """Yield a function that shows lines: in place on a terminal, otherwise one view after the other."""
+    """Yield a function that shows lines: always in the same place on a terminal, and otherwise one below the other."""
     if not sys.stdout.isatty() or manner().json:
         yield show_lines
         return
@@ -96,23 +96,23 @@ def _show(
 
 
 def _looking(url: str | None, key: str | None, cafile: str | None) -> Callable[[], tuple[str, Scrape]]:
-    """Return a function that reads the service's metrics. It also returns the service's address."""
+    """Return a function that reads the metrics of the service, and returns its URL with them."""
     config = None if url is not None else project_config()
     given = f"http://{url}" if url is not None and "//" not in url else url
 
     def look() -> tuple[str, Scrape]:
         where = (given or _address(config)).rstrip("/")
-        # the certificate is read each time, because it may be renewed
+        # the certificate is read each time, because it may have been renewed
         return where, _scrape(where, key, _context(config, cafile))
 
     return look
 
 
 def _address(config: Config | None) -> str:
-    """Return the address of the running service. If no service is running, return the address in the settings."""
+    """Return the URL of the running service. If none is running, return the URL from the settings."""
     from trimtab.serving.workers.states import FOLDER, read_state
 
-    assert config is not None  # only called without --url
+    assert config is not None  # without --url there is always a project
     state = read_state(config.state_folder / FOLDER)
     if state is not None:
         return state.url
@@ -121,10 +121,10 @@ def _address(config: Config | None) -> str:
 
 
 def _context(config: Config | None, cafile: str | None) -> SSLContext | None:
-    """Trust the certificates of `cafile`, or otherwise those of the project, under any host name.
+    """Return a TLS context that trusts the certificates in `cafile` or those of the project, for any host name.
 
     Raises:
-        Misuse: The file cannot be read, or has no certificate.
+        Misuse: The file cannot be read, or it contains no certificate.
     """
     import ssl
 
@@ -142,12 +142,12 @@ def _context(config: Config | None, cafile: str | None) -> SSLContext | None:
     except (OSError, ValueError) as error:
         named = f"serve.tls_cert {served}" if cafile is None else f"--cafile {cafile}"
         raise Misuse(f"{named}: {error}. Give a PEM file with a certificate.") from error
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the root certificate may be missing
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the chain may lack the root certificate
     return context
 
 
 def _first(file: Path) -> str:
-    """Return the first certificate of a chain, which is the service's own.
+    """Return the first certificate of a chain, which is that of the service itself.
 
     Other certificates of the same issuer are not trusted.
     """

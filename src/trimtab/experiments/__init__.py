@@ -1,1 +1,1 @@
-"""Assignment and analysis of experiments (grows with its capability)."""
+"""Assignment and analysis of experiments. This package is still empty."""

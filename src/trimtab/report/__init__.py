@@ -1,4 +1,4 @@
-"""Documents of facts, tables and plots, written as HTML pages with SVG, as Markdown or for a terminal."""
+"""Make reports with facts, tables and plots, and write them as HTML pages, Markdown or text for a terminal."""
 
 from trimtab.report.curves import curve_chart
 from trimtab.report.document import Document, Tone

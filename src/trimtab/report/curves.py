@@ -1,4 +1,4 @@
-"""Chart of one curve over a numeric axis, with named positions on the axis."""
+"""Draw a curve over a numeric axis, with named positions on that axis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trimtab.report.tables import written
 from trimtab.report.ticks import number_ticks
 
 _LEFT, _RIGHT, _TOP = 62, 16, 34
-_LINE = 15  # the height of a line of labels above the plot
+_LINE = 15  # the height of each line of labels above the plot
 
 
 def curve_chart(
@@ -24,14 +24,15 @@ def curve_chart(
     places: Sequence[tuple[float, str]] = (),
     height: int = 240,
 ) -> Markup:
-    """Draw a curve through points in the given order.
+    """Draw a curve through points in the given order, and return it as SVG.
 
     Args:
         points: At least one pair of x and y, all of them finite.
-        title: The text above the plot, which screen readers read out.
+        title: The text above the plot, which screen readers read aloud.
         x_label: The text under the axis.
         y_label: The text along the y axis.
-        places: Named values of x, drawn as vertical lines. Each name has its own line of text above the plot.
+        places: Positions on the x axis with names, drawn as vertical lines. Each name has its own line of text above
+            the plot.
         height: The height of the plot, in its own units (the width is 760).
 
     Raises:

@@ -1,4 +1,4 @@
-"""A document of headings, text, facts, tables and plots, in the order in which they were added."""
+"""A document that consists of headings, texts, facts, tables and plots, in the order in which they were added."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ class Heading(msgspec.Struct, frozen=True):
 
 
 class Paragraph(msgspec.Struct, frozen=True):
-    """Plain text. With a tone it is a statement that is set apart, such as a gate's verdict."""
+    """A text. If it has a tone, it is a statement that is set apart, such as the result of a test."""
 
     text: str
     tone: Tone | None = None
 
     @property
     def prefix(self) -> str:
-        """The tone as a word, so that it is never shown by colour alone."""
+        """The tone as a word, so that it is not shown by colour alone."""
         return {"good": "Good: ", "bad": "Bad: ", "warning": "Warning: "}.get(self.tone or "", "")
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """Names with values."""
+    """Names with their values."""
 
     values: dict[str, Cell]
 
 
 class Plot(msgspec.Struct, frozen=True):
-    """A drawing, and a table or lines of text that are shown where nothing can be drawn."""
+    """A drawing, with a table or lines of text to show instead if nothing can be drawn."""
 
     svg: Markup
     caption: str = ""
@@ -51,18 +51,18 @@ Content = Heading | Paragraph | Facts | Table | Plot
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One part of a document."""
+    """A part of a document."""
 
     content: Content
-    detail: bool = False  # whether the part is left out in a terminal
-    most: int | None = None  # the largest number of rows of a table in a terminal
+    detail: bool = False  # whether the part is left out when the document is shown in a terminal
+    most: int | None = None  # the maximum number of table rows shown in a terminal
 
 
 class Document:
-    """Parts in the order they are added. Write it with `html_page`, `markdown_text` or `terminal_text`.
+    """A document to which parts are added in order. Write it with `html_page`, `markdown_text` or `terminal_text`.
 
-    Every adding method takes `detail`. Parts with `detail` are left out in a terminal, which shows a summary. A heading
-    with `detail` hides its whole section.
+    Every method that adds a part has the option `detail`. A part with this option is left out in a terminal, which
+    shows only a summary. If a heading has it, its whole section is left out.
 
     >>> from trimtab.report import html_page, terminal_text
     >>> document = Document("Late flights, July")
@@ -84,7 +84,7 @@ class Document:
         self.parts: list[Part] = []
 
     def heading(self, text: str, level: Literal[2, 3] = 2, *, detail: bool = False) -> None:
-        """Begin a section. A page with three or more sections of level 2 lists them at the top."""
+        """Begin a section. If a page has three or more sections of level 2, it lists them at its top."""
         self.parts.append(Part(Heading(text, level), detail))
 
     def paragraph(self, text: str, *, detail: bool = False) -> None:
@@ -92,11 +92,11 @@ class Document:
         self.parts.append(Part(Paragraph(text), detail))
 
     def note(self, text: str, tone: Tone = "plain", *, detail: bool = False) -> None:
-        """Add a statement that is set apart. Its tone is written as a word and shown as a colour."""
+        """Add a statement that is set apart. Its tone is shown by a word and by a colour."""
         self.parts.append(Part(Paragraph(text, tone), detail))
 
     def facts(self, facts: Mapping[str, Cell], *, detail: bool = False) -> None:
-        """Add names and values that are shown side by side."""
+        """Add names and values, which are shown side by side."""
         self.parts.append(Part(Facts(dict(facts)), detail))
 
     def table(self, table: Table, *, detail: bool = False, most: int | None = None) -> None:
@@ -104,8 +104,8 @@ class Document:
 
         Args:
             table: The table with its headers and rows.
-            detail: Leave it out in a terminal.
-            most: The number of rows shown in a terminal. The rows after these are only counted. None shows all rows.
+            detail: Whether to leave it out in a terminal.
+            most: The maximum number of rows shown in a terminal, which only counts the rest. None shows all rows.
         """
         if table.rows:
             self.parts.append(Part(table, detail, most))
@@ -122,15 +122,15 @@ class Document:
         """Add a drawing.
 
         Args:
-            svg: The result of a plot function of `trimtab.report`.
+            svg: The drawing, as returned by a function of `trimtab.report`.
             caption: One or two sentences under the drawing.
-            plain: Shown instead of the drawing in Markdown and in a terminal: a table, or lines such as those of
-                `text_chart`.
-            detail: Leave it out in a terminal.
-            most: The number of rows of a plain table shown in a terminal.
+            plain: A table, or lines such as those of `text_chart`. In Markdown and in a terminal, it is shown instead
+                of the drawing.
+            detail: Whether to leave it out in a terminal.
+            most: If `plain` is a table: the maximum number of its rows shown in a terminal.
 
         Raises:
-            Misuse: `svg` is a plain string, which may contain unsafe markup.
+            Misuse: `svg` is an ordinary string, which may contain unsafe markup.
         """
         if not isinstance(svg, Markup):
             raise Misuse(f"document: a plot must come from a plot function, found {type(svg).__name__}.")

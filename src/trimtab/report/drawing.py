@@ -1,25 +1,25 @@
-"""Parts that all plots share: the sheet, scales, text, colours and the legend."""
+"""What all plots need: the sheet (the SVG element), scales, texts, colours and the legend."""
 
 from collections.abc import Callable, Sequence
 
 from trimtab.report.markup import Markup, join, tag
 
-# Okabe & Ito (2008): distinguishable with every common colour blindness. The page may set other values (dark mode).
+# Okabe & Ito (2008): distinguishable with every common colour blindness. A page may set other colours (dark mode).
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#555555")
-_DASHES = (None, "7 3", "2 3")  # the line styles for the second and the third use of the palette
+_DASHES = (None, "7 3", "2 3")  # the line styles when the palette is used for the first, second and third time
 WIDTH = 760  # the width of every sheet, in its own units
 GRID = "stroke:var(--grid,#ddd);stroke-width:1"
 Scale = Callable[[float], float]
 
 
 def scale(low: float, high: float, start: float, end: float) -> Scale:
-    """Return the function that maps [low, high] to [start, end] on the sheet."""
+    """Return a function that maps the range [low, high] to the range [start, end] on the sheet."""
     span = high - low or 1
     return lambda value: round(start + (value - low) / span * (end - start), 2)
 
 
 def svg(title: str, described: str, height: float, *parts: Markup | None) -> Markup:
-    """Return the sheet with its title and a description for screen readers."""
+    """Return a sheet with these parts, with a title and a description for screen readers."""
     return tag(
         "svg",
         tag("title", title),
@@ -35,7 +35,7 @@ def svg(title: str, described: str, height: float, *parts: Markup | None) -> Mar
 
 
 def legend_of(names: Sequence[str]) -> tuple[Markup, float]:
-    """Return line samples with names, wrapped, and the height of all lines."""
+    """Return a legend with a sample line for each name, in several rows if necessary, and its total height."""
     at, row = 0.0, 0
     parts = []
     for number, name in enumerate(names):
@@ -53,13 +53,13 @@ def legend_of(names: Sequence[str]) -> tuple[Markup, float]:
 
 
 def text(x: float, y: float, content: str, *, anchor: str | None = None, faint: bool = False) -> Markup:
-    """Return one line of text."""
+    """Return a line of text."""
     fill = "fill:var(--faint,#666)" if faint else "fill:var(--ink,#222)"
     return tag("text", content, x=x, y=y, text_anchor=anchor, style=fill)
 
 
 def upright(x: float, y: float, content: str) -> Markup:
-    """Return one line of vertical text."""
+    """Return a line of vertical text."""
     return tag(
         "text",
         content,
@@ -72,13 +72,13 @@ def upright(x: float, y: float, content: str) -> Markup:
 
 
 def colour_of(number: int) -> str:
-    """Return the colour of a series, which the page may set."""
+    """Return the colour of the series with this number. A page may set other colours."""
     place = number % len(PALETTE)
     return f"var(--series-{place + 1},{PALETTE[place]})"
 
 
 def stroke(number: int) -> str:
-    """Return the line style of a series. The style is dashed when the palette is used again."""
+    """Return the line style of the series with this number. Lines are dashed if their colour is used again."""
     dash = _DASHES[number // len(PALETTE) % len(_DASHES)]
     return f"stroke:{colour_of(number)};fill:none;stroke-width:1.8;stroke-linejoin:round" + (
         f";stroke-dasharray:{dash}" if dash else ""
@@ -86,12 +86,12 @@ def stroke(number: int) -> str:
 
 
 def text_width(content: str) -> float:
-    """Return the approximate width of a text at 12 px in a system font."""
+    """Return the approximate width of a text in a system font of 12 px."""
     return sum(10.0 if ord(c) > 0x2E7F else 6.6 for c in content)
 
 
 def shortened(content: str, width: float) -> str:
-    """Return the text. If it is wider than the limit, it is shortened and ends with an ellipsis."""
+    """Return a text, shortened and with an ellipsis at its end if it is wider than the limit."""
     if text_width(content) <= width:
         return content
     while content and text_width(content) > width - 8:

@@ -1,4 +1,4 @@
-"""HTML and SVG that are safe from injection, because everything that is not `Markup` is escaped."""
+"""Build HTML and SVG safely: everything that is not `Markup` is escaped, so that data cannot inject markup."""
 
 import html
 import re
@@ -8,16 +8,16 @@ _VOID = {"br", "hr", "meta"}
 
 
 class Markup(str):
-    """Text that is already markup. Only `tag` and `join` should create it."""
+    """A string that is markup already and is not escaped again. Only `tag` and `join` should make such strings."""
 
     __slots__ = ()
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Markup:
-    """Return one element. Children that are not markup are escaped, attributes always.
+    """Return an HTML or SVG element. Children are escaped unless they are markup, and attributes always.
 
-    An attribute that is None or False is left out. An attribute that is True is written without a value. `class_`
-    becomes `class`, and `stroke_width` becomes `stroke-width`.
+    An attribute that is None or False is left out, and one that is True is written without a value. The argument
+    `class_` becomes the attribute `class`, and `stroke_width` becomes `stroke-width`.
 
     >>> tag("td", "a < b", class_="number", data_row=3)
     '<td class="number" data-row="3">a &lt; b</td>'
@@ -33,15 +33,15 @@ def tag(name: str, /, *children: object, **attributes: object) -> Markup:
 
 
 def join(*children: object, between: str = "") -> Markup:
-    """Join children, which are escaped if they are not markup. None is left out."""
+    """Join children, which are escaped unless they are markup. None is left out."""
     parts = [child if isinstance(child, Markup) else escaped(child) for child in children if child is not None]
     return Markup(between.join(parts))
 
 
 def escaped(value: object) -> str:
-    """Return text that is safe in content and in quoted attributes.
+    """Return a value as text that is safe in content and in quoted attributes.
 
-    Floats have at most 6 digits, and invalid characters are replaced.
+    Floats are written with up to 6 digits, and invalid characters are replaced.
     """
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return html.escape(_UNFIT.sub("\ufffd", text), quote=True)

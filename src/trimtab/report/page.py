@@ -1,4 +1,4 @@
-"""A document as one self-contained HTML file: the style is inside, nothing is fetched, every text is escaped."""
+"""Write a document as one self-contained HTML file, which loads nothing and in which every text is escaped."""
 
 from trimtab.report.document import Document, Facts, Heading, Paragraph, Part
 from trimtab.report.drawing import PALETTE
@@ -9,7 +9,7 @@ _DARK = ("#5fb3f0", "#ff9147", "#3fd1a4", "#e6a3c9", "#e0b341", "#8fd3ff", "#b0b
 
 
 def html_page(document: Document) -> str:
-    """Return the whole page as text. Write it as UTF-8."""
+    """Return the document as an HTML page. Write it to a file as UTF-8."""
     links = [
         tag("li", tag("a", part.content.text, href=f"#section-{at}"))
         for at, part in enumerate(document.parts)

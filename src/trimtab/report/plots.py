@@ -1,4 +1,4 @@
-"""Plots as SVG without scripts: lines over time, bars, calibration. Their colours are variables of the page."""
+"""Draw plots as SVG without scripts: lines over time, bars, and calibration. A page can set their colours."""
 
 import math
 from collections.abc import Sequence
@@ -34,11 +34,11 @@ _MARKS: dict[MarkKind, tuple[str, str | None]] = {
     "note": ("var(--faint,#777)", "2 2"),
 }
 _LEFT, _RIGHT = 62, 16
-_LANES = 4  # rows for labels of marks above a plot; marks without room keep their line and tooltip
+_LANES = 4  # rows of mark labels above a plot; a mark without room for a label has only a line and a tooltip
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True):
-    """One named line. None is a gap. `low` and `high` draw the line's band."""
+    """A named line. A value of None makes a gap. `low` and `high` are the edges of a band around the line."""
 
     name: str
     x: Sequence[int]  # UTC microseconds since 1970, ascending
@@ -55,7 +55,7 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """An event: a vertical line with a label."""
+    """An event, drawn as a vertical line with a label."""
 
     at_us: int
     label: str
@@ -63,7 +63,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bar(msgspec.Struct, frozen=True, kw_only=True):
-    """One bar, with an optional interval."""
+    """A bar, which may have an interval."""
 
     label: str
     value: float
@@ -72,7 +72,7 @@ class Bar(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CalibrationPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """Mean score, share of positive labels and number of rows of one bin."""
+    """The mean score, the share of positive labels and the number of rows in one bin of scores."""
 
     mean_score: float
     label_share: float
@@ -88,14 +88,14 @@ def line_chart(
     marks: Sequence[Mark] = (),
     height: int = 300,
 ) -> Markup:
-    """Draw lines over time with a legend, bands and marks.
+    """Draw lines over time with a legend, bands and marks, and return them as SVG.
 
     Args:
-        series: At least one, and at least one series has a value. Values that are not finite are gaps.
-        title: The text above the plot, which screen readers read out.
+        series: At least one series, of which at least one has a value. Values that are not finite make gaps.
+        title: The text above the plot, which screen readers read aloud.
         x_label: The text under the time axis, which is in UTC.
         y_label: The text along the value axis.
-        marks: Alarms, promotions and changes. Marks outside the times of the series widen the axis.
+        marks: Events such as alarms, promotions and changes. The axis is extended so that it includes them all.
         height: The height of the drawing, in its own units (the width is 760).
 
     Raises:
@@ -149,7 +149,7 @@ def line_chart(
 
 
 def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str = "") -> Markup:
-    """Draw horizontal bars from zero, in the given order, each with its value and its interval."""
+    """Draw horizontal bars from zero in the given order, each with its value and its interval, as SVG."""
     ends = [v for bar in bars for v in (bar.value, bar.low, bar.high) if v is not None]
     if not ends or not all(map(math.isfinite, ends)):
         raise Misuse(f"plot {title!r}: needs at least one bar and only finite values, found {len(bars)} bars.")
@@ -189,7 +189,9 @@ def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str = "") -> Markup:
 
 
 def calibration_plot(curves: Sequence[tuple[str, Sequence[CalibrationPoint]]], *, title: str) -> Markup:
-    """Draw label share against mean score. A calibrated model lies on the diagonal; larger bins have larger points.
+    """Draw the share of positive labels against the mean score, with a larger point for a larger bin, as SVG.
+
+    The points of a calibrated model lie on the diagonal.
 
     Args:
         curves: The name and the points of each model.
@@ -294,7 +296,7 @@ def _band(one: Series, number: int, x: Scale, y: Scale) -> Markup | None:
 
 
 def _lanes(marks: Sequence[Mark], x: Scale) -> dict[int, int]:
-    """Return the row for the label of each mark, so that no two labels overlap. Marks without room have no row."""
+    """Return the row for the label of each mark, so that labels do not overlap. Marks without room are left out."""
     ends = [-math.inf] * _LANES
     lanes: dict[int, int] = {}
     for number in sorted(range(len(marks)), key=lambda n: marks[n].at_us):
@@ -320,7 +322,7 @@ def _mark_line(mark: Mark, at: float, lane: int | None, top: float, bottom: floa
 
 def _mark_label(mark: Mark, at: float, lane: int, top: float) -> Markup:
     start, end = _label_span(mark, at)
-    # a halo around the text
+    # draws a halo around the text
     style = f"fill:{_MARKS[mark.kind][0]};paint-order:stroke;stroke:var(--paper,#fff);stroke-width:5px"
     middle, height = round((start + end) / 2, 2), top + 12 + 15 * lane
     return tag("text", shortened(mark.label, 200.0), x=middle, y=height, text_anchor="middle", style=style)

@@ -1,4 +1,4 @@
-"""Swarm chart: how much a feature changes predictions. Each point is a prediction, coloured by the feature's value."""
+"""Swarm chart: how much each feature changes predictions. Each point is a prediction."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from trimtab.report.tables import written
 from trimtab.report.ticks import number_ticks
 
 _TOP, _LINE, _SPREAD = 54, 30, 11.0
-_BIN = 5.0  # points that are nearer than this along the axis are stacked
-# colours that differ with every kind of colour blindness
+_BIN = 5.0  # points that are closer than this along the axis are stacked
+# colours that are distinguishable with every kind of colour blindness
 _LOW, _HIGH, _NONE = (0, 114, 178), (213, 94, 0), "var(--faint,#999)"
 
 
 class Swarm(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a swarm chart. Each point has a position on the axis and a shade from 0 to 1 (None: no shade)."""
+    """A line of points in a swarm chart. Each point has a position on the axis and a shade from 0 to 1, or None."""
 
     label: str
     points: Sequence[tuple[float, float | None]]
 
 
 def swarm_chart(swarms: Sequence[Swarm], *, title: str, x_label: str = "", shades: str = "") -> Markup:
-    """Draw points line by line. Points at the same position are spread upwards and downwards.
+    """Draw lines of points, and return them as SVG. Points at the same position are moved up and down.
 
     Args:
-        swarms: The lines, in the order in which they are drawn.
-        title: The text above the plot, which screen readers read out.
+        swarms: The lines, from top to bottom.
+        title: The text above the plot, which screen readers read aloud.
         x_label: The text under the axis.
-        shades: The meaning of the colours: "value of the feature".
+        shades: What the colours mean, such as "value of the feature".
 
     Raises:
-        Misuse: There is nothing to draw, or a position is no finite number.
+        Misuse: There is nothing to draw, or a position is not finite.
     """
     places = [at for swarm in swarms for at, _ in swarm.points]
     if not places or not all(map(math.isfinite, places)):
@@ -67,9 +67,9 @@ def swarm_chart(swarms: Sequence[Swarm], *, title: str, x_label: str = "", shade
 
 
 def _spread(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float, float | None]]:
-    """Return how far each point is moved off its line, so that points at the same position do not overlap.
+    """Return each point with its distance from its line, so that points at the same position do not overlap.
 
-    Such points are moved down and up in turn.
+    Such points are moved alternately down and up.
     """
     by_bin: dict[int, list[tuple[float, float | None]]] = {}
     for at, shade in points:

@@ -1,4 +1,4 @@
-"""Tables for terminals, HTML and Markdown."""
+"""Write tables for terminals, as HTML, and as Markdown."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from trimtab.report.markup import Markup, tag
 Cell = str | int | float | bool | None
 Align = Literal["left", "right"]
 
-_LONGEST_WORD = 32  # longer words, such as a hash, may be broken
+_LONGEST_WORD = 32  # longer words, such as hashes, may be broken
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """Headers over rows. Without `align`, columns of numbers are right-aligned."""
+    """A table with headers and rows. If `align` is not given, columns of numbers are right-aligned."""
 
     headers: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -37,7 +37,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def text_table(headers: Sequence[str], rows: Sequence[Sequence[Cell]], align: Sequence[Align] | None = None) -> str:
-    """Return a plain table for a terminal, without a trailing newline.
+    """Return a table as plain text for a terminal, without a newline at its end.
 
     >>> print(text_table(["model", "AUC"], [["never", 0.705], ["ours", 0.7564]]))
     model     AUC
@@ -50,7 +50,7 @@ def text_table(headers: Sequence[str], rows: Sequence[Sequence[Cell]], align: Se
 
 
 def terminal_table(table: Table, most: int | None = None) -> str:
-    """Return a table for a terminal: the first `most` rows (None: all), and how many more there are."""
+    """Return the first `most` rows of a table (None: all) for a terminal, and the number of further rows."""
     shown = table.rows[:most]
     lines = [[one_line(header) for header in table.headers]]
     lines += [[one_line(written(cell)) for cell in row] for row in shown]
@@ -67,14 +67,14 @@ def terminal_table(table: Table, most: int | None = None) -> str:
 
 
 def markdown_table(table: Table) -> str:
-    """Return the table as Markdown, without a trailing newline."""
+    """Return a table as Markdown, without a newline at its end."""
     cells = [table.headers, ["---"] * len(table.headers), *([written(cell) for cell in row] for row in table.rows)]
     lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def html_table(table: Table) -> Markup:
-    """Return the table as HTML, in a box that scrolls sideways if the page is narrow."""
+    """Return a table as HTML, in a box that can be scrolled sideways on a narrow page."""
     sides = table.sides
     head = [tag("th", header, scope="col", class_=side) for header, side in zip(table.headers, sides, strict=True)]
     body = [
@@ -87,12 +87,12 @@ def html_table(table: Table) -> Markup:
 
 
 def _html_cell(text: str, side: Align) -> Markup:
-    whole = len(text) <= _LONGEST_WORD and " " not in text  # a date has hyphens, but should not be broken at them
+    whole = len(text) <= _LONGEST_WORD and " " not in text  # keeps dates from being broken at hyphens
     return tag("td", text, class_=f"{side} whole" if whole else side)
 
 
 def written(cell: Cell) -> str:
-    """Return a cell as text: thousands separated, floats to 4 significant digits, None as a dash.
+    """Return a cell as text, with separators of thousands, floats with 4 significant digits, and None as a dash.
 
     >>> [written(cell) for cell in (336776, 0.123456, 12345.6, None, True)]
     ['336,776', '0.1235', '12,346', '–', 'yes']
@@ -114,7 +114,7 @@ def _side(cells: list[Cell]) -> Align:
 
 
 def one_line(text: str) -> str:
-    """Return the text in one line, without characters that could control a terminal."""
+    """Return a text in a single line, without characters that could control a terminal."""
     return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in " ".join(text.split()))
 
 

@@ -1,4 +1,4 @@
-"""Bar chart of a series in a terminal, with a reference level."""
+"""Draw a bar chart of a series as text for a terminal, with a reference line."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import math
 from collections.abc import Sequence
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
-_LABEL = 10  # the width of a value at the left, in characters
+_LABEL = 10  # the width of the values at the left, in characters
 
 
 def text_chart(
     values: Sequence[float | None], *, level: float | None = None, height: int = 8, width: int = 78
 ) -> list[str]:
-    """Return the lines of a bar chart, the highest first; no lines if no value is known.
+    """Return the lines of a bar chart, from top to bottom. If no value is known, there are no lines.
 
     Args:
-        values: The values, oldest first. None leaves a gap. If there are too many to fit, neighbours are averaged.
-        level: A value drawn as a dashed line, for example the healthy value.
+        values: The values, oldest first. None makes a gap. If there are too many to fit, neighbours are averaged.
+        level: A value to draw as a dashed line, such as the normal value.
         height: The number of lines.
-        width: The number of characters per line, including the values at the left.
+        width: The number of characters in a line, including the values at the left.
 
     >>> print("\\n".join(text_chart([1.0, 2.0, None, 3.0], level=2.0, height=3)))
              3     █
@@ -31,7 +31,7 @@ def text_chart(
         return []
     low, high = min(known), max(known)
     spread = (high - low) or abs(high) or 1.0
-    low = low - spread / (height - 1) if height > 1 else low  # even the lowest value has a bar
+    low = low - spread / (height - 1) if height > 1 else low  # lowered, so that even the lowest value has a bar
     step = (high - low) / height
     lines = []
     for row in range(height - 1, -1, -1):
@@ -48,7 +48,7 @@ def _cell(value: float | None, bottom: float, step: float, dashed: bool) -> str:
 
 
 def _fitting(values: Sequence[float | None], width: int) -> list[float | None]:
-    """Return as many values as fit; neighbours are averaged."""
+    """Return as many values as fit into the width. If there are too many, neighbours are averaged."""
     each = max(1, math.ceil(len(values) / width))
     groups = [[one for one in values[n : n + each] if one is not None] for n in range(0, len(values), each)]
     return [sum(group) / len(group) if group else None for group in groups]

@@ -1,4 +1,4 @@
-"""Labels of an axis: round numbers and round times."""
+"""Choose the ticks of an axis: round numbers and round times."""
 
 import math
 from datetime import UTC, datetime, timedelta
@@ -12,9 +12,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def number_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Return round numbers from at or below `low` to at or above `high`.
+    """Return round numbers, from one at or below `low` to one at or above `high`.
 
-    The steps are 1, 2 or 5 times a power of ten.
+    Their distance is 1, 2 or 5 times a power of ten.
 
     >>> number_ticks(0.37, 0.41)
     [0.37, 0.38, 0.39, 0.4, 0.41]
@@ -35,7 +35,9 @@ def number_ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def time_ticks(low_us: int, high_us: int, most: int = 8) -> list[tuple[int, str]]:
-    """Return round UTC times inside [low, high] with labels. A label names the day or the year if it changes there.
+    """Return round UTC times within [low, high], each with a label.
+
+    A label includes the day or the year if it differs from that of the previous label.
 
     >>> day = 86_400_000_000
     >>> [label for _, label in time_ticks(15_706 * day, 16_070 * day, most=5)]
@@ -45,7 +47,7 @@ def time_ticks(low_us: int, high_us: int, most: int = 8) -> list[tuple[int, str]
         raise Misuse(f"ticks: needs times in order, found {low_us} and {high_us}.")
     for step_s in _STEPS_S:
         step = step_s * _SECOND
-        offset = 4 * 86_400 * _SECOND if step_s == 604_800 else 0  # weeks begin on Monday
+        offset = 4 * 86_400 * _SECOND if step_s == 604_800 else 0  # 1970 began on a Thursday, weeks begin on Mondays
         first = low_us + (offset - low_us) % step
         if (high_us - first) // step + 1 <= most:
             times = list(range(first, high_us + 1, step))
@@ -58,7 +60,7 @@ def time_ticks(low_us: int, high_us: int, most: int = 8) -> list[tuple[int, str]
 
 
 def utc(at_us: int) -> datetime:
-    """Return the UTC time of a number of microseconds since 1970."""
+    """Return a time in microseconds since 1970 as a UTC datetime."""
     return _EPOCH + timedelta(microseconds=at_us)
 
 

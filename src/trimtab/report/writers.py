@@ -1,4 +1,4 @@
-"""Documents written as Markdown, and as text for a terminal."""
+"""Write documents as Markdown and as text for a terminal."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from trimtab.report.tables import Table, markdown_table, one_line, terminal_tabl
 
 
 def markdown_text(document: Document) -> str:
-    """Return the document as Markdown, ending with a newline.
+    """Return a document as Markdown, with a newline at its end.
 
     >>> document = Document("churn@7")
     >>> document.note("The gate passed it.", "good")
@@ -21,7 +21,7 @@ def markdown_text(document: Document) -> str:
 
 
 def terminal_text(document: Document) -> str:
-    """Return the document's summary for a terminal, without a trailing newline. Parts marked as detail are left out."""
+    """Return a document's summary for a terminal, without a newline at its end. Details are left out."""
     head = one_line(document.title) + (f"\n{one_line(document.subtitle)}" if document.subtitle else "")
     out, after_heading = head, False
     for part in _summary(document):
@@ -32,8 +32,8 @@ def terminal_text(document: Document) -> str:
 
 
 def _summary(document: Document) -> Iterator[Part]:
-    """Return the parts that are no details: neither marked as detail, nor in a section whose heading is so marked."""
-    hidden: int | None = None  # the level of the heading that hides the parts after it
+    """Yield the parts that are no details: not marked as detail, and not in a section whose heading is marked."""
+    hidden: int | None = None  # the level of a heading marked as detail, which hides the parts after it
     for part in document.parts:
         if isinstance(part.content, Heading) and (hidden is None or part.content.level <= hidden):
             hidden = part.content.level if part.detail else None

@@ -1,4 +1,4 @@
-"""Steps that are computed once for the same inputs, the runs that consist of them, and executors of tasks."""
+"""Steps whose results are computed once for the same inputs, runs made of steps, and executors of tasks."""
 
 from trimtab.run.events import Cancelled, Event, Line, Progress, StepBegan, StepEnded
 from trimtab.run.executors import Executor, ProcessExecutor, Task, TaskFailed, ThreadExecutor, Workplace

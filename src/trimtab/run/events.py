@@ -1,4 +1,4 @@
-"""Events of running work: beginnings and ends of steps, progress, and printed lines."""
+"""Events that running work sends: steps that begin and end, progress, and printed lines."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from trimtab.core.errors import Conflict
 
 
 class StepBegan(msgspec.Struct, frozen=True, tag="began", array_like=True):
-    """A step begins. Its result is computed or looked up."""
+    """A step has begun. Its result will be computed or read from the cache."""
 
     name: str
-    inputs_hash: str | None  # None: the step is never cached
+    inputs_hash: str | None  # a hash of the inputs; None if the step is never cached
 
 
 class StepEnded(msgspec.Struct, frozen=True, tag="ended", array_like=True):
-    """A step has its result, or has failed. Its run may go on even without the result."""
+    """A step has ended with a result or with an error. After an error, its run may still continue."""
 
     name: str
     cached: bool
@@ -26,14 +26,14 @@ class StepEnded(msgspec.Struct, frozen=True, tag="ended", array_like=True):
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress", array_like=True):
-    """The finished share of the running step."""
+    """How much of the running step is done."""
 
     done: float
     total: float
 
 
 class Line(msgspec.Struct, frozen=True, tag="line", array_like=True):
-    """A line that the work logged or printed."""
+    """A line of text that the work has logged or printed."""
 
     text: str
 
@@ -42,4 +42,4 @@ Event: TypeAlias = StepBegan | StepEnded | Progress | Line
 
 
 class Cancelled(Conflict):
-    """The run was cancelled. No result of the running step is kept."""
+    """The run was cancelled. The result of the running step is not stored."""

@@ -1,4 +1,4 @@
-"""Executors: they run a task in a thread of this process, or in a child process of low priority."""
+"""Executors run tasks, either in a thread of this process or in a child process with low priority."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trimtab.run.events import Cancelled, Event, Line, Progress, StepBegan, Step
 
 T = TypeVar("T")
 _POLL_S = 0.2  # time between two checks for cancellation
-_GRACE_S = 2.0  # time for a child to end by itself
+_GRACE_S = 2.0  # seconds in which a child process may end by itself
 _THREAD_LIMITS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -39,31 +39,31 @@ _ERRORS = (Cancelled, Misuse, NotFound, Conflict, Unavailable, Corrupt)
 
 
 class Task(msgspec.Struct, frozen=True):
-    """A function, given by its name, and the function's argument. Both can be sent to another process."""
+    """A function, given by its name, and its argument. Both can be sent to another process."""
 
-    function: str  # "package.module:name"; the function takes the argument and a `Workplace`, and returns bytes
+    function: str  # "package.module:name" of a function that takes the argument and a `Workplace`, and returns bytes
     argument: bytes
-    about: str = ""  # for messages, e.g. "training of 'buyer'"
-    native: str = ""  # the code that may crash the process, e.g. "the estimator's library"
+    about: str = ""  # a text for messages, e.g. "training of 'buyer'"
+    native: str = ""  # which code may crash the process, e.g. "the estimator's library"
 
     def call(self, place: Workplace) -> bytes:
-        """Run the task in this thread."""
+        """Run the task in the current thread."""
         module, _, name = self.function.partition(":")
         result: bytes = getattr(importlib.import_module(module), name)(self.argument, place)
         return result
 
 
 class Workplace:
-    """The environment of a running task: a receiver of the task's events, and objects kept from task to task.
+    """What a running task can use: a function that receives its events, and objects that are kept between tasks.
 
     Args:
-        send: Receives every event.
-        kept: Objects by name that are kept from the beginning.
+        send: Receives the events of the task.
+        kept: Objects by name that exist from the beginning.
     """
 
     def __init__(self, send: Callable[[Event], None], kept: dict[str, Any] | None = None) -> None:
         self.send = send
-        self.cancelled: str | None = None  # the reason why the task must end
+        self.cancelled: str | None = None  # the reason if the task was cancelled
         self._kept = dict(kept or {})
         self._stack = ExitStack()
 
@@ -73,18 +73,18 @@ class Workplace:
             raise Cancelled(self.cancelled)
 
     def emit(self, event: Event) -> None:
-        """Send an event, unless the task was cancelled."""
+        """Send an event. Raise `Cancelled` if the task was cancelled."""
         self.check()
         self.send(event)
 
     def progress(self, done: float, total: float) -> None:
-        """Report the finished share of the running step."""
+        """Report how much of the running step is done."""
         self.emit(Progress(done, total))
 
     def keep(self, name: str, make: Callable[[ExitStack], T]) -> T:
-        """Return the object that is kept under a name, and make it if it does not exist.
+        """Return the object that is kept under a name. If it does not exist, it is made and kept.
 
-        Resources that `make` puts on the stack are closed at the end.
+        Resources that `make` puts on the exit stack are closed by `close`.
         """
         if name not in self._kept:
             self._kept[name] = make(self._stack)
@@ -97,20 +97,22 @@ class Workplace:
 
 
 class Executor(Protocol):
-    """Runs tasks, one at a time. Objects that the tasks keep live until `close`."""
+    """Runs tasks, one at a time. Objects that tasks keep exist until `close` is called."""
 
     def run(self, task: Task, *, on_event: Callable[[Event], None], cancelled: Callable[[], str | None]) -> bytes:
-        """Run a task and return its result. `on_event` and `cancelled` are called in the caller's thread.
+        """Run a task and return its result.
+
+        `on_event` and `cancelled` are called in the caller's thread.
 
         Args:
             task: The task.
             on_event: Receives the events of the task.
-            cancelled: Called every 0.2 s. Returns why the task must end, or None while it may go on.
+            cancelled: Called every 0.2 s. It returns why the task must end, or None.
 
         Raises:
-            Cancelled: The task was cancelled, and has ended.
-            TaskFailed: The task raised an error that is not trimtab's own.
-            Unavailable: The process of the task died.
+            Cancelled: The task was cancelled, and it has ended.
+            TaskFailed: The task raised an error other than those of trimtab.
+            Unavailable: The process that ran the task died.
         """
         ...
 
@@ -118,14 +120,14 @@ class Executor(Protocol):
 
 
 class TaskFailed(RuntimeError):
-    """A task in another process raised an unexpected error. The message has the traceback."""
+    """A task in another process raised an unexpected error. The message contains the traceback."""
 
 
 class ThreadExecutor:
-    """Runs tasks in a thread of this process. A cancelled task ends at its next event.
+    """Runs tasks in a thread of this process. If a task is cancelled, it ends at its next event.
 
     Args:
-        kept: Objects that tasks find at their `Workplace`.
+        kept: Objects by name that tasks find in their `Workplace`.
     """
 
     def __init__(self, kept: dict[str, Any] | None = None) -> None:
@@ -139,7 +141,7 @@ class ThreadExecutor:
             try:
                 with _logged(self._events.put):
                     ended.append(task.call(self._place))
-            except BaseException as error:  # the error is raised again below, in the waiting thread
+            except BaseException as error:  # raised again below, in the thread that waits
                 ended.append(error)
             self._events.put(None)
 
@@ -162,18 +164,19 @@ class ThreadExecutor:
         return ended[0]
 
     def close(self) -> None:
-        """Close the objects that tasks kept."""
+        """Close the objects that tasks have kept."""
         self._place.close()
 
 
 class ProcessExecutor:
-    """Runs tasks in one child process, which is started for the first task.
+    """Runs tasks in one child process, which is started when the first task arrives.
 
-    The child is a new interpreter (not a fork), so threads of this process do not matter. It has a low priority. It
-    ends when this process dies, and it is ended when a task is cancelled.
+    The child is a new interpreter and not a fork, so it is not affected by the threads of this process. It has a low
+    priority. It ends when this process ends, for whatever reason, and when a task is cancelled.
 
     Args:
-        nice: Added to the child's nice level. 10 leaves nearly all of the processor to a server that needs it.
+        nice: How much to increase the child's nice level. With 10, a server that needs the processor gets nearly all of
+            it.
         threads: The number of threads that numerical libraries may use in the child.
     """
 
@@ -200,12 +203,12 @@ class ProcessExecutor:
                         on_event(event)
         except BaseException as error:
             if not isinstance(error, _ERRORS) or isinstance(error, Cancelled):
-                self._end()  # the work of the child is not wanted any more
+                self._end()  # the work of the child is no longer needed
             raise
         raise Unavailable(_death(task, step, self._end()))
 
     def close(self) -> None:
-        """Let the child close the objects that tasks kept, and end."""
+        """Let the child close the objects that tasks have kept, and let it end."""
         if self._child is not None and self._child.stdin is not None:
             with contextlib.suppress(OSError):
                 self._child.stdin.close()
@@ -226,7 +229,7 @@ class ProcessExecutor:
                     stderr=subprocess.STDOUT,
                     pass_fds=(writing,),
                     env={**os.environ, **limits, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                    start_new_session=True,  # Ctrl-C is meant for this process, which then ends the child
+                    start_new_session=True,  # Ctrl-C must reach only this process, which then ends the child
                 )
             except OSError as error:
                 os.close(reading)
@@ -240,12 +243,12 @@ class ProcessExecutor:
 
     def _send(self, child: subprocess.Popen[bytes], task: Task) -> None:
         assert child.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the child died, which the reader will see
+        with contextlib.suppress(BrokenPipeError):  # the child has died, as the reader of its events will notice
             child.stdin.write(framed(msgspec.msgpack.encode(task)))
             child.stdin.flush()
 
     def _messages(self, child: subprocess.Popen[bytes], events: IO[bytes], cancelled: Callable[[], str | None]) -> Any:
-        """Yield events and printed lines of the child, until the child closes its end of the pipe."""
+        """Yield the events and printed lines of the child until it closes its side of the pipe."""
         assert child.stdout is not None
         frames, printed = Frames(), Printed()
         with selectors.DefaultSelector() as selector:
@@ -261,7 +264,7 @@ class ProcessExecutor:
                     data = os.read(events.fileno(), 1 << 16)
                     if not data:
                         return
-                    yield from printed.read(child.stdout)  # lines that were printed before the task was done
+                    yield from printed.read(child.stdout)  # lines that were printed before the task ended
                     for frame in frames.add(data):
                         yield msgspec.msgpack.decode(frame, type=Message)
                 if time.monotonic() - checked_s >= _POLL_S:
@@ -270,7 +273,7 @@ class ProcessExecutor:
                         raise Cancelled(why)
 
     def _end(self) -> int:
-        """End the child, by force if needed, and return its exit status."""
+        """End the child, by force if necessary, and return its exit status."""
         child, self._child = self._child, None
         events, self._events = self._events, None
         if events is not None:
@@ -309,7 +312,7 @@ Message = Event | Result | Failure
 
 
 def failure_of(error: BaseException, traceback: str) -> Failure:
-    """Return the message for an error, to be sent to another process."""
+    """Return the message that tells another process about an error."""
     kind = next((known.__name__ for known in _ERRORS if isinstance(error, known)), type(error).__name__)
     return Failure(kind, str(error), traceback)
 
@@ -324,7 +327,7 @@ def _raised(failure: Failure) -> Exception:
 
 
 def _death(task: Task, step: str | None, status: int) -> str:
-    """Return the message for a task whose process ended with a status.
+    """Return an error message for a task whose process has ended with a status.
 
     The message names the step that was running.
     """
@@ -334,7 +337,7 @@ def _death(task: Task, step: str | None, status: int) -> str:
     text = f"{what}: its process {how} before it was done."
     if status == -signal.SIGKILL:
         return f"{text} The system may have run out of memory. Try again."
-    if not task.native or (status < 0 and not name):  # the process was ended from outside
+    if not task.native or (status < 0 and not name):  # the process was probably ended from outside
         return f"{text} Try again."
     return (
         f"{text} It happened in native code or by its own exit, most likely of {task.native}: try fewer rows, other "
@@ -343,18 +346,18 @@ def _death(task: Task, step: str | None, status: int) -> str:
 
 
 def framed(data: bytes) -> bytes:
-    """Return a message preceded by its length in 4 bytes."""
+    """Return a message with its length before it, in 4 bytes."""
     return len(data).to_bytes(4, "little") + data
 
 
 class Frames:
-    """Splits a stream into the messages that `framed` made."""
+    """Splits a stream of bytes into the messages that `framed` has encoded."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def add(self, data: bytes) -> list[bytes]:
-        """Add bytes of the stream, and return the messages that are now complete."""
+        """Add bytes of the stream, and return the messages that are complete now."""
         self._rest += data
         found = []
         while len(self._rest) >= 4 and len(self._rest) >= (end := 4 + int.from_bytes(self._rest[:4], "little")):
@@ -364,14 +367,14 @@ class Frames:
 
 
 class Printed:
-    """Splits the output of a child into lines."""
+    """Splits the output of a child process into lines."""
 
     def __init__(self) -> None:
-        self.over = False  # the child has closed its end of the pipe
+        self.over = False  # whether the child has closed its side of the pipe
         self._rest = b""
 
     def read(self, stream: IO[bytes]) -> list[Line]:
-        """Return the complete lines that are available now. The stream does not block."""
+        """Return the complete lines that are available now. Reading from the stream must not block."""
         lines: list[bytes] = []
         with contextlib.suppress(BlockingIOError):
             while data := os.read(stream.fileno(), 1 << 16):
@@ -383,7 +386,7 @@ class Printed:
 
 @contextlib.contextmanager
 def _logged(send: Callable[[Event], None]) -> Any:
-    """Send the log records of this thread as lines, too."""
+    """Inside the block, send the log messages of this thread as lines as well."""
     me, handler = threading.get_ident(), logging.Handler(logging.INFO)
     handler.addFilter(lambda record: record.thread == me)
     handler.emit = lambda record: send(Line(record.getMessage()))  # type: ignore[method-assign]  # a handler that is used only here

@@ -1,4 +1,4 @@
-"""Finished steps that no run needs any more, because their run did not finish and was never resumed."""
+"""Find finished steps of runs that were interrupted and never resumed, so that no run needs the steps."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from trimtab.store.ports import Catalog
 
 
 def orphaned_steps(catalog: Catalog, runs: Iterable[Run], *, kind: str, before_us: int) -> list[Step]:
-    """Return the steps of a kind of run that were finished before a time and that no run needs.
+    """Return the finished steps of one kind of run that no run needs.
 
-    Runs that are done need their steps, because the steps save the next run a fit. Every run that ended since that time
-    needs its steps, too. While a run of the kind is running, no step is orphaned, because the run may be about to reuse
-    it.
+    A successful run needs its steps, because they save the next run some work. So does every run that ended at or after
+    `before_us`. While a run of this kind is running, no step is returned, because the run may be about to reuse it.
 
     Args:
-        catalog: The catalogue that holds the finished steps.
+        catalog: The catalogue with the records of finished steps.
         runs: All runs, of every kind.
         kind: The kind of run, e.g. "train".
-        before_us: UTC microseconds.
+        before_us: Only steps that were finished before this time are returned, in UTC microseconds.
     """
     own = [run for run in runs if run.kind == kind]
     if not all(run.is_over for run in own):

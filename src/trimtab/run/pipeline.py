@@ -1,4 +1,4 @@
-"""Pipelines: a part of the work is marked as a step, which is either recorded or simply run."""
+"""Mark parts of some work as steps, which can be recorded (so that they are done once) or simply run."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ T = TypeVar("T")
 
 
 class Codec(msgspec.Struct, Generic[T], frozen=True):
-    """Conversion of a step's result to bytes and back."""
+    """Converts the result of a step to bytes and back."""
 
     encode: Callable[[T], bytes]
-    # after NotFound or Corrupt the step is run again, because something that the result refers to is gone
+    # if this raises NotFound or Corrupt, something that the result refers to is lost, and the step is run again
     decode: Callable[[bytes], T]
 
 
 class Steps(Protocol):
-    """Runs the steps of a pipeline."""
+    """Runs the steps of some work."""
 
     def do(self, name: str, inputs: Callable[[], object] | None, work: Callable[[], T], codec: Codec[T]) -> T:
-        """Return the result of a step.
+        """Return the result of a step, computed now or earlier.
 
         Args:
             name: The name of the step, e.g. "fit".
-            inputs: Returns all that the result depends on, including the code, as JSON values. None: the step is never
-                cached.
-            work: A function of those inputs alone. It may run again after a crash.
-            codec: Stores and reads the result.
+            inputs: Returns everything that determines the result, including the code, as JSON values. If it is None,
+                the step is never cached.
+            work: A function that depends only on these inputs. It may be called again after a crash.
+            codec: Converts the result to bytes and back, for storing it.
         """
         ...
 
 
 class AtOnce:
-    """Steps that are run but not recorded, because a replay runs thousands of them."""
+    """Runs steps without recording them, because a replay runs thousands of them."""
 
     def do(self, name: str, inputs: Callable[[], object] | None, work: Callable[[], T], codec: Codec[T]) -> T:
         return work()
 
 
 class Recorded:
-    """Steps that are recorded by the content of their inputs, so that no step is run twice.
+    """Runs steps and records them by a hash of their inputs, so that none is run twice.
 
-    The caller holds a lease that keeps other processes from the same pipeline.
+    The caller holds a lease, so that no other process does the same work at the same time.
 
     Args:
-        pipeline: The prefix of each step's name in the catalogue, e.g. "train".
-        catalog: The catalogue that holds the finished steps.
-        blob: The blob store that holds the results of steps.
+        pipeline: The prefix of the names of steps in the catalogue, e.g. "train".
+        catalog: The catalogue with the records of finished steps.
+        blob: The blob store with the results of steps.
         clock: Gives the time of records.
     """
 
@@ -73,9 +73,9 @@ class Recorded:
         self.on_event(StepBegan(name, inputs_hash))
         try:
             value, ended = self._done(name, inputs_hash, work, codec)
-        except Cancelled:  # the whole run ends
+        except Cancelled:  # the whole run was cancelled
             raise
-        except Exception:  # the run may go on, for example without a point of a learning curve that cannot be fitted
+        except Exception:  # the run may continue without this step, for example without one point of a learning curve
             self.on_event(StepEnded(name, cached=False, attempts=1, failed=True))
             raise
         self.on_event(ended)

@@ -1,4 +1,4 @@
-"""Progress of a step, reported from deep inside the step to the listener of the code that runs the step."""
+"""Report the progress of a step from deep inside it to the code that runs the step."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_EVERY_S = 0.2  # the least time between two reports that are passed on
+_EVERY_S = 0.2  # reports are passed on at most once in this time
 
-ProgressListener = Callable[[float, float], object]  # takes the amount that is done, and the total
+ProgressListener = Callable[[float, float], object]  # called with the amount that is done and the total amount
 _listener: ContextVar[ProgressListener | None] = ContextVar("progress", default=None)
 
 
 @contextmanager
 def listening(listener: ProgressListener | None) -> Iterator[None]:
-    """Pass reports that this thread makes inside the block to `listener`, at most five a second.
+    """Inside the block, pass reports of this thread to `listener`, at most five a second.
 
-    None drops the reports.
+    If it is None, reports are dropped.
     """
     token = _listener.set(None if listener is None else _throttled(listener))
     try:
@@ -27,7 +27,7 @@ def listening(listener: ProgressListener | None) -> Iterator[None]:
 
 
 def is_listening() -> bool:
-    """Return whether there is a listener. Without a listener a loop need not report."""
+    """Return whether there is a listener. Otherwise a loop can save the effort of reporting."""
     return _listener.get() is not None
 
 
@@ -35,7 +35,7 @@ def report(done: float, total: float) -> None:
     """Report how much of the running step is done.
 
     Raises:
-        Cancelled: The step must end.
+        Cancelled: The run was cancelled, so the step must end.
     """
     listener = _listener.get()
     if listener is not None:

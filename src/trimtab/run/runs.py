@@ -1,4 +1,4 @@
-"""Runs in the catalogue: the request, the steps and the outcome of each run. Every process can read them."""
+"""Records of runs in the catalogue, with their requests, steps and outcomes. Every process can read them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from trimtab.store.ports import Catalog, Put, Record, Remove
 
 KIND = "run"
 _CANCEL = "run_cancel"
-_KEPT = 200  # number of runs that are kept; older runs are forgotten
-_LINES = 200  # number of lines of a run that are kept, the newest ones
+_KEPT = 200  # this many runs are kept; older ones are deleted
+_LINES = 200  # of each run, this many of the newest lines are kept
 _LINE_LENGTH = 500
 _WRITE_S = 0.5  # time between two writes of a run's progress
 
@@ -31,20 +31,20 @@ State: TypeAlias = Literal["queued", "running", "done", "failed", "cancelled", "
 
 
 class RunStep(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of a run."""
+    """A step of a run."""
 
     name: str
-    inputs_hash: str | None  # the content address of its inputs; None: the step is never cached
+    inputs_hash: str | None  # a hash of its inputs; None if the step is never cached
     state: State
     began_us: int
     ended_us: int | None = None
-    cached: bool = False  # whether the step was finished earlier, with the same inputs and code
+    cached: bool = False  # whether the result is from an earlier run with the same inputs and code
     attempts: int = 0
-    progress: float | None = None  # the finished share, 0 to 1; None: not reported
+    progress: float | None = None  # how much is done, from 0 to 1; None if not reported
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One run: the actor, the request, the steps and the outcome."""
+    """A run: who requested it, what was requested, its steps and its outcome."""
 
     format: Literal[1] = 1
     id: str
@@ -57,9 +57,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     ended_us: int | None = None
     outcome: str = ""  # one sentence
     error: str = ""  # the kind of error, e.g. "Misuse"
-    resumes: str | None = None  # the interrupted run whose finished steps this run reuses
+    resumes: str | None = None  # the id of an interrupted run whose finished steps this run reuses
     steps: tuple[RunStep, ...] = ()
-    lines: tuple[str, ...] = ()  # the newest two hundred lines that were logged or printed
+    lines: tuple[str, ...] = ()  # the last two hundred lines that were logged or printed
 
     @property
     def is_over(self) -> bool:
@@ -67,21 +67,21 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def step(self) -> RunStep | None:
-        """Return the running step (the innermost of nested steps), or None between two steps."""
+        """The running step, or None between two steps. If steps are nested, this is the innermost."""
         return next((step for step in reversed(self.steps) if step.state == "running"), None)
 
 
 class Runs:
-    """The runs of a project, newest last. Any process may read and cancel them.
+    """The runs of a project, the newest last. Any process may read and cancel them.
 
-    A run whose process died is shown as interrupted. This works because each running run has a locked file, which the
-    system unlocks when the process ends in any way.
+    Each running run holds a lock on a file. The operating system frees this lock when the process ends, for whatever
+    reason. So a run whose process has died is recognised, and is shown as interrupted.
 
     Args:
-        catalog: The catalogue that holds the runs.
-        folder: The folder with the locked files. It is made if it is missing.
+        catalog: The catalogue with the records of runs.
+        folder: The folder of the lock files. It is created if it does not exist.
         clock: Gives the times in runs.
-        ids: Makes the ids of runs.
+        ids: Makes the ids of new runs.
     """
 
     def __init__(self, catalog: Catalog, folder: Path, *, clock: Clock, ids: Ids) -> None:
@@ -96,11 +96,11 @@ class Runs:
         return [run for run in found if model is None or run.model == model]
 
     def get(self, run_id: str) -> Run:
-        """Return a run by its id, or by a unique beginning of its id.
+        """Return the run with this id. The beginning of an id is enough if it is unique.
 
         Raises:
             NotFound: There is no such run.
-            Misuse: Several ids begin like this.
+            Misuse: Several ids begin with this text.
         """
         found = self._catalog.find(KIND, run_id) if run_id.isprintable() else []
         if not found or not run_id:
@@ -110,7 +110,7 @@ class Runs:
         return self._seen(_decoded(found[0]))
 
     def cancel(self, run_id: str, *, actor: str) -> Run:
-        """Cancel a run, and return the run as it is now. The process of the run ends it within about a second.
+        """Cancel a run, and return its present state. Its process ends it within about a second.
 
         Raises:
             NotFound: There is no such run.
@@ -123,11 +123,11 @@ class Runs:
         return run
 
     def track(self, kind: str, model: str, *, actor: str) -> Tracked:
-        """Return a new run. It is recorded once `begin` is called."""
+        """Return a new run. It is recorded when `begin` is called."""
         return Tracked(self, kind, model, actor)
 
     def _seen(self, run: Run) -> Run:
-        """Return the run as it is now, which is interrupted if its process died."""
+        """Return a run in its present state. If its process has died, the run is interrupted."""
         if run.is_over or FileLock.is_held(self._lock_path(run.id)):
             return run
         return _interrupted(run)
@@ -136,11 +136,11 @@ class Runs:
         return self._folder / f"{run_id}.lock"
 
     def _clear(self, run_id: str) -> None:
-        """Remove the files of a run that has ended."""
+        """Delete the files of a run that has ended."""
         self._lock_path(run_id).unlink(missing_ok=True)
 
     def _settle(self) -> list[Run]:
-        """Record interrupted runs, forget the oldest runs, and return the interrupted ones."""
+        """Record which runs were interrupted, delete the oldest runs, and return the interrupted ones."""
         runs: list[Run] = []
         changes: list[Put | Remove] = []
         settled: list[str] = []
@@ -164,7 +164,7 @@ class Runs:
 
 
 class Tracked:
-    """A running run in its own process. It records its events and its outcome."""
+    """A run that is running in this process. It records its events and its outcome."""
 
     def __init__(self, runs: Runs, kind: str, model: str, actor: str) -> None:
         self._runs = runs
@@ -186,7 +186,7 @@ class Tracked:
         )
 
     def begin(self) -> None:
-        """Record the run with its events so far. A second call does nothing.
+        """Record the run together with its events so far. A second call does nothing.
 
         Raises:
             Unavailable: The state folder cannot be written.
@@ -221,9 +221,9 @@ class Tracked:
                 self._change(lines=(*self.run.lines, text[:_LINE_LENGTH])[-_LINES:])
 
     def cancelled(self) -> str | None:
-        """Return the reason to end, or None if the run was not cancelled.
+        """Return why the run must end, or None if it was not cancelled.
 
-        Call this now and then, because it also writes recorded events.
+        Call this from time to time, because it also stores the recorded events.
         """
         self._write()
         if self._lock is not None and self._cancelled is None and time.monotonic() - self._checked_s >= _WRITE_S:
@@ -234,7 +234,7 @@ class Tracked:
         return self._cancelled
 
     def end(self, outcome: str = "", *, error: BaseException | None = None) -> None:
-        """Record the outcome of the run. Only the first call counts. A run that never began is not recorded."""
+        """Record the outcome of the run. Only the first call has an effect, and only if `begin` was called."""
         if self.run.is_over:
             return
         state: State = "done" if error is None else _state_after(error)
@@ -263,12 +263,12 @@ class Tracked:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
             self.end(error=error)
-        except TrimtabError:  # the error that ended the work, such as a full disk, tells more
+        except TrimtabError:  # the error that ended the work, such as a full disk, matters more
             if error is None:
                 raise
 
     def _look_back(self, step: RunStep) -> None:
-        """Find an interrupted run that had reached this step."""
+        """Find an interrupted run that had got as far as this step, and record that this run resumes it."""
         if self.run.resumes is None and step.inputs_hash is not None:
             same = [run.id for run in self._before if _reached(run, self.run, step)]
             if same:
@@ -316,16 +316,16 @@ def _interrupted(run: Run) -> Run:
 
 
 def _next(run: Run) -> str:
-    """Return the advice about the next run of this kind.
+    """Return advice about the next run of this kind.
 
-    A promotion keeps no steps, because it judges what is known at its time.
+    A promotion keeps no results of steps, because it must use the data that is known at its time.
     """
     kept = run.kind != "promote"
     return f"the next {run.kind} " + ("goes on from its finished steps." if kept else "starts again.")
 
 
 def step_key(run: Run, step: RunStep) -> str:
-    """Return the key of a run's finished step in the catalogue."""
+    """Return the key of the catalogue record of a run's finished step."""
     return f"{run.kind}.{step.name}/{step.inputs_hash}"
 
 

@@ -1,4 +1,4 @@
-"""Temporary handlers for the signals that ask a process to end."""
+"""Handle the signals that tell a process to end, for a limited time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, `kill`, a terminal that closes
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # sent by Ctrl-C, by `kill`, and by a terminal that closes
 
 
 @contextmanager
@@ -18,16 +18,17 @@ def caught(
     *,
     for_good: bool = False,
 ) -> Iterator[None]:
-    """Call `handle` on these signals inside the `with` block. In any thread but the main thread nothing changes.
+    """Inside the block, call `handle` when one of these signals arrives.
 
-    A terminal that closes sends two hang-ups, one from its shell and one from the kernel. The first is handled, and
-    later ones are ignored. A hang-up that was ignored before (`nohup`) stays ignored.
+    Signals can be handled only in the main thread; in any other thread, this does nothing. A terminal that closes sends
+    SIGHUP twice, once from its shell and once from the kernel. The first one is handled, and later ones are ignored. If
+    SIGHUP was ignored before (`nohup`), it stays ignored.
 
     Args:
         handle: Called in the main thread, between two instructions.
-        numbers: The signals.
-        for_good: Whether to ignore the signals afterwards, because the process is about to end. Otherwise the previous
-            handlers are restored.
+        numbers: The signals to handle.
+        for_good: Whether to ignore the signals after the block, because the process is about to end. Otherwise the
+            previous handlers are restored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -50,5 +51,5 @@ def caught(
 
 
 def _is_nohup(number: signal.Signals) -> bool:
-    """Return whether this is a hang-up that is ignored."""
+    """Return whether the signal is SIGHUP and is ignored because of `nohup`."""
     return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN

@@ -1,4 +1,4 @@
-"""Steps: work that is finished once is never done again, even after a crash."""
+"""Do a step of work only once for the same inputs, even if the process crashes in between."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     format: Literal[1] = 1
     name: str
     inputs_hash: str
-    result: str  # the blob that holds the result
+    result: str  # the hash of the blob with the result
     finished_at_us: int
     attempts: int
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a step, and whether it was computed now."""
+    """The result of a step, and whether it was computed now or read from the cache."""
 
     result: bytes
-    cached: bool  # True if the step was finished earlier and not computed again
+    cached: bool  # whether the result is from an earlier time
     attempts: int
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
-    """Retries of a step that raised `Unavailable`: their number, and the first pause, which doubles with each retry."""
+    """How often a step that raised `Unavailable` is tried again. The pause doubles with each attempt."""
 
     times: int = 3
     first_pause_s: float = 0.1
@@ -56,29 +56,29 @@ def step(
     retry: Retry | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Done:
-    """Return the result of `function`, computed once for these inputs.
+    """Return the result of a function, which is computed only once for the same inputs.
 
-    The result is stored before the step is recorded as finished, so a crash leaves either nothing or a finished step.
-    The caller holds a lease that keeps other processes away, or has the catalogue to itself.
+    The result is stored before the step is recorded as finished. So a crash leaves either nothing or a finished step.
+    The caller holds a lease, or is the only user of the catalogue.
 
     Args:
-        catalog: The catalogue that holds finished steps.
-        blob: The blob store that holds results.
-        name: The step's name, e.g. "train".
-        inputs_hash: The content address of all that the result depends on, including the code.
-        function: A pure function of those inputs. It may run again after a crash.
+        catalog: The catalogue with the records of finished steps.
+        blob: The blob store with their results.
+        name: The name of the step, e.g. "train".
+        inputs_hash: A hash of everything that determines the result, including the code.
+        function: A function that depends only on these inputs. It may be called again after a crash.
         clock: Gives the time of the record.
-        retry: The retries. If left out, three.
-        sleep: Called to wait between retries.
+        retry: How often to try again after `Unavailable`. By default, three times.
+        sleep: Called to wait between two attempts.
 
     Raises:
-        Unavailable: The function still raised `Unavailable` at the last retry.
-        Conflict: Another process finished these inputs with another result.
+        Unavailable: The function raised `Unavailable` in the last attempt as well.
+        Conflict: Another process has finished this step with another result.
     """
     done = _done(catalog, blob, name, inputs_hash)
     if done is not None:
         return done
-    if finished(catalog, name, inputs_hash) is not None:  # the result of the step is gone
+    if finished(catalog, name, inputs_hash) is not None:  # the step was finished before, but its result is lost
         forget_step(catalog, name, inputs_hash)
     result, attempts = _attempts(function, retry or Retry(), sleep)
     _record(catalog, name, inputs_hash, blob.put(result), attempts, clock)
@@ -86,20 +86,20 @@ def step(
 
 
 def finished(catalog: Catalog, name: str, inputs_hash: str) -> Step | None:
-    """Return the record of a finished step, or None while there is no record."""
+    """Return the record of a finished step, or None if there is none."""
     record = catalog.get(KIND, f"{name}/{inputs_hash}")
     return None if record is None else msgspec.json.decode(record.body, type=Step)
 
 
 def forget_step(catalog: Catalog, name: str, inputs_hash: str) -> None:
-    """Forget that a step was finished, so that it runs again. Does nothing if the step was not finished."""
+    """Delete the record of a finished step, so that it is computed again."""
     catalog.write([Remove(KIND, f"{name}/{inputs_hash}")])
 
 
 def _done(catalog: Catalog, blob: Blob, name: str, inputs_hash: str) -> Done | None:
-    """Return the result of a finished step.
+    """Return the stored result of a finished step, or None.
 
-    Returns None if the step is not finished, or if its result was removed or damaged since.
+    It is None if the step is not finished, or if its result was removed or damaged since.
     """
     found = finished(catalog, name, inputs_hash)
     if found is None:

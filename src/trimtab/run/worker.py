@@ -1,4 +1,7 @@
-"""Child process of a `ProcessExecutor`. It reads tasks from standard input, and sends back events and results."""
+"""The program of the child process of a `ProcessExecutor`.
+
+It reads tasks from standard input, and sends back events and results.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ from trimtab.run.executors import Failure, Frames, Result, Task, Workplace, fail
 
 
 def main() -> None:
-    """Run tasks until the parent closes its end of the pipe, or dies."""
+    """Run tasks until the parent process closes its side of the pipe or dies."""
     replies = os.fdopen(int(sys.argv[1]), "wb", buffering=0)
     if hasattr(os, "nice"):
         os.nice(int(sys.argv[2]))
     requests = os.fdopen(os.dup(0), "rb", buffering=0)
     nowhere = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nowhere, 0)  # a task must not read the requests to this process
+    os.dup2(nowhere, 0)  # so that tasks cannot read the requests to this process
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
     idle = threading.Event()
@@ -48,7 +51,10 @@ def main() -> None:
 
 
 def _listen(requests: IO[bytes], tasks: queue.SimpleQueue[Task | None], idle: threading.Event) -> None:
-    """Queue tasks. Once the parent is gone, end the process, at once if the parent waited for the running task."""
+    """Put the requested tasks into the queue, and end the process when the parent is gone.
+
+    If the parent was waiting for the running task, the process ends at once.
+    """
     frames = Frames()
     while data := requests.read(1 << 16):
         for frame in frames.add(data):
@@ -62,7 +68,7 @@ def _listen(requests: IO[bytes], tasks: queue.SimpleQueue[Task | None], idle: th
 def _done(task: Task, place: Workplace) -> Result | Failure:
     try:
         return Result(task.call(place))
-    except BaseException as error:  # this is the worker's outer loop; the parent raises the error
+    except BaseException as error:  # this is the outer loop of the process; the parent raises the error
         return failure_of(error, traceback.format_exc())
 
 

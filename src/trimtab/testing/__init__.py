@@ -1,4 +1,4 @@
-"""Test suites that every backend of a port must pass, and real fakes. They are shipped for authors of backends."""
+"""Test suites that every backend must pass, for authors of backends, and backends in memory for fast tests."""
 
 from typing import TYPE_CHECKING, Any
 

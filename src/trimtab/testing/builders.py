@@ -1,4 +1,4 @@
-"""Records with ordinary values, for tests that need only one or two fields of their own."""
+"""Make records with ordinary values, for tests that care about only one or two fields."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _new_id = PredictionIds(SystemClock())
 
 
 def a_prediction(**changes: Any) -> Prediction:
-    """Make an answer of version "v" of model "m". Each answer has its own id.
+    """Make a prediction of version "v" of model "m". Each one has its own id.
 
     >>> a_prediction(model="late", score=0.25).score
     0.25
@@ -40,7 +40,7 @@ def a_prediction(**changes: Any) -> Prediction:
 
 
 def a_signal(raised_at_us: int = 0, **changes: Any) -> Signal:
-    """Make a red signal: half of column x of model "m" is null.
+    """Make a red signal, which says that half of the values in column x of model "m" are null.
 
     >>> a_signal(5, severity="info").onset_us
     5

@@ -1,4 +1,4 @@
-"""Tests of what every `Blob` must do."""
+"""Tests that every implementation of `Blob` must pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from trimtab.store.ports import Blob
 
 
 class BlobContract:
-    """Subclass this class, name the subclass `Test...` and give a fixture `blobs`: an empty blob store."""
+    """Tests for a blob store. To use them, write a subclass named `Test...` with a fixture `blobs`.
+
+    The fixture returns an empty blob store.
+    """
 
     @pytest.fixture
     def blobs(self) -> Blob:

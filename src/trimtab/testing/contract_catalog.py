@@ -1,4 +1,4 @@
-"""Tests of what every `Catalog` must do."""
+"""Tests that every implementation of `Catalog` must pass."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from trimtab.store.ports import Append, Catalog, Entry, Put, Record, Remove
 
 
 class CatalogContract:
-    """Subclass this class, name the subclass `Test...` and give a fixture `catalog`.
+    """Tests for a catalogue. To use them, write a subclass named `Test...` with a fixture `catalog`.
 
-    The fixture is an empty catalogue on the clock of the fixture `clock`.
+    The fixture returns an empty catalogue that uses the clock of the fixture `clock`.
     """
 
     @pytest.fixture
@@ -38,7 +38,7 @@ class CatalogContract:
         assert [r.key for r in catalog.find("version", "late@")] == ["late@10", "late@2"]
         assert [r.key for r in catalog.find("version", "lat%")] == ["lat%"]
         assert [r.key for r in catalog.find("version", "lä")] == ["läte"]
-        # after these, the next code point is no character or does not exist
+        # the code point after each of these is not a character or does not exist
         edges = ["\ud7ff", "\ud7ffa", "\ue000", "\U0010ffff", "\U0010ffffb"]
         catalog.write([Put("edge", key, b"") for key in edges])
         assert [r.key for r in catalog.find("edge", "\ud7ff")] == edges[:2]
@@ -86,7 +86,7 @@ class CatalogContract:
         assert not catalog.acquire("controller", "b", 10.0)
         assert catalog.acquire("other", "b", 10.0)
         clock.advance_to(clock.now_us() + 9_000_000)
-        assert catalog.acquire("controller", "a", 10.0)  # the lease is renewed
+        assert catalog.acquire("controller", "a", 10.0)  # this renews the lease
         clock.advance_to(clock.now_us() + 9_999_999)
         assert not catalog.acquire("controller", "b", 10.0)
         clock.advance_to(clock.now_us() + 1)
@@ -137,7 +137,7 @@ class CatalogContract:
         catalog.write([Put("kind", "key", b"0")])
         mark = catalog.mark()
         if mark is None:
-            return  # the catalogue does not know, so the caller has to read it
+            return  # this catalogue has no mark, so callers must read it
         catalog.get("kind", "key")
         catalog.find("kind")
         assert (catalog.mark(), catalog.mark()) == (mark, mark)

@@ -1,4 +1,4 @@
-"""Tests of what every `KeyValue` must do."""
+"""Tests that every implementation of `KeyValue` must pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from trimtab.store.ports import KeyValue
 
 
 class KeyValueContract:
-    """Subclass this class, name the subclass `Test...` and give a fixture `store`: an empty key-value store."""
+    """Tests for a key-value store. To use them, write a subclass named `Test...` with a fixture `store`.
+
+    The fixture returns an empty key-value store.
+    """
 
     @pytest.fixture
     def store(self) -> KeyValue:

@@ -1,4 +1,4 @@
-"""Tests of what every `Log` must do."""
+"""Tests that every implementation of `Log` must pass."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from trimtab.store.ports import Log, LogRecord
 
 
 class LogContract:
-    """Subclass this class, name the subclass `Test...` and give a fixture `log`.
+    """Tests for a log. To use them, write a subclass named `Test...` with a fixture `log`.
 
-    The fixture is an empty log on the clock of the fixture `clock`.
+    The fixture returns an empty log that uses the clock of the fixture `clock`.
     """
 
     @pytest.fixture
@@ -65,7 +65,7 @@ class LogContract:
 
     def test_append_time_never_decreases(self, log: Log, clock: VirtualClock) -> None:
         log.append([b"a"], at_us=[5_000_000])
-        log.append([b"b"])  # the test's clock shows one second
+        log.append([b"b"])  # the clock of this test shows one second
         log.append([b"c", b"d"], at_us=[2_000_000, 6_000_000])
         assert [r.appended_at_us for r in log.read(log.partition, 0)] == [5_000_000, 5_000_000, 5_000_000, 6_000_000]
 
@@ -129,7 +129,7 @@ class LogContract:
         log.append([b"a"])
         mark = log.mark()
         if mark is None:
-            return  # the log does not know, so the caller has to read it
+            return  # this log has no mark, so callers must read it
         log.read(log.partition, 0)
         assert (log.mark(), log.mark()) == (mark, mark)
         seen = {mark}

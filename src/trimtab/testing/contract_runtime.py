@@ -1,4 +1,4 @@
-"""Tests of what every `Runtime` must do."""
+"""Tests that every implementation of `Runtime` must pass."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ sys.stdout.buffer.write(np.asarray(scorer.predict(np.load(sys.argv[3]))).tobytes
 
 
 class RuntimeContract:
-    """Subclass this class, name the subclass `Test...` and give a fixture `make`.
+    """Tests for a runtime. To use them, write a subclass named `Test...` with a fixture `make`.
 
-    `make` is a function that makes an unfitted estimator. `classes` says whether the estimator predicts the probability
-    of the positive class; otherwise it predicts numbers. `several` says that the estimator predicts probabilities of
-    three classes instead. `trust` is given to `runtime_for`. Rows with too few or too many inputs must raise `refusal`,
-    whose message must match the pattern `refused`.
+    The fixture returns a function that makes an unfitted estimator. The attribute `classes` tells whether the estimator
+    predicts the probability of the positive class; otherwise it predicts numbers. With `several`, it predicts the
+    probabilities of three classes instead. `trust` is passed to `runtime_for`. If rows have too few or too many inputs,
+    `refusal` must be raised, with a message that matches the pattern `refused`.
     """
 
     classes = True
@@ -45,7 +45,7 @@ class RuntimeContract:
         raise NotImplementedError("give a fixture `make` with a function that makes an unfitted estimator")
 
     def data(self) -> tuple[Any, Any]:
-        """Return inputs of shape (300, 5), and their labels."""
+        """Return inputs with shape (300, 5), and their labels."""
         rng = np.random.default_rng(0)
         inputs = rng.normal(size=(300, len(NAMES)))
         numbers = inputs[:, 0] + 0.5 * rng.normal(size=300)
@@ -54,11 +54,11 @@ class RuntimeContract:
         return inputs, (numbers > 0).astype(np.int64) if self.classes else numbers
 
     def shape(self, rows: int) -> tuple[int, ...]:
-        """Return the shape of the scores of `rows` rows."""
+        """Return the shape of the scores for this number of rows."""
         return (rows, 3) if self.several else (rows,)
 
     def fitted(self, make: Callable[[], Any]) -> tuple[Any, Any, bytes]:
-        """Return a runtime, a fitted estimator and its bytes."""
+        """Return the runtime, a fitted estimator, and the bytes in which it is stored."""
         estimator = make()
         runtime = runtime_for(estimator, trust=self.trust)
         runtime.configure(estimator, seed=3, threads=1)
@@ -129,7 +129,7 @@ class RuntimeContract:
 
     def test_bytes_that_are_no_model_are_corrupt(self, make: Callable[[], Any]) -> None:
         runtime = runtime_for(make(), trust=self.trust)
-        # damaged bytes never get here, because a version's bytes are first checked by hash
+        # other damage is not tested, because the bytes of a version are first checked by their hash
         for data in (b"", b"nothing"):
             with pytest.raises(Corrupt):
                 runtime.load(data)
@@ -144,7 +144,7 @@ class RuntimeContract:
             scorer.predict_row(rows[0].tolist())
         if isinstance(scorer, PlainScorer):
             with pytest.raises(self.refusal, match=self.refused):
-                # as many numbers as two right rows have
+                # together, these rows have as many numbers as two valid rows
                 scorer.predict_rows([rows[0].tolist(), [0.5] * (2 * len(NAMES) - inputs)])
         for name, call in getattr(scorer, "row_calls", {}).items():
             with pytest.raises(self.refusal, match=self.refused):
@@ -157,7 +157,7 @@ class RuntimeContract:
         try:
             found = runtime.fit(estimator, inputs, target, NAMES, np.where(target > target.mean(), 9.0, 1.0))
         except Misuse as error:
-            assert "sample_weight" in str(error)  # noqa: PT017  # it may be refused, but only so
+            assert "sample_weight" in str(error)  # noqa: PT017  # weights may be refused, but only with this error
             return
         heavier, plain = (runtime.load(data).predict(inputs) for data in (runtime.save(found), saved))
         assert heavier[..., -1].mean() > plain[..., -1].mean() if self.several else heavier.mean() > plain.mean()

@@ -1,4 +1,4 @@
-"""Tests of what every `Table` must do."""
+"""Tests that every implementation of `Table` must pass."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trimtab.store.ports import Table
 
 
 def rows(first: int, count: int) -> Columns:
-    """Return rows of every type, with nulls."""
+    """Return rows with columns of all types, including nulls."""
     numbers = range(first, first + count)
     return Columns.of(
         {
@@ -25,14 +25,17 @@ def rows(first: int, count: int) -> Columns:
 
 
 def same(left: Columns, right: Columns) -> bool:
-    """Check that names, types, values and nulls are equal and in the same order."""
+    """Return whether names, types, values and nulls are equal and in the same order."""
     return left.names == right.names and all(
         left[n].dtype == right[n].dtype and left[n].to_list() == right[n].to_list() for n in left.names
     )
 
 
 class TableContract:
-    """Subclass this class, name the subclass `Test...` and give a fixture `table` that returns an empty table."""
+    """Tests for a table. To use them, write a subclass named `Test...` with a fixture `table`.
+
+    The fixture returns an empty table.
+    """
 
     @pytest.fixture
     def table(self) -> Table:

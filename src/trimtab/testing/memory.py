@@ -1,4 +1,4 @@
-"""Real fakes: a log and a key-value store in memory, which pass the same test suites as real backends."""
+"""A log and a key-value store in memory. They are real implementations that pass the same tests as other backends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trimtab.store.ports import LogRecord
 
 
 class MemoryLog:
-    """A `Log` of one partition that ends with the process.
+    """A `Log` with one partition, which exists only as long as the process.
 
     >>> log = MemoryLog()
     >>> log.append([b"one"])
@@ -25,7 +25,7 @@ class MemoryLog:
         self._mutex = threading.Lock()
         self._records: list[LogRecord] = []
         self._position = 0
-        self._at_us = -(2**62)  # smaller than every append time
+        self._at_us = -(2**62)  # earlier than every append time
 
     def append(self, payloads: Sequence[bytes], *, at_us: Sequence[int] | None = None) -> range:
         if not all(isinstance(payload, bytes) for payload in payloads):
@@ -75,7 +75,7 @@ class MemoryLog:
         return self._position
 
     def maintenance(self) -> None:
-        """A log in memory needs no maintenance."""
+        """Do nothing, because a log in memory needs no maintenance."""
 
     def close(self) -> None:
         """Do nothing, because nothing is held open."""
@@ -86,7 +86,7 @@ class MemoryLog:
 
 
 class MemoryKeyValue:
-    """A `KeyValue` that ends with the process.
+    """A `KeyValue` that exists only as long as the process.
 
     >>> store = MemoryKeyValue()
     >>> store.write({b"a": b"1"})
@@ -127,7 +127,7 @@ class MemoryKeyValue:
         self.write({}, keys)
 
     def reopen_if_replaced(self, *, make: bool = False) -> bool:
-        """Do nothing, because memory is not replaced."""
+        """Do nothing, because a store in memory is never replaced."""
         return False
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""Pages for people (grow with their capability)."""
+"""Web pages for people. This package is still empty."""

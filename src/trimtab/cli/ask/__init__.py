@@ -1,1 +1,1 @@
-"""Commands that show what happened."""
+"""Commands that show what has happened in a project."""

@@ -1,4 +1,4 @@
-"""Commands that ask what happened: status, why, ledger."""
+"""The commands `status`, `why`, `report` and `ledger`, which show what has happened and why."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def ledger(action: str, last: int | None) -> None:
 
 
 def shown_decisions(decisions: Sequence[Decision]) -> list[str]:
-    """Return one line per decision: when, about which model, by whom, what, and why."""
+    """Return one line of text for each decision: its time, the model, who decided, what was done, and why."""
     from trimtab.core.time import format_time
 
     lines = []

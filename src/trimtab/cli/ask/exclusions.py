@@ -1,4 +1,4 @@
-"""`trimtab exclusions`: list the rows that are not learnt from because inputs or labels were faulty."""
+"""The command `exclusions`, which lists time windows excluded from training because of faulty inputs or labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`trimtab quality`: show how good the answers were."""
+"""The command `quality`, which shows how good a model's predictions were."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def quality(
     with opened_project() as project:
         table = project.quality(
             model,
-            by=by,  # type: ignore[arg-type]  # one of the choices
+            by=by,  # type: ignore[arg-type]  # click allows only the valid choices
             slices=slices,
             since=since_at,
             until=until_at,
@@ -91,9 +91,10 @@ def quality(
 
 
 def _level(project: Project, model: str | None) -> float | None:
-    """Return the healthy excess loss of the version in service, in units of the metric.
+    """Return the normal excess loss of the deployed version, in units of the metric.
 
-    The result is None if the excess loss is not watched.
+    The excess loss is the loss minus the loss that the scores themselves predict. The result is None if it is not
+    monitored.
     """
     from trimtab.monitoring.quality.watches import LOSS
 

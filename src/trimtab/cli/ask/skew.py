@@ -1,4 +1,4 @@
-"""`trimtab skew`: check that predictions were made from the right values."""
+"""The command `skew`, which checks that predictions used the right feature values."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Commands for data in and answers out."""
+"""Commands that load events, make predictions and compute features."""

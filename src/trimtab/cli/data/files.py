@@ -1,4 +1,4 @@
-"""Commands for data in and answers out: ingest, predict."""
+"""The commands `ingest` and `predict`, which read files of events and of requests."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from trimtab.store.regular_file import regular_file
 if TYPE_CHECKING:
     from trimtab.app.features.loading import Ingested
 
-_NAMED = 5  # the largest number of quarantined rows to name
-_FEW = 0.01  # a load with at most this share of quarantined rows succeeds
+_NAMED = 5  # at most this many quarantined rows are shown
+_FEW = 0.01  # if at most this share of the rows is quarantined, the load succeeds
 _TEXT = {".csv", ".tsv", ".ndjson", ".jsonl"}
 
 _INGEST_SAFE = "What was taken is safe in the log; run the same command again: repeated rows do not count twice."
@@ -115,7 +115,7 @@ def predict(model: str, file: Path | None, rows: tuple[str, ...], at: str | None
     with opened_project() as project, progress(f"predicting {file.name}") as meter:
         chosen = cast(Literal["batch", "precomputed"], mode)
         made = project.predict_table(model, file, at=at, mode=chosen, out=out, progress=meter)
-        version = project.registry.get(made.version).name  # the name that single answers use
+        version = project.registry.get(made.version).name  # the name of the version, as single answers show it
     if manner().json:
         show_json(msgspec.structs.replace(made, version=version))
     else:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trimtab.events.quarantine import Example, SetAside
 
 _ACTIONS = ("show", "replay", "drop")
-_LONGEST = 160  # the number of characters of a row to show
+_LONGEST = 160  # rows are shown with at most this many characters
 
 
 @command("quarantine", safe="Rows that were given back or dropped stay so; run the same command again for the rest.")
@@ -71,7 +71,7 @@ def _shown(groups: Sequence[SetAside]) -> list[str]:
 
 
 def _example(example: Example) -> str:
-    """Return an example of a quarantined row: the faulty value first, then the rest of the row."""
+    """Return a quarantined row as text: first the faulty value, and then the other values."""
     row = example.row
     if "_line" in row:
         return f"line {row['_line_number']}{f' of {file}' if (file := row.get('_file')) else ''}: {row['_line']}"

@@ -1,4 +1,4 @@
-"""Commands for stored events and features: materialise, rebuild, compact."""
+"""The commands `materialise`, `rebuild` and `compact`, for stored events and online features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that compute features: join, snapshot."""
+"""The commands `join` and `snapshot`, which compute features."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Commands for retention, backup and erasure."""
+"""Commands for disk usage, retention, backup, recovery and erasure."""

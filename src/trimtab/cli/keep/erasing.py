@@ -1,4 +1,4 @@
-"""The command `forget`, which erases."""
+"""The command `forget`, which erases personal data."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _groups(entity: str, values: Sequence[str], columns: Sequence[str]) -> list[
 
 
 def _lines(entity: str, file: Path, columns: Sequence[str]) -> list[Sequence[str]]:
-    """Return the keys in a file. A first line that names the columns is no key."""
+    """Return the keys in a file. If the first line contains the names of the columns, it is skipped."""
     if str(file) != "-":
         regular_file(file, "--from")
     try:

@@ -1,4 +1,4 @@
-"""Commands for what is kept: disk, retain, backup, restore, recover."""
+"""The commands `disk`, `retain`, `backup`, `restore` and `recover`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Commands that train, judge and promote."""
+"""Commands that train, test and promote versions."""

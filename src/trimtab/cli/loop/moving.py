@@ -1,4 +1,4 @@
-"""Commands that change which version answers, or that stop automation."""
+"""Commands that change which version answers (such as `promote` and `rollback`), or that stop automation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands about definitions: plan, apply, features."""
+"""The commands `plan`, `apply` and `features`, for the definitions of a project."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def features(name: str | None, search: str | None) -> None:
 
 
 def _one(found: Catalogue, name: str) -> Entry:
-    """Return the entry of a name. If there is none, the error lists similar names instead of all names."""
+    """Return the entry with a name. If there is none, the error suggests similar names."""
     try:
         return found.find(name)
     except NotFound:
@@ -93,7 +93,7 @@ def _one(found: Catalogue, name: str) -> Entry:
 
 
 def say_first(project: Project) -> None:
-    """Apply definitions that were never applied, and print one line about it."""
+    """Apply the definitions if none have been applied yet, and print a line about it."""
     first = project.apply_first()
     if first is not None:
         print(printable(f"trimtab: {first.cause}"), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Commands about runs: list them, show one, cancel one."""
+"""The commands `runs` and `run`, which list, show and cancel training runs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def run(action: str, run_id: str) -> None:
 
 
 def run_lines(run: Run, now_us: int | None = None) -> Iterator[str]:
-    """Return the lines about a run for a terminal. With the present time they tell how long it has been running."""
+    """Return lines of text about a run. If the present time is given, they tell how long it has been running."""
     from trimtab.report.tables import text_table
 
     yield f"{run.id}: {run.kind} {run.model}, {run.state}"
@@ -89,7 +89,7 @@ def run_lines(run: Run, now_us: int | None = None) -> Iterator[str]:
 
 
 def show_doing(meter: Meter, run: Run) -> None:
-    """Let a meter show the current step of a run, and the share of the step that is done."""
+    """Show the current step of a run, and how much of it is done, with a progress meter."""
     verb = {"train": "training", "promote": "judging"}.get(run.kind, run.kind)
     if not run.steps:
         meter.say(f"{verb} {run.model}")
@@ -100,7 +100,7 @@ def show_doing(meter: Meter, run: Run) -> None:
 
 
 def _said(run: Run) -> str:
-    """Return how a run ended. Of a cancelled run only the outcome is returned, because the state says the rest."""
+    """Return how a run ended. For a cancelled run, this is only its outcome, because its state says the rest."""
     told = run.outcome.removeprefix(f"run {run.id}: ")
     return f"{run.error}: {told}" if run.error and run.state != "cancelled" else told
 
@@ -113,15 +113,15 @@ def _short(run: Run) -> str:
 
 
 def _at(run: Run) -> str:
-    """Return the current step of a run, and the share that is done if it is known."""
+    """Return the current step of a run and, if known, how much of it is done."""
     step = _step(run)
     return f"{step.name} {_far(step)}".rstrip()
 
 
 def _step(run: Run) -> RunStep:
-    """Return the current step of a run with steps.
+    """Return the current step of a run that has steps.
 
-    Of several steps within each other it is the outermost, because its share covers all of them.
+    If steps are nested, this is the outermost, because its progress includes the others.
     """
     return next((step for step in run.steps if step.state == "running"), run.steps[-1])
 
@@ -133,9 +133,9 @@ def _state(step: RunStep) -> str:
 
 
 def _far(step: RunStep) -> str:
-    """Return the share of a step that is done.
+    """Return how much of a step is done.
 
-    The share is reported by the longest part of the step, so that the step may go on after 100 %.
+    The longest part of a step reports its progress. So a step may continue for a while after 100 %.
     """
     if step.progress is None:
         return ""
@@ -149,7 +149,7 @@ def _shown_time(at_us: int) -> str:
 
 
 def _took(work: Run | RunStep, now_us: int | None) -> str:
-    """Return how long a run or a step took, or takes so far; empty if the time of its end is not known."""
+    """Return how long a run or step took or has taken so far, or "" if its end is unknown."""
     if work.ended_us is not None:
         return f"{(work.ended_us - work.began_us) / 1e6:.1f} s"
     if now_us is None or work.state != "running":

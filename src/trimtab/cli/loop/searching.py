@@ -1,4 +1,4 @@
-"""Commands about searches: look for parameters, show the trials."""
+"""The commands `search` and `trials`, for searches of model parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that train and look at the loop: train, tick, stages."""
+"""The commands `train`, `tick` and `stages`, which run and show the training loop."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def train(model: str | None) -> int:
             show_lines(shown_decisions(decisions) or [outcome or "Nothing was decided."])
             show_lines(f"      {line}" for gate in gates for line in gate.lines())
             show_lines(f"\n{evaluation_text(project.evaluation(version))}" for version in made)
-        for version in made:  # at the end, because decisions stand even if there is no room for a page
+        for version in made:  # done last, because the decisions are valid even if there is no space for a page
             page = project.report(version)
             show_lines([] if manner().json else [f"\nevaluation: {page}"])
     return FAILED if decisions and decisions[-1].act == "refuse" else 0
@@ -79,7 +79,7 @@ def tick() -> None:
     try:
         with opened_project() as project, progress("looking at the deployments"):
             project.tick(watch=turns.append)
-    finally:  # an error of one deployment must not hide the results of the other deployments
+    finally:  # an error in one deployment must not hide the results of the others
         busy = [turn.at_work for turn in turns if turn.at_work is not None]
         decisions = [decision for turn in turns for decision in turn.decisions]
         show_lines(busy, err=True)
@@ -108,7 +108,7 @@ def stages(model: str | None) -> None:
 
 
 def stage_lines(found: Sequence[Stage]) -> Iterator[str]:
-    """Return the stages as lines: a mark, the name, its times, and what the stage waits for."""
+    """Return one line of text for each stage, with a mark, its name, its times, and what it waits for."""
     marks = {"done": "+", "now": ">", "next": " "}
     width = max(len(one.name) for one in found)
     for one in found:

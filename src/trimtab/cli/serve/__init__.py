@@ -1,1 +1,1 @@
-"""Commands about the running service."""
+"""Commands for the HTTP service: run it, and manage its keys, metrics and OpenAPI document."""

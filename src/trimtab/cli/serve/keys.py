@@ -1,4 +1,4 @@
-"""The command `keys`, for API keys."""
+"""The command `keys`, for the API keys of the service."""
 
 from __future__ import annotations
 

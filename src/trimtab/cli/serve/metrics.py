@@ -1,4 +1,4 @@
-"""The command `metrics`, for systems that watch the metrics of the service."""
+"""The command `metrics`, which prints alerting rules for monitoring the service with Prometheus."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `openapi`, for the OpenAPI document of the service."""
+"""The command `openapi`, which writes the OpenAPI document of the service."""
 
 from __future__ import annotations
 

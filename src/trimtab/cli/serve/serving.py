@@ -1,4 +1,4 @@
-"""The command `serve`."""
+"""The command `serve`, which runs the HTTP service."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def serve(host: str | None, port: int | None, workers: int | None, grpc_port: in
 
     from trimtab.serving.workers.worker import environment
 
-    # set before the project file loads the libraries that read these variables  # D92
+    # set before the project file imports libraries that read these variables  # D92
     os.environ.update(environment(os.environ))
     from trimtab.serving.http.requests.threads import exit_now
 

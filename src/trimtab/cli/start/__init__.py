@@ -1,1 +1,1 @@
-"""Commands to begin with: init, doctor, version, demo, simulate."""
+"""Commands to begin with: `init`, `doctor`, `version`, `demo` and `simulate`."""

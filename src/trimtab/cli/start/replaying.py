@@ -1,4 +1,4 @@
-"""Commands that replay history: simulate, demo."""
+"""The commands `simulate` and `demo`, which replay history."""
 
 from __future__ import annotations
 

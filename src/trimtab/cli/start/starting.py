@@ -1,4 +1,4 @@
-"""Commands to start with: init, doctor, version."""
+"""The commands `init`, `doctor` and `version`."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def doctor() -> int:
     try:
         folder: Path | None = project_folder()
     except NotFound:
-        folder = None  # without a project only the machine is checked
+        folder = None  # without a project, only the machine is checked
     with progress("looking around"):
         findings = examine(folder, os.environ)
     ill = missing(findings)

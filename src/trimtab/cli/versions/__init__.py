@@ -1,1 +1,1 @@
-"""Commands about registered versions."""
+"""Commands for registered versions."""

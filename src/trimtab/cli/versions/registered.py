@@ -1,4 +1,4 @@
-"""Commands about registered versions: versions, tag, protect, gc."""
+"""The commands `versions`, `tag`, `protect` and `gc`, for all registered versions."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from trimtab.registry.collecting.collector import Collection
     from trimtab.registry.searching import Found
 
-_MOST_REASONS = 3  # the largest number of reasons per kept version that a dry run prints
-_SHOWN = 12  # the number of digits of an id to show
+_MOST_REASONS = 3  # a dry run prints at most this many reasons for each version that is kept
+_SHOWN = 12  # ids are shown with this many digits
 
 
 @command("versions")

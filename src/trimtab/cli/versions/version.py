@@ -1,4 +1,4 @@
-"""Commands about one version, or two: compare, card, export, import."""
+"""The commands `compare`, `card`, `export` and `import`, for one or two versions."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> N
     if manner().json:
         show_json(version)
         return
-    assert version.imported is not None  # the version was just imported
+    assert version.imported is not None  # set, because the version was just imported
     named = "by name" if version.imported.inputs_named else "by their number alone: the file names none"
     lines = [
         f"{version.name} ({version.id[:12]}): {version.imported.kind}, held against {version.imported.golden}; its "
@@ -139,7 +139,7 @@ def _shown_time(at_us: int) -> str:
 
 
 def show_version(project: Project, reference: str) -> None:
-    """Print one version: where it came from, which way one row takes through it, and its signature."""
+    """Print information about a version: its origin, how a single row is scored, and its signature."""
     version, signature = project.registry.as_known(project.registry.get(reference)), project.signature(reference)
     tags = [tag.tag for tag in project.registry.tags(version)]
     aliases = [name for name, move in project.registry.aliases(version.model).items() if move.version == version.id]

@@ -187,7 +187,10 @@ class System:
 
     @property
     def history(self) -> SharedHistory:
-        """The event log as columns, as of its last refresh. It begins with the tables of record, if there are any."""
+        """The event log as columns, as of its last refresh.
+
+        It begins with the tables of record (the long-term store of events), if there are any.
+        """
         with self._mutex:  # several threads may need it for the first time
             return self._history
 

@@ -59,7 +59,8 @@ def step(
     """Return the result of a function, which is computed only once for the same inputs.
 
     The result is stored before the step is recorded as finished. So a crash leaves either nothing or a finished step.
-    The caller holds a lease, or is the only user of the catalogue.
+    No other process may do the same step at the same time: the caller must hold a lease, or be the only user of the
+    catalogue.
 
     Args:
         catalog: The catalogue with the records of finished steps.

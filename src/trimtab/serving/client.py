@@ -58,7 +58,7 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class PushProblem(msgspec.Struct, frozen=True):
-    """The reason why one row was put into quarantine."""
+    """The reason why one row could not become an event and was put into quarantine."""
 
     row: int
     field: str
@@ -138,19 +138,19 @@ class Client:
         at: str | int | dt.datetime | None = None,
         timeout_s: float | None = None,
     ) -> Answer | list[Answer]:
-        """Predict one row, or several rows in their order. Each prediction is logged.
+        """Predict one row or several rows, in their order. Each prediction is logged.
 
         Args:
-            model: A deployed model's name.
+            model: The name of a deployed model.
             rows: A dict, or a list of dicts. Every declared column must be present.
-            at: An as-of time in the past. If left out, now.
-            timeout_s: The longest time of this call; left out, the client's.
+            at: A time in the past as of which to answer. By default, the answer is as of now.
+            timeout_s: The time limit of this call. By default, it is that of the client.
 
         Raises:
-            NotFound: There is no such model.
+            NotFound: The model does not exist.
             Misuse: A row is not as declared.
-            Unavailable: The service is too busy or not ready; `Late` after the deadline, `ModelFailed` when the model
-                raised or gave no number.
+            Unavailable: The service is too busy or not ready. If the time limit has passed, the error is `Late`. If the
+                model raised an error or returned no number, it is `ModelFailed`.
         """
         one = isinstance(rows, Mapping)
         body: dict[str, Any] = {"request": rows} if one else {"rows": _listed(rows)}
@@ -171,7 +171,7 @@ class Client:
         count once.
 
         Args:
-            source: The source's name.
+            source: The name of the source.
             rows: An event, or a list of events.
             wait: Whether to return only when the online features include the events.
             timeout_s: The time limit of this call. By default, it is that of the client.
@@ -192,7 +192,7 @@ class Client:
         """Append labels, which tell the true outcomes of earlier requests.
 
         Args:
-            model: A deployed model's name.
+            model: The name of a deployed model.
             rows: `{"prediction": answer.id, "value": True}` or `{"request": key, ...}`, or a list of such dicts. To set
                 several columns of the label's source, give `columns` instead of `value`. `at` is the time of the event.
             wait: Whether to return only when the online features include the labels.

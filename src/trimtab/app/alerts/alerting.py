@@ -252,7 +252,7 @@ class Alerting:
         self.outbox.note(name, self._send(receiver, nothing))
 
     def _is_unwell(self) -> bool:
-        """Return whether a loop fails or has not ticked for long, or alerts do not reach a receiver."""
+        """Return whether a training loop fails or has not run for long, or alerts do not reach a receiver."""
         from trimtab.app.state.loop_turn import last_turn
 
         now_us, addressees = self._clock.now_us(), self.settings.addressees

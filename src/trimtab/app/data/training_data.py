@@ -156,10 +156,10 @@ class LivingData:
         return LoggedRequests(model, self._predictions, since_us=since_us, inputs=inputs, request_of=request_of)
 
     def _read_for_pin(self, model: Model, cut_us: int, since_us: int | None, answers: bool) -> LoggedRequests:
-        """Return the logged requests, from memory if the pin of this cut was computed just before.
+        """Return the logged requests, from memory if they were read just before to compute the pin.
 
-        A pin is a hash of everything that a training set depends on. Copies for other cuts are dropped, because they
-        may hold data that was erased since.
+        A pin is a hash of everything that a training set depends on. Requests that were read for another cut are
+        dropped, because they may hold data that was erased since.
         """
         if since_us is not None or answers:
             return self._logged_requests_of(model, since_us, answers)

@@ -40,7 +40,7 @@ class Pin:
         self._kept_from = kept_from
 
     def __call__(self, model: Model, cut_us: int) -> object:
-        """Return the pin of a model's training set at a cut, as a JSON value.
+        """Return the pin of a model's training set, with the data known at the time `cut_us`, as a JSON value.
 
         Raises:
             NotFound: The model has no request.

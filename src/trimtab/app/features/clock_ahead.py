@@ -30,7 +30,7 @@ REPAIR = "Look at the clock first; if it is right now, run: trimtab recover"
 class Ahead(msgspec.Struct, frozen=True, kw_only=True):
     """Records of one place, or one stored time, with a timestamp in the future."""
 
-    where: str  # a partition of the event log, such as "p0001", or the name of another holder of the time
+    where: str  # a partition of the event log, such as "p0001", or what else stores the time
     first: int | None  # the position of the first record stamped in the future; None if unknown
     records: int
     newest: str  # the latest of these timestamps
@@ -62,10 +62,10 @@ def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
 
 
 def restamp(system: System, found: Sequence[Ahead], now_us: int, actor: str) -> None:
-    """Set append times in the future to now, first in the tables of record and then in the log.
+    """Set append times in the future to now, first in the tables of record (the long-term store), then in the log.
 
-    The tables of record are the long-term store of events. The online features must be rebuilt afterwards. Until then,
-    they still hold times in the future, which shows that the repair is not finished.
+    The online features must be rebuilt afterwards. Until then, they still hold times in the future, which shows that
+    the repair is not finished.
 
     Raises:
         Conflict: Another process writes to a partition or to the tables.
@@ -96,7 +96,7 @@ def restamp(system: System, found: Sequence[Ahead], now_us: int, actor: str) -> 
 def _restamp_table(table: Table, now_us: int) -> None:
     """Correct the append times of a table's rows that lie in the future.
 
-    The known-at times that users gave with their events are not changed.
+    The times at which events became known are not changed, because users may have given them.
     """
     rows = table.scan()
     if not rows.rows:

@@ -344,7 +344,7 @@ def _event_files(
         move_into_tables(system)
         tables = system.state.tables(system.sources, make=False)
         return found | {s.name: table_events(s, _parquet_of(tables[s.name]), list(positions), positions) for s in rest}
-    with ExitStack() as stack:  # there are no tables of record yet: write the log as tables for this run only
+    with ExitStack() as stack:  # there is no long-term table of events yet: write the log as tables for this run only
         made: dict[str, Table] = {}
         for source in rest:
             url = store_url("delta", folder / "tables" / source.name)

@@ -1,6 +1,6 @@
 """Load rows of any kind into the event log.
 
-Invalid rows go to quarantine, and undeclared columns are reported.
+Invalid rows go to quarantine, where they can be tried again, and undeclared columns are reported.
 """
 
 from __future__ import annotations

@@ -64,7 +64,10 @@ def quality_table(
     version: str | None,
     amended: bool,
 ) -> Columns:
-    """Return the quality of a deployment, with one row per group, version and arm; see `Project.quality`."""
+    """Return the quality of a deployment; see `Project.quality`.
+
+    The table has a row for each group, version and arm. The arms of a deployment are champion, canary and shadow.
+    """
     from trimtab.core.columns.data import Columns
     from trimtab.monitoring.quality.quality_days import stored_batches, stored_days
 

@@ -49,8 +49,8 @@ def write_quality_page(system: System, model: str | None, to: Path) -> Path:
 def quality_page(system: System, model: str) -> str:
     """Return a self-contained HTML page about the quality of a deployment.
 
-    The page is made from the stored results of days whose labels have arrived, signals, and the ledger. It does not
-    read the prediction log.
+    The page is made from the stored results of days whose labels have arrived, from signals, and from the ledger of
+    decisions. It does not read the prediction log.
 
     Raises:
         NotFound: The deployment does not exist.
@@ -158,7 +158,7 @@ def _add_plot(
 
 
 def _one_a_day(by_arm: dict[str, list[Row]]) -> dict[str, list[Row]]:
-    """Return at most one row for each day and arm.
+    """Return at most one row for each day and arm (champion, canary or shadow).
 
     If several versions answered on a day, the row of the version with the most predictions is taken.
     """

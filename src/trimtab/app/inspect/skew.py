@@ -125,7 +125,7 @@ class _Tally:
         self._count = Counter[str]()
         self._causes: dict[str, Counter[str]] = {}
         self._arms, self._versions, self._modes = Counter[str](), Counter[str](), Counter[str]()
-        self.compared: dict[str, Compared] = {}  # by the address of the version
+        self.compared: dict[str, Compared] = {}  # by the id of the version
 
     def add(self, rows: Rows, diagnosis: Diagnosis) -> None:
         """Compare the values that predictions of one version used with the recomputed values."""

@@ -104,9 +104,10 @@ class Past:
         )
 
     def reread(self) -> Iterator[Sequence[LogRecord]]:
-        """Yield all records: old ones that were removed from the log come from the tables of record.
+        """Yield all records.
 
-        The records are kept in memory if they fit, because they are read several times.
+        Old records that were removed from the log come from the tables of record, their long-term store. The records
+        are kept in memory if they fit, because they are read several times.
         """
         if self._blocks is not None:
             yield from self._blocks

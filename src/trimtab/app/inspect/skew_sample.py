@@ -1,4 +1,4 @@
-"""Draw a random sample from the prediction log that includes every version and arm."""
+"""Draw a random sample from the prediction log that includes every version and arm (champion, canary, shadow)."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     cache: str | None = None  # the hit rate of the score cache, if the deployment has one
     learner: str | None = None  # the number of labels that an online learner has learnt, and that it has set aside
     inputs: str | None = None  # why the input columns are not monitored; None if they are
-    ungated: str | None = None  # why the version is deployed without passing its gate; None if it passed
+    ungated: str | None = None  # why the version is deployed without passing its tests; None if it passed
     beside: dict[str, str] = {}  # the version and share of requests of the canary and the shadow, if any
 
 
@@ -86,7 +86,7 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     events: int
     newest: str | None  # the event time of the newest event
-    quarantined: dict[str, int]  # the number of rows in quarantine, by reason
+    quarantined: dict[str, int]  # by reason: the number of rows that could not become events
     duplicates: int
     id_conflicts: int
 
@@ -395,7 +395,7 @@ def _arms(system: System, name: str) -> dict[str, str]:
 
 
 def _armed_ungated(system: System, arm: str, version: Version) -> str:
-    """Say who made a version the canary although it did not pass its gate, and why."""
+    """Say who made a version the canary although it did not pass its tests (the gate), and why."""
     if arm != CANARY or system.registry.passed_gate(version) is not None:
         return ""
     move = system.registry.aliases(version.model)[arm]

@@ -65,7 +65,7 @@ class BackupFile(msgspec.Struct, frozen=True):
 
 
 class Positions(msgspec.Struct, frozen=True, kw_only=True):
-    """The last positions in the logs that the copied logs, tables and views contain or have read."""
+    """Where the copies end: the last positions of the copied logs, and those that copied tables and views have read."""
 
     logs: dict[str, dict[str, int]]  # by log and partition
     tables: dict[str, dict[str, int]]  # by source and partition

@@ -1,7 +1,7 @@
 """Erase everything that a project keeps about given keys, such as customers (`trimtab forget`).  # D26
 
-A run searches all data, stores a plan that does not contain the keys, carries out the plan, and writes rows to the
-ledger of decisions. If a run is stopped, the next run for the same keys finishes it. Every step may be repeated.
+An erasure searches all data, stores a plan that does not contain the keys, carries out the plan, and writes rows to the
+ledger of decisions. If it is stopped, the next erasure of the same keys finishes it. Every step may be repeated.
 """
 
 from __future__ import annotations

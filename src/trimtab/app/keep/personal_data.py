@@ -52,7 +52,7 @@ class PersonalData(msgspec.Struct, frozen=True, kw_only=True):
     sets: list[SeenSet]
 
     def in_log(self, name: str) -> Instead:
-        """Return the replacements of records in the log of this name: "events", "predictions" or "quarantine"."""
+        """Return the replacements in a log. "quarantine" is the log of rows that could not become events."""
         return {"events": self.events, "predictions": self.predictions, "quarantine": self.quarantine}[name]
 
     def counts(self) -> dict[str, int]:
@@ -91,7 +91,7 @@ def find_personal_data(system: System, subject: Subject) -> PersonalData:
 
 @contextmanager
 def open_tables(system: System) -> Iterator[dict[str, Table]]:
-    """Open all tables of record, including those of sources that are no longer declared."""
+    """Open all tables of record (the long-term store of events), even of sources that are no longer declared."""
     folder = system.state.folder / "tables"
     names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     with ExitStack() as opened:

@@ -1,4 +1,4 @@
-"""Find the events of a subject in the log and in the tables of record, and prepare what replaces them."""
+"""Find a subject's events in the log and in the tables of record (their long-term store), and what replaces them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _Seen(msgspec.Struct):
 
     source: str
     id: str
-    order: tuple[int, str, int]  # the order of the versions of one event: known-at time, partition and position
+    order: tuple[int, str, int]  # the order of an event's versions: when it became known, partition, position
     deletes: bool
     wanted: bool  # whether this record has the key, and not only another version of its event
     appended_at_us: int

@@ -1,7 +1,7 @@
 """Recover after records were lost, or were stamped by a wrong clock (`trimtab recover`).  # D0169, # D0170
 
-No remaining record is lost, because the records of the log are first moved to the tables of record. Each step may be
-repeated, so the same command can continue after it was killed.
+First, the remaining records of the log are moved to the tables of record, the long-term store of events. So none of
+them is lost. Each step may be repeated, so the same command can continue after it was killed.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _named(system: System, readers: Mapping[str, int]) -> dict[str, int]:
 def _go_on(system: System, lost: LostRange, actor: str) -> None:
     """Let a partition continue after the last position that any reader has read.
 
-    This is recorded in the ledger first.
+    This is first recorded in the ledger of decisions.
     """
     state = system.state
     log = state.events if lost.log == EVENTS else state.written_predictions

@@ -135,7 +135,7 @@ class Subject:
         return sorted(found)
 
     def of_raw(self, source: str, row: Mapping[str, Any]) -> bool:
-        """Return whether a row in quarantine has a key, whatever the types of its values."""
+        """Return whether a row that could not become an event has a key, whatever the types of its values."""
         if "_line" in row:  # the row is one line of text that could not be parsed
             return self._mentioned(line_texts(row))
         known = self.places.get(source, [] if source in self._sources else [self.columns])

@@ -1,1 +1,1 @@
-"""Metrics of the loop, and the Prometheus rules that use them."""
+"""Metrics of the training loop, and the Prometheus rules that use them."""

@@ -25,7 +25,7 @@ Samples: TypeAlias = "dict[str, dict[Labels, float]]"  # the value of each metri
 
 PHASES = ("idle", "waiting", "shadow", "waiting for approval", "canary", "promoting")
 SEVERITIES = ("red", "info")
-# For each age in days, seven days that were last read at this age, counted back from the newest closed day.
+# By age in days: which of the last closed days (with final labels) were last read at this age; 0 is the newest.
 # A day is read again 1, 7 and 28 days after its close (`steering.loop.AMENDED_AFTER`).
 AGES = {0: range(7), 1: range(1, 7), 7: range(7, 14), 28: range(28, 35)}
 
@@ -154,7 +154,7 @@ class LoopValues:
 
 
 def _newest(day: DaySums) -> Iterator[tuple[str, float]]:
-    """Yield the values of the last closed day of one version and arm, each with its metric's name."""
+    """Yield the metrics of the last closed day of a version in an arm (champion or canary), by metric name."""
     from trimtab.stats.exact_sums import rounded
 
     sums = day.whole

@@ -58,7 +58,7 @@ class ViewWork:
     def fill(self, names: Sequence[str] | None = None) -> Iterator[Filled]:
         """Fill the named views, or all new views, from the log.
 
-        Records that were truncated from the log are read from the tables of record.
+        Records that were truncated from the log are read from the tables of record, their long-term store.
         """
         moved = self._state.moved(self._sources) if any(self._truncated().values()) else None
         return fill(self._store, self._state.events, views=names, moved=moved)

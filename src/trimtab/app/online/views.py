@@ -245,7 +245,7 @@ class Views:
 
         Raises:
             NotFound: No deployed model uses a view of this name.
-            Misuse: Needed records were truncated from the log, and no table of record has them.
+            Misuse: Needed records were truncated from the log, and no table of record (their long-term store) has them.
             Unavailable: The process that applies the log ended or failed before the view was rebuilt.
         """
         names = [name for name, plan in self.store.plans.items() if plan.name == view]
@@ -361,7 +361,7 @@ class Views:
         return True
 
     def _taken(self, lease: Lease, *, patience_s: float = 0.0) -> bool:
-        """Take the lease and open the current file for writing.
+        """Become the process that applies the log, by taking the lease, and open the current file for writing.
 
         Return False if another process has the lease. Leftovers of a killed process are removed.
         """

@@ -25,7 +25,7 @@ _LOOK_S = 0.1
 class AppliedPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The result of applying a plan."""
 
-    decision: Decision | None  # the row of the ledger; None if the definitions were applied already
+    decision: Decision | None  # the row in the ledger of decisions; None if the definitions were applied already
     filled: list[str]  # the names of the views that were filled
     dropped: list[str]
 

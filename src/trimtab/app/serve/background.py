@@ -1,4 +1,4 @@
-"""Background tasks of a service: follow aliases, teach learners, run training loops, check skew, send alerts."""
+"""Background tasks of a service: follow aliases, teach online learners, run training loops, check skew, send alerts."""
 
 from __future__ import annotations
 

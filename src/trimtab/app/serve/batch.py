@@ -100,7 +100,7 @@ def _scoring(system: System, name: str) -> Iterator[str]:
     """Lock a batch while this process computes its scores.
 
     The lock is on a file and ends with the process, so that after a crash another process can continue the batch at
-    once. A lease would have to expire first.
+    once. Without the lock, it would have to wait until the lease of the dead process expires.
     """
     folder, catalog = system.state.folder / "batches", system.state.catalog
     try:

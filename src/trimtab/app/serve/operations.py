@@ -108,7 +108,7 @@ class ProjectModels:
         self._known(model)
         expected = None if move.expected is None else self._version(model, move.expected, "expected").id
         version, registry = self._version(model, move.version, "version"), self._system.registry
-        if alias != CHAMPION:  # a stated reason does not replace the passed gate that a champion needs
+        if alias != CHAMPION:  # a champion must have passed its tests (the gate), even if a reason is given
             check_ungated(f"alias {model}@{alias} to {version.name}", registry.passed_gate(version), move.why)
         return registry.move(
             model,

@@ -101,7 +101,7 @@ class Layouts:
             self._kept |= {name: (layout, revisions[name] + 1) for name, layout in new.items()}
 
     def _was_recorded(self, source: str) -> bool:
-        """Return whether a source has events in the log or in tables of record.
+        """Return whether a source has events in the log or in the tables of record, their long-term store.
 
         This is needed for projects of an earlier trimtab, which stored no layouts.
         """

@@ -1,4 +1,4 @@
-"""Store in the catalogue what each deployment's training loop did last: a tick, a training or a decision."""
+"""Store what each deployment's training loop did last: a tick (a regular pass), a training or a decision."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Doing = Literal["tick", "train", "promote", "approve", "reject"]
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """The last activity of a training loop, and the result of its last tick (a regular pass)."""
+    """The last activity of a training loop, and the result of its last tick."""
 
     doing: Doing
     holder: str  # "process 412 on wheelhouse"

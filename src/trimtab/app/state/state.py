@@ -146,7 +146,10 @@ class State:
         return (self.folder / ASIDE).exists()
 
     def drop_aside(self) -> None:
-        """Delete the online features that a killed rebuild set aside. Only the holder of the views' lease may do so."""
+        """Delete the online features that a killed rebuild set aside.
+
+        Only the process that may apply the log (the holder of the views' lease) may call this.
+        """
         shutil.rmtree(self.folder / ASIDE, ignore_errors=True)
 
     @contextmanager
@@ -202,7 +205,7 @@ class State:
         return found
 
     def tables(self, sources: Sequence[Source], *, make: bool) -> dict[str, Table]:
-        """Return the tables of record of these sources, by source.
+        """Return the tables of record of these sources, by source. They are the long-term store of events.
 
         Tables that do not exist are created if `make` is set, and otherwise left out.
         """

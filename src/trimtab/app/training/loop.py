@@ -110,12 +110,13 @@ class DeploymentLoop:
         return self.deployment.hash
 
     def tick(self, busy: Callable[[str], object] | None = None) -> list[Decision]:
-        """Close the days whose labels have had time to arrive, check their quality, and act on it.
+        """Do a regular pass: close the days that are due, check their quality, and act on it.
 
-        While another process does this, nothing is done.
+        A day is due when its labels have had time to arrive. To close it is to store its results, which then no longer
+        change. While another process does this, nothing is done.
 
         Args:
-            busy: Called with the name of the process that holds the loop, if another process holds it.
+            busy: Called with a text about the process that is using the loop, if there is one.
         """
         with self._turn("tick") as mine, self._training.turn("the loop"):
             self._ticked = False
@@ -173,7 +174,7 @@ class DeploymentLoop:
         Args:
             version: The version.
             actor: Who promotes it.
-            why: The reason, for the ledger and the history of the alias.
+            why: The reason, for the ledger of decisions and for the history of the alias.
             seen_until_us: The end of the version's training data, if the caller knows it better than the version's
                 record.
             watch: Called with the run whenever it makes progress.
@@ -234,7 +235,7 @@ class DeploymentLoop:
                 return TrainingResult(repair=builder.judge_stored(arguments.stored, cut_us, keep=arguments.keep))
 
     def searchable(self, cut_us: int) -> tuple[TrainingSet, NDArray[np.bool_], int]:
-        """Return the data that a parameter search may use at a cut; see `Comparisons.searchable`."""
+        """Return the data, known at `cut_us`, that a parameter search may use; see `Comparisons.searchable`."""
         return self._loop.builder.comparisons.searchable(cut_us)
 
     def answer(self, what: Literal["approve", "reject"], actor: str, why: str) -> list[Decision]:

@@ -72,7 +72,7 @@ class Loops:
         )
 
     def read_ahead(self, model: str) -> None:
-        """Read new predictions between ticks, if the loop has ticked before.
+        """Read new predictions between two ticks (regular passes of the loop), if the loop has ticked before.
 
         If there are many requests, reading even one minute of predictions takes long.
         """

@@ -37,7 +37,7 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True):
     version: str  # "late_flight@7"
     state: State  # the last two states of the type occur only in dry runs
     gate: GateRecord | None  # the result of the evaluation; None if the version is already deployed
-    decisions: list[Decision]  # the rows that were written to the ledger
+    decisions: list[Decision]  # the rows that were written to the ledger of decisions
 
     @property
     def refused(self) -> bool:

@@ -1,4 +1,4 @@
-"""Set the canary and shadow versions of a model, and the shares of requests that they get."""
+"""Set the canary and shadow versions (the arms) of a model, and the shares of requests that they get."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def set_arm(system: System, reference: str, arm: str, *, share: float, why: str,
     if there is None and "@" not in reference:
         raise NotFound(f"{name}: no version is its {arm} yet. Name one: {name}@N")
     version = registry.get(reference if there is None or "@" in reference else there.version)
-    if arm == CANARY and share > 0.0:  # a shadow needs no gate, because its answers are not returned to clients
+    if arm == CANARY and share > 0.0:  # a shadow needs no passed tests, because its answers are not returned to clients
         check_ungated(f"arm {version.name} as {arm}", registry.passed_gate(version), why)
     ledgered = LedgeredArm(system, share)
     if there is not None and there.version == version.id:
@@ -59,7 +59,7 @@ def set_arm(system: System, reference: str, arm: str, *, share: float, why: str,
 
 
 class LedgeredArm:
-    """Writes the move of a canary or shadow alias, its new share, and the row of the ledger together.
+    """Writes the move of a canary or shadow alias, its share, and the row of the ledger of decisions together.
 
     If `share` is None, the share stays as it is.
     """

@@ -64,7 +64,7 @@ def _searches_in_use(system: System) -> set[str]:
 
 
 def _of_ledger(system: System, keep: Keep) -> dict[str, Reason]:
-    """Return by version the newest row of the ledger that names it, as the reason to keep it."""
+    """Return by version the newest row of the ledger of decisions that names it, as the reason to keep it."""
     from trimtab.registry.collecting.collector import Reason
 
     now_us, found = system.clock.now_us(), {}

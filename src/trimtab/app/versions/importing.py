@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from trimtab.training.definitions import Model
     from trimtab.training.fitting.fitted import Fitted
 
-ACT = "import"  # what the ledger calls the import of a model that becomes the first champion
+ACT = "import"  # what the ledger of decisions calls the import of a model as the first champion
 
 
 class ImportRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):

@@ -19,8 +19,8 @@ from trimtab.store.regular_file import regular_file
 if TYPE_CHECKING:
     from trimtab.app.features.loading import Ingested
 
-_NAMED = 5  # at most this many quarantined rows are shown
-_FEW = 0.01  # if at most this share of the rows is quarantined, the load succeeds
+_NAMED = 5  # at most this many of the rows that could not become events are shown
+_FEW = 0.01  # the load succeeds if at most this share of the rows could not become events
 _TEXT = {".csv", ".tsv", ".ndjson", ".jsonl"}
 
 _INGEST_SAFE = "What was taken is safe in the log; run the same command again: repeated rows do not count twice."

@@ -88,7 +88,7 @@ class Answerer:
     def warm_up(self) -> None:
         """Read the features of a made-up row, so that the first request is not delayed by lazy initialisation (9 ms).
 
-        The model was already called when it was loaded, to check its golden predictions.
+        The model was already called when it was loaded, to compare its scores with stored (golden) predictions.
         """
         request, now_us = self.rows.request, self.now_us()
         key: str | int = "-" if request.key_dtype == "str" else 0

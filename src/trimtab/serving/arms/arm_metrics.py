@@ -1,8 +1,8 @@
-"""Store the counts of every version and arm in the catalogue, so that any process can add them up.
+"""Store counts of the requests to each version and arm (champion, canary, shadow) in the catalogue.
 
-Each process that answers has one record for each minute, version and arm. It writes the record of the current minute
-every few seconds. If it is killed, it loses the counts since its last write. Minutes older than three hours are merged
-into hours, which are kept for eight days.
+Any process can add them up. Each process that answers has one record for each minute, version and arm. It writes the
+record of the current minute every few seconds. If it is killed, it loses the counts since its last write. Minutes older
+than three hours are merged into hours, which are kept for eight days.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def write_metrics(catalog: Catalog, records: Mapping[str, ServiceMetrics]) -> No
 def service_metrics(catalog: Catalog, model: str, version: str, arm: str, *, since_us: int) -> ServiceMetrics:
     """Return the counts of a version in an arm since a time, over all processes.
 
-    Counts are stored by the minute for three hours, and by the hour for eight days. The record in whose time `since_us`
-    lies is included as a whole. Counts of the last ten seconds may be missing.
+    Counts are stored by the minute for three hours, and by the hour for eight days. The minute or hour that contains
+    `since_us` is included as a whole. Counts of the last ten seconds may be missing.
 
     Args:
         catalog: The catalogue with the records.

@@ -73,7 +73,7 @@ class Endpoint:
         self.canary: Canary | None = None
         self.shadow: Shadow | None = None
         self.shadowed = ShadowMetrics()  # counts of the requests offered to all shadows of this model
-        self.counts = EndpointCounts()  # counts of answers as of the present, by version and arm
+        self.counts = EndpointCounts()  # counts of answers as of now, by version and arm (champion, canary)
         self.batched: Batching[SharedRow, Prepared] = Batching(self._fails_all)
         self.cached: CacheMetrics | None = None  # hits and misses of the score cache, if there is one
         self.fails_to_load = False  # whether the deployed version cannot be loaded on this machine

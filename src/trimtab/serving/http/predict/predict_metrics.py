@@ -33,7 +33,7 @@ class ModelMetrics:
         self.requests = 0
         self.logged = 0
         self.stored = 0  # the number of rows answered by precomputed predictions
-        self.answers: dict[tuple[str, str], int] = {}  # by version and arm: the number of new predictions
+        self.answers: dict[tuple[str, str], int] = {}  # by version and arm (champion, canary): new predictions
         self._endpoint = endpoint
         self._nulls, self._flags = shared.nulls, shared.flags
         name = endpoint.name

@@ -88,8 +88,8 @@ class Access:
         another site.
 
         Raises:
-            Refused: `admit` refused the request. Or it came from a page of another site without a key, and would be
-                logged (403).
+            Refused: `admit` refused the request. Or a page of another site sent it without a key, and answering it
+                would write to a log (403).
         """
         if self.asks or right == "admin":
             return self.admit(headers, right)
@@ -159,7 +159,7 @@ class Access:
 
 
 class _Holder:
-    """A known key, with the part of its rate that is not used."""
+    """A known key, with the number of requests that its rate still allows at present."""
 
     def __init__(self, key: AccessKey, share: float, before: _Holder | None) -> None:
         self.name = key.name

@@ -45,8 +45,8 @@ _logger = logging.getLogger(__name__)
 class LivingData:
     """Builds training sets from the data known at a time, the cut. Each request gets its features as of its own time.
 
-    A request may be ingested, logged, or both. If it is both, the logged request is used, because its time was recorded
-    when it was answered, whereas the time of an ingested request is derived from a column.
+    A request may be ingested, logged, or both. If it is both, the logged request is used. Its time was recorded when it
+    was answered, whereas the time of an ingested request is derived from a column.
 
     Args:
         open_run: Opens the computation of a model's features, in memory or on disk, with the history of its requests

@@ -30,8 +30,8 @@ class Subject:
     """An entity and some of its keys. The attribute `met` collects the keys that were found in data.
 
     Columns of the same name hold the same entity in every source. Columns of different names hold the same entity if
-    they are joined. Two kinds of joins count: the key of a request with the column by which its label is found, and the
-    columns of a view with the columns of a request by which the view is looked up.
+    they are joined in one of two ways. The first is a label, which has a column with the key of its request. The second
+    is a view, whose columns are looked up by columns of a request.
 
     Args:
         definitions: The project's definitions.

@@ -1,4 +1,4 @@
-"""Work on online features between the application of records: filling new views, rebuilding, and compaction."""
+"""Fill new views, rebuild views and compact their storage, in the pauses between applying records."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class ViewWork:
         return {name: begin_of(log, name, last) for name, last in log.positions().items()}
 
     def _reached(self, moved: Moved, partition: str) -> int:
-        """Return the position up to which all sources of the views have a partition's records in tables."""
+        """Return the last position of a partition before which all records of the views' sources are in tables."""
         tables, through = moved.tables, moved.through.get(partition, 0)
         found = [tables[s.name].position(partition) if s.name in tables else 0 for s in self._sources]
         return min((max(position, through) for position in found), default=0)
@@ -97,7 +97,9 @@ class ViewWork:
         mark_unfilled(self._store, self._state.events, moved)
 
     def reading(self) -> Mapping[str, int]:
-        """Return the positions after which to read the log, namely those of the views that can be read already.
+        """Return by partition the position after which to read the log next.
+
+        Only views that are filled completely count.
 
         Raises:
             Corrupt: The log no longer has the records after these positions.

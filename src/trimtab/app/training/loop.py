@@ -301,7 +301,7 @@ class DeploymentLoop:
 
     def _at_work(self, what: Doing) -> Conflict:
         turn = last_turn(self._catalog, self.deployment.name)
-        over = turn is None or turn.ended_us is not None  # then the holder has not recorded its activity yet
+        over = turn is None or turn.ended_us is not None  # the process holding the lease has yet to record its work
         who = "another process" if turn is None or over else f"{turn.holder} (its {turn.doing})"
         return Conflict(f"{what} {self.deployment.name!r}: {who} is at work on it. Try again when it is done.")
 

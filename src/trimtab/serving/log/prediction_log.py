@@ -130,8 +130,8 @@ class PredictionLog:
     def look_up(self, prediction_id: str, deadline_s: float | None = None) -> LogRecord | None:
         """Return the record of the prediction with an id, even if it was erased, or None if it is not in the log.
 
-        Nearly always, the record is where its time leads. If it was logged later, it can be anywhere after that.
-        # D123
+        Nearly always, the record was appended at the time in the id and is found there. If it was logged later, it can
+        be anywhere after that.  # D123
 
         Raises:
             Late: The deadline (a time of `perf_counter`) has passed.

@@ -76,7 +76,7 @@ def payload_writer(
         fields = (
             prediction_id, request_id, of_version, made_at_us, at_us, positions, score, request, values, reasons, rest,
         )  # fmt: skip
-        return head + encode_fields(fields)[1:]  # the first byte counts `of_version` and `rest` as single fields
+        return head + encode_fields(fields)[1:]  # drop its own array header, which `head` replaces
 
     return write
 

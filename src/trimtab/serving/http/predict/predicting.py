@@ -206,8 +206,8 @@ class Predictor:
     async def read(self, started: float, timeout_s: float | None, decode: Callable[..., Any], *arguments: Any) -> Any:
         """Decode a request in a thread.
 
-        If this is not done by the time limit and the model has a policy for late answers, the request is decoded
-        nevertheless, because its rows are needed for a fallback answer.
+        If this takes longer than the time limit, the result depends on the model's policy for late answers. With such a
+        policy, the request is decoded nevertheless, because its rows are needed for a fallback answer.
 
         Raises:
             Unavailable: No version is deployed. If the time limit has passed and there is no such policy, the error is

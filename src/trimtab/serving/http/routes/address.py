@@ -36,7 +36,7 @@ class Address(msgspec.Struct, frozen=True):
     takes: Any = None  # the body of the request: a Struct, a list of a Struct, or OpenAPI's description
     query: tuple[str, ...] | None = ()  # the allowed parameters of the query; None: any parameters
     headers: tuple[str, ...] = ()  # the request headers that the OpenAPI document mentions
-    each: Literal["", "model", "source", "entity"] = ""  # if set: the kind of objects that each get an OpenAPI entry
+    each: Literal["", "model", "source", "entity"] = ""  # if set, each model (source, entity) has an OpenAPI entry
     errors: str = "Problem"  # the name of the schema of errors in the OpenAPI document
     route: str = "more"  # the label of these requests in metrics
 

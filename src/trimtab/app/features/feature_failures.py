@@ -18,7 +18,7 @@ _RED_US = DAY_US  # a failure counts as recent for this long, compared with the 
 
 
 class FeatureFailure(msgspec.Struct, frozen=True, kw_only=True):
-    """A feature that could not be computed for some events; the last of these events is named."""
+    """A feature that could not be computed for some events. The newest of these events is named."""
 
     view: str
     feature: str

@@ -62,7 +62,7 @@ class LoopMetrics:
         self._mutex = threading.Lock()
         self._values: LoopValues | None = None
         self._samples: Samples = {}
-        self._mark: Hashable | None = None  # changes whenever the catalogue is written; the value at the last read
+        self._mark: Hashable | None = None  # the catalogue's mark at the last read; every write changes this mark
         self._next_s = 0.0  # if there is no mark: the monotonic time of the next read
         self._failed = False
         self._throttled = ThrottledLogger(_logger)

@@ -1,7 +1,8 @@
-"""The address table: one row per method and path, from which routing, access rights and OpenAPI are derived.
+"""The table of addresses: one row for each method and path, for routing, access rights and OpenAPI.
 
-`SERVICE` has what every service answers, `PROJECT` what one of a project answers too, and `serving/inference` has the
-rows of the Open Inference Protocol. A new address is a row here and its handler.
+`SERVICE` lists the addresses that every service has, and `PROJECT` those that the service of a project has as well. The
+addresses of the Open Inference Protocol are in `serving/inference`. To add an address, add a row here and write its
+handler.
 """
 
 from __future__ import annotations

@@ -27,12 +27,12 @@ class ModelShown(msgspec.Struct, frozen=True, kw_only=True):
     """A deployed model."""
 
     name: str
-    request: str  # the request's name: what a row of a predict request is
+    request: str  # the name of the request definition, which declares the columns of predict requests
     learns: str  # "batch" or "online"
     metric: str
-    versions: int  # how many are registered
-    serving: Serving | None  # None: no version yet, or it is loaded by the next request
-    aliases: dict[str, str]  # where each points: "late_flight@7"
+    versions: int  # the number of registered versions
+    serving: Serving | None  # None if there is no version yet, or if it will be loaded by the next request
+    aliases: dict[str, str]  # by alias: the version to which it points, such as "late_flight@7"
 
 
 class VersionShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,12 +46,12 @@ class VersionShown(msgspec.Struct, frozen=True, kw_only=True):
     runtime: str
     training_rows: int
     metric: str
-    value: float | None  # of that metric, where it was evaluated
+    value: float | None  # the value of that metric, if the version was evaluated
     aliases: tuple[str, ...]
     tags: tuple[str, ...]
     refit_of: str | None
-    removed: bool  # its artifact is not kept any more
-    signature: Signature | None = None  # of a single version that is kept: what it takes and gives
+    removed: bool  # whether its artifact was deleted
+    signature: Signature | None = None  # inputs and outputs, if one version was requested and has its artifact
 
 
 class AliasShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,22 +64,22 @@ class AliasShown(msgspec.Struct, frozen=True, kw_only=True):
     actor: str
     why: str
     needs: Needs
-    gated: bool  # whether the version has a gate record that passed
+    gated: bool  # whether the version has passed its tests (the gate)
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where an alias is to point."""
 
-    version: str | int  # "late_flight@7", its number, or its address
-    expected: str | int | None  # its version now, given as `version`; null: none
+    version: str | int  # the version to point to: its name "late_flight@7", its number, or its id
+    expected: str | int | None  # the version to which the alias points now, in the same form; null for none
     why: str
-    gate: str | None = None  # the id of the version's gate record
+    gate: str | None = None  # the id of the record of the version's tests
 
 
 class RollBack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Back to where an alias pointed before."""
 
-    expected: str | int  # its version now
+    expected: str | int  # the version to which the alias points now
     why: str
 
 
@@ -102,20 +102,20 @@ class EntityFeatures(msgspec.Struct, frozen=True, kw_only=True):
     """The features of one entity as they stand online, as of (t, P)."""
 
     entity: str
-    key: dict[str, str | int]  # by column
-    at_us: int
-    positions: dict[str, int]
+    key: dict[str, str | int]  # the value of each column of the entity's key
+    at_us: int  # t: the time as of which the features were read
+    positions: dict[str, int]  # P: by partition of the event log, the last position that was applied
     views: list[ViewNow]
 
 
 class LabelRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The truth about one request: it is named by a prediction or by its key."""
 
-    prediction: str | None = None  # the id of an answer
-    request: str | int | None = None  # the request's key
-    value: Any = msgspec.UNSET  # of the label's column, if it has one
-    columns: dict[str, Any] = {}  # or values of several columns of its source, by name
-    at: str | int | None = None  # time of the event; left out, now
+    prediction: str | None = None  # the id of the prediction, as in its answer
+    request: str | int | None = None  # or the key of the request
+    value: Any = msgspec.UNSET  # the value of the label, if it is a single column
+    columns: dict[str, Any] = {}  # or the values of several columns of the label's source, by name
+    at: str | int | None = None  # the time of the label event; by default, now
 
 
 class LabelProblem(msgspec.Struct, frozen=True):
@@ -133,8 +133,8 @@ class Labelled(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     accepted: int
     quarantined: int
-    problems: tuple[LabelProblem, ...]  # the first hundred
-    absent: tuple[str, ...] = ()  # columns of the source missing from some label: null now
+    problems: tuple[LabelProblem, ...]  # the first hundred problems
+    absent: tuple[str, ...] = ()  # columns of the source that some labels left out, where they are null
 
 
 class StageShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,7 +143,7 @@ class StageShown(msgspec.Struct, frozen=True, kw_only=True):
     name: str  # "shadow", "canary 5%", "watch", ...
     state: Literal["done", "now", "next"]
     since: str | None = None
-    until: str | None = None  # its end, or its beginning
+    until: str | None = None  # when the stage ends or, if it comes next, begins
     said: str = ""
 
 

@@ -49,7 +49,7 @@ async def live(service: Service, request: HttpRequest) -> Reply:
 
 
 async def ready(service: Service, request: HttpRequest) -> Reply:
-    """Respond with success if the service is ready."""
+    """Respond with success if the service is ready to answer, and otherwise with the reason why it is not."""
     if missing := await service.not_ready():
         raise Unavailable(f"not ready: {missing}")
     return Reply(200, b'{"status":"ready"}')

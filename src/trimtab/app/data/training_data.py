@@ -238,7 +238,7 @@ class _Chosen(msgspec.Struct, frozen=True, eq=False):
     requests: Columns
     at_us: NDArray[Any]
     origins: dict[str, int]
-    rows: Sequence[LoggedRequest | None]  # by row; None if the request is only in the history
+    rows: Sequence[LoggedRequest | None]  # each logged request; None if only the history has it
     logged: Columns | None = None  # the logged requests; None with `rows="logged"`
     history: Columns | None = None  # requests only in the history; None with `rows="logged"`
 

@@ -229,7 +229,7 @@ def _with_texts(
         else:
             texts = computed() if texts is None else texts
             text = texts.get(one.feature)
-            seen = text in vocabularies[one.feature]  # then the history has changed: this text had a number
+            seen = text in vocabularies[one.feature]  # then the history has changed since
             unseen = one.reason == "found" or (text is not None and not seen)
             out.append(msgspec.structs.replace(one, text=None if seen else text, unseen=unseen))
     return out

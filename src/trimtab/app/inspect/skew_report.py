@@ -121,7 +121,7 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
         ]
         for one in self.models:
             out += _model_lines(one)
-        told = [one for one in self.examples if one.cause != "pruned"]  # no examples of pruned events
+        told = [one for one in self.examples if one.cause != "pruned"]  # pruned events need no examples
         out += [f"  {one.line()}; trimtab why {one.prediction}" for one in told]
         if not self.rows:
             out.append("RED  no prediction was checked: there is no evidence either way")

@@ -69,7 +69,7 @@ class BackgroundTasks:
         self._system = system
         self._catalog = system.state.catalog
         self._record_key = "failures" if worker is None else f"{OF_WORKERS}{worker}"
-        self._name = f"{os.getpid()}-{id(self):x}"  # unique among running processes
+        self._name = f"{os.getpid()}-{id(self):x}"  # identifies this process among those that are running
         self._mutex = threading.Lock()
         self._stop = threading.Event()
         self._names = tuple(system.definitions.deployments) if answers else ()
@@ -166,7 +166,7 @@ class BackgroundTasks:
         return self
 
     def close(self) -> None:
-        """Stop after the current rounds. If these take too long, they are left to end with the process."""
+        """Stop after the current rounds. Rounds that take too long are not waited for, and end with the process."""
         self._stop.set()
         end_s = time.monotonic() + _GRACE_S
         for thread in [*self._threads, *self._system.version_memory.threads]:

@@ -69,7 +69,7 @@ def answer_table(
     refuse_before(int(np.min(times, initial=made_at_us)), kept_from_us)
     try:
         if mode == "precomputed":
-            system.state.answers.write({}, [_UNUSED_KEY])  # fails now, not after an hour, if nothing can be stored
+            system.state.answers.write({}, [_UNUSED_KEY])  # tries now whether answers can be stored
         with _scoring(system, name) as holder:
             manifest = score_table(
                 answering,

@@ -82,7 +82,7 @@ def lost_records(state: State, *, tables: bool = False) -> list[Lost]:
     Args:
         state: The state folder.
         tables: Whether to read the positions of the tables of record, the long-term store of events. This is slow.
-            Otherwise, only their positions at the last check are used, which the catalogue has.
+            Otherwise, the positions that the catalogue stored at the last check are used.
     """
     stored = stored_ends(state)
     events: dict[str, Mapping[str, int]] = {

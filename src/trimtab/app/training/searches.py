@@ -26,7 +26,7 @@ class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
     id: str  # a hash of everything that the trials depend on
     model: str
     metric: str
-    made_by: str  # a hash of everything except the data that the trials depend on
+    made_by: str  # a hash of everything that the trials depend on, except the data
     search: Search  # the declared search, with the budget of the last call
     cut_us: int  # the search uses only data that was known by this time
     until_us: int  # the search uses only requests up to this time; candidates are tested on later days

@@ -64,7 +64,7 @@ class LedgeredArm:
     If `share` is None, the share stays as it is.
     """
 
-    decision: Decision  # the written row
+    decision: Decision  # the row that was written to the ledger
 
     def __init__(self, system: System, share: float | None = None) -> None:
         self._system = system

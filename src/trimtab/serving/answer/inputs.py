@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trimtab.features.online.read.request_plan import RequestPlan
 
 _logger = logging.getLogger(__name__)
-Snapshot: TypeAlias = "tuple[Mapping[str, EventFrame], Mapping[str, int]]"  # events by source, and P
+Snapshot: TypeAlias = "tuple[Mapping[str, EventFrame], Mapping[str, int]]"  # events by source, and log positions
 
 
 class OnlineInputs:

@@ -63,8 +63,8 @@ def serve(
 
     Raises:
         Misuse: The certificate or its key cannot be used.
-        Unavailable: The port is taken, or the address does not belong to this machine. This also holds for servers of
-            other protocols.
+        Unavailable: The port is taken, or the address does not belong to this machine. The same error is raised if a
+            server of another protocol cannot listen.
     """
     context = None if tls is None else tls_context(tls)
     listener = listener or listen(host, port)
@@ -141,9 +141,9 @@ class _Announced(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Do nothing, because `serve` handles signals.
+        """Replace uvicorn's handling of signals, because `serve` handles them.
 
-        After a signal this returns normally, so that the caller can close the service.
+        uvicorn would raise the signal again at the end. Without that, the caller can close the service.
         """
         yield
 
@@ -170,7 +170,7 @@ class _Announced(uvicorn.Server):
                 connection.transport.close()  # this closes the socket as well
 
     async def _wait_tasks_to_complete(self) -> None:
-        for acceptor in self.acceptors:  # sockets that were accepted become connections first
+        for acceptor in self.acceptors:  # wait until accepted sockets have become connections
             await acceptor.set_up(_LAST_READ_S)
         await super()._wait_tasks_to_complete()
 
@@ -181,7 +181,7 @@ class _Announced(uvicorn.Server):
             connection.pipeline.clear()  # drop requests that were not begun
         left = self.server_state.tasks
         for task in left:
-            if not task.cancelling():  # if so, a second signal has cancelled the wait already
+            if not task.cancelling():  # otherwise a second signal has cancelled the wait already
                 task.cancel()
         if left:
             await asyncio.wait(left, timeout=_LAST_READ_S)

@@ -105,7 +105,7 @@ class Document:
         Args:
             table: The table with its headers and rows.
             detail: Whether to leave it out in a terminal.
-            most: The maximum number of rows shown in a terminal, which only counts the rest. None shows all rows.
+            most: The maximum number of rows shown in a terminal. Further rows are only counted. None shows all rows.
         """
         if table.rows:
             self.parts.append(Part(table, detail, most))

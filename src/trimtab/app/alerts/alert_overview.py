@@ -183,7 +183,7 @@ def _receiver(name: str, one: Receiver | None, state: ReceiverState, waiting: li
 
 
 def _address(one: Receiver) -> str:
-    """Return the address of a receiver without secrets, such as the path of a webhook."""
+    """Return a receiver's address with its secrets, such as the path of a webhook, left out."""
     match one:
         case EmailReceiver():
             return ", ".join(one.to)

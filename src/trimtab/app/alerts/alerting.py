@@ -157,7 +157,11 @@ class Alerting:
         self._catalog.write([Put(KIND, KEY, msgspec.json.encode(plan.state), revision), *puts])
 
     def _messages(self, plan: Plan, now_us: int) -> list[tuple[str, Message]]:
-        """Return the messages that a plan sends: at most one with new alerts and one digest for each receiver."""
+        """Return the messages that a plan sends.
+
+        Each receiver gets at most one message with new alerts, and one digest, which is a summary of alerts that were
+        held back.
+        """
         found = []
         limit = self.settings.pages_per_week
         used_up = [
@@ -300,7 +304,7 @@ def kind_of(receiver: Receiver) -> str:
 
 
 def check_receivers(settings: AlertsSettings, definitions: Definitions, file: Path) -> None:
-    """Refuse receivers for models that are not deployed.
+    """Raise an error if a receiver is for a model that is not deployed.
 
     Raises:
         Misuse: A receiver names a model that is not deployed.

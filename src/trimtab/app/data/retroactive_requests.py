@@ -26,7 +26,7 @@ def retroactive_changes_of(
         names: The columns that features read. The key and the time of the request are skipped.
         frame: The history of the requests.
         logged: The requests of the prediction log.
-        learnt: The training requests, with their values in the history now.
+        learnt: The training requests, with the values that the history contains now.
         cut_us: Whatever became known after this time is ignored.
     """
     names = [name for name in sorted(names) if name not in (request.key, request.time)]

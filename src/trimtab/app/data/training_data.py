@@ -243,7 +243,7 @@ class _Chosen(msgspec.Struct, frozen=True, eq=False):
     history: Columns | None = None  # requests only in the history; None with `rows="logged"`
 
     def hindsight(self, model: Model, frame: EventFrame, cut_us: int) -> dict[str, RetroactiveChange]:
-        """Return for each column that features read its values when the requests were made and at the cut."""
+        """Return, for each column that features read, its values when the requests were made and at the cut."""
         if self.logged is None or self.history is None:
             return {}
         read = model.features.request_columns

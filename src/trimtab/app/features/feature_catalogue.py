@@ -31,7 +31,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """A source, an entity, a view or a feature in the catalogue."""
 
     kind: EntryKind
-    name: str  # of a feature: "view.feature", or "model:feature" if it is computed in the model
+    name: str  # features are named "view.feature", or "model:feature" if the model computes them
     dtype: str | None = None  # None unless the entry is a feature
     meaning: dict[str, str]  # the definition as text: columns, or the kind, window and hop of a feature
     description: str = ""

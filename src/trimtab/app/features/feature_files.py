@@ -21,7 +21,7 @@ from trimtab.features.parts.event_files import literal, parquet, quoted
 from trimtab.store.duckdb_opening import open_duckdb
 from trimtab.store.durable_files import publish
 
-GROUP_ROWS = 122_880  # rows per Parquet row group; blocks are multiples, so that their size does not change the file
+GROUP_ROWS = 122_880  # rows in a Parquet row group; blocks are whole groups, so that the file's bytes stay the same
 
 _SQL: dict[Dtype, str] = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN", "str": "VARCHAR"}
 Block = Callable[[slice], "tuple[Columns, dict[str, int]]"]  # computes the table of a block and one count per feature

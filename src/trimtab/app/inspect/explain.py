@@ -50,7 +50,7 @@ class Share(msgspec.Struct, frozen=True):
 class Shares(msgspec.Struct, frozen=True):
     """SHAP values of a raw score (log odds of a class, the number, the log of a count)."""
 
-    base: float  # the mean raw score, from which the shares are counted
+    base: float  # the mean raw score, to which the shares are added
     raw: float  # the sum of the base and all shares, before any calibration
     shares: tuple[Share, ...]  # the largest share first
     of: str | None = None  # the class that the raw score belongs to, for a model of several classes
@@ -68,7 +68,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     mode: str
     flags: tuple[str, ...]
-    score: float  # if there are `scores`, the score of the likeliest class
+    score: float  # the score; with several classes, that of the most likely class
     made_at: str
     as_of: str
     positions: dict[str, int]
@@ -82,8 +82,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     promoted: Decision | None
     label: float | str | None  # with several classes, the true class
     label_state: str
-    answer: str | None = None  # the likeliest class, for a model of several classes
-    scores: dict[str, float] | None = None  # the probability of each class, as declared
+    answer: str | None = None  # the most likely class, for a model of several classes
+    scores: dict[str, float] | None = None  # the probability of each class, in declared order
     imported: str | None = None  # the file that the version was imported from; None if it was trained here
 
     def lines(self) -> list[str]:

@@ -213,7 +213,7 @@ def version_name(system: System, address: str) -> str:
 def mean_excess(blocks: Sequence[tuple[BlockSums, float]]) -> float | None:
     """Return the mean loss minus the loss that the model's own scores predict, or None without labels.
 
-    Each block of predictions comes as its sums and the cap on its losses, because losses are summed in units of the
+    `blocks` has the sums of each block of predictions, and the cap on its losses. Losses are summed in units of the
     cap.
     """
     from trimtab.stats.exact_sums import total_of

@@ -58,7 +58,7 @@ _RECENT_US = 14 * DAY_US
 _TICK_US = 2 * DAY_US  # more time than this since a training loop last ran is an error
 _ASIDE = ("duplicates", "id_conflicts", "corrections", "too_late", "no_entity", "refused_deletes", "failed")
 _STUCK_US = MINUTE_US  # how long a log record may stay unapplied while a process applies the log
-_UNFOLLOWED_US = HOUR_US  # the same if no process does, since a prediction without a service applies the log itself
+_UNFOLLOWED_US = HOUR_US  # if no process does, the limit is longer: the next prediction applies the log
 
 
 class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +74,7 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_decision: str | None
     trust: str | None = None  # "pickle" if loading the deployed version runs code from its file
     cache: str | None = None  # the hit rate of the score cache, if the deployment has one
-    learner: str | None = None  # the number of labels that an online learner has learnt, and that it has set aside
+    learner: str | None = None  # how many labels an online learner has learnt, and how many it could not learn
     inputs: str | None = None  # why the input columns are not monitored; None if they are
     ungated: str | None = None  # why the version is deployed without passing its tests; None if it passed
     beside: dict[str, str] = {}  # the version and share of requests of the canary and the shadow, if any

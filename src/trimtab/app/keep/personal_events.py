@@ -42,7 +42,7 @@ class _Seen(msgspec.Struct):
     id: str
     order: tuple[int, str, int]  # the order of an event's versions: when it became known, partition, position
     deletes: bool
-    wanted: bool  # whether this record has the key, and not only another version of its event
+    wanted: bool  # whether this record has the key; if not, another version of its event has it
     appended_at_us: int
     event: Event
     in_log: bool = False
@@ -54,9 +54,9 @@ class _Seen(msgspec.Struct):
 class PersonalEvents:
     """Finds a subject's events and the deletions of these events.
 
-    In a source whose events have ids, an event may be corrected later, even so that it belongs to another entity. If an
+    In a source whose events have ids, an event may be corrected later, and may then belong to another entity. If an
     earlier version of the event belonged to another entity, the erased version is replaced by a deletion. Otherwise the
-    earlier version would become valid again. # D26
+    earlier version would become valid again.  # D26
     """
 
     def __init__(self, system: System, subject: Subject) -> None:

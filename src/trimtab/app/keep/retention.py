@@ -32,7 +32,7 @@ LEASE = "retention"
 _BATCH = 10_000
 _SPARED_H = 1  # replaced files of a table stay this many hours for other tools that read the table
 _FILES = 32  # a table with more files than this is compacted
-_LEARNT_WAITS = 2  # an online learner reads predictions up to this many times the wait for labels old
+_LEARNT_WAITS = 2  # online learners read predictions up to this age, in multiples of the wait for labels
 _IN_TABLE = 0.3  # the size of an event in a table, as a share of its size in the log
 
 
@@ -271,7 +271,7 @@ def _follower_positions(system: System) -> tuple[dict[str, int], list[str]]:
 
 
 def _filling_positions(system: System) -> tuple[list[dict[str, int]], list[str]]:
-    """Return the positions from which views that are being filled read the log, and remarks that name them. # D31
+    """Return the positions after which views that are being filled need the log, and remarks with their names.  # D31
 
     A view is filled by the process that applies the log. If there is no such process, the filling was interrupted and
     will begin again, so it needs no positions.

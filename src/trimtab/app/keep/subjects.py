@@ -178,7 +178,7 @@ class Subject:
         return bool(found)
 
     def _wanted(self, dtypes: Mapping[str, Dtype], names: Names) -> dict[tuple[Any, ...], Key]:
-        """Return the keys by their values in some columns. Keys that the columns cannot hold are left out."""
+        """Return a dict from the values of some columns to the key that they form. Impossible keys are left out."""
         values = ((_values(dtypes, names, key), key) for key in self.keys)
         return {found: key for found, key in values if found is not None}
 

@@ -25,7 +25,7 @@ Samples: TypeAlias = "dict[str, dict[Labels, float]]"  # the value of each metri
 
 PHASES = ("idle", "waiting", "shadow", "waiting for approval", "canary", "promoting")
 SEVERITIES = ("red", "info")
-# By age in days: which of the last closed days (with final labels) were last read at this age; 0 is the newest.
+# By age in days: which closed days, counted back from the newest (0), were last read when they had this age.
 # A day is read again 1, 7 and 28 days after its close (`steering.loop.AMENDED_AFTER`).
 AGES = {0: range(7), 1: range(1, 7), 7: range(7, 14), 28: range(28, 35)}
 

@@ -59,7 +59,7 @@ class ServedModel:
         self._loaded: LoadedModel | None = None
         self._last: Version | None = None  # the version that answers, or that answered before the model was unloaded
         self._asked_in_vain = False  # True if a request could not load the unloaded model, so that `follow` must
-        self._told_waiting: str | None = None  # the version about which the text log already says that it is not ready
+        self._told_waiting: str | None = None  # the version that was already reported as not ready
         self._waits: set[str] = set()  # ids of versions not ready to answer; they stay in memory
         self.precomputed = Precomputed(answers, deployment.name, max_age_us=max_age_us)
         self._other_arms: dict[str, Answerer] = {}  # the answerers of the canary and the shadow, by alias
@@ -129,7 +129,7 @@ class ServedModel:
             raise self._arm_failure
 
     def last_used_us(self) -> int:
-        """Return when the model was last used or loaded, to the precision of the calls of this method."""
+        """Return when the model was last used or loaded. A use is noticed only when this method is called."""
         used_at_us, uses = self._use
         if self.endpoint.uses != uses:
             used_at_us = self.answerers.clock.now_us()

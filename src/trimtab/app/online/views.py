@@ -93,7 +93,7 @@ class Views:
     def holds(self, features: FeatureSet) -> bool:
         """Return whether these features can be read: their views are filled and as current as the other views.
 
-        The views that do not exist yet are then filled by the process that applies the log.
+        Views that do not exist yet will be filled by the process that applies the log.
         """
         self.look()
         return self.filled(features.views)
@@ -241,7 +241,7 @@ class Views:
         work and this call waits.
 
         Returns:
-            How many records of its source it has.
+            The number of records that the rebuilt view has taken from its source.
 
         Raises:
             NotFound: No deployed model uses a view of this name.
@@ -284,7 +284,7 @@ class Views:
         rebuild starts with an empty store. If it fails, the old store is put back.
 
         Returns:
-            How many records the views have taken, in sum.
+            The total number of records that the views have taken.
 
         Raises:
             Conflict: The stored features are damaged, and another process applies the log. Nothing was done.

@@ -147,7 +147,7 @@ def report_document(result: ReplayResult) -> dict[str, Any]:
 
 
 def search_lines(found: PolicyChoice) -> list[str]:
-    """Return lines of text about a search over policies: the choice, and each policy's results in both parts."""
+    """Return a search over policies as lines: the choice, and all results in both parts of the history."""
     headers = [
         "policy",
         "trainings",

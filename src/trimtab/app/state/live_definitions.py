@@ -113,7 +113,9 @@ class LiveDefinitions:
         return self._applied[found.hash]
 
     def check_newest(self, model: str) -> None:
-        """Raise an error if newer definitions were applied since the project file was read, so that none are trained.
+        """Raise an error if newer definitions were applied after the project file was read.
+
+        Training must use the newest definitions.
 
         Raises:
             Conflict: Newer definitions were applied.
@@ -154,7 +156,7 @@ class LiveDefinitions:
             for version in self.versions(name):
                 try:
                     sets.append(self.of(version))
-                except (Misuse, Corrupt):  # stored in an earlier format, with which predictions fail with a message
+                except (Misuse, Corrupt):  # stored in an earlier format; predictions report this
                     continue
             try:
                 applied = self.applied(name)

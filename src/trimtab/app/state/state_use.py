@@ -81,7 +81,7 @@ def set_aside(folder: Path) -> Path:
 
 
 def use(folder: Path) -> FolderHold | None:
-    """Lock a state folder together with other processes. The folder is created if it does not exist.
+    """Lock a state folder so that other processes can share it. The folder is created if it does not exist.
 
     The result is None if the folder cannot be opened.
 

@@ -138,7 +138,7 @@ class DeploymentLoop:
             return decisions
 
     def train(self, actor: str, watch: Watch | None = None) -> list[Decision]:
-        """Train a candidate and decide whether to promote it, now.
+        """Train a candidate now, and decide whether to promote it.
 
         Nothing is done if training on the present data and code would give the deployed version again.
 
@@ -180,7 +180,7 @@ class DeploymentLoop:
             watch: Called with the run whenever it makes progress.
 
         Raises:
-            Unavailable: There is no window of labelled data to evaluate on. The message says when there will be.
+            Unavailable: There is no window of labelled data to evaluate on. The message says when there will be one.
             Misuse: The version cannot answer on this machine.
             Conflict: Another process, which the message names, is using the loop. Or automation is frozen, or a
                 candidate waits for approval.

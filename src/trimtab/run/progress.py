@@ -1,4 +1,4 @@
-"""Report the progress of a step from deep inside it to the code that runs the step."""
+"""Let code deep inside a step report the step's progress to the code that runs the step."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ _PREFIX = "trimtab"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._@-]{0,62}")  # the allowed names, which appear in ledgers and logs
 _RATE = re.compile(r"\s*(\d{1,9}(?:\.\d{1,6})?)\s*/\s*(s|min|h)\s*")
 _SECONDS = {"s": 1, "min": 60, "h": 3_600}
-_POLL_S = 0.5  # time between two checks for changes by a server
+_POLL_S = 0.5  # time between two checks in which a server looks for changes
 _logger = logging.getLogger(__name__)
 
 
@@ -113,7 +113,7 @@ class AccessKeys:
             made_at_us=self._clock.now_us(),
             actor=actor,
         )
-        self.mark()  # marked first: if the process is killed after this, the service is closed rather than open
+        self.mark()  # marked first, so that a process killed after this leaves the service closed, not open
         try:
             self._catalog.write(
                 [
@@ -178,9 +178,10 @@ class AccessKeys:
         return self._marker is not None and self._marker.exists()
 
     def changes(self, *, after: int = 0) -> int:
-        """Return the number of changes of keys ever made. The first `after` of them are not counted again.
+        """Return the number of changes of keys ever made.
 
-        The result 0 means that no key was ever made.
+        The caller may already know of the first `after` changes, which saves time. The result 0 means that no key was
+        ever made.
         """
         while entries := self._catalog.journal(_JOURNAL, after=after):
             after = entries[-1].sequence

@@ -266,7 +266,7 @@ class Answerer:
 
 
 def _in_order(row: Row) -> list[Any]:
-    """Return the values of a row that was checked for this version, so that they are in its declared order."""
+    """Return the values of a row, which are in declared order because the row was checked for this version."""
     return [*row.values()]
 
 

@@ -274,7 +274,7 @@ class _Held:
         self._held_at_s = held_at_s  # the time (`monotonic`) at which the lease was last renewed
         self._lapsed = False  # whether the lease expired after the last part was added to the manifest
         self._keeping = threading.Lock()
-        self.appending = False  # whether a part may be written to the log at this time
+        self.appending = False  # whether a part may be on its way into the log
 
     def keep(self) -> None:
         """Renew the lease, and check that no other process has resumed the batch.
@@ -309,7 +309,9 @@ class _Held:
             self._catalog.acquire(lease_of(self.manifest.id), self._holder, LEASE_S)
 
     def is_alone(self) -> bool:
-        """Return whether no other process can have logged the next part, and the lease will last until it is logged.
+        """Return whether it is safe to log the next part now.
+
+        This is so if no other process can have logged it, and if the lease will last until it is logged.
 
         Raises:
             Conflict: The lease expired, and another process resumed the batch.

@@ -1,4 +1,4 @@
-"""Model inputs from features: bit for bit the same online (as of now) and offline (for tables or past times)."""
+"""Compute model inputs from features, bit for bit the same online (as of now) and offline (as of past times)."""
 
 from __future__ import annotations
 

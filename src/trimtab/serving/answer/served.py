@@ -78,7 +78,7 @@ class ServedVersion(msgspec.Struct, frozen=True, kw_only=True):
     model: str  # "late_flight"
     version: str  # the id, which is stored with predictions
     label: str  # the name that answers show, such as "late_flight@7"
-    arm: str  # the part that the version has in the deployment: "champion", "canary", ...
+    arm: str  # the role of the version in the deployment: "champion", "canary", ...
     inputs: tuple[str, ...]  # the names of the model inputs, in order
     classes: tuple[str, ...] = ()  # the names of the classes; empty if the model gives a single number for a row
 

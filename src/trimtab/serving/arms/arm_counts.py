@@ -74,7 +74,7 @@ class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         return 0.0
 
     def plus(self, other: ServiceMetrics) -> ServiceMetrics:
-        """Return the sum of these and other counts, with the names of these."""
+        """Return the sum of both counts, with the model, version and arm of this object."""
         return self._combined(other, 1)
 
     def minus(self, before: ServiceMetrics) -> ServiceMetrics:

@@ -83,7 +83,7 @@ class Predictor:
         endpoint: The endpoint of the model.
         parts: The objects that all requests of the service share.
         metrics: Counts the requests of the model.
-        shadowing: Lets the shadow answer requests that have been answered.
+        shadowing: Passes answered requests to the shadow version, which answers them as well.
     """
 
     def __init__(self, endpoint: Endpoint, parts: Parts, metrics: PredictMetrics, shadowing: Shadowing) -> None:

@@ -12,7 +12,7 @@ from trimtab.serving.http.predict.refusals import Refusals
 from trimtab.serving.protect.admission import GradientLimit
 
 _SLICE_S = 0.001  # seconds of work between two polls of the connections
-_LONGEST_SLICE_S = 0.01  # if polling took longer, so may the next slice of work, but at most this long
+_LONGEST_SLICE_S = 0.01  # the next slice of work may be as long as polling took, but at most this long
 _POLLS = 4  # polls after a long slice: enough to accept, set up, read and answer a new connection
 _GAP_S = 0.00005  # requests after a pause of this length begin a new burst
 _SAMPLED = 15  # a bit mask that selects one in 16 of the requests that were answered at once
@@ -107,8 +107,8 @@ class RequestScheduler:
     def queue(self, work: Callable[[], bool | None], received_s: float) -> None:
         """Call `work` when it is its turn.
 
-        The request counts as in flight until the work decreases `under_way`, or what the work waits for does. If the
-        work returns True, it has resumed a task, and the next work is delayed until that task has run.
+        The request counts as in flight until `under_way` is decreased, either by the work or by what the work waits
+        for. If the work returns True, it has resumed a task, and the next work is delayed until that task has run.
         """
         if not self._queue:
             self._left_s = perf_counter()

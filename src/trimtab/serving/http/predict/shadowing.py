@@ -33,7 +33,7 @@ class Shadowing:
         self._timer: asyncio.TimerHandle | None = None
 
     def offer(self, shadow: Shadow, rows: Sequence[Row]) -> None:
-        """Offer requests that have been answered to a shadow."""
+        """Offer answered requests to a shadow."""
         shadow.offer(rows)
         if shadow.waits:
             self._busy.add(shadow)

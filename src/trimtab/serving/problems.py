@@ -132,7 +132,7 @@ def _detail(error: BaseException) -> str:
 
 
 def decode_problem(error: Exception, body: bytes) -> Misuse:
-    """Return an error for the client whose body msgspec refused: which field is wrong, or where the JSON ends."""
+    """Return an error for the client whose body msgspec refused: which field is wrong, or where the JSON is wrong."""
     text = str(error)
     if isinstance(error, msgspec.ValidationError):
         message, _, pointer = text.partition(" - at `")

@@ -208,7 +208,7 @@ def _copy_parts(system: System, to: Path) -> Positions:
             _copied(getattr(state, name), to / name)
     for path in sorted((folder / "tables").glob("*/_delta_log")):
         source = path.parent.name
-        with store.open(store_url("delta", path.parent), "table") as table:  # type: ignore[attr-defined]  # it can
+        with store.open(store_url("delta", path.parent), "table") as table:  # type: ignore[attr-defined]  # Delta can
             _copied(table, to / "tables" / source)
     _copy_tree(folder / "blob", to / "blob")
     logs = {name: _copied(getattr(state, name), to / "log" / name) for name in _LOGS}

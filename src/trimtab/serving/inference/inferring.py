@@ -308,7 +308,7 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
 
 
 def _echoed(parameters: Mapping[str, Parameter]) -> Mapping[str, Parameter]:
-    """Return the parameters that are sent back to the client. The one that selects the form of the response is not."""
+    """Return the parameters that are sent back to the client: all but the one that selects the form of the response."""
     if not parameters:
         return parameters
     return {name: value for name, value in parameters.items() if name != "binary_data_output"}

@@ -27,7 +27,7 @@ EMPTY_IS_NULL = "empty_is_null"  # the parameter of a request that makes empty t
 def check_names(tensors: Sequence[InputTensor], request_rows: RequestRows, model_inputs: Sequence[str]) -> None:
     """Raise an error for tensors that are not columns of the request, or that are sent twice.
 
-    At most one tensor more than there are columns is looked at.
+    The check stops at the first wrong tensor, so that a request with very many tensors costs little.
 
     Args:
         tensors: The tensors, one for each column.

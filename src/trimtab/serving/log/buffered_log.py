@@ -123,7 +123,7 @@ class BufferedLog:
         self._check_process()
         if not wait and self._writing.locked():
             return False
-        with self._writing:  # `acquire` with `try` could be interrupted in between. # D170
+        with self._writing:  # an interrupt between `acquire` and `try` would leave it locked. # D170
             self._write()
         return True
 

@@ -15,7 +15,7 @@ from trimtab.store.ports import Log, LogRecord
 # records appended within this time after they were made are found by bisection; all others are "late"
 SOON_US = 1_000_000
 _BLOCK = 2_000  # the number of positions in a block
-_HEAD_BYTES = 8  # the id begins within the first bytes of a payload, at most here
+_HEAD_BYTES = 8  # the id of a record begins at this byte of the payload or before
 _PREFIX = b"p_"
 _FRONT_BYTES = len(id_front(0))
 

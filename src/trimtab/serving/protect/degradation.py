@@ -64,8 +64,8 @@ def degrade(
         after: How long an answer may take, such as "50ms", unless the request sets a shorter time (`X-Timeout-Ms`). An
             answer that is not begun by then is late.
         null_features: Whether the model may answer with null in place of features that cannot be read.
-        last_answer: How old the version's last answer about the same entities may be to be repeated, such as "10m". By
-            default, answers are not repeated.
+        last_answer: Repeat the version's last answer about the same entities if it is no older than this, such as
+            "10m". By default, answers are not repeated.
         version: An alias. The version to which it points answers instead. It may read features in the time that
             remains.
         rule: A score, or a function that computes a score from the columns of the request.
@@ -115,7 +115,7 @@ class Degrading:
         self._fallback_reads = GuardedReads(slow_s)  # the fallback's views may work while other views do not
         self._canary_reads = GuardedReads(slow_s)
         self.breaker = self._reads.breaker
-        self.breakers = {  # the reads with their breakers, by who reads
+        self.breakers = {  # the breaker of each kind of version
             "champion": self.breaker,
             "canary": self._canary_reads.breaker,
             "fallback": self._fallback_reads.breaker,

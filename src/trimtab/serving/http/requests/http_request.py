@@ -104,7 +104,7 @@ def as_json(document: Any) -> Reply:
 
 
 def _explained(problem: Misuse) -> Misuse:
-    """Return the error of a body in words that suit any body, not only one with declared columns."""
+    """Return the error in words that suit a body that has no declared columns."""
     if not isinstance(problem, InvalidField) or "is missing" not in str(problem):
         return problem
     return InvalidField(f"{problem.pointer}: is missing, and needed.", field=problem.field, pointer=problem.pointer)

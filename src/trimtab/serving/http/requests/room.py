@@ -50,7 +50,7 @@ class Room:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
-        self._most = 0  # the most bytes used since memory was last returned to the system
+        self._most = 0  # the largest number of bytes in use since memory was last returned to the system
         self._trim: Callable[[], object] = _trim()
         self._decoded = 0  # the number of requests in flight whose bodies are decoded
         self._waiting: deque[tuple[Share, int, asyncio.Future[None]]] = deque()

@@ -183,7 +183,7 @@ def _nullable(schema: Schema) -> Schema:
 
 
 def _allow_nan(schema: Schema) -> None:
-    """Return the schema of a list of numbers in which NaN is written as null."""
+    """Change the schema of a list of numbers so that the list may contain null, which stands for NaN."""
     schema["items"] = {"type": ["number", "null"]}
 
 

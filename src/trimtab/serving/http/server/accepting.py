@@ -51,7 +51,7 @@ class Connections:
         _COUNT.pack_into(self._shared, self._at, count)
 
     def excess(self, count: int) -> int:
-        """Return how many connections more than the worker with the fewest a worker with `count` connections has."""
+        """Return `count` minus the number of connections of the worker that has the fewest."""
         others: Iterator[tuple[int]] = _COUNT.iter_unpack(self._shared)
         return count - min(other for (other,) in others)
 

@@ -58,7 +58,7 @@ _RECENT_US = 14 * DAY_US
 _TICK_US = 2 * DAY_US  # more time than this since a training loop last ran is an error
 _ASIDE = ("duplicates", "id_conflicts", "corrections", "too_late", "no_entity", "refused_deletes", "failed")
 _STUCK_US = MINUTE_US  # how long a log record may stay unapplied while a process applies the log
-_UNFOLLOWED_US = HOUR_US  # if no process does, the limit is longer: the next prediction applies the log
+_UNFOLLOWED_US = HOUR_US  # the same limit while no process applies the log: the next prediction will
 
 
 class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -405,7 +405,7 @@ def _pending(system: System, subject: Subject, digest: str) -> _Run | None:
     record = system.state.catalog.get(KIND, digest)
     if record is None:
         return None
-    subject.met.update(subject.keys)  # the stored plan does not contain which keys had data, so all are taken
+    subject.met.update(subject.keys)  # the stored plan does not say which keys had data: assume that all had
     return msgspec.json.decode(record.body, type=_Run)
 
 

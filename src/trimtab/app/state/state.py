@@ -223,7 +223,7 @@ class State:
         return self._tables.get(source)
 
     def moved(self, sources: Sequence[Source]) -> Moved:
-        """Return the part of the event log that is in tables of record, with which histories begin.
+        """Return the part of the event log that is in tables of record. Histories are read from there first.
 
         Raises:
             Corrupt: A table lacks rows that the log no longer has.

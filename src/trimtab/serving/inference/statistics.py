@@ -1,4 +1,4 @@
-"""Count the requests of this protocol and their times, by version, over all processes of a service."""
+"""Count the requests of the inference protocol and their times, by version, over all processes of a service."""
 
 from __future__ import annotations
 

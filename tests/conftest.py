@@ -1,11 +1,13 @@
-"""What every test may use: reports of soak campaigns, `processes`, `uncollected`; what of the outside reaches none."""
+"""Fixtures for every test, and the environment of all tests: no proxy, temporary files in memory."""
 
 from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,17 +18,23 @@ from hypothesis import HealthCheck, settings
 from trimtab.run.signals import ENDING
 
 sys.path.insert(0, str(Path(__file__).parent))
-for name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "force_color"):  # all is here, and plain text
+for name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "force_color"):  # no network, no colours
     os.environ.pop(name, None)
     os.environ.pop(name.upper(), None)
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # tests run beside each other: no thread spins until others come
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process that a test starts compiles the library anew
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # tests run in parallel, so no idle thread may spin
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # processes that a test starts must not compile the library again
 sys.dont_write_bytecode = False
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background of a script, which children inherit
-    signal.signal(signal.SIGINT, lambda number, frame: None)  # ignored here as before, and as usual in children
-if settings().deadline is not None:  # at home: random examples as ever; under CI Hypothesis has a profile of its own
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # pytest was started in the background of a script
+    signal.signal(signal.SIGINT, lambda number, frame: None)  # children would inherit SIG_IGN, but not this function
+if settings().deadline is not None:  # not under CI, where Hypothesis loads its own profile
     settings.register_profile("home", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("home")
+# Every fsync on a disk takes milliseconds, and opening a project needs dozens. A killed process loses nothing of a file
+# system in memory, so tests with kills prove the same there. `make soak` and the fast subset of CI set TMPDIR, and so
+# run on the disk.  # D0210
+MEMORY = Path("/dev/shm")
+if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4 << 30:
+    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
 SOAK_JSON = Path(__file__).parents[1] / "build" / "soak.json"
 
@@ -40,9 +48,20 @@ class Campaign(msgspec.Struct, frozen=True):
     figures: dict[str, float]
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Keep what collection makes (modules, thousands of tests) out of every later garbage collection."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def signals_as_before() -> Iterator[None]:
-    """A command that is stopped ignores what asks it to end; run in this process, it may not do so for later tests."""
+    """Restore signal handlers: a command that was stopped in this process leaves SIGTERM and SIGINT ignored."""
     before = {number: signal.getsignal(number) for number in ENDING}
     yield
     for number, handler in before.items():
@@ -53,8 +72,8 @@ def signals_as_before() -> Iterator[None]:
 def soak_report(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
     """Record a campaign: `soak_report("kill_ingest", runs=300, failures=lost, median_recovery_s=0.4)`.
 
-    Call it before asserting, so that a failed campaign is in the report too. Only tests marked `soak` are reported: the
-    short version of a campaign may call it as well and leaves no trace. A campaign that stops before it calls this is
+    Call it before the assertions, so that a failed campaign is in the report too. Only tests marked `soak` are
+    reported; a call from the short version of a campaign has no effect. A campaign that raises before its call is
     reported as one failure under the test's name.
     """
     campaigns: list[Campaign] = []
@@ -79,7 +98,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture
 def uncollected() -> Iterator[None]:
-    """As a service that has loaded its models: what holds itself stays."""
+    """Switch the garbage collector off, as a service does once its models are loaded."""
     gc.collect()
     gc.disable()
     yield

@@ -1,4 +1,4 @@
-"""Other processes, and waiting for what they do."""
+"""Other processes: waits for their effects, and whether they run."""
 
 from __future__ import annotations
 
@@ -7,18 +7,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+PATIENCE_S = 120  # the end of every wait for an event that is bound to come; a busy machine may need seconds for it
 
-def within(seconds: float, what: Callable[[], Any]) -> Any:
-    """What `what` gives once that is true."""
-    end_s = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end_s, what
-        time.sleep(0.02)
+
+def eventually(look: Callable[[], Any], fault: str = "") -> Any:
+    """Call `look` until its result is true, and return that result.
+
+    Args:
+        look: Looks for the event.
+        fault: The message when the event does not come within `PATIENCE_S`.
+    """
+    end_s = time.monotonic() + PATIENCE_S
+    while not (found := look()):
+        assert time.monotonic() < end_s, fault or look
+        time.sleep(0.01)
     return found
 
 
 def is_alive(pid: int) -> bool:
-    """Whether it runs; one that ended and that nobody waited for does not."""
+    """Return whether the process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

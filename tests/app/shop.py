@@ -20,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a child that a test starts has it from here
 
 import forked
-from processes import within
+from processes import eventually
 from trimtab.app.project import Project, open_project
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
@@ -169,7 +169,7 @@ def all_ready(folder: Path) -> ServiceState:
         found = state(folder)
         return found if found is not None and all(worker.ready for worker in found.workers) else None
 
-    found: ServiceState = within(60, look)
+    found: ServiceState = eventually(look)
     return found
 
 
@@ -178,7 +178,7 @@ def call(url: str, body: Any = None) -> tuple[int, Any]:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             text = response.read()
             return response.status, json.loads(text) if text.startswith((b"{", b"[")) else text.decode()
     except urllib.error.HTTPError as error:

@@ -20,7 +20,7 @@ import pytest
 import shop
 
 import forked
-from processes import within
+from processes import eventually
 from trimtab.app.keep.backup import MANIFEST, read_manifest, restore
 from trimtab.app.project import Project, open_project
 from trimtab.app.state.state_use import set_aside
@@ -103,7 +103,7 @@ def test_a_backup_of_a_served_project_has_all_that_was_acknowledged(trained: Pat
         for thread in threads:
             thread.start()
         try:
-            within(30, lambda: min(len(answered), len(pushed)) > 3)
+            eventually(lambda: min(len(answered), len(pushed)) > 3)
             before = len(answered), len(pushed)
             with at(trained) as project:
                 made = project.backup(tmp_path / "copy")

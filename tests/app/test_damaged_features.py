@@ -8,7 +8,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import shop
 from alias_moves import AS_OF, CLI
 
 import forked
+from processes import eventually
 from trimtab.app.inspect.doctor import examine
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Corrupt
@@ -223,7 +223,7 @@ def test_an_open_process_reads_what_another_makes_anew_once_it_is_there(filled: 
             while (line := other.stdout.readline()) == "filling\n":  # type: ignore[union-attr]
                 pass
             assert line == "made\n"
-            within(5, lambda: 777.0 in answered())
+            eventually(lambda: 777.0 in answered())
             other.communicate("end\n")
 
 
@@ -274,11 +274,11 @@ def test_features_that_were_removed_under_a_service_are_made_anew_and_read_by_ev
             there = found is not None and all(worker.ready for worker in found.workers)
             return there and all(shop.call(f"{url}/health/ready")[0] == 200 for _ in range(8))
 
-        within(60, all_ready)
+        eventually(all_ready)
         before = shop.call(f"{url}/v1/models/buyer/predict", {"request": visit})[1]["score"]
         shutil.rmtree(online)
-        within(20, lambda: (online / "data.mdb").exists())
-        within(20, all_ready)
+        eventually(lambda: (online / "data.mdb").exists())
+        eventually(all_ready)
         again = [shop.call(f"{url}/v1/models/buyer/predict", {"request": visit})[1]["score"] for _ in range(8)]
         assert again == [before] * 8
         assert shop.call(f"{url}/v1/events/readings?wait=applied", event)[0] == 200
@@ -288,7 +288,7 @@ def test_features_that_were_removed_under_a_service_are_made_anew_and_read_by_ev
             after = {shop.call(f"{url}/v1/models/buyer/predict", {"request": visit})[1]["score"] for _ in range(8)}
             return len(after) == 1 and after != {before}
 
-        within(2, by_all)
+        eventually(by_all)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -296,7 +296,7 @@ def test_features_that_are_damaged_under_a_service_make_it_not_ready_with_what_m
     filled: Path, workers: int
 ) -> None:
     with shop.serving(filled, "--as-of", AS_OF, "--workers", str(workers)) as (_, url):
-        within(60, lambda: all(shop.call(f"{url}/health/ready")[0] == 200 for _ in range(4)))
+        eventually(lambda: all(shop.call(f"{url}/health/ready")[0] == 200 for _ in range(4)))
         flipped(filled / ".trimtab" / "online" / "data.mdb", POSITIONS_KEY)
         for _ in range(8):
             status, problem = shop.call(f"{url}/health/ready")
@@ -307,10 +307,3 @@ def test_features_that_are_damaged_under_a_service_make_it_not_ready_with_what_m
         assert trimtab(filled, "top", "--once")[0] == 0
     assert trimtab(filled, "skew")[0] in (0, 1)
     assert trimtab(filled, "rebuild", "--all")[0] == 0
-
-
-def within(seconds: float, what: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end_s, what
-        time.sleep(0.05)

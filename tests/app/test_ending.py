@@ -20,7 +20,7 @@ import msgspec
 import pytest
 import shop
 
-from processes import within
+from processes import eventually
 from trimtab.app.project import open_project
 from trimtab.app.serve import engine
 from trimtab.core.clock import ShiftedClock
@@ -124,9 +124,9 @@ class Endless:
         asked = {"request": visit("endless", ENDLESS), **({"at": AS_OF} if past else {})}
         threading.Thread(target=self._ask, args=(port_of(url), asked), daemon=True).start()
         if past:
-            within(30, lambda: 'trimtab_requests_under_way{kind="slow"} 1' in _plain(shop.call(f"{url}/metrics")[1]))
+            eventually(lambda: 'trimtab_requests_under_way{kind="slow"} 1' in _plain(shop.call(f"{url}/metrics")[1]))
         else:
-            within(30, lambda: not _responds(url))  # it computes in the loop of the server
+            eventually(lambda: not _responds(url))  # it computes in the loop of the server
 
     def _ask(self, port: int, asked: dict[str, Any]) -> None:
         with suppress(OSError, HTTPException):
@@ -155,7 +155,7 @@ def test_what_tells_every_process_to_end_lets_requests_finish(
         workers = worker_pids(trained)
         with half_asked(url) as rest:
             send_all([process.pid, *workers], number)
-            within(10, lambda: not takes_connections(url))
+            eventually(lambda: not takes_connections(url))
             send_all(workers if number == signal.SIGTERM else [process.pid, *workers], number)
             time.sleep(0.1)
             assert rest().startswith(b"HTTP/1.1 200 OK\r\n")
@@ -175,7 +175,7 @@ def test_connections_that_wait_to_be_taken_when_a_service_is_told_to_end_are_ans
         with half_asked(url) as rest, half_asked(url) as other:
             send_all(every, signal.SIGTERM)
             send_all(every, signal.SIGCONT)
-            within(10, lambda: not takes_connections(url))
+            eventually(lambda: not takes_connections(url))
             assert rest().startswith(b"HTTP/1.1 200 OK\r\n")
             assert other().startswith(b"HTTP/1.1 200 OK\r\n")
         _, error = process.communicate(timeout=60)
@@ -204,7 +204,7 @@ def test_a_second_signal_ends_a_service_though_a_thread_comes_to_no_end(toiling:
             ]
             endless = Endless(url)
             process.send_signal(signal.SIGINT)
-            within(10, lambda: not takes_connections(url))
+            eventually(lambda: not takes_connections(url))
             assert process.poll() is None  # it waits for the request
             process.send_signal(signal.SIGINT)
             _, error = process.communicate(timeout=20)
@@ -234,7 +234,7 @@ def test_a_worker_without_its_supervisor_ends_though_a_request_does_not(toiling:
     command = [sys.executable, "-m", "trimtab.app.serve.worker"]
     worker = Worker(1, command, msgspec.msgpack.encode(task), listener)
     try:
-        within(60, lambda: b"r" in worker.receive())
+        eventually(lambda: b"r" in worker.receive())
         asked = [shop.call(f"{url}/v1/models/buyer/predict", {"request": visit(f"v{n}")}) for n in range(20)]
         Endless(url, past=past)
         worker.channel.close()  # as if the supervisor had been killed

@@ -15,7 +15,7 @@ import shop
 from alias_moves import CLI
 
 import forked
-from processes import within
+from processes import eventually
 from trimtab.core.time import DAY_US, format_time
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are set by prlimit")
@@ -100,8 +100,8 @@ def test_a_full_disk_loses_no_answer_and_is_said_to_whoever_looks(trained: Path,
                 assert seen["trimtab_prediction_log_failing"] == 1
                 assert seen["trimtab_predictions_noted"] - kept * ROWS in (0, ROWS)  # those before may be among them
                 assert "RED  the serving process: predictions cannot be logged: " in status(trained)
-                within(30, lambda: len(looks) > already + 5)
-            within(30, lambda: shop.call(f"{url}/health/ready")[0] == 200)
+                eventually(lambda: len(looks) > already + 5)
+            eventually(lambda: shop.call(f"{url}/health/ready")[0] == 200)
             assert ask("after") == 200
         assert set(looks) == {200}
         assert "predictions cannot be logged" not in status(trained)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import msgspec
 import pytest
 import shop
 
+from processes import PATIENCE_S, eventually
 from trimtab.app.models.version_memory import VersionMemory
 from trimtab.app.project import Project
 from trimtab.app.serve.background import BackgroundTasks
@@ -20,8 +20,6 @@ from trimtab.app.training.loops import Loops
 from trimtab.core.errors import Unavailable
 from trimtab.registry import LoadedModel, Version
 from trimtab.store.ports import Put
-
-_PATIENCE_S = 30.0  # for what happens within a moment, or never
 
 
 class SlowLoads:
@@ -37,7 +35,7 @@ class SlowLoads:
     def __call__(self, version: Version) -> LoadedModel:
         self.begun.append(version.name)
         if version.name in self.slow:
-            assert self.end.wait(_PATIENCE_S)
+            assert self.end.wait(PATIENCE_S)
         return self._load(version)
 
 
@@ -78,10 +76,7 @@ def put_in_service(project: Project, name: str) -> None:
 
 
 def becomes(look: Callable[[], Any], wanted: Any) -> None:
-    end_s = time.monotonic() + _PATIENCE_S / 3
-    while (found := look()) != wanted and time.monotonic() < end_s:
-        time.sleep(0.02)
-    assert found == wanted
+    eventually(lambda: look() == wanted, f"needed {wanted}")
 
 
 def answering(project: Project) -> tuple[str, str]:
@@ -137,7 +132,7 @@ def test_a_sleeping_model_is_woken_while_another_one_is_loaded(
     answered: list[tuple[str, str]] = []
     asker = threading.Thread(target=lambda: answered.append(answering(project)), daemon=True)
     asker.start()
-    asker.join(_PATIENCE_S / 3)
+    asker.join(PATIENCE_S / 2)
     assert answered == [("buyer@2", "champion")]
     assert loads.begun.count("buyer@2") == 2
     assert not loads.end.is_set()
@@ -216,7 +211,7 @@ def test_what_a_service_of_an_earlier_trimtab_noted_is_passed_over(project: Proj
 def ended(project: Project) -> None:
     """Wait for the loads that are under way."""
     for thread in project.version_memory.threads:
-        thread.join(_PATIENCE_S)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
 
 

@@ -16,7 +16,7 @@ import shop
 from test_block_kills import prepared
 
 import trimtab as tt
-from processes import within
+from processes import eventually
 from trimtab.app.metrics.loop_metrics import GAUGES, UNREADABLE, LoopMetrics
 from trimtab.core.clock import VirtualClock
 from trimtab.core.records import Signal
@@ -257,7 +257,7 @@ def test_where_the_records_cannot_be_read_it_is_said_and_no_old_value_is_told(pr
         assert set(scrape.samples) == {UNREADABLE}
     finally:
         project.state.catalog.write([Put("quality_watch", "one", watch.body)])
-    text = within(30, lambda: text if f"{UNREADABLE} 0" in (text := metrics.text()) else None)
+    text = eventually(lambda: text if f"{UNREADABLE} 0" in (text := metrics.text()) else None)
     assert "trimtab_loop_frozen 0" in text
 
 

@@ -14,7 +14,7 @@ import shop
 from alias_moves import AS_OF, CLI
 
 import forked
-from processes import within
+from processes import eventually
 from trimtab.app.inspect.doctor import examine
 from trimtab.app.project import Project
 from trimtab.app.state.lost_records import lost_records
@@ -200,15 +200,15 @@ def test_no_answer_claims_to_be_logged_once_the_prediction_log_was_moved(trained
 
     with shop.serving(trained, "--as-of", AS_OF) as (_, url):
         assert ask(url) == 200
-        within(20, lambda: list(log.glob("*.db")))
+        eventually(lambda: list(log.glob("*.db")))
         log.rename(away)
         codes = {ask(url) for _ in range(3)}
         assert codes == ({503} if mode == "durable" else {200})  # those are noted, as on a full disk
-        within(20, lambda: shop.call(f"{url}/health/ready")[0] == 503)
+        eventually(lambda: shop.call(f"{url}/health/ready")[0] == 503)
         assert "predictions cannot be logged" in status(trained)
         away.rename(log)
-        within(20, lambda: ask(url) == 200)
-        within(20, lambda: shop.call(f"{url}/health/ready")[0] == 200)
+        eventually(lambda: ask(url) == 200)
+        eventually(lambda: shop.call(f"{url}/health/ready")[0] == 200)
     with shop.opened(trained) as project:
         assert sorted(one.id for block in project.predictions.scan() for one in block) == sorted(given)
 
@@ -228,7 +228,7 @@ def test_a_log_that_is_replaced_under_a_service_takes_no_event_and_is_red(traine
         code, body = shop.call(f"{url}/v1/events/readings", {**row, "level": 3.0})
         assert code >= 500
         assert "trimtab recover" in body["detail"]
-        within(20, lambda: shop.call(f"{url}/health/ready")[0] == 503)
+        eventually(lambda: shop.call(f"{url}/health/ready")[0] == 503)
         assert "trimtab recover" in shop.call(f"{url}/health/ready")[1]["detail"]
         assert "trimtab recover" in status(trained)
     refused = forked.run([*CLI, "serve"], cwd=trained, env=shop.environment(), capture_output=True, check=False)

@@ -12,7 +12,7 @@ import shop
 from alias_moves import AS_OF
 from test_damaged_features import flipped, trimtab
 
-from processes import within
+from processes import eventually
 from trimtab.app.project import Project
 from trimtab.core.errors import Corrupt
 from trimtab.core.time import DAY_US, HOUR_US
@@ -149,10 +149,10 @@ def test_a_forgotten_event_is_named_no_more(poisonable: Path) -> None:
 def test_a_service_goes_on_and_tells(poisonable: Path) -> None:
     visit = {**shop.visit("a", shop.NOW_US), "at": AS_OF}
     with shop.serving(poisonable, "--as-of", AS_OF) as (_, url):
-        within(60, lambda: shop.call(f"{url}/health/ready")[0] == 200)
+        eventually(lambda: shop.call(f"{url}/health/ready")[0] == 200)
         status, _ = shop.call(f"{url}/v1/events/readings?wait=applied", {**POISON, "read_at": AS_OF})
         assert status == 200
-        within(5, lambda: shop.call(f"{url}/v1/models/buyer/predict", {"request": visit})[1]["reasons"])
+        eventually(lambda: shop.call(f"{url}/v1/models/buyer/predict", {"request": visit})[1]["reasons"])
         answer = shop.call(f"{url}/v1/models/buyer/predict", {"request": visit})[1]
         assert answer["reasons"]["site.picked"] == "failed"
         assert "flags" not in answer or answer["flags"] == []
@@ -184,7 +184,7 @@ def test_an_applier_that_stands_is_red_at_once_and_answers_say_so(poisonable: Pa
     with shop.opened(poisonable) as project:
         damage_north(project)
     with shop.serving(poisonable, "--as-of", AS_OF, "--workers", str(workers)) as (_, url):
-        within(60, lambda: all(shop.call(f"{url}/health/ready")[0] == 200 for _ in range(4)))
+        eventually(lambda: all(shop.call(f"{url}/health/ready")[0] == 200 for _ in range(4)))
         assert shop.call(f"{url}/v1/models/buyer/predict", {"request": visit})[1].get("flags", []) == []
         event = {"site": "north", "level": 1.0, "read_at": AS_OF}
         assert shop.call(f"{url}/v1/events/readings?wait=applied", event)[0] == 503
@@ -195,4 +195,4 @@ def test_an_applier_that_stands_is_red_at_once_and_answers_say_so(poisonable: Pa
             answers = [shop.call(f"{url}/v1/models/buyer/predict", {"request": visit})[1] for _ in range(4)]
             return all(answer.get("flags") == ["features_behind"] for answer in answers)
 
-        within(5, flagged)
+        eventually(flagged)

@@ -15,7 +15,7 @@ import pytest
 import shop
 from click.testing import CliRunner
 
-from processes import within
+from processes import eventually
 from trimtab.app.metrics.loop_metrics import GAUGES, UNREADABLE
 from trimtab.app.metrics.prometheus_rules import RULES, TESTS, rules_text
 from trimtab.cli.group import trimtab
@@ -148,7 +148,7 @@ def exposed(service: str) -> str:
         said: str = shop.call(f"{service}/metrics")[1]
         return said if UNREADABLE in said and 'trimtab_worker_ready{worker="engine",slot="2"} 1' in said else None
 
-    found: str = within(60, text)
+    found: str = eventually(text)
     return found
 
 
@@ -156,7 +156,7 @@ def test_of_several_workers_the_loop_is_exposed_once_whoever_is_asked(service: s
     texts, asked = [exposed], set()
     with ExitStack() as opened:
         for _ in range(16):  # connections that stay open go to both
-            one = opened.enter_context(closing(HTTPConnection(service.removeprefix("http://"), timeout=30)))
+            one = opened.enter_context(closing(HTTPConnection(service.removeprefix("http://"), timeout=60)))
             one.request("GET", "/metrics")
             texts.append(one.getresponse().read().decode())
     for text in texts:

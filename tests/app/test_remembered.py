@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import shop
 from alias_moves import AS_OF, CLI, promote
 
 import forked
+from processes import eventually
 
 
 @pytest.fixture
@@ -74,7 +74,4 @@ def test_status_top_and_metrics_show_how_often_scores_were_remembered(rememberin
 
 def _once(said: Any, words: str) -> str:
     """The status once it has the words: workers tell what they count once a second."""
-    end_s = time.monotonic() + 20
-    while words not in (text := said("status")):
-        assert time.monotonic() < end_s, text
-    return str(text)
+    return str(eventually(lambda: text if words in (text := said("status")) else None, words))

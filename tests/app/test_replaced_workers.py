@@ -9,7 +9,7 @@ from pathlib import Path
 import shop
 from alias_moves import AS_OF
 
-from processes import within
+from processes import eventually
 from trimtab.app.inspect.status import _not_answering
 from trimtab.serving.workers.states import FOLDER, ServiceState, read_state
 from trimtab.serving.workers.supervisor import SlotState
@@ -31,7 +31,7 @@ def all_ready(folder: Path, restarts: int = 0) -> list[SlotState]:
         ready = len(found) == 2 and all(worker.ready for worker in found)
         return found if ready and found[0].restarts >= restarts else None
 
-    return within(60, look)  # type: ignore[no-any-return]
+    return eventually(look)  # type: ignore[no-any-return]
 
 
 def red(folder: Path) -> list[str]:
@@ -71,7 +71,7 @@ def test_a_worker_that_cannot_read_the_project_file_any_more_says_why_and_comes_
         all_ready(trained)
         file.write_text(before + "\ndef half(:\n")
         kill_first(trained)
-        within(60, lambda: "project file" in workers(trained)[0].last_words)
+        eventually(lambda: "project file" in workers(trained)[0].last_words)
         found = read_state(trained / ".trimtab" / FOLDER)
         assert found is not None
         (line,) = _not_answering(found)  # nobody can open the project now, to ask for its status

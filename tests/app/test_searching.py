@@ -15,7 +15,7 @@ import pytest
 import shop
 
 import forked
-from processes import within
+from processes import eventually
 from trimtab.app.project import Project, open_project
 from trimtab.app.training.searches import KIND, TRIAL, with_chosen
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
@@ -175,9 +175,9 @@ def test_a_killed_search_goes_on_to_what_would_have_come_without(loaded: Path, t
     environment = {**shop.environment(), "HELD": str(tmp_path / "tried")}
     killed = forked.Popen([sys.executable, "-c", script], cwd=loaded, env=environment, stderr=subprocess.DEVNULL)
     with open_project(loaded, environment=IN_PROCESS) as project:
-        within(120, lambda: len(project.state.catalog.find(TRIAL)) == 2 or killed.poll() is not None)
+        eventually(lambda: len(project.state.catalog.find(TRIAL)) == 2 or killed.poll() is not None)
         killed.send_signal(signal.SIGKILL)
-        killed.wait(timeout=30)
+        killed.wait(timeout=60)
         assert project.runs()[-1].state == "interrupted"
         assert with_chosen(project.state.catalog, project.definitions.deployments["buyer"]).model.chosen is None
         assert len(project.state.catalog.find(TRIAL)) == 2  # its child, which was at the third one, ends by itself

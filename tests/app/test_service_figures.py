@@ -14,7 +14,7 @@ import pytest
 import shop
 from alias_moves import AS_OF
 
-from processes import within
+from processes import eventually
 from trimtab.app.project import Project
 from trimtab.monitoring.breaches import breach
 from trimtab.monitoring.guardrails import guardrails
@@ -76,7 +76,7 @@ def own(own_once: Path, tmp_path: Path) -> Path:
 
 
 def ask(url: str, count: int) -> None:
-    connection = HTTPConnection(url.removeprefix("http://"), timeout=30)
+    connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
     chance = random.Random(count)
     for n in range(count):
         row = {**shop.visit(f"v{n}", shop.NOW_US, chance.gauss(0, 1), f"site-{chance.randrange(500)}"), "at": AS_OF}
@@ -163,7 +163,7 @@ def test_what_a_killed_service_counted_is_lost_since_the_last_writing_alone(own:
 
     with shop.serving(own, "--as-of", AS_OF, stop=signal.SIGKILL) as (_, url):
         ask(url, 40)
-        within(60, lambda: written() == 40)
+        eventually(lambda: written() == 40)
         ask(url, 30)
     assert 40 <= written() <= 70
     kept = written()

@@ -48,7 +48,7 @@ def stopped(folder: Path, arguments: tuple[str, ...], points: int, numbers: tupl
             process.wait(took_s * 1.1 * point / points)
         os.kill(process.pid, number)
         try:
-            said = process.communicate(timeout=30)[1]
+            said = process.communicate(timeout=60)[1]
         except subprocess.TimeoutExpired:
             process.kill()
             said = process.communicate()[1] + "STILL THERE"

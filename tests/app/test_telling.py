@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import shop
 
-from processes import within
+from processes import eventually
 from trimtab.app.online.progress_log import ProgressLog
 from trimtab.app.online.view_work import ViewWork
 
@@ -19,9 +19,9 @@ def test_long_work_is_told_in_a_moment_and_again_and_quick_work_not(caplog: pyte
         pass
     assert caplog.messages == []
     with ProgressLog("reading", quick_s=0.01, every_s=0.02) as tell:
-        within(30, lambda: len(caplog.messages) >= 2)
+        eventually(lambda: len(caplog.messages) >= 2)
         tell("filling", 250, 1_000)
-        within(30, lambda: "filling: 25% of 1,000 records" in caplog.messages)
+        eventually(lambda: "filling: 25% of 1,000 records" in caplog.messages)
     assert caplog.messages[0] == "reading: ..."
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
@@ -38,7 +38,7 @@ def test_a_first_question_says_that_it_fills_online_features(
     def slow(self: ViewWork, names: object = None) -> object:
         for filled in fill(self):
             yield filled
-            within(30, lambda: any(map(is_filling, caplog.messages)))
+            eventually(lambda: any(map(is_filling, caplog.messages)))
 
     monkeypatch.setattr(ViewWork, "fill", slow)
     with shop.opened(trained) as project:

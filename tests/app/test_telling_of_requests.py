@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from prometheus_client.parser import text_string_to_metric_families
 
 import forked
+from processes import eventually
 from trimtab.core.time import format_time
 
 AS_OF = format_time(shop.NOW_US)
@@ -95,19 +96,11 @@ def ask(url: str, body: Any, **headers: str) -> tuple[int, Any, dict[str, str]]:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json", **named})
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             return response.status, json.load(response), dict(response.headers)
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.load(error), dict(error.headers)
-
-
-def soon(what: Callable[[], Any]) -> Any:
-    end_s = time.monotonic() + 15
-    while not (found := what()):
-        assert time.monotonic() < end_s
-        time.sleep(0.02)
-    return found
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -120,7 +113,7 @@ def test_each_prediction_is_a_line_with_what_it_was_and_took(told: Path, url: st
     headers = {"x_request_id": f"{road}-1"} | ({"expect": ""} if road == "usual" else {})
     status, answer, got = ask(f"{url}/v1/models/buyer/predict", request, **headers)
     assert (status, got["x-request-id"]) == (200, f"{road}-1")
-    (line,) = soon(lambda: [one for one in lines(told) if one["request_id"] == f"{road}-1"])
+    (line,) = eventually(lambda: [one for one in lines(told) if one["request_id"] == f"{road}-1"])
     assert line["prediction"] == answer["id"]
     assert (line["model"], line["version"], line["arm"]) == ("buyer", "buyer@2", "champion")
     assert (line["method"], line["status"], line["route"], line["key"]) == ("POST", 200, "predict", "anybody")
@@ -133,7 +126,7 @@ def test_an_inference_by_the_open_protocol_is_a_line_with_its_prediction(told: P
     values = (("visit_id", "BYTES", "v2"), ("site", "BYTES", "north"), ("at", "INT64", shop.NOW_US), ("x", "FP64", 0.5))
     tensors = [{"name": name, "shape": [1], "datatype": kind, "data": [value]} for name, kind, value in values]
     status, answer, _ = ask(f"{url}/v2/models/buyer/infer", {"inputs": tensors}, x_request_id="v2-1")
-    (line,) = soon(lambda: [one for one in lines(told) if one["request_id"] == "v2-1"])
+    (line,) = eventually(lambda: [one for one in lines(told) if one["request_id"] == "v2-1"])
     found = {one["name"]: one["data"][0] for one in answer["outputs"]}
     assert (status, line["route"], line["version"]) == (200, "inference", "buyer@2")
     assert line["prediction"] == found["id"]
@@ -154,15 +147,15 @@ with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
     service = "/inference.GRPCInferenceService/"
     infer = channel.unary_unary(
         service + "ModelInfer", lambda m: m.SerializeToString(), messages["ModelInferResponse"].FromString)
-    answer, call = infer.with_call(asked[0], metadata=metadata, timeout=30)
+    answer, call = infer.with_call(asked[0], metadata=metadata, timeout=60)
     code = None
     try:
-        infer(asked[1], metadata=[("x-request-id", metadata[0][1] + "-wrong")], timeout=30)
+        infer(asked[1], metadata=[("x-request-id", metadata[0][1] + "-wrong")], timeout=60)
     except grpc.RpcError as error:
         code = error.code().name
     stream = channel.stream_stream(
         service + "ModelStreamInfer", lambda m: m.SerializeToString(), messages["ModelStreamInferResponse"].FromString)
-    streamed = list(stream(iter(asked), metadata=[("x-request-id", metadata[0][1] + "-stream")], timeout=30))
+    streamed = list(stream(iter(asked), metadata=[("x-request-id", metadata[0][1] + "-stream")], timeout=60))
     ids = [tensor.name for tensor in answer.outputs]
     raw = answer.raw_output_contents[ids.index("id")]
     print(json.dumps([raw[4:].decode(), dict(call.trailing_metadata()), code, len(streamed)]))
@@ -184,7 +177,7 @@ def test_a_request_by_grpc_is_a_line_and_a_span_as_one_by_http(told: Path, colle
     assert done.returncode == 0, done.stderr
     prediction, trailing, code, streamed = json.loads(done.stdout)
     assert (trailing["x-request-id"], code, streamed) == ("g-1", "NOT_FOUND", 2)
-    (line,) = soon(lambda: [one for one in lines(told) if one["request_id"] == "g-1"])
+    (line,) = eventually(lambda: [one for one in lines(told) if one["request_id"] == "g-1"])
     assert (line["method"], line["route"], line["status"], line["grpc"]) == ("gRPC", "grpc", 200, "OK")
     assert line["path"] == "/inference.GRPCInferenceService/ModelInfer"
     assert (line["model"], line["version"], line["prediction"]) == ("buyer", "buyer@2", prediction)
@@ -192,11 +185,11 @@ def test_a_request_by_grpc_is_a_line_and_a_span_as_one_by_http(told: Path, colle
     assert line["remote"].startswith("127.0.0.1:")
     assert line["bytes"] > 0
     assert {"predict", "log", "features", "model"} <= set(line["stages_ms"])
-    (wrong,) = soon(lambda: [one for one in lines(told) if one["request_id"] == "g-1-wrong"])
+    (wrong,) = eventually(lambda: [one for one in lines(told) if one["request_id"] == "g-1-wrong"])
     assert (wrong["status"], wrong["grpc"], wrong.get("prediction")) == (404, "NOT_FOUND", None)
-    both = soon(lambda: [x for x in lines(told) if x["request_id"] == "g-1-stream"][1:] and lines(told))
+    both = eventually(lambda: [x for x in lines(told) if x["request_id"] == "g-1-stream"][1:] and lines(told))
     assert [x["grpc"] for x in both if x["request_id"] == "g-1-stream"] == ["OK", "NOT_FOUND"]
-    spans = soon(lambda: [one for one in collector.spans if one.trace_id.hex() == trace_id])
+    spans = eventually(lambda: [one for one in collector.spans if one.trace_id.hex() == trace_id])
     (server,) = [one for one in spans if one.parent_span_id.hex() == "c" * 16]
     said = {one.key: one.value for one in server.attributes}
     assert said["rpc.system"].string_value == "grpc"
@@ -211,7 +204,7 @@ def test_every_other_request_is_a_line_and_none_can_forge_one(told: Path, url: s
     assert shop.call(f"{url}/{forged}")[0] == 404
     status, _, got = ask(f"{url}/v1/models/buyer/predict", {"request": {}}, x_request_id='a"b')
     assert status == 422
-    more = soon(lambda: lines(told)[before:] if len(lines(told)) >= before + 2 else None)
+    more = eventually(lambda: lines(told)[before:] if len(lines(told)) >= before + 2 else None)
     assert [(one["route"], one["status"]) for one in more] == [("other", 404), ("predict", 422)]
     assert more[0]["path"].isprintable()
     assert more[1]["request_id"] == got["x-request-id"] != 'a"b'
@@ -229,7 +222,7 @@ def test_a_request_goes_on_with_the_trace_that_it_carries(collector: Collector, 
         mine = [one for one in collector.spans if one.trace_id.hex() == TRACE]
         return mine if len(mine) >= 6 else []
 
-    spans = {one.name: one for one in soon(found)}
+    spans = {one.name: one for one in eventually(found)}
     server = spans.pop("POST /v1/models/{model}/predict")
     assert server.parent_span_id.hex() == SPAN
     said = {one.key: one.value.string_value for one in server.attributes}
@@ -251,7 +244,7 @@ def test_a_request_whose_asker_does_not_trace_it_is_not_traced(collector: Collec
         traceparent=f"00-{quiet}-{SPAN}-00",
     )
     ask(f"{url}/v1/models/buyer/predict", {"request": shop.visit("loud", shop.NOW_US)}, x_request_id="loud")
-    soon(lambda: any(a.value.string_value == "loud" for one in collector.spans for a in one.attributes))
+    eventually(lambda: any(a.value.string_value == "loud" for one in collector.spans for a in one.attributes))
     assert quiet not in {one.trace_id.hex() for one in collector.spans}
 
 

@@ -17,7 +17,7 @@ import shop
 
 import forked
 import trimtab as tt
-from processes import within
+from processes import eventually
 from trimtab.app.online.views import Views
 from trimtab.app.project import Project
 from trimtab.app.state.lease import Lease
@@ -104,7 +104,7 @@ store.close()
             pushed = project.push("readings", [reading(0)])
             with pytest.raises(Unavailable):
                 applier.wait_applied({pushed.partition: pushed.position}, 0.3)
-            within(30, lambda: "writes here" in (project.views.blocked or ""))
+            eventually(lambda: "writes here" in (project.views.blocked or ""))
             process.communicate(timeout=60)  # its standard input closes, and it ends
             assert process.returncode == 0
             applier.wait_applied({pushed.partition: pushed.position}, 60)
@@ -140,7 +140,7 @@ def test_a_lease_of_the_dead_is_free_at_once_and_one_of_the_living_is_renewed(
             shop.move(project, 300_000)
             assert lease.held
             seen = renewed.count(lease.holder)
-            within(30, lambda seen=seen: renewed.count(lease.holder) >= seen + 2)  # the first may have begun before
+            eventually(lambda seen=seen: renewed.count(lease.holder) >= seen + 2)  # the first may have begun before
             assert not acquire("short", "somebody", 30)
         lease.release()
         assert not lease.held

@@ -11,7 +11,7 @@ import pytest
 import shop
 from alias_moves import promote
 
-from processes import within
+from processes import eventually
 from trimtab.app.models.version_memory import VersionMemory
 from trimtab.app.project import Project
 from trimtab.app.serve.background import BackgroundTasks
@@ -146,12 +146,12 @@ def test_a_service_answers_by_the_version_of_before_where_a_model_sleeps_that_ge
             status, said = shop.call(f"{url}/v1/models/buyer/predict", {"request": shop.visit("one", shop.NOW_US)})
             return status, said.get("version")
 
-        within(60, lambda: state() == "it is loaded by its next request")
+        eventually(lambda: state() == "it is loaded by its next request")
         with shop.opened(trained) as project:
             damage(trained, project.registry.get("buyer@1").artifact)
             promote(project, "buyer@1")
             assert ask() == (200, "buyer@2")
-            red = within(60, lambda: [line for line in project.status().red if "follow buyer failed" in line])
+            red = eventually(lambda: [line for line in project.status().red if "follow buyer failed" in line])
             assert "buyer@1" in red[0] or "sha256" in red[0]
             assert ask() == (200, "buyer@2")
 
@@ -203,11 +203,11 @@ def test_requests_that_wait_for_a_slow_load_hold_up_neither_other_models_nor_eve
             sent = {"rows": [shop.visit(f"v{n}", shop.NOW_US) for n in range(rows)]}
             return shop.call(f"{url}/v1/models/{model}/predict", sent)[0]
 
-        within(60, sleeps)
+        eventually(sleeps)
         (folder / "hold").touch()
         try:
             waiting = [askers.submit(ask, "slow", 1) for _ in range(20)]
-            within(60, (folder / "held").exists)
+            eventually((folder / "held").exists)
             assert ask("buyer", 70) == 200
             reading = {"site": "north", "level": 1.0, "read_at": shop.NOW_US}
             assert shop.call(f"{url}/v1/events/readings", reading)[0] == 200

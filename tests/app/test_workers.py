@@ -28,7 +28,7 @@ from worker_load import Load
 
 import forked
 from impatient import overloaded
-from processes import is_alive, within
+from processes import eventually, is_alive
 from trimtab.app.features.project_spec import ProjectSpec
 from trimtab.app.project import Project, open_project
 from trimtab.app.serve.followed_views import FollowedViews
@@ -79,7 +79,7 @@ def test_workers_answer_as_one_service(trained: Path) -> None:
             applied = 'trimtab_views_lag_records{worker="engine"} 0' in text  # told about once a second
             return text if sum(map(int, counted)) == 9 and applied else None
 
-        text = within(30, shown)
+        text = eventually(shown)
         assert text.count("# TYPE trimtab_predictions_total") == 1
         assert 'trimtab_worker_restarts_total{worker="engine",slot="2"} 0' in text
         said = forked.run(
@@ -93,7 +93,7 @@ def test_workers_answer_as_one_service(trained: Path) -> None:
             assert under_way.recv(4_096) == CONTINUE  # a worker has it
             under_way.sendall(body[:9])
             process.send_signal(signal.SIGTERM)
-            within(30, lambda: not takes_connections(url))
+            eventually(lambda: not takes_connections(url))
             under_way.sendall(body[9:])
             assert under_way.recv(4_096).startswith(b"HTTP/1.1 200 OK\r\n")
         _, error = process.communicate(timeout=60)
@@ -139,7 +139,7 @@ def test_workers_answer_with_what_the_engine_has_learnt(trained: Path) -> None:
             assert shop.call(f"{url}/v1/events/sales", sale)[0] == 200
         with shop.opened(trained, shop.NOW_US + 2 * HOUR_US) as project:
             assert project.teacher("learner").teach() == 8  # as the engine will in an hour
-        within(30, lambda: max(one["score"] for one in answers("b")) < before[0]["score"])
+        eventually(lambda: max(one["score"] for one in answers("b")) < before[0]["score"])
 
 
 _BETWEEN = 8  # answers and events at least, between two kills
@@ -163,9 +163,9 @@ def campaign(folder: Path, *, rounds: int, kills: int, seed: int) -> dict[str, i
             with Load(url, visit, reading, number) as load:
                 for _ in range(kills):
                     enough = len(load.predicted) + len(load.pushed) + _BETWEEN
-                    within(60, lambda enough=enough: len(load.predicted) + len(load.pushed) >= enough)
+                    eventually(lambda enough=enough: len(load.predicted) + len(load.pushed) >= enough)
                     time.sleep(chance.uniform(0.05, 0.6))
-                    found = within(60, lambda: [w for w in (shop.state(folder) or _NONE).workers if w.ready and w.pid])
+                    found = eventually(lambda: [w for w in (shop.state(folder) or _NONE).workers if w.ready and w.pid])
                     pids.update(worker.pid for worker in found)
                     victim = chance.choice(found).pid
                     if is_alive(victim):
@@ -179,7 +179,7 @@ def campaign(folder: Path, *, rounds: int, kills: int, seed: int) -> dict[str, i
         refused += load.refused
     with shop.serving(folder, *TWO, "--port", port) as (process, _):  # what spools hold is recovered at the start
         shop.all_ready(folder)
-        within(30, lambda: not any(map(is_alive, leaving)))  # workers without a supervisor notice, and go
+        eventually(lambda: not any(map(is_alive, leaving)))  # workers without a supervisor notice, and go
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
     with shop.opened(folder) as project:
@@ -423,7 +423,7 @@ def test_the_statistics_of_the_inference_protocol_are_those_of_all_workers(train
             ends = {(one["success"]["count"], one["fail"]["count"]) for one in stats}
             return found if (counts, ends) == ({(20, 20)}, {(20, 1)}) else None
 
-        for one in within(30, all_counted):
+        for one in eventually(all_counted):
             stats = one["inference_stats"]
             assert stats["success"]["ns"] >= stats["compute_infer"]["ns"] > 0
             assert time.time() * 1e3 - 60_000 < one["last_inference"] <= time.time() * 1e3
@@ -437,8 +437,8 @@ def test_the_statistics_of_the_inference_protocol_are_those_of_all_workers(train
             found = re.findall(r'trimtab_inference_rows_total\{worker="\d",model="buyer",version="2"\} (\d+)', text)
             return sum(map(int, found))
 
-        within(30, lambda: rows_of_models() == {"buyer": 20, "learner": 0})
-        within(30, lambda: rows_counted() == 20)
+        eventually(lambda: rows_of_models() == {"buyer": 20, "learner": 0})
+        eventually(lambda: rows_counted() == 20)
 
 
 @pytest.mark.soak

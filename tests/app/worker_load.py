@@ -51,7 +51,7 @@ class Load:
         self.predicted.append(answer["id"])
 
     def _run(self, name: str, ask: Callable[[str], tuple[str, Any]], note: Callable[[Any, str], None] | None) -> None:
-        connection = HTTPConnection(self._address, timeout=30)
+        connection = HTTPConnection(self._address, timeout=60)
         n = 0
         while not self._over.is_set():
             n += 1

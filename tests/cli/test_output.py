@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from processes import within
+from processes import eventually
 from trimtab.cli import output
 from trimtab.cli.output import Meter, progress
 
@@ -97,7 +97,7 @@ def test_work_without_a_measure_is_told_once(
     monkeypatch.setattr(output, "_EVERY_S", 0.05)
     said: list[str] = []
     with progress("training"):
-        within(30, lambda: said.append(capsys.readouterr().err) or "".join(said))
+        eventually(lambda: said.append(capsys.readouterr().err) or "".join(said))
         time.sleep(0.15)  # it is not repeated
     monkeypatch.setattr(output, "_EVERY_S", 120.0)
     with progress("quick"):

@@ -88,7 +88,7 @@ def work():
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 143), ("SIGINT", 130)])
 def test_a_signal_that_comes_where_the_interpreter_ignores_what_is_raised_ends_it(name: str, status: int) -> None:
     code = GUARDED.replace("def work():\n    {body}\n", IGNORING.format(name=name))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr.splitlines()[-1].endswith("All is safe.")) == (status, True), done.stderr
     assert "ignored" not in done.stderr
 
@@ -113,7 +113,7 @@ def test_a_thread_that_nothing_ends_keeps_no_process_that_is_to_end() -> None:
         body="import os, signal, threading; threading.Thread(target=time.sleep, args=(60,)).start(); "
         "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 143
 
 
@@ -126,7 +126,7 @@ def test_a_signal_ends_it_cleanly_and_says_what_is_safe(number: signal.Signals, 
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
     process.send_signal(number)
-    out, error = process.communicate(timeout=30)
+    out, error = process.communicate(timeout=60)
     assert process.returncode == status
     assert out == "closed\n"
     assert "All is safe." in error
@@ -145,7 +145,7 @@ def test_a_terminal_that_closes_says_so_twice_and_what_is_closed_then_is_closed(
     for said in ("working\n", "closing\n"):
         assert process.stdout.readline() == said
         process.send_signal(signal.SIGHUP)
-    out, error = process.communicate(timeout=30)
+    out, error = process.communicate(timeout=60)
     assert (process.returncode, out) == (143, "closed\n")
     assert "All is safe." in error
 
@@ -160,7 +160,7 @@ def test_a_command_that_is_to_outlive_its_terminal_does() -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
     process.send_signal(signal.SIGHUP)
-    assert process.communicate(timeout=30)[0] == "done\n"
+    assert process.communicate(timeout=60)[0] == "done\n"
     assert process.returncode == 0
 
 
@@ -171,7 +171,7 @@ def test_sigterm_while_it_starts_leaves_no_traceback(delay_s: float, tmp_path: P
     )
     time.sleep(delay_s)
     process.terminate()
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=60)
     assert process.returncode in (-signal.SIGTERM, 143, 3)
     assert "Traceback" not in error
 
@@ -187,7 +187,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     process.stdout.close()
     assert process.stderr.read() == ""
     process.stderr.close()
-    assert process.wait(timeout=30) == 141
+    assert process.wait(timeout=60) == 141
 
 
 def test_a_terminal_without_the_characters_shows_their_codes() -> None:

@@ -68,7 +68,7 @@ def test_three_processes_read_one_instant_each_while_one_applies_rebuilds_and_gr
             store.apply([one(n)])
             time.sleep(0.02)
         for reader in readers:
-            out, _ = reader.communicate(timeout=30)
+            out, _ = reader.communicate(timeout=60)
             assert reader.returncode == 0
             reads, instants = map(int, out.split())
             assert reads > 20

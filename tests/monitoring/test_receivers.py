@@ -312,10 +312,10 @@ def test_a_command_that_does_not_end_is_ended_with_all_that_it_started(tmp_path:
     done = sent(program(code, timeout="2s"), tmp_path)
     assert not done.ok
     assert "did not end within 2 s" in done.said
-    from processes import is_alive, within
+    from processes import eventually, is_alive
 
     pid = int((tmp_path / "pid").read_text())
-    within(10, lambda: not is_alive(pid))
+    eventually(lambda: not is_alive(pid))
 
 
 def test_a_command_that_reads_nothing_and_prints_a_lot_is_a_delivery(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_of_two_promotions_in_two_processes_one_wins_and_the_other_names_it(desk
     workers = [fork.Process(target=promote, args=(desk.folder, *pair, start, said)) for pair in gates.items()]
     for worker in workers:
         worker.start()
-    results = sorted(said.get(timeout=30) for _ in workers)
+    results = sorted(said.get(timeout=60) for _ in workers)
     for worker in workers:
         worker.join()
     (lost, _, message), (won, winner, _) = results

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from processes import is_alive, within
+from processes import eventually, is_alive
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.run import (
     Cancelled,
@@ -115,10 +115,10 @@ def test_a_child_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> None
     parent = subprocess.Popen(
         [sys.executable, "-c", script, str(pid)], env={**os.environ, "PYTHONPATH": here}, stdout=subprocess.DEVNULL
     )
-    within(30, lambda: pid.exists() and pid.read_text() != "")
+    eventually(lambda: pid.exists() and pid.read_text() != "")
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    within(30, lambda: not is_alive(int(pid.read_text())))
+    eventually(lambda: not is_alive(int(pid.read_text())))
 
 
 def niceness(more: int) -> int:

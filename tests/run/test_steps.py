@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import forked
-from processes import within
+from processes import eventually
 from trimtab.core.clock import SystemClock
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.run import Retry, finished, step
@@ -99,7 +99,7 @@ def test_a_killed_process_is_succeeded_at_its_first_unfinished_step(tmp_path: Pa
     ran = tmp_path / "ran"
     command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
     first = forked.Popen([*command, "first", "60"], stdout=subprocess.DEVNULL)
-    within(60, lambda: ran.exists() and "1 first" in ran.read_text())
+    eventually(lambda: ran.exists() and "1 first" in ran.read_text())
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     second = forked.run([*command, "second", "0"], capture_output=True, text=True, timeout=120, check=True)

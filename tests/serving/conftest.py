@@ -166,7 +166,7 @@ class Server:
 
     def ended(self) -> tuple[int, str]:
         """Wait until it has ended by itself; its exit code and what it complained about."""
-        _, complaints = self.process.communicate(timeout=30)
+        _, complaints = self.process.communicate(timeout=60)
         return self.process.returncode, complaints
 
 

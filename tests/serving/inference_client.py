@@ -137,7 +137,7 @@ def streamed(client: Any) -> list[Any]:
     out: list[Any] = []
     for model in ("late", "nobody", "late"):
         client.async_stream_infer(model, inputs(triton_grpc, 1))
-        result, error = answers.get(timeout=10)
+        result, error = answers.get(timeout=60)
         out.append(error.message() if result is None else result.as_numpy("score").tolist())
     client.stop_stream()
     return out
@@ -204,7 +204,7 @@ def fuzzed(channel: Any, seed: int = 1, rounds: int = 400) -> dict[str, int]:
                 sent[chance.randrange(len(sent))] = chance.randrange(256)
         call = channel.unary_unary(f"/inference.GRPCInferenceService/{chance.choice(methods)}")
         try:
-            call(bytes(sent), timeout=10)
+            call(bytes(sent), timeout=60)
             code = "OK"
         except wire.RpcError as error:
             code = error.code().name

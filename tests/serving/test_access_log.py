@@ -8,8 +8,7 @@ import json
 import os
 import resource
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
@@ -21,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from processes import eventually
 from trimtab.core.errors import Unavailable
 from trimtab.core.records import Prediction
 from trimtab.serving.http.requests.access_log import AccessLog, _Lines, printable
@@ -41,13 +41,6 @@ def exchange(path: str = "/metrics", **headers: str) -> RequestRecord:
 
 def read(path: Path) -> list[str]:
     return [json.loads(line)["path"] for line in path.read_text("utf-8").splitlines()]
-
-
-def soon(what: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 30
-    while not what():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("path", ['/a\n{"path": "/b"}', "/\x1b[2J", "/\x9b\u2028", "/\ud800", '/"\\'])
@@ -150,7 +143,7 @@ def test_what_a_full_disk_refuses_is_counted_and_said_once(caplog: pytest.LogCap
     with Telemetry([AccessLog("/dev/full")]) as watch:
         for _ in range(3):
             watch.end(exchange(), 200, 0)
-            soon(lambda: not watch.waiting)
+            eventually(lambda: not watch.waiting)
     assert watch.dropped == 3
     assert len([one for one in caplog.records if "No space left" in one.getMessage()]) == 1
 

@@ -43,7 +43,7 @@ def table(rows: list[dict[str, Any]], **more: tuple[str, list[Any]]) -> bytes:
 
 
 def ask(port: int, body: bytes, kind: str = ARROW, **headers: str) -> tuple[int, str, bytes]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("POST", "/v1/models/late/predict", body, {"content-type": kind, **headers})
     response = connection.getresponse()
     found = response.status, response.getheader("content-type") or "", response.read()

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from processes import within
+from processes import eventually
 from trimtab import store
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
@@ -208,7 +208,7 @@ def test_the_lease_is_kept_while_something_is_slow(
         for _ in range(6):
             clock.advance_to(clock.now_us() + 100_000)
             seen = len(kept)
-            within(10, lambda seen=seen: len(kept) >= seen + 2)  # the first of them may have begun before
+            eventually(lambda seen=seen: len(kept) >= seen + 2)  # the first of them may have begun before
         taken.append(acquire("batch/monday", "another process", 60.0))
 
     def slowly(name: str, step: Any) -> Any:
@@ -299,7 +299,7 @@ def test_a_batch_is_not_resumed_while_a_part_may_still_be_logged(
     with pytest.raises(Conflict, match="another process is scoring it"):
         score(shop, catalog, table, at_us, batch_id="monday")
     log.go.set()
-    within(10, lambda: len(shop.log.read()[0]) == 10 + len(live))
+    eventually(lambda: len(shop.log.read()[0]) == 10 + len(live))
     catalog.release("batch/monday", "one")  # as if it had run out
     manifest = score(shop, catalog, table, at_us, batch_id="monday")
     assert [p.score for p in logged(shop, manifest)] == [p.score for p in live]
@@ -323,11 +323,11 @@ def test_an_interrupted_batch_keeps_its_lease_until_its_part_is_logged(
         return kept[-1]
 
     def ended() -> None:
-        within(10, lambda: not log.left)
+        eventually(lambda: not log.left)
         for _ in range(6):
             clock.advance_to(clock.now_us() + 100_000)
             seen = len(kept)
-            within(10, lambda seen=seen: len(kept) >= seen + 2)
+            eventually(lambda seen=seen: len(kept) >= seen + 2)
         taken.append(acquire("batch/monday", "another process", 60.0))
 
     taken: list[bool] = []

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 import forked
+from processes import eventually
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Unavailable
 from trimtab.serving.log.buffered_log import BufferedLog
@@ -121,10 +121,7 @@ def test_buffered_payloads_are_written_together_and_soon(tmp_path: Path) -> None
     for one in made:
         log.buffer([one])
     assert len(disk.sizes) < 30
-    end_s = time.monotonic() + 5
-    while disk.positions() != {"p0001": 700}:  # of the log itself: nothing reads through the buffer
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
+    eventually(lambda: disk.positions() == {"p0001": 700})  # positions of the log itself, not of its buffer
     assert [record.payload for record in disk.read("p0001", 0)] == made
     log.close()
 
@@ -202,10 +199,7 @@ def test_on_a_full_disk_answers_are_buffered_until_there_is_no_room(
         log.append([payload()])
     assert "stay buffered: disk full" in caplog.text
     disk.full = False
-    end_s = time.monotonic() + 10
-    while disk.positions() != {"p0001": taken}:
-        assert time.monotonic() < end_s
-        time.sleep(0.05)
+    eventually(lambda: disk.positions() == {"p0001": taken})
     log.buffer([payload()])
     log.close()
     assert disk.positions() == {"p0001": taken + 1}
@@ -270,10 +264,7 @@ def test_maintenance_runs_in_the_thread(tmp_path: Path) -> None:
 
     disk = Kept()
     log = BufferedLog(disk, tmp_path)
-    end_s = time.monotonic() + 10
-    while not names:
-        assert time.monotonic() < end_s
-        log.buffer([payload(20_000)])
+    eventually(lambda: log.buffer([payload(20_000)]) or names)
     log.close()
     assert set(names) == {"trimtab-buffered-log"}
 
@@ -333,16 +324,10 @@ def test_an_unexpected_error_neither_ends_the_thread_nor_reaches_the_caller(
     made = [payload() for _ in range(600)]
     for one in made:
         log.buffer([one])
-    end_s = time.monotonic() + 5
-    while "stay buffered: the disk is gone" not in caplog.text:
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
+    eventually(lambda: "stay buffered: the disk is gone" in caplog.text)
     assert disk.positions() == {}
     disk.failure = None
-    end_s = time.monotonic() + 10
-    while disk.positions() != {"p0001": 600}:  # of the log itself: nothing reads or buffers
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
+    eventually(lambda: disk.positions() == {"p0001": 600})  # positions of the log itself, not of its buffer
     assert [record.payload for record in disk.read("p0001", 0)] == made
     log.close()
 
@@ -358,15 +343,9 @@ def test_maintenance_that_fails_unexpectedly_does_not_end_the_thread(
     log = BufferedLog(disk, tmp_path)
     for _ in range(300):
         log.buffer([payload(20_000)])
-    end_s = time.monotonic() + 5
-    while "maintenance of the prediction log failed" not in caplog.text:
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
+    eventually(lambda: "maintenance of the prediction log failed" in caplog.text)
     log.buffer([payload()])
-    end_s = time.monotonic() + 5
-    while disk.positions() != {"p0001": 301}:
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
+    eventually(lambda: disk.positions() == {"p0001": 301})
     log.close()
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from processes import within
+from processes import eventually
 
 PREDICT = "/v1/models/late/predict"
 EVENTS = "/v1/events/payments"
@@ -30,7 +30,7 @@ def server(start_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def client(server: Any) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=20, trust_env=False) as made:
+    with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as made:
         yield made
 
 
@@ -75,7 +75,7 @@ def test_whoever_sends_too_much_is_told_so_when_he_has_sent_it(server: Any, leng
     if length.startswith("transfer"):
         part = b"%x\r\n%b\r\n" % (len(part), part)
     head = f"POST {EVENTS} HTTP/1.1\r\nhost: x\r\n{length}\r\ncontent-type: application/json\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(head.encode())
         for _ in range(30):
             connection.sendall(part)
@@ -87,7 +87,7 @@ def test_whoever_sends_too_much_is_told_so_when_he_has_sent_it(server: Any, leng
 
 def test_whoever_asks_before_he_sends_too_much_is_not_told_to_send_it(server: Any) -> None:
     head = f"POST {EVENTS} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 30000000\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(head.encode())
         with connection.makefile("rb") as said:
             assert said.readline() == b"HTTP/1.1 413 Request Entity Too Large\r\n"
@@ -95,7 +95,7 @@ def test_whoever_asks_before_he_sends_too_much_is_not_told_to_send_it(server: An
 
 def test_a_body_that_is_too_large_and_never_ends_is_given_up(server: Any) -> None:
     head = f"POST {EVENTS} HTTP/1.1\r\nhost: x\r\ncontent-length: 30000000\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(head.encode() + b" ")
         with connection.makefile("rb") as said:
             assert said.readline() == b"HTTP/1.1 413 Request Entity Too Large\r\n"
@@ -321,7 +321,7 @@ def test_a_server_that_is_asked_to_end_finishes_what_is_under_way(start_server: 
         assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"  # it has it
         connection.sendall(body[:-1])
         running.process.terminate()
-        within(30, lambda: not listens(running.port))
+        eventually(lambda: not listens(running.port))
         connection.sendall(body[-1:])
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
     assert running.ended()[0] == 0

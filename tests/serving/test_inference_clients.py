@@ -42,7 +42,7 @@ class Serving:
 
     def stop(self) -> tuple[int, str]:
         self.process.terminate()
-        _, complaints = self.process.communicate(timeout=30)
+        _, complaints = self.process.communicate(timeout=60)
         return self.process.returncode, complaints
 
 
@@ -176,7 +176,7 @@ def requests():
 answers = stream(requests())
 next(answers)
 print("open", flush=True)
-for call in (lambda: next(answers), lambda: live(b"", timeout=5)):
+for call in (lambda: next(answers), lambda: live(b"", timeout=60)):
     try:
         call()
         print("OK", flush=True)

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from processes import within
+from processes import eventually
 from trimtab.events import decode
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.spool import Spool
@@ -39,7 +39,7 @@ class Load:
             thread.join()
 
     def _run(self, number: int) -> None:
-        with httpx.Client(base_url=self.url, timeout=20, trust_env=False) as client:
+        with httpx.Client(base_url=self.url, timeout=60, trust_env=False) as client:
             try:
                 for n in range(1_000_000):
                     if self._over.is_set():
@@ -84,7 +84,7 @@ def campaign(start_server: Any, folder: Path, mode: str, kills: int, seed: int) 
     for life in range(kills):
         server = start_server(folder, mode)
         load = Load(server.url, life)
-        within(60, lambda load=load: load.acknowledged)
+        eventually(lambda load=load: load.acknowledged)
         time.sleep(rng.uniform(0.0, 0.7))
         server.kill()
         load.join()

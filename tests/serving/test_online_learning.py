@@ -297,7 +297,7 @@ def test_what_is_taken_over_while_learn_waits_is_not_learnt_again(store: Any) ->
         def restore(self, state: bytes) -> None:
             if self.slow:
                 following.set()
-                assert go_on.wait(timeout=30)
+                assert go_on.wait(timeout=60)
             super().restore(state)
 
         def __deepcopy__(self, memo: Any) -> Averages:
@@ -311,7 +311,7 @@ def test_what_is_taken_over_while_learn_waits_is_not_learnt_again(store: Any) ->
     learner.slow = True
     follows = threading.Thread(target=online.follow)
     follows.start()
-    assert following.wait(timeout=30)
+    assert following.wait(timeout=60)
     learns = threading.Thread(target=online.learn, args=(examples(0, 65),), kwargs={"until_us": 65})
     learns.start()
     time.sleep(0.05)  # it has looked at its examples and waits
@@ -329,7 +329,7 @@ def test_answers_do_not_wait_for_learning(store: Any) -> None:
         def learn(self, matrix: Any, labels: Any) -> None:
             super().learn(matrix, labels)
             learning.set()
-            assert go_on.wait(timeout=30)
+            assert go_on.wait(timeout=60)
 
         def __deepcopy__(self, memo: Any) -> Averages:
             copied = Averages()
@@ -339,7 +339,7 @@ def test_answers_do_not_wait_for_learning(store: Any) -> None:
     online = OnlineDeployment("late/online", Slow(), store, every_us=0)
     thread = threading.Thread(target=online.learn, args=(examples(0, 30),), kwargs={"until_us": 30})
     thread.start()
-    assert learning.wait(timeout=30)
+    assert learning.wait(timeout=60)
     assert [online.predict_row(row) for row in ROWS] == scores(0)
     assert not online.follow()  # nor does what else the thread that follows looks after
     go_on.set()

@@ -95,7 +95,7 @@ def run(port: int, rate: float, seconds: float, connections: int = 200, *, messa
 
 
 def figures(port: int) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as response:
         lines = [line.rsplit(" ", 1) for line in response.read().decode().splitlines() if not line.startswith("#")]
     return {name: float(value) for name, value in lines}
 

@@ -35,7 +35,7 @@ def server(start_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def client(server: Any) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=20, trust_env=False) as made:
+    with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as made:
         yield made
 
 

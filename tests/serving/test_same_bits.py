@@ -88,12 +88,12 @@ class Asked:
             self.process.kill()
             raise AssertionError(f"the process did not start: {said}{self.process.communicate()[1]}")
         self.url, self.grpc = urls[0], urls[1].removeprefix("http://")
-        self.client = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
+        self.client = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
 
     def close(self) -> None:
         self.client.close()
         self.process.terminate()
-        _, complaints = self.process.communicate(timeout=30)
+        _, complaints = self.process.communicate(timeout=60)
         assert "Traceback" not in complaints
 
     def http(self, name: str, body: Any) -> Any:
@@ -213,7 +213,7 @@ def by_grpc(asked: Asked, model: str, tensors: list[dict[str, Any]], count: int)
             request_serializer=lambda one: one.SerializeToString(),
             response_deserializer=messages["ModelInferResponse"].FromString,
         )
-        answer = call(messages["ModelInferRequest"](model_name=model, inputs=inputs), timeout=30)
+        answer = call(messages["ModelInferRequest"](model_name=model, inputs=inputs), timeout=60)
     names = [one.name for one in answer.outputs]
     place = names.index("scores" if "scores" in names else "score")
     if answer.raw_output_contents:

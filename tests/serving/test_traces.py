@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from processes import within
+from processes import eventually
 from trimtab.serving.http.requests.request_record import AT_ONCE, DroppedRecordsError, RequestRecord, Telemetry
 from trimtab.serving.http.requests.traces import QUEUE, Traces
 
@@ -67,7 +67,7 @@ def test_requests_whose_spans_find_no_room_are_counted_and_said_once(
         for count, untold in ((150, 50), (5, 55)):
             for one in predictions(count):
                 watch.end(one, 200, 0)
-            within(30, lambda untold=untold: watch.dropped == untold and not watch.waiting)
+            eventually(lambda untold=untold: watch.dropped == untold and not watch.waiting)
         held.free.set()
     assert watch.dropped == 55
     assert Counter(Counter(span.context.trace_id for span in held.spans).values()) == {6: 100}  # whole ones

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from processes import is_alive, within
+from processes import eventually, is_alive
 from trimtab.core.clock import SystemClock
 from trimtab.core.errors import NotFound, Unavailable
 from trimtab.core.records import Prediction
@@ -65,7 +65,7 @@ def pids(supervisor: Supervisor) -> list[int]:
         states = supervisor.states()
         return [s.pid for s in states if s.pid] if all(s.ready for s in states) else []
 
-    found: list[int] = within(60, look)
+    found: list[int] = eventually(look)
     return found
 
 
@@ -74,7 +74,7 @@ def test_a_worker_that_dies_is_replaced_and_its_last_words_are_kept(capsys: pyte
     with supervised("work", ended=lambda slot, pid: ended.append((slot, pid))) as supervisor:
         first = pids(supervisor)
         os.kill(first[1], signal.SIGKILL)
-        within(60, lambda: ended)
+        eventually(lambda: ended)
         second = pids(supervisor)
         assert second[0] == first[0] != second[1] != first[1]
         states = supervisor.states()
@@ -89,7 +89,7 @@ def test_a_worker_that_dies_is_replaced_and_its_last_words_are_kept(capsys: pyte
 def test_a_worker_whose_loop_stands_still_is_killed_and_replaced() -> None:
     with supervised("hang", count=1, patience=Patience(silent_s=0.5)) as supervisor:
         (first,) = pids(supervisor)
-        within(60, lambda: supervisor.states()[0].restarts)
+        eventually(lambda: supervisor.states()[0].restarts)
         assert not is_alive(first)
 
 
@@ -102,7 +102,7 @@ def test_one_that_dies_again_and_again_is_started_less_and_less_often(
             (pid,) = pids(supervisor)
             at = time.monotonic()
             os.kill(pid, signal.SIGKILL)
-            within(60, lambda gone=pid: supervisor.states()[0].pid not in (gone, None))
+            eventually(lambda gone=pid: supervisor.states()[0].pid not in (gone, None))
             took_s = time.monotonic() - at
     assert took_s > 0.4
     assert re.findall(r"a new one starts(?: in (.*) s)?", caplog.text) == ["", "", "", "0.2", "0.4"]
@@ -200,7 +200,7 @@ def test_workers_of_a_killed_supervisor_notice() -> None:
         found = [int(pid) for pid in process.stdout.readline().split()]
         assert len(found) == 2
         process.kill()
-    within(30, lambda: not any(map(is_alive, found)))
+    eventually(lambda: not any(map(is_alive, found)))
 
 
 def accepted(
@@ -293,7 +293,7 @@ def test_any_process_shows_the_metrics_of_all_living_ones(tmp_path: Path) -> Non
     mine.counter("asked_total", "Asked.").add(by=2)
     other.counter("applied_total", "Applied.").add(by=5)
     with MetricsWriter(other):
-        text = within(10, lambda: mine.text() if "applied" in mine.text() else None)
+        text = eventually(lambda: mine.text() if "applied" in mine.text() else None)
         assert 'applied_total{worker="engine"} 5' in text
         assert 'asked_total{worker="1"} 2' in text
     assert "applied" not in mine.text()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +78,27 @@ def _differences(folder: Path, kind: str, table: Any, rows: Sequence[dict[str, A
     return out
 
 
-def campaign(folder: Path, rng: random.Random, each: int) -> tuple[list[str], int]:
-    """The differences, and how many tables were compared."""
+WRITERS = (as_pyarrow, as_polars, as_duckdb)
+
+
+def campaign(folder: Path, rng: random.Random, each: int, *, writers: int) -> tuple[list[str], int]:
+    """Compare tables of every kind of value.
+
+    Args:
+        folder: Where the files are written.
+        rng: Draws the values.
+        each: Values of each kind.
+        writers: How many libraries write each kind; the next kind begins with the next library.
+
+    Returns:
+        The differences, and the number of tables that were compared.
+    """
     out: list[str] = []
     compared = 0
-    for kind, draw in kinds(rng).items():
+    for place, (kind, draw) in enumerate(kinds(rng).items()):
         rows = rows_of([draw() for _ in range(each)])
-        for writer in (as_pyarrow, as_polars, as_duckdb):
+        for number in range(place, place + writers):
+            writer = WRITERS[number % len(WRITERS)]
             try:
                 table = writer(rows)
                 if writer is as_duckdb:
@@ -100,7 +114,17 @@ def campaign(folder: Path, rng: random.Random, each: int) -> tuple[list[str], in
 
 
 def test_files_hold_the_events_that_ingest_makes_of_them_or_are_refused_as_it_refuses(tmp_path: Path) -> None:
-    differences, compared = campaign(tmp_path, random.Random(14), 1)
+    differences, compared = campaign(tmp_path, random.Random(14), 1, writers=1)
+    assert not differences, "\n".join(differences[:20])
+    assert compared > 30
+
+
+@pytest.mark.soak
+def test_files_of_every_library_hold_the_events_that_ingest_makes_of_them(
+    tmp_path: Path, soak_report: Callable[..., None]
+) -> None:
+    differences, compared = campaign(tmp_path, random.Random(), 3, writers=3)
+    soak_report("given_files", runs=compared, failures=len(differences))
     assert not differences, "\n".join(differences[:20])
     assert compared > 80
 

@@ -48,8 +48,11 @@ def code_hash(function: Callable[..., Any]) -> str:
     return content_hash(_Describer().describe(function, getattr(function, "__qualname__", repr(function))))
 
 
+@functools.cache
 def distribution_version(module: str) -> str | None:
     """Return the installed version of the distribution that brings a top-level module, or None without one.
+
+    Each version is read once in a process, because every hash of a model needs some.
 
     >>> distribution_version("msgspec") is not None
     True
@@ -306,6 +309,7 @@ def _is_library(module: str) -> bool:
     return _is_library_file(spec.origin)
 
 
+@functools.cache
 def _is_library_file(path: str) -> bool:
     return path.startswith("<frozen ") or any(Path(path).is_relative_to(folder) for folder in _library_folders())
 

@@ -1,7 +1,7 @@
 # Every target sets up `.venv` alone. PYTHON=... names the interpreter, WORKERS=... how many tests run at once,
 # ARGS=... goes on to the command (`make test ARGS="tests/store -x"`, `make bench ARGS=log_append`).
 .DEFAULT_GOAL := help
-.PHONY: help demo test failed check bench soak docs lock format clean environment
+.PHONY: help demo test check bench soak docs lock format clean environment
 WORKERS ?= 2
 ARGS ?=
 BIN := .venv/bin
@@ -12,7 +12,6 @@ export PYTHON
 help:
 	@echo "make demo    the main job on real data, a year of flights; then a generated world that changes"
 	@echo "make test    the tests and the examples in docstrings and documents"
-	@echo "make failed  of the tests those that failed the last time, one after the other"
 	@echo "make check   ruff, mypy, import-linter"
 	@echo "make bench   speed as a ratio to the floor -> build/bench.json"
 	@echo "make soak    the long campaigns -> build/soak.json"
@@ -40,9 +39,6 @@ demo: .venv/.stamp
 test: .venv/.stamp
 	$(TESTS) -n $(WORKERS) --dist worksteal $(or $(ARGS),$(TESTED))
 
-failed: .venv/.stamp
-	$(TESTS) --last-failed --last-failed-no-failures none $(TESTED)
-
 check: .venv/.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,7 +49,7 @@ bench: .venv/.stamp
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 soak: .venv/.stamp .venv/.data
-	$(BIN)/pytest -q -m soak $(or $(ARGS),tests)
+	TMPDIR=$${TMPDIR:-/tmp} $(BIN)/pytest -q -m soak $(or $(ARGS),tests)
 
 docs: .venv/.stamp
 	$(BIN)/pytest -q --doctest-glob="*.md" docs README.md tests/test_repository.py

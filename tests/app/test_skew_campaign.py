@@ -30,9 +30,8 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_nothing_that_is_done_to_a_project_makes_skew(trained: Path, seed: int) -> None:
-    campaign = bad.Campaign(trained, seed)
+def test_nothing_that_is_done_to_a_project_makes_skew(trained: Path) -> None:
+    campaign = bad.Campaign(trained, 1)
     report = campaign.run(120)
     assert bad.differing(report) == []
     assert report.rows == campaign.asked > 30

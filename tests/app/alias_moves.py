@@ -18,11 +18,12 @@ from answer_load import RECORD
 from numpy.typing import NDArray
 
 import forked
+from processes import PATIENCE_S
 from trimtab.app.project import Project
 from trimtab.core.time import format_time
 
 AS_OF = format_time(shop.NOW_US)
-ALONE_S, ALONE = 1.0, 10  # a version that gave all answers of so long, and so many, answers alone
+ALONE_S, ALONE = 0.3, 10  # a version that gave all answers of so long, and so many, answers alone
 MOST = 100_000  # answers in that time
 LOAD = Path(__file__).parent / "answer_load.py"
 CLI = [sys.executable, "-c", "from trimtab.cli import main; main()"]
@@ -87,8 +88,8 @@ def asking(folder: Path, url: str, connections: int, rate: float = 0.0) -> Itera
 
 
 def wait_until_alone(folder: Path, at: float, name: str) -> None:
-    """Wait until all answers of the last second, to what was asked after a move `at`, are of the version it names."""
-    out, end_s = folder / "answers", time.monotonic() + 60
+    """Wait until the version that a move `at` names has given all answers of the last `ALONE_S`."""
+    out, end_s = folder / "answers", time.monotonic() + PATIENCE_S
     while True:
         count = out.stat().st_size // RECORD_BYTES  # the last one may be written in part
         found = np.fromfile(out, RECORD, MOST, offset=max(0, count - MOST) * RECORD_BYTES)

@@ -14,12 +14,10 @@ from alias_moves import AS_OF, Answers, asking, promote, roll_back, wait_until_a
 from trimtab.core.errors import NotFound
 
 
-def moved_under_load(
-    folder: Path, *arguments: str, connections: int, rounds: int, pause_s: float
-) -> tuple[Answers, list[Any]]:
+def moved_under_load(folder: Path, *, connections: int, rounds: int, pause_s: float) -> tuple[Answers, list[Any]]:
     """Promote and roll back under load, and promote twice in a row; the answers and the moves."""
     moves: list[tuple[float, str]] = []
-    with shop.serving(folder, "--as-of", AS_OF, *arguments) as (_, url), asking(folder, url, connections) as ended:
+    with shop.serving(folder, "--as-of", AS_OF) as (_, url), asking(folder, url, connections) as ended:
 
         def moved(at: float, name: str) -> None:
             moves.append((at, name))
@@ -37,10 +35,9 @@ def moved_under_load(
     return answers, moves
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_the_version_before_answers_again_and_no_request_fails(trained: Path, workers: int) -> None:
-    """How soon, the soak campaign says: another load of the machine puts it off."""
-    answers, moves = moved_under_load(trained, "--workers", str(workers), connections=4, rounds=1, pause_s=0.3)
+def test_the_version_before_answers_again_and_no_request_fails(trained: Path) -> None:
+    """How soon is measured under soak. `test_workers` moves versions under the load of several workers."""
+    answers, moves = moved_under_load(trained, connections=4, rounds=1, pause_s=0.3)
     assert set(answers["status"].tolist()) == {200}
     assert len(waited_s(answers, moves)) == 5
 

@@ -298,13 +298,13 @@ def faults_of_answers(project: Project, answers: list[Answers]) -> dict[str, int
 def test_a_promotion_reaches_every_worker_and_no_request_fails(trained: Path) -> None:
     """How soon, the soak campaign says: another load of the machine puts it off."""
     (trained / "trimtab.toml").write_text('[serve]\nlog = "relaxed"\n')
-    found = promoted_under_load(trained, connections=4, moves=4, pause_s=0.3)
+    found = promoted_under_load(trained, connections=4, moves=2, pause_s=0.3)
     assert not any(found.faults.values()), found.faults
 
 
 def test_requests_at_a_fixed_rate_are_made_at_that_rate_while_versions_change(trained: Path) -> None:
     (trained / "trimtab.toml").write_text('[serve]\nlog = "relaxed"\n')
-    found = promoted_under_load(trained, connections=8, moves=2, pause_s=1.0, rate=50.0)
+    found = promoted_under_load(trained, connections=8, moves=2, pause_s=0.3, rate=50.0)
     asked = np.sort(found.answers["asked"])
     assert np.diff(asked) == pytest.approx(1.0 / 50.0, abs=1e-5)  # none is left out or put off
     assert not any(found.faults.values()), found.faults

@@ -104,6 +104,17 @@ def test_an_older_database_is_migrated(tmp_path: Path) -> None:
         assert catalog.check() == 1
 
 
+def test_a_new_file_is_that_of_the_migrations(tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / "migrated.db", isolation_level=None).execute("VACUUM").connection.close()
+    found = []
+    for name in ("migrated.db", "new.db"):
+        SqlCatalog.sqlite(tmp_path / name).close()
+        with contextlib.closing(sqlite3.connect(tmp_path / name)) as connection:
+            found.append((list(connection.iterdump()), connection.execute("PRAGMA journal_mode").fetchone()))
+    assert found[0] == found[1]
+    assert found[0][1] == ("wal",)
+
+
 def test_the_migrations_make_the_tables_that_the_code_declares(tmp_path: Path) -> None:
     import sqlalchemy as sa
     from alembic.autogenerate import compare_metadata
@@ -120,12 +131,12 @@ def test_the_migrations_make_the_tables_that_the_code_declares(tmp_path: Path) -
     assert [s.revision for s in scripts.walk_revisions()][::-1] == list(catalog_schema.KNOWN)
 
 
-def test_opening_a_current_catalogue_does_not_load_alembic(tmp_path: Path) -> None:
-    SqlCatalog.sqlite(tmp_path / "c.db").close()
+def test_making_and_opening_a_current_catalogue_does_not_load_alembic(tmp_path: Path) -> None:
     code = f"""
 import sys
 from trimtab import store
-store.open("sqlite://{tmp_path}/c.db", "catalog").close()
+for _ in range(2):
+    store.open("sqlite://{tmp_path}/c.db", "catalog").close()
 assert "alembic" not in sys.modules
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)

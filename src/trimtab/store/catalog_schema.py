@@ -40,6 +40,47 @@ lease = sa.Table(
 _version = sa.Table("alembic_version", sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True))
 
 
+def _table(name: str, *parts: str) -> str:
+    return f"CREATE TABLE {name} (\n\t" + ", \n\t".join(parts) + "\n)"
+
+
+# Makes an empty SQLite catalogue with the same bytes as the migrations. Alembic alone would take 0.2 s to load.
+NEW_SQLITE = (
+    _table(
+        "alembic_version",
+        "version_num VARCHAR(32) NOT NULL",
+        "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)",
+    ),
+    _table(
+        "record",
+        "kind TEXT NOT NULL",
+        '"key" TEXT NOT NULL',
+        "revision BIGINT NOT NULL",
+        "body BLOB NOT NULL",
+        "crc BIGINT NOT NULL",
+        'PRIMARY KEY (kind, "key")',
+    ),
+    _table(
+        "journal",
+        "journal TEXT NOT NULL",
+        "sequence BIGINT NOT NULL",
+        "at_us BIGINT NOT NULL",
+        "body BLOB NOT NULL",
+        "crc BIGINT NOT NULL",
+        "PRIMARY KEY (journal, sequence)",
+    ),
+    _table(
+        "lease",
+        "lease TEXT NOT NULL",
+        "holder TEXT NOT NULL",
+        "expires_at_us BIGINT NOT NULL",
+        "crc BIGINT NOT NULL",
+        "PRIMARY KEY (lease)",
+    ),
+    f"INSERT INTO alembic_version VALUES ('{HEAD}')",
+)
+
+
 def revision_of(connection: sa.Connection, what: str) -> str | None:
     """Return the database's schema revision, or None when it has no tables yet.
 

@@ -425,15 +425,20 @@ def _check_names(*names: str) -> None:
 
 
 def _create_sqlite(path: Path) -> None:
-    """Make a migrated, empty catalogue. It is complete before it gets its name."""
+    """Make an empty catalogue of the newest schema. It is complete before it gets its name."""
     new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
-    lock = _lock(new)
     try:
-        SqlCatalog(_sqlite_engine(new), what=str(path), lock=lock).close()
+        with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as made:
+            made.execute("PRAGMA synchronous = FULL")
+            made.execute("PRAGMA journal_mode = WAL").fetchone()
+            for statement in ("BEGIN IMMEDIATE", *schema.NEW_SQLITE, "COMMIT"):
+                made.execute(statement)
         narrow(new)
         publish(new, path)
+    except SQLITE_RAISES as error:
+        raise named(error, str(path)) from error
     finally:
-        for leftover in (new, Path(f"{new}-wal"), Path(f"{new}-shm"), Path(f"{new}-journal"), lock.path):
+        for leftover in (new, Path(f"{new}-wal"), Path(f"{new}-shm")):
             leftover.unlink(missing_ok=True)
 
 

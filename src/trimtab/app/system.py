@@ -223,8 +223,6 @@ class System:
     @cached_property
     def registry(self) -> Registry:
         """The registered versions and their aliases."""
-        from trimtab.training.environment import current_environment
-
         protected = self.config.registry.protected
         for model in protected:
             if model not in self.definitions.models:
@@ -235,7 +233,7 @@ class System:
             self.state.blob,
             clock=self.clock,
             actor="policy",
-            environment=current_environment(self.config.folder),
+            folder=self.config.folder,
             declared={name: protected.get(name, {}) for name in self.definitions.models},
         )
 

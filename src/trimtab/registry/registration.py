@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from trimtab.core.clock import Clock
@@ -41,6 +43,7 @@ class Registration:
         protections: Protections,
         clock: Clock,
         environment: Environment | None,
+        folder: Path | None,
     ) -> None:
         self._catalog = catalog
         self._blob = blob
@@ -49,6 +52,7 @@ class Registration:
         self._protections = protections
         self._clock = clock
         self._environment = environment
+        self._folder = folder
 
     def register(self, fitted: Fitted, origin: Origin, *, alias: str | None, actor: str) -> Version:
         """Return the version of a fitted model: an equal one that exists, or a new one. See `Registry.register`."""
@@ -101,7 +105,7 @@ class Registration:
         """Return the version with the next free number, and the revision that the counter must still have."""
         count = self._catalog.get("version_count", fitted.model)
         if self._environment is None:
-            self._environment = current_environment()
+            self._environment = current_environment(self._folder)  # starts git, so only for a new version
         version = Version(
             id=address,
             model=fitted.model,

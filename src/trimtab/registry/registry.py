@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -54,7 +55,7 @@ class Registry:
         blob: The store of artifacts.
         clock: The source of all timestamps.
         actor: The default actor of calls.
-        environment: The environment recorded in versions; by default the present one.
+        environment: The environment recorded in versions; by default the present one, with the commit in `folder`.
         declared: The declared models, including those without a version, and the aliases that the settings protect.
     """
 
@@ -66,6 +67,7 @@ class Registry:
         clock: Clock,
         actor: str,
         environment: Environment | None = None,
+        folder: Path | None = None,
         declared: Declared | None = None,
     ) -> None:
         self._catalog = catalog
@@ -88,6 +90,7 @@ class Registry:
             protections=self._protections,
             clock=clock,
             environment=environment,
+            folder=folder,
         )
 
     def register(

@@ -92,8 +92,8 @@ class _ReferenceHours:
         self.first = max(int(hour[0]), end - REFERENCE_H)
         self.count = end - self.first
         self.rows = np.flatnonzero((hour >= self.first) & (hour < end))
-        self.hour = (hour[self.rows] - self.first).astype(np.int64)
-        self._starts = np.searchsorted(self.hour, np.arange(self.count))
+        self.hour = (hour[self.rows] - self.first).astype(np.int64)  # ascending
+        self._busy, self._starts = np.unique(self.hour, return_index=True)  # hours with rows, and their first rows
 
     def sums(self, values: Floats) -> Floats:
         """Sums by hour of a value of each row of the set, shape (hours,)."""
@@ -111,8 +111,9 @@ class _ReferenceHours:
         """The least and the greatest value of each hour, infinite if the hour has no values."""
         low, high = np.full(self.count, np.inf), np.full(self.count, -np.inf)
         mine = values[self.rows]
-        np.minimum.at(low, self.hour, np.where(np.isnan(mine), np.inf, mine))
-        np.maximum.at(high, self.hour, np.where(np.isnan(mine), -np.inf, mine))
+        null = np.isnan(mine)
+        low[self._busy] = np.minimum.reduceat(np.where(null, np.inf, mine), self._starts)
+        high[self._busy] = np.maximum.reduceat(np.where(null, -np.inf, mine), self._starts)
         return low, high
 
     def spread(self, of_length: Callable[[int], Floats], otherwise: float) -> Spread:
@@ -145,13 +146,17 @@ def _column(plan: ColumnPlan, place: int, rows: Rows, hours: _ReferenceHours) ->
         # times only increase, so they are only checked for being present
         values = np.where(np.isnan(values), np.nan, 0.0)
     null = np.isnan(values)
-    there = values[~null]
-    distinct, often = np.unique(there, return_counts=True)
+    there = np.sort(values[~null])
+    begins = np.ones(there.size, np.bool_)
+    begins[1:] = there[1:] != there[:-1]
+    starts = np.flatnonzero(begins)
+    distinct, often = there[starts], np.diff(starts, append=there.size)
     kind = _kind(plan, distinct)
     known, covered = _known(kind, distinct, often)
     quantiles = _quantiles(there) if kind not in ("text", "time") and there.size else np.zeros(0)
+    extremes = hours.extremes(values)
     numbers = kind == "number" and there.size > 0
-    least, most = _limits(values, quantiles, hours) if numbers else (None, None)
+    least, most = _limits(extremes, quantiles, hours) if numbers else (None, None)
     counted = np.bincount(null_code(rows.reasons[null, place]), minlength=NULL_CODES)
     profile = ColumnProfile(
         name=plan.name,
@@ -171,13 +176,12 @@ def _column(plan: ColumnPlan, place: int, rows: Rows, hours: _ReferenceHours) ->
         counts=b"",
         known=known.astype("<f8").tobytes(),
         covered=covered,
-        constant_h=_longest_run(values, hours),
+        constant_h=_longest_run(extremes),
         spreads={},
     )
     edges = profile.edges
-    bins = np.searchsorted(edges, values)
-    counts = np.bincount(bins[~null], minlength=edges.size + 1)
-    spreads = _spreads(_Column(kind, values, bins, counts, hours))
+    counts = np.diff(np.searchsorted(there, edges, side="right"), prepend=0, append=there.size)
+    spreads = _spreads(_Column(kind, values, edges, counts, hours))
     return msgspec.structs.replace(profile, counts=counts.astype("<i8").tobytes(), spreads=spreads)
 
 
@@ -195,13 +199,14 @@ def _known(kind: Kind, distinct: Floats, often: NDArray[np.int64]) -> tuple[Floa
     return np.sort(distinct[kept]), float(often[kept].sum() / often.sum())
 
 
-def _quantiles(there: Floats) -> Floats:
-    return np.quantile(there, np.arange(BINS + 1) / BINS, method="inverted_cdf")
+def _quantiles(in_order: Floats) -> Floats:
+    """The quantiles of some values in ascending order, each of them one of the values."""
+    return in_order[np.maximum(-(-in_order.size * np.arange(BINS + 1) // BINS) - 1, 0)]
 
 
-def _longest_run(values: Floats, hours: _ReferenceHours) -> int:
+def _longest_run(extremes: tuple[Floats, Floats]) -> int:
     """The number of hours in the longest run with a single value; hours without values are skipped."""
-    low, high = hours.extremes(values)
+    low, high = extremes
     longest, since, value = 0, -1, np.nan
     for hour in np.flatnonzero(low <= high).tolist():
         if low[hour] != high[hour]:
@@ -213,9 +218,9 @@ def _longest_run(values: Floats, hours: _ReferenceHours) -> int:
     return longest
 
 
-def _limits(values: Floats, quantiles: Floats, hours: _ReferenceHours) -> tuple[float, float]:
+def _limits(extremes: tuple[Floats, Floats], quantiles: Floats, hours: _ReferenceHours) -> tuple[float, float]:
     """The limits beyond which a number is extreme, see `proportion.limits`."""
-    low, high = (np.asarray(one) for one in hours.extremes(values))
+    low, high = extremes
     days = hours.count // 24
     if days >= 3:
         cut = hours.count - days * 24
@@ -228,11 +233,11 @@ def _limits(values: Floats, quantiles: Floats, hours: _ReferenceHours) -> tuple[
 
 
 class _Column(msgspec.Struct, frozen=True, eq=False):
-    """A column of a training set, with its values in bins."""
+    """A column of a training set, and the bins of its values."""
 
     kind: Kind
     values: Floats  # shape (rows,), in the order of time; NaN is null
-    bins: NDArray[np.int64]  # shape (rows,)
+    edges: Floats  # shape (bins - 1,)
     counts: NDArray[np.int64]  # shape (bins,)
     hours: _ReferenceHours
 
@@ -275,8 +280,9 @@ def _distance(column: _Column) -> tuple[_OfLength, float] | None:
     hours, counts, width = column.hours, column.counts, column.counts.size
     if column.kind in ("text", "time") or not counts.sum():
         return None
-    there = ~column.null[hours.rows]
-    places = hours.hour[there] * width + column.bins[hours.rows[there]]
+    values = column.values[hours.rows]
+    there = ~np.isnan(values)
+    places = hours.hour[there] * width + np.searchsorted(column.edges, values[there])
     table = np.bincount(places, minlength=hours.count * width).reshape(hours.count, width)
     whole = np.cumsum(counts / counts.sum())
 

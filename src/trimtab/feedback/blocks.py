@@ -264,9 +264,10 @@ class _Rows:
 def _histograms(bins: NDArray[Any], codes: NDArray[Any], count: int) -> list[dict[int, int]]:
     found: list[dict[int, int]] = [{} for _ in range(count)]
     if len(bins):
-        pairs, counts = np.unique(np.stack([codes, bins]), axis=1, return_counts=True)
-        for code, place, rows in zip(*pairs.tolist(), counts.tolist(), strict=True):
-            found[code][place] = rows
+        least, width = int(bins.min()), int(np.ptp(bins)) + 1
+        pairs, counts = np.unique(codes * width + (bins - least), return_counts=True)
+        for code, place, rows in zip((pairs // width).tolist(), (pairs % width).tolist(), counts.tolist(), strict=True):
+            found[code][place + least] = rows
     return found
 
 

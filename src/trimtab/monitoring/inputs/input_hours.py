@@ -120,16 +120,21 @@ _FIELDS: dict[str, _Field] = {  # in the order of the fields of the struct and o
 }
 
 
-def merged(parts: Sequence[HourCounts]) -> HourCounts:
-    """One or more summaries merged into one, whatever their order."""
+def merged(parts: Sequence[HourCounts], *, sampled: bool = True) -> HourCounts:
+    """One or more summaries merged into one, whatever their order; without `sampled`, rows kept whole are dropped."""
     if len(parts) == 1:
-        return parts[0]
-    whole: dict[str, Any] = {name: [getattr(one, name) for one in parts] for name in _FIELDS}
-    order = np.argsort(np.concatenate(whole["marks"]), kind="stable")[:SAMPLED]
-    for name, field in _FIELDS.items():
-        arrays = whole[name]
-        whole[name] = np.concatenate(arrays)[order] if field.merge is None else field.merge.reduce(arrays)
-    return HourCounts(sum(one.rows for one in parts), **whole)
+        return parts[0] if sampled else parts[0].without_sample()
+    whole: dict[str, Any] = {
+        name: field.merge.reduce([getattr(one, name) for one in parts])
+        for name, field in _FIELDS.items()
+        if field.merge is not None
+    }
+    if not sampled:
+        return HourCounts(sum(one.rows for one in parts), **whole, marks=parts[0].marks[:0], sample=parts[0].sample[:0])
+    marks = np.concatenate([one.marks for one in parts])
+    order = np.argsort(marks, kind="stable")[:SAMPLED]
+    sample = np.concatenate([one.sample for one in parts])[order]
+    return HourCounts(sum(one.rows for one in parts), **whole, marks=marks[order], sample=sample)
 
 
 def summarise(layout: Layout, reader: RowReader, predictions: Sequence[Prediction]) -> dict[int, HourCounts]:

@@ -104,7 +104,7 @@ def _off(
     if not hits or hits[0][0] is not graded[0] or (len(hits) < 2 and not stands):
         return None
     (newest, count, high), (oldest, *_) = hits[0], hits[-1]
-    return Window(oldest.first, newest.last, newest.counts, newest.sample), count, high
+    return Window(oldest.first, newest.last, newest.counts, newest.parts), count, high
 
 
 def _nulls(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Literal, TypeAlias, get_args
 
 import msgspec
@@ -53,13 +54,19 @@ class Finding(msgspec.Struct, frozen=True):
 Known: TypeAlias = dict[object, list[Finding]]  # the key says in which data the findings were made
 
 
-class Window(msgspec.Struct, frozen=True, eq=False):
+class Window(msgspec.Struct, frozen=True, eq=False, dict=True):
     """Some hours of logged rows, taken together."""
 
     first: int  # hours since 1970
     last: int
-    counts: HourCounts
-    sample: Floats  # shape (rows, columns); the share of each hour is in proportion to its rows
+    counts: HourCounts  # without sampled rows
+    parts: tuple[HourCounts, ...]
+
+    @cached_property
+    def sample(self) -> Floats:
+        """Sampled rows, shape (rows, columns). The share of each hour is in proportion to its rows."""
+        share = min((len(one.marks) / one.rows for one in self.parts if one.rows), default=1.0)
+        return np.concatenate([one.sample[: math.ceil(share * one.rows)] for one in self.parts])
 
     @property
     def rows(self) -> int:
@@ -101,11 +108,8 @@ def windows(hours: Mapping[int, HourCounts], least_rows: int, count: int = 3, *,
 
 def window_of(parts: Sequence[tuple[int, HourCounts]]) -> Window:
     """The window of some hours, in any order."""
-    counts = merged([one for _, one in parts])
-    share = min((len(one.marks) / one.rows for _, one in parts if one.rows), default=1.0)
-    sample = [one.sample[: math.ceil(share * one.rows)] for _, one in parts]
-    hours = [hour for hour, _ in parts]
-    return Window(min(hours), max(hours), counts, np.concatenate(sample))
+    hours, counts = zip(*parts, strict=True)
+    return Window(min(hours), max(hours), merged(counts, sampled=False), counts)
 
 
 def evidence_above(count: float, rows: float, usual: float) -> float:

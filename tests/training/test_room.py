@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -23,8 +24,8 @@ def test_definitions_are_had_without_the_heavy_libraries() -> None:
 
 @pytest.mark.fast
 @pytest.mark.parametrize("room", [trimtab.training, trimtab.registry, trimtab.run])
-def test_every_public_name_of_the_room_is_there_and_nothing_else(room: object) -> None:
-    names = vars(room)["__all__"]
+def test_every_public_name_of_the_room_is_there_and_nothing_else(room: ModuleType) -> None:
+    names = room.__all__
     assert all(getattr(room, name) is not None for name in names)
     assert sorted(names) == names
     with pytest.raises(AttributeError):

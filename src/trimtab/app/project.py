@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from trimtab.app.plan.planning import Plan
     from trimtab.app.training.learning import Teacher
     from trimtab.app.training.loop import DeploymentLoop
-    from trimtab.app.training.loops import Loops
     from trimtab.app.training.promoting import Promotion
     from trimtab.app.training.searches import Searched
     from trimtab.app.training.ticking import Ticked
@@ -100,6 +99,9 @@ def open_project(
 
         check_receivers(config.alerts, definitions, config.folder / FILE)
     return Project(config, definitions, clock=clock, state=None if state is None else _path("state", state))
+
+
+open = open_project  # noqa: A001  # `tt.open`
 
 
 class Project(System):
@@ -283,17 +285,15 @@ class Project(System):
 
     def loop(self, model: str | None = None) -> DeploymentLoop:
         """The loop of one deployment, with the parameters of its newest search; rebuilt when a search has ended."""
-        return self._loops.loop(model)
+        from trimtab.app.training.loops import Loops
+
+        return self.part(Loops).loop(model)
 
     def teacher(self, model: str) -> Teacher:
         """The teacher of one online deployment's learner."""
-        return self._loops.teacher(model)
-
-    @property
-    def _loops(self) -> Loops:
         from trimtab.app.training.loops import Loops
 
-        return self.part(Loops)
+        return self.part(Loops).teacher(model)
 
     @property
     def alerting(self) -> Alerting:

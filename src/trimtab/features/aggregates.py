@@ -15,6 +15,11 @@ from trimtab.core.shown import shown
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US, duration_us, format_duration
 from trimtab.events.definitions import Source
 
+__all__ = [  # the functions that declare aggregates
+    "count", "count_distinct", "decayed_mean", "decayed_sum", "first", "last", "last_n", "latest", "max", "mean", "min",
+    "std", "sum", "top_k", "var",
+]  # fmt: skip
+
 AggregateKind = Literal[
     "latest", "count", "sum", "mean", "min", "max", "var", "std", "first", "last", "count_distinct", "top",
     "decayed_sum", "decayed_mean",
@@ -26,8 +31,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of aggregate.
 
     A new kind needs a row in `KINDS`, an offline kernel in `offline/kernels/table.py`, and online either a sketch in
-    `online/packed/sketches.py` or a value computed from sums in `online/read/reader.py`. The public name is exported by
-    `features/__init__.py` and `trimtab/__init__.py`.
+    `online/packed/sketches.py` or a value computed from sums in `online/read/reader.py`. The names in `__all__` are
+    also public names of `trimtab.features` and `trimtab`.
     """
 
     # "value": the type of the values; "total": the type of the values, but int for bool

@@ -22,8 +22,8 @@ from trimtab.app.online.history import SharedHistory, fits_memory
 from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.hashing import content_hash
+from trimtab.core.package import VERSION
 from trimtab.core.urls import store_url
-from trimtab.core.version import VERSION
 from trimtab.events.columns.frame_index import key_values
 from trimtab.events.columns.frames import EventFrame
 from trimtab.events.definitions import Source

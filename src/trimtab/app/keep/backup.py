@@ -29,10 +29,10 @@ from trimtab.app.state.state import check_format
 from trimtab.app.state.state_use import PRIVATE, behind_links, have_alone, set_aside
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash
+from trimtab.core.package import VERSION
 from trimtab.core.sizes import format_bytes
 from trimtab.core.time import format_time
 from trimtab.core.urls import store_url
-from trimtab.core.version import VERSION
 from trimtab.run.signals import ENDING, caught
 from trimtab.serving.access_keys import MARKER
 from trimtab.store.durable_files import file_mode, make_folder, sync_directory, write_durably

@@ -63,7 +63,7 @@ def openapi_json(system: System) -> bytes:
     import msgspec
 
     from trimtab.app.inspect.explain import Explanation
-    from trimtab.core.version import VERSION
+    from trimtab.core.package import VERSION
     from trimtab.serving.http.routes.addresses import PROJECT, SERVICE
     from trimtab.serving.http.routes.openapi import Described, ModelSchema, openapi
     from trimtab.serving.inference.rest import ADDRESSES

@@ -1,0 +1,43 @@
+"""The version of trimtab, and public names of its packages, which are loaded at their first use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+VERSION = "0.1.0"
+_LINE = re.compile(r"^from (\S+) import (\w+|\*)", re.MULTILINE)
+
+
+def lazily(package: str, file: str) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a package. It also computes `__all__`.
+
+    The public names are listed once, in the stub `__init__.pyi` of the package, which type checkers and editors read as
+    well. A line of it makes one name public, `from trimtab.core.errors import Misuse as Misuse`, or all names in the
+    `__all__` of a module, `from trimtab.features.aggregates import *`.
+
+    Args:
+        package: `__name__` of the package.
+        file: `__file__` of the package.
+    """
+    with open(f"{file.removesuffix('py')}pyi", encoding="utf-8") as stub:
+        listed = _LINE.findall(stub.read())
+    homes = {name: home for home, name in listed if name != "*"}
+    whole = [home for home, name in listed if name == "*"]
+
+    def find(name: str) -> Any:
+        if name == "__all__":
+            return sorted([*homes, *(one for home in whole for one in import_module(home).__all__)])
+        if name in homes:
+            return getattr(import_module(homes[name]), name)
+        # Python asks for a module of the package before it imports it, and for names of its own.
+        if whole and not name.startswith("_") and find_spec(f"{package}.{name}") is None:
+            for module in map(import_module, whole):
+                if name in module.__all__:
+                    return getattr(module, name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return find

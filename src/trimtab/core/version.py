@@ -1,3 +1,0 @@
-"""The version of trimtab."""
-
-VERSION = "0.1.0"

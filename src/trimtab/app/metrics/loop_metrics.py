@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.core.errors import TrimtabError
+from trimtab.monitoring.inputs.profile_distances import STATISTICS
 from trimtab.serving.observe.log_throttle import ThrottledLogger
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "trimtab_quality_provisional": ("1 while the reference is of fewer than 28 days.", ("model",)),
     "trimtab_quality_reference_days": ("Days of the reference.", ("model",)),
     "trimtab_quality_evidence_ratio": ("Log evidence over that which rings.", ("model", "kind", "anchor")),
-    "trimtab_input_distance": ("Jensen-Shannon distance of a day of inputs from the profile.", ("model", "column")),
+    **{one.metric: (one.text, ("model", "column")) for one in STATISTICS.values()},
     "trimtab_input_null_share": ("Share of nulls in that day.", ("model", "column")),
     "trimtab_signal_standing": ("1 while a signal of the kind stands.", ("model", "kind", "severity")),
     "trimtab_standing_signals": ("Signals that stand.", ("model", "severity")),

@@ -107,12 +107,14 @@ class LoopValues:
 
     def _of_inputs(self, deployment: Deployment) -> Iterator[tuple[str, Labels, float]]:
         from trimtab.monitoring.inputs.input_state import KIND, InputWatch
+        from trimtab.monitoring.inputs.profile_distances import STATISTICS
 
         record = self._system.state.catalog.get(KIND, deployment.name)
         watch = InputWatch() if record is None else msgspec.json.decode(record.body, type=InputWatch)
         for column, now in watch.columns.items():
-            if now.distance is not None:
-                yield "trimtab_input_distance", (column,), now.distance
+            for field, statistic in STATISTICS.items():
+                if (distance := getattr(now, field)) is not None:
+                    yield statistic.metric, (column,), distance
             yield "trimtab_input_null_share", (column,), now.null_share
 
     def _of_days(self, deployment: Deployment) -> Samples:

@@ -3,37 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from trimtab.monitoring.inputs.input_hours import HourCounts, Layout
-from trimtab.stats.drift import js_distances
+if TYPE_CHECKING:
+    from trimtab.monitoring.inputs.input_hours import HourCounts, Layout
 
-# For each field of `ColumnDistance`, its function of reference and newest counts, both of shape (columns, bins).
-_STATISTICS = {"distance": js_distances}
 HOURS = 24  # number of closed hours that are compared: whole days, so that the time of day makes no difference
 
 
 class ColumnDistance(msgspec.Struct, frozen=True, kw_only=True):
-    """The distance of one column of the newest closed day from its profile."""
+    """The distances of one column of the newest closed day from its profile; None if either has no values.
 
-    distance: float | None  # Jensen-Shannon distance, in [0, 1]; None if either has no values
+    A new distance needs its function, a field here with the default None, and a row in `STATISTICS`.
+    """
+
+    distance: float | None  # Jensen-Shannon distance, in [0, 1]
     null_share: float
+
+
+class Statistic(msgspec.Struct, frozen=True):
+    """One kind of distance."""
+
+    function: str  # the function in `stats/drift.py` of reference and newest counts, both of shape (columns, bins)
+    metric: str  # the metric of a service, with the labels model and column
+    text: str  # the help text of the metric
+
+
+STATISTICS = {  # by field of `ColumnDistance`
+    "distance": Statistic(
+        "js_distances", "trimtab_input_distance", "Jensen-Shannon distance of a day of inputs from the profile."
+    ),
+}
 
 
 def column_distances(layout: Layout, hours: Iterable[HourCounts]) -> dict[str, ColumnDistance]:
     """The distance of each column by the name of the column; empty if there are no rows."""
+    import numpy as np  # imported here: a service reads `STATISTICS` before it loads NumPy
+
+    from trimtab.stats import drift
+
     some = [one for one in hours if one.rows]
     if not some:
         return {}
     rows = sum(one.rows for one in some)
     actual = layout.by_bin(np.add.reduce([one.bins for one in some]))
     nulls = np.add.reduce([one.nulls for one in some]).sum(axis=1) / rows
-    known: NDArray[np.bool_] = (layout.usual.sum(axis=1) > 0) & (actual.sum(axis=1) > 0)
-    of_known = {name: iter(statistic(layout.usual[known], actual[known])) for name, statistic in _STATISTICS.items()}
+    known = (layout.usual.sum(axis=1) > 0) & (actual.sum(axis=1) > 0)
+    of_known = {
+        name: iter(getattr(drift, one.function)(layout.usual[known], actual[known])) for name, one in STATISTICS.items()
+    }
     found: dict[str, ColumnDistance] = {}
     for column, is_known, share in zip(layout.profile.columns, known.tolist(), nulls.tolist(), strict=True):
         values: dict[str, Any] = {name: float(next(one)) if is_known else None for name, one in of_known.items()}

@@ -89,7 +89,12 @@ class System:
 
     def _begin(self) -> None:
         self._forget_parts()
-        self._state: State | None = State(self.state_folder, clock=self.clock, prediction_mode=self.config.serve.log)
+        self._state: State | None = State(
+            self.state_folder,
+            clock=self.clock,
+            prediction_mode=self.config.serve.log,
+            urls=self.config.store.urls,
+        )
 
     def _forget_parts(self) -> None:
         for part in _MADE_ONCE:

@@ -67,6 +67,17 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"grpc_port must be 0 to 65535, not {self.grpc_port}")
 
 
+class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """URLs of the stores that are on a server. All other stores are in the state folder."""
+
+    online: str | None = None  # a key-value store for the states of online features
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """The URLs by the name of the store."""
+        return {name: url for name in self.__struct_fields__ if (url := getattr(self, name)) is not None}
+
+
 class FeaturesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of computing features of many requests."""
 
@@ -181,6 +192,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     folder: Path = Path()
     project: ProjectSettings = ProjectSettings()
     serve: ServeSettings = ServeSettings()
+    store: StoreSettings = StoreSettings()
     retention: RetentionSettings = RetentionSettings()
     features: FeaturesSettings = FeaturesSettings()
     training: TrainingSettings = TrainingSettings()

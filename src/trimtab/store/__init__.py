@@ -1,6 +1,6 @@
 """Ports and their embedded backends: Log, Table, KeyValue, Blob, Catalog, opened by URL."""
 
-from trimtab.store.opening import Port, open  # noqa: A004 - `store.open`, like `io.open`
+from trimtab.store.opening import Port, check_server, open, place  # noqa: A004 - `store.open`, like `io.open`
 from trimtab.store.ports import (
     Append,
     Blob,
@@ -28,5 +28,7 @@ __all__ = [
     "Record",
     "Remove",
     "Table",
+    "check_server",
     "open",
+    "place",
 ]

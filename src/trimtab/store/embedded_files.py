@@ -9,10 +9,11 @@ from urllib.parse import quote
 
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
 from trimtab.core.urls import store_url
+from trimtab.store.lmdb.place import pairs_file
 
 Kind = Literal["catalogue", "log file", "key-value store", "blob store"]
 
-_CATALOG, _PAIRS, _BLOBS = "catalog.db", "data.mdb", "format"
+_CATALOG, _BLOBS = "catalog.db", "format"
 _LOCKS = (".lock", ".holder")  # suffixes of files
 _SQLITE = b"SQLite format 3\x00"
 _APPLICATION = slice(68, 72)  # the bytes of an SQLite header that hold the application id, which only logs have
@@ -41,11 +42,6 @@ def is_of_process(path: Path) -> bool:
     return path.suffix in _LOCKS or path.name == "lock.mdb"
 
 
-def pairs_file(folder: Path) -> Path:
-    """Return the file with the pairs of an embedded key-value store. It is replaced when the store is begun again."""
-    return folder / _PAIRS
-
-
 def check_file(path: Path, repair: str) -> Kind | None:
     """Check that a file of a state folder has a format that this version reads.
 
@@ -62,7 +58,7 @@ def check_file(path: Path, repair: str) -> Kind | None:
         Unavailable: The file cannot be read now.
         OSError: The file cannot be read now.
     """
-    if path.name == _PAIRS:
+    if path == pairs_file(path.parent):
         from trimtab.store.lmdb.kv import LmdbKeyValue
 
         with LmdbKeyValue(path.parent, repair=repair) as values:

@@ -3,6 +3,8 @@
 # ruff: noqa: A001 - `store.open` is its name, like `io.open`
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -14,26 +16,35 @@ import msgspec
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Misuse
 from trimtab.core.urls import mask_url
-from trimtab.store.ports import Blob, Catalog, KeyValue, Log, Table
+from trimtab.store.ports import Blob, Catalog, KeyValue, Log, Place, Table
 
 Port = Literal["log", "table", "kv", "blob", "catalog"]
 
 
-class _Backend(msgspec.Struct, frozen=True):
-    """One implementation of a port, given by a class that takes a path."""
+class _Backend(msgspec.Struct, frozen=True, kw_only=True):
+    """One implementation of a port, given by a class that takes a path or, for a server, a URL."""
 
     opens: str  # "module:name" in trimtab.store
     example: str  # a URL
     takes: tuple[str, ...] = ()  # some of the arguments `clock`, `repair` and `mode`
+    place: str | None = None  # "module:name" of the place of an embedded key-value store
+    server: bool = False
 
 
-_BACKENDS: dict[tuple[str, Port], _Backend] = {  # by scheme and port; a server also leaves `_SERVERS`
-    ("sqlite", "log"): _Backend("sqlite.log:SqliteLog", "sqlite:///var/lib/project/log", ("mode", "clock")),
-    ("delta", "table"): _Backend("delta.table:DeltaTable", "delta:///var/lib/project/tables/landings"),
-    ("lmdb", "kv"): _Backend("lmdb.kv:LmdbKeyValue", "lmdb:///var/lib/project/online", ("repair",)),
-    ("file", "blob"): _Backend("file_blob:FileBlob", "file:///var/lib/project/blobs"),
+_BACKENDS: dict[tuple[str, Port], _Backend] = {  # by scheme and port
+    ("sqlite", "log"): _Backend(
+        opens="sqlite.log:SqliteLog", example="sqlite:///var/lib/project/log", takes=("mode", "clock")
+    ),
+    ("delta", "table"): _Backend(opens="delta.table:DeltaTable", example="delta:///var/lib/project/tables/landings"),
+    ("lmdb", "kv"): _Backend(
+        opens="lmdb.kv:LmdbKeyValue",
+        example="lmdb:///var/lib/project/online",
+        takes=("repair",),
+        place="lmdb.place:LmdbPlace",
+    ),
+    ("file", "blob"): _Backend(opens="file_blob:FileBlob", example="file:///var/lib/project/blobs"),
     ("sqlite", "catalog"): _Backend(
-        "sql_catalog:SqlCatalog.sqlite", "sqlite:///var/lib/project/catalog.db", ("mode", "clock")
+        opens="sql_catalog:SqlCatalog.sqlite", example="sqlite:///var/lib/project/catalog.db", takes=("mode", "clock")
     ),
 }
 _EXAMPLES: dict[Port, str] = {port: backend.example for (_, port), backend in _BACKENDS.items()}
@@ -75,17 +86,72 @@ def open(
     ...
     trimtab.core.errors.Misuse: store: no backend for 'mysql:///x' as a log. Write sqlite:///var/lib/project/log.
     """
-    backend, path, options = _parse(url, port)
+    backend, where, options = _parse(url, port)
     given = {"clock": clock, "repair": repair, **options}
-    module, _, name = backend.opens.partition(":")
-    found: Any = attrgetter(name)(import_module(f"trimtab.store.{module}"))
-    opened: Log | Table | KeyValue | Blob | Catalog = found(
-        path, **{name: given[name] for name in backend.takes if given.get(name) is not None}
+    opened: Log | Table | KeyValue | Blob | Catalog = _loaded(backend.opens)(
+        where, **{name: given[name] for name in backend.takes if given.get(name) is not None}
     )
     return opened
 
 
-def _parse(url: str, port: Port) -> tuple[_Backend, Path, dict[str, str]]:
+def place(url: str) -> Place:
+    """Return the place of the key-value store at `url`, without opening or making the store.
+
+    Raises:
+        Misuse: The URL is unknown, or is not that of a key-value store.
+    """
+    backend, where, _ = _parse(url, "kv")
+    found: Place = ServerPlace(url) if backend.place is None else _loaded(backend.place)(where)
+    return found
+
+
+def check_server(url: str) -> None:
+    """Refuse a URL of a key-value store that is not on a server.
+
+    Raises:
+        Misuse: The URL is unknown, or is that of an embedded store.
+    """
+    backend, _, _ = _parse(url, "kv")
+    if not backend.server:
+        raise Misuse(
+            f"[store]: found {mask_url(url)!r}, needed the URL of a server. "
+            "Without the setting, the store is in the state folder."
+        )
+
+
+class ServerPlace:
+    """A `Place` on a server, where nothing can be set aside.
+
+    Args:
+        url: The address of the store.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def mark(self) -> str:
+        return self._url
+
+    def is_aside(self) -> bool:
+        return False
+
+    def drop_aside(self) -> None:
+        pass
+
+    @contextmanager
+    def fresh(self, opened: Callable[[], KeyValue]) -> Iterator[None]:
+        """Delete every pair."""
+        while keys := [key for key, _ in opened().scan(b"")]:
+            opened().erase(keys)
+        yield
+
+
+def _loaded(name: str) -> Any:
+    module, _, member = name.partition(":")
+    return attrgetter(member)(import_module(f"trimtab.store.{module}"))
+
+
+def _parse(url: str, port: Port) -> tuple[_Backend, str | Path, dict[str, str]]:
     shown = mask_url(url)
     if port not in _EXAMPLES:
         raise Misuse(f"store: no port {port!r}. There are: {', '.join(_EXAMPLES)}.")
@@ -94,11 +160,13 @@ def _parse(url: str, port: Port) -> tuple[_Backend, Path, dict[str, str]]:
         parts = urlsplit(url)
     except ValueError as error:
         raise Misuse(f"store: {shown!r} is no URL ({error}). {example}") from None
-    if parts.scheme in _SERVERS:
-        raise Misuse(f"store: {shown!r}: the {parts.scheme} backend is not in this version. {example}")
     backend = _BACKENDS.get((parts.scheme, port))
+    if backend is None and parts.scheme in _SERVERS:
+        raise Misuse(f"store: {shown!r}: the {parts.scheme} backend is not in this version. {example}")
     if backend is None:
         raise Misuse(f"store: no backend for {shown!r} as a {port}. {example}")
+    if backend.server:
+        return backend, url, {}
     path = unquote(parts.path)
     if parts.netloc or not path.startswith("/") or path == "/" or parts.fragment:
         raise Misuse(f"store: {shown!r}: needed three slashes and an absolute path (# and ? as %23 and %3F). {example}")

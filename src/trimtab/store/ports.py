@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -204,6 +205,26 @@ class KeyValue(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class Place(Protocol):
+    """The place of a key-value store. Unlike opening the store, a look at its place makes nothing."""
+
+    def mark(self) -> Hashable | None:
+        """Return a value that changes when the store is replaced by another one, or None while there is no store."""
+        ...
+
+    def is_aside(self) -> bool:
+        """Return whether `fresh` is running, or was killed."""
+        ...
+
+    def drop_aside(self) -> None:
+        """Delete what a killed `fresh` has left."""
+        ...
+
+    def fresh(self, opened: Callable[[], KeyValue]) -> AbstractContextManager[None]:
+        """Start with an empty store, even if the old store is too damaged to open. `opened` gives the open store."""
+        ...
 
 
 class Blob(Protocol):

@@ -52,8 +52,8 @@ def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
             before = position_before(log, partition, last, now_us + 1)
             found.append(_ahead(partition, newest[-1].appended_at_us, now_us, before + 1, last - before))
     others = {"what was truncated": truncation(state.catalog).newest_us}
-    if state.online_file() is not None:
-        with suppress(Corrupt):  # damaged features are reported when they are read
+    if state.online_place.mark() is not None:
+        with suppress(Corrupt):  # reported where the features are read
             others["online features"] = max((c.s_us for c in read_cursors(state.online).values()), default=now_us)
     found += [
         _ahead(where, newest_us, now_us) for where, newest_us in others.items() if newest_us > now_us + TOLERANCE_US

@@ -11,7 +11,8 @@ import msgspec
 
 from trimtab.core.clock import SystemClock
 from trimtab.core.errors import Unavailable
-from trimtab.store.embedded_files import Kind, check_file, pairs_file
+from trimtab.store.embedded_files import Kind, check_file
+from trimtab.store.lmdb.place import pairs_file
 
 
 def check_state(folder: Path) -> str:

@@ -22,7 +22,6 @@ from trimtab.app.keep.retention import LEASE as RETENTION
 from trimtab.app.keep.subjects import Subject
 from trimtab.app.online.views import LEASE
 from trimtab.app.state.lease import Lease
-from trimtab.app.state.state import ASIDE
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Decision
@@ -33,6 +32,7 @@ from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.spool import remove_spools
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store.file_lock import FileLock
+from trimtab.store.lmdb.place import ASIDE
 from trimtab.store.ports import Catalog, Log, Put, Remove
 
 if TYPE_CHECKING:
@@ -41,9 +41,10 @@ if TYPE_CHECKING:
 ACT = "forget"
 KIND = "forget"  # the kind of the catalogue records of unfinished runs, named by the hash of their keys
 _SALT = "forget_salt"
-_WORKSPACES = ("trimtab-replay-*", "backfill/*", "demo", ASIDE)  # folders that can be made again from the logs
-_NAMED = 10  # at most this many keys without data are listed
-_LEAST_BYTES = 6  # a shorter key would occur by chance in any file
+# folders made from the logs, which can be made again
+_WORKSPACES = ("trimtab-replay-*", "backfill/*", "demo", f"*{ASIDE}")
+_NAMED = 10  # the most keys without data that are named
+_LEAST_BYTES = 6  # a shorter key would be found in any file by chance
 _WORDS = {
     "events": "events",
     "table_rows": "rows of tables of record",
@@ -204,7 +205,7 @@ def _reset_views(system: System, sources: Collection[str]) -> None:
 
     Afterwards, no page of the database file contains the old values.
     """
-    if not (system.state.folder / "online").exists():
+    if system.state.online_place.mark() is None:
         return
     kv = system.state.online
     kv.erase()  # raises an error, with nothing lost, if another process has the store open

@@ -84,7 +84,7 @@ def find_personal_data(system: System, subject: Subject) -> PersonalData:
         tables=found.in_tables(),
         predictions=predictions,
         quarantine=system.quarantine.find(lambda row: subject.of_raw(row.source, row.raw())),
-        answers=_answers(system, subject) if (state.folder / "answers").exists() else [],
+        answers=_answers(system, subject) if state.place("answers").mark() is not None else [],
         sets=list(_training_sets(system, subject)),
     )
 

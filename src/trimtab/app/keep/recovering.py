@@ -183,8 +183,8 @@ def _unread(system: System, partition: str, end: int) -> Iterator[LogRecord]:
 def _seen_us(system: System, partition: str, end: int) -> int:
     """Return the greatest append time that was seen by a reader beyond the end of the partition."""
     state, seen = system.state, [_NOTHING_US]
-    if state.online_file() is not None:
-        with suppress(Corrupt):  # damaged online features are rebuilt anyway
+    if state.online_place.mark() is not None:
+        with suppress(Corrupt):  # damaged features are rebuilt in any case
             cursors = read_cursors(state.online).values()
             seen += [cursor.s_us for cursor in cursors if cursor.positions.get(partition, 0) > end]
     for table in state.tables(system.sources, make=False).values():

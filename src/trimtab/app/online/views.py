@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -66,8 +66,8 @@ class Views:
         self._needed = needed
         self._following: Lease | None = None
         self._conflict: str | None = None
-        self._new: tuple[View, ...] = ()  # new views that the thread that applies the log must fill
-        self._file: tuple[int, int] | None = None  # identifies the file of online features that this process has open
+        self._new: tuple[View, ...] = ()  # views that the applier must add
+        self._file: Hashable | None = None  # the mark of the store of online features that this process reads
         self._dropping = False
         self._have(needed())
 
@@ -174,7 +174,7 @@ class Views:
         lease = self._lease()
         if not self._reopen_if_replaced(lease):
             return False
-        if not new and not self._state.online_aside and not self._lags():
+        if not new and not self._state.online_place.is_aside() and not self._lags():
             return True
         if not self._taken(lease):
             return False
@@ -297,7 +297,7 @@ class Views:
             views = dict.fromkeys(plan.name for plan in self.store.plans.values())
             return sum(self.rebuild(view, progress=progress) for view in views)
         try:
-            with self._state.fresh_online():
+            with self._state.online_place.fresh(lambda: self._state.online):
                 self.__dict__.pop("_work", None)
                 self.look()
                 self._take_up([*self.views, *self._new])
@@ -350,10 +350,10 @@ class Views:
         return self._histories.frames(upto)
 
     def _reopen_if_replaced(self, lease: Lease) -> bool:
-        """Open the current file of online features. Return False if another process is still building that file."""
-        online, file = self._state.online, self._state.online_file()
+        """Switch to the current file; False while another process is building that file."""
+        online, file = self._state.online, self._state.online_place.mark()
         if file != self._file:
-            if (file is None or self._state.online_aside) and not lease.free():
+            if (file is None or self._state.online_place.is_aside()) and not lease.free():
                 return False
             if file is not None:
                 self._reload(online.reopen_if_replaced())
@@ -368,9 +368,9 @@ class Views:
         if not lease.take(patience_s=patience_s):
             return False
         try:
-            self._state.drop_aside()
+            self._state.online_place.drop_aside()
             self._reload(self._state.online.reopen_if_replaced(make=True))
-            self._file = self._state.online_file()
+            self._file = self._state.online_place.mark()
         except BaseException:
             lease.release()
             raise

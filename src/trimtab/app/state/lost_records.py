@@ -18,7 +18,6 @@ from trimtab.core.urls import store_url
 from trimtab.features.online.generations import id_of
 from trimtab.features.online.store import read_cursors
 from trimtab.serving.arms.online_learning import positions_learnt
-from trimtab.store.embedded_files import pairs_file
 from trimtab.store.opening import open as open_store
 from trimtab.store.ports import Put
 
@@ -133,11 +132,8 @@ def _greater(stored: Mapping[str, int], found: Mapping[str, int]) -> dict[str, i
 
 
 def _views(state: State) -> dict[str, Mapping[str, int]]:
-    """Return by view and partition the last position that was applied.
-
-    The result is empty if no views are stored or if they are damaged.
-    """
-    if state.online_file() is None:
+    """Return the positions of the stored views. Without stored views, or if they are damaged, return nothing."""
+    if state.online_place.mark() is None:
         return {}
     try:
         cursors = read_cursors(state.online)
@@ -147,11 +143,8 @@ def _views(state: State) -> dict[str, Mapping[str, int]]:
 
 
 def _learners(state: State) -> dict[str, dict[str, int]]:
-    """Return by online learner and partition the last position that was read.
-
-    The result is empty if no learners are stored or if they are damaged.
-    """
-    if not pairs_file(state.folder / "learners").exists():
+    """Return the positions that online learners have read, or nothing if there are none or they are damaged."""
+    if state.place("learners").mark() is None:
         return {}
     try:
         reached = positions_learnt(state.learners)

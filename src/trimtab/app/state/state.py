@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -20,8 +17,8 @@ from trimtab.core.urls import in_utf8, store_url
 from trimtab.events.definitions import Source
 from trimtab.serving.log.prediction_ids import PredictionIds
 from trimtab.store.durable_files import write_durably
-from trimtab.store.embedded_files import embedded_urls, pairs_file
-from trimtab.store.ports import Blob, Catalog, KeyValue, Log, Put, Table
+from trimtab.store.embedded_files import embedded_urls
+from trimtab.store.ports import Blob, Catalog, KeyValue, Log, Place, Put, Table
 
 if TYPE_CHECKING:
     from trimtab.events.tables import Moved
@@ -30,7 +27,6 @@ FORMAT = 1
 KEPT = "retention"  # the kind of the catalogue records about removed data
 REBUILD = "Repair it: trimtab rebuild --all"  # the remedy for damaged online features
 RESTORE = "Repair it: trimtab restore BACKUP --force"  # the remedy for any other damage
-ASIDE = "online.before"  # the folder to which the old online features are moved while all are rebuilt
 _SOURCE = "source/"
 
 
@@ -55,25 +51,29 @@ class State:
     As long as this object is open, no backup can be restored to its folder.
 
     Args:
-        folder: The state folder. It is created if it does not exist.
-        clock: Gives the append times of records.
-        prediction_mode: Whether appending a prediction waits until it is safely on the disk.
+        folder: The state folder, which is made if it does not exist.
+        clock: Stamps the records that are appended.
+        prediction_mode: Whether an appended prediction waits until it is synced to the disk.
+        urls: The URLs of stores on a server, by the name of their part, such as `online`.
 
     Raises:
-        Misuse: The folder was written by a newer trimtab.
+        Misuse: The folder was written by a newer trimtab, or a URL is not that of a server.
         Corrupt: `format.json` cannot be read.
         Conflict: A backup is being restored to the folder, or the process that restored one was killed.
         Unavailable: The folder cannot be created.
     """
 
-    def __init__(self, folder: Path, *, clock: Clock, prediction_mode: str = "durable") -> None:
+    def __init__(
+        self, folder: Path, *, clock: Clock, prediction_mode: str = "durable", urls: Mapping[str, str] = {}
+    ) -> None:
+        for url in urls.values():
+            store.check_server(url)
         self.folder = in_utf8(folder)
         self._clock = clock
         self._checked = CheckedClock(clock) if isinstance(clock, SystemClock) else None
         self.prediction_ids = PredictionIds(self._checked or clock)  # assigns ids to this process's predictions
         self._prediction_mode = prediction_mode
-        self._online_file = str(pairs_file(folder / "online"))
-        self._urls = embedded_urls(self.folder)
+        self._urls = {**embedded_urls(self.folder), **urls}
         self._opened: list[Closeable] = []
         self._tables: dict[str, Table] = {}
         self._hold = use(folder)
@@ -132,53 +132,14 @@ class State:
         """The store of online features."""
         return self._key_values("online", REBUILD)
 
-    def online_file(self) -> tuple[int, int] | None:
-        """Return the device and inode of the file of online features, or None if the file does not exist."""
-        try:
-            found = os.stat(self._online_file)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
+    @cached_property
+    def online_place(self) -> Place:
+        """The place of the store of online features."""
+        return self.place("online")
 
-    @property
-    def online_aside(self) -> bool:
-        """Whether the old online features are set aside, because all are being rebuilt or a rebuild was killed."""
-        return (self.folder / ASIDE).exists()
-
-    def drop_aside(self) -> None:
-        """Delete the online features that a killed rebuild set aside.
-
-        Only the process that may apply the log (the holder of the views' lease) may call this.
-        """
-        shutil.rmtree(self.folder / ASIDE, ignore_errors=True)
-
-    @contextmanager
-    def fresh_online(self) -> Iterator[None]:
-        """Start with an empty store of online features, even if the old store is too damaged to open.
-
-        The old store is set aside while the block runs. If the block fails, it is put back.
-
-        Raises:
-            Unavailable: The folder cannot be moved.
-        """
-        there, aside = self.folder / "online", self.folder / ASIDE
-        try:
-            if there.exists():
-                self.drop_aside()
-                os.rename(there, aside)
-        except OSError as error:
-            raise Unavailable(f"{there}: cannot be moved ({error}). Check access.") from error
-        try:
-            self.online.reopen_if_replaced(make=True)
-            yield
-        except BaseException:
-            if aside.exists():
-                shutil.rmtree(there, ignore_errors=True)
-                os.rename(aside, there)
-                with suppress(TrimtabError):  # the old store may be damaged
-                    self.online.reopen_if_replaced(make=True)
-            raise
-        self.drop_aside()
+    def place(self, name: str) -> Place:
+        """Return the place of the store `online`, `answers` or `learners`. A look at it makes no store."""
+        return store.place(self._urls[name])
 
     @cached_property
     def answers(self) -> KeyValue:
@@ -197,7 +158,7 @@ class State:
         """
         found: list[str] = []
         for name in ("answers", "learners"):
-            if pairs_file(self.folder / name).exists():  # opening a store that does not exist would create it
+            if self.place(name).mark() is not None:  # opening a missing store would make it
                 try:
                     getattr(self, name)
                 except Corrupt as error:
@@ -249,7 +210,7 @@ class State:
         The result is None if there is no such value that can be read quickly.
         """
         catalog, events = self.catalog.mark(), self.events.mark()
-        return None if catalog is None or events is None else (catalog, events, self.online_file())
+        return None if catalog is None or events is None else (catalog, events, self.online_place.mark())
 
     def close(self) -> None:
         """Close every store."""

@@ -38,6 +38,10 @@ _logger = logging.getLogger(__name__)
 PAST = "past"  # the flag of an answer that was computed as of a time in the past
 
 
+# fields of a prediction that differ from one live answer to the next
+_GIVEN = ("id", "request_id", "made_at_us", "at_us", "positions", "score", "request", "values", "reasons")
+
+
 class Answerer:
     """Answers requests with one version of one model.
 
@@ -77,7 +81,9 @@ class Answerer:
         self._key = request.key
         self._read = readers.now.read  # these methods are bound once, which saves time for each request
         self._predict_row = scorer.predict_row
-        self._payload = payload_writer(served.model, served.version, served.arm)
+        self._payload = payload_writer(
+            _GIVEN, {"model": served.model, "version": served.version, "arm": served.arm, "mode": "live"}
+        )
         self._pack = struct.Struct(f"<{len(served.inputs)}d").pack
         self._encode = msgspec.msgpack.Encoder().encode
         names = self.rows.names

@@ -1,8 +1,7 @@
 """The record of a prediction: its encoding in the log, its columns in a table, and a form for people.
 
-All three follow the fields of `core.records.Prediction`. If a new last field with a default is added there, it is
-written and read without any change here. The only exception is `payload_writer`, which live answers use. To show a new
-field, add a line to `LoggedPrediction` or to `_COLUMNS`.
+All three follow the fields of `core.records.Prediction`. If a field with a default is added there as the last field, it
+is written and read without a change here. To show the field, add a line to `LoggedPrediction` or to `_COLUMNS`.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from trimtab.core.codegen import define
 from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.records import Prediction
@@ -47,38 +47,46 @@ def encode(prediction: Prediction) -> bytes:
     return (FORMAT if prediction.scores is None else CLASSES) + encode_value(fields)
 
 
-def payload_writer(
-    model: str, version: str, arm: str
-) -> Callable[[str, str, int, int, Mapping[str, int], float, bytes, bytes, bytes], bytes]:
-    """Return a fast function that encodes the live answers of one version.
+def payload_writer(given: Sequence[str], common: Mapping[str, object]) -> Callable[..., bytes]:
+    """Make a function that writes payloads of predictions that share most fields.
 
-    It gives the same bytes as `encode`. Its arguments are the fields that differ between answers: id, request_id,
-    made_at_us, at_us, positions, score, request, values, reasons. Calls are inlined in it, because every answer needs
-    it.
+    The payloads have the bytes of `encode`, but are made directly, by generated code, because every live answer goes
+    through it.
+
+    Args:
+        given: The fields that the function takes, in this order.
+        common: The other fields, but not `scores`. A field that is left out has its default.
+
+    >>> write = payload_writer(["request_id", "score"], {
+    ...     "id": "a", "model": "m", "version": "v", "arm": "champion", "mode": "batch", "made_at_us": 1, "at_us": 1,
+    ...     "positions": {}, "request": b"", "values": b"", "reasons": b"",
+    ... })
+    >>> decode(write("r", 0.5), "example", 1).score
+    0.5
     """
-    of_version = msgspec.Raw(b"".join(map(encode_value, (model, version, arm, "live"))))
-    behind = _FIELDS[_FIELDS.index("reasons") + 1 : _ALWAYS]  # the fields after `reasons`, with their defaults
-    rest = msgspec.Raw(b"".join(encode_value(_DEFAULTS[name]) for name in behind))
-    head = FORMAT + encode_value([None] * _ALWAYS)[:-_ALWAYS]  # the beginning of a msgpack array with this many fields
-    encode_fields = encode_value
-
-    def write(
-        prediction_id: str,
-        request_id: str,
-        made_at_us: int,
-        at_us: int,
-        positions: Mapping[str, int],
-        score: float,
-        request: bytes,
-        values: bytes,
-        reasons: bytes,
-    ) -> bytes:
-        fields = (
-            prediction_id, request_id, of_version, made_at_us, at_us, positions, score, request, values, reasons, rest,
-        )  # fmt: skip
-        return head + encode_fields(fields)[1:]  # drop its own array header, which `head` replaces
-
+    names = _FIELDS if {*given, *common}.intersection(_FIELDS[_ALWAYS:]) else _FIELDS[:_ALWAYS]
+    parts, constants = list[str](), dict[str, bytes]()
+    for name in names:
+        if name in given:
+            parts.append(name)
+            continue
+        if not parts or parts[-1] not in constants:  # neighbours are encoded together
+            parts.append(f"constant_{len(constants)}")
+        value = common[name] if name in common else _DEFAULTS[name]
+        constants[parts[-1]] = constants.get(parts[-1], b"") + encode_value(value)
+    lines = [
+        f"def write({', '.join(given)}):",
+        f"  return head + encode_value(({', '.join(parts)},))[{len(_array_head(len(parts)))}:]",
+    ]
+    known: dict[str, object] = {name: msgspec.Raw(encoded) for name, encoded in constants.items()}
+    known |= {"head": FORMAT + _array_head(len(names)), "encode_value": encode_value}
+    write: Callable[..., bytes] = define("write", lines, known, about="the writer of live answers")
     return write
+
+
+def _array_head(fields: int) -> bytes:
+    """Return msgpack's head of an array of this many fields."""
+    return encode_value([None] * fields)[:-fields]
 
 
 def encode_all(common: Prediction, columns: Mapping[str, Sequence[Any]]) -> list[bytes]:

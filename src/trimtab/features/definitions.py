@@ -164,6 +164,11 @@ class LabelWait:
     __slots__ = ()
     wait_us: int
 
+    @property
+    def longest_wait_us(self) -> int:
+        """The longest time from a request until its label is final."""
+        return self.wait_us
+
     def final_at(self, at_us: Us) -> Us:
         """Return the time at which the label of a request made at `at_us` is final. Arrays are accepted, too."""
         return at_us + self.wait_us

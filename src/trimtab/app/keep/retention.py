@@ -355,7 +355,7 @@ def _closed_before(system: System) -> dict[str, int]:
     for name, deployment in system.definitions.deployments.items():
         record = system.state.catalog.get(KIND, name)
         closed = Reached() if record is None else msgspec.json.decode(record.body, type=Reached)
-        learnt_us = system.clock.now_us() - _LEARNT_WAITS * deployment.model.label.wait_us
+        learnt_us = system.clock.now_us() - _LEARNT_WAITS * deployment.model.label.longest_wait_us
         before_us = min(before_us, closed.closed_until_us, learnt_us)
     return positions_before(system.state.predictions, before_us)
 

@@ -85,7 +85,7 @@ class Teacher:
             self._requests = LoggedRequests(
                 msgspec.structs.replace(model, request=request),
                 system.predictions,
-                since_us=now_us - _WAITS * model.label.wait_us,
+                since_us=now_us - _WAITS * model.label.longest_wait_us,
                 inputs=True,
                 request_of=system.live.request_of,
             )
@@ -111,8 +111,8 @@ class Teacher:
             Example(inputs.get(key, b""), label, known_us, key, faults.get(key, "")) for key, known_us, label in found
         ]
         taught = learner.learn(examples, until_us=until_us, positions=positions)
-        self._taught |= seen  # after saving, so that the next call repeats what could not be saved
-        self._forget(now_us - _WAITS * model.label.wait_us)
+        self._taught |= seen  # only now, so that the next call teaches what could not be saved
+        self._forget(now_us - _WAITS * model.label.longest_wait_us)
         return taught
 
     def _known(self, cut_us: int, seen: AbstractSet[str] = frozenset()) -> list[tuple[str, int, float]]:

@@ -107,10 +107,8 @@ def read_mlflow(folder: Path) -> Found:
             )
     if "pytorch" in flavors:
         raise Misuse(f"{what}: it is a model of PyTorch. {OF_TORCH}")
-    raise Misuse(
-        f"{what}: it has the flavors {', '.join(flavors) or 'none'}; imported are lightgbm, xgboost, catboost, onnx "
-        "and sklearn."
-    )
+    known = ", ".join(row.name for row in ROWS if row.endings and row.estimators)
+    raise Misuse(f"{what}: it has the flavors {', '.join(flavors) or 'none'}; imported are {known}.")
 
 
 def _write_yaml(document: Mapping[str, Any], indent: int = 0) -> str:

@@ -42,7 +42,7 @@ from trimtab.training.fitting.score_checks import (
 )
 from trimtab.training.fitting.standardize import Standardize, fit_standardize
 from trimtab.training.runtimes.ports import ListRuntime, Runtime, Scorer, Trust
-from trimtab.training.runtimes.table import missing_library, runtime_for, runtime_named
+from trimtab.training.runtimes.table import missing_library, runtime_for, runtime_named, runtime_row
 
 _CHECKED = 4_096  # the number of rows whose scores are checked after a fit
 _ALONE = 200  # the number of rows that are also scored one by one
@@ -311,7 +311,7 @@ def finish(
     sample = np.unique(np.linspace(0, len(prepared.matrix) - 1, _CHECKED).astype(np.int64))
     width = len(draft.class_names)
     own = checked_scores(model.name, model.task, plain, prepared.matrix[sample], classes=width)
-    if runtime.name in ("pickle", "torch"):  # the scores come from the user's own code
+    if runtime_row(runtime.name).user_code:
         check_repeats(model.name, estimator, prepared.inputs[sample], runtime.parity, classes)
     check_parity(model.name, own, estimator, prepared.inputs[sample], runtime.parity, classes)
     scores = checked_scores(model.name, model.task, scorer, prepared.matrix[sample], classes=width)
@@ -353,7 +353,7 @@ def _stored(name: str, estimator: Any, runtime: Runtime, trust: Trust | None) ->
     try:
         return runtime, runtime.save(estimator)
     except Misuse as error:
-        if trust != "pickle" or runtime.name != "sklearn":
+        if trust != "pickle" or not runtime_row(runtime.name).pickles_parts:
             raise Misuse(f"model {name!r}: {error}") from error
     pickled = runtime_named("pickle")
     try:

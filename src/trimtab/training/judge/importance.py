@@ -12,6 +12,7 @@ from trimtab.stats.metrics.lists import unit_losses
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 from trimtab.training.fitting.fitted import Fitted
+from trimtab.training.runtimes.table import runtime_row
 
 _REPEATS = 5
 _ROWS = (200, 2_000)  # the least and the largest number of rows of the holdout to shuffle
@@ -42,7 +43,7 @@ def permuted(
     generator = np.random.default_rng(seed)
     inputs = fitted.artifact.inputs
     lines = [*((name, (name,)) for name in inputs), *_views(inputs).items()]
-    answers = _SLOW_ANSWERS if fitted.artifact.runtime in ("river", "pickle") else _ANSWERS
+    answers = _SLOW_ANSWERS if runtime_row(fitted.artifact.runtime).by_rows else _ANSWERS
     most = min(max(answers // (_REPEATS * len(lines)), _ROWS[0]), _ROWS[1])
     sample = _sample(training_set, chosen, most, generator)
     matrix, labels = fitted.matrix(training_set.features.values.take(sample)), training_set.target[sample]

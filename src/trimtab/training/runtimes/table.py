@@ -27,6 +27,9 @@ class RuntimeRow(msgspec.Struct, frozen=True, kw_only=True):
     file_format: str = ""  # the name of the model files' format; empty: the runtime's name
     endings: tuple[str, ...] = ()  # the endings of model files that can be imported
     file_kind: str = ""  # the format in words, for records of imports
+    by_rows: bool = False  # whether a batch may be scored row by row, which is slow
+    user_code: bool = False  # whether scores come from code of the user
+    pickles_parts: bool = False  # whether an estimator may have parts that only pickle can store
     # memory for reading a foreign file, besides 32 times the file's size; None: no limit
     memory_bytes: int | None = None
 
@@ -74,6 +77,7 @@ ROWS = (
         library="river",
         estimators="river",
         packages={"river": "river", "sklearn": "scikit-learn", "skops": "skops"},
+        by_rows=True,
     ),
     RuntimeRow(
         name="onnx",
@@ -92,6 +96,7 @@ ROWS = (
         library="torch",
         estimators=f"{_HERE}estimators.TorchEstimator",
         packages={"torch": "torch"},
+        user_code=True,
     ),
     RuntimeRow(
         name="sklearn",
@@ -103,6 +108,7 @@ ROWS = (
         file_format="skops",
         endings=(".skops",),
         file_kind="skops",
+        pickles_parts=True,
         memory_bytes=1 << 30,
     ),
     RuntimeRow(
@@ -113,6 +119,8 @@ ROWS = (
         has_extra=False,
         endings=(".pkl", ".pickle"),
         file_kind="pickle",
+        by_rows=True,
+        user_code=True,
     ),
 )
 _BY_NAME = {row.name: row for row in ROWS}

@@ -6,7 +6,8 @@ A benchmark is one file `benchmarks/<name>.py`, named as in the table of `make b
     TARGET = "ratio >= 0.8"      or "ours <= 60": what is judged (`ratio` is ours / floor), how, against what
     UNIT = "records/s"           of the figures that `ours` and `floor` return
     BETTER = "higher"            or "lower"
-    def setup(folder): ...       makes the input under an empty folder; what it returns goes to the next two
+    def setup(folder): ...       makes the input under an empty folder; what it returns goes to the next two, and is
+                                 closed after them if it has a `close`
     def ours(state): ...         measures once, and returns the figure in UNIT
     def floor(state): ...        the same for the floor; left out when there is none
 
@@ -25,7 +26,8 @@ import re
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -120,15 +122,15 @@ def measure(benchmark: Benchmark, *, repeats: int, folder: Path | None = None) -
     if folder is None:
         with tempfile.TemporaryDirectory(prefix=f"{benchmark.name}-") as temporary:
             return measure(benchmark, repeats=repeats, folder=Path(temporary))
-    state = benchmark.setup(folder)
     ours, floor = [], []
-    for turn in range(repeats):
-        if turn % 2:
-            ours.append(benchmark.ours(state))
-        if benchmark.floor is not None:
-            floor.append(benchmark.floor(state))
-        if not turn % 2:
-            ours.append(benchmark.ours(state))
+    with prepared(benchmark, folder) as state:
+        for turn in range(repeats):
+            if turn % 2:
+                ours.append(benchmark.ours(state))
+            if benchmark.floor is not None:
+                floor.append(benchmark.floor(state))
+            if not turn % 2:
+                ours.append(benchmark.ours(state))
     middle, base = statistics.median(ours), statistics.median(floor) if floor else None
     return Result(
         name=benchmark.name,
@@ -142,13 +144,26 @@ def measure(benchmark: Benchmark, *, repeats: int, folder: Path | None = None) -
     )
 
 
+@contextmanager
+def prepared(benchmark: Benchmark, folder: Path) -> Iterator[Any]:
+    """What `setup` returns. It is closed before its folder is removed, if it has a `close`."""
+    state = benchmark.setup(folder)
+    try:
+        yield state
+    finally:
+        if hasattr(state, "close"):
+            state.close()
+
+
 def profile(benchmark: Benchmark, *, lines: int = 25) -> str:
     """Where our side spends its time: one measurement under Python's profiler, by time inside each function.
 
     The profiler makes calls dearer than they are, so shares of small functions come out too large.
     """
-    with tempfile.TemporaryDirectory(prefix=f"{benchmark.name}-") as temporary:
-        state = benchmark.setup(Path(temporary))
+    with (
+        tempfile.TemporaryDirectory(prefix=f"{benchmark.name}-") as temporary,
+        prepared(benchmark, Path(temporary)) as state,
+    ):
         benchmark.ours(state)
         profiler, text = cProfile.Profile(), io.StringIO()
         profiler.runcall(benchmark.ours, state)

@@ -49,10 +49,12 @@ class Asking:
         clock = VirtualClock(self.now_us)
         inputs = OnlineInputs(self.plan, Encoding(dtypes=features.dtypes, vocabularies={}))
         served = ServedVersion(model="m", version="0" * 64, label="m@1", arm="champion", inputs=features.names)
-        log = PredictionLog(BufferedLog(SqliteLog(folder / "predictions", mode="relaxed"), folder / "spool"))
-        self.answerer = Answerer(
-            served, ASK, Readers(inputs), self.scorer, log=log, clock=clock, ids=PredictionIds(clock)
-        )
+        self._log = BufferedLog(SqliteLog(folder / "predictions", mode="relaxed"), folder / "spool")
+        log, ids = PredictionLog(self._log), PredictionIds(clock)
+        self.answerer = Answerer(served, ASK, Readers(inputs), self.scorer, log=log, clock=clock, ids=ids)
+
+    def close(self) -> None:
+        self._log.close()
 
 
 def setup(folder: Path) -> Asking:

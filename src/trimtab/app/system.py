@@ -9,8 +9,7 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 from time import monotonic
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from trimtab.app.models.version_memory import VersionMemory
 from trimtab.app.online.applier_error import standing
@@ -21,6 +20,7 @@ from trimtab.app.state.live_definitions import LiveDefinitions
 from trimtab.app.state.retention_needs import features_from_us
 from trimtab.app.state.state import State, kept_from
 from trimtab.core.clock import Clock, SystemClock
+from trimtab.core.closing import Closing
 from trimtab.core.config import Config
 from trimtab.core.errors import Misuse
 from trimtab.core.ids import TimeIds
@@ -57,8 +57,8 @@ _MADE_ONCE = (
 )
 
 
-class System:
-    """An open project: its state, definitions, event log, features, registry and served models.
+class System(Closing):
+    """The parts of an open project: state, definitions, event log, features, registry, served models.
 
     Close it after use, or use it in a `with` statement. Closing it also closes all parts taken from it.
 
@@ -333,12 +333,6 @@ class System:
     def followed(self) -> bool:
         """Return whether this process applies the event log to online features, as a service does."""
         return "views" in self.__dict__ and self.views.followed()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close all parts, and allow other processes to apply events. A second call does nothing."""

@@ -13,7 +13,7 @@ import msgspec
 
 from trimtab.core.alert_settings import AlertsSettings, with_receivers_name
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.core.sizes import size_bytes
+from trimtab.core.shown import size_bytes
 from trimtab.core.time import DAY_US, duration_us
 
 FILE = "trimtab.toml"

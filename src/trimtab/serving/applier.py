@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 
+from trimtab.core.closing import Closing
 from trimtab.core.errors import Unavailable
 from trimtab.serving.failures import not_applied
 from trimtab.store.log_order import in_order, intervals
@@ -17,8 +17,8 @@ _PAUSE_S = 0.02  # pause before the log is read again if nothing was new; `wake`
 _LONGEST_PAUSE_S = 5.0  # the longest pause between two attempts
 
 
-class Applier:
-    """Applies the new records of all partitions of a log to the views, in batches and in the order of append time.
+class Applier(Closing):
+    """Follows every partition of a log and applies new records in micro-batches, in the order of append time.
 
     The process that starts this thread must hold the lease that makes it the only one to apply events. After
     `Unavailable`, the thread tries again. Any other error stops the thread and is kept in `failure`. Then the views are
@@ -103,12 +103,6 @@ class Applier:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
-
-    def __enter__(self) -> Applier:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     def _reached(self, positions: Mapping[str, int]) -> bool:
         return all(self._positions.get(name, 0) >= position for name, position in positions.items())

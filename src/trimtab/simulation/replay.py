@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from trimtab import store
 from trimtab.core.clock import VirtualClock
+from trimtab.core.closing import Closing
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Decision
@@ -77,7 +77,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     decisions: list[tuple[str, Decision]]  # decisions by scenario
 
 
-class Replay:
+class Replay(Closing):
     """Replays recorded events and requests in virtual time, all scenarios side by side.
 
     Everything known before the start is loaded as history, and each scenario is trained on it. Then virtual time runs
@@ -178,12 +178,6 @@ class Replay:
         for log in (*self._logs.values(), self._quarantine_log):
             log.close()
         self._blob.close()
-
-    def __enter__(self) -> Replay:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     def _control_points(self) -> list[int]:
         """Every midnight, every time at which a batch is made ahead, and the end."""

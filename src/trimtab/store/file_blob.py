@@ -6,8 +6,8 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
+from trimtab.core.closing import Closing
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash
 from trimtab.store.durable_files import TEMPORARY, make_folder, sync_directory, write_content, write_durably
@@ -18,7 +18,7 @@ KNOWN = ("2",)  # the first format, with two levels of folders, was never releas
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-class FileBlob:
+class FileBlob(Closing):
     """A `Blob` in a directory, all in one folder. Safe to use from many threads and processes.
 
     >>> import tempfile
@@ -137,12 +137,6 @@ class FileBlob:
 
     def close(self) -> None:
         """Do nothing, because nothing is held open."""
-
-    def __enter__(self) -> FileBlob:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     def _path(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):

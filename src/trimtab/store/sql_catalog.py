@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -18,6 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from trimtab.core.clock import Clock, SystemClock
+from trimtab.core.closing import Closing
 from trimtab.core.errors import Conflict, Corrupt, Misuse, Unavailable
 from trimtab.core.hashing import row_crc
 from trimtab.store import catalog_schema as schema
@@ -36,7 +37,7 @@ _SYNCHRONOUS = {"durable": "FULL", "relaxed": "NORMAL"}
 _BUSY_S = 30.0  # how long a writer waits for other writers before it fails
 
 
-class SqlCatalog:
+class SqlCatalog(Closing):
     """A `Catalog` in one database. Safe to use from many threads and processes; opening it migrates it.
 
     >>> import tempfile
@@ -243,12 +244,6 @@ class SqlCatalog:
         self._engine.dispose()
         if self._lock is not None:
             self._lock.close()
-
-    def __enter__(self) -> SqlCatalog:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     def _prepare(self, what: str) -> None:
         with self._write_lock():

@@ -23,7 +23,7 @@ from trimtab.app.training.fresh_process import failure_to_load
 from trimtab.app.training.loops import Loops, stages_of
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.records import Signal
-from trimtab.core.sizes import format_bytes
+from trimtab.core.shown import format_bytes
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_time
 from trimtab.features.stored import check_functions
 from trimtab.monitoring.profiles.profile_store import without_profile

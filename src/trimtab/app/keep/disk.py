@@ -9,7 +9,7 @@ import msgspec
 
 from trimtab.app.keep.disk_usage import LOGS, Taken, over_budget, taken
 from trimtab.core.errors import Unavailable
-from trimtab.core.sizes import format_bytes
+from trimtab.core.shown import format_bytes
 from trimtab.store.durable_files import existing
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from trimtab.core.sizes import format_bytes
+from trimtab.core.shown import format_bytes
 from trimtab.core.time import DAY_US
 from trimtab.store.embedded_files import catalog_file, is_of_catalog
 from trimtab.store.log_places import positions_before

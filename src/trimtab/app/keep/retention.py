@@ -17,7 +17,7 @@ from trimtab.app.state.lease import Lease
 from trimtab.app.state.retention_needs import lifetime_features, newest_features, source_needs, views_in_use
 from trimtab.app.state.state import KEPT, kept_from, note_kept_from, truncation, truncation_put
 from trimtab.core.errors import Conflict
-from trimtab.core.sizes import format_bytes
+from trimtab.core.shown import format_bytes
 from trimtab.core.time import DAY_US, format_duration, format_time
 from trimtab.events.expiry import expired
 from trimtab.events.records import ERASED, decode_all

@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from trimtab.app.inspect.skew_watch import SkewWatch
 from trimtab.app.state.service_failures import KIND, OF_WORKERS, FailureRecord, read_failures
+from trimtab.core.closing import Closing
 from trimtab.core.errors import Conflict, NotFound, TrimtabError
 from trimtab.core.time import HOUR_US
 from trimtab.serving.arms.arm_metrics import WRITE_S, ArmMetrics, merge_metrics
@@ -37,8 +37,8 @@ _GRACE_S = 5.0  # how long running tasks may continue after `close`; interruptin
 Work: TypeAlias = "Callable[[], object]"
 
 
-class BackgroundTasks:
-    """Six threads: follow aliases, write metrics, teach learners, run training loops, check skew, deliver alerts.
+class BackgroundTasks(Closing):
+    """Six threads: follow aliases, write service metrics, teach learners, tick loops, check skew, deliver alerts.
 
     The thread that follows aliases never waits until a version is loaded.  # D80
 
@@ -178,12 +178,6 @@ class BackgroundTasks:
             self._forget()
         except TrimtabError as error:
             _logger.warning("%s", error)
-
-    def __enter__(self) -> BackgroundTasks:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     def _run(self, every_s: float, works: Mapping[str, Work]) -> None:
         while not self._stop.wait(every_s):

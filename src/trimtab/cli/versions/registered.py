@@ -10,7 +10,7 @@ import click
 from trimtab.cli.options import account, command, manner, opened_project, refuse_given
 from trimtab.cli.output import progress, show, show_json, show_lines
 from trimtab.cli.versions.version import show_version
-from trimtab.core.sizes import format_bytes
+from trimtab.core.shown import format_bytes
 
 if TYPE_CHECKING:
     from trimtab.registry.collecting.collector import Collection

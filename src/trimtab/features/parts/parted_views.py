@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import duckdb
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from trimtab import store
 from trimtab.core.clock import Clock
+from trimtab.core.closing import Closing
 from trimtab.core.columns.data import Column
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash, content_hash
@@ -42,7 +42,7 @@ _PER_EVENT_BYTES = 4_096
 _LAYOUT = 2  # the version of the format of the files in the folder
 
 
-class PartedViews:
+class PartedViews(Closing):
     """Evaluates views from events on disk.
 
     All results are kept in a folder, so that an interrupted run continues where it stopped. Only one process at a time
@@ -142,12 +142,6 @@ class PartedViews:
         self._connection.close()
         self._catalog.close()
         self._blob.close()
-
-    def __enter__(self) -> PartedViews:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     def _of(self, view: View) -> EventFiles:
         if view.source.name not in self._events:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from trimtab.core.records import GateRecord
-from trimtab.core.sizes import format_bytes
+from trimtab.core.shown import format_bytes
 from trimtab.core.time import format_duration, format_time
 from trimtab.registry.describing.evaluation_document import add_evaluation
 from trimtab.registry.describing.signature import Field, Signature, signature_of

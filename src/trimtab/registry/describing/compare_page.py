@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from trimtab.core.sizes import format_bytes
+from trimtab.core.shown import format_bytes
 from trimtab.core.time import format_time
 from trimtab.registry.describing.compare import Comparison, Mean, Pair, PredictionComparison, Value
 from trimtab.report import Bar, Document, Table, bar_chart

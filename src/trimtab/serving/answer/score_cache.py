@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from trimtab.core.errors import Misuse
-from trimtab.core.sizes import size_bytes
+from trimtab.core.shown import size_bytes
 from trimtab.core.time import duration_us
 
 if TYPE_CHECKING:

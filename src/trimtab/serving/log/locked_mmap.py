@@ -6,14 +6,14 @@ import mmap
 import os
 from itertools import count
 from pathlib import Path
-from types import TracebackType
 
+from trimtab.core.closing import Closing
 from trimtab.store.durable_files import file_mode
 from trimtab.store.file_lock import FileLock
 
 
-class LockedMmap:
-    """A memory-mapped file that this process has locked.
+class LockedMmap(Closing):
+    """A memory-mapped file whose lock this process holds.
 
     Args:
         path: The file. It is created if it does not exist.
@@ -56,12 +56,6 @@ class LockedMmap:
     def close(self) -> None:
         self.memory.close()
         self._lock.release()
-
-    def __enter__(self) -> LockedMmap:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
 
 def _mapped(path: Path, size_bytes: int) -> mmap.mmap:

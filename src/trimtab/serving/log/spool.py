@@ -8,8 +8,8 @@ import zlib
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from types import TracebackType
 
+from trimtab.core.closing import Closing
 from trimtab.core.errors import Conflict, Misuse, Unavailable
 from trimtab.serving.log.locked_mmap import LockedMmap, lock_of
 from trimtab.serving.log.prediction_ids import id_time_us
@@ -29,7 +29,7 @@ _FILES = "spool-" + "[0-9]" * 4
 _BEGIN = 16  # payloads begin here, after the magic number and the number of used bytes
 
 
-class Spool:
+class Spool(Closing):
     """Payloads that were answered but are not in the log yet.
 
     Adding a payload means copying it into memory that the operating system keeps even if the process is killed. The
@@ -78,12 +78,6 @@ class Spool:
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> Spool:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
 
 def _framed(payload: bytes) -> bytes:

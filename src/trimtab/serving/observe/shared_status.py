@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from types import TracebackType
 
+from trimtab.core.closing import Closing
 from trimtab.core.errors import Unavailable
 from trimtab.serving.log.locked_mmap import LockedMmap, lock_of
 from trimtab.store.durable_files import make_folder
@@ -15,8 +15,8 @@ _SIZE_BYTES = 4_096
 _LENGTH = struct.Struct("<H")
 
 
-class SharedStatus:
-    """A sentence in a memory-mapped file whose space is allocated in advance.
+class SharedStatus(Closing):
+    """A sentence in a memory-mapped file, which is allocated beforehand.
 
     A lock on the file tells whether its process is alive.
 
@@ -42,12 +42,6 @@ class SharedStatus:
     def close(self) -> None:
         self.publish(None)
         self._file.close()
-
-    def __enter__(self) -> SharedStatus:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
 
 def shared_statuses(folder: Path) -> list[str]:

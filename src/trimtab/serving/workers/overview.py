@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from trimtab.core.sizes import format_bytes
+from trimtab.core.shown import format_bytes
 from trimtab.core.time import SECOND_US, format_duration
 from trimtab.serving.answer.score_cache import CACHED_SCORES
 from trimtab.serving.observe.scrape import Scrape, grown, quantiles

@@ -11,12 +11,12 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import deltalake.exceptions as delta_errors
 from deltalake.transaction import AddAction, RemoveAction
 
+from trimtab.core.closing import Closing
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.store.delta.files import ParquetFiles, order_of, runs, same_as_one_of
@@ -28,7 +28,7 @@ _COMPACT_TO_BYTES = 128 << 20
 _ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
 
 
-class DeltaTable:
+class DeltaTable(Closing):
     """A `Table` in a directory, readable by everything that reads Delta Lake.
 
     A commit carries its writer's log position as an application transaction, and the checksum of the position as a
@@ -284,12 +284,6 @@ class DeltaTable:
         """In a forked child: refuse every later call."""
         self._log.closed = True
         self._mutex = threading.RLock()  # another thread of the parent may hold the old lock
-
-    def __enter__(self) -> DeltaTable:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     def _add(self, name: str, rows: int, *, data_change: bool = True) -> AddAction:
         size = (self.directory / name).stat().st_size

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from operator import add
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import lmdb
 
+from trimtab.core.closing import Closing
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.store.forks import forked, guard, unguard
 from trimtab.store.lmdb.absence import RESIDUE, hidden
@@ -25,7 +25,7 @@ _tail = struct.Struct("<I").pack
 _get = lmdb.Transaction.get
 
 
-class LmdbKeyValue:
+class LmdbKeyValue(Closing):
     """A `KeyValue` in a directory. Every value carries a CRC-32 over its key and itself.
 
     Several objects on one directory share one LMDB environment, because LMDB forbids a second one in a process. The
@@ -197,12 +197,6 @@ class LmdbKeyValue:
     def after_fork(self) -> None:
         """In a forked child: refuse every later call."""
         self._refuse_from_now(self._refusal or forked(self.directory))
-
-    def __enter__(self) -> LmdbKeyValue:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     def _check_keys(self, keys: Sequence[bytes]) -> None:
         """Refuse keys that LMDB cannot hold. The keys are sorted."""

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count, takewhile
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 from trimtab.core.clock import Clock, SystemClock
+from trimtab.core.closing import Closing
 from trimtab.core.errors import Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 _LARGEST_PAYLOAD_BYTES = 500_000_000  # SQLite's limit of a row is 1,000,000,000
 
 
-class SqliteLog:
+class SqliteLog(Closing):
     """A `Log` in a directory.
 
     The files `p0001.db`, `p0002.db`, ... are partitions, one for each process that ever wrote at the same time.
@@ -189,12 +189,6 @@ class SqliteLog:
         self._inherited = self._writer, self._readers
         self._writer, self._readers = None, {}
         self._refusal = self._refusal or forked(self.directory)
-
-    def __enter__(self) -> SqliteLog:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     def _close(self) -> None:
         self._refusal = Misuse(f"{self.directory}: this log is closed. Open it again with store.open.")

@@ -18,7 +18,7 @@ import msgspec
 from trimtab.core.errors import NotFound, Unavailable
 from trimtab.core.time import format_time
 from trimtab.registry.versions import Version
-from trimtab.store.ports import Blob, Catalog, Put, Record, Remove
+from trimtab.store.ports import Blob, Catalog, Put, Record, Remove, read_record
 
 VERSION, BLOB, USED = "removed", "removed_blob", "version_used"  # kinds of records in the catalogue
 LEASE = "collection"  # the lease that a process holds while it removes blobs
@@ -57,8 +57,7 @@ def fate_of(body: bytes) -> Fate:
 
 def removed(catalog: Catalog, version: str) -> Removed | None:
     """Return the removal of a version's artifact; None if the artifact was not removed."""
-    record = catalog.get(VERSION, version)
-    return None if record is None else msgspec.json.decode(record.body, type=Removed)
+    return read_record(catalog, VERSION, version, Removed)
 
 
 def refuse_removed(catalog: Catalog, version: Version) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
-from trimtab.store.ports import Blob, Catalog, Put, Remove
+from trimtab.store.ports import Blob, Catalog, Put, Remove, read_record
 
 KIND = "step"
 
@@ -87,9 +87,8 @@ def step(
 
 
 def finished(catalog: Catalog, name: str, inputs_hash: str) -> Step | None:
-    """Return the record of a finished step, or None if there is none."""
-    record = catalog.get(KIND, f"{name}/{inputs_hash}")
-    return None if record is None else msgspec.json.decode(record.body, type=Step)
+    """Return the record of a finished step, or None while there is no record."""
+    return read_record(catalog, KIND, f"{name}/{inputs_hash}", Step)
 
 
 def forget_step(catalog: Catalog, name: str, inputs_hash: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from trimtab.core.records import LOSS_CAP, ChangeOnset, DayQuality, GateRecord
-from trimtab.store.ports import Catalog
+from trimtab.store.ports import Catalog, read_record
 
 Cause = Literal["first", "call", "alarm", "slice", "follow-up", "labels", "schedule", "person"]
 KIND = "loop"  # kind of the records that hold a `LoopState`
@@ -94,8 +94,7 @@ def is_before(now_us: int, until_us: int) -> bool:
 
 def loop_state(catalog: Catalog, model: str) -> LoopState:
     """The state of a deployment's loop; idle before its first tick."""
-    record = catalog.get(KIND, model)
-    return LoopState() if record is None else msgspec.json.decode(record.body, type=LoopState)
+    return read_record(catalog, KIND, model, LoopState) or LoopState()
 
 
 class Quiet(msgspec.Struct, frozen=True):

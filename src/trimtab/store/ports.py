@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
 from trimtab.core.columns.data import Columns
+
+_Stored = TypeVar("_Stored")
 
 
 class LogRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):  # the struct can hold no reference cycle
@@ -353,3 +355,9 @@ class Catalog(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def read_record(catalog: Catalog, kind: str, key: str, what: type[_Stored]) -> _Stored | None:
+    """Return what a record holds, or None if there is no such record."""
+    record = catalog.get(kind, key)
+    return None if record is None else msgspec.json.decode(record.body, type=what)

@@ -23,7 +23,7 @@ from trimtab.events.expiry import expired
 from trimtab.events.records import ERASED, decode_all
 from trimtab.features.online.generations import FILLING, id_of
 from trimtab.store.log_places import begin_of, positions_before
-from trimtab.store.ports import Catalog, Log, Prunable, Put, Table
+from trimtab.store.ports import Catalog, Log, Prunable, Put, Table, read_record
 
 if TYPE_CHECKING:
     from trimtab.app.system import System
@@ -146,9 +146,8 @@ def plan_retention(system: System) -> Retained:
 
 
 def last_retained(catalog: Catalog) -> _Last | None:
-    """Return the stored result of the last finished run, or None."""
-    record = catalog.get(KEPT, "last")
-    return None if record is None else msgspec.json.decode(record.body, type=_Last)
+    """Return the result of the newest run that has ended."""
+    return read_record(catalog, KEPT, "last", _Last)
 
 
 class _Last(msgspec.Struct, frozen=True, kw_only=True):
@@ -353,8 +352,7 @@ def _closed_before(system: System) -> dict[str, int]:
         return {}
     before_us = _newest_us(system) - kept_us
     for name, deployment in system.definitions.deployments.items():
-        record = system.state.catalog.get(KIND, name)
-        closed = Reached() if record is None else msgspec.json.decode(record.body, type=Reached)
+        closed = read_record(system.state.catalog, KIND, name, Reached) or Reached()
         learnt_us = system.clock.now_us() - _LEARNT_WAITS * deployment.model.label.longest_wait_us
         before_us = min(before_us, closed.closed_until_us, learnt_us)
     return positions_before(system.state.predictions, before_us)

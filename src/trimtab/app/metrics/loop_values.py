@@ -13,6 +13,7 @@ from trimtab.core.time import DAY_US
 from trimtab.registry.protection import CHAMPION
 from trimtab.steering.loop_state import FREEZE, LoopState
 from trimtab.steering.loop_state import KIND as STATE
+from trimtab.store.ports import read_record
 
 if TYPE_CHECKING:
     from trimtab.app.system import System
@@ -91,8 +92,7 @@ class LoopValues:
         from trimtab.monitoring.quality.quality import KIND
         from trimtab.monitoring.quality.watches import CALIBRATION, LOSS, Watch
 
-        record = self._system.state.catalog.get(KIND, deployment.name)
-        watch = None if record is None else msgspec.json.decode(record.body, type=Watch)
+        watch = read_record(self._system.state.catalog, KIND, deployment.name, Watch)
         champion = self._system.registry.aliases(deployment.name).get(CHAMPION)
         if watch is not None and (champion is None or watch.version != champion.version):
             watch = None  # until the loop runs again, the record is about a version that is no longer deployed
@@ -109,8 +109,7 @@ class LoopValues:
         from trimtab.monitoring.inputs.input_state import KIND, InputWatch
         from trimtab.monitoring.inputs.profile_distances import STATISTICS
 
-        record = self._system.state.catalog.get(KIND, deployment.name)
-        watch = InputWatch() if record is None else msgspec.json.decode(record.body, type=InputWatch)
+        watch = read_record(self._system.state.catalog, KIND, deployment.name, InputWatch) or InputWatch()
         for column, now in watch.columns.items():
             for field, statistic in STATISTICS.items():
                 if (distance := getattr(now, field)) is not None:

@@ -10,7 +10,7 @@ import msgspec
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, TrimtabError, Unavailable
-from trimtab.store.ports import Catalog, Put, Remove
+from trimtab.store.ports import Catalog, Put, Remove, read_record
 
 KIND = "standing"
 _KEY = "views"
@@ -38,8 +38,7 @@ def standing(catalog: Catalog) -> Standing | None:
 
     The result is None if no error was stored, or if events have been applied since.
     """
-    record = catalog.get(KIND, _KEY)
-    return None if record is None else msgspec.json.decode(record.body, type=Standing)
+    return read_record(catalog, KIND, _KEY, Standing)
 
 
 @contextmanager

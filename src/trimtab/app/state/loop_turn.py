@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from trimtab.store.ports import Catalog
+from trimtab.store.ports import Catalog, read_record
 
 KIND = "loop_turn"
 
@@ -29,5 +29,4 @@ def last_turn(catalog: Catalog, model: str) -> Turn | None:
 
     The loop is failing if `last_error` is not None, or if `last_tick_us` is long ago.
     """
-    record = catalog.get(KIND, model)
-    return None if record is None else msgspec.json.decode(record.body, type=Turn)
+    return read_record(catalog, KIND, model, Turn)

@@ -18,7 +18,7 @@ from trimtab.events.definitions import Source
 from trimtab.serving.log.prediction_ids import PredictionIds
 from trimtab.store.durable_files import write_durably
 from trimtab.store.embedded_files import embedded_urls
-from trimtab.store.ports import Blob, Catalog, KeyValue, Log, Place, Put, Table
+from trimtab.store.ports import Blob, Catalog, KeyValue, Log, Place, Put, Table, read_record
 
 if TYPE_CHECKING:
     from trimtab.events.tables import Moved
@@ -251,9 +251,8 @@ class Truncation(msgspec.Struct, frozen=True):
 
 
 def truncation(catalog: Catalog) -> Truncation:
-    """Return which part of the event log is only in tables of record."""
-    record = catalog.get(KEPT, "log")
-    return Truncation() if record is None else msgspec.json.decode(record.body, type=Truncation)
+    """Return the part of the event log that is only in tables of record."""
+    return read_record(catalog, KEPT, "log", Truncation) or Truncation()
 
 
 def kept_from(catalog: Catalog) -> dict[str, int]:

@@ -14,7 +14,7 @@ from trimtab.core.clock import Clock
 from trimtab.core.errors import TrimtabError
 from trimtab.core.time import DAY_US, MINUTE_US, SECOND_US
 from trimtab.monitoring.alerts.alert_records import Message
-from trimtab.store.ports import Catalog, Put, Record, Remove
+from trimtab.store.ports import Catalog, Put, Record, Remove, read_record
 
 _logger = logging.getLogger(__name__)
 KIND, STATES = "alert_outbox", "alert_receiver"  # kinds of the records of the outbox in the catalogue
@@ -198,8 +198,7 @@ class Outbox:
         return sorted(found, key=lambda record: (_read(record).made_us, record.key))
 
     def _state(self, name: str) -> ReceiverState:
-        record = self._catalog.get(STATES, name)
-        return ReceiverState() if record is None else msgspec.json.decode(record.body, type=ReceiverState)
+        return read_record(self._catalog, STATES, name, ReceiverState) or ReceiverState()
 
     def _put_state(self, name: str, state: ReceiverState) -> None:
         self._catalog.write([Put(STATES, name, msgspec.json.encode(state))])

@@ -12,7 +12,7 @@ from trimtab.core.time import HOUR_US
 from trimtab.monitoring.inputs.checks.traffic import TrafficHour
 from trimtab.monitoring.inputs.input_hours import HourCounts, Layout
 from trimtab.monitoring.inputs.profile_distances import ColumnDistance
-from trimtab.store.ports import Catalog, Put, Remove
+from trimtab.store.ports import Catalog, Put, Remove, read_record
 
 KIND, HOUR = "input_watch", "input_hour"
 NEVER_US = -(2**62)
@@ -61,8 +61,7 @@ class WatchStore:
         """The stored summaries of a version in some hours."""
         found = {}
         for hour in hours:
-            record = self._catalog.get(HOUR, self._key(hour))
-            stored = None if record is None else msgspec.json.decode(record.body, type=StoredHour)
+            stored = read_record(self._catalog, HOUR, self._key(hour), StoredHour)
             if stored is not None and stored.version == version:
                 counts = HourCounts.decode(stored.counts, layout)
                 if counts is not None:

@@ -13,7 +13,7 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.monitoring.profiles.profile_records import InputProfile, decode_profile, encode_profile
 from trimtab.monitoring.profiles.profiles import make_profile
 from trimtab.registry.versions import Version
-from trimtab.store.ports import Blob, Catalog, Put
+from trimtab.store.ports import Blob, Catalog, Put, read_record
 from trimtab.training.data.sets import TrainingSet, load_training_set
 from trimtab.training.fitting.artifact import decode_artifact
 
@@ -90,5 +90,4 @@ class Profiles:
         self._catalog.write([Put(KIND, version, msgspec.json.encode(record))])
 
     def _record(self, version: str) -> ProfileRecord | None:
-        found = self._catalog.get(KIND, version)
-        return None if found is None else msgspec.json.decode(found.body, type=ProfileRecord)
+        return read_record(self._catalog, KIND, version, ProfileRecord)

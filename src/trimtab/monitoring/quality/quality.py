@@ -28,7 +28,7 @@ from trimtab.monitoring.quality.watches import (
     shortfalls,
 )
 from trimtab.monitoring.signals import Settled, listed_signals, settle, stored
-from trimtab.store.ports import Append, Catalog, Put, Remove
+from trimtab.store.ports import Append, Catalog, Put, Remove, read_record
 
 KIND = "quality_watch"
 Change = Put | Remove | Append
@@ -280,8 +280,7 @@ class QualityMonitor:
 
     def _stored(self, version: str) -> Watch | None:
         """The watch that a version had when it was promoted."""
-        record = self._catalog.get(KIND, f"{self._model}/{version}")
-        return None if record is None else msgspec.json.decode(record.body, type=Watch)
+        return read_record(self._catalog, KIND, f"{self._model}/{version}", Watch)
 
     def _handed_over(self, watch: Watch, now_us: int, because: str) -> list[Change]:
         """The changes that end the replaced version's signals, and begin those of a level that the new one misses."""

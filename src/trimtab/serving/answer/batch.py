@@ -29,7 +29,7 @@ from trimtab.serving.answer.served import RowScorer, ServedVersion
 from trimtab.serving.log.prediction_ids import batch_prediction_ids
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.prediction_record import encode_all
-from trimtab.store.ports import Catalog, Put
+from trimtab.store.ports import Catalog, Put, read_record
 
 KIND = "batch"  # the kind of the manifests in the catalogue
 PART_ROWS = 12_500
@@ -167,9 +167,8 @@ def batch_predictions(manifest: Manifest, log: PredictionLog) -> Iterator[list[P
 
 
 def batch_manifest(catalog: Catalog, batch_id: str) -> Manifest | None:
-    """Return the manifest of a batch, or None if there is no batch with this name."""
-    record = catalog.get(KIND, batch_id)
-    return None if record is None else msgspec.json.decode(record.body, type=Manifest)
+    """Return the manifest of a batch, or None when there is no batch with this name."""
+    return read_record(catalog, KIND, batch_id, Manifest)
 
 
 def batch_manifests(catalog: Catalog) -> list[Manifest]:

@@ -37,7 +37,7 @@ from trimtab.steering.loop_state import (
     Repair,
     Requested,
 )
-from trimtab.store.ports import Catalog, Remove
+from trimtab.store.ports import Catalog, Remove, read_record
 
 FOLLOW_UP_DAYS = (7, 21)  # days after a repair on which a further repair is made, with more labels since the change
 LOOK_AGAIN_US = 6 * HOUR_US  # pause before looking again for missing data, unless a day is closed earlier
@@ -288,8 +288,7 @@ class Controller:
 
     def _trigger(self, now_us: int) -> Trigger | None:
         """The trigger of a repair that holds now; while another repair waits, only a more urgent trigger counts."""
-        record = self._catalog.get(REQUEST, self._deployment.name)
-        requested = None if record is None else msgspec.json.decode(record.body, type=Requested)
+        requested = read_record(self._catalog, REQUEST, self._deployment.name, Requested)
         serves, watch = self._candidates.champion() is not None, self._monitor.watch
         days, state = self._closed_days, self.state
         seen = Seen(now_us, serves, watch, requested, lambda: days.new_labels(state.trained_at_us), days.rise_by_slice)

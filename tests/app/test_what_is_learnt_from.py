@@ -17,7 +17,6 @@ from trimtab.app.features.feature_runs import run_in_memory
 from trimtab.app.project import Project
 from trimtab.core.errors import Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.serving.log.prediction_record import input_matrix
 from trimtab.training.data.retroactive_changes import RetroactiveChange
 from trimtab.training.data.sets import TrainingSet, load_training_set, save_training_set
 from trimtab.training.definitions import Model
@@ -96,7 +95,7 @@ def test_logged_rows_have_the_bits_that_were_answered_from(project: Project) -> 
     encoding = encodings(project.registry, project.state.blob)(version.id, found_features := model(project).features)
     assert encoding is not None
     logged = {p.request_id: p for block in project.predictions.scan({}) for p in block if p.model == "buyer"}
-    answered = input_matrix([logged[key] for key in found.requests["visit_id"].to_list()])
+    answered = np.array([np.frombuffer(logged[key].values) for key in found.requests["visit_id"].to_list()])
     assert encoding.matrix(found.features.values).tobytes() == answered.tobytes()
     assert found.features.values.names == found_features.names
     computed = set_of(project)

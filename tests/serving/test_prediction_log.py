@@ -25,10 +25,8 @@ from trimtab.serving.log.prediction_record import (
     decode,
     encode,
     encode_all,
-    input_matrix,
     payload_writer,
     prediction_columns,
-    reason_matrix,
 )
 from trimtab.store.sqlite.log import SqliteLog
 from trimtab.testing import MemoryLog
@@ -238,16 +236,11 @@ def test_an_id_that_is_none_is_not_found(log: PredictionLog, unknown: str) -> No
         log.find(unknown)
 
 
-def test_predictions_become_columns_and_matrices() -> None:
+def test_predictions_become_columns() -> None:
     made = [prediction("a"), prediction("b", score=0.5, values=np.array([2.0, 3.0]).tobytes(), reasons=bytes([255, 1]))]
     table = prediction_columns(made)
     assert table["score"].to_list() == [0.25, 0.5]
     assert table["at"].dtype == "time"
-    np.testing.assert_array_equal(input_matrix(made), [[1.5, np.nan], [2.0, 3.0]])
-    np.testing.assert_array_equal(reason_matrix(made), [[0, 4], [255, 1]])
-    assert input_matrix([]).shape == (0, 0)
-    with pytest.raises(Misuse, match="version"):
-        input_matrix([*made, prediction("c", values=b"\0" * 8)])
 
 
 @pytest.mark.fast

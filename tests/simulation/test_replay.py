@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
 from trimtab.registry import LoadedModel, Registry
 from trimtab.serving.log.prediction_log import PredictionLog
-from trimtab.serving.log.prediction_record import input_matrix
 from trimtab.simulation.results import ReplayResult
 from trimtab.simulation.scenarios import rows as simulated_rows
 from trimtab.simulation.scenarios.scenario import Scenario
@@ -55,6 +54,10 @@ class Done(msgspec.Struct, frozen=True):
         ):
             registry = Registry(catalog, blob, clock=VirtualClock(0), actor="test")
             return {version.id: registry.load(version) for version in registry.versions("buyer")}
+
+
+def inputs_of(predictions: Sequence[Prediction]) -> np.ndarray:
+    return np.array([np.frombuffer(one.values) for one in predictions])
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +261,7 @@ def test_what_was_logged_makes_the_score_with_the_version_that_was_logged(exact:
         logged = worlds.predictions(exact.folder, number)
         for version in {p.version for p in logged}:
             mine = [p for p in logged if p.version == version]
-            assert models[version].predict(input_matrix(mine)).tolist() == [p.score for p in mine], (number, version)
+            assert models[version].predict(inputs_of(mine)).tolist() == [p.score for p in mine], (number, version)
 
 
 # --- as of
@@ -316,7 +319,7 @@ def test_an_online_learner_answers_as_of_the_question_and_learns(exact: Done) ->
     logged = worlds.predictions(exact.folder, 3)
     assert all(p.mode == "online" and p.at_us == p.made_at_us for p in logged)
     model = exact.loaded(3)[logged[0].version]
-    fixed = model.predict(input_matrix(logged))
+    fixed = model.predict(inputs_of(logged))
     moved = np.abs(fixed - np.array([p.score for p in logged]))
     assert moved[0] == 0  # it began as the version that was registered
     assert moved[-100:].mean() > 0.05

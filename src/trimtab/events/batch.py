@@ -142,7 +142,7 @@ class Batch:
         if None in times:
             for row in [row for row, time in enumerate(times) if time is None]:
                 if (self._call.op if self._ops is None else self._ops[row]) == "delete":
-                    times[row] = self._now(row)
+                    times[row] = self._now_us if isinstance(self._now_us, int) else int(self._now_us[row])
                 else:
                     self.bad.setdefault(row, (source.time, "missing", None))
                     times[row] = 0
@@ -181,9 +181,6 @@ class Batch:
             values = self._values[name] = list(self._values[name])
             for row in gone:
                 values[row] = None
-
-    def _now(self, row: int) -> int:
-        return self._now_us if isinstance(self._now_us, int) else int(self._now_us[row])
 
     def _identify(self) -> list[Any]:
         source = self._call.source

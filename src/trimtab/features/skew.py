@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 # Checks that were stored before D0037 was amended may also have the cause "online_state".
 Cause = Literal["online_state", "definition", "platform", "history_changed", "pruned", "code", "clock", "unknown"]
-CAUSES: tuple[Cause, ...] = get_args(Cause)
 EXPLAINED: frozenset[Cause] = frozenset(("platform", "history_changed", "pruned"))  # expected, so not an alarm # D37
 LAST_BITS = 4  # how many floats apart the results of two platforms may be
 _BY_PLATFORM = frozenset(("log", "log1p", "exp", "**", "python"))  # operators whose last bits differ between machines

@@ -46,7 +46,17 @@ class Diagnosis:
         chosen = np.flatnonzero(differ.any(1))
         if not len(chosen):
             return {}
-        part = _taken(rows, chosen)
+        part = Rows(
+            rows.known,
+            [rows.predictions[row] for row in chosen.tolist()],
+            rows.requests.take(chosen),
+            rows.at_us[chosen],
+            rows.used[chosen],
+            rows.used_reasons[chosen],
+            rows.again[chosen],
+            rows.again_reasons[chosen],
+            rows.stale[chosen],
+        )
         depends = Dependencies(part.known.features)
         names = part.known.features.names
         views = {join.name: join.view for join in part.known.features.joins}
@@ -169,20 +179,6 @@ def _may_have_lost(views: Mapping[str, View], name: str, used: float, again: flo
     if aggregate.of is not None and aggregate.of.is_category:  # its values are only indices into a vocabulary
         return True
     return aggregate.explains_loss(used, again)
-
-
-def _taken(rows: Rows, chosen: Array) -> Rows:
-    return Rows(
-        rows.known,
-        [rows.predictions[row] for row in chosen.tolist()],
-        rows.requests.take(chosen),
-        rows.at_us[chosen],
-        rows.used[chosen],
-        rows.used_reasons[chosen],
-        rows.again[chosen],
-        rows.again_reasons[chosen],
-        rows.stale[chosen],
-    )
 
 
 def _inputs_agree(needed: frozenset[str], names: Sequence[str], differ: Array) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import msgspec
 
@@ -20,9 +20,8 @@ from trimtab.steering.definitions import Deployment
 from trimtab.training.definitions import Model
 
 Kind = Literal["source", "entity", "view", "request", "model", "deployment"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-Part = dict[str, str]  # text by field name; "" names the main field, which is shown without a name
-_FORMAT_OF = "time format of"  # notes about time formats have names that begin with this
+Part = dict[str, str]  # text by field; "" is the field without a name
+_FORMAT_OF = "time format of"  # how the name of a note about a time format begins
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):

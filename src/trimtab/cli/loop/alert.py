@@ -8,7 +8,6 @@ from trimtab.cli.exits import FAILED
 from trimtab.cli.options import account, command, manner, opened_project, refuse_given
 from trimtab.cli.output import progress, show, show_json, show_lines
 
-_ACTIONS = ("list", "test", "mute", "unmute")
 _WORDS = {"list": (0, 0), "test": (0, 1), "mute": (1, 1), "unmute": (1, 1)}
 
 

@@ -83,7 +83,7 @@ def _show() -> None:
         found, shut = project.keys.all(), _is_closed(project)
     if manner().json:
         for key in found:
-            show_json(_public(key))
+            show_json({name: getattr(key, name) for name in ("name", "id", "roles", "rate", "made_at_us", "actor")})
     else:
         show_lines(
             _table(found) if found else [_SHUT if shut else "No key. Make one: trimtab keys add NAME --role predict"]
@@ -101,7 +101,3 @@ def _table(found: list[AccessKey]) -> list[str]:
 
     rows = [[k.name, k.id, ", ".join(k.roles), k.rate or "", format_time(k.made_at_us)[:19], k.actor] for k in found]
     return [text_table(["name", "id", "roles", "rate", "made at", "by"], rows)]
-
-
-def _public(key: AccessKey) -> dict[str, object]:
-    return {name: getattr(key, name) for name in ("name", "id", "roles", "rate", "made_at_us", "actor")}

@@ -288,21 +288,6 @@ def _position(one: tuple[LogRecord, Event]) -> int:
     return one[0].position
 
 
-def looked_up(features: FeatureSet, requests: Columns, at_us: Array, frames: Mapping[str, EventFrame]) -> Wanted:
-    """Return the keys of the entities that requests look up, by view hash.
-
-    This includes entities whose keys come from current feature values.
-    """
-    wanted: Wanted = {view.hash: set() for view in features.views}
-
-    def answer(join: Join, keys: Sequence[Column], at_us: Array) -> Mapping[str, tuple[Column, Array]]:
-        wanted[join.view.hash] |= _keys(keys)
-        return evaluate_view(join.view, keys, at_us, frames[join.view.source.name])
-
-    evaluate_by(answer, features, requests, at_us)
-    return wanted
-
-
 def same_positions(positions: Sequence[Mapping[str, int]]) -> list[tuple[Mapping[str, int], Array]]:
     """Group the requests by their log position P, from the smallest P to the greatest."""
     groups: dict[tuple[tuple[str, int], ...], list[int]] = {}

@@ -105,12 +105,8 @@ def literal(text: str | Path) -> str:
     return "'" + str(text).replace("'", "''") + "'"
 
 
-def _numbered(source: Source) -> enumerate[tuple[str, Dtype]]:
-    return enumerate(source.columns.items())
-
-
 def _nothing(source: Source) -> str:
-    columns = "".join(f", NULL::{_SQL[dtype]} AS c{i}" for i, (_, dtype) in _numbered(source))
+    columns = "".join(f", NULL::{_SQL[dtype]} AS c{i}" for i, (_, dtype) in enumerate(source.columns.items()))
     return (
         "SELECT '' AS id, 0::UBIGINT AS h, 0::BIGINT AS event_at, 0::BIGINT AS known_at, 0::SMALLINT AS \"partition\", "
         f'0::BIGINT AS "position", false AS deleted{columns} WHERE false'

@@ -46,7 +46,7 @@ class Profiles:
 
     def of(self, version: Version) -> InputProfile | str:
         """The profile of a version, or one sentence that says why it has no profile."""
-        record = self._record(version.id)
+        record = read_record(self._catalog, KIND, version.id, ProfileRecord)
         if record is not None and record.why is not None:
             return record.why
         if record is not None and record.blob is not None:
@@ -88,6 +88,3 @@ class Profiles:
     def _record_as(self, version: str, blob: str | None, why: str | None, rows: int) -> None:
         record = ProfileRecord(blob=blob, why=why, rows=rows, made_at_us=self._clock.now_us())
         self._catalog.write([Put(KIND, version, msgspec.json.encode(record))])
-
-    def _record(self, version: str) -> ProfileRecord | None:
-        return read_record(self._catalog, KIND, version, ProfileRecord)

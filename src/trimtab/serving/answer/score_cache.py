@@ -72,15 +72,6 @@ class CacheMetrics:
         self.hits = 0
         self.misses = 0
 
-    @property
-    def hit_rate(self) -> float:
-        """The share of all scores that came from the cache.
-
-        >>> CacheMetrics().hit_rate
-        0.0
-        """
-        return self.hits / max(1, self.hits + self.misses)
-
 
 class Scores(Protocol):
     """A fitted model."""

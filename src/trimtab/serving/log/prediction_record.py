@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -19,12 +19,9 @@ from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.records import Prediction
 from trimtab.features.frames import NO_VIEW, REASONS
 
-if TYPE_CHECKING:  # NumPy is imported on first use, so that `import trimtab` stays fast
-    from numpy.typing import NDArray
-
-FORMAT = b"\x01"  # first byte of a payload, before a msgpack array of the fields; defaults at its end are left out
-CLASSES = b"\x02"  # first byte for several classes (with `scores`), before an array of all fields. # D76
-ERASED = b"\x00"  # first byte of an erased prediction, before its id. # D26
+FORMAT = b"\x01"  # first byte of a payload; then a msgpack array of the fields in order, without defaults at its end
+CLASSES = b"\x02"  # first byte of a prediction with several classes, which has `scores`: all fields. # D76
+ERASED = b"\x00"  # first byte of an erased prediction; then its identifier. # D26
 KNOWN = FORMAT, CLASSES
 _FIELDS = Prediction.__struct_fields__
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Prediction)}
@@ -198,36 +195,6 @@ def prediction_columns(predictions: Sequence[Prediction], classes: Sequence[str]
     if classes:
         found["prediction"] = "str", [p.prediction for p in predictions]
     return Columns.of(found)
-
-
-def input_matrix(predictions: Sequence[Prediction]) -> NDArray[Any]:
-    """Return the model inputs that were used: float64, shape (predictions, inputs), with NaN for null.
-
-    Raises:
-        Misuse: The predictions are from versions with different numbers of inputs.
-    """
-    return _matrix(predictions, "values", "<f8")
-
-
-def reason_matrix(predictions: Sequence[Prediction]) -> NDArray[Any]:
-    """Return the logged reason codes of the model inputs: uint8, shape (predictions, inputs).
-
-    255 means that an input does not come from a view.
-
-    Raises:
-        Misuse: The predictions are from versions with different numbers of inputs.
-    """
-    return _matrix(predictions, "reasons", "u1")
-
-
-def _matrix(predictions: Sequence[Prediction], field: str, dtype: str) -> NDArray[Any]:
-    import numpy as np
-
-    packed = [getattr(p, field) for p in predictions]
-    widths = {len(one) // np.dtype(dtype).itemsize for one in packed}
-    if len(widths) > 1:
-        raise Misuse(f"predictions: found {sorted(widths)} inputs a row, needed one number. Split them by `version`.")
-    return np.frombuffer(b"".join(packed), dtype).reshape(len(predictions), widths.pop() if widths else 0)
 
 
 encode_value = msgspec.msgpack.Encoder().encode

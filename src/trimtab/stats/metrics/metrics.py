@@ -52,7 +52,11 @@ def score_metrics(
     if kind == "binary":
         named += _binary(metric, y, p)
     elif kind == "quantile":
-        named += _quantile(metric, y, p)
+        named += [
+            ("coverage", "near", quantile_of(metric), mean_of((y <= p).astype(np.float64))),
+            ("mean_absolute_error", "lower", None, mean_of(np.abs(y - p))),
+            ("bias", "near", 0.0, mean_of(p - y)),
+        ]
     else:
         named += _number(y, p, count=kind == "count")
     found = [
@@ -128,11 +132,3 @@ def _number(y: FloatArray, p: FloatArray, *, count: bool) -> list[tuple[str, Bet
         ("bias", "near", 0.0, mean_of(p - y)),
     ]
     return [one for one in found if one[0] != "median_absolute_error"] if count else found
-
-
-def _quantile(metric: Loss, y: FloatArray, p: FloatArray) -> list[tuple[str, Better, float | None, Weighted]]:
-    return [
-        ("coverage", "near", quantile_of(metric), mean_of((y <= p).astype(np.float64))),
-        ("mean_absolute_error", "lower", None, mean_of(np.abs(y - p))),
-        ("bias", "near", 0.0, mean_of(p - y)),
-    ]

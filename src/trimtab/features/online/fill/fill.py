@@ -22,7 +22,7 @@ from trimtab.features.online.generations import (
 from trimtab.features.online.packed.keys import KeySpace
 from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.store import BEGIN, Cursor, OnlineStore, write_cursors
-from trimtab.store.ports import KeyValue, Log
+from trimtab.store.ports import Log
 
 if TYPE_CHECKING:
     from trimtab.events.tables import Moved
@@ -216,17 +216,13 @@ def sweep(store: OnlineStore, limit: int) -> bool:
         return False
     name = names[0]
     for prefix in KeySpace.of(bytes.fromhex(id_of(name)), cursors[name].generation).all:
-        keys = _keys(store.kv, prefix, limit)
+        keys = [key for key, _ in store.kv.scan(prefix, limit=limit)]
         if keys:
             store.kv.write({}, keys)
             return True
     del cursors[name]
     write_cursors(store.kv, cursors)
     return len(names) > 1
-
-
-def _keys(kv: KeyValue, prefix: bytes, limit: int) -> list[bytes]:
-    return [key for key, _ in kv.scan(prefix, limit=limit)]
 
 
 def _reach(cursor: Cursor) -> tuple[int, int]:

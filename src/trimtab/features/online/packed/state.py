@@ -48,7 +48,6 @@ from trimtab.features.online.packed.tiles import (
 )
 
 FORMAT = 1
-SKETCHES = 10  # index of the sketches in the packed list
 _WORD = 2**63
 _TIED = 16  # how many latest rows of one event time are kept, for a source with a key
 _SCALES = len(SCALES)

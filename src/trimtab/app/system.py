@@ -44,7 +44,7 @@ _MADE_ONCE = (
     "_ingestor",
     "quarantine",
     "_history",
-    "asked_history",
+    "_asked_history",
     "predictions",
     "recorded",
     "registry",
@@ -205,16 +205,29 @@ class System(Closing):
 
         return SharedHistory(self.state.events, self.sources, tables=partial(self.state.moved, self.sources))
 
-    @cached_property
+    def in_memory(self) -> bool:
+        """Return whether all events fit into memory, as `features.memory_bytes` says. Logs grow, so this may change."""
+        from trimtab.app.online.history import fits_memory
+
+        return fits_memory(self.state.events, self.config.features.memory_bytes)
+
+    def drop_history(self) -> None:
+        """Free the memory of `history`, which is read again when it is next needed."""
+        with self._mutex:
+            self.__dict__.pop("_history", None)
+
+    @property
     def asked_history(self) -> SharedHistory:
         """The requests and labels of all deployments, as columns.
 
-        If all events fit into memory, this is the same object as `history`.
+        This is `history` itself as long as all events fit into memory.
         """
-        from trimtab.app.online.history import SharedHistory, fits_memory
+        return self.history if self.in_memory() else self._asked_history
 
-        if fits_memory(self.state.events, self.config.features.memory_bytes):
-            return self.history
+    @cached_property
+    def _asked_history(self) -> SharedHistory:
+        from trimtab.app.online.history import SharedHistory
+
         models = self.definitions.models.values()
         names = {model.request.name for model in models} | {model.label.source.name for model in models}
         sources = [source for source in self.sources if source.name in names]

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import repeat
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.core.columns.data import Column
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions.by_columns import evaluate_columns
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import Label
 
 Array = NDArray[Any]
+Asked: TypeAlias = "tuple[Column, Array, Array]"  # keys, times and cuts of some requests
 LabelState = Literal["labelled", "late", "pending", "missing", "unlisted"]
 LABEL_STATES: tuple[LabelState, ...] = ("labelled", "late", "pending", "missing", "unlisted")  # indexed by code
 LABELLED, LATE, PENDING, MISSING, UNLISTED = range(5)  # unlisted: the value is not one of the label's classes

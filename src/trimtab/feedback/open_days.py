@@ -136,38 +136,43 @@ class OpenDays:
         days: list[DayBlocks] = []
         if first_us is not None:
             for day_us in range(first_us // DAY_US * DAY_US, until_us, DAY_US):
-                days += self._blocks(day_us, self._outcomes.due)
+                days += self._blocks(day_us)
         self._waiting.drop(until_us)
         return days
 
     def as_known(self, day_us: int, cut_us: int) -> list[DayBlocks]:
         """A day of kept predictions with the labels known at `cut_us`; `late` counts labels known after the wait."""
-        return self._blocks(day_us, lambda table: self._outcomes.join(table, cut_us))
+        return self._blocks(day_us, cut_us)
 
-    def of_batch(self, predictions: Iterable[Sequence[Prediction]], made_at_us: int) -> DayBlocks | None:
+    def of_batch(self, predictions: Callable[[], Iterable[Sequence[Prediction]]], made_at_us: int) -> DayBlocks | None:
         """The block of a batch on the day it was made, whatever times its rows are about; None for a ranking or no row.
 
         Args:
-            predictions: The predictions of one version and arm, in parts.
+            predictions: Gives the predictions of one version and arm, in parts; may be called twice.
             made_at_us: The time at which the batch was begun. The waits for all its labels must be over.
         """
         if self._outcomes.lists is not None:
             return None
         crowded: set[str] = set()
-        tables = (judged_table(self._outcomes, self.model, part, made_late=True) for part in predictions)
-        parts = [part for table in tables if table.rows for part in self._parts(self._outcomes.due(table), crowded)]
+        judged = partial(judged_table, self._outcomes, self.model, made_late=True)
+        found_in = self._outcomes.each(lambda: (table for table in map(judged, predictions()) if table.rows))
+        parts = [part for one in found_in for part in self._parts(one, crowded)]
         day_us = made_at_us // DAY_US * DAY_US
         found = merged_days(msgspec.structs.replace(part, day_us=day_us, hours={}) for part in parts)
         return _few_slices(found[0], crowded) if found else None
 
-    def _blocks(self, day_us: int, outcomes_of: Callable[[Columns], OutcomeFrame]) -> list[DayBlocks]:
-        tables = self._waiting.about(day_us, day_us + DAY_US)
-        if self._outcomes.lists is not None:  # the lists of a ranking are judged as a whole
-            parts = list(tables)
-            tables = iter([_newest_of_each(Columns.concat(parts))] if parts else [])
+    def _blocks(self, day_us: int, cut_us: int | None = None) -> list[DayBlocks]:
+        found = self._outcomes.each(partial(self._tables, day_us), cut_us)
         crowded: set[str] = set()
-        days = merged_days(block for table in tables for block in self._parts(outcomes_of(table), crowded))
+        days = merged_days(block for one in found for block in self._parts(one, crowded))
         return [_few_slices(day, crowded) for day in days]
+
+    def _tables(self, day_us: int) -> Iterator[Columns]:
+        tables = self._waiting.about(day_us, day_us + DAY_US)
+        if self._outcomes.lists is None:
+            return tables
+        parts = list(tables)  # the lists of a ranking are judged as a whole
+        return iter([_newest_of_each(Columns.concat(parts))] if parts else [])
 
     def _parts(self, found: OutcomeFrame, crowded: set[str]) -> Iterator[DayBlocks]:
         """The blocks of predictions of a day by version and arm; adds columns with too many values to `crowded`."""

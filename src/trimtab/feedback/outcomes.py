@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -14,7 +15,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.records import Prediction
 from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.definitions import LabelWait
-from trimtab.features.labels import LABELLED, LATE, MISSING, PENDING, UNLISTED, LabelIndex
+from trimtab.features.labels import LABELLED, LATE, MISSING, PENDING, UNLISTED, Asked, LabelIndex
 from trimtab.feedback.slices import RequestSlices
 from trimtab.serving.log.prediction_record import prediction_columns
 from trimtab.stats.metrics.multiclass import normalized
@@ -31,6 +32,15 @@ class LabelReader(Protocol):
     """Finds the label of each request: the last event of its key at or after its time that is known by its cut."""
 
     def __call__(self, keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels: ...
+
+
+@runtime_checkable
+class BulkLabelReader(Protocol):
+    """A `LabelReader` that may find the labels of many requests at once, before it is asked for them part by part."""
+
+    def reading(self, asked: Callable[[], Iterable[Asked]]) -> AbstractContextManager[LabelReader]:
+        """Return a reader that is then called with exactly the requests that `asked` gives, in the same order."""
+        ...
 
 
 class IndexedLabels:
@@ -116,23 +126,22 @@ class OutcomeJoin(LabelWait):
 
         Whether a label is late depends on when its newest version became known.
         """
-        table = self.table(predictions)
-        due_us = self.final_at(table["at"].values)
-        found = self._labels(self._keys(table), table["at"].values, np.full(table.rows, cut_us, np.int64))
-        there = found.known_at_us != NEVER_US
-        states = np.where(
-            there,
-            np.where(found.known_at_us <= due_us, LABELLED, LATE),
-            np.where(cut_us < due_us, PENDING, MISSING),
-        ).astype(np.uint8)
-        return OutcomeFrame(table, self._listed(states, found), found.values, found.known_at_us)
+        return self._outcomes(self.table(predictions), cut_us, self._labels)
 
     def due(self, predictions: Columns) -> OutcomeFrame:
         """The outcome of each prediction at the end of its wait, which is final: no outcome is pending or late."""
-        due_us = self.final_at(predictions["at"].values)
-        found = self._labels(self._keys(predictions), predictions["at"].values, due_us)
-        states = np.where(found.known_at_us != NEVER_US, LABELLED, MISSING).astype(np.uint8)
-        return OutcomeFrame(predictions, self._listed(states, found), found.values, found.known_at_us)
+        return self._outcomes(predictions, None, self._labels)
+
+    def each(self, tables: Callable[[], Iterable[Columns]], cut_us: int | None = None) -> Iterator[OutcomeFrame]:
+        """The outcomes of each of some tables of predictions, as known at `cut_us`, or at the end of each wait.
+
+        Args:
+            tables: Gives the tables. It is called twice if the labels are found in bulk, and must give the same tables.
+            cut_us: As in `join`. None: as in `due`.
+        """
+        with self._reading(tables, cut_us) as labels:
+            for table in tables():
+                yield self._outcomes(table, cut_us, labels)
 
     def table(self, predictions: Sequence[Prediction] | Columns) -> Columns:
         """The columns of predictions, as far as they are needed to judge outcomes.
@@ -149,6 +158,30 @@ class OutcomeJoin(LabelWait):
             found = {f"slice.{name}": values for name, values in self.slices.of(predictions).items()}
             return Columns({**table.by_name, **found})
         return table
+
+    def _reading(
+        self, tables: Callable[[], Iterable[Columns]], cut_us: int | None
+    ) -> AbstractContextManager[LabelReader]:
+        labels = self._labels
+        if not isinstance(labels, BulkLabelReader):
+            return nullcontext(labels)
+        return labels.reading(lambda: (self._asked(table, cut_us) for table in tables()))
+
+    def _asked(self, table: Columns, cut_us: int | None) -> Asked:
+        at_us = table["at"].values
+        cuts_us = self.final_at(at_us) if cut_us is None else np.full(table.rows, cut_us, np.int64)
+        return self._keys(table), at_us, cuts_us
+
+    def _outcomes(self, table: Columns, cut_us: int | None, labels: LabelReader) -> OutcomeFrame:
+        keys, at_us, cuts_us = self._asked(table, cut_us)
+        due_us = self.final_at(at_us)
+        found = labels(keys, at_us, cuts_us)
+        states = np.where(
+            found.known_at_us != NEVER_US,
+            np.where(found.known_at_us <= due_us, LABELLED, LATE),
+            np.where(cuts_us < due_us, PENDING, MISSING),
+        ).astype(np.uint8)
+        return OutcomeFrame(table, self._listed(states, found), found.values, found.known_at_us)
 
     def _listed(self, states: NDArray[Any], found: KnownLabels) -> NDArray[Any]:
         """The states, in which labels that are none of the classes have a state of their own."""

@@ -21,7 +21,7 @@ class Pin:
 
     Args:
         data: Finds the requests of the set.
-        history: The history of requests and labels.
+        history: Returns the history of requests and labels.
         kept_from: Returns by source the time before which events were removed.
         catalog: Holds the ledger of decisions, in which erasures are recorded.
     """
@@ -29,7 +29,7 @@ class Pin:
     def __init__(
         self,
         data: LivingData,
-        history: SharedHistory,
+        history: Callable[[], SharedHistory],
         catalog: Catalog,
         *,
         kept_from: Callable[[], Mapping[str, int]],
@@ -45,7 +45,7 @@ class Pin:
         Raises:
             NotFound: The model has no request.
         """
-        frames, positions = self._history.frames_at({model.request.name, model.label.source.name})
+        frames, positions = self._history().frames_at({model.request.name, model.label.source.name})
         requests, at_us = self._data.requests(model, frames[model.request.name], cut_us)
         lists = model.group if model.task == "ranking" else None
         settled_us = settled_cut(model, frames, at_us, cut_us)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import duckdb
 import msgspec
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from trimtab import store
 from trimtab.app.features.feature_files import GROUP_ROWS
 from trimtab.app.features.materialising import move_into_tables
+from trimtab.app.features.recorded_events import reached_in, table_files
 from trimtab.app.online.history import SharedHistory, fits_memory
 from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
@@ -33,10 +34,9 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
 from trimtab.features.offline.as_known_now import as_known_now
 from trimtab.features.offline.evaluation import evaluate, evaluate_by
-from trimtab.features.parts.event_files import EventFiles, parquet, table_events
+from trimtab.features.parts.event_files import EventFiles, table_events
 from trimtab.features.parts.given_files import folder_events
 from trimtab.features.parts.parted_views import PartedViews, claimed
-from trimtab.store.duckdb_opening import open_duckdb
 from trimtab.store.durable_files import write_durably
 from trimtab.store.ports import Table
 
@@ -313,20 +313,11 @@ def _pinned(system: System, folder: Path) -> dict[str, int]:
     if not file.exists():
         positions = system.state.events.positions()
         tables = system.state.tables(system.sources, make=False)
-        for table in tables.values():  # a partition that is no longer in the log has its last position in the tables
-            for name, last in _reached(table).items():
+        for table in tables.values():  # for partitions removed from the log, the tables know the last position
+            for name, last in reached_in(table).items():
                 positions.setdefault(name, last)
         write_durably(file, msgspec.json.encode(dict(sorted(positions.items()))))
     return msgspec.json.decode(file.read_bytes(), type=dict[str, int])
-
-
-def _reached(table: Table) -> dict[str, int]:
-    files = _parquet_of(table)
-    if not files:
-        return {}
-    with open_duckdb() as connection:
-        query = f'SELECT "_partition", max("_position") FROM {parquet(files)} GROUP BY 1'
-        return {str(name): int(last) for name, last in connection.execute(query).fetchall()}
 
 
 def _event_files(
@@ -343,8 +334,8 @@ def _event_files(
     if system.state.tables(system.sources, make=False):
         move_into_tables(system)
         tables = system.state.tables(system.sources, make=False)
-        return found | {s.name: table_events(s, _parquet_of(tables[s.name]), list(positions), positions) for s in rest}
-    with ExitStack() as stack:  # there is no long-term table of events yet: write the log as tables for this run only
+        return found | {s.name: table_events(s, table_files(tables[s.name]), list(positions), positions) for s in rest}
+    with ExitStack() as stack:  # there are no tables of record yet: write the log as tables for this run only
         made: dict[str, Table] = {}
         for source in rest:
             url = store_url("delta", folder / "tables" / source.name)
@@ -352,22 +343,8 @@ def _event_files(
             stack.callback(made[source.name].close)
         materialise(system.state.events, rest, made)
         for s in rest:
-            found[s.name] = table_events(s, _parquet_of(made[s.name]), list(positions), positions)
+            found[s.name] = table_events(s, table_files(made[s.name]), list(positions), positions)
     return found
-
-
-@runtime_checkable
-class _InFiles(Protocol):
-    def files(self) -> list[Path]: ...
-
-
-def _parquet_of(table: Table) -> list[Path]:
-    if not isinstance(table, _InFiles):
-        raise Misuse(
-            f"{type(table).__name__}: its rows are not in files of this machine, and this history does not fit into "
-            "memory. Raise features.memory_bytes, or take Parquet files of the events."
-        )
-    return table.files()
 
 
 def _files(events: Mapping[str, Path]) -> list[Any]:

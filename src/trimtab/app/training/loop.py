@@ -15,6 +15,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.app.data.loop_labels import LoopLabels
+from trimtab.app.data.recent_events import RecentEvents
 from trimtab.app.data.training_data import LivingData
 from trimtab.app.data.training_pin import Pin
 from trimtab.app.features.project_spec import ProjectSpec, executor
@@ -26,12 +28,10 @@ from trimtab.app.training.fresh_process import loads_in_new_process
 from trimtab.app.training.training_runs import TrainingRuns, Watch
 from trimtab.app.training.training_work import TrainingArguments, TrainingResult
 from trimtab.core.clock import SystemClock
-from trimtab.core.columns.data import Column
 from trimtab.core.errors import Conflict
 from trimtab.core.ids import TimeIds
 from trimtab.core.records import Decision, GateRecord
-from trimtab.features.labels import LabelIndex
-from trimtab.feedback.outcomes import KnownLabels
+from trimtab.events.columns.frames import EventFrame
 from trimtab.monitoring.inputs.monitor import InputMonitor
 from trimtab.monitoring.profiles.profile_store import Profiles
 from trimtab.registry import Version
@@ -64,14 +64,15 @@ class DeploymentLoop:
         self._catalog = catalog = system.state.catalog
         self._clock = system.clock
         self._profiles = Profiles(catalog, system.state.blob, system.clock)
-        self._labels = LabelIndex(deployment.model.label)
+        self._labels = LoopLabels(system, deployment.model)
+        self._recent = RecentEvents(system)
         self._steps = Recorded("train", catalog, system.state.blob, clock=system.clock)
         config = system.config
-        pin = Pin(data, system.asked_history, catalog, kept_from=partial(kept_from, catalog))
+        pin = Pin(data, lambda: system.asked_history, catalog, kept_from=partial(kept_from, catalog))
         parts = DeploymentParts(
             deployment=deployment,
             data=data,
-            labels=self._read_labels,
+            labels=self._labels,
             registry=system.registry,
             catalog=catalog,
             blob=system.state.blob,
@@ -100,7 +101,7 @@ class DeploymentLoop:
             self.deployment.model,
             profiles=self._profiles,
             registry=self._system.registry,
-            frame_of=self._system.asked_history.frame,
+            frame_of=self._events,
             now_us=self._clock.now_us(),
             owner=self.deployment.owner,
         )
@@ -281,8 +282,7 @@ class DeploymentLoop:
 
     def catch_up(self) -> None:
         """Read new records, and the state that other processes have stored."""
-        self._system.asked_history.refresh()
-        self._labels.update(self._system.asked_history.frame(self.deployment.model.label.source.name))
+        self._labels.refresh()
         with self._reading:
             if self._loop.reload():
                 self._inputs_read = False
@@ -368,9 +368,9 @@ class DeploymentLoop:
                 self.inputs.add(block)
         self._inputs_read = True
 
-    def _read_labels(self, keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels:
-        found = self._labels.join(keys.values, at_us, cut_us)
-        return KnownLabels(found.values, found.known_at_us)
+    def _events(self, source: str) -> EventFrame:
+        """Return the events of a source, or a sample of the newest if they do not fit into memory."""
+        return self._system.history.frame(source) if self._labels.in_memory else self._recent.frame(source)
 
     @contextmanager
     def _turn(self, doing: Doing) -> Iterator[bool]:

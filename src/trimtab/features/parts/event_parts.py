@@ -87,7 +87,7 @@ def split(
     settled: str, events: EventFiles, by: tuple[str, ...], names: Sequence[str], parts: int, folder: Path,
     connection: duckdb.DuckDBPyConnection,
 ) -> Split:  # fmt: skip
-    """Split versions by entity, unless the folder already exists.
+    """Split versions by entity, unless the folder already exists. Without entities, all versions are in one part.
 
     Args:
         settled: The query that `settle` returned.
@@ -103,10 +103,11 @@ def split(
     if not folder.exists():
         fresh = _fresh(folder)
         keys = [f"c{columns.index(name)}" for name in by]
-        there = " AND ".join(f"{key} IS NOT NULL" for key in keys)
+        there = " AND ".join(f"{key} IS NOT NULL" for key in keys) or "true"
+        part = f"hash({', '.join(keys)}) % {parts}" if keys else "0"
         connection.execute(
             f"COPY (SELECT {', '.join(_OWN)}{_columns(columns.index(name) for name in kept)}, "
-            f"hash({', '.join(keys)}) % {parts} AS part FROM ({settled}) WHERE {there}) "
+            f"{part} AS part FROM ({settled}) WHERE {there}) "
             f"TO {literal(fresh)} (FORMAT parquet, PARTITION_BY (part), OVERWRITE_OR_IGNORE)"
         )
         _keep(fresh, folder)

@@ -89,7 +89,7 @@ class PartedViews(Closing):
         """Return the number of parts that the entities of a view are split into."""
         name = view.source.name
         if name not in self._counts:
-            with _named(self.folder):
+            with named_errors(self.folder):
                 self._counts[name] = self._of(view).count(self._connection)
         return max(1, math.ceil(self._counts[name] * _PER_EVENT_BYTES / self.memory_bytes))
 
@@ -129,7 +129,7 @@ class PartedViews(Closing):
     def entities(self, view: View, known_by_us: int | None) -> list[Column]:
         """Return the key columns of the entities that have a record known at a time (None: at any time), in order."""
         divided = self._split(view)
-        with _named(self.folder):
+        with named_errors(self.folder):
             return entities_of(divided, known_by_us, self._connection)
 
     def prepare(self, views: Sequence[View]) -> None:
@@ -159,7 +159,7 @@ class PartedViews(Closing):
             events, parts = self._of(view), self.parts(view)
             self._connection.close()  # frees its memory for the next step
             try:
-                with _named(self.folder), self._connected(2) as connection:
+                with named_errors(self.folder), self._connected(2) as connection:
                     name = view.source.name
                     if name not in self._settled:
                         versions = self.folder / f"{name}.versions.{self.address[:16]}"
@@ -176,7 +176,7 @@ class PartedViews(Closing):
     def _evaluated(
         self, view: View, keys: Sequence[Column], at_us: Array, divided: Split, part: int, final: bool
     ) -> Answers:
-        with _named(self.folder):
+        with named_errors(self.folder):
             frame = frame_of_part(divided, part, self._connection)
         return in_slices(view, keys, at_us, as_known_now(frame) if final else frame, self._slices(view, frame))
 
@@ -226,7 +226,7 @@ def claimed(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _named(folder: Path) -> Iterator[None]:
+def named_errors(folder: Path) -> Iterator[None]:
     """Turn DuckDB's errors into trimtab's errors."""
     try:
         yield

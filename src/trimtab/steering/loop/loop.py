@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 
@@ -216,7 +217,7 @@ class Loop:
             if one.model != self._model.name or one.id in known or not due:
                 continue
             with suppress(NotFound):  # the predictions of this day are no longer kept
-                block = self._days.of_batch(batch_predictions(one, self._predictions), one.made_at_us)
+                block = self._days.of_batch(partial(batch_predictions, one, self._predictions), one.made_at_us)
                 if block is not None:
                     changes.append(store_batch(BatchBlocks(batch=one.id, made_at_us=one.made_at_us, blocks=block)))
         return changes

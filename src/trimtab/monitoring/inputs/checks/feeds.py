@@ -10,6 +10,7 @@ from trimtab.events.columns.frames import EventFrame
 from trimtab.monitoring.inputs.checks.findings import Finding, ago
 
 REFERENCE_DAYS = 28
+REACH_US = (REFERENCE_DAYS + 14) * DAY_US  # events that became known earlier are not read
 _LEAST_EVENTS = 20
 _LEAST_DAYS = 3  # number of days with events that are needed for a check
 _PHASES_US = (-HOUR_US, 0, HOUR_US)
@@ -38,8 +39,7 @@ class Feed:
     """The arrivals of one source in the last weeks."""
 
     def __init__(self, arrivals: Arrivals, now_us: int) -> None:
-        since_us = now_us - (REFERENCE_DAYS + 14) * DAY_US
-        begin, end = np.searchsorted(arrivals.known_us, (since_us, now_us), side="right")
+        begin, end = np.searchsorted(arrivals.known_us, (now_us - REACH_US, now_us), side="right")
         self.source = arrivals.frame.source
         self.known_us = arrivals.known_us[begin:end]
         self.event_us = arrivals.event_us[begin:end]

@@ -1,0 +1,73 @@
+"""The newest events of sources that do not fit into memory, as a sample for the checks of inputs."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab.core.time import MINUTE_US
+from trimtab.events.columns.frames import EventFrame
+from trimtab.events.definitions import Source
+from trimtab.monitoring.inputs.checks.feeds import REACH_US
+
+if TYPE_CHECKING:
+    from trimtab.app.system import System
+
+_AGAIN_US = 30 * MINUTE_US  # the age at which a sample is read again; below the hour after which feeds count as late
+_EVENT_BYTES = 1_024  # approximate memory of one event of a sample
+
+
+class _Sample(msgspec.Struct, frozen=True, eq=False):
+    frame: EventFrame
+    read_at_us: int
+
+
+class RecentEvents:
+    """Samples of the events that became known in the last six weeks, read from the tables of record.
+
+    All samples together take about an eighth of `features.memory_bytes`. A source with few events is complete. Of other
+    sources the sample has every version of each n-th id, chosen by the hash of the id, so that repetitions and
+    corrections are recognised.
+    """
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._samples: dict[str, _Sample] = {}
+
+    def frame(self, source: str) -> EventFrame:
+        """Return the sample of a source, with its times and numbers, as it was up to half an hour ago."""
+        now_us, known = self._system.clock.now_us(), self._samples.get(source)
+        if known is None or not 0 <= now_us - known.read_at_us < _AGAIN_US:
+            frame = self._read(self._system.definitions.sources[source], now_us - REACH_US)
+            known = self._samples[source] = _Sample(frame, now_us)
+        return known.frame
+
+    def _read(self, source: Source, since_us: int) -> EventFrame:
+        from trimtab.app.features.recorded_events import recorded_events  # imported here: they load DuckDB
+        from trimtab.features.parts.chosen_events import with_all_versions
+        from trimtab.features.parts.event_files import connected
+        from trimtab.features.parts.event_parts import frame_of_part, settle, split
+        from trimtab.features.parts.parted_views import claimed, named_errors
+
+        system, memory_bytes = self._system, self._system.config.features.memory_bytes
+        most = memory_bytes // 8 // _EVENT_BYTES // len(system.sources)
+        numbers = [name for name, dtype in source.columns.items() if dtype in ("float", "int")]
+        folder = system.state_folder / "backfill" / f"recent-{source.name}"
+        with claimed(folder), named_errors(folder), connected(folder / "overflow", memory_bytes // 4) as connection:
+            files = folder / "files"
+            shutil.rmtree(files, ignore_errors=True)  # of a process that was killed
+            files.mkdir()
+            events = recorded_events(system, source)
+            new = f"FROM ({events.select}) WHERE known_at > {since_us}"
+            found = connection.execute(f"SELECT count(*) {new}").fetchone()
+            step = max(1, math.ceil((found[0] if found else 0) / most))
+            chosen = with_all_versions(events, f"SELECT h {new} AND h % {step} = 0", files, connection)
+            settled = settle(chosen, folder / "files" / "versions", connection)
+            frame = frame_of_part(
+                split(settled, chosen, (), numbers, 1, files / "events", connection), 0, connection
+            )  # fmt: skip
+            shutil.rmtree(folder, ignore_errors=True)
+        return frame

@@ -1,0 +1,60 @@
+"""Events in tables of record, as files for what does not fit into memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from trimtab.app.features.materialising import move_into_tables
+from trimtab.core.errors import Misuse
+from trimtab.features.parts.event_files import EventFiles, parquet, table_events
+from trimtab.store.duckdb_opening import open_duckdb
+from trimtab.store.ports import Table
+
+if TYPE_CHECKING:
+    from trimtab.app.system import System
+    from trimtab.events.definitions import Source
+
+
+@runtime_checkable
+class _InFiles(Protocol):
+    def files(self) -> list[Path]: ...
+
+
+def recorded_events(system: System, source: Source) -> EventFiles:
+    """Return all records of a source, after moving what is new in the log into the tables of record.
+
+    Raises:
+        Conflict: Another process holds the tables.
+        Misuse: The tables are not in files of this machine.
+    """
+    move_into_tables(system)
+    table = system.state.tables(system.sources, make=False)[source.name]
+    positions = system.state.events.positions()  # no lower than what the table has just reached
+    for partition, last in reached_in(table).items():  # partitions that are gone from the log
+        positions.setdefault(partition, last)
+    return table_events(source, table_files(table), list(positions), positions)
+
+
+def table_files(table: Table) -> list[Path]:
+    """Return the Parquet files of a table of record.
+
+    Raises:
+        Misuse: The table is not in files of this machine.
+    """
+    if not isinstance(table, _InFiles):
+        raise Misuse(
+            f"{type(table).__name__}: its rows are not in files of this machine, and this history does not fit into "
+            "memory. Raise features.memory_bytes, or take Parquet files of the events."
+        )
+    return table.files()
+
+
+def reached_in(table: Table) -> dict[str, int]:
+    """Return the last position of each partition of which a table of record has rows."""
+    files = table_files(table)
+    if not files:
+        return {}
+    with open_duckdb() as connection:
+        query = f'SELECT "_partition", max("_position") FROM {parquet(files)} GROUP BY 1'
+        return {str(name): int(last) for name, last in connection.execute(query).fetchall()}

@@ -1,0 +1,147 @@
+"""Labels found in events on disk, one part of the keys at a time.
+
+This replaces a `LabelIndex` over a history in memory for histories that do not fit. The labels have the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.events.columns.frames import NEVER_US
+from trimtab.features.definitions import Label
+from trimtab.features.labels import Asked, LabelIndex
+from trimtab.features.parts.chosen_events import with_all_versions
+from trimtab.features.parts.event_files import EventFiles, connected, literal, parquet
+from trimtab.features.parts.event_parts import TOGETHER, Split, frame_of_part, settle, split
+
+Array = NDArray[Any]
+
+# Bytes of the limit for each event and each request of a part. An event in a `LabelIndex` takes about 600 bytes.
+_PER_ROW_BYTES = 4_096
+
+
+class PartedLabels:
+    """The labels of requests, found in events on disk within a limit of memory, whatever the number of events.
+
+    The requests are written to disk, and split by the hash of their keys together with the events of these keys. The
+    labels are found part by part, written to disk in the order of the requests, and read back by `take`.
+
+    Args:
+        label: The label.
+        events: All records of the label's source.
+        asked: The requests, in pieces that fit into memory.
+        folder: An empty folder for files, which is needed until `close`.
+        memory_bytes: About how much memory may be used. DuckDB uses a quarter of it.
+    """
+
+    def __init__(
+        self, label: Label, events: EventFiles, asked: Iterable[Asked], folder: Path, memory_bytes: int
+    ) -> None:
+        self._label = label
+        self._folder = folder
+        self._memory_bytes = memory_bytes
+        self._connection = connected(folder / "overflow", memory_bytes // 4)
+        self._taken = 0
+        try:
+            self._labelled = self._find(events, self._write_asked(asked))
+        except BaseException:
+            self.close()
+            raise
+
+    def take(self, rows: int) -> tuple[Array, Array]:
+        """Return values and known-at times of the labels of the next requests, as `LabelIndex.join` gives them."""
+        begin, self._taken = self._taken, self._taken + rows
+        values, known_at_us = np.full(rows, np.nan), np.full(rows, NEVER_US)
+        if self._labelled is not None:
+            found = self._connection.execute(
+                f"SELECT n, label, known_at FROM {parquet([self._labelled])} WHERE n >= {begin} AND n < {self._taken}"
+            ).fetchnumpy()
+            places = np.ma.getdata(found["n"]) - begin
+            values[places], known_at_us[places] = np.ma.getdata(found["label"]), np.ma.getdata(found["known_at"])
+        return values, known_at_us
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _write_asked(self, asked: Iterable[Asked]) -> int:
+        """Write the requests that have a key, each with its number, and return the number of all requests."""
+        rows = 0
+        for keys, at_us, cut_us in asked:
+            there = np.flatnonzero(keys.present())
+            kind = "VARCHAR" if keys.dtype == "str" else "BIGINT"
+            columns = {"k": keys.values[there], "n": there + rows, "at_us": at_us[there], "cut_us": cut_us[there]}
+            rows += len(at_us)
+            if len(there):
+                self._connection.register("asked", columns)
+                self._connection.execute(
+                    f"COPY (SELECT k::{kind} AS k, hash(k::{kind}) AS h, n, at_us, cut_us FROM asked) "
+                    f"TO {literal(self._folder / f'asked-{rows:015}.parquet')} (FORMAT parquet)"
+                )
+                self._connection.unregister("asked")
+        return rows
+
+    def _find(self, events: EventFiles, rows: int) -> Path | None:
+        """Find the labels, and return the file with them in the order of the requests; None if there is no label."""
+        asked = sorted(self._folder.glob("asked-*.parquet"))
+        if not asked:
+            return None
+        mine = self._candidates(events, asked)
+        parts = max(1, math.ceil((mine.count(self._connection) + rows) * _PER_ROW_BYTES / self._memory_bytes))
+        together = min(TOGETHER, self._memory_bytes // _PER_ROW_BYTES)
+        settled = settle(mine, self._folder / "versions", self._connection, parts, together)
+        names = sorted(self._label.value.columns())
+        divided = split(settled, mine, (self._label.key,), names, parts, self._folder / "events", self._connection)
+        by_part = self._folder / "asked"
+        self._connection.execute(
+            f"COPY (SELECT k, n, at_us, cut_us, h % {parts} AS part FROM {parquet(asked)}) TO {literal(by_part)} "
+            "(FORMAT parquet, PARTITION_BY (part))"
+        )
+        found = [self._find_part(divided, part, by_part) for part in range(parts)]
+        files = [file for file in found if file is not None]
+        if not files:
+            return None
+        ordered = self._folder / "labels.parquet"
+        self._connection.execute(
+            f"COPY (SELECT * FROM {parquet(files)} ORDER BY n) TO {literal(ordered)} (FORMAT parquet)"
+        )
+        return ordered
+
+    def _candidates(self, events: EventFiles, asked: list[Path]) -> EventFiles:
+        """All records of the ids that have an event which may be the label of one of the requests."""
+        key = f"c{list(events.source.columns).index(self._label.key)}"
+        times = self._connection.execute(f"SELECT min(at_us), max(cut_us) FROM {parquet(asked)}").fetchone()
+        assert times is not None  # an aggregate without groups has one row
+        folder = self._folder / "candidates"
+        folder.mkdir()
+        chosen = (
+            f"SELECT r.h FROM ({events.select}) r SEMI JOIN {parquet(asked)} a ON hash(r.{key}) = a.h "
+            f"WHERE r.event_at >= {times[0]} AND r.known_at <= {times[1]} AND NOT r.deleted"
+        )
+        return with_all_versions(events, chosen, folder, self._connection)
+
+    def _find_part(self, divided: Split, part: int, by_part: Path) -> Path | None:
+        """Find the labels of one part of the keys, and return the file with them; None if there is no label."""
+        asked, connection = sorted(by_part.glob(f"part={part}/*.parquet")), self._connection
+        frame = frame_of_part(divided, part, connection)
+        if not asked or not frame.rows:
+            return None
+        rows = connection.execute(f"SELECT k, n, at_us, cut_us FROM {parquet(asked)}").fetchnumpy()
+        keys, numbers, at_us, cut_us = (np.ma.getdata(rows[name]) for name in ("k", "n", "at_us", "cut_us"))
+        index = LabelIndex(self._label)
+        index.update(frame)
+        found = index.join(keys, at_us, cut_us)
+        there = found.known_at_us != NEVER_US
+        if not there.any():
+            return None
+        file = self._folder / f"labels-{part:05}.parquet"
+        columns = {"n": numbers[there], "label": found.values[there], "known_at": found.known_at_us[there]}
+        connection.register("labels", columns)
+        connection.execute(f"COPY (SELECT * FROM labels) TO {literal(file)} (FORMAT parquet)")
+        connection.unregister("labels")
+        return file

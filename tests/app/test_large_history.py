@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import block_process
 import msgspec
 import pytest
+import shop
 from test_block_kills import prepared
 
 import trimtab as tt
+from trimtab.app.data import recent_events
+from trimtab.app.data.recent_events import RecentEvents
 from trimtab.app.online import history as app_history
 from trimtab.app.online.history import SharedHistory
 from trimtab.core.clock import VirtualClock
+from trimtab.core.time import HOUR_US
+from trimtab.events.columns.frames import EventFrame
 from trimtab.features.parts import parted_labels
 from trimtab.feedback import logged_waiting
 from trimtab.monitoring.quality.quality_days import stored_days
@@ -61,3 +67,52 @@ def test_days_close_and_are_amended_as_from_memory(tmp_path: Path, monkeypatch: 
         lived(other, 0, STEPS, found["disk"])
     assert found["disk"] == found["memory"]
     assert not list((other / ".trimtab" / "backfill").glob("*"))
+
+
+def test_the_page_of_a_deployment_reads_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tt.open(prepared(tmp_path / "one"), clock=VirtualClock(block_process.NOW_US), environment={}) as project:
+        monkeypatch.setattr(SharedHistory, "refresh", refuse)
+        assert "nothing is wrong" not in project.quality_page("one", to=tmp_path / "page.html").read_text()
+
+
+def signals_of(folder: Path, *, beyond: bool) -> list[str]:
+    """What is red after the readings of a source have stopped for half a day, while visits were answered."""
+    with shop.opened(folder) as project:
+        for hours in range(13):
+            project.predict("buyer", [shop.visit(f"asked {hours}", project.clock.now_us(), x=3.0)])
+            shop.move(project, HOUR_US)
+        project.tick()
+        found = listed_signals(project.state.catalog, "buyer")
+        assert ("_history" in vars(project)) == (not beyond)
+    assert "source readings" in {one.subject for one in found if one.kind == "feed_stopped"}
+    return [msgspec.json.encode(one).decode() for one in found]
+
+
+def test_feeds_are_checked_as_from_memory(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = shutil.copytree(trained, tmp_path / "disk")
+    expected = signals_of(trained, beyond=False)
+    beyond_memory(monkeypatch)
+    assert signals_of(other, beyond=True) == expected
+
+
+def rows_of(frame: EventFrame) -> list[tuple[Any, ...]]:
+    """The versions of a frame, in some order."""
+    values = [column.to_list() for name, column in frame.columns.by_name.items() if column.dtype in ("float", "int")]
+    own = (frame.event_at_us, frame.known_at_us, frame.superseded_at_us, frame.deleted, frame.position)
+    return sorted(zip(*(field.tolist() for field in own), *values, strict=True))
+
+
+def test_a_sample_of_a_source_has_all_versions_of_its_ids(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with shop.opened(trained) as project:
+        shop.move(project, HOUR_US)
+        for row in ({"bought": True}, {"bought": True}, {"bought": False}):
+            project.push("sales", [{"visit_id": "v00001", "site": "north", "closed_at": shop.NOW_US, **row}])
+        project.history.refresh()
+        for source in ("sales", "readings"):
+            whole = rows_of(project.history.frame(source))
+            assert rows_of(RecentEvents(project).frame(source)) == whole
+            with monkeypatch.context() as patch:
+                patch.setattr(recent_events, "_ALL_EVENTS", 300)
+                sampled = rows_of(RecentEvents(project).frame(source))
+            assert 30 < len(sampled) < 200
+            assert set(sampled) < set(whole)

@@ -18,7 +18,7 @@ from trimtab.store.ports import Log, LogRecord, Table
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_COMMIT = 200_000  # how many records of one partition go into one commit of each table
+_COMMIT = 100_000  # how many records of one partition go into one commit of each table
 _COMMIT_BYTES = 16 << 20  # size of payloads that ends a commit; values take 20 times as much memory
 _BATCH = 10_000
 
@@ -82,23 +82,41 @@ def materialise(
         reached = {source.name: max(moved, tables[source.name].position(partition)) for source in sources}
         after = min(reached.values(), default=end)
         while after < end:
-            groups: dict[str, list[tuple[LogRecord, Event]]] = {name: [] for name in reached}
-            upto, strange = _read(log, partition, after, min(end, after + _COMMIT), groups)
+            after, strange = _commit(log, partition, after, end, sources, tables, reached, rows)
             unknown += strange
-            for source in sources:
-                # Another pass may have written more.
-                there = max(reached[source.name], tables[source.name].position(partition))
-                new = [(r, e) for r, e in groups[source.name] if r.position > there]
-                # The last commit sets the positions of all partitions, where the next pass starts.
-                if new or upto == end:
-                    moved = tables[source.name].append(table_rows(source, new), writer=partition, position=upto)
-                    rows[source.name] += len(new) if moved else 0
-            after = upto
         # The table of a source declared after a truncation counts as complete up to the truncation.
         for source in sources:
             if tables[source.name].position(partition) < end:
                 tables[source.name].append(table_rows(source, []), writer=partition, position=end)
     return Materialised(rows, ends, unknown)
+
+
+def _commit(
+    log: Log,
+    partition: str,
+    after: int,
+    end: int,
+    sources: Sequence[Source],
+    tables: Mapping[str, Table],
+    reached: Mapping[str, int],
+    rows: dict[str, int],
+) -> tuple[int, int]:
+    """Move the records of one commit, and count them in `rows`; a function, so that they are freed before the next.
+
+    Returns:
+        The last position, and how many records belong to no source.
+    """
+    groups: dict[str, list[tuple[LogRecord, Event]]] = {name: [] for name in reached}
+    upto, strange = _read(log, partition, after, min(end, after + _COMMIT), groups)
+    for source in sources:
+        # Another pass may have written more.
+        there = max(reached[source.name], tables[source.name].position(partition))
+        new = [(r, e) for r, e in groups.pop(source.name) if r.position > there]
+        # The last commit sets the positions of all partitions, where the next pass starts.
+        if new or upto == end:
+            moved = tables[source.name].append(table_rows(source, new), writer=partition, position=upto)
+            rows[source.name] += len(new) if moved else 0
+    return upto, strange
 
 
 def recorded(

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 
 class LoopLabels:
-    """Finds the labels of a model's requests within the memory that `features.memory_bytes` allows.
+    """Finds the labels of a model's requests in no more memory than `features.memory_bytes` allows.
 
     As long as all events fit into half of it, the history is in memory, indexed by key. After that nothing of it is in
-    memory: the labels are read from the tables of record whenever a day is judged, for some of its keys at a time. Both
-    give the same labels. Reading from tables takes a pass over all events of the label's source, and therefore is done
-    once for all predictions of a day (`reading`), not for each part of them.
+    memory. The labels are then read from the tables of record whenever a day is judged, for some of its keys at a time,
+    within 256 MiB. Both ways give the same labels.
+
+    Reading from tables takes a pass over all events of the label's source. It is therefore done once for all
+    predictions of a day (`reading`), not for each part of them.
     """
 
     def __init__(self, system: System, model: Model) -> None:
@@ -68,15 +70,16 @@ class LoopLabels:
             return
         from trimtab.app.features.recorded_events import recorded_events  # imported here: they load DuckDB
         from trimtab.features.parts.parted_labels import PartedLabels
-        from trimtab.features.parts.parted_views import claimed, named_errors
+        from trimtab.features.parts.parted_views import LEAST_MEMORY_BYTES, claimed, named_errors
 
-        label, memory_bytes = self._model.label, self._system.config.features.memory_bytes
+        label = self._model.label
         folder = self._system.state_folder / "backfill" / f"labels-{self._model.name}"
         with claimed(folder), named_errors(folder):
             files = folder / "files"
             shutil.rmtree(files, ignore_errors=True)  # of a process that was killed
             files.mkdir()
-            parted = PartedLabels(label, recorded_events(self._system, label.source), asked(), files, memory_bytes)
+            events = recorded_events(self._system, label.source)
+            parted = PartedLabels(label, events, asked(), files, LEAST_MEMORY_BYTES)
             try:
                 yield lambda keys, at_us, cut_us, /: KnownLabels(*parted.take(len(at_us)))
             finally:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 _AGAIN_US = 30 * MINUTE_US  # the age at which a sample is read again; below the hour after which feeds count as late
-_EVENT_BYTES = 1_024  # approximate memory of one event of a sample
+_ALL_EVENTS = 60_000  # about how many events all samples have together; each takes at most a kilobyte
 
 
 class _Sample(msgspec.Struct, frozen=True, eq=False):
@@ -28,9 +28,8 @@ class _Sample(msgspec.Struct, frozen=True, eq=False):
 class RecentEvents:
     """Samples of the events that became known in the last six weeks, read from the tables of record.
 
-    All samples together take about an eighth of `features.memory_bytes`. A source with few events is complete. Of other
-    sources the sample has every version of each n-th id, chosen by the hash of the id, so that repetitions and
-    corrections are recognised.
+    All samples together take less than 60 MB. The sample of a source with few events is complete. Of other sources it
+    has every version of each n-th id, chosen by the hash of the id, so that repetitions and corrections are recognised.
     """
 
     def __init__(self, system: System) -> None:
@@ -50,13 +49,17 @@ class RecentEvents:
         from trimtab.features.parts.chosen_events import with_all_versions
         from trimtab.features.parts.event_files import connected
         from trimtab.features.parts.event_parts import frame_of_part, settle, split
-        from trimtab.features.parts.parted_views import claimed, named_errors
+        from trimtab.features.parts.parted_views import LEAST_MEMORY_BYTES, claimed, named_errors
 
-        system, memory_bytes = self._system, self._system.config.features.memory_bytes
-        most = memory_bytes // 8 // _EVENT_BYTES // len(system.sources)
+        system = self._system
+        most = _ALL_EVENTS // len(system.sources)
         numbers = [name for name, dtype in source.columns.items() if dtype in ("float", "int")]
         folder = system.state_folder / "backfill" / f"recent-{source.name}"
-        with claimed(folder), named_errors(folder), connected(folder / "overflow", memory_bytes // 4) as connection:
+        with (
+            claimed(folder),
+            named_errors(folder),
+            connected(folder / "overflow", LEAST_MEMORY_BYTES // 2) as connection,
+        ):
             files = folder / "files"
             shutil.rmtree(files, ignore_errors=True)  # of a process that was killed
             files.mkdir()

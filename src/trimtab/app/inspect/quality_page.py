@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trimtab.app.inspect.quality import quality_table, version_name
-from trimtab.app.inspect.status import project_status
+from trimtab.app.inspect.status import deployment_status
 from trimtab.app.training.loops import stages_of
 from trimtab.core.errors import Unavailable
 from trimtab.core.time import DAY_US, format_time
@@ -59,7 +59,7 @@ def quality_page(system: System, model: str) -> str:
     now_us = system.clock.now_us()
     version = system.registry.alias(name, CHAMPION)
     page = Document(f"{name}: quality", f"As of {format_time(now_us)[:16].replace('T', ' ')} UTC.")
-    status = next(one for one in project_status(system).deployments if one.model == name)
+    status = deployment_status(system, name)
     page.facts(
         {
             "in service": "nothing" if version is None else version.name,

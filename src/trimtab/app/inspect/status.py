@@ -166,6 +166,11 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         return out
 
 
+def deployment_status(system: System, name: str) -> DeploymentStatus:
+    """Return the status of one deployment, for which no event is read."""
+    return _deployment(system, name, Ledger(system.state.catalog).rows(), system.clock.now_us(), [])
+
+
 def project_status(system: System) -> Status:
     """Return the status of the project; see `Project.status`."""
     now_us = system.clock.now_us()

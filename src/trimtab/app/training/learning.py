@@ -94,7 +94,7 @@ class Teacher:
         ends_us = _block_ends(learner, begun_us, until_us)
         if not ends_us:
             return 0
-        frames, positions = system.history.frames_at(system.definitions.sources)
+        frames, positions = system.asked_history.frames_at([model.label.source.name])
         self._labels.update(frames[model.label.source.name])
         self._taught.update(key for key, _, _ in self._known(begun_us))
         found: list[tuple[str, int, float]] = []

@@ -37,7 +37,7 @@ class PartedLabels:
         events: All records of the label's source.
         asked: The requests, in pieces that fit into memory.
         folder: An empty folder for files, which is needed until `close`.
-        memory_bytes: About how much memory may be used. DuckDB uses a quarter of it.
+        memory_bytes: About how much memory may be used. DuckDB uses half of it.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class PartedLabels:
         self._label = label
         self._folder = folder
         self._memory_bytes = memory_bytes
-        self._connection = connected(folder / "overflow", memory_bytes // 4)
+        self._connection = connected(folder / "overflow", memory_bytes // 2)
         self._taken = 0
         try:
             self._labelled = self._find(events, self._write_asked(asked))

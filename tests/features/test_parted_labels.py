@@ -18,7 +18,7 @@ from trimtab.core.columns.data import column
 from trimtab.core.expressions.nodes import col
 from trimtab.features.definitions import Label, label
 from trimtab.features.labels import LabelIndex
-from trimtab.features.parts import parted_labels
+from trimtab.features.parts import chosen_events, parted_labels
 from trimtab.features.parts.parted_labels import Asked, PartedLabels
 
 LABELS = {
@@ -75,4 +75,5 @@ def test_labels_from_disk_are_those_from_memory(
     asked = pieces(what, wanted, size)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parted_labels, "_PER_ROW_BYTES", per_row_bytes)  # in one part, or in up to several dozen
+        patch.setattr(chosen_events, "_HASHED_BYTES", per_row_bytes)
         assert on_disk(what, records, asked) == in_memory(what, records, asked)

@@ -47,7 +47,7 @@ class RecentEvents:
     def _read(self, source: Source, since_us: int) -> EventFrame:
         from trimtab.app.features.recorded_events import recorded_events  # imported here: they load DuckDB
         from trimtab.features.parts.chosen_events import with_all_versions
-        from trimtab.features.parts.event_files import connected
+        from trimtab.features.parts.event_files import connected, literal
         from trimtab.features.parts.event_parts import frame_of_part, settle, split
         from trimtab.features.parts.parted_views import LEAST_MEMORY_BYTES, claimed, named_errors
 
@@ -67,8 +67,10 @@ class RecentEvents:
             new = f"FROM ({events.select}) WHERE known_at > {since_us}"
             found = connection.execute(f"SELECT count(*) {new}").fetchone()
             step = max(1, math.ceil((found[0] if found else 0) / most))
-            chosen = with_all_versions(events, f"SELECT h {new} AND h % {step} = 0", files, connection)
-            settled = settle(chosen, folder / "files" / "versions", connection)
+            ids, limit_bytes = files / "ids.parquet", LEAST_MEMORY_BYTES // 2
+            connection.execute(f"COPY (SELECT h {new} AND h % {step} = 0) TO {literal(ids)} (FORMAT parquet)")
+            chosen = with_all_versions(events, [ids], files, connection, limit_bytes)
+            settled = settle(chosen, files / "versions", connection)
             frame = frame_of_part(
                 split(settled, chosen, (), numbers, 1, files / "events", connection), 0, connection
             )  # fmt: skip

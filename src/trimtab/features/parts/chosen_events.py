@@ -1,32 +1,53 @@
-"""A small part of the events on disk: all records of the ids of which a query chooses one."""
+"""A small part of the events on disk: those with some hashes, with all versions of their ids."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
 
 from trimtab.features.parts.event_files import EventFiles, literal, parquet
 
+_HASHED_BYTES = 64  # about the memory of one hash that rows are compared with; above the limit DuckDB would write rows
+
+
+def with_hashes(
+    rows: str, hashes: Sequence[Path], to: Path, connection: duckdb.DuckDBPyConnection, memory_bytes: int
+) -> list[Path]:
+    """Write those rows of a query whose column `h` is one of some hashes, in one pass for each part of the hashes.
+
+    Args:
+        rows: The query.
+        hashes: Parquet files with the hashes, in a column `h`.
+        to: The start of the paths of the files to write.
+        connection: The DuckDB connection.
+        memory_bytes: The memory for the hashes of one part.
+    """
+    found = connection.execute(f"SELECT count(*) FROM {parquet(hashes)}").fetchone()
+    parts = max(1, math.ceil((found[0] if found else 0) * _HASHED_BYTES / memory_bytes))
+    written = [to.with_name(f"{to.name}-{part:05}.parquet") for part in range(parts)]
+    for part, file in enumerate(written):
+        mine = f"(SELECT h FROM {parquet(hashes)} WHERE h % {parts} = {part})"
+        connection.execute(
+            f"COPY (SELECT r.* FROM ({rows}) r SEMI JOIN {mine} s ON r.h = s.h WHERE r.h % {parts} = {part}) "
+            f"TO {literal(file)} (FORMAT parquet)"
+        )
+    return written
+
 
 def with_all_versions(
-    events: EventFiles, chosen: str, folder: Path, connection: duckdb.DuckDBPyConnection
+    events: EventFiles, ids: Sequence[Path], folder: Path, connection: duckdb.DuckDBPyConnection, memory_bytes: int
 ) -> EventFiles:
-    """Write all records of some ids to a file, because which version of an id counts depends on all its versions.
+    """Write all records of some ids, because which version of an id counts depends on all its versions.
 
     Args:
         events: All records of a source.
-        chosen: A query over `events.select` for the column `h`: the ids whose records are wanted, any number of times.
-            Other ids of the same hash may be written as well.
-        folder: An empty folder, which the result is read from and which must be kept.
+        ids: Parquet files with the hashes of the ids, in a column `h`, each any number of times.
+        folder: An existing folder, which the result is read from and which must be kept.
         connection: The DuckDB connection.
+        memory_bytes: As for `with_hashes`.
     """
-    ids, records = folder / "ids.parquet", folder / "records.parquet"
-    connection.execute(f"COPY ({chosen}) TO {literal(ids)} (FORMAT parquet)")
-    connection.execute(
-        f"COPY (SELECT r.* FROM ({events.select}) r SEMI JOIN {parquet([ids])} s ON r.h = s.h) "
-        f"TO {literal(records)} (FORMAT parquet)"
-    )
-    return EventFiles(
-        source=events.source, select=f"SELECT * FROM {parquet([records])}", partitions=events.partitions
-    )  # fmt: skip
+    records = with_hashes(events.select, ids, folder / "records", connection, memory_bytes)
+    return EventFiles(source=events.source, select=f"SELECT * FROM {parquet(records)}", partitions=events.partitions)

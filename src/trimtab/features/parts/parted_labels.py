@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.definitions import Label
 from trimtab.features.labels import Asked, LabelIndex
-from trimtab.features.parts.chosen_events import with_all_versions
+from trimtab.features.parts.chosen_events import with_all_versions, with_hashes
 from trimtab.features.parts.event_files import EventFiles, connected, literal, parquet
 from trimtab.features.parts.event_parts import TOGETHER, Split, frame_of_part, settle, split
 
@@ -117,13 +117,15 @@ class PartedLabels:
         key = f"c{list(events.source.columns).index(self._label.key)}"
         times = self._connection.execute(f"SELECT min(at_us), max(cut_us) FROM {parquet(asked)}").fetchone()
         assert times is not None  # an aggregate without groups has one row
-        folder = self._folder / "candidates"
-        folder.mkdir()
-        chosen = (
-            f"SELECT r.h FROM ({events.select}) r SEMI JOIN {parquet(asked)} a ON hash(r.{key}) = a.h "
-            f"WHERE r.event_at >= {times[0]} AND r.known_at <= {times[1]} AND NOT r.deleted"
+        keyed = (
+            f"SELECT h AS id, hash({key}) AS h FROM ({events.select}) "
+            f"WHERE event_at >= {times[0]} AND known_at <= {times[1]} AND NOT deleted"
         )
-        return with_all_versions(events, chosen, folder, self._connection)
+        limit_bytes = self._memory_bytes // 2
+        ids = with_hashes(keyed, asked, self._folder / "keyed", self._connection, limit_bytes)
+        chosen = [self._folder / "ids.parquet"]
+        self._connection.execute(f"COPY (SELECT id AS h FROM {parquet(ids)}) TO {literal(chosen[0])} (FORMAT parquet)")
+        return with_all_versions(events, chosen, self._folder, self._connection, limit_bytes)
 
     def _find_part(self, divided: Split, part: int, by_part: Path) -> Path | None:
         """Find the labels of one part of the keys, and return the file with them; None if there is no label."""

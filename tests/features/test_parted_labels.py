@@ -19,7 +19,7 @@ from trimtab.core.expressions.nodes import col
 from trimtab.features.definitions import Label, label
 from trimtab.features.labels import LabelIndex
 from trimtab.features.parts import chosen_events, parted_labels
-from trimtab.features.parts.parted_labels import Asked, PartedLabels
+from trimtab.features.parts.parted_labels import LabelRequests, PartedLabels
 
 LABELS = {
     "by id": label(KEYED, key="key", value=col("x") > 0, wait=50),
@@ -30,7 +30,7 @@ LABELS = {
 cuts = st.one_of(request_times(), request_times().map(lambda at: at + 60))
 
 
-def pieces(what: Label, wanted: list[tuple[Any, int, int]], size: int) -> list[Asked]:
+def pieces(what: Label, wanted: list[tuple[Any, int, int]], size: int) -> list[LabelRequests]:
     """The requests in pieces of some size."""
     dtype = what.source.columns[what.key]
     keys = [(None if key is None else sum(map(ord, key)) % 7 - 3) if dtype == "int" else key for key, _, _ in wanted]
@@ -39,21 +39,21 @@ def pieces(what: Label, wanted: list[tuple[Any, int, int]], size: int) -> list[A
     return [(column(dtype, keys[part]), times[part, 0], times[part, 1]) for part in parts]
 
 
-def in_memory(what: Label, records: list[Record], asked: list[Asked]) -> list[str]:
+def in_memory(what: Label, records: list[Record], requests: list[LabelRequests]) -> list[str]:
     index = LabelIndex(what)
     index.update(frame_of(records, what.source))
-    found = [index.join(keys.to_list(), at_us, cut_us) for keys, at_us, cut_us in asked]
+    found = [index.join(keys.to_list(), at_us, cut_us) for keys, at_us, cut_us in requests]
     return [repr((part.values.tolist(), part.known_at_us.tolist())) for part in found]
 
 
-def on_disk(what: Label, records: list[Record], asked: list[Asked]) -> list[str]:
+def on_disk(what: Label, records: list[Record], requests: list[LabelRequests]) -> list[str]:
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "table").mkdir()
         (Path(name) / "run").mkdir()
         events = recorded(records, what.source, Path(name) / "table")
-        labels = PartedLabels(what, events, asked, Path(name) / "run", 256 << 20)
+        labels = PartedLabels(what, events, requests, Path(name) / "run", 256 << 20)
         try:
-            found = [labels.take(len(at_us)) for _, at_us, _ in asked]
+            found = [labels.take(len(at_us)) for _, at_us, _ in requests]
         finally:
             labels.close()
     return [repr((values.tolist(), known.tolist())) for values, known in found]
@@ -72,8 +72,8 @@ def test_labels_from_disk_are_those_from_memory(
 ) -> None:
     what = LABELS[name]
     records = data.draw(histories(what.source))
-    asked = pieces(what, wanted, size)
+    requests = pieces(what, wanted, size)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parted_labels, "_PER_ROW_BYTES", per_row_bytes)  # in one part, or in up to several dozen
         patch.setattr(chosen_events, "_HASHED_BYTES", per_row_bytes)
-        assert on_disk(what, records, asked) == in_memory(what, records, asked)
+        assert on_disk(what, records, requests) == in_memory(what, records, requests)

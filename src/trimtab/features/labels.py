@@ -17,7 +17,7 @@ from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import Label
 
 Array = NDArray[Any]
-Asked: TypeAlias = "tuple[Column, Array, Array]"  # keys, times and cuts of some requests
+LabelRequests: TypeAlias = "tuple[Column, Array, Array]"  # keys, times and cuts of some requests
 LabelState = Literal["labelled", "late", "pending", "missing", "unlisted"]
 LABEL_STATES: tuple[LabelState, ...] = ("labelled", "late", "pending", "missing", "unlisted")  # indexed by code
 LABELLED, LATE, PENDING, MISSING, UNLISTED = range(5)  # unlisted: the value is not one of the label's classes

@@ -15,7 +15,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.records import Prediction
 from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.definitions import LabelWait
-from trimtab.features.labels import LABELLED, LATE, MISSING, PENDING, UNLISTED, Asked, LabelIndex
+from trimtab.features.labels import LABELLED, LATE, MISSING, PENDING, UNLISTED, LabelIndex, LabelRequests
 from trimtab.feedback.slices import RequestSlices
 from trimtab.serving.log.prediction_record import prediction_columns
 from trimtab.stats.metrics.multiclass import normalized
@@ -36,10 +36,10 @@ class LabelReader(Protocol):
 
 @runtime_checkable
 class BulkLabelReader(Protocol):
-    """A `LabelReader` that may find the labels of many requests at once, before it is asked for them part by part."""
+    """A `LabelReader` that may find the labels of many requests at once, before it is called with parts of them."""
 
-    def reading(self, asked: Callable[[], Iterable[Asked]]) -> AbstractContextManager[LabelReader]:
-        """Return a reader that is then called with exactly the requests that `asked` gives, in the same order."""
+    def reading(self, requests: Callable[[], Iterable[LabelRequests]]) -> AbstractContextManager[LabelReader]:
+        """Return a reader that is then called with exactly the requests that `requests` gives, in the same order."""
         ...
 
 
@@ -165,15 +165,15 @@ class OutcomeJoin(LabelWait):
         labels = self._labels
         if not isinstance(labels, BulkLabelReader):
             return nullcontext(labels)
-        return labels.reading(lambda: (self._asked(table, cut_us) for table in tables()))
+        return labels.reading(lambda: (self._requests(table, cut_us) for table in tables()))
 
-    def _asked(self, table: Columns, cut_us: int | None) -> Asked:
+    def _requests(self, table: Columns, cut_us: int | None) -> LabelRequests:
         at_us = table["at"].values
         cuts_us = self.final_at(at_us) if cut_us is None else np.full(table.rows, cut_us, np.int64)
         return self._keys(table), at_us, cuts_us
 
     def _outcomes(self, table: Columns, cut_us: int | None, labels: LabelReader) -> OutcomeFrame:
-        keys, at_us, cuts_us = self._asked(table, cut_us)
+        keys, at_us, cuts_us = self._requests(table, cut_us)
         due_us = self.final_at(at_us)
         found = labels(keys, at_us, cuts_us)
         states = np.where(

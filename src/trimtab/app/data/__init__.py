@@ -1,1 +1,1 @@
-"""Training data: labelled requests from ingested history and from the prediction log."""
+"""Training data from ingested history and the prediction log, and the labels and newest events that loops read."""

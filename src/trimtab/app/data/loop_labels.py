@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Column
-from trimtab.features.labels import Asked, LabelIndex
+from trimtab.features.labels import LabelIndex, LabelRequests
 from trimtab.feedback.outcomes import KnownLabels, LabelReader
 from trimtab.training.definitions import Model
 
@@ -58,8 +58,8 @@ class LoopLabels:
             return labels(keys, at_us, cut_us)
 
     @contextmanager
-    def reading(self, asked: Callable[[], Iterable[Asked]]) -> Iterator[LabelReader]:
-        """Return a reader that is then called with exactly the requests that `asked` gives, in the same order.
+    def reading(self, requests: Callable[[], Iterable[LabelRequests]]) -> Iterator[LabelReader]:
+        """Return a reader that is then called with exactly the requests that `requests` gives, in the same order.
 
         Raises:
             Conflict: Another process moves events into the tables of record, or reads labels of the same model.
@@ -79,7 +79,7 @@ class LoopLabels:
             shutil.rmtree(files, ignore_errors=True)  # of a process that was killed
             files.mkdir()
             events = recorded_events(self._system, label.source)
-            parted = PartedLabels(label, events, asked(), files, LEAST_MEMORY_BYTES)
+            parted = PartedLabels(label, events, requests(), files, LEAST_MEMORY_BYTES)
             try:
                 yield lambda keys, at_us, cut_us, /: KnownLabels(*parted.take(len(at_us)))
             finally:

@@ -1,1 +1,1 @@
-"""Features of more events than fit in memory: events are split by entity on disk and evaluated part by part."""
+"""Features and labels of more events than fit in memory: events are split by key on disk and read part by part."""

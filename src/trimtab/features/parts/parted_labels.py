@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.definitions import Label
-from trimtab.features.labels import Asked, LabelIndex
+from trimtab.features.labels import LabelIndex, LabelRequests
 from trimtab.features.parts.chosen_events import with_all_versions, with_hashes
 from trimtab.features.parts.event_files import EventFiles, connected, literal, parquet
 from trimtab.features.parts.event_parts import TOGETHER, Split, frame_of_part, settle, split
@@ -35,13 +35,13 @@ class PartedLabels:
     Args:
         label: The label.
         events: All records of the label's source.
-        asked: The requests, in pieces that fit into memory.
+        requests: The requests, in pieces that fit into memory.
         folder: An empty folder for files, which is needed until `close`.
         memory_bytes: About how much memory may be used. DuckDB uses half of it.
     """
 
     def __init__(
-        self, label: Label, events: EventFiles, asked: Iterable[Asked], folder: Path, memory_bytes: int
+        self, label: Label, events: EventFiles, requests: Iterable[LabelRequests], folder: Path, memory_bytes: int
     ) -> None:
         self._label = label
         self._folder = folder
@@ -49,7 +49,7 @@ class PartedLabels:
         self._connection = connected(folder / "overflow", memory_bytes // 2)
         self._taken = 0
         try:
-            self._labelled = self._find(events, self._write_asked(asked))
+            self._labelled = self._find(events, self._write_requests(requests))
         except BaseException:
             self.close()
             raise
@@ -69,37 +69,37 @@ class PartedLabels:
     def close(self) -> None:
         self._connection.close()
 
-    def _write_asked(self, asked: Iterable[Asked]) -> int:
+    def _write_requests(self, requests: Iterable[LabelRequests]) -> int:
         """Write the requests that have a key, each with its number, and return the number of all requests."""
         rows = 0
-        for keys, at_us, cut_us in asked:
+        for keys, at_us, cut_us in requests:
             there = np.flatnonzero(keys.present())
             kind = "VARCHAR" if keys.dtype == "str" else "BIGINT"
             columns = {"k": keys.values[there], "n": there + rows, "at_us": at_us[there], "cut_us": cut_us[there]}
             rows += len(at_us)
             if len(there):
-                self._connection.register("asked", columns)
+                self._connection.register("piece", columns)
                 self._connection.execute(
-                    f"COPY (SELECT k::{kind} AS k, hash(k::{kind}) AS h, n, at_us, cut_us FROM asked) "
-                    f"TO {literal(self._folder / f'asked-{rows:015}.parquet')} (FORMAT parquet)"
+                    f"COPY (SELECT k::{kind} AS k, hash(k::{kind}) AS h, n, at_us, cut_us FROM piece) "
+                    f"TO {literal(self._folder / f'requests-{rows:015}.parquet')} (FORMAT parquet)"
                 )
-                self._connection.unregister("asked")
+                self._connection.unregister("piece")
         return rows
 
     def _find(self, events: EventFiles, rows: int) -> Path | None:
         """Find the labels, and return the file with them in the order of the requests; None if there is no label."""
-        asked = sorted(self._folder.glob("asked-*.parquet"))
-        if not asked:
+        requests = sorted(self._folder.glob("requests-*.parquet"))
+        if not requests:
             return None
-        mine = self._candidates(events, asked)
+        mine = self._candidates(events, requests)
         parts = max(1, math.ceil((mine.count(self._connection) + rows) * _PER_ROW_BYTES / self._memory_bytes))
         together = min(TOGETHER, self._memory_bytes // _PER_ROW_BYTES)
         settled = settle(mine, self._folder / "versions", self._connection, parts, together)
         names = sorted(self._label.value.columns())
         divided = split(settled, mine, (self._label.key,), names, parts, self._folder / "events", self._connection)
-        by_part = self._folder / "asked"
+        by_part = self._folder / "requests"
         self._connection.execute(
-            f"COPY (SELECT k, n, at_us, cut_us, h % {parts} AS part FROM {parquet(asked)}) TO {literal(by_part)} "
+            f"COPY (SELECT k, n, at_us, cut_us, h % {parts} AS part FROM {parquet(requests)}) TO {literal(by_part)} "
             "(FORMAT parquet, PARTITION_BY (part))"
         )
         found = [self._find_part(divided, part, by_part) for part in range(parts)]
@@ -112,28 +112,28 @@ class PartedLabels:
         )
         return ordered
 
-    def _candidates(self, events: EventFiles, asked: list[Path]) -> EventFiles:
+    def _candidates(self, events: EventFiles, requests: list[Path]) -> EventFiles:
         """All records of the ids that have an event which may be the label of one of the requests."""
         key = f"c{list(events.source.columns).index(self._label.key)}"
-        times = self._connection.execute(f"SELECT min(at_us), max(cut_us) FROM {parquet(asked)}").fetchone()
+        times = self._connection.execute(f"SELECT min(at_us), max(cut_us) FROM {parquet(requests)}").fetchone()
         assert times is not None  # an aggregate without groups has one row
         keyed = (
             f"SELECT h AS id, hash({key}) AS h FROM ({events.select}) "
             f"WHERE event_at >= {times[0]} AND known_at <= {times[1]} AND NOT deleted"
         )
         limit_bytes = self._memory_bytes // 2
-        ids = with_hashes(keyed, asked, self._folder / "keyed", self._connection, limit_bytes)
+        ids = with_hashes(keyed, requests, self._folder / "keyed", self._connection, limit_bytes)
         chosen = [self._folder / "ids.parquet"]
         self._connection.execute(f"COPY (SELECT id AS h FROM {parquet(ids)}) TO {literal(chosen[0])} (FORMAT parquet)")
         return with_all_versions(events, chosen, self._folder, self._connection, limit_bytes)
 
     def _find_part(self, divided: Split, part: int, by_part: Path) -> Path | None:
         """Find the labels of one part of the keys, and return the file with them; None if there is no label."""
-        asked, connection = sorted(by_part.glob(f"part={part}/*.parquet")), self._connection
+        requests, connection = sorted(by_part.glob(f"part={part}/*.parquet")), self._connection
         frame = frame_of_part(divided, part, connection)
-        if not asked or not frame.rows:
+        if not requests or not frame.rows:
             return None
-        rows = connection.execute(f"SELECT k, n, at_us, cut_us FROM {parquet(asked)}").fetchnumpy()
+        rows = connection.execute(f"SELECT k, n, at_us, cut_us FROM {parquet(requests)}").fetchnumpy()
         keys, numbers, at_us, cut_us = (np.ma.getdata(rows[name]) for name in ("k", "n", "at_us", "cut_us"))
         index = LabelIndex(self._label)
         index.update(frame)

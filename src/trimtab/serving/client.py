@@ -39,7 +39,6 @@ _SLACK_S = 0.25  # additional time in which a response that was made just in tim
 _CONNECTIONS = 16  # the number of connections that are kept open
 _ADDRESSES = 3  # at most this many addresses of a host are tried; each may use a third of the time
 _LONGEST_MS = 600_000  # the longest X-Timeout-Ms that the service accepts
-_JSON = "application/json"
 _BY_TYPE: dict[str, type[TrimtabError]] = {  # errors that are recognised by the problem's type, not by the status
     "late": Late,
     "model-failed": ModelFailed,
@@ -109,7 +108,8 @@ class Client:
         self.url = f"{place.scheme}://{place.netloc}{place.path.rstrip('/')}"
         self._prefix = quote(place.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
         self._timeout_s = _check_timeout(timeout_s)
-        self._headers = {"accept": _JSON} | ({} if key is None else {"authorization": f"Bearer {_header(key)}"})
+        authorization = {} if key is None else {"authorization": f"Bearer {_header(key)}"}
+        self._headers = {"accept": "application/json"} | authorization
         self._new_pool = partial(_pool, place, tls)
         self._pool, self._pid = self._new_pool(), os.getpid()
 
@@ -272,7 +272,7 @@ class Client:
         left_s = max(end_s - time.monotonic(), 0.001)
         headers = self._headers | {"x-timeout-ms": str(min(max(1, round(left_s * 1_000)), _LONGEST_MS))}
         if body is not None:
-            headers["content-type"] = _JSON
+            headers["content-type"] = "application/json"
         try:
             response = self._pool_of_process().urlopen(
                 method,

@@ -91,10 +91,7 @@ class Views:
         return ViewWork(self._state, self.store, self._sources, clock=self._clock)
 
     def holds(self, features: FeatureSet) -> bool:
-        """Return whether these features can be read: their views are filled and as current as the other views.
-
-        Views that do not exist yet will be filled by the process that applies the log.
-        """
+        """Return whether these features can be read: their views are filled and as current as the other views."""
         self.look()
         return self.filled(features.views)
 
@@ -160,11 +157,9 @@ class Views:
 
         Nothing is done if another process, or a thread of this process, applies the log. Records that are appended
         during the call are left to the next call, so that this call ends even if other processes append quickly. New
-        views are filled from history. After the call, another process may apply the log. A call that takes longer than
-        half a second logs its progress.
+        views are filled from history. A call that takes longer than half a second logs its progress.
 
-        If another process has replaced the file of online features, the new file is read from now on. But as long as
-        the new file is being filled, the old file is read.
+        If another process has replaced the file of online features, the new file is read as soon as it is filled.
         """
         if self._following is not None:
             return False

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
@@ -20,6 +19,7 @@ import msgspec
 import urllib3
 from urllib3.exceptions import ClosedPoolError, HTTPError, NewConnectionError
 
+from trimtab.core.closing import Closing
 from trimtab.core.errors import Conflict, Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.serving.answer.served import Answer
 from trimtab.serving.failures import Late, ModelFailed, NotApplied
@@ -91,7 +91,7 @@ def connect(url: str, *, key: str | None = None, timeout_s: float = 30.0, cafile
     return Client(url, key=key, timeout_s=timeout_s, cafile=cafile)
 
 
-class Client:
+class Client(Closing):
     """A client of one service. Close it after use, or use it in a `with` statement.
 
     Threads and forked children may share it. The errors are those of a project: `Misuse` (or `InvalidField` with
@@ -242,12 +242,6 @@ class Client:
     def close(self) -> None:
         """Close the connections of this client."""
         self._pool.close()
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     # -- requests -----------------------------------------------------------------------------------------------
 

@@ -23,10 +23,10 @@ MB = 1 << 20
 EVENTS = "/v1/events/readings"
 
 
-def events(size: int) -> bytes:
-    """So many bytes of 8,000 events."""
-    now_us, pad = time.time_ns() // 1_000, "x" * (size // 8_000 - 80)
-    return json.dumps([{"site": f"{pad}{n % 9}", "level": n / 7, "read_at": now_us - n} for n in range(8_000)]).encode()
+def events(size: int, count: int) -> bytes:
+    """Some events, in so many bytes."""
+    now_us, pad = time.time_ns() // 1_000, "x" * (size // count - 80)
+    return json.dumps([{"site": f"{pad}{n % 9}", "level": n / 7, "read_at": now_us - n} for n in range(count)]).encode()
 
 
 def post(url: str, path: str, body: bytes) -> int:
@@ -51,9 +51,12 @@ def held_back(url: str, body: bytes) -> socket.socket:
     return connection
 
 
-def take(folder: Path, *, body: int, at_once: int, held: int, most_mb: float) -> None:
-    """Send `at_once` bodies, then hold `held` of them back; what the process grows by stays below `most_mb`."""
-    whole, request = events(body), json.dumps({"request": shop.visit("v1", shop.NOW_US)}).encode()
+def take(folder: Path, *, body: int, count: int, at_once: int, held: int, most_mb: float) -> None:
+    """Send `at_once` bodies, then hold `held` of them back; the process must grow by less than `most_mb`.
+
+    Each body has `count` events in `body` bytes.
+    """
+    whole, request = events(body, count), json.dumps({"request": shop.visit("v1", shop.NOW_US)}).encode()
     with shop.serving(folder, begun=subprocess.Popen) as (process, url), ThreadPoolExecutor(held) as pool:
         assert post(url, EVENTS, whole) == 200
         memory = Memory(process.pid)
@@ -75,10 +78,10 @@ def take(folder: Path, *, body: int, at_once: int, held: int, most_mb: float) ->
 def test_bodies_of_many_connections_take_no_more_than_they_may(trained: Path) -> None:
     with (trained / "trimtab.toml").open("a") as settings:
         settings.write(f"[serve]\nmax_body_bytes = {2 * MB}\nmax_bodies_bytes = {32 * MB}\n")
-    take(trained, body=2 * MB - 200_000, at_once=16, held=100, most_mb=110)
+    take(trained, body=2 * MB - 200_000, count=2_000, at_once=16, held=100, most_mb=110)
 
 
 @pytest.mark.soak
 def test_bodies_of_the_usual_size_take_no_more_than_they_may(trained: Path, soak_report: Callable[..., None]) -> None:
-    take(trained, body=8 * MB - 400_000, at_once=16, held=300, most_mb=600)
+    take(trained, body=8 * MB - 400_000, count=8_000, at_once=16, held=300, most_mb=600)
     soak_report("large_bodies", runs=316, failures=0)

@@ -21,6 +21,7 @@ import msgspec
 
 from trimtab.core.config import Config, load_config
 from trimtab.core.errors import Misuse, TrimtabError, Unavailable
+from trimtab.core.expressions.code import distribution_version
 
 State = Literal["ok", "warning", "missing", "optional"]  # optional: an extra that is neither installed nor needed
 
@@ -172,9 +173,8 @@ def _version(module: str) -> str:
     top = module.partition(".")[0]
     if top in _DATA_ONLY:
         return metadata.version(top)
-    for distribution in metadata.packages_distributions().get(top, []):
-        return metadata.version(distribution)
-    return "part of Python"
+    found = None if top in sys.stdlib_module_names else distribution_version(top)
+    return found or "part of Python"
 
 
 def _sqlite() -> Finding:

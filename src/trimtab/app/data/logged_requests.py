@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -16,9 +16,6 @@ from trimtab.features.definitions import Request
 from trimtab.serving.answer.answering import PAST
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.training.definitions import Model
-
-if TYPE_CHECKING:
-    pass
 
 _TYPES: dict[Dtype, Any] = {"str": str | None, "int": int | None, "float": float | None, "bool": bool | None}
 _TYPES["time"] = int | None

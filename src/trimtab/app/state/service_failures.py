@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from trimtab.store.ports import Catalog, Record, Remove
 
-if TYPE_CHECKING:
-    pass
-
-
-KIND = "service"  # the kind of the catalogue records with these errors
+KIND = "service"  # the kind of these records in the catalogue
 
 OF_WORKERS = "failures/"
 

@@ -12,7 +12,7 @@ import msgspec
 
 from trimtab.cli.exits import FAILED
 from trimtab.cli.options import command, manner, opened_project, refuse_given, time_given
-from trimtab.cli.output import progress, show_json, show_lines
+from trimtab.cli.output import progress, show, show_json, show_lines
 from trimtab.core.errors import Misuse
 from trimtab.store.regular_file import regular_file
 
@@ -54,11 +54,8 @@ def ingest(source: str, file: Path, live: bool, absent_as_null: bool, max_refuse
     given = sys.stdin.buffer if str(file) == "-" else _there(file)
     with opened_project() as project, progress(f"ingesting {file.name}") as meter:
         taken = project.ingest(source, given, history=not live, absent_ok=absent_as_null, progress=meter)
-    if manner().json:
-        show_json(taken)
-    else:
-        text = any(suffix in _TEXT for suffix in file.suffixes) or str(file) == "-"
-        show_lines(_ingested(source, taken, "line" if text else "row"))
+    text = any(suffix in _TEXT for suffix in file.suffixes) or str(file) == "-"
+    show(taken, _ingested(source, taken, "line" if text else "row"))
     share = taken.quarantined / max(1, taken.accepted + taken.quarantined)
     if share <= max_refused and share < 1:
         return 0
@@ -115,12 +112,10 @@ def predict(model: str, file: Path | None, rows: tuple[str, ...], at: str | None
     with opened_project() as project, progress(f"predicting {file.name}") as meter:
         chosen = cast(Literal["batch", "precomputed"], mode)
         made = project.predict_table(model, file, at=at, mode=chosen, out=out, progress=meter)
-        version = project.registry.get(made.version).name  # the name of the version, as single answers show it
-    if manner().json:
-        show_json(msgspec.structs.replace(made, version=version))
-    else:
-        where = f", written to {out}" if out is not None else ""
-        show_lines([f"{made.rows:,} rows answered by {version}{where} (batch {made.id})"])
+        version = project.registry.get(made.version).name  # the name that single answers use
+    where = f", written to {out}" if out is not None else ""
+    answered = f"{made.rows:,} rows answered by {version}{where} (batch {made.id})"
+    show(msgspec.structs.replace(made, version=version), [answered])
 
 
 def _answer_rows(model: str, rows: list[dict[str, Any]], at: str | None) -> None:

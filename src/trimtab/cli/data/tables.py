@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
-from trimtab.cli.options import command, manner, opened_project, time_given
-from trimtab.cli.output import progress, show_json, show_lines
+from trimtab.cli.options import command, opened_project, time_given
+from trimtab.cli.output import progress, show
 
 if TYPE_CHECKING:
     from trimtab.app.features.feature_tables import FeatureFile
@@ -133,13 +133,10 @@ def _named(events: Sequence[str]) -> dict[str, str]:
 
 
 def _show(made: FeatureFile) -> None:
-    if manner().json:
-        show_json(made)
-        return
     parts = f", events in {made.parts} parts" if made.parts > 1 else ""
     lines = [f"{made.rows:,} rows with {len(made.features)} features written to {made.path}{parts}"]
     changed = {name: count for name, count in made.let_in.items() if count}
     lines += [f"  {name}: {count:,} values that were not known then" for name, count in changed.items()]
     if made.let_in and not changed:
         lines.append("  every value was known then")
-    show_lines(lines)
+    show(made, lines)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from trimtab.cli.exits import FAILED
-from trimtab.cli.options import account, command, manner, opened_project, refuse_given
-from trimtab.cli.output import progress, show, show_json, show_lines
+from trimtab.cli.options import account, command, opened_project, refuse_given
+from trimtab.cli.output import progress, show
 
 _WORDS = {"list": (0, 0), "test": (0, 1), "mute": (1, 1), "unmute": (1, 1)}
 
@@ -50,14 +50,11 @@ def alert(words: tuple[str, ...], time: str | None, reason: str) -> int:
 def _test(receiver: str | None) -> int:
     with opened_project() as project, progress("sending"):
         found = project.test_alerts(receiver)
-    if manner().json:
-        show_json(found)
-    else:
-        lines = [
-            f"{one.receiver}  {one.kind}  {'arrived' if one.ok else 'FAILED'} in {one.took_s:.1f} s: {one.said}"
-            for one in found
-        ]
-        show_lines(lines or ["No receiver is declared. See docs/alerts.md, [alerts.receivers.NAME]."])
+    lines = [
+        f"{one.receiver}  {one.kind}  {'arrived' if one.ok else 'FAILED'} in {one.took_s:.1f} s: {one.said}"
+        for one in found
+    ]
+    show(found, lines or ["No receiver is declared. See docs/alerts.md, [alerts.receivers.NAME]."])
     return 0 if found and all(one.ok for one in found) else FAILED
 
 

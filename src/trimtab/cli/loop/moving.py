@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from trimtab.cli.ask.asking import shown_decisions
 from trimtab.cli.exits import FAILED
 from trimtab.cli.options import account, command, opened_project
 from trimtab.cli.output import progress, show
-
-if TYPE_CHECKING:
-    pass
 
 _SAFE = "What was decided is in the ledger; a step that was not finished is done again by the next call."
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trimtab.cli.options import account, command, manner, opened_project
-from trimtab.cli.output import show_json, show_lines
+from trimtab.cli.options import account, command, opened_project
+from trimtab.cli.output import show, show_each
 
 if TYPE_CHECKING:
     from trimtab.cli.output import Meter
@@ -27,17 +27,11 @@ def runs(model: str | None, last: int) -> None:
     """
     with opened_project() as project:
         found, now_us = project.runs(model)[-last:], project.clock.now_us()
-    if manner().json:
-        for one in found:
-            show_json(one)
-        return
     from trimtab.report.tables import text_table
 
     rows = [[r.id, r.kind, r.model, r.state, _shown_time(r.began_us), _took(r, now_us), _short(r)] for r in found]
-    if rows:
-        show_lines([text_table(["id", "kind", "model", "state", "started", "took", "outcome"], rows)])
-    else:
-        show_lines([f"No run yet. Train: trimtab train {model or ''}".rstrip()])
+    table = text_table(["id", "kind", "model", "state", "started", "took", "outcome"], rows)
+    show_each(found, [table if rows else f"No run yet. Train: trimtab train {model or ''}".rstrip()])
 
 
 @command("run")
@@ -57,12 +51,8 @@ def run(action: str, run_id: str) -> None:
     with opened_project() as project:
         now_us = project.clock.now_us()
         found = project.run(run_id) if action == "show" else project.cancel_run(run_id, actor=account())
-    if manner().json:
-        show_json(found)
-    elif action == "show":
-        show_lines(run_lines(found, now_us))
-    else:
-        show_lines([f"{found.id}: asked to end. See: trimtab run show {found.id}"])
+    asked = [f"{found.id}: asked to end. See: trimtab run show {found.id}"]
+    show(found, run_lines(found, now_us) if action == "show" else asked)
 
 
 def run_lines(run: Run, now_us: int | None = None) -> Iterator[str]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from trimtab.cli.loop.planning import say_first
-from trimtab.cli.options import account, command, manner, opened_project, say_which
-from trimtab.cli.output import progress, show, show_json, show_lines
+from trimtab.cli.options import account, command, opened_project, say_which
+from trimtab.cli.output import progress, show
 
 if TYPE_CHECKING:
     from trimtab.run import Run
@@ -40,11 +40,7 @@ def search(model: str | None, trials: int | None, time: str | None) -> None:
         say_first(project)
         model = say_which(project, model, "search")
         found = project.search(model, trials=trials, time=time, actor=account(), watch=watch)
-    if manner().json:
-        show_json(found)
-        return
-    show_lines(found.lines(most=_SHOWN))
-    show_lines([f"\nNext: trimtab train {found.search.model}"])
+    show(found, [*found.lines(most=_SHOWN), f"\nNext: trimtab train {found.search.model}"])
 
 
 @command("trials")

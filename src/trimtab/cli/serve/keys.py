@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from trimtab.cli.options import account, command, manner, opened_project
-from trimtab.cli.output import show, show_json, show_lines
+from trimtab.cli.options import account, command, opened_project
+from trimtab.cli.output import show, show_each
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
@@ -58,14 +58,12 @@ def _add(name: str, roles: tuple[Role, ...], rate: str | None) -> None:
     with opened_project() as project:
         first = not project.keys.ever() and project.config.serve.require_key is None
         key = project.keys.add(name, roles, rate=rate, actor=account())
-    if manner().json:
-        show_json({"name": name, "roles": roles, "rate": rate, "key": key})
-        return
     closes = [
         "This is the first key: from now on requests without one are refused. To have it so in a new state folder too, "
         "set serve.require_key = true."
     ]
-    show_lines([key, "", "Keep it now: it is not stored, and cannot be shown again.", *(closes if first else [])])
+    lines = [key, "", "Keep it now: it is not stored, and cannot be shown again.", *(closes if first else [])]
+    show({"name": name, "roles": roles, "rate": rate, "key": key}, lines)
 
 
 def _remove(name: str) -> None:
@@ -81,13 +79,9 @@ def _remove(name: str) -> None:
 def _show() -> None:
     with opened_project() as project:
         found, shut = project.keys.all(), _is_closed(project)
-    if manner().json:
-        for key in found:
-            show_json({name: getattr(key, name) for name in ("name", "id", "roles", "rate", "made_at_us", "actor")})
-    else:
-        show_lines(
-            _table(found) if found else [_SHUT if shut else "No key. Make one: trimtab keys add NAME --role predict"]
-        )
+    none = _SHUT if shut else "No key. Make one: trimtab keys add NAME --role predict"
+    shown = ("name", "id", "roles", "rate", "made_at_us", "actor")
+    show_each([{name: getattr(key, name) for name in shown} for key in found], _table(found) if found else [none])
 
 
 def _is_closed(project: Project) -> bool:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from trimtab.cli.loop.planning import say_first
 from trimtab.cli.options import command, manner, opened_project
 from trimtab.cli.output import show_json, show_lines
-
-if TYPE_CHECKING:
-    pass
 
 
 @command("serve", safe="Every answer that was given is logged.")

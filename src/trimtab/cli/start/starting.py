@@ -10,7 +10,7 @@ import click
 
 from trimtab.cli.exits import FAILED
 from trimtab.cli.options import command, manner, project_folder
-from trimtab.cli.output import progress, show_json, show_lines
+from trimtab.cli.output import progress, show, show_json, show_lines
 from trimtab.core.errors import NotFound
 
 
@@ -95,19 +95,17 @@ def doctor() -> int:
     with progress("looking around"):
         findings = examine(folder, os.environ)
     ill = missing(findings)
-    if manner().json:
-        show_json(findings)
-        return FAILED if ill else 0
     width = max(len(finding.name) for finding in findings)
+    lines = []
     for finding in findings:
-        show_lines([f"{finding.state:8}{finding.name:{width}}  {finding.found}"])
+        lines.append(f"{finding.state:8}{finding.name:{width}}  {finding.found}")
         if finding.fix and finding.state != "ok":
-            show_lines([f"{'':8}{'':{width}}  -> {finding.fix}"])
+            lines.append(f"{'':8}{'':{width}}  -> {finding.fix}")
     if folder is None:
-        show_lines(["No project here: only the machine was checked."])
+        lines.append("No project here: only the machine was checked.")
     warnings = sum(finding.state == "warning" for finding in findings)
     also = f", {warnings} to look at" if warnings else ""
-    show_lines([f"{len(ill)} missing{also}." if ill else f"Nothing is missing{also}."])
+    show(findings, [*lines, f"{len(ill)} missing{also}." if ill else f"Nothing is missing{also}."])
     return FAILED if ill else 0
 
 
@@ -131,11 +129,8 @@ def version() -> None:
         "SQLite": sqlite3.sqlite_version,
         "platform": platform.platform(),
     }
-    if manner().json:
-        show_json(found)
-        return
     width = max(map(len, found))
-    show_lines(f"{name:{width}}  {text}" for name, text in found.items())
+    show(found, (f"{name:{width}}  {text}" for name, text in found.items()))
 
 
 def _version(name: str) -> str:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trimtab.cli.options import account, command, manner, opened_project, refuse_given
-from trimtab.cli.output import progress, show, show_json, show_lines
+from trimtab.cli.options import account, command, opened_project, refuse_given
+from trimtab.cli.output import progress, show, show_each
 from trimtab.cli.versions.version import show_version
 from trimtab.core.shown import format_bytes
 
@@ -44,20 +44,15 @@ def versions(model: str | None, **wanted: Any) -> None:
         found = project.versions(model, **wanted)
         models = project.registry.models()
         named = "" if model is None or models else f" {project.definitions.deployment(model).name}"
-    if manner().json:
-        for one in found:
-            show_json(one)
-    elif found:
-        from trimtab.report.tables import text_table
+    from trimtab.report.tables import text_table
 
-        show_lines(
-            [text_table(["version", "address", "made", "metric", "aliases", "tags", ""], [_row(one) for one in found])]
-        )
-        show_lines(_notes(found))
+    lines = [f"No version yet. Train: trimtab train{named}"]
+    if found:
+        headers = ["version", "address", "made", "metric", "aliases", "tags", ""]
+        lines = [text_table(headers, [_row(one) for one in found]), *_notes(found)]
     elif models:
-        show_lines([f"No version fits. There are versions of {', '.join(models)}."])
-    else:
-        show_lines([f"No version yet. Train: trimtab train{named}"])
+        lines = [f"No version fits. There are versions of {', '.join(models)}."]
+    show_each(found, lines)
 
 
 @command("tag")

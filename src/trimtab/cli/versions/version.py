@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trimtab.cli.options import account, command, manner, opened_project, refuse_given
-from trimtab.cli.output import progress, show, show_json, show_lines
+from trimtab.cli.options import account, command, opened_project, refuse_given
+from trimtab.cli.output import progress, show
 from trimtab.core.errors import Misuse
 
 if TYPE_CHECKING:
@@ -76,15 +76,13 @@ def export(version: str, folder: str, mlflow: bool, trust: Any) -> None:
     """
     with opened_project() as project:
         done = project.export(version, folder, mlflow=mlflow, trust=trust)
-    if manner().json:
-        show_json(done)
-        return
-    show_lines(
+    show(
+        done,
         [
             f"{done.version}: {len(done.files)} files in {done.folder}; its {done.golden} golden predictions come out "
             f"within {done.difference:.2g} there (allowed {done.tolerance:.2g})",
             f"check it anywhere: python {Path(done.folder) / done.check} --check",
-        ]
+        ],
     )
 
 
@@ -112,10 +110,7 @@ def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> N
         there = {one.id for one in project.registry.versions(model)}
         version = project.import_model(path, model, categories=_categories(category), actor=account(), **given)
         champion = project.registry.alias(model, "champion")
-    if manner().json:
-        show_json(version)
-        return
-    assert version.imported is not None  # set, because the version was just imported
+    assert version.imported is not None  # the version was just imported
     named = "by name" if version.imported.inputs_named else "by their number alone: the file names none"
     lines = [
         f"{version.name} ({version.id[:12]}): {version.imported.kind}, held against {version.imported.golden}; its "
@@ -129,7 +124,7 @@ def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> N
         lines.append("It counts as knowing all data until now: gates judge it on later days. Better: --seen-until TIME")
     if champion is None or champion.id != version.id:
         lines.append(f"It serves nothing yet. Judge it and put it in service: trimtab promote {version.name}")
-    show_lines(lines)
+    show(version, lines)
 
 
 def _shown_time(at_us: int) -> str:
@@ -144,11 +139,8 @@ def show_version(project: Project, reference: str) -> None:
     tags = [tag.tag for tag in project.registry.tags(version)]
     aliases = [name for name, move in project.registry.aliases(version.model).items() if move.version == version.id]
     row_calls = project.registry.row_choices(version)
-    if manner().json:
-        shown = {"version": version, "signature": signature, "tags": tags, "aliases": aliases, "row_calls": row_calls}
-        show_json(shown)
-    else:
-        show_lines(_version_lines(version, signature, tags, aliases, row_calls))
+    shown = {"version": version, "signature": signature, "tags": tags, "aliases": aliases, "row_calls": row_calls}
+    show(shown, _version_lines(version, signature, tags, aliases, row_calls))
 
 
 def _version_lines(

@@ -221,32 +221,34 @@ SIZES = [
 
 
 @pytest.mark.soak
-def test_sizes_waits_and_kinds(soak_report: Any, tmp_path: Path) -> None:
-    """`pytest -m soak -s -k sizes tests/simulation/test_campaigns.py`: what recovers, and what is too little data."""
-    failures = 0
-    for kind, per_day, wait in SIZES:
-        days = int(wait[:-1])
-        found: list[float] = []
-        said: set[str] = set()
-        for seed in seeds(4):
-            lives, _ = worlds.lived(
-                tmp_path / f"{kind}{per_day}{wait}{seed}",
-                policies(kind, wait)[:1],  # type: ignore[arg-type]  # one of the kinds
-                seed,
-                days=80 + 2 * days,
-                history=45 + days,
-                per_day=per_day,
-                shifts=worlds.strong(FULL.drift),
-                delay=(f"{days * 24 - 12}h", f"{days * 24 - 1}h"),
-            )
-            recovered = lives["alarm"].recovered(FULL.drift, 0.10)
-            found.append(math.inf if recovered is None else recovered)
-            said |= {d.cause[:90] for d in lives["alarm"].result.decisions if d.act == "refuse"}
-        late = sum(day > 13 + days for day in found)
-        failures += late
-        print(kind, per_day, wait, sorted(found), sorted(said)[:3], flush=True)
-        soak_report(f"recovery_{kind}_{per_day}_{wait}", runs=len(found), failures=late, days=float(np.median(found)))
-    assert failures == 0
+@pytest.mark.parametrize(("kind", "per_day", "wait"), SIZES)
+def test_sizes_waits_and_kinds(soak_report: Any, tmp_path: Path, kind: str, per_day: int, wait: str) -> None:
+    """`pytest -m soak -s -k sizes tests/simulation/test_campaigns.py`: which worlds recover, and which are too small.
+
+    `-k "sizes and ranking"` runs one kind of model, `-k "sizes and 20000"` one number of requests a day.
+    """
+    days = int(wait[:-1])
+    found: list[float] = []
+    said: set[str] = set()
+    for seed in seeds(4):
+        lives, _ = worlds.lived(
+            tmp_path / str(seed),
+            policies(kind, wait)[:1],  # type: ignore[arg-type]  # one of the kinds
+            seed,
+            days=80 + 2 * days,
+            history=45 + days,
+            per_day=per_day,
+            shifts=worlds.strong(FULL.drift),
+            delay=(f"{days * 24 - 12}h", f"{days * 24 - 1}h"),
+        )
+        recovered = lives["alarm"].recovered(FULL.drift, 0.10)
+        found.append(math.inf if recovered is None else recovered)
+        said |= {d.cause[:90] for d in lives["alarm"].result.decisions if d.act == "refuse"}
+        print(kind, per_day, wait, seed, found[-1], flush=True)
+    late = sum(day > 13 + days for day in found)
+    print(kind, per_day, wait, sorted(found), sorted(said)[:3], flush=True)
+    soak_report(f"recovery_{kind}_{per_day}_{wait}", runs=len(found), failures=late, days=float(np.median(found)))
+    assert late == 0
 
 
 def test_a_sabotaged_refit_never_answers_and_an_outage_is_not_learnt_from(tmp_path: Path) -> None:

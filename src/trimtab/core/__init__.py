@@ -1,1 +1,1 @@
-"""Errors, clocks, ids, time, hashing, columns, expressions, configuration and records that several packages share."""
+"""What several packages share: errors, clocks, ids, times, hashes, columns, expressions, settings and records."""

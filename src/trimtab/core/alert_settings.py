@@ -1,4 +1,4 @@
-"""Settings of alerts: the rules, and the receivers with their kinds."""
+"""Settings of alerts: rules for when messages are sent, and the receivers of the messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LONGEST_US = 30 * SECOND_US
 
 
 class _Timed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", kw_only=True):
-    timeout: str = "10s"  # for one delivery
+    timeout: str = "10s"  # the time limit of one delivery
 
     def __post_init__(self) -> None:
         self._check()
@@ -39,10 +39,10 @@ class _Timed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
 
 class _Routed(_Timed, frozen=True, kw_only=True):
-    """Filters that receivers of every kind have."""
+    """Filters that every kind of receiver has."""
 
-    severity: Severity = "red"  # the least one
-    models: list[str] = []  # empty: all
+    severity: Severity = "red"  # the least severity that is sent
+    models: list[str] = []  # the models whose alerts are sent; empty: all models
     tell: tuple[AlertKind, ...] = ("begun", "graver", "ended")
 
     def _check(self) -> None:
@@ -52,10 +52,10 @@ class _Routed(_Timed, frozen=True, kw_only=True):
 
 
 class WebhookReceiver(_Routed, frozen=True, tag="webhook"):
-    """An address that takes JSON by POST."""
+    """A web address that takes alerts as JSON by POST."""
 
     url: str
-    secret: str | None = None  # signs the body: HMAC-SHA256
+    secret: str | None = None  # the key with which the body is signed (HMAC-SHA256)
     headers: dict[str, str] = {}
 
     def _check(self) -> None:
@@ -69,7 +69,7 @@ class WebhookReceiver(_Routed, frozen=True, tag="webhook"):
 
 
 class SlackReceiver(_Routed, frozen=True, tag="slack"):
-    """An incoming webhook of Slack, or of anything that takes the same."""
+    """A Slack webhook, or another address that takes the same messages."""
 
     url: str
 
@@ -79,13 +79,13 @@ class SlackReceiver(_Routed, frozen=True, tag="slack"):
 
 
 class EmailReceiver(_Routed, frozen=True, tag="email"):
-    """People with mailboxes, by way of an SMTP server."""
+    """Email addresses, with the SMTP server that sends to them."""
 
     host: str
     sender: str = msgspec.field(name="from")
     to: list[str]
     security: Literal["starttls", "tls", "none"] = "starttls"
-    port: int | None = None  # None: by `security`
+    port: int | None = None  # None: the usual port for `security`
     user: str | None = None
     password: str | None = None
 
@@ -111,7 +111,7 @@ class EmailReceiver(_Routed, frozen=True, tag="email"):
 
 
 class FileReceiver(_Routed, frozen=True, tag="file"):
-    """A file that gets a line of JSON for each alert."""
+    """A file to which a line of JSON is added for each alert."""
 
     path: str  # relative to the folder of trimtab.toml
 
@@ -122,9 +122,9 @@ class FileReceiver(_Routed, frozen=True, tag="file"):
 
 
 class CommandReceiver(_Routed, frozen=True, tag="command"):
-    """A program that gets the message as JSON on standard input."""
+    """A program that is started for each alert, with the message as JSON on standard input."""
 
-    command: list[str]  # the program and its arguments; no shell
+    command: list[str]  # the program and its arguments; no shell interprets them
 
     def _check(self) -> None:
         super()._check()
@@ -133,7 +133,7 @@ class CommandReceiver(_Routed, frozen=True, tag="command"):
 
 
 class HeartbeatReceiver(_Timed, frozen=True, tag="heartbeat"):
-    """An address that gets a request while all is well; its service raises the alarm when requests stop."""
+    """An address that is requested regularly while all is well. Its service raises an alarm when the requests stop."""
 
     url: str
     every: str = "1min"
@@ -150,12 +150,14 @@ Receiver: TypeAlias = Addressee | HeartbeatReceiver
 
 
 class AlertsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Receivers of alerts, and rules that limit how often they get messages."""
+    """The receivers of alerts, and rules that limit how often they get messages."""
 
-    pages_per_week: int = 5  # of each model and severity; more wait for the digest
-    digest: str = "1d"  # how long alerts wait for the digest
-    flapping: str = "36h"  # a signal that returns within this time is the same one; its end is sent after it
-    keep: str = "3d"  # after this an alert that could not be delivered is dropped
+    # for each model and severity; further alerts wait for the digest (a message that collects alerts)
+    pages_per_week: int = 5
+    digest: str = "1d"  # how long alerts are collected for a digest
+    # a signal that ends and returns within this time counts as one; only after this time is its end sent
+    flapping: str = "36h"
+    keep: str = "3d"  # an alert that could not be delivered for this long is dropped
     receivers: dict[str, Receiver] = {}
 
     def __post_init__(self) -> None:
@@ -170,7 +172,7 @@ class AlertsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def addressees(self) -> dict[str, Addressee]:
-        """The receivers that alerts are sent to."""
+        """The receivers that are not heartbeats."""
         return {name: one for name, one in self.receivers.items() if not isinstance(one, HeartbeatReceiver)}
 
     @property
@@ -179,7 +181,10 @@ class AlertsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def with_receivers_name(error: str, document: Mapping[str, Any], *, strict: bool) -> str:
-    """Add the receiver's name to an error about a receiver, and the known kinds if it is about the kind."""
+    """Return an error message about a receiver, with the receiver's name added.
+
+    If the receiver's kind is wrong, the known kinds are added, too.
+    """
     if _UNNAMED not in error:
         return error
     for name, given in document["alerts"]["receivers"].items():
@@ -219,7 +224,7 @@ def _check_url(url: str) -> None:
 
 
 def _check_secret(key: str, text: str | None) -> None:
-    """Secrets do not belong into a file that is shared."""
+    """Refuse a secret that is written into the file, because the file may be shared. Only "$NAME" is allowed."""
     if text is None:
         return
     template = Template(text)

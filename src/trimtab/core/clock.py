@@ -1,4 +1,4 @@
-"""Clocks: the system's clock, a clock that is checked for jumps, and clocks for simulations."""
+"""Clocks: the machine's clock, a clock that is checked for jumps, and clocks for simulations."""
 
 import time
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Protocol
 
 from trimtab.core.errors import Misuse, Unavailable
 
-TOLERANCE_US = 900_000_000  # how far the machine's clock may be set ahead while a process runs
+TOLERANCE_US = 900_000_000  # how far the machine's clock may jump ahead, in microseconds, while a process runs
 
 
 class Clock(Protocol):
@@ -39,14 +39,14 @@ _ELAPSED: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class CheckedClock:
-    """A clock that raises an error while the clock that it checks has jumped ahead of the elapsed time. # D0170
+    """A clock that raises an error when the clock that it checks has jumped ahead. # D0170
 
-    The clock and the elapsed time are compared from the time when this object was made. A clock that is set back, or
-    ahead by at most the tolerance, is trusted.
+    A jump is found by comparing the clock with the time that has really passed since this object was made. A clock that
+    is set back, or ahead by no more than the tolerance, is trusted.
 
     Args:
         clock: The clock to check.
-        elapsed_us: Returns the time that has passed, whatever the clock is set to.
+        elapsed_us: Returns the time that has passed since a fixed time. It is not affected by setting the clock.
 
     >>> CheckedClock(VirtualClock(5), elapsed_us=lambda: 0).now_us()
     5
@@ -55,13 +55,14 @@ class CheckedClock:
     def __init__(self, clock: Clock, *, elapsed_us: Callable[[], int] = elapsed_us) -> None:
         self._now_us = clock.now_us
         self._elapsed_us = elapsed_us
-        self._most_us = clock.now_us() - elapsed_us()  # the greatest difference that was trusted
+        # the largest trusted difference between the clock and the elapsed time
+        self._most_us = clock.now_us() - elapsed_us()
 
     def now_us(self) -> int:
-        """Return the current time.
+        """Return the time of the checked clock.
 
         Raises:
-            Unavailable: The clock jumped ahead.
+            Unavailable: The clock has jumped ahead.
         """
         now_us = self._now_us()
         ahead_us = now_us - self._elapsed_us() - self._most_us
@@ -72,7 +73,7 @@ class CheckedClock:
         return now_us
 
     def jump(self) -> str | None:
-        """Return the reason not to trust the clock now, or None if the clock can be trusted."""
+        """Return why the clock cannot be trusted now, or None if it can."""
         ahead_us = self._now_us() - self._elapsed_us() - self._most_us
         return _jumped(ahead_us) if ahead_us > TOLERANCE_US else None
 
@@ -86,7 +87,7 @@ def _jumped(ahead_us: int) -> str:
 
 
 class VirtualClock:
-    """A clock that stands still until it is moved, and never runs backwards.
+    """A clock that only moves when it is told to, and never backwards.
 
     >>> clock = VirtualClock(1_000)
     >>> clock.advance_to(2_500)
@@ -101,10 +102,10 @@ class VirtualClock:
         return self._now_us
 
     def advance_to(self, now_us: int) -> None:
-        """Move to `now_us`.
+        """Set the clock to `now_us`.
 
         Raises:
-            Misuse: `now_us` lies before the present.
+            Misuse: `now_us` is earlier than the time that the clock shows.
         """
         if now_us < self._now_us:
             raise Misuse(f"clock: cannot go back from {self._now_us} to {now_us} us. Start a new VirtualClock.")
@@ -112,9 +113,9 @@ class VirtualClock:
 
 
 class ShiftedClock:
-    """A clock that starts at another time and runs at normal speed.
+    """A clock that begins at a given time and then runs at normal speed.
 
-    It is used to serve a replayed history as of the end of the history.
+    It is used to serve predictions after the replay of a history, as of the end of that history.
 
     >>> clock = ShiftedClock(1_000_000)
     >>> 1_000_000 <= clock.now_us() < 2_000_000

@@ -1,4 +1,4 @@
-"""Compilation of generated functions: the one place that executes code written by code."""
+"""Compilation of generated functions. No other module executes code that trimtab generates."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ _UNSAFE = re.compile(r"[^\w\s.,:;=<>+*/%()\[\]{}!-]|__(?!class__)(?<!__class__)|
 
 
 def define(name: str, lines: Iterable[str], names: Mapping[str, object], *, about: str) -> Any:
-    """The function `name` that the lines define.
+    """Compile generated code, and return the function `name` that it defines.
 
-    The text may hold numbers, operators and names. Quotes are refused, so a text of others (a column's name, say)
-    can only come in as the value of a name. A name is one of `names`, of a few harmless builtins, or made in the text.
+    The code may hold numbers, operators and names, but no quotes. So a text from outside, such as the name of a column,
+    can never become code: it can only be the value of a name. A name must be in `names`, be one of a few harmless
+    builtins, or be defined in the code.
 
     Args:
-        name: The function's.
-        lines: Its `def` and body.
-        names: What it may use: its globals.
-        about: Shown in tracebacks.
+        name: The name of the function.
+        lines: The lines of the code: the `def` of the function and its body.
+        names: The global variables that the code may use.
+        about: What the code computes, shown in tracebacks.
 
     Raises:
-        ValueError: The text holds something else; that is a bug of the caller.
+        ValueError: The code holds anything else. This is a bug in the caller.
 
     >>> define("scaled", ["def scaled(x):", "  return factor * x + 1"], {"factor": 3}, about="a scale")(2)
     7
@@ -36,4 +37,5 @@ def define(name: str, lines: Iterable[str], names: Mapping[str, object], *, abou
         raise ValueError(f"{about}: generated code may not hold {wrong if found is None else found[0]!r}.")
     scope: dict[str, Any] = {**names, "__builtins__": {each: getattr(builtins, each) for each in _BUILTINS}}
     exec(compile(text, f"<{about}>", "exec"), scope)
-    return scope.pop(name)  # a function that its own globals hold would wait for the collector
+    # remove the function from its own globals; this cycle would only be freed by the garbage collector
+    return scope.pop(name)

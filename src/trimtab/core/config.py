@@ -1,4 +1,4 @@
-"""Settings: `trimtab.toml` in the project's folder, then `TRIMTAB_*` from the environment."""
+"""Settings of a project: those in `trimtab.toml`, which environment variables `TRIMTAB_*` override."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from trimtab.core.time import DAY_US, duration_us
 
 FILE = "trimtab.toml"
 _PREFIX = "TRIMTAB_"
-_TEST_PREFIX = "TRIMTAB_TEST_"  # addresses of servers for tests; not settings of a project
+_TEST_PREFIX = "TRIMTAB_TEST_"  # variables with this prefix are addresses of servers for tests, not settings
 
 
 class ProjectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Places of the definitions and of the state."""
+    """Settings of where the definitions and the state of a project are."""
 
     name: str = "project"
     file: str = "project.py"  # relative to the folder of trimtab.toml
@@ -34,20 +34,21 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     host: str = "127.0.0.1"
     port: int = 8117
-    grpc_port: int | None = None  # None: no gRPC; 0: any free one
+    grpc_port: int | None = None  # None: no gRPC; 0: any free port
     log: Literal["durable", "relaxed"] = "durable"
     max_body_bytes: int = 8 * 1024 * 1024
-    max_bodies_bytes: int = 256 * 1024 * 1024  # memory for the bodies of all requests of one process
+    # the memory for the bodies of all requests that one process handles at once
+    max_bodies_bytes: int = 256 * 1024 * 1024
     max_rows: int = 10_000
-    model_memory_bytes: int = 1024**3  # for loaded versions, by the size of their stored models
-    workers: int = 1  # processes that answer; with more than one another one does all the rest
-    require_key: bool | None = None  # None: once a key was made
-    tls_cert: str | None = None  # PEM, relative to the folder; with it the service speaks HTTPS
-    tls_key: str | None = None  # left out, it is in the certificate's file
+    model_memory_bytes: int = 1024**3  # the memory for loaded versions, measured by the size of their stored models
+    workers: int = 1  # processes that answer requests; with more than one, a further process does all other work
+    require_key: bool | None = None  # None: a key is required as soon as one was created
+    tls_cert: str | None = None  # a PEM file, relative to the folder of trimtab.toml; if given, the server speaks HTTPS
+    tls_key: str | None = None  # None: the key is in the file of the certificate
     tls_min: Literal["1.2", "1.3"] = "1.2"
-    access_log: str = "off"  # "-": standard output; else a file, relative to the folder
-    traces: str | None = None  # the address of a collector of OpenTelemetry, OTLP over HTTP
-    traces_share: float = 1.0  # of the requests whose own header does not decide it
+    access_log: str = "off"  # "-": to standard output; otherwise a file, relative to the folder of trimtab.toml
+    traces: str | None = None  # the URL of an OpenTelemetry collector (OTLP over HTTP)
+    traces_share: float = 1.0  # the share of requests to trace, if their headers do not say whether to trace them
 
     def __post_init__(self) -> None:
         if not 1 <= self.workers <= 64:
@@ -79,7 +80,7 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FeaturesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of computing features of many requests."""
+    """Settings of the computation of features for many requests."""
 
     memory_bytes: int = 4 * 1024**3
 
@@ -89,11 +90,11 @@ class FeaturesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of training: the kind of process and its priority."""
+    """Settings of training: in what kind of process, and with what priority."""
 
     executor: Literal["process", "thread"] = "process"
-    nice: int = 10  # added to the nice level of the process that trains
-    threads: int = 1  # for estimators and numerical libraries
+    nice: int = 10  # added to the nice value of the process that trains
+    threads: int = 1  # how many threads estimators and numerical libraries use
 
     def __post_init__(self) -> None:
         if not 0 <= self.nice <= 19:
@@ -103,23 +104,23 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ScenarioSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One line of a replay: a model under a policy."""
+    """A scenario of a replay: a model, and the policy by which it is retrained."""
 
     name: str
     model: str
     policy: Literal["never", "project", "schedule", "day_ahead"] = "project"
-    at: str = "23:00"  # day_ahead: the UTC time of day at which the next day is scored
-    like: str | None = None  # day_ahead: the scenario whose model answers
+    at: str = "23:00"  # for day_ahead: the time of day (UTC) at which the requests of the next day are scored
+    like: str | None = None  # for day_ahead: the name of the scenario whose model scores them
 
 
 class DemoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of `trimtab demo`."""
 
-    loader: str  # "load.py:load": a function that takes a folder and gives a file for each source
+    loader: str  # "load.py:load": a function that gets a folder, and returns a file for each event source
     start: str
     until: str
     lines: list[ScenarioSettings]
-    requires: list[str] = []  # importable modules that the project's models need
+    requires: list[str] = []  # modules that must be importable for the project's models
     sampled_rows: int = 1_000
 
 
@@ -127,7 +128,7 @@ FOREVER = "forever"
 
 
 def _kept_us(kept: str | None, key: str) -> int | None:
-    """Convert a retention time to microseconds; None: for ever."""
+    """Return a retention time in microseconds; None: for ever."""
     if kept is None or kept == FOREVER:
         return None
     us = duration_us(kept)
@@ -137,13 +138,13 @@ def _kept_us(kept: str | None, key: str) -> int | None:
 
 
 class RetentionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Retention times of records; without one they are kept for ever."""
+    """Settings of how long records are kept. Records without a setting are kept for ever."""
 
-    events: str | None = None  # for every source that `sources` does not name
-    sources: dict[str, str] = {}  # by source, a duration or "forever"
+    events: str | None = None  # for every source that is not in `sources`
+    sources: dict[str, str] = {}  # for each source, a duration or "forever"
     predictions: str | None = None
     quarantine: str | None = None
-    disk_budget: str | None = None  # e.g. "20GB": the largest size of the state folder
+    disk_budget: str | None = None  # the largest size of the state folder, for example "20GB"
 
     def __post_init__(self) -> None:
         named = {f"sources.{name}": kept for name, kept in self.sources.items()}
@@ -155,11 +156,11 @@ class RetentionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
     @property
     def is_set(self) -> bool:
-        """Whether any limit is set."""
+        """Whether any of these settings is given."""
         return self != RetentionSettings()
 
     def events_us(self, source: str) -> int | None:
-        """The retention time of a source's events; None: for ever."""
+        """Return how long events of a source are kept, in microseconds; None: for ever."""
         return _kept_us(self.sources.get(source, self.events), "events")
 
     @property
@@ -176,9 +177,10 @@ class RetentionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class RegistrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Requirements for moves of aliases."""
+    """Settings of what moves of aliases require."""
 
-    protected: dict[str, dict[str, Literal["gate", "reason"]]] = {}  # by model and alias
+    # for each model and alias: a passed gate (a judged comparison), or a reason
+    protected: dict[str, dict[str, Literal["gate", "reason"]]] = {}
 
     def __post_init__(self) -> None:
         for model, aliases in self.protected.items():
@@ -187,7 +189,7 @@ class RegistrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All settings of one project, with the folder they are relative to."""
+    """All settings of one project, and the folder to which paths in them are relative."""
 
     folder: Path = Path()
     project: ProjectSettings = ProjectSettings()
@@ -211,11 +213,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_config(folder: Path, environment: Mapping[str, str]) -> Config:
-    """Settings of the project in `folder`; a variable such as `TRIMTAB_SERVE_PORT=9000` wins over the file.
+    """Return the settings of the project in `folder`. A variable such as `TRIMTAB_SERVE_PORT=9000` overrides the file.
 
     Raises:
-        NotFound: There is no `trimtab.toml`.
-        Misuse: An unknown key, a wrong type, or no TOML; the message names the file or the variable.
+        NotFound: There is no `trimtab.toml` in the folder.
+        Misuse: A key is unknown, a value has the wrong type, or the file is not TOML. The message names the file or
+            variable.
     """
     folder = folder.absolute()
     file = folder / FILE
@@ -237,14 +240,15 @@ def load_config(folder: Path, environment: Mapping[str, str]) -> Config:
 
 def _convert(document: Mapping[str, Any], where: str, *, strict: bool = False) -> Config:
     try:
-        return msgspec.convert(document, Config, strict=strict)  # values from the environment are texts
+        # not strict for the environment, whose values are all texts
+        return msgspec.convert(document, Config, strict=strict)
     except msgspec.ValidationError as error:
         said = with_receivers_name(str(error), document, strict=strict)
         raise Misuse(f"{where}: {said}{_allowed(str(error))}. The settings are listed in docs/settings.md.") from error
 
 
 def _whole(value: Any) -> Any:
-    """A document with its whole numbers as integers, which float settings take, too: 8e6 is 8000000."""
+    """Return a document in which floats such as 8e6 are integers. Settings that are floats accept integers, too."""
     if isinstance(value, dict):
         return {key: _whole(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -253,7 +257,7 @@ def _whole(value: Any) -> Any:
 
 
 def _allowed(error: str) -> str:
-    """The allowed values, if the error is about a value that is not among them."""
+    """Return a list of the allowed values, if the error is about a value that is not one of them."""
     message, _, pointer = error.partition(" - at `$.")
     if not message.startswith("Invalid enum value"):
         return ""
@@ -263,7 +267,7 @@ def _allowed(error: str) -> str:
             kind = get_args(kind)[0]
         if key == "[]":
             kind = [one for one in get_args(kind) if one is not ...][-1]
-        else:  # in a union: the first type that has the key
+        else:  # for a union, take the first type that has the key
             hints = [get_type_hints(one) for one in (get_args(kind) or (kind,))]
             kind = next(one[key] for one in hints if key in one)
     return f"; give one of {', '.join(map(repr, get_args(kind)))}"

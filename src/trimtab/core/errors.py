@@ -1,4 +1,4 @@
-"""The five errors, one for each way to react."""
+"""The five kinds of errors. Each tells the caller how to react."""
 
 
 class TrimtabError(Exception):
@@ -9,15 +9,15 @@ class TrimtabError(Exception):
 
 
 class Misuse(TrimtabError, ValueError):
-    """The caller must change something: an argument, a definition, a file."""
+    """The caller must change something: an argument, a definition or a file."""
 
 
 class NotFound(TrimtabError, LookupError):
-    """The named thing does not exist here. The message lists the things that exist."""
+    """The named thing does not exist. The message lists the things that exist."""
 
 
 class Conflict(TrimtabError):
-    """Another process changed or holds the thing. Read it again, then decide."""
+    """Another process changed the thing, or holds it. The caller should read it again, then decide."""
 
 
 class Unavailable(TrimtabError):
@@ -25,4 +25,4 @@ class Unavailable(TrimtabError):
 
 
 class Corrupt(TrimtabError):
-    """Stored bytes are not the bytes that were written. The message names the file and the record."""
+    """Stored bytes are not those that were written. The message names the file and the record."""

@@ -1,4 +1,4 @@
-"""Content addresses and checksums: the same on every machine."""
+"""Hashes and checksums that are the same on every machine."""
 
 import hashlib
 import zlib
@@ -9,7 +9,7 @@ _encoder = msgspec.json.Encoder(order="deterministic")
 
 
 def content_hash(value: object) -> str:
-    """The SHA-256 of `value`'s canonical JSON, 64 hexadecimal digits.
+    """Return the SHA-256 of a value's canonical JSON, as 64 hexadecimal digits.
 
     >>> content_hash({"b": 1, "a": 2}) == content_hash({"a": 2, "b": 1})
     True
@@ -18,12 +18,12 @@ def content_hash(value: object) -> str:
 
 
 def bytes_hash(data: bytes | memoryview) -> str:
-    """The SHA-256 of bytes, 64 hexadecimal digits."""
+    """Return the SHA-256 of bytes, as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def row_crc(*values: object) -> int:
-    """The CRC-32 of a row: it changes if a value changes or moves to another column."""
+    """Return the CRC-32 of a row. It changes if a value changes or moves to another column."""
     crc = 0
     for value in values:
         data = bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode("utf-8", "surrogatepass")

@@ -1,4 +1,4 @@
-"""Identifiers that sort by time and do not collide between processes."""
+"""Identifiers that sort by time. Different processes never make the same one."""
 
 import os
 import random
@@ -7,21 +7,21 @@ from typing import Protocol
 
 from trimtab.core.clock import Clock
 
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # base 32 by Douglas Crockford, which leaves out i, l, o and u
 
 
 class Ids(Protocol):
-    """Gives a new identifier at each call."""
+    """A source of new identifiers."""
 
     def __call__(self, kind: str) -> str: ...
 
 
 class TimeIds:
-    """Identifiers `kind_` + 26 base-32 letters: 48 bits of milliseconds, then 80 random bits that count up.
+    """Makes identifiers of a kind, "_" and 26 base-32 digits. These hold the time (48 bits of ms) and 80 random bits.
 
-    Within one process the identifiers strictly increase. Identifiers of two processes differ in 64 bits, which each
-    process draws at its start. A `seed` gives the same identifiers again (for a simulation). Without a seed the random
-    bits come from the system.
+    Within one process, identifiers strictly increase: if the time is the same, the random bits are counted up. Each
+    process draws 64 of the random bits when it starts, so that processes make different identifiers. With a `seed` (for
+    simulations), the identifiers can be repeated. Without one, the system gives the random bits.
 
     >>> from trimtab.core.clock import VirtualClock
     >>> ids = TimeIds(VirtualClock(0), seed=1)
@@ -33,7 +33,7 @@ class TimeIds:
     def __init__(self, clock: Clock, *, seed: int | None = None) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._ms = 0  # at least 0, because a clock may stand before 1970
+        self._ms = 0  # never negative, even if the clock shows a time before 1970
         self._tail = 0
         self._random = random.Random(os.urandom(16) if seed is None else seed)
 

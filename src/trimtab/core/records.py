@@ -1,4 +1,4 @@
-"""Records that several packages share. Each is a row of a log, a journal or a catalogue."""
+"""Records that several packages read or write. They are stored in logs, in journals or in the catalogue."""
 
 from __future__ import annotations
 
@@ -9,113 +9,119 @@ import msgspec
 
 Mode = Literal["live", "batch", "precomputed", "online", "replay"]
 
-# Flags of answers that were given instead of the answer of the version itself,
+# Flags of answers that are not the ordinary answer of the version: features were null, or the answer was repeated, came
+# from another version, or from a rule.
 NULL_FEATURES, LAST_ANSWER, FALLBACK_VERSION, RULE = "null_features", "last_answer", "fallback_version", "rule"
-BEHIND = "features_behind"  # and of answers that were made while no event is applied to online features
+BEHIND = "features_behind"  # the flag of an answer that was made while new events were not applied to online features
 _DEGRADED = frozenset((NULL_FEATURES, LAST_ANSWER, RULE))
 
 
-# the struct can hold no reference cycle
+# gc=False is safe, because the struct can hold no reference cycle
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
-    """One answer to one request: a row of the prediction log, which holds the fields in this order.
+    """One answer to one request, as a row of the prediction log. The row holds the fields in this order.
 
-    `at_us` and `positions` are the time and the log positions as of which the features were read. Together with the
-    definitions of `version` they say exactly which feature values must have been used. `values` holds the values that
-    were used.
+    The features were read as of the time `at_us` and the log positions `positions`. Together with the definitions of
+    `version`, these say exactly which feature values were right. `values` are those that were really used.
     """
 
     id: str
-    request_id: str  # the value of the request's key
+    request_id: str  # the value of the key column in the request
     model: str  # "late_flight"
-    version: str  # the version's content address
-    arm: str  # the alias or deployment line that answered: "champion", "online", ...
+    version: str  # the hash that identifies the version
+    arm: str  # the alias or deployment scenario that answered: "champion", "online", ...
     mode: Mode
     made_at_us: int
     at_us: int
     positions: dict[str, int]
-    # probability of the positive class, or the predicted number; with `scores`, the probability of the likeliest class
+    # The probability of the positive class, or the predicted number. If `scores` is given: the probability of the
+    # likeliest class.
     score: float
-    request: bytes  # the request's columns, as a msgpack array in declared order (times as microseconds)
-    values: bytes  # the model's input row, as little-endian float64 (NaN = null)
-    reasons: bytes  # for each model input a code of features.REASONS; 255: the input is not from a view (a transform)
+    request: bytes  # the columns of the request, as a msgpack array in declared order (times as microseconds)
+    values: bytes  # the values of the model's inputs, as little-endian float64 (NaN = null)
+    # for each input, a code of features.REASONS for why it has its value; 255: the input does not come from a view
+    reasons: bytes
     flags: tuple[str, ...] = ()  # "past", "null_features", ...
-    scores: dict[str, float] | None = None  # the probability of each class, for a model of several classes
+    scores: dict[str, float] | None = None  # for a model of several classes: the probability of each class
 
     @property
     def is_degraded(self) -> bool:
-        """Return whether features, model or both were unavailable. If so, the score says nothing about the version."""
+        """Return whether features or the model were not available. Then the score says nothing about the version."""
         return bool(self.flags) and not _DEGRADED.isdisjoint(self.flags)
 
     @property
     def prediction(self) -> str | None:
-        """Return the likeliest class of a model of several classes. Of equally likely classes it is the first."""
+        """Return the likeliest class, for a model of several classes. If classes are equally likely, return the
+        first.
+        """
         return None if self.scores is None else max(self.scores, key=self.scores.__getitem__)
 
 
-# three times the loss of a coin toss: the most that one row can add to the loss of a day
+# the largest loss that one row can add to the sum of a day: three times the loss of a coin toss
 LOSS_CAP = 3.0 * math.log(2.0)
 
 
 class DayQuality(msgspec.Struct, frozen=True, kw_only=True):
-    """Quality of one version on the requests of one closed UTC day. All values are sums, so days can be added.
+    """The quality of one version on the requests of one UTC day that is over. All values are sums and can be added up.
 
-    For a ranking, lists are counted instead of rows. Lists that are neither labelled nor missing have labels that are
-    all alike.
+    For a ranking, lists are counted instead of rows. A list whose labels are all equal counts neither as labelled nor
+    as missing.
     """
 
     model: str
     version: str
-    day_us: int  # the day's first microsecond
+    day_us: int  # the first microsecond of the day
     predictions: int
     labelled: int
-    missing: int  # no label came within the wait
-    score_sum: float  # several classes: the scores of the likeliest class; a ranking: 0, as is the next
-    label_sum: float  # several classes: how often the likeliest class was the label
-    loss_sum: float  # log loss (or squared error) over the labelled rows
-    capped_loss_sum: float  # this sum with each row's loss capped
-    # The expected value of `loss_sum` if the scores are right; None: the scores of this metric are not probabilities.
+    missing: int  # requests for which no label arrived within the waiting time
+    # for several classes, the sum of the likeliest class's scores; for a ranking, this and the next field are 0
+    score_sum: float
+    label_sum: float  # for several classes, the number of rows whose label was the likeliest class
+    loss_sum: float  # the sum of log losses (or squared errors) of the labelled rows
+    capped_loss_sum: float  # the same sum, with the loss of each row limited to `LOSS_CAP`
+    # The value that `loss_sum` should have if the scores are right. None: the scores are not probabilities.
     expected_loss_sum: float | None = None
-    unlisted: int = 0  # several classes: rows whose label was not declared, which are neither labelled nor missing
+    # for several classes, the rows whose label is not a declared class; they are neither labelled nor missing
+    unlisted: int = 0
 
 
 class ChangeOnset(msgspec.Struct, frozen=True, kw_only=True):
-    """The estimated beginning of the change that raised an alarm."""
+    """The estimated time at which the change began that raised an alarm."""
 
-    at_us: int  # the likeliest day
+    at_us: int  # the most likely day
     earliest_us: int  # the earliest day that is nearly as likely
     latest_us: int  # the latest day that is nearly as likely
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True):
-    """A finding of a monitor.
+    """A finding of a monitor: something about a model changed or went wrong.
 
-    `severity` red means that someone must act. A monitor without evidence is red, too.
+    `severity` "red" means that someone must act. A monitor that lacks data to judge by is red, too.
     """
 
     id: str
-    kind: str  # "quality_loss", "quality_calibration", "no_labels", "unlisted_labels", "monitor_stopped", ...
+    kind: str  # for example "quality_loss", "quality_calibration", "no_labels", "unlisted_labels", "monitor_stopped"
     model: str
     version: str
     raised_at_us: int
-    onset_us: int  # the estimated beginning of the change
+    onset_us: int  # the estimated time at which the change began
     severity: Literal["info", "red"]
     evidence: dict[str, float]
     message: str
-    subject: str = ""  # "column temp", "source weather", "slice state=CA"; empty: the model as a whole
-    owner: str | None = None  # who should act, as the deployment declares
-    cause: str | None = None  # another finding at that time that may explain this one
-    ended_at_us: int | None = None  # None: the finding still holds
-    ended_because: str | None = None  # "the labels are back", "repaired by late_flight@8"
+    subject: str = ""  # for example "column temp", "source weather" or "slice state=CA"; empty: the whole model
+    owner: str | None = None  # the person who should act, as declared in the deployment
+    cause: str | None = None  # the id of another finding from that time that may explain this one
+    ended_at_us: int | None = None  # None: the finding is still true
+    ended_because: str | None = None  # for example "the labels are back" or "repaired by late_flight@8"
 
 
 class GateCheck(msgspec.Struct, frozen=True, kw_only=True):
     """One check of a candidate: the value found, and the bound."""
 
-    name: str  # "calibrated", "slice carrier=UA", "latency", ...
-    figure: float | None  # None: the value is not a number, or there were no rows to measure it on
-    bound: float | None  # the limit of `figure`, or its tolerance
+    name: str  # for example "calibrated", "slice carrier=UA" or "latency"
+    figure: float | None  # None: the value could not be computed as a number, or there were no rows to measure it on
+    bound: float | None  # the limit that `figure` must not exceed, or the tolerance of the comparison
     verdict: Literal["held", "failed", "no evidence", "not measured"]
-    reason: str  # one sentence
+    reason: str  # the reason for the verdict, in one sentence
 
 
 class GateRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,8 +129,8 @@ class GateRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     model: str
-    candidate: str  # the candidate's version address
-    champion: str | None  # None: there was no champion; only the checks without a champion apply
+    candidate: str  # the id of the candidate version
+    champion: str | None  # the id of the champion; None: there was none, so only checks that need no champion were made
     judged_at_us: int
     window_start_us: int
     window_end_us: int
@@ -132,17 +138,22 @@ class GateRecord(msgspec.Struct, frozen=True, kw_only=True):
     metric: str
     candidate_metric: float
     champion_metric: float | None
-    difference: float | None  # mean loss per row of the candidate minus that of the champion; negative is better
-    bound: float | None  # upper confidence bound of `difference`
+    # the mean loss per row of the candidate, minus that of the champion; negative: the candidate is better
+    difference: float | None
+    bound: float | None  # the upper confidence bound of `difference`
     margin: float
     passed: bool
-    checks: dict[str, bool]  # whether each named check held
-    reason: str  # one sentence
-    folds: int = 1  # 2 or more: each part of the window was scored by a fit on the other parts
-    findings: tuple[GateCheck, ...] = ()  # all checks with their values; empty if an earlier trimtab wrote the record
+    checks: dict[str, bool]  # for each check, whether the candidate passed it
+    reason: str  # the reason for the outcome, in one sentence
+    # 2 or more: the window was split into parts, and each was scored by a model that was fitted on the others
+    folds: int = 1
+    # all checks with their values; empty if an earlier version of trimtab wrote the record
+    findings: tuple[GateCheck, ...] = ()
 
     def lines(self) -> list[str]:
-        """Return every check in words. Records of an earlier trimtab only say whether each check held."""
+        """Return one line for each check. For a record of an earlier trimtab, the lines only say whether a check was
+        passed.
+        """
         found = [(one.name, one.verdict, one.reason) for one in self.findings]
         found = found or [(name, "held" if held else "failed", "") for name, held in self.checks.items()]
         width = max((len(name) for name, _, _ in found), default=0)
@@ -155,12 +166,12 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     at_us: int
     model: str
-    act: str  # "trigger", "wait", "train", "gate", "promote", "refuse", "roll_back", "freeze", ...
-    actor: str  # "policy" or a person
-    cause: str  # one sentence
+    act: str  # for example "trigger", "wait", "train", "gate", "promote", "refuse", "roll_back" or "freeze"
+    actor: str  # "policy", or the name of a person
+    cause: str  # the reason, in one sentence
     evidence: dict[str, str | int | float | bool | None]
-    version: str | None  # the version that the decision is about
-    replaced: str | None  # the previous version
+    version: str | None  # the id of the version that the decision is about
+    replaced: str | None  # the id of the version that was replaced
     data_hash: str | None
-    previous_hash: str  # hash of the previous row; 64 zeros for the first
-    hash: str  # hash of this row without this field
+    previous_hash: str  # the hash of the previous row; 64 zeros for the first row
+    hash: str  # the hash of all other fields of this row

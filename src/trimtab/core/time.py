@@ -24,24 +24,24 @@ _UNITS_US = {
 _DURATION = re.compile(r"\s*(\d+)\s*(us|ms|s|min|m|h|d|w)\s*")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
-EARLIEST_US = -62_135_596_800_000_000  # year 1
+EARLIEST_US = -62_135_596_800_000_000  # the beginning of year 1
 LATEST_US = 253_402_300_799_999_999  # the end of year 9999
-_LONGEST_US = LATEST_US - EARLIEST_US + 1  # keeps the sum of a time and a duration within 64 bits
-_SHOWN = 100  # most characters of a value in a message
+_LONGEST_US = LATEST_US - EARLIEST_US + 1  # a time plus a duration of at most this length fits in 64 bits
+_SHOWN = 100  # the number of characters of a value that a message shows
 _HOUR, _DD, _FRACTION = "(?:[01][0-9]|2[0-3])", "[0-9]{2}", "(?:[.,][0-9]+)?"
 _ZONE = f"(?: ?(?:[Zz]|UTC|[+-]{_HOUR}(?::?[0-5][0-9](?::[0-5][0-9])?)?))?"
 _EXTENDED = f"[0-9]{{4}}-{_DD}-{_DD}(?:[Tt ]{_HOUR}:{_DD}(?::{_DD}{_FRACTION})?{_ZONE})?"
 _BASIC = f"[0-9]{{8}}(?:[Tt]{_HOUR}{_DD}(?:{_DD}{_FRACTION})?{_ZONE})?"
-ISO_8601 = f"{_EXTENDED}|{_BASIC}"  # a regular expression of the texts that are times
+ISO_8601 = f"{_EXTENDED}|{_BASIC}"  # a regular expression for texts that are times
 _ISO = re.compile(ISO_8601)
-_TAIL = re.compile(f"(?:[.][0-9]+)?(?:[+-]{_HOUR}:[0-5][0-9]|Z)?")  # the usual end of a text, after the seconds
+_TAIL = re.compile(f"(?:[.][0-9]+)?(?:[+-]{_HOUR}:[0-5][0-9]|Z)?")  # what usually follows the seconds in a text
 
 
 def duration_us(text: str | int) -> int:
     """Return the microseconds of a duration such as "90s", "15min" or "7d". An int is taken as microseconds.
 
     Raises:
-        Misuse: The value is not a duration, is negative, or is longer than the years 1 to 9999.
+        Misuse: The text is not a duration, is negative, or is longer than the years 1 to 9999.
 
     >>> duration_us("1h")
     3600000000
@@ -56,7 +56,8 @@ def duration_us(text: str | int) -> int:
                 'Write a number and a unit of us, ms, s, min, h, d, w: "7d".'
             )
         digits = match[1].lstrip("0")
-        us = int(digits[:20] or "0") * _UNITS_US[match[2]]  # a number of twenty digits is too large in any unit
+        # twenty digits are enough: such a number is too large in every unit
+        us = int(digits[:20] or "0") * _UNITS_US[match[2]]
     if us < 0:
         raise Misuse(f"duration: {shown(us)[:_SHOWN]} us is negative. Give zero or more.")
     if us > _LONGEST_US:
@@ -68,7 +69,7 @@ def duration_us(text: str | int) -> int:
 
 
 def format_duration(us: int) -> str:
-    """Return the shortest exact text for a duration.
+    """Return the shortest text that gives a duration exactly.
 
     >>> format_duration(5_400_000_000)
     '90min'
@@ -82,7 +83,7 @@ def format_duration(us: int) -> str:
 def parse_time_us(value: str | int | dt.datetime | dt.date) -> int:
     """Return the UTC microseconds of an ISO 8601 text, a datetime, a date or an int.
 
-    A time without a zone is taken as UTC.
+    A time without a time zone is taken as UTC.
 
     Raises:
         Misuse: The value is not a time, or lies outside the years 1 to 9999.
@@ -97,7 +98,7 @@ def parse_time_us(value: str | int | dt.datetime | dt.date) -> int:
         value = _datetime(value)
     if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
         value = dt.datetime(value.year, value.month, value.day)
-    if not isinstance(value, dt.datetime) or value != value:  # pandas' NaT is a datetime that does not equal itself
+    if not isinstance(value, dt.datetime) or value != value:  # pandas' NaT is a datetime that is not equal to itself
         raise Misuse(
             f"time: {shown(given)[:_SHOWN]} is a {type(given).__name__}. "
             "Give ISO 8601 text, a datetime or microseconds."
@@ -106,20 +107,17 @@ def parse_time_us(value: str | int | dt.datetime | dt.date) -> int:
         value = value.replace(tzinfo=dt.UTC)
     try:
         us = (value - _EPOCH) // _MICROSECOND
-    except (OverflowError, ValueError):  # a pandas timestamp that lies too far in the past or future
+    except (OverflowError, ValueError):  # a pandas timestamp that is too early or too late
         us = LATEST_US + 1
     return _in_range(us, given)
 
 
 def _datetime(text: str) -> dt.datetime:
-    """Return the datetime that a text denotes, in the form of RFC 3339 or in the basic form of ISO 8601.
-
-    See `parse_time_us`.
-    """
+    """Return the datetime that a text stands for, in the form of RFC 3339 or in the basic form of ISO 8601."""
     usual = len(text) > 18 and text[4] == text[7] == "-" and text[13] == text[16] == ":" and text[10] in "T "
     try:
         if usual and text[11:13] != "24" and ((tail := text[19:]) in ("", "Z") or _TAIL.fullmatch(tail)):
-            # Python's parser alone accepts more texts; newer versions accept even 24:00
+            # Python's own parser accepts more texts, and newer versions even 24:00, so the text is checked before
             return dt.datetime.fromisoformat(text)
         iso = text.strip()
         if _ISO.fullmatch(iso):
@@ -134,7 +132,7 @@ def _datetime(text: str) -> dt.datetime:
 
 
 def format_time(us: int) -> str:
-    """Return a time as ISO 8601 in UTC, with as many digits as are needed.
+    """Return a time as ISO 8601 text in UTC, with no more digits than are needed.
 
     >>> format_time(1_362_096_000_000_000)
     '2013-03-01T00:00:00Z'

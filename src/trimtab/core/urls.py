@@ -1,4 +1,4 @@
-"""URLs of files and folders, and masking of credentials in URLs."""
+"""URLs of files and folders, and hiding of passwords in URLs."""
 
 import os
 import re
@@ -13,7 +13,7 @@ _SECRET = re.compile(rf"(?i)([?&;](?:[^=&;#\s]*(?:{_WORDS})[^=&;#\s]*)=)[^&;#\s]
 
 
 def mask_url(url: str) -> str:
-    """`url` with its user, password and secret options replaced by ***; for messages and logs.
+    """Return `url` for use in messages and logs: with its user, password and secret options replaced by ***.
 
     >>> mask_url("redis://app:s3cret@cache:6379/0?ssl=1&token=abc")
     'redis://***@cache:6379/0?ssl=1&token=***'
@@ -22,13 +22,13 @@ def mask_url(url: str) -> str:
 
 
 def store_url(scheme: str, path: Path) -> str:
-    """The URL of a file or folder for `store.open`, for any characters in its name.
+    """Return the URL of a file or folder for `store.open`. Its name may have any characters.
 
     >>> store_url("lmdb", Path("/srv/what? 100%/online"))
     'lmdb:///srv/what%3F%20100%25/online'
 
     Raises:
-        Misuse: The name is not UTF-8.
+        Misuse: The name cannot be encoded as UTF-8.
     """
     return f"{scheme}://{quote(str(in_utf8(path).absolute()))}"
 
@@ -37,7 +37,7 @@ def in_utf8(path: Path) -> Path:
     """Return `path` if its absolute name is UTF-8, so that it can be stored and shown.
 
     Raises:
-        Misuse: It is not UTF-8.
+        Misuse: The name is not UTF-8.
     """
     try:
         str(path.absolute()).encode()

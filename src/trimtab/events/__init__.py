@@ -1,4 +1,4 @@
-"""Sources: how raw records become validated events in the log, without duplicates; quarantine; history in columns."""
+"""Event sources: how rows are checked and stored as events in the log; quarantine for rows that do not fit; history."""
 
 from trimtab.core.package import lazily
 

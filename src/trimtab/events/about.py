@@ -1,4 +1,4 @@
-"""The description, the owner and the tags of a definition. They are not part of its content address."""
+"""The description, the owner and the tags of a definition. They do not affect the definition's hash."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from trimtab.core.errors import Misuse
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
-    """A description, an owner and tags. Make it with `about()`."""
+    """A description, an owner and tags of a definition. `about()` makes and checks one."""
 
     description: str = ""
     owner: str = ""
-    tags: tuple[str, ...] = ()  # such as "pii"
+    tags: tuple[str, ...] = ()  # labels for people, such as "pii"
 
 
 NOTHING = About()
 
 
 def about(description: str, owner: str, tags: Sequence[str], what: str) -> About:
-    """Check what was declared, and return it. `what` names the definition in errors.
+    """Check a description, an owner and tags, and return them as one object. `what` names the definition in errors.
 
     Raises:
-        Misuse: Some value is not text, or the tags are one text instead of several.
+        Misuse: A value is not text, or `tags` is a single text instead of several.
 
     >>> about("Delays by carrier.", "ops", ["pii"], "view 'carrier'").tags
     ('pii',)

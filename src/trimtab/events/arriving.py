@@ -1,6 +1,6 @@
-"""The arrivals of each source: counts, delays and ages.
+"""Statistics of the events that arrive from each source: how many, how late, and how recently.
 
-All numbers are computed from the records of the log, and are therefore exact after any crash.
+All numbers are computed from the records of the log, so they are right even after a crash.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from trimtab.events.quarantine import Quarantine
 
 
 class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
-    """The arrivals of one source at one time. Times and ages are in microseconds, and None if there are none."""
+    """Statistics of one source at one time. Durations are in microseconds. They are None if there are no events."""
 
     source: str
-    accepted: int  # records in the log, which is the sum of the next five fields
+    accepted: int  # all records in the log; the sum of the next five fields
     events: int  # distinct events, including deleted ones
-    corrections: int  # versions that replaced another version
-    deletions: int  # deletions of known events; other deletions are counted in `events`
-    duplicates: int  # records that repeat a known event
-    id_conflicts: int  # records, without effect, that give an id different content although the source has no key
-    live: int  # events that count now: the newest version of each, unless it is a deletion
+    corrections: int  # later versions of events that exist (an event that is sent again with other content)
+    deletions: int  # deletions of events that exist; the deletion of an unknown event is counted in `events`
+    duplicates: int  # records that repeat an event without any change
+    id_conflicts: int  # records of a source without a key that give an existing id other content; they have no effect
+    live: int  # events that exist now: those whose newest version is not a deletion
     quarantined: dict[str, int]  # rows in quarantine, by reason
-    recent: int  # versions that became known in the recent past
-    late_p50_us: int | None  # the lateness (known at - event time) that half of the recent versions do not exceed
-    late_p95_us: int | None  # the lateness that 95 % of the recent versions do not exceed
-    late_max_us: int | None  # the greatest lateness of the recent versions
-    newest_event_us: int | None  # the greatest event time that is not in the future
-    newest_arrival_us: int | None  # the greatest known at that is not in the future; repetitions do not count
+    recent: int  # versions that became known within `recent_us` (see `arrivals`)
+    late_p50_us: int | None  # the median lateness of the recent versions: the time from an event until it became known
+    late_p95_us: int | None  # the 95 % quantile of the lateness of the recent versions
+    late_max_us: int | None  # the largest lateness of the recent versions
+    newest_event_us: int | None  # the latest event time that is not in the future
+    newest_arrival_us: int | None  # the latest time at which an event became known; repetitions do not count
     event_age_us: int | None
     arrival_age_us: int | None
 
     @property
     def future(self) -> int:
-        """How many rows were refused because they are dated too far ahead."""
+        """The number of rows that were refused because their time is too far in the future."""
         return self.quarantined.get("future", 0)
 
 
@@ -55,22 +55,23 @@ def arrivals(
     now_us: int,
     recent_us: int = 7 * DAY_US,
 ) -> list[Arrivals]:
-    """Return the arrivals of each source up to the history's last `refresh`, in the order of the sources.
+    """Return the statistics of each source, in the order of the sources.
 
-    All of it is derived from the log, and the refused rows from the quarantine. No counter is kept, so no counter can
-    be wrong after a crash. Loaded history is as late as the `delay` of its source says. Repetitions that were moved
-    into tables of record and truncated from the log are not counted any more. The computation takes a few passes over
-    arrays: 25 to 110 ms for a million records.
+    They cover the log up to the history's last `refresh`. All of them are computed from the log (and the refused rows
+    from the quarantine) instead of from counters, which could be wrong after a crash. Events that were loaded as
+    history are as late as the `delay` of their source says. After records were copied to tables of record (permanent
+    copies) and removed from the log, repetitions among them are no longer counted. This takes 25 to 110 ms for a
+    million records.
 
     Args:
-        history: The event log in columns. Refresh it first.
-        sources: Sources of the history.
-        quarantine: The refused rows. Without it, no refused rows are counted.
-        now_us: The time up to which ages count. Events that become known later are left out.
-        recent_us: How far back lateness is measured.
+        history: The event log as columns. Call its `refresh` first.
+        sources: Sources that the history contains.
+        quarantine: The refused rows. If it is None, no refused rows are counted.
+        now_us: The time at which ages are measured. Events that became known later are left out.
+        recent_us: How far back from `now_us` lateness is measured.
 
     Raises:
-        NotFound: The history does not keep one of the sources.
+        NotFound: The history does not contain one of the sources.
     """
     refused = quarantine.counts() if quarantine is not None else {}
     duplicates, conflicts = history.duplicates, history.id_conflicts
@@ -124,11 +125,11 @@ def _of_source(
 
 
 def _following_deletions(source: Source, frame: EventFrame, replaced: NDArray[Any]) -> int:
-    """Count the tombstones that replaced another version."""
+    """Count the deletions that replaced an existing version."""
     if source.key is None:
         return 0
     gone, at = frame.deleted, frame.known_at_us
-    at_once = gone & (frame.superseded_at_us == at)  # a tombstone that was replaced at once, but not by a tombstone
+    at_once = gone & (frame.superseded_at_us == at)  # a deletion that another version replaced at the same time
     maybe = np.flatnonzero(replaced & ~at_once)
     maybe = maybe[np.isin(frame.superseded_at_us[maybe], np.unique(at[gone]))]
     keys = frame.columns[source.key].values
@@ -142,5 +143,5 @@ def _greatest(times: NDArray[Any]) -> int | None:
 
 
 def _share(ordered: NDArray[Any], percent: int) -> int | None:
-    """Return the smallest value that `percent` % of the values do not exceed."""
+    """Return the smallest value that at least `percent` % of the sorted values do not exceed."""
     return int(ordered[max(0, -(-len(ordered) * percent // 100) - 1)]) if len(ordered) else None

@@ -1,4 +1,4 @@
-"""The rows of one call, checked column by column and encoded as the records of their events."""
+"""The rows of one call: their values are checked column by column, and then encoded as records of the log."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """The facts that hold for all rows of a call."""
+    """What is the same for all rows of one call."""
 
     source: Source
     op: Op
@@ -47,12 +47,15 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Batch:
-    """Rows in lists, with their checks. `bad` has the first problem of each row that has a problem."""
+    """Rows as one list per column, and the result of checking them.
+
+    `bad` has the first problem of each row that does not fit.
+    """
 
     def __init__(
         self, call: Call, lists: dict[str, list[Any]], count: int, at_us: NDArray[Any] | None, *, given: bool = True
     ) -> None:
-        self._given = given  # whether the values are as they were sent, and not from a table that was already checked
+        self._given = given  # False if the rows come from a table whose values were already checked
         self.bad: dict[int, tuple[str, Reason, object]] = {}
         self._call = call
         self._lists = lists
@@ -65,11 +68,11 @@ class Batch:
         self._ids = self._identify()
 
     def payloads(self) -> list[bytes]:
-        """Return the record of each row. The records of bad rows must not be used."""
+        """Return the log record of each row. Do not use the records of bad rows."""
         call, times = self._call, self._values[self._call.source.time]
         rows = self._rows()
         ops = repeat(call.op) if self._ops is None else self._ops
-        # In the order of the fields of `Event`, which decodes an encoded tuple.
+        # A record is an encoded tuple that has the fields of `Event` in their order.
         fields = (repeat(call.source.name), self._ids, times, self._known_at(times), ops, repeat(call.history), rows)
         return list(map(_encode, zip(*fields)))  # noqa: B905  # some are endless
 
@@ -78,12 +81,12 @@ class Batch:
         needed = f"; needed is {' or '.join(map(repr, OPS))}" if (field, reason) == ("_op", "wrong_type") else ""
         source = self._call.source
         said = time_shown(found, source.time_format(field)) if reason == "bad_time" else shown(found)[:200]
-        if reason == "future" and isinstance(found, int | float):  # a time is easier to read than a number
+        if reason == "future" and isinstance(found, int | float):  # show the time instead of its number
             said = time_text(self._values[source.time][row])  # type: ignore[arg-type]  # it has a time
         return Problem(row + offset, field, reason, said + needed)
 
     def absent(self, rows: Sequence[Mapping[str, object]] | None) -> tuple[str, ...]:
-        """Return the declared columns that are missing in some row that replaces a previous row."""
+        """Return the declared columns that some row lacks although it replaces an earlier row with the same key."""
         ops = [self._call.op] * self._count if self._ops is None else self._ops
         replacing = [row for row, op in enumerate(ops) if op != "delete" and row not in self.bad]
         if self._call.source.key is None or not replacing:
@@ -100,9 +103,10 @@ class Batch:
         return Quarantined(call.source.name, raw_json(raw), reason, field, call.now_us, call.op, call.history)
 
     def _table_row(self, row: int) -> dict[str, Any]:
-        """Return a row of a table.
+        """Return the values of one row of a table.
 
-        Times are texts in columns with a declared format, because the format would read a number in its own unit.
+        If a column has a declared time format, its times are returned as texts. As a number, such a time would later be
+        read in the unit of the format.
         """
         raw = {name: values[row] for name, values in self._lists.items()}
         formatted = [n for n, value in raw.items() if self._call.source.time_format(n) and isinstance(value, int)]
@@ -116,7 +120,8 @@ class Batch:
 
     def _column(self, name: str, dtype: Dtype) -> list[Value]:
         values = self._lists.get(name)
-        written = self._call.source.time_format(name) if self._given else None  # the times of a table were already read
+        # the times of a table were already converted
+        written = self._call.source.time_format(name) if self._given else None
         return [None] * self._count if values is None else check(dtype, values, self._reporter(name), written)
 
     def _checked_ops(self) -> list[Op] | None:
@@ -132,12 +137,12 @@ class Batch:
             if not known:
                 self.bad.setdefault(row, ("_op", "wrong_type", op))
             ops.append(op if known and op is not None else self._call.op)
-            if keyless and ops[-1] == "delete":  # D6
+            if keyless and ops[-1] == "delete":  # without a key, nothing says which event to delete # D6
                 self.bad[row] = ("_op", "no_key", "delete")
         return ops
 
     def _date(self) -> None:
-        """Report rows without a time, with a time in another unit than microseconds, or too far ahead."""
+        """Report rows without a time, with a time in another unit than microseconds, or too far in the future."""
         source, times = self._call.source, self._values[self._call.source.time]
         if None in times:
             for row in [row for row, time in enumerate(times) if time is None]:
@@ -149,7 +154,8 @@ class Batch:
         if not times or (self._call.future_ok and not self._given):
             return
         dated: NDArray[np.int64] = np.array(times, np.int64)
-        if self._given and self._call.now_us > LAST_OF_OTHER_UNITS_US:  # a clock in early 1970 belongs to a test
+        # if the clock is in early 1970, this is a test, and small numbers are really microseconds
+        if self._given and self._call.now_us > LAST_OF_OTHER_UNITS_US:
             self._refuse_other_units(dated)
         if self._call.future_ok:
             return
@@ -157,21 +163,21 @@ class Batch:
             self.bad.setdefault(row, (source.time, "future", self._lists[source.time][row]))
 
     def _refuse_other_units(self, dated: NDArray[np.int64]) -> None:
-        """Refuse integers sent as times that count seconds or milliseconds. # D178"""
+        """Report integer times that are probably seconds or milliseconds. # D178"""
         names = [name for name, dtype in {**self._call.source.columns, **EXTRA}.items() if dtype == "time"]
         for name in names:
             given = self._lists.get(name)
             if given is None or (name == self._call.source.time and not (dated < LAST_OF_OTHER_UNITS_US).any()):
                 continue
-            if self._call.source.time_format(name) is not None:  # the unit is declared
+            if self._call.source.time_format(name) is not None:  # the source declares the unit of this column
                 continue
             for row in [row for row, value in enumerate(given) if other_unit(value)]:
                 self.bad.setdefault(row, (name, "bad_time", given[row]))
 
     def _bare_deletions(self) -> None:
-        """Set all values of deletions to null except the key and the time.
+        """Set all values of deletions to null, except the key and the time.
 
-        The entity of a deletion is known from the version before.
+        Which entity the deleted event belongs to is known from the version that the deletion replaces.
         """
         source = self._call.source
         if self._ops is None and self._call.op != "delete":
@@ -195,16 +201,17 @@ class Batch:
         if "_id" not in self._lists:
             return hashes
         given = self._column("_id", "str")
-        return [made if own is None else f"{own}@{made}" for own, made in zip(given, hashes, strict=True)]  # D6
+        # `_id` is followed by the hash of the content # D6
+        return [made if own is None else f"{own}@{made}" for own, made in zip(given, hashes, strict=True)]
 
     def _rows(self) -> Iterator[tuple[Value, ...]]:
-        """Return the values of each row in the form of an event."""
+        """Return the values of each row in the form that an event stores."""
         source, rows = self._call.source, zip(*self._values.values(), strict=True)
         return rows if source.first is None or source.key is not None else _without_added_nulls(rows, source.first)
 
     def _known_at(self, times: list[Value]) -> Sequence[Value]:
         delay = self._call.source.delay_us
-        # Rows without a time were already refused, so no time is null.
+        # no time is null here, because rows without a time were already refused
         usual = [time + delay for time in times] if self._call.history else [0] * self._count  # type: ignore[operator]
         if "_known_at" not in self._lists:
             return usual
@@ -212,7 +219,7 @@ class Batch:
 
 
 def _without_added_nulls(rows: Iterable[tuple[Value, ...]], first: int) -> Iterator[tuple[Value, ...]]:
-    """Return rows without trailing nulls in added columns, so that adding columns does not change ids. # D34"""
+    """Remove trailing nulls in columns that were added later, so that adding a column does not change ids. # D34"""
     for row in rows:
         end = len(row)
         while end > first and row[end - 1] is None:

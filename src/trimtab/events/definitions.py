@@ -1,4 +1,4 @@
-"""Sources of events: their columns, times and keys."""
+"""The declaration of event sources: their columns, times and keys."""
 
 import datetime as dt
 import re
@@ -15,57 +15,60 @@ from trimtab.events.about import NOTHING, About, about
 from trimtab.events.time_formats import TimeFormat, checked_formats
 from trimtab.events.time_formats import time_format as format_of
 
-Time = dt.datetime  # the type to declare for a column with times
+Time = dt.datetime  # the type to declare for a column that holds times
 
 _DTYPES: dict[object, Dtype] = {float: "float", int: "int", bool: "bool", str: "str", dt.datetime: "time"}
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """Events of one kind. Make a source with `source()`."""
+    """A source of events of one kind. `source()` makes and checks one."""
 
     name: str
-    time: str  # the column with the time when an event happened
-    columns: dict[str, Dtype]  # in declared order, including the time column
-    key: str | None = None  # the column that identifies an event; without a key, its content and `_id` identify it
-    delay_us: int = 0  # for loaded history, the time between an event and when it became known
-    future_tolerance_us: int = 5 * MINUTE_US  # events dated further ahead of the log's clock go to quarantine
+    time: str  # the column that says when an event happened
+    columns: dict[str, Dtype]  # in declared order, with the time column
+    key: str | None = None  # the column that identifies an event; None: its content and its `_id` identify it
+    delay_us: int = 0  # for events loaded as history: how long after an event it became known
+    # how far the time of an event may be ahead of the clock; events further ahead go to quarantine
+    future_tolerance_us: int = 5 * MINUTE_US
     about: About = NOTHING
-    hidden: tuple[str, ...] = ()  # columns that are not declared any more, but are in recorded events (`layouts.py`)
-    # How many of `columns` are part of an event's id even if they are null; None for all # D34
+    # columns that are no longer declared, but that stored events still have (see `layouts.py`)
+    hidden: tuple[str, ...] = ()
+    # The number of columns that count for an event's id even if they are null; None: all. Later columns were added.
+    # D34
     first: int | None = None
-    # By time column; not part of any document if unset # D0178
+    # the declared format of each time column; left out of stored documents if no format is declared # D0178
     time_formats: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def declared(self) -> dict[str, Dtype]:
-        """The columns that the source is declared with."""
+        """The columns that are declared now, with their types."""
         return {name: self.columns[name] for name in self.columns if name not in self.hidden}
 
     @property
     def declared_formats(self) -> dict[str, str]:
-        """The format of each time column that has a declared format."""
+        """The declared formats of times, by column."""
         return {} if self.time_formats is msgspec.UNSET else self.time_formats
 
     def time_format(self, column: str) -> TimeFormat | None:
-        """Return the declared format of a column's times. None means the general grammar of times."""
+        """Return the declared format of a column's times. None: times are ISO 8601 texts or microseconds."""
         written = self.declared_formats.get(column)
         return None if written is None else format_of(written)
 
     @property
     def hash(self) -> str:
-        """The content address of this definition, without descriptions and the formats of times. # D0178"""
+        """The hash of this definition. Descriptions and formats of times do not affect it. # D0178"""
         own = self.name, self.time, self.declared, self.key, self.delay_us, self.future_tolerance_us
         return content_hash(_Content(*own))
 
     def content_of(self, columns: Iterable[str]) -> object:
-        """Return the content that a reader of some columns depends on. Other columns do not affect it. # D34"""
+        """Return the part of this definition that matters to a reader of the given columns. # D34"""
         read = {name: self.columns[name] for name in columns}
         return [self.name, self.time, self.key and [self.key, self.columns[self.key]], read]
 
 
 class _Content(msgspec.Struct, frozen=True):
-    """The content of a source in the form that is hashed."""
+    """The parts of a source that are hashed."""
 
     name: str
     time: str
@@ -92,24 +95,24 @@ def source(
     """Declare a source of events.
 
     Args:
-        name: Lower-case name, unique in the project.
-        time: The column with the time when an event happened. It need not be repeated in `columns`.
-        columns: The name and the type of each column: float, int, bool, str or `Time`.
-        key: The column that identifies an event. A later event with the same key corrects or deletes the earlier event.
-            Without a key, an event is identified by its content: equal content is a repetition, and any other content
-            is another event.
-        delay: For history that is loaded in bulk: known at = event time + `delay`.
-        future_tolerance: How far ahead of the clock an event may be dated.
-        time_format: How texts and numbers represent times, for all time columns or by column. Either directives of
-            `strptime` such as "%d.%m.%Y %H:%M" (in UTC, unless %z gives another offset), or "unix_s", "unix_ms",
-            "unix_us" or "unix_ns". The default is ISO 8601 text and microseconds. Stored events do not depend on the
-            format.
+        name: The name: lower case, and unique in the project.
+        time: The column that says when an event happened. It need not be in `columns`.
+        columns: The type of each column: float, int, bool, str or `Time`.
+        key: The column that identifies an event. A later event with the same key corrects or deletes the earlier one.
+            Without a key, an event is identified by its content: an event with equal content is a repetition, and one
+            with any other content is a different event.
+        delay: For history that is loaded in bulk: how long after an event it became known.
+        future_tolerance: How far the time of an event may be ahead of the clock.
+        time_format: How texts and numbers are read as times, for all time columns or by column. It is either a text of
+            `strptime` directives such as "%d.%m.%Y %H:%M" (in UTC, unless %z gives another offset), or one of "unix_s",
+            "unix_ms", "unix_us" and "unix_ns". By default, texts are ISO 8601 and numbers are microseconds. Events are
+            stored independently of the format.
         description: A text for people.
-        owner: A name for people.
+        owner: Who is responsible.
         tags: Labels for people, such as "pii".
 
     Raises:
-        Misuse: A name or type is not allowed (a column begins with an underscore, or two columns differ only in case),
+        Misuse: A name or type is not allowed (a column begins with an underscore, or two columns only differ in case),
             `key` is not a column, or `time_format` is not a format.
 
     >>> source("weather", time="observed_at", delay="1h", columns={"origin": str, "temp": float}).delay_us
@@ -140,7 +143,7 @@ def source(
 
 
 def declared_columns(columns: Mapping[str, type], what: str) -> dict[str, Dtype]:
-    """Return the dtypes of declared columns. `what` names the definition in errors."""
+    """Return the types of declared columns in trimtab's terms. `what` names the definition in errors."""
     if not isinstance(columns, Mapping):
         raise Misuse(f'{what}: columns={shown(columns)[:100]} is no mapping. Give names and types: {{"temp": float}}.')
     check_columns(columns, what)
@@ -153,12 +156,12 @@ def declared_columns(columns: Mapping[str, type], what: str) -> dict[str, Dtype]
 
 
 def check_columns(names: Iterable[str], what: str) -> None:
-    """Refuse column names that would be ambiguous in files or tables of record.
+    """Refuse names of columns that would be ambiguous in files or tables.
 
     `what` names the definition in errors.
 
     Raises:
-        Misuse: A name is not text, is empty, begins with an underscore, or differs from another name only in case.
+        Misuse: A name is not text, is empty, begins with an underscore, or only differs from another name in case.
     """
     seen: dict[str, str] = {}
     for name in names:
@@ -175,7 +178,7 @@ def check_columns(names: Iterable[str], what: str) -> None:
 
 
 def check_name(name: str, kind: str) -> None:
-    """Refuse a name that could not be used for a file, a metric or a part of a URL."""
+    """Refuse a name that cannot be used for a file, for a metric or in a URL."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         plain = re.sub(r"[^a-z0-9_]", "_", name.lower()) if isinstance(name, str) else ""
         hint = f" Name it {plain!r}." if _NAME.fullmatch(plain) else ""

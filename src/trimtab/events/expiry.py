@@ -1,10 +1,10 @@
-"""Expiry of rows in a table of record after their retention time. # D23
+"""Which rows of a table of record (a permanent copy of events) may be removed after their retention time. # D23
 
-Events before some time are not kept. All rows of an event expire together, if every version of the event happened and
-became known before that time. The newest such event of each entity stays, so that the entity and its newest value stay
-known. For history that was loaded late, further events stay: of the events that were appended after that time, the
-newest of each hour and the first of each partition. They are needed because answers given at that time did not use what
-was loaded later. # D23
+An event expires as a whole, if all of its versions happened and became known before a given time. There are two
+exceptions. First, the newest such event of each entity stays, so that the entity and its newest values stay known.
+Second, some events stay that are old but were appended after the given time, as history that was loaded late: the
+newest one of each hour, and the first one in each partition. Predictions that were made before this history was loaded
+did not use it. The events that stay show which predictions these are. # D23
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Collection, Sequence
 
 
 def expired(before_us: int, entities: Collection[Sequence[str]]) -> str:
-    """Return the SQL condition for the rows that expire, for `Prunable.prune`.
+    """Return an SQL condition for the rows that expire, for use with `Prunable.prune`.
 
     Args:
-        before_us: Events before this time are not kept.
-        entities: The columns that name an entity, as one sequence for each view.
+        before_us: Events before this time expire.
+        entities: For each view, the columns that identify an entity.
     """
     before = f"make_timestamptz({before_us})"
     young = f'SELECT "_id" FROM rows WHERE greatest("_event_at", "_known_at") >= {before}'
@@ -27,9 +27,9 @@ def expired(before_us: int, entities: Collection[Sequence[str]]) -> str:
 
 
 def _kept(old: str, before: str, by: Sequence[str]) -> str:
-    """Return the ids of the old events that stay for each entity.
+    """Return an SQL query for the ids of old events that must stay, for entities in the columns `by`.
 
-    In the order of age, an event that still counts is newer than any event that was deleted.
+    Events that still count are preferred to deleted ones, then newer events to older ones.
     """
     entity = ", ".join('"' + column.replace('"', '""') + '"' for column in by)
     versions = 'PARTITION BY "_id" ORDER BY "_known_at" DESC, "_partition" DESC, "_position" DESC'

@@ -1,4 +1,4 @@
-"""Ingestion: rows and tables are checked and appended to the log as events."""
+"""Ingestion: check rows and tables, and append them to the log as events."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ from trimtab.store.ports import Log
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_CHUNK = 10_000  # how many rows of a load are appended together
-_SLICE = 20_000  # how many rows lie between two reports of progress
-_NAMED = 100  # how many problems `Pushed` lists; the quarantine has all of them
+_CHUNK = 10_000  # how many rows of a load are appended at once
+_SLICE = 20_000  # after how many rows progress is reported
+_NAMED = 100  # how many problems `Pushed` lists at most; the quarantine has all of them
 
 
 class Pushed(msgspec.Struct, frozen=True):
-    """The result of a push. The accepted rows are safely stored in the log."""
+    """The result of adding rows. The accepted rows are safely stored in the log."""
 
     accepted: int
     quarantined: int
     partition: str
-    position: int  # position of the last accepted row, or 0 if no row was accepted
+    position: int  # the log position of the last accepted row; 0 if none was accepted
     problems: tuple[Problem, ...] = ()  # the first hundred problems
-    absent: tuple[str, ...] = ()  # for a source with a key: declared columns that some row lacks, which became null
+    # for a source with a key: declared columns that some row did not have, and that became null because of this
+    absent: tuple[str, ...] = ()
 
 
 class Ingestor:
-    """The only way to add events to an event log.
+    """Checks events and appends them to an event log. There is no other way to add events.
 
     Args:
         log: The event log.
-        sources: The sources that may be ingested.
-        clock: Gives the time by which events in the future are detected and quarantined rows are dated.
-        quarantine: Where refused rows are kept.
-        future_ok: The sources that may be dated in the future (requests).
-        note: Called with the name of a source before its first event is appended. An exception that it raises is passed
-            on.
+        sources: The sources whose events may be added.
+        clock: Gives the present time. It is compared with the times of events, and stored with rows in quarantine.
+        quarantine: Where refused rows are stored.
+        future_ok: The sources whose events may be in the future (such as requests about future times).
+        note: Called with the name of a source before its first event is appended. Its exceptions are passed on.
     """
 
     def __init__(
@@ -76,28 +76,28 @@ class Ingestor:
     def push(
         self, source: str, rows: Sequence[Mapping[str, object]] | Table, *, op: Op = "upsert", history: bool = False
     ) -> Pushed:
-        """Append rows: mappings, or a table of `Columns`, polars, pandas, pyarrow or DuckDB.
+        """Add rows, given as dicts or as a table (`Columns`, or a table of polars, pandas, pyarrow or DuckDB).
 
-        A row may leave columns out, which are then null, but not its time and key. It may have `_id`, `_known_at` and
-        `_op`. The id of an event is its key. In a source without a key, the id is made from the event's content (its
-        time and all values) and its `_id`. An exact repetition is therefore dropped, and different `_id` values keep
-        events of equal content apart.
+        A row must have its time and its key. Other columns may be left out and are then null. A row may also have
+        `_id`, `_known_at` and `_op`. The id of an event is its key. In a source without a key, it is made from the
+        event's content (its time and all values) and its `_id`. Therefore an exact repetition is dropped, and events
+        with equal content can be kept apart by different `_id` values.
 
-        In a source with a key, a row replaces the whole previous row; `absent` lists the columns that became null as a
-        result. A deletion needs a source with a key. It only needs the key: other columns are not kept, and without a
-        time it is dated now.
+        In a source with a key, a row replaces the whole previous row; `absent` lists the columns that became null
+        because of this. Deletions are only possible in a source with a key. A deletion needs nothing but the key. Other
+        columns are not stored, and its time is the present one if it has none.
 
         Args:
             source: The name of the source.
-            rows: One mapping for each event, or a table with one row for each event.
-            op: The operation of rows without `_op`.
-            history: Whether known at = event time + the source's delay. Rows dated ahead of the clock are refused in
-                any case. # D21
+            rows: One dict for each event, or a table with one row for each event.
+            op: The operation for rows that have no `_op`.
+            history: Whether the rows are history: then each became known at its event time plus the source's delay, not
+                now. Rows that are too far ahead of the clock are refused in any case. # D21
 
         Raises:
-            NotFound: There is no such source.
-            Misuse: A row is not a mapping, a column is not declared, or a table's column is of another type. No row was
-                appended.
+            NotFound: There is no source of this name.
+            Misuse: A row is not a dict, a column is not declared, or a column of a table has another type. Nothing was
+                added.
         """
         what = self._source(source)
         _check_op(source, op)
@@ -109,11 +109,11 @@ class Ingestor:
     def fits(
         self, source: str, rows: Sequence[Mapping[str, object]], *, op: Op = "upsert", history: bool = False
     ) -> list[bool]:
-        """Return which rows would become events. Nothing is changed.
+        """Return for each row whether it would become an event. Nothing is stored.
 
         Raises:
-            NotFound: There is no such source.
-            Misuse: A row is not a mapping, or has a column that the source does not declare.
+            NotFound: There is no source of this name.
+            Misuse: A row is not a dict, or has a column that the source does not declare.
         """
         what = self._source(source)
         rows = _checked_rows(what, rows)
@@ -121,7 +121,7 @@ class Ingestor:
         return [row not in bad for row in range(len(rows))]
 
     def events(self, source: str, columns: Columns, *, history: bool) -> Iterator[Event]:
-        """Return the events that a table's rows would be recorded as. Nothing is changed."""
+        """Yield the events that the rows of a table would become. Nothing is stored."""
         call = self._call(self._source(source), "upsert", history)
         for start in range(0, columns.rows, _CHUNK):
             part = columns.take(slice(start, start + _CHUNK))
@@ -136,19 +136,20 @@ class Ingestor:
         history: bool = True,
         at_us: NDArray[Any] | None = None,
     ) -> Pushed:
-        """Append a table, ten thousand rows at a time. Loading it again adds only repetitions.
+        """Add the rows of a table, ten thousand at a time. If the same table is added again, its rows are repetitions.
 
         Args:
             source: The name of the source.
             columns: The columns of the source, and optionally `_id`, `_known_at` and `_op`. Missing columns are null.
-            history: Whether known at = event time + the source's delay, unless `_known_at` has a value.
-            at_us: The append times of the rows (for a replay), one for each row and never decreasing. The rows are then
-                not history.
+            history: Whether rows became known at their event time plus the source's delay, unless they have a
+                `_known_at`.
+            at_us: For a replay: the append time of each row; times must never decrease. The rows are then not treated
+                as history.
 
         Raises:
-            NotFound: There is no such source.
-            Misuse: A column is unknown or of another type, the time or key is missing, or `at_us` does not fit. No row
-                was appended.
+            NotFound: There is no source of this name.
+            Misuse: A column is unknown or has another type, the time or key is missing, or `at_us` does not fit.
+                Nothing was added.
         """
         what = self._source(source)
         _check_columns(what, columns)
@@ -166,16 +167,17 @@ class Ingestor:
         history: bool = False,
         progress: Callable[[int, int], object] | None = None,
     ) -> Pushed:
-        """Append rows that were read, slice by slice, and put rows that do not fit into quarantine.
+        """Add rows that `read_rows` returned, in parts. Rows that do not fit go to quarantine.
 
-        Both are counted.
+        The result counts both.
 
         Args:
             source: The name of the source.
             rows: The result of `read_rows`.
-            op: The operation of rows without `_op`.
-            history: Whether known at = event time + the source's delay.
-            progress: Called every twenty thousand rows with the number of processed rows and the total number.
+            op: The operation for rows that have no `_op`.
+            history: Whether each row became known at its event time plus the source's delay.
+            progress: Called after every twenty thousand rows, with the number of processed rows and the number of all
+                rows.
         """
         what = self._source(source)
         _check_columns(what, rows.columns)
@@ -245,7 +247,9 @@ class Ingestor:
         at_us: NDArray[Any] | None,
         offset: int,
     ) -> Pushed:
-        """Check rows given as lists, put bad rows into quarantine, and append good rows to the log."""
+        """Check rows that are given as lists of values, put bad ones into quarantine, and append the others to the
+        log.
+        """
         count = len(next(iter(lists.values()), ())) if rows is None else len(rows)
         batch = Batch(call, lists, count, at_us, given=rows is not None)
         payloads = batch.payloads()
@@ -266,7 +270,7 @@ class Ingestor:
 
 
 def _lists(source: Source, rows: Sequence[Mapping[str, object]]) -> dict[str, list[Any]]:
-    """Return the values of each column that some row has."""
+    """Return the values of each column that at least one row has."""
     names = set().union(*rows)
     return {name: [row.get(name) for row in rows] for name in (*source.columns, *EXTRA) if name in names}
 

@@ -1,8 +1,7 @@
-"""Layouts: the place of each column in recorded events. A place is never reused for another column. # D34
+"""Layouts: the place of each column in stored events. A place is never used for another column. # D34
 
-An event is a row of values without names. A column that is declared later is therefore added behind all existing
-columns, and the place of a column that is not declared any more stays empty. Every recorded event can then still be
-read correctly.
+A stored event is a list of values without names. Therefore a new column is always added at the end, and the place of a
+column that is no longer declared stays empty. This way all stored events can still be read.
 """
 
 from __future__ import annotations
@@ -15,21 +14,23 @@ from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.events.definitions import Source
 
-KIND = "layout"  # the kind of layout records in a catalogue, which are named by source
+KIND = "layout"  # the kind of catalogue record that holds a layout; its key is the source's name
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """Every column that a source has ever had, in the order in which events store them."""
+    """All columns that a source has ever had, in the order in which events store them."""
 
     columns: dict[str, Dtype]
     format: Literal[1] = 1
-    # Number of columns before one was added; None: no column was added, or an earlier trimtab added it # D34
+    # The number of columns before the first one was added. None: no column was added, or an earlier trimtab added it.
+    # D34
     first: int | None = None
-    recorded: bool | None = None  # whether an event was ever recorded; None: written by an earlier trimtab # D34
+    # Whether an event was ever stored with this layout. None: unknown, because an earlier trimtab wrote it. # D34
+    recorded: bool | None = None
 
 
 def decode_layout(body: bytes, source: str) -> Layout:
-    """Decode a stored layout.
+    """Decode the stored bytes of a layout.
 
     Raises:
         Corrupt: The bytes are not a layout.
@@ -41,12 +42,10 @@ def decode_layout(body: bytes, source: str) -> Layout:
 
 
 def layout_with(layout: Layout | None, source: Source) -> Layout:
-    """Return a layout that has places for all columns of a source.
-
-    This is the given layout if it has them already.
+    """Return a layout that has all columns of a source: the given one, with new columns added at the end.
 
     Raises:
-        Misuse: A column is declared with another type than that of the recorded events.
+        Misuse: A column is declared with another type than stored events have.
     """
     if layout is None:
         return Layout(dict(source.declared), recorded=False)
@@ -63,7 +62,7 @@ def layout_with(layout: Layout | None, source: Source) -> Layout:
 
 
 def continues(layout: Layout, before: Layout) -> bool:
-    """Return whether events that were written by one layout are read correctly by another layout.
+    """Return whether events written with the layout `before` can be read with `layout`.
 
     >>> continues(Layout({"at": "time", "x": "int"}), Layout({"at": "time"}))
     True
@@ -72,14 +71,14 @@ def continues(layout: Layout, before: Layout) -> bool:
 
 
 def retyped(layout: Layout, source: Source) -> dict[str, tuple[Dtype, Dtype]]:
-    """Return the columns whose declared type differs from the recorded type: both types by column."""
+    """Return the columns whose declared type is not the stored type, each with the stored and the declared type."""
     both = layout.columns.keys() & source.declared.keys()
     pairs = {name: (layout.columns[name], source.declared[name]) for name in source.columns if name in both}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def laid_out(source: Source, layout: Layout) -> Source:
-    """Return the source with its columns in their places. Columns that are not declared any more are hidden.
+    """Return the source with its columns in the order of the layout. Columns that are no longer declared are hidden.
 
     >>> from trimtab.events.definitions import source
     >>> now = source("weather", time="at", columns={"wind": float, "temp": float})

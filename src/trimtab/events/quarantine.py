@@ -1,4 +1,4 @@
-"""Rows that cannot become events. They are kept with the reason, counted, and pushed again after a fix."""
+"""Quarantine: rows that cannot become events are stored with the reason, and can be pushed again after a fix."""
 
 from __future__ import annotations
 
@@ -19,57 +19,57 @@ from trimtab.events.records import Op
 from trimtab.store.ports import Log
 
 Row = dict[str, Any]
-Place: TypeAlias = tuple[str, int]  # partition and position
-_UNREADABLE = "bad_line"  # the reason of lines of a file that do not fit the header
-_LINE = ("_line", "_line_base64", "_line_number", "_file")  # what is kept of such a line besides its fields
-_TOGETHER = 1_000  # how many rows a replay pushes together
+Place: TypeAlias = tuple[str, int]  # the partition and the position of a record in the quarantine's log
+_UNREADABLE = "bad_line"  # the reason of lines that could not be split into the fields of the header
+_LINE = ("_line", "_line_base64", "_line_number", "_file")  # fields with which such a line itself is stored
+_TOGETHER = 1_000  # how many rows a replay pushes at once
 
 
 class Quarantined(msgspec.Struct, frozen=True, array_like=True, tag="row"):
     """A row that was refused, with the reason and the time."""
 
     source: str
-    row: str  # the raw row as JSON
-    reason: str  # see `trimtab.events.values.conversions.Reason`
+    row: str  # the row as it came, as JSON
+    reason: str  # one of `trimtab.events.values.conversions.Reason`
     field: str  # the column at fault
     at_us: int
     op: Op = "upsert"
-    history: bool = False  # whether the row came with a load of history
+    history: bool = False  # whether the row was loaded as history
 
     def raw(self) -> Row:
-        """Return the row as it came. Times are ISO 8601 text, and infinities are the texts "inf" and "-inf".
+        """Return the row as it came. Times are ISO 8601 texts, and infinite numbers are the texts "inf" and "-inf".
 
-        A line of a file that could not be split into fields has `_line` (its text), `_line_number`, `_file`, and, if it
-        is not UTF-8, `_line_base64` (its bytes).
+        For a line of a file that could not be split into fields, the result has `_line` (its text), `_line_number` and
+        `_file`. If the line is not UTF-8, it also has `_line_base64` (its bytes).
         """
         row: Row = json.loads(self.row)
         return row
 
 
 class _Released(msgspec.Struct, frozen=True, array_like=True, tag="released"):
-    """A note about rows that were replayed or dropped, and so do not count any more.
+    """A note that rows were replayed or dropped, and therefore are not in quarantine any more.
 
-    The note is kept until these rows are erased.
+    The note is kept until the content of these rows is erased.
     """
 
     places: tuple[Place, ...]
 
 
 class _Begun(msgspec.Struct, frozen=True, array_like=True, tag="begun"):
-    """A note about a started replay, written by earlier versions. It is ignored and erased."""
+    """A note that a replay was started. Earlier versions wrote such notes; now they are ignored and erased."""
 
     places: tuple[Place, ...]
     positions: dict[str, int]
 
 
 class _Erased(msgspec.Struct, frozen=True, array_like=True, tag="erased"):
-    """A row or note that was erased. It does not count any more, and its content is lost. # D26"""
+    """A row or note whose content was erased. It is not in quarantine any more. # D26"""
 
     source: str
 
 
 class Example(msgspec.Struct, frozen=True):
-    """One row in quarantine, as it came."""
+    """A row in quarantine, as it came."""
 
     row: Row
     field: str
@@ -77,27 +77,27 @@ class Example(msgspec.Struct, frozen=True):
 
 
 class SetAside(msgspec.Struct, frozen=True):
-    """The rows of one source that are in quarantine for one reason."""
+    """The rows of one source that are in quarantine for the same reason."""
 
     source: str
     reason: str
     rows: int
-    since_us: int  # when the oldest row came
+    since_us: int  # when the oldest of these rows came
     newest_us: int
-    fields: dict[str, int]  # number of rows by column at fault, most frequent first
-    examples: tuple[Example, ...]  # the newest rows, newest first
+    fields: dict[str, int]  # how many rows have their fault in each column; the most frequent column comes first
+    examples: tuple[Example, ...]  # the newest rows, beginning with the newest one
 
 
 class Replayed(msgspec.Struct, frozen=True):
-    """The result of a replay."""
+    """The result of pushing rows in quarantine again."""
 
     accepted: int
-    quarantined: int  # rows that still do not fit, and stay in quarantine
-    left_out: int  # rows for which `fix` returned None, which are removed for good
+    quarantined: int  # rows that still do not fit, and therefore stay in quarantine
+    left_out: int  # rows for which `fix` returned None; they are removed for good
 
 
 class Pusher(Protocol):
-    """The methods of an ingestor that a replay needs."""
+    """The methods of an `Ingestor` that a replay calls."""
 
     def push(self, source: str, rows: Sequence[Mapping[str, object]], *, op: Op = ..., history: bool = ...) -> Any: ...
 
@@ -111,18 +111,20 @@ _decoder = msgspec.msgpack.Decoder(Quarantined | _Released | _Begun | _Erased)
 
 
 class Quarantine:
-    """Refused rows, kept in a separate log."""
+    """The rows that were refused. They are stored in a log of their own."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
 
     def add(self, rows: Sequence[Quarantined]) -> None:
-        """Keep `rows`. They are safely stored when the call returns."""
+        """Put rows into quarantine. They are safely stored when this returns."""
         if rows:
             self._log.append([_encoder.encode(row) for row in rows])
 
     def read(self, source: str | None = None) -> list[Quarantined]:
-        """Return the rows in quarantine, of one source or of all sources, oldest first within a partition."""
+        """Return the rows in quarantine, of one source or of all. Within a partition of the log, the oldest come
+        first.
+        """
         return [row for _, row in self._pending(source)]
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -134,10 +136,10 @@ class Quarantine:
         return out
 
     def find(self, wanted: Callable[[Quarantined], bool]) -> dict[str, dict[int, bytes]]:
-        """Find the rows for which `wanted` is true. Returns, by partition and position, the records that replace them.
+        """Find the rows for which `wanted` returns True, and return the records to replace them with.
 
-        The result is passed to `Log.erase`. Rows that were replayed or dropped are included while their content still
-        exists.
+        The result is for `Log.erase`: records by partition and position. It includes rows that were replayed or
+        dropped, as long as their content has not been erased.
         """
         found: dict[str, dict[int, bytes]] = {}
         for (partition, position), record in self._records():
@@ -146,9 +148,9 @@ class Quarantine:
         return found
 
     def summary(self, source: str | None = None, *, examples: int = 3) -> list[SetAside]:
-        """Return summaries of the quarantine by source and reason.
+        """Return a summary of the rows in quarantine for each source and reason.
 
-        Within a source, the most frequent reason comes first.
+        The reasons of a source are sorted by number of rows, with the most frequent first.
         """
         groups: dict[tuple[str, str], list[Quarantined]] = {}
         for row in self.read(source):
@@ -166,16 +168,17 @@ class Quarantine:
         return sorted(out, key=lambda group: (group.source, -group.rows, group.reason))
 
     def drop(self, source: str | None = None, *, reason: str | None = None) -> int:
-        """Remove rows of one source or of all, with one reason or with any. Returns how many rows were removed.
+        """Remove rows from quarantine: those of one source or of all, and with one reason or any. Return their number.
 
-        The rows do not count any more, and their content is erased from the disk. Rows that an earlier call could not
-        erase are erased, too. If the call is interrupted, call it again.
+        The content of the rows is erased from the disk, together with that of rows which an earlier call could not
+        erase. If the call is interrupted, call it again.
 
         Raises:
             NotFound: There is no such reason.
-            Conflict: Another process writes the file of the rows. They do not count any more, but their content is
-                still there.
-            Unavailable: Another process is reading the file of the rows. The effect is that of Conflict.
+            Conflict: Another process writes the log of the quarantine. The rows are removed, but their content is still
+                on the disk.
+            Unavailable: Another process reads the log of the quarantine. The rows are removed, but their content is
+                still on the disk.
         """
         check_reason(reason)
         places = [place for place, row in self._pending(source) if reason in (None, row.reason)]
@@ -196,24 +199,23 @@ class Quarantine:
         reason: str | None = None,
         fix: Callable[[Row], Row | None] | None = None,
     ) -> Replayed:
-        """Push the rows in quarantine again after `fix` has changed them.
+        """Push rows in quarantine again, after `fix` has changed them.
 
-        If `fix` returns None, the row is removed. A row that does not fit stays as it was, with its first reason. Lines
-        of files that did not fit their header stay, too, unless there is a `fix`, because their fields are unknown. A
-        thousand rows are pushed at a time. If a replay is interrupted, the next replay may push some rows again. These
-        are repetitions, which count once.
+        If `fix` returns None, the row is removed. A row that still does not fit stays unchanged, with its first reason.
+        Without a `fix`, lines that could not be split into fields stay, too. Rows are pushed a thousand at a time. If a
+        replay is interrupted, the next one may push some rows again. These are repetitions, which count only once.
 
         Args:
             ingestor: The ingestor to push the rows to.
-            source: Only rows of this source. By default rows of all sources.
-            reason: Only rows with this reason. By default rows with any reason.
-            fix: Changes a row for good. Fields such as `_line` (see `Quarantined.raw`) that are still in the row are
-                not pushed.
+            source: The source of the rows; None: all sources.
+            reason: The reason of the rows; None: any reason.
+            fix: Returns the corrected row, or None. Fields such as `_line` (see `Quarantined.raw`) that are still in it
+                are not pushed.
 
         Raises:
-            NotFound: There is no such reason; or the source of a row is not declared any more, and the rows of the
-                other sources were pushed.
-            Misuse: A row has a column that its source does not declare. The rows of the other sources were pushed.
+            NotFound: There is no such reason, or the source of a row is no longer declared. The rows of other sources
+                were pushed.
+            Misuse: A row has a column that its source does not declare. The rows of other sources were pushed.
         """
         check_reason(reason)
         groups: dict[tuple[str, Op, bool], list[tuple[Place, Quarantined]]] = {}
@@ -242,7 +244,7 @@ class Quarantine:
                 accepted += len(good)
                 stay += len(rows) - len(good)
                 left_out += len(part) - len(rows)
-        self._erase_released()  # refused partitions are erased the next time
+        self._erase_released()  # partitions that could not be erased now are erased by a later call
         if failed:
             raise failed[0]
         return Replayed(accepted, stay, left_out)
@@ -250,7 +252,7 @@ class Quarantine:
     def _give_back(
         self, ingestor: Pusher, source: str, rows: Sequence[tuple[Place, Row]], *, op: Op, history: bool
     ) -> set[Place]:
-        """Push the rows that fit. Returns their places."""
+        """Push those rows that now fit, and return their places in the quarantine's log."""
         fits = ingestor.fits(source, [row for _, row in rows], op=op, history=history)
         good = [each for each, ok in zip(rows, fits, strict=True) if ok]
         if good:
@@ -262,9 +264,9 @@ class Quarantine:
             self._log.append([_encoder.encode(_Released(tuple(places)))])
 
     def _erase_released(self) -> list[Conflict | Unavailable]:
-        """Erase the rows that were replayed or dropped, then the notes that are not needed any more.
+        """Erase the content of rows that were replayed or dropped, then the notes about them.
 
-        Returns the errors of partitions that could not be erased. # D26
+        Return the errors for partitions that could not be erased. # D26
         """
         rows: dict[Place, str] = {}
         notes: dict[Place, tuple[Place, ...]] = {}
@@ -277,7 +279,7 @@ class Quarantine:
                 released.update(record.places if isinstance(record, _Released) else ())
         instead: dict[str, dict[int, bytes]] = {
             partition: {} for partition, _ in released
-        }  # the partitions to rewrite, even those without rows to erase
+        }  # all partitions to rewrite; some may have no row to erase
         for partition, position in released & rows.keys():
             instead[partition][position] = _encoder.encode(_Erased(rows[partition, position]))
         refused: list[Conflict | Unavailable] = []
@@ -294,7 +296,7 @@ class Quarantine:
         return refused
 
     def _remove_notes(self, over: Iterable[Place]) -> None:
-        """Erase notes, and truncate records without content at the start of a partition."""
+        """Erase notes, and remove records without content from the beginning of a partition."""
         over = set(over)
         heads: dict[str, int] = {}
         ended: set[str] = set()
@@ -305,7 +307,7 @@ class Quarantine:
                 ended.add(partition)
         behind = {place for place in over if place[1] > heads.get(place[0], 0)}
         for partition in sorted({partition for partition, _ in over}):
-            with suppress(Conflict, Unavailable):  # notes hold no personal data, so they can wait until the next time
+            with suppress(Conflict, Unavailable):  # notes hold no personal data, so a later call can erase them
                 if partition in heads:
                     self._log.truncate(partition, heads[partition])
                 gone = {position: _encoder.encode(_Erased("")) for name, position in behind if name == partition}
@@ -341,12 +343,12 @@ class Quarantine:
 
 
 def check_reason(reason: str | None) -> None:
-    """Refuse a text that is not a reason for quarantine. None stands for any reason.
+    """Refuse a text that is not a reason for quarantine. None is allowed and means any reason.
 
     Raises:
         NotFound: The text is not a reason. The message lists the reasons.
     """
-    from trimtab.events.values.conversions import Reason  # loads NumPy
+    from trimtab.events.values.conversions import Reason  # imported here, because it loads NumPy
 
     reasons = get_args(Reason)
     if reason is not None and reason not in reasons:
@@ -354,7 +356,7 @@ def check_reason(reason: str | None) -> None:
 
 
 def line_fields(line: bytes, number: int, file: str | None) -> Row:
-    """Return the fields that are kept of a line that could not be parsed.
+    """Return the fields with which a line is stored that could not be split.
 
     >>> line_fields(b"a,\\xe9", 7, "a.csv")
     {'_line': 'a,\ufffd', '_line_number': 7, '_file': 'a.csv', '_line_base64': 'YSzp'}
@@ -370,9 +372,9 @@ def line_fields(line: bytes, number: int, file: str | None) -> Row:
 
 
 def line_texts(row: Mapping[str, Any]) -> list[str]:
-    """Return the possible texts of a line that could not be parsed.
+    """Return the text of a line that could not be split.
 
-    If the line is not UTF-8, the second text is its content read as Latin-1.
+    If the line is not UTF-8, there is a second text: its bytes read as Latin-1.
     """
     encoded = row.get("_line_base64")
     return [row["_line"], *([] if encoded is None else [base64.b64decode(encoded).decode("latin-1")])]
@@ -383,7 +385,7 @@ def _without_line(row: Row) -> Row:
 
 
 def raw_json(row: Mapping[str, object]) -> str:
-    """Return a row as JSON, whatever it contains. Values that JSON does not support become text.
+    """Return a row as JSON. Values that JSON does not have become texts, so this never fails.
 
     >>> raw_json({"x": float("inf"), "at": dt.datetime(2013, 1, 1)})
     '{"x": "inf", "at": "2013-01-01T00:00:00"}'
@@ -393,7 +395,7 @@ def raw_json(row: Mapping[str, object]) -> str:
 
 def _sayable(value: object, depth: int) -> object:
     if hasattr(value, "dtype") and hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
-        value = value.item()  # a NumPy scalar
+        value = value.item()  # converts a NumPy number
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, int):

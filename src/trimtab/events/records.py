@@ -1,4 +1,4 @@
-"""One event in the form in which it is stored in the log and read by every view."""
+"""Events as they are stored in the log."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -10,27 +10,28 @@ from trimtab.store.ports import LogRecord
 
 Op = Literal["upsert", "delete"]
 Value = float | int | bool | str | None
-NEVER_US = 2**63 - 1  # stands for a time that never comes
+NEVER_US = 2**63 - 1  # a time that is never reached
 
 
-class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):  # the object cannot be part of a cycle
-    """One version of one event, which is a record of the event log.
+# gc=False is safe, because the object cannot be part of a cycle
+class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One version of an event, stored as one record of the event log.
 
-    `values` are in the order of the source's columns, including the time column, with None for null. In a tombstone
-    (`op` "delete") all values except the key may be null.
+    `values` are in the order of the source's columns, including the time, with None for null. In a deletion (`op` is
+    "delete"), all values except the key may be null.
     """
 
     source: str
     id: str
     event_at_us: int
-    known_at_us: int  # as declared, or 0 if it was not declared
+    known_at_us: int  # as sent by the caller; 0 if the caller sent none
     op: Op
-    history: bool  # loaded in bulk, so `known_at_us` counts although the record was appended later
+    history: bool  # whether it was loaded as history; then `known_at_us` counts, although the record was appended later
     values: tuple[Value, ...]
 
 
 def padded(values: Sequence[Value], width: int) -> tuple[Value, ...]:
-    """Return the values of an event with nulls added for columns that the source did not have at the time.
+    """Return the values of an event, with nulls added for columns that the source got later.
 
     >>> padded((1, "a"), 3)
     (1, 'a', None)
@@ -38,14 +39,14 @@ def padded(values: Sequence[Value], width: int) -> tuple[Value, ...]:
     return (*values[:width], *(None,) * (width - len(values)))
 
 
-ERASED = "!"  # the source of an erased record; no real source may have such a name
+ERASED = "!"  # stands in place of the source's name in an erased record; no source can have this name
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Event)
 
 
 def encode(event: Event) -> bytes:
-    """Return the payload of the record.
+    """Return the bytes of the log record for an event.
 
     >>> event = Event("weather", "a", 5, 0, "upsert", False, ("JFK", 5, None))
     >>> decode(encode(event)) == event
@@ -55,7 +56,7 @@ def encode(event: Event) -> bytes:
 
 
 def decode(payload: bytes) -> Event:
-    """Return the event of a record's payload.
+    """Return the event in the bytes of a log record.
 
     Raises:
         Corrupt: The bytes are not an event.
@@ -69,19 +70,19 @@ def decode(payload: bytes) -> Event:
 
 
 def decode_all(payloads: Sequence[bytes]) -> list[Event]:
-    """Return the events of many payloads.
+    """Return the events in the bytes of several log records.
 
     Raises:
-        Corrupt: A payload is not an event.
+        Corrupt: Some bytes are not an event.
     """
     try:
         return list(map(_decoder.decode, payloads))
     except msgspec.DecodeError:
-        return list(map(decode, payloads))  # raises the error for the bad payload
+        return list(map(decode, payloads))  # decodes one by one, to raise the error for the right record
 
 
 def erased(source: str) -> bytes:
-    """Return the record that replaces an erased event. It has only the name of the source. # D26
+    """Return the record that replaces an erased event. It holds nothing but the name of the source. # D26
 
     >>> decode(erased("visits")).source == ERASED
     True
@@ -92,9 +93,10 @@ def erased(source: str) -> bytes:
 def known_at_us(event: Event, record: LogRecord) -> int:
     """Return the time at which an event became known.
 
-    Unless the event was loaded as history, it was not known before it was appended.
+    This is never before it was appended to the log, unless the event was loaded as history.
     """
     if event.history:
         return event.known_at_us
-    declared = event.known_at_us != 0  # otherwise 0 would be ahead of a clock before 1970
+    # 0 means that no time was sent; if the clock is before 1970, 0 would be a time in the future
+    declared = event.known_at_us != 0
     return max(event.known_at_us, record.appended_at_us) if declared else record.appended_at_us

@@ -1,6 +1,6 @@
-"""Detection of recorded rows that are sent again after their source's columns changed. # D34
+"""Find rows that were stored earlier and are sent again after the columns of their source changed. # D34
 
-Such rows would be recorded as new events, because their ids have changed.
+The changed columns give these rows new ids, so they would be stored as new events.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from trimtab.store.ports import Log
 
 
 def changed_columns(source: Source, rows: FileRows) -> list[str]:
-    """Return the columns because of which rows of a source without a key get other ids than before.
+    """Return the columns by which rows get other ids than before. There are none if the source has a key.
 
-    These are columns that were added to the source and have a value in some row, and columns that the rows still have
-    although the source does not declare them any more.
+    There are two kinds: columns that were added to the source, if some row has a value there; and columns that the rows
+    have but the source no longer declares.
     """
     if source.key is not None:
         return []
@@ -29,19 +29,20 @@ def changed_columns(source: Source, rows: FileRows) -> list[str]:
 
 
 def redelivered(source: Source, events: Iterable[Event], log: Log, moved: Moved) -> int:
-    """Count the events that equal a recorded event except for changed columns, but would be recorded as new events.
+    """Count the events that would be stored as new, although a stored event equals them except for changed columns.
 
-    The log and the table of record are read once.
+    The log and its permanent copy (the table of record) are read once from beginning to end.
 
     Args:
-        source: The source of the events, with its columns in their places.
-        events: The events in the form in which they would be recorded.
+        source: The source of the events, as returned by `laid_out`.
+        events: The events, in the form in which they would be stored.
         log: The event log.
-        moved: The part of the log that is in tables of record.
+        moved: The part of the log that was moved to tables of record.
     """
     added = [place for place in range(len(source.columns)) if _added(source, place)]
     both = [place for place, name in enumerate(source.columns) if place not in added and name not in source.hidden]
-    known: dict[object, dict[str, tuple[object, ...]]] = {}  # by values in `both`, then by id: the values in `added`
+    # stored events: by the values in the columns `both`, then by id, the values in the columns `added`
+    known: dict[object, dict[str, tuple[object, ...]]] = {}
     for event in events:
         known.setdefault(_identity(event, both), {})[event.id] = _values(event, added)
     again: set[str] = set()

@@ -1,4 +1,4 @@
-"""Tables of record: permanent copies of the log's events, with one table for each source."""
+"""Tables of record: permanent copies of the events in the log, one table for each source."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _COMMIT = 100_000  # how many records of one partition go into one commit of eac
 _COMMIT_BYTES = 16 << 20  # size of payloads that ends a commit; values take 20 times as much memory
 _BATCH = 10_000
 
-# The fields of a record. They begin with an underscore, so that they differ from the columns of all sources.
+# The columns for the fields of a record. They begin with an underscore, which no column of a source does.
 FIELDS: dict[str, Dtype] = {
     "_event_at": "time",
-    "_known_at": "time",  # the effective known at
+    "_known_at": "time",  # the computed time at which the event became known
     "_append_at": "time",
     "_partition": "str",
     "_position": "int",
@@ -36,40 +36,40 @@ FIELDS: dict[str, Dtype] = {
 
 
 class Materialised(msgspec.Struct, frozen=True):
-    """The result of one pass over the log."""
+    """The result of copying the log to tables."""
 
-    rows: dict[str, int]  # how many new rows each source has
-    # By partition: the position up to which the tables have every record of the given sources.
+    rows: dict[str, int]  # for each source, the number of new rows in its table
+    # for each partition, the position up to which the tables have all records of the given sources
     positions: dict[str, int]
-    unknown: int  # records of other sources that were read; truncating the log would lose them
+    unknown: int  # the number of records of other sources; they would be lost if the log was truncated
 
 
 class Moved(msgspec.Struct, frozen=True):
-    """The part of the log that is in tables of record. Readers of a truncated log start from these tables."""
+    """The part of the log that is in tables of record. If it was removed from the log, it is read from these tables."""
 
-    tables: dict[str, Table]  # by source
-    through: dict[str, int]  # by partition: the position up to which the tables have every record of every source
-    newest_us: int = -(2**62)  # the greatest append time of the log when it was truncated
+    tables: dict[str, Table]  # by source name
+    through: dict[str, int]  # for each partition, the position up to which the tables have all records of all sources
+    newest_us: int = -(2**62)  # the latest append time in the log at the time when records were removed
 
 
 def materialise(
     log: Log, sources: Sequence[Source], tables: Mapping[str, Table], *, through: Mapping[str, int] | None = None
 ) -> Materialised:
-    """Copy what is new in the log into the tables of record of the sources, including all versions and tombstones.
+    """Copy the new records of the log to the tables of record, with all versions and deletions.
 
-    Each commit stores the position in the log under the name of the partition. Records that are already in a table are
-    skipped, so neither a crash nor another pass in between loses or doubles a row. The log is not changed. Afterwards
-    it may be truncated up to `positions`.
+    Each commit also stores the position up to which a partition was copied. Records that a table already has are
+    skipped, so no row is lost or doubled by a crash or by another process that copies, too. The log itself is not
+    changed; afterwards its records may be removed up to `positions`.
 
     Args:
         log: The event log.
         sources: The sources whose records are copied.
-        tables: The tables, by source name.
-        through: The positions up to which every record of every source is in its table. A source that was declared
-            after the log was truncated therefore has no records up to these positions.
+        tables: The tables by source name.
+        through: For each partition, the position up to which the tables have all records of all sources. A source that
+            was declared after records were removed from the log has none before these positions.
 
     Raises:
-        Misuse: A source has no table, or its table was made for other columns.
+        Misuse: A source has no table, or the table has other columns than the source.
     """
     for source in sources:
         if source.name not in tables:
@@ -122,9 +122,9 @@ def _commit(
 def recorded(
     tables: Mapping[str, Table], sources: Sequence[Source], after: Mapping[str, int], *, batch: int = 5_000
 ) -> Iterator[list[LogRecord]]:
-    """Return the records after `after` that are in tables of record, as they were in the log, by append time.
+    """Yield the records after `after` from the tables of record, in the order of append time, as the log had them.
 
-    A record of a source that is not in `sources` has its true partition, position and time, but no values.
+    For a source that is not in `sources`, records have their partition, position and time, but no values.
     """
     columns = {source.name: list(source.columns) for source in sources}
     declared = {source.name: source.columns for source in sources}
@@ -170,9 +170,9 @@ def _records(source: str, rows: Columns, columns: Sequence[str]) -> Iterator[Log
 def _read(
     log: Log, partition: str, after: int, end: int, groups: dict[str, list[tuple[LogRecord, Event]]]
 ) -> tuple[int, int]:
-    """Sort the records after `after` into groups by source.
+    """Read records after `after`, and add them to the group of their source.
 
-    It stops at `end`, or when the groups are large enough for one commit.
+    Stop at `end`, or when the groups are large enough for one commit.
 
     Returns:
         The last position, and how many records belong to no group.
@@ -219,7 +219,7 @@ def table_rows(source: Source, rows: Sequence[tuple[LogRecord, Event]]) -> Colum
 
 
 def with_columns(rows: Columns, columns: Mapping[str, Dtype]) -> Columns:
-    """Return rows of a table of record with all of these columns. Columns that the table did not have are null."""
+    """Return rows of a table of record with all of the given columns. Columns that they did not have are null."""
     lacking = {name: dtype for name, dtype in columns.items() if name not in rows}
     if not lacking or not rows.by_name:
         return rows
@@ -227,25 +227,25 @@ def with_columns(rows: Columns, columns: Mapping[str, Dtype]) -> Columns:
 
 
 class Recorded(msgspec.Struct, frozen=True, eq=False):
-    """The table of record of one source, read once. Its rows are sorted by (append time, partition, position)."""
+    """The contents of one table of record, sorted by (append time, partition, position)."""
 
-    rows: Columns | None  # None if there is no table
-    reached: dict[str, int]  # by partition: the position up to which the table has every record of the source
+    rows: Columns | None  # None if the source has no table
+    reached: dict[str, int]  # for each partition, the position up to which the table has all records of the source
 
 
 def read_table(
     table: Table | None, partitions: Sequence[str], upto: Mapping[str, int] | None, through: Mapping[str, int]
 ) -> Recorded:
-    """Read a table of record, or only the partitions and positions in `upto` if it is given.
+    """Read a table of record. If `upto` is given, read only its partitions, up to its positions.
 
-    Up to `through` the table has every record of its source. If there is no table, the source has no records up to
-    there.
+    `through` are the positions up to which the table is known to be complete. If there is no table, the source has no
+    records up to there.
     """
     if table is None:
         return Recorded(None, dict(through))
     reached = {
         name: max(table.position(name), through.get(name, 0)) for name in {*partitions, *through}
-    }  # read first, so that the rows are at least as new as the positions
+    }  # read before the rows, so that the rows are at least as new
     rows = table.scan()
     if not rows.rows:
         return Recorded(rows, reached)

@@ -1,7 +1,7 @@
-"""Time formats that a source declares, such as `%d.%m.%Y %H:%M` or `unix_s`.  # D0178
+"""Time formats that a source can declare, such as `%d.%m.%Y %H:%M` or `unix_s`.  # D0178
 
-In each format a text has exactly one meaning, or none. The formats are stricter than `strptime`: the number of digits
-is fixed where it matters, zones are offsets from UTC, and names are English.
+In each format, a text stands for exactly one time, or for none. Therefore the formats are stricter than those of
+`strptime`: the number of digits is fixed where it matters, time zones are offsets from UTC, and names are in English.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
 from trimtab.core.time import parse_time_us
 
-# Number of decimal places between the unit and microseconds.
+# by how many decimal places to shift a number to get microseconds
 _UNITS = {"unix_s": 6, "unix_ms": 3, "unix_us": 0, "unix_ns": -3}
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?")
 _EXACT = Context(prec=60)
-_LARGEST_EXPONENT = 30  # greater numbers are outside the years 1 to 9999 in every unit
-# The text form in which Python, pandas, msgspec and trimtab write typed times. It is accepted under every format.
+_LARGEST_EXPONENT = 30  # larger numbers are outside of the years 1 to 9999 in every unit
+# The form in which Python, pandas, msgspec and trimtab write times as text. Every format accepts it, too.
 _FULL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d(?::\d\d)?)?", re.ASCII)
 
 _MONTHS = ["January", "February", "March", "April", "May", "June", "July"]
@@ -37,8 +37,9 @@ _WORDS = {
     "A": _DAYS,
     "p": ["AM", "PM"],
 }
-_DIGITS = {"Y": 4, "y": 2, "m": 2, "d": 2, "H": 2, "I": 2, "M": 2, "S": 2, "j": 3}  # the greatest number of digits
-_FIXED = {"Y", "y"}  # directives that always need exactly this number of digits
+# the largest number of digits of each directive
+_DIGITS = {"Y": 4, "y": 2, "m": 2, "d": 2, "H": 2, "I": 2, "M": 2, "S": 2, "j": 3}
+_FIXED = {"Y", "y"}  # directives that need exactly this number of digits
 _ZONE = r"Z|UTC|[+-](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?"
 _SHORT = {"T": "%H:%M:%S", "F": "%Y-%m-%d", "D": "%m/%d/%y", "R": "%H:%M"}
 _PART = re.compile(r"%(.)|([^%])", re.DOTALL)
@@ -47,7 +48,7 @@ _EXAMPLES = 'Write one such as "%d.%m.%Y %H:%M", or name a unit: "unix_s", "unix
 
 
 class TimeFormat:
-    """A declared format of times. Make it with `time_format`."""
+    """A declared time format. `time_format` makes one."""
 
     def __init__(self, text: str, of_text: Callable[[str], int | None], of_number: Callable[[Any], int]) -> None:
         self.text = text
@@ -55,10 +56,10 @@ class TimeFormat:
         self._of_number = of_number
 
     def us(self, value: str | int | float | Decimal) -> int:
-        """Return UTC microseconds for a text or number, rounded down.
+        """Return the time that a text or number stands for, in UTC microseconds, rounded down.
 
         Raises:
-            Misuse: The value does not fit the format, or is outside the years 1 to 9999.
+            Misuse: The value does not fit the format, or is outside of the years 1 to 9999.
         """
         if not isinstance(value, str):
             return parse_time_us(self._of_number(value))
@@ -73,12 +74,12 @@ class TimeFormat:
 
 @lru_cache(maxsize=256)
 def time_format(text: str) -> TimeFormat:
-    """Return the format that a text declares.
+    """Return the time format that a text declares.
 
-    The text is `unix_s`, `unix_ms`, `unix_us`, `unix_ns`, or directives of `strptime`.
+    The text is `unix_s`, `unix_ms`, `unix_us`, `unix_ns`, or consists of directives of `strptime`.
 
     Raises:
-        Misuse: The text is not a format, or times in this format could be read in two ways.
+        Misuse: The text is not a format, or a time written in it could be read in two ways.
 
     >>> time_format("%d.%m.%Y %H:%M").us("31.12.2024 14:05") == parse_time_us("2024-12-31T14:05:00Z")
     True
@@ -91,10 +92,10 @@ def time_format(text: str) -> TimeFormat:
 
 
 def checked_formats(given: str | Mapping[str, str] | None, columns: Mapping[str, str], what: str) -> dict[str, str]:
-    """Return the format of each time column that has a format. `what` names the definition in errors.
+    """Return the declared format of each time column that has one. `what` names the definition in errors.
 
     Raises:
-        Misuse: A format is not valid, or is declared for a column that has no times.
+        Misuse: A format is not valid, or is declared for a column that does not hold times.
     """
     if given is None:
         return {}
@@ -107,7 +108,7 @@ def checked_formats(given: str | Mapping[str, str] | None, columns: Mapping[str,
             raise Misuse(f"{what}: time_format names {shown(name)[:100]}; its time columns are {', '.join(times)}.")
         try:
             time_format(text)
-        except (Misuse, TypeError) as error:  # a TypeError means that the format is neither text nor hashable
+        except (Misuse, TypeError) as error:  # TypeError: the format is not a text, and cannot even be hashed
             said = error if isinstance(error, Misuse) else f"{shown(text)[:100]} is no text. {_EXAMPLES}"
             raise Misuse(f"{what}: time_format of column {name!r}: {said}") from None
     return by_column
@@ -118,11 +119,12 @@ def _misfit(text: str, value: object) -> Misuse:
 
 
 def _counted(text: str, places: int) -> TimeFormat:
-    """Return UTC microseconds for a count of some unit since 1970."""
-    quantum = Decimal(1).scaleb(-places)  # one microsecond in the unit
+    """Return the format for numbers that count a unit since 1970."""
+    quantum = Decimal(1).scaleb(-places)  # one microsecond, in this unit
 
     def of_number(value: int | float | Decimal) -> int:
-        number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)  # as JSON and CSV write a float
+        # the `repr` of a float is the number as it was written in JSON or CSV
+        number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
         if not number.is_finite() or number.adjusted() > _LARGEST_EXPONENT:
             raise _misfit(text, value)
         return int(number.quantize(quantum, ROUND_FLOOR, _EXACT).scaleb(places, _EXACT))
@@ -134,7 +136,7 @@ def _counted(text: str, places: int) -> TimeFormat:
 
 
 class _Parts(msgspec.Struct):
-    """The parts of a written format: a regular expression, and the directive of each of its groups."""
+    """A format of directives as a regular expression, with the directive of each group."""
 
     pattern: str = ""
     groups: list[str] = []
@@ -147,7 +149,8 @@ def _written(text: str) -> TimeFormat:
 
     def of_text(value: str) -> int | None:
         if parts.digits_alone:
-            value = _WHOLE.sub("", value)  # a whole number as a table with gaps in the column writes it
+            # a column of integers with nulls is often written as floats ("5.0"), so remove the ".0"
+            value = _WHOLE.sub("", value)
         found = match(value)
         if found is None:
             return None
@@ -195,7 +198,7 @@ def _parts(text: object) -> _Parts:
 
 
 def _pieces(text: str) -> Iterator[tuple[str, str]]:
-    """Split a format into directives, with combined directives expanded, and the text between them."""
+    """Split a format into directives and the text between them. Combined directives are replaced by their parts."""
     for found in _PART.finditer(text):
         directive, letter = found[1] or "", found[2] or ""
         if directive in _SHORT:
@@ -225,7 +228,7 @@ def _pattern(text: str, directive: str, packed: bool, behind: list[tuple[str, st
 
 
 def _check_meaning(text: str, groups: list[str]) -> None:
-    """Refuse a format in which a text could have several meanings, or none."""
+    """Refuse a format in which a text could stand for several times, or for none."""
     there = set(groups)
     month, hour = there & {"m", "b", "B"}, there & {"H", "I"}
     wrong = None
@@ -246,7 +249,7 @@ def _check_meaning(text: str, groups: list[str]) -> None:
 
 
 def _us(found: Mapping[str, str]) -> int:
-    """Return UTC microseconds for the texts of the directives.
+    """Return the time in UTC microseconds, given the text of each directive.
 
     Raises:
         ValueError: There is no such time.
@@ -267,7 +270,7 @@ def _us(found: Mapping[str, str]) -> int:
 
 
 def _century(year: int) -> int:
-    return year + (1900 if year > 68 else 2000)  # as in POSIX
+    return year + (1900 if year > 68 else 2000)  # the years of two digits, as POSIX defines them
 
 
 def _month(found: Mapping[str, str]) -> int:

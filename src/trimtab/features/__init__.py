@@ -1,6 +1,6 @@
-"""Views, requests and labels, evaluated offline in columns and online in rows.
+"""Features: views over events, requests and labels, computed offline for columns and online for single rows.
 
-Both evaluations use the same definition and give equal values to the last bit.
+Both ways use the same definitions and give equal values, bit for bit.
 """
 
 from trimtab.core.package import lazily

@@ -1,4 +1,4 @@
-"""Aggregates: the table of their kinds, and the functions that declare them."""
+"""Aggregates (count, sum, latest, ...): a table of their kinds, and the functions that declare them."""
 
 from __future__ import annotations
 
@@ -28,25 +28,26 @@ Duration: TypeAlias = str | int
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of aggregate.
+    """The properties of one kind of aggregate.
 
     A new kind needs a row in `KINDS`, an offline kernel in `offline/kernels/table.py`, and online either a sketch in
     `online/packed/sketches.py` or a value computed from sums in `online/read/reader.py`. The names in `__all__` are
     also public names of `trimtab.features` and `trimtab`.
     """
 
-    # "value": the type of the values; "total": the type of the values, but int for bool
+    # "value": the type of the values; "total": the same, but int for bool
     dtype: Literal["int", "float", "value", "total"]
-    zero: bool = False  # whether an empty window gives 0 instead of null
-    numeric: bool = False  # whether only numbers and truth values are accepted
-    online: Literal["latest", "sums", "extreme", "sketch"] = "sketch"  # the form in an online state
-    # The sums that are kept: of values, of values as floats, of squares.
+    zero: bool = False  # whether it is 0 for an empty window, and not null
+    numeric: bool = False  # whether it only accepts numbers and bools
+    # in what form its values are part of an online state
+    online: Literal["latest", "sums", "extreme", "sketch"] = "sketch"
+    # which sums are kept: of the values, of the values as floats, of the squares
     sums: tuple[Literal["value", "float", "square"], ...] = ()
-    decays: bool = False  # whether the weight of a value falls with its age
-    places: str = ""  # the function that declares several places, `last_n` or `top_k`
+    decays: bool = False  # whether older values have a smaller weight
+    places: str = ""  # the function that declares several places of this kind at once: `last_n` or `top_k`
     explains_loss: Callable[[float, float, int], bool] = lambda used, left, keep: True
-    # Parameters: used, left, keep. Whether `used` can be the value over more events than those that give `left`. NaN
-    # stands for null; `keep` is the aggregate's.
+    # A function of (used, left, keep): whether a window that gives `left` can give `used` with more events in it. NaN
+    # means null, and `keep` is that of the aggregate.
 
 
 def _null_or(holds: Callable[[float, float], bool]) -> Callable[[float, float, int], bool]:
@@ -66,7 +67,7 @@ KINDS: dict[AggregateKind, Kind] = {
     "std": Kind(dtype="float", numeric=True, online="sums", sums=("float", "square")),
     "first": Kind(dtype="value", explains_loss=_not_null),
     "last": Kind(dtype="value", places="last_n", explains_loss=_not_null),
-    "count_distinct": Kind(  # exact below `keep`, and an estimate from there on
+    "count_distinct": Kind(  # exact if it is below `keep`, and otherwise an estimate
         dtype="int", zero=True, explains_loss=lambda used, left, keep: used >= builtins.min(left, keep)
     ),
     "top": Kind(dtype="value", places="top_k"),
@@ -74,52 +75,55 @@ KINDS: dict[AggregateKind, Kind] = {
     "decayed_mean": Kind(dtype="float", numeric=True, online="sums", sums=("float",), decays=True),
 }
 
-MOST_PLACES = 100  # limit for `last_n` and `top_k`
-MOST_KEPT = 4_096  # limit for the number of hashes of `count_distinct`
-MOST_STEPS = 10_000  # limit for the hops of a decayed window; each hop has a weight
-MOST_HALF_LIVES = 1_000  # limit for decayed windows; smaller weights would not be floats
+MOST_PLACES = 100  # the largest number of places for `last_n` and `top_k`
+MOST_KEPT = 4_096  # the largest number of hashes for `count_distinct`
+MOST_STEPS = 10_000  # the largest number of hops in a decayed window, because each hop has a weight
+# the largest number of half-lives in a decayed window, because later weights are too small for a float
+MOST_HALF_LIVES = 1_000
 
 _HOPS_US = [
     *(n * unit for unit in (SECOND_US, MINUTE_US) for n in (1, 2, 5, 10, 15, 30)),
     *(n * HOUR_US for n in (1, 2, 3, 4, 6, 12)),
     DAY_US,
 ]
-_SHOWN = 100  # how many characters of a value a message shows
-_STEPS = 32  # hops in a half-life
+_SHOWN = 100  # the number of characters of a value that a message shows
+_STEPS = 32  # the number of hops in a half-life
 _HALF_LIVES = 10
 
 
-class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):  # keeps addresses when fields are added
-    """One value computed from an entity's events: an aggregate of some kind, of an expression over a window."""
+# with omit_defaults, hashes stay the same when a field is added
+class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A value computed from the events of an entity: an aggregate of an expression over a time window."""
 
     kind: AggregateKind
-    of: Expression | None = None  # None for `count()` of rows
+    of: Expression | None = None  # None: `count()` of all events
     where: Expression | None = None
-    over_us: int | None = None  # None for the whole lifetime, and always for `latest`
+    over_us: int | None = None  # None: the window is unlimited; always None for `latest`
     hop_us: int = 0
     max_age_us: int | None = None  # only for `latest`
-    until_us: int = 0  # the window ends this long before the time of the request, rounded down to a hop
+    # the window ends this long before the time of the request, rounded down to a hop (a step of the window)
+    until_us: int = 0
     place: int = 1  # for `last` and `top`: 1 is the newest or the most frequent value
-    keep: int = 0  # for `count_distinct`: the number of hashes
+    keep: int = 0  # for `count_distinct`: how many hashes are kept
     half_life_us: int = 0  # for `decayed_sum` and `decayed_mean`
 
     @property
     def traits(self) -> Kind:
-        """The entry in `KINDS` for this kind."""
+        """The row of `KINDS` for this kind."""
         return KINDS[self.kind]
 
     @property
     def window_us(self) -> int | None:
-        """The length of the window, or for `latest` the greatest age. None if there is no limit."""
+        """The length of the window, or for `latest` the largest age; None: there is no limit."""
         return self.max_age_us if self.traits.online == "latest" else self.over_us
 
     @property
     def reach_us(self) -> int | None:
-        """The longest time before a request that the aggregate sees, including its hop. None for all of the past."""
+        """How far before a request its events may be, including a hop; None: there is no limit."""
         return None if self.window_us is None else self.window_us + self.hop_us + self.until_us
 
     def dtype(self, columns: Mapping[str, Dtype]) -> Dtype:
-        """Return the type of the aggregate's value over a source with these columns."""
+        """Return the type of the aggregate's value, given the types of the source's columns."""
         declared = self.traits.dtype
         if declared == "int" or declared == "float":
             return declared
@@ -129,7 +133,7 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True): 
         return "int" if declared == "total" and dtype == "bool" else dtype
 
     def explains_loss(self, used: float, left: float) -> bool:
-        """Return whether `used` can be the value over more events than those that give `left`. NaN is null.
+        """Return whether a window that gives `left` can give `used` with more events in it. NaN means null.
 
         >>> count().explains_loss(7.0, 5.0), count().explains_loss(4.0, 5.0)
         (True, False)
@@ -138,14 +142,14 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True): 
 
 
 class Several(msgspec.Struct, frozen=True, kw_only=True):
-    """The same aggregate at places 1 to n. Under the name `x` a view then has the features `x_1` to `x_n`."""
+    """The same aggregate for places 1 to n. If it is declared as `x`, a view has the features `x_1` to `x_n`."""
 
     of: Aggregate
     n: int
 
 
 def latest(column: str | Expression, *, max_age: Duration | None = None) -> Aggregate:
-    """The value of an entity's newest event. A value older than `max_age` is null with the reason `expired`."""
+    """Declare the value of an entity's newest event. If it is older than `max_age`, it is null (reason "expired")."""
     return Aggregate(kind="latest", of=value_of(column), max_age_us=None if max_age is None else duration_us(max_age))
 
 
@@ -157,11 +161,11 @@ def count(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The number of events in the window. With `column`, only events with a value in the column count."""
+    """Declare the number of events in the window. With `column`, only events with a value in it are counted."""
     return _windowed("count", column, over, where, hop, until)
 
 
-def sum(  # named as in the field, and used as tt.sum
+def sum(  # the field's name for it, used as tt.sum
     column: str | Expression,
     *,
     over: Duration | None = None,
@@ -169,7 +173,7 @@ def sum(  # named as in the field, and used as tt.sum
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The exact sum over the window, rounded once. An empty window gives 0."""
+    """Declare the exact sum over the window, rounded once. It is 0 for an empty window."""
     return _windowed("sum", column, over, where, hop, until)
 
 
@@ -181,7 +185,7 @@ def mean(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The exact sum divided by the number of values. An empty window gives null."""
+    """Declare the mean over the window: the exact sum divided by the number of values. An empty window gives null."""
     return _windowed("mean", column, over, where, hop, until)
 
 
@@ -193,10 +197,10 @@ def var(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The sample variance (divided by n - 1) over the window. Fewer than 2 values give null.
+    """Declare the sample variance (divided by n - 1) over the window. It is null for fewer than 2 values.
 
-    The relative error is about 1e-16 * (mean / std)**2. If the values are far from 0 and hardly differ, take the
-    variance of their distance from a constant: `tt.var(tt.col("x") - 1e6)`.
+    The relative error is about 1e-16 * (mean / std)**2. If values are far from 0 and differ little, subtract a constant
+    first: `tt.var(tt.col("x") - 1e6)`.
     """
     return _windowed("var", column, over, where, hop, until)
 
@@ -209,7 +213,7 @@ def std(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The sample standard deviation over the window, which is the root of `var`. Fewer than 2 values give null."""
+    """Declare the sample standard deviation over the window. It is null for fewer than 2 values."""
     return _windowed("std", column, over, where, hop, until)
 
 
@@ -221,7 +225,7 @@ def min(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The smallest value in the window. An empty window gives null."""
+    """Declare the smallest value in the window. It is null for an empty window."""
     return _windowed("min", column, over, where, hop, until)
 
 
@@ -233,7 +237,7 @@ def max(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The greatest value in the window. An empty window gives null."""
+    """Declare the largest value in the window. It is null for an empty window."""
     return _windowed("max", column, over, where, hop, until)
 
 
@@ -245,7 +249,7 @@ def first(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The oldest value in the window, of any type. Nulls are skipped; without a value the result is null."""
+    """Declare the oldest value in the window that is not null, of any type. It is null if there is none."""
     return _windowed("first", column, over, where, hop, until)
 
 
@@ -257,9 +261,9 @@ def last(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The newest value in the window, of any type. Nulls are skipped; without a value the result is null.
+    """Declare the newest value in the window that is not null, of any type. It is null if there is none.
 
-    In contrast, `latest` is the value of the newest event even if this value is null.
+    (`latest`, in contrast, is the value of the newest event, even if this value is null.)
     """
     return _windowed("last", column, over, where, hop, until)
 
@@ -273,9 +277,9 @@ def last_n(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Several:
-    """The n newest values in the window, n from 1 to 100.
+    """Declare the n newest values in the window, for n from 1 to 100.
 
-    Under the name `x` a view has the features `x_1` (the newest value) to `x_n`.
+    If this is declared as `x`, the view has the features `x_1` (the newest value) to `x_n`.
     """
     return Several(of=_windowed("last", column, over, where, hop, until), n=n)
 
@@ -289,10 +293,10 @@ def count_distinct(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The number of distinct values in the window.
+    """Declare the number of distinct values in the window.
 
-    The number is exact below k (3 to 4,096), and from there on estimated from the k least 64-bit hashes of the values.
-    The standard error of the estimate is about 1 / sqrt(k - 2) of the number, which is 6.3 % for k=256.
+    It is exact if it is below k (3 to 4,096). Otherwise it is estimated from the k smallest 64-bit hashes of the
+    values. The standard error is then about the number divided by sqrt(k - 2), which is 6.3 % for k=256.
     """
     found = _windowed("count_distinct", column, over, where, hop, until)
     return msgspec.structs.replace(found, keep=k)
@@ -307,11 +311,11 @@ def top_k(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Several:
-    """The k most frequent values in the window, k from 1 to 100.
+    """Declare the k most frequent values in the window, for k from 1 to 100.
 
-    Under the name `x` a view has the features `x_1` (the most frequent value) to `x_k`. Values of equal count are
-    sorted by value. The result is exact for up to 1,024 distinct values in the window. Otherwise only the 1,024 values
-    with the least hashes are ranked.
+    If this is declared as `x`, the view has the features `x_1` (the most frequent value) to `x_k`. Values that are
+    equally frequent are in their own order. The result is exact if the window has at most 1,024 distinct values.
+    Otherwise, only the 1,024 values with the smallest hashes are counted.
     """
     return Several(of=_windowed("top", column, over, where, hop, until), n=k)
 
@@ -325,10 +329,10 @@ def decayed_sum(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The sum of values whose weight halves with every `half_life` of age. An empty window gives 0.
+    """Declare the sum of values whose weight halves with each `half_life` of age. It is 0 for an empty window.
 
-    Ages are counted in whole hops. The default hop is the largest usual step that is at most 1/32 of the half-life.
-    Values older than `over` are left out; its default is 10 half-lives (a weight of 0.001).
+    Ages are counted in whole hops. By default a hop is the largest usual step that is at most 1/32 of the half-life.
+    Values older than `over` are left out; by default this is 10 half-lives (a weight of 0.001).
     """
     return _decayed("decayed_sum", column, half_life, over, where, hop, until)
 
@@ -342,12 +346,14 @@ def decayed_mean(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Aggregate:
-    """The mean of values whose weight halves with every `half_life` of age. An empty window gives null."""
+    """Declare the mean of values whose weight halves with each `half_life` of age. It is null for an empty window."""
     return _decayed("decayed_mean", column, half_life, over, where, hop, until)
 
 
 def default_hop_us(over_us: int) -> int:
-    """Return the largest usual step of at most 1/128 of the window, and 0 (exact) if it is below one second.
+    """Return the default hop (step) of a window: the largest usual step that is at most 1/128 of the window.
+
+    If that is below one second, return 0, which means that the window moves continuously.
 
     >>> default_hop_us(duration_us("7d")) == duration_us("1h")
     True
@@ -356,16 +362,16 @@ def default_hop_us(over_us: int) -> int:
 
 
 def value_of(column: str | Expression) -> Expression:
-    """Return the expression for a column's name. An expression is returned unchanged."""
+    """Return an expression: that for a column's name, or the given expression itself."""
     return col(column) if isinstance(column, str) else column
 
 
 def expanded(what: str, features: Mapping[str, Aggregate | Several]) -> dict[str, Aggregate]:
-    """Return the features of a view, with each place of `Several` under a name of its own.
+    """Return the features of a view. Each place of `Several` becomes a feature with its own name.
 
     Raises:
-        Misuse: The number of places is too large or too small, or two features have the same name. `what` names the
-            view.
+        Misuse: The number of places is out of range, or two features have the same name. `what` names the view in the
+            message.
 
     >>> sorted(expanded("example", {"x": last_n("x", 2)}))
     ['x_1', 'x_2']
@@ -382,13 +388,13 @@ def expanded(what: str, features: Mapping[str, Aggregate | Several]) -> dict[str
             if one in out:
                 some = name if isinstance(given, Several) else one.rpartition("_")[0]
                 raise Misuse(f"{what}: two features are called {one!r}; {some!r} stands for several. Rename one.")
-            # `check_aggregate` refuses anything that is not an aggregate.
+            # `check_aggregate` refuses anything else
             out[one] = aggregate  # type: ignore[assignment]
     return out
 
 
 def check_aggregate(what: str, aggregate: Aggregate, source: Source) -> None:
-    """Refuse an aggregate that cannot be computed from the source. `what` names the feature in errors.
+    """Refuse an aggregate that cannot be computed from a source. `what` names the feature in errors.
 
     Raises:
         Misuse: A column does not exist or has the wrong type, or the window is impossible.
@@ -408,7 +414,7 @@ def check_aggregate(what: str, aggregate: Aggregate, source: Source) -> None:
 
 
 def _check_expressions(what: str, aggregate: Aggregate) -> None:
-    """Refuse anything that is not an expression where an expression is needed."""
+    """Refuse anything but expressions where expressions are needed."""
     of: Any = aggregate.of
     where: Any = aggregate.where
     if of is None and aggregate.kind != "count":
@@ -469,7 +475,7 @@ def _windowed(
         hop_us = default_hop_us(over_us - until_us)
     of = None if column is None else value_of(column)
     if isinstance(of, Expression) and of.is_category and KINDS[kind].dtype == "int":
-        of = of.args[0]  # counting does not need categories
+        of = of.args[0]  # counting distinct values does not need the vocabulary of a category
     return Aggregate(kind=kind, of=of, where=where, over_us=over_us, hop_us=hop_us, until_us=until_us)
 
 
@@ -493,5 +499,5 @@ def _decayed(
 
 
 def _usual_step_us(most_us: int) -> int:
-    """Return the largest usual step of at most `most_us`, or 0 if there is none."""
+    """Return the largest usual step that is at most `most_us`; 0 if there is none."""
     return next((hop for hop in reversed(_HOPS_US) if hop <= most_us), 0)

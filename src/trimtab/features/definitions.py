@@ -1,4 +1,4 @@
-"""Definitions of entities, views, joins, requests and labels, and the time at which a label is final."""
+"""The declaration of entities, views, joins, requests and labels."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 Boundary = Literal["before", "inclusive"]
 Us = TypeVar("Us", int, "NDArray[Any]")
-KEYS: tuple[Dtype, ...] = ("str", "int")  # the types of columns that may name an entity
-_MOST_CLASSES = 100  # limit for the classes of a label; each prediction logs the probability of each class
+KEYS: tuple[Dtype, ...] = ("str", "int")  # the types of columns that can identify an entity
+_MOST_CLASSES = 100  # the largest number of classes, because each logged prediction has a probability for each class
 
 
 class Entity(msgspec.Struct, frozen=True, kw_only=True):
-    """The subject of features, with the columns that name it. Make an entity with `entity()`."""
+    """What features are about (a customer, an airport): the columns that identify it. `entity()` makes one."""
 
     name: str
     columns: dict[str, Dtype]
@@ -35,16 +35,16 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """The content address of this definition."""
+        """The hash that identifies this definition."""
         return content_hash([self.name, self.columns])
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """Features of one entity, computed from the events of one source. Make a view with `view()`."""
+    """Features of one kind of entity, computed from the events of one source. `view()` makes and checks one."""
 
     name: str
     source: Source
-    by: tuple[str, ...]  # the source's columns that name the entity
+    by: tuple[str, ...]  # the source's columns that identify the entity
     features: dict[str, Aggregate]
     boundary: Boundary = "before"
     entity: str = ""  # the name of the entity, for people
@@ -52,35 +52,35 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """The content address of this definition, including those parts of the source that the view reads. # D34"""
+        """The hash that identifies this definition. It covers those parts of the source that the view reads. # D34"""
         content = self.source.content_of(sorted(self.columns_read))
         return content_hash([self.name, content, self.by, self.features, self.boundary])
 
     @property
     def columns_read(self) -> set[str]:
-        """The columns of the source that the features are computed from, and those that name the entity."""
+        """The source's columns that the view reads: those for features, and those that identify the entity."""
         return {*self.by}.union(*(_columns_read(aggregate) for aggregate in self.features.values()))
 
     def __getitem__(self, feature: str) -> Expression:
-        """Return a feature as an expression, to compute other features with or to look up another view by.
+        """Return a feature as an expression, for use in other features or to look up another view.
 
         Raises:
-            Misuse: There is no such feature.
+            Misuse: The view has no such feature.
         """
         return self.join()[feature]
 
     def join(self, name: str | None = None, *, by: By | None = None, select: Sequence[str] | None = None) -> Join:
-        """Use this view in a request under another name, looked up by other columns, or with only some features.
+        """Return this view for use in a request: under another name, looked up by other columns, or with fewer
+        features.
 
         Args:
-            name: The prefix of the features' names. By default the view's name.
-            by: The request's columns, or other features (`plane["model"]`), that hold the entity. By default the
-                columns with the names that the view is declared by.
-            select: The features that the model reads. By default all. The other features can still be used in
-                expressions.
+            name: The prefix of the features' names; by default the name of the view.
+            by: The columns of the request, or other features (`plane["model"]`), that identify the entity. By default,
+                columns with the same names as those that the view is declared by.
+            select: The features that the model gets; by default all. Expressions can still use the other ones.
 
         Raises:
-            Misuse: The number of columns is not that of the view's `by`, or a feature does not exist.
+            Misuse: `by` has another number of columns than the view's own, or a feature does not exist.
 
         >>> from trimtab.features.aggregates import count
         >>> airport = view("airport", source=source("landings", time="at", columns={"dest": str}), by="dest",
@@ -103,22 +103,24 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Join(msgspec.Struct, frozen=True, kw_only=True):
-    """A view as a request uses it. Make a join with `View.join()`. A plain view is joined under its own name."""
+    """A view as used by a request. `View.join()` makes one. A view that is used directly is joined under its own
+    name.
+    """
 
-    name: str  # the features are called `name.feature`
+    name: str  # features are called `name.feature`
     view: View
-    by: tuple[str, ...]  # columns of the request, or features, in the order of the view's `by`
-    select: tuple[str, ...] | None = None  # the features that the model reads; None for all
+    by: tuple[str, ...]  # columns of the request, or features, in the order of the view's own `by`
+    select: tuple[str, ...] | None = None  # the features that the model gets; None: all
 
     def __getitem__(self, feature: str) -> Expression:
-        """Return a feature as an expression, to compute other features with or to look up another view by."""
+        """Return a feature as an expression, for use in other features or to look up another view."""
         if feature not in self.view.features:
             raise Misuse(f"view {self.view.name!r}: no feature {feature!r} among {', '.join(self.view.features)}.")
         return col(f"{self.name}.{feature}")
 
     @property
     def hash(self) -> str:
-        """The content address of this definition."""
+        """The hash that identifies this definition."""
         return content_hash([self.name, self.view.hash, self.by, self.select])
 
 
@@ -126,10 +128,10 @@ By: TypeAlias = str | Expression | Entity | Sequence[str | Expression]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """A question asked of a model. Make a request type with `request()`."""
+    """A kind of request for a prediction. `request()` makes and checks one."""
 
-    source: Source  # a request type is also a source, so that its history can be ingested
-    lead_us: int = 0  # how long before its time a request is made
+    source: Source  # a request is also a source, so that past requests can be ingested as events
+    lead_us: int = 0  # how long before its own time the request is made
 
     @property
     def name(self) -> str:
@@ -137,12 +139,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """The content address of this definition."""
+        """The hash that identifies this definition."""
         return content_hash([self.source.hash, self.lead_us])
 
     @property
     def key(self) -> str:
-        assert self.source.key is not None  # required by `request()`
+        assert self.source.key is not None  # `request()` makes sure of this
         return self.source.key
 
     @property
@@ -159,7 +161,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LabelWait:
-    """The time that labels are waited for. Classes with a field `wait_us` inherit from this class."""
+    """Computations with the time that labels are waited for. A class that has `wait_us` inherits from this."""
 
     __slots__ = ()
     wait_us: int
@@ -170,59 +172,59 @@ class LabelWait:
         return self.wait_us
 
     def final_at(self, at_us: Us) -> Us:
-        """Return the time at which the label of a request made at `at_us` is final. Arrays are accepted, too."""
+        """Return when the label of a request at `at_us` is final. This also works for arrays."""
         return at_us + self.wait_us
 
     def final_until(self, now_us: int) -> int:
-        """Return the time of the newest request whose label is final at `now_us`."""
+        """Return the latest time of a request whose label is final at `now_us`."""
         return now_us - self.wait_us
 
     def closed_until(self, now_us: int) -> int:
-        """Return the latest midnight before which every request has a final label at `now_us`.
+        """Return the latest midnight before which all requests have a final label at `now_us`.
 
-        The days before this midnight are closed.
+        The days before it are called closed.
         """
         return self.final_until(now_us) // DAY_US * DAY_US
 
 
 class Label(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
-    """The truth about a request, taken from later events of a source. Make a label with `label()`."""
+    """What a model predicts for a request: a value of a later event. `label()` makes and checks one."""
 
     source: Source
-    key: str  # the column of `source` that holds the request's key
+    key: str  # the column of `source` that has the key of the request
     value: Expression
     wait_us: int
-    # Possible values, in order; empty if the label is a number or a truth value.
+    # the possible values in order; empty if the label is a number or a bool
     classes: tuple[str, ...] | tuple[int, ...] = ()
 
     @property
     def hash(self) -> str:
-        """The content address of this definition."""
+        """The hash that identifies this definition."""
         content = self.source.content_of(sorted({self.key} | self.value.columns()))
         parts: list[object] = [content, self.key, self.value, self.wait_us]
         return content_hash([*parts, self.classes] if self.classes else parts)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes as text, as predictions name them. A label is the index of its class in this list."""
+        """The classes as texts, which name them in predictions. The label of a row is the index of its class."""
         return tuple(str(one) for one in self.classes)
 
 
 def entity(
     name: str, columns: Mapping[str, type], *, description: str = "", owner: str = "", tags: Sequence[str] = ()
 ) -> Entity:
-    """Declare the subject of features. This is needed if the key needs a type, a description or several columns.
+    """Declare an entity. This is only needed to give it a type, a description or several columns.
 
     Args:
-        name: Lower-case name, unique in the project.
-        columns: The columns that together name an entity, each str or int. The sources of views by this entity have
-            these columns.
+        name: The name: lower case, and unique in the project.
+        columns: The columns that together identify the entity, each str or int. The source of a view by this entity
+            must have them.
         description: A text for people.
-        owner: A name for people.
+        owner: Who is responsible.
         tags: Labels for people, such as "pii".
 
     Raises:
-        Misuse: There are no columns, or a column is of another type.
+        Misuse: There are no columns, or one has another type.
 
     >>> entity("route", {"origin": str, "dest": str}).columns
     {'origin': 'str', 'dest': 'str'}
@@ -247,17 +249,17 @@ def view(
     owner: str = "",
     tags: Sequence[str] = (),
 ) -> View:
-    """Declare features of an entity, computed from a source's events.
+    """Declare features of an entity that are computed from the events of a source.
 
     Args:
-        name: Lower-case name, unique in the project. The features are called `name.feature`.
+        name: The name: lower case, and unique in the project. Features are called `name.feature`.
         source: Where the events come from.
-        by: The source's columns (str or int) that name the entity: one name, a list of several, or an `entity()`.
-        features: The name and the aggregate of each feature.
-        boundary: "before": an event counts from the microsecond after its time, so that a row's own event can never
-            leak into its features. "inclusive": an event counts from its time on.
+        by: The source's columns (str or int) that identify the entity: a name, a list of names, or an `entity()`.
+        features: The aggregates, by name of the feature.
+        boundary: From when on an event counts. "before": after its time, so that an event can never be part of the
+            features of a request at the same time. "inclusive": at its time.
         description: A text for people.
-        owner: A name for people.
+        owner: Who is responsible.
         tags: Labels for people, such as "pii".
 
     Raises:
@@ -301,10 +303,10 @@ def request(
     owner: str = "",
     tags: Sequence[str] = (),
 ) -> Request:
-    """Declare a request: its key, its time and its columns. A request is made `lead` before its time.
+    """Declare a kind of request: its key, its time and its columns. A request is made `lead` before its time.
 
     Raises:
-        Misuse: For the reasons of `source()`.
+        Misuse: As for `source()`.
     """
     declared = source(name, key=key, time=time, columns=columns, description=description, owner=owner, tags=tags)
     return Request(source=declared, lead_us=duration_us(lead))
@@ -318,20 +320,20 @@ def label(
     wait: str | int,
     classes: Sequence[str] | Sequence[int] | None = None,
 ) -> Label:
-    """Declare the label of a request: the value of the event of `source` whose `key` is the request's key.
+    """Declare the label of a request: a value of the event of `source` that has the request's key in the column `key`.
 
-    The label is final after `wait`.
+    The label is final after the time `wait`.
 
     Args:
-        source: The source of labels.
-        key: The column of `source` that holds the request's key.
-        value: A number or a truth value. With `classes`, a text or a whole number.
-        wait: How long after its request a label is waited for.
-        classes: The possible values, 3 to 100. Their order is the order of the probabilities of every version. A value
-            that is not in the list is counted as `unlisted`, and is not used for training.
+        source: The source with the events that have the labels.
+        key: The column of `source` that has the key of the request.
+        value: The value: a number or a bool. With `classes`, a text or a whole number.
+        wait: How long after a request its label is waited for.
+        classes: The possible values, 3 to 100. All versions give probabilities in this order. A row with another value
+            is called `unlisted`, and is not used for training.
 
     Raises:
-        Misuse: A column does not exist, a value is of another type, or the classes are not a list of different values.
+        Misuse: A column does not exist, the value has another type, or the classes are not a list of distinct values.
     """
     _check_source("label", source)
     if key not in source.columns:
@@ -354,7 +356,7 @@ def label(
 def _checked_classes(
     what: str, given: Sequence[str] | Sequence[int], dtype: Dtype
 ) -> tuple[str, ...] | tuple[int, ...]:
-    """Return the classes of a label after checking that they are different and of the label's type."""
+    """Return the classes of a label, after a check that they are distinct and have the label's type."""
     needed = f"{what}: classes={given!r}. Needed: a list of 3 to {_MOST_CLASSES} different "
     if dtype not in ("str", "int"):
         raise Misuse(f"{what}: classes of a value that is {dtype}. Needed: a text or a whole number.")
@@ -371,7 +373,7 @@ def _checked_classes(
 
 
 def _columns_of(by: By, what: str) -> tuple[str, ...]:
-    """Return the names that `by` stands for."""
+    """Return the names of the columns that `by` means."""
     if isinstance(by, Entity):
         return tuple(by.columns)
     if not isinstance(by, str | Expression | Sequence):
@@ -397,7 +399,7 @@ def _check_source(what: str, given: object) -> None:
 
 
 def _columns_read(aggregate: Aggregate) -> set[str]:
-    """Return the source's columns that an aggregate reads in any of its fields."""
+    """Return the source's columns that an aggregate reads."""
     found = [getattr(aggregate, field) for field in aggregate.__struct_fields__]
     return set[str]().union(*(value.columns() for value in found if isinstance(value, Expression)))
 

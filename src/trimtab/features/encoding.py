@@ -1,4 +1,4 @@
-"""Feature values as the numbers an estimator reads."""
+"""Turn feature values into the numbers that an estimator gets."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.errors import Misuse
 from trimtab.features.feature_set import FeatureSet
 
-if TYPE_CHECKING:  # encoding single rows does not need NumPy
+if TYPE_CHECKING:  # encoding a single row does not need NumPy
     from numpy.typing import NDArray
 
 
 class Encoding(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """The map from features to float64. It is fitted in training and stored with the version. Make it with `fit()`.
+    """How features become float64. It is fitted on training rows and stored with a version. `fit()` makes one.
 
-    A null becomes NaN, and so does a category that did not occur in training.
+    Null becomes NaN, and so does a category that did not occur in training.
     """
 
-    dtypes: dict[str, Dtype]  # every feature, in the order of the matrix
-    vocabularies: dict[str, tuple[str, ...]]  # by category feature; the number of a category is its index
+    dtypes: dict[str, Dtype]  # all features, in the order of the matrix's columns
+    vocabularies: dict[str, tuple[str, ...]]  # for each category, its texts; a text is encoded as its index
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The features, in the order of the matrix."""
+        """The names of the features, in the order of the matrix's columns."""
         return tuple(self.dtypes)
 
     def matrix(self, values: Columns) -> NDArray[Any]:
-        """Encode the features of many rows. Returns float64 of shape (rows, features).
+        """Return the encoded features of many rows: float64, shape (rows, features).
 
         Raises:
-            Misuse: A feature is missing or of another type.
+            Misuse: A feature is missing or has another type.
         """
         import numpy as np
 
@@ -58,10 +58,10 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def row(self) -> Callable[[Sequence[Any]], list[float]]:
-        """Return a function that encodes the features of one row, with the same bits as `matrix`.
+        """Return a function that encodes a single row. Its results equal `matrix`, bit for bit.
 
-        The function takes the values in order, with None for null. Its code is generated for these features, because a
-        loop over encoders takes four times as long.  # D108
+        The function takes the values in order, with None for null. It is generated for these features, because a loop
+        would take four times as long.  # D108
         """
         values = {f"v{n}": name for n, name in enumerate(self.dtypes)}
         scope: dict[str, Any] = {"nan": math.nan}
@@ -85,9 +85,9 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 def fit(features: FeatureSet, values: Columns) -> Encoding:
-    """Fit the encoding to training rows.
+    """Fit an encoding to training rows.
 
-    The vocabulary of each category starts with the most frequent value. Values of equal frequency are in text order.
+    The vocabulary of a category begins with the most frequent text. Equally frequent texts are in alphabetical order.
 
     >>> from trimtab.core.expressions.nodes import col
     >>> from trimtab.features.definitions import request

@@ -1,4 +1,4 @@
-"""The features of a model in order: those of views, and those computed from the request and other features."""
+"""The features of a model in order: those of views, and those computed from the request and from other features."""
 
 from __future__ import annotations
 
@@ -21,34 +21,35 @@ Item: TypeAlias = View | Join | Mapping[str, Expression]
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """Joins and transforms that can be computed together, from the request and from earlier stages."""
+    """Joins and transforms that can be computed at the same time, from the request and from earlier stages."""
 
     joins: tuple[Join, ...]
     transforms: dict[str, Expression]
 
 
 class FeatureSet(msgspec.Struct, frozen=True, kw_only=True):
-    """Features in the order of their declaration. Make a feature set with `feature_set()`.
+    """The features of a model, in the order in which they are declared. `feature_set()` makes and checks one.
 
-    A name in a feature set is a column of the request, a feature of a view (`view.feature`) or a transform.
+    A name stands for a column of the request, for a feature of a view (`view.feature`), or for a transform (a named
+    expression).
     """
 
     request: Request
     joins: tuple[Join, ...]
-    transforms: dict[str, Expression]  # expressions over the request's columns and other features
-    known: dict[str, Dtype]  # every column and feature that can be read
-    dtypes: dict[str, Dtype]  # every feature that the model reads, in order
-    categories: tuple[str, ...]  # the features that are encoded by a vocabulary
+    transforms: dict[str, Expression]  # transforms by name: expressions over the request's columns and other features
+    known: dict[str, Dtype]  # all columns and features that expressions can read, with their types
+    dtypes: dict[str, Dtype]  # all features that the model gets, with their types, in order
+    categories: tuple[str, ...]  # features that are encoded with a vocabulary
     stages: tuple[Stage, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the features that the model reads, in order."""
+        """The names of the features that the model gets, in order."""
         return tuple(self.dtypes)
 
     @property
     def views(self) -> tuple[View, ...]:
-        """The views that are joined, each once, in the order in which they are first listed."""
+        """The views that are used, in the order in which they first appear."""
         return tuple({join.view.hash: join.view for join in self.joins}.values())
 
     @property
@@ -59,7 +60,7 @@ class FeatureSet(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """The content address of this definition, including the order of the features."""
+        """The hash that identifies this definition, including the order of the features."""
         return content_hash([self.request.hash, [join.hash for join in self.joins], self.transforms, self.names])
 
 
@@ -67,21 +68,21 @@ def feature_set(request: Request, features: Sequence[Item], *, texts: bool = Fal
     """Declare the features of a model.
 
     Args:
-        request: The request whose columns are used in expressions and to look up views.
-        features: Views, views joined under another name, and dicts of named expressions. Expressions use the request's
-            columns and other features.
-        texts: Whether features may be texts. This is meant for tables that people read, not for estimators. Such a
-            table may have a column with the name of a feature; expressions then read the feature.
+        request: The request. Its columns can be used in expressions, and to look up views.
+        features: Views, views that are joined under another name, and dicts of named expressions. Expressions can use
+            columns of the request and other features.
+        texts: Whether features may be texts. This is for tables that people read, and not for estimators. A table may
+            have a column with the name of a feature. Expressions then use the feature.
 
     Raises:
-        Misuse: Two features have the same name, the key of a view is neither a column nor a feature, features depend on
-            each other in a circle, or a string has no `.category()`.
+        Misuse: Two features have the same name, the key of a view is neither a column nor a feature, features need each
+            other in a circle, or a text has no `.category()`.
     """
     if isinstance(features, View | Join | Mapping | str) or not isinstance(features, Iterable):
         raise Misuse(f"features of request {request.name!r}: {shown(features)[:100]} is no list. Write features=[...].")
     joins: dict[str, Join] = {}
     transforms: dict[str, Expression] = {}
-    names: list[str] = []  # features that the model reads
+    names: list[str] = []  # the features that the model gets
     for item in features:
         if isinstance(item, View | Join):
             join = item.join() if isinstance(item, View) else item
@@ -176,10 +177,10 @@ def _check_entity(request: Request, join: Join, known: Mapping[str, Dtype]) -> N
 
 
 def _stages(request: Request, joins: Mapping[str, Join], transforms: Mapping[str, Expression]) -> tuple[Stage, ...]:
-    """Return joins and transforms in the order in which they can be computed.
+    """Return joins and transforms in an order in which they can be computed.
 
     Raises:
-        Misuse: Some of them depend on each other in a circle, or on a name that does not exist.
+        Misuse: Some need each other in a circle, or need a name that does not exist.
     """
     homes = {**{f"{j.name}.{f}": f"view {j.name}" for j in joins.values() for f in j.view.features}}
     homes |= {name: f"feature {name}" for name in transforms if name not in request.columns}
@@ -195,8 +196,8 @@ def _stages(request: Request, joins: Mapping[str, Join], transforms: Mapping[str
         circle = error.args[1]
         raise Misuse(f"features: {' needs '.join(circle[::-1])}. Break the circle.") from None
     depth: dict[str, int] = {}
-    # A view is looked up one stage after its keys are computed; a transform is computed in the last stage that it reads
-    # from.
+    # A view is looked up in the stage after the one that computes its keys. A transform is computed in the last stage
+    # that it reads from.
     for node in order:
         least = max((depth[n] for n in graph[node]), default=0)
         depth[node] = least + 1 if node.startswith("view ") and graph[node] else least

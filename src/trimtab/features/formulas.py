@@ -1,7 +1,7 @@
-"""Formulas of aggregates for one row.
+"""The formulas of aggregates for single rows.
 
-The formulas for columns in `offline/kernels/formula_columns.py` give the same bits. Each formula is a fixed sequence of
-operations on float64 numbers or integers.
+`offline/kernels/formula_columns.py` has the same formulas for columns. Both give the same bits, because each formula is
+a fixed sequence of operations on float64 or integers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from decimal import Context, Decimal
 from functools import lru_cache
 from hashlib import blake2b
 
-RANKED = 1_024  # how many distinct values `top_k` counts in one window
+RANKED = 1_024  # the largest number of distinct values that `top_k` counts in a window
 _INT_MAX = 2**63 - 1
 _WORD = 2**64 - 1
 _DIGITS = Context(prec=60)
@@ -20,9 +20,9 @@ _as_word = struct.Struct("<d").pack
 
 
 def variance(n: int, s1: float, s2: float) -> float:
-    """Return the sample variance of n >= 2 values.
+    """Return the sample variance of at least 2 values.
 
-    `s1` is the sum of the values and `s2` the sum of their squares, each rounded once. # D9
+    `n` is the number of values, `s1` their sum and `s2` the sum of their squares. Both sums are rounded once. # D9
 
     >>> variance(3, 6.0, 14.0)
     1.0
@@ -39,9 +39,9 @@ def deviation(n: int, s1: float, s2: float) -> float:
 
 @lru_cache(maxsize=256)
 def weights(hop_us: int, half_life_us: int, steps: int) -> tuple[float, ...]:
-    """Return the weights of values that are 0, 1, ... `steps` hops old. # D14
+    """Return the weights of values that are 0, 1, ... `steps` hops (steps of the window) old. # D14
 
-    The weights are rounded correctly and therefore the same on every machine.
+    They are correctly rounded, and therefore the same on every machine.
 
     >>> weights(1, 2, 4)
     (1.0, 0.7071067811865476, 0.5, 0.3535533905932738, 0.25)
@@ -55,12 +55,12 @@ def weights(hop_us: int, half_life_us: int, steps: int) -> tuple[float, ...]:
 
 
 def steps_of(over_us: int, hop_us: int) -> int:
-    """Return the greatest age of a value in a window, in hops."""
+    """Return the largest age of a value in a window, counted in steps of the window (hops)."""
     return over_us // hop_us + 1
 
 
 def hash_of(value: float | int | bool | str) -> int:
-    """Return a 64-bit hash of a value, the same on every machine. Equal values of one type have equal hashes.
+    """Return a 64-bit hash of a value. It is the same on every machine, and equal for equal values of the same type.
 
     >>> hash_of(0), hash_of("a") == hash_of("b")
     (16294208416658607535, False)
@@ -75,9 +75,10 @@ def hash_of(value: float | int | bool | str) -> int:
 
 
 def estimated(kth: int, k: int) -> int:
-    """Estimate the number of distinct values, where `kth` is the k-th least of their hashes.
+    """Return an estimate of the number of distinct values. `kth` is the k-th smallest of their hashes.
 
-    Source: Bar-Yossef et al. (2002). By Beyer et al. (2007) it is unbiased, with a standard error of 1 / sqrt(k - 2).
+    Source: Bar-Yossef et al. (2002). According to Beyer et al. (2007), it is unbiased, with a relative standard error
+    of 1 / sqrt(k - 2).
 
     >>> estimated(2**63, 256)
     509

@@ -1,4 +1,4 @@
-"""Feature values, each with its reason."""
+"""Feature values of many requests, each with the reason why it is null or not."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Reason = Literal["found", "no_entity", "not_yet", "outside_window", "expired", "null", "unavailable", "failed"]
-REASONS: tuple[Reason, ...] = (  # in the order of their codes; "unavailable": the value could not be read at the time
+# in the order of their codes; "unavailable": the value could not be read when it was needed
+REASONS: tuple[Reason, ...] = (
     "found", "no_entity", "not_yet", "outside_window", "expired", "null", "unavailable", "failed"
 )  # fmt: skip
 UNAVAILABLE = REASONS.index("unavailable")
 FAILED = REASONS.index("failed")
-NO_VIEW = 255  # the code of a feature that does not come from a view and did not fail
+NO_VIEW = 255  # the code of a feature that does not come from a view, and that did not fail
 
 
 class FeatureFrame(msgspec.Struct, frozen=True, eq=False):
-    """The feature values of requests, with one row for each request, in their order.
+    """The feature values of requests: one row for each request, in order.
 
-    `values` has a column for each feature, named `view.feature` or by its transform. `reasons` has a uint8 array of
-    codes (indexes into `REASONS`) for each feature that comes from a view. `failed` has a bool array for each transform
-    that failed in some rows, and is true in these rows.
+    `values` has a column for each feature. It is named `view.feature`, or has the name of the transform. `reasons` has
+    an array of codes (uint8, indexes into `REASONS`) for each feature of a view. `failed` has a boolean array for each
+    transform that failed in some row; it is True in these rows.
     """
 
     values: Columns
@@ -34,7 +35,7 @@ class FeatureFrame(msgspec.Struct, frozen=True, eq=False):
     failed: Mapping[str, NDArray[Any]] = {}
 
     def codes(self, names: Sequence[str]) -> NDArray[Any]:
-        """Return the reason codes of features as predictions log them: uint8, of shape (rows, names)."""
+        """Return the reason codes of features in the form in which predictions log them: uint8, shape (rows, names)."""
         import numpy as np
 
         out = np.full((self.values.rows, len(names)), NO_VIEW, np.uint8)
@@ -46,7 +47,7 @@ class FeatureFrame(msgspec.Struct, frozen=True, eq=False):
         return out
 
     def take(self, rows: NDArray[Any] | slice) -> FeatureFrame:
-        """Return the frame at `rows` (positions, a boolean mask or a slice)."""
+        """Return the given rows. `rows` is an array of indexes, a boolean mask or a slice."""
         return FeatureFrame(
             self.values.take(rows),
             {name: codes[rows] for name, codes in self.reasons.items()},
@@ -55,7 +56,7 @@ class FeatureFrame(msgspec.Struct, frozen=True, eq=False):
 
     @staticmethod
     def concat(parts: Sequence[FeatureFrame]) -> FeatureFrame:
-        """Concatenate frames of the same features."""
+        """Return frames with the same features joined end to end."""
         import numpy as np
 
         names = {name for part in parts for name in part.failed}

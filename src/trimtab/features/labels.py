@@ -1,4 +1,4 @@
-"""Labels of requests, and the times at which they became known."""
+"""Find the labels of requests, and when each became known."""
 
 from __future__ import annotations
 
@@ -19,39 +19,40 @@ from trimtab.features.definitions import Label
 Array = NDArray[Any]
 LabelRequests: TypeAlias = "tuple[Column, Array, Array]"  # keys, times and cuts of some requests
 LabelState = Literal["labelled", "late", "pending", "missing", "unlisted"]
-LABEL_STATES: tuple[LabelState, ...] = ("labelled", "late", "pending", "missing", "unlisted")  # indexed by code
-LABELLED, LATE, PENDING, MISSING, UNLISTED = range(5)  # unlisted: the value is not one of the label's classes
+# in the order of their codes
+LABEL_STATES: tuple[LabelState, ...] = ("labelled", "late", "pending", "missing", "unlisted")
+LABELLED, LATE, PENDING, MISSING, UNLISTED = range(5)  # UNLISTED: the value is not one of the declared classes
 
 
 class LabelFrame(msgspec.Struct, frozen=True, eq=False):
-    """The labels of requests, with one row for each request, in their order."""
+    """The labels of requests: one row for each request, in order."""
 
-    values: Array  # float64, NaN where there is no label; for classes the index in the declared list
-    state: Array  # uint8: the index into `LABEL_STATES`
-    known_at_us: Array  # int64: when the label became known, even if it is unlisted; `NEVER_US` where there is no label
+    values: Array  # float64: the label, for classes its index in the declared list; NaN: there is none
+    state: Array  # uint8: index into `LABEL_STATES`
+    known_at_us: Array  # int64: when the label became known, even if it is unlisted; `NEVER_US`: there is no label
 
 
 class LabelIndex:
-    """Finds the labels of requests by their keys, in a history that grows.
+    """Finds labels of requests by their keys, in a history that grows.
 
     Args:
-        label: The source of the labels, and how long to wait for them.
+        label: The declaration of the label: its source, and how long it is waited for.
     """
 
     def __init__(self, label: Label) -> None:
         self.label = label
         self._places = {value: float(place) for place, value in enumerate(label.classes)}
         self._frame: EventFrame | None = None
-        self._last: dict[Any, int] = {}  # the last row of each key
-        # For each row the preceding row of the same key, or -1 if there is none.
+        self._last: dict[Any, int] = {}  # for each key, its last row
+        # for each row, the previous row with the same key; -1: there is none
         self._previous: Array = np.zeros(0, np.int64)
         self._rows = 0
 
     def update(self, frame: EventFrame) -> None:
-        """Use a new history of the label's source. This is fast if the history continues the last one.
+        """Use a new history of the label's source. This is fast if it continues the previous one.
 
         Raises:
-            Misuse: The history is that of another source.
+            Misuse: The history belongs to another source.
         """
         if frame.source != self.label.source.name:
             raise Misuse(f"labels: needs the events of {self.label.source.name!r}; these are of {frame.source!r}.")
@@ -75,15 +76,16 @@ class LabelIndex:
         self._frame = frame
 
     def join(self, keys: Sequence[Any] | Array, at_us: Array, cut_us: int | Array) -> LabelFrame:
-        """Return the labels of requests as they were known at `cut_us`.
+        """Return the labels of requests as far as they were known at the time `cut_us`.
 
-        The label of a request is the greatest event of its key that is dated at or after the request, was known at the
-        cut, and had neither been deleted nor corrected by then. A label without a value counts as no label.
+        The label of a request is taken from the last event with its key. The event must not be earlier than the
+        request, must have been known at `cut_us`, and must not have been deleted or corrected by then. If it has no
+        value, there is no label.
 
         Args:
-            keys: The keys of the requests. A key of None has no label.
-            at_us: The times of the requests, int64.
-            cut_us: Labels that became known later do not count. One time for all requests, or one for each.
+            keys: The keys of the requests. A request whose key is None has no label.
+            at_us: The time of each request, int64.
+            cut_us: Labels that became known later do not count. Either one time for all requests, or one for each.
         """
         at_us = np.asarray(at_us, np.int64)
         cut_us = np.broadcast_to(np.asarray(cut_us, np.int64), at_us.shape)
@@ -109,7 +111,7 @@ class LabelIndex:
         return LabelFrame(values, states, known_at)
 
     def _numbers(self, values: Array) -> Array:
-        """Return labels as numbers, with NaN for a class that is not declared."""
+        """Return labels as numbers. A class that is not declared becomes NaN."""
         if not self._places:
             return values.astype(np.float64)
         return np.fromiter(map(self._places.get, values.tolist(), repeat(np.nan)), np.float64, len(values))
@@ -122,9 +124,9 @@ class LabelIndex:
         return state
 
     def _best(self, row: Array, at_us: Array, cut_us: Array) -> Array:
-        """For each request, find the row of the greatest event that counts, starting from the last event of its key.
+        """Return for each request the row of the last event that counts. `row` is the last event of its key.
 
-        The row is -1 if there is no such event.
+        -1: there is none.
         """
         best = np.full(len(row), -1, np.int64)
         frame = self._frame
@@ -132,7 +134,7 @@ class LabelIndex:
             return best
         wanted = np.flatnonzero(row >= 0)
         row = row[wanted]
-        while len(wanted):  # as many passes as the key with the most events has events
+        while len(wanted):  # the number of rounds is the largest number of events of a key
             counts = (frame.event_at_us[row] >= at_us[wanted]) & ~frame.deleted[row]
             cut = cut_us[wanted]
             counts &= (frame.known_at_us[row] <= cut) & (frame.superseded_at_us[row] > cut)
@@ -146,7 +148,7 @@ class LabelIndex:
 
 
 def _continues(frame: EventFrame, before: EventFrame) -> bool:
-    """Return whether a history starts with all rows of an earlier history."""
+    """Return whether a history begins with all rows of an earlier one."""
     rows = before.rows
     if frame.rows < rows or not np.array_equal(frame.position[:rows], before.position):
         return False
@@ -157,7 +159,7 @@ def _continues(frame: EventFrame, before: EventFrame) -> bool:
 
 
 def _greater(frame: EventFrame, one: Array, other: Array) -> Array:
-    """Return a mask that is true where `one` comes after `other` in the order of events."""
+    """Return where event `one` comes after event `other`, as a boolean array."""
     greater = np.zeros(len(one), bool)
     for field in (frame.position, frame.partition, frame.known_at_us, frame.event_at_us):
         a, b = field[one], field[other]

@@ -1,4 +1,4 @@
-"""Skew: the comparison of used feature values with the same values computed again, bit for bit, with the reasons."""
+"""Skew: compare the feature values that were used for predictions with the same values computed again, bit for bit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trimtab.features.definitions import Join
     from trimtab.features.feature_set import FeatureSet
 
-# Checks that were stored before D0037 was amended may also have the cause "online_state".
+# stored checks from before the change of D0037 may also have the cause "online_state"
 Cause = Literal["online_state", "definition", "platform", "history_changed", "pruned", "code", "clock", "unknown"]
 EXPLAINED: frozenset[Cause] = frozenset(("platform", "history_changed", "pruned"))  # expected, so not an alarm # D37
 LAST_BITS = 4  # how many floats apart the results of two platforms may be
@@ -35,12 +35,12 @@ class Share(msgspec.Struct, frozen=True):
 
     @property
     def estimate(self) -> float:
-        """The share itself, or NaN if there are no values."""
+        """The share; NaN if there are no values."""
         return self.mismatches / self.values if self.values else math.nan
 
 
 def share(mismatches: int, values: int) -> Share:
-    """Return the share of values that differ, with Wilson's interval. Without any values the interval is [0, 1].
+    """Return the share of values that differ, with Wilson's interval. Without values, the interval is [0, 1].
 
     Source: Wilson (1927), Probable inference, the law of succession, and statistical inference.
 
@@ -57,12 +57,12 @@ def share(mismatches: int, values: int) -> Share:
 def differences(
     used: NDArray[Any], used_reasons: NDArray[Any], again: NDArray[Any], again_reasons: NDArray[Any]
 ) -> NDArray[np.bool_]:
-    """Return a mask of the values or reasons that differ, of shape (rows, inputs).
+    """Return where values or reasons differ, as a boolean array, shape (rows, inputs).
 
     Args:
-        used: The values that the model was given, float64 of shape (rows, inputs). Any NaN is null.
+        used: The values that the model got, float64, shape (rows, inputs). NaN means null.
         used_reasons: The reason codes of `used`, uint8.
-        again: The values computed again.
+        again: The same values, computed again.
         again_reasons: The reason codes of `again`.
 
     >>> found = np.zeros((1, 2), "u1")
@@ -76,7 +76,7 @@ def differences(
 
 
 def floats_apart(first: float, second: float) -> float:
-    """Return the distance of two numbers, counted in floats. It is infinity if one of them is NaN.
+    """Return how far apart two numbers are, counted in neighbouring floats. It is infinite if one is NaN.
 
     >>> floats_apart(1.0, 1.0 + 2**-52), floats_apart(1.0, math.nan)
     (1.0, inf)
@@ -89,7 +89,7 @@ def floats_apart(first: float, second: float) -> float:
 
 
 class Dependencies:
-    """The columns and features that each feature of a set is computed from, directly or indirectly.
+    """Tells which columns and features each feature of a set is computed from, directly or indirectly.
 
     Args:
         features: The feature set.
@@ -100,9 +100,9 @@ class Dependencies:
         self._joins = {join.name: join for join in features.joins}
 
     def of(self, feature: str) -> frozenset[str]:
-        """Return the view features that a feature is computed from, as `view.feature`.
+        """Return the features of views that a feature is computed from, as `view.feature`.
 
-        For a view feature, this includes the feature itself.
+        If it is itself a feature of a view, it is included.
         """
         return frozenset(name for name in self._closure(feature) if self._join_of(name) is not None)
 
@@ -112,19 +112,19 @@ class Dependencies:
         return frozenset(join.view.source.name for join in joins if join is not None)
 
     def operators(self, feature: str) -> frozenset[str]:
-        """Return the operators of all expressions that a feature depends on."""
+        """Return the operators in all expressions that a feature depends on."""
         return frozenset().union(*(_operators(e) for name in self._closure(feature) for e in self._expressions(name)))
 
     def may_differ_by_platform(self, feature: str) -> bool:
-        """Return whether two machines, or two versions of NumPy, may disagree on the last bits of a feature."""
+        """Return whether two machines, or two versions of NumPy, may give a feature different last bits."""
         return bool(self.operators(feature) & _BY_PLATFORM)
 
     def runs_code(self, feature: str) -> bool:
-        """Return whether a feature depends on a plain Python function."""
+        """Return whether a feature depends on a Python function."""
         return "python" in self.operators(feature)
 
     def _closure(self, feature: str) -> set[str]:
-        """Return a feature and every feature that it needs, including features that views are looked up by."""
+        """Return a feature, with all features that it needs. Features by which views are looked up are included."""
         seen: set[str] = set()
         waiting = [feature]
         while waiting:
@@ -158,18 +158,20 @@ def _operators(expression: Expression) -> frozenset[str]:
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """The findings about one value that differs."""
+    """What was found out about one value that differs."""
 
     used: float
     again: float
     same_reason: bool
-    clock_behind: bool = False  # the time is earlier than the greatest append time in P
-    other_definitions: bool = False  # definitions other than the version's give the used value
-    history_changed: bool = False  # records of its source that counted are missing
-    pruned: bool = False  # it needs events that are not kept any more because of [retention]
-    unsteady: bool = False  # two computations in a row differ
-    code_alone: bool = False  # all inputs of a Python function are unchanged
-    other_platform: bool = False  # the version was made with another NumPy or processor than this machine's
+    # the clock was behind: a record that the prediction could see was appended after the time of the prediction
+    clock_behind: bool = False
+    other_definitions: bool = False  # other definitions than the version's give the value that was used
+    history_changed: bool = False  # records of its source that counted then are missing now
+    # events that it needs were deleted, because the setting [retention] keeps them only for a time
+    pruned: bool = False
+    unsteady: bool = False  # computing it twice, one time after the other, gives different values
+    code_alone: bool = False  # it depends on a Python function that got the same arguments both times
+    other_platform: bool = False  # the version was made with another NumPy or processor
 
 
 def cause_of(evidence: Evidence, *, platform_sensitive: bool) -> Cause:

@@ -1,4 +1,4 @@
-"""Feature definitions as documents, so that a version's definitions outlive the project file. # D35"""
+"""Feature definitions as JSON documents. A version keeps its definitions, even if the project file changes. # D35"""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from trimtab.features.feature_set import FeatureSet, Item, feature_set
 
 
 class StoredFeatures(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a feature set is made of. The rest of the set is derived."""
+    """What a feature set consists of. Everything else in a feature set is derived from this."""
 
     format: Literal[1] = 1
     request: Request
     joins: tuple[Join, ...]
     transforms: dict[str, Expression]
-    names: tuple[str, ...]  # the features that the model reads, in order
+    names: tuple[str, ...]  # the features that the model gets, in order
 
 
 def encode_features(features: FeatureSet) -> bytes:
-    """Return the JSON document of a feature set.
+    """Return a feature set as a JSON document.
 
-    Equal definitions have equal documents. Descriptions and other texts for people are left out.
+    Equal definitions give equal documents. Descriptions and other texts for people are not included.
 
     >>> from trimtab.core.expressions.nodes import col
     >>> from trimtab.features.definitions import request
@@ -49,14 +49,14 @@ def encode_features(features: FeatureSet) -> bytes:
 
 
 def decode_features(data: bytes, digest: str) -> FeatureSet:
-    """Return the feature set of a document.
+    """Return the feature set in a document.
 
     Args:
         data: The JSON document.
-        digest: The address (`FeatureSet.hash`) of the definitions that the document must hold.
+        digest: The hash that the definitions must have (`FeatureSet.hash`).
 
     Raises:
-        Corrupt: The document cannot be read, or holds other definitions.
+        Corrupt: The document cannot be read, or has other definitions.
     """
     what = f"feature definitions {digest[:12]}"
     try:
@@ -72,7 +72,7 @@ def decode_features(data: bytes, digest: str) -> FeatureSet:
 
 
 def with_sources(features: FeatureSet, change: Callable[[Source], Source]) -> FeatureSet:
-    """Return the same features over changed sources. The change must not affect the addresses of the features."""
+    """Return the same features with changed sources. The hashes of the features must not change by this."""
     views: dict[str, View] = {}
 
     def of(join: Join) -> Join:
@@ -90,10 +90,10 @@ def with_sources(features: FeatureSet, change: Callable[[Source], Source]) -> Fe
 
 
 def check_functions(features: FeatureSet) -> None:
-    """Check that this process has the code of every plain Python function among the features.
+    """Check that this process has the code of all Python functions in the features.
 
     Raises:
-        Misuse: A function was changed or removed. The message names it and says what to do.
+        Misuse: A function was changed or removed. The message names it, and says what to do.
     """
     for expression in features.transforms.values():
         _check_functions(expression)
@@ -113,7 +113,7 @@ def _check_functions(expression: Expression) -> None:
 
 
 def _items(stored: StoredFeatures) -> list[Item]:
-    """Return views and expressions in an order that produces the same names in the same order."""
+    """Return views and expressions in an order that gives the same names in the same order."""
     joins = {f"{join.name}.{feature}": join for join in stored.joins for feature in join.view.features}
     left = list(stored.joins)
     items: list[Item] = []
@@ -122,7 +122,7 @@ def _items(stored: StoredFeatures) -> list[Item]:
         if join is None:
             items.append({name: stored.transforms[name]})
             continue
-        while join in left:  # the joins before this one give no names
+        while join in left:  # joins that come before this one but have no names in the list
             items.append(left.pop(0))
     return [*items, *left]
 

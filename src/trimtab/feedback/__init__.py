@@ -1,1 +1,1 @@
-"""From predictions and label events to outcomes: joined, late, missing or corrected labels."""
+"""Join predictions with labels (which may be late, missing or corrected), and sum up their quality by day."""

@@ -1,4 +1,4 @@
-"""Quality blocks: sums over the closed predictions of an hour, a day or a slice, which add up exactly."""
+"""Blocks: sums over predictions of an hour, a day or a slice, from which quality is computed."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from trimtab.stats.metrics.loss_names import PROBABILITY_LOSSES
 from trimtab.stats.metrics.losses import Loss, bounded_losses, expected_losses, row_losses
 from trimtab.stats.metrics.multiclass import top_class
 
-BINS = 20  # number of bins of equal width for probabilities
-_STEPS = 4  # number of bins for each doubling of other numbers
-_MOST = 1e290  # limit of a row's value, so that sums stay finite
+BINS = 20  # for probabilities, the number of bins, all of equal width
+_STEPS = 4  # for other numbers, the number of bins for each doubling
+_MOST = 1e290  # larger values of a row are cut to this, so that sums stay finite
 
 
 class BlockSums(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """Sums over predictions whose wait for a label is over; exact for floats, so that blocks merge in any order.
+    """Sums over predictions that no longer wait for labels. They are exact, so blocks can be added in any order.
 
-    Scores, labels and losses are summed over labelled rows; the histogram counts all rows. With several classes, score
-    and label are about the most likely class of each row: the score is its probability, and the label says whether that
-    class was right.
+    Scores, labels and losses are summed over labelled rows. The histogram counts all rows. For a model of several
+    classes, the score of a row is the probability of its likeliest class, and the label says whether that class was
+    right.
     """
 
     predictions: int = 0
     labelled: int = 0
-    missing: int = 0  # rows for which no label came within the wait
-    unlisted: int = 0  # rows whose label is none of the declared classes
-    late: int = 0  # labelled rows whose label came after the wait; always 0 except in amended blocks
+    missing: int = 0  # rows for which no label arrived within the waiting time
+    unlisted: int = 0  # rows whose label is not one of the declared classes
+    late: int = 0  # labelled rows whose label arrived after the waiting time; only amended blocks have such rows
     score: ExactSum = ()
     label: ExactSum = ()
     loss: ExactSum = ()
-    capped_loss: ExactSum = ()  # sum of the capped losses of the rows, in units of the cap
-    # the value that `capped_loss` would have on average if the scores were true; None: undefined
+    capped_loss: ExactSum = ()  # the sum of the losses, with each row's loss capped, in units of the cap
+    # the average that `capped_loss` would have if the scores were the true probabilities; None: undefined
     expected_loss: ExactSum | None = None
     score_squares: ExactSum = ()
     label_squares: ExactSum = ()
     loss_squares: ExactSum = ()
-    histogram: dict[int, int] = {}  # number of rows by `score_bins` of their scores
+    histogram: dict[int, int] = {}  # the number of rows in each bin of `score_bins`
 
 
 _COUNTS = ("predictions", "labelled", "missing", "unlisted", "late")
@@ -51,30 +51,32 @@ _SUMS = ("score", "label", "loss", "capped_loss", "score_squares", "label_square
 
 
 class DayBlocks(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The predictions of one version under one arm on one UTC day, closed when the wait for their labels is over."""
+    """The sums over one version's predictions on one UTC day, after the wait for their labels is over."""
 
     model: str
     version: str
     arm: str
     day_us: int
-    cap: float  # the loss at which a row is capped
+    cap: float  # the largest loss that a row can have
     whole: BlockSums
-    hours: dict[int, BlockSums] = {}  # sums by hour of the day; empty for a ranking, whose lists are judged by the day
-    slices: dict[str, BlockSums] = {}  # sums by slice: "carrier=UA"
-    amended: BlockSums | None = None  # the day with labels that came late or were corrected since; None: no such labels
-    amended_at_us: int | None = None  # when the day was last amended
+    # sums for each hour of the day; empty for rankings, whose lists are only summed up by day
+    hours: dict[int, BlockSums] = {}
+    slices: dict[str, BlockSums] = {}  # sums for each slice, such as "carrier=UA"
+    # the sums of the day again, with labels that arrived late or were corrected; None: there were none
+    amended: BlockSums | None = None
+    amended_at_us: int | None = None  # when `amended` was last computed
 
     def quality(self) -> DayQuality:
-        """The summary of the whole day, as it was closed."""
+        """Return the summary of the day, without later amendments."""
         return _quality(self, self.whole)
 
     def slice_quality(self, name: str) -> DayQuality:
-        """The summary of one slice of the day."""
+        """Return the summary of one slice of the day."""
         return _quality(self, self.slices[name])
 
 
 def merged(blocks: Iterable[BlockSums]) -> BlockSums:
-    """Several blocks merged into one; an empty block if there are none."""
+    """Return the sum of blocks. Without any, return an empty block."""
     found = [one for one in blocks if one.predictions]
     if len(found) == 1:
         return found[0]
@@ -93,7 +95,7 @@ def merged(blocks: Iterable[BlockSums]) -> BlockSums:
 
 
 def merged_days(days: Iterable[DayBlocks]) -> list[DayBlocks]:
-    """Parts of days merged into whole days, by day, version and arm."""
+    """Add up blocks of the same day, version and arm, and return one block for each of them."""
     groups: dict[tuple[int, str, str], list[DayBlocks]] = {}
     for one in days:
         groups.setdefault((one.day_us, one.version, one.arm), []).append(one)
@@ -101,7 +103,7 @@ def merged_days(days: Iterable[DayBlocks]) -> list[DayBlocks]:
 
 
 def day_qualities(days: Iterable[DayBlocks]) -> list[DayQuality]:
-    """One summary for each day and version over all arms, oldest first, as the watch reads them."""
+    """Return one summary per day and version, added up over arms, oldest first."""
     groups: dict[tuple[int, str], list[DayBlocks]] = {}
     for one in days:
         groups.setdefault((one.day_us, one.version), []).append(one)
@@ -125,21 +127,21 @@ def block_days(
     late: NDArray[Any],
     slices: Mapping[str, NDArray[Any]] | None = None,
 ) -> DayBlocks:
-    """The blocks of predictions of one version under one arm for one UTC day.
+    """Return the blocks of one version's predictions on one UTC day.
 
     Args:
-        model: The model's name.
-        metric: The loss that is summed.
+        model: The name of the model.
+        metric: The loss to sum.
         version: The version that made the predictions.
         arm: The alias under which the version answered.
-        at_us: As-of times, int64, shape (rows,), all on one day.
-        scores: Shape (rows,), for several classes (rows, classes).
-        labels: Shape (rows,). NaN if no label came, or if the label is none of the classes.
-        cap: The loss at which a row is capped, the unit of `capped_loss`.
-        unlisted: A mask of rows whose label is none of the declared classes.
-        late: A mask of rows whose label came after the wait.
-        slices: By column or expression, the value of each row as text. True is used for a slice that has only a name,
-            None for a row that is in no slice.
+        at_us: The time of each prediction, int64, shape (rows,). All are on one day.
+        scores: The scores, shape (rows,). For several classes the shape is (rows, classes).
+        labels: The labels, shape (rows,). NaN: no label arrived, or it is not one of the classes.
+        cap: The largest loss that a row can have, and the unit of `capped_loss`.
+        unlisted: Which rows have a label that is not one of the declared classes.
+        late: Which rows have a label that arrived after the waiting time.
+        slices: For each column or expression, the value of each row as text. None: the row is in no slice. True: the
+            row is in a slice that has the name of the expression.
     """
     rows = _Rows(metric, scores, labels, cap, unlisted, late)
     day_us = int(at_us[0]) // (24 * HOUR_US) * 24 * HOUR_US
@@ -166,7 +168,7 @@ def block_days(
 
 
 def block_of_lists(day: DayQuality, arm: str, cap: float) -> DayBlocks:
-    """The block of a ranking's day, whose lists are each judged as a whole."""
+    """Return the block of one day of a ranking, in which each list counts as a whole."""
     whole = BlockSums(
         predictions=day.predictions,
         labelled=day.labelled,
@@ -178,7 +180,7 @@ def block_of_lists(day: DayQuality, arm: str, cap: float) -> DayBlocks:
 
 
 def score_bins(metric: Loss, scores: NDArray[Any]) -> NDArray[np.int64]:
-    """The histogram's bin of each score, shape (rows,).
+    """Return the number of the histogram bin of each score, shape (rows,).
 
     Probabilities have 20 bins of equal width. Other numbers have 4 bins for each doubling, mirrored below 0; 0 has bin
     0. Therefore no range has to be known in advance, and any two blocks have the same bins.
@@ -198,7 +200,7 @@ def score_bins(metric: Loss, scores: NDArray[Any]) -> NDArray[np.int64]:
 
 
 class _Rows:
-    """The values of single rows that blocks sum."""
+    """The values of rows that are added up in blocks."""
 
     def __init__(
         self,
@@ -213,7 +215,7 @@ class _Rows:
         self._unlisted, self._late = unlisted, late & self._labelled
         there = self._labelled
         y, p = labels[there], scores[there]
-        with np.errstate(over="ignore"):  # an infinite value counts as `_MOST`
+        with np.errstate(over="ignore"):  # if a value is infinite, `_MOST` is used instead
             losses = row_losses(metric, y, p) if len(y) else np.zeros(0)
         expected = expected_losses(metric, p, cap)
         self._bins = score_bins(metric, scores.max(axis=1) if scores.ndim == 2 else scores)
@@ -232,10 +234,12 @@ class _Rows:
         self._summed = {}
         for name, values in summed.items():
             self._summed[name] = np.zeros(len(labels))
-            self._summed[name][there] = np.clip(values, -_MOST, _MOST)  # a square may be infinite
+            self._summed[name][there] = np.clip(values, -_MOST, _MOST)  # the square may be infinite
 
     def groups(self, rows: NDArray[Any], codes: NDArray[Any], count: int) -> list[BlockSums]:
-        """The sums of groups of rows; `codes` is the index of the group of each of `rows`, 0 to `count` - 1."""
+        """Return the sums for each group of rows. `codes` is the number of the group of each row, from 0 to `count`
+        - 1.
+        """
         order = np.argsort(codes, kind="stable")
         rows, codes = rows[order], codes[order]
         there = self._labelled[rows]

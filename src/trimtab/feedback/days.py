@@ -25,21 +25,22 @@ def day_quality(
     cap: float = LOSS_CAP,
     lists: NDArray[Any] | None = None,
 ) -> list[DayQuality]:
-    """One summary for each UTC day of the predictions' as-of times, oldest first.
+    """Return one summary for each UTC day of the predictions' times, oldest first.
 
     Args:
-        model: The model's name.
-        metric: The loss that is summed.
-        version: The version of the predictions.
-        at_us: As-of times, int64, shape (rows,).
-        scores: Shape (rows,), for several classes (rows, classes). With several classes, the sums of scores and labels
-            are about the most likely class of each row: its probability, and whether it was the label.
-        labels: Shape (rows,). NaN if no label came, or if the label is none of the classes.
-        cap: The loss at which a row is capped, the unit of `capped_loss_sum`.
-        lists: For a ranking, the list of each row, -1 for none, shape (rows,). Then lists are counted instead of rows,
-            each by its rows of the day. A list counts as labelled if all its rows have labels and the labels differ. A
-            list that lacks a label counts as missing, as does each row without a list. All other lists have no order
-            that is better than another. Sums of scores and labels are 0.
+        model: The name of the model.
+        metric: The loss to sum.
+        version: The version that made the predictions.
+        at_us: The time of each prediction, int64, shape (rows,).
+        scores: The scores, shape (rows,). For several classes the shape is (rows, classes). Then the sums are about the
+            likeliest class of each row: its probability, and whether it was the label.
+        labels: The labels, shape (rows,). NaN: no label arrived, or it is not one of the classes.
+        cap: The largest loss that a row can have, and the unit of `capped_loss_sum`.
+        lists: For a ranking, the number of each row's list, -1 for none, shape (rows,). Then lists are counted instead
+            of rows, and a list consists of its rows on that day. A list is labelled if all of its rows have labels and
+            the labels differ. It is missing if a label is missing; so is each row without a list. Lists whose labels
+            are all equal are neither, because no order of them is better than another. The sums of scores and labels
+            are 0.
     """
     if lists is not None:
         days = at_us // DAY_US
@@ -66,18 +67,18 @@ def days_by_group(
     *,
     cap: float = LOSS_CAP,
 ) -> list[list[DayQuality]]:
-    """The summaries of `day_quality` for each of some groups of rows, by the index of the group.
+    """Return the daily summaries for each of several groups of rows, by the number of the group.
 
     Args:
-        model: The model's name.
-        metric: The loss that is summed; not for a ranking.
-        version: The version of the predictions.
-        at_us: As-of times, int64, shape (rows,).
+        model: The name of the model.
+        metric: The loss to sum. It cannot be that of a ranking.
+        version: The version that made the predictions.
+        at_us: The time of each prediction, int64, shape (rows,).
         scores: As in `day_quality`.
         labels: As in `day_quality`.
-        groups: The index of the group of each row, 0 to `count` - 1, shape (rows,).
+        groups: The number of each row's group, 0 to `count` - 1, shape (rows,).
         count: The number of groups.
-        cap: The loss at which a row is capped.
+        cap: The largest loss that a row can have.
     """
     days, place = np.unique(at_us // DAY_US, return_inverse=True)
     cells = groups * days.size + place.reshape(-1)

@@ -1,4 +1,4 @@
-"""Predictions that wait for their labels in the prediction log."""
+"""Predictions that wait for their labels, kept in the prediction log instead of in memory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from trimtab.core.time import DAY_US
 from trimtab.feedback.open_days import AHEAD_US, counts
 from trimtab.serving.log.prediction_log import PredictionLog
 
-KEPT_US = 35 * DAY_US  # how long the log positions of a closed day are kept, as labels may come late
+# how long the log positions of a day are kept after the wait for its labels, because labels may be late
+KEPT_US = 35 * DAY_US
 _CHUNK_ROWS = 20_000
 
 
 class Extent(msgspec.Struct, frozen=True, array_like=True):
-    """Consecutive records of a partition of the log: those after `after`, up to and including `through`."""
+    """Consecutive records in a partition of the log: those after position `after`, up to and including `through`."""
 
     partition: str
     after: int
@@ -25,17 +26,17 @@ class Extent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LoggedWaiting:
-    """A `Waiting` that keeps the positions of each day's predictions in the prediction log.
+    """A `Waiting` (see open_days.py) that only keeps where in the prediction log the predictions of each day are.
 
-    Therefore even a wait of months takes no memory. After a crash nothing has to be read again, because the positions
-    are few and are stored together with the position up to which the log was read.
+    So even a wait of months takes little memory. After a crash nothing is read again, because the few positions are
+    stored together with the position up to which the log was read.
 
     Args:
         predictions: The prediction log.
-        model: The model's name.
-        judged: Makes the table of those predictions that count.
-        extents: The positions of each day's predictions, by the number of the day.
-        open_from_us: Days before this time are closed.
+        model: The name of the model.
+        judged: Returns the table of those predictions that count towards quality.
+        extents: Where the predictions of each day are in the log, by the number of the day.
+        open_from_us: The wait for labels of days before this time is over.
     """
 
     def __init__(
@@ -56,11 +57,13 @@ class LoggedWaiting:
 
     @property
     def extents(self) -> dict[int, tuple[Extent, ...]]:
-        """The positions of each day's predictions, by the number of the day."""
+        """Where the predictions of each day are in the log, by the number of the day."""
         return {day: tuple(found) for day, found in sorted(self._extents.items())}
 
     def reads(self, before: Mapping[str, int], reached: Mapping[str, int]) -> None:
-        """Set the log positions of the predictions that are added next: all between two positions of the log."""
+        """Say where in the log the predictions are that `add` gets next: after the positions `before`, up to
+        `reached`.
+        """
         self._reading = [
             Extent(name, before.get(name, 0), through)
             for name, through in reached.items()
@@ -104,7 +107,7 @@ class LoggedWaiting:
 
 
 def _extend(known: list[Extent], more: Extent) -> None:
-    """Add an extent to the extents of a day; it is joined to the extent that it continues."""
+    """Add an extent to those of a day. If it continues the last one, both become one."""
     for place, one in enumerate(known):
         if one.partition == more.partition and one.after <= more.after <= one.through:
             known[place] = Extent(one.partition, one.after, max(one.through, more.through))

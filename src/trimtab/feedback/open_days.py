@@ -1,4 +1,4 @@
-"""Days of predictions that wait for their labels; each day closes once and does not change afterwards."""
+"""Days of predictions that wait for their labels. When the wait is over, a day is closed and its sums are final."""
 
 from __future__ import annotations
 
@@ -21,34 +21,35 @@ from trimtab.feedback.outcomes import OutcomeFrame, OutcomeJoin
 from trimtab.serving.answer.answering import PAST
 from trimtab.stats.metrics.losses import Loss
 
-AHEAD_US = 36 * HOUR_US  # the greatest age of an answer that was computed in advance, as in `ServedModel`
-MOST_SLICES = 200  # greatest number of values of a column on a day; a column with more values is no slice on that day
+AHEAD_US = 36 * HOUR_US  # the largest age of a prediction that was computed in advance; the same as in `ServedModel`
+MOST_SLICES = 200  # if a column has more values than this on a day, the day has no slices of this column
 _PART_ROWS = 10_000
-_NOT_KEPT = frozenset(("id", "model", "mode", "made_at"))  # columns that are not needed to judge a day
+# columns of predictions that are not needed to compute quality
+_NOT_KEPT = frozenset(("id", "model", "mode", "made_at"))
 
 
 class Waiting(Protocol):
-    """The predictions that wait until their day closes."""
+    """The predictions that are kept until their day is closed."""
 
     def add(self, predictions: Sequence[Prediction], closed_until_us: int) -> int:
-        """Keep the predictions about open days; return the number of predictions about closed days."""
+        """Keep predictions for open days. Return the number of predictions for days that are already closed."""
         ...
 
     def about(self, from_us: int, until_us: int) -> Iterator[Columns]:
-        """The predictions about an interval of time, in parts; the parts stay the same while predictions are kept."""
+        """Yield the predictions in a time interval, in parts. The parts do not change while predictions are added."""
         ...
 
     def drop(self, until_us: int) -> None:
-        """Drop the predictions about earlier times."""
+        """Drop the predictions before a time."""
         ...
 
     def first_us(self) -> int | None:
-        """The earliest time that a kept prediction may be about; None if no prediction is kept."""
+        """Return a time that no kept prediction is before; None if no prediction is kept."""
         ...
 
 
 class InMemory:
-    """A `Waiting` in memory, for replays and short waits; `judged` makes the table of the predictions that count."""
+    """A `Waiting` in memory, for replays and short waits. `judged` returns the table of predictions that count."""
 
     def __init__(self, judged: Callable[[Sequence[Prediction]], Columns]) -> None:
         self.parts: list[Columns] = []
@@ -62,7 +63,7 @@ class InMemory:
         return int(late.sum())
 
     def _keep(self, table: Columns) -> None:
-        """Keep a table, merged with smaller tables before it, because rows may come one by one for days."""
+        """Keep a table. It is merged with smaller tables before it, because predictions may be added one at a time."""
         table = table.select([name for name in table.names if name not in _NOT_KEPT])
         while self.parts and self.parts[-1].rows <= min(table.rows, _PART_ROWS):
             table = Columns.concat([self.parts.pop(), table])
@@ -83,25 +84,24 @@ class InMemory:
 
 
 class OpenDays:
-    """The days of one model's predictions that wait for their labels; each closes once, at its end plus the wait.
+    """The days of one model's predictions that wait for labels. A day is closed once, a fixed wait after its end.
 
-    A closed day never changes. A label counts if it is known within the wait; a later label, or a corrected one, does
-    not reopen the day. A prediction about a closed day that arrives late is counted in `too_late` and left out. All of
-    this can be rebuilt from the logs.
+    A closed day never changes. Only labels that become known within the wait count. A prediction that is logged after
+    its day was closed is left out and counted in `too_late`. All of this can be computed again from the logs.
 
-    In a ranking a day judges lists, each by the rows that the list has on that day, so that a list around midnight
-    counts on both days.
+    For a ranking, lists are judged instead of rows. The rows of a list on one day form a list for that day, so a list
+    around midnight counts on both days.
 
-    Only answers that were made by their as-of time count (`made_in_time`), because an answer about the past says
-    nothing about how a version did in service.
+    Only predictions that were made before the time that they are about count (`made_in_time`). Predictions about the
+    past say nothing about how a version does in service.
 
     Args:
-        model: The model's name; predictions of other models are skipped.
-        metric: The loss that is summed.
+        model: The name of the model. Predictions of other models are skipped.
+        metric: The loss to sum.
         outcomes: Joins predictions with labels.
-        closed_until_us: Days before this time are closed already.
-        cap: The loss at which a row of a version is capped.
-        waiting: The predictions that wait. Left out, they are kept in memory.
+        closed_until_us: Days before this time are already closed.
+        cap: Returns the largest loss that a row of a version can have.
+        waiting: Where predictions are kept; by default in memory.
     """
 
     def __init__(
@@ -127,7 +127,9 @@ class OpenDays:
         self.too_late += self._waiting.add(predictions, self.closed_until_us)
 
     def close(self, now_us: int) -> list[DayBlocks]:
-        """Close the days whose wait is over at `now_us`; return blocks by day, version and arm, oldest day first."""
+        """Close the days whose wait is over at `now_us`. Return one block per day, version and arm, oldest day
+        first.
+        """
         until_us = self._outcomes.closed_until(now_us)
         if until_us <= self.closed_until_us:
             return []
@@ -175,7 +177,9 @@ class OpenDays:
         return iter([_newest_of_each(Columns.concat(parts))] if parts else [])
 
     def _parts(self, found: OutcomeFrame, crowded: set[str]) -> Iterator[DayBlocks]:
-        """The blocks of predictions of a day by version and arm; adds columns with too many values to `crowded`."""
+        """Yield the blocks of some predictions by version and arm. Columns with too many values are added to
+        `crowded`.
+        """
         table = found.predictions
         pairs = list(zip(table["version"].values.tolist(), table["arm"].values.tolist(), strict=True))
         codes = {pair: code for code, pair in enumerate(dict.fromkeys(pairs))}
@@ -206,7 +210,7 @@ class OpenDays:
 
 
 def _kinds(column: Column) -> NDArray[Any]:
-    """The slice of each row, in the form that `block_days` takes."""
+    """Return the slice of each row, in the form that `block_days` takes."""
     found: NDArray[Any] = column.values
     if column.dtype == "bool":
         found = np.array([None, True], object)[(column.present() & column.values).astype(np.int64)]
@@ -216,7 +220,10 @@ def _kinds(column: Column) -> NDArray[Any]:
 def judged_table(
     outcomes: OutcomeJoin, model: str, predictions: Sequence[Prediction], *, made_late: bool = False
 ) -> Columns:
-    """The predictions that a model's days are judged by; with `made_late`, also predictions about earlier times."""
+    """Return the table of predictions that count towards a model's quality.
+
+    With `made_late`, predictions about earlier times are included.
+    """
     classes = outcomes.classes
     table = outcomes.table([p for p in predictions if counts(p, model) and _fits(p, classes)])
     mine = made_in_time(table)
@@ -224,15 +231,15 @@ def judged_table(
 
 
 def counts(prediction: Prediction, model: str) -> bool:
-    """Return whether an answer counts for its version: not if it is about the past, or came from a fallback."""
+    """Return whether a prediction counts for its version. It does not if it is about the past or was a fallback."""
     return prediction.model == model and not (prediction.flags and (PAST in prediction.flags or prediction.is_degraded))
 
 
 def made_in_time(predictions: Columns) -> NDArray[Any]:
-    """A mask of the predictions that were made no later than their as-of time, shape (rows,).
+    """Return which predictions were made at or before the time that they are about, shape (rows,).
 
-    A row of a batch that is about an earlier time was not made in time. A stored answer (`precomputed`) may be given
-    for a while after it was made.
+    This is False for rows of a batch that are about an earlier time. A prediction that was computed in advance
+    (`precomputed`) may be given for some time after it was made.
     """
     ahead = predictions["mode"].values == "precomputed"
     found: NDArray[Any] = predictions["at"].values + np.where(ahead, AHEAD_US, 0) >= predictions["made_at"].values
@@ -240,7 +247,7 @@ def made_in_time(predictions: Columns) -> NDArray[Any]:
 
 
 def _few_slices(day: DayBlocks, crowded: set[str]) -> DayBlocks:
-    """The day without the slices of columns that have too many values in a part of the day or in the whole day."""
+    """Return the day without slices of columns that have too many values, in one part or in the whole day."""
     count = Counter(name.partition("=")[0] for name in day.slices)
     few = {name for name, values in count.items() if values <= MOST_SLICES} - crowded
     kept = {name: sums for name, sums in day.slices.items() if name.partition("=")[0] in few}
@@ -248,7 +255,10 @@ def _few_slices(day: DayBlocks, crowded: set[str]) -> DayBlocks:
 
 
 def _newest_of_each(table: Columns) -> Columns:
-    """The last answer to each row of a list on a day, by version, as rows may be requested repeatedly. # D0086"""
+    """Return the last prediction for each row of a list on a day, because a row may be requested repeatedly. # D0086
+
+    This is done for each version separately.
+    """
     names = ("version", "arm", "list", "request_id")
     keys = zip(*(table[name].to_list() for name in names), (table["at"].values // DAY_US).tolist(), strict=True)
     newest = {key: row for row, key in enumerate(keys)}
@@ -256,7 +266,7 @@ def _newest_of_each(table: Columns) -> Columns:
 
 
 def _numbered(names: Column) -> NDArray[Any]:
-    """A number for each list, -1 for rows without a list."""
+    """Return the number of each row's list, or -1 for rows without a list."""
     found = np.full(len(names.values), -1, np.int64)
     there = names.present()
     found[there] = np.unique(names.values[there], return_inverse=True)[1].reshape(-1)
@@ -264,7 +274,9 @@ def _numbered(names: Column) -> NDArray[Any]:
 
 
 def _fits(prediction: Prediction, classes: Sequence[str]) -> bool:
-    """Return whether an answer can be compared with the label: if there are classes, it needs at least one of them."""
+    """Return whether a prediction can be compared with labels: for a model of several classes, it must have one of
+    them.
+    """
     if prediction.scores is None or not classes:
         return (prediction.scores is None) == (not classes)
     return any(name in prediction.scores for name in classes)

@@ -1,4 +1,4 @@
-"""Predictions joined with their labels."""
+"""Join predictions with their labels."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ from trimtab.stats.metrics.multiclass import normalized
 
 
 class KnownLabels(msgspec.Struct, frozen=True, eq=False):
-    """The labels of some requests, in the order of the requests."""
+    """The labels of requests, in the order of the requests."""
 
-    values: NDArray[Any]  # float64; NaN if there is no label, or if the label is none of the classes
-    known_at_us: NDArray[Any]  # int64; NEVER_US if there is no label
+    values: NDArray[Any]  # float64; NaN: there is no label, or it is not one of the classes
+    known_at_us: NDArray[Any]  # int64; `NEVER_US`: there is no label
 
 
 class LabelReader(Protocol):
-    """Finds the label of each request: the last event of its key at or after its time that is known by its cut."""
+    """A function that finds the label of each request.
+
+    It is the last event with the request's key, at or after the request's time, that is known at the given cut.
+    """
 
     def __call__(self, keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels: ...
 
@@ -44,7 +47,7 @@ class BulkLabelReader(Protocol):
 
 
 class IndexedLabels:
-    """A `LabelReader` over a `LabelIndex`, which the caller keeps up to date."""
+    """A `LabelReader` that looks up labels in a `LabelIndex`. The caller keeps the index up to date."""
 
     def __init__(self, index: LabelIndex) -> None:
         self._index = index
@@ -55,21 +58,21 @@ class IndexedLabels:
 
 
 class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
-    """Predictions with their outcomes, one row for each prediction, in the given order.
+    """Predictions with their labels, one row for each prediction, in the order of the predictions.
 
-    `predictions` has the columns of `prediction_columns`. If no label is known by the cut, the label is NaN and its
-    known-at time is `NEVER_US`.
+    `predictions` has the columns of `prediction_columns`. If no label is known at the cut, the label is NaN, and the
+    time at which it became known is `NEVER_US`.
     """
 
     predictions: Columns
-    states: NDArray[Any]  # uint8: the index into LABEL_STATES
+    states: NDArray[Any]  # uint8: index of the row's state in LABEL_STATES
     labels: NDArray[Any]  # float64
     known_at_us: NDArray[Any]  # int64
 
     def scores(self, classes: Sequence[str] = ()) -> NDArray[Any]:
-        """The scores, shape (rows,); with `classes` the probability of each class, shape (rows, classes).
+        """Return the scores, shape (rows,). With `classes`, return class probabilities, shape (rows, classes).
 
-        The probability of classes that are no longer declared is distributed among the other classes.
+        Probability that belongs to classes which are no longer declared is spread over the other classes.
         """
         if not classes:
             return self.predictions["score"].values
@@ -78,13 +81,13 @@ class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
 
 
 class ListColumn(msgspec.Struct, frozen=True):
-    """The index, in a logged request, of the column that names the list of the row."""
+    """Which column of a logged request names the list that the row belongs to."""
 
     place: int
-    columns: int  # number of columns of a request, as declared
+    columns: int  # the number of columns that a request must have
 
     def of(self, prediction: Prediction) -> str | None:
-        """The list of a prediction; None if its request names no list, or has other columns than declared."""
+        """Return the list of a prediction; None if its request names none, or has another number of columns."""
         request = msgspec.msgpack.decode(prediction.request)
         if not isinstance(request, list) or len(request) != self.columns or request[self.place] is None:
             return None
@@ -92,16 +95,15 @@ class ListColumn(msgspec.Struct, frozen=True):
 
 
 class OutcomeJoin(LabelWait):
-    """Joins predictions of one model with its labels by request key.
+    """Joins the predictions of one model with labels that have the same request key.
 
     Args:
-        labels: Finds labels.
-        wait_us: How long after its time a request's label is waited for; a label that is known later is late.
-        key_dtype: The type of the request's key, "str" or "int".
-        classes: The classes that the label may be, if the model has several classes.
-        lists: For a ranking: the column of a request that names the list.
-        slices: The columns of requests, and expressions over them, whose values are the slices of a day; not for a
-            ranking.
+        labels: Finds the labels.
+        wait_us: How long after a request its label is waited for. A label that becomes known later is called late.
+        key_dtype: The type of the request's key: "str" or "int".
+        classes: The declared classes, if the model has several.
+        lists: For a ranking: which column of a request names its list.
+        slices: Columns of requests, and expressions over them, whose values are used as slices. Not for rankings.
     """
 
     def __init__(
@@ -122,9 +124,10 @@ class OutcomeJoin(LabelWait):
         self._key_dtype = key_dtype
 
     def join(self, predictions: Sequence[Prediction] | Columns, cut_us: int) -> OutcomeFrame:
-        """The outcome of each prediction as known at `cut_us`, with the newest version of a corrected label.
+        """Return predictions with their labels as known at `cut_us`. If a label was corrected, the newest version
+        counts.
 
-        Whether a label is late depends on when its newest version became known.
+        Such a label is late if its newest version became known after the wait.
         """
         return self._outcomes(self.table(predictions), cut_us, self._labels)
 
@@ -144,9 +147,9 @@ class OutcomeJoin(LabelWait):
                 yield self._outcomes(table, cut_us, labels)
 
     def table(self, predictions: Sequence[Prediction] | Columns) -> Columns:
-        """The columns of predictions, as far as they are needed to judge outcomes.
+        """Return the columns of predictions that are needed to join them and to sum up quality.
 
-        For a ranking there is also the column `list`; with slices there is a column `slice.NAME` for each column and
+        For a ranking there is a further column `list`. With slices there is a column `slice.NAME` for each column and
         expression.
         """
         if isinstance(predictions, Columns):
@@ -184,7 +187,7 @@ class OutcomeJoin(LabelWait):
         return OutcomeFrame(table, self._listed(states, found), found.values, found.known_at_us)
 
     def _listed(self, states: NDArray[Any], found: KnownLabels) -> NDArray[Any]:
-        """The states, in which labels that are none of the classes have a state of their own."""
+        """Return the states, after giving a state of its own to labels that are not one of the classes."""
         if self.classes:
             states[(found.known_at_us != NEVER_US) & np.isnan(found.values)] = UNLISTED
         return states

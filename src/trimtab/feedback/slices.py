@@ -1,4 +1,4 @@
-"""The slices of logged requests: the values of their columns, and of named expressions over them."""
+"""Slices of logged requests: groups with equal values of a column, or of a named expression over columns."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from trimtab.core.expressions.by_columns import evaluate_columns
 from trimtab.core.expressions.nodes import Expression
 from trimtab.core.records import Prediction
 
-_MOST_CHARACTERS = 60  # greatest number of characters of a value in the name of a slice
+_MOST_CHARACTERS = 60  # the largest number of characters of a value in the name of a slice
 _KINDS: dict[Dtype, tuple[type, ...]] = {
     "str": (str,), "bool": (bool,), "int": (int,), "time": (int,), "float": (int, float),
 }  # fmt: skip
 
 
 class RequestSlices(msgspec.Struct, frozen=True):
-    """The slices of a logged request: one for each value of some columns, and of expressions over them."""
+    """Computes the slices that each logged request belongs to."""
 
-    places: dict[str, int]  # index of each column in a request
-    columns: int  # number of columns of a request, as declared
-    named: dict[str, Expression] = {}  # expressions by the name of the slice
-    dtypes: dict[str, Dtype] = {}  # types of all columns in declared order, for expressions
+    places: dict[str, int]  # the position of each column in a logged request
+    columns: int  # the number of columns that a request must have
+    named: dict[str, Expression] = {}  # expressions by name
+    dtypes: dict[str, Dtype] = {}  # the types of all columns in declared order, for expressions
 
     def of(self, predictions: Sequence[Prediction]) -> dict[str, Column]:
-        """By name, the value of each slice in each request, as `slice_column` gives it.
+        """Return for each column and expression the value of every request, in the form of `slice_column`.
 
-        Null if a request has no value, or has other columns than declared.
+        A value is null if the request has none, or has another number of columns.
         """
         decoded = [msgspec.msgpack.decode(p.request) for p in predictions]
         rows = [one if isinstance(one, list) and len(one) == self.columns else None for one in decoded]
@@ -51,7 +51,7 @@ class RequestSlices(msgspec.Struct, frozen=True):
 
 
 def slice_column(name: str, of: Expression, requests: Columns) -> Column:
-    """The value of an expression in each request: truth values as they are, other values as texts.
+    """Return the value of an expression for each request. A bool stays a bool; all other values become texts.
 
     Raises:
         Misuse: The expression does not fit the columns.
@@ -70,5 +70,7 @@ def _text(value: Any) -> str | None:
 
 
 def _fitting(dtype: Dtype, value: Any) -> Any:
-    """A value, or null if it is not of the declared type, as may happen in a request of another version."""
+    """Return the value, or null if it does not have the declared type. Requests to other versions can have such
+    values.
+    """
     return value if isinstance(value, _KINDS[dtype]) else None

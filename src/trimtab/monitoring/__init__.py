@@ -1,1 +1,1 @@
-"""From outcomes and logged inputs to signals with a stated false-alarm rate, and from signals to alerts."""
+"""Monitoring: find out from labels and inputs when a model gets worse, with few false alarms, and send alerts."""

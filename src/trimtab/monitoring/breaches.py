@@ -1,8 +1,9 @@
-"""The check of a version's service metrics on real requests against its guardrails.
+"""Check the service metrics of a version (latency, failures, ...) against its guardrails, which are limits for them.
 
-Guardrails protect the service, not the quality of answers: they limit failures, latency, degraded responses,
-saturation, and answers that no working version would give. Every check compares shares by evidence that is valid at all
-looks together, so that the verdict may be asked for at any time (`trimtab.stats.inference.share_evidence`).  # D0198
+Guardrails protect the service, not the quality of predictions. They limit failures, latency, degraded responses,
+saturation, and scores that no working version would give. Each check compares shares with statistical evidence that is
+valid however often it is looked at (`trimtab.stats.inference.share_evidence`). Therefore the check can be repeated at
+any time.  # D0198
 """
 
 from __future__ import annotations
@@ -19,28 +20,29 @@ from trimtab.serving.arms.arm_counts import LATENCY_EDGES_S, PER_OCTAVE, Service
 from trimtab.stats.inference.share_evidence import log_above, log_below, log_higher
 
 BreachKind = Literal["failures", "latency", "degraded", "constant", "strange", "saturation"]
-_TAILS = (0.1, 0.05, 0.01)  # shares of latencies above each percentile that is compared
-_TAIL = 0.01  # share above the percentile that has a limit of its own
-_LEAST_SCORES = 100  # number of the champion's scores needed before other scores can be called unlike them
+_TAILS = (0.1, 0.05, 0.01)  # the compared percentiles of latency, as the share of requests above each of them
+_TAIL = 0.01  # the same for the percentile that has an absolute limit
+# scores are only called unlike the champion's if there are at least this many scores of the champion
+_LEAST_SCORES = 100
 
 
 class Breach(msgspec.Struct, frozen=True, kw_only=True):
-    """A limit that a version provably exceeds."""
+    """A limit that a version exceeds, with the statistical evidence that is required."""
 
     kind: BreachKind
-    figure: float  # the value of the version: seconds for "latency", else a share
-    bound: float  # the greatest allowed value
-    message: str  # one sentence
+    figure: float  # the version's value: seconds for "latency", otherwise a share
+    bound: float  # the largest allowed value
+    message: str  # what was found, in one sentence
 
 
 def breach(canary: ServiceMetrics, champion: ServiceMetrics, limits: Guardrails) -> Breach | None:
-    """The first limit that a version provably exceeds; None if it exceeds none, or if there are too few requests.
+    """Return the first limit that a version provably exceeds; None if there is no such limit, or too few requests.
 
     Args:
-        canary: The metrics of the version since its rollout or its stage began.
-        champion: The metrics of the version that it is compared with, from the same time; after a promotion, from the
-            time before.
-        limits: The limits of the rollout.
+        canary: The metrics of the version since its rollout, or the present stage of it, began.
+        champion: The metrics of the version to compare with, from the same time. After a promotion, those from before
+            it, when this version was in service.
+        limits: The limits.
 
     >>> from trimtab.monitoring.guardrails import guardrails
     >>> champion = ServiceMetrics(model="late", version="7f", arm="champion", requests=5_000, failures=10)
@@ -56,7 +58,9 @@ def breach(canary: ServiceMetrics, champion: ServiceMetrics, limits: Guardrails)
 
 
 def _breaches(ours: ServiceMetrics, theirs: ServiceMetrics, limits: Guardrails, wanted: float) -> Iterator[Breach]:
-    """Every breach for which there are `wanted` nats of evidence or more."""
+    """Yield each exceeded limit with enough statistical evidence. `wanted` is the logarithm of the required
+    evidence.
+    """
     if limits.failures is not None:
         pairs = (ours.failures, ours.requests), (theirs.failures, theirs.requests)
         yield from _more("failures", "of its requests failed", pairs, limits.failures, wanted)
@@ -80,7 +84,7 @@ def _breaches(ours: ServiceMetrics, theirs: ServiceMetrics, limits: Guardrails, 
 def _more(
     kind: BreachKind, what: str, pairs: tuple[tuple[int, int], tuple[int, int]], allowed: float, wanted: float
 ) -> Iterator[Breach]:
-    """A share that exceeds the share of the other version by more than is allowed."""
+    """Yield a breach (an exceeded limit) if a share exceeds that of the other version by more than is allowed."""
     (count, total), (before, of) = pairs
     if log_higher((min(count, total), total), (min(before, of), of), lambda share: share + allowed) >= wanted:
         theirs = before / max(of, 1)
@@ -92,11 +96,15 @@ def _more(
 def _slower(
     ours: ServiceMetrics, theirs: ServiceMetrics, times: float, easy_s: float, wanted: float
 ) -> Iterator[Breach]:
-    """A percentile of latency above `times` that of the other version, wherever in its bucket the latter lies."""
+    """Yield a breach if a percentile of latency is more than `times` that of the other version.
+
+    Latencies are counted in buckets. The other version's percentile is only known up to the width of its bucket, so
+    every value in it is considered.
+    """
     if not ours.timed:
         return
     buckets = len(LATENCY_EDGES_S) + 1
-    at = np.arange(buckets)  # the buckets in which the other version's percentile may lie
+    at = np.arange(buckets)  # the buckets in which the other version's percentile may be
     most = np.maximum(at + math.ceil(PER_OCTAVE * math.log2(times) - 1e-9), np.searchsorted(LATENCY_EDGES_S, easy_s))
     above, from_here = _from(ours.latencies, buckets)[np.minimum(most + 1, buckets)], _from(theirs.latencies, buckets)
     logs = {
@@ -112,7 +120,7 @@ def _slower(
 
 
 def _slow(ours: ServiceMetrics, most_s: float, wanted: float) -> Iterator[Breach]:
-    """A 99th percentile above a limit."""
+    """Yield a breach if the 99th percentile of latency is above a limit."""
     above = _from(ours.latencies, len(LATENCY_EDGES_S) + 1)[int(np.searchsorted(LATENCY_EDGES_S, most_s)) + 1]
     if float(log_above(above, ours.timed, _TAIL)) >= wanted:
         mine_s = ours.latency_s(1.0 - _TAIL)
@@ -121,7 +129,7 @@ def _slow(ours: ServiceMetrics, most_s: float, wanted: float) -> Iterator[Breach
 
 
 def _constant(ours: ServiceMetrics, theirs: ServiceMetrics, allowed: float, wanted: float) -> Iterator[Breach]:
-    """Scores that are always the same, although the scores of the other version are not."""
+    """Yield a breach if the score is always the same, although that of the other version is not."""
     pairs = (min(ours.repeats, ours.scored), ours.scored), (min(theirs.repeats, theirs.scored), theirs.scored)
     if ours.scored and log_higher(*pairs, lambda share: share + allowed * (1.0 - share)) >= wanted:
         mine, other = ours.repeats / ours.scored, theirs.repeats / max(theirs.scored, 1)
@@ -131,7 +139,7 @@ def _constant(ours: ServiceMetrics, theirs: ServiceMetrics, allowed: float, want
 
 
 def _strange(ours: ServiceMetrics, theirs: ServiceMetrics, allowed: float, wanted: float) -> Iterator[Breach]:
-    """Scores in a range in which the other version has no scores."""
+    """Yield a breach if many scores are in a range in which the other version has none."""
     if theirs.scored < _LEAST_SCORES:
         return
     usual = {near for bucket in theirs.scores for near in (bucket - 1, bucket, bucket + 1)}
@@ -145,7 +153,7 @@ def _strange(ours: ServiceMetrics, theirs: ServiceMetrics, allowed: float, wante
 
 
 def _from(counts: Mapping[int, int], buckets: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """For each bucket, the count of that bucket and all buckets above it, with 0 at the end."""
+    """Return for each bucket how many values are in it or in a higher bucket, followed by a 0."""
     found = np.zeros(buckets + 1, np.int64)
     for bucket, count in counts.items():
         found[bucket] = count

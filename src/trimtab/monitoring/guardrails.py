@@ -1,4 +1,4 @@
-"""The limits that a version must keep in service while it is rolled out."""
+"""Guardrails: limits for latency, failures and other service metrics of a version while it is rolled out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trimtab.core.time import SECOND_US, duration_us
 
 
 class Guardrails(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits of a rollout; None means that a limit is not checked. Make them with `guardrails()`."""
+    """The limits of a rollout. A limit of None is not checked. `guardrails()` makes and checks them."""
 
     latency: float | None = 1.5
     latency_s: float | None = None
@@ -38,25 +38,26 @@ def guardrails(
     least: int = 50,
     false_alarms: float = 0.01,
 ) -> Guardrails:
-    """Limits that a version must keep in service while it is rolled out. None switches a check off.
+    """Declare limits that a version must keep while it is rolled out. A limit of None is not checked.
 
     Args:
-        latency: The greatest ratio between the version's and the champion's 90th, 95th and 99th percentile of latency.
-        p99: The greatest 99th percentile of latency, whatever the champion's is: "250ms".
-        easy: A percentile up to this latency is never a breach of `latency`.
-        failures: How much larger than the champion's the share of requests may be for which features or model failed.
-        degraded: How much larger than the champion's the share of requests may be that got a degraded response.
-        refused: How much larger than the champion's the share of requests may be that were refused because of
-            saturation; only for a version that served after the other one, not at the same time.
-        constant: The greatest share of scores that equal the score before, if the champion's scores do not.
-        strange: The greatest share of scores that are less than half or more than twice as large as all scores of the
-            champion, or of another sign; approximate, because scores are compared by powers of two.
-        least: The number of requests that are needed for a verdict.
-        false_alarms: The probability that a version that is no worse is ever found in breach, over all looks and all
-            checks together.
+        latency: The largest ratio of the version's latency to the champion's, at the 90th, 95th and 99th percentile.
+        p99: The largest 99th percentile of latency, such as "250ms", whatever the champion's is.
+        easy: If a percentile is below this, `latency` does not apply to it.
+        failures: A limit for the share of requests for which features or model failed: how much larger than the
+            champion's it may be.
+        degraded: The same for the share of requests that got a degraded response.
+        refused: The same for the share of requests that were refused because of saturation. It is only checked if the
+            two versions served one after the other.
+        constant: The largest share of scores that equal the previous score, if the champion's scores vary.
+        strange: The largest share of scores that are unlike all scores of the champion: of another sign, less than half
+            as large, or more than twice as large. This is approximate, because scores are counted by powers of two.
+        least: A verdict needs at least this many requests.
+        false_alarms: The probability that a version that is no worse is ever found to exceed a limit. It covers all
+            checks and all repetitions of them.
 
     Raises:
-        Misuse: A limit is out of its range, or no limit is set.
+        Misuse: A limit is out of its range, or all limits are None.
 
     >>> guardrails(latency=2.0, p99="250ms").latency_s
     0.25
@@ -89,6 +90,6 @@ def guardrails(
 
 
 def checks_of(limits: Guardrails) -> int:
-    """The number of checks that have a limit."""
+    """Return how many checks have a limit."""
     checks = (limits.latency, limits.latency_s, limits.failures, limits.degraded, limits.refused)
     return sum(one is not None for one in (*checks, limits.constant, limits.strange))

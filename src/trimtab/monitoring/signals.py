@@ -1,4 +1,4 @@
-"""The signals of a project: which signals stand, and when each signal began and ended."""
+"""Signals (findings of monitors): which of them hold now, and when each began and ended."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US
 from trimtab.store.ports import Append, Catalog, Put, Remove
 
-KIND = "signal"  # kind of the records of signals that stand or ended lately
-JOURNAL = "signals"  # journal of every beginning, change and end, in order
-LISTED_US = 7 * DAY_US  # how long a signal stays listed after its end
+KIND = "signal"  # the kind of catalogue records of signals that hold now or ended recently
+JOURNAL = "signals"  # the journal of everything that happened to signals, in order
+LISTED_US = 7 * DAY_US  # how long a signal stays in the list after its end
 OVER = "it is no longer found"
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
-    """The changes of signals that one look of a monitor made."""
+    """What changes for signals after one look of a monitor."""
 
-    begun: list[Signal] = []  # new signals, and signals that went from info to red
+    begun: list[Signal] = []  # signals that are new, or that became red
     ended: list[Signal] = []
-    gone: list[Signal] = []  # signals that ended long ago and are no longer listed
-    listed: list[Signal] = []  # all signals that stand now or ended lately
+    gone: list[Signal] = []  # signals that ended long ago, and are taken off the list
+    listed: list[Signal] = []  # all signals that hold now or ended recently
 
 
 def listed_signals(catalog: Catalog, model: str | None = None) -> list[Signal]:
-    """The signals that stand, and those that ended within seven days before the newest look, oldest first."""
+    """Return the signals that hold now or ended within the last seven days, oldest first."""
     records = catalog.find(KIND, "" if model is None else f"{model}/")
     found = [msgspec.json.decode(record.body, type=Signal) for record in records]
     return sorted(found, key=lambda signal: (signal.raised_at_us, signal.id))
 
 
 def standing_signals(catalog: Catalog, model: str | None = None) -> list[Signal]:
-    """The signals that stand, oldest first."""
+    """Return the signals that hold now, oldest first."""
     return [signal for signal in listed_signals(catalog, model) if signal.ended_at_us is None]
 
 
 def every_signal(catalog: Catalog) -> list[Signal]:
-    """All signals that were ever raised, in the order of their beginnings, each in its present state."""
+    """Return all signals that were ever raised, each in its newest state, sorted by when they began."""
     found: dict[str, Signal] = {}
     after = 0
     while entries := catalog.journal(JOURNAL, after=after):
@@ -58,17 +58,18 @@ def settle(
     because: Mapping[str, str] | None = None,
     owner: str | None = None,
 ) -> Settled:
-    """Compare what a monitor finds now with the signals that stood: new signals begin, missing signals end.
+    """Compare what a monitor finds now with the signals up to now. New findings begin, and missing ones end.
 
-    Signals with the same version, kind and subject are the same signal. This function stores nothing: see `stored`.
+    Two signals are the same if they have the same version, kind and subject. Nothing is stored by this call; use
+    `stored`.
 
     Args:
         listed: The signals of the model, from `listed_signals`.
-        kinds: The kinds that this monitor finds; signals of other kinds stay as they are.
-        found: Everything that is wrong now.
-        now_us: The time of the look.
-        because: By kind, why a signal that is no longer found has ended.
-        owner: The owner of the signals that begin.
+        kinds: The kinds of signals that this monitor finds. Signals of other kinds are not changed.
+        found: Everything that the monitor finds now.
+        now_us: The present time.
+        because: For each kind, the reason to give for the end of signals.
+        owner: The owner of signals that begin.
     """
     before = {_identity(one): one for one in listed if one.ended_at_us is None and one.kind in kinds}
     now = {_identity(one): one for one in found}
@@ -91,7 +92,7 @@ def settle(
 
 
 def stored(settled: Settled, now_us: int) -> list[Put | Remove | Append]:
-    """The writes that store the changes of a look; write them together with the state of the monitor."""
+    """Return the changes that store the result of `settle`. Write them together with the state of the monitor."""
     changes: list[Put | Remove | Append] = []
     for one in [*settled.begun, *settled.ended]:
         body = msgspec.json.encode(one)
@@ -109,13 +110,13 @@ def settle_signals(
     because: Mapping[str, str] | None = None,
     owner: str | None = None,
 ) -> tuple[Settled, list[Put | Remove | Append]]:
-    """`settle` for the signals of a model that the catalogue lists, and the writes that store the result."""
+    """Apply `settle` to the listed signals of a model. Return the result, and the changes that store it."""
     settled = settle(listed_signals(catalog, model), kinds, found, now_us=now_us, because=because, owner=owner)
     return settled, stored(settled, now_us)
 
 
 def _cause(signal: Signal, others: Sequence[Signal]) -> str | None:
-    """The red signals that stood when a change began and may explain it: faults of inputs, labels or traffic."""
+    """Return the ids of red signals about inputs, labels or traffic from that time, which may explain a signal."""
     if signal.cause is not None:
         return signal.cause
     found = [one for one in others if one.severity == "red" and one.onset_us <= signal.onset_us + DAY_US]
@@ -132,7 +133,7 @@ def _became_red(now: Signal, before: Signal) -> bool:
 
 
 def _as_begun(now: Signal, before: Signal | None) -> Signal:
-    """A signal that became red, with the identifier and the time of its beginning kept."""
+    """Return a signal that became red. It keeps the id and the time of its beginning."""
     return now if before is None else msgspec.structs.replace(now, id=before.id, raised_at_us=before.raised_at_us)
 
 

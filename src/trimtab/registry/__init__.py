@@ -1,4 +1,4 @@
-"""The registry: immutable versions, aliases with their histories, gate records."""
+"""The registry: immutable versions of fitted models, the aliases that point to them, and records of judgements."""
 
 from trimtab.core.package import lazily
 

@@ -1,4 +1,4 @@
-"""Aliases and their histories: an alias points to the version in the newest row of its history."""
+"""Aliases such as "champion". Each points to the version in the newest row of the alias's history."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from trimtab.registry.removed import VERSION as REMOVED
 from trimtab.registry.versions import Act, AliasMove
 from trimtab.store.ports import Append, Catalog, Put, Remove
 
-# writes a move and further changes in one transaction
+# a function that writes a move of an alias and further changes in one transaction
 Together = Callable[[AliasMove, Sequence[Put | Append | Remove]], object]
-_NOWHERE = b"null"  # the body of an alias that was protected before its first move
-_ATTEMPTS = 50  # attempts of a move that conflicts only with garbage collection
+_NOWHERE = b"null"  # the stored body of an alias that was protected before it pointed to any version
+_ATTEMPTS = 50  # how often a move is tried again when it conflicts only with garbage collection
 
 
 class Place(msgspec.Struct, frozen=True):
-    """The state of an alias: its newest row (None before the first), and the revision on which a change depends."""
+    """The state of an alias.
+
+    `row` is the newest row of the history; None before the first move. `revision` is the revision of the stored alias.
+    A later change is refused if the alias has another revision by then.
+    """
 
     row: AliasMove | None
     revision: int
@@ -31,7 +35,7 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Aliases:
-    """Reads and moves the aliases in a catalogue."""
+    """Reads and moves the aliases that are stored in a catalogue."""
 
     def __init__(self, catalog: Catalog, *, clock: Clock, actor: str) -> None:
         self._catalog = catalog
@@ -46,7 +50,7 @@ class Aliases:
         return Place(None if record.body == _NOWHERE else _decoded(record.body), record.revision)
 
     def touch(self, model: str, alias: str) -> Put:
-        """Return a change that conflicts with every other move of the alias from now on."""
+        """Return a change that keeps the alias as it is, but conflicts with all moves that read the alias earlier."""
         record = self._catalog.get("alias", f"{model}/{alias}")
         if record is None:
             return Put("alias", f"{model}/{alias}", _NOWHERE, expected=0)
@@ -59,7 +63,7 @@ class Aliases:
         return {move.alias: move for move in moves}
 
     def history(self, model: str, alias: str) -> Iterator[AliasMove]:
-        """Return every row of an alias, oldest first."""
+        """Return every row of an alias's history, oldest first."""
         after = 0
         while entries := self._catalog.journal(f"alias/{model}/{alias}", after=after, limit=1_000):
             yield from (_decoded(entry.body) for entry in entries)
@@ -68,7 +72,7 @@ class Aliases:
     def earlier(self, model: str, alias: str) -> str | None:
         """The version that a roll-back would restore; None if there is none.
 
-        This is the version before the newest move that was not rolled back itself.
+        A roll-back undoes the newest move that was not undone yet.
         """
         reach = self.reach(model, alias)
         return reach[1] if len(reach) > 1 else None
@@ -95,7 +99,7 @@ class Aliases:
         gate: str | None = None,
         actor: str | None = None,
     ) -> AliasMove:
-        """Return the next row of the history."""
+        """Return the row that follows `place` in the history."""
         before, now_us = place.row, self._clock.now_us()
         return AliasMove(
             sequence=1 if before is None else before.sequence + 1,
@@ -111,7 +115,7 @@ class Aliases:
         )
 
     def changes(self, row: AliasMove, place: Place) -> list[Put | Append]:
-        """Return the changes that write `row`. They conflict if the state of the alias is no longer `place`."""
+        """Return the changes that store `row`. They conflict if the alias is no longer in the state `place`."""
         body, key = msgspec.json.encode(row), f"{row.model}/{row.alias}"
         return [
             Put("alias", key, body, expected=place.revision),
@@ -124,11 +128,11 @@ class Aliases:
         """Write `row` to the history.
 
         Args:
-            row: The row, from `next_row`.
+            row: The row to write, made by `next_row`.
             place: The state of the alias when the row was made.
-            unless: Records that must not exist; otherwise the write conflicts.
-            together: Writes the row and further changes in one transaction. It is called again after a conflict with
-                something else.
+            unless: Removals that make the write conflict if their records exist.
+            together: Writes the row and further changes in one transaction. It is called again if the transaction
+                conflicted, but not with a move of the alias.
 
         Raises:
             Conflict: The state of the alias is no longer `place`; the message says who moved the alias, and to which

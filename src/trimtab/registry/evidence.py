@@ -1,4 +1,4 @@
-"""Gate records, and the evidence that a version needs to become champion."""
+"""Gate records (stored judgements of candidates), and the check that a new champion has a passed one."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from trimtab.registry.versions import Version
 from trimtab.stats.metrics.loss_names import top_of
 from trimtab.store.ports import Catalog, Put
 
-_ALONE = ("loads", "finite", "calibrated")  # the checks of every gate
-_OF_LISTS = ("loads", "finite", "lists")  # the checks of every gate of rankings
-_COMPARED = ("better_by_margin", "provably_better")  # further checks of a comparison with a champion
-_REFRESHED = ("better_by_margin", "not_provably_worse")  # further checks of a scheduled refit
+# the names of the checks that every candidate must pass, with or without a champion to compare with
+_ALONE = ("loads", "finite", "calibrated")
+_OF_LISTS = ("loads", "finite", "lists")  # the same for candidates that rank lists
+# the further checks of a candidate that is compared with the present champion
+_COMPARED = ("better_by_margin", "provably_better")
+# the further checks of a scheduled refit (the same definition, fitted on more data)
+_REFRESHED = ("better_by_margin", "not_provably_worse")
 
 
 class Gates:
-    """Reads and stores gate records."""
+    """Stores and reads gate records. A gate record holds the outcome of each check of one candidate."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
     def put(self, record: GateRecord) -> None:
-        """Store a record. To store an equal record again changes nothing.
+        """Store a gate record. Storing an equal record a second time changes nothing.
 
         Raises:
-            Conflict: Another record has this id.
+            Conflict: A different record with this id is already stored.
         """
         changes = [
             Put("gate", record.id, msgspec.json.encode(record), expected=0),
@@ -40,10 +43,10 @@ class Gates:
                 raise Conflict(f"gate {record.id}: another record has this id. Give each judgement its own.") from None
 
     def get(self, gate_id: str) -> GateRecord:
-        """Return a record.
+        """Return the gate record with an id.
 
         Raises:
-            NotFound: The record was never stored.
+            NotFound: No record with this id is stored.
         """
         record = self._catalog.get("gate", gate_id)
         if record is None:
@@ -51,15 +54,15 @@ class Gates:
         return msgspec.json.decode(record.body, type=GateRecord)
 
     def of(self, version: Version) -> list[GateRecord]:
-        """Return the records that judged a version, or the version that it refits, by id."""
+        """Return the gate records of a version, sorted by id. Records of the version that it refits are included."""
         candidates = [version.id] + ([] if version.refit_of is None else [version.refit_of])
         keys = [record.key for one in candidates for record in self._catalog.find("gate_of", f"{one}/")]
         return [self.get(key.partition("/")[2]) for key in sorted(keys, key=lambda k: k.partition("/")[2])]
 
     def passed(self, version: Version) -> GateRecord | None:
-        """Return the newest record by which a version passed a gate; None if there is none.
+        """Return the newest gate record that a version passed; None if there is none.
 
-        A record of the version that it refits counts as well.
+        If the version refits another one, records of that other version count as well.
         """
         passed = [gate for gate in self.of(version) if gate.passed]
         return max(passed, key=lambda gate: gate.judged_at_us, default=None)
@@ -68,18 +71,21 @@ class Gates:
 def check_evidence(
     version: Version, gate: GateRecord | None, *, first: bool, champion: str | None, alias: str = "champion"
 ) -> None:
-    """Refuse a champion without a passed gate record of its own, or of the version that it refits.
+    """Check that a version has a passed gate record, so that an alias may be moved to the version.
+
+    A refit may use the gate record of the version that it refits.
 
     Args:
         version: The version to promote.
-        gate: The stored record given as evidence.
-        first: Promote it as the first champion, without a record.
-        champion: The id of the present champion. For another protected alias: the id of the version to compare with.
+        gate: The gate record that the caller gives as evidence; None if the caller gives none.
+        first: Whether this is to be the first champion, which needs no gate record.
+        champion: The id of the present champion; None if there is none. If `alias` is another protected alias, the id
+            of the version that the gate record must compare with.
         alias: The alias to move.
 
     Raises:
-        Misuse: The evidence is missing or speaks against it.
-        Conflict: The version was judged against another champion than the present one.
+        Misuse: There is no gate record, it judged another version, or it was not passed.
+        Conflict: The gate record compares the version with another version than the present champion.
     """
     what = f"promote {version.name} ({version.id[:12]})" + ("" if alias == "champion" else f" to {alias!r}")
     if first and champion is None:
@@ -109,15 +115,15 @@ def check_evidence(
 
 
 def check_ungated(what: str, gate: GateRecord | None, why: str) -> None:
-    """Refuse to put a version in service that passed no gate, unless a reason is given. # D196
+    """Check that a version has passed a gate, or that the user gives a reason to put it in service without.  # D196
 
     Args:
-        what: What is to be done, for the message.
-        gate: A record by which the version passed; None: there is no such record.
-        why: The reason given by the user.
+        what: The action to check, for the error message.
+        gate: A gate record that the version passed; None if there is none.
+        why: The user's reason; may be empty.
 
     Raises:
-        Misuse: There is neither a record nor a reason of ten characters or more.
+        Misuse: There is no gate record, and the reason has fewer than ten characters.
     """
     if gate is None and len(why.strip()) < SHORTEST_REASON:
         raise Misuse(
@@ -127,7 +133,7 @@ def check_ungated(what: str, gate: GateRecord | None, why: str) -> None:
 
 
 def _instead(version: Version, alias: str, champion: str | None) -> str:
-    """Return the advice for a version without a record."""
+    """Return a sentence that tells the user what to do if a version has no gate record."""
     if alias != "champion":
         return (
             f"Name one that passed its gate (trimtab card {version.name} shows whether it did), or ask for less: "
@@ -138,15 +144,15 @@ def _instead(version: Version, alias: str, champion: str | None) -> str:
 
 
 def _how(version: Version, alias: str) -> str:
-    """Return the command that judges a version and puts it in service."""
+    """Return the command that judges a version and promotes it, in brackets. It is empty for aliases but "champion"."""
     return f" (trimtab promote {version.name})" if alias == "champion" else ""
 
 
 def _lacking(gate: GateRecord) -> list[str]:
-    """Return the failed and the missing checks of a candidate, one sentence each."""
+    """Return one sentence for each check that a candidate failed, or that is missing from the gate record."""
     reasons = {one.name: one.reason for one in gate.findings}
     lacking = [f"Not {name}: {reasons.get(name, gate.reason)}" for name, held in gate.checks.items() if not held]
-    if gate.findings:  # records of an earlier trimtab have no checks
+    if gate.findings:  # gate records of an earlier trimtab have no findings
         alone = _alone(gate.metric)
         compared = _REFRESHED if _REFRESHED[1] in gate.checks else _COMPARED
         needed = alone if gate.champion_metric is None else (*alone, *compared)

@@ -1,4 +1,4 @@
-"""Load versions: check their bytes, and repeat their golden predictions."""
+"""Load stored versions: check their bytes, and repeat their golden predictions (stored scores of stored rows)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _log = logging.getLogger("trimtab.registry")
-_OTHER_MACHINE = 1e-9  # the allowed difference of scores on another processor or with another library version
+_OTHER_MACHINE = 1e-9  # the allowed difference of scores, for another processor or another version of a library
 _CODE = "Pickle does not store the code of its class: bring that back as it was when the version was trained."
 
 
 class LoadedModel(msgspec.Struct, frozen=True, eq=False):
-    """A loaded version, which threads may share."""
+    """A version that was loaded. Several threads may use it at once."""
 
     version: Version
     artifact: Artifact
@@ -36,40 +36,42 @@ class LoadedModel(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def row_call(self) -> str | None:
-        """The name of the scoring path for one row; None if there is only one path."""
+        """The name of the code path that scores single rows; None if there is only one such path."""
         inner = several_paths(self.scorer)
         return None if inner is None else inner.row_call
 
     @property
     def encoding(self) -> Encoding:
-        """The encoding of feature values as matrix rows."""
+        """The rules that turn feature values into rows of the matrix."""
         return self.artifact.encoding
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The features in the order of the matrix."""
+        """The names of the features, in the order of the matrix's columns."""
         return self.artifact.inputs
 
     def features(self) -> FeatureSet:
-        """The feature definitions that the version was trained with, even if the project now declares others.
+        """The feature definitions that the version was trained with. The project may declare others by now.
 
         Raises:
-            Corrupt: The definitions cannot be read, or have another hash.
+            Corrupt: The stored definitions cannot be read, or their hash is wrong.
             Misuse: The version was stored without definitions, by an earlier trimtab.
         """
         return self.artifact.features(self.version.features)
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """Return the score of each matrix row; with several classes shape (rows, classes)."""
+        """Return the score of each matrix row, shape (rows,). For a model of several classes the shape is (rows,
+        classes).
+        """
         return self.scorer.predict(matrix)
 
     def predict_row(self, row: list[float]) -> Score:
-        """Return the score of one row (NaN for null); with several classes a list."""
+        """Return the score of one row, in which NaN means null. For a model of several classes return a list."""
         return self.scorer.predict_row(row)
 
 
 def lost_artifact(blob: Blob, version: Version) -> str | None:
-    """Return what is wrong with a version's artifact (missing, or another hash); None if it is intact."""
+    """Return what is wrong with a stored artifact (it is missing, or its hash is wrong). None: it is intact."""
     try:
         blob.get(version.artifact)
     except (Corrupt, NotFound) as error:
@@ -78,11 +80,11 @@ def lost_artifact(blob: Blob, version: Version) -> str | None:
 
 
 def repair_lost(model: str, *, imported: str | None, changed: bool = False) -> str:
-    """Return advice, as commands, for the case that the artifact of the version in service is lost.
+    """Return the commands that help if the artifact of the version in service is lost.
 
     Args:
         model: The name of the model.
-        imported: The name of the imported file; None: the version was trained here.
+        imported: The name of the file that the version was imported from; None if the version was trained here.
         changed: Whether the project now declares the model differently.
 
     >>> repair_lost("late_flight", imported=None)[:72]
@@ -104,18 +106,19 @@ def load_version(
     features: FeatureSet | str | None = None,
     row_call: Callable[[Version], str | None] = lambda _: None,
 ) -> LoadedModel:
-    """Load a version's blob, check it, and repeat its golden predictions.
+    """Load the artifact of a version, check its bytes, and repeat its golden predictions.
 
     Args:
         blob: The blob store.
         version: The version.
-        features: The feature definitions of the values that the version will get, or their hash.
-        row_call: Returns the chosen scoring path of a version. It is called only if there are several paths.
+        features: The definitions of the features that the caller will pass in, or the hash of these definitions.
+        row_call: Returns the chosen path of a version for scoring single rows. It is only called if there are several
+            paths.
 
     Raises:
         Corrupt: The blob is missing or damaged, or does not belong to the version.
-        Misuse: The feature definitions differ, or this machine cannot load the version (another architecture or
-            library) or does not repeat the golden predictions.
+        Misuse: The feature definitions differ, this machine cannot load the version (another architecture or library),
+            or its golden predictions differ on this machine.
     """
     what = f"version {version.name} ({version.id[:12]})"
     given = features.hash if isinstance(features, FeatureSet) else features
@@ -136,7 +139,7 @@ def load_version(
         if sound and version.runtime == "pickle":
             raise Misuse(f"{what}: {error} {_CODE} Or retrain it here.") from error
         if sound and (changed := what_matters(version.environment, here, version.runtime)):
-            raise Misuse(  # the bytes are intact, but this machine cannot read them
+            raise Misuse(  # the bytes are intact, but the libraries on this machine cannot read them
                 f"{what}: {version.runtime} cannot load it here: {error} Changed since training: {', '.join(changed)}. "
                 "Load it where it was made, install the versions it was made with, or retrain it here."
             ) from error
@@ -152,7 +155,7 @@ def load_version(
 
 
 def _choose(what: str, version: Version, scorer: Scorer, row_call: Callable[[Version], str | None]) -> None:
-    """Switch to the chosen scoring path."""
+    """Make the scorer use the chosen scoring path, if one was chosen."""
     inner = several_paths(scorer)
     name = None if inner is None else row_call(version)
     if inner is None or name is None:
@@ -196,5 +199,9 @@ def _check_golden(what: str, version: Version, artifact: Artifact, scorer: Score
 
 
 def _is_off(artifact: Artifact, scorer: Scorer, found: float, allowed: float) -> bool:
-    """Whether the scoring path is wrong, even if the version's tolerance was measured by a wrong path."""
+    """Whether the scoring path gives wrong scores.
+
+    The stored tolerance may itself have been measured with a wrong path. Therefore a difference above rounding is
+    checked against the library, too.
+    """
     return not found <= allowed or (found > ROUNDING and refuse_unlike_here(artifact, scorer, golden_rows(artifact)))

@@ -1,4 +1,7 @@
-"""Stored choices of scoring paths, by version and kind of machine. They are never part of a version's id."""
+"""Stored choices of scoring paths (the code that scores single rows), by version and kind of machine.
+
+A choice only affects speed, so it is not part of a version's id.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ _KIND = "row_call"
 
 
 class RowCalls:
-    """Reads and makes choices of scoring paths in a catalogue.  # D99"""
+    """Makes, stores and reads choices of scoring paths.  # D99"""
 
     def __init__(self, catalog: Catalog, *, clock: Clock, environment: Environment | None = None) -> None:
         self._catalog = catalog
@@ -27,19 +30,24 @@ class RowCalls:
         self._environment = environment
 
     def of(self, version: Version) -> list[RowChoice]:
-        """Return the choices for a version by kind of machine; if there are none, those of the version it refits."""
+        """Return the choices for a version, one per kind of machine.
+
+        A refit (the same definition, fitted on more data) without choices has those of the version that it refits.
+        """
         for address in filter(None, (version.id, version.refit_of)):
             if records := self._catalog.find(_KIND, f"{address}/"):
                 return [msgspec.json.decode(record.body, type=RowChoice) for record in records]
         return []
 
     def chosen(self, version: Version) -> str | None:
-        """Return the scoring path that was chosen on a machine like this one."""
+        """Return the scoring path that was chosen for machines like this one; None if none was chosen."""
         found = self._here(version)
         return None if found is None else found.chosen
 
     def choose(self, loaded: LoadedModel, rows: Sequence[list[float]]) -> RowChoice | None:
-        """Return the stored choice, or make a new one and store it if the catalogue can be written."""
+        """Return the stored choice for machines like this one. If there is none, measure the paths, choose one and
+        store it.
+        """
         version, machine = loaded.version, self._machine(loaded.version)
         before = self._here(version)
         if before is not None or loaded.row_call is None:
@@ -48,12 +56,15 @@ class RowCalls:
             loaded.artifact, loaded.scorer, rows, version=version.id, machine=machine, at_us=self._clock.now_us()
         )
         if found is not None:
-            with suppress(Conflict, Unavailable):  # another process stored a choice, or the catalogue is read-only
+            with suppress(Conflict, Unavailable):  # another process has stored a choice, or the catalogue is read-only
                 self._catalog.write([Put(_KIND, f"{version.id}/{machine}", msgspec.json.encode(found), expected=0)])
         return found
 
     def _here(self, version: Version) -> RowChoice | None:
-        """Return the choice of a machine like this one. The choice is read by key, because each load needs it."""
+        """Return the stored choice for machines like this one.
+
+        This is called at each load, so the choice is read by its key instead of with a search.
+        """
         machine = self._machine(version)
         for address in filter(None, (version.id, version.refit_of)):
             if (record := self._catalog.get(_KIND, f"{address}/{machine}")) is not None:

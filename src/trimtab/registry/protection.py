@@ -1,4 +1,4 @@
-"""Protected aliases: what a move of an alias needs. While an approval is pending, moves are refused."""
+"""Protected aliases: the evidence that a move of an alias needs, and moves that wait for an approval."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from trimtab.registry.aliases import Aliases
 from trimtab.store.ports import Append, Catalog, Put, Remove
 
 Needs = Literal["nothing", "reason", "gate"]
-Declared = Mapping[str, Mapping[str, Needs]]  # for each declared model, the aliases that the settings protect
+# for each declared model: its aliases that the settings protect, and what their moves need
+Declared = Mapping[str, Mapping[str, Needs]]
 _STRICTER: tuple[Needs, ...] = ("nothing", "reason", "gate")
-CHAMPION = "champion"  # always needs a gate record
+# the alias "champion" is always protected: its moves need a gate record (a stored, passed judgement)
+CHAMPION = "champion"
 SHORTEST_REASON = 10  # characters
-_HOLD = "hold"  # the kind of the records for aliases that wait for an approval
+_HOLD = "hold"  # the kind of catalogue record that marks an alias as waiting for an approval
 
 
 class Protection(msgspec.Struct, frozen=True, kw_only=True):
-    """The requirement on moves of an alias."""
+    """A record of what moves of an alias need."""
 
     format: Literal[1] = 1
     model: str
@@ -33,10 +35,10 @@ class Protection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Protections:
-    """Reads and changes protections. A change applies to every move that is not committed yet.
+    """Reads and changes protections. A change even applies to moves that have begun but are not committed.
 
-    A protection and the alias's own record are written in one transaction. Therefore a move that read the previous
-    protection conflicts.
+    This works because a protection is written in one transaction with the alias's own record. A move that read the
+    previous protection therefore conflicts.
     """
 
     def __init__(self, catalog: Catalog, aliases: Aliases, *, declared: Declared, clock: Clock, actor: str) -> None:
@@ -47,7 +49,10 @@ class Protections:
         self._actor = actor
 
     def needs(self, model: str, alias: str) -> Needs:
-        """Return the stricter requirement on moves, of settings and record. Call this after reading the alias."""
+        """Return what a move of an alias needs: the stricter of the settings and the stored protection.
+
+        Read the alias before you call this. Otherwise a change between the two calls is not noticed.
+        """
         if alias == CHAMPION:
             return "gate"
         record = self._catalog.get("protection", f"{model}/{alias}")
@@ -58,16 +63,17 @@ class Protections:
         return self._declared.get(model, {}).get(alias, "nothing")
 
     def of(self, model: str) -> dict[str, Protection]:
-        """Return the protections that were declared for a model's aliases."""
+        """Return the stored protections of a model's aliases, by alias."""
         found = (msgspec.json.decode(r.body, type=Protection) for r in self._catalog.find("protection", f"{model}/"))
         return {one.alias: one for one in found}
 
     def change(self, model: str, alias: str, needs: Needs, why: str, *, actor: str | None = None) -> Protection:
-        """Declare what a move needs from now on.
+        """Store what moves of an alias need from now on.
 
         Raises:
-            Misuse: The alias is "champion", which always needs a gate record, or the settings ask for more.
-            Conflict: The alias was moved meanwhile; try again.
+            Misuse: The alias is "champion", which always needs a gate record, or the settings require more than
+                `needs`.
+            Conflict: The alias was moved at the same time; try again.
         """
         what, key = f"alias {model}@{alias}", f"{model}/{alias}"
         if alias == CHAMPION:
@@ -102,25 +108,27 @@ class Protections:
 
 
 def hold(model: str, alias: str, reason: str) -> Put:
-    """Return the change that refuses moves of an alias (except roll-backs) until `release`; `reason` is the message."""
+    """Return the change that forbids moves of an alias until `release`, except roll-backs. `reason` is the error
+    message.
+    """
     return Put(_HOLD, f"{model}/{alias}", msgspec.json.encode(reason))
 
 
 def release(model: str, alias: str) -> Remove:
-    """Return the change that allows moves of an alias again."""
+    """Return the change that ends a `hold`, so that the alias can be moved again."""
     return Remove(_HOLD, f"{model}/{alias}")
 
 
 def not_held(model: str, alias: str) -> Remove:
-    """Return the condition that a transaction needs to move an alias."""
+    """Return a condition for the transaction that moves an alias: it fails while the alias is held."""
     return Remove(_HOLD, f"{model}/{alias}", expected=0)
 
 
 def refuse_held(catalog: Catalog, model: str, alias: str) -> None:
-    """Refuse to move an alias that waits for an approval.
+    """Refuse to move an alias while one of its moves waits for an approval.
 
     Raises:
-        Conflict: An approval is pending; the message says who must approve, and how.
+        Conflict: A move waits for an approval; the message says who must approve, and how.
     """
     record = catalog.get(_HOLD, f"{model}/{alias}")
     if record is not None:

@@ -1,4 +1,4 @@
-"""Registration of fitted models as versions, safe while other processes register and collect garbage."""
+"""Registration of fitted models as versions, even while other processes register models or collect garbage."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from trimtab.training.environment import Environment, current_environment
 from trimtab.training.fitting.fitted import Fitted
 
 _REASON = "Registered."
-_ATTEMPTS = 50  # tries to get a number that no other process takes
+_ATTEMPTS = 50  # how often registration is tried again after a conflict with another process
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """The hashes and records that a version is registered with."""
+    """The hashes and records that are stored with a new version: its training data, its evaluation, its source."""
 
     training_set: str  # the hash of the training set's manifest
     refit_of: str | None = None
@@ -31,7 +31,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Registration:
-    """Registers versions in a catalogue."""
+    """Registers fitted models as versions in a catalogue."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Registration:
         self._folder = folder
 
     def register(self, fitted: Fitted, origin: Origin, *, alias: str | None, actor: str) -> Version:
-        """Return the version of a fitted model: an equal one that exists, or a new one. See `Registry.register`."""
+        """Return the version of a fitted model. An equal version that exists is reused; see `Registry.register`."""
         what = f"register {fitted.model!r}"
         for name, digest in (("training set", origin.training_set), ("evaluation", origin.evaluation)):
             if digest is not None and not self._blob.exists(digest):
@@ -76,10 +76,11 @@ class Registration:
         )
         blobs = [fitted.digest, origin.training_set, *([] if origin.evaluation is None else [origin.evaluation])]
         for attempt in range(_ATTEMPTS):
-            if attempt:  # a garbage collection may have caused the conflict
+            if attempt:  # the conflict may have been with a garbage collection
                 settle(self._catalog, self._blob, blobs)
             returned = take_back(self._catalog, address, blobs, look=attempt > 0)
-            if attempt:  # only after `take_back`, because a collection that begins later makes the transaction fail
+            # This must follow `take_back`: if a collection begins after `take_back`, it makes the transaction fail.
+            if attempt:
                 self._put_again(fitted, blobs)
             found = self._records.find(address) if attempt else self._records.cached(address)
             changes: list[Put | Append | Remove] = [*returned, *self._pointing(fitted.model, alias, address)]
@@ -96,13 +97,14 @@ class Registration:
             try:
                 self._catalog.write(changes)
             except Conflict:
-                continue  # the version exists already, or another process registered one or moved the alias: try again
+                # An equal version was registered, another process took the number, or the alias was moved: try again.
+                continue
             self._records.keep(version)
             return version
         raise Conflict(f"{what}: others took {_ATTEMPTS} numbers meanwhile. Try again.")
 
     def _numbered(self, fitted: Fitted, address: str, origin: Origin, actor: str) -> tuple[Version, int]:
-        """Return the version with the next free number, and the revision that the counter must still have."""
+        """Return the version with the next free number, and the revision that the model's counter must still have."""
         count = self._catalog.get("version_count", fitted.model)
         if self._environment is None:
             self._environment = current_environment(self._folder)  # starts git, so only for a new version
@@ -131,7 +133,7 @@ class Registration:
         return version, 0 if count is None else count.revision
 
     def _pointing(self, model: str, alias: str | None, address: str) -> list[Put | Append]:
-        """Return the changes that point an alias to the version; none if the alias already points to it."""
+        """Return the changes that point an alias to the version. There are none if it already points there."""
         if alias is None:
             return []
         place = self._aliases.place(model, alias)

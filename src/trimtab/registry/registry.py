@@ -1,4 +1,4 @@
-"""The registry of a project: immutable versions, aliases with their histories, gate records."""
+"""The registry of a project: versions of fitted models, the aliases that point to them, and gate records."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
 class Registry:
-    """The versions and aliases of all models of a project. Many processes may use them at once.
+    """The versions and aliases of all models of a project. Several processes may use them at the same time.
 
-    The catalogue and the blob store belong to the caller, who closes them.
+    A gate record is the stored judgement of a candidate. The caller closes the catalogue and the blob store.
 
     Args:
         catalog: The store of records.
-        blob: The store of artifacts.
+        blob: The store of artifacts and other large values.
         clock: The source of all timestamps.
         actor: The default actor of calls.
         environment: The environment recorded in versions; by default the present one, with the commit in `folder`.
@@ -104,21 +104,21 @@ class Registry:
         imported: Imported | None = None,
         actor: str | None = None,
     ) -> Version:
-        """Register a fitted model, and return its version. An equal model that is registered keeps its version.
+        """Register a fitted model, and return its version. If an equal model is registered, return its version.
 
         Args:
             fitted: The result of `fit`.
             training_set: The hash of the training set's manifest, from `save_training_set`.
-            refit_of: The id of the judged version whose definition this version fits again on more data.
+            refit_of: The id of the version that this model refits (the same definition, fitted on more data), if any.
             evaluation: The hash of a stored evaluation.
-            alias: An alias to point to the version in the same transaction ("champion" needs evidence: use `move`).
-            imported: The origin of the model if it was not trained here.
+            alias: An alias to point to the version in the same transaction. "champion" needs evidence: use `move`.
+            imported: The source of the model if it was not trained here.
             actor: Who registers the version; by default the registry's actor.
 
         Raises:
             Misuse: The training set or the evaluation is not stored, or the alias is "champion".
-            NotFound: `refit_of` is no version.
-            Conflict: Other processes kept taking the next number; try again.
+            NotFound: `refit_of` names no version.
+            Conflict: Other processes took the next number each time; try again.
         """
         if alias is not None:
             _check_alias(f"alias {fitted.model}@{alias}", alias, "Registered.")
@@ -126,28 +126,28 @@ class Registry:
         return self._registration.register(fitted, origin, alias=alias, actor=actor or self._actor)
 
     def get(self, reference: str) -> Version:
-        """Return a version by "model@7", "model@champion" or the beginning of its id (at least 6 digits).
+        """Return a version by "model@7", by "model@champion", or by the first digits of its id (at least 6).
 
         Raises:
             NotFound: There is no such version; the message lists the existing ones.
-            Misuse: Several ids have this beginning.
+            Misuse: Several ids begin with these digits.
         """
         return self._records.get(reference)
 
     def versions(self, model: str) -> list[Version]:
-        """Return all versions of a model by number."""
+        """Return all versions of a model, sorted by number."""
         return self._records.of_model(model)
 
     def models(self) -> list[str]:
-        """Return the models that have versions."""
+        """Return the names of the models that have versions."""
         return self._records.models()
 
     def search(self, search: Search | None = None, *, model: str | None = None) -> list[Found]:
-        """Return the matching versions, with their tags, notes, aliases and evaluated metric.
+        """Return the versions that match, with their tags, notes, aliases and evaluated metric.
 
         Args:
             search: The conditions; by default every version matches.
-            model: The model; by default all models.
+            model: The model to search in; by default all models.
 
         Raises:
             NotFound: None of these versions has such a metric, feature or source.
@@ -156,7 +156,7 @@ class Registry:
         return self._searcher.find(versions, search or Search())
 
     def tag(self, version: Version | str, *tags: str, note: str | None = None, actor: str | None = None) -> list[Tag]:
-        """Add tags and a note to a version, and return the new tags. They are never part of the version's id.
+        """Add tags and a note to a version, and return those tags that are new. The version's id does not change.
 
         Args:
             version: The version, or any reference that `get` takes.
@@ -182,11 +182,11 @@ class Registry:
         return self._tags.notes(self._records.resolved(version).id)
 
     def set_training_cut(self, version: Version | str, until_us: int, *, actor: str | None = None) -> TrainingCut:
-        """Set the training cut of an imported version. Judgements use the newest cut; see `as_known`.
+        """Set the training cut of an imported version: the time until which its training data may reach.
 
         Args:
             version: The version, or any reference that `get` takes.
-            until_us: The time until which the version may have been trained on data, in UTC microseconds.
+            until_us: The training cut, in UTC microseconds. Judgements use the newest cut; see `as_known`.
             actor: Who sets the cut; by default the registry's actor.
 
         Raises:
@@ -197,24 +197,25 @@ class Registry:
         )
 
     def as_known(self, version: Version) -> Version:
-        """Return the version with its newest training cut."""
+        """Return the version, with the newest training cut that was set for it."""
         return as_known(self._catalog, version)
 
     def protect(self, model: str, alias: str, needs: Needs, *, why: str, actor: str | None = None) -> Protection:
-        """Set what a move of an alias needs from now on, even for running moves of other processes.
+        """Set what moves of an alias need from now on. This even applies to moves that other processes have begun.
 
         Args:
             model: The model.
             alias: Any alias except "champion", which always needs a passed gate record.
-            needs: "gate" (a passed gate record against the champion, or against the version that the alias points to),
-                "reason" (a reason of ten characters or more) or "nothing". Rolling back is always allowed.
-            why: One sentence for the history.
+            needs: What a move needs. "gate": a passed gate record that compares with the champion, or with the version
+                that the alias points to. "reason": a reason of ten characters or more. "nothing": no evidence. Rolling
+                back is always allowed.
+            why: The reason for this change in one sentence, kept in the history.
             actor: Who sets the protection; by default the registry's actor.
 
         Raises:
             NotFound: The model is not declared and has no version.
-            Misuse: The alias is "champion", no reason is given, or the settings require more.
-            Conflict: The alias was moved meanwhile.
+            Misuse: The alias is "champion", `why` is no reason, or the settings require more than `needs`.
+            Conflict: The alias was moved at the same time.
         """
         _check_alias(f"alias {model}@{alias}", alias, why)
         models = sorted({*self._declared, *self.models()})
@@ -227,17 +228,17 @@ class Registry:
         return self._protections.of(model)
 
     def needs(self, model: str) -> dict[str, Needs]:
-        """Return the requirements on moves for each alias that is set or protected (by `protect` or the settings)."""
+        """Return what moves need, for each alias that exists or that `protect` or the settings protect."""
         known = {CHAMPION, *self._declared.get(model, {}), *self._protections.of(model), *self.aliases(model)}
         return {alias: self._protections.needs(model, alias) for alias in sorted(known)}
 
     def load(self, version: Version | str, *, features: FeatureSet | str | None = None) -> LoadedModel:
-        """Load a version: check its bytes against their hash, and repeat its golden predictions.
+        """Load a version: check its bytes, and repeat its golden predictions (stored scores of stored rows).
 
         Args:
             version: The version, or any reference that `get` takes.
-            features: The feature definitions of the values that the version will get. They must equal those of the
-                training and have the same order. (A hash alone does not check the order.)
+            features: The definitions of the features that the caller will pass in. They must equal those of the
+                training, in the same order. If only a hash is given, the order is not checked.
 
         Raises:
             NotFound: There is no such version, or its artifact was removed; the message says by whom, and when.
@@ -252,11 +253,12 @@ class Registry:
             raise
 
     def choose_row_call(self, loaded: LoadedModel, rows: Sequence[list[float]] = ()) -> RowChoice | None:
-        """Choose the fastest scoring path of a loaded version on this machine, unless a choice is already stored.
+        """Measure the scoring paths of a loaded version on this machine, and choose the fastest. Choices are stored.
 
         Args:
-            loaded: The loaded version, which uses the path from then on. Nothing else may use the version meanwhile.
-            rows: Rows to measure with, in addition to the golden rows.
+            loaded: The loaded version, which uses the chosen path from now on. No other thread may use it during this
+                call.
+            rows: Rows to measure with, in addition to the stored golden rows.
 
         Returns:
             The choice; None if there is only one path.
@@ -264,11 +266,11 @@ class Registry:
         return self._row_calls.choose(loaded, rows)
 
     def row_choices(self, version: Version | str) -> list[RowChoice]:
-        """Return a version's choices of a scoring path by kind of machine; of a refit without any, its candidate's."""
+        """Return a version's choices of a scoring path by kind of machine. A refit without any has its original's."""
         return self._row_calls.of(self._records.resolved(version))
 
     def alias(self, model: str, alias: str) -> Version | None:
-        """Return the version that an alias points to; None if the alias was never set."""
+        """Return the version that an alias points to; None before the alias was set."""
         address = self._aliases.place(model, alias).version
         return None if address is None else self._records.stored(address)
 
@@ -277,7 +279,7 @@ class Registry:
         return self._aliases.places(model)
 
     def touch(self, model: str, alias: str) -> Put:
-        """Return a change that conflicts with every other move of the alias from now on."""
+        """Return a change that keeps the alias as it is, but conflicts with all moves that read the alias earlier."""
         return self._aliases.touch(model, alias)
 
     def move(
@@ -293,7 +295,7 @@ class Registry:
         actor: str | None = None,
         together: Together | None = None,
     ) -> AliasMove:
-        """Point an alias to a version, in one transaction with the row of its history.
+        """Point an alias to a version, and add a row to the alias's history in the same transaction.
 
         If the alias already points to this version, nothing changes, and the row of the earlier move is returned.
 
@@ -301,17 +303,16 @@ class Registry:
             model: The model.
             alias: "champion", "challenger", "shadow" or a name of your own.
             version: The version, or any reference that `get` takes.
-            why: One sentence for the history.
-            gate: For "champion": the passed gate record of this version, or of the version that it refits.
-            first: For "champion": there is no champion yet, and this version becomes the first one without a gate.
-            expected_previous: The id that the alias must point to now (None: no version).
+            why: The reason in one sentence, kept in the history.
+            gate: For "champion": a gate record that this version passed, or that the version that it refits passed.
+            first: For "champion": whether this version becomes the first champion, which needs no gate record.
+            expected_previous: The id of the version that the alias must point to now; None if it must point to none.
             actor: Who moves the alias; by default the registry's actor.
-            together: Writes the row and its changes in one transaction with further changes (those of the ledger).
+            together: Writes the row and further changes (such as rows of the ledger of decisions) in one transaction.
 
         Raises:
-            Misuse: The evidence that "champion" needs is missing; the message says what is missing.
-            Conflict: The alias was moved meanwhile, the evidence compares with another champion, or a candidate waits
-                for approval. The message says how to approve.
+            Misuse: The evidence that the alias needs is missing; the message says what is missing.
+            Conflict: The alias was moved, the gate record compares with another champion, or an approval is pending.
         """
         target = self._records.resolved(version)
         what = f"alias {model}@{alias}"
@@ -327,12 +328,13 @@ class Registry:
         stored = None if gate is None else self.get_gate(gate if isinstance(gate, str) else gate.id)
         if stored is not None and isinstance(gate, GateRecord) and stored != gate:
             raise Misuse(f"{what}: gate record {gate.id} differs from the stored one. Give the stored one.")
-        needs = self._protections.needs(model, alias)  # read after the alias, so that a later change is a conflict
+        # This is read after the alias, so that a later change of the protection makes the move conflict.
+        needs = self._protections.needs(model, alias)
         if needs == "gate":
             compared = place.version
             in_service = self._aliases.place(model, CHAMPION).version
             if stored is not None and in_service is not None and stored.champion == in_service:
-                compared = in_service  # a version that beat the champion may take other aliases, too
+                compared = in_service  # a version that beat the champion may also take other aliases
             check_evidence(target, stored, first=first, champion=compared, alias=alias)
             if first:
                 check_ungated(f"{what} to {target.name}", stored or self.passed_gate(target), why)
@@ -364,19 +366,19 @@ class Registry:
         actor: str | None = None,
         together: Together | None = None,
     ) -> AliasMove:
-        """Point an alias back to the version before its newest move that was not rolled back itself.
+        """Undo the newest move of an alias that was not undone yet: the alias points to the version before it again.
 
         Args:
             model: The model.
             alias: The alias to roll back.
-            why: One sentence for the history.
-            expected_previous: The id that the alias must point to now.
+            why: The reason in one sentence, kept in the history.
+            expected_previous: The id of the version that the alias must point to now.
             actor: Who rolls back; by default the registry's actor.
-            together: Writes the row and its changes in one transaction with further changes (those of the ledger).
+            together: Writes the row and further changes (such as rows of the ledger of decisions) in one transaction.
 
         Raises:
-            NotFound: There is no earlier version.
-            Conflict: The alias was moved meanwhile.
+            NotFound: There is no move to undo.
+            Conflict: The alias was moved at the same time.
         """
         place = self._aliases.place(model, alias)
         self._check_expected(f"alias {model}@{alias}", expected_previous, place)
@@ -402,10 +404,10 @@ class Registry:
         return None if found is None else self._records.stored(found)
 
     def put_gate(self, record: GateRecord) -> None:
-        """Store a gate record. To store an equal record again changes nothing.
+        """Store a gate record. Storing an equal record a second time changes nothing.
 
         Raises:
-            Conflict: Another record has this id.
+            Conflict: A different record with this id is already stored.
         """
         self._gates.put(record)
 
@@ -413,23 +415,23 @@ class Registry:
         """Return a gate record.
 
         Raises:
-            NotFound: The record was never stored.
+            NotFound: No record with this id is stored.
         """
         return self._gates.get(gate_id)
 
     def gates_of(self, version: Version) -> list[GateRecord]:
-        """Return the gate records that judged this version, or the version that it refits, by id."""
+        """Return the gate records of this version, sorted by id. Records of the version that it refits are included."""
         return self._gates.of(version)
 
     def passed_gate(self, version: Version) -> GateRecord | None:
-        """Return the newest record by which this version passed a gate; None if there is none.
+        """Return the newest gate record that this version passed; None if there is none.
 
-        A record of the version that this one refits counts as well.
+        If this version refits another one, records of that other version count as well.
         """
         return self._gates.passed(version)
 
     def card(self, version: Version | str, *, html: bool = False) -> str:
-        """Return the model card in Markdown or as a page, made only from stored records.
+        """Return the model card as Markdown or HTML. It is made from stored records only.
 
         Raises:
             NotFound: There is no such version, or its artifact was removed.
@@ -448,7 +450,7 @@ class Registry:
 
 
 def _by_name(model: str, alias: str) -> str:
-    """Return the command that points an alias to a chosen version."""
+    """Return the command that points an alias to a version that the user chooses."""
     if alias == CHAMPION:
         return f"Put one of `trimtab versions {model}` in service by its name: trimtab promote {model}@N"
     return f"Point it to a version by its name: registry.move({model!r}, {alias!r}, ...)."
@@ -460,7 +462,7 @@ def _check_alias(what: str, alias: str, why: str) -> None:
 
 
 def _about(registry: Registry, catalog: Catalog, blob: Blob, version: Version) -> About:
-    """Return the records for a version's card."""
+    """Collect the records for a version's card."""
     from trimtab.registry.describing.card import About, stored_parts
     from trimtab.training.judge.evaluation import load_evaluation
 
@@ -484,7 +486,7 @@ def _about(registry: Registry, catalog: Catalog, blob: Blob, version: Version) -
 
 
 def _relatives(version: Version, versions: list[Version]) -> list[tuple[str, str]]:
-    """Return the versions among `versions` that are related to this one, by name, and how they are related."""
+    """Return the name of each version that is related to this one, with the relation in words."""
     found = []
     for other in versions:
         if other.id == version.refit_of:

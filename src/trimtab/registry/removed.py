@@ -1,10 +1,10 @@
-"""Removed versions. The record of a removed version stays and says who removed the artifact, when and why.
+"""Removed versions: their artifacts are deleted, but their records stay and say who removed them, when and why.
 
-Garbage collection and registration may run at the same time. Before a blob is removed, it gets a record (`condemned`)
-in one transaction with the version's own record. Registrations and moves of aliases require in their transactions that
-no such record exists. Therefore all processes agree on which of the two came first. After its transaction the
-collection checks the references to the blobs again. It keeps those that are needed by now, and only then removes the
-others. # D59
+Garbage collection and registration may run at the same time. Therefore a collection removes a blob in three steps.
+First it stores a record of the state `condemned` for the blob, in one transaction with the record of the version's
+removal. Registrations and moves of aliases require in their own transactions that no such record exists, so all
+processes agree on what came first. Second, the collection checks again which blobs are needed, and keeps those. Third,
+it marks the other blobs as `leaving` and deletes them. # D59
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from trimtab.registry.versions import Version
 from trimtab.store.ports import Blob, Catalog, Put, Record, Remove, read_record
 
 VERSION, BLOB, USED = "removed", "removed_blob", "version_used"  # kinds of records in the catalogue
-LEASE = "collection"  # the lease that a process holds while it removes blobs
+LEASE = "collection"  # the lease (a lock that expires) that a process holds while it removes blobs
 LEASE_S = 60.0
-NO_VERSION = "-"  # stands for the version of blobs that no version names
+NO_VERSION = "-"  # the version that is recorded for blobs that belong to no version
 _WAIT_S = 30.0
 
 
 class Removed(msgspec.Struct, frozen=True, kw_only=True):
-    """The record of the removal of a version's artifact."""
+    """The record that says that a version's artifact was removed."""
 
     format: Literal[1] = 1
     version: str
@@ -40,18 +40,21 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fate(msgspec.Struct, frozen=True):
-    """The state of a blob's removal: `condemned` (can still be taken back), `leaving` (cannot), or `gone`."""
+    """The state of a blob's removal.
+
+    `condemned`: the removal can still be taken back. `leaving`: the blob is being deleted. `gone`: it is deleted.
+    """
 
     state: Literal["condemned", "leaving", "gone"]
     version: str  # the version whose removal includes this blob
 
     def put(self, digest: str, *, expected: int | None = None) -> Put:
-        """Return the change that stores the state, if the record still has the revision `expected`."""
+        """Return the change that stores this state, if the record in its place has the revision `expected`."""
         return Put(BLOB, digest, msgspec.json.encode(self), expected=expected)
 
 
 def fate_of(body: bytes) -> Fate:
-    """Return the state that a record of kind `BLOB` holds."""
+    """Return the state that is stored in a record of kind `BLOB`."""
     return msgspec.json.decode(body, type=Fate)
 
 
@@ -61,7 +64,7 @@ def removed(catalog: Catalog, version: str) -> Removed | None:
 
 
 def refuse_removed(catalog: Catalog, version: Version) -> None:
-    """Refuse a version whose artifact was removed.
+    """Raise an error if the artifact of a version was removed.
 
     Raises:
         NotFound: The artifact was removed; the message says who removed it, when and why.
@@ -82,7 +85,8 @@ def take_back(catalog: Catalog, version: str, blobs: Iterable[str], *, look: boo
         catalog: The catalogue.
         version: The id of the version.
         blobs: The blobs of the version.
-        look: Whether to look for removal records and delete them. Otherwise the transaction conflicts if there are any.
+        look: Whether to look for records of the removal, and delete them. If False, the transaction conflicts if there
+            are any.
     """
     keys = [(VERSION, version), *((BLOB, digest) for digest in dict.fromkeys(blobs))]
     found = [catalog.get(kind, key) if look else None for kind, key in keys]
@@ -93,10 +97,10 @@ def take_back(catalog: Catalog, version: str, blobs: Iterable[str], *, look: boo
 
 
 def settle(catalog: Catalog, blob: Blob, blobs: Sequence[str]) -> None:
-    """Wait until no collection is removing one of `blobs`, and finish the work of a killed collection.
+    """Wait until no garbage collection is removing one of `blobs`. If a collection was killed, finish its work.
 
     Raises:
-        Unavailable: A collection did not end in time.
+        Unavailable: The collection did not end in time.
     """
     end = time.monotonic() + _WAIT_S
     while _going(catalog, blobs):
@@ -112,10 +116,10 @@ def settle(catalog: Catalog, blob: Blob, blobs: Sequence[str]) -> None:
 
 
 def finish(catalog: Catalog, blob: Blob) -> None:
-    """Finish the work of a killed collection. The caller must hold the lease.
+    """Finish the work of a garbage collection that was killed. The caller must hold the lease `LEASE`.
 
-    Blobs in the state `leaving` are removed. Blobs that were only condemned stay, because their references were not
-    checked again.
+    Blobs in the state `leaving` are deleted. Blobs that are only `condemned` are kept, because it was not checked again
+    whether they are needed.
     """
     for record in catalog.find(BLOB):
         fate = fate_of(record.body)
@@ -127,9 +131,9 @@ def finish(catalog: Catalog, blob: Blob) -> None:
 
 
 def _leaves(record: Record) -> bool:
-    """Return whether a blob is being deleted.
+    """Return whether a record says that a blob is being deleted.
 
-    A deletion cannot be taken back, so the transaction must conflict and be retried.
+    Such a removal cannot be taken back. A transaction that needs the blob must conflict, and is then tried again.
     """
     return record.kind == BLOB and fate_of(record.body).state == "leaving"
 
@@ -140,5 +144,5 @@ def _going(catalog: Catalog, blobs: Sequence[str]) -> bool:
 
 
 def restart_grace(version: str, at_us: int) -> Put:
-    """Return the change that starts a version's grace period again."""
+    """Return the change that makes a version's grace period (in which it is not collected) start again."""
     return Put(USED, version, str(at_us).encode())

@@ -30,20 +30,20 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True):
-    """Conditions on versions. A condition that is left out does not matter."""
+    """The conditions of a search. A version must fulfil all that are given."""
 
-    text: str | None = None  # a text in the name, id, actor, tags, notes, aliases or names of inputs
+    text: str | None = None  # text that occurs in the name, id, actor, tags, notes, aliases or names of inputs
     tag: str | None = None
-    metric: str | None = None  # a metric of the evaluation: "log_loss", or with a bound: "auc>0.8"
-    feature: str | None = None  # a feature that the model reads, or a view of such features
-    source: str | None = None  # a source of the model's features
+    metric: str | None = None  # the name of an evaluated metric ("log_loss"), or a name with a bound ("auc>0.8")
+    feature: str | None = None  # a feature that the model reads, or a view that has such features
+    source: str | None = None  # an event source that the model's features read
 
     def __post_init__(self) -> None:
         if self.metric is not None:
             self.bound()
 
     def bound(self) -> tuple[str, Callable[[float], bool] | None]:
-        """Return the metric's name, and the condition on its value.
+        """Return the name of the metric, and the condition that its value must fulfil (None: any value).
 
         Raises:
             Misuse: The metric cannot be parsed.
@@ -62,11 +62,12 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A version as shown in a list."""
+    """A version, and what a list of versions shows about it."""
 
     version: Version
-    metric: str  # the searched metric, otherwise the version's own metric
-    value: float | None  # the value of `metric`; None: neither this version nor the one it refits was evaluated
+    metric: str  # the metric of the search, or otherwise the version's own metric
+    # the value of `metric`; None if neither this version nor the one whose definition it fitted again was evaluated
+    value: float | None
     tags: tuple[str, ...]
     notes: tuple[Note, ...]
     aliases: tuple[str, ...]
@@ -74,7 +75,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class _Made(msgspec.Struct, frozen=True):
-    features: frozenset[str]  # the names of the features and of their views
+    features: frozenset[str]  # the names of the model's features and of their views
     sources: frozenset[str]
 
 
@@ -86,10 +87,11 @@ class Searcher:
         self._blob = blob
         self._tags = tags
         self._aliases = aliases
-        self._made: dict[str, _Made] = {}  # by the hash of the feature definitions
+        # the features and views that were already decoded, by the hash of the feature definitions
+        self._made: dict[str, _Made] = {}
 
     def find(self, versions: list[Version], search: Search) -> list[Found]:
-        """Return the matching versions among `versions`, in the same order.
+        """Return those of `versions` that match, in the same order.
 
         Raises:
             NotFound: None of the versions has such a metric, feature or source.
@@ -115,7 +117,7 @@ class Searcher:
         return out
 
     def _check(self, versions: list[Version], search: Search, metrics: dict[str, dict[str, float]]) -> None:
-        """Refuse names of metrics, features and sources that no version has."""
+        """Refuse a metric, feature or source that no version has."""
         if not versions:
             return
         if search.metric is not None:
@@ -153,7 +155,8 @@ class Searcher:
             try:
                 artifact = decode_artifact(self._blob.get(version.artifact))
                 features = artifact.features(version.features)
-            except (NotFound, Corrupt, Misuse):  # removed, damaged, or stored without definitions by an earlier trimtab
+            # the definitions were removed, are damaged, or were never stored (by an earlier trimtab)
+            except (NotFound, Corrupt, Misuse):
                 return _Made(frozenset(), frozenset())
             views = {view.name for view in features.views}
             sources = {view.source.name for view in features.views} | {features.request.name}
@@ -161,12 +164,12 @@ class Searcher:
         return self._made[version.features]
 
     def _metrics(self, version: Version, versions: list[Version]) -> dict[str, float]:
-        """Return the evaluated metrics of a version by name; empty if it was not evaluated."""
+        """Return the evaluated metrics of a version by name; an empty dict if the version was not evaluated."""
         judged = version.evaluation or next((v.evaluation for v in versions if v.id == version.refit_of), None)
         if judged is None:
             return {}
         try:
-            # imported here because serving does not need it
+            # imported here, because serving uses this module but not the import
             from trimtab.training.judge.evaluation import load_evaluation
 
             return _metrics_of(load_evaluation(judged, self._blob))

@@ -1,4 +1,4 @@
-"""Tags and notes of versions, with author and time. They are only added, and never part of a version's id."""
+"""Tags and notes of versions, with author and time. They can only be added, and do not affect a version's id."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tags:
-    """Reads and adds tags and notes in a catalogue."""
+    """Reads and adds tags and notes of versions."""
 
     def __init__(self, catalog: Catalog, *, clock: Clock, actor: str) -> None:
         self._catalog = catalog
@@ -44,10 +44,10 @@ class Tags:
         self._actor = actor
 
     def add(self, version: str, tags: Iterable[str], *, actor: str | None = None) -> list[Tag]:
-        """Add tags to a version, and return the new ones. Existing tags stay as they are.
+        """Add tags to a version, and return those that are new. Existing tags keep their author and time.
 
         Raises:
-            Misuse: A tag is invalid. No tag was written.
+            Misuse: A tag is invalid. No tag was added.
         """
         wanted = list(dict.fromkeys(tags))
         for tag in wanted:
@@ -60,17 +60,17 @@ class Tags:
             made = Tag(version=version, tag=tag, at_us=self._clock.now_us(), actor=actor or self._actor)
             try:
                 self._catalog.write([Put("tag", f"{version}/{tag}", msgspec.json.encode(made), expected=0)])
-            except Conflict:  # the tag exists; another process may have just added it
+            except Conflict:  # the tag exists already; another process may just have added it
                 continue
             new.append(made)
         return new
 
     def of(self, version: str) -> list[Tag]:
-        """Return the tags of a version, by name."""
+        """Return the tags of a version, sorted by name."""
         return [msgspec.json.decode(record.body, type=Tag) for record in self._catalog.find("tag", f"{version}/")]
 
     def all(self) -> dict[str, list[Tag]]:
-        """Return the tags of every version that has tags."""
+        """Return the tags of each version that has any, by version id."""
         found: dict[str, list[Tag]] = {}
         for record in self._catalog.find("tag"):
             tag = msgspec.json.decode(record.body, type=Tag)

@@ -1,4 +1,4 @@
-"""Version records in the catalogue. Each record is checked against its id."""
+"""Version records in the catalogue. When a record is read, its contents are checked against its id."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PREFIX = re.compile(r"[0-9a-f]{6,64}")
 
 
 class VersionRecords:
-    """The versions in a catalogue. Versions that were read stay in memory, because they never change."""
+    """The versions in a catalogue. Versions never change, so those that were read are cached in memory."""
 
     def __init__(self, catalog: Catalog, aliases: Aliases) -> None:
         self._catalog = catalog
@@ -23,7 +23,7 @@ class VersionRecords:
         self._read: dict[str, Version] = {}
 
     def get(self, reference: str) -> Version:
-        """Return a version by "model@7", "model@champion" or the beginning of its id; see `Registry.get`."""
+        """Return a version by "model@7", by "model@champion", or by the first digits of its id; see `Registry.get`."""
         model, at, rest = reference.partition("@")
         if at and rest.isdecimal():
             record = self._catalog.get("version_number", number_key(model, int(rest)))
@@ -38,29 +38,29 @@ class VersionRecords:
         return self._by_prefix(rest if at else model, model if at else None)
 
     def resolved(self, version: Version | str) -> Version:
-        """Return the stored version that a reference names, or that equals a given version."""
+        """Return the stored version for a reference or for a `Version` object."""
         return self.stored(version.id) if isinstance(version, Version) else self.get(version)
 
     def of_model(self, model: str) -> list[Version]:
-        """Return all versions of a model by number."""
+        """Return all versions of a model, sorted by number."""
         records = self._catalog.find("version_number", f"{model}/")
         return [self.stored(record.body.decode()) for record in records]
 
     def models(self) -> list[str]:
-        """Return the models that have versions."""
+        """Return the names of the models that have versions."""
         return [record.key for record in self._catalog.find("version_count")]
 
     def name(self, version_id: str | None) -> str:
-        """Return the name of a version for messages, even if the version is not stored."""
+        """Return the name of a version for messages, even if no such version is stored."""
         found = None if version_id is None else self.find(version_id)
         return "no version" if version_id is None else version_id if found is None else found.name
 
     def cached(self, version_id: str) -> Version | None:
-        """Return the version if it is in memory."""
+        """Return the version if it is cached in memory; otherwise None."""
         return self._read.get(version_id)
 
     def keep(self, version: Version) -> None:
-        """Keep a version that was just registered in memory."""
+        """Add a version that was just registered to the cache in memory."""
         self._read[version.id] = version
 
     def find(self, version_id: str) -> Version | None:
@@ -104,7 +104,7 @@ class VersionRecords:
 
 
 def number_key(model: str, number: int) -> str:
-    """Return the catalogue's key for a version's number."""
+    """Return the key under which the catalogue stores the id of a numbered version."""
     return f"{model}/{number:08d}"
 
 

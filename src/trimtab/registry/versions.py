@@ -1,4 +1,4 @@
-"""Version records and the hashing of their ids, and moves of aliases."""
+"""Version records and their ids (hashes of their content), and rows in the history of an alias."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ Act = Literal["first", "move", "roll_back"]
 
 
 class Imported(msgspec.Struct, frozen=True, kw_only=True):
-    """The origin of an imported version."""
+    """The source of an imported version."""
 
     file: str  # the name of the file or folder
     sha256: str  # the SHA-256 of the model file's bytes
-    kind: str  # "LightGBM text", "MLflow folder, flavour xgboost"
-    inputs_named: bool  # whether the file names its inputs; if not, only their number was compared
-    golden: str  # the rows that the model was checked on: "12 golden rows", "the 413 labelled rows from ..."
+    kind: str  # for example "LightGBM text" or "MLflow folder, flavour xgboost"
+    inputs_named: bool  # False if the file has no names of inputs, so only their number could be checked
+    golden: str  # the rows with which the model was checked: "12 golden rows", "the 413 labelled rows from ..."
     window_us: int | None = None  # the length of the window of labelled rows that the model was scored on
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """One registered fitted model: its id, its origin and its environment."""
+    """The record of one registered model: its id, what it was made from, and its environment."""
 
     format: Literal[1] = 1
-    id: str  # `version_id` of the fields up to `refit_of`
+    id: str  # the hash of the fields down to `refit_of`; see `version_id`
     model: str
-    number: int  # `model@number`: 1, 2, ... for distinct ids
+    number: int  # 1, 2, ... in the order of registration; "model@3" names the version
     artifact: str  # the hash of the artifact's blob
     recipe: str  # the hash of the model's definition, including the estimator's code
     features: str  # the hash of the feature definitions
     runtime: str
     trust: Trust | None  # "pickle": loading the version runs code, and the user allowed that
     training_set: str  # the hash of the blob with the training set's manifest
-    refit_of: str | None  # the judged version whose definition was fitted again on more data
+    # the id of the version whose definition was fitted again on more data; None if this is no refit
+    refit_of: str | None
     metric: str
-    cut_us: int  # the training cut: only what was known by then was used
-    positions: dict[str, int]  # the log positions that were read
+    cut_us: int  # the training cut: the training used only what was known at this time
+    positions: dict[str, int]  # for each log, the position up to which the training read
     rows: int  # the number of training rows with a label
     evaluation: str | None  # the hash of the blob with the version's evaluation
     made_at_us: int
@@ -63,17 +64,17 @@ class AliasMove(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int  # 1, 2, ... within the alias's history
     model: str
     alias: str
-    version: str  # the id of the version that the alias points to from now on
-    previous: str | None  # the id of the version that the alias pointed to before
+    version: str  # the id of the version that the alias points to after this move
+    previous: str | None  # the id of the version that the alias pointed to before this move
     act: Act
-    gate: str | None  # the id of the gate record that allowed the move
-    at_us: int  # never decreases within a history
+    gate: str | None  # the id of the gate record (a stored judgement) that was the evidence for the move
+    at_us: int  # times never decrease within a history
     actor: str
     why: str
 
 
 def possibly_seen(version: Version, start_us: int) -> str:
-    """Return a warning if an imported version may have been trained on rows from `start_us` on; otherwise ""."""
+    """Return a warning if an imported version may have been trained on rows since `start_us`; otherwise ""."""
     if version.imported is None or version.cut_us < start_us:
         return ""
     return (
@@ -93,12 +94,12 @@ def version_id(
     training_set: str,
     refit_of: str | None,
 ) -> str:
-    """Hash a version's id from its content. Equal trainings give the same id, on every machine and at any time."""
+    """Return the id of a version: the hash of its content. Equal trainings give equal ids, on every machine."""
     return content_hash(["version", 1, model, artifact, recipe, features, runtime, trust, training_set, refit_of])
 
 
 def id_of(version: Version) -> str:
-    """Return the id that a version must have by its own fields."""
+    """Return the id that a version must have according to its fields."""
     return version_id(
         model=version.model,
         artifact=version.artifact,

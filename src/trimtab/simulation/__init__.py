@@ -1,4 +1,4 @@
-"""The same loop as in service, in virtual time, with several policies side by side."""
+"""Replay of a history: the same loop as in service runs in virtual time, with several retraining policies compared."""
 
 from trimtab.simulation.faults import Fault, fault, read_faults
 from trimtab.simulation.policies import Policy, Refit, Standing, alarm, every, naive, never, project, ungated

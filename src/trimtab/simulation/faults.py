@@ -1,4 +1,4 @@
-"""Faults by name and date: in recorded rows, in how the loop runs, and in what people do."""
+"""Faults that a replay simulates: errors in recorded rows, in the loop that retrains, or by a person."""
 
 from __future__ import annotations
 
@@ -28,23 +28,24 @@ _FIELDS = ("kind", "start", "end", "source", "column", "size")
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that goes wrong from one time until another. Make one with `fault()`."""
+    """Something that goes wrong during a time interval. `fault()` makes and checks one."""
 
     kind: FaultKind
     start_us: int
     end_us: int
-    source: str | None = None  # a source or the request; None: the source that the kind of fault is about
+    # an event source or the request; None: the source that this kind of fault usually concerns
+    source: str | None = None
     column: str | None = None
     size: float | None = None
 
     @property
     def said(self) -> str:
-        """The fault in a few words, for a report."""
+        """The fault in a few words, for reports."""
         of = ".".join(one for one in (self.source, self.column) if one)
         return f"{self.kind} {of}".strip()
 
     def covers(self, at_us: int) -> bool:
-        """Return whether the fault lasts at a time."""
+        """Return whether the fault is present at a time."""
         return self.start_us <= at_us < self.end_us
 
 
@@ -57,26 +58,27 @@ def fault(
     column: str | None = None,
     size: float | None = None,
 ) -> Fault:
-    """A fault that a replay puts into the recorded history or into the loop.
+    """Declare a fault that a replay simulates.
 
     Args:
-        kind: In recorded rows: "null_column" (a column has no values), "unit_change" (the values of a column are
-            multiplied by `size`; if left out, degrees Celsius become Fahrenheit), "stuck_feed" (a source repeats its
-            last measurements), "late_feed" (events of a source become known `size` hours late, 24 if left out),
-            "outage" (a source sends nothing), "label_stop" (no labels come), "label_flip" (labels say the opposite). In
-            the loop: "sabotaged_refit" (fits with the newest rows learn shuffled labels; `size` is the share of rows
-            with shuffled labels, all if left out), "slow_model" (a version that is fitted during the fault takes `size`
-            times as long to answer, 3 if left out; a canary reveals that), "restart" (the process ends at a midnight,
-            and another process goes on from the stored state). By a person: "freeze".
-        start: When the fault begins, ISO 8601 or microseconds.
-        end: When the fault is over; a restart has no end.
-        source: The source whose column or feed is faulty; left out, the request for faults of columns, or the source of
-            the label.
-        column: The faulty column, for faults of columns.
-        size: See `kind`.
+        kind: What goes wrong. In recorded rows: "null_column" (a column has no values), "unit_change" (the values of a
+            column are multiplied by `size`; by default, degrees Celsius become Fahrenheit), "stuck_feed" (a source
+            repeats its last measurements), "late_feed" (events of a source become known `size` hours late, by default
+            24), "outage" (a source sends nothing), "label_stop" (no labels arrive), "label_flip" (labels say the
+            opposite). In the loop: "sabotaged_refit" (when the newest rows are part of the training data, labels are
+            shuffled; `size` is the share of shuffled labels, by default all), "slow_model" (a version that is fitted
+            during the fault takes `size` times as long to answer, by default 3, which a canary reveals), "restart" (the
+            process ends at a midnight, and another one continues from the stored state). By a person: "freeze"
+            (automatic changes are stopped).
+        start: When the fault begins, as ISO 8601 or in microseconds.
+        end: When the fault ends. A restart has no end.
+        source: The source with the fault. By default it is the request, if the fault concerns a column, or otherwise
+            the source of the label.
+        column: The column with the fault, if the fault concerns a column.
+        size: The size of the fault, explained at `kind`.
 
     Raises:
-        Misuse: The kind does not exist, the end is not a valid end, or a column or source is missing.
+        Misuse: There is no such kind, the end is missing or not allowed, or a column or source is missing.
 
     >>> fault("outage", "2024-03-01", "2024-03-04", source="weather").said
     'outage weather'
@@ -101,14 +103,14 @@ def fault(
 
 
 def read_faults(given: str | Path | Columns | Sequence[Fault | Mapping[str, Any]]) -> list[Fault]:
-    """Faults from a file, a table or a list, in order of their beginning.
+    """Read faults from a file, a table or a list, and return them in the order of their beginnings.
 
     Args:
-        given: A CSV file with some of the columns kind, start, end, source, column and size; a table or rows of the
-            same; or faults.
+        given: A CSV file with some of the columns kind, start, end, source, column and size; or a table or dicts with
+            these columns; or `Fault` objects.
 
     Raises:
-        NotFound: There is no such file.
+        NotFound: The file does not exist.
         Misuse: A column or a value is not valid; the message names the row.
     """
     rows: Sequence[Fault | Mapping[str, Any]]
@@ -146,7 +148,7 @@ def _of_row(row: Mapping[str, Any], number: int) -> Fault:
 
 
 def in_words(faults: Sequence[Fault]) -> list[str]:
-    """One line of text for each fault."""
+    """Return each fault as one line of text."""
     return [
         f"{one.said}: {format_time(one.start_us)[:16]}"
         + ("" if one.kind == "restart" else f" to {format_time(one.end_us)[:16]}")

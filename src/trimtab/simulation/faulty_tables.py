@@ -1,4 +1,4 @@
-"""Recorded rows with faults in them: columns without values, other units, stuck feeds, missing or wrong labels."""
+"""Put faults into recorded rows: missing values, other units, repeated measurements, missing or wrong labels."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _Change = Callable[[Columns, Source, Fault, NDArray[np.bool_], Model], Columns]
 def with_faults(
     tables: Mapping[str, Columns], faults: Sequence[Fault], sources: Sequence[Source], model: Model
 ) -> dict[str, Columns]:
-    """Tables of recorded events, with those faults put in that concern data; other faults are ignored.
+    """Return tables of recorded events that contain the given faults. Faults that do not concern data are ignored.
 
     Args:
-        tables: The tables by source name; the table of requests by the name of the request.
-        faults: The faults, which are put in in this order.
-        sources: The definitions of the sources.
-        model: The model whose request and labels are meant if a fault names no source.
+        tables: The tables by source name. The table of requests has the name of the request.
+        faults: The faults. They are applied in this order.
+        sources: The declarations of the sources.
+        model: The model whose request or label a fault concerns if it does not name a source.
 
     Raises:
         NotFound: A source or a column does not exist.
-        Misuse: A fault does not fit a column, e.g. a change of unit of a column of texts.
+        Misuse: A fault does not fit a column, such as a change of units for a column of texts.
     """
     found, by_name = dict(tables), {one.name: one for one in sources}
     for one in faults:
@@ -59,7 +59,7 @@ def with_faults(
 def recorded_labels(
     label: Label, table: Columns, keys: Sequence[object], *, until_us: int = 2**62
 ) -> NDArray[np.float64]:
-    """The newest label of each key that was known by a time, from rows without faults; NaN if there is no label."""
+    """Return the newest label of each key that was known at a time, from rows without faults; NaN if there is none."""
     table = table.take(known_at_us(table, label.source) <= until_us)
     values = evaluate_columns(label.value, table)
     found = values.to_list()
@@ -76,7 +76,7 @@ def recorded_labels(
 
 
 def known_at_us(table: Columns, source: Source) -> NDArray[np.int64]:
-    """The time at which each recorded event became known."""
+    """Return the time at which each recorded event became known."""
     known: NDArray[np.int64] = table[source.time].values + source.delay_us
     if "_known_at" not in table:
         return known
@@ -85,7 +85,7 @@ def known_at_us(table: Columns, source: Source) -> NDArray[np.int64]:
 
 
 def _without_values(table: Columns, source: Source, one: Fault, rows: NDArray[np.bool_], model: Model) -> Columns:
-    assert one.column is not None  # faults of this kind have a column
+    assert one.column is not None  # faults of this kind always name a column
     column = table[one.column]
     if one.column in (source.time, source.key):
         raise Misuse(f"fault {one.said}: {one.column!r} says which row it is and when. Choose another column.")
@@ -96,7 +96,7 @@ def _without_values(table: Columns, source: Source, one: Fault, rows: NDArray[np
 
 
 def _other_unit(table: Columns, source: Source, one: Fault, rows: NDArray[np.bool_], model: Model) -> Columns:
-    assert one.column is not None  # faults of this kind have a column
+    assert one.column is not None  # faults of this kind always name a column
     column = table[one.column]
     if column.dtype != "float":
         raise Misuse(f"fault {one.said}: a unit is of a column of floats, found {column.dtype}.")
@@ -106,7 +106,9 @@ def _other_unit(table: Columns, source: Source, one: Fault, rows: NDArray[np.boo
 
 
 def _stuck(table: Columns, source: Source, one: Fault, rows: NDArray[np.bool_], model: Model) -> Columns:
-    """Measurements of each entity (given by the texts of a row) stay as they were before the fault."""
+    """Replace the measurements of each entity by its last ones before the fault. The texts in a row identify its
+    entity.
+    """
     times = table[source.time].values
     texts = [table[name].to_list() for name in table.names if table[name].dtype == "str" and name != source.key]
     who = list(zip(*texts, strict=True)) if texts else [()] * table.rows
@@ -136,7 +138,10 @@ def _without_rows(table: Columns, source: Source, one: Fault, rows: NDArray[np.b
 
 
 def _flipped(table: Columns, source: Source, one: Fault, rows: NDArray[np.bool_], model: Model) -> Columns:
-    """Yes becomes no. A number moves to the other side of its limit, or without a limit of the median of all rows."""
+    """Return the table with opposite labels: "yes" becomes "no", and a number moves to the other side of its limit.
+
+    If the label has no limit, the median of all rows is used.
+    """
     value = model.label.value
     compared = value.op in _COMPARED and value.args[0].op == "col" and value.args[1].op == "lit"
     if value.op != "col" and not compared:

@@ -1,4 +1,4 @@
-"""The metrics that a replay reports for each kind of model, from probabilities to rankings, in one table."""
+"""The metrics that a replay reports for each kind of model: for probabilities, numbers, classes and rankings."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ Ints = NDArray[np.int64]
 
 
 class Judged(msgspec.Struct, frozen=True, eq=False):
-    """Labelled rows and the answers to them."""
+    """Labelled rows, with the scores that were given for them."""
 
     labels: Floats  # shape (rows,)
-    scores: Floats  # shape (rows,), for several classes (rows, classes)
-    lists: Ints | None = None  # for rankings: the list of each row
+    scores: Floats  # shape (rows,); for a model of several classes (rows, classes)
+    lists: Ints | None = None  # for rankings: the number of the list of each row
 
 
 class Measure(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric for a kind of model: a function either of the mean of its units, or of all rows together."""
+    """A metric. It is either the mean of a value per unit (a row or a list), or computed from all rows together."""
 
     name: str
     lower_is_better: bool = True
-    goal: float | None = None  # the best value, for a metric that should be neither low nor high
-    # values, and one row of each unit; None: the metric is computed from all rows
+    goal: float | None = None  # the best value, if it is neither the smallest nor the largest
+    # returns the value of each unit, and one row of each unit; None: the metric is computed from all rows together
     units: Callable[[Judged], tuple[Floats, Ints]] | None = None
     of_mean: Callable[[Any], Any] = lambda mean: mean
     of_all: Callable[[Floats, Floats], float | None] = lambda labels, scores: None
 
     def value(self, rows: Judged) -> float | None:
-        """The metric of some rows; None if it is undefined on these rows."""
+        """Return the metric of the given rows; None if it is undefined for them."""
         if self.units is None:
             return self.of_all(rows.labels, rows.scores)
         values, _ = self.units(rows)
@@ -47,17 +47,17 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
     def difference(
         self, one: Judged, other: Judged, blocks: NDArray[Any], *, seed: int, repeats: int
     ) -> Interval | None:
-        """Metric of `one` minus that of `other` on the same rows, from draws of whole blocks; None if undefined.
+        """Return the metric of `one` minus that of `other`, with a bootstrap interval; None if it is undefined.
 
         Args:
-            one: The rows as one scenario answered them.
-            other: The same rows as the other scenario answered them.
-            blocks: The block of each row, shape (rows,).
-            seed: Seed of the draws.
+            one: The rows, with the scores of one scenario.
+            other: The same rows, with the scores of the other scenario.
+            blocks: The block of each row, shape (rows,). A draw of the bootstrap contains whole blocks.
+            seed: The seed of the draws.
             repeats: The number of draws.
 
         Raises:
-            Misuse: Fewer than two blocks.
+            Misuse: There are fewer than two blocks.
         """
         if self.units is None:
             try:
@@ -75,7 +75,8 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measures(metric: Loss) -> tuple[Measure, ...]:
-    """The metrics of a model that is judged by `metric`: `metric` first, then metrics that people read for such models.
+    """Return the metrics for a model that is judged by `metric`: first `metric`, then others that are usual for such
+    models.
 
     Raises:
         Misuse: There is no loss of this name.
@@ -89,12 +90,12 @@ def measures(metric: Loss) -> tuple[Measure, ...]:
 
 
 def _loss(metric: Loss) -> Measure:
-    """The mean loss."""
+    """Return the mean of a loss as a metric."""
     return Measure(name=metric, units=lambda rows: unit_losses(metric, rows.labels, rows.scores, rows.lists))
 
 
 def _by_row(values: Callable[[Judged], Floats]) -> Callable[[Judged], tuple[Floats, Ints]]:
-    """Units that are single rows."""
+    """Return a function for `units`, if each unit is a single row."""
 
     def units(rows: Judged) -> tuple[Floats, Ints]:
         found = values(rows)
@@ -116,7 +117,7 @@ _WRONG = Measure(name="error_rate", units=_by_row(lambda rows: row_losses("error
 
 
 def _coverage(metric: Loss) -> Measure:
-    """The share of labels at or below the answer, which should equal the quantile."""
+    """Return the share of labels at or below the prediction as a metric. It should equal the predicted quantile."""
     return Measure(
         name="coverage",
         goal=quantile_of(metric),

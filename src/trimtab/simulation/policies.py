@@ -1,4 +1,4 @@
-"""Policies to compare in a replay: the project's rules, changed rules, and functions that retrain without a gate."""
+"""Retraining policies to compare in a replay: the project's own rules, other rules, and policies without a gate."""
 
 from __future__ import annotations
 
@@ -18,52 +18,55 @@ from trimtab.steering.definitions import Deployment
 from trimtab.training.data.sets import TrainingSet
 
 _BINS = 10
-_LEAST_ROWS = 200  # least rows of a window from which a histogram is made
+_LEAST_ROWS = 200  # a histogram is only made of at least this many rows
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """The values that a policy without a gate may use at the end of a day. All of them were known by then."""
+    """What a policy without a gate may look at when it decides at the end of a day. All of it was known by then."""
 
     now_us: int
-    fitted_us: int  # when the version in service was fitted
-    inputs: tuple[str, ...]  # names of the inputs
-    learnt: NDArray[np.float64]  # inputs of at most 20,000 rows that the version was fitted on; shape (rows, inputs)
-    # takes a number of days, returns the inputs of the newest answers; shape (rows, inputs)
+    fitted_us: int  # when the present version was fitted
+    inputs: tuple[str, ...]  # the names of the model's inputs
+    # the inputs of up to 20,000 of the rows that the version was fitted on; shape (rows, inputs)
+    learnt: NDArray[np.float64]
+    # a function of a number of days: returns the inputs of the predictions in these last days; shape (rows, inputs)
     asked: Callable[[int], NDArray[np.float64]]
-    training_set: Callable[[], TrainingSet]  # returns all rows and the labels known by now; takes a while
+    # a function that returns all rows with the labels known by now; this takes some time
+    training_set: Callable[[], TrainingSet]
 
 
 class Refit(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of a policy that wants another version, which is fitted and answers at once."""
+    """The decision of a policy to fit a new version, which goes into service at once."""
 
     why: str
-    since_us: int | None = None  # rows asked before this time are not learnt from; None: all rows are
+    since_us: int | None = None  # rows before this time are not used for the fit; None: all rows are used
 
 
 Decide = Callable[[Standing], Refit | None]
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """A way to keep a model good. Without `decide`, it is the project's loop with `rules`."""
+    """A policy for retraining. Without `decide`, the project's loop runs with the rules in `rules`."""
 
     name: str
     rules: Callable[[Deployment], Deployment] = lambda deployment: deployment
-    decide: Decide | None = None  # called at each midnight; the version that it wants goes into service without a gate
-    own: bool = False  # the project's own rules, as declared
+    # called at each midnight; may return a `Refit`, which is put in service without a gate
+    decide: Decide | None = None
+    own: bool = False  # whether this is the project's own policy, as declared
 
 
 def project() -> Policy:
-    """The project's own rules."""
+    """Return the project's own policy."""
     return Policy(name="project", own=True)
 
 
 def never() -> Policy:
-    """The policy that keeps the first version for ever."""
+    """Return the policy that keeps the first version for ever."""
     return Policy(name="never", rules=lambda deployment: msgspec.structs.replace(deployment, retrain=Triggers()))
 
 
 def every(period: str | int) -> Policy:
-    """A retraining after each period, through the project's gate.
+    """Return the policy that retrains after each period. New versions must pass the project's gate.
 
     Raises:
         Misuse: The period is shorter than a day.
@@ -79,7 +82,9 @@ def every(period: str | int) -> Policy:
 
 
 def alarm(period: str | int | None = None) -> Policy:
-    """A retraining when the quality alarm rings, through the project's gate; with `period`, also after each period.
+    """Return the policy that retrains when the quality alarm rings. New versions must pass the project's gate.
+
+    If `period` is given, it also retrains after each period.
 
     Raises:
         Misuse: The period is shorter than a day.
@@ -99,7 +104,8 @@ def alarm(period: str | int | None = None) -> Policy:
 
 
 def ungated(period: str | int) -> Policy:
-    """A retraining after each period on all known rows, in service at once, without a gate.
+    """Return the policy that retrains after each period on all rows. New versions go into service at once, without a
+    gate.
 
     Raises:
         Misuse: The period is shorter than a day.
@@ -114,17 +120,19 @@ def ungated(period: str | int) -> Policy:
 
 
 def naive(*, window: str | int = "7d", most: float = 0.2, keep: str | int = "60d") -> Policy:
-    """A retraining when any input drifts, on the newest rows, in service at once: what a mere drift report would do.
+    """Return the policy that retrains on the newest rows when any input drifts, as a simple drift report would suggest.
+
+    New versions go into service at once, without a gate.
 
     Args:
-        window: The period of the newest answers, which are compared with the rows that were learnt from.
-        most: The population stability index above which an input counts as drifted.
-        keep: How old the rows may be that are learnt from.
+        window: How far back the inputs of predictions are compared with the rows that the model was fitted on.
+        most: An input counts as drifted if its population stability index is above this.
+        keep: The largest age of the rows that a new version is fitted on.
 
     Raises:
         Misuse: `window` or `keep` is shorter than a day.
 
-    Source: the rule of thumb of 0.2 is Siddiqi's (2006, Credit Risk Scorecards).
+    Source: the limit of 0.2 is a rule of thumb from Siddiqi (2006), Credit Risk Scorecards.
     """
     days, kept = _days(window), _days(keep)
 
@@ -144,10 +152,10 @@ def naive(*, window: str | int = "7d", most: float = 0.2, keep: str | int = "60d
 
 
 def stability(learnt: NDArray[np.float64], live: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The population stability index of each input, over tenths of the rows that were learnt from.
+    """Return the population stability index of each input. The bins are tenths of the rows in `learnt`.
 
     Args:
-        learnt: Shape (rows, inputs), NaN for nulls, which are a bin of their own.
+        learnt: The rows that the model was fitted on, shape (rows, inputs). Nulls are NaN, and have a bin of their own.
         asked: The rows that are compared with `learnt`, in the same form.
 
     Returns:
@@ -157,7 +165,7 @@ def stability(learnt: NDArray[np.float64], live: NDArray[np.float64]) -> NDArray
     >>> stability(rng.normal(size=(4000, 1)), rng.normal(size=(4000, 1)) + [1.0]).round(1).tolist()
     [1.0]
     """
-    from trimtab.stats import psi  # imported here because it loads SciPy
+    from trimtab.stats import psi  # imported here, because it loads SciPy
 
     if min(len(learnt), len(live)) < _LEAST_ROWS:
         return np.zeros(0)
@@ -170,15 +178,15 @@ def stability(learnt: NDArray[np.float64], live: NDArray[np.float64]) -> NDArray
 
 
 def policy_of(text: str, folder: Path) -> Policy:
-    """The policy that a text of the command line names.
+    """Return the policy for a text from the command line.
 
     Args:
-        text: "project", "never", "every 30d", "alarm", "alarm or 30d", "ungated 30d", "naive", or FILE.py:FUNCTION, a
-            function that takes a `Standing` and returns a `Refit` or None.
-        folder: The folder in which files are looked for.
+        text: "project", "never", "every 30d", "alarm", "alarm or 30d", "ungated 30d" or "naive". Or FILE.py:FUNCTION,
+            for a function that takes a `Standing` and returns a `Refit` or None.
+        folder: The folder that FILE is relative to.
 
     Raises:
-        Misuse: The text names no policy.
+        Misuse: The text is not a policy.
         NotFound: There is no such file or function.
     """
     word, _, rest = text.strip().partition(" ")

@@ -1,4 +1,4 @@
-"""A grid of policies on one's own history: a policy is chosen on the first part and evaluated on the second part."""
+"""Choose a policy on the first part of a replay, and measure on the second part how good it is."""
 
 from __future__ import annotations
 
@@ -16,35 +16,36 @@ _REPEATS = 500
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """One policy in one part of the history."""
+    """The result of one policy on one part of the history."""
 
     loss: float | None  # the mean of the model's own metric
-    trainings: int  # number of candidates that were made, including those that were refused
+    trainings: int  # the number of candidates that were trained, even if the gate refused them
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """One policy of the grid, with its results."""
+    """The results of one policy on both parts."""
 
     policy: str
     first: Part
     second: Part
-    best: bool  # in the first part, no other policy has a lower loss with as few trainings
+    best: bool  # in the first part, no policy with as few or fewer trainings had a lower loss
 
 
 class PolicyChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a search over policies."""
+    """The result of choosing a policy."""
 
     metric: str
-    split_us: int  # the end of the first part
-    trials: list[Trial]  # ordered from the fewest to the most trainings in the first part
+    split_us: int  # the time between the two parts
+    trials: list[Trial]  # sorted by the number of trainings in the first part, fewest first
     chosen: str
-    why: str  # the choice in one sentence
-    # by other policy: loss(chosen) - loss(other) in the second part; below 0 the chosen one is better
+    why: str  # the reason for the choice, in one sentence
+    # for each other policy, the loss of the chosen one minus its loss, in the second part; below 0, the chosen one is
+    # better
     gains: dict[str, Interval]
 
 
 def grid() -> list[Policy]:
-    """The policies that a search tries if no policies are given.
+    """Return the policies that are compared by default.
 
     >>> [one.name for one in grid()]
     ['project', 'never', 'alarm', 'alarm or 30d', 'every 7d', 'every 14d', 'every 30d', 'every 60d', 'ungated 30d']
@@ -56,17 +57,17 @@ def grid() -> list[Policy]:
 def choose_policy(result: ReplayResult, *, share: float = 0.5, seed: int = 0) -> PolicyChoice:
     """Choose a policy on the first part of a replay, and measure on the second part how good it is.
 
-    The choice is the policy with the fewest trainings among those that are not provably worse than the policy with the
-    lowest loss. A policy is not provably worse if the 95 % interval of the difference, from draws of whole days,
-    contains 0.
+    A policy is considered if it is not provably worse than the one with the lowest loss. It is provably worse if the 95
+    % interval of the difference (bootstrap of whole days) does not contain 0. Of the policies that are considered, the
+    one with the fewest trainings is chosen.
 
     Args:
-        result: The result of a replay of several policies over the same questions.
-        share: The share of the days that belongs to the first part.
-        seed: Seed of the draws.
+        result: The result of a replay in which several policies scored the same requests.
+        share: The share of the days that belong to the first part.
+        seed: The seed of the draws.
 
     Raises:
-        Misuse: There is only one policy, a part has fewer than 14 days, or policies answer different questions.
+        Misuse: There is only one policy, a part has fewer than 14 days, or the policies scored different requests.
     """
     scenarios = list(result.lines.values())
     days = (result.until_us - result.start_us) // DAY_US

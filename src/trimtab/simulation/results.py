@@ -1,4 +1,4 @@
-"""Results of a replay: the metrics of each scenario by month, and comparisons of two scenarios."""
+"""The results of a replay: metrics of each scenario by month, and comparisons of two scenarios."""
 
 from __future__ import annotations
 
@@ -24,84 +24,87 @@ WEEK_US = 7 * DAY_US
 
 
 class MonthRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One scenario in one calendar month (UTC), or in all months together."""
+    """The results of one scenario in one calendar month (UTC), or in all months together."""
 
     month: str  # "2013-07", or "all"
     predictions: int
     labelled: int
-    label_rate: float | None  # the mean label; for several classes how often the likeliest class was right
-    mean_score: float | None  # the mean score; for several classes that of the likeliest class; None for rankings
-    metrics: dict[str, float | None]  # metrics by name, the model's own first; None: undefined on these rows
+    # the mean label; for a model of several classes, the share of rows whose likeliest class is the label
+    label_rate: float | None
+    # the mean score; for several classes, the mean probability of the likeliest class; None for rankings
+    mean_score: float | None
+    metrics: dict[str, float | None]  # metrics by name, beginning with the model's own; None: undefined on these rows
 
     @property
     def log_loss(self) -> float | None:
-        """The metric "log_loss"; None for a model that is not judged by it."""
+        """The metric "log_loss"; None if the model is not judged by it."""
         return self.metrics.get("log_loss")
 
     @property
     def auc(self) -> float | None:
-        """The metric "auc"; None for a model that gives no probability of a class."""
+        """The metric "auc"; None if the model does not predict the probability of one class."""
         return self.metrics.get("auc")
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """The comparison of two scenarios on the same labelled rows; intervals are from a bootstrap of whole weeks."""
+    """A comparison of two scenarios on the same labelled rows. Intervals are from a bootstrap of whole weeks."""
 
     line: str
     rival: str
-    metrics: dict[str, Interval]  # by name, metric(`line`) - metric(`rival`); undefined metrics are left out
+    # for each metric, its value for `line` minus its value for `rival`; undefined metrics are left out
+    metrics: dict[str, Interval]
 
     @property
     def auc(self) -> Interval:
-        """The difference of the AUC; above 0, `line` is better."""
+        """The difference of the AUCs. Above 0, `line` is better."""
         return self.metrics["auc"]
 
     @property
     def log_loss(self) -> Interval:
-        """The difference of the log loss; below 0, `line` is better."""
+        """The difference of the log losses. Below 0, `line` is better."""
         return self.metrics["log_loss"]
 
     @property
     def verdict(self) -> str:
-        """The conclusion from the difference of the model's own metric, in words."""
+        """What the difference in the model's own metric shows, in words."""
         own = next(iter(self.metrics.values()))
         return "better" if own.below(0.0) else "worse" if own.above(0.0) else "no difference shown"
 
 
 class ScenarioResult(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
-    """The answers, labels, decisions and signals of one scenario."""
+    """The predictions, labels, decisions and signals of one scenario."""
 
     name: str
-    at_us: NDArray[Any]  # int64, one entry for each prediction, in order
-    scores: NDArray[Any]  # for several classes, shape (predictions, classes)
-    labels: NDArray[Any]  # float64, NaN if no label came
+    at_us: NDArray[Any]  # int64: the time of each prediction, in order
+    scores: NDArray[Any]  # shape (predictions,); for a model of several classes (predictions, classes)
+    labels: NDArray[Any]  # float64: the label of each prediction; NaN if it never arrived
     decisions: list[Decision]
-    signals: list[Signal]  # signals of quality
-    input_signals: list[Signal] = []  # signals of inputs: columns, feeds, traffic, labels
-    metric: Loss = "log_loss"  # the metric of the model
-    versions: NDArray[Any] | None = None  # the version that gave each answer
-    fits: int = 0  # number of fits of the recipe, both judged and not judged
-    fitted_rows: int = 0  # number of rows of all fits together
-    cpu_s: float = 0.0  # CPU time, without work shared with other scenarios; differs from run to run
-    lists: NDArray[Any] | None = None  # for rankings: the index of the list of each row, -1 for none
+    signals: list[Signal]  # signals about quality
+    input_signals: list[Signal] = []  # signals about inputs: columns, feeds, traffic and labels
+    metric: Loss = "log_loss"  # the model's own metric
+    versions: NDArray[Any] | None = None  # the version that made each prediction
+    fits: int = 0  # how many models were fitted
+    fitted_rows: int = 0  # the number of rows of all fits added up
+    cpu_s: float = 0.0  # CPU time without work that scenarios share; it differs from run to run
+    lists: NDArray[Any] | None = None  # for rankings: the number of the list of each row; -1 if it belongs to no list
 
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
-        """The metrics that are reported for the scenario's model, the model's own metric first."""
+        """The metrics for this kind of model, beginning with its own."""
         return measures(self.metric)
 
     @cached_property
     def judged(self) -> NDArray[np.bool_]:
-        """A mask of the rows that can be judged: rows with a label; for rankings, rows of lists with all labels."""
+        """Which rows can be judged: those with a label; for rankings, those in lists whose rows all have labels."""
         there = ~np.isnan(self.labels)
         return there if self.lists is None else whole_lists(self.lists, there)
 
     def rows(self, rows: NDArray[Any]) -> Judged:
-        """Some rows, in the form that metrics take."""
+        """Return the given rows in the form that metrics take."""
         return Judged(self.labels[rows], self.scores[rows], None if self.lists is None else self.lists[rows])
 
     def months(self) -> list[MonthRow]:
-        """A row for each month with predictions, and a row for all months."""
+        """Return the results of each month with predictions, and of all months together."""
         days = np.unique(self.at_us // DAY_US)
         names = np.array([month_of(us) for us in days * DAY_US])
         of_row = names[np.searchsorted(days, self.at_us // DAY_US)]
@@ -130,22 +133,24 @@ class ReplayResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     start_us: int
     until_us: int
     lines: dict[str, ScenarioResult]
-    entered: int  # number of events that were written to the log
+    entered: int  # the number of events that were written to the log
     quarantined: int
-    checked_rows: int  # number of rows that were also read through the online path
+    # how many requests were also read through the online path, to check that both ways give the same features
+    checked_rows: int
     checked_values: int
-    mismatches: int  # number of differences of values or reasons between the two paths; expected: 0
-    first_mismatch: str  # the first difference in words; empty if there is none
-    faults: list[Fault] = []  # the faults that were put in
-    shifts: list[Shift] = []  # the shifts of a generated stream
-    optimum: ScenarioResult | None = None  # for a generated stream: the best answers, as a scenario
+    mismatches: int  # how many values or null reasons differed between the two ways; 0 is expected
+    first_mismatch: str  # the first difference in words; "" if there is none
+    faults: list[Fault] = []  # the faults that were simulated
+    shifts: list[Shift] = []  # for generated data: the shifts that they contain
+    # for generated data: the best possible predictions, as if a scenario had made them
+    optimum: ScenarioResult | None = None
 
     def compare(self, line: str, rival: str, *, seed: int = 0, repeats: int = 500) -> Comparison:
-        """Compare two scenarios on the labelled rows that both answered, by the metrics of the first scenario's model.
+        """Compare two scenarios on the labelled rows that both scored, with the metrics of the first one's model.
 
         Raises:
-            Misuse: They answer different questions (another kind of model, or other labels), or all labelled rows lie
-                within one week.
+            Misuse: The scenarios predict different things (another kind of model, or other labels), or all labelled
+                rows are in one week.
         """
         a, b = self.lines[line], self.lines[rival]
         if loss_kind(a.metric) != loss_kind(b.metric) or not np.array_equal(a.labels, b.labels, equal_nan=True):
@@ -160,7 +165,7 @@ class ReplayResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 def month_of(us: int) -> str:
-    """The calendar month of a time, UTC.
+    """Return the calendar month of a time (UTC).
 
     >>> month_of(1_362_096_000_000_000)
     '2013-03'

@@ -1,4 +1,4 @@
-"""Scorecard of a scenario: quality by day, true and false alarms, fits, refusals, badly answered requests."""
+"""The scorecard of a scenario: daily quality, true and false alarms, fits, refused candidates."""
 
 from __future__ import annotations
 
@@ -13,60 +13,63 @@ from trimtab.core.records import Decision, Signal
 from trimtab.core.time import DAY_US
 from trimtab.simulation.results import ReplayResult, ScenarioResult
 
-ABOVE = 0.10  # a loss is bad if it is above the reference by more than this share
-_SMOOTH = 3  # number of days whose mean is compared with the reference
-_TOLD_FOR_US = 60 * DAY_US  # an alarm is explained by a change that began at most this long before the alarm
-_AFTER_US = 2 * DAY_US  # an alarm is explained by a fault that ended at most this long before the alarm
+ABOVE = 0.10  # a loss is called bad if it exceeds the reference by more than this share
+_SMOOTH = 3  # how many days the loss is averaged over before it is compared with the reference
+_TOLD_FOR_US = 60 * DAY_US  # an alarm counts as true if a change began at most this long before it
+_AFTER_US = 2 * DAY_US  # an alarm counts as true if a fault ended at most this long before it
 
 Floats = NDArray[np.float64]
 
 
 class Day(msgspec.Struct, frozen=True, kw_only=True):
-    """One scenario on one day (UTC)."""
+    """The loss of one scenario on one day (UTC)."""
 
     day_us: int
     predictions: int
-    judged: int  # number of rows, or of lists of a ranking
+    judged: int  # the number of labelled rows, or for rankings the number of lists
     value: float | None  # the mean loss
-    best: float | None  # mean loss of the reference: the optimum, else the best scenario of the whole replay
+    # the mean loss of the reference: the best possible predictions, or else those of the best scenario of the replay
+    best: float | None
 
 
 class Alarm(msgspec.Struct, frozen=True, kw_only=True):
-    """A red signal, and its cause as far as the cause is known."""
+    """A red signal, with the change that explains it if there is one."""
 
     at_us: int
     kind: str
     subject: str
     onset_us: int
-    explained_by: str | None  # the shift or fault that explains it; None: there was none at that time
-    delay_us: int | None = None  # time from the beginning of the change to the alarm
-    onset_off_us: int | None = None  # time from the beginning of the change to the onset that the alarm estimated
+    explained_by: str | None  # the shift or fault that explains the alarm; None: there was none at that time
+    delay_us: int | None = None  # the time from the beginning of the change until the alarm
+    onset_off_us: int | None = None  # how far the alarm's own estimate of the beginning is from the true one
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """A candidate that did not go into service."""
+    """A candidate that was not put in service."""
 
     at_us: int
     why: str
 
 
 class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
-    """The results of one scenario."""
+    """How well one scenario did."""
 
     line: str
     metric: str
-    value: float | None  # mean loss over all judged rows
+    value: float | None  # the mean loss over all labelled rows
     reference: str  # "optimum", or the name of the best scenario
     best: float | None  # the mean loss of the reference on the same rows
     predictions: int
     days: list[Day]
-    days_above: int  # number of days whose three-day mean exceeds that of the reference by more than a tenth
-    bad_requests: int  # number of requests answered by a version that exceeded it in its whole time in service
-    above: float | None  # summed loss of all judged rows above that of the reference: the cost of staleness
-    alarms: list[Alarm]  # alarms of quality
-    input_alarms: list[Alarm]  # alarms of inputs, feeds, traffic and labels
-    changes_known: bool  # whether the changes are known, so that alarms can be called true or false
-    promotions: int  # number of promotions after the first version
+    # the number of days on which the mean of three days exceeds that of the reference by more than a tenth
+    days_above: int
+    # the number of requests scored by versions whose mean loss in service exceeds the reference by more than a tenth
+    bad_requests: int
+    above: float | None  # the sum over all labelled rows of the loss minus the reference's loss
+    alarms: list[Alarm]  # alarms about quality
+    input_alarms: list[Alarm]  # alarms about inputs, feeds, traffic and labels
+    changes_known: bool  # whether all changes are known, so that each alarm can be called true or false
+    promotions: int  # how often a version was promoted after the first one
     refusals: list[Refusal]
     fits: int
     fitted_rows: int
@@ -83,15 +86,15 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A change that was put in: a shift of the world, or a fault."""
+    """A change that the replay contains: a shift of generated data, or a simulated fault."""
 
     said: str
     start_us: int
-    until_us: int  # alarms until this time are explained by the change
+    until_us: int  # alarms up to this time are explained by the change
 
 
 def scorecards(result: ReplayResult) -> list[Scorecard]:
-    """A scorecard for each scenario."""
+    """Return the scorecard of each scenario."""
     changes = _changes(result)
     by_scenario = {name: _by_row(scenario) for name, scenario in result.lines.items()}
     found = []
@@ -102,7 +105,7 @@ def scorecards(result: ReplayResult) -> list[Scorecard]:
 
 
 def _changes(result: ReplayResult) -> list[Change] | None:
-    """The changes that were put in; None for a recorded history without faults."""
+    """Return the changes that a replay contains; None if it replays a recorded history without simulated faults."""
     found = [
         Change(said=one.said, start_us=one.start_us, until_us=one.end_us + _AFTER_US + _TOLD_FOR_US)
         for one in result.faults
@@ -116,7 +119,7 @@ def _changes(result: ReplayResult) -> list[Change] | None:
 
 
 def _by_row(scenario: ScenarioResult) -> Floats:
-    """The loss at each row that can be judged (for a ranking, at one row of each list), NaN at all other rows."""
+    """Return the loss of each labelled row, or for rankings of one row of each list. All other rows are NaN."""
     losses = np.full(len(scenario.at_us), np.nan)
     rows = np.flatnonzero(scenario.judged)
     own = scenario.measures[0]
@@ -127,7 +130,11 @@ def _by_row(scenario: ScenarioResult) -> Floats:
 
 
 def _reference(result: ReplayResult, by_scenario: dict[str, Floats], name: str) -> tuple[str, Floats]:
-    """The reference of a scenario: the optimum of a stream, else the best scenario for the same question."""
+    """Return the name and the losses of a scenario's reference.
+
+    The reference is the best possible predictions, if they are known, and otherwise the best scenario that predicts the
+    same.
+    """
     scenario = result.lines[name]
     if result.optimum is not None and result.optimum.metric == scenario.metric:
         return "optimum", _by_row(result.optimum)
@@ -199,7 +206,7 @@ def _days(scenario: ScenarioResult, losses: Floats, best: Floats) -> list[Day]:
 
 
 def _days_above(days: Sequence[Day]) -> int:
-    """Days whose mean over the day and the two days before is more than a tenth above that of the reference."""
+    """Return the number of days on which the mean of three days is more than a tenth above that of the reference."""
     count = 0
     for n in range(len(days)):
         part = [one for one in days[max(0, n - _SMOOTH + 1) : n + 1] if one.value is not None and one.best is not None]
@@ -210,7 +217,7 @@ def _days_above(days: Sequence[Day]) -> int:
 
 
 def _bad_requests(scenario: ScenarioResult, losses: Floats, best: Floats) -> int:
-    """The requests answered by versions whose mean loss in service is more than a tenth above the reference."""
+    """Return the number of requests scored by versions whose mean loss is more than a tenth above the reference."""
     if scenario.versions is None or not len(scenario.versions):
         return 0
     begins = np.flatnonzero(np.append(True, scenario.versions[1:] != scenario.versions[:-1]))

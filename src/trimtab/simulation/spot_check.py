@@ -1,7 +1,8 @@
-"""Sampled questions of a replay, read through the online path in another process and compared with the columns.
+"""Check that sampled requests of a replay have the same features when they are read as in service.
 
-The process follows the event log as `trimtab serve` does: it reads the log from disk, applies the log to LMDB up to the
-time of each question, and reads the question there. The process runs next to the replay, on another core.
+A child process follows the event log as `trimtab serve` does. It reads the log from the disk, applies the events before
+each sampled request to the online state in LMDB, and then reads the request's features there. It runs at the same time
+as the replay, on another core.
 """
 
 from __future__ import annotations
@@ -20,36 +21,38 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.run.executors import ProcessExecutor, Task
 from trimtab.simulation.scenarios.rows import Block
 
-_RUN = 20  # neighbouring questions are checked together, because little of the log has to be applied between them
+_RUN = 20  # requests are sampled in groups of this many neighbours, because few events lie between neighbours
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """The definitions and files that the process needs to read questions."""
+    """What the child process needs to read features: the definitions, and where the files are."""
 
     folder: str
     features: FeatureSet
-    code: dict[str, str] = {}  # files that define plain functions among the features, and the modules they were
+    # the files that define Python functions used in features, with the names that they had as modules
+    code: dict[str, str] = {}
 
 
 class Question(msgspec.Struct, frozen=True):
-    """A question, its time, and the values that the columns have for it."""
+    """A sampled request, its time, and the features that the replay computed for it."""
 
     at_us: int
     request: dict[str, Any]
     values: list[Any]
-    reasons: list[int | None]  # codes of reasons; None for a value that comes from no view
+    # the code of the reason why a value is null or not; None if the value does not come from a view
+    reasons: list[int | None]
 
 
 class Job(msgspec.Struct, frozen=True):
-    """Questions for the process, in the order of their times."""
+    """A group of requests for the child process, in the order of time."""
 
-    setup: Setup | None = None  # sent with the first questions
+    setup: Setup | None = None  # only sent with the first job
     questions: list[Question] = []
-    last: bool = False  # if True, the whole log is applied after this job
+    last: bool = False  # whether to apply the rest of the log after this job
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """The number of values that were compared, and the differences."""
+    """The result of the comparison: how many values were compared, and how many differed."""
 
     rows: int = 0
     values: int = 0
@@ -66,29 +69,29 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SpotCheck:
-    """Draws questions, sends them to the process, and collects its verdict.
+    """Samples requests, sends them to a child process, and collects its result.
 
     Args:
-        features: The features that are read.
-        folder: Holds the event log in `log/events`. Online state is stored in `online/`, which has all of the log
-            applied when the check is over.
-        count: How many questions to sample; 0 starts no process.
-        seed: Seed of the sample.
+        features: The features to compare.
+        folder: The folder of the state. The event log is in `log/events`. The online state is written to `online/`, and
+            has the whole log applied at the end.
+        count: How many requests to sample. If it is 0, no process is started.
+        seed: The seed of the sample.
     """
 
     def __init__(self, features: FeatureSet, folder: Path, count: int, seed: int) -> None:
         self._features = features
         self._count = count
         self._seed = seed
-        self._setup: Setup | None = Setup(str(folder), features, code_of(features))  # kept until it was sent
+        self._setup: Setup | None = Setup(str(folder), features, code_of(features))  # set to None once it was sent
         self._chosen: NDArray[Any] = np.zeros(0, np.int64)
         self._executor = ProcessExecutor(nice=0)
-        self._thread = ThreadPoolExecutor(1, "trimtab-spot-check")  # the thread that waits for the process
+        self._thread = ThreadPoolExecutor(1, "trimtab-spot-check")  # a thread that waits for the child process
         self._closed = False
         self._verdicts: list[Future[Verdict]] = []
 
     def choose(self, first: int, stop: int) -> None:
-        """Draw the questions to check from [first, stop): runs of neighbouring questions, spread over the range."""
+        """Sample the requests to check among numbers first to stop - 1: groups of neighbours, spread evenly."""
         count = min(self._count, stop - first)
         if 2 * count > stop - first:
             self._chosen = np.arange(first, first + count)
@@ -101,7 +104,7 @@ class SpotCheck:
         self._chosen = (spread[:, None] + np.arange(run)).ravel()[:count]
 
     def compare(self, block: Block) -> None:
-        """Send the sampled questions of a block. All events of the block must be in the log."""
+        """Send the sampled requests of a block to the child process. The log must have all events before them."""
         names, codes = self._features.names, block.features.reasons
         questions = []
         for row in self._chosen[(self._chosen >= block.start) & (self._chosen < block.stop)].tolist():
@@ -118,17 +121,17 @@ class SpotCheck:
             self._send(questions)
 
     def finish(self) -> Verdict:
-        """Let the process check the remaining questions and apply the whole log.
+        """Wait until the child process has checked all requests and applied the whole log, and return the result.
 
         Raises:
-            Unavailable: The process ended too early.
+            Unavailable: The child process ended too early.
         """
         if self._count:
             self._send([], last=True)
         return sum((one.result() for one in self._verdicts), Verdict())
 
     def close(self) -> None:
-        """End the process."""
+        """End the child process."""
         self._closed = True
         self._thread.shutdown(cancel_futures=True)
         self._executor.close()
@@ -146,7 +149,7 @@ class SpotCheck:
 
 
 def code_of(features: FeatureSet) -> dict[str, str]:
-    """The files that define the plain functions among some features, each with the name of its module here."""
+    """Return the files that define the Python functions in some features, with their module names in this process."""
     expressions = [*features.transforms.values()]
     for view in features.views:
         for aggregate in view.features.values():

@@ -1,4 +1,4 @@
-"""The task of `SpotCheck`: read sampled questions through the online path."""
+"""The child process of `SpotCheck`: it reads sampled requests as a service would, and compares their features."""
 
 from __future__ import annotations
 
@@ -26,28 +26,32 @@ _BATCH = 5_000
 
 
 class Follower:
-    """Applies a log to online state, never beyond a given time.
+    """Applies an event log to online state, up to any given time.
 
     Args:
-        log: The event log, which is only read.
-        online: The views to which the log is applied.
+        log: The event log. It is only read.
+        online: The online views to which events are applied.
     """
 
     def __init__(self, log: Log, online: OnlineStore) -> None:
         self._log = log
         self._online = online
-        self._waiting: dict[str, list[LogRecord]] = {}  # by partition: records that were read and are not yet due
+        # for each partition, the records that were read but are too late to be applied yet
+        self._waiting: dict[str, list[LogRecord]] = {}
         self._read: dict[str, int] = {}
 
     def apply_until(self, at_us: int) -> None:
-        """Apply the records that were in the log at `at_us`; at the same instant, events come before questions."""
+        """Apply all records appended up to `at_us`. At equal times, events come before requests."""
         ready = [record for partition in self._log.positions() for record in self._due(partition, at_us)]
         ready.sort(key=append_order)
         for start in range(0, len(ready), _BATCH):
             self._online.apply(ready[start : start + _BATCH])
 
     def _due(self, partition: str, at_us: int) -> list[LogRecord]:
-        """Take a partition's records up to a time, reading on as far as that, as partitions are not written in step."""
+        """Return a partition's records up to a time. More records are read if needed.
+
+        Partitions are written independently, so each has to be read up to that time.
+        """
         waiting = self._waiting.setdefault(partition, [])
         while not waiting or waiting[-1].appended_at_us <= at_us:
             records = self._log.read(partition, self._read.get(partition, 0), limit=_BATCH)
@@ -62,12 +66,12 @@ class Follower:
 
 
 def load_code(code: dict[str, str]) -> None:
-    """Run the files that define plain functions, so that these functions can be found in this process by their code."""
+    """Run the files that define Python functions used in features, so that the functions are known in this process."""
     for file, name in code.items():
         found = None if name in ("", "__main__") or name in sys.modules else importlib.util.find_spec(name)
         if found is not None and found.origin == file:
             importlib.import_module(name)
-        else:  # a project file, which cannot be imported as a module
+        else:  # a project file is not importable by name, so its code is run
             _run(Path(file))
 
 
@@ -85,10 +89,10 @@ def _run(file: Path) -> None:
 
 
 class Reader:
-    """Reads questions through the online path of a folder.
+    """Reads requests and their features from the stores in a folder.
 
     Args:
-        setup: The setup that the replay sent.
+        setup: What the replay sent with the first job.
         opened: Closes the stores at the end.
     """
 
@@ -102,7 +106,7 @@ class Reader:
         self._plan = RequestPlan(setup.features, kv)
 
     def compare(self, question: Question) -> Verdict:
-        """Read a question as of its time, and compare its values."""
+        """Read the features of a request as of its time, and compare them with those of the replay."""
         self.follower.apply_until(question.at_us)
         read = self._plan.read([question.request], question.at_us)
         different = []
@@ -117,7 +121,7 @@ class Reader:
 
 
 def check(argument: bytes, place: Workplace) -> bytes:
-    """Compare the questions of a `Job`; return the `Verdict` about them."""
+    """Compare the requests of a `Job`, and return a `Verdict`; both are encoded."""
     job = msgspec.msgpack.decode(argument, type=Job)
     reader = place.keep("reader", lambda opened: Reader(_first(job), opened))
     found = sum(map(reader.compare, job.questions), Verdict())
@@ -127,5 +131,5 @@ def check(argument: bytes, place: Workplace) -> bytes:
 
 
 def _first(job: Job) -> Setup:
-    assert job.setup is not None  # the first job has the setup
+    assert job.setup is not None  # the first job always has it
     return job.setup

@@ -1,4 +1,4 @@
-"""The labels of a generated stream: outcomes drawn from a score, for each kind of model, and the best answers."""
+"""Labels of generated data: outcomes drawn at random for each kind of model, and the best possible predictions."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ from trimtab.stats.metrics.loss_names import LossKind
 from trimtab.training.definitions import Model
 
 Floats = NDArray[np.float64]
-_SIGNS = {">=": 1.0, ">": 1.0, "<=": -1.0, "<": -1.0}  # the side of the limit on which a label is yes
+_SIGNS = {">=": 1.0, ">": 1.0, "<=": -1.0, "<": -1.0}  # on which side of a limit a label is "yes"
 
 
 class Outcomes(msgspec.Struct, frozen=True, eq=False):
-    """The outcomes of some requests, as the source of the label states them."""
+    """The outcomes of requests, in the form of the label's source, and the best possible predictions of them."""
 
-    column: str  # the column of the source
+    column: str  # the name of the source's column that holds the outcomes
     values: Column
-    best: Floats  # the best answers, shape (rows,), for several classes (rows, classes)
+    best: Floats  # the best possible predictions, shape (rows,); for several classes (rows, classes)
 
 
 def outcomes(rng: np.random.Generator, model: Model, score: Floats, effects: Floats) -> Outcomes:
-    """Draw the outcomes of requests.
+    """Draw the outcomes of requests at random.
 
     Args:
         rng: The random generator.
         model: The model whose label is drawn.
-        score: The known part of each outcome, shape (rows,): a logit, a mean, or the logarithm of a rate.
-        effects: The part that no model can know, which is added to the score, shape (rows,).
+        score: The part of each outcome that can be predicted, shape (rows,): a logit, a mean, or the logarithm of a
+            rate.
+        effects: A part that is added to the score and that no model can know, shape (rows,).
 
     Raises:
-        Misuse: The label's value is neither a column nor a column compared with a number.
+        Misuse: The label's value is neither a column, nor a comparison of a column with a number.
     """
     name, raw = _told_by(model)
     drawn, best = _BY_KIND[model.task](rng, model, score, effects)
@@ -45,7 +46,7 @@ def outcomes(rng: np.random.Generator, model: Model, score: Floats, effects: Flo
 
 
 def _told_by(model: Model) -> tuple[str, Callable[[np.random.Generator, NDArray[Any]], Column]]:
-    """The column of the source that states the label, and a function that makes values of this column from labels."""
+    """Return the column from which the label is computed, and a function that makes its values from drawn labels."""
     label, value = model.label, model.label.value
     if value.op == "col":
         name = str(value.params[0])
@@ -79,7 +80,7 @@ def _binary(rng: np.random.Generator, model: Model, score: Floats, effects: Floa
 
 
 def _classes(rng: np.random.Generator, model: Model, score: Floats, effects: Floats) -> _Drawn:
-    """Draw classes. The classes lie along the score: each class has its own range of the score."""
+    """Draw classes. Each class is likely in its own range of the score."""
     pulls = np.linspace(-1.5, 1.5, len(model.label.classes))
 
     def chances(of: Floats) -> Floats:
@@ -103,7 +104,7 @@ def _quantile(rng: np.random.Generator, model: Model, score: Floats, effects: Fl
     from statistics import NormalDist
 
     quantile = quantile_of(model.metric)
-    assert quantile is not None  # a model of this kind has a quantile
+    assert quantile is not None  # such a model always has a quantile
     drawn, best = _number(rng, model, score, effects)
     return drawn, best + NormalDist().inv_cdf(quantile)
 

@@ -1,4 +1,4 @@
-"""Generated history for a declared model: seasons, weeks, holidays, shifts, late labels, and the best answers."""
+"""Generate a history for a declared model, with seasons, shifts and late labels, and the best possible predictions."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from trimtab.training.definitions import Model
 
 Floats = NDArray[np.float64]
 ShiftKind = Literal["concept", "covariate", "prior"]
-_VALUES = 6  # values of a text column
-_LIST = 5  # number of rows of a list
-_LEAST_LEVELS = 0.8  # default weight of the measurements of a source in the label
+_VALUES = 6  # how many different values a text column has
+_LIST = 5  # how many rows a list has
+_LEAST_LEVELS = 0.8  # the default weight of a source's measurements
 
 
 class Shift(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of the generated world that begins on a day. Make one with `shift()`."""
+    """A change in the generated data that begins on some day. `shift()` makes and checks one."""
 
     kind: ShiftKind
-    day: float  # number of days after the history
-    over_us: int  # time from the beginning to the full size; 0: a sudden shift
+    day: float  # the day on which it begins, counted from the end of the history
+    over_us: int  # the time from the beginning until the full size; 0: the change is sudden
     size: float
-    column: str | None  # column of the request; None: the first column that has a weight
+    column: str | None  # a column of the request; None: the first column that has a weight
 
 
 def shift(
     kind: ShiftKind, day: float, *, over: str | int = 0, size: float | None = None, column: str | None = None
 ) -> Shift:
-    """A change of a generated world.
+    """Declare a change in the generated data.
 
     Args:
-        kind: "concept": a column has another effect on the label; "covariate": a column takes other values with an
-            unchanged effect; "prior": the label is more common or higher, whatever the columns are.
-        day: The day on which the shift begins, counted from the end of the history.
-        over: How long the shift takes to reach its full size, such as "14d"; 0 for a sudden shift.
-        size: Concept: 1 reverses the effect of the column, 0.5 removes the effect. Covariate: by how many standard
-            deviations the column moves. Prior: what is added to the score of each row (logits for a probability). Left
-            out, 1.
-        column: A column of the request; left out, the first column that has a weight. Not used for a prior shift.
+        kind: "concept": a column affects the label differently. "covariate": a column has other values, with the same
+            effect on the label. "prior": the label is more frequent or larger, whatever the columns are.
+        day: The day on which the change begins, counted from the end of the history.
+        over: How long the change takes to reach its full size, such as "14d". 0: it is sudden.
+        size: The size, by default 1. For "concept", 1 reverses the effect of the column, and 0.5 removes it. For
+            "covariate", it is how many standard deviations the values move. For "prior", it is added to the score of
+            each row (logits for a probability).
+        column: A column of the request; by default the first one that has a weight. It is not used for "prior".
 
     Raises:
         Misuse: The kind does not exist, or a time is negative.
@@ -64,17 +64,20 @@ def shift(
 
 
 class Truth(msgspec.Struct, frozen=True, eq=False):
-    """What the generator knows: the best answer to each request, without day effects, which no model can know."""
+    """What only the generator knows: the best possible prediction for each request.
 
-    keys: NDArray[Any]  # keys of requests, shape (rows,)
+    The random effect of each day is not part of it, because no model can know that.
+    """
+
+    keys: NDArray[Any]  # the key of each request, shape (rows,)
     at_us: NDArray[np.int64]
-    best: Floats  # shape (rows,), for several classes (rows, classes)
+    best: Floats  # the best predictions, shape (rows,); for several classes (rows, classes)
 
     def best_of(self, keys: Sequence[object]) -> Floats:
-        """The best answers to some requests.
+        """Return the best possible predictions for the requests with the given keys.
 
         Raises:
-            Misuse: A key was not generated.
+            Misuse: There is no generated request with one of the keys.
         """
         place = {key: row for row, key in enumerate(self.keys.tolist())}
         lost = next((key for key in keys if key not in place), None)
@@ -84,17 +87,17 @@ class Truth(msgspec.Struct, frozen=True, eq=False):
 
 
 class Stream(msgspec.Struct, frozen=True, eq=False):
-    """A generated history, and the time after it. Make one with `stream()`."""
+    """Generated data: a history, and the days after it. `stream()` makes them."""
 
     model: str
-    tables: dict[str, Columns]  # tables of events by source
+    tables: dict[str, Columns]  # the tables of events, by source name
     truth: Truth
     shifts: tuple[Shift, ...]
-    start_us: int  # the time at which the history ends
+    start_us: int  # the time at which the history ends and the replay begins
     until_us: int
 
     def day_us(self, day: float) -> int:
-        """The time at which a day after the history begins."""
+        """Return the time at which a day begins, counted from the end of the history."""
         return self.start_us + round(day * DAY_US)
 
 
@@ -116,35 +119,37 @@ def stream(
     delay: tuple[str, str] = ("36h", "47h"),
     missing: float = 0.0,
 ) -> Stream:
-    """Generate a history and a future for a declared model; the best answer to each request is known.
+    """Generate a history and the days after it for a declared model. The best possible predictions are known, too.
 
-    Numbers of the request are drawn from a normal distribution, texts from six values. Each source of a view has one
-    event an hour for each value of the columns by which the source is looked up; the numbers in these events wander
-    slowly. The label depends on the numbers of the request and on the newest measurements. They add up to a score: a
-    logit, a mean, the log of a rate, or an order.
+    Numbers in requests are normally distributed, and texts have six values. A source of a view has one event per hour
+    for each value of the columns that the view is looked up by. The numbers in its events change slowly. The label
+    depends on the numbers in the request and on the newest measurements of the sources. Together they add up to a
+    score. It is a logit, a mean, the logarithm of a rate, or what a list is sorted by.
 
     Args:
-        model: The model for whose request, sources and label data are generated.
-        seed: The same seed gives the same bytes.
-        start: When the history begins, ISO 8601.
-        history: Days before the first answer.
-        days: Days after the history.
-        per_day: Requests per day.
-        weights: By column of the request or "source.column", how much one standard deviation of the column adds to the
-            score. Left out: 1.2, 0.8, -0.5 and so on for the columns in turn, and 0.8 for measurements.
-        columns: Mean and standard deviation of columns of the request; left out, 0 and 1.
-        season: The yearly swing, in the unit of the score.
-        week: The weekly swing, in the unit of the score. On Saturday and Sunday there are a fifth fewer requests.
-        holidays: Days after the history (negative: within it) with a third of the requests and a score lower by 0.5.
-        day_sd: Standard deviation of a daily effect that no answer can know. The effect of a day correlates with that
-            of the day before by 0.4.
-        shifts: Changes of the world, made with `shift()`.
-        delay: The least and the greatest time until a label is known.
+        model: The model. Data are generated for its request, its sources and its label.
+        seed: The seed. The same seed gives the same data, bit for bit.
+        start: When the history begins, as ISO 8601.
+        history: How many days come before the first prediction.
+        days: How many days come after the history.
+        per_day: How many requests there are per day.
+        weights: For columns of the request and for "source.column", how much the score rises per standard deviation. By
+            default the request's columns have 1.2, 0.8, -0.5 and so on, and measurements have 0.8.
+        columns: The mean and the standard deviation of columns of the request; by default 0 and 1.
+        season: How far the score rises and falls over a year.
+        week: How far the score rises and falls over a week. On Saturdays and Sundays there are also a fifth fewer
+            requests.
+        holidays: Days, counted from the end of the history (negative: before it), with a third of the requests and a
+            score that is lower by 0.5.
+        day_sd: The standard deviation of a random effect of each day that no model can know. The effects of
+            neighbouring days have a correlation of 0.4.
+        shifts: Changes in the data, made with `shift()`.
+        delay: The shortest and the longest time until a label becomes known.
         missing: The share of requests that never get a label.
 
     Raises:
-        Misuse: A weight of a column that does not exist, a label that cannot be generated (its value must be a column,
-            or a column compared with a number), or times and shares out of range.
+        Misuse: A weight belongs to no column, the label cannot be generated (its value must be a column, or a
+            comparison of a column with a number), or a time or share is out of range.
     """
     plan = _Plan(model, weights)
     least_us, most_us = (duration_us(one) for one in delay)
@@ -157,7 +162,7 @@ def stream(
     begin_us = parse_time_us(start) // DAY_US * DAY_US
     spans = history + days
     at_us = _times(rng, begin_us, spans, per_day, history, week, holidays)
-    if model.task == "ranking":  # all rows of a list are asked at the same time
+    if model.task == "ranking":  # all rows of a list belong to one request time
         at_us = np.repeat(at_us[::_LIST], _LIST)[: len(at_us)]
     day = (at_us - begin_us) / DAY_US - history
     requests = _requests(rng, model, at_us, columns or {})
@@ -188,20 +193,20 @@ def stream(
 
 
 def grown(one: Shift, day: Floats) -> Floats:
-    """The share of a shift that is reached on some days: 0 before the shift, 1 from its full size on."""
+    """Return on some days how much of a change is reached: 0 before it begins, 1 once it has its full size."""
     if not one.over_us:
         return np.asarray(day >= one.day, np.float64)
     return np.clip((day - one.day) * DAY_US / one.over_us, 0.0, 1.0)
 
 
 class _Plan:
-    """The columns that have an effect on the label, and the size of each effect."""
+    """Which columns affect the label, and how much."""
 
     def __init__(self, model: Model, given: Mapping[str, float] | None) -> None:
         request, label = model.request, model.label
         self.sources: dict[
             str, tuple[Source, tuple[str, ...], tuple[str, ...]]
-        ] = {}  # a source, and its columns in request and source
+        ] = {}  # for each source: pairs of the column in the request and the column in the source
         for join in model.features.joins:
             if join.view.source.name not in (label.source.name, request.name):
                 self.sources.setdefault(join.view.source.name, (join.view.source, join.by, join.view.by))
@@ -224,7 +229,7 @@ class _Plan:
         self._first = next((name for name in self.weights if name in numbers), next(iter(self.weights)))
 
     def column_of(self, one: Shift) -> str:
-        """The column that a shift concerns."""
+        """Return the column that a change concerns."""
         name = self._first if one.column is None else one.column
         if name not in self.weights:
             raise Misuse(f"shift: column {name!r} has no weight. There is: {', '.join(self.weights)}.")
@@ -294,10 +299,12 @@ def _sources(
     begin_us: int,
     spans: int,
 ) -> tuple[dict[str, Columns], dict[str, Floats]]:
-    """The events of each source of a view, and each request's newest known measurement by "source.column"."""
+    """Return the events of each source of a view, and for each request the newest measurement of each
+    "source.column".
+    """
     tables: dict[str, Columns] = {}
     levels: dict[str, Floats] = {}
-    hours = spans * 24 + 1  # the last event is at the hour at which the stream ends
+    hours = spans * 24 + 1  # one more, because the last event is at the hour at which the stream ends
     for name, (source, by, own) in plan.sources.items():
         view_by = by if all(one in requests for one in by) else ()
         own = own if view_by else ()
@@ -346,7 +353,7 @@ def _noise(rng: np.random.Generator, dtype: Any, name: str, times: NDArray[np.in
 
 
 def _walks(rng: np.random.Generator, hours: int, count: int) -> Floats:
-    """Series of variance 1 with a correlation of 0.95 from one hour to the next."""
+    """Return random series with variance 1 and a correlation of 0.95 between neighbouring hours."""
     steps = rng.normal(size=(hours, count))
     for n in range(1, hours):
         steps[n] = 0.95 * steps[n - 1] + math.sqrt(1 - 0.95**2) * steps[n]
@@ -368,7 +375,7 @@ def _known(
     week: float,
     holidays: Sequence[float],
 ) -> Floats:
-    """The effect of the calendar on the score."""
+    """Return the part of the score that depends on the calendar."""
     phase = rng.random()
     found = season * np.sin(2 * np.pi * (day / 365 + phase))
     found = found + week * np.cos(2 * np.pi * ((at_us // DAY_US + 3) % 7) / 7)
@@ -400,16 +407,16 @@ def _label_events(
 
 
 def stream_of(text: str, model: Model, seed: int) -> Stream:
-    """The stream that a text of the command line describes.
+    """Return the generated data that a text from the command line describes.
 
     Args:
         text: Words such as "days=100 per_day=500 season=0.3 concept=40 covariate=60+14". The number of a shift is the
-            day on which it begins, and the number after a plus sign is the number of days until its full size.
-        model: The model for which the stream is generated.
-        seed: Seed of the stream.
+            day on which it begins. A number after "+" is how many days it takes to reach its full size.
+        model: The model for which data are generated.
+        seed: The seed of the data.
 
     Raises:
-        Misuse: A word is not known, or its value is not a number.
+        Misuse: A word is unknown, or its value is not a number.
     """
     given: dict[str, Any] = {}
     shifts: list[Shift] = []

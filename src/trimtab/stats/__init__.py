@@ -1,4 +1,4 @@
-"""Metrics, intervals, paired and sequential tests, each with a stated error rate."""
+"""Statistics: metrics, confidence intervals, and tests with a stated error rate."""
 
 from trimtab.core.package import lazily
 

@@ -1,4 +1,4 @@
-"""Predictive power of one number for another, with intervals in closed form."""
+"""Confidence intervals for how well one number predicts another, computed without resampling."""
 
 import math
 from collections.abc import Callable
@@ -7,20 +7,20 @@ from statistics import NormalDist
 from trimtab.core.errors import Misuse
 from trimtab.stats.interval import Interval, check_level
 
-_HALVINGS = 60  # number of steps of the search for a bound
+_HALVINGS = 60  # how often the search for a bound halves its interval
 
 
 def auc_interval(value: float, positives: int, negatives: int, *, level: float = 0.95) -> Interval:
-    """The interval of an area under the ROC curve, from rows that do not depend on each other.
+    """Return the confidence interval of an area under the ROC curve (AUC). The rows must be independent.
 
-    The interval stays inside [0, 1]. It has a width even if the observed area is 1, because ten separated rows prove
-    little.
+    The interval stays inside [0, 1]. Even if the observed area is 1, the interval has some width, because a few rows
+    that are perfectly separated prove little.
 
     Args:
         value: The observed area, in [0, 1].
-        positives: Number of rows of one class, at least 1.
-        negatives: Number of rows of the other class, at least 1.
-        level: The share of such intervals that contain the true value.
+        positives: The number of rows of one class, at least 1.
+        negatives: The number of rows of the other class, at least 1.
+        level: The confidence level: the share of such intervals that contain the true value.
 
     Raises:
         Misuse: A class has no rows, or the area is outside [0, 1].
@@ -44,12 +44,12 @@ def auc_interval(value: float, positives: int, negatives: int, *, level: float =
 
 
 def r_squared_interval(value: float, rows: int, *, level: float = 0.95) -> Interval:
-    """The interval of a squared correlation, from rows that do not depend on each other.
+    """Return the confidence interval of a squared correlation. The rows must be independent.
 
     Args:
         value: The observed squared correlation, in [0, 1].
-        rows: Number of rows, at least 4.
-        level: The share of such intervals that contain the true value.
+        rows: The number of rows, at least 4.
+        level: The confidence level: the share of such intervals that contain the true value.
 
     Raises:
         Misuse: There are fewer than 4 rows, or the value is outside [0, 1].
@@ -70,10 +70,10 @@ def r_squared_interval(value: float, rows: int, *, level: float = 0.95) -> Inter
 
 
 def share_interval(hits: int, rows: int, *, level: float = 0.95) -> Interval:
-    """The interval of a share of rows that do not depend on each other.
+    """Return the confidence interval of a share. The rows must be independent.
 
     Raises:
-        Misuse: There are no rows, or more hits than rows.
+        Misuse: There are no rows, or there are more hits than rows.
 
     Source: Wilson (1927).
 
@@ -97,7 +97,9 @@ def _auc_variance(area: float, positives: int, negatives: int) -> float:
 
 
 def _edge(beyond: Callable[[float], bool], inside: float, outside: float) -> float:
-    """The bound in the direction of `outside`: values beyond it are too far from the observed value."""
+    """Return the bound of an interval, between `inside` and `outside`. `beyond` says whether a value lies outside of
+    it.
+    """
     if not beyond(outside):
         return outside
     for _ in range(_HALVINGS):

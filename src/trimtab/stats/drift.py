@@ -1,4 +1,4 @@
-"""Distances between two histograms over the same bins, e.g. of live data and a reference."""
+"""Distances between two histograms with the same bins, for example of live data and of a reference."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -8,12 +8,12 @@ from trimtab.stats.scores import FloatArray
 
 
 def psi(expected: ArrayLike, actual: ArrayLike, *, floor: float = 1e-4) -> float:
-    """Population stability index of two histograms, in nats (0 = same shape).
+    """Return the population stability index of two histograms, in nats (0 = same shape).
 
     Args:
-        expected: Reference counts, shape (bins,).
-        actual: Live counts over the same bins, shape (bins,).
-        floor: Smallest share given to a bin; keeps empty bins finite.
+        expected: Counts of the reference, shape (bins,).
+        actual: Counts of the live data in the same bins, shape (bins,).
+        floor: The smallest share that a bin counts with. It keeps the index finite if a bin is empty.
 
     Raises:
         Misuse: The bins differ, or a histogram is empty.
@@ -28,7 +28,9 @@ def psi(expected: ArrayLike, actual: ArrayLike, *, floor: float = 1e-4) -> float
 
 
 def js_distance(expected: ArrayLike, actual: ArrayLike) -> float:
-    """Jensen-Shannon distance, in [0, 1] (0 = same shape, 1 = no bin in common). It is a metric and always finite.
+    """Return the Jensen-Shannon distance of two histograms, in [0, 1] (0 = same shape, 1 = no bin in common).
+
+    It is a metric in the mathematical sense, and always finite.
 
     Raises:
         Misuse: The bins differ, or a histogram is empty.
@@ -43,11 +45,11 @@ def js_distance(expected: ArrayLike, actual: ArrayLike) -> float:
 
 
 def js_distances(expected: ArrayLike, actual: ArrayLike) -> FloatArray:
-    """`js_distance` of many pairs of histograms at once, shape (pairs,), in [0, 1].
+    """Return the `js_distance` of many pairs of histograms, shape (pairs,), in [0, 1].
 
     Args:
-        expected: Reference counts, shape (pairs, bins), with at least one count in each row.
-        actual: Live counts over the same bins, in the same shape.
+        expected: Counts of the references, shape (pairs, bins). Each row has at least one count.
+        actual: Counts of the live data in the same bins, shape (pairs, bins).
     """
     one, two = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
     p, q = one / one.sum(axis=1, keepdims=True), two / two.sum(axis=1, keepdims=True)
@@ -61,12 +63,13 @@ def js_distances(expected: ArrayLike, actual: ArrayLike) -> FloatArray:
 
 
 def ks_distance(expected: ArrayLike, actual: ArrayLike) -> float:
-    """Largest distance of the two cumulative shares at the edge of a bin, in [0, 1]; the bins must be in order.
+    """Return the Kolmogorov-Smirnov distance of two histograms, in [0, 1]. The bins must be in order.
 
     Raises:
         Misuse: The bins differ, or a histogram is empty.
 
-    Source: Smirnov (1939). Differences within bins are invisible: the true distance of the samples may be larger.
+    This is the largest difference between the two cumulative shares, measured at the edges of bins. Differences within
+    a bin are not seen, so the distance of the samples themselves may be larger. Source: Smirnov (1939).
 
     >>> ks_distance([50, 50], [90, 10])
     0.4

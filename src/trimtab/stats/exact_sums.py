@@ -1,18 +1,18 @@
-"""Exact sums of floats, as a few doubles, independent of the order of the terms."""
+"""Exact sums of floats. They do not depend on the order of the terms."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 
-ExactSum = tuple[float, ...]  # the rounded sum, then the rounded rest, and so on; () is 0
+ExactSum = tuple[float, ...]  # the rounded sum, then the rounded error of that, and so on; () stands for 0
 
 
 def exact_sum(values: Sequence[float]) -> ExactSum:
-    """The exact sum of finite values, as doubles of decreasing size. Equal sums give equal doubles.
+    """Return the exact sum of finite values, as doubles of decreasing size. Equal sums give equal doubles.
 
     Raises:
-        OverflowError: The sum is larger than a double can hold.
+        OverflowError: The sum is larger than the largest double.
 
     Source: Shewchuk (1997), expansions of non-overlapping doubles.
 
@@ -30,15 +30,15 @@ def exact_sum(values: Sequence[float]) -> ExactSum:
 
 
 def add_exact(*sums: ExactSum) -> ExactSum:
-    """The exact sum of exact sums, independent of their order."""
+    """Return the exact sum of exact sums."""
     return exact_sum([part for one in sums for part in one])
 
 
 def rounded(total: ExactSum) -> float:
-    """An exact sum as the nearest double."""
+    """Return the double that is nearest to an exact sum."""
     return total[0] if total else 0.0
 
 
 def total_of(sums: Iterable[ExactSum]) -> float:
-    """The sum of exact sums, rounded once."""
+    """Return the sum of exact sums, as a double that is rounded only once."""
     return math.fsum(part for one in sums for part in one)

@@ -6,7 +6,7 @@ from trimtab.core.errors import Misuse
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
-    """An estimate and its bounds; an infinite bound means that the interval is open on that side.
+    """An estimate and its confidence bounds. If a bound is infinite, the interval has no limit on that side.
 
     >>> Interval(estimate=-0.004, low=float("-inf"), high=-0.001, level=0.95).below(0.0)
     True
@@ -15,7 +15,7 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True):
     estimate: float
     low: float
     high: float
-    level: float  # the share of such intervals that contain the true value, e.g. 0.95
+    level: float  # the confidence level, e.g. 0.95: the share of such intervals that contain the true value
 
     def __post_init__(self) -> None:
         check_level(self.level)
@@ -30,10 +30,10 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_level(level: float) -> None:
-    """Refuse a confidence level outside (0, 1).
+    """Refuse a confidence level that is not between 0 and 1.
 
     Raises:
-        Misuse: The level is a percentage, or not a number between 0 and 1.
+        Misuse: The level is not above 0 and below 1; it may be a percentage.
     """
     if not 0.0 < level < 1.0:
         raise Misuse(f"confidence level: needs a share between 0 and 1 such as 0.95, found {level}.")

@@ -1,4 +1,4 @@
-"""Recalibration: a monotone map of scores, after which predicted and true rates agree."""
+"""Recalibration: correct scores so that predicted and observed rates agree, without changing their order."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 
 RecalibrationKind = Literal["platt", "isotonic", "beta"]
 LEAST_ROWS = 50
-_EDGE = 1e-15  # scores closer than this to 0 or 1 are moved to this distance
-_STEEPEST = 35.0  # the largest log odds that a map returns
+_EDGE = 1e-15  # scores closer to 0 or 1 than this are moved to this distance
+_STEEPEST = 35.0  # the largest log odds that a correction returns
 
 
-# The three maps. An exported model contains the source of these functions, so they only use NumPy and the two limits.
+# The three corrections. An exported model contains the source of these functions, so they use nothing but NumPy and the
+# two limits above.
 
 
 def map_log_odds(scores: Any, rise: float, fall: float, offset: float) -> Any:
-    """Corrected scores of a `LogOdds` map."""
+    """Return scores that are corrected with the parameters of a `LogOdds`."""
     import numpy as np
 
     p = np.clip(scores, _EDGE, 1.0 - _EDGE)
@@ -32,26 +33,27 @@ def map_log_odds(scores: Any, rise: float, fall: float, offset: float) -> Any:
 
 
 def map_steps(scores: Any, at: Any, to: Any) -> Any:
-    """Corrected scores of a `Steps` map."""
+    """Return scores that are corrected with the points of a `Steps`."""
     import numpy as np
 
     return np.interp(scores, at, to)
 
 
 def map_class_odds(scores: Any, rise: float, offsets: Any) -> Any:
-    """Corrected probabilities of a `ClassOdds` map, shape (rows, classes)."""
+    """Return probabilities that are corrected with the parameters of a `ClassOdds`, shape (rows, classes)."""
     import numpy as np
 
     logs = rise * np.log(np.clip(scores, _EDGE, 1.0)) + offsets
     powers = np.exp(np.maximum(logs - logs.max(axis=1, keepdims=True), -_STEEPEST))
     total = powers[:, 0].copy()
-    for place in range(1, powers.shape[1]):  # one after the other, so that one row gives the same bits
+    # added one by one, so that the result is the same, bit for bit, for one row as for many
+    for place in range(1, powers.shape[1]):
         total += powers[:, place]
     return powers / total[:, None]
 
 
 class LogOdds(msgspec.Struct, frozen=True, kw_only=True, tag="log_odds"):
-    """Platt's and the beta map: log odds = rise * log(p) - fall * log(1 - p) + offset; rise = fall is Platt's."""
+    """Platt scaling or beta calibration: log odds = rise * log(p) - fall * log(1 - p) + offset. Platt: rise = fall."""
 
     kind: Literal["platt", "beta"]
     rise: float
@@ -59,11 +61,11 @@ class LogOdds(msgspec.Struct, frozen=True, kw_only=True, tag="log_odds"):
     offset: float
 
     def mapping(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
-        """A function that corrects an array of scores."""
+        """Return a function that corrects an array of scores."""
         return lambda scores: map_log_odds(scores, self.rise, self.fall, self.offset)
 
     def row_mapping(self) -> Callable[[float], float]:
-        """A function that corrects one score with the same bits, by the same operations without arrays."""
+        """Return a function that corrects a single score. It gives the same result, bit for bit, without arrays."""
         import numpy as np
 
         rise, fall, offset = self.rise, self.fall, self.offset
@@ -77,9 +79,9 @@ class LogOdds(msgspec.Struct, frozen=True, kw_only=True, tag="log_odds"):
 
 
 class Steps(msgspec.Struct, frozen=True, kw_only=True, tag="steps"):
-    """The isotonic map, linear between its points and constant beyond them."""
+    """Isotonic regression: linear between its points, and constant beyond them."""
 
-    scores: tuple[float, ...]  # ascending
+    scores: tuple[float, ...]  # in ascending order
     chances: tuple[float, ...]
 
     @property
@@ -87,14 +89,14 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True, tag="steps"):
         return "isotonic"
 
     def mapping(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
-        """A function that corrects an array of scores."""
+        """Return a function that corrects an array of scores."""
         import numpy as np
 
         at, to = np.array(self.scores), np.array(self.chances)
         return lambda scores: map_steps(scores, at, to)
 
     def row_mapping(self) -> Callable[[float], float]:
-        """A function that corrects one score with the same bits."""
+        """Return a function that corrects a single score, with the same result bit for bit."""
         import numpy as np
 
         at, to = np.array(self.scores), np.array(self.chances)
@@ -102,24 +104,24 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True, tag="steps"):
 
 
 class ClassOdds(msgspec.Struct, frozen=True, kw_only=True, tag="class_odds"):
-    """Platt's map of several classes: log probability = rise * log(p) + offset, scaled to a sum of 1.  # D76"""
+    """Platt scaling for several classes: log probability = rise * log(p) + offset, scaled to a sum of 1.  # D76"""
 
     rise: float
-    offsets: tuple[float, ...]  # one for each class
+    offsets: tuple[float, ...]  # one offset for each class
 
     @property
     def kind(self) -> Literal["platt"]:
         return "platt"
 
     def mapping(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
-        """A function that corrects an array of probabilities, shape (rows, classes)."""
+        """Return a function that corrects an array of probabilities, shape (rows, classes)."""
         import numpy as np
 
         offsets = np.array(self.offsets)
         return lambda scores: map_class_odds(scores, self.rise, offsets)
 
     def row_mapping(self) -> Callable[[list[float]], list[float]]:
-        """A function that corrects the probabilities of one row with the same bits."""
+        """Return a function that corrects the probabilities of a single row, with the same result bit for bit."""
         import numpy as np
 
         mapping = self.mapping()
@@ -135,21 +137,21 @@ Recalibration = LogOdds | Steps | ClassOdds
 
 
 def fit_recalibration(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -> Recalibration:
-    """Fit a map from scores to the labels that came; the scores must be of rows that their model had not seen.
+    """Fit a correction of scores to observed labels. The model must not have been fitted on these rows.
 
-    If the fitted map would reverse the order of scores, a constant map is returned, because the scores say nothing
-    about these labels.
+    If the fitted correction would reverse the order of scores, it is replaced by a constant, because the scores then
+    say nothing about these labels.
 
     Args:
-        kind: "platt" fits two numbers, for which a few hundred rows suffice. "beta" fits three numbers and can also
-            leave the scores unchanged. "isotonic" fits any shape and needs some thousands of rows.
-        labels: 0 or 1, shape (rows,); for several classes the index of the class of each row.
-        scores: Probabilities, shape (rows,); for several classes shape (rows, classes), for which only "platt" can be
-            fitted.
+        kind: "platt" has two parameters and needs a few hundred rows. "beta" has three parameters, and may leave the
+            scores as they are. "isotonic" can take any shape and needs some thousands of rows.
+        labels: 0 or 1, shape (rows,). For several classes they are class indices.
+        scores: Probabilities, shape (rows,). For several classes the shape is (rows, classes), and only "platt" is
+            possible.
 
     Raises:
-        Misuse: There are fewer than 50 rows or only one class, labels or scores are not valid, or a kind other than
-            "platt" is asked for with several classes.
+        Misuse: There are fewer than 50 rows or only one class, labels or scores are not valid, or the kind is not
+            possible for several classes.
 
     Source: Platt (1999), with its softened labels; Kull, Silva Filho & Flach (2017); Zadrozny & Elkan (2002).
 
@@ -183,7 +185,7 @@ def fit_recalibration(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayL
 
 
 def shift_level(scores: NDArray[Any], mean: float) -> NDArray[Any]:
-    """The scores, all moved by the same distance in log odds so that their mean is `mean` (above 0 and below 1).
+    """Return scores that are all shifted by the same log odds, so that their mean is `mean` (above 0 and below 1).
 
     >>> import numpy as np
     >>> [round(float(p), 3) for p in shift_level(np.array([0.2, 0.5]), 0.5)]
@@ -206,9 +208,10 @@ def shift_level(scores: NDArray[Any], mean: float) -> NDArray[Any]:
 
 
 def shift_levels(chances: NDArray[Any], means: ArrayLike) -> NDArray[Any]:
-    """Probabilities of several classes; each class is moved by one factor so that the means are `means`.
+    """Return class probabilities, after multiplying each class by a factor that gives it the wanted mean.
 
-    The factors are found by iterative scaling. The means must be above 0 and add up to 1.
+    `means` has the wanted mean of each class; they are above 0 and add up to 1. The factors are found by iterative
+    scaling.
 
     >>> import numpy as np
     >>> shift_levels(np.array([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]]), [0.2, 0.3, 0.5]).mean(axis=0).round(3).tolist()
@@ -231,7 +234,7 @@ def shift_levels(chances: NDArray[Any], means: ArrayLike) -> NDArray[Any]:
 
 
 def _class_odds(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -> ClassOdds:
-    """One slope, and one offset for each class, by maximum likelihood; labels are softened by one row of each class."""
+    """Fit one slope, and one offset per class, by maximum likelihood, with softened labels."""
     import numpy as np
     from scipy.optimize import minimize
 
@@ -265,7 +268,8 @@ def _class_odds(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -
         return value / rows, slope / rows
 
     start = np.concatenate([[1.0], np.zeros(width)])
-    bounds = [(0.0, None), *[(None, None)] * width]  # a negative slope would reverse the order of each class
+    # the slope must not be negative, because that would reverse the order of the scores
+    bounds = [(0.0, None), *[(None, None)] * width]
     found = minimize(
         loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500, "ftol": 1e-14, "gtol": 1e-9}
     ).x
@@ -274,7 +278,10 @@ def _class_odds(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -
 
 
 def _isotonic(y: NDArray[Any], p: NDArray[Any]) -> Steps:
-    """Pool adjacent violators. Probabilities stay as far from 0 and 1 as one more row of the other class puts them."""
+    """Fit isotonic regression (pool adjacent violators).
+
+    Corrected probabilities stay away from 0 and 1, as if each step had one more row of the other class.
+    """
     from sklearn.isotonic import IsotonicRegression
 
     edge = 1.0 / (y.size + 2.0)
@@ -283,7 +290,10 @@ def _isotonic(y: NDArray[Any], p: NDArray[Any]) -> Steps:
 
 
 def _logistic(y: NDArray[Any], columns: NDArray[Any]) -> tuple[list[float], float]:
-    """Weights of at least 0, and the offset; labels are softened by one row of each class, so that nothing diverges."""
+    """Fit a logistic regression with weights of at least 0, and return the weights and the offset.
+
+    The labels are softened as if there was one more row of each class, so that no weight becomes infinite.
+    """
     import numpy as np
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -295,7 +305,7 @@ def _logistic(y: NDArray[Any], columns: NDArray[Any]) -> tuple[list[float], floa
         spread = columns[:, used].std(axis=0)
         inputs = columns[:, used] / spread
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the last bits of a weight are not significant
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the fit need not converge to the last bits
             fitted = LogisticRegression(C=1e6, tol=1e-8, max_iter=500).fit(
                 np.vstack([inputs, inputs]),
                 np.repeat([True, False], y.size),

@@ -1,4 +1,4 @@
-"""Metrics of probabilities: log loss, Brier score, AUC, calibration, confusion."""
+"""Metrics of probabilities: log loss, Brier score, AUC, calibration, confusion matrix."""
 
 import msgspec
 import numpy as np
@@ -6,14 +6,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from trimtab.core.errors import Misuse
 
-CLIP = 1e-15  # the clip of all log losses: a score of 0 or 1 costs at most 34.5 nats
-OFF = 1e-5  # tolerance of the sum of a row of probabilities, as some libraries compute in single precision
+CLIP = 1e-15  # scores are clipped to this distance from 0 and 1, so a row's log loss is at most 34.5 nats
+OFF = 1e-5  # how far the sum of a row's probabilities may be from 1, because some libraries compute in single precision
 
 FloatArray = NDArray[np.float64]
 
 
 class CalibrationBin(msgspec.Struct, frozen=True, kw_only=True):
-    """Predicted and true rate of the rows in one bin."""
+    """The mean score and the share of positive labels of the rows in one bin."""
 
     low: float
     high: float
@@ -23,7 +23,7 @@ class CalibrationBin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Confusion(msgspec.Struct, frozen=True, kw_only=True):
-    """Number of rows by answer and truth at one threshold; a score equal to the threshold counts as positive."""
+    """The number of rows by prediction and label, for one threshold. A score that equals the threshold is positive."""
 
     threshold: float
     true_positives: int
@@ -33,30 +33,31 @@ class Confusion(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def precision(self) -> float | None:
-        """The share of positive predictions that were right; None if there are no positive predictions."""
+        """The share of positive predictions that are right; None if there are none."""
         return _share(self.true_positives, self.true_positives + self.false_positives)
 
     @property
     def recall(self) -> float | None:
-        """The share of positive labels that were found; None if there are no positive labels."""
+        """The share of positive labels that are predicted as positive; None if there are none."""
         return _share(self.true_positives, self.true_positives + self.false_negatives)
 
     @property
     def accuracy(self) -> float | None:
-        """The share of right predictions; None if there are no rows."""
+        """The share of predictions that are right; None if there are no rows."""
         right = self.true_positives + self.true_negatives
         return _share(right, right + self.false_positives + self.false_negatives)
 
 
 def log_loss_rows(labels: ArrayLike, scores: ArrayLike) -> FloatArray:
-    """Log loss of each row, in nats.
+    """Return the log loss of each row, in nats.
 
     Args:
         labels: 0 or 1 (or booleans), shape (rows,).
-        scores: Probabilities of label 1, shape (rows,); that of the true label is clipped to [1e-15, 1 - 1e-15].
+        scores: Probabilities of label 1, shape (rows,). The probability of the true label is clipped to [1e-15, 1 -
+            1e-15].
 
     Raises:
-        Misuse: The lengths differ, or a value is outside its range or NaN.
+        Misuse: The lengths differ, or a value is NaN or outside of its range.
     """
     y, p = checked(labels, scores, "log loss")
     losses: FloatArray = -np.log(np.clip(np.where(y, p, 1.0 - p), CLIP, 1.0 - CLIP))
@@ -64,7 +65,7 @@ def log_loss_rows(labels: ArrayLike, scores: ArrayLike) -> FloatArray:
 
 
 def log_loss(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Mean log loss, in nats per row (0 = every row predicted with certainty).
+    """Return the mean log loss, in nats per row (0 = every label was predicted with certainty).
 
     >>> round(log_loss([1, 0], [0.5, 0.5]), 4)
     0.6931
@@ -73,7 +74,7 @@ def log_loss(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def brier(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Mean squared distance of score and label, in [0, 1].
+    """Return the Brier score: the mean squared difference between score and label, in [0, 1].
 
     Source: Brier (1950).
     """
@@ -82,9 +83,11 @@ def brier(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
-    """Probability that a random positive row scores above a random negative row, ties count half; None with one class.
+    """Return the AUC: the probability that a random positive row scores above a random negative row.
 
-    Source: Mann & Whitney (1947); exact: ranks are counted in integers.
+    Ties count half. The result is None if only one class occurs.
+
+    Source: Mann & Whitney (1947). The result is exact, because ranks are counted in integers.
 
     >>> auc([0, 0, 1, 1], [0.1, 0.4, 0.4, 0.8])
     0.875
@@ -103,12 +106,13 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
 
 
 def calibration_curve(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> list[CalibrationBin]:
-    """Mean score and share of positive labels, in bins of equal width over [0, 1]; empty bins are left out.
+    """Return the mean score and the share of positive labels in bins of equal width over [0, 1]. Empty bins are left
+    out.
 
     Args:
         labels: 0 or 1, shape (rows,).
         scores: Probabilities, shape (rows,).
-        bins: Number of bins. Each bin contains its lower edge; the last bin contains both edges.
+        bins: The number of bins. Each contains its lower edge; the last one also contains its upper edge.
     """
     if bins < 1:
         raise Misuse(f"calibration curve: needs at least 1 bin, found {bins}.")
@@ -130,9 +134,10 @@ def calibration_curve(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> l
 
 
 def expected_calibration_error(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> float:
-    """Mean distance of promised and observed shares over the rows, in [0, 1] (0 = calibrated).
+    """Return the mean distance between predicted and observed shares, weighted by rows, in [0, 1] (0 = calibrated).
 
-    Source: Naeini, Cooper & Hauskrecht (2015). Biased upward in small samples: only compare samples of equal size.
+    Source: Naeini, Cooper & Hauskrecht (2015). The smaller the sample, the larger this is by chance, so only compare
+    samples of equal size.
     """
     curve = calibration_curve(labels, scores, bins)
     if not curve:
@@ -142,7 +147,7 @@ def expected_calibration_error(labels: ArrayLike, scores: ArrayLike, bins: int =
 
 
 def confusion(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> Confusion:
-    """Right and wrong predictions if rows that score at least `threshold` are called positive."""
+    """Count right and wrong predictions, if rows that score at least `threshold` are predicted as positive."""
     y, p = checked(labels, scores, "confusion")
     called = p >= threshold
     true_positives = int((called & y).sum())
@@ -158,10 +163,10 @@ def confusion(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> C
 
 
 def checked(labels: ArrayLike, scores: ArrayLike, what: str) -> tuple[NDArray[np.bool_], FloatArray]:
-    """Labels as booleans and scores as float64, after they were checked.
+    """Check labels and scores, and return them as booleans and float64.
 
     Raises:
-        Misuse: The shapes differ, a label is neither 0 nor 1, or a score is outside [0, 1] or NaN.
+        Misuse: The shapes differ, a label is neither 0 nor 1, or a score is NaN or outside of [0, 1].
     """
     y = np.asarray(labels)
     p = np.asarray(scores, dtype=np.float64)
@@ -185,10 +190,10 @@ def checked(labels: ArrayLike, scores: ArrayLike, what: str) -> tuple[NDArray[np
 
 
 def checked_probabilities(labels: ArrayLike, scores: ArrayLike, what: str) -> tuple[NDArray[np.int64], FloatArray]:
-    """The index of the class of each row, and its row of probabilities, after they were checked.
+    """Check class indices and probabilities, and return both as arrays.
 
     Raises:
-        Misuse: The shapes differ, a label is not the index of a class, or a row is not a distribution (to 1e-5).
+        Misuse: The shapes differ, a label is not the index of a class, or a row of probabilities does not add up to 1.
     """
     y, p = np.asarray(labels), np.asarray(scores, np.float64)
     if y.ndim != 1 or p.ndim != 2 or len(p) != y.size or p.shape[1] < 2:

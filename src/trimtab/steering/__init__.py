@@ -1,4 +1,4 @@
-"""From signals to decisions: trigger, wait, train, gate, promote or refuse; the ledger."""
+"""Steering: decide when to retrain, make and judge candidates, put them in service, and record every decision."""
 
 from trimtab.core.package import lazily
 

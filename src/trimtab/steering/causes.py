@@ -1,4 +1,4 @@
-"""The causes of a repair that a deployment declares, joined by `|` and `&`."""
+"""The triggers of retraining that a deployment declares. They can be joined by `|` and `&`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trimtab.core.time import duration_us
 
 
 class _Joined(msgspec.Struct, frozen=True):
-    """A trigger that can be joined with another: `|` means that either suffices, `&` that both must hold at once."""
+    """A trigger that can be joined with others. `a | b`: either is enough. `a & b`: both must hold at the same time."""
 
     def __or__(self, other: Trigger | Triggers) -> Triggers:
         return _listed(self) | other
@@ -22,23 +22,25 @@ class _Joined(msgspec.Struct, frozen=True):
 
 
 class OnQualityDrop(_Joined, frozen=True, tag="on_quality_drop"):
-    """Retrain when the quality alarm rings: at most one false alarm in `run_length_days` healthy days."""
+    """Retrain when the quality alarm rings. In `run_length_days` days there is at most one false alarm on average."""
 
     run_length_days: float = 1_000.0
 
 
 class OnSliceDrop(_Joined, frozen=True, tag="on_slice_drop"):
-    """Retrain when the quality alarm of a slice rings; all slices together share the rate of `OnQualityDrop`."""
+    """Retrain when the quality alarm of a slice rings. All slices together have the rate of false alarms of
+    `OnQualityDrop`.
+    """
 
 
 class OnNewLabels(_Joined, frozen=True, tag="on_new_labels"):
-    """Retrain when `least` labels came in days closed since the newest training."""
+    """Retrain when the days closed since the last training have at least `least` labels."""
 
     least: int
 
 
 class Every(_Joined, frozen=True, tag="every"):
-    """Retrain `period_us` after the newest training."""
+    """Retrain when the last training was `period_us` ago."""
 
     period_us: int
 
@@ -54,7 +56,7 @@ Trigger: TypeAlias = Single | AllOf
 
 
 class Triggers(msgspec.Struct, frozen=True):
-    """Several triggers, any of which starts a repair; without any trigger, no repair is ever started."""
+    """Several triggers, each of which is enough to retrain. Without any, the model is never retrained."""
 
     any_of: tuple[Trigger, ...] = ()
 
@@ -65,34 +67,34 @@ class Triggers(msgspec.Struct, frozen=True):
         return Triggers(tuple(_both(one, also) for one in self.any_of for also in _listed(other).any_of))
 
     def singles(self) -> Iterator[Single]:
-        """Every single trigger, whether it is joined by `|` or by `&`."""
+        """Yield all single triggers, whether they are joined by `|` or by `&`."""
         for one in self.any_of:
             yield from parts_of_trigger(one)
 
 
 def parts_of_trigger(trigger: Trigger) -> tuple[Single, ...]:
-    """The single triggers that must hold at the same time."""
+    """Return the single triggers of a joined one that must hold at the same time."""
     return trigger.all_of if isinstance(trigger, AllOf) else (trigger,)
 
 
 def on_quality_drop(*, run_length: str | int = "1000d") -> OnQualityDrop:
-    """Retrain when the quality alarm rings; `run_length` is the stated mean time between two false alarms.
+    """Retrain when the quality alarm rings. `run_length` is the mean time between two false alarms.
 
-    The alarm of a slice starts a repair, too, if that slice alone has raised the loss of all rows by a tenth or more.
+    The alarm of a slice also counts, if this slice alone has raised the mean loss of all rows by a tenth or more.
     """
     return OnQualityDrop(duration_us(run_length) / duration_us("1d"))
 
 
 def on_slice_drop() -> OnSliceDrop:
-    """Retrain when the alarm of one slice of the requests rings, even if the loss of all rows is unchanged."""
+    """Retrain when the quality alarm of a slice rings, even if the loss of all rows has not changed."""
     return OnSliceDrop()
 
 
 def on_new_labels(least: int) -> OnNewLabels:
-    """Retrain when `least` or more labels came in days closed since the newest training.
+    """Retrain when the days closed since the last training have at least `least` labels.
 
     Raises:
-        Misuse: The number is below 1.
+        Misuse: `least` is below 1.
     """
     if isinstance(least, bool) or not isinstance(least, int) or least < 1:
         raise Misuse(f"on_new_labels: {least!r} is no number of labels. Give 1 or more.")
@@ -114,7 +116,8 @@ def every(period: str | int) -> Every:
 def _listed(given: _Joined | Triggers) -> Triggers:
     if isinstance(given, Triggers):
         return given
-    assert isinstance(given, OnQualityDrop | OnSliceDrop | OnNewLabels | Every | AllOf)  # includes every subclass
+    # `Single` is the union of these classes
+    assert isinstance(given, OnQualityDrop | OnSliceDrop | OnNewLabels | Every | AllOf)
     return Triggers((given,))
 
 

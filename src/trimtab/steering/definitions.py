@@ -1,4 +1,4 @@
-"""Declarations of a loop: when to retrain, what a candidate must prove, how a model learns."""
+"""The declaration of a deployment: when to retrain, what a candidate must prove, and how the model learns."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ from trimtab.steering.rollouts import Rollout
 from trimtab.training.definitions import Model, checked_slices
 
 Learn = Literal["batch", "online"]
-ALWAYS_COMPARED = ("constant", "random")  # baselines that need only labels
+ALWAYS_COMPARED = ("constant", "random")  # the baselines that need no features; candidates must always beat them
 _BASELINES = ("last_value", "seasonal_naive", "as_shown", "best_feature", "linear")
 _REFIT_SHARE = 0.5
-LEAST_WINDOW_US = 7 * DAY_US  # with fewer days, the standard error is larger than any useful margin
+LEAST_WINDOW_US = 7 * DAY_US  # with fewer days, the standard error would be too large for any useful margin
 
 
 class NamedSlice(msgspec.Struct, frozen=True):
-    """Rows on which a candidate may not be worse: those where an expression is true, or each of its values."""
+    """Named rows on which a candidate may not be worse: those where an expression is True, or those with equal
+    values.
+    """
 
     name: str
     of: Expression
@@ -38,35 +40,42 @@ class NamedSlice(msgspec.Struct, frozen=True):
 
 
 class BeatsChampion(msgspec.Struct, frozen=True, kw_only=True):
-    """The rule of a gate: the proof that a candidate must give on the newest window that neither model has seen."""
+    """The rules of a gate: what a candidate must prove on the newest days that neither it nor the champion has seen."""
 
-    margin: float = 0.0  # least improvement of the mean loss; if negative, how much worse the candidate may be
-    level: float = 0.9  # one-sided confidence that the candidate is better at all
+    margin: float = 0.0  # the least improvement of the mean loss; if negative, by how much the candidate may be worse
+    level: float = 0.9  # the one-sided confidence with which the candidate must be better
     window_us: int = 14 * 86_400_000_000
-    calibration: float = 0.03  # greatest |mean score - mean label|; for numbers in sds of the labels
-    slices: tuple[str | NamedSlice, ...] = ()  # columns and features of which each value is judged as a slice
-    slice_margin: float = 0.0  # how much worse the mean loss of a slice may be
-    calibration_error: float | None = None  # greatest distance of shares over bins; None: no limit
-    latency_us: int | None = None  # greatest p99 of the time of a one-row prediction; None: no limit
-    # An unset field has its default value and is left out of the content address.
+    # the largest |mean score - mean label|; for numbers, in standard deviations of the labels
+    calibration: float = 0.03
+    slices: tuple[str | NamedSlice, ...] = ()  # columns and features whose values are slices, and expressions
+    slice_margin: float = 0.0  # by how much the mean loss of a slice may be larger than the champion's
+    # the largest distance between predicted and observed shares over bins; None: no limit
+    calibration_error: float | None = None
+    latency_us: int | None = None  # the largest 99th percentile of the time of a one-row prediction; None: no limit
+    # A field that is unset has its default, and does not affect the hash of the declaration.
     slices_may_abstain: Literal[True] | msgspec.UnsetType = msgspec.UNSET
-    baselines: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET  # besides the constant; unset: all
-    refit_distance: float | msgspec.UnsetType = msgspec.UNSET  # of refit and candidate, in label units
-    refit_share: float | msgspec.UnsetType = msgspec.UNSET  # the same, as a share of the change
-    prove_refreshes: Literal[True] | msgspec.UnsetType = msgspec.UNSET  # refits by schedule must be provably better
+    # the baselines to beat in addition to the constant; unset: all
+    baselines: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    # the largest distance between a candidate and its refit (the final fit on more data), in label units (see
+    # gate/scales.py)
+    refit_distance: float | msgspec.UnsetType = msgspec.UNSET
+    # another limit for the same, as a share of the distance between candidate and champion; the larger limit counts
+    refit_share: float | msgspec.UnsetType = msgspec.UNSET
+    # whether scheduled refits must also be provably better
+    prove_refreshes: Literal[True] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def share_of_change(self) -> float:
-        """The allowed distance of a refit from its candidate, as a share of candidate to champion."""
+        """The largest distance between a refit and its candidate, as a share of that between candidate and champion."""
         return _REFIT_SHARE if self.refit_share is msgspec.UNSET else self.refit_share
 
     def compares(self, baseline: str) -> bool:
-        """Return whether a candidate must beat a baseline; baselines that need only labels must always be beaten."""
+        """Return whether a candidate must beat a baseline. Baselines that need no features must always be beaten."""
         return self.baselines is msgspec.UNSET or baseline in (*ALWAYS_COMPARED, *self.baselines)
 
 
 class _FirstRules(msgspec.Struct, frozen=True):
-    """The first four rules of a gate. A gate that sets no other rule has a content address made of these four only."""
+    """The first four rules of a gate. If no other rule is set, only these are hashed."""
 
     margin: float
     level: float
@@ -75,21 +84,22 @@ class _FirstRules(msgspec.Struct, frozen=True):
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """A model in service and the rules of its loop. Make one with `deployment()`."""
+    """A model in service, with the rules of its loop. `deployment()` makes and checks one."""
 
     model: Model
     retrain: Triggers
     gate: BeatsChampion
     learn: Learn = "batch"
-    cooldown_us: int = 7 * 86_400_000_000  # quiet time after a candidate; it doubles with each consecutive refusal
-    settle_us: int = 7 * 86_400_000_000  # duration of labelled days after the onset of a change that a repair waits for
-    fits_per_day: int | None = None  # limit of fits that automation may make; None: no limit
+    # how long nothing is retrained after a candidate; doubles with each refusal in a row
+    cooldown_us: int = 7 * 86_400_000_000
+    settle_us: int = 7 * 86_400_000_000  # how many days with labels to wait for after a change of the data began
+    fits_per_day: int | None = None  # how many fits automation may make; None: no limit
     fits_per_week: int | None = None
-    approval_us: int | None = None  # how long a candidate waits for it; None: not needed
-    rollout: Rollout | None = None  # the stages between gate and full service; None: no such stages
-    degrade: Degradation | None = None  # the answer when features or model fail; not part of the content address
-    cache: Cache | None = None  # cache of the scores of the version in service; not part of the content address
-    owner: str | None = None  # who acts on the signals of the deployment; not part of the content address
+    approval_us: int | None = None  # how long a candidate waits for approval; None: it needs no approval
+    rollout: Rollout | None = None  # the stages from the gate to full service; None: there are none
+    degrade: Degradation | None = None  # what to answer if features or model fail; does not affect the hash
+    cache: Cache | None = None  # a cache for scores of the version in service; does not affect the hash
+    owner: str | None = None  # who is responsible for signals about the deployment; does not affect the hash
 
     @property
     def name(self) -> str:
@@ -97,7 +107,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """The content address of the model's recipe and these rules."""
+        """The hash of the model's recipe (definition and way of fitting) and of these rules."""
         gate = self.gate
         first = _FirstRules(gate.margin, gate.level, gate.window_us, gate.calibration)
         plain = gate == BeatsChampion(
@@ -115,7 +125,7 @@ _collected: ContextVar[list[Deployment] | None] = ContextVar("collected_deployme
 
 
 def collect_deployments(into: list[Deployment] | None) -> None:
-    """Let `deployment()` also append each deployment to `into` while a project file is read; None ends that."""
+    """While a project file is read, let `deployment()` add each deployment to `into`. None ends this."""
     _collected.set(into)
 
 
@@ -135,45 +145,45 @@ def beats_champion(
     refit_share: float | None = None,
     prove_refreshes: bool = False,
 ) -> BeatsChampion:
-    """The rule that a candidate must beat the champion: a mean loss lower by `margin`, and provably lower at `level`.
+    """Declare that a candidate must beat the champion: its mean loss must be lower by `margin`, and provably lower.
 
-    A scheduled refit of the recipe in service passes when its mean loss is lower by `margin` and is not provably higher
-    than the champion's.
+    For a scheduled refit of the recipe in service, it is enough that its mean loss is lower by `margin` and not
+    provably higher.
 
     Args:
-        margin: Least improvement of the mean loss on the window. A negative margin says how much worse the candidate
-            may be. The candidate must then be provably no worse than that at `level`. Negative margins are for models
-            that are replaced for a reason other than their loss.
-        level: One-sided confidence that the candidate is better at all, with days as blocks. A level of 0.9 lets one in
-            ten candidates pass that are only as good as the champion. Such a pass costs nothing, and the anchored alarm
-            watches the promoted version.
-        window: The length of the window, which consists of the newest labelled days that the candidate has not seen.
-        calibration: Greatest distance between mean score and mean label. For numbers it is a share of the standard
-            deviation of the labels on the window.
-        slices: Columns of the request and features, or a dict of expressions by slice name. A candidate is refused that
-            is provably worse than the champion on a value of a column, or on the rows where an expression is true. Of
-            the candidates that are worse on no slice, at most one in twenty is refused by this rule.
-        slice_margin: How much worse the mean loss of a slice may be.
-        calibration_error: Greatest root mean squared distance of predicted and observed shares over ten bins. A
-            candidate is refused whose error provably exceeds both this limit and the champion's error. Only for
-            probabilities of one class.
-        latency: Greatest p99 of one-row predictions, measured in the gate: "5ms".
+        margin: The least improvement of the mean loss on the window. If it is negative, it says how much worse the
+            candidate may be, and the candidate must be provably no worse than that. This is for a model that is
+            replaced for another reason than its loss.
+        level: The one-sided confidence with which the candidate must be better. Rows of one day are not taken as
+            independent. With 0.9, one in ten candidates passes that are really only as good as the champion. This does
+            no harm, because the quality of the promoted version is watched.
+        window: How long the window is. It consists of the newest days with labels that the candidate has not seen.
+        calibration: The largest distance between mean score and mean label. For numbers, it is a share of the standard
+            deviation of the labels.
+        slices: Names of request columns and features, or a dict of expressions by slice name. A candidate is refused if
+            it is provably worse than the champion on the rows with some value of a column, or where an expression is
+            True. Of candidates that are worse on no slice, this refuses at most one in twenty.
+        slice_margin: By how much the mean loss of a slice may be larger than the champion's.
+        calibration_error: The largest root mean squared distance between predicted and observed shares over ten bins. A
+            candidate is refused if its error provably exceeds this and the champion's error. Only for models that
+            predict the probability of one class.
+        latency: The largest 99th percentile of the time of one-row predictions, such as "5ms". The gate measures it.
         slices_may_abstain: Whether a candidate may pass if no slice has enough rows to be judged.
-        baselines: The baselines that a candidate must beat in addition to a constant (in a ranking, a random order),
-            whatever the champion's loss is: "last_value", "seasonal_naive" and "linear"; for a ranking "as_shown",
-            "best_feature" and "linear". Left out: all of them.
-        refit_distance: The greatest mean distance between the judged candidate and the refit that goes into service.
-            The default is 0.1 for probabilities, 0.25 standard deviations of the labels for numbers, and for a ranking
-            0.2, in places as a share of the list.
-        refit_share: The same limit as a share of the distance between candidate and champion (default 0.5). The larger
-            of the two limits counts, so that the repair of a large change may move the scores further.
-        prove_refreshes: Whether a refit of the recipe in service must be provably better even if only a schedule or a
-            number of new labels asked for the refit. Left out, such a refit must be better by `margin` and not provably
+        baselines: The baselines that a candidate must beat, even if the champion does not: "last_value",
+            "seasonal_naive" and "linear"; for a ranking "as_shown", "best_feature" and "linear". A constant (in a
+            ranking, a random order) must always be beaten. By default all are included.
+        refit_distance: The largest mean distance between the scores of the candidate and of its refit. By default it is
+            0.1 for probabilities, 0.25 standard deviations of the labels for numbers, and for a ranking 0.2 of the
+            length of the list, by which a row moves on average.
+        refit_share: The same limit as a share of the distance between candidate and champion, by default 0.5. The
+            larger of the two limits counts. So if a large change is repaired, scores may differ more.
+        prove_refreshes: Whether a refit of the recipe in service must be provably better, even if it is made on a
+            schedule or because of new labels. By default such a refit must be better by `margin` and not provably
             worse.
 
     Raises:
-        Misuse: An unknown baseline, a margin, a level or a distance that makes no sense, a window shorter than 7 days,
-            or slices that are neither a list of names nor expressions by name.
+        Misuse: A baseline is unknown; a margin, level or distance makes no sense; the window is shorter than 7 days; or
+            slices are neither a list of names nor expressions by name.
     """
     window_us = duration_us(window)
     if window_us < LEAST_WINDOW_US:
@@ -245,32 +255,33 @@ def deployment(
     cache: Cache | None = None,
     owner: str | None = None,
 ) -> Deployment:
-    """Put a model in service.
+    """Declare a deployment: a model in service, with the rules of its loop.
 
     Args:
         model: The model that answers requests.
-        retrain: `on_quality_drop()`, `on_slice_drop()`, `on_new_labels(5_000)`, `every("30d")`, or some of them joined
-            by `|` (any of them) and `&` (all at the same time); None: never.
-        gate: What a candidate must prove; `beats_champion()` when left out.
-        learn: "batch", or "online": predict first, then learn from each label as it arrives (needs `partial_fit`).
-        cooldown: Quiet time after a candidate; it doubles with each refusal in a row.
-        settle: Duration of labelled days after the onset of a change that a repair waits for.
-        approval: How long a candidate that passed the gate waits for a person to approve it ("2d"). Without an approval
-            in that time the candidate is dropped, as if it had been refused. None: no approval is needed.
-        rollout: The stages between gate and full service, made with `rollout()`: a shadow, then growing shares of the
+        retrain: When to retrain: `on_quality_drop()`, `on_slice_drop()`, `on_new_labels(5_000)`, `every("30d")`, or
+            several of these joined by `|` (any of them) and `&` (all at the same time). None: never.
+        gate: What a candidate must prove; by default `beats_champion()`.
+        learn: "batch"; or "online": the model predicts first, then learns from each label as it arrives (needs
+            `partial_fit`).
+        cooldown: How long nothing is retrained after a candidate. It doubles with each refusal in a row.
+        settle: How many days with labels a repair waits for after a change of the data began.
+        approval: How long a candidate that passed the gate waits for a person to approve it, such as "2d". After that
+            it is dropped, as if it had been refused. None: no approval is needed.
+        rollout: The stages from the gate to full service, made with `rollout()`: a shadow, then growing shares of the
             requests. None: full service at once.
-        fits_per_day: How many fits automation may make in 24 hours. Once they are used up, a due repair waits, and the
-            ledger says so. None: no limit. Fits that a person asks for are counted but never held up.
-        fits_per_week: How many fits automation may make in seven days, with the same rules as `fits_per_day`.
-        degrade: The answer when features or the model fail or are late, made with `degrade()`; None: such requests get
-            an error.
-        cache: A cache of scores of the version in service, made with `cache()`; None: none. For models that take much
-            longer than a look-up (about a microsecond) and often get equal requests.
-        owner: The team or person that acts on the signals of this deployment; alerts name the owner.
+        fits_per_day: How many fits automation may make in 24 hours. Once they are used up, a repair waits, and the
+            ledger says so. Fits that a person asks for are counted, but are always allowed. None: no limit.
+        fits_per_week: The same for seven days.
+        degrade: What to answer if features or the model fail or are late, made with `degrade()`. None: such requests
+            get an error.
+        cache: A cache for scores of the version in service, made with `cache()`. It is for models that take much longer
+            than a look-up (about a microsecond), and that often get equal requests. None: no cache.
+        owner: The team or person responsible for signals about this deployment. Alerts name the owner.
 
     Raises:
-        Misuse: `learn` is neither, or "online" with a cache; a slice of the gate does not exist, or its checks do not
-            fit the model's metric; a budget is below 1; `owner` is no text.
+        Misuse: `learn` is unknown, or is "online" with a cache; a slice of the gate does not exist, or its checks do
+            not fit the model's metric; a limit of fits is below 1; or `owner` is not text.
     """
     triggers = Triggers() if retrain is None else retrain if isinstance(retrain, Triggers) else Triggers((retrain,))
     made = Deployment(
@@ -296,7 +307,7 @@ def deployment(
 
 
 def _check(made: Deployment) -> None:
-    """Refuse rules that contradict each other, and a gate that reads a column that the model does not have."""
+    """Refuse rules that contradict each other, and a gate that names a column that the model does not have."""
     model, gate, rollout = made.model, made.gate, made.rollout
     what, classes, online = f"deployment of {model.name!r}", len(model.label.classes), made.learn == "online"
     owner, budgets = made.owner, {"fits_per_day": made.fits_per_day, "fits_per_week": made.fits_per_week}

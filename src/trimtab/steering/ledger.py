@@ -1,8 +1,8 @@
-"""The ledger: one row for each decision, which contains the hash of the row before it.
+"""The ledger: a record of all decisions. Each row contains the hash of the previous row, so changes are noticed.
 
-The sequence number and the hash of the newest row are also kept in a file next to the catalogue, so that rows removed
-from the end are noticed. The file is written after the row. If the process is killed between the two writes, the file
-is one row behind, but it is never ahead.
+The number and the hash of the newest row are also written to a file next to the catalogue. So rows that were removed
+from the end are noticed, too. The file is written after the row. If the process is killed in between, the file is one
+row behind, but it is never ahead.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from trimtab.store.ports import Append, Catalog, InFolder, Put, Remove
 
 GENESIS = "0" * 64
 JOURNAL = "ledger"
-HEAD = "ledger.head"  # name of a file in the catalogue's folder
-FORGET = "forget"  # the act of a row that records an erasure
+HEAD = "ledger.head"  # the name of that file
+FORGET = "forget"  # the `act` of a row that records the erasure of data
 
 Evidence = Mapping[str, str | int | float | bool | None]
-_ATTEMPTS = 20  # attempts to append, as other deployments and people write to the same ledger
+_ATTEMPTS = 20  # how often appending is tried again, because other deployments and people write to the ledger as well
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision to be written: a row of the ledger without its position in the chain."""
+    """A decision that is to be written: a row of the ledger without its number and hashes."""
 
     at_us: int
     model: str
@@ -43,14 +43,14 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """The number and hash of the newest row, as the file next to the catalogue has them."""
+    """The contents of the file next to the catalogue: the number and the hash of the newest row."""
 
     sequence: int
     hash: str
 
 
 class Ledger:
-    """Decisions in an append-only journal of the catalogue, each chained to the one before by its hash."""
+    """The decisions in a journal of the catalogue. Each contains the hash of the previous one."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -59,10 +59,10 @@ class Ledger:
         self._last: Decision | None = None
 
     def write(self, entries: Sequence[Entry], also: Sequence[Put | Append | Remove] = ()) -> list[Decision]:
-        """Append decisions, and change in the same write what the decisions are about.
+        """Append decisions. The changes in `also`, which carry the decisions out, are made in the same transaction.
 
         Raises:
-            Conflict: An `expected` value of `also` did not hold, or other processes appended without a pause.
+            Conflict: An `expected` in `also` does not hold, or other processes kept appending.
         """
         for _ in range(_ATTEMPTS):
             last = self._newest()
@@ -74,7 +74,7 @@ class Ledger:
                 self._catalog.write([*appends, *also])
             except Conflict:
                 if self._newest() == last:
-                    raise  # no other process appended, so an expected value of `also` did not hold
+                    raise  # no other process appended, so it was an `expected` in `also` that did not hold
                 continue
             self._last = rows[-1] if rows else last
             if rows:
@@ -83,7 +83,7 @@ class Ledger:
         raise Conflict(f"ledger: other processes took the next place {_ATTEMPTS} times. Try again.")
 
     def rows(self, *, after: int = 0) -> list[Decision]:
-        """All decisions with sequence > `after`, oldest first."""
+        """Return all decisions with a number above `after`, oldest first."""
         out: list[Decision] = []
         while entries := self._catalog.journal(JOURNAL, after=after):
             out += [msgspec.json.decode(entry.body, type=Decision) for entry in entries]
@@ -91,12 +91,12 @@ class Ledger:
         return out
 
     def verify(self) -> int:
-        """Check the whole chain and return the number of rows.
+        """Check the hashes of all rows, and return the number of rows.
 
         Raises:
-            Corrupt: A row was changed, removed or inserted; the message names the first such row.
+            Corrupt: A row was changed, removed or inserted. The message names the first such row.
         """
-        head, previous = self._read_head(), GENESIS  # the head is read first, as rows may be added meanwhile
+        head, previous = self._read_head(), GENESIS  # read the file first, because rows may be added in the meantime
         rows = self.rows()
         for n, row in enumerate(rows, 1):
             if row.sequence != n or row.previous_hash != previous or row.hash != _hash(row):
@@ -112,10 +112,10 @@ class Ledger:
         return len(rows)
 
     def _store_head(self, last: Decision) -> None:
-        """Store the number and hash of the newest row next to the catalogue; a newer row's are never replaced."""
+        """Write the number and hash of the newest row to the file, unless the file already has a newer one."""
         if self._head is None:
             return
-        # after a full disk, the next row's head is stored; `verify` reports a damaged file
+        # if the disk is full, the next row tries again; if the file is damaged, `verify` reports it
         with suppress(OSError, Corrupt):
             before = self._read_head()
             if before is None or before.sequence < last.sequence:

@@ -10,10 +10,10 @@ from trimtab.core.records import LOSS_CAP, ChangeOnset, DayQuality, GateRecord
 from trimtab.store.ports import Catalog, read_record
 
 Cause = Literal["first", "call", "alarm", "slice", "follow-up", "labels", "schedule", "person"]
-KIND = "loop"  # kind of the records that hold a `LoopState`
+KIND = "loop"  # the kind of catalogue records that hold a `LoopState`
 FREEZE = "freeze"
-REQUEST: Final = "repair_request"  # kind of the records of repairs that were requested over HTTP
-APART: Final = ("call", "slice", "labels")  # causes whose quiet times are stored in `LoopState.quiets`
+REQUEST: Final = "repair_request"  # the kind of catalogue records for repairs that were requested over HTTP
+APART: Final = ("call", "slice", "labels")  # kinds of causes whose quiet times are in `LoopState.quiets`
 SHADOW: Final = "shadow"
 APPROVAL: Final = "waiting for approval"
 CANARY: Final = "canary"
@@ -22,35 +22,39 @@ Phase = Literal["idle", "waiting", "shadow", "waiting for approval", "canary", "
 
 
 class PairedDay(msgspec.Struct, frozen=True, kw_only=True):
-    """One closed day on which two models scored the same rows."""
+    """One closed day (a day whose labels are final) on which two models scored the same rows."""
 
     day_us: int  # the beginning of the day
-    rows: int  # number of labelled rows, in a ranking of lists
-    difference: float  # mean loss of the successor minus mean loss of the champion
-    champion: float  # mean loss of the champion
+    rows: int  # the number of labelled rows, or for a ranking of lists
+    difference: float  # the mean loss of the successor (the new version), minus that of the champion
+    champion: float  # the mean loss of the champion
 
 
 class Repair(msgspec.Struct, frozen=True, kw_only=True):
-    """A candidate, its judgement, and the version to put in service if the candidate passed."""
+    """A candidate, its judgement, and the version to put in service if it passed."""
 
-    candidate: str  # address of the version that was judged
+    candidate: str  # the id of the version that was judged
     gate: GateRecord
-    successor: str | None  # address of the refit on all labels, which is promoted; None: refused
-    reason: str  # why the candidate passed or was refused, in one sentence
-    reference: tuple[DayQuality, ...]  # healthy days that the watch of the successor compares with
+    # the id of its refit (the final fit on more data), which goes into service; None: it was refused
+    successor: str | None
+    reason: str  # why it passed or was refused, in one sentence
+    reference: tuple[DayQuality, ...]  # days that the successor's quality in service is compared with
     cut_us: int
-    rows: int  # number of rows that the candidate was fitted on
+    rows: int  # the number of rows that the candidate was fitted on
     data_hash: str
-    loss_cap: float = LOSS_CAP  # the cap of the losses of a row in `reference`
-    slices: dict[str, tuple[DayQuality, ...]] = {}  # the healthy days of each slice
-    allowance: dict[str, float] = {}  # by kind of signal, how far the refit's healthy days may be from `reference`
-    name: str = ""  # the successor's name, for people
-    left_out: dict[str, int] = {}  # number of rows that were left out, by reason: faulty inputs or labels
-    fits: int = 1  # number of fits that were made for this repair
-    unseen_from_us: int = 0  # the successor has learnt from no request made at or after this time
-    gate_days: tuple[PairedDay, ...] = ()  # candidate and champion on the judged days; empty: nothing was compared
-    stood_in: bool = False  # another version answered for the champion: these days do not show the usual spread
-    trained_us: int | None = None  # the cut of a stored version; None: the same as `cut_us`
+    loss_cap: float = LOSS_CAP  # the largest loss that a row in `reference` can have
+    slices: dict[str, tuple[DayQuality, ...]] = {}  # the same days for each slice
+    allowance: dict[str, float] = {}  # for each kind of value, how far the successor's days may be from `reference`
+    name: str = ""  # the name of the successor
+    left_out: dict[str, int] = {}  # how many rows were left out for each reason (faulty inputs or labels)
+    fits: int = 1  # how many fits were made for this repair
+    unseen_from_us: int = 0  # the successor has not learnt from requests since this time
+    # candidate and champion on the days of the gate; empty: there was no comparison
+    gate_days: tuple[PairedDay, ...] = ()
+    # whether another version took the champion's place on these days, so that they do not show the usual variation
+    stood_in: bool = False
+    # the training cut of a stored version that was put forward; None: the same as `cut_us`
+    trained_us: int | None = None
 
 
 class Requested(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,14 +66,14 @@ class Requested(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
-    """Changes of the data that the plan of a repair takes into account."""
+    """Known changes of the data, which the plan of a repair takes into account."""
 
-    onset: ChangeOnset | None = None  # the change that is to be repaired now
-    repaired: ChangeOnset | None = None  # the last change, which the version in service has repaired
-    refreshes: bool = False  # no change is known; only a schedule or a number of new labels asks for a repair
+    onset: ChangeOnset | None = None  # the change to repair now
+    repaired: ChangeOnset | None = None  # the last change; the version in service has already learnt from days after it
+    refreshes: bool = False  # whether no change is known, and the repair is made on a schedule or because of new labels
 
 
-IDLE: dict[str, Any] = {  # values that the fields of a state about a repair have after the repair
+IDLE: dict[str, Any] = {  # the values of a state's fields about a repair when there is none
     "phase": "idle",
     "cause": "",
     "repair": None,
@@ -84,7 +88,7 @@ IDLE: dict[str, Any] = {  # values that the fields of a state about a repair hav
 
 
 def is_before(now_us: int, until_us: int) -> bool:
-    """Return whether a clock's time is before a time of a `LoopState`; a time of 0 is not set, so nothing is before it.
+    """Return whether a time is before another time, which is one of a `LoopState`. 0 means that it is not set.
 
     >>> is_before(-5, 0), is_before(5, 10)
     (False, True)
@@ -98,16 +102,16 @@ def loop_state(catalog: Catalog, model: str) -> LoopState:
 
 
 class Quiet(msgspec.Struct, frozen=True):
-    """The quiet time of a cause."""
+    """The quiet time of a kind of cause."""
 
-    until_us: int = 0  # the cause starts no repair before this time
-    cooldown_us: int = 0  # length of the quiet time after the next refusal; 0: the declared length
+    until_us: int = 0  # no repair is started before this time
+    cooldown_us: int = 0  # how long the quiet time after the next refusal is; 0: as declared
 
 
 class Bake(msgspec.Struct, frozen=True, kw_only=True):
-    """The time after a promotion in which a breach of the service rolls it back."""
+    """The time after a promotion in which the version is rolled back if it exceeds a limit of the service."""
 
-    version: str  # the version that has taken over
+    version: str  # the id of the version that was promoted
     replaced: str
     since_us: int
     until_us: int
@@ -115,38 +119,38 @@ class Bake(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoopState(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a deployment between two ticks: one record of the catalogue."""
+    """The state of a deployment's loop between two ticks. It is one record of the catalogue."""
 
     phase: Phase = "idle"
     cause: str = ""
     triggered_at_us: int = 0
-    ready_at_us: int = 0  # phase "waiting": the time until which the repair waits
+    ready_at_us: int = 0  # phase "waiting": the repair waits until this time
     begun_by: Cause = "schedule"
     changes: Changes = Changes()
-    follow_ups_us: tuple[int, ...] = ()  # times of further repairs of the repaired change, with more days
+    follow_ups_us: tuple[int, ...] = ()  # when to repeat the repair of the last change, with more days
     quiet_until_us: int = 0  # the schedule starts no repair before this time
-    cooldown_us: int = 0  # length of the schedule's quiet time after its next refusal
-    alarm_quiet_until_us: int = 0  # quiet time of alarms, whose refusals are counted separately
+    cooldown_us: int = 0  # how long the schedule's quiet time after its next refusal is
+    alarm_quiet_until_us: int = 0  # the quiet time of alarms, whose refusals are counted separately
     alarm_cooldown_us: int = 0
-    quiets: dict[str, Quiet] = {}  # quiet times of the causes call, slice and labels
-    fits: tuple[tuple[int, int], ...] = ()  # times and numbers of fits of the last seven days
-    lack: str = ""  # phase "waiting": the data missing at the newest look; empty: no look yet
-    looked_us: int = 0  # the time of that look; in a shadow: of the newest comparison
-    looked_for: str | None = None  # the version in service at the time of that look
-    risen_us: int = 0  # newest rise within a repaired alarm; a newer rise ends the quiet time of alarms
-    trained_at_us: int = 0  # the cut of the version in service; schedules count from here
-    repair: Repair | None = None  # phases from shadow to promoting: the repair that passed the gate
-    stage_since_us: int = 0  # phases shadow and canary: when the stage, or the present share, began
-    shadow_until_us: int = 0  # phase "shadow": days before this time are already compared
-    shadow: tuple[PairedDay, ...] = ()  # the days compared so far; kept until the next repair
-    canary_step: int = 0  # phase "canary": index of the present share
-    bake: Bake | None = None  # after a promotion, while the service is guarded
-    expires_us: int = 0  # phase "approval": the time until which the candidate waits
+    quiets: dict[str, Quiet] = {}  # the quiet times of the causes call, slice and labels
+    fits: tuple[tuple[int, int], ...] = ()  # pairs of time and number: the fits of the last seven days
+    lack: str = ""  # phase "waiting": the data that were missing at the last look; "": there was none yet
+    looked_us: int = 0  # the time of that look; in phase "shadow": of the last comparison
+    looked_for: str | None = None  # the id of the version in service at that look
+    risen_us: int = 0  # the last rise after an alarm that was repaired; a newer rise ends the quiet time of alarms
+    trained_at_us: int = 0  # the cut of the version in service, from which schedules count
+    repair: Repair | None = None  # in phases from shadow to promoting: the repair that passed the gate
+    stage_since_us: int = 0  # phases "shadow" and "canary": when the stage, or its present share, began
+    shadow_until_us: int = 0  # phase "shadow": days before this time were already compared
+    shadow: tuple[PairedDay, ...] = ()  # the days of the shadow; they are kept until the next repair
+    canary_step: int = 0  # phase "canary": the index of the present share
+    bake: Bake | None = None  # set while a promoted version is guarded
+    expires_us: int = 0  # phase "approval": the candidate waits until this time
     approved_by: str | None = None  # phase "promoting": the person who approved the candidate, if any
-    asked_by: str | None = None  # the person who asked for the repair in flight, if any
+    asked_by: str | None = None  # the person who asked for the present repair, if any
 
     def quiet_of(self, kind: Cause) -> Quiet:
-        """The quiet time of causes of one kind."""
+        """Return the quiet time of a kind of cause."""
         if kind in APART:
             return self.quiets.get(kind, Quiet())
         if kind == "alarm":
@@ -154,5 +158,5 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
         return Quiet(self.quiet_until_us, self.cooldown_us)
 
     def fits_since(self, at_us: int) -> int:
-        """The number of fits since a time, which must lie within the last seven days."""
+        """Return the number of fits since a time within the last seven days."""
         return sum(fits for when_us, fits in self.fits if when_us > at_us)

@@ -1,4 +1,4 @@
-"""The stages of a passed candidate on its way into service, as a deployment declares them."""
+"""The declared stages between passing the gate and full service."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from trimtab.monitoring.guardrails import Guardrails
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
-    """The stages between the gate and full service. Make one with `rollout()`."""
+    """The stages between the gate and full service. `rollout()` makes and checks them."""
 
-    shadow_us: int | None = None  # least duration of the comparison with the champion; None: no shadow
-    within_us: int = 14 * DAY_US  # greatest duration of the comparison
-    margin: float = 0.02  # how much worse the successor may be, as a share of the champion's loss
-    canary: tuple[float, ...] = ()  # growing shares of the requests that the successor answers
+    shadow_us: int | None = None  # how long the shadow lasts at least; None: no shadow
+    within_us: int = 14 * DAY_US  # how long the shadow lasts at most
+    margin: float = 0.02  # by how much the successor (the new version) may be worse, as a share of the champion's loss
+    canary: tuple[float, ...] = ()  # the growing shares of the requests that the successor answers
     step_us: int = 3_600_000_000  # how long each share lasts
-    bake_us: int = 0  # how long the service is guarded after the successor took over
-    guardrails: Guardrails = Guardrails()  # the limits of the guard
+    bake_us: int = 0  # how long the version is guarded after it took over
+    guardrails: Guardrails = Guardrails()  # the limits of service metrics
 
 
 def rollout(
@@ -34,29 +34,29 @@ def rollout(
     bake: str | int | None = None,
     guardrails: Guardrails | None = None,
 ) -> Rollout:
-    """The stages by which a candidate that passed the gate comes into service.
+    """Declare the stages by which a candidate that passed the gate comes into service.
 
-    In the paired shadow, the successor scores the logged rows that the champion answered, as the labels of these rows
-    arrive. No request waits for the successor, and none is answered by it. Day by day, a sequential test decides to
-    promote, hold or reject. Canaries then answer a share of the requests, always those of the same entities. They guard
-    the service against errors, latency, and answers unlike the champion's. They do not test quality, because they see
-    few labels, and labels of requests other than the champion's.
+    In the shadow, the successor (the new version) also scores the logged rows that the champion answered, as their
+    labels arrive. No request waits for it or is answered by it. Each day, a sequential test decides whether to promote,
+    hold or reject. Then canaries answer growing shares of the requests, always those of the same entities. They protect
+    the service from errors, latency, and scores unlike the champion's. They do not test quality, because their labels
+    are few and belong to other requests than the champion's.
 
     Args:
-        shadow: The least duration of the shadow ("1d"), in whole closed days; None: no shadow.
-        within: The greatest duration of the shadow, which doubles where faulty days delay it. A successor that is still
-            undecided by then is refused. A successor that cannot be decided by then, for lack of labels, is refused at
-            once.
-        margin: How much worse than the champion the successor may be, as a share of the champion's loss.
-        canary: Growing shares of the requests, each above 0 and below 1; if empty, the successor answers all requests
-            at once.
+        shadow: How long the shadow lasts at least ("1d"), in whole days whose labels are final. None: no shadow.
+        within: How long the shadow lasts at most. It is doubled if faulty days delay the shadow. A successor that is
+            not decided by then is refused. If there are too few labels to decide by then, it is refused at once.
+        margin: By how much the successor may be worse than the champion, as a share of the champion's loss.
+        canary: The growing shares of the requests, each above 0 and below 1. If empty, the successor answers all
+            requests at once.
         step: How long each share lasts.
-        bake: How long after the last step the service is guarded, so that a breach rolls the successor back. Left out,
-            it is the length of a step if there are canaries, else 0.
-        guardrails: The limits of the guard, made with `guardrails()`; left out, its defaults.
+        bake: How long the service is guarded after the last step. If a limit is exceeded, the successor is rolled back.
+            By default it is as long as a step if there are canaries, and otherwise 0.
+        guardrails: The limits of service metrics, made with `guardrails()`; by default those that `guardrails()`
+            returns without arguments.
 
     Raises:
-        Misuse: A time, a share or a margin that makes no sense.
+        Misuse: A time, a share or a margin makes no sense.
 
     >>> rollout(shadow="1d", canary=[0.05, 0.25]).canary
     (0.05, 0.25)

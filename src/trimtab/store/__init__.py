@@ -1,4 +1,4 @@
-"""Ports and their embedded backends: Log, Table, KeyValue, Blob, Catalog, opened by URL."""
+"""The five kinds of stores (`Log`, `Table`, `KeyValue`, `Blob`, `Catalog`), and their backends that need no server."""
 
 from trimtab.store.opening import Port, check_server, open, place  # noqa: A004 - `store.open`, like `io.open`
 from trimtab.store.ports import (

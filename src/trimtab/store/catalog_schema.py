@@ -1,4 +1,4 @@
-"""The tables of the catalogue, and their migrations."""
+"""The tables of the catalogue (the database of small records), and their migrations."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sqlalchemy as sa
 from trimtab.core.errors import Misuse
 
 HEAD = "0002"
-KNOWN = ("0001", "0002")  # every revision that this version can read or migrate, oldest first
+KNOWN = ("0001", "0002")  # every schema revision that this version of trimtab can read or migrate, oldest first
 
-_text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")  # texts are compared by bytes, as in SQLite
+_text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")  # texts are sorted by bytes, as in SQLite
 metadata = sa.MetaData()
 record = sa.Table(
     "record",
@@ -82,7 +82,7 @@ NEW_SQLITE = (
 
 
 def revision_of(connection: sa.Connection, what: str) -> str | None:
-    """Return the database's schema revision, or None when it has no tables yet.
+    """Return the database's schema revision, or None if it has no tables yet.
 
     Raises:
         Misuse: A newer trimtab made the database, or it belongs to another program.
@@ -103,7 +103,7 @@ def revision_of(connection: sa.Connection, what: str) -> str | None:
 
 
 def migrate(connection: sa.Connection) -> None:
-    """Bring the database to the newest schema, in the caller's transaction."""
+    """Bring the database to the newest schema, within the caller's transaction."""
     from pathlib import Path
 
     from alembic.config import Config

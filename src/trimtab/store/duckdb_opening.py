@@ -1,4 +1,4 @@
-"""Connections to an in-memory DuckDB, for files and tables."""
+"""Open DuckDB in memory, to read and write files and tables."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 def open_duckdb(config: dict[str, str | bool | int | float | list[str]] | None = None) -> DuckDBPyConnection:
-    """A connection without a progress bar, which would go to standard output.
+    """Return a connection without a progress bar, which would be written to standard output.
 
-    It has as many threads as `OMP_NUM_THREADS` allows, if that is set. # D92
+    If `OMP_NUM_THREADS` is set, the connection uses at most that number of threads. # D92
 
     Args:
         config: DuckDB settings.

@@ -1,4 +1,4 @@
-"""Files that are either complete or absent after a crash, and a check that files can be made."""
+"""Write files so that they are complete or absent after a crash, and check that files can be made in a folder."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.store.regular_file import other_kind
 
-# prefix and suffix of a file that is being written, or that was being written when its writer died
+# Prefix and suffix of the name of an unfinished file. If the writer died, the file keeps this name.
 TEMPORARY = (".", ".new")
-# with less free space the disk counts as full; the files that a database makes when it is opened take half of this
+# With less free space than this, the disk counts as full. A database that is opened makes files of half this size.
 _ROOM_BYTES = 1 << 18
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write a whole file and sync it. After a crash the file has either the old content or the new.
+    """Write a whole file and sync it. After a crash, the file has either its old content or the new one.
 
     Raises:
-        Misuse: The name is that of a device or a pipe.
+        Misuse: The path names a device or a pipe.
     """
     kind = other_kind(path)
-    if kind not in (None, "folder"):  # for a folder, the system raises its own error
+    if kind not in (None, "folder"):  # if the path names a folder, the system raises an error itself
         raise Misuse(f"file {path}: found a {kind}, needed the name of a new file. Give another one.")
     fd, temporary = tempfile.mkstemp(prefix=TEMPORARY[0], suffix=TEMPORARY[1], dir=path.parent)
     try:
@@ -41,11 +41,11 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def write_content(path: Path, data: bytes) -> None:
-    """Write content under a name made of its hash, and sync both.
+    """Write content to a file that is named by the content's hash, and sync the file and its name.
 
     If the process is killed, the file is either complete or absent. A power cut before the function returns may leave a
-    damaged file. The file is renamed before the first sync, which writes both to the disk, so that the second sync has
-    little left to do. # D83
+    damaged file. The file gets its name before the first sync. This sync then writes both to the disk, and the second
+    sync has little left to do. # D83
     """
     fd, temporary = tempfile.mkstemp(prefix=TEMPORARY[0], suffix=TEMPORARY[1], dir=path.parent)
     with open(fd, "wb", buffering=0) as file:
@@ -64,9 +64,10 @@ def write_content(path: Path, data: bytes) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its missing parents, each with the permissions of its parent.
+    """Make a folder and its missing parents. Each gets the permissions of the folder above it.
 
-    So everything in a private folder is private. A group that may read a folder may read everything that is made in it.
+    Therefore everything in a private folder is private, and a group that may read a folder may read everything that is
+    made in it.
     """
     if not folder.is_dir():
         make_folder(folder.parent)
@@ -75,44 +76,46 @@ def make_folder(folder: Path) -> None:
 
 
 def file_mode(folder: Path) -> int:
-    """Return the mode of a new file.
+    """Return the permissions for a new file in a folder.
 
-    Its owner may write it, and everyone who may read the folder may read it.
+    The owner may write the file. Everyone who may read the folder may read the file.
     """
     return 0o600 | folder.stat().st_mode & 0o044
 
 
 def narrow(path: Path) -> None:
-    """Remove the permissions of a file that its folder does not have."""
-    with contextlib.suppress(PermissionError):  # the file belongs to another user who shares the folder
+    """Take from a file those permissions that its folder does not give."""
+    with contextlib.suppress(PermissionError):  # the file belongs to another user of the folder
         path.chmod(path.stat().st_mode & (0o700 | path.parent.stat().st_mode & 0o077))
 
 
 def publish(made: Path, path: Path) -> None:
-    """Give a synced file its final name, unless another process used that name first.
+    """Give a finished, synced file its final name, unless another process has already made a file of that name.
 
-    In both cases `made` is removed.
+    The name `made` does not exist afterwards, in either case.
     """
     try:
         os.link(made, path)
     except FileExistsError:
         pass
-    except OSError:  # on a file system without links, only locks keep two processes from making the file at once
+    # The file system has no hard links. Only locks can keep two processes from making the file at once.
+    except OSError:
         os.replace(made, path)
     made.unlink(missing_ok=True)
     sync_directory(path.parent)
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a folder in which no file can be made now, before any file is half made there. # D43
+    """Check that files can be made in a folder, so that no store is half made before an error. # D43
 
-    On a full disk LMDB would end the process with SIGBUS, and SQLite would leave empty files behind.
+    Without this check, a full disk would make LMDB end the process with SIGBUS, and SQLite would leave empty files
+    behind.
 
     Raises:
         Unavailable: The folder is read-only for this user, or its disk is full.
     """
     there = existing(folder)
-    if not os.access(there, os.W_OK):  # this also detects a file system that is mounted read-only
+    if not os.access(there, os.W_OK):  # this also finds a file system that is mounted read-only
         raise Unavailable(
             f"{folder}: cannot be written: {there} is read-only for this user. Give this user write access, or copy "
             "the project to a folder that can be written."
@@ -127,14 +130,14 @@ def check_writable(folder: Path) -> None:
 
 
 def existing(folder: Path) -> Path:
-    """Return `folder`, or its nearest parent that exists."""
+    """Return `folder` if it exists, or otherwise its nearest parent that exists."""
     while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
     return folder
 
 
 def sync_directory(path: Path) -> None:
-    """Sync the names in a directory."""
+    """Sync a directory, so that the names of its files survive a power cut."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

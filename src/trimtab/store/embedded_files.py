@@ -1,4 +1,4 @@
-"""Files of the embedded stores: their names, kinds and formats, for code that reads a state folder from outside."""
+"""The files of stores without a server: names, kinds and formats, for code that reads a state folder directly."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ Kind = Literal["catalogue", "log file", "key-value store", "blob store"]
 _CATALOG, _BLOBS = "catalog.db", "format"
 _LOCKS = (".lock", ".holder")  # suffixes of files
 _SQLITE = b"SQLite format 3\x00"
-_APPLICATION = slice(68, 72)  # the bytes of an SQLite header that hold the application id, which only logs have
+# the bytes in the header of an SQLite file that hold the application id; only logs set this id
+_APPLICATION = slice(68, 72)
 
 
 def embedded_urls(folder: Path) -> dict[str, str]:
-    """Return the URL of each embedded store of a state folder, by the name of its part."""
+    """Return the URL of each store in a state folder, by the name of its part ("log", "catalog", ...)."""
     logs = {name: store_url("sqlite", folder / "log" / name) for name in ("events", "predictions", "quarantine")}
     values = {name: store_url("lmdb", folder / name) for name in ("online", "answers", "learners")}
     catalog, blob = store_url("sqlite", catalog_file(folder)), store_url("file", folder / "blob")
@@ -28,26 +29,26 @@ def embedded_urls(folder: Path) -> dict[str, str]:
 
 
 def catalog_file(folder: Path) -> Path:
-    """Return the file of an embedded catalogue."""
+    """Return the path of the catalogue's file in a state folder."""
     return folder / _CATALOG
 
 
 def is_of_catalog(name: str) -> bool:
-    """Return whether a name is that of an embedded catalogue or of one of its other files."""
+    """Return whether a file name is that of the catalogue's database, or of a file that SQLite keeps next to it."""
     return name.startswith(_CATALOG)
 
 
 def is_of_process(path: Path) -> bool:
-    """Return whether a file only tells which processes use a store now. A copy does not need such a file."""
+    """Return whether a file only says which processes use a store now. A copy of the folder does not need it."""
     return path.suffix in _LOCKS or path.name == "lock.mdb"
 
 
 def check_file(path: Path, repair: str) -> Kind | None:
-    """Check that a file of a state folder has a format that this version reads.
+    """Check that trimtab can read a file of a state folder, and return the kind of store that it is the main file of.
 
     Args:
         path: A file of a store, or any other file.
-        repair: For the message, what to do when the file is a damaged key-value store.
+        repair: The advice in the error message if the file is a damaged key-value store.
 
     Returns:
         The kind of store it is the main file of; None: of no store.
@@ -93,7 +94,7 @@ def _check_catalog(path: Path) -> None:
             connection.close()
     except sqlite3.OperationalError as error:
         if "no such table" in str(error):
-            return  # a file of another program, or a file that was just made
+            return  # a file of another program, or a file that was just created
         raise Unavailable(f"{path}: cannot be read now ({error}). Try again.") from error
     except sqlite3.DatabaseError as error:
         raise Corrupt(f"{path}: {error}. Restore it from a backup.") from error

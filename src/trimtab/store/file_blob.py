@@ -1,4 +1,4 @@
-"""The embedded blob store: one file for each content, named by its SHA-256."""
+"""The blob store in a folder: one file for each content, named by its SHA-256."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trimtab.store.durable_files import TEMPORARY, make_folder, sync_directory, 
 from trimtab.store.ports import StoredBlob
 
 FORMAT = 2
-KNOWN = ("2",)  # the first format, with two levels of folders, was never released # D83
+KNOWN = ("2",)  # format 1, which had two levels of folders, was never released # D83
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -30,12 +30,13 @@ class FileBlob(Closing):
     def __init__(self, directory: Path) -> None:
         self.directory = Path(directory)
         try:
-            self._marked = self._format() == str(FORMAT)  # the format file is written with the first blob
+            # the file that tells the format is written together with the first blob
+            self._marked = self._format() == str(FORMAT)
         except OSError as error:
             raise self._unavailable(error) from error
 
     def put(self, data: bytes) -> str:
-        """Store `data` and return its hash. The data are durable when it returns. A damaged copy is replaced.
+        """Store `data` and return its hash. When this returns, the data are durable. A damaged copy is replaced.
 
         Raises:
             Unavailable: The disk is full or read-only. Nothing was stored.
@@ -44,7 +45,7 @@ class FileBlob(Closing):
         path = self._path(digest)
         try:
             if _holds(path, data) and _renewed(path):
-                self._sync(path)  # the first writer may have been killed before it synced the file
+                self._sync(path)  # the file exists, but its writer may have been killed before it synced the file
             else:
                 self._mark()
                 write_content(path, data)
@@ -53,10 +54,10 @@ class FileBlob(Closing):
         return digest
 
     def get(self, digest: str) -> bytes:
-        """Return the bytes.
+        """Return the bytes with a hash.
 
         Raises:
-            NotFound: The bytes were never put here, or were deleted.
+            NotFound: No such bytes were ever stored, or they were deleted.
             Corrupt: The bytes no longer match their hash.
         """
         path = self._path(digest)
@@ -74,14 +75,14 @@ class FileBlob(Closing):
         return self._path(digest).is_file()
 
     def stored(self, digest: str) -> StoredBlob | None:
-        """Return the size and the time of the last `put`, or None if the blob does not exist."""
+        """Return a blob's size and the time of its last `put`, or None if the blob does not exist."""
         try:
             return _weighed(digest, self._path(digest).stat())
         except FileNotFoundError:
             return None
 
     def all(self) -> Iterator[StoredBlob]:
-        """Yield every blob, in no order. A blob that is removed meanwhile may or may not be included."""
+        """Yield every blob, in no particular order. A blob that is removed meanwhile may or may not be included."""
         for path in blob_files(self.directory):
             try:
                 yield _weighed(path.name, path.stat())
@@ -89,11 +90,11 @@ class FileBlob(Closing):
                 continue
 
     def expire(self, digest: str, before_us: int) -> bool:
-        """Remove a blob unless it was put since a time or is being put. Returns False if it stays or does not exist."""
+        """Remove a blob if its last `put` was before a time. Return whether it was removed."""
         path = self._path(digest)
         aside = path.with_name(f"{TEMPORARY[0]}{digest}.{os.getpid()}{TEMPORARY[1]}")
         try:
-            os.rename(path, aside)  # a `put` from here on does not find the blob, and stores it again
+            os.rename(path, aside)  # from here on, a `put` does not find the blob, and stores it again
             if aside.stat().st_mtime_ns // 1_000 >= before_us:
                 os.rename(aside, path)
                 return False
@@ -106,9 +107,10 @@ class FileBlob(Closing):
         return True
 
     def sweep(self, before_us: int, *, look: bool = False) -> int:
-        """Remove partial files that killed processes left before a time, and return their bytes.
+        """Remove unfinished files that killed processes left behind before a time, and return the number of bytes
+        freed.
 
-        With `look`, only count the bytes.
+        If `look` is True, only count the bytes.
         """
         found = 0
         for path in self.directory.glob(f"{TEMPORARY[0]}*{TEMPORARY[1]}"):
@@ -124,7 +126,7 @@ class FileBlob(Closing):
         return found
 
     def delete(self, digest: str) -> bool:
-        """Remove the blob. Returns False when it does not exist."""
+        """Remove a blob. Return False if it does not exist."""
         path = self._path(digest)
         try:
             path.unlink()
@@ -136,7 +138,7 @@ class FileBlob(Closing):
         return True
 
     def close(self) -> None:
-        """Do nothing, because nothing is held open."""
+        """Do nothing, because no file is kept open."""
 
     def _path(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
@@ -144,13 +146,13 @@ class FileBlob(Closing):
         return blob_file(self.directory, digest)
 
     def _sync(self, path: Path) -> None:
-        """Sync a blob's content and its name."""
+        """Sync the content of a blob and the name of its file."""
         with path.open("rb") as file:
             os.fsync(file.fileno())
         sync_directory(self.directory)
 
     def _mark(self) -> None:
-        """Write the format file, once."""
+        """Write the file that tells the format, unless this was already done."""
         if not self._marked:
             make_folder(self.directory)
             if self._format() != str(FORMAT):
@@ -159,7 +161,7 @@ class FileBlob(Closing):
             self._marked = True
 
     def _format(self) -> str | None:
-        """Return the format of the directory, one of `KNOWN`, or None if nothing was ever put there."""
+        """Return the format of the directory (one of `KNOWN`), or None if no blob was ever stored in it."""
         path = self.directory / "format"
         try:
             found = path.read_text("ascii", "replace").strip()
@@ -167,7 +169,7 @@ class FileBlob(Closing):
             others = self.directory.exists() and any(e.name[0] != "." for e in self.directory.iterdir())
             if not others:
                 return None
-            if not path.exists():  # otherwise the format was written meanwhile
+            if not path.exists():  # otherwise another process has written the format by now
                 raise Misuse(
                     f"{self.directory}: holds other files. Give an empty directory, or a blob store."
                 ) from None
@@ -180,12 +182,12 @@ class FileBlob(Closing):
 
 
 def blob_file(directory: Path, digest: str) -> Path:
-    """Return the file of a blob in a store's directory. The file need not exist."""
+    """Return the path of a blob's file in a store's directory. The file need not exist."""
     return directory / digest
 
 
 def blob_files(directory: Path) -> Iterator[Path]:
-    """Return the files of all blobs in a store's directory."""
+    """Yield the paths of all blobs in a store's directory."""
     return (path for path in directory.glob("*") if _DIGEST.fullmatch(path.name))
 
 
@@ -205,7 +207,7 @@ def _weighed(digest: str, found: os.stat_result) -> StoredBlob:
 
 
 def _renewed(path: Path) -> bool:
-    """Set the time of a blob to now, so that a garbage collection keeps it. Returns False if it was just removed."""
+    """Set the time of a blob to now, so that garbage collection keeps the blob. Return False if it was just removed."""
     try:
         os.utime(path)
     except FileNotFoundError:

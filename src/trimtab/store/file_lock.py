@@ -1,4 +1,4 @@
-"""A lock on a file, taken without waiting and released by the system when its holder dies."""
+"""A lock on a file. It is taken without waiting, and the system releases it when its process dies."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from trimtab.store.forks import guard, unguard
 
 
 class FileLock:
-    """An exclusive `flock` on a file that holds the pid of its owner.
+    """An exclusive `flock` on a file. The file holds the pid of the process that has the lock.
 
-    A forked child inherits the open file and would keep the lock beyond its parent's death, so it closes its copy.
+    A forked child inherits the open file. It must close its copy, which would otherwise keep the lock after the death
+    of the parent.
     """
 
     def __init__(self, path: Path, fd: int) -> None:
@@ -24,7 +25,7 @@ class FileLock:
 
     @staticmethod
     def take(path: Path) -> FileLock | None:
-        """Return the lock on `path`, or None while another process or object holds it."""
+        """Take the lock on `path` and return it. Return None if another process or object holds it."""
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, file_mode(path.parent))
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -34,14 +35,15 @@ class FileLock:
         except BaseException:
             os.close(fd)
             raise
-        with contextlib.suppress(OSError):  # the pid is only for messages, so a full disk must not prevent the lock
+        # The pid is only used in messages, so a full disk must not prevent the lock.
+        with contextlib.suppress(OSError):
             os.ftruncate(fd, 0)
             os.pwrite(fd, str(os.getpid()).encode(), 0)
         return FileLock(path, fd)
 
     @staticmethod
     def is_held(path: Path) -> bool:
-        """Return whether the lock on `path` is held. Nothing is made or written."""
+        """Return whether the lock on `path` is held. This makes and writes no file."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -56,7 +58,7 @@ class FileLock:
 
     @staticmethod
     def holder(path: Path) -> str:
-        """Return the pid in the lock file, or "unknown" without a pid."""
+        """Return the pid in the lock file, or "unknown" if the file holds none."""
         try:
             return path.read_text() or "unknown"
         except OSError:
@@ -67,11 +69,11 @@ class FileLock:
         fd, self._fd = self._fd, -1
         unguard(self)
         if fd >= 0:
-            fcntl.flock(fd, fcntl.LOCK_UN)  # frees the lock even if a child still has a copy of the descriptor
+            fcntl.flock(fd, fcntl.LOCK_UN)  # this frees the lock even if a child still has a copy of the open file
             os.close(fd)
 
     def after_fork(self) -> None:
-        """In a forked child: close the inherited copy. The parent keeps the lock."""
+        """Close the copy of the file that a forked child has inherited. The parent keeps the lock."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

@@ -1,7 +1,7 @@
-"""Refusal to use, in a forked child, what its parent has open.
+"""Make sure that a forked child does not use the stores that its parent has open.
 
-SQLite and LMDB keep locks by process. A child that used its parent's connections, or opened the same files next to
-them, would take the parent's locks for its own and could damage the files.
+SQLite and LMDB keep locks per process. A child that used its parent's connections, or opened the same files again,
+would take the parent's locks for its own, and could damage the files.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from trimtab.core.errors import Misuse
 
 
 class Guarded(Protocol):
-    """An object with open files."""
+    """A store with open files."""
 
     def after_fork(self) -> None:
-        """Refuse every later call. Called in a forked child."""
+        """Make every later call fail. This is called in a forked child."""
         ...
 
 
 _open: weakref.WeakKeyDictionary[Guarded, str] = weakref.WeakKeyDictionary()
-_inherited: set[str] = set()  # in a forked child: what its parent had open
+_inherited: set[str] = set()  # in a forked child: the paths that its parent had open
 
 
 def guard(thing: Guarded, path: Path) -> None:
-    """Note that `thing` has `path` open, so that a forked child can use neither."""
+    """Record that `thing` has `path` open. A forked child can then use neither of them."""
     _open[thing] = os.path.realpath(path)
 
 
 def unguard(thing: Guarded) -> None:
-    """Note that `thing` is closed. A second call does nothing."""
+    """Record that `thing` is closed. A second call does nothing."""
     _open.pop(thing, None)
 
 
 def check_inherited(path: Path) -> None:
-    """Check that `path` may be opened, before it is opened.
+    """Check that `path` may be opened in this process.
 
     Raises:
         Misuse: This is a forked child, and its parent has the path open.
@@ -48,7 +48,7 @@ def check_inherited(path: Path) -> None:
 
 
 def forked(path: Path) -> Misuse:
-    """Return the error for an object that was opened before this process was forked."""
+    """Return the error for a store that was opened before this process was forked."""
     return Misuse(
         f"{path}: this project was opened before the process forked. Start the child as a new interpreter "
         '(multiprocessing\'s "spawn", joblib\'s "loky", subprocess) and open it there: tt.open(...)'
@@ -58,7 +58,7 @@ def forked(path: Path) -> Misuse:
 def _after_fork_in_child() -> None:
     for thing, path in list(_open.items()):
         _inherited.add(path)
-        # never finalised, because that would close the parent's files
+        # keep the object for ever, because finalising it would close the parent's files
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
         thing.after_fork()
     _open.clear()

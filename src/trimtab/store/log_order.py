@@ -1,4 +1,4 @@
-"""Records of all partitions of a log in one order: by append time, then partition, then position."""
+"""Read all partitions of a log in one order: by append time, then partition, then position."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _appended_at = attrgetter("appended_at_us")
 
 
 class Gap(Exception):
-    """Raised because records to be read were truncated from the log. The caller may have them in a table."""
+    """Raised because records that are to be read were already removed from the log.
+
+    A caller may have copied these records to a table earlier, and can then read them there.
+    """
 
     def __init__(self, partition: str, first: int, last: int, found: int | None) -> None:
         there = "none" if found is None else f"{found} as the first"
@@ -22,33 +25,34 @@ class Gap(Exception):
 
 
 def append_order(record: LogRecord) -> tuple[int, str, int]:
-    """Return the sort key of records of several partitions."""
+    """Return the key that sorts records of several partitions in the order of this module."""
     return record.appended_at_us, record.partition, record.position
 
 
 def in_order(parts: Sequence[list[LogRecord]]) -> list[LogRecord]:
-    """Merge the records of several partitions. Each partition's records are in order already."""
+    """Merge the records of several partitions, each of which is already in order."""
     return parts[0] if len(parts) == 1 else sorted(chain.from_iterable(parts), key=append_order)
 
 
 def intervals(
     log: Log, after: Mapping[str, int], upto: Mapping[str, int], *, batch: int = 10_000, gaps: bool = False
 ) -> Iterator[list[list[LogRecord]]]:
-    """Yield the records after `after` up to `upto` by intervals of append time, as a list for each partition.
+    """Yield the records after `after` and up to `upto`, one interval of append times at a time.
 
-    No record of a later interval comes before a record of an earlier interval. Partitions are in the order of their
-    names. A partition without records in an interval is left out. No record is read twice.
+    Each item has one list of records per partition, in the order of the partitions' names. A partition without records
+    in the interval is left out. All records of an interval come before those of the next interval. No record is read
+    twice.
 
     Args:
-        log: The log.
-        after: By partition, the position up to which records were read already. Other partitions are read from the
-            beginning.
-        upto: The last wanted position of each partition that is to be read.
-        batch: The largest number of records of a partition that are read at once.
-        gaps: Skip truncated records.
+        log: The log to read.
+        after: For each partition, the position up to which records were already read. A partition that is not listed is
+            read from its beginning.
+        upto: For each partition that is to be read, the last position to read.
+        batch: The largest number of records to read from a partition at once.
+        gaps: Whether to skip records that were removed, instead of raising `Gap`.
 
     Raises:
-        Gap: Some of the records were truncated, and `gaps` is false.
+        Gap: Some of the records were removed, and `gaps` is False.
     """
     chunks = {name: _chunks(log, name, after.get(name, 0), end, batch, gaps) for name, end in sorted(upto.items())}
     held: dict[str, list[LogRecord]] = {name: [] for name in chunks}
@@ -58,7 +62,8 @@ def intervals(
         if not held:
             return
         unread = [(r[-1].appended_at_us, name) for name, r in held.items() if r[-1].position < upto[name]]
-        bound = min(unread, default=None)  # after this record there may be records that are not read yet
+        # Do not return records after this one yet: records that were not read yet may come before them.
+        bound = min(unread, default=None)
         cuts = {name: _until(records, name, bound) for name, records in held.items()}
         yield [records[: cuts[name]] for name, records in held.items() if cuts[name]]
         held = {name: records[cuts[name] :] for name, records in held.items()}
@@ -79,7 +84,7 @@ def _chunks(log: Log, partition: str, after: int, end: int, batch: int, gaps: bo
 
 
 def _until(records: list[LogRecord], partition: str, bound: tuple[int, str] | None) -> int:
-    """Return the number of records that do not come after the bound (append time, partition)."""
+    """Return how many of the records do not come after `bound`, which is an append time and a partition."""
     if bound is None:
         return len(records)
     cut = bisect_right if partition <= bound[1] else bisect_left

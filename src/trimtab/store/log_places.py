@@ -1,4 +1,4 @@
-"""Positions in a log: those of an append time, and that of the first record of a partition."""
+"""Find positions in a log: the position that belongs to a time, and the beginning of a partition."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from trimtab.store.ports import Log
 
 
 def positions_before(log: Log, at_us: int) -> dict[str, int]:
-    """Return by partition a position after which all records were appended at `at_us` or later."""
+    """Return for each partition a position such that all records after it were appended at `at_us` or later."""
     return {partition: position_before(log, partition, last, at_us) for partition, last in log.positions().items()}
 
 
 def position_before(log: Log, partition: str, last: int, at_us: int) -> int:
-    """Return such a position for one partition whose last position is `last`. The search is a bisection."""
+    """Return such a position for one partition, found by bisection. `last` is the last position of the partition."""
     low, high = 0, last
     while low < high:
         middle = (low + high) // 2
@@ -24,6 +24,6 @@ def position_before(log: Log, partition: str, last: int, at_us: int) -> int:
 
 
 def begin_of(log: Log, partition: str, last: int) -> int:
-    """Return the position up to which a partition was truncated, or `last` if no record is left."""
+    """Return the position up to which records were removed from a partition, or `last` if no record is left."""
     first = log.read(partition, 0, limit=1)
     return first[0].position - 1 if first else last

@@ -1,6 +1,6 @@
-"""Opens a store by its URL and the port that is wanted."""
+"""Open a store, given its URL and the kind of store that is wanted."""
 
-# ruff: noqa: A001 - `store.open` is its name, like `io.open`
+# ruff: noqa: A001 - `store.open` is named after `io.open`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -65,20 +65,21 @@ def open(url: str, port: Literal["catalog"], *, clock: Clock | None = None) -> C
 def open(
     url: str, port: Port, *, clock: Clock | None = None, repair: str | None = None
 ) -> Log | Table | KeyValue | Blob | Catalog:
-    """Open the store at `url`. It is made when it does not exist.
+    """Open the store at `url`. A store that does not exist is created.
 
-    `sqlite:///dir` (log), `sqlite:///file.db` (catalog), these two with `?mode=durable` or `relaxed`,
-    `delta:///dir` (table), `lmdb:///dir` (kv), `file:///dir` (blob): three slashes and an absolute path.
+    URLs have three slashes and an absolute path: `sqlite:///dir` (log), `sqlite:///file.db` (catalog), `delta:///dir`
+    (table), `lmdb:///dir` (kv), `file:///dir` (blob). The first two take `?mode=durable` or `?mode=relaxed`.
 
     Args:
-        url: Its address.
-        port: The port as which the store is used.
-        clock: Stamps a log's records and measures a catalogue's leases. If left out, the system's clock.
-        repair: What errors say to do when a key-value store is damaged; left out, to restore it from a backup.
+        url: The address of the store.
+        port: The kind of store.
+        clock: The clock that stamps a log's records and measures a catalogue's leases; by default the system's clock.
+        repair: The advice in messages about a damaged key-value store; by default to restore it from a backup.
 
     Raises:
-        Misuse: The URL is unknown, or has no such port. The message lists those that exist.
-        Unavailable: The store cannot be reached or made now.
+        Misuse: The URL is unknown, or there is no store of this kind at such a URL. The message lists the URLs that
+            exist.
+        Unavailable: The store cannot be reached or created now.
         Corrupt: The stored data are damaged.
 
     >>> open("mysql:///x", "log")

@@ -1,4 +1,4 @@
-"""The five ports: the protocols of every backend. Contract suites for them are in `trimtab.testing`."""
+"""The five ports: the protocols that every kind of store follows. `trimtab.testing` has tests for implementations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from trimtab.core.columns.data import Columns
 _Stored = TypeVar("_Stored")
 
 
-class LogRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):  # the struct can hold no reference cycle
+# gc=False is safe, because the struct can hold no reference cycle
+class LogRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One record of a log: its position, append time and payload."""
 
     partition: str
@@ -24,25 +25,26 @@ class LogRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):  # the 
 
 
 class Log(Protocol):
-    """An append-only log of partitions. Each writing process appends to a partition of its own."""
+    """A log that records are appended to. Each writing process has a partition of the log of its own."""
 
     @property
     def partition(self) -> str:
-        """The partition that this process appends to (taken at the first append or at this call)."""
+        """The partition that this process appends to. It is taken at the first append, or when this is first read."""
         ...
 
     def append(self, payloads: Sequence[bytes], *, at_us: Sequence[int] | None = None) -> range:
-        """Append all of `payloads` or none, and return their positions once they are safe.
+        """Append all of `payloads` or none. Return their positions once they are safe.
 
-        `at_us` are their append times (for a replay). If left out, the time of the clock. A time below the partition's
-        last append time is raised to that time. Thread-safe: appends that arrive together share one sync.
+        `at_us` are the append times of the payloads, which a replay gives. By default the clock gives them. A time
+        below the partition's last append time is raised to that time. Threads may append at once, and then share one
+        sync.
         """
         ...
 
     def read(self, partition: str, after: int, *, limit: int = 10_000) -> list[LogRecord]:
         """Return up to `limit` records with position > `after`, in order.
 
-        Raises Corrupt at the first damaged record.
+        Raise Corrupt at the first damaged record.
         """
         ...
 
@@ -51,28 +53,30 @@ class Log(Protocol):
         ...
 
     def truncate(self, partition: str, through: int) -> int:
-        """Remove the records up to and including `through`, and return their number.
+        """Remove the records up to and including position `through`, and return their number.
 
         Their positions are not used again.
         """
         ...
 
     def erase(self, partition: str, instead: Mapping[int, bytes]) -> int:
-        """Replace the payloads of records, by position, and return the number replaced. Append times stay.
+        """Replace the payloads of the records at the given positions, and return the number replaced. Append times
+        stay.
 
-        When it returns, neither the old payloads nor truncated payloads are on any page of the disk. Raises Conflict,
-        and does nothing, while another process writes the partition.
+        When this returns, neither the old payloads nor removed records are on any page of the disk. Raise Conflict, and
+        do nothing, while another process writes the partition.
         """
         ...
 
     def mark(self) -> Hashable | None:
-        """Return a value that stays the same only while no process appends, or None if there is no cheap value."""
+        """Return a value that changes whenever a process appends. None: this log has no cheap way to tell."""
         ...
 
     def maintenance(self) -> None:
-        """Do the work that appends otherwise do now and then, such as a checkpoint. Appends wait meanwhile.
+        """Do work that appends would otherwise have to do, such as a checkpoint. Appends wait meanwhile.
 
-        After the first call, appends do this work themselves only when it is long overdue. Raises Unavailable.
+        After the first call, appends only do this work themselves if it is long overdue. Raise Unavailable if it cannot
+        be done now.
         """
         ...
 
@@ -81,52 +85,51 @@ class Log(Protocol):
 
 @runtime_checkable
 class Repairable(Protocol):
-    """A log whose partitions can be repaired after a loss, or after a wrong clock stamped records."""
+    """A log whose partitions can be repaired, after records were lost or were stamped by a wrong clock."""
 
     def skip_to(self, partition: str, position: int, again: Iterable[tuple[bytes, int]]) -> None:
-        """Continue a partition after `position`, without the records up to there, and append payloads with their
-        append times.
+        """Continue a partition after `position`: remove the records up to there, and append payloads with append times.
 
-        The call does all of this or nothing. A missing partition is made.
+        Either all of this is done or nothing. A partition that does not exist is created.
         """
         ...
 
     def restamp(self, partition: str, above_us: int, at_us: int) -> int:
-        """Set the append time of records appended after `above_us` to `at_us`, and return their number."""
+        """Set the append time of all records appended after `above_us` to `at_us`, and return their number."""
         ...
 
 
 class Table(Protocol):
-    """One table of record. Rows are appended with the log position from which they came."""
+    """A table that rows are appended to, each time with the position in a log that the rows were read up to."""
 
     def append(self, rows: Columns, *, writer: str, position: int) -> bool:
         """Add rows in one commit that also stores `position` for `writer`.
 
-        If the writer had reached `position` already, return False and do nothing.
+        If the writer has already reached `position`, return False and do nothing.
         """
         ...
 
     def position(self, writer: str) -> int:
-        """Return the last position committed for `writer`, or 0 when there is none."""
+        """Return the last position that was stored for `writer`, or 0 if there is none."""
         ...
 
     def scan(self, names: Sequence[str] | None = None, *, version: int | None = None) -> Columns:
-        """Return the rows (with all columns, or with those named) in the newest version or in `version`."""
+        """Return the rows of the newest version, or of `version`, with the columns `names` (None: all columns)."""
         ...
 
     def erase(self, rows: Columns, instead: Columns | None = None) -> int:
-        """Remove every row that equals one of `rows` in all of its columns, even from files of older versions.
+        """Remove every row that equals one of `rows` in all of its columns, even from the files of older versions.
 
-        The rows `instead` are added in the same commit. Returns the number of removed rows.
+        The rows `instead` are added in the same commit. Return the number of removed rows.
         """
         ...
 
     def compact(self) -> None:
-        """Merge small files into large files. The rows stay the same."""
+        """Merge small files into large files. The rows do not change."""
         ...
 
     def version(self) -> int:
-        """Return the newest version, or -1 while the table is empty."""
+        """Return the number of the newest version, or -1 before the first append."""
         ...
 
     def close(self) -> None: ...
@@ -145,44 +148,47 @@ class Prunable(Protocol):
         ...
 
     def vacuum(self, older_h: int) -> int:
-        """Delete files that are needed only by versions replaced `older_h` hours ago, and return the bytes freed."""
+        """Delete files that only versions replaced `older_h` hours ago or earlier need. Return the bytes freed."""
         ...
 
 
 @runtime_checkable
 class Copyable(Protocol):
-    """A store that can copy a consistent snapshot of itself while other processes write to it."""
+    """A store that can write a consistent copy of itself while other processes write to the store."""
 
     def copy_to(self, to: Path, /) -> object: ...
 
 
 @runtime_checkable
 class InFolder(Protocol):
-    """A store whose files are in a folder of this machine, in which related files can be kept."""
+    """A store whose files are in a folder on this machine. Related files can be kept in the same folder."""
 
     folder: Path | None  # None: the store has no folder
 
 
 class KeyValue(Protocol):
-    """A map of bytes to bytes. One process writes, and many read. A write is all or nothing, and synced."""
+    """A map of bytes to bytes. One process writes, and many read. A write is synced, and is done as a whole or not at
+    all.
+    """
 
     def get(self, key: bytes) -> bytes | None: ...
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values of all keys, read in one snapshot."""
+        """Return the values of all keys, from one snapshot."""
         ...
 
     def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
-        """Put and delete in one transaction.
+        """Store and delete pairs in one transaction.
 
-        A view's log position is one of the keys, so it moves together with the view's state.
+        For example, the log position of a view is stored under a key of its own, so it always changes together with the
+        view's state.
         """
         ...
 
     def release_writer(self) -> None:
-        """Let another process write until this process writes again.
+        """Let another process write, until this process writes again.
 
-        A write makes its process the only writer.
+        A write makes its process the only process that may write.
         """
         ...
 
@@ -191,17 +197,16 @@ class KeyValue(Protocol):
         ...
 
     def erase(self, keys: Iterable[bytes] = ()) -> None:
-        """Delete keys so that neither they nor anything that was deleted or replaced earlier is on the disk any
-        more.
+        """Delete keys, and remove them from the disk, with everything that was deleted or replaced earlier.
 
-        Raises Conflict, and does nothing, while another process has the store open.
+        Raise Conflict, and do nothing, while another process has the store open.
         """
         ...
 
     def reopen_if_replaced(self, *, make: bool = False) -> bool:
-        """Open the store again if its files were removed or replaced, and return whether they were.
+        """Open the store again if other files are in its place by now. Return whether this was the case.
 
-        Raises Unavailable if the files are missing. With `make`, which is for the writer, an empty store is made
+        If the files are missing, raise Unavailable. The writer may pass `make`, and an empty store is then created
         instead.
         """
         ...
@@ -230,77 +235,82 @@ class Place(Protocol):
 
 
 class Blob(Protocol):
-    """Bytes by the SHA-256 of their content."""
+    """A store of byte strings, each under the SHA-256 of its content."""
 
     def put(self, data: bytes) -> str:
-        """Store `data` and return its hash, 64 hexadecimal digits. The data are durable when it returns."""
+        """Store `data` and return its hash, 64 hexadecimal digits. When this returns, the data are durable."""
         ...
 
     def get(self, digest: str) -> bytes:
-        """Return the bytes. Raises NotFound, or Corrupt when the bytes no longer match their hash."""
+        """Return the bytes with a hash. Raise NotFound, or Corrupt if they no longer match the hash."""
         ...
 
     def exists(self, digest: str) -> bool: ...
 
     def delete(self, digest: str) -> bool:
-        """Remove the blob. Returns False when it does not exist."""
+        """Remove a blob. Return False if it does not exist."""
         ...
 
     def close(self) -> None: ...
 
 
 class StoredBlob(msgspec.Struct, frozen=True):
-    """Size and time of a stored blob."""
+    """The size of a stored blob, and the time of its last `put`."""
 
     digest: str
     size_bytes: int
-    put_at_us: int  # the last `put`, by the store's clock
+    put_at_us: int  # by the store's clock
 
 
 @runtime_checkable
 class Listed(Protocol):
-    """A blob store that lists its blobs with size and age, so that unused ones can be removed."""
+    """A blob store that lists its blobs with sizes and ages, so that unused blobs can be removed."""
 
     def stored(self, digest: str) -> StoredBlob | None:
-        """Return one blob's size and time, or None when it does not exist."""
+        """Return the size and the time of one blob, or None if it does not exist."""
         ...
 
     def all(self) -> Iterator[StoredBlob]:
-        """Yield every blob, in no order. A blob that is put or removed meanwhile may or may not be included."""
+        """Yield every blob, in no particular order. A blob that is stored or removed meanwhile may or may not be
+        included.
+        """
         ...
 
     def expire(self, digest: str, before_us: int) -> bool:
-        """Remove a blob unless it was put since a time. Returns False if it stays or does not exist."""
+        """Remove a blob if its last `put` was before a time. Return whether it was removed."""
         ...
 
     def sweep(self, before_us: int, *, look: bool = False) -> int:
-        """Remove partial files that killed processes left before a time, and return their bytes.
+        """Remove unfinished files that killed processes left behind before a time. Return the number of bytes freed.
 
-        With `look`, only count the bytes.
+        If `look` is True, only count the bytes.
         """
         ...
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A small named document of the catalogue, and the number of times it was written."""
+    """A small named document in the catalogue. `revision` counts how often it was written."""
 
     kind: str
     key: str
     revision: int  # 1 after the first write
-    body: bytes  # JSON
+    body: bytes  # a JSON document
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One line of an append-only journal of the catalogue."""
+    """One line of a journal in the catalogue. Lines are only appended."""
 
     journal: str
     sequence: int  # 1, 2, 3, ... without gaps within the journal
     at_us: int
-    body: bytes  # JSON
+    body: bytes  # a JSON document
 
 
 class Put(msgspec.Struct, frozen=True, tag="put"):
-    """Write a record. `expected` is the revision that it must have now (0: it must not exist, None: any)."""
+    """A change that writes a record.
+
+    `expected` is the revision that the record must have now. 0: the record must not exist. None: any revision.
+    """
 
     kind: str
     key: str
@@ -309,7 +319,7 @@ class Put(msgspec.Struct, frozen=True, tag="put"):
 
 
 class Remove(msgspec.Struct, frozen=True, tag="remove"):
-    """Remove a record. `expected` is as in `Put`."""
+    """A change that removes a record. `expected` has the same meaning as in `Put`."""
 
     kind: str
     key: str
@@ -317,7 +327,10 @@ class Remove(msgspec.Struct, frozen=True, tag="remove"):
 
 
 class Append(msgspec.Struct, frozen=True, tag="append"):
-    """Add a line to a journal. `expected` is the sequence number that it must get (None: the next number)."""
+    """A change that adds a line to a journal.
+
+    `expected` is the sequence number that the line must get. None: the next number.
+    """
 
     journal: str
     at_us: int
@@ -326,32 +339,36 @@ class Append(msgspec.Struct, frozen=True, tag="append"):
 
 
 class Catalog(Protocol):
-    """Small records, append-only journals and leases, which several processes change in transactions."""
+    """A store of small records, journals and leases, which several processes change in transactions."""
 
     def get(self, kind: str, key: str) -> Record | None: ...
 
     def find(self, kind: str, prefix: str = "") -> list[Record]:
-        """Return records of a kind whose key starts with `prefix`, in the order of their keys."""
+        """Return the records of a kind whose keys start with `prefix`, in the order of their keys."""
         ...
 
     def write(self, changes: Sequence[Put | Remove | Append]) -> None:
-        """Make all changes or none. Raises Conflict, which names the first change whose `expected` did not hold."""
+        """Make all changes or none. Raise Conflict if an `expected` does not hold; the message names the first such
+        change.
+        """
         ...
 
     def journal(self, name: str, *, after: int = 0, limit: int = 10_000) -> list[Entry]:
-        """Return up to `limit` lines with sequence > `after`, in order."""
+        """Return up to `limit` lines with a sequence number above `after`, in order."""
         ...
 
     def acquire(self, lease: str, holder: str, ttl_s: float) -> bool:
-        """Take or renew a lease. Returns False while another holder has the lease and it has not expired."""
+        """Take or renew a lease for `ttl_s` seconds. Return False if another holder has the lease and it has not
+        expired.
+        """
         ...
 
     def release(self, lease: str, holder: str) -> None:
-        """Release a lease. Does nothing if `holder` does not hold the lease."""
+        """Release a lease. Do nothing if `holder` does not have the lease."""
         ...
 
     def mark(self) -> Hashable | None:
-        """Return a value that stays the same only while no process writes, or None if there is no cheap value."""
+        """Return a value that changes whenever a process writes. None: this catalogue has no cheap way to tell."""
         ...
 
     def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""Checks that a path given by a person names a regular file, not a folder, a pipe or a device."""
+"""Checks that a path given by a user names a regular file, and not a folder, a pipe or a device."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _KINDS = {
 
 
 def other_kind(path: Path) -> str | None:
-    """Return what a path names if it is not a regular file, e.g. "folder".
+    """Return the kind of a thing that is no regular file, for example "folder".
 
-    None: the path names a regular file, or nothing.
+    Return None if the path names a regular file, or nothing.
     """
     try:
         return _KINDS.get(stat.S_IFMT(path.stat().st_mode))
@@ -31,12 +31,12 @@ def regular_file(path: Path, what: str = "file") -> Path:
     """Return the path if it names a regular file.
 
     Args:
-        path: The path as the person gave it.
-        what: The file's purpose, for messages.
+        path: The path as the user gave it.
+        what: What the file is for, used in messages.
 
     Raises:
-        NotFound: The path names nothing.
-        Misuse: The path names something else, such as a named pipe.
+        NotFound: Nothing exists at the path.
+        Misuse: The path names something else than a regular file, such as a named pipe.
     """
     kind = other_kind(path)
     if kind is not None:

@@ -1,4 +1,4 @@
-"""The catalogue over SQLAlchemy Core, in SQLite. The statements also fit PostgreSQL."""
+"""The catalogue in an SQL database, over SQLAlchemy Core. It uses SQLite; its statements also fit PostgreSQL."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from trimtab.store.sqlite.partition_file import FileId, file_id
 from trimtab.store.sqlite.wal import acknowledged_frames
 from trimtab.store.sqlite.write_lock import WriteLock
 
-_CHECKED_PAGES = 1_000  # 4 MB; the structure of smaller databases is checked in a few ms whenever they are opened
-_THREADS = 64  # threads that may use a catalogue at once; further threads wait
+_CHECKED_PAGES = 1_000  # 4 MB; smaller databases are checked whenever they are opened, which takes a few ms
+_THREADS = 64  # the number of threads that may use a catalogue at once; further threads wait
 _SYNCHRONOUS = {"durable": "FULL", "relaxed": "NORMAL"}
 _BUSY_S = 30.0  # how long a writer waits for other writers before it fails
 
@@ -52,10 +52,11 @@ class SqlCatalog(Closing):
     ) -> None:
         self.what = what
         self.folder: Path | None = None
-        self._file: FileId | None = None  # None: the database is not a file of this machine
+        self._file: FileId | None = None  # None if the database is not a file on this machine
         self._clock = clock or SystemClock()
         self._engine = engine
-        self._reading = engine.execution_options(trimtab_begin=None)  # a single statement needs no transaction
+        # executes single statements, which need no transaction
+        self._reading = engine.execution_options(trimtab_begin=None)
         self._writing = engine.execution_options(trimtab_begin="BEGIN IMMEDIATE")
         self._lock = lock
         self._forked = False
@@ -72,11 +73,11 @@ class SqlCatalog(Closing):
     def sqlite(
         path: Path, *, clock: Clock | None = None, mode: Literal["durable", "relaxed"] = "durable"
     ) -> SqlCatalog:
-        """Open the catalogue in an SQLite file, which is made when it does not exist.
+        """Open the catalogue in an SQLite file. A file that does not exist is created.
 
-        `durable` syncs each write before it returns. `relaxed` survives kill -9 as well, but may lose the last writes
-        in a power failure, though never a part of a write. It is meant for data that can be made again, such as a
-        replay. # D0190
+        In mode `durable`, each write is synced before it returns. In mode `relaxed`, all writes survive kill -9, but a
+        power failure may lose the last ones (never a part of a write). `relaxed` is meant for data that can be computed
+        again, such as those of a replay. # D0190
         """
         check_inherited(path)
         check_writable(path.parent)
@@ -96,7 +97,7 @@ class SqlCatalog(Closing):
         return opened
 
     def get(self, kind: str, key: str) -> Record | None:
-        """Return the record, or None when there is no record.
+        """Return a record, or None if it does not exist.
 
         Raises:
             Corrupt: The record is damaged. The message names it.
@@ -106,7 +107,7 @@ class SqlCatalog(Closing):
         return self._record(row[0]) if row else None
 
     def find(self, kind: str, prefix: str = "") -> list[Record]:
-        """Return records of a kind whose key starts with `prefix`, in the order of their keys."""
+        """Return the records of a kind whose keys start with `prefix`, in the order of their keys."""
         above = _above(prefix) if prefix and self._engine.dialect.name == "sqlite" else None
         values = {"of_kind": kind, "of_prefix": prefix, "of_length": len(prefix), "of_above": above}
         query = _FIND if not prefix else _FIND_PREFIX if above is None else _FIND_BETWEEN
@@ -115,18 +116,18 @@ class SqlCatalog(Closing):
         return [self._record(row) for row in rows]
 
     def write(self, changes: Sequence[Put | Remove | Append]) -> None:
-        """Make all changes or none. They are durable when it returns.
+        """Make all changes or none. When this returns, the changes are durable.
 
         Raises:
-            Conflict: An `expected` did not hold. The message names the first such change. Nothing was written.
-            Unavailable: The disk is full, other processes held the database for too long, or its file was moved or
-                replaced. Nothing was written.
+            Conflict: An `expected` does not hold. The message names the first such change. Nothing was written.
+            Unavailable: The disk is full, other processes wrote for too long, or the file was moved or replaced.
+                Nothing was written.
         """
         for change in changes:
             _check_names(*((change.journal,) if isinstance(change, Append) else (change.kind, change.key)))
         if not changes:
             return
-        if self._file is not None and file_id(self.what) != self._file:  # D0169
+        if self._file is not None and file_id(self.what) != self._file:  # the file was moved or replaced # D0169
             raise Unavailable(
                 f"{self.what}: it was removed, moved or replaced while this process uses it; nothing was written. Put "
                 "it back, or restart this process."
@@ -142,7 +143,7 @@ class SqlCatalog(Closing):
                         self._append(connection, change)
 
     def journal(self, name: str, *, after: int = 0, limit: int = 10_000) -> list[Entry]:
-        """Return up to `limit` lines with sequence > `after`, in order.
+        """Return up to `limit` lines of a journal with a sequence number above `after`, in order.
 
         Raises:
             Corrupt: A line is damaged or missing. The message names it.
@@ -164,7 +165,7 @@ class SqlCatalog(Closing):
         return [Entry(row.journal, row.sequence, row.at_us, bytes(row.body)) for row in rows]
 
     def acquire(self, lease: str, holder: str, ttl_s: float) -> bool:
-        """Take or renew a lease. Returns False while another holder has the lease and it has not expired."""
+        """Take or renew a lease. Return False if another holder has the lease and it has not expired."""
         _check_names(lease, holder)
         if not ttl_s > 0:
             raise Misuse(f"catalogue: a lease of {ttl_s} s. Give a time to live above zero.")
@@ -183,18 +184,18 @@ class SqlCatalog(Closing):
         return True
 
     def release(self, lease: str, holder: str) -> None:
-        """Release a lease. Does nothing if `holder` does not hold the lease."""
+        """Release a lease. Do nothing if `holder` does not have the lease."""
         table = schema.lease
         with self._transaction(self._writing) as connection:
             connection.execute(sa.delete(table).where(table.c.lease == lease, table.c.holder == holder))
 
     def check(self) -> int:
-        """Verify the database's structure and every row, and return the number of rows.
+        """Check the structure of the database and every row. Return the number of rows.
 
-        A read verifies the rows that it finds. Only `check` also finds a row that damage has hidden.
+        Reading only checks the rows that are found. `check` also finds rows that damage has hidden.
 
         Raises:
-            Corrupt: Something is damaged or missing. The message names it.
+            Corrupt: A row or a page is damaged or missing. The message names it.
         """
         record, journal, lease = schema.record.c, schema.journal.c, schema.lease.c
         with self._transaction(self._engine) as connection:
@@ -210,12 +211,12 @@ class SqlCatalog(Closing):
         return rows
 
     def mark(self) -> tuple[int, int] | None:
-        """Return a value that stays the same only while no process writes, or None if this database cannot tell."""
+        """Return a value that changes whenever a process writes. None: this database has no cheap way to tell."""
         self._refuse_forked()
         return None if self._changes is None else self._changes.mark()
 
     def copy_to(self, path: Path) -> None:
-        """Write a snapshot of the catalogue, without its leases, to a new SQLite file.
+        """Write a snapshot of the catalogue to a new SQLite file. Leases are left out.
 
         Raises:
             Misuse: This catalogue is not an SQLite file.
@@ -231,7 +232,7 @@ class SqlCatalog(Closing):
                 contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy,
             ):
                 source.backup(copy)
-                copy.execute(f"DELETE FROM {schema.lease.name}")  # leases belong to the original catalogue
+                copy.execute(f"DELETE FROM {schema.lease.name}")  # leases are only valid in the original catalogue
         except SQLITE_RAISES as error:
             raise named(error, f"copying {self.what} to {path}") from error
 
@@ -255,13 +256,14 @@ class SqlCatalog(Closing):
                 revision = schema.revision_of(connection, what)
         if revision != schema.HEAD:
             with self._transaction(self._writing) as connection:
-                if schema.revision_of(connection, what) != schema.HEAD:  # no other process did this first
+                # another process may have migrated the database by now
+                if schema.revision_of(connection, what) != schema.HEAD:
                     schema.migrate(connection)
 
     def _prepare_wal(self, path: Path) -> None:
-        """Switch to WAL mode once, and detect a damaged log. SQLite would silently ignore the rest of such a log.
+        """Switch the file to WAL mode if it is not yet, and raise an error if its write-ahead log is damaged.
 
-        # D57
+        SQLite would silently ignore the rest of a damaged log. # D57
         """
         acknowledged = acknowledged_frames(path)
         with self._named(), self._engine.connect() as connection:
@@ -270,7 +272,7 @@ class SqlCatalog(Closing):
                 raw.execute("PRAGMA journal_mode = WAL").fetchone()
             if acknowledged:
                 _, frames, _ = raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                # The last connection of another process may have removed the log meanwhile.
+                # if the last connection of another process has removed the log by now, its frames are not missing
                 if frames < acknowledged <= acknowledged_frames(path):
                     raise Corrupt(
                         f"{path}-wal: damaged: only {frames} of at least {acknowledged} acknowledged frames are sound. "
@@ -358,7 +360,7 @@ class SqlCatalog(Closing):
         return row
 
     def _check_structure(self, connection: sa.Connection) -> None:
-        """Run SQLite's own check of its pages and indexes. Database servers do such checks themselves."""
+        """Run SQLite's own check of its pages and indexes. A database server does such checks itself."""
         if connection.dialect.name == "sqlite":
             (found, *_) = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalars().all()
             if found != "ok":
@@ -371,7 +373,7 @@ class SqlCatalog(Closing):
         return Record(kind, key, revision, bytes(body))
 
     def after_fork(self) -> None:
-        """In a forked child: refuse every later call."""
+        """Make every later call fail. This is called in a forked child."""
         self._forked = True
 
     def _refuse_forked(self) -> None:
@@ -382,7 +384,7 @@ class SqlCatalog(Closing):
 def _run(connection: sa.Connection, statement: sa.Executable, values: dict[str, Any]) -> Any:
     """Run a statement and return its cursor.
 
-    SQLite statements bypass SQLAlchemy, which takes seven times as long. # D83
+    For SQLite this bypasses SQLAlchemy, which takes seven times as long. # D83
     """
     raw: Any = connection.connection.dbapi_connection
     if not isinstance(raw, sqlite3.Connection):
@@ -393,7 +395,7 @@ def _run(connection: sa.Connection, statement: sa.Executable, values: dict[str, 
 
 @functools.cache
 def _compiled(statement: Any) -> tuple[str, tuple[str, ...]]:
-    """Return a statement as SQLite text, and the names of its parameters in order."""
+    """Return the SQLite text of a statement, and the names of its parameters in their order."""
     made = statement.compile(dialect=sqlite.dialect(paramstyle="qmark"))
     return str(made), tuple(made.positiontup)
 
@@ -403,13 +405,15 @@ def _pages(connection: sa.Connection) -> int:
 
 
 def _above(prefix: str) -> str | None:
-    """Return the least text that is greater than all texts with a prefix, or None if no single character gives it.
+    """Return the smallest text above all texts that start with `prefix`.
+
+    Return None if replacing the last character of the prefix does not give such a text.
 
     >>> _above("day/2024-05")
     'day/2024-06'
     """
     last = prefix[-1]
-    # the next code point is not a character
+    # these two have no next code point that is a character
     return None if last in "\ud7ff\U0010ffff" else prefix[:-1] + chr(ord(last) + 1)
 
 
@@ -451,7 +455,7 @@ def _sqlite_engine(path: Path, synchronous: str = "FULL") -> sa.Engine:
 
 
 def _prepare_sqlite(synchronous: str, connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # transactions begin in `_begin_sqlite`
+    connection.isolation_level = None  # do not let the driver begin transactions, because `_begin_sqlite` does
     for pragma in (f"synchronous = {synchronous}", "journal_size_limit = 1048576"):
         connection.execute(f"PRAGMA {pragma}").close()
 
@@ -473,10 +477,11 @@ _HERE = (schema.record.c.kind == sa.bindparam("of_kind"), schema.record.c.key ==
 _GET = sa.select(schema.record).where(*_HERE)
 _FIND = sa.select(schema.record).where(_HERE[0]).order_by(schema.record.c.key)
 _FROM = _FIND.where(schema.record.c.key >= sa.bindparam("of_prefix"))
-_FIND_PREFIX = _FROM.where(  # the database may sort texts in another order
+_FIND_PREFIX = _FROM.where(  # another database may sort texts in another order, so this compares the prefix itself
     sa.func.substr(schema.record.c.key, sa.literal_column("1"), sa.bindparam("of_length")) == sa.bindparam("of_prefix")
 )
-_FIND_BETWEEN = _FROM.where(schema.record.c.key < sa.bindparam("of_above"))  # keeps later keys from being scanned
+# this bound keeps SQLite from scanning later keys
+_FIND_BETWEEN = _FROM.where(schema.record.c.key < sa.bindparam("of_above"))
 _REVISION = sa.select(schema.record.c.revision).where(*_HERE).with_for_update()
 _INSERT = {"sqlite": _new_record(sqlite), "postgresql": _new_record(postgresql)}
 _UPDATE = sa.update(schema.record).where(*_HERE, schema.record.c.revision == sa.bindparam("of_revision"))

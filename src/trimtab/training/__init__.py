@@ -1,4 +1,4 @@
-"""Training: from a model's definition and a cut to a training set, a fitted model and its evaluation."""
+"""Training: build a training set for a declared model, fit the model, and evaluate it."""
 
 from trimtab.core.package import lazily
 

@@ -1,4 +1,4 @@
-"""Definitions of models: a request, features, a label, an estimator and a metric."""
+"""The declaration of models: request, features, label, estimator and metric."""
 
 from __future__ import annotations
 
@@ -27,45 +27,47 @@ RowsFrom: TypeAlias = Literal["history", "logged"]
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
-    """Costs of wrong answers, in any unit. A score at or above the threshold stands for the answer yes."""
+    """The costs of wrong predictions, in any unit. Scores at or above a threshold predict "yes"."""
 
     false_positive: float
     false_negative: float
 
 
 class ClassCosts(msgspec.Struct, frozen=True, kw_only=True):
-    """Costs of wrong answers, in any unit. Rows are true classes, columns are answers, both in the declared order."""
+    """The costs of wrong predictions, in any unit. Rows are true classes and columns are predicted classes."""
 
     rows: tuple[tuple[float, ...], ...]
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """A model's definition. Make one with `model()`."""
+    """A declared model. `model()` makes and checks one."""
 
     name: str
     request: Request
     features: FeatureSet
     label: Label
-    estimator: Callable[..., Any]  # called for every fit; returns a new, unfitted estimator
+    estimator: Callable[..., Any]  # a function that returns a new, unfitted estimator; it is called for each fit
     metric: Metric
     calibration: RecalibrationKind | None = None  # part of the model's hash
-    slices: tuple[str, ...] = ()  # columns and features evaluated value by value; not part of the model's hash
+    # columns and features whose values are evaluated separately; not part of the model's hash
+    slices: tuple[str, ...] = ()
     costs: Costs | ClassCosts | None = None  # for evaluations; not part of the model's hash
-    weights: Weights | None = None  # part of the model's hash, like the next two fields
+    weights: Weights | None = None  # part of the model's hash, as are the next two fields
     sample: Sample | None = None
     rows: RowsFrom = "history"
-    # A column whose values should not be on both sides of a split; in a ranking the column that names the list.
+    # A column whose values should not be on both sides of a split. In a ranking, it names the list.
     group: str | None = None
-    allow_leakage: tuple[str, ...] = ()  # columns, features and views that are no leak; part of the model's hash
-    trust: Trust | None = None  # "pickle": versions may run code when they are loaded; part of the model's hash
-    search: Search | None = None  # not part of the model's hash, but the search's result is:
-    chosen: Chosen | None = None  # the parameters from the project's newest search; never declared
+    # columns, features and views that only look like leaks; part of the model's hash
+    allow_leakage: tuple[str, ...] = ()
+    trust: Trust | None = None  # "pickle": loading a version may run code; part of the model's hash
+    search: Search | None = None  # not part of the model's hash, but its result (`chosen`) is
+    chosen: Chosen | None = None  # the parameters that the project's newest search found; never declared
 
     def new_estimator(self) -> Any:
-        """Return a new estimator with the chosen parameters, or with the function's defaults if none are chosen.
+        """Return a new estimator with the parameters that a search found, or else with the function's defaults.
 
         Raises:
-            Misuse: No parameters are chosen, and the function has no defaults.
+            Misuse: No search has found parameters, and the function has no defaults.
         """
         if self.chosen is not None:
             return self.estimator(**self.chosen.values)
@@ -82,13 +84,15 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def about(self) -> list[str]:
-        """The columns of a request that name its entities. A request without entities has its key here."""
+        """The columns of a request that identify its entities. If it has none, this is its key."""
         named = {name for join in self.features.joins for name in join.by} & self.request.columns.keys()
         return [name for name in self.request.columns if name in named] or [self.request.key]
 
     @property
     def hash(self) -> str:
-        """The hash of all declarations that affect training: features, label, metric, the estimator's code and more."""
+        """The hash of everything declared that affects training: features, label, metric, the estimator's code and
+        more.
+        """
         parts: list[object] = [self.name, self.features.hash, self.label.hash, self.metric, code_hash(self.estimator)]
         if self.calibration is not None:
             parts.append(self.calibration)
@@ -128,41 +132,41 @@ def model(
     """Declare a model.
 
     Args:
-        name: Lower-case name, unique in the project.
-        request: The requests that the model predicts for.
-        features: Views, views joined under other names, and dicts of named expressions over the request's columns
-            and other features, in order.
-        label: The label that the model learns.
-        estimator: A function without arguments that makes an unfitted estimator with `fit` and `predict_proba` (or
-            `predict` for a number). With `search`, a function of the parameters that are searched for.
+        name: The name: lower case, and unique in the project.
+        request: The requests that the model makes predictions for.
+        features: The features in order: views, views that are joined under other names, and dicts of named expressions
+            over the request's columns and other features.
+        label: What the model predicts.
+        estimator: A function without arguments that returns an unfitted estimator with `fit` and `predict_proba` (or
+            `predict` for a number). With `search`, its arguments are the parameters that are searched for.
         metric: The loss by which the gate compares versions. For the probability of a class: "log_loss" or "brier". For
             several classes (`tt.label(..., classes=[...])`): "multi_log_loss", "multi_brier" or "error_rate". For a
             number: "squared_error" or "absolute_error". For a count: "poisson_deviance". For a quantile:
-            `tt.pinball(0.9)`. For the order of the rows of a list: `tt.ndcg_loss(10)`. Give the estimator the same
+            `tt.pinball(0.9)`. For the order of a list: `tt.ndcg_loss(10)`. The estimator should have the same
             objective.
-        calibration: For probabilities, the kind of map that corrects the estimator's scores. Training fits the map on
-            the newer half of the rows, each scored by an estimator that was not fitted on it. "platt", "beta",
-            "isotonic" or None; for several classes "platt" or None.
-        slices: Columns of the request and features. Evaluations show the metric for each of their values.
-        costs: For probabilities: {"false_positive": 1, "false_negative": 5}; evaluations then look for the best
-            threshold. For several classes: the costs of wrong answers by true class, {"late": 1, "cancelled":
-            {"on_time": 9, "late": 3}, ...}; evaluations then compare rules of choosing an answer.
+        calibration: For probabilities, how to correct the estimator's scores: "platt", "beta", "isotonic" or None; for
+            several classes "platt" or None. Training fits the correction on the newer half of the rows, each scored by
+            an estimator that was not fitted on it.
+        slices: Columns of the request, and features. Evaluations show the metric for each of their values.
+        costs: For probabilities: {"false_positive": 1, "false_negative": 5}; evaluations then find the best threshold.
+            For several classes: the costs of wrong predictions by true class, {"late": 1, "cancelled": {"on_time": 9,
+            "late": 3}, ...}; evaluations then compare rules for choosing a class.
         weights: The weight of each row in the fit: "balanced" (all classes have the same total weight), a column, a
-            feature, an expression, or a function whose arguments name columns and features.
-        sample: `tt.sample(negatives=0.1)` fits on a share of the rows and weights each row by one over its share.
-        rows: "history": all known requests, with features computed as of their time. "logged": the requests that were
-            served, with the feature values that were used.
-        group: A column of the request or a feature, e.g. the customer. Evaluations then show rows of known groups and
-            of new groups separately. In a ranking: the column of the request that names the list (a search, a page).
-            The rows of a list are learnt from, split and judged together.
-        allow_leakage: Features, columns and views that look like leaks but are not leaks.
-        trust: "pickle" allows an estimator that no safe format can store: any class with `fit` and `predict`. Loading a
+            feature, an expression, or a function whose arguments are names of columns and features.
+        sample: `tt.sample(negatives=0.1)` fits on a share of the rows, and gives each row one over its share as weight.
+        rows: Which rows to learn from. "history": all known requests, with features computed as of their time.
+            "logged": requests that were served, with the feature values that were used then.
+        group: A column of the request or a feature, for example the customer. Evaluations then show known and new
+            groups separately. In a ranking, it is the column of the request that names the list (a search, a page).
+            Rows of one list are learnt from, split and judged together.
+        allow_leakage: Features, columns and views that look like leaks but are none.
+        trust: "pickle" allows estimators that no safe format can store: any class with `fit` and `predict`. Loading a
             version of such a model runs code from its file. The version records this.
         search: `tt.search({"depth": tt.integer(3, 12)}, trials=50)` declares the parameters that `trimtab search`
-            tries. Until the first search, the defaults of the estimator's function are used.
+            tries. Until it was run, the defaults of the estimator's function are used.
 
     Raises:
-        Misuse: Two features have one name, a column does not exist, or the estimator cannot be called.
+        Misuse: Two features have the same name, a column does not exist, or the estimator cannot be called.
     """
     check_name(name, "model")
     if not callable(estimator):
@@ -221,19 +225,19 @@ def model(
 
 
 def checked_slices(name: str, request: Request, features: FeatureSet, slices: Sequence[str]) -> tuple[str, ...]:
-    """Check the columns by whose values evaluations are sliced.
+    """Check the columns and features whose values are evaluated separately, and return them.
 
     Raises:
-        Misuse: A column is neither in the request nor a feature of the model.
+        Misuse: A name is neither a column of the request nor a feature of the model.
     """
     return _checked_names(name, "slices", slices, (*request.columns, *features.names))
 
 
 def checked_costs(name: str, costs: GivenCosts, *, binary: bool, label: Label) -> Costs | ClassCosts:
-    """Check the costs of errors.
+    """Check the costs of wrong predictions, and return them.
 
     Raises:
-        Misuse: Keys are unknown or missing, a cost is below 0 or infinite, all costs are 0, or the model predicts
+        Misuse: A key is unknown or missing, a cost is negative or infinite, all costs are 0, or the model predicts
             numbers.
     """
     if label.classes:
@@ -250,7 +254,7 @@ def checked_costs(name: str, costs: GivenCosts, *, binary: bool, label: Label) -
 
 
 def _class_costs(name: str, costs: GivenCosts, classes: Sequence[str]) -> tuple[tuple[float, ...], ...]:
-    """The cost of each answer (second axis) for each true class (first axis). A right answer costs 0.  # D76"""
+    """Return the cost of each prediction (second axis) for each true class (first axis). A right one costs 0.  # D76"""
     first, second = classes[:2]
     needed = (
         f"model {name!r}: costs={costs!r}. Needed: the costs of wrong answers, for each true class of "
@@ -314,7 +318,7 @@ _NOT_OF_LISTS = {
 
 
 def _check_ranking(name: str, request: Request, group: str | None, **given: object) -> None:
-    """Check the group of a ranking, and refuse options that it cannot have. # D86"""
+    """Check the group of a ranking, and refuse options that a ranking cannot have. # D86"""
     columns = ", ".join(c for c, dtype in request.columns.items() if dtype in _LISTS and c != request.key)
     if group is None or request.columns.get(group) not in _LISTS:
         found = "has no group" if group is None else f"group={group!r} is no such column"

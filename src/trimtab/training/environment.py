@@ -1,4 +1,4 @@
-"""The environment in which a version is made. It is recorded with the version but is never part of the version's id."""
+"""The environment in which a version was made. The version records it, but it does not affect the version's id."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
     python: str
     packages: dict[str, str]
-    cpu: str  # the widest instruction set that NumPy found; results of e.g. exp depend on it in the last bit
-    commit: str | None = None  # of the project's repository; None: the project is in no repository
-    system: str = ""  # "Linux"; "": the version is older than this field
-    architecture: str = ""  # "x86_64", "aarch64"; "": the version is older than this field
+    cpu: str  # the widest instruction set that NumPy found; the last bits of results such as exp depend on it
+    commit: str | None = None  # the commit of the project's repository; None: it is in no repository
+    system: str = ""  # for example "Linux"; "": the version is older than this field
+    architecture: str = ""  # for example "x86_64" or "aarch64"; "": the version is older than this field
 
 
 def current_environment(folder: Path | None = None) -> Environment:
-    """Return the environment of this process; the project's repository is searched from `folder`.
+    """Return the environment of this process. The project's repository is searched for from `folder`.
 
     >>> "trimtab" in current_environment().packages
     True
@@ -53,10 +53,10 @@ def current_environment(folder: Path | None = None) -> Environment:
 
 
 def what_matters(there: Environment, here: Environment, runtime: str) -> list[str]:
-    """Return the differences of two environments that may keep a version from loading or may change its scores.
+    """Return the differences between two environments that may change scores or keep a version from loading.
 
-    Compared are processor, architecture, the major version of the library that reads the runtime's bytes and, for
-    pickles, the Python version. Missing libraries are not listed, because the runtime reports them.
+    These are differences of the processor, the architecture, the major version of the library that reads the model,
+    and, for pickles, the Python version. Missing libraries are not listed, because loading the model reports them.
 
     >>> here = current_environment()
     >>> what_matters(here, here, "lightgbm")
@@ -79,7 +79,7 @@ def what_matters(there: Environment, here: Environment, runtime: str) -> list[st
 
 
 def absent_library(runtime: str) -> str | None:
-    """Return the first module that reads a runtime's bytes and is not installed; None if all are installed.
+    """Return the first module that is needed to read a runtime's models and is not installed; None if all are.
 
     >>> absent_library("sklearn") is None
     True
@@ -98,8 +98,9 @@ def _packages() -> dict[str, str]:
 
 
 def _version(package: str) -> str | None:
-    """Return the version of an installed package. The usual name is tried first, because searching all packages is
-    slow.
+    """Return the version of an installed package.
+
+    The usual package name is tried first, because searching all packages is slow.
     """
     for name in DISTRIBUTIONS.get(package, (package,)):
         try:
@@ -113,7 +114,7 @@ def _version(package: str) -> str | None:
 def cpu_level() -> str:
     """Return the widest instruction set that NumPy uses on this machine: avx512, avx2, asimd or baseline.
 
-    On Linux it is read from /proc/cpuinfo. On other systems, or where settings disable a part of it, NumPy reports it.
+    On Linux it is read from /proc/cpuinfo. On other systems, or if settings disable a part of it, NumPy reports it.
     """
     flags = None if os.environ.keys() & _NUMPY_SETTINGS else _processor_flags()
     if flags is None or "numpy" in sys.modules:
@@ -131,7 +132,7 @@ def _numpy_level() -> str:
 
 
 def _processor_flags() -> frozenset[str] | None:
-    """The features of an x86 processor, as Linux names them; None if they cannot be read."""
+    """Return the features of an x86 processor by Linux's names; None if they cannot be read."""
     if platform.machine() != "x86_64":
         return None
     try:
@@ -143,7 +144,7 @@ def _processor_flags() -> frozenset[str] | None:
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit that is checked out in `folder`; None outside a repository or without git."""
+    """Return the commit that is checked out in `folder`; None if it is in no repository or there is no git."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False

@@ -1,4 +1,4 @@
-"""Definitions of parameter searches: spaces, budgets, trials and the chosen parameters."""
+"""The declaration of parameter searches: parameters and their ranges, budget, trials, and the chosen parameters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FORM = 'tt.search({"depth": tt.integer(3, 12)}, trials=50)'
 
 
 class Integer(msgspec.Struct, frozen=True, tag="integer"):
-    """A whole number. Make one with `integer`."""
+    """A parameter that is a whole number. `integer()` makes one."""
 
     low: int
     high: int
@@ -31,7 +31,7 @@ class Integer(msgspec.Struct, frozen=True, tag="integer"):
 
 
 class Number(msgspec.Struct, frozen=True, tag="number"):
-    """A number. Make one with `number`."""
+    """A parameter that is a number. `number()` makes one."""
 
     low: float
     high: float
@@ -42,7 +42,7 @@ class Number(msgspec.Struct, frozen=True, tag="number"):
 
 
 class Choice(msgspec.Struct, frozen=True, tag="choice"):
-    """One of several values that have no order. Make one with `choice`."""
+    """A parameter that is one of several values without an order. `choice()` makes one."""
 
     options: tuple[Value, ...]
 
@@ -54,7 +54,7 @@ Space: TypeAlias = Integer | Number | Choice
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True):
-    """The spaces of an estimator's parameters, and the budget of the search. Make one with `search`."""
+    """The parameters of an estimator to search for, and the budget of the search. `search()` makes one."""
 
     spaces: dict[str, Space]
     trials: int
@@ -65,11 +65,11 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """The hash of everything that the trials depend on, which is all but the budget."""
+        """The hash of everything that trials depend on: all but the budget."""
         return content_hash([list(self.spaces.items()), self.seed, self.prune, self.folds])
 
     def holds(self, values: Mapping[str, Value]) -> bool:
-        """Return whether `values` has a valid value for each parameter."""
+        """Return whether `values` has an allowed value for each parameter."""
         return values.keys() == self.spaces.keys() and all(self.spaces[n].holds(v) for n, v in values.items())
 
 
@@ -79,34 +79,36 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, Value]
     search: str  # the hash of the search
     trial: int
-    until_us: int  # the search did not use labels that became known later
+    until_us: int  # no label that became known later was used
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """One set of parameters and its result. `value` is the model's own metric; smaller is better."""
 
     format: Literal[1] = 1
-    number: int  # counted from 0
+    number: int  # beginning with 0
     values: dict[str, Value]
     state: Literal["done", "pruned", "failed"]
-    value: float | None  # over the rows of all folds; None: the trial failed
-    folds: tuple[float, ...]  # the metric on each fold
-    rows: tuple[int, ...]  # the number of rows in each fold
+    value: float | None  # the metric over all predicted rows; None: the trial failed
+    folds: tuple[float, ...]  # the metric on each part of the rows
+    rows: tuple[int, ...]  # the number of rows of each part
     took_s: float
     error: str = ""
 
     @property
     def so_far(self) -> list[float]:
-        """The metric over the rows of the first fold, of the first two, and so on."""
+        """The metric over the rows of the first part, of the first two parts, and so on."""
         losses = accumulate(value * rows for value, rows in zip(self.folds, self.rows, strict=True))
         return [loss / rows for loss, rows in zip(losses, accumulate(self.rows), strict=True)]
 
 
 def integer(low: int, high: int, *, log: bool = False) -> Integer:
-    """A whole number from `low` to `high`, both included; with `log` searched evenly in its logarithm.
+    """Declare a parameter that is a whole number from `low` to `high`, both included.
+
+    With `log`, it is searched evenly on a logarithmic scale.
 
     Raises:
-        Misuse: A bound is no whole number, the range is empty, or `log` is set and a bound is below 1.
+        Misuse: A bound is not a whole number, the range is empty, or `log` is set and a bound is below 1.
 
     >>> integer(7, 63, log=True)
     Integer(low=7, high=63, log=True)
@@ -119,10 +121,10 @@ def integer(low: int, high: int, *, log: bool = False) -> Integer:
 
 
 def number(low: float, high: float, *, log: bool = False) -> Number:
-    """A number from `low` to `high`; with `log` searched evenly in its logarithm.
+    """Declare a parameter that is a number from `low` to `high`. With `log`, it is searched on a logarithmic scale.
 
     Raises:
-        Misuse: A bound is no finite number, the range is empty, or `log` is set and a bound is 0 or below.
+        Misuse: A bound is not finite, the range is empty, or `log` is set and a bound is 0 or negative.
 
     >>> number(0.01, 0.3, log=True)
     Number(low=0.01, high=0.3, log=True)
@@ -136,10 +138,10 @@ def number(low: float, high: float, *, log: bool = False) -> Number:
 
 
 def choice(*options: Value) -> Choice:
-    """One of several texts, numbers, True, False or None.
+    """Declare a parameter that is one of several texts, numbers, True, False or None.
 
     Raises:
-        Misuse: There are fewer than two options, two are equal, or an option has another type.
+        Misuse: There are fewer than two options, two of them are equal, or one has another type.
 
     >>> choice("gbdt", "dart")
     Choice(options=('gbdt', 'dart'))
@@ -161,20 +163,20 @@ def search(
     prune: bool = True,
     folds: int = 3,
 ) -> Search:
-    """Declare the search for an estimator's parameters. Trials are judged by fits that walk forward in time.
+    """Declare a search for an estimator's parameters. Parameters are judged by fits that walk forward in time.
 
     Args:
-        spaces: For each searched argument of the estimator's function: `integer`, `number` or `choice`.
-        trials: The number of parameter sets to try.
-        time: The time for all trials together ("10m"); a running trial is finished. If it is left out, time is not
-            limited.
-        seed: The same seed, data and number of trials give the same best parameters, even if the search is interrupted.
-        prune: End a trial early if it is worse than the median of earlier trials after a fold.
-        folds: The newer half of the rows is divided into this many parts. Each part is predicted by a fit on earlier
+        spaces: For each argument of the estimator's function that is searched for: `integer`, `number` or `choice`.
+        trials: How many sets of parameters to try.
+        time: How long all trials together may take, such as "10m". A running trial is completed. None: no limit.
+        seed: The seed. With the same data and number of trials, it leads to the same parameters, even if the search is
+            interrupted.
+        prune: Whether to stop a trial early if it is worse than the median of earlier trials.
+        folds: Into how many parts the newer half of the rows is divided. Each part is predicted by a fit on earlier
             rows.
 
     Raises:
-        Misuse: No parameter is given, or the budget is invalid.
+        Misuse: There are no parameters, or the budget is invalid.
     """
     if not isinstance(spaces, Mapping) or not spaces:
         raise Misuse(f"search: {spaces!r} names no parameter. Needed: {_FORM}.")
@@ -196,7 +198,7 @@ def search(
 
 
 def with_budget(declared: Search, *, trials: int | None, time: str | int | None) -> Search:
-    """Return the search with another budget of trials or of time. The search still begins with the same trials.
+    """Return the search with another number of trials or time. It begins with the same trials.
 
     Raises:
         Misuse: The budget is invalid.
@@ -207,10 +209,10 @@ def with_budget(declared: Search, *, trials: int | None, time: str | int | None)
 
 
 def checked_search(name: str, given: Search | None, estimator: Callable[..., Any]) -> Search | None:
-    """Check that the estimator's function takes the searched parameters and needs no other arguments.
+    """Check that the estimator's function has the parameters as arguments, and needs no others.
 
     Raises:
-        Misuse: The argument is no `tt.search(...)`, or the function takes other arguments.
+        Misuse: `given` was not made by `tt.search(...)`, or the function needs other arguments.
     """
     if given is not None and not isinstance(given, Search):
         raise Misuse(f"model {name!r}: search={given!r}. Needed: {_FORM}.")
@@ -237,14 +239,14 @@ def checked_search(name: str, given: Search | None, estimator: Callable[..., Any
 
 
 def defaults(given: Search, estimator: Callable[..., Any]) -> dict[str, Value] | None:
-    """The function's own defaults of all parameters; None if one is missing or outside its space."""
+    """Return the function's defaults of all parameters; None if one has no default, or one outside of its range."""
     taken = _arguments(estimator) or {}
     own = {n: taken[n].default for n in given.spaces if n in taken and taken[n].default is not inspect.Parameter.empty}
     return own if given.holds(own) else None
 
 
 def lacking(given: Search, estimator: Callable[..., Any]) -> list[str]:
-    """The searched parameters that have no default."""
+    """Return the parameters that have no default."""
     taken = _arguments(estimator) or {}
     return [n for n in given.spaces if n in taken and taken[n].default is inspect.Parameter.empty]
 
@@ -262,5 +264,5 @@ def budget_text(given: Search) -> str:
 def _arguments(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
     try:
         return inspect.signature(function).parameters
-    except (TypeError, ValueError):  # a function written in C
+    except (TypeError, ValueError):  # the function is written in C, so its arguments are not known
         return None

@@ -18,16 +18,16 @@ GivenWeights: TypeAlias = Expression | str | Callable[..., Any]
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """The shares of rows to fit on. Each kept row is weighted by one over its share. Make one with `sample`.
+    """What share of rows to fit on. Each kept row gets one over its share as weight. `sample()` makes one.
 
-    The key of a row and the seed decide whether the row is kept, so that another training keeps the same rows.  # D54
+    The key of a row and the seed decide whether a row is kept, so that another training keeps the same rows.  # D54
     """
 
     negatives: float = 1.0
     positives: float = 1.0
     rows: float = 1.0
     seed: int = 0
-    # omitted from the hash if unset, so that the hashes of earlier models stay valid
+    # not part of the hash if unset, so that models of an earlier trimtab keep their hashes
     classes: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
 
     def __repr__(self) -> str:
@@ -45,15 +45,16 @@ def sample(
     classes: Mapping[str | int, float] | None = None,
     seed: int = 0,
 ) -> Sample:
-    """Fit on a share of the rows and weight each row by one over its share, so that mean probabilities stay right.
+    """Fit on a share of the rows, and give each row one over its share as weight, so that mean predictions stay right.
 
     Args:
-        negatives: The share of the rows with label 0 that is kept.
-        positives: The share of the rows with label 1 that is kept.
-        rows: The share of all rows that is kept, whatever their label. Only this share is valid for numbers and counts.
-        classes: For several classes, the shares of some of them: {"on_time": 0.1}. All rows of the other classes are
-            kept.
-        seed: Another seed keeps other rows.
+        negatives: The share of rows with label 0 that are kept.
+        positives: The share of rows with label 1 that are kept.
+        rows: The share of all rows that are kept, whatever their label. For numbers and counts, it is the only one
+            allowed.
+        classes: For several classes, the shares of some of them, such as {"on_time": 0.1}. Other classes are kept
+            completely.
+        seed: The seed. With another one, other rows are kept.
 
     Raises:
         Misuse: A share is outside (0, 1], or all shares are 1.
@@ -84,17 +85,17 @@ def sample(
 def checked_sample(
     name: str, given: Sample | None, *, binary: bool, classes: Sequence[str] = (), ranks: bool = False
 ) -> Sample | None:
-    """Check that the model has the classes that a sample names.
+    """Check that the model has the classes that a sample names, and return the sample.
 
     Args:
         name: The name of the model.
         given: The declared sample.
         binary: Whether the model predicts the probability of one class.
-        classes: The names of several classes.
-        ranks: Whether the model orders lists, which are kept as a whole.
+        classes: The names of the classes, if there are several.
+        ranks: Whether the model ranks lists, which are kept or left out as a whole.
 
     Raises:
-        Misuse: The sample is no `tt.sample(...)`, or names classes that the model does not have.
+        Misuse: `given` was not made by `tt.sample(...)`, or names classes that the model does not have.
     """
     if given is None:
         return None
@@ -111,16 +112,17 @@ def checked_sample(
 
 
 def checked_weights(name: str, given: GivenWeights | None, known: dict[str, Dtype], *, classes: bool) -> Weights | None:
-    """Return the weights as an expression over the request's columns and the model's features, or as "balanced".
+    """Return the weights as an expression over the request's columns and the model's features, or "balanced".
 
     Args:
         name: The name of the model.
-        given: "balanced", a column or feature, an expression, or a function whose arguments name columns and features.
-        known: The available columns and features.
-        classes: Whether the model has classes to balance.
+        given: "balanced", a column or feature, an expression, or a function whose arguments are names of columns and
+            features.
+        known: The columns and features that may be used, with their types.
+        classes: Whether the model has classes that can be balanced.
 
     Raises:
-        Misuse: A column is unknown, a weight is no number, or the model has no classes for "balanced".
+        Misuse: A column is unknown, a weight is not a number, or "balanced" is given for a model without classes.
     """
     if given is None:
         return None

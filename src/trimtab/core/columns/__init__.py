@@ -1,4 +1,4 @@
-"""Named columns with nulls, their exchange with Arrow, and their display."""
+"""Tables of named columns with nulls: how they are stored, exchanged with Arrow, and displayed."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Column", "Columns", "WrongColumn"]
 
-_LAZY = {"Column": "column", "Columns": "data", "WrongColumn": "column"}  # name -> its file
+# for each public name, the module that is imported when the name is first used
+_LAZY = {"Column": "column", "Columns": "data", "WrongColumn": "column"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
-"""Exchange of tables with other libraries through the Arrow PyCapsule interface, without importing them.
+"""Exchange of tables with other libraries (pandas, polars, ...) through the Arrow PyCapsule interface.
 
-arro3-core, which comes with deltalake, checks and owns the data of a producer; the buffers are then read in place.
+The other libraries are not imported. arro3-core, which comes with deltalake, checks the data of the other library and
+keeps them in memory. Their buffers are then read without a copy.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from trimtab.core.columns.column import Column, Dtype, WrongColumn
 from trimtab.core.columns.column import column as column_of
 from trimtab.core.errors import Misuse
 
-_INDEX = re.compile(r"__index_level_\d+__")  # pandas' name of its row numbers
+_INDEX = re.compile(r"__index_level_\d+__")  # the name that pandas gives to the column of row numbers
 _TYPES: dict[Dtype, arro3.DataType] = {
     "float": arro3.DataType.float64(),
     "int": arro3.DataType.int64(),
@@ -40,20 +41,20 @@ _TYPES: dict[Dtype, arro3.DataType] = {
     "time": arro3.DataType.timestamp("us", tz="UTC"),
 }
 _Values = TypeVar("_Values")
-_LARGE_BYTES = 500_000_000  # texts beyond may need offsets of 64 bits
+_LARGE_BYTES = 500_000_000  # above this, the texts of a column may need offsets of 64 bits
 
 
 def is_arrow(given: object) -> bool:
-    """Whether an object gives its data through the Arrow PyCapsule interface."""
+    """Return whether an object offers its data through the Arrow PyCapsule interface."""
     return hasattr(given, "__arrow_c_stream__") or hasattr(given, "__arrow_c_array__")
 
 
 class Unread(Misuse):
-    """An object whose data could not be read; see the cause."""
+    """Raised because the data of an object could not be read; `__cause__` has the reason."""
 
 
 class Extension(msgspec.Struct, frozen=True):
-    """A value of an Arrow extension type, by which its stored value means something else."""
+    """A value of an Arrow extension type. The type decides what the stored value means."""
 
     type: str
     stored: Any
@@ -62,7 +63,11 @@ class Extension(msgspec.Struct, frozen=True):
 def read_columns(
     given: Any, only: Collection[str] | None = None, *, loose: bool = False
 ) -> tuple[tuple[str, ...], dict[str, Column], dict[str, list[Any]], int]:
-    """The names of all columns of an object, its columns, the loose ones, and its rows: see `read_arrow`."""
+    """Read a table from another library; see `read_arrow`.
+
+    Return the names of all its columns, the wanted columns, the wanted columns that no `Column` can hold (as Python
+    values), and the number of rows.
+    """
     try:
         table = arro3.Table.from_arrow(_without_nulls(given))
     except ImportError as error:
@@ -72,7 +77,8 @@ def read_columns(
         ) from error
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # whatever the producer raises: its own kinds of error, arro3's, a panic of either
+    # The other library and arro3 raise errors of their own types. A panic in either one is not even an `Exception`.
+    except BaseException as error:
         raise Unread(_unread(given, error)) from error
     columns: list[list[Column]] = []
     values: dict[str, list[Any]] = {}
@@ -85,7 +91,9 @@ def read_columns(
 
 
 def _without_nulls(given: Any) -> Any:
-    """Give the untyped columns of a polars frame a type: it exports them with one buffer too many."""
+    """Return a polars frame in which untyped columns are bool columns. polars exports untyped ones with a wrong
+    buffer.
+    """
     polars = sys.modules.get("polars")
     if polars is not None and isinstance(given, polars.DataFrame) and polars.Null in given.dtypes:
         return given.cast({polars.Null: polars.Boolean})
@@ -109,23 +117,23 @@ def _unread(given: Any, error: BaseException) -> str:
 
 
 def arrow_stream(columns: Mapping[str, Column], requested_schema: object = None) -> object:
-    """A capsule of a table's data; times are timestamps of microseconds in UTC."""
+    """Return the capsule (see PyCapsule) of a table's data. Times become timestamps in UTC microseconds."""
     arrays = [_array(name, column) for name, column in columns.items()]
     table = arro3.Table.from_arrays(arrays, names=list(columns))
     return table.__arrow_c_stream__(requested_schema)
 
 
 def arrow_schema(columns: Mapping[str, Column]) -> object:
-    """A capsule of a table's schema."""
+    """Return the capsule of a table's schema."""
     fields = [arro3.Field(name, _TYPES[column.dtype], nullable=True) for name, column in columns.items()]
     return arro3.Schema(fields).__arrow_c_schema__()
 
 
 def _joined(names: Sequence[str], parts: Sequence[Sequence[Column]]) -> tuple[tuple[str, ...], dict[str, Column]]:
-    """Names and columns, without the row numbers of pandas; of columns without parts only the name.
+    """Return all names, and the columns that have parts, joined. The row numbers of pandas are left out.
 
     Raises:
-        Misuse: Two columns have one name.
+        Misuse: Two columns have the same name.
     """
     kept = [name for name in names if not _INDEX.fullmatch(name)]
     twice, times = next(iter(Counter(kept).most_common(1)), ("", 0))
@@ -136,7 +144,10 @@ def _joined(names: Sequence[str], parts: Sequence[Sequence[Column]]) -> tuple[tu
 
 
 def _parts(name: str, chunked: arro3.ChunkedArray, loose: bool) -> list[Column]:
-    """The chunks of a column, at least one, so that a column without rows has a type; none if it must be loose."""
+    """Return the chunks of a column as columns. The result is empty if no `Column` can hold the values exactly.
+
+    Even a column without rows gives one chunk, so that it has a type. Only if `loose` is True is the result ever empty.
+    """
     kind = _extension(chunked)
     if kind == "arrow.uuid" and not loose:
         return [column_of("str", [None if v is None else str(v) for v in _python_values(name, chunked)])]
@@ -154,7 +165,8 @@ def _parts(name: str, chunked: arro3.ChunkedArray, loose: bool) -> list[Column]:
     if loose and not is_exact(held):
         return []
     parts = [_of_array(name, array, read_piece) for array in chunked.chunks] or [_read_nothing(name, chunked.field)]
-    beyond = loose and held == "L" and any(part.dtype == "float" for part in parts)  # 64 bits without a sign
+    # unsigned integers of 64 bits do not fit in an int column
+    beyond = loose and held == "L" and any(part.dtype == "float" for part in parts)
     return [] if beyond else parts
 
 
@@ -163,15 +175,15 @@ def _extension(chunked: arro3.ChunkedArray) -> str:
 
 
 def _python_values(name: str, chunked: arro3.ChunkedArray) -> list[Any]:
-    """A column's values as Python's own, those of extension types as such."""
-    if "Interval" in str(chunked.type):  # arro3 cannot convert it
+    """Return the values of a column as Python objects. Those of an extension type become `Extension` objects."""
+    if "Interval" in str(chunked.type):  # arro3 cannot convert intervals
         raw = [value for array in chunked.chunks for value in _of_array(name, array, read_intervals)]
         return [None if value is None else Extension("interval", value) for value in raw]
     try:
         values: list[Any] = list(chunked.to_pylist())
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # a panic of arro3's is no `Exception`
+    except BaseException as error:  # a panic of arro3 is not an `Exception`
         raise WrongColumn(
             f"column {name!r} holds {chunked.type}, which cannot be read ({str(error)[:100]}). Leave it out, or make "
             "numbers, text, booleans, dates or timestamps of it.",
@@ -184,7 +196,7 @@ def _python_values(name: str, chunked: arro3.ChunkedArray) -> list[Any]:
 
 
 class _Schema(ctypes.Structure):
-    """`ArrowSchema` of the C data interface, as far as it is read."""
+    """The `ArrowSchema` struct of Arrow's C data interface, with only the fields that are read here."""
 
 
 _Schema._fields_ = [
@@ -199,7 +211,7 @@ _Schema._fields_ = [
 
 
 class _Array(ctypes.Structure):
-    """`ArrowArray` of the C data interface, as far as it is read."""
+    """The `ArrowArray` struct of Arrow's C data interface, with only the fields that are read here."""
 
 
 _Array._fields_ = [
@@ -218,8 +230,8 @@ _pointer.restype, _pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes
 
 
 def _of_array(name: str, array: arro3.Array, read: Callable[[Piece], _Values]) -> _Values:
-    """The values of one array, copied: its memory may go afterwards."""
-    schema, data = array.__arrow_c_array__()  # they own the memory until this returns
+    """Return the values of one array. They are copied, because the array's memory may be freed afterwards."""
+    schema, data = array.__arrow_c_array__()  # these two objects keep the memory until this function returns
     piece = _piece(
         name,
         _Schema.from_address(_pointer(schema, b"arrow_schema")),

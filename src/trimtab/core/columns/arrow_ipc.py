@@ -1,7 +1,7 @@
-"""Arrow's own files and streams of bytes, by pyarrow: the extra `arrow`, loaded when first needed.
+"""Read Arrow IPC files and streams, and write streams, with pyarrow (the extra `arrow`, imported at the first use).
 
-The data is not trusted: its size is checked by its headers before pyarrow reads it, and the result is validated
-before it is used.  # D0166
+The bytes may come from anyone. Therefore their decoded size is computed from their headers before pyarrow reads them,
+and the result is validated before it is used.  # D0166
 """
 
 from __future__ import annotations
@@ -20,28 +20,30 @@ __all__ = ["NoPyarrow", "TooLarge", "TooManyRows", "is_ipc", "read_ipc", "read_i
 
 Values: TypeAlias = "Sequence[str] | Sequence[float] | Sequence[int]"
 
-_INDEX = re.compile(r"__index_level_\d+__")  # pandas' name of its row numbers
-_LEAST_BYTES = 24 << 20  # that any data may become
-_TIMES_OF_FILE = 100  # its size: Feather packs repetitive columns well
+_INDEX = re.compile(r"__index_level_\d+__")  # the name that pandas gives to the column of row numbers
+_LEAST_BYTES = 24 << 20  # decoded data of this size are always allowed
+# decoded data may be larger than the file by this factor, because Feather compresses repetitive columns well
+_TIMES_OF_FILE = 100
 _TAKEN = (
     "null bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 string large_string "
     "string_view date32 date64"
 )
-_LOOSE = "decimal time duration interval binary large_binary fixed_size_binary"  # some 100 bytes each in Python
-_MOST_LOOSE = 250_000  # the most values of loose columns in a body
+# types whose values become Python objects of some 100 bytes each
+_LOOSE = "decimal time duration interval binary large_binary fixed_size_binary"
+_MOST_LOOSE = 250_000  # the largest number of such values in one request
 
 
 class NoPyarrow(Misuse):
-    """Arrow's bytes came, and pyarrow is not installed."""
+    """Raised because Arrow bytes are to be read and pyarrow is not installed."""
 
 
 def is_ipc(data: bytes) -> bool:
-    """Whether bytes begin as an Arrow IPC stream or file does."""
+    """Return whether bytes begin like an Arrow IPC stream or file."""
     return data[:4] == MORE or data[:6] == MAGIC
 
 
 def read_ipc_file(path: Path, only: Collection[str] | None = None, *, loose: bool = False) -> ArrowTable:
-    """The table of an Arrow IPC file (Feather) or of a file that holds a stream, see `read_ipc`."""
+    """Read the table in an Arrow IPC file (Feather), or in a file that holds an Arrow stream; see `read_ipc`."""
     return read_ipc(path.read_bytes(), f"file {path}", only, loose=loose)
 
 
@@ -54,21 +56,21 @@ def read_ipc(
     times: int = _TIMES_OF_FILE,
     loose: bool = False,
 ) -> ArrowTable:
-    """The table of the bytes of an Arrow IPC stream or file.
+    """Read a table from the bytes of an Arrow IPC stream or file.
 
     Args:
-        data: The bytes, uncompressed or with lz4 or zstd.
-        what: Names them in errors.
-        only: The columns that are wanted; left out, all.
-        most_rows: More are refused.
-        times: How many times their size they may take once decoded, and 24 MB.
-        loose: See `read_arrow`; for all columns lists, structs and the like are an error anyway, for wanted ones not.
+        data: The bytes. Their buffers may be compressed with lz4 or zstd.
+        what: What the bytes are, for error messages.
+        only: The names of the wanted columns; None: all.
+        most_rows: The largest allowed number of rows.
+        times: The decoded data may be `times` as large as the bytes, plus 24 MB.
+        loose: As in `read_arrow`. Lists, structs and the like are only read if `only` names their columns.
 
     Raises:
-        TooManyRows: There are more than `most_rows`.
-        TooLarge: They would become far larger than they are.
+        TooManyRows: The table has more than `most_rows` rows.
+        TooLarge: The decoded data would be too large.
         NoPyarrow: pyarrow is not installed.
-        Misuse: They are no Arrow data, are damaged, or have a wanted column that no table can have.
+        Misuse: The bytes are no Arrow data, are damaged, or have a wanted column of a type that no table can have.
     """
     if not is_ipc(data):
         raise Misuse(
@@ -92,10 +94,11 @@ def read_ipc(
 
 
 def write_ipc_stream(columns: Mapping[str, Values]) -> bytes:
-    """The bytes of a stream that holds one batch.
+    """Return the bytes of an Arrow stream that holds the columns as one batch.
 
     Args:
-        columns: By name, as many values each: str as Utf8, float as Float64, int as Int64; without values as Utf8.
+        columns: The values by name; all columns have the same length. Texts become Utf8, floats Float64, ints Int64. A
+            column without values becomes Utf8.
 
     >>> written = write_ipc_stream({"id": ["a", "é"], "score": [0.5, 1.0]})
     >>> read_ipc(written, "stream").columns.to_rows()
@@ -137,7 +140,7 @@ def _read(pa: Any, data: bytes, only: Collection[str] | None, loose: bool) -> Ar
 
 
 def _check_type(pa: Any, field: Any, loose: bool, *, named: bool) -> None:
-    """Refuse a column of a type that no table can have."""
+    """Refuse a column whose type no table can have."""
     kind = field.type
     kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -159,7 +162,10 @@ def _is_loose(pa: Any, kind: Any) -> bool:
 
 
 def _is_plain(pa: Any, kind: Any) -> bool:
-    """Whether values have no part in common, so that they are no larger row by row than in the file."""
+    """Return whether no two values of this type share memory.
+
+    If so, the values need no more memory one by one than in the file.
+    """
     shared = "dictionary union run_end_encoded list_view large_list_view binary_view string_view"
     if any(getattr(pa.types, f"is_{name}")(kind) for name in shared.split()):
         return False

@@ -1,4 +1,4 @@
-"""Conversion of an Arrow array in memory to a column. Every bound is checked: the data is not trusted."""
+"""Convert Arrow arrays in memory to columns. The data are not trusted, so every access is checked for its bounds."""
 
 from __future__ import annotations
 
@@ -19,35 +19,38 @@ Bytes = NDArray[np.uint8]
 
 _WIDTHS = "c=i1 C=u1 s=i2 S=u2 i=i4 I=u4 l=i8 L=u8 e=f2 f=f4 g=f8"
 _NUMBERS = {pair[0]: "<" + pair[2:] for pair in _WIDTHS.split()}
-_TIMES = {"tdD": ("<i4", DAY_US, 1), "tdm": ("<i8", 1_000, 1)}  # stored as, microseconds of a unit, units of one
+# for each format: how numbers are stored, microseconds per unit, units per microsecond
+_TIMES = {"tdD": ("<i4", DAY_US, 1), "tdm": ("<i8", 1_000, 1)}
 _TIMES |= {"tss": ("<i8", 1_000_000, 1), "tsm": ("<i8", 1_000, 1), "tsu": ("<i8", 1, 1), "tsn": ("<i8", 1, 1_000)}
 _NAMES = {"w:": "bytes", "td": "durations", "tD": "durations", "tt": "times of day", "ti": "intervals", "vz": "bytes"}
 _NAMES |= {"z": "bytes", "Z": "bytes", "+s": "structs", "+m": "maps", "+u": "unions", "+r": "run-end-encoded values"}
-_NAMES |= {"+l": "lists", "+L": "lists", "+v": "lists", "+w": "lists"}  # unsupported types, by format
-INTERVALS = {"tiM": 4, "tiD": 8, "tin": 16}  # by format, their bytes
+# words for formats that are not supported, by the beginning of the format
+_NAMES |= {"+l": "lists", "+L": "lists", "+v": "lists", "+w": "lists"}
+INTERVALS = {"tiM": 4, "tiD": 8, "tin": 16}  # formats of intervals, with the bytes per value
 _VIEW = Struct("<iiii")
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
 
 class Piece(msgspec.Struct, frozen=True, eq=False):
-    """One Arrow array: the format string of the C data interface, and its buffers (None: there is none)."""
+    """One Arrow array: its format string (of Arrow's C data interface) and its buffers. A buffer may be None."""
 
     name: str
     format: str
     rows: int
     buffers: Sequence[Bytes | None]
-    offset: int = 0  # position of the first row in the buffers
-    dictionary: Column | None = None  # then the buffers hold indices of its values
+    offset: int = 0  # the position of the first row in the buffers
+    dictionary: Column | None = None  # if given, the buffers hold positions in this column instead of values
 
 
 def read_piece(piece: Piece) -> Column:
-    """The values of an Arrow array.
+    """Return the values of an Arrow array as a column.
 
-    Decimals of scale 0 are integers where 64 bits hold them; other decimals become the nearest double. Times finer
-    than a microsecond are rounded down; those beyond 64 bits become the last time that fits.
+    Decimals without digits after the point become integers if 64 bits hold them. Other decimals become the nearest
+    double. Times are rounded down to microseconds. A time that 64 bits cannot hold becomes the first or last one that
+    they can.
 
     Raises:
-        Misuse: It is of a type that no column can have, or its buffers do not fit together.
+        Misuse: No column can hold values of this type, or the buffers do not fit together.
     """
     kind = piece.format
     if piece.dictionary is not None:
@@ -77,7 +80,7 @@ def read_piece(piece: Piece) -> Column:
 
 
 def join_columns(parts: Sequence[Column]) -> Column:
-    """Columns one after the other; integers among floats become floats."""
+    """Return columns joined end to end. If int and float columns are joined, the result is a float column."""
     dtypes = {part.dtype for part in parts}
     if dtypes == {"int", "float"}:
         parts = [part if part.dtype == "float" else floats_of(part) for part in parts]
@@ -89,17 +92,17 @@ def join_columns(parts: Sequence[Column]) -> Column:
 
 
 def floats_of(column: Column) -> Column:
-    """An int column as floats: the nearest ones."""
+    """Return an int column as a float column. Each value becomes the nearest float."""
     return float_column(np.where(column.present(), column.values.astype(np.float64), np.nan))
 
 
 def is_exact(kind: str) -> bool:
-    """Whether a `Column` holds values of this format as they are."""
+    """Return whether a `Column` can hold values of this format without changing them."""
     return kind in ("n", "b", "u", "U", "vu") or kind in _NUMBERS or kind[:3] in _TIMES
 
 
 def buffer_bytes(kind: str, end: int) -> list[int]:
-    """The least number of bytes in the buffers of `end` values, by the format."""
+    """Return the least size that each buffer must have to hold `end` values of a format, in bytes."""
     bitmap = (end + 7) // 8
     if kind == "b":
         return [bitmap, bitmap]
@@ -117,7 +120,7 @@ def buffer_bytes(kind: str, end: int) -> list[int]:
 
 
 def read_intervals(piece: Piece) -> list[bytes | None]:
-    """The values of an array of intervals, as they lie in memory."""
+    """Return the values of an array of intervals as the bytes in memory."""
     valid = _valid(piece)
     raw = _fixed(piece, f"V{INTERVALS[piece.format]}")
     there = np.ones(piece.rows, bool) if valid is None else valid
@@ -134,12 +137,13 @@ def _column(dtype: Dtype, values: NDArray[Any], valid: NDArray[Any] | None) -> C
 
 def _number(piece: Piece, values: NDArray[Any], valid: NDArray[Any] | None) -> Column:
     if values.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):  # a NaN may be a signalling one
+        with np.errstate(invalid="ignore"):  # NumPy would warn about signalling NaNs
             floats = values.astype(np.float64)
         return float_column(floats if valid is None else np.where(valid, floats, np.nan))
     if values.dtype == np.uint64:
         there = values if valid is None else values[valid]
-        if len(there) and int(there.max()) > _INT_MAX:  # the nearest doubles, as for an int in a float column
+        # integers above the largest int64 become the nearest double, as all integers in a float column do
+        if len(there) and int(there.max()) > _INT_MAX:
             return float_column(np.where(True if valid is None else valid, values.astype(np.float64), np.nan))
     return _column("int", values.astype(np.int64), valid)
 
@@ -182,7 +186,7 @@ def _placeholder(dtype: Dtype) -> NDArray[Any]:
 
 def _texts(piece: Piece, parts: list[bytes | None], valid: NDArray[Any] | None) -> Column:
     present = None if valid is None else valid.tolist()
-    known: dict[bytes | None, str | None] = {}  # equal texts are held once
+    known: dict[bytes | None, str | None] = {}  # equal texts share one Python object
     out: list[str | None] = []
     try:
         for row, part in enumerate(parts):
@@ -201,7 +205,7 @@ def _texts(piece: Piece, parts: list[bytes | None], valid: NDArray[Any] | None) 
 
 
 def _slices(piece: Piece, kind: str) -> list[bytes | None]:
-    """The texts of a column of offsets and one buffer."""
+    """Return the texts of a column that stores an offset for each text and all texts in one buffer."""
     if not piece.rows:
         return []
     offsets = _typed(piece, 1, kind, piece.offset, piece.rows + 1).astype(np.int64)
@@ -216,10 +220,13 @@ def _slices(piece: Piece, kind: str) -> list[bytes | None]:
 
 
 def _views(piece: Piece, valid: NDArray[Any] | None) -> list[bytes | None]:
-    """The texts of a column of views: short ones lie in the view, long ones in one of several buffers."""
+    """Return the texts of a column of views. A view holds a short text itself, or the place of a long text in a
+    buffer.
+    """
     raw = _typed(piece, 1, "V16", piece.offset, piece.rows).tobytes()
     held = [b"" if data is None else data.tobytes() for data in piece.buffers[2:]]
-    left = 4 * sum(map(len, held)) + 16 * piece.rows  # views that overlap could make much of little
+    # limit the total size, because many views of one long text could take far more memory than the buffers
+    left = 4 * sum(map(len, held)) + 16 * piece.rows
     known: dict[bytes, bytes] = {}
     out: list[bytes | None] = []
     present = [True] * piece.rows if valid is None else valid.tolist()
@@ -248,13 +255,13 @@ def _decimals(piece: Piece, valid: NDArray[Any] | None) -> Column:
     whole = [int.from_bytes(raw[i * width : (i + 1) * width], "little", signed=True) for i in range(piece.rows)]
     if scale == 0 and all(_INT_MIN <= n <= _INT_MAX for n, ok in zip(whole, present, strict=True) if ok):
         return _column("int", np.array([n if ok else 0 for n, ok in zip(whole, present, strict=True)], np.int64), valid)
-    # Python rounds the quotient of two integers once, to the nearest double.
+    # Python rounds a quotient of integers only once, to the nearest double
     value: Callable[[int], float] = (lambda n: n / 10**scale) if scale >= 0 else (lambda n: float(n * 10**-scale))
     return float_column(np.array([value(n) if ok else np.nan for n, ok in zip(whole, present, strict=True)], float))
 
 
 def _decimal(kind: str) -> tuple[int, int]:
-    """Scale and width in bytes of a decimal's format, "d:precision,scale[,bits]"."""
+    """Return the scale and the width in bytes of a decimal format, "d:precision,scale[,bits]"."""
     try:
         _, scale, *bits = map(int, kind[2:].split(","))
     except ValueError:
@@ -283,7 +290,7 @@ def _fixed(piece: Piece, kind: str) -> NDArray[Any]:
 
 
 def _typed(piece: Piece, number: int, kind: str, first: int, count: int) -> NDArray[Any]:
-    """`count` values of a buffer from the `first` on."""
+    """Return `count` values of a buffer, beginning with number `first`."""
     dtype = np.dtype(kind)
     data = piece.buffers[number] if number < len(piece.buffers) else None
     if not count:

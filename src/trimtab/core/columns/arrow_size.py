@@ -1,8 +1,8 @@
-"""The decoded size of Arrow IPC data, from the headers of its messages; checked before anything is built.
+"""Compute the decoded size of Arrow IPC data from the headers of its messages, before the data are decoded.
 
-A few bytes of a header may stand for any amount of memory: columns may share one long name, dictionaries may grow row
-by row, a compressed buffer says itself how long it is. A header that an ordinary writer made is a tree, and names no
-byte twice.  # D0166
+The data are not trusted, and a few bytes of a header may stand for any amount of memory. Columns may share one long
+name, dictionaries may grow with every row, and a compressed buffer may claim any length. An ordinary writer makes
+headers that refer to no byte twice.  # D0166
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from trimtab.core.columns.flatbuffer import FlatTable
 from trimtab.core.errors import Misuse
 
 MAGIC = b"ARROW1"
-MORE = b"\xff\xff\xff\xff"  # begins a message
+MORE = b"\xff\xff\xff\xff"  # begins each message
 
-_SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3  # kinds of messages
-_TIMESTAMP, _UNION = 10, 14  # types that hold a text, a vector
-_CODES = {3: 3, 8: 2, 9: 4, 10: 4, 11: 3, 14: 2, 18: 4}  # number of units, precisions or modes, by type
+_SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3  # the numbers of the kinds of messages
+_TIMESTAMP, _UNION = 10, 14  # the numbers of two types; a timestamp also has a text, a union also a vector of ids
+# by the type's number, how many values its unit, precision or mode can have
+_CODES = {3: 3, 8: 2, 9: 4, 10: 4, 11: 3, 14: 2, 18: 4}
 _BLOCK_BYTES = 24
-_MOST_FIELDS = 10_000  # columns, those inside of others too
+_MOST_FIELDS = 10_000  # the largest number of columns, including columns inside of other columns
 _MOST_DEPTH = 32
-_FIELD_BYTES = 700  # memory for a column's description, and again for its array in each batch
+_FIELD_BYTES = 700  # the memory for the description of a column, and also for its array in each batch
 _VALUE_BYTES = {
     1: 9,
     5: 72,
@@ -34,33 +35,33 @@ _VALUE_BYTES = {
     7: 72,
     20: 72,
     24: 72,
-}  # memory of a value in a `Column`, by the type's number: text, decimals
-_USUAL_BYTES = 17  # for other types: eight for a number, and its conversion
+}  # by the type's number, the bytes that a value takes in a `Column`; most of these are texts and decimals
+_USUAL_BYTES = 17  # the bytes per value for other types: eight for a number, and the memory for its conversion
 
-_Message: TypeAlias = tuple[FlatTable, memoryview]  # header, body
+_Message: TypeAlias = tuple[FlatTable, memoryview]  # the header and the body of a message
 
 
 class TooManyRows(Misuse):
-    """More rows than are taken at once."""
+    """Raised because the data have more rows than are allowed."""
 
 
 class TooLarge(Misuse):
-    """More bytes, once decoded, than are taken at once."""
+    """Raised because the decoded data would be larger than is allowed."""
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """Limits of the memory that Arrow data may take."""
+    """The largest decoded size and the largest number of rows that Arrow data may have."""
 
     decoded_bytes: int
     rows: int | None = None
 
 
 def check_size(data: bytes, what: str, bounds: Bounds) -> None:
-    """Refuse the bytes of an Arrow IPC stream or file that would become too much.
+    """Refuse an Arrow IPC stream or file whose decoded data would exceed the bounds.
 
     Raises:
-        TooManyRows: There are more rows than `bounds` allow.
-        TooLarge: They take more memory than that.
+        TooManyRows: The data have more rows than `bounds` allow.
+        TooLarge: The decoded data would take more memory than `bounds` allow.
         ValueError: The headers are damaged.
     """
     view = memoryview(data)
@@ -71,16 +72,18 @@ def check_size(data: bytes, what: str, bounds: Bounds) -> None:
 
 
 class _Size:
-    """The memory that the messages so far take."""
+    """The memory that all messages up to now take when decoded."""
 
     def __init__(self, what: str, bounds: Bounds) -> None:
         self._what = what
         self._bounds = bounds
         self._bytes = self._rows = 0
-        self._weights: list[int] | None = None  # bytes of a value, for each array of a batch; None: no schema yet
-        self._dictionaries: dict[int, list[int]] = {}  # the same of each dictionary, by its number
-        self._users: dict[int, int] = {}  # the number of columns that use it
-        self._held: dict[int, int] = {}  # bytes of each dictionary as it is now
+        # for each array of a batch, the bytes per value; None until the schema was read
+        self._weights: list[int] | None = None
+        # the same for the arrays of each dictionary, by the dictionary's number
+        self._dictionaries: dict[int, list[int]] = {}
+        self._users: dict[int, int] = {}  # for each dictionary, the number of columns that use it
+        self._held: dict[int, int] = {}  # for each dictionary, its present size in bytes
 
     def add(self, message: FlatTable, body: memoryview) -> None:
         kind, header = message.number(1, "<B"), message.table(2)
@@ -102,7 +105,7 @@ class _Size:
     def add_schema(self, schema: FlatTable, budget: _Budget) -> None:
         if self._weights is not None:
             raise ValueError("it has two schemas")
-        _check_code(schema.number(0, "<h"), 2)  # byte order
+        _check_code(schema.number(0, "<h"), 2)  # the code of the byte order
         budget.spend_pairs(schema, 2)
         self._weights = []
         for field in schema.tables(1):
@@ -114,13 +117,14 @@ class _Size:
         if batch is None or number not in self._dictionaries:
             raise ValueError("a dictionary of no column")
         size = self._batch(batch, body, self._dictionaries[number])
-        if header.number(2, "<B"):  # a delta: the earlier values are copied, and batches may refer to them
+        # A delta adds values to a dictionary. The earlier values are copied, because earlier batches may use them.
+        if header.number(2, "<B"):
             size += self._held.get(number, 0)
         self._held[number] = size
         self._take(size * self._users[number])
 
     def _batch(self, batch: FlatTable, body: memoryview, weights: list[int]) -> int:
-        """The bytes of memory of a batch."""
+        """Return the memory that a batch takes when decoded."""
         rows, nodes, places = batch.number(0, "<q"), batch.integers(1, 2), batch.integers(2, 2)
         if rows < 0 or len(nodes) != len(weights) or (nodes[:, 0] < 0).any():
             raise ValueError("a batch does not fit its schema")
@@ -135,12 +139,12 @@ class _Size:
         else:
             _check_code(compression.number(0, "<b"), 2)
             plain = sum(_unpacked(body, at, size) for at, size in places.tolist())
-        counts = nodes[:, 0].astype(float)  # no sum of them wraps
+        counts = nodes[:, 0].astype(float)  # floats, because a sum of integers could overflow
         values = int(min(float(counts @ np.array(weights, float)), 1e18))
         return values + 2 * plain + _FIELD_BYTES * (1 + len(nodes))
 
     def _field(self, field: FlatTable, budget: _Budget, depth: int) -> list[int]:
-        """The weights of the arrays that a column has in a batch."""
+        """Return, for each array that a column has in a batch, the bytes per value."""
         budget.spend_field(field, depth)
         kind = field.number(2, "<B")
         weights = [_VALUE_BYTES.get(kind, _USUAL_BYTES)]
@@ -164,7 +168,10 @@ class _Size:
 
 
 class _Budget:
-    """A budget of the bytes that a header may refer to: each once, with some room for shared parts."""
+    """A limit on how many bytes a header may refer to in total.
+
+    The limit is reached if a header refers to much of itself more than once.
+    """
 
     def __init__(self, message: FlatTable) -> None:
         self._left = 2 * message.size + 4_096
@@ -176,7 +183,7 @@ class _Budget:
             raise ValueError("its header names the same bytes again and again")
 
     def spend_pairs(self, table: FlatTable, field: int) -> None:
-        """The cost of a vector of keys and values."""
+        """Subtract the bytes of a vector of keys and values."""
         for pair in table.tables(field):
             self.spend(8 + pair.length(0) + pair.length(1))
 
@@ -188,7 +195,8 @@ class _Budget:
         if kind is None:
             raise ValueError("a column has no type")
         if number in _CODES:
-            _check_code(kind.number(0, "<h"), _CODES[number])  # pyarrow takes an unknown one for the first or last
+            # pyarrow would take an unknown code for the first or the last one
+            _check_code(kind.number(0, "<h"), _CODES[number])
         held = kind.length(1) if number in (_TIMESTAMP, _UNION) else 0
         self.spend(16 + field.length(0) + held * (4 if number == _UNION else 1))
         self.spend_pairs(field, 6)
@@ -200,7 +208,7 @@ def _check_code(code: int, count: int) -> None:
 
 
 def _unpacked(body: memoryview, at: int, size: int) -> int:
-    """The declared length of a compressed buffer."""
+    """Return the length of a compressed buffer after decompression, as the buffer itself claims."""
     if not size:
         return 0
     (plain,) = struct.unpack_from("<q", body, at)
@@ -214,13 +222,13 @@ def _of_stream(data: memoryview) -> Iterator[_Message]:
     while at < len(data):
         found = _message(data, at)
         if found is None:
-            return  # the end is marked
+            return  # a marker for the end of the stream
         message, at = found
         yield message
 
 
 def _of_file(data: memoryview, size: _Size) -> Iterator[_Message]:
-    """The messages that the end of a file names: its dictionaries, then its batches."""
+    """Yield the messages that the footer of a file lists: first the dictionaries, then the batches."""
     end = len(data) - len(MAGIC) - 4
     (length,) = struct.unpack_from("<i", data, end)
     footer = FlatTable.root(data[max(0, end - length) : end])
@@ -240,7 +248,7 @@ def _of_file(data: memoryview, size: _Size) -> Iterator[_Message]:
 
 
 def _message(data: memoryview, at: int) -> tuple[_Message, int] | None:
-    """The message that begins at a byte, and its end; None: the end of the stream."""
+    """Return the message that begins at byte `at`, and the position after it. None: the stream ends here."""
     (size,) = struct.unpack_from("<i", data, at)
     at += 4
     if size == -1:

@@ -9,14 +9,14 @@ import msgspec
 
 from trimtab.core.errors import Misuse
 
-if TYPE_CHECKING:  # NumPy is loaded on first use, so that `import trimtab` stays light
+if TYPE_CHECKING:  # NumPy is imported at the first use, so that `import trimtab` is fast
     from numpy.typing import NDArray
 
-Dtype = Literal["float", "int", "bool", "str", "time"]  # time: int64 UTC microseconds
+Dtype = Literal["float", "int", "bool", "str", "time"]  # "time" is stored as int64, in UTC microseconds
 
 
 class WrongColumn(Misuse):
-    """A `Misuse` of one column; `column` is its name."""
+    """A `Misuse` that concerns one column; `column` is the column's name."""
 
     def __init__(self, message: str, *, column: str) -> None:
         super().__init__(message)
@@ -24,11 +24,11 @@ class WrongColumn(Misuse):
 
 
 class Column(msgspec.Struct, frozen=True, eq=False):
-    """Values and which of them are there.
+    """The values of one column, and which of them are null.
 
-    `values` is float64, int64 (also for time), bool or object (str); where `valid` is False the value is a
-    placeholder (NaN, 0, False, None). `valid` None means that all are there. A float column's nulls are always NaN
-    in `values` as well.
+    `values` is an array of float64, int64 (for int and time), bool, or object (for str). `valid` is False where a value
+    is null; None means that no value is null. Null values are placeholders in `values`: NaN, 0, False or None. In a
+    float column, null and NaN are the same.
     """
 
     dtype: Dtype
@@ -39,17 +39,17 @@ class Column(msgspec.Struct, frozen=True, eq=False):
         return len(self.values)
 
     def take(self, rows: NDArray[Any] | slice) -> Column:
-        """The column at `rows` (positions, a boolean mask or a slice)."""
+        """Return the column at `rows`: positions, a boolean mask or a slice."""
         return Column(self.dtype, self.values[rows], None if self.valid is None else self.valid[rows])
 
     def present(self) -> NDArray[Any]:
-        """A boolean array: True where a value is there."""
+        """Return a boolean array that is True where a value is not null."""
         import numpy as np
 
         return np.ones(len(self.values), bool) if self.valid is None else self.valid
 
     def to_list(self) -> list[Any]:
-        """Python values, None for null."""
+        """Return the values as Python objects, with None for null."""
         out: list[Any] = self.values.tolist()
         if self.valid is None:
             return out
@@ -57,11 +57,11 @@ class Column(msgspec.Struct, frozen=True, eq=False):
 
 
 def column(dtype: Dtype, values: Sequence[Any]) -> Column:
-    """A column from Python values, None (or NaN in a float column) for null."""
+    """Return a column of Python values. None is null, and so is NaN in a float column."""
     import numpy as np
 
     if dtype == "float":
-        return float_column(np.array(values, np.float64))  # NumPy reads None as NaN
+        return float_column(np.array(values, np.float64))  # NumPy converts None to NaN
     valid = np.array([v is not None for v in values], bool)
     if dtype == "str":
         array: NDArray[Any] = np.empty(len(values), object)
@@ -73,10 +73,10 @@ def column(dtype: Dtype, values: Sequence[Any]) -> Column:
 
 
 def float_column(values: NDArray[Any]) -> Column:
-    """A float column by the rules of ingestion: NaN is null, -0.0 is 0.0."""
+    """Return a float column of an array. NaN becomes null, and -0.0 becomes 0.0, as for all data that come in."""
     import numpy as np
 
-    with np.errstate(invalid="ignore"):  # a NaN may be a signalling one
-        values = np.asarray(values, np.float64) + 0.0  # -0.0 + 0.0 = 0.0
+    with np.errstate(invalid="ignore"):  # NumPy would warn about signalling NaNs
+        values = np.asarray(values, np.float64) + 0.0  # this turns -0.0 into 0.0
     missing = np.isnan(values)
     return Column("float", values, ~missing if missing.any() else None)

@@ -1,4 +1,4 @@
-"""Tables: named columns of equal length, each with its nulls."""
+"""Tables of named columns that have the same length."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import msgspec
 from trimtab.core.columns.column import Column, Dtype, WrongColumn, column, float_column
 from trimtab.core.errors import Misuse
 
-if TYPE_CHECKING:  # NumPy is loaded on first use, so that `import trimtab` stays light
+if TYPE_CHECKING:  # NumPy is imported at the first use, so that `import trimtab` is fast
     from numpy.typing import NDArray
 
 __all__ = ["ArrowTable", "Column", "Columns", "Dtype", "WrongColumn", "column", "float_column", "read_arrow"]
 
 
 class Columns(msgspec.Struct, frozen=True, eq=False):
-    """A table: columns by name, all of one length.
+    """A table: columns by name, all of the same length.
 
     >>> table = Columns.of({"x": ("float", [1.0, None])})
     >>> table.rows, table["x"].to_list()
@@ -32,11 +32,11 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
             raise Misuse(f"columns: lengths differ: {lengths}. Give every column one value a row.")
 
     def __len__(self) -> int:
-        """The number of rows, as for any list of rows; `names` has the columns."""
+        """The number of rows. (The columns are in `names`.)"""
         return self.rows
 
     def __bool__(self) -> bool:
-        return True  # a table without rows is one, too
+        return True  # a table without rows also counts as true
 
     def __getitem__(self, name: str) -> Column:
         try:
@@ -56,31 +56,31 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
         return next((len(c) for c in self.by_name.values()), 0)
 
     def take(self, rows: NDArray[Any] | slice) -> Columns:
-        """The table at `rows` (positions, a boolean mask or a slice)."""
+        """Return the table at `rows`: positions, a boolean mask or a slice."""
         return Columns({name: c.take(rows) for name, c in self.by_name.items()})
 
     def select(self, names: Iterable[str]) -> Columns:
-        """The named columns, in that order."""
+        """Return a table of the named columns, in the given order."""
         return Columns({name: self[name] for name in names})
 
     def replace(self, more: Mapping[str, Column]) -> Columns:
-        """This table with columns added or replaced."""
+        """Return this table with some columns added or replaced."""
         return Columns({**self.by_name, **more})
 
     def __repr__(self) -> str:
-        """The table for a terminal: its first and last rows."""
+        """Return the table as text for a terminal: its first and last rows."""
         from trimtab.core.columns.shown import text_table
 
         return text_table(self.by_name)
 
     def _repr_html_(self) -> str:
-        """The same for notebooks."""
+        """Return the table as HTML for notebooks: its first and last rows."""
         from trimtab.core.columns.shown import html_table
 
         return html_table(self.by_name)
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """One dict a row, None for null, times as UTC microseconds: for people and JSON, not for speed.
+        """Return one dict per row, with None for null and times as UTC microseconds. This is slow for large tables.
 
         >>> Columns.of({"at": ("time", [0, None])}).to_rows()
         [{'at': 0}, {'at': None}]
@@ -89,40 +89,43 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
         return [dict(zip(self.by_name, row, strict=True)) for row in zip(*lists, strict=True)]
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """The table through the Arrow PyCapsule interface, for polars, pandas, pyarrow and DuckDB."""
+        """Return the table's data for polars, pandas, pyarrow and DuckDB, through the Arrow PyCapsule interface."""
         from trimtab.core.columns.arrow import arrow_stream
 
         return arrow_stream(self.by_name, requested_schema)
 
     def __arrow_c_schema__(self) -> object:
-        """Names and types of the columns through the same interface."""
+        """Return the names and types of the columns through the Arrow PyCapsule interface."""
         from trimtab.core.columns.arrow import arrow_schema
 
         return arrow_schema(self.by_name)
 
     @staticmethod
     def from_arrow(table: object) -> Columns:
-        """The table that an object gives through the Arrow PyCapsule interface, copied.
+        """Return a copy of the table that an object offers through the Arrow PyCapsule interface.
 
-        Takes what has `__arrow_c_stream__` or `__arrow_c_array__`: tables and record batches of pyarrow, polars,
-        arro3 and DuckDB, pandas frames (pandas 2.2 and pyarrow; the numbers of the rows are left out). Numbers of any
-        width become int or float, also unsigned ones and decimals: those beyond 64 bits the nearest float. Dates and
-        timestamps become times, without a zone in UTC and rounded down to a microsecond (those that 64 bits cannot
-        hold, the first or last one that they can); categories become texts.
+        The object must have `__arrow_c_stream__` or `__arrow_c_array__`. This holds for tables and record batches of
+        pyarrow, polars, arro3 and DuckDB, and for pandas frames (with pandas 2.2 and pyarrow). The row numbers of
+        pandas are left out.
+
+        Numbers of any width become int or float. Integers and decimals beyond 64 bits become the nearest float. Dates
+        and timestamps become times, rounded down to a microsecond; without a time zone they are taken as UTC. Times
+        that 64 bits cannot hold become the first or last time that they can. Categories become texts.
 
         Raises:
-            Misuse: It gives no table, or a column holds something else, such as lists; the message names it.
+            Misuse: The object gives no table, or a column holds something else, such as lists. The message names the
+                column.
         """
         return read_arrow(table).columns
 
     @staticmethod
     def of(columns: Mapping[str, tuple[Dtype, Sequence[Any]]]) -> Columns:
-        """A table from Python values, None (or NaN in a float column) for null."""
+        """Return a table of Python values. None is null, and so is NaN in a float column."""
         return Columns({name: column(dtype, values) for name, (dtype, values) in columns.items()})
 
     @staticmethod
     def concat(parts: Sequence[Columns]) -> Columns:
-        """Tables of the same columns, one after the other."""
+        """Return tables with the same columns joined end to end."""
         import numpy as np
 
         if len(parts) == 1:
@@ -136,22 +139,24 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
 
 
 class ArrowTable(msgspec.Struct, frozen=True, eq=False):
-    """A table as it was read from Arrow's form."""
+    """A table that was read from Arrow data."""
 
-    names: tuple[str, ...]  # names of all columns
-    columns: Columns  # those that were wanted
-    loose: Mapping[str, list[Any]] = {}  # wanted columns that no `Column` holds exactly, as Python values
+    names: tuple[str, ...]  # the names of all columns in the data
+    columns: Columns  # the columns that the caller wanted
+    # the values of wanted columns that no `Column` can hold exactly, as Python objects
+    loose: Mapping[str, list[Any]] = {}
     rows: int | None = None  # number of rows
 
 
 def read_arrow(given: Any, only: Collection[str] | None = None, *, loose: bool = False) -> ArrowTable:
-    """The table that an object gives through the Arrow PyCapsule interface, see `Columns.from_arrow`.
+    """Read the table that an object offers through the Arrow PyCapsule interface; see `Columns.from_arrow`.
 
     Args:
         given: A table or record batch of another library.
-        only: The columns that are wanted; left out, all.
-        loose: Columns that no `Column` holds exactly (decimals, lists, extension types) become Python values. Else
-            decimals become the nearest doubles, and the others are an error.
+        only: The names of the wanted columns; None: all.
+        loose: What happens to columns that no `Column` can hold exactly (decimals, lists, extension types). True: their
+            values become Python objects. False: decimals become the nearest doubles, and other such columns are an
+            error.
     """
     from trimtab.core.columns.arrow import read_columns
 

@@ -1,4 +1,4 @@
-"""A reader of the FlatBuffers in Arrow headers. Every bound is checked; a wrong one is a `ValueError`."""
+"""Read the FlatBuffers (a binary format) in Arrow headers. A place outside of the buffer raises `ValueError`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Buffer: TypeAlias = bytes | memoryview
 
 
 class FlatTable:
-    """One table of a buffer: fields by their number in the schema, the default where one was not written."""
+    """A FlatBuffers table: fields that are read by their number in the schema. A missing field has its default."""
 
     def __init__(self, data: Buffer, at: int) -> None:
         if at < 0:
@@ -28,42 +28,42 @@ class FlatTable:
 
     @classmethod
     def root(cls, data: Buffer) -> FlatTable:
-        """The table that a buffer begins with."""
+        """Return the outermost table of a buffer."""
         return cls(data, _read("<I", data, 0))
 
     @property
     def size(self) -> int:
-        """The bytes of the whole buffer."""
+        """The size of the whole buffer in bytes."""
         return len(self._data)
 
     def number(self, field: int, kind: str, default: int = 0) -> int:
-        """A number of the struct format `kind`, such as "<i"."""
+        """Return the number in a field. `kind` is its format as in `struct`, such as "<i"."""
         at = self._place(field)
         return default if at is None else _read(kind, self._data, at)
 
     def table(self, field: int) -> FlatTable | None:
-        """A table, None where there is none."""
+        """Return the table in a field, or None if the field is missing."""
         at = self._target(field)
         return None if at is None else FlatTable(self._data, at)
 
     def length(self, field: int) -> int:
-        """The number of elements of a vector, or of bytes of a text."""
+        """Return the number of elements of a vector, or of bytes of a text."""
         at = self._target(field)
         return 0 if at is None else _read("<I", self._data, at)
 
     def text(self, field: int) -> str:
-        """A text, empty where there is none."""
+        """Return the text in a field, or "" if the field is missing."""
         at, size = self._target(field), self.length(field)
         return "" if at is None else bytes(self._data[at + 4 : at + 4 + size]).decode(errors="replace")
 
     def tables(self, field: int) -> Iterator[FlatTable]:
-        """A vector of tables, one after the other: many places of a vector may name one table."""
+        """Yield the tables in a vector. Several elements of a vector may be the same table."""
         at = self._target(field)
         for place in () if at is None else range(at + 4, at + 4 + 4 * self.length(field), 4):
             yield FlatTable(self._data, place + _read("<I", self._data, place))
 
     def integers(self, field: int, width: int = 1) -> NDArray[np.int64]:
-        """A vector of structs of `width` int64 each."""
+        """Return a vector of structs of `width` int64 numbers each, shape (elements, width)."""
         at, count = self._target(field), self.length(field)
         if at is None:
             return np.empty((0, width), np.int64)

@@ -1,4 +1,4 @@
-"""Display of a table: its first and last rows and the types of its columns."""
+"""Tables as text and HTML: the first and last rows, and the types of the columns."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from trimtab.core.time import format_time
 
 _MOST_ROWS, _MOST_COLUMNS, _MOST_CHARACTERS = 10, 12, 32
 _NULL, _GAP = "null", "…"
-_RIGHT = ("float", "int")  # dtypes of which values are right-aligned
+_RIGHT = ("float", "int")  # columns of these types are right-aligned
 
 
 def text_table(table: Mapping[str, Column]) -> str:
-    """For a terminal.
+    """Return a table as text for a terminal.
 
     >>> from trimtab.core.columns import Columns
     >>> Columns.of({"who": ("str", ["ann", None]), "x": ("float", [1.5, 20.0])})
@@ -37,7 +37,7 @@ def text_table(table: Mapping[str, Column]) -> str:
 
 
 def html_table(table: Mapping[str, Column]) -> str:
-    """For a notebook; values are escaped."""
+    """Return a table as HTML for a notebook. Special characters in values are escaped."""
     names, cells = _cells(table)
     heads = "".join(
         f"<th>{escape(_plain(name))}<br><small>{escape(_dtype(table, name))}</small></th>" for name in names
@@ -67,7 +67,7 @@ def _size(table: Mapping[str, Column]) -> str:
 
 
 def _cells(table: Mapping[str, Column]) -> tuple[list[str], list[list[str]]]:
-    """The names of the columns shown, and the texts of the rows shown."""
+    """Return the names of the shown columns, and the texts of the shown rows."""
     names = list(table)
     if len(names) > _MOST_COLUMNS:
         half = _MOST_COLUMNS // 2
@@ -96,7 +96,7 @@ def _text(column: Column, value: Any) -> str:
     if column.dtype == "time":
         try:
             return format_time(value)
-        except OverflowError:  # outside the years 1 to 9999
+        except OverflowError:  # `datetime` only covers the years 1 to 9999
             return f"{value} us"
     if column.dtype == "float":
         return f"{value:.6g}" if abs(value) >= 1e6 or 0 < abs(value) < 1e-4 else str(round(value, 6))
@@ -107,7 +107,7 @@ def _text(column: Column, value: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line, cut to fit, control characters escaped."""
+    """Return a text as one line: shortened to fit, and with control characters escaped."""
     kept = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: _MOST_CHARACTERS + 1])
     return kept if len(kept) <= _MOST_CHARACTERS else kept[: _MOST_CHARACTERS - 1] + _GAP
 

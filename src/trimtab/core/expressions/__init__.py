@@ -1,4 +1,4 @@
-"""Expressions over the columns of one row, evaluated for one row or for whole columns."""
+"""Expressions: formulas over the columns of one row, evaluated for a single row or for whole columns."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ["col", "compile_row", "evaluate_columns", "evaluate_marked", "when"]
 
-_LAZY = {  # name -> its file
+_LAZY = {  # for each public name, the module that is imported when the name is first used
     "col": "nodes",
     "compile_row": "by_rows",
     "evaluate_columns": "by_columns",

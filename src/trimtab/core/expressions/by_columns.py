@@ -1,4 +1,4 @@
-"""Evaluation of expressions over whole columns with NumPy, with the same bits as `compile_row`."""
+"""Evaluate expressions over whole columns with NumPy. The results equal those of `compile_row`, bit for bit."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ _QUARTER_US = 15 * MINUTE_US
 
 
 class Evaluated(NamedTuple):
-    """The values of an expression in every row, and the rows where it failed."""
+    """The values of an expression for all rows, and the rows for which it failed."""
 
     column: Column
-    failed: Array | None  # bool: rows for which a needed part failed; None: no such row
-    error: str  # the first error
+    failed: Array | None  # True for rows in which a needed part of the expression failed; None: there are none
+    error: str  # the message of the first failure
 
 
 def evaluate_columns(expression: Expression, columns: Columns, what: str = "expression") -> Column:
-    """Return the expression's value in every row. It is null where the expression fails, see `evaluate_marked`.
+    """Return the value of an expression for every row. It is null where the expression fails; see `evaluate_marked`.
 
     Raises:
         Misuse: The expression does not fit the columns.
@@ -68,15 +68,15 @@ def evaluate_columns(expression: Expression, columns: Columns, what: str = "expr
 def evaluate_marked(
     expression: Expression, columns: Columns, what: str = "expression", needed: Array | None = None
 ) -> Evaluated:
-    """Return the expression's value in every row, and the rows where it fails.
+    """Return the value of an expression for every row, and mark the rows for which it fails.
 
     The expression fails where an integer overflows or a Python function raises an error.
 
     Args:
-        expression: What to compute.
+        expression: The expression to evaluate.
         columns: The columns that the expression reads.
-        what: The definition, for error messages.
-        needed: The rows whose value is of use, as bool. In all other rows nothing can fail. None: all rows.
+        what: The definition that contains the expression, for error messages.
+        needed: A boolean array: the rows whose values will be used. Other rows cannot fail. None: all rows.
 
     Raises:
         Misuse: The expression does not fit the columns.
@@ -93,7 +93,7 @@ def evaluate_marked(
 
 
 class _Evaluation:
-    """One evaluation: the values of nodes, and the rows in which a needed node fails."""
+    """One evaluation over columns. It collects the rows in which a node (a part of the expression) fails."""
 
     def __init__(self, columns: Columns) -> None:
         self.failed: Array | None = None
@@ -101,7 +101,7 @@ class _Evaluation:
         self._columns = columns
 
     def of(self, node: Expression, needed: Array | None) -> Column:
-        """Return a node's value. In rows where the value is not needed it may be anything."""
+        """Return the values of a node. The value in a row that is not needed is arbitrary."""
         if node.op == "col":
             found = self._columns[str(node.params[0])]
             return _float(found.values) if found.dtype == "float" else found
@@ -123,7 +123,7 @@ class _Evaluation:
         return self._one_argument(node, args[0], needed)
 
     def _fail(self, wrong: Array, needed: Array | None, error: Callable[[int], str]) -> None:
-        """Mark the rows where a needed node fails. `error` says why one of the rows fails."""
+        """Mark the needed rows among those where a node fails. `error` returns the reason for one row."""
         if needed is not None:
             wrong = wrong & needed
         if wrong.any():
@@ -131,7 +131,7 @@ class _Evaluation:
             self.failed = wrong if self.failed is None else self.failed | wrong
 
     def _branches(self, node: Expression, needed: Array | None) -> Column:
-        """Evaluate the functions that may not need all their arguments in every row."""
+        """Evaluate a node that does not need all of its arguments in every row (`when`, for example)."""
         first = self.of(node.args[0], needed)
         present = first.present()
         if node.op == "when":
@@ -147,7 +147,7 @@ class _Evaluation:
         return _kleene(decisive, first, self.of(node.args[1], _and(undecided, needed)))
 
     def _python(self, node: Expression, args: list[Column], needed: Array | None) -> Column:
-        """Run a plain Python function row by row, in the rows that need it."""
+        """Call a Python function for each row whose value is needed."""
         function = function_of(node)
         dtype: Dtype = node.params[1]  # type: ignore[assignment]  # transform() wrote it
         rows = self._columns.rows
@@ -196,7 +196,7 @@ class _Evaluation:
         needed: Array | None,
         error: Callable[[int], str],
     ) -> Column:
-        """Return a column of integers, which is null and marked where the integers are wrong."""
+        """Return a column of integers. Where `wrong` is True, the value is null and the row is marked as failed."""
         if valid is not None:
             wrong = wrong & valid
         if wrong.any():
@@ -248,7 +248,7 @@ def _and(mask: Array, needed: Array | None) -> Array:
 
 
 def _error_of(function: Callable[[Sequence[Any]], Any], values: Sequence[Any]) -> str:
-    """Return the error text of a function of one row, or an empty text if the function does not fail."""
+    """Return the error message if a function fails for the values of one row; otherwise ""."""
     before = failures.count
     function(values)
     return failures.error if failures.count != before else ""
@@ -258,13 +258,14 @@ def _constant(node: Expression, rows: int) -> Column:
     dtype: Dtype = node.params[0]  # type: ignore[assignment]  # lit() wrote it
     kind = {"float": np.float64, "bool": np.bool_, "str": np.object_}.get(dtype, np.int64)
     values: Array = np.empty(rows, kind)
-    values.fill(node.params[1])  # `np.full` and a comparison with a bare text remove the NULs at the end of the text
+    # `np.full`, and comparing with a text itself, would drop NUL characters at the end of the text
+    values.fill(node.params[1])
     return Column(dtype, values)
 
 
 def _float(values: Array) -> Column:
-    """Return a float result. Values that are not finite or beyond 1e150 are null, and -0.0 becomes 0.0."""
-    # the comparison is False when there is a NaN
+    """Return a float column. Values that are infinite, NaN or beyond 1e150 become null, and -0.0 becomes 0.0."""
+    # the comparison is False if a value is NaN
     if len(values) == 0 or (values.min() >= -GREATEST and values.max() <= GREATEST):
         return Column("float", values + 0.0)
     present = np.abs(values) <= GREATEST
@@ -272,7 +273,7 @@ def _float(values: Array) -> Column:
 
 
 def _finish(dtype: Dtype, values: Array, valid: Array | None) -> Column:
-    """Return a column with the placeholder where it is null."""
+    """Return a column in which null values are replaced by the placeholder of the type."""
     if valid is None or valid.all():
         return Column(dtype, values)
     return Column(
@@ -315,7 +316,7 @@ def _is_in(arg: Column, literals: tuple[Expression, ...]) -> Column:
     common = arg.dtype
     for literal in literals:
         common = common_dtype(common, _constant(literal, 0).dtype) or common
-    choices = [_widen(_constant(literal, 1), common).values for literal in literals]  # one value each
+    choices = [_widen(_constant(literal, 1), common).values for literal in literals]  # each is an array with one value
     arg = _widen(arg, common)
     hits = np.zeros(len(arg), bool)
     for choice in choices:
@@ -347,7 +348,10 @@ def _hash_bucket(arg: Column, n: int) -> Column:
 
 
 def _offsets(at_us: Array, tz: str) -> Array:
-    """Return UTC offsets. They are looked up once a quarter of an hour, or for each row if they change inside one."""
+    """Return the UTC offset of each time. It is looked up once for each quarter of an hour.
+
+    If the offset changes within a quarter of an hour, it is looked up for each of the rows in it.
+    """
     zone = zoneinfo.ZoneInfo(tz)
     quarters, where = np.unique(at_us // _QUARTER_US, return_inverse=True)
     starts = [int(q) * _QUARTER_US for q in quarters]
@@ -360,7 +364,7 @@ def _offsets(at_us: Array, tz: str) -> Array:
 
 
 def _int_arithmetic(op: str, x: Array, y: Array) -> tuple[Array, Array]:
-    """Return the result modulo 2**64, and the rows that overflowed."""
+    """Return the results modulo 2**64, and a boolean array of the rows that overflowed."""
     match op:
         case "+":
             values = x + y
@@ -379,11 +383,11 @@ def _int_arithmetic(op: str, x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def _power(x: Array, y: Array) -> Column:
-    # NumPy takes shortcuts (a square, a root) for an exponent that looks constant, one row included, and these
-    # round otherwise than its general loop: so both evaluators hand it at least two rows of each.
+    # If an exponent is the same in all rows, or if there is only one row, NumPy takes short cuts (such as a square
+    # root) that round differently. Therefore both evaluators pass at least two rows in arrays of equal length.
     rows = len(x)
     values = np.power(np.resize(x, 2), np.resize(y, 2))[:rows] if rows == 1 else np.power(x, y)
-    # the same in both evaluators, because the usual case is quick for one row
+    # both evaluators treat this exponent separately, because x * x is fast for one row
     values = np.where(y == 2.0, x * x, values)
-    # IEEE defines NaN**0 as 1, but null must stay null
+    # IEEE 754 defines NaN**0 as 1, but here NaN stands for null, which must stay null
     return _float(np.where(np.isnan(x) | np.isnan(y), np.nan, values))

@@ -1,4 +1,4 @@
-"""Evaluation of expressions for one row by Python closures, with the same bits as `evaluate_columns`."""
+"""Evaluate expressions for single rows with Python closures. The results equal `evaluate_columns`, bit for bit."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def compile_row(expression: Expression, columns: Mapping[str, Dtype], what: str = "expression") -> RowFunction:
-    """Return a function from one row to the expression's value.
+    """Return a function that computes the value of an expression for one row.
 
     Args:
-        expression: What to compute.
-        columns: The types of the columns. The function reads from a row only the columns that the expression names.
-        what: The definition, for error messages.
+        expression: The expression to compile.
+        columns: The types of the columns. The function only reads the columns that the expression names.
+        what: The definition that contains the expression, for error messages.
 
     Returns:
-        A function that takes a mapping from names to values, with None for null and ints for times. If the expression
+        A function of a mapping from column names to values, with None for null and ints for times. If the expression
         fails for a row (an integer overflows, or a Python function raises an error), the value is null and the failure
-        is counted (`failed.py`). If the row lacks a name, the function raises KeyError. A caller that takes rows from
-        outside checks them first.
+        is counted (see `failed.py`). If the row lacks a needed column, the function raises KeyError, so rows from
+        outside must be checked first.
 
     Raises:
         Misuse: The expression does not fit the columns.
@@ -63,7 +63,7 @@ def compile_row(expression: Expression, columns: Mapping[str, Dtype], what: str 
 
 
 class _Constant:
-    """A function that gives one value for every row."""
+    """A function that returns the same value for every row."""
 
     __slots__ = ("value",)
 
@@ -192,9 +192,9 @@ def _widen(function: RowFunction, found: Dtype, dtype: Dtype) -> RowFunction:
 
 
 def _kleene(decisive: bool, left: RowFunction, right: RowFunction) -> RowFunction:
-    """Return `|` (True decides) or `&` (False decides).
+    """Return a function for `|` (`decisive` is True) or `&` (`decisive` is False).
 
-    The result is null only if no side decides and one side is null.
+    If one side has the decisive value, so has the result. Otherwise the result is null if either side is null.
     """
 
     def evaluate(row: Row) -> bool | None:
@@ -259,7 +259,7 @@ def _power(left: RowFunction, right: RowFunction) -> RowFunction:
             result = a * a
         else:
             with np.errstate(all="ignore"):
-                # computed with two rows, see evaluate_columns
+                # computed with two rows, for the reason given in by_columns.py
                 result = float(np.power(np.array((a, a)), np.array((b, b)))[0])
         return result + 0.0 if _LOWEST <= result <= GREATEST else None
 
@@ -267,11 +267,11 @@ def _power(left: RowFunction, right: RowFunction) -> RowFunction:
 
 
 def _transcendental(op: str) -> Callable[[float], float | None]:
-    """Return the function, which is called only where its result is finite, so that NumPy never warns."""
+    """Return the function named `op`. NumPy is only called where its result is finite, so that it never warns."""
     import numpy as np
 
     if op == "sqrt":
-        # correctly rounded on every machine, so Python's function gives the same bits
+        # the square root is correctly rounded everywhere, so Python's function gives the same bits as NumPy's
         return lambda x: math.sqrt(x) if x >= 0.0 else None
     function: Callable[[float], Any] = {"log": np.log, "log1p": np.log1p, "exp": np.exp}[op]
     low, high = {"log": (0.0, math.inf), "log1p": (-1.0, math.inf), "exp": (-math.inf, 346.0)}[op]

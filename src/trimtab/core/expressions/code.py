@@ -1,6 +1,6 @@
-"""The content address of a function: a hash of its source and of all that it uses.
+"""Hash a Python function by its source and by everything that it uses.
 
-The address does not depend on how the function was compiled.
+The hash does not depend on how Python compiled the function.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ from typing import Any
 from trimtab.core.errors import Misuse
 from trimtab.core.hashing import content_hash
 
-# distributions that bring a module
+# for some modules, the names of the packages that can contain them
 DISTRIBUTIONS = {"sklearn": ("scikit-learn",), "xgboost": ("xgboost", "xgboost-cpu")}
 _Position = tuple[int, int]
 
 
 def code_hash(function: Callable[..., Any]) -> str:
-    """Return the SHA-256 of a function's source and of everything it refers to, 64 hexadecimal digits.
+    """Return the SHA-256 of a function's source and of everything that it refers to, as 64 hexadecimal digits.
 
-    The hash covers the source text (of a lambda only the expression), the defaults, the values in the closure and the
-    globals that the function reads. These may be plain values, the user's own functions and classes with all that they
-    use in turn, and library objects, which are given by qualified name and the version of their distribution. Bytecode
-    is not covered, so that every Python gives the same address. A function that was typed where no source is kept
-    (`exec`, some prompts) is described by its constants and names instead. So moving such a function into a file
-    changes its address.
+    The hash covers the source text (of a lambda only the expression), the default values, the values in the closure,
+    and the global variables that the function reads. Such a value may be plain data, or a function or class of the
+    user; then it is hashed in the same way. Objects of libraries are hashed by their qualified name and the version of
+    their package. Bytecode is not part of the hash, so it is the same with every version of Python.
+
+    If the source text is not available (after `exec`, or at some prompts), constants and names are hashed instead.
+    Therefore the hash changes when such a function is moved into a file.
 
     Raises:
-        Misuse: The function uses a value whose content cannot be read (a lock, an open file, a generator).
+        Misuse: The function uses a value whose content cannot be hashed (a lock, an open file, a generator).
 
     >>> code_hash(lambda: 1) == code_hash(lambda: 2)
     False
@@ -50,16 +51,16 @@ def code_hash(function: Callable[..., Any]) -> str:
 
 @functools.cache
 def distribution_version(module: str) -> str | None:
-    """Return the installed version of the distribution that brings a top-level module, or None without one.
+    """Return the installed version of the package that contains a top-level module, or None if there is none.
 
     Each version is read once in a process, because every hash of a model needs some.
 
     >>> distribution_version("msgspec") is not None
     True
     """
-    from importlib import metadata  # imported here, because it would cost `import trimtab` 20 ms
+    from importlib import metadata  # imported here, because this import takes 20 ms
 
-    # prefer the distribution of the same name, because the version is part of addresses
+    # try the package with the same name first, because its version becomes part of hashes
     for name in (module, *DISTRIBUTIONS.get(module, ())):
         with suppress(metadata.PackageNotFoundError):
             return metadata.version(name)
@@ -68,14 +69,14 @@ def distribution_version(module: str) -> str | None:
 
 
 class _Describer:
-    """Turns objects into JSON values.
+    """Converts objects to JSON values, so that they can be hashed.
 
-    An object that is met again is named by the order in which it was first met.
+    An object that was converted before is replaced by its number in the order of first occurrence.
     """
 
     def __init__(self) -> None:
         self._met: dict[int, int] = {}
-        self._alive: list[object] = []  # an id identifies an object only while the object lives
+        self._alive: list[object] = []  # keep all objects alive, because an `id` is only unique among living objects
 
     def describe(self, value: Any, where: str) -> Any:
         if value is None or isinstance(value, bool | str):
@@ -188,9 +189,9 @@ class _Describer:
 
 
 def _class_source(kind: type) -> str:
-    """Return a class's text, from the file that its methods were compiled from.
+    """Return the source text of a class, from the file that contains its methods.
 
-    Another module may have the module's name by now.
+    The file is not looked up by the module's name, because another module may have this name by now.
     """
     for method in vars(kind).values():
         if isinstance(method, types.FunctionType) and method.__qualname__ == f"{kind.__qualname__}.{method.__name__}":
@@ -213,9 +214,9 @@ def _source(code: types.CodeType) -> Any:
 
 
 def _lambda_source(code: types.CodeType) -> Any:
-    """Return the expression of a lambda.
+    """Return the syntax tree of a lambda's expression.
 
-    Of the lambdas on its line, it is the one whose body spans the positions that the compiler recorded.
+    A line may have several lambdas. The right one is found by the positions that the compiler recorded.
     """
     lines, _ = inspect.findsource(code)
     text = "".join(lines)
@@ -230,9 +231,10 @@ def _lambda_source(code: types.CodeType) -> Any:
 
 
 def _same_constants(node: ast.Lambda, code: types.CodeType) -> bool:
-    """Compare constants to tell lambdas without positions apart.
+    """Return whether the constants of a lambda are those of the compiled code.
 
-    Python 3.12 keeps no positions for a lambda that only returns a constant.
+    This tells lambdas apart whose positions are unknown: Python 3.12 records none for a lambda that only returns a
+    constant.
     """
     compiled = compile(ast.Expression(node), "<lambda>", "eval")
     inner = next(c for c in compiled.co_consts if isinstance(c, types.CodeType))
@@ -254,15 +256,15 @@ def _end(node: ast.expr) -> _Position:
 
 
 def _without_source(code: types.CodeType) -> Any:
-    """Return the description of a function without source: its constants and names, including nested ones."""
+    """Return a description of a function without source text: its constants and names, and those of inner functions."""
     constants = [_without_source(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
     return {"constants": constants, "names": [*code.co_names], "arguments": [*code.co_varnames[: code.co_argcount]]}
 
 
 def _reads(code: types.CodeType) -> Iterator[tuple[str, ...]]:
-    """Yield each global that is read, with the attributes that are taken from it directly.
+    """Yield each global variable that is read, with the attributes that are then taken from it.
 
-    An import gives `("import", module)`.
+    For an import, yield `("import", module)`.
     """
     found: set[tuple[str, ...]] = set()
     path: list[str] = []
@@ -284,7 +286,9 @@ def _reads(code: types.CodeType) -> Iterator[tuple[str, ...]]:
 
 
 def _follow(value: Any, path: tuple[str, ...]) -> tuple[Any, str]:
-    """Follow attributes of modules to the value that is used: `settings.rates.LOW` is a number, not a module."""
+    """Follow attributes of modules to the value that is used, and return it. For `settings.rates.LOW` this is a
+    number.
+    """
     taken = 1
     while isinstance(value, types.ModuleType) and taken < len(path) and hasattr(value, path[taken]):
         value, taken = getattr(value, path[taken]), taken + 1
@@ -298,7 +302,7 @@ def _is_named(value: Any) -> bool:
 
 
 def _is_library(module: str) -> bool:
-    """Return whether a module came with Python, trimtab or an installed distribution, and not from the user."""
+    """Return whether a module belongs to Python, to trimtab or to an installed package, and not to the user."""
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names or top in ("builtins", "trimtab"):
         return top != "__main__"
@@ -354,7 +358,7 @@ def _library_folders() -> tuple[str, ...]:
 
 @functools.cache
 def _distributions() -> Mapping[str, list[str]]:
-    """Return the distributions by module. This takes 0.2 s, because everything that is installed is read."""
+    """Return the installed packages that contain each module. This takes 0.2 s, because all packages are read."""
     from importlib import metadata
 
     return metadata.packages_distributions()

@@ -1,8 +1,8 @@
-"""Count of values whose computation failed. Each is null, and a caller can tell it from other nulls.
+"""Count the values whose computation failed. They are null, and the count tells them apart from other nulls.
 
-An evaluator never raises an error because of the values in a row. A caller compares `failures.count` before and after.
-If the count has grown, some part of an expression that the rows needed has failed, and `failures.error` is the last
-error.
+An evaluator never raises an error because of the values in a row. Instead, a caller reads `failures.count` before and
+after. If it has grown, a needed part of the expression has failed for some row, and `failures.error` is the last
+message.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 
 
 class _Failures(threading.local):
-    """The failures of one thread: their number, and the last error."""
+    """The failures in one thread: their number, and the message of the last one."""
 
     count = 0
     error = ""
@@ -21,6 +21,6 @@ failures = _Failures()
 
 
 def failed(error: str) -> None:
-    """Count a value whose computation failed and that is null."""
+    """Count a failed computation, whose value is null."""
     failures.count += 1
     failures.error = error

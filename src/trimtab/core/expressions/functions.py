@@ -1,4 +1,4 @@
-"""Plain Python functions inside expressions, identified by the content of their code."""
+"""Plain Python functions inside expressions. A function is identified by a hash of its code."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Function = Callable[..., Any]
 
 _DTYPES: dict[object, Dtype] = {float: "float", int: "int", bool: "bool", str: "str"}
 _PLAIN = (bool, int, float, str)
-_KNOWN: dict[str, Function] = {}  # functions by the hash of their code; equal hashes mean the same function
+_KNOWN: dict[str, Function] = {}  # functions by the hash of their code
 
 
 class Transform:
-    """A function that makes expressions out of expressions. Make one with `transform`."""
+    """A Python function that can be called with expressions and then returns an expression. `transform` makes one."""
 
     def __init__(self, function: Function, returns: Dtype, nulls: Nulls) -> None:
-        from trimtab.core.expressions.code import code_hash  # imported here, because it reads the function's file
+        from trimtab.core.expressions.code import code_hash  # imported here, because importing it takes time
 
         self.function = function
         self.name = function.__name__
@@ -34,12 +34,12 @@ class Transform:
         _KNOWN[self._params[3]] = function
 
     def __call__(self, *args: Expression | Scalar) -> Expression:
-        """Return the expression for the function of some values.
+        """Return the expression that calls the function.
 
-        The values are expressions, names of columns (as `tt.col`), or constants.
+        Each argument is an expression, the name of a column (which stands for `tt.col`), or a constant.
 
         Raises:
-            Misuse: There are more or fewer values than the function takes.
+            Misuse: The number of arguments is not what the function takes.
         """
         nodes = tuple(
             arg if isinstance(arg, Expression) else col(arg) if isinstance(arg, str) else lit(arg) for arg in args
@@ -53,17 +53,16 @@ class Transform:
 
 def transform(
     function: Function | None = None, *, returns: type = float, nulls: Nulls = "skip"
-) -> Any:  # a Transform, or a decorator
-    """Make a plain Python function usable in features. It runs row by row, offline and online alike.
+) -> Any:  # a Transform, or a decorator if `function` is None
+    """Make a plain Python function usable in features. It is called for each row, both offline and online.
 
-    The function must depend on its arguments alone. Its code, including everything that the code uses, is part of the
-    definition's hash. Times are passed as microseconds since 1970, UTC.
+    The result must only depend on the arguments. The code, with everything that it uses, is part of the definition's
+    hash. Times are passed as microseconds since 1970, UTC.
 
     Args:
         function: A function of one or more values.
-        returns: The type of the result: float, int, bool or str. A result of None is null, and so are NaN and infinite
-            values.
-        nulls: "skip": a null among the arguments makes the result null. "pass": the function gets None.
+        returns: The type of the result: float, int, bool or str. None, NaN and infinite values count as null.
+        nulls: What happens if an argument is null. "skip": the result is null. "pass": the function gets None.
 
     Raises:
         Misuse: `returns` is not a type of features, or the content of the code cannot be read.
@@ -86,12 +85,12 @@ def transform(
 
 
 def function_of(expression: Expression) -> Callable[[Sequence[Any]], Any]:
-    """Return the result of a `python` node for the values of its arguments, with None for null.
+    """Return a function that computes a `python` node of an expression, given the values of the node's arguments.
 
-    If the function fails, the result is null, and the failure is counted.
+    Nulls are passed as None. If the user's function fails, the result is null and the failure is counted.
 
     Raises:
-        Misuse: This process does not know the function.
+        Misuse: The user's function is not known in this process.
     """
     name, returns, nulls, code = expression.params
     function = _KNOWN.get(str(code))
@@ -107,7 +106,7 @@ def function_of(expression: Expression) -> Callable[[Sequence[Any]], Any]:
             return None
         try:
             return _as_declared(function(*values), str(returns))
-        except (Exception, SystemExit) as error:  # a user's function may raise any error
+        except (Exception, SystemExit) as error:  # the user's function may raise any exception
             failed(f"transform {name!r} failed on {shown(list(values))}: {_said(error)}")
             return None
 
@@ -117,7 +116,7 @@ def function_of(expression: Expression) -> Callable[[Sequence[Any]], Any]:
 def files_of(expressions: Iterable[Expression]) -> tuple[str, ...]:
     """Return the files that define the functions inside expressions.
 
-    Another process needs the files to know the functions, too.
+    Another process must import these files to know the functions.
     """
     found: dict[str, None] = {}
     for expression in expressions:
@@ -128,14 +127,14 @@ def files_of(expressions: Iterable[Expression]) -> tuple[str, ...]:
 
 
 def _as_declared(result: Any, returns: str) -> float | int | bool | str | None:
-    """Return the result as a value of the declared type."""
+    """Return the result of a function as a value of the declared type."""
     if not isinstance(result, _PLAIN) and hasattr(result, "item"):
-        result = result.item()  # a NumPy scalar
+        result = result.item()  # turns a NumPy number into a Python number
     if result is None:
         return None
     if returns == "float" and isinstance(result, int | float):
         real = float(result)
-        return real + 0.0 if -GREATEST <= real <= GREATEST else None  # NaN is null, too
+        return real + 0.0 if -GREATEST <= real <= GREATEST else None  # also turns NaN into null
     if returns == "int" and isinstance(result, int):
         if not INT_MIN <= result <= INT_MAX:
             raise OverflowError(f"it gave {shown(result)}, which does not fit an integer of 64 bits; return a float")
@@ -143,14 +142,14 @@ def _as_declared(result: Any, returns: str) -> float | int | bool | str | None:
     if returns == "bool" and isinstance(result, bool):
         return result
     if returns == "str" and isinstance(result, str):
-        result.encode()  # text that UTF-8 cannot encode cannot be stored
+        result.encode()  # raises an error if the text cannot be stored as UTF-8
         return str.__str__(result)
     raise TypeError(f"it gave {shown(result)}, a {type(result).__name__}; declared is {returns}")
 
 
 def _said(error: BaseException) -> str:
-    """Return the message of an error, even if its class cannot be shown."""
+    """Return the message of an exception, even if its class fails to produce one."""
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # the error may be of a user's class
+    except Exception:  # the class of the exception may be the user's
         return type(error).__name__

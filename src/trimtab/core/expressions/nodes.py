@@ -1,7 +1,7 @@
-"""Expressions over the columns of one row, defined once, evaluated in columns or row by row.
+"""Expressions over the columns of one row. One definition can be evaluated for whole columns and for single rows.
 
-An expression is a tree over a closed set of functions. `evaluate_columns` and `compile_row` give the same bits for
-it; their rules for types and nulls are the table in docs/expressions.md.
+An expression is a tree of functions from a fixed set. `evaluate_columns` and `compile_row` give the same results, bit
+for bit. The table in docs/expressions.md has their rules for types and nulls.
 
 >>> late = col("arr_delay") >= 30
 >>> late.dtype({"arr_delay": "float"}, "example"), late
@@ -23,7 +23,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.hashing import content_hash
 from trimtab.core.time import parse_time_us
 
-GREATEST = 1e150  # a float result of greater magnitude is null, because its square and its sums might not be finite
+GREATEST = 1e150  # a float result beyond this is null, because its square or sums of it might not be finite
 
 Scalar: TypeAlias = bool | int | float | str | dt.datetime
 Param: TypeAlias = bool | int | float | str | None
@@ -41,24 +41,24 @@ _MAY_OVERFLOW = frozenset({"+", "-", "*", "//", "neg", "abs"})
 
 
 class Expression(msgspec.Struct, frozen=True, eq=False):
-    """A function of one row. Start from `col()`, `lit()` or `when()` and use operators and methods.
+    """A function of one row. Begin with `col()`, `lit()` or `when()`, and apply operators and methods.
 
-    `==` builds a comparison. To ask whether two expressions are the same, use `same_as()`.
+    `==` makes an expression that compares values. Use `same_as()` to find out whether two expressions are the same.
     """
 
     op: Op
     args: tuple[Expression, ...] = ()
-    params: tuple[Param, ...] = ()  # constants of the function; for `lit`, the dtype and the value
+    params: tuple[Param, ...] = ()  # constants that belong to the function; for `lit`, the type and the value
 
     def dtype(self, columns: Mapping[str, Dtype], what: str) -> Dtype:
         """Return the type of the result.
 
         Args:
-            columns: The existing columns, with their types.
-            what: The definition that is checked. Error messages begin with it.
+            columns: The types of the columns that can be read, by name.
+            what: The definition that contains the expression. Error messages begin with it.
 
         Raises:
-            Misuse: A column does not exist, or an operator does not take the types of its arguments.
+            Misuse: There is no such column, or an operator cannot take arguments of the given types.
         """
         found: list[Dtype] = []
         for arg in self.args:
@@ -75,16 +75,16 @@ class Expression(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def hash(self) -> str:
-        """The content address of this expression."""
+        """The hash that identifies this expression."""
         return content_hash(self)
 
     @property
     def is_category(self) -> bool:
-        """True for a string that is marked for vocabulary encoding."""
+        """True for a string that training encodes as a category."""
         return self.op == "category"
 
     def same_as(self, other: Expression) -> bool:
-        """Return True when both expressions are the same tree."""
+        """Return whether both expressions are the same tree."""
         return self.hash == other.hash
 
     def __hash__(self) -> int:
@@ -147,7 +147,7 @@ class Expression(msgspec.Struct, frozen=True, eq=False):
     def __abs__(self) -> Expression:
         return self.abs()
 
-    # `==` and `!=` build expressions, as in every column language; `same_as` compares definitions.
+    # As in other libraries for columns, `==` and `!=` make expressions. `same_as` compares the expressions themselves.
     def __eq__(self, other: Expression | Scalar) -> Expression:  # type: ignore[override]  # not bool, on purpose
         return Expression("==", (self, _node(other)))
 
@@ -198,26 +198,26 @@ class Expression(msgspec.Struct, frozen=True, eq=False):
         return Expression("sqrt", (self,))
 
     def abs(self) -> Expression:
-        """The magnitude."""
+        """The absolute value."""
         return Expression("abs", (self,))
 
     def clip(self, low: float | None, high: float | None) -> Expression:
-        """The value, not below `low` and not above `high` (None: no bound)."""
+        """The value, raised to at least `low` and lowered to at most `high`. None: no bound."""
         bounds = tuple(None if b is None else _number(b, "clip") for b in (low, high))
         if bounds[0] is not None and bounds[1] is not None and bounds[0] > bounds[1]:
             raise Misuse(f"clip({low}, {high}): the lower bound is above the upper. Swap them.")
         return Expression("clip", (self,), bounds)
 
     def is_null(self) -> Expression:
-        """True where there is no value; never null itself."""
+        """True where the value is null. The result itself is never null."""
         return Expression("is_null", (self,))
 
     def fill_null(self, value: Expression | Scalar) -> Expression:
-        """The value, or `value` where it is null."""
+        """The value where it is not null, and otherwise `value`."""
         return Expression("fill_null", (self, _node(value)))
 
     def isin(self, values: Iterable[Scalar]) -> Expression:
-        """True where the value is one of `values`; null where it is null."""
+        """True where the value is one of `values`. The result is null where the value is null."""
         choices = tuple(_node(v) for v in values)
         if not choices:
             raise Misuse(f"{self!r}.isin([]): no values. Give at least one.")
@@ -244,25 +244,25 @@ class Expression(msgspec.Struct, frozen=True, eq=False):
         return Expression("month", (self,), (_zone(tz),))
 
     def bucket(self, edges: Sequence[float]) -> Expression:
-        """The number of the ascending `edges` that are not above the value: 0 to len(edges)."""
+        """How many of the ascending `edges` are less than or equal to the value: 0 to len(edges)."""
         numbers = tuple(float(_number(e, "bucket")) for e in edges)
         if not numbers or any(a >= b for a, b in itertools.pairwise(numbers)):
             raise Misuse(f"bucket({list(edges)}): give at least one edge, in strictly ascending order.")
         return Expression("bucket", (self,), numbers)
 
     def hash_bucket(self, n: int) -> Expression:
-        """A bucket from 0 to n - 1 by a hash that is the same on every machine and in every release."""
+        """A number from 0 to n - 1: a hash of the value that is the same on every machine and in every release."""
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= 2**31:
             raise Misuse(f"hash_bucket({n!r}): give a number of buckets from 1 to 2**31.")
         return Expression("hash_bucket", (self,), (n,))
 
     def category(self) -> Expression:
-        """The string as a category: its number in the vocabulary that training fits."""
+        """The string as a category. The model gets the string's number in the vocabulary of the training data."""
         return Expression("category", (self,))
 
 
 def col(name: str) -> Expression:
-    """The value of a column.
+    """Return an expression for the value of a column.
 
     >>> (col("distance") / 2).columns()
     {'distance'}
@@ -273,7 +273,7 @@ def col(name: str) -> Expression:
 
 
 def lit(value: Scalar) -> Expression:
-    """A constant: a number, a truth value, a string or a time.
+    """Return an expression for a constant: a number, a truth value, a string or a time.
 
     >>> lit(2.5)
     2.5
@@ -293,9 +293,9 @@ def lit(value: Scalar) -> Expression:
 
 
 def when(condition: Expression, then: Expression | Scalar, otherwise: Expression | Scalar | None = None) -> Expression:
-    """Return `then` where the condition is true, otherwise `otherwise`, also where the condition is null.
+    """Return `then` where the condition is true. Return `otherwise` where it is false or null.
 
-    None stands for null.
+    If `otherwise` is None, null is returned there.
 
     >>> when(col("x") > 0, 1, -1)
     when((col('x') > 0), 1, -1)
@@ -305,7 +305,7 @@ def when(condition: Expression, then: Expression | Scalar, otherwise: Expression
 
 
 def common_dtype(one: Dtype, other: Dtype) -> Dtype | None:
-    """Return the type that holds values of both types, or None. A bool widens to int, and an int to float."""
+    """Return the type that can hold values of both types, or None. A bool can become an int, and an int a float."""
     if one == other:
         return one
     if one in _NUMBERS and other in _NUMBERS:
@@ -314,9 +314,9 @@ def common_dtype(one: Dtype, other: Dtype) -> Dtype | None:
 
 
 def may_fail(expression: Expression, columns: Mapping[str, Dtype]) -> bool:
-    """Return whether a part of the expression may fail for some rows.
+    """Return whether the expression could fail for some row.
 
-    An integer may overflow, and a Python function may raise an error.
+    It can fail if an integer can overflow or if a Python function is called.
 
     >>> may_fail(col("n") * 2, {"n": "int"}), may_fail(col("x") * 2, {"x": "float"})
     (True, False)
@@ -350,7 +350,7 @@ def _zone(tz: str) -> str:
 
 
 def _result(node: Expression, found: list[Dtype], columns: Mapping[str, Dtype], what: str) -> Dtype:
-    """Return the type of `node`, given the types of its arguments."""
+    """Return the type of a node's value, given the types of the node's arguments."""
 
     def need(ok: bool, needed: str) -> None:
         if not ok:

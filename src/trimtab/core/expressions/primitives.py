@@ -1,4 +1,4 @@
-"""Arithmetic shared by both evaluators of expressions, for Python ints and int64 arrays."""
+"""Arithmetic that both evaluators of expressions use, for Python ints as well as for int64 arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US
 
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 
-_FIRST_S = -62_135_596_800 + 2 * 86_400  # one day inside the range in which datetime can convert between zones
+# the first second that is safe: one day after the first that datetime can convert between time zones
+_FIRST_S = -62_135_596_800 + 2 * 86_400
 _LAST_S = 253_402_300_799 - 2 * 86_400
 
 
@@ -41,13 +42,14 @@ def month(local_us: Any) -> Any:
 def day_of_year(local_us: Any) -> Any:
     """The day of the year, 1 to 366."""
     day, year = _march_day(local_us)
-    new_year = (5 * day + 2) // 153 // 10  # 1 in January and February, which belong to the year that began in March
+    # months are counted from March, so January and February belong to the year that began in the previous March
+    new_year = (5 * day + 2) // 153 // 10
     leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
     return day + 60 + leap * (1 - new_year) - 365 * new_year
 
 
 def _march_day(local_us: Any) -> tuple[Any, Any]:
-    """Return the days since 1 March, and the year of that March.
+    """Return the days since the last 1 March, and the year of that 1 March.
 
     The method is that of H. Hinnant, "chrono-compatible low-level date algorithms".
     """
@@ -68,15 +70,17 @@ TIME_PARTS: dict[str, Callable[[Any], Any]] = {
 
 
 def utc_offset_us(zone: zoneinfo.ZoneInfo, at_us: int) -> int:
-    """Return the offset from UTC to local time. Beyond the ends of the calendar it is the offset at the end."""
+    """Return the difference between local time and UTC. For times that `datetime` cannot hold, use the nearest that
+    it can.
+    """
     seconds = min(max(at_us // SECOND_US, _FIRST_S), _LAST_S)
     offset = dt.datetime.fromtimestamp(seconds, zone).utcoffset()
-    assert offset is not None  # a ZoneInfo always has an offset
+    assert offset is not None  # a ZoneInfo gives an offset for every time
     return offset // dt.timedelta(microseconds=1)
 
 
 def hash_bucket(value: Any, n: int) -> int:
-    """The bucket of a float, int, truth value or string."""
+    """Return the bucket (0 to n - 1) of a float, an int, a bool or a string."""
     if isinstance(value, str):
         data = value.encode("utf-8", "surrogatepass")
     elif isinstance(value, float):
@@ -87,7 +91,7 @@ def hash_bucket(value: Any, n: int) -> int:
 
 
 def overflow(op: str, *values: object) -> str:
-    """Return the message for an integer result that does not fit."""
+    """Return the error message for an integer result that does not fit in 64 bits."""
     shown = f"{values[0]} {op} {values[1]}" if len(values) == 2 else f"{op}({values[0]})"
     return (
         f"{shown} does not fit an integer of 64 bits. Multiply a column by 1.0 to compute in floats, or leave such "

@@ -1,4 +1,4 @@
-"""Index of a growing history: which entities it has, when each became known, and which rows are near a time."""
+"""An index of a source's history: its entities, when each became known, and which rows are near a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trimtab.events.records import NEVER_US
 
 Array = NDArray[Any]
 
-_BLOCK = 1_024  # number of rows for which one least and one greatest event time are kept
+_BLOCK = 1_024  # for each block of this many rows, the earliest and the latest event time are kept
 
 
 def key_values(columns: Sequence[Column]) -> list[Any]:
@@ -28,7 +28,7 @@ def key_values(columns: Sequence[Column]) -> list[Any]:
 
 
 class Frame(Protocol):
-    """The part of an `EventFrame` that an index reads."""
+    """The attributes of an `EventFrame` that the index reads."""
 
     @property
     def rows(self) -> int: ...
@@ -41,48 +41,52 @@ class Frame(Protocol):
 
 
 class Entities(msgspec.Struct, frozen=True, eq=False):
-    """The distinct entities in some columns of a frame, numbered in order of appearance.
+    """The distinct entities in some columns of a frame, numbered in the order in which they first appear.
 
-    The arrays that are indexed by number have one more element at the end, for number -1, which means no entity.
+    Arrays that are indexed by this number have one more element at the end. It belongs to the number -1, which means
+    that there is no entity.
     """
 
-    numbers: Mapping[Any, int]  # by value (a tuple if there are several columns); may include entities of later frames
+    # the number of each value (a tuple for several columns); may also have entities of later frames
+    numbers: Mapping[Any, int]
     count: int
-    of_rows: Array  # int32: the number of the entity of each row, -1 for null
-    known_us: Array  # by number: when the first event of the entity became known, or `NEVER_US`
-    enters_us: tuple[Array, Array]  # when the first event counts: from after its time, or from its time on
+    of_rows: Array  # int32: for each row the number of its entity, or -1 if a value is null
+    known_us: Array  # for each number, when the first event of the entity became known; `NEVER_US` if none did
+    # for each number, the first time at which an event of the entity counts, if events count after or already at their
+    # time
+    enters_us: tuple[Array, Array]
 
     def of(self, keys: Sequence[Column]) -> Array:
-        """Return the numbers of entities: -1 for null and for entities that the frame does not have."""
+        """Return the number of each entity, or -1 if a value is null or the frame does not have the entity."""
         found = np.fromiter(map(self.numbers.get, key_values(keys), repeat(-1)), np.int64, len(keys[0]))
         found[found >= self.count] = -1
         return found
 
 
 class FrameIndex:
-    """Finds entities and intervals of time in the frames of one source's history.
+    """Finds entities and time intervals in the frames (snapshots) of one source's history.
 
-    The rows of a history do not change: a later frame has the rows of every earlier frame, and more rows after them.
+    The rows of a history do not change. A later frame has all rows of an earlier frame, followed by new ones.
     """
 
     def __init__(self) -> None:
-        self._entities: dict[tuple[str, ...], _Growing] = {}  # by the columns that name the entities
-        self._first_us = np.empty(0, np.int64)  # the least event time of each full block of rows
+        self._entities: dict[tuple[str, ...], _Growing] = {}  # by the names of the columns that identify the entities
+        self._first_us = np.empty(0, np.int64)  # the earliest event time of each full block of rows
         self._last_us = np.empty(0, np.int64)
         self._lock = threading.Lock()
 
     def entities(self, frame: Frame, columns: tuple[str, ...]) -> Entities:
-        """Return the entities in some columns of a frame. Rows that are new since the last frame are added."""
+        """Return the entities in some columns of a frame. Only rows that are new since the last frame are processed."""
         with self._lock:
             growing = self._entities.get(columns)
             if growing is None:
                 growing = self._entities[columns] = _Growing(columns)
-            if frame.rows < growing.rows:  # the frame is older than the last one
+            if frame.rows < growing.rows:  # this frame is older than the last one
                 growing = _Growing(columns)
             return growing.upto(frame)
 
     def around(self, frame: Frame, first_us: int, last_us: int) -> slice:
-        """Return a range of rows that includes all events from `first_us` to `last_us`, and may include others."""
+        """Return a range of rows that has all events from `first_us` to `last_us`. It may have other events, too."""
         with self._lock:
             full = frame.rows // _BLOCK
             known = len(self._first_us)
@@ -98,7 +102,7 @@ class FrameIndex:
 
 
 class _Growing:
-    """The entities in some columns of all frames so far."""
+    """The entities in some columns of the frames that were indexed up to now."""
 
     def __init__(self, columns: tuple[str, ...]) -> None:
         self.rows = 0
@@ -142,7 +146,9 @@ class _Growing:
         self._of_rows[self.rows : rows] = of_new
 
     def _earliest(self, before: Array, of_new: Array, times_us: Array) -> Array:
-        """Return the earliest time of each entity, including earlier frames. Arrays returned before do not change."""
+        """Return the earliest time of each entity, over earlier and new rows. The array of earlier times is not
+        changed.
+        """
         first = np.full(len(self._numbers) + 1, NEVER_US)
         first[: len(before) - 1] = before[:-1]
         np.minimum.at(first, of_new, times_us)

@@ -1,4 +1,4 @@
-"""The history of one source in columns: every version of every event, with event time and known at."""
+"""A snapshot of one source's history as columns: all versions of all events, and when each became known."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trimtab.core.columns.data import Columns
-from trimtab.events.records import NEVER_US as NEVER_US  # re-exported for the many users of this module
+
+# exported again from here, because many modules import it from here
+from trimtab.events.records import NEVER_US as NEVER_US
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class EventFrame(msgspec.Struct, frozen=True, eq=False):
-    """The events of one source in log order, without duplicates and with resolved versions.
+    """The events of one source as columns, in the order of the log.
 
-    All arrays have one element for each version of an event. A version counts from its `known_at_us` until
-    `superseded_at_us`, when a later version of the same id became known. `NEVER_US` means that it is the newest
-    version. Versions of one id are ordered by (known at, partition, position), see D4. A tombstone (`deleted`)
-    supersedes other versions, and contributes nothing itself.
+    Each element of an array is one version of an event; exact repetitions are left out. A version counts from
+    `known_at_us` until `superseded_at_us`, the time at which the next version of the same id became known. For the
+    newest version this is `NEVER_US`. The versions of one id are ordered by (known at, partition, position), see D4. A
+    version that deletes the event (`deleted`) ends the previous one, but does not count itself.
     """
 
     source: str
@@ -30,10 +32,10 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
     known_at_us: NDArray[Any]  # int64
     superseded_at_us: NDArray[Any]  # int64
     deleted: NDArray[Any]  # bool
-    partition: NDArray[Any]  # int16: index into `partitions`, which are sorted by name
+    partition: NDArray[Any]  # int16: the index of the log partition in `partitions`, which are sorted by name
     position: NDArray[Any]  # int64
     partitions: tuple[str, ...]
-    index: FrameIndex | None = None  # index of the frame's history, shared by all its frames
+    index: FrameIndex | None = None  # an index that all frames of one history share
 
     @property
     def rows(self) -> int:

@@ -1,4 +1,4 @@
-"""The log in columns: every version of every event of the declared sources, up to a position."""
+"""The event log as columns: all versions of all events of the declared sources."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ _position = attrgetter("position")
 
 
 class History:
-    """A columnar view of an event log.
+    """The events in a log as columns.
 
-    The log is read by `refresh`. The result is the same as that of a history built from scratch up to `positions`.
+    `refresh` reads what is new in the log. The result is always the same as if the whole log had been read at once.
 
     Args:
         log: The event log.
-        sources: The sources to keep. Records of other sources are skipped, and counted in `unknown`.
-        upto: The last position to read in each partition. Partitions that are not named are not read.
-        tables: Tables of record by source name, or a function that returns them. If they are given, the log may have
-            been truncated up to the positions that the tables reach. They are read at the first `refresh`, and again by
-            a `refresh` that finds that the log was truncated beyond the positions read so far.
+        sources: The sources to read. Records of other sources are skipped, and counted in `unknown`.
+        upto: For each partition, the last position to read. Partitions that are not listed are not read. None: read
+            all.
+        tables: The tables of record (copies of the log's events, one for each source), by source name, or a function
+            that returns them. They are needed if copied records were removed from the log. They are read at the first
+            `refresh`, and again when records were removed that have not been read yet.
     """
 
     def __init__(
@@ -47,9 +48,9 @@ class History:
         self._log = log
         self._upto = upto
         self._moved = tables if callable(tables) else partial(Moved, dict(tables or {}), {})
-        # By source and partition: the position that the source's table has reached.
+        # by source and partition, the position up to which the source's table has its records
         self._recorded: dict[str, dict[str, int]] = {}
-        self._partitions: list[str] = []  # in the order in which they appeared
+        self._partitions: list[str] = []  # the names of partitions, in the order in which they were first read
         self._versions = {source.name: Versions(source, self._partitions) for source in sources}
         self._frames: dict[str, EventFrame] = {}
         self.positions: dict[str, int] = {}
@@ -57,26 +58,26 @@ class History:
 
     @property
     def duplicates(self) -> dict[str, int]:
-        """The number of records of each source that repeat a known event."""
+        """For each source, the number of records that repeat an event without any change."""
         return {name: v.duplicates for name, v in self._versions.items()}
 
     @property
     def id_conflicts(self) -> dict[str, int]:
-        """The number of records that give an id different content although the source has no key, by source."""
+        """For each source without a key, the number of records that give an existing id other content."""
         return {name: v.id_conflicts for name, v in self._versions.items()}
 
     def keeps(self, source: Source) -> bool:
-        """Return whether the history has the events of a source in the form that this source declares."""
+        """Return whether the history contains a source, with the same columns as declared in `source`."""
         kept = self._versions.get(source.name)
         return kept is not None and kept.source == source
 
     def refresh(self) -> int:
-        """Read the new records of the log. Returns the number of records.
+        """Read the new records of the log, and return their number.
 
-        Records of several partitions are processed by (append time, partition, position).
+        Records of several partitions are ordered by (append time, partition, position).
 
         Raises:
-            Misuse: Records that were not read yet have been truncated from the log.
+            Misuse: Records that were not read yet were removed from the log.
         """
         count = 0 if self.positions else self._read_tables()
         while True:
@@ -96,12 +97,12 @@ class History:
                     ) from None
 
     def frame(self, source: str) -> EventFrame:
-        """Return the events of one source as of the last `refresh`.
+        """Return the events of one source, as of the last `refresh`.
 
-        A frame never changes. The same object is returned until `refresh` finds new records of the source.
+        A frame never changes. Until `refresh` finds new records of the source, this returns the same object.
 
         Raises:
-            NotFound: The history keeps no such source.
+            NotFound: The history does not contain the source.
         """
         if source not in self._versions:
             raise NotFound(f"history: no source {source!r} among {', '.join(self._versions)}.")
@@ -110,9 +111,9 @@ class History:
         return self._frames[source]
 
     def _read_tables(self) -> int:
-        """Add the records of the tables that are not held yet.
+        """Add the records of the tables of record that were not read yet. Return their number.
 
-        The log is then read from the end of the shortest table on.
+        Afterwards the log is read from the position that all tables have reached.
         """
         moved = self._moved()
         if not moved.tables:
@@ -133,8 +134,7 @@ class History:
             held.update({p: max(after[p], found.reached.get(p, 0)) for p in self._partitions})
         for partition in self._partitions:
             reached = [positions.get(partition, 0) for positions in self._recorded.values()]
-            # A partition that is gone from the log cannot be read any further. Its position is that of the longest
-            # table.
+            # a partition that the log no longer has cannot be read, so take the position of the furthest table
             position = min(reached) if partition in partitions else max(reached)
             self.positions[partition] = self._end(partition, max(position, self.positions.get(partition, 0)))
         return count
@@ -144,7 +144,7 @@ class History:
 
     def _take(self, parts: list[list[LogRecord]]) -> None:
         kept: dict[str, tuple[list[LogRecord], list[Event]]] = {}
-        mixed: set[str] = set()  # sources with records in several partitions
+        mixed: set[str] = set()  # sources whose new records come from several partitions
         for part in parts:
             partition = part[0].partition
             if partition not in self._partitions:
@@ -162,7 +162,8 @@ class History:
                 else:
                     kept[name] = records[new:], events[new:]
         for name, (records, events) in kept.items():
-            if name in mixed:  # a stable sort keeps the order of partitions among equal append times
+            # the sort is stable, so records with the same append time stay in the order of their partitions
+            if name in mixed:
                 order = sorted(range(len(records)), key=[r.appended_at_us for r in records].__getitem__)
                 records, events = [records[i] for i in order], [events[i] for i in order]
             if records:

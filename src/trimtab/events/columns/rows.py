@@ -1,4 +1,4 @@
-"""Columns that grow: the buffers that hold one source's history."""
+"""Growing buffers that hold the history of one source as columns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trimtab.events.columns.frame_index import FrameIndex
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.records import Value, padded
 
-Block = dict[str, NDArray[Any]]  # columns of `Rows`; fields have the names below
+Block = dict[str, NDArray[Any]]  # values by the name of a column of `Rows`, or by the name of one of the fields below
 
 EVENT_AT, KNOWN_AT, SUPERSEDED_AT = "@event_at", "@known_at", "@superseded_at"
 DELETED, PARTITION, POSITION = "@deleted", "@partition", "@position"
@@ -27,14 +27,15 @@ _KINDS: dict[str, Any] = {
     POSITION: np.int64,
 }
 _VALUES: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "time": np.int64, "bool": np.bool_, "str": object}
-_SHARED_TEXTS = 20_000  # up to how many distinct texts of a column are shared; a column with more probably has keys
+# the number of distinct texts up to which equal texts share memory; a column with more probably has keys
+_SHARED_TEXTS = 20_000
 
 
 class Rows:
-    """The rows of one source, in buffers that double so that the cost of each row is constant.
+    """The rows of one source in buffers. A full buffer is doubled, so the cost per row stays constant.
 
-    A frame is a view of the buffers. New rows are added after the rows of a frame. Before a row of a frame is changed,
-    the buffer is copied. A frame therefore never changes.
+    A frame (see `EventFrame`) is a view of the buffers and must never change. New rows are added after those of all
+    frames. If a row that a frame shows has to be changed, the buffer is copied first.
     """
 
     def __init__(self, dtypes: Mapping[str, Dtype]) -> None:
@@ -47,19 +48,19 @@ class Rows:
             kinds[name], kinds[_valid(name)] = _VALUES[dtype], np.bool_
         self._data: Block = {name: np.empty(0, kind) for name, kind in kinds.items()}
         self._index = FrameIndex()
-        self._shown = 0  # the number of rows that are in some frame
-        self._lent: set[str] = set()  # the buffers that some frame is a view of
+        self._shown = 0  # the number of rows that some frame shows
+        self._lent: set[str] = set()  # the names of the buffers that some frame is a view of
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        """Return the values of a column or of a field such as `EVENT_AT`. They must not be modified."""
+        """Return the values of a column, or of a field such as `EVENT_AT`. The caller must not change them."""
         return self._data[name][: self.size]
 
     def present(self, name: str) -> NDArray[Any]:
-        """Return a mask of the rows that have a value in the column."""
+        """Return a boolean array that is True where a column is not null."""
         return self._data[_valid(name)][: self.size]
 
     def block(self, tuples: Sequence[Sequence[Value]]) -> Block:
-        """Return the declared columns of rows of values. Newer columns that a row does not have are null."""
+        """Return rows of values as columns. Columns that were added after a row was stored are null in it."""
         width = len(self.dtypes)
         if not {width}.issuperset(map(len, tuples)):
             tuples = [padded(row, width) for row in tuples]
@@ -69,7 +70,9 @@ class Rows:
         return block
 
     def block_of(self, columns: Columns) -> Block:
-        """Return the declared columns of a table of record. Columns that the table does not have yet are null."""
+        """Return the declared columns of rows from a table of record (a permanent copy of events). Missing columns
+        are null.
+        """
         block: Block = {}
         for name, dtype in self.dtypes.items():
             if name not in columns:
@@ -81,7 +84,7 @@ class Rows:
         return block
 
     def append(self, block: Block) -> None:
-        """Add rows with all columns and fields except `SUPERSEDED_AT`, which is set to `NEVER_US`."""
+        """Add rows. `block` has all columns and fields except `SUPERSEDED_AT`, which is set to `NEVER_US`."""
         count = len(block[EVENT_AT])
         end = self.size + count
         self._reserve(end)
@@ -94,12 +97,12 @@ class Rows:
         self.size = end
 
     def set(self, name: str, rows: NDArray[Any], values: NDArray[Any]) -> None:
-        """Write a field at `rows`."""
+        """Set a field of the given rows."""
         self._own(name, int(rows.min(initial=self.size)))
         self._data[name][rows] = values
 
     def copy_value(self, name: str, row: int, source: int | None) -> None:
-        """Set the value of a column in `row` to the value in row `source`, or to null if `source` is None."""
+        """Set the value of a column in `row` to that in row `source`, or to null if `source` is None."""
         self._own(name, row)
         self._own(_valid(name), row)
         values, valid = self._data[name], self._data[_valid(name)]
@@ -111,7 +114,7 @@ class Rows:
             self._nullable.add(name)
 
     def keep(self, start: int, kept: NDArray[Any]) -> None:
-        """Of the rows from `start` on, keep only those where `kept` is true, and close the gaps."""
+        """Remove those rows from `start` on where `kept` is False. The rows after them move up."""
         end = start + int(kept.sum())
         for name in self._data:
             self._own(name, start)
@@ -120,7 +123,7 @@ class Rows:
         self.size = end
 
     def same(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
-        """Return a mask of the pairs of rows from `a` and `b` with the same event time, operation, values and nulls."""
+        """Return where row a[i] equals row b[i]: the same event time, operation, values and nulls."""
         equal: NDArray[np.bool_] = self[EVENT_AT][a] == self[EVENT_AT][b]
         equal &= self[DELETED][a] == self[DELETED][b]
         for name in self.dtypes:
@@ -140,7 +143,7 @@ class Rows:
         return out
 
     def frame(self, source: str, partitions: Sequence[str]) -> EventFrame:
-        """Return all rows as a frame. The field `PARTITION` is an index into `partitions`."""
+        """Return all rows as a frame. In the frame, partitions are given as indexes into `partitions`."""
         self._shown, self._lent = self.size, set(self._data)
         columns = {
             name: Column(dtype, self[name], self.present(name) if name in self._nullable else None)
@@ -173,7 +176,7 @@ class Rows:
         return self._shared_texts(name, values), valid
 
     def _shared_texts(self, name: str, values: Any) -> NDArray[Any]:
-        """Return texts as an array. Equal texts are the same object while there are few distinct texts."""
+        """Return texts as an array. As long as few texts are distinct, equal texts are one object."""
         texts = self._texts[name]
         if len(texts) < _SHARED_TEXTS:
             values = list(map(texts.setdefault, values, values))
@@ -192,9 +195,9 @@ class Rows:
         self._lent.clear()
 
     def _own(self, name: str, row: int) -> None:
-        """Before a write to `row`, make sure that no frame shows the row."""
+        """Copy a buffer before a change to `row`, if a frame shows the row."""
         if row < self._shown and name != SUPERSEDED_AT:
-            self._index = FrameIndex()  # earlier frames keep the index that fits their rows
+            self._index = FrameIndex()  # frames that were made earlier keep the old index, which fits their rows
         if row < self._shown and name in self._lent:
             self._data[name] = self._data[name].copy()
             self._lent.discard(name)

@@ -1,4 +1,4 @@
-"""Versions of one source's events: which records count, without duplicates, in the order they became known."""
+"""Versions of the events of one source: which records count, in what order, and which are repetitions."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from trimtab.store.ports import LogRecord
 
 
 class _Dropped(msgspec.Struct, frozen=True):
-    """A record that does not count now.
+    """A record that does not count at present, because it repeats or contradicts another record.
 
-    It can count again if a later record is inserted between two versions.
+    It may count later, if a late record comes between it and the one that it repeats.
     """
 
     partition: int
     position: int
     known_at_us: int
     payload: bytes
-    conflict: bool  # True for different content of an id that may have only one; False for a repetition
+    conflict: bool  # True: it gives an id other content, which its source does not allow. False: it is a repetition.
 
 
 class Versions:
-    """The versions of one source's events.
+    """Finds the versions of the events of one source.
 
-    The result only depends on the set of records, not on the order in which they were added. The versions of an id are
-    ordered by (known at, partition, position). A version with the same content as the version before it is a
-    repetition, and is dropped. In a source without a key, the first upsert of an id determines its content, and
-    different content is a conflict and is dropped.
+    The result only depends on which records there are, not on the order in which they are added. The versions of an id
+    are ordered by (known at, partition, position). A version with the same content as the previous one is a repetition
+    and does not count. In a source without a key, the first version of an id decides its content; versions with other
+    content are conflicts and do not count.
     """
 
     def __init__(self, source: Source, partitions: list[str]) -> None:
         self.source = source
         self.duplicates = 0
         self.id_conflicts = 0
-        self._partitions = partitions  # this list grows; rows hold indexes into it
+        self._partitions = partitions  # the caller appends to this list; rows hold indexes into it
         self._rows = Rows(source.columns)
-        self._first: dict[str, int] = {}  # by id: a row of the id
-        self._all: dict[str, list[int]] = {}  # by id: all rows in the order of versions, if the id has several
-        self._dropped: dict[str, list[_Dropped]] = {}  # by id
-        # By partition and position of a tombstone: the columns that are null in its record.
+        self._first: dict[str, int] = {}  # for each id, its first row
+        self._all: dict[str, list[int]] = {}  # for each id with several versions, all of its rows in order
+        self._dropped: dict[str, list[_Dropped]] = {}  # for each id, its records that do not count
+        # for each deletion (by partition and position), the columns that were null in its record
         self._holes: dict[tuple[int, int], tuple[str, ...]] = {}
 
     def add(self, records: Sequence[LogRecord], events: Sequence[Event]) -> None:
@@ -57,7 +57,7 @@ class Versions:
         appended_at = np.array([r.appended_at_us for r in records], np.int64)
         declared = np.array([e.known_at_us for e in events], np.int64)
         history = np.array([e.history for e in events], bool)
-        # As in the function `known_at_us`.
+        # the same rule as in the function `known_at_us`
         known = np.where(declared == 0, appended_at, np.maximum(declared, appended_at))
         block = self._rows.block([e.values for e in events])
         block |= {
@@ -70,7 +70,7 @@ class Versions:
         self._add(block, [e.id for e in events], [r.payload for r in records])
 
     def add_table(self, rows: Columns) -> None:
-        """Add rows of the source's table of record."""
+        """Add rows from the source's table of record (the permanent copy of its events)."""
         if not rows.rows:
             return
         place = {name: i for i, name in enumerate(self._partitions)}
@@ -113,7 +113,9 @@ class Versions:
             self._holes[int(partition[row]), int(position[row])] = nulls
 
     def _bring_back(self, touched: dict[str, list[int]], payloads: dict[int, bytes]) -> None:
-        """Add the dropped records of the touched ids again, so that they are resolved together with the new records."""
+        """Add the dropped records of the ids in `touched` again, so that they are judged together with the new
+        ones.
+        """
         back = [(event_id, dropped) for event_id in touched for dropped in self._dropped.pop(event_id, [])]
         if not back:
             return
@@ -134,7 +136,7 @@ class Versions:
         self._rows.append(block)
 
     def _resolve(self, touched: dict[str, list[int]], start: int, batch: set[str], payloads: dict[int, bytes]) -> None:
-        """Determine again which rows of the touched ids count, and until when."""
+        """Decide for the ids in `touched` which of their rows count, and until when."""
         names = list(touched)
         rows = np.array([row for name in names for row in touched[name]], np.int64)
         group = np.repeat(np.arange(len(names)), [len(touched[name]) for name in names])
@@ -160,12 +162,12 @@ class Versions:
             self._close_gaps(dropped, start, batch | touched.keys())
 
     def _version_order(self, rows: NDArray[Any], group: NDArray[Any]) -> NDArray[Any]:
-        rank = np.argsort(np.argsort(np.array(self._partitions)))  # partitions are ordered by name
+        rank = np.argsort(np.argsort(np.array(self._partitions)))  # compare partitions by name, not by number
         partition = rank[self._rows[PARTITION][rows]]
         return np.lexsort((self._rows[POSITION][rows], partition, self._rows[KNOWN_AT][rows], group))
 
     def _conflicts(self, rows: NDArray[Any], group: NDArray[Any]) -> NDArray[Any]:
-        """Return a mask of the upserts that differ from the first upsert of their id."""
+        """Return where a row is no deletion and differs from the first such row of its id."""
         live = ~self._rows[DELETED][rows]
         starts = np.flatnonzero(np.diff(group, prepend=-1))
         nowhere = len(rows)
@@ -175,7 +177,9 @@ class Versions:
         return conflict
 
     def _fill_tombstones(self, kept: NDArray[Any], group: NDArray[Any]) -> None:
-        """Fill the nulls of tombstones from the version before, so that their entity stays known."""
+        """Give deletions the values of the version that they delete, so that it stays known which entity they belong
+        to.
+        """
         for i in np.flatnonzero(self._rows[DELETED][kept]).tolist():
             row = int(kept[i])
             before = int(kept[i - 1]) if i and group[i - 1] == group[i] else None
@@ -203,7 +207,7 @@ class Versions:
         self.duplicates += len(rows) - conflicts
 
     def _payload(self, row: int, event_id: str) -> bytes:
-        """Encode a row as a record like its original record, with the effective known at."""
+        """Encode a row as the record that it came from. Its known-at time is the one that was computed."""
         deleted = bool(self._rows[DELETED][row])
         values = self._rows.values(row)
         if deleted:
@@ -217,9 +221,9 @@ class Versions:
         return int(self._rows[PARTITION][row]), int(self._rows[POSITION][row])
 
     def _close_gaps(self, dropped: NDArray[Any], start: int, ids: set[str]) -> None:
-        """Remove dropped rows from the buffers, and adapt the index.
+        """Remove dropped rows from the buffers, and correct the row numbers that point to later rows.
 
-        This is cheap as long as only new rows are dropped.
+        This is fast as long as only new rows are dropped.
         """
         low = int(dropped.min())
         if low < start:

@@ -1,6 +1,6 @@
-"""CSV files: Python's reader splits the records, and the table of conversions converts the values.  # D160
+"""Read CSV files. Python's csv module splits the records, and the table of conversions converts the values.  # D160
 
-Every line of a file ends up in a row or in the list of bad lines.
+No line of a file is lost: each becomes part of a row, or is listed as a bad line.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, NULL_WO
 from trimtab.events.values.fitting import BadRow, FileRows, file_rows, time_text, wanted_columns
 
 _CHUNK = 1_000  # how many records are held as text at a time
-_TOGETHER = 50_000  # how many rows `read_texts` yields at a time
-_LONGEST = 1 << 24  # the greatest length of a field in characters
+_TOGETHER = 50_000  # how many rows `read_texts` returns at a time
+_LONGEST = 1 << 24  # the largest length of a field in characters
 _OPEN = "a quote that is not closed"
 
 
 def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
     """Read the rows of a CSV file with a header; see `read_file`.
 
-    Fields are separated by commas, or by tabs in .tsv files. They may be quoted, with a quote inside quotes doubled.
-    Lines end in LF, CRLF or CR. Blank lines are not rows.
+    Fields are separated by commas, in .tsv files by tabs. A field may be in quotes; a quote inside of it is written
+    twice. Lines end in LF, CRLF or CR. Blank lines are skipped.
     """
     what = f"file {path}"
     with open_text(path) as stream:
@@ -66,21 +66,21 @@ def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
 
 
 def csv_header(path: Path, delimiter: str | None = None) -> list[str]:
-    """Return the names in the first record of a file. The default of `delimiter` is that of `read_csv`."""
+    """Return the names in the first record of a file. By default, fields are separated as in `read_csv`."""
     with open_text(path) as stream:
         return _Records(stream, delimiter or ("\t" if ".tsv" in path.suffixes else ",")).header(f"file {path}")
 
 
 def read_texts(path: Path, delimiter: str, names: Sequence[str]) -> Iterator[Columns]:
-    """Read all columns of a CSV file as text, some thousand rows at a time. Empty fields are null.
+    """Yield all columns of a CSV file as texts, some thousand rows at a time. Empty fields are null.
 
     Args:
         path: The file.
         delimiter: The separator of the fields.
-        names: The names of the columns, which replace those of the header.
+        names: The names to give to the columns, in place of those in the header.
 
     Raises:
-        Misuse: A line does not fit. The message names the line.
+        Misuse: A line does not have one field per column. The message names the line.
     """
     with open_text(path) as stream:
         records = _Records(stream, delimiter)
@@ -101,30 +101,30 @@ def read_texts(path: Path, delimiter: str, names: Sequence[str]) -> Iterator[Col
 
 
 class _Part:
-    """Some records: rows with as many fields as the header, the line on which each row begins, and bad records."""
+    """Some records of a file: rows with the right number of fields, their line numbers, and bad records."""
 
     def __init__(self) -> None:
         self.rows: list[list[str]] = []
         self.lines: list[int] = []
-        # Number of the line, its bytes, its fields, and what is wrong.
+        # for each bad record: the number of its line, the line's bytes, its fields, and what is wrong
         self.bad: list[tuple[int, bytes, list[str], str]] = []
 
 
 class _Records:
-    """The records of a text, with their line numbers.
+    """The records of a CSV text, with their line numbers.
 
-    If a record cannot be read, only its first line is lost. The lines that the reader took after it are read again.
+    If a record cannot be read, only its first line is listed as bad. The following lines are read again as new records.
     """
 
     def __init__(self, stream: Iterator[str], delimiter: str) -> None:
         csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))
-        self.lines = 0  # how many lines were read so far
-        self.count = 0  # how many records were read, without the header
+        self.lines = 0  # the number of lines that were read
+        self.count = 0  # the number of records that were read, without the header
         self._stream = stream
         self._delimiter = delimiter
 
     def header(self, what: str) -> list[str]:
-        """Return the names of the columns.
+        """Read the first record, and return it as the names of the columns.
 
         Raises:
             Misuse: There is no record, or the first one cannot be read.
@@ -164,7 +164,8 @@ class _Records:
             spans = _spans(records, len(lines))
             end = sum(spans)
             part = self._part(records, spans, lines[:end], width)
-            if error and not (error == _OPEN and more):  # otherwise the record continues in the next lines
+            # an open quote is no error as long as there are more lines, because the record continues in them
+            if error and not (error == _OPEN and more):
                 line = lines[end].rstrip("\r\n")
                 fields = next(csv.reader([line], delimiter=self._delimiter), [])
                 part.bad.append((self.lines + end + 1, _raw(line), fields, f"{error}: {_shown(line)}"))
@@ -210,7 +211,7 @@ def _noting(stream: Iterator[str], taken: list[str]) -> Iterator[str]:
 
 
 def _spans(records: list[list[str]], lines: int) -> list[int]:
-    """Return the number of lines of each record, which may include line ends within its fields."""
+    """Return how many lines each record takes. A quoted field may contain line ends."""
     if lines == len(records):
         return [1] * lines
     texts = map("\0".join, records)
@@ -218,7 +219,7 @@ def _spans(records: list[list[str]], lines: int) -> list[int]:
 
 
 class _ColumnParts:
-    """Columns that grow by parts."""
+    """Typed columns that grow as parts of a file are added."""
 
     def __init__(
         self, names: Sequence[str], wanted: Mapping[str, Dtype], nulls: Sequence[str], source: Source | None = None
@@ -230,7 +231,7 @@ class _ColumnParts:
         self._nulls = frozenset(nulls)
         self._parts: dict[str, list[Column]] = {name: [column(dtype, [])] for name, dtype in wanted.items()}
         self._shared: dict[str, dict[str, Any]] = {name: dict.fromkeys(nulls) for name in wanted}
-        self.rows = 0  # how many rows were added so far
+        self.rows = 0  # the number of rows that were added
 
     def table(self) -> Columns:
         """Return all rows that were added."""
@@ -240,9 +241,9 @@ class _ColumnParts:
         return zip(*self._parts.values(), strict=True)
 
     def add(self, rows: Sequence[list[str]]) -> tuple[NDArray[Any], dict[int, tuple[dict[str, Any], str, Reason, str]]]:
-        """Add the rows that fit. Returns a mask of these rows, and the faults of the other rows.
+        """Add the rows that fit. Return a boolean array of which rows these are, and the faults of the others.
 
-        A fault consists of the values of the row, the column at fault, the reason, and what was found.
+        A fault has the values of the row, the column at fault, the reason, and what was found.
         """
         good = np.ones(len(rows), bool)
         if not rows:
@@ -275,7 +276,8 @@ class _ColumnParts:
         if dtype == "str":
             shared = self._shared[name]
             values = np.empty(len(texts), object)
-            values[:] = list(map(shared.setdefault, texts, texts))  # stores equal texts once, and nulls as None
+            # equal texts become one object, and texts that mean null become None
+            values[:] = list(map(shared.setdefault, texts, texts))
             there = (
                 None
                 if self._nulls.isdisjoint(texts)
@@ -291,7 +293,7 @@ class _ColumnParts:
 def _by_distinct(
     dtype: Dtype, texts: Sequence[str], nulls: frozenset[str], written: TimeFormat | None
 ) -> tuple[Column, dict[int, Reason]]:
-    """Convert a column by the table of conversions, each distinct text once."""
+    """Convert a column with the table of conversions. Each distinct text is converted only once."""
     known: dict[str, Any] = {}
     refused: dict[str, Reason] = {}
     for text in set(texts):
@@ -304,8 +306,8 @@ def _by_distinct(
     return column(dtype, [known[text] for text in texts]), problems
 
 
-# Each function converts a whole column at once, to the values of the table of conversions. It returns None if the
-# column may have an unusual text.
+# These functions convert a whole column at once, with the same results as the table of conversions. They return None if
+# the column may have texts that they do not handle.
 
 
 def _quick_floats(texts: Sequence[str], nulls: frozenset[str]) -> Column | None:
@@ -344,12 +346,12 @@ _NULLS = frozenset(spelt for word in NULL_WORDS for spelt in (word, word.upper()
 
 
 def _plain(text: str) -> bool:
-    """Return whether Python's `float` and `int` read numbers in this text just as the grammar of numbers does."""
+    """Return whether Python's `float` and `int` read numbers in this text as our rules for numbers do."""
     return text.isascii() and "_" not in text
 
 
 def _fields(names: Sequence[str], wanted: Mapping[str, Dtype], values: Sequence[str]) -> dict[str, Any]:
-    """Return the fields of a line that does not fit the header, counted from the left."""
+    """Return the fields of a line that has too many or too few, matched with the header from the left."""
     pairs = zip(names, values, strict=False)
     return {name: _raw(value).decode(errors="replace") for name, value in pairs if name in wanted}
 
@@ -362,7 +364,7 @@ def _found(reason: Reason, text: str, written: TimeFormat | None) -> str:
 
 
 def _why(error: Exception) -> str:
-    """Return the fault that the reader found, in words for the owner of the file."""
+    """Return what Python's csv module found wrong, in words for the owner of the file."""
     if isinstance(error, UnicodeEncodeError):
         return "bytes that are not UTF-8"
     if "expected after" in str(error):

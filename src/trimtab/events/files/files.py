@@ -1,4 +1,4 @@
-"""Rows of a source from files, tables of other libraries, lists of mappings, and streams of bytes."""
+"""Read rows of a source from files, tables of other libraries, lists of dicts, and streams of bytes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SUFFIXES: dict[str, Format] = {
 
 
 class ArrowStream(Protocol):
-    """A table of another library: polars, pandas, pyarrow, DuckDB."""
+    """A table of another library: polars, pandas, pyarrow or DuckDB."""
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
 
@@ -57,25 +57,26 @@ def read_rows(
     file_format: Format | None = None,
     nulls: Sequence[str] = ("",),
 ) -> FileRows:
-    """Read rows of a source from anything that holds rows. The result has the types of the source.
+    """Read rows of a source from any object that holds rows. The values are converted to the types of the source.
 
-    Times without a zone are UTC. Besides the declared columns, `_id`, `_known_at` and `_op` are read if they exist.
+    Times without a time zone are in UTC. Besides the declared columns, `_id`, `_known_at` and `_op` are read if they
+    are there.
 
     Args:
-        given: The path of a file that ends in .csv, .tsv, .ndjson or .jsonl (these also with .gz), .parquet, .arrow,
-            .arrows, .feather or .ipc; a table with `__arrow_c_stream__` or `__arrow_c_array__`; `Columns`; a list of
-            mappings; or an open stream of JSON lines or of Arrow's bytes.
+        given: One of these: the path of a file that ends in .csv, .tsv, .ndjson or .jsonl (also with .gz), .parquet,
+            .arrow, .arrows, .feather or .ipc; a table with `__arrow_c_stream__` or `__arrow_c_array__`; `Columns`; a
+            list of dicts; an open stream of JSON lines or of Arrow data.
         source: The source of the rows.
-        on_error: Whether to refuse everything at the first row that does not fit, or to leave such rows out and list
-            them in `bad`.
-        file_format: The format of a file whose name does not tell it.
-        nulls: Texts that mean null in every column of a CSV file. In columns of other types than text, words such as
-            NA, NaN and null always mean null.
+        on_error: What to do with rows that do not fit. "refuse": raise an error at the first one. Otherwise leave them
+            out and list them in `bad`.
+        file_format: The format of the file, if its name does not say it.
+        nulls: Texts that mean null in every column of a CSV file. In columns that are not texts, words such as NA, NaN
+            and null always mean null.
 
     Raises:
-        NotFound: There is no such file.
-        Misuse: The rows cannot be read, lack the source's time or key, or have a column of another type. With
-            `on_error` "refuse", also if a row does not fit; the message then names file, line and column.
+        NotFound: The file does not exist.
+        Misuse: The rows cannot be read, lack the source's time or key, or have a column of another type. If `on_error`
+            is "refuse", also if a row does not fit; the message then names the file, the line and the column.
     """
     what, rows = _taken(given, source, file_format, nulls)
     if rows.bad and on_error == "refuse":
@@ -89,7 +90,7 @@ def read_rows(
 
 
 def problem_of(bad: BadRow, dtypes: Mapping[str, str]) -> str:
-    """Return a sentence that says where a row does not fit, what was found and what was needed."""
+    """Return a sentence that says which row does not fit, what was found in it, and what was needed."""
     if bad.reason == "bad_line":
         return f"{bad.place}: needed a line that fits, found {bad.found} (bad_line)."
     return f"{bad.place}, column {bad.field!r}: needed {dtypes[bad.field]}, found {bad.found} ({bad.reason})."
@@ -103,18 +104,18 @@ def read_file(
     file_format: Format | None = None,
     nulls: Sequence[str] = ("",),
 ) -> FileRows:
-    """Read a file of a source's events; see `read_rows`."""
+    """Read a file with events of a source; see `read_rows`."""
     return read_rows(Path(path), source, on_error=on_error, file_format=file_format, nulls=nulls)
 
 
 def is_table(given: object) -> TypeGuard[Table]:
-    """Return whether something is a table in memory: `Columns`, or a table of another library."""
+    """Return whether an object is a table in memory: `Columns`, or a table of another library."""
     arrow = hasattr(given, "__arrow_c_stream__") or hasattr(given, "__arrow_c_array__")
     return arrow or isinstance(given, Columns | ArrowTable)
 
 
 def _taken(given: Any, source: Source, kind: Format | None, nulls: Sequence[str]) -> tuple[str, FileRows]:
-    """Return the name for errors, and the rows."""
+    """Return a name for the rows, for errors, and the rows."""
     if isinstance(given, str | Path):
         path = local_file(given)
         return f"file {path}", _read(path, source, kind or _format(path), nulls)
@@ -151,7 +152,7 @@ def _read(path: Path, source: Source, kind: Format, nulls: Sequence[str]) -> Fil
         from trimtab.core.columns.arrow_ipc import read_ipc_file
 
         return fit_table(f"file {path}", source, read_ipc_file(path, dtypes_of(source), loose=True))
-    from trimtab.events.files.parquet_files import read_parquet  # loads DuckDB
+    from trimtab.events.files.parquet_files import read_parquet  # imported here, because it loads DuckDB
 
     return read_parquet(path, source)
 
@@ -177,7 +178,7 @@ def _format(path: Path) -> Format:
 
 
 def _fit_lines(what: str, source: Source, text: Iterable[bytes], file: str | None = None) -> FileRows:
-    """Read newline-delimited JSON line by line, by the rules of `push`."""
+    """Read JSON lines. Each line is checked by the same rules as a pushed row."""
     lines: list[int] = []
     rows: list[dict[str, Any]] = []
     bad: list[BadRow] = []
@@ -196,6 +197,6 @@ def _fit_lines(what: str, source: Source, text: Iterable[bytes], file: str | Non
 
 
 def _lines(text: Iterable[bytes]) -> Iterator[bytes]:
-    """Split text into lines that end in LF, CRLF or CR, without their ends."""
+    """Split text into lines that end in LF, CRLF or CR. The ends are removed."""
     for line in text:
         yield from line.splitlines() or (b"",)

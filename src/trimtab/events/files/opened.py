@@ -1,4 +1,4 @@
-"""Text files as bytes, lines and text: unpacking, counting of lines, and errors that name the file."""
+"""Open text files: decompression, counting of lines, and errors that name the file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
 def local_file(given: str | Path) -> Path:
-    """Return the path of an existing file.
+    """Return the path of a file on this machine, after a check that it exists.
 
     Raises:
-        NotFound: There is no such file.
-        Misuse: The path is a folder, or an address such as s3://bucket/file.
+        NotFound: The file does not exist.
+        Misuse: The path is a folder, or a URL such as s3://bucket/file.
     """
     path = Path(given)
-    if url := _URL.match(str(given)):  # `Path` removes one of the two slashes of an address
+    if url := _URL.match(str(given)):  # search the text itself, because `Path` turns the "//" of a URL into "/"
         address = f"{url[1]}://{str(given)[url.end() :].lstrip('/')}"
         raise Misuse(
             f"file {address}: found an address, needed a file of this machine. Copy it here, or read it with polars, "
@@ -42,10 +42,10 @@ def local_file(given: str | Path) -> Path:
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading bytes. A file whose name ends in .gz is unpacked.
+    """Open a file for reading bytes. If its name ends in .gz, it is decompressed.
 
     Raises:
-        Misuse: The file cannot be read. Errors while reading within the block are raised as Misuse, too.
+        Misuse: The file cannot be read. An error that the system raises inside the block becomes Misuse, too.
     """
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
@@ -64,9 +64,9 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def open_text(path: Path) -> Iterator[Iterator[str]]:
-    """Open a file for reading lines with their ends, which are LF, CRLF or CR.
+    """Open a file for reading lines, which keep their ends (LF, CRLF or CR).
 
-    Bytes that are not UTF-8 become surrogates.
+    Bytes that are not UTF-8 become surrogate characters.
 
     Raises:
         Misuse: The file cannot be read, or is UTF-16.
@@ -80,7 +80,7 @@ def open_text(path: Path) -> Iterator[Iterator[str]]:
 
 
 def count_lines(path: Path) -> int:
-    """Count the lines of a file without decoding its bytes."""
+    """Count the lines of a file, without decoding it."""
     lines, last = 0, b""
     with open_bytes(path) as stream:
         while block := stream.read(_BLOCK):

@@ -1,4 +1,4 @@
-"""Parquet files: DuckDB reads them as Arrow batches, so that their values are those of any Arrow table."""
+"""Read Parquet files. DuckDB reads them as Arrow data, so their values are treated like those of other Arrow tables."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from trimtab.events.files.unpacked import check_table
 from trimtab.events.values.fitting import FileRows, fit_table, wanted_columns
 from trimtab.store.duckdb_opening import open_duckdb
 
-_DURATION = 18  # the type number in Arrow's schema
-# Turns off everything that DuckDB would infer from a path or from the name of a column.
+_DURATION = 18  # the number of the type Duration in Arrow's schema
+# keeps DuckDB from adding or changing columns because of a file's path or a column's name
 _AS_IT_IS = "hive_partitioning=false, union_by_name=false, binary_as_string=false"
 
 
@@ -40,10 +40,10 @@ def read_parquet(path: Path, source: Source) -> FileRows:
 
 
 def parquet_batches(path: Path, source: Source) -> Iterator[FileRows]:
-    """Yield the rows of a Parquet file as `read_parquet` returns them, some hundred thousand at a time.
+    """Yield the rows of a Parquet file some hundred thousand at a time, each time as `read_parquet` returns them.
 
     Raises:
-        Misuse: The file cannot be read, or the time or key is missing.
+        Misuse: The file cannot be read, or lacks the time or key.
     """
     what = f"file {path}"
     with _opened(path) as (connection, scan):
@@ -60,7 +60,7 @@ def parquet_batches(path: Path, source: Source) -> Iterator[FileRows]:
 
 
 def parquet_types(paths: Sequence[Path]) -> list[dict[str, str]]:
-    """Return the DuckDB type of each column of each Parquet file. For an extension type of Arrow, return its name.
+    """Return for each Parquet file the DuckDB type of each column. For an Arrow extension type, return its name.
 
     Raises:
         Misuse: A file cannot be read.
@@ -76,7 +76,7 @@ def parquet_types(paths: Sequence[Path]) -> list[dict[str, str]]:
 
 
 def _extended(names: tuple[str, ...], found: ArrowTable, kinds: Mapping[str, str], rows: int) -> ArrowTable:
-    """Return the table with columns of extension types marked as such."""
+    """Return the table, in which the values of extension types are marked as such."""
     extended = {
         name: [None if value is None else Extension(kind, value) for value in found.columns[name].to_list()]
         for name, kind in kinds.items()
@@ -87,10 +87,10 @@ def _extended(names: tuple[str, ...], found: ArrowTable, kinds: Mapping[str, str
 
 
 def parquet_columns(path: Path) -> dict[str, Dtype]:
-    """Return the columns of a Parquet file, with the type that each column would have in a source.
+    """Return the columns of a Parquet file, with the type that each would have in a source.
 
     Raises:
-        Misuse: The file cannot be read, or a column has a type that no column of a source can have.
+        Misuse: The file cannot be read, or has a column of a type that a source cannot have.
     """
     with _opened(path) as (connection, scan):
         none = read_arrow(connection.sql(f"SELECT * FROM {scan} LIMIT 0")).columns
@@ -98,7 +98,7 @@ def parquet_columns(path: Path) -> dict[str, Dtype]:
 
 
 def _extensions(connection: duckdb.DuckDBPyConnection, path: Path) -> dict[str, str]:
-    """Return the types of columns that a Parquet file keeps in an additional Arrow schema.
+    """Return the types that are only recorded in a Parquet file's additional Arrow schema, by column.
 
     These are extension types and durations.
     """
@@ -111,7 +111,8 @@ def _extensions(connection: duckdb.DuckDBPyConnection, path: Path) -> dict[str, 
         schema = FlatTable.root(base64.b64decode(stored)[8:]).table(2)
         for field in () if schema is None else schema.tables(1):
             said = {pair.text(0): pair.text(1) for pair in field.tables(6)}
-            duration = "duration" if field.number(2, "<B") == _DURATION else ""  # stored as an integer in Parquet
+            # in Parquet itself, a duration is an integer
+            duration = "duration" if field.number(2, "<B") == _DURATION else ""
             found[field.text(0)] = said.get("ARROW:extension:name", duration)
     except ValueError as error:
         raise Misuse(f"file {path}: its Arrow schema is damaged ({error}). Write it again.") from error
@@ -120,7 +121,7 @@ def _extensions(connection: duckdb.DuckDBPyConnection, path: Path) -> dict[str, 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
-    """Open a connection, and return it with the SQL that scans the file."""
+    """Open a connection for the block. Return it with the SQL that scans the file."""
     with _named(path), _connected() as connection:
         yield connection, _scan(path)
 
@@ -142,7 +143,7 @@ def _scan(path: Path) -> str:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Raise DuckDB's errors as errors of the file."""
+    """Convert DuckDB's errors in the block to errors that name the file."""
     try:
         yield
     except (duckdb.Error, Unread) as error:
@@ -153,7 +154,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _path(path: Path) -> str:
-    """Return the path in a form that DuckDB takes literally."""
+    """Return the path, with characters escaped that DuckDB would interpret."""
     text = "".join(f"[{c}]" if c in "*?[" else c for c in str(path.absolute()))
     return "'" + text.replace("'", "''") + "'"
 

@@ -1,4 +1,4 @@
-"""Detection of small files that would become very large when they are unpacked.  # D0160"""
+"""Refuse small files that would become very large when they are decompressed.  # D0160"""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from trimtab.core.errors import Misuse
 from trimtab.events.files.opened import open_bytes
 
 _BLOCK = 1 << 20
-# Limit for an unpacked text: bytes that are always allowed, and the factor of the file size.
+# limit of a decompressed text: a size in bytes that is always allowed, and a multiple of the file's size
 _LEAST_TEXT, _TIMES_TEXT = 4 << 20, 100
-# Limit for the memory of a Parquet file: bytes that are always allowed, and the factor of the file size.
+# limit of a Parquet file's rows in memory: a size in bytes that is always allowed, and a multiple of the file's size
 _LEAST_TABLE, _TIMES_TABLE = 48 << 20, 400
-_VALUE_BYTES: dict[Dtype, int] = {"str": 80}  # bytes of memory for each value; values of other types take 20
+_VALUE_BYTES: dict[Dtype, int] = {"str": 80}  # memory per value in bytes; other types than text take 20
 
 
 def check_gzip(path: Path) -> None:
-    """Refuse a packed text that is far longer than its file.
+    """Refuse a compressed text that is far longer than its file.
 
     Raises:
-        Misuse: The text is far longer, or the file is not gzip.
+        Misuse: The text is too long, or the file is not gzip.
     """
     most, found = _LEAST_TEXT + _TIMES_TEXT * path.stat().st_size, 0
     with open_bytes(path) as stream:
@@ -35,15 +35,15 @@ def check_gzip(path: Path) -> None:
 
 
 def check_table(path: Path, rows: int, wanted: Mapping[str, Dtype]) -> None:
-    """Refuse a file whose rows would take far more memory than the size of the file.
+    """Refuse a file whose rows would take far more memory than the file takes on the disk.
 
     Args:
         path: The file.
-        rows: The number of rows that the file claims to have.
-        wanted: The columns that are read from the file.
+        rows: The number of rows, as stated in the file.
+        wanted: The columns that are read, with their types.
 
     Raises:
-        Misuse: The rows would take far more memory.
+        Misuse: The rows would take too much memory.
     """
     most = _LEAST_TABLE + _TIMES_TABLE * path.stat().st_size
     needed = rows * sum(_VALUE_BYTES.get(dtype, 20) for dtype in wanted.values())

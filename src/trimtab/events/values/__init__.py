@@ -1,1 +1,1 @@
-"""Conversion and checks of values."""
+"""Checks of values, and their conversion to the types of columns."""

@@ -1,4 +1,4 @@
-"""The rules for values: how the fields of a row become values of an event, or why the row goes to quarantine."""
+"""The rules for values: how the values of a row are converted for an event, or why the row goes to quarantine."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ from trimtab.events.records import Value
 from trimtab.events.time_formats import TimeFormat
 from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, Reason, Refused, converted, kind_of
 
-Report = Callable[[int, Reason, object], None]  # parameters: row, reason, what was found
+Report = Callable[[int, Reason, object], None]  # a function of the row number, the reason, and the value that was found
 
 EXTRA: dict[str, Dtype] = {
     "_id": "str",
     "_known_at": "time",
     "_op": "str",
-}  # the columns that a row may have besides the declared columns
-# As seconds or milliseconds, these integers are times from 1980 to 2050. As microseconds, they are in 1970. # D178
+}  # columns that a row may have in addition to the declared ones
+# Integers in these ranges are times from 1980 to 2050 if they are in this unit. As microseconds they would be in 1970.
+# D178
 OTHER_UNITS = {"seconds": (315_532_800, 2_524_608_000), "milliseconds": (315_532_800_000, 2_524_608_000_000)}
 LAST_OF_OTHER_UNITS_US = OTHER_UNITS["milliseconds"][1]
 _ABSENT = type(None)
 
 
 def other_unit(value: object) -> str | None:
-    """Return the likely unit of an integer that is given as a time and would be a time in early 1970.
+    """Return the unit that an integer time is probably in, if as microseconds it would be in early 1970; otherwise
+    None.
 
     >>> other_unit(1_709_251_200), other_unit(1_709_251_200_000), other_unit(1_709_251_200_000_000)
     ('seconds', 'milliseconds', None)
@@ -42,9 +44,9 @@ def other_unit(value: object) -> str | None:
 
 
 def time_shown(value: object, written: TimeFormat | None = None) -> str:
-    """Return a value that is not a valid time in a form for people.
+    """Return a value that is not a valid time as a text for people.
 
-    The text mentions the format that the value does not fit, or the likely unit of an integer.
+    The text also names the format that the value does not fit, or the unit that an integer is probably in.
     """
     if written is not None:
         return f"{shown(value)[:150]}, which does not fit the format {written.text!r}"
@@ -54,17 +56,17 @@ def time_shown(value: object, written: TimeFormat | None = None) -> str:
 
 
 def given_time_us(value: str | int | dt.datetime | dt.date, field: str, clock: Clock | None = None) -> int:
-    """Return UTC microseconds for a time that a caller gave.
+    """Return the time that a caller gave, in UTC microseconds.
 
-    An integer in another unit is refused, as in events. # D178
+    An integer that is probably in another unit is refused, as in events. # D178
 
     Args:
-        value: ISO 8601 text, a datetime, a date or microseconds.
-        field: The name of the argument. Messages begin with it.
-        clock: The clock. While it is in early 1970, as in tests and simulations, small integers are accepted as times.
+        value: An ISO 8601 text, a datetime, a date, or an integer in microseconds.
+        field: The name of the argument, with which messages begin.
+        clock: The clock. If it shows a time in early 1970, as in tests and simulations, small integers are accepted.
 
     Raises:
-        Misuse: The value is not a time.
+        Misuse: The value is not a time, or an integer in another unit.
     """
     if other_unit(value) and (clock is None or clock.now_us() > LAST_OF_OTHER_UNITS_US):
         raise Misuse(f"{field}: {time_shown(value)}. Give ISO 8601 text, a datetime or microseconds.")
@@ -75,7 +77,7 @@ def given_time_us(value: str | int | dt.datetime | dt.date, field: str, clock: C
 
 
 def typed_time(value: object) -> object:
-    """Return a date or datetime as text that every format accepts. Other values are returned unchanged."""
+    """Return a date or datetime as a text that every time format accepts. Return other values unchanged."""
     kind, plain = kind_of(value)
     if kind not in ("date", "datetime"):
         return value
@@ -86,9 +88,9 @@ def typed_time(value: object) -> object:
 
 
 def check(dtype: Dtype, values: Sequence[object], report: Report, written: TimeFormat | None = None) -> list[Value]:
-    """Convert values to the form of an event: NaN is null, -0.0 is 0.0, and times are microseconds.
+    """Convert the values of a column for events: NaN becomes null, -0.0 becomes 0.0, and times become microseconds.
 
-    A value that cannot be converted is reported, and null in the result. For `written` see `converted`.
+    A value that cannot be converted is reported, and is None in the result. `written` is explained in `converted`.
 
     >>> check("float", [1, float("nan"), -0.0, "x"], lambda row, reason, found: print(row, reason, found))
     3 wrong_type x
@@ -115,14 +117,15 @@ def _one_by_one(
     return out
 
 
-# The fast functions convert a whole column. They return None if the column may have an unusual value.
+# These functions convert a whole column fast. They return None if the column may have values that they do not handle.
 
 
 def _quick_floats(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
     if not kinds <= {float, int}:
         return None
     try:
-        array = np.array([np.nan if v is None else v for v in values], np.float64) + 0.0  # -0.0 + 0.0 = 0.0
+        # adding 0.0 turns -0.0 into 0.0
+        array = np.array([np.nan if v is None else v for v in values], np.float64) + 0.0
     except OverflowError:
         return None
     if (np.abs(array) > LARGEST).any():
@@ -162,7 +165,7 @@ def _quick_times(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
         return list(values) if in_range else None
     try:
         return [None if v is None else parse_time_us(v) for v in values]
-    except (Misuse, ValueError):  # a ValueError: the int is too long to be written into the message
+    except (Misuse, ValueError):  # ValueError: the integer is too long for Python to write it into the message
         return None
 
 

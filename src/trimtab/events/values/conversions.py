@@ -1,8 +1,8 @@
-"""The table of conversions from the declared type and the kind of a found value to the event's value.  # D160
+"""The table of conversions: how a value of some kind becomes a value of a column's declared type.  # D160
 
-A conversion gives the event's value, or refuses the value with a reason. Every way of adding events uses this table:
-rows, JSON, Arrow, pandas, polars, DuckDB and Parquet use `TYPED`, and the fields of CSV files use `TEXTS`. Faster
-functions for whole columns must give the same results, which tests check.
+A conversion returns the value for the event, or refuses the value with a reason. All ways of adding events use this
+table: `TYPED` for rows, JSON, Arrow, pandas, polars, DuckDB and Parquet, and `TEXTS` for CSV files. Other modules have
+faster functions for whole columns; tests check that these give the same results.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from trimtab.events.records import Value
 from trimtab.events.time_formats import TimeFormat
 
 Reason = Literal[
-    "missing",  # no time, key or id although one is needed
+    "missing",  # a required time, key or id is missing
     "wrong_type",
     "infinite",
-    "too_large",  # beyond 1e150, or an int that does not fit 64 bits
-    "bad_time",  # not a time, outside the years 1 to 9999, or an integer that counts seconds or milliseconds
-    "bad_text",  # text that cannot be encoded in UTF-8
-    "no_key",  # a deletion in a source that does not declare a key
-    "future",  # dated further ahead of the clock than the source tolerates
-    "bad_line",  # a line of a file that does not fit the header
+    "too_large",  # a number beyond 1e150, or an integer that does not fit in 64 bits
+    "bad_time",  # not a time, outside of the years 1 to 9999, or an integer that is probably seconds or milliseconds
+    "bad_text",  # a text that cannot be encoded as UTF-8
+    "no_key",  # a deletion in a source without a key
+    "future",  # the time is further ahead of the clock than the source allows
+    "bad_line",  # a line of a file that does not have one field for each column of the header
 ]
 Kind = Literal["null", "bool", "int", "float", "decimal", "text", "date", "datetime", "uuid", "other"]
 Rule: TypeAlias = Callable[[Any], Value] | Reason
 
-LARGEST = 1e150  # squares of larger values overflow
+LARGEST = 1e150  # the square of a larger number could overflow
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 
 
 class Refused(Exception):
-    """A value that cannot be converted, with the reason."""
+    """Raised because a value cannot be converted; it has the reason."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
@@ -51,12 +51,12 @@ class Refused(Exception):
 
 
 def converted(dtype: Dtype, value: object, written: TimeFormat | None = None) -> Value:
-    """Convert a value to the form of an event.
+    """Convert a value to the declared type of its column.
 
     Args:
-        dtype: The declared type.
+        dtype: The declared type of the column.
         value: The value that was found.
-        written: The format of times in texts and numbers, if the source declares one.
+        written: How texts and numbers are read as times, if the source declares a format.
 
     Raises:
         Refused: The value cannot be converted to the type.
@@ -76,7 +76,7 @@ def converted(dtype: Dtype, value: object, written: TimeFormat | None = None) ->
 
 
 def of_text(dtype: Dtype, text: str, written: TimeFormat | None = None) -> Value:
-    """Convert a field of a text file. For `written` see `converted`.
+    """Convert a field of a text file to the declared type of its column. `written` is explained in `converted`.
 
     Raises:
         Refused: The field cannot be converted to the type.
@@ -93,7 +93,7 @@ def of_text(dtype: Dtype, text: str, written: TimeFormat | None = None) -> Value
 
 
 def kind_of(value: object) -> tuple[Kind, Any]:
-    """Return the kind of a value, and the value without wrappers of NumPy, pandas or an enumeration."""
+    """Return the kind of a value, and the value as a plain Python object (not of NumPy, pandas or an enumeration)."""
     kind = _KINDS.get(type(value))
     if kind is None:
         kind, value = _unusual(value)
@@ -112,7 +112,7 @@ def _unusual(value: Any) -> tuple[Kind, Any]:
         return ("null", None) if np.isnat(value) else ("datetime", _numpy_us(value))
     if isinstance(value, np.timedelta64):
         return "other", value
-    if isinstance(value, np.floating):  # a long double has no Python equivalent
+    if isinstance(value, np.floating):  # Python has no type for NumPy's long double
         return "float", float(value)
     if isinstance(value, np.generic | np.ndarray) and value.ndim == 0:
         inner = value[()] if isinstance(value, np.ndarray) else value.item()
@@ -124,7 +124,7 @@ def _unusual(value: Any) -> tuple[Kind, Any]:
 
 
 def _numpy_us(value: Any) -> int:
-    """Return microseconds, rounded down, for a NumPy time of any unit. NumPy's own cast overflows silently."""
+    """Return a NumPy time of any unit in microseconds, rounded down. NumPy's own conversion can overflow silently."""
     unit, count = np.datetime_data(value.dtype)
     if unit in ("Y", "M"):
         months = (12 if unit == "Y" else 1) * count * int(value.astype(np.int64))
@@ -136,7 +136,7 @@ def _numpy_us(value: Any) -> int:
     return int(value.astype(np.int64)) * count * over // under
 
 
-_PER_UNIT = {  # the number of microseconds in a number of units
+_PER_UNIT = {  # how many microseconds are in how many of the unit
     **{u: (us, 1) for u, us in {"W": 604_800_000_000, "D": 86_400_000_000, "h": 3_600_000_000}.items()},
     **{u: (us, 1) for u, us in {"m": 60_000_000, "s": 1_000_000, "ms": 1_000, "us": 1}.items()},
     **{u: (1, of) for u, of in {"ns": 1_000, "ps": 10**6, "fs": 10**9, "as": 10**12}.items()},
@@ -153,9 +153,10 @@ _KINDS: dict[type, Kind] = {
     UUID: "uuid",
 }
 _PARENTS: tuple[tuple[Kind, type, Callable[[Any], Any]], ...] = (
-    ("int", int, int.__int__),  # an enumeration with integer values counts as its number
+    ("int", int, int.__int__),  # a member of an integer enumeration is converted as its number
     ("float", float, float.__float__),
-    ("text", str, str.__str__),  # not the text that an enumeration defines
+    # a member of a text enumeration is converted as its text, whatever `str` returns for it
+    ("text", str, str.__str__),
     ("decimal", Decimal, lambda value: value),
     ("datetime", dt.datetime, lambda value: value),
     ("date", dt.date, lambda value: value),
@@ -218,7 +219,7 @@ def _same(value: Any) -> Value:
     return given
 
 
-# By declared type and by kind of the found value: the function that converts the value, or the reason to refuse it.
+# By declared type and kind of value: the function that converts the value, or the reason to refuse it.
 TYPED: Mapping[Dtype, Mapping[Kind, Rule]] = {
     "float": {
         "bool": "wrong_type",
@@ -279,10 +280,10 @@ TYPED: Mapping[Dtype, Mapping[Kind, Rule]] = {
 
 WRITTEN: frozenset[Kind] = frozenset(
     {"int", "float", "decimal", "text"}
-)  # times are read by their declared format, if there is one
+)  # if a time format is declared, it is used for texts and numbers
 
-# For text files. They only have texts, so more forms are accepted than for a text among typed values.
-# The words of null in columns of other types than text, in upper or lower case.
+# For text files. All of their values are texts, so more forms are accepted than from other sources. In columns that are
+# not texts, these words mean null, in upper or lower case.
 NULL_WORDS = frozenset({"", "na", "n/a", "nan", "nat", "null", "none"})
 _BOOLS = dict.fromkeys(("true", "t", "yes", "y", "1"), True) | dict.fromkeys(("false", "f", "no", "n", "0"), False)
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?")
@@ -301,7 +302,7 @@ def _int_of(text: str) -> int:
     number = _number(text)
     if "e" not in text.lower():
         return _int(number)
-    nearest = float(number)  # as in JSON
+    nearest = float(number)  # as in JSON, an integer is accepted in a float column
     if math.isinf(nearest):
         raise Refused("too_large")
     return _int(nearest)

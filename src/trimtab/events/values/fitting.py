@@ -1,4 +1,4 @@
-"""Fitting of given tables and rows to the columns that a source declares, and the rows that do not fit."""
+"""Fit tables and rows to the columns that a source declares, and list the rows that do not fit."""
 
 from __future__ import annotations
 
@@ -30,32 +30,34 @@ from trimtab.events.values.conversions import TYPED, WRITTEN, Kind, Reason
 
 
 class BadRow(msgspec.Struct, frozen=True):
-    """A row of a file or table that does not fit: where it is, what it has, and why it does not fit."""
+    """A row of a file or table that does not fit: where it is, its values, and why it does not fit."""
 
-    unit: Literal["line", "row"]  # only text files have lines
-    number: int  # counted from 1
-    row: dict[str, Any]  # by declared column: the value if it could be read, otherwise the raw text
+    unit: Literal["line", "row"]  # "line" only for text files
+    number: int  # beginning with 1
+    # the value of each declared column: converted if that was possible, otherwise the text as it came
+    row: dict[str, Any]
     field: str
     reason: Reason
     found: str
-    line: bytes | None = None  # the line as it came, if it could not be split into fields
-    file: str | None = None  # the file of the line
+    line: bytes | None = None  # the line itself, if it could not be split into fields
+    file: str | None = None  # the file that has this line
 
     @property
     def place(self) -> str:
-        """The location for messages, such as "line 7"."""
+        """The place of the row for messages, such as "line 7"."""
         return f"{self.unit} {self.number}"
 
 
 class FileRows(msgspec.Struct, frozen=True, eq=False):
-    """The result of reading a file or table: its declared, missing and extra columns, and the rows that do not fit."""
+    """The rows that were read from a file or table, and what does not fit."""
 
     columns: Columns
-    ignored: tuple[str, ...]  # columns of the file that the source does not declare
-    absent: tuple[str, ...]  # declared columns that the file does not have, which are null
+    ignored: tuple[str, ...]  # columns of the file or table that the source does not declare
+    absent: tuple[str, ...]  # declared columns that the file or table does not have; they are null
     bad: tuple[BadRow, ...] = ()
-    kept: NDArray[Any] | None = None  # the row or line of each row in `columns`, counted from 0; None if all rows fit
-    counted: int | None = None  # the number of rows according to the file or table
+    # for each row in `columns`, its number in the file or table, beginning with 0; None if all rows fit
+    kept: NDArray[Any] | None = None
+    counted: int | None = None  # the number of rows in the file or table; None: unknown
 
     def __post_init__(self) -> None:
         if self.counted not in (None, self.columns.rows + len(self.bad)):
@@ -66,15 +68,15 @@ class FileRows(msgspec.Struct, frozen=True, eq=False):
 
 
 def dtypes_of(source: Source) -> dict[str, Dtype]:
-    """Return the columns that rows of a source may have, with their types."""
+    """Return all columns that rows of a source may have, with their types."""
     return source.declared | EXTRA
 
 
 def wanted_columns(what: str, source: Source, found: Sequence[str]) -> dict[str, Dtype]:
-    """Return those of the found columns that must be read. `what` names the file or table in errors.
+    """Return those columns in `found` that are to be read, with their types. `what` names the file or table in errors.
 
     Raises:
-        Misuse: A name is repeated, or the source's time or key is missing.
+        Misuse: A column name occurs twice, or the source's time or key is missing.
     """
     twice = {name for name, times in Counter(found).items() if times > 1 and name}
     if twice:
@@ -99,22 +101,22 @@ def file_rows(
     kept: NDArray[Any] | None = None,
     counted: int | None = None,
 ) -> FileRows:
-    """Return the result of reading a file with the columns `found`, of which `wanted` were read."""
+    """Return the result of reading a file that has the columns `found`, of which `wanted` were read."""
     ignored = tuple(name for name in found if name not in wanted)
     absent = tuple(name for name in source.declared if name not in wanted)
     return FileRows(columns, ignored, absent, tuple(sorted(bad, key=lambda b: b.number)), kept, counted)
 
 
 def fit_table(what: str, source: Source, table: ArrowTable) -> FileRows:
-    """Convert a table to the columns that the source declares, by the table of conversions.
+    """Convert a table to the declared columns of a source, with the table of conversions.
 
     Args:
-        what: Names the table in errors.
+        what: The name of the table in errors.
         source: The source of the rows.
-        table: The table, with the declared columns already read.
+        table: The table. Its declared columns were already read.
 
     Raises:
-        Misuse: The time or key is missing.
+        Misuse: The table lacks the time or the key.
     """
     wanted = wanted_columns(what, source, table.names)
     problems = _Problems()
@@ -138,7 +140,7 @@ def fit_table(what: str, source: Source, table: ArrowTable) -> FileRows:
 
 
 def _raw_value(source: Source, table: ArrowTable, name: str, row: int) -> Any:
-    """Return a value as it came. A time becomes text if its number would be read differently in a replay."""
+    """Return a value as it came, to store it. A time becomes a text if its number would be misread later."""
     if name in table.loose:
         return table.loose[name][row]
     found = table.columns[name]
@@ -155,23 +157,23 @@ def fit_rows(
     lines: Sequence[int] | None = None,
     bad: Sequence[BadRow] = (),
 ) -> FileRows:
-    """Convert mappings to a table, by the rules of a push.
+    """Convert dicts to a table, by the same rules as pushed rows.
 
     Args:
-        what: Names the rows in errors.
+        what: The name of the rows in errors.
         source: The source of the rows.
-        rows: One mapping for each row.
-        lines: The line of each row, if the rows come from text.
-        bad: Lines that are not mappings.
+        rows: One dict for each row.
+        lines: The line number of each row, if the rows come from a text file.
+        bad: Lines that are not JSON objects.
 
     Raises:
-        Misuse: A row is not a mapping, or no row has the time or the key.
+        Misuse: A row is not a dict, or no row has the time or the key.
     """
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping):
             raise Misuse(f"{what}: row {number} is a {type(row).__name__}. Give one mapping a row.")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    bare = bool(rows) and all(row.get("_op") == "delete" for row in rows)  # deletions only need the key
+    bare = bool(rows) and all(row.get("_op") == "delete" for row in rows)  # a deletion only needs the key
     if bare and source.time not in names:
         names.append(source.time)
     wanted = wanted_columns(what, source, names) if rows else source.declared
@@ -197,23 +199,23 @@ def fit_rows(
 
 
 def raw_row(source: Source, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row as it came, with dates and datetimes as text if the declared format cannot read their JSON form."""
+    """Return a row as it came. Dates and times become texts if the declared format could not read them from JSON."""
     return {n: typed_time(value) if n in source.declared_formats else value for n, value in row.items()}
 
 
 def time_text(us: int) -> str:
-    """Return a time as text that every format accepts, inside and outside the years 1 to 9999."""
+    """Return a time as a text that every time format accepts, even if it is outside of the years 1 to 9999."""
     return format_time(us) if EARLIEST_US <= us <= LATEST_US else f"{us} us"
 
 
 class _Problems:
-    """The first problem of each row that has a problem: the column, the reason, and what was found."""
+    """Collects the first problem of each row: the column, the reason, and what was found."""
 
     def __init__(self) -> None:
         self.by_row: dict[int, tuple[str, Reason, object]] = {}
 
     def of(self, name: str) -> Report:
-        """Return the function that records the problems of one column."""
+        """Return a function that records problems of one column."""
 
         def report(row: int, reason: Reason, found: object) -> None:
             self.by_row.setdefault(row, (name, reason, found))
@@ -225,7 +227,7 @@ _KINDS: dict[Dtype, Kind] = {"float": "float", "int": "int", "bool": "bool", "st
 
 
 def _fit(found: Column, dtype: Dtype, report: Report, written: TimeFormat | None) -> Column:
-    """Convert a column by the table of conversions."""
+    """Convert a column with the table of conversions."""
     if found.dtype == dtype:
         return found
     if not found.present().any():
@@ -247,7 +249,7 @@ def _fit(found: Column, dtype: Dtype, report: Report, written: TimeFormat | None
 
 
 def _report_units(values: NDArray[Any], there: NDArray[Any], report: Report) -> None:
-    """Report integers that count seconds or milliseconds. # D178"""
+    """Report integer times that are probably seconds or milliseconds. # D178"""
     for row in np.flatnonzero(there & (values >= 0) & (values < LAST_OF_OTHER_UNITS_US)).tolist():
         if other_unit(values[row]):
             report(row, "bad_time", int(values[row]))
@@ -258,7 +260,7 @@ def _text(found: object, reason: Reason, written: TimeFormat | None) -> str:
 
 
 def _hint(found: Sequence[str]) -> str:
-    """Return a hint for a header with only one column."""
+    """Return advice if a header has only one column, because another character may separate the fields."""
     if len(found) == 1 and (";" in found[0] or "\t" in found[0]):
         return " Fields are separated by commas; in a file named .tsv by tabs."
     return ""

@@ -1,1 +1,1 @@
-"""Features of many requests at once, computed from columns and prefix sums, without stored state."""
+"""Features of many requests at once. They are computed from columns of events, without any stored state."""

@@ -1,4 +1,4 @@
-"""Features computed as if everything known now had always been known, to measure retroactive change."""
+"""Features as if everything that is known now had always been known, to measure how much history was changed later."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from trimtab.core.columns.data import Column
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.features.frames import FeatureFrame
 
-_ALWAYS_US = -(2**62)  # a time before all requests
+_ALWAYS_US = -(2**62)  # before all requests
 
 
 def as_known_now(frame: EventFrame) -> EventFrame:
-    """Return a frame in which all events were always known.
+    """Return a source's events as if each had been known from its event time on.
 
-    Only the last version of each event id counts, from its event time on. The events stay in the order (event time,
-    known at, partition, position), because each row's index in this order becomes its position.
+    Only the newest version of each event counts. The events keep their order by (event time, time at which they became
+    known, partition, position), because the index in this order becomes the position of each row.
     """
     order = np.lexsort((frame.position, frame.partition, frame.known_at_us, frame.event_at_us))
     position = np.empty(frame.rows, np.int64)
@@ -37,7 +37,9 @@ def as_known_now(frame: EventFrame) -> EventFrame:
 
 
 def differing_values(then: FeatureFrame, final: FeatureFrame) -> dict[str, int]:
-    """For each feature, count the values that differ between `then` and `final` in bits, nulls or reasons."""
+    """Return for each feature the number of values that differ between `then` and `final`: in bits, nulls or
+    reasons.
+    """
     return {name: _differing(name, then, final) for name in final.values.names}
 
 

@@ -1,6 +1,6 @@
 """Features of many requests, each as of its own time t and its own position P in the log.
 
-P is what a request had seen of the log: a position in each partition.
+P says how much of the log a request had seen. It is a position in each partition.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ from trimtab.features.offline.view_columns import evaluate_view
 from trimtab.store.ports import LogRecord
 
 Array: TypeAlias = NDArray[Any]
-Reread: TypeAlias = Callable[[], Iterable[Sequence[LogRecord]]]  # returns batches of all log records, in any order
-Wanted: TypeAlias = "dict[str, set[Any]]"  # the keys of entities, by view hash
-LookUps: TypeAlias = "list[tuple[Join, Sequence[Column]]]"  # each join with the keys that were looked up
+# returns all records of the log in batches, in any order
+Reread: TypeAlias = Callable[[], Iterable[Sequence[LogRecord]]]
+Wanted: TypeAlias = "dict[str, set[Any]]"  # the keys of entities, by the hash of the view
+LookUps: TypeAlias = "list[tuple[Join, Sequence[Column]]]"  # joins, each with the keys that were looked up
 
-_SINGLE = 4  # this many rows or fewer are evaluated one by one
+_SINGLE = 4  # up to this number of rows are evaluated one by one
 
 
 class AsOf(msgspec.Struct, frozen=True, eq=False):
-    """Features of requests, once as of their own positions and once with all records now in the log."""
+    """Features of requests, computed twice: as of their own positions, and with everything that is in the log now."""
 
-    features: FeatureFrame  # with the records up to P that were known at t
-    newest: FeatureFrame  # with all records that were known at t
-    apart: NDArray[np.bool_]  # mask of rows whose entities have records after P that were known at t
+    features: FeatureFrame  # from records up to P that were known at t
+    newest: FeatureFrame  # from all records that were known at t
+    apart: NDArray[np.bool_]  # rows with an entity that has records after P which were known at t, as a boolean array
 
 
 def evaluate_as_of(
@@ -53,24 +54,24 @@ def evaluate_as_of(
     conflicts: Collection[str] = (),
     reread: Reread,
 ) -> AsOf:
-    """Compute the features of each request as of its own time t and its own log position P.
+    """Compute the features of each request as of its own time t and its own position P in the log.
 
-    A record after P that became known after t changes nothing. Nearly all rows can therefore be evaluated together,
-    with the events of the whole log. A row may differ if one of its entities has a record after P that was known at t.
-    Such rows are evaluated again with only the records of their entities up to P. # D37
+    A record after P usually became known after t, and then does not matter. So nearly all rows can be evaluated
+    together, with the events of the whole log. A row may come out differently if one of its entities has a record after
+    P that was known at t. These rows are evaluated again, using only the records of their entities up to P. # D37
 
     Args:
         features: The features to compute.
         requests: The columns of the requests.
         at_us: The time t of each request in microseconds, int64.
-        positions: The log position P of each request, by partition.
-        frames: The events of the source of each view from the whole log, by source name.
-        conflicts: Sources with records that were dropped because of a conflict of ids. For these sources, any record
-            may change any row.
-        reread: Returns the records of the log again, for the rows that are evaluated a second time.
+        positions: The position P of each request, by partition.
+        frames: For each source of a view, the events in the whole log.
+        conflicts: Sources in which records were dropped because their ids conflict. For these, any record may affect
+            any row.
+        reread: Returns the records of the log again. It is called if rows have to be evaluated a second time.
 
     Raises:
-        Misuse: A column or a source is missing or of the wrong type.
+        Misuse: A column or a source is missing, or has the wrong type.
     """
     at_us = np.asarray(at_us, np.int64)
     looked: LookUps = []
@@ -96,9 +97,9 @@ def _at_once(
     conflicts: Collection[str],
     looked: LookUps,
 ) -> tuple[FeatureFrame, NDArray[np.bool_]]:
-    """Compute the features from all events of `frames`, and a mask of the rows that may differ as of t and P.
+    """Compute the features from all events. Also return which rows may be different as of their t and P.
 
-    The joins and keys that are looked up are appended to `looked`.
+    Joins, with the keys that were looked up, are appended to `looked`.
     """
     behind = {name: _Behind(frame, at_us, positions) for name, frame in frames.items()}
     apart = np.zeros(len(at_us), bool)
@@ -113,7 +114,7 @@ def _at_once(
 
 
 class _Behind:
-    """The records of one source that come after a request's P although they were known at its t."""
+    """The records of one source that come after the P of a request, but were known at its t."""
 
     def __init__(self, frame: EventFrame, at_us: Array, positions: Sequence[Mapping[str, int]]) -> None:
         self._frame = frame
@@ -125,7 +126,7 @@ class _Behind:
         self._by_known: tuple[Array, Array] | None = None
 
     def touched(self, view: View, keys: Sequence[Column], *, everything: bool) -> Array:
-        """Return the requests whose entity in `view` may be affected by a record after P that was known at t."""
+        """Return the requests whose entity in `view` may be affected by such a record."""
         if everything or not len(self._rows):
             return self._rows
         frame = self._frame
@@ -142,7 +143,7 @@ class _Behind:
         return np.array(found, np.int64)
 
     def _any(self) -> NDArray[np.bool_]:
-        """Return a mask of the requests for which some record after P was known at t."""
+        """Return the requests that have such a record for any entity, as a boolean array."""
         frame, found = self._frame, np.zeros(len(self._at_us), bool)
         for number in range(len(frame.partitions)):
             mine = np.flatnonzero(frame.partition == number)
@@ -157,10 +158,10 @@ class _Behind:
         return bool((later & (frame.known_at_us[events] <= self._at_us[row])).any())
 
     def _was_replaced(self, events: Array, row: int) -> bool:
-        """Return whether an event may have been replaced by a record that comes after P.
+        """Return whether an event may have been replaced by a record after P.
 
-        The frame does not say which record replaced the event. Every record that became known at the time of the
-        replacement is therefore taken into account.
+        The table of events does not say which record has replaced an event. So all records that became known at the
+        time of the replacement are considered.
         """
         until = self._frame.superseded_at_us[events]
         times = np.unique(until[until <= self._at_us[row]])
@@ -175,13 +176,13 @@ class _Behind:
 
 
 class _RowsApart:
-    """Evaluates requests using only the records of their entities up to each request's P.
+    """Evaluates requests using only the records of their entities up to the P of each request.
 
     Args:
         features: The features to compute.
-        wanted: The keys of the entities, by view hash. Keys are added when the features of one view give the keys of
+        wanted: The keys of the entities, by the hash of the view. Keys are added if a feature of one view is the key of
             another.
-        conflicts: Sources for which any record may change any row.
+        conflicts: Sources in which any record may affect any row.
         reread: Returns the records of the log.
     """
 
@@ -199,8 +200,10 @@ class _RowsApart:
             looked: LookUps = []
             found = self._pass(records, requests, at_us, positions, looked)
             complete = True
-            for join, keys in looked:  # a view may be looked up several times, under several names
-                new = _keys(keys) - self._wanted[join.view.hash]  # keys that only these records give
+            for join, keys in looked:  # a view may be looked up several times, under different names
+                # with fewer records, a feature that is a key of another view may have another value; look this key up,
+                # too
+                new = _keys(keys) - self._wanted[join.view.hash]
                 self._wanted[join.view.hash] |= new
                 complete = complete and not new
             if complete:
@@ -214,10 +217,10 @@ class _RowsApart:
         positions: Sequence[Mapping[str, int]],
         looked: LookUps,
     ) -> FeatureFrame:
-        """Evaluate all requests once with the given records.
+        """Evaluate all requests once, with the given records.
 
-        As long as this saves work, many requests are evaluated together at the greatest P. The remaining requests are
-        evaluated in groups of equal P, from the smallest P up.
+        As long as this saves work, many requests are evaluated together, as of the largest P. The others are evaluated
+        in groups of equal P, beginning with the smallest.
         """
         parts: list[FeatureFrame] = []
         order: list[Array] = []
@@ -255,9 +258,9 @@ def _within(positions: Mapping[str, int], upto: Mapping[str, int]) -> bool:
 
 
 class _Growing:
-    """The events of some records up to given positions.
+    """The events in some records, up to positions that grow.
 
-    Positions that grow from call to call are cheap, because only new records are added.
+    If positions only grow from call to call, each call only adds the new records.
     """
 
     def __init__(self, sources: Mapping[str, Source], records: Mapping[str, Sequence[tuple[LogRecord, Event]]]) -> None:
@@ -289,7 +292,7 @@ def _position(one: tuple[LogRecord, Event]) -> int:
 
 
 def same_positions(positions: Sequence[Mapping[str, int]]) -> list[tuple[Mapping[str, int], Array]]:
-    """Group the requests by their log position P, from the smallest P to the greatest."""
+    """Return groups of requests with the same position P, sorted by P."""
     groups: dict[tuple[tuple[str, int], ...], list[int]] = {}
     for row, of_row in enumerate(positions):
         groups.setdefault(tuple(sorted(of_row.items())), []).append(row)
@@ -300,13 +303,13 @@ def same_positions(positions: Sequence[Mapping[str, int]]) -> list[tuple[Mapping
 def entity_records(
     views: Sequence[View], wanted: Mapping[str, set[Any]], reread: Reread
 ) -> dict[str, list[tuple[LogRecord, Event]]]:
-    """Return the records of entities by source, sorted by position.
+    """Return the records of some entities by source, sorted by position.
 
-    All versions of an event are included if any version belongs to one of the entities.
+    If any version of an event belongs to one of the entities, all of its versions are included.
 
     Args:
-        views: The views that the entities belong to.
-        wanted: The keys of the entities, by view hash.
+        views: The views of the entities.
+        wanted: The keys of the entities, by the hash of the view.
         reread: Returns the records of the log.
     """
     lookups: dict[str, list[tuple[Callable[[Event], Any], set[Any]]]] = {}
@@ -315,7 +318,7 @@ def entity_records(
         lookups.setdefault(view.source.name, []).append((_key_reader(places), wanted.get(view.hash, set())))
     found: dict[str, dict[tuple[str, int], tuple[LogRecord, Event]]] = {name: {} for name in lookups}
     ids: dict[str, set[str]] = {name: set() for name in lookups}
-    several = False  # whether events may have several versions
+    several = False  # True if events may have several versions
     for block in reread():
         for record, event in zip(block, decode_all([r.payload for r in block]), strict=True):
             of_source = lookups.get(event.source)
@@ -334,7 +337,7 @@ def entity_records(
 
 
 def _key_reader(places: Sequence[int]) -> Callable[[Event], Any]:
-    """Return a function that extracts the entity key of an event, in the form of `key_values`."""
+    """Return a function that returns the entity of an event, in the same form as `key_values`."""
     if len(places) == 1:
         place = places[0]
         return lambda event: event.values[place] if place < len(event.values) else None
@@ -346,7 +349,7 @@ def _keys(keys: Sequence[Column]) -> set[Any]:
 
 
 def _replaced(frame: FeatureFrame, rows: Array, exact: FeatureFrame) -> FeatureFrame:
-    """Replace some rows of a frame."""
+    """Return the feature values, with those of some rows replaced."""
     places = np.arange(frame.values.rows)
     places[rows] = frame.values.rows + np.arange(len(rows))
     return FeatureFrame.concat([frame, exact]).take(places)

@@ -1,6 +1,6 @@
-"""Features of many requests at once, computed from the sources' history.
+"""Compute features of many requests at once, from the history of the sources.
 
-Training, batch scoring and audits use this module.
+Training, batch scoring and the check of logged predictions use this.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from trimtab.features.frames import FeatureFrame
 from trimtab.features.offline.view_columns import evaluate_view
 
 _logger = logging.getLogger(__name__)
-# Takes a joined view, the key columns of the entities and the times of the requests. Returns for each feature of the
-# view its values and the codes of their reasons.
+# A function of a joined view, the key columns of the entities, and the times of the requests. It returns for each
+# feature of the view its values and the codes of their reasons.
 ViewAnswer: TypeAlias = Callable[[Join, Sequence[Column], NDArray[Any]], Mapping[str, tuple[Column, NDArray[Any]]]]
 
 
 def evaluate(
     features: FeatureSet, requests: Columns, at_us: NDArray[Any], frames: Mapping[str, EventFrame]
 ) -> FeatureFrame:
-    """Compute the features of each request from what was known at the request's time, and from nothing later.
+    """Compute the features of each request from what was known at its time, and from nothing that became known later.
 
     Args:
         features: The features to compute.
         requests: The columns of the requests.
-        at_us: The time of each request in microseconds, int64: the request's own time minus its lead.
-        frames: The events of the source of each view, by source name, up to the wanted position of the log.
+        at_us: The time of each request in microseconds, int64: its own time minus its lead.
+        frames: For each source of a view, its events up to the wanted position in the log.
 
     Returns:
         One row for each request, in the order of the requests.
 
     Raises:
-        Misuse: A column or a source is missing or of the wrong type.
+        Misuse: A column or a source is missing, or has the wrong type.
     """
     for view in features.views:
         if view.source.name not in frames:
@@ -56,10 +56,10 @@ def evaluate(
 
 
 def evaluate_by(answer: ViewAnswer, features: FeatureSet, requests: Columns, at_us: NDArray[Any]) -> FeatureFrame:
-    """Evaluate the features with `answer`, which computes the values of views from any storage of events."""
+    """Compute features, with the values of views computed by `answer` from wherever events are stored."""
     at_us = np.asarray(at_us, np.int64)
     check_requests(features, requests, at_us)
-    columns = features.request.columns  # the features do not depend on any other column of the table
+    columns = features.request.columns  # other columns of the table must not affect the features
     known = Columns({n: c for n, c in requests.by_name.items() if n in columns or n not in features.known})
     values: dict[str, Column] = {}
     reasons: dict[str, NDArray[Any]] = {}
@@ -87,10 +87,10 @@ def evaluate_by(answer: ViewAnswer, features: FeatureSet, requests: Columns, at_
 
 
 def check_requests(features: FeatureSet, requests: Columns, at_us: NDArray[Any]) -> None:
-    """Refuse requests that lack a column or a time that the features are computed from.
+    """Refuse requests that lack a column or a time that is needed.
 
     Raises:
-        Misuse: A column is missing or of the wrong type, or the number of times is not the number of rows.
+        Misuse: A column is missing or has the wrong type, or there is not one time per row.
     """
     what = f"request {features.request.name!r}"
     needed = features.request_columns

@@ -1,4 +1,4 @@
-"""Matching of events and requests by entity."""
+"""Match events and requests that belong to the same entity."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ Array = NDArray[Any]
 
 
 def match_keys(events: Sequence[Column], requests: Sequence[Column]) -> tuple[Array, Array, int]:
-    """Number the requested entities, each named by one or more columns, for events and requests.
+    """Number the entities of requests, and find the number of each event's and each request's entity.
 
     Returns:
         The number of each event's entity, the number of each request's entity, and the count of entities. The numbers
+
         are int64, and -1 for a null or an entity that no request asks for.
 
     >>> from trimtab.core.columns.data import column
@@ -38,7 +39,7 @@ def _match(events: Column, requests: Column) -> tuple[Array, Array, int]:
 
 
 def _paired(first: Array, second: Array, width: int) -> Column:
-    """Combine two numbers into one number, which is null where either number is -1."""
+    """Return one number for each pair of numbers; null if either is -1."""
     there = (first >= 0) & (second >= 0)
     return Column("int", np.where(there, first * max(width, 1) + second, 0), there)
 
@@ -61,7 +62,8 @@ def _match_ints(events: Column, requests: Column) -> tuple[Array, Array, int]:
         return np.full(len(events), -1, np.int64), of_requests, 0
     low, high = int(wanted.min()), int(wanted.max())
     if high - low <= 4 * (len(events) + len(requests)) and low > -(2**63) and high < 2**63 - 1:
-        numbers = np.full(high - low + 3, -1, np.int64)  # with an unused element at each end, for keys out of range
+        # one unused element more at each end, for keys that are out of range
+        numbers = np.full(high - low + 3, -1, np.int64)
         numbers[wanted - low + 1] = 0
         there = np.flatnonzero(numbers == 0)
         numbers[there] = np.arange(len(there))

@@ -1,9 +1,9 @@
-"""Timeline: the events of the requested entities in order, along with the times of the requests.
+"""Timeline: the events of the requested entities and the requests, both sorted by entity and time.
 
-A live event counts from the time when it has both happened and become known, until it is superseded or leaves the
-window. Most events become known in the order in which they happened. For any time and any window, those of these events
-that count form one contiguous range of the order. The few other events became known after a later event of their
-entity, or were corrected. Each of them is added individually to the requests that see it.
+An event counts from when it has both happened and become known, until it is replaced or leaves the window. Most events
+become known in the order in which they happened; these are called orderly. At any time, the orderly events of an entity
+that count for a window are next to each other in this order. The few other events became known after a later event of
+their entity, or were corrected. They are added one by one to the requests that see them.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ _FAR_US = 2**61  # longer than any window
 
 
 class Places(msgspec.Struct, frozen=True, eq=False):
-    """Pairs of an entity and a time as integers that sort by entity and then by time.
+    """Turns pairs of an entity and a time into integers (places) that sort by entity and then by time.
 
-    Each integer is the number of the entity * span + the place of the time.
+    The integer is the number of the entity * span + the place of the time.
     """
 
     first_us: int
     span: int
-    times: Array | None  # sorted distinct times; None: the place of a time is its distance from `first_us`
+    times: Array | None  # the distinct times, sorted; None: the place of a time is its distance from `first_us`
 
     @staticmethod
     def of(entities: int, *times: Array) -> Places:
-        """Choose places for these times, so that different times have different places."""
+        """Choose places for times. Different times get different places."""
         first = min(int(m.min(initial=NEVER_US)) for m in times) - 1
         last = max(int(m.max(initial=-NEVER_US)) for m in times) + 1
         if (last - first + 1) * max(entities, 1) < 2**63:
@@ -42,7 +42,7 @@ class Places(msgspec.Struct, frozen=True, eq=False):
         return Places(first, len(distinct) + 1, distinct)
 
     def of_times(self, entity: Array, at_us: Array) -> Array:
-        """Return the places of times, where `entity` has the number of the entity of each time."""
+        """Return the places of times. `entity` has the number of the entity for each time."""
         if self.times is None:
             place = np.clip(at_us, self.first_us, self.first_us + self.span - 1)
             place -= self.first_us
@@ -53,46 +53,46 @@ class Places(msgspec.Struct, frozen=True, eq=False):
 
 
 class RequestPlaces(msgspec.Struct, frozen=True, eq=False):
-    """Requests of known entities, sorted by their places."""
+    """The requests about known entities, sorted by their places."""
 
-    rows: Array  # the row of each request among all requests
+    rows: Array  # the number of each request among all requests
     entity: Array
     at_us: Array
     place: Array
 
 
 class Timeline(msgspec.Struct, frozen=True, eq=False):
-    """Live events, sorted by (entity, event time, known at, partition, position)."""
+    """The events that count, sorted by (entity, event time, known at, partition, position)."""
 
     places: Places
     requests: RequestPlaces
-    rows: Array  # the row in the frame of each event
+    rows: Array  # the row of each event in the source's history
     row_place: Array  # the place of each event
-    orderly: Array | slice  # indexes of the events that became known in order
-    other: Array  # indexes of all other events, which became known late or were superseded
+    orderly: Array | slice  # indexes of the orderly events: those that became known in the order in which they happened
+    other: Array  # indexes of all other events, which became known late or were replaced
     other_entity: Array
     other_superseded_at_us: Array
     event_place: Array  # the places of the orderly events
-    first: Array  # for each request: the first orderly event of its entity
-    entered: Array  # for each request: the first orderly event of its entity that does not count yet
-    other_from: Array  # for each of the other events: the first request that counts it
+    first: Array  # for each request, the first orderly event of its entity
+    entered: Array  # for each request, the first orderly event of its entity that does not count yet
+    other_from: Array  # for each event that is not orderly, the first request that counts it
 
     def since(self, start_us: Array) -> Array:
-        """For each request, return its entity's first orderly event with an event time of at least `start_us`."""
+        """Return for each request the first orderly event of its entity that is not before `start_us`."""
         return np.searchsorted(self.event_place, self.places.of_times(self.requests.entity, start_us))
 
     def from_(self, enters_us: Array) -> Array:
-        """For each event that is not orderly, return the first request that counts it.
+        """Return for each event that is not orderly the first request that counts it.
 
-        `enters_us` is the time at which the event enters the window.
+        `enters_us` is the time from which the event is in the window.
         """
         reached = np.searchsorted(self.requests.place, self.places.of_times(self.other_entity, enters_us))
         return np.maximum(reached, self.other_from)
 
     def until(self, leaves_us: Array | int) -> Array:
-        """For each event that is not orderly, return the first request that no longer counts it.
+        """Return for each event that is not orderly the first request that no longer counts it.
 
-        `leaves_us` is the time at which the event leaves the window.
+        `leaves_us` is the time from which the event is no longer in the window.
         """
         gone = np.minimum(leaves_us, self.other_superseded_at_us)
         return np.searchsorted(self.requests.place, self.places.of_times(self.other_entity, gone))
@@ -104,11 +104,11 @@ def timeline(
     """Build the timeline of some events and requests.
 
     Args:
-        frame: The frame that holds the events.
-        rows: The rows of the frame that are live events of requested entities.
+        frame: The history that holds the events.
+        rows: The rows of the history with events that count, of requested entities.
         entity: The number of the entity of each of `rows`.
-        enters_us: The time when each of `rows` has both happened and become known.
-        given: The rows of the requests, the numbers of their entities, and their times.
+        enters_us: For each of `rows`, the time at which it has both happened and become known.
+        given: The numbers of the requests, the numbers of their entities, and their times.
         entities: The number of entities.
     """
     event_at = frame.event_at_us[rows]
@@ -145,9 +145,9 @@ def timeline(
 
 
 def leaves_us(event_at_us: Array, over_us: int, hop_us: int) -> Array:
-    """Return the first time at which a window of `over_us` no longer contains the event.
+    """Return the first time at which an event is no longer in a window of length `over_us`.
 
-    The start of the window is rounded down to a hop.
+    The beginning of the window is rounded down to a hop (step).
     """
     hop = hop_us or 1
     out: Array = event_at_us // hop * hop + (hop + min(over_us, _FAR_US))
@@ -155,7 +155,7 @@ def leaves_us(event_at_us: Array, over_us: int, hop_us: int) -> Array:
 
 
 def starts_us(at_us: Array, over_us: int, hop_us: int) -> Array:
-    """Return the start of a window of `over_us` that ends at `at_us`. The start is rounded down to a hop."""
+    """Return the beginning of a window of length `over_us` that ends at `at_us`, rounded down to a hop (step)."""
     hop = hop_us or 1
     out: Array = (at_us - min(over_us, _FAR_US)) // hop * hop
     return out
@@ -171,7 +171,7 @@ def _in_order(given: tuple[Array, Array, Array], places: Places) -> RequestPlace
 
 
 def _total_order(place: Array, frame: EventFrame, rows: Array) -> tuple[Array, Array]:
-    """Sort the events of the timeline. Returns their order, and their places in this order."""
+    """Sort the events of the timeline. Return their order, and their places in this order."""
     order = np.argsort(place)
     ordered = place[order]
     same = ordered[1:] == ordered[:-1]
@@ -188,11 +188,11 @@ def _total_order(place: Array, frame: EventFrame, rows: Array) -> tuple[Array, A
 
 
 def _orderly(enters: Array, stays: Array) -> Array:
-    """Return a mask of the orderly events.
+    """Return which events are orderly, as a boolean array.
 
-    An event is orderly if no later event of its entity became known before it, and if no version replaced it.
+    No later event of the entity became known before such an event, and no version replaced it.
     """
     bound = enters if stays.all() else np.where(stays, enters, NEVER_US)
-    least = np.minimum.accumulate(bound[::-1])[::-1]  # all places of an entity lie below those of the next entity
+    least = np.minimum.accumulate(bound[::-1])[::-1]  # all places of an entity are smaller than those of the next one
     out: Array = stays & (enters <= least)
     return out

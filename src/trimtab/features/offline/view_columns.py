@@ -1,4 +1,4 @@
-"""The features of one view for many requests at once."""
+"""Compute the features of one view for many requests at once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL = (
 def evaluate_view(
     view: View, keys: Sequence[Column], at_us: Array, frame: EventFrame
 ) -> dict[str, tuple[Column, Array]]:
-    """Compute the value and the reason code of each feature, for the entity that each row of `keys` names.
+    """Return the value and the reason code of each feature, for the entity in each row of `keys`.
 
     Each row is computed as of its time in `at_us`.
     """
@@ -45,7 +45,8 @@ def evaluate_view(
     else:
         of_events, of_requests, entities = match_keys([frame.columns[name].take(near) for name in view.by], keys)
         unknown = _unknown(of_events, enters, frame.known_at_us[near], of_requests, at_us, entities)
-        if not isinstance(near, slice):  # an entity without events near the requests may have earlier or later ones
+        # an entity without events near the requests may still have earlier or later ones
+        if not isinstance(near, slice):
             rest = np.flatnonzero(unknown != FOUND)
             unknown[rest] = _unknown_at_all(view, [key.take(rest) for key in keys], at_us[rest], frame)
     found = np.flatnonzero(unknown == FOUND)
@@ -62,13 +63,13 @@ def evaluate_view(
 
 
 def _enters(view: View, frame: EventFrame, rows: Array | slice) -> Array:
-    """Return the time from which each event counts, which is when it has both happened and become known."""
+    """Return the time from which each event counts: when it has both happened and become known."""
     enters: Array = np.maximum(frame.event_at_us[rows] + (view.boundary == "before"), frame.known_at_us[rows])
     return enters
 
 
 def _near(view: View, at_us: Array, frame: EventFrame) -> Array | slice:
-    """Return the events that can affect some request if they are few, and otherwise all events."""
+    """Return the events that can affect any request, if these are few; otherwise return all events."""
     start = _earliest(view, int(at_us.min(initial=NEVER_US)))
     if start is None or len(at_us) == 0:
         return slice(None)
@@ -80,7 +81,7 @@ def _near(view: View, at_us: Array, frame: EventFrame) -> Array | slice:
 
 
 def _earliest(view: View, at_us: int) -> int | None:
-    """Return the time before which no event affects a request at `at_us` or later, or None if there is no such time."""
+    """Return a time such that no event before it affects requests from `at_us` on; None: there is no such time."""
     starts = []
     for aggregate in view.features.values():
         if aggregate.window_us is None:
@@ -93,7 +94,7 @@ def _earliest(view: View, at_us: int) -> int | None:
 def _match_known(
     view: View, known: Entities, keys: Sequence[Column], at_us: Array, near: Array | slice
 ) -> tuple[Array, Array, int, Array]:
-    """Number the entities that have a value, for events and requests. Other requests get the reason for no value."""
+    """Number the entities that can have a value, for events and requests. Other requests get their reason."""
     numbers = known.of(keys)
     unknown = np.full(len(at_us), NO_ENTITY, np.uint8)
     unknown[at_us >= known.known_us[numbers]] = NOT_YET
@@ -116,9 +117,9 @@ def _unknown_at_all(view: View, keys: Sequence[Column], at_us: Array, frame: Eve
 def _unknown(
     of_events: Array, enters: Array, known_at_us: Array, of_requests: Array, at_us: Array, entities: int
 ) -> Array:
-    """Return why each request can have no value at all, or FOUND if it can have a value.
+    """Return why a request cannot have any value; FOUND if it can have one.
 
-    A request has no value if its entity is unknown, or if all events of the entity come after the request.
+    It cannot if its entity is unknown, or if all events of the entity come after the request.
     """
     out = np.full(len(at_us), NO_ENTITY, np.uint8)
     out[_began(of_events, enters, of_requests, at_us, entities)] = FOUND
@@ -128,8 +129,8 @@ def _unknown(
 
 
 def _began(of_events: Array, times_us: Array, of_requests: Array, at_us: Array, entities: int) -> Array:
-    """Return a mask of the requests that come at or after the earliest of their entity's times."""
-    first = np.full(entities + 1, NEVER_US)  # the last element stands for no entity, number -1
+    """Return which requests are not before the earliest time of their entity, as a boolean array."""
+    first = np.full(entities + 1, NEVER_US)  # the last element is for the number -1, which means no entity
     np.minimum.at(first, of_events, times_us)
     first[-1] = NEVER_US
     began: Array = at_us >= first[of_requests]
@@ -137,9 +138,9 @@ def _began(of_events: Array, times_us: Array, of_requests: Array, at_us: Array, 
 
 
 class _Scatter:
-    """Spreads the results for requests with events over all requests.
+    """Spreads results for those requests that have events over all requests.
 
-    A request without a result gets null or 0, and a reason.
+    The other requests get null or 0, and a reason.
     """
 
     def __init__(self, unknown: Array, rows: Array) -> None:
@@ -148,9 +149,9 @@ class _Scatter:
         self._reasons: dict[int, tuple[Array, Array, Array]] = {}
 
     def column(self, dtype: Dtype, answer: tuple[Array, Array] | None, zero: bool) -> tuple[Column, Array]:
-        """Return the column and its reason codes.
+        """Return a feature's column and reason codes for all requests.
 
-        With `zero`, values that are neither found nor failed are 0 instead of null.
+        With `zero`, a value that is neither found nor failed is 0 instead of null.
         """
         kind = {"float": np.float64, "bool": np.bool_, "str": np.object_}.get(dtype, np.int64)
         missing: Any = {"float": 0.0 if zero else np.nan, "str": None}.get(dtype, 0)
@@ -169,19 +170,20 @@ class _Scatter:
         return Column(dtype, values, None if valid.all() else valid), reasons
 
     def _of(self, codes: Array) -> tuple[Array, Array]:
-        """Return the reasons of all requests, and a mask of found values.
+        """Return the reasons of all requests, and which values are found.
 
-        Both are computed only once for each array of codes, because aggregates may share their codes.
+        Aggregates may share an array of codes. For each such array, this is only computed once.
         """
         if id(codes) not in self._reasons:
             reasons = self.unknown.copy()
             reasons[self.rows] = codes
-            self._reasons[id(codes)] = (codes, reasons, reasons == FOUND)  # keeping `codes` alive reserves its id
+            # keep `codes` alive, so that no other array can get the same id
+            self._reasons[id(codes)] = (codes, reasons, reasons == FOUND)
         return self._reasons[id(codes)][1:]
 
 
 class _Answers:
-    """The evaluation of one view, with the tables that the view's aggregates share."""
+    """The evaluation of one view, with the intermediate results that its aggregates share."""
 
     def __init__(self, view: View, frame: EventFrame, events: Timeline, at_us: Array, unknown: Array) -> None:
         self.view = view
@@ -196,7 +198,7 @@ class _Answers:
         self._shared = Shared(aggregates, events, frame.event_at_us)
 
     def all(self) -> dict[str, tuple[Column, Array]]:
-        """Return the column and the reason codes of each feature, in the order of all requests."""
+        """Return the column and the reason codes of each feature, for all requests in order."""
         scatter = _Scatter(self.unknown, self.events.requests.rows)
         answers = {}
         for name, aggregate in self.view.features.items():
@@ -209,7 +211,7 @@ class _Answers:
         return answers
 
     def _latest(self, aggregate: Aggregate, what: str) -> tuple[Column, Array]:
-        assert aggregate.of is not None  # `latest()` requires it
+        assert aggregate.of is not None  # `latest()` makes sure of this
         there, rows, reasons = self._newest(aggregate.max_age_us)
         names = sorted(aggregate.of.columns()) or [self.view.by[0]]
         found, failed, _ = evaluate_marked(aggregate.of, self.frame.columns.select(names).take(rows), what)
@@ -226,7 +228,7 @@ class _Answers:
     def _newest(self, max_age_us: int | None) -> tuple[Array, Array, Array]:
         """Find the newest event of each request's entity that is at most `max_age_us` old.
 
-        Returns a mask of the requests with such an event, the rows of these events in the frame, and the reasons of all
+        Return which requests have such an event, the rows of these events in the history, and the reasons of all
         requests.
         """
         if max_age_us not in self._newest_by_age:
@@ -245,7 +247,7 @@ class _Answers:
 
     @cached_property
     def _newest_place(self) -> Array:
-        """The place in the timeline of the newest event of each request's entity, or -1 if there is no event."""
+        """Return the index of the newest event of each request's entity among the sorted events; -1: there is none."""
         events = self.events
         last = np.where(events.entered > events.first, events.entered - 1, -1)
         if isinstance(events.orderly, slice):

@@ -1,1 +1,1 @@
-"""Features of one request now, from a packed state for each view and entity that is kept up to date from the log."""
+"""Features of one request now. For each view and entity there is a stored state, which follows the event log."""

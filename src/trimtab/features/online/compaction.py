@@ -1,4 +1,4 @@
-"""Compaction of online states in bounded steps, and the list of the largest states. # D33"""
+"""Make online states smaller, a few at a time, and find the largest states. # D33"""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _SCAN = 5_000
 
 
 class Compacted(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a compaction step."""
+    """The result of one step."""
 
-    states: int = 0  # how many states were looked at
+    states: int = 0  # the number of states that were looked at
     shrunk: int = 0
-    freed_bytes: int = 0  # bytes of states; the file reuses this space
-    index_rows: int = 0  # how many index rows were deleted
-    done: bool = False  # whether every view has been walked once
+    freed_bytes: int = 0  # the bytes by which states became smaller; the store's file reuses this space
+    index_rows: int = 0  # the number of index rows that were deleted
+    done: bool = False  # whether all views have been processed once
 
     def __add__(self, other: Compacted) -> Compacted:
         return Compacted(
@@ -43,35 +43,35 @@ class StateSize(msgspec.Struct, frozen=True, kw_only=True):
     """The size of the state of one entity."""
 
     view: str
-    entity: Name | None  # None: the name is so long that only its hash is kept
+    entity: Name | None  # None: the key only has a hash of the name, because the name is too long
     size_bytes: int
 
 
 class Compaction:
-    """A repeated walk over all states of a store, in the process that applies records to the store.
+    """Goes through all states of a store again and again. It runs in the process that applies records to the store.
 
-    Every state is advanced to S, the append time that its view has reached. Rows that S has passed are sealed. Tiles,
-    extremes and latest values that no read at S or later can see are dropped. An entity stays known: an entity that
-    gets no more events keeps a stub. Index rows that no correction or repetition can need are deleted. A read gives the
-    same bits before and after.
+    Let S be the append time up to which a view has applied the log. Rows before S are sealed, that is, added to sums.
+    What no read at S or later can need is dropped: tiles (sums over one hop), extremes and latest values. Entities are
+    not forgotten: a stub remains of an entity without further events. Index rows that no correction or repetition can
+    need are deleted. All reads give the same bits as before.
     """
 
     def __init__(self, store: OnlineStore) -> None:
         self._store = store
         self._plans = {name: ViewPlan(plan.view) for name, plan in store.plans.items()}
-        self._left = list(self._plans)  # views that are still to be walked
+        self._left = list(self._plans)  # the views that are still to be processed
         self._after = b""
         self._in_index = False
 
     def step(self, limit: int = 500) -> Compacted:
-        """Look at up to `limit` states or index rows, in one transaction."""
+        """Process up to `limit` states or index rows in one transaction."""
         cursors = self._store.cursors()
         while self._left:
             plan = self._plans[self._left[0]]
             cursor = cursors.get(plan.cursor_name)
             if cursor is not None and _shrinks(plan):
                 before = plan.keys.states
-                # The view was filled again, so walk it from the start.
+                # the view was filled again in the meantime, so begin with it again
                 if place(plan, cursor.generation).keys.states != before:
                     self._after, self._in_index = b"", False
                 found = (
@@ -90,7 +90,7 @@ class Compaction:
         return Compacted(done=True)
 
     def whole(self) -> Iterator[Compacted]:
-        """Walk over everything once, and yield the result of each step."""
+        """Process everything once, and yield the result of each step."""
         while True:
             found = self.step(_SCAN)
             yield found
@@ -98,7 +98,7 @@ class Compaction:
                 return
 
     def _state_step(self, plan: ViewPlan, s_us: int, limit: int) -> Compacted | None:
-        """Compact the next states. Returns None if no states are left."""
+        """Make the next states smaller. Return None if no state is left."""
         kv = self._store.kv
         states = list(kv.scan(plan.keys.states, after=self._after, limit=limit))
         if not states:
@@ -123,7 +123,7 @@ class Compaction:
         return Compacted(states=len(states), shrunk=shrunk, freed_bytes=freed, index_rows=len(rows))
 
     def _index_step(self, plan: ViewPlan, s_us: int, limit: int) -> Compacted | None:
-        """Delete the next index rows of events that cannot be repeated any more. Returns None if none are left."""
+        """Delete index rows of events that can no longer be repeated. Return None if no index row is left."""
         horizon_us = _horizon_us(plan, s_us)
         if horizon_us is None:
             return None
@@ -136,7 +136,7 @@ class Compaction:
 
 
 def largest_states(store: OnlineStore, n: int = 10) -> list[StateSize]:
-    """Return the entities with the largest states over all views, the largest first."""
+    """Return the entities with the largest states over all views, largest first."""
     cursors = store.cursors()
     best: list[tuple[int, str, bytes]] = []
     for view, given in store.plans.items():
@@ -150,7 +150,7 @@ def largest_states(store: OnlineStore, n: int = 10) -> list[StateSize]:
 
 
 def name_of(raw: bytes) -> Name | None:
-    """Return the entity that a part of a key stands for, or None if the key only has a hash of its name.
+    """Return the entity that a part of a key stands for; None if the key only has a hash of its name.
 
     >>> from trimtab.features.online.packed.keys import name_bytes
     >>> [name_of(name_bytes(name)) for name in ("UA", -3, ("JFK", 7), "x" * 200)]
@@ -174,7 +174,7 @@ def name_of(raw: bytes) -> Name | None:
 
 
 def _smaller(plan: ViewPlan, packed: bytes, s_us: int) -> bytes | None:
-    """Return a state advanced to S if it is smaller than the stored state, and otherwise None."""
+    """Return a state as of S if that is smaller than the stored one; otherwise None."""
     state = EntityState(plan, packed)
     state.seal(s_us)
     ages = [feature.max_age_us for feature in plan.latest]
@@ -187,19 +187,22 @@ def _smaller(plan: ViewPlan, packed: bytes, s_us: int) -> bytes | None:
 
 
 def _lost_ties(plan: ViewPlan, kv: KeyValue, name: bytes, before: bytes, after: bytes) -> Changes:
-    """Return the deletions of an entity's stored ties that its new state no longer needs."""
+    """Return changes that delete an entity's stored ties that its new state does not need.
+
+    Ties are rows with the newest event time that do not fit in the state (see `ties.py`).
+    """
     if len(EntityState(plan, before).latest_rows) < KEPT or EntityState(plan, after).latest_rows:
         return {}
     return dict.fromkeys(key for key, _ in rows_of(plan, kv, name))
 
 
 def _shrinks(plan: ViewPlan) -> bool:
-    """Return whether anything in a view ever expires."""
+    """Return whether anything in the states of a view expires."""
     return bool(plan.groups) or any(feature.max_age_us is not None for feature in plan.latest)
 
 
 def _horizon_us(plan: ViewPlan, s_us: int) -> int | None:
-    """Return the time before which events cannot matter any more, or None if all events can."""
+    """Return a time such that no event before it matters any more; None: there is no such time."""
     if plan.life is not None:
         return None
     horizon_us = plan.earliest_us(s_us) if plan.groups else NEVER_US

@@ -1,4 +1,4 @@
-"""Counts of the events for which a feature's value failed, with the last such event of each feature. # D156"""
+"""Count the events for which a feature could not be computed, and keep the last one of each feature. # D156"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST = 200  # how many characters of an id or an error are kept
 
 
 class FeatureFailures(msgspec.Struct, frozen=True, array_like=True):
-    """The number of events for which a feature's value failed, and the event that became known last."""
+    """The number of events for which a feature could not be computed, and the last such event."""
 
     count: int
     known_at_us: int
@@ -31,14 +31,14 @@ class FeatureFailures(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Counts(Counter[str]):
-    """The counts of `ViewApplied` for one view, and the failures of its features."""
+    """The counts of one view (see `ViewApplied`), and the failures of its features."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.failures: dict[str, FeatureFailures] = {}  # by name of the feature
+        self.failures: dict[str, FeatureFailures] = {}  # by the name of the feature
 
     def fail(self, plan: ViewPlan, row: Row, errors: Mapping[int, str]) -> None:
-        """Count an event for which series failed."""
+        """Count an event for which some series (values that features are computed from) failed."""
         if not errors:
             return
         event_at_us, known_at_us, partition, position, _, event_id, *_ = row
@@ -51,7 +51,7 @@ class Counts(Counter[str]):
             self.failures = together(self.failures, more)
 
     def fail_new(self, plan: ViewPlan, come: Sequence[tuple[bytes | None, Row]], version: Sequence[Any]) -> None:
-        """Count a version of an event if series failed for it.
+        """Count a version of an event if some series failed for it.
 
         `come` has the entities and rows that count because of this version.
         """
@@ -62,7 +62,7 @@ class Counts(Counter[str]):
 
 
 def together(one: Mapping[str, FeatureFailures], other: Mapping[str, FeatureFailures]) -> dict[str, FeatureFailures]:
-    """Add up two sets of failures, by feature."""
+    """Return the sum of two sets of failures, by feature."""
     return {**one, **{name: one[name] + more if name in one else more for name, more in other.items()}}
 
 

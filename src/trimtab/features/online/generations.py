@@ -1,7 +1,7 @@
-"""Generations of a view's states in the key-value store. At most one generation is read. # D31
+"""Generations: several sets of states of the same view in the key-value store, of which at most one is read. # D31
 
-A view is filled from history under keys of its own, while another generation is read. The record of positions says
-which generation of a view is read. The transaction that completes a filling changes this entry.
+A view is filled from history under new keys (a new generation), while the previous generation is still read. The record
+of positions says which generation is read. The transaction that completes a filling changes this record.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from collections.abc import Iterable
 from trimtab.features.online.packed.keys import KeySpace
 from trimtab.features.online.packed.plan import ViewPlan
 
-GOING = "!"  # prefix of the id of a view whose states are being deleted
-FILLING = "+"  # prefix of the id of a view that is being filled; its states are not read yet
-LEFT = "-"  # prefix of the id and generation of a view whose states are not read any more
+GOING = "!"  # comes before the id of a view whose states are being deleted
+FILLING = "+"  # comes before the id of a view that is being filled, and whose new states are not read yet
+LEFT = "-"  # comes before the id and generation of states that are no longer read
 
 
 def place(plan: ViewPlan, generation: int) -> ViewPlan:
-    """Make a plan read and write one generation of its view. Returns the plan itself."""
+    """Make a plan read and write one generation of its view, and return the plan."""
     plan.keys = KeySpace.of(plan.id, generation)
     return plan
 
 
 def left_name(view_id: str, generation: int) -> str:
-    """Return the name, in the record of positions, of a generation that is to be deleted."""
+    """Return the name of a generation that is to be deleted, as used in the record of positions."""
     return f"{LEFT}{view_id}.{generation}"
 
 
@@ -33,5 +33,5 @@ def id_of(name: str) -> str:
 
 
 def next_generation(in_use: Iterable[int]) -> int:
-    """Return an unused generation."""
+    """Return a generation that is not in use."""
     return 1 + max(in_use, default=0)

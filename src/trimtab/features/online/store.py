@@ -1,4 +1,4 @@
-"""The online store: the features of every entity, kept up to date from the event log."""
+"""The online store: features of all entities, kept up to date with the event log."""
 
 from __future__ import annotations
 
@@ -37,54 +37,54 @@ from trimtab.features.online.packed.versions import VersionIndex
 from trimtab.store.ports import KeyValue, LogRecord
 
 POSITIONS_KEY = b"p"
-Changes: TypeAlias = dict[bytes, bytes | None]  # None deletes the key
+Changes: TypeAlias = dict[bytes, bytes | None]  # None: the key is deleted
 
 _check = struct.Struct(">I").pack
-_PRUNE = 2_000  # how many entries of expired events one batch looks at
+_PRUNE = 2_000  # how many index entries of expired events one batch deletes at most
 
 
 class ViewApplied(msgspec.Struct, frozen=True, kw_only=True):
-    """The effect of one batch of records on one view. All fields are counts."""
+    """What one batch of records did to one view. All fields are counts."""
 
-    applied: int = 0  # records of the view's source, whatever became of them
+    applied: int = 0  # all records of the view's source
     duplicates: int = 0  # repetitions of an event, as far as they were noticed
-    id_conflicts: int = 0  # different content for an id, in a source without a key; the first content stays
-    corrections: int = 0  # further versions of an event, or its deletion
-    too_late: int = 0  # events outside all windows when they became known
-    no_entity: int = 0  # events with a null in a `by` column of the view
-    refused_deletes: int = 0  # deletions in a source without a key, where the view cannot find the event
-    raw_rows_read: int = 0  # raw rows that were read to apply corrections
-    failed: int = 0  # events for which the value of a feature failed, see `FeatureFailures`
+    id_conflicts: int = 0  # records of a source without a key that give an id other content; the first content stays
+    corrections: int = 0  # further versions of events, and deletions
+    too_late: int = 0  # events that were already too old for all windows when they became known
+    no_entity: int = 0  # events in which a column that identifies the entity is null
+    refused_deletes: int = 0  # deletions in a source without a key, for which the view cannot find the event
+    raw_rows_read: int = 0  # single rows that were read from the store to apply corrections
+    failed: int = 0  # events for which a feature could not be computed; see `FeatureFailures`
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
-    """The effect of one batch of records."""
+    """What one batch of records did."""
 
     records: int
-    skipped: int  # records that every view had already applied
-    views: Mapping[str, ViewApplied]  # by name of the view
+    skipped: int  # records that all views had applied before
+    views: Mapping[str, ViewApplied]  # by the name of the view
 
     def total(self, name: str) -> int:
-        """Return one count of `ViewApplied`, added up over all views."""
+        """Return one of the counts in `ViewApplied`, added up over all views."""
         return sum(getattr(view, name) for view in self.views.values())
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
-    """The position of a view in the log, and what it has counted so far."""
+    """How far a view has read the log, and what it has counted up to there."""
 
-    s_us: int  # S, the greatest append time that was applied
-    positions: dict[str, int]  # the last applied position of each partition
-    generation: int = 0  # the generation of the keys of the view's states
-    counts: tuple[int, ...] = ()  # the fields of `ViewApplied` over all applied records, in order
+    s_us: int  # the latest append time that was applied (S)
+    positions: dict[str, int]  # for each partition, the last position that was applied
+    generation: int = 0  # the generation of the view's states (which set of keys they have)
+    counts: tuple[int, ...] = ()  # the counts of `ViewApplied` over all applied records, in the order of its fields
     failures: dict[str, FeatureFailures] = {}  # by feature
 
     @property
     def place(self) -> tuple[int, dict[str, int]]:
-        """The append time S and the positions."""
+        """The append time S, and the positions."""
         return self.s_us, self.positions
 
     def counted(self, more: Counts) -> Cursor:
-        """Return a copy of this cursor with counts added."""
+        """Return a copy of this cursor with further counts added."""
         before = dict(zip(COUNT_NAMES, self.counts, strict=False))
         counts = tuple(before.get(name, 0) + more.get(name, 0) for name in COUNT_NAMES)
         return msgspec.structs.replace(self, counts=counts, failures=together(self.failures, more.failures))
@@ -97,38 +97,39 @@ _decode = msgspec.msgpack.Decoder(dict[str, Cursor]).decode
 
 
 class OnlineStore:
-    """Views of the event log in a key-value store, with one packed state for each entity and view.
+    """Views of the event log in a key-value store. There is one encoded state for each view and entity.
 
-    Everything that a batch changes is written in one transaction of the store, including the positions read. The same
-    records can therefore be given again after a crash: records at or below a view's position are skipped.
+    All changes of a batch are written in one transaction, together with the new positions. So after a crash, the same
+    records can be given again: those up to a view's position are skipped.
 
     Args:
-        kv: The store of the states. One process may apply records; many processes may read.
-        views: The views to keep up to date. A view whose definition has changed starts empty, next to the old
-            definition.
-        filling: Apply to the states that are being filled, instead of those that are read (`fill/fill.py`).
+        kv: The store for the states. One process may apply records, and many processes may read.
+        views: The views to keep up to date. If the definition of a view has changed, it begins without states, and the
+            old ones are kept.
+        filling: Whether to apply records to the states that are being filled, instead of those that are read (see
+            `fill/fill.py`).
     """
 
     def __init__(self, kv: KeyValue, views: Sequence[View], *, filling: bool = False) -> None:
         self.kv = kv
         self._filling = filling
-        # By name of the view. A second definition of the same name has a part of its hash as a suffix of the name.
+        # by name; if there are two definitions with the same name, the second has a part of its hash added to the name
         self.plans: dict[str, ViewPlan] = {}
         self._set_views(views)
 
     def apply(self, records: Sequence[LogRecord], *, reached: Mapping[str, int] | None = None) -> Applied:
         """Apply records to all views that have not applied them yet.
 
-        The records of a partition must come in order and without gaps. Partitions may be mixed in any way.
+        Records of a partition must be in order and without gaps. Partitions may be mixed in any way.
 
         Args:
             records: The records to apply.
-            reached: The positions that the records reach, if they come from tables of record (# D23). Records that are
-                missing between them, or up to these positions, concern no view.
+            reached: The positions in the log that the records go up to, if they come from tables of record (permanent
+                copies of the log). Only records that no view needs may be missing before these positions. # D23
 
         Raises:
-            Misuse: Records are missing between a view's position and the given records.
-            Corrupt: A record is not an event, or a stored state was damaged.
+            Misuse: Records between a view's position and the given ones are missing.
+            Corrupt: A record is not an event, or a stored state is damaged.
         """
         stored = self.cursors()
         changes: Changes = {}
@@ -154,7 +155,7 @@ class OnlineStore:
         return Applied(records=len(records), skipped=max(0, len(records) - taken), views=views)
 
     def positions(self) -> dict[str, int]:
-        """The positions that every view has reached, from which reading of the log continues."""
+        """The positions that all views have reached. Reading of the log continues from there."""
         cursors = self.cursors()
         found = [cursors.get(self._name(plan), BEGIN).positions for plan in self.plans.values()]
         names = set().union(*found) if found else set()
@@ -163,30 +164,32 @@ class OnlineStore:
 
     @property
     def s_us(self) -> int:
-        """S, the greatest append time that was applied to all views."""
+        """S: the latest append time that all views have applied."""
         cursors = self.cursors()
         return min((cursors.get(self._name(plan), BEGIN).s_us for plan in self.plans.values()), default=BEGIN.s_us)
 
     def counts(self) -> dict[str, ViewApplied]:
-        """Counts over all records that each view has applied, by the name of the view. Each record counts once.
+        """For each view (by name), the counts over all records that it has applied. Each record counts once.
 
-        A view that was filled from history has the counts of a view that applied the records one by one, except for
-        repetitions that nothing depends on any more.
+        A view that was filled from history has the same counts as if it had applied the records one by one. Only
+        repetitions that do not matter any more may be missing.
         """
         cursors = self.cursors()
         found = {name: cursors.get(self._name(plan), BEGIN).counts for name, plan in self.plans.items()}
         return {name: ViewApplied(**dict(zip(COUNT_NAMES, counts, strict=False))) for name, counts in found.items()}
 
     def failures(self) -> dict[str, dict[str, FeatureFailures]]:
-        """The events for which the value of a feature failed since the view was filled, by view and feature."""
-        cursors = read_cursors(self.kv)  # safe even while another thread applies
+        """For each view and feature, the events for which the feature could not be computed since the view was
+        filled.
+        """
+        cursors = read_cursors(self.kv)  # safe even while another thread applies records
         found = {name: cursors.get(self._name(plan), BEGIN).failures for name, plan in self.plans.items()}
         return {name: failures for name, failures in found.items() if failures}
 
     def reset(self) -> int:
-        """Delete the states of this store's views, to be filled again from the start of the log.
+        """Delete the states of this store's views, so that they are filled from the beginning of the log.
 
-        Returns how many keys were deleted.
+        Return how many keys were deleted.
         """
         mine = {plan.cursor_name for plan in self.plans.values()}
         return self._drop(mine.union(name for name in self.cursors() if id_of(name) in mine))
@@ -194,16 +197,16 @@ class OnlineStore:
     def drop_others(self) -> int:
         """Delete the states of views and definitions that this store does not have.
 
-        Returns how many keys were deleted.
+        Return how many keys were deleted.
         """
         mine = {plan.cursor_name for plan in self.plans.values()}
         return self._drop({name for name in self.cursors() if id_of(name) not in mine})
 
     def take_up(self, views: Sequence[View]) -> None:
-        """Keep exactly these views up to date from now on. Nothing may be applied meanwhile.
+        """Keep exactly these views up to date from now on. No records may be applied during this call.
 
-        A view is behind the other views if it was not kept up to date for a while. Its states are deleted, so that it
-        is filled again. The states of views that are not among `views` stay, see `drop_others`.
+        If a view was not kept up to date for some time, its states are deleted, so that it is filled again. The states
+        of views that are not in `views` are kept; see `drop_others`.
         """
         self._set_views(views)
         cursors = self.cursors()
@@ -239,7 +242,7 @@ class OnlineStore:
         return gone
 
     def cursors(self) -> dict[str, Cursor]:
-        """The cursor of each view, by the view's name in the record of positions (see `generations.py`)."""
+        """The cursor of each view, by its name in the record of positions (see `generations.py`)."""
         cursors = read_cursors(self.kv)
         if any(name.startswith(GOING) for name in cursors):
             self._sweep(cursors)
@@ -252,7 +255,7 @@ class OnlineStore:
         groups: list[tuple[Cursor, list[ViewPlan]]] = []
         for plan in self.plans.values():
             if self._name(plan) not in stored and FILLING + plan.cursor_name in stored:
-                continue  # the view is applied to once it is filled
+                continue  # records are applied to the view once it is filled
             cursor = stored.get(self._name(plan), BEGIN)
             for other, plans in groups:
                 if other.place == cursor.place:
@@ -263,7 +266,7 @@ class OnlineStore:
         return groups
 
     def _apply_plain(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counts) -> None:
-        """Apply events of a source without a key. Each has only one content, so only repetitions must be found."""
+        """Apply events of a source without a key. They are never corrected, so only repetitions have to be found."""
         count["applied"] += len(arrivals)
         repeats = self._repeats(plan, arrivals, changes, count) if plan.windowed else None
         kept = Kept(plan, arrivals, repeats, count)
@@ -308,7 +311,7 @@ class OnlineStore:
             changes[key] = state.pack()
 
     def _repeats(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counter[str]) -> list[bool]:
-        """Return which arrivals repeat an event that was applied before, by the index of event ids."""
+        """Return which records repeat an event that was applied before, using the index of event ids."""
         keys = [plan.keys.applied(event.event_at_us, event.id) for _, _, _, event in arrivals]
         stored = zip(keys, self.kv.get_many(keys), strict=True)
         found = {key: there for key, there in stored if there is not None}
@@ -334,7 +337,7 @@ class OnlineStore:
         return repeats
 
     def _apply_keyed(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counts) -> None:
-        """Apply events that may be corrected or deleted. Their versions determine the rows of each entity."""
+        """Apply events that may be corrected or deleted. Their versions decide which rows each entity has."""
         index = VersionIndex(plan, self.kv, [event.id for _, _, _, event in arrivals])
         groups: dict[bytes, _RowChanges] = defaultdict(_RowChanges)
         for s_us, known_at, record, event in arrivals:
@@ -375,9 +378,9 @@ class OnlineStore:
 
 
 class _RowChanges:
-    """The rows that one batch adds to an entity and removes from it.
+    """The rows that one batch adds to an entity, and those that it removes.
 
-    A row that the batch both adds and removes is left out.
+    A row that the batch both adds and removes is in neither.
     """
 
     def __init__(self) -> None:
@@ -397,7 +400,7 @@ class _RowChanges:
 
 
 def read_cursors(kv: KeyValue) -> dict[str, Cursor]:
-    """Return the stored cursors of all views, including those that are being filled or deleted.
+    """Return the stored cursors of all views, even of those that are being filled or deleted.
 
     Raises:
         Corrupt: The store is damaged.
@@ -411,7 +414,7 @@ def write_cursors(kv: KeyValue, cursors: Mapping[str, Cursor]) -> None:
 
 
 def cursors_of(packed: bytes | None) -> dict[str, Cursor]:
-    """Return the cursor of each view, by the hexadecimal id of the view's definition."""
+    """Return the cursor of each view, by the hexadecimal id of its definition."""
     return {} if packed is None else _decode(packed)
 
 
@@ -452,7 +455,7 @@ def _without(changes: Changes, deletes: Sequence[bytes]) -> dict[bytes, bytes]:
 
 
 def _repeated(state: EntityState, rows: list[Row], count: Counter[str]) -> set[tuple[str, int]]:
-    """Return the records that repeat an unsealed or latest row, by partition and position."""
+    """Return which rows repeat a row that the state still has, by partition and position."""
     known = {(row[EVENT_AT], row[ID]) for row in (*state.unsealed, *state.latest_rows)}
     again = set()
     for row in rows:
@@ -478,7 +481,7 @@ def _count_failed(
     errors: Mapping[tuple[str, int], Mapping[int, str]],
     count: Counts,
 ) -> None:
-    """Count the rows for which series failed, except rows that repeat an event."""
+    """Count the rows for which a value for features could not be computed, except rows that repeat an event."""
     for row in rows:
         place = row[PARTITION], row[POSITION]
         if place in errors and place not in again:
@@ -486,7 +489,7 @@ def _count_failed(
 
 
 def _withdraw(state: EntityState, row: Row) -> None:
-    """Remove a row that no longer counts from the unsealed or sealed rows. A row that had ended is in neither."""
+    """Remove a row that no longer counts, whether or not it is in sums. A row that had ended before is in neither."""
     last = state.s_us if state.plan.inclusive else state.s_us - 1
     found = state.find_open(row[PARTITION], row[POSITION])
     if found is not None:

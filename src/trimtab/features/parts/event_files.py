@@ -1,4 +1,4 @@
-"""Event files of a source, as queries of one form that DuckDB can read."""
+"""Files with the events of a source, as queries that DuckDB can run and that all have the same columns."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _SQL: dict[Dtype, str] = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN",
 
 
 class EventFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """The records of one source in Parquet files, before repetitions and versions are resolved.
+    """The records of one source in Parquet files. Repetitions and versions are not resolved yet.
 
     `select` is a query with these columns: `id` (text); `h` (uint64), which is equal for equal ids; `event_at`,
-    `known_at` and `position` (int64); `partition` (the index into `partitions`); `deleted`; and the source's columns as
+    `known_at` and `position` (int64); `partition` (index into `partitions`); `deleted`; and the source's columns as
     `c0`, `c1`, ... in declared order. Times are in microseconds.
     """
 
@@ -39,14 +39,15 @@ _FOR_TWO_THREADS = 256 << 20
 
 
 def connected(scratch: Path, memory_bytes: int) -> duckdb.DuckDBPyConnection:
-    """Open DuckDB with a memory limit. Data that does not fit goes to `scratch`."""
+    """Open DuckDB with a memory limit. Data that do not fit are written to the folder `scratch`."""
     config: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         "memory_limit": f"{memory_bytes >> 20}MiB",
         "preserve_insertion_order": False,
         "temp_directory": str(scratch),
-        "threads": 2 if memory_bytes >= _FOR_TWO_THREADS else 1,  # each thread holds row groups of its own
+        # each thread holds row groups of its own, so a second one needs more memory
+        "threads": 2 if memory_bytes >= _FOR_TWO_THREADS else 1,
     }
     connection = open_duckdb(config)
     connection.execute("SET TimeZone = 'UTC'")
@@ -56,19 +57,19 @@ def connected(scratch: Path, memory_bytes: int) -> duckdb.DuckDBPyConnection:
 def table_events(
     source: Source, files: Sequence[Path], partitions: Sequence[str], positions: Mapping[str, int]
 ) -> EventFiles:
-    """Select the records in a table of record up to some positions.
+    """Select the records in a table of record (a permanent copy of the log), up to some positions.
 
     Args:
         source: The source of the records.
-        files: The table's Parquet files.
-        partitions: The partitions of the log that the table may contain.
-        positions: P, the last position to select in each partition.
+        files: The Parquet files of the table.
+        partitions: The partitions of the log that may be in the table.
+        positions: For each partition, the last position to select.
     """
     names = tuple(sorted(partitions))
     limits = ", ".join(str(positions.get(name, 0)) for name in names)
     parts = f"[{', '.join(map(literal, names))}]"
     place = f'list_position({parts}, "_partition")'
-    # A table that was written before a column was added lacks the column.
+    # a table that was written before a column was added does not have the column
     there = _described(files, files[0].parent) if files else {}
     picked = {
         name: value(d, quoted(name)) if name in there else f"NULL::{_SQL[d]}" for name, d in source.columns.items()
@@ -84,24 +85,25 @@ def table_events(
 
 
 def parquet(files: Sequence[Path]) -> str:
-    """Return SQL for the rows of Parquet files."""
+    """Return the SQL for the rows of Parquet files."""
     return f"read_parquet([{', '.join(map(pattern, files))}], hive_partitioning = false, union_by_name = true)"
 
 
 def value(dtype: Dtype, sql: str, kind: str = "TIMESTAMP WITH TIME ZONE") -> str:
-    """Return SQL for a column's value in the form for computing. `kind` is the type in the file."""
-    if dtype == "time" and kind == "TIMESTAMP_NS":  # DuckDB's own cast rounds to nearest
+    """Return the SQL for a column's value as it is used in computations. `kind` is its type in the file."""
+    # DuckDB's own conversion would round to the nearest microsecond instead of down
+    if dtype == "time" and kind == "TIMESTAMP_NS":
         return f"((epoch_ns({sql}) - (epoch_ns({sql}) % 1000 + 1000) % 1000) // 1000)"
     return f"epoch_us({sql}::TIMESTAMPTZ)" if dtype == "time" else f"{sql}::{_SQL[dtype]}"
 
 
 def quoted(name: str) -> str:
-    """Return an SQL identifier."""
+    """Return a name in quotes, for use in SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str | Path) -> str:
-    """Return an SQL text literal."""
+    """Return a text in quotes, for use in SQL."""
     return "'" + str(text).replace("'", "''") + "'"
 
 
@@ -124,5 +126,5 @@ def _described(files: Sequence[Path], path: Path) -> dict[str, str]:
 
 
 def pattern(path: Path) -> str:
-    """Return a path as text in which DuckDB reads * ? [ literally."""
+    """Return a path as text, with the wildcards * ? [ escaped for DuckDB."""
     return literal(re.sub(r"([*?\[])", r"[\1]", str(path)))

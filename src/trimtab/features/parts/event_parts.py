@@ -1,7 +1,7 @@
-"""Events on disk, split by the hash of their entity, so that features can be evaluated one part at a time.
+"""Events on disk, split into parts by the hash of their entity, so that parts can be evaluated one after another.
 
-All versions of an event must be seen together to know which of them counts, and a correction may move an event to
-another entity. Versions are therefore resolved first, by id, and the events are split by entity afterwards (D28).
+Which version of an event counts can only be decided from all of its versions, and a correction may move an event to
+another entity. Therefore versions are resolved first, by id, and only then are events split by entity (D28).
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ Array = NDArray[Any]
 _OWN = ("event_at", "known_at", "superseded_at", "deleted", '"partition"', '"position"')
 _NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_, "time": np.int64}
 _BLANK: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
-_COUNTED = 16  # for how many parts ids are counted at once
-_WRITTEN = 4  # how many groups of records with recurring ids are written at once
-TOGETHER = 500_000  # for how many records versions are resolved at once, at most
+_COUNTED = 16  # ids are counted for this many parts at once
+_WRITTEN = 4  # this many groups of records with repeated ids are written at once
+TOGETHER = 500_000  # versions of at most this many records are resolved at once
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):
     """The events of one source in folders, one for each part. Events without an entity are left out."""
 
     source: Source
-    by: tuple[str, ...]  # the source's columns that name the entity
-    names: tuple[str, ...]  # the columns that were kept, including those that name the entity
+    by: tuple[str, ...]  # the source's columns that identify the entity
+    names: tuple[str, ...]  # the columns that were kept, including these
     parts: int
     partitions: tuple[str, ...]
     folder: Path
 
     def files(self, part: int | None = None) -> list[Path]:
-        """Return the pattern for the files of one part, or of all parts if `part` is None."""
+        """Return a pattern for the files of one part; of all parts if `part` is None."""
         return sorted(self.folder.glob(f"part={'*' if part is None else part}/*.parquet"))
 
 
@@ -54,14 +54,15 @@ def settle(
 ) -> str:  # fmt: skip
     """Return a query for the versions that count, with `superseded_at` and without ids.
 
-    Only records whose id recurs are processed in Python. All other records are single versions.
+    Only records whose id occurs more than once are processed in Python. All others are the only version of their event.
 
     Args:
         events: All records.
-        folder: The folder for files that the query needs. Existing files are used again, and the folder must be kept.
+        folder: The folder for files that the query needs. Existing files are reused. Keep the folder as long as the
+            query is used.
         connection: The DuckDB connection.
-        parts: The number of parts that the events are split into afterwards. Ids are counted for a few parts at a time.
-        together: How many records are resolved at once, with all their columns in memory.
+        parts: How many parts the events will be split into. Ids are counted for a few parts at a time.
+        together: How many records are resolved at once; they are in memory with all columns.
     """
     recurring = [folder / f"recurring-{turn:05}.parquet" for turn in range(-(-parts // _COUNTED))]
     if not folder.exists():
@@ -91,11 +92,11 @@ def split(
 
     Args:
         settled: The query that `settle` returned.
-        events: The records that were given to `settle`.
-        by: The columns that name the entity.
+        events: The records that were passed to `settle`.
+        by: The columns that identify the entity.
         names: The other columns to keep.
         parts: The number of parts.
-        folder: The folder to write the parts to.
+        folder: The folder for the parts.
         connection: The DuckDB connection.
     """
     columns = list(events.source.columns)
@@ -137,7 +138,7 @@ def frame_of_part(split: Split, part: int, connection: duckdb.DuckDBPyConnection
 
 
 def parts_of(keys: Sequence[Column], parts: int, connection: duckdb.DuckDBPyConnection) -> Array:
-    """Return the part of each entity that `keys` name. The part is arbitrary where a key is null."""
+    """Return the part of each entity in `keys`. It is arbitrary if a key is null."""
     columns: dict[str, Array] = {f"k{n}": key.values for n, key in enumerate(keys)}
     sql = ", ".join(f"k{n}::{'VARCHAR' if key.dtype == 'str' else 'BIGINT'}" for n, key in enumerate(keys))
     connection.register("entities", columns | {"n": np.arange(len(keys[0]))})
@@ -151,7 +152,7 @@ def parts_of(keys: Sequence[Column], parts: int, connection: duckdb.DuckDBPyConn
 def entities_of(
     split: Split, known_by_us: int | None, connection: duckdb.DuckDBPyConnection
 ) -> list[Column]:  # fmt: skip
-    """Return each entity that has a record known at a time (None: at any time), once and in order."""
+    """Return the distinct entities that have a record which was known at a given time (None: at any time), in order."""
     columns = list(split.source.columns)
     keys = [f"c{columns.index(name)}" for name in split.by]
     dtypes = [split.source.columns[name] for name in split.by]
@@ -171,7 +172,7 @@ def entities_of(
 def _settle_recurring(
     events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnection, together: int
 ) -> None:  # fmt: skip
-    """Resolve the versions of recurring ids, for some of the ids at a time."""
+    """Resolve the versions of ids that occur more than once, for some of these ids at a time."""
     recurring = parquet(sorted(folder.glob("recurring-*.parquet")))
     found = connection.execute(f"SELECT sum(n) FROM {recurring}").fetchone()
     groups = -(-int((found and found[0]) or 0) // together)
@@ -199,7 +200,7 @@ def _settle_group(
 
 
 def _recorded(source: Source, partitions: tuple[str, ...], rows: dict[str, Array]) -> Columns:
-    """Return records in the form of a table of record."""
+    """Return records with the columns of a table of record (a permanent copy of the log)."""
     names, places = np.array(partitions, object), rows["partition"]
     table = {
         "_id": Column("str", np.ma.getdata(rows["id"])),
@@ -234,9 +235,9 @@ def _write(frame: EventFrame, path: Path, connection: duckdb.DuckDBPyConnection)
 
 
 def _texts(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], column: int) -> Array | None:
-    """Return the distinct texts of a column, or None if there are none.
+    """Return the distinct texts of a column; None: there are none.
 
-    The type `texts<column>` is created to number these texts.
+    Create the DuckDB type `texts<column>`, which numbers these texts.
     """
     if not files:
         return None
@@ -280,7 +281,7 @@ def _columns(numbers: Any) -> str:
 
 
 def _fresh(folder: Path) -> Path:
-    """Return an empty folder that is renamed once it is complete. Leftovers of a crash are removed."""
+    """Return an empty folder to write to, which is renamed when it is complete. Remains of a crash are removed."""
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -288,7 +289,7 @@ def _fresh(folder: Path) -> Path:
 
 
 def _keep(fresh: Path, folder: Path) -> None:
-    """Give a folder its final name once all its content is on the disk."""
+    """Give a folder its final name, after all of its contents are on the disk."""
     for path in fresh.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

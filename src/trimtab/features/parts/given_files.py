@@ -1,4 +1,4 @@
-"""Parquet files that serve as a source's history, read directly or after a conversion by the rules of `ingest`."""
+"""Parquet files as the history of a source, read directly or after a conversion by the rules of `ingest`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trimtab.features.parts.event_files import EventFiles, literal, parquet, pat
 from trimtab.store.duckdb_opening import open_duckdb
 
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
-# The column types that DuckDB reads just as the table of conversions does. Columns of other types are converted by the
+# Types of columns that DuckDB reads exactly as the table of conversions does. Other columns are converted with that
 # table.
 _READY: dict[Dtype, set[str]] = {
     "float": {"FLOAT", "DOUBLE", *_INTEGERS},
@@ -30,7 +30,7 @@ _READY: dict[Dtype, set[str]] = {
     "str": {"VARCHAR"},
     "time": {"DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "TIMESTAMP WITH TIME ZONE"},
 }
-_MADE: dict[Dtype, str] = {  # the column types of converted files
+_MADE: dict[Dtype, str] = {  # the types of columns in converted files
     "float": "DOUBLE",
     "int": "BIGINT",
     "bool": "BOOLEAN",
@@ -44,21 +44,21 @@ _INSTEAD = "Leave these rows out, or ingest the files: `trimtab ingest {}` sends
 def folder_events(source: Source, path: Path, converted: Path) -> EventFiles:
     """Read the events in a Parquet file, or in all Parquet files of a folder, as history.
 
-    Known at is the event time plus the source's delay. The events are those that `ingest` would make, with one
-    difference: if `ingest` would send a row to quarantine, the files are refused.
+    An event became known at its event time plus the source's delay. The events are those that `ingest` would make, with
+    one exception: if `ingest` would set a row aside as invalid, all files are refused.
 
     Args:
         source: The source of the events.
-        path: The file or folder.
-        converted: A folder to create for files that need a conversion. An existing folder is used again, and the folder
-            must be kept.
+        path: The file, or the folder.
+        converted: The folder to create for converted files, if they need it. If it exists, it is reused. Keep it as
+            long as the events are read.
 
     Raises:
         NotFound: There is no such file.
-        Misuse: A column is missing, or a row is not an event. The message names it.
+        Misuse: A column is missing, or a row is not an event. The message says which.
         Corrupt: A file is damaged.
     """
-    # There are no recorded positions.
+    # these files have no events that were stored with earlier columns
     source = msgspec.structs.replace(source, columns=source.declared, hidden=(), first=None)
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
@@ -72,7 +72,7 @@ def folder_events(source: Source, path: Path, converted: Path) -> EventFiles:
 
 
 def _types(source: Source, files: Sequence[Path], path: Path) -> tuple[dict[str, str], bool]:
-    """Return the columns and their types, and whether all files have exactly these and need no conversion."""
+    """Return the columns with their types, and whether all files have exactly these and need no conversion."""
     found = parquet_types(files)
     there = dict.fromkeys(name for types in found for name in types)
     for name, dtype in source.columns.items():
@@ -90,10 +90,10 @@ def _types(source: Source, files: Sequence[Path], path: Path) -> tuple[dict[str,
 
 
 def _converted(source: Source, files: Sequence[Path], names: Sequence[str], folder: Path) -> list[Path]:
-    """Convert rows by the table of conversions. Returns files of the same order."""
+    """Convert rows with the table of conversions, and return files in the same order."""
     if not folder.exists():
         fresh = folder.with_name(folder.name + ".new")
-        shutil.rmtree(fresh, ignore_errors=True)  # left by an interrupted run
+        shutil.rmtree(fresh, ignore_errors=True)  # an interrupted run may have left it
         fresh.mkdir(parents=True)
         with open_duckdb() as connection:
             for number, table in enumerate(_tables(source, files, names)):
@@ -106,7 +106,7 @@ def _converted(source: Source, files: Sequence[Path], names: Sequence[str], fold
 
 
 def _tables(source: Source, files: Sequence[Path], names: Sequence[str]) -> Iterator[Columns]:
-    """Yield batches of rows that have all the columns, at least one batch."""
+    """Yield the rows in batches that have all columns. There is at least one batch."""
     dtypes = dtypes_of(source)
     some = False
     for file in files:
@@ -124,7 +124,7 @@ def _or_null(columns: Columns, name: str, dtype: Dtype) -> Column:
 
 
 def _select(source: Source, files: Sequence[Path], types: Mapping[str, str]) -> str:
-    """Return the query of `EventFiles`."""
+    """Return the query for `EventFiles.select`."""
     columns = {name: _cleaned(dtype, name, types[name]) for name, dtype in source.columns.items()}
     time = columns[source.time]
     known = f"{time} + {source.delay_us}"
@@ -136,7 +136,7 @@ def _select(source: Source, files: Sequence[Path], types: Mapping[str, str]) -> 
     else:
         identity, hashed = f"md5(to_json(struct_pack({struct}))::VARCHAR)", f"hash({', '.join(columns.values())})"
     picked = "".join(f", {sql} AS c{i}" for i, sql in enumerate(columns.values()))
-    names = ", ".join(map(literal, files))  # each file is a partition, and partitions are sorted
+    names = ", ".join(map(literal, files))  # each file is taken as a partition, and partitions are sorted
     return (
         f"SELECT {identity} AS id, {hashed} AS h, {time} AS event_at, {known} AS known_at, "
         f'(list_position([{names}], "_trimtab_file") - 1)::SMALLINT AS "partition", '
@@ -147,7 +147,7 @@ def _select(source: Source, files: Sequence[Path], types: Mapping[str, str]) -> 
 
 
 def _cleaned(dtype: Dtype, name: str, kind: str) -> str:
-    """Return SQL that normalises a value as ingestion does: NaN becomes null, and -0.0 becomes 0.0."""
+    """Return the SQL that cleans a value as ingestion does: NaN becomes null, and -0.0 becomes 0.0."""
     sql = value(dtype, quoted(name), kind)
     return f"CASE WHEN isnan({sql}) THEN NULL ELSE {sql} + 0.0::DOUBLE END" if dtype == "float" else sql
 
@@ -169,7 +169,7 @@ def _refuse_misfits(source: Source, files: Sequence[Path], types: Mapping[str, s
             found = connection.execute(f"SELECT {counts} FROM {parquet(files)}").fetchone()
     except duckdb.Error as error:
         raise Corrupt(f"{path}: {str(error).splitlines()[0]} Restore that file from a copy.") from error
-    assert found is not None  # an aggregate always returns one row
+    assert found is not None  # such a query always returns one row
     for what, count in zip(tests, found, strict=True):
         if count:
             raise Misuse(
@@ -179,8 +179,8 @@ def _refuse_misfits(source: Source, files: Sequence[Path], types: Mapping[str, s
 
 
 def _beyond(name: str, kind: str) -> str:
-    """Return SQL for whether a time lies outside the years 1 to 9999, or is infinite."""
-    if kind == "TIMESTAMP_NS":  # this type only has the years 1677 to 2262
+    """Return the SQL for whether a time is infinite, or outside of the years 1 to 9999."""
+    if kind == "TIMESTAMP_NS":  # this type only covers the years 1677 to 2262
         return f"NOT isfinite({quoted(name)})"
     bound, zone = ("TIMESTAMPTZ", " 00:00:00+00") if kind.endswith("ZONE") else (kind.split("_")[0], "")
     return f"NOT ({quoted(name)} >= {bound} '0001-01-01{zone}' AND {quoted(name)} < {bound} '10000-01-01{zone}')"

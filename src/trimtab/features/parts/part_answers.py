@@ -1,4 +1,4 @@
-"""The results of a view as bytes, and their combination from the results of its parts."""
+"""The results of a view as bytes, and how results of parts are put together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trimtab.core.columns.data import Column, Dtype
 
 Array = NDArray[Any]
-Answers: TypeAlias = "dict[str, tuple[Column, Array]]"  # by feature: the values, and the codes of their reasons
+Answers: TypeAlias = "dict[str, tuple[Column, Array]]"  # for each feature: its values, and the codes of their reasons
 
 _KINDS: dict[str, Any] = {"float": "<f8", "bool": "?", "int": "<i8", "time": "<i8"}
 
@@ -30,15 +30,15 @@ def packed(answers: Answers) -> bytes:
 
 
 def unpacked(data: bytes) -> Answers:
-    """Return the results that were packed."""
+    """Return the results in some bytes."""
     found = msgspec.msgpack.decode(data, type=dict[str, _Packed])
     return {name: (_column(p), np.frombuffer(p.codes, np.uint8)) for name, p in found.items()}
 
 
 def scattered(found: Sequence[tuple[Array, Answers]], rows: int) -> Answers:
-    """Combine the results of parts into the results of all rows.
+    """Return the results of all rows, put together from the results of parts.
 
-    Each result comes with the row numbers that it belongs to. Together the parts have all rows.
+    Each part comes with the numbers of its rows. Together, the parts have all rows.
     """
     if not found:
         return {}

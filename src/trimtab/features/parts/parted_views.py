@@ -1,6 +1,6 @@
-"""Views evaluated from events on disk, one part of the entities at a time, and each part at most once.
+"""Evaluate views from events on disk, one part of the entities after another.
 
-This replaces `evaluate` with frames in memory for histories that do not fit. The values have the same bits.
+This is used instead of `evaluate` if the history does not fit in memory. The values are the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from trimtab.store.embedded_files import catalog_file
 Array = NDArray[Any]
 
 LEAST_MEMORY_BYTES = 256 << 20
-# Bytes of the limit for each event of a part. Evaluating an event takes about 300 bytes, but an entity may be large.
+# How many bytes of the memory limit are counted for each event of a part. Evaluation needs about 300 bytes per event,
+# but some entities have many events.
 _PER_EVENT_BYTES = 4_096
 _LAYOUT = 2  # the version of the format of the files in the folder
 
@@ -45,15 +46,15 @@ _LAYOUT = 2  # the version of the format of the files in the folder
 class PartedViews(Closing):
     """Evaluates views from events on disk.
 
-    All results are kept in a folder, so that an interrupted run continues where it stopped. Only one process at a time
-    may work in the folder, see `claimed`.
+    All results are stored in a folder, so an interrupted run continues where it stopped. Only one process at a time may
+    use the folder; see `claimed`.
 
     Args:
-        folder: The folder, which is created if needed. Results in it for other events are not used.
-        events: The events of each source, by source name.
-        address: The content address of these events as a whole, such as positions or files.
-        memory_bytes: About how much memory may be used, including that of Python and of the requests.
-        clock: Gives the times that finished parts are stamped with.
+        folder: The folder. It is created if needed. Results for other events in it are not used.
+        events: For each source, its events.
+        address: A hash that identifies these events, for example of positions or files.
+        memory_bytes: About how much memory to use, including that of Python and of the requests.
+        clock: Gives the time to store with finished parts.
         done: Called after each piece of work.
 
     Raises:
@@ -94,13 +95,13 @@ class PartedViews(Closing):
         return max(1, math.ceil(self._counts[name] * _PER_EVENT_BYTES / self.memory_bytes))
 
     def answer(self, join: Join, keys: Sequence[Column], at_us: Array, *, final: bool = False) -> Answers:
-        """Compute the value and the reason code of each feature of a view, for the entity in each row of `keys`.
+        """Return the value and the reason code of each feature of a view, for the entity in each row of `keys`.
 
         Args:
             join: The joined view.
-            keys: The columns that name the entities.
+            keys: The columns that identify the entities.
             at_us: The time of each row in microseconds, int64.
-            final: Whether to count events before they became known, see `as_known_now`.
+            final: Whether events count even before they became known; see `as_known_now`.
         """
         divided = self._split(join.view)
         address = content_hash([self.address, join.view.hash, final, divided.parts, _digest(keys, at_us)])
@@ -127,13 +128,13 @@ class PartedViews(Closing):
         return scattered(found, len(at_us))
 
     def entities(self, view: View, known_by_us: int | None) -> list[Column]:
-        """Return the key columns of the entities that have a record known at a time (None: at any time), in order."""
+        """Return the key columns of the entities with a record known at a time (None: at any time), in order."""
         divided = self._split(view)
         with named_errors(self.folder):
             return entities_of(divided, known_by_us, self._connection)
 
     def prepare(self, views: Sequence[View]) -> None:
-        """Split the events that some views need."""
+        """Split the events that the given views need."""
         for view in views:
             self._split(view)
             self._done()
@@ -157,13 +158,13 @@ class PartedViews(Closing):
         key = content_hash([view.source.hash, view.by, sorted(names)])[:16]
         if key not in self._splits:
             events, parts = self._of(view), self.parts(view)
-            self._connection.close()  # frees its memory for the next step
+            self._connection.close()  # closing frees DuckDB's memory for the next step
             try:
                 with named_errors(self.folder), self._connected(2) as connection:
                     name = view.source.name
                     if name not in self._settled:
                         versions = self.folder / f"{name}.versions.{self.address[:16]}"
-                        together = min(TOGETHER, self.memory_bytes // _PER_EVENT_BYTES)  # same as in a part
+                        together = min(TOGETHER, self.memory_bytes // _PER_EVENT_BYTES)  # as many as in a part
                         self._settled[name] = settle(events, versions, connection, parts, together)
                     folder = self.folder / f"{name}.{key}.{self.address[:16]}"
                     self._splits[key] = split(
@@ -181,13 +182,13 @@ class PartedViews(Closing):
         return in_slices(view, keys, at_us, as_known_now(frame) if final else frame, self._slices(view, frame))
 
     def _slices(self, view: View, frame: EventFrame) -> int:
-        """Return how many time intervals a part is divided into, since an entity may have too many events."""
+        """Return into how many time intervals a part is divided, because an entity may have too many events."""
         bounded = all(a.window_us is not None for a in view.features.values())
         return math.ceil(frame.rows * _PER_EVENT_BYTES / 4 / self.memory_bytes) if bounded else 1
 
 
 def in_slices(view: View, keys: Sequence[Column], at_us: Array, frame: EventFrame, slices: int) -> Answers:
-    """Compute `evaluate_view` by intervals of time, each of which only needs the events near it."""
+    """Evaluate a view by time intervals. Each interval only needs the events near it."""
     if slices <= 1:
         return evaluate_view(view, keys, at_us, frame)
     order = np.argsort(at_us, kind="stable")
@@ -206,10 +207,10 @@ def _digest(keys: Sequence[Column], at_us: Array) -> str:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[Path]:
-    """Claim a folder, so that no other process works in it meanwhile. The folder is created if needed.
+    """Lock a folder inside the block, so that no other process uses it. The folder is created if needed.
 
     Raises:
-        Conflict: Another process works in the folder.
+        Conflict: Another process uses the folder.
         Unavailable: The folder cannot be created.
     """
     try:
@@ -236,5 +237,5 @@ def named_errors(folder: Path) -> Iterator[None]:
             f"{folder}: {first} Free some memory or disk, or raise `memory_bytes`, and run it again: it goes on from "
             "here."
         ) from error
-    except duckdb.Error as error:  # any other error in a file that was sound when it was described
+    except duckdb.Error as error:  # the file was readable when its columns were read, so it was damaged since
         raise Corrupt(f"{str(error).splitlines()[0]} Restore that file from a copy.") from error

@@ -1,1 +1,1 @@
-"""Alerts: records, outbox, mutes, and receivers."""
+"""Alerts: which messages are sent, to whom, and their delivery."""

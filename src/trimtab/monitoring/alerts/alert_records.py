@@ -1,4 +1,4 @@
-"""Records of alerts: an alert about one signal, a message with alerts for a receiver, and its text."""
+"""An alert about one signal (a finding of a monitor), and a message that carries alerts to one receiver."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ _WORDS = {"begun": "", "graver": "GRAVER ", "ended": "ENDED "}
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
-    """An alert about one change of one signal."""
+    """The text and the facts that people get about one change of one signal."""
 
-    id: str  # the same identifier for all receivers and deliveries
+    id: str  # the same for all receivers and all attempts of delivery
     what: AlertKind
     severity: Severity
-    kind: str  # kind of the signal: "no_labels"
+    kind: str  # the kind of the signal, for example "no_labels"
     model: str
-    version: str  # "late_flight@7"
-    subject: str  # "column temp"; empty: the whole model
+    version: str  # for example "late_flight@7"
+    subject: str  # for example "column temp"; empty: the whole model
     owner: str | None
-    since: str  # when the change began, ISO 8601
-    found: str  # when the change was found
+    since: str  # the estimated time at which the change began, ISO 8601
+    found: str  # when the monitor found it
     message: str  # what was found, in one sentence
     cause: str | None
     evidence: dict[str, float]
     ended: str | None
     ended_because: str | None
-    returned: int  # how often the signal ended and came back within the time of flapping
+    returned: int  # how often the signal ended and came back soon afterwards (see the setting `flapping`)
     todo: str
     docs: str
-    look: list[str]  # commands that help
+    look: list[str]  # commands that help to find the cause
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of one delivery to one receiver."""
+    """What one receiver gets in one delivery."""
 
-    key: str  # the same identifier however often the message is delivered
+    key: str  # the same in every attempt to deliver this message
     kind: Literal["alerts", "digest", "test"]
     project: str
     at: str
@@ -51,7 +51,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def alert_of(signal: Signal, what: AlertKind, *, version: str, owner: str | None, returned: int) -> Alert:
-    """An alert about a signal; `owner` is named if the signal names no owner."""
+    """Return an alert about a signal. If the signal has no owner, `owner` is named."""
     look = ["trimtab status"] + ([f"trimtab quality {signal.model}"] if signal.model else [])
     return Alert(
         id=f"{signal.id}/{signal.raised_at_us}/{what}",
@@ -77,13 +77,13 @@ def alert_of(signal: Signal, what: AlertKind, *, version: str, owner: str | None
 
 
 def wants(receiver: Addressee, what: AlertKind, signal: Signal) -> bool:
-    """Return whether a receiver gets a change of a signal."""
+    """Return whether a receiver wants to know of a change of a signal."""
     grave = signal.severity == "red" or receiver.severity == "info"
     return grave and what in receiver.tell and (not receiver.models or signal.model in receiver.models)
 
 
 def title_of(alerts: list[Alert], project: str, *, digest: bool = False) -> str:
-    """One line about the most severe alert, for a subject."""
+    """Return a line about the most severe alert, for example for the subject of an email."""
     if digest:
         return f"{project}: {len(alerts)} alert{'s' * (len(alerts) != 1)} held back"
     first = min(alerts, key=lambda one: (one.what == "ended", one.severity != "red"))
@@ -92,7 +92,7 @@ def title_of(alerts: list[Alert], project: str, *, digest: bool = False) -> str:
 
 
 def lines(message: Message) -> list[str]:
-    """The text of a message, without its title."""
+    """Return the text of a message as lines, without its title."""
     out = list(message.notes)
     for alert in message.alerts:
         out += [*([""] if out else []), f"{_head(alert)}: {alert.message}", *(f"  {line}" for line in _details(alert))]

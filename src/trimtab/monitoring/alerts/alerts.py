@@ -1,4 +1,4 @@
-"""Rules of alerts: which changes of signals are sent now, wait for the digest, or are not sent.  # D0183"""
+"""The rules of alerts: which changes of signals are sent now, later in a digest, or not at all.  # D0183"""
 
 from __future__ import annotations
 
@@ -14,37 +14,43 @@ from trimtab.core.time import DAY_US, duration_us
 from trimtab.monitoring.signals import JOURNAL, standing_signals
 from trimtab.store.ports import Catalog, Entry
 
-KIND, KEY = "alerts", "state"  # kind and key of the record in the catalogue
+KIND, KEY = "alerts", "state"  # the kind and the key of the catalogue record that holds an `AlertState`
 WEEK_US = 7 * DAY_US
-_LISTED_US = 4 * WEEK_US  # how long pages are kept, for the rate that is shown
-Budget: TypeAlias = tuple[str, Severity]  # the model and the severity of a page
+_LISTED_US = 4 * WEEK_US  # how long pages (messages that are sent at once) are stored, to show how many there were
+Budget: TypeAlias = tuple[str, Severity]  # pages are limited for each model and severity
 
 
 class Incident(msgspec.Struct, frozen=True, kw_only=True):
-    """A signal from its beginning until its end was sent, including all its returns within the time of flapping."""
+    """A signal as the receivers of alerts see it.
 
-    signal: Signal  # the signal as it was last found
-    seen_us: int  # when the journal last recorded that the signal stands
+    If the signal ends and returns soon afterwards (within the setting `flapping`), this is the same incident. It lasts
+    until its end was sent.
+    """
+
+    signal: Signal  # the signal, as its monitor last found it
+    seen_us: int  # when the journal of signals last said that the signal has not ended
     returned: int = 0
-    told: Literal["", "info", "red"] = ""  # the highest severity that was sent
-    held_us: int | None = None  # the time since which the incident waits for the digest
-    held_as: Literal["", "info", "red"] = ""  # the severity of the signal when the wait began
+    told: Literal["", "info", "red"] = ""  # the highest severity that was sent; "": nothing was sent yet
+    held_us: int | None = None  # since when the incident waits to be sent in a digest; None: it does not wait
+    held_as: Literal["", "info", "red"] = ""  # the severity of the signal when it began to wait
 
     @property
     def waits(self) -> bool:
-        """Return whether the incident may wait for the digest: not if it was held back as info and is red by now."""
+        """Whether the incident waits for the digest. It no longer does if it began as info and is red by now."""
         return self.held_us is not None and (self.held_as == "red" or self.signal.severity == "info")
 
     @property
     def news(self) -> AlertKind | None:
-        """The change of the incident that is still to be sent; None if all changes were sent."""
+        """What is to be sent about the incident: it began, or it became red. None: nothing is to be sent."""
         if not self.told:
             return "begun"
         return "graver" if self.told == "info" and self.signal.severity == "red" else None
 
 
 class Page(msgspec.Struct, frozen=True):
-    """One message about a beginning or a worsening; pages are what a budget counts."""
+    """A record that a message was sent at once, because a signal began or became red. The number of pages is
+    limited.
+    """
 
     model: str
     severity: Severity
@@ -52,32 +58,33 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class AlertState(msgspec.Struct, frozen=True, kw_only=True):
-    """The position in the journal of signals, and the incidents that are not over."""
+    """Which signals were already read, and the incidents that are not over."""
 
     cursor: int = 0
-    incidents: dict[str, Incident] = {}  # incidents by model, kind and subject
-    over: list[Incident] = []  # incidents that another incident of the same name has replaced
+    incidents: dict[str, Incident] = {}  # by model, kind and subject of the signal
+    # incidents whose end is still to be sent, although a new incident with the same name has begun
+    over: list[Incident] = []
     pages: list[Page] = []
 
     def spent(self, now_us: int, *, days: int = 7) -> Counter[Budget]:
-        """Pages of the newest days by model and severity, as a budget counts them."""
+        """Return the number of pages in the last days, by model and severity."""
         return Counter((one.model, one.severity) for one in self.pages if one.at_us > now_us - days * DAY_US)
 
 
 class SignalChange(msgspec.Struct, frozen=True):
-    """One change of a signal that is sent now."""
+    """A change of a signal that is to be sent."""
 
     incident: Incident
     what: AlertKind
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything apart from the signals that decides what is sent."""
+    """Everything that decides what is sent, apart from the signals themselves."""
 
     settings: AlertsSettings
-    wanted: Callable[[AlertKind, Signal], bool]  # returns whether any receiver gets a change
+    wanted: Callable[[AlertKind, Signal], bool]  # returns whether any receiver wants to know of a change of a signal
     muted: Callable[[Signal], bool]
-    stands: Collection[str]  # ids of the signals that stand according to their monitors
+    stands: Collection[str]  # the ids of the signals that have not ended according to their monitors
 
     @property
     def flapping_us(self) -> int:
@@ -85,16 +92,19 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a look: the new state, and the alerts to send."""
+    """What is to be sent, and the state afterwards."""
 
     state: AlertState
     alerts: list[SignalChange] = []
     digest: list[SignalChange] = []
-    exhausted: list[Budget] = []  # the budgets that this look has used up
+    exhausted: list[Budget] = []  # the limits of pages (messages that are sent at once) that are reached by this plan
 
 
 def read_signals(catalog: Catalog, state: AlertState | None) -> tuple[AlertState, list[Entry]]:
-    """The state, and the newer journal entries; at the first look, signals that stand count as just begun."""
+    """Return the state, and the journal entries that are new.
+
+    Without a state (at the first call), all signals that have not ended count as new.
+    """
     if state is not None:
         return state, _entries(catalog, state.cursor)
     entries = _entries(catalog, 0)
@@ -104,7 +114,7 @@ def read_signals(catalog: Catalog, state: AlertState | None) -> tuple[AlertState
 
 
 def take_in(state: AlertState, entries: Iterable[Entry], flapping_us: int) -> AlertState:
-    """The state after some journal entries: signals began, became red, ended, or came back."""
+    """Return the state after reading journal entries: signals that began, became red, ended or returned."""
     incidents, over, cursor = dict(state.incidents), list(state.over), state.cursor
     for entry in entries:
         cursor = entry.sequence
@@ -129,12 +139,12 @@ def take_in(state: AlertState, entries: Iterable[Entry], flapping_us: int) -> Al
 
 
 def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
-    """Decide what is sent now. Nothing is stored or sent by this function.
+    """Decide what is to be sent now. This function itself stores and sends nothing.
 
     Args:
         state: The state that `take_in` returned.
-        rules: Settings, receivers and mutes.
-        now_us: The time of the look.
+        rules: The settings, the receivers and the mutes.
+        now_us: The present time.
     """
     kept: dict[str, Incident] = {}
     fresh: dict[str, Incident] = {}
@@ -155,9 +165,9 @@ def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
         if name not in paged:
             kept[name] = msgspec.structs.replace(one, held_us=one.held_us or now_us, held_as=one.signal.severity)
             continue
-        assert one.news is not None  # an incident that has just begun has news
+        assert one.news is not None  # a fresh incident always has something to send
         alerts.append(SignalChange(one, one.news))
-        if not _is_quiet(one, rules, now_us):  # otherwise its end was sent together with its beginning
+        if not _is_quiet(one, rules, now_us):  # if it is over already, the message also says that it ended
             kept[name] = _as_sent(one)
     waiting = [one for one in state.over if one.held_us is not None or rules.muted(one.signal)]
     before = [one for one in state.over if one not in waiting and one.signal.ended_at_us is not None]
@@ -170,10 +180,10 @@ def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
 def _within_budget(
     fresh: dict[str, Incident], state: AlertState, rules: Rules, now_us: int
 ) -> tuple[set[str], list[Page], list[Budget]]:
-    """The names that are sent, the pages to keep, and the budgets that this look has used up.
+    """Return which incidents are sent now, the new list of pages, and the limits that are reached with them.
 
-    All incidents of one model and severity that begin in one look are a single page. Incidents that no receiver gets
-    cost nothing.
+    All incidents of one model and severity that begin at the same time count as one page. Incidents that no receiver
+    wants do not count.
     """
     spent, limit = state.spent(now_us), rules.settings.pages_per_week
     costly = {name: _budget(one) for name, one in fresh.items() if rules.wanted(one.news or "begun", one.signal)}
@@ -187,7 +197,7 @@ def _within_budget(
 
 
 def _with_digest(plan: Plan, rules: Rules, now_us: int) -> Plan:
-    """The plan with a digest of what was held back, if the oldest of it has waited long enough."""
+    """Return the plan. If an incident has waited long enough, a digest of all that wait is added to the plan."""
     state = plan.state
     held = [one for one in [*state.over, *state.incidents.values()] if one.held_us is not None]
     held = [one for one in held if not rules.muted(one.signal)]
@@ -207,9 +217,9 @@ def _with_digest(plan: Plan, rules: Rules, now_us: int) -> Plan:
 
 
 def _is_quiet(one: Incident, rules: Rules, now_us: int) -> bool:
-    """Return whether the signal has been over for longer than the time of flapping.
+    """Return whether the signal ended longer ago than the setting `flapping`, so that a return would be a new incident.
 
-    If a monitor records no end of its signals, the time since it last found the signal counts.
+    Some monitors do not record the end of signals. Then the time at which the signal was last found counts.
     """
     ended_us = one.signal.ended_at_us
     if ended_us is None and one.signal.id in rules.stands:
@@ -226,7 +236,9 @@ def _budget(one: Incident) -> Budget:
 
 
 def _name(signal: Signal) -> str:
-    """The identity of a signal for people: the same fault found with a new version is not news."""
+    """Return the name of a signal for people. It leaves out the version, because the same fault of another version
+    is not new.
+    """
     return f"{signal.model}/{signal.kind}/{signal.subject}"
 
 

@@ -1,4 +1,4 @@
-"""Mutes, which keep signals from causing alerts until a given time."""
+"""Mutes: no alerts are sent about some signals until a given time."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ ANY = "*"
 
 
 class Mute(msgspec.Struct, frozen=True, kw_only=True):
-    """One mute, in the form in which a person requested it."""
+    """A mute that a person requested."""
 
-    what: str  # a model, a kind or a subject; or MODEL/KIND or MODEL/KIND/SUBJECT, where * means any
+    what: str  # a model, a kind or a subject; or MODEL/KIND, or MODEL/KIND/SUBJECT; * stands for any
     until_us: int
     why: str
     by: str
     at_us: int
 
     def covers(self, signal: Signal) -> bool:
-        """Return whether this mute applies to a signal.
+        """Return whether this mute applies to a signal, whatever the time.
 
         >>> mute = Mute(what="m/*/column x", until_us=9, why="", by="", at_us=0)
         >>> mute.covers(Signal(id="", kind="k", model="m", version="", raised_at_us=0, onset_us=0, severity="red",
@@ -36,10 +36,10 @@ class Mute(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def mutes(catalog: Catalog) -> list[Mute]:
-    """All mutes that were not removed, including those whose time is over."""
+    """Return all mutes that were not removed, even those whose time is over."""
     return [msgspec.json.decode(record.body, type=Mute) for record in catalog.find(KIND)]
 
 
 def muted(signal: Signal, found: list[Mute], now_us: int) -> bool:
-    """Return whether a signal is muted now."""
+    """Return whether any of the mutes applies to a signal now."""
     return any(now_us < mute.until_us and mute.covers(signal) for mute in found)

@@ -1,4 +1,4 @@
-"""The outbox: messages that wait for their receivers, and the state of each receiver.  # D0183"""
+"""The outbox: messages that wait to be delivered, and the state of each receiver.  # D0183"""
 
 from __future__ import annotations
 
@@ -17,42 +17,43 @@ from trimtab.monitoring.alerts.alert_records import Message
 from trimtab.store.ports import Catalog, Put, Record, Remove, read_record
 
 _logger = logging.getLogger(__name__)
-KIND, STATES = "alert_outbox", "alert_receiver"  # kinds of the records of the outbox in the catalogue
-FIRST_US, LONGEST_US = 10 * SECOND_US, 15 * MINUTE_US  # pauses between two attempts
-DROPPED_US = 7 * DAY_US  # how long the status of a receiver stays red after messages were dropped
-_ROUND_S = 10.0  # time for one receiver in a round; its other messages then wait for the next round
+# kinds of catalogue records: waiting messages, and the states of receivers
+KIND, STATES = "alert_outbox", "alert_receiver"
+FIRST_US, LONGEST_US = 10 * SECOND_US, 15 * MINUTE_US  # the first and the longest pause between two attempts
+DROPPED_US = 7 * DAY_US  # after messages were dropped, the receiver's status stays red for this long
+_ROUND_S = 10.0  # how long messages to one receiver are sent at a time; the others wait for the next call
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """The outcome of one delivery."""
+    """The outcome of one attempt to deliver a message."""
 
     ok: bool
-    said: str  # the answer of the receiver, or what is wrong
-    retry_s: float = 0.0  # the pause that the receiver asks for
+    said: str  # what the receiver answered, or what went wrong
+    retry_s: float = 0.0  # how long the receiver asks to wait before the next attempt
 
 
 class Queued(msgspec.Struct, frozen=True):
-    """One message that waits."""
+    """A message that waits to be delivered."""
 
     made_us: int
     message: Message
 
 
 class ReceiverState(msgspec.Struct, frozen=True, kw_only=True):
-    """The record of deliveries to one receiver."""
+    """How deliveries to one receiver went."""
 
     delivered: int = 0
-    delivered_us: int | None = None  # time of the newest one
-    said: str = ""  # the answer to that attempt
+    delivered_us: int | None = None  # the time of the last successful delivery
+    said: str = ""  # the outcome of the last attempt in words
     failing_since_us: int | None = None
     error: str = ""
-    tries: int = 0  # failed attempts in a row
+    tries: int = 0  # how many attempts in a row failed
     next_us: int = 0  # the earliest time of the next attempt
-    dropped: int = 0  # alerts that could not be delivered in time
-    dropped_us: int | None = None  # time of the newest one
+    dropped: int = 0  # how many alerts were dropped because they could not be delivered in time
+    dropped_us: int | None = None  # the time at which alerts were last dropped
 
     def failed(self, sent: Sent, now_us: int) -> ReceiverState:
-        """The state after one more failure; each failure doubles the pause."""
+        """Return the state after one more failed attempt. Each failure in a row doubles the pause."""
         pause_us = min(LONGEST_US, FIRST_US * 2 ** min(self.tries, 20))
         return msgspec.structs.replace(
             self,
@@ -75,7 +76,10 @@ class ReceiverState(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def is_due(self, now_us: int) -> bool:
-        """Return whether a delivery may be tried. A time beyond any pause counts as due: the clock was set back."""
+        """Return whether a message may be sent now.
+
+        If the next attempt is further away than the longest pause, the clock was set back, and a message may be sent.
+        """
         return not now_us < self.next_us <= now_us + LONGEST_US
 
 
@@ -83,38 +87,41 @@ Send = Callable[[Receiver, Message], Sent]
 
 
 class Outbox:
-    """Messages by receiver, stored in the catalogue. Only the holder of the lease may call `deliver`.
+    """The messages that wait for each receiver, stored in the catalogue.
+
+    Only one process may call `deliver`: the one that holds the catalogue's lease (a lock that expires) for alerts.
 
     Args:
-        catalog: Stores the messages.
-        clock: Gives the time for pauses and ages.
-        keep_us: The age at which a message is dropped.
+        catalog: Where messages are stored.
+        clock: Gives the present time.
+        keep_us: A message that is older than this is dropped.
     """
 
     def __init__(self, catalog: Catalog, clock: Clock, keep_us: int) -> None:
         self._catalog = catalog
         self._clock = clock
         self._keep_us = keep_us
-        self._working: dict[str, threading.Thread] = {}  # by receiver, the thread that now delivers its messages
+        # for each receiver, the thread that is delivering messages to it
+        self._working: dict[str, threading.Thread] = {}
 
     @staticmethod
     def put(receiver: str, message: Message, now_us: int) -> Put:
-        """The write that queues a message for a receiver."""
+        """Return the catalogue change that adds a message for a receiver."""
         return Put(KIND, f"{receiver}/{message.key}", msgspec.json.encode(Queued(now_us, message)), 0)
 
     def queued(self) -> dict[str, list[Queued]]:
-        """The waiting messages by receiver, oldest first."""
+        """Return the waiting messages for each receiver, oldest first."""
         found: dict[str, list[Queued]] = {}
         for record in self._records():
             found.setdefault(record.key.partition("/")[0], []).append(_read(record))
         return found
 
     def states(self) -> dict[str, ReceiverState]:
-        """The state of each receiver to which a message was ever sent."""
+        """Return the state of each receiver to which anything was ever sent."""
         return {one.key: msgspec.json.decode(one.body, type=ReceiverState) for one in self._catalog.find(STATES)}
 
     def due(self, receivers: Mapping[str, Receiver]) -> list[str]:
-        """The receivers that have messages to deliver or to drop now."""
+        """Return the receivers for which messages can be delivered or dropped now."""
         now_us, states = self._clock.now_us(), self.states()
         return [
             name
@@ -125,14 +132,14 @@ class Outbox:
         ]
 
     def deliver(self, receivers: Mapping[str, Receiver], send: Send) -> list[threading.Thread]:
-        """Begin to deliver the messages, with a thread for each due receiver, so that no receiver waits for another.
+        """Start to deliver messages, with one thread for each receiver, so that no receiver delays another.
 
-        Messages for a receiver that is no longer declared are dropped.
+        Messages for receivers that are no longer declared are dropped.
         """
         threads = []
         for name in self.due(receivers):
             if (before := self._working.get(name)) is not None and before.is_alive():
-                continue  # a receiver that hangs gets no second thread
+                continue  # its thread is still busy, perhaps because the receiver does not answer
             if name not in receivers:
                 self._drop(name, self._records(name), "it is not declared any more")
                 continue
@@ -145,7 +152,9 @@ class Outbox:
         return threads
 
     def note(self, name: str, sent: Sent) -> None:
-        """Record the outcome of a delivery that was not queued (a heartbeat); only changed outcomes are written."""
+        """Store the outcome of a heartbeat, which is sent without the queue. Nothing is written if the outcome is
+        the same.
+        """
         before = self._state(name)
         if sent.ok and before.failing_since_us is None:
             return
@@ -155,9 +164,9 @@ class Outbox:
     def _guarded(self, name: str, receiver: Receiver, send: Send) -> None:
         try:
             self._empty(name, receiver, send)
-        except TrimtabError as error:  # after an error of the catalogue the messages stay queued
+        except TrimtabError as error:  # if the catalogue fails, the messages stay in the queue
             _logger.warning("alerts to %s: %s", name, error)
-        except Exception:  # the outer loop of a thread
+        except Exception:  # this is the outermost loop of the thread
             _logger.exception("alerts to %s failed", name)
 
     def _empty(self, name: str, receiver: Receiver, send: Send) -> None:
@@ -207,7 +216,7 @@ class Outbox:
 def _tried(receiver: Receiver, message: Message, send: Send) -> Sent:
     try:
         return send(receiver, message)
-    except Exception as error:  # any error of a library counts, and is shown, as a failure of this receiver
+    except Exception as error:  # whatever goes wrong in a library counts as a failure of this receiver, and is shown
         _logger.exception("a receiver failed in a way that is not expected")
         return Sent(False, f"{type(error).__name__}: {error}")
 

@@ -1,4 +1,4 @@
-"""The runbook: one line for each kind of signal; docs/alerts.md says more in the section of each kind."""
+"""The runbook: one line of advice for each kind of signal. docs/alerts.md says more."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ OTHERWISE = "Look at the evidence and at trimtab status, and find out since when
 
 
 def todo(kind: str) -> str:
-    """What to do about a kind of signal, in one line."""
+    """Return what to do about a kind of signal, in one line."""
     return RUNBOOK.get(kind, OTHERWISE)
 
 
 def link(kind: str) -> str:
-    """The section of the documents about a kind of signal.
+    """Return the place in the documentation about a kind of signal.
 
     >>> link("skew")
     'docs/alerts.md#skew'

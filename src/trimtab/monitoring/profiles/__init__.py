@@ -1,1 +1,1 @@
-"""Profiles of columns: the reference distributions and counts."""
+"""Input profiles: what the inputs of a version looked like in training, for comparison with live inputs."""

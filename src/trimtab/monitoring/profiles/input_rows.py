@@ -1,4 +1,4 @@
-"""Rows as profiles read them: inputs and further request columns in one float64 matrix, with reasons for nulls."""
+"""Rows in the form in which input profiles are made: one matrix of inputs and request columns, and reasons of nulls."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import NO_VIEW, FeatureFrame
 from trimtab.monitoring.profiles.profile_records import Floats, Kind, Place
 
-_FOUND = 0  # the code of a value that is present
+_FOUND = 0  # the code that stands for "not null"
 _KINDS: dict[str, Kind] = {"float": "number", "int": "number", "bool": "bool", "time": "time", "str": "text"}
 
 
 class ColumnPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One column of the matrix, and the origin of its values."""
+    """A column of the matrix, and where its values come from."""
 
     name: str
     place: Place
@@ -33,18 +33,18 @@ class ColumnPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rows(msgspec.Struct, frozen=True, eq=False):
-    """Rows with their values, the reasons of nulls, and marks of the values that training never saw."""
+    """Rows as a matrix, with the reason of each null, and marks of values that did not occur in training."""
 
-    values: Floats  # (rows, columns)
-    reasons: NDArray[np.uint8]  # codes of `REASONS`; 255 for values that come from no view
-    strange: NDArray[np.bool_]  # marks categories that training did not see; their value is NaN as well
+    values: Floats  # shape (rows, columns)
+    reasons: NDArray[np.uint8]  # codes of `REASONS`; 255 for values that do not come from a view
+    strange: NDArray[np.bool_]  # True for categories that did not occur in training; their value is NaN
 
 
 def planned(features: FeatureSet, encoding: Encoding) -> tuple[ColumnPlan, ...]:
-    """The columns of a version's rows: its inputs, then further columns of the request.
+    """Return the columns of the matrix for a version: its inputs, followed by further columns of the request.
 
-    The key and the time of the request are left out, because their distribution means nothing. Columns that are already
-    inputs are left out, too.
+    The key and the time of the request are left out, because their distribution means nothing. Columns of the request
+    that are inputs are not repeated.
     """
     joins = {join.name: join for join in features.joins}
     plans = []
@@ -63,20 +63,20 @@ def planned(features: FeatureSet, encoding: Encoding) -> tuple[ColumnPlan, ...]:
 
 
 def rows_of_set(plans: Sequence[ColumnPlan], encoding: Encoding, requests: Columns, features: FeatureFrame) -> Rows:
-    """The rows of a training set."""
+    """Return the rows of a training set in this form."""
     return _in_columns(plans, encoding.matrix(features.values), requests, features)
 
 
 def rows_of_block(
     plans: Sequence[ColumnPlan], matrix: NDArray[np.float64], requests: Columns, features: FeatureFrame
 ) -> Rows:
-    """The rows of answers that are in columns, just as `RowReader` reads them from the log.
+    """Return rows of predictions that are in memory as columns, equal to what `RowReader` would read from the log.
 
     Args:
-        plans: The plans of the columns.
-        matrix: The inputs that the version was given, shape (rows, inputs).
+        plans: The columns of the matrix.
+        matrix: The inputs that the version got, shape (rows, inputs).
         requests: The requests.
-        features: The features that the inputs were made of.
+        features: The features from which the inputs were computed.
     """
     rows = _in_columns(plans, matrix, requests, features)
     for place, plan in enumerate(plans):
@@ -91,7 +91,7 @@ def rows_of_block(
 def _in_columns(
     plans: Sequence[ColumnPlan], matrix: NDArray[np.float64], requests: Columns, features: FeatureFrame
 ) -> Rows:
-    """Inputs and further request columns in one matrix, with no value marked as unseen in training."""
+    """Return inputs and further request columns as one matrix. No value is marked as new."""
     inputs = [plan.name for plan in plans if plan.place == "input"]
     values, reasons = [matrix], [features.codes(inputs)]
     texts = TextNumbers()
@@ -108,7 +108,7 @@ def _in_columns(
 
 
 class RowReader:
-    """Reads rows from logged predictions of one version."""
+    """Reads rows from the logged predictions of one version."""
 
     def __init__(self, plans: Sequence[ColumnPlan], request: Sequence[str]) -> None:
         places = {name: place for place, name in enumerate(request)}
@@ -122,7 +122,7 @@ class RowReader:
         self._decode = msgspec.msgpack.Decoder(list[object]).decode
 
     def read(self, predictions: Sequence[Prediction]) -> Rows:
-        """The rows of those predictions that fit the version, in their order."""
+        """Return the rows of those predictions that fit the version, in their order."""
         count = len(predictions)
         values = np.frombuffer(b"".join([p.values for p in predictions]), "<f8").reshape(count, self.inputs)
         reasons = np.frombuffer(b"".join([p.reasons for p in predictions]), np.uint8).reshape(count, self.inputs)
@@ -142,7 +142,7 @@ class RowReader:
         return Rows(values, reasons, strange)
 
     def _request(self, prediction: Prediction) -> list[object]:
-        """The columns of a request; nulls if it has columns other than those the version knows."""
+        """Return the columns of a logged request. If it has other columns than the version expects, all are null."""
         row = self._decode(prediction.request)
         return row if len(row) == self._width else [None] * self._width
 
@@ -151,18 +151,18 @@ class RowReader:
             return self._texts.of(values)
         try:
             return np.array(values, np.float64)
-        except (TypeError, ValueError):  # a request of another version
+        except (TypeError, ValueError):  # the request was made for another version
             return np.array([v if isinstance(v, int | float) else np.nan for v in values], np.float64)
 
 
 class TextNumbers:
-    """Numbers for texts: 52 bits of a hash, equal on every machine, from which the text cannot be restored."""
+    """Turns texts into numbers: 52 bits of a hash. They are equal on every machine, and do not reveal the text."""
 
     def __init__(self) -> None:
         self._known: dict[str, float] = {}
 
     def of(self, values: Sequence[object]) -> Floats:
-        """The number of each text, NaN for null."""
+        """Return the number of each text, or NaN for null."""
         known = self._known
         if len(known) > 100_000:
             known.clear()
@@ -176,7 +176,7 @@ class TextNumbers:
 
 
 def _column_of(expression: Expression | None, columns: Mapping[str, object]) -> str | None:
-    """The request column that an expression is, or of which it is the category."""
+    """Return the column of an expression that is only a column, perhaps as a category; None for other expressions."""
     if expression is not None and expression.op == "category":
         expression = expression.args[0]
     if expression is None or expression.op != "col":
@@ -186,7 +186,7 @@ def _column_of(expression: Expression | None, columns: Mapping[str, object]) -> 
 
 
 def _source_of(expression: Expression, features: FeatureSet) -> str | None:
-    """The source whose events an expression reads; None if it reads no source, or several."""
+    """Return the event source that an expression reads; None if it reads none or several."""
     joins = {join.name: join.view.source.name for join in features.joins}
     read = {joins[name.partition(".")[0]] for name in expression.columns() if name.partition(".")[0] in joins}
     return read.pop() if len(read) == 1 else None

@@ -1,4 +1,4 @@
-"""The input profile of a version: its training rows by column, and their spread over windows of hours."""
+"""The input profile of a version: for each input, the distribution of its training values and how much it varies."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from trimtab.core.errors import Corrupt
 from trimtab.features.frames import NO_VIEW, REASONS
 
 FORMAT: Literal[1] = 1
-BINS = 64  # number of quantile bins of a column
-WINDOWS_H = (1, 3, 6, 12, 24)  # lengths of the reference windows, in hours
-REFERENCE_H = 28 * 24  # number of hours at the end of the training rows that reference windows are made from
-VALUE_BYTES = 50_000  # size limit of the known values of one column
-NULL_CODES = len(REASONS) + 1  # the reasons of features, and one more for values that come from no view
+BINS = 64  # the number of bins of a column; their edges are quantiles
+# the lengths of windows, in hours, over which statistics are compared with the training rows
+WINDOWS_H = (1, 3, 6, 12, 24)
+REFERENCE_H = 28 * 24  # how many hours at the end of the training rows these windows are taken from
+VALUE_BYTES = 50_000  # the largest size of the stored known values of a column
+NULL_CODES = len(REASONS) + 1  # one for each reason of a feature, and one for values that do not come from a view
 NO_REASON = len(REASONS)
 
 Kind: TypeAlias = Literal["number", "code", "category", "bool", "time", "text"]
@@ -28,26 +29,29 @@ Floats: TypeAlias = NDArray[np.float64]
 
 
 def null_code(reasons: NDArray[Any]) -> NDArray[Any]:
-    """The index of each null in a table of `NULL_CODES` counts, from its code in `REASONS` or `NO_VIEW`."""
+    """Return for each null its index in an array of `NULL_CODES` counts, given its code in `REASONS` or `NO_VIEW`."""
     return np.where(reasons == NO_VIEW, NO_REASON, np.minimum(reasons, NO_REASON)).astype(np.int64)
 
 
 class Spread(msgspec.Struct, frozen=True, dict=True):
-    """A statistic over reference windows: its median and its high end, by window length and hour of day.
+    """How a statistic varied over windows of the training rows, by length of the window and hour of the day.
 
-    The high end leaves out one window in fourteen, so that a short fault in the training rows does not hide later
-    faults.
+    It holds the median and the high end of the statistic.
+
+    The high end is the largest value after one window in fourteen was left out. So a short fault in the training rows
+    does not hide later faults.
     """
 
-    middle: bytes  # float32, shape (len(WINDOWS_H), 24), by the hour of day in which a window ends
+    # float32, shape (len(WINDOWS_H), 24); the second index is the hour of the day in which the window ends
+    middle: bytes
     high: bytes
 
     def high_at(self, hours: int, hour: int) -> float:
-        """The high end for a window of the given number of hours that ends in a given hour (since 1970)."""
+        """Return the high end for a window with a number of hours that ends in a given hour (counted since 1970)."""
         return float(self._highs[_place(hours), hour % 24])
 
     def most(self, hours: int) -> float:
-        """The high end for a window of the given number of hours, whenever it ends."""
+        """Return the largest high end for a window with a number of hours, over all hours of the day."""
         return float(self._highs[_place(hours)].max())
 
     @cached_property
@@ -56,36 +60,37 @@ class Spread(msgspec.Struct, frozen=True, dict=True):
 
 
 def _place(hours: int) -> int:
-    """The row of a table of windows that holds windows of the given number of hours."""
+    """Return the index in `WINDOWS_H` that is used for a window of a given number of hours."""
     return sum(1 for length in WINDOWS_H if length <= hours) - 1
 
 
 class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """One model input, or a column of the request that is not an input."""
+    """The profile of one input of the model, or of a request column that is not an input."""
 
     name: str
     place: Place
     kind: Kind
-    of: str | None  # the request column that an input is, or of which it is the category
-    source: str | None  # the source from whose events an input is computed
+    of: str | None  # the request column that the input simply returns, perhaps as a category; None for other inputs
+    source: str | None  # the event source from which an input is computed
     rows: int
-    nulls: tuple[int, ...]  # number of nulls by reason, `NULL_CODES` of them
-    distinct: int  # number of distinct values
-    top_share: float  # share of the most common value among all values
+    nulls: tuple[int, ...]  # the number of nulls for each of the `NULL_CODES` reasons
+    distinct: int  # the number of distinct values
+    top_share: float  # the share of the most frequent value
     lowest: float | None
     highest: float | None
-    least: float | None  # a value below this is extreme; None: no limit
+    least: float | None  # values below this are extreme; None: no limit
     most: float | None
-    quantiles: bytes  # float64: BINS + 1 of them, the smallest and the largest value among them; empty: no numbers
-    counts: bytes  # int64, rows by bin
-    known: bytes  # float64, sorted: the known values of codes and texts (as hashes); empty: any value is allowed
-    covered: float  # share of the rows whose value is in `known`: below 1 if not all values fit into `VALUE_BYTES`
-    constant_h: int  # length of the longest run of reference hours with a single value
+    # float64: the BINS + 1 quantiles from the smallest to the largest value; empty: not a column of numbers
+    quantiles: bytes
+    counts: bytes  # int64: the number of rows in each bin
+    known: bytes  # float64, sorted: the values (or hashes of texts) that occurred; empty: new values are not looked for
+    covered: float  # the share of rows whose value is in `known`; below 1 if `VALUE_BYTES` is not enough for all values
+    constant_h: int  # the largest number of hours in a row in which the column had one and the same value
     spreads: dict[Statistic, Spread]
 
     @property
     def edges(self) -> Floats:
-        """The inner edges of the bins, shape (bins - 1,); each edge belongs to the bin that ends there."""
+        """The edges between bins, shape (bins - 1,). A value equal to an edge is in the lower bin."""
         found = np.unique(np.frombuffer(self.quantiles, "<f8")[1:-1])
         return found if found.size else np.zeros(0)
 
@@ -103,46 +108,49 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 class Pair(msgspec.Struct, frozen=True):
-    """Two columns that were missing together in training."""
+    """Two columns that were usually null in the same rows of the training data."""
 
-    first: int  # indices of the two columns
+    first: int  # the index of one column
     second: int
-    either: int  # number of rows in which at least one of them was null
+    either: int  # the number of rows in which at least one of the two is null
     both: int
 
 
 class LabelDays(msgspec.Struct, frozen=True, kw_only=True):
-    """The numbers of rows and labels by training day, for days whose labels are final."""
+    """The numbers of rows and labels on each training day. Only days whose labels are final are included."""
 
-    first_day: int  # number of the day since 1970
+    first_day: int  # the number of the first day, counted since 1970
     rows: bytes  # uint32
-    labelled: bytes  # uint32: number of rows with a label
-    sums: bytes  # float64: sums of the labels
+    labelled: bytes  # uint32: the number of rows with a label
+    sums: bytes  # float64: the sum of the labels
 
     @property
     def columns(self) -> tuple[Floats, Floats, Floats]:
-        """Rows, labelled rows and sums of the days."""
+        """Return rows, labelled rows and sums of labels as arrays with one value per day."""
         rows, labelled = (np.frombuffer(one, "<u4").astype(np.float64) for one in (self.rows, self.labelled))
         return rows, labelled, np.frombuffer(self.sums, "<f8")
 
 
 class InputProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """The profile of the rows of a training set. It contains no texts of these rows, only numbers and hashes."""
+    """The profile of the rows of a training set. It contains only numbers and hashes, and no texts of the rows."""
 
     format: Literal[1] = FORMAT
     rows: int
     from_us: int
     until_us: int
-    columns: tuple[ColumnProfile, ...]  # the inputs in the order of the matrix, then columns of the request
+    # the model's inputs in the order of the matrix, then the other columns of the request
+    columns: tuple[ColumnProfile, ...]
     pairs: tuple[Pair, ...]
-    request: tuple[str, ...]  # the request's columns in declared order
-    first_hour: int  # hours since 1970 that `hour_rows` is about
-    hour_rows: bytes  # uint32: number of rows of each reference hour
+    request: tuple[str, ...]  # all columns of the request, in declared order
+    first_hour: int  # the first hour of `hour_rows`, counted since 1970
+    hour_rows: bytes  # uint32: the number of training rows in each hour
     labels: LabelDays
 
     @cached_property
     def week(self) -> Floats:
-        """Mean rows by hour of the week (hours since 1970 modulo 168), NaN for an hour without a reference hour."""
+        """Return the mean number of rows for each hour of the week (hours since 1970 modulo 168). NaN: there is no
+        such hour.
+        """
         rows = np.frombuffer(self.hour_rows, "<u4").astype(np.float64)
         phase = (self.first_hour + np.arange(rows.size)) % 168
         sums, hours = np.bincount(phase, rows, 168), np.bincount(phase, minlength=168)
@@ -150,15 +158,15 @@ class InputProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 def encode_profile(profile: InputProfile) -> bytes:
-    """The bytes of a profile: its format, then its packed content."""
+    """Return the profile as bytes: the number of the format, followed by the encoded content."""
     return bytes([FORMAT]) + zlib.compress(msgspec.msgpack.encode(profile), 6)
 
 
 def decode_profile(data: bytes) -> InputProfile:
-    """The profile that some bytes contain.
+    """Return the profile in some bytes.
 
     Raises:
-        Corrupt: The bytes are damaged, or in a format that this version of trimtab does not know.
+        Corrupt: The bytes are damaged, or have a format that this version of trimtab does not know.
     """
     if data[:1] != bytes([FORMAT]):
         raise Corrupt(

@@ -1,4 +1,4 @@
-"""The store of input profiles: one blob for each version, which a small record of the catalogue names."""
+"""The stored input profiles: a blob for each version, and a catalogue record that names the blob."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ from trimtab.store.ports import Blob, Catalog, Put, read_record
 from trimtab.training.data.sets import TrainingSet, load_training_set
 from trimtab.training.fitting.artifact import decode_artifact
 
-KIND = "input_profile"  # kind of the records; the key is the version's address
+KIND = "input_profile"  # the kind of these records; their key is the id of the version
 
 
 class ProfileRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The blob of a version's profile, or the reason why there is no profile."""
+    """The record that names the blob of a version's profile, or says why there is none."""
 
     format: Literal[1] = 1
     blob: str | None
-    why: str | None  # why there is no profile
+    why: str | None  # the reason why there is no profile; None: there is one
     rows: int
     made_at_us: int
 
 
 def without_profile(catalog: Catalog, version: str) -> str | None:
-    """The reason why a version, given by its address, has no profile; None if it has one or needed none yet."""
+    """Return why a version has no input profile; None if it has one, or if none was needed yet."""
     record = catalog.get(KIND, version)
     return None if record is None else msgspec.json.decode(record.body, type=ProfileRecord).why
 
 
 class Profiles:
-    """The input profiles of versions, made from their stored training sets when they are first needed."""
+    """Makes and stores the input profiles of versions. A profile is made from the stored training set when it is
+    needed.
+    """
 
     def __init__(self, catalog: Catalog, blob: Blob, clock: Clock) -> None:
         self._catalog = catalog
@@ -52,24 +54,25 @@ class Profiles:
         if record is not None and record.blob is not None:
             try:
                 return decode_profile(self._blob.get(record.blob))
-            except (NotFound, Corrupt):  # the profile is made again from the same rows
+            # the blob was removed or is damaged, so the profile is made again from the same rows
+            except (NotFound, Corrupt):
                 pass
         return self._made(version)
 
     def inputs_of(self, version: Version) -> tuple[FeatureSet, Encoding]:
-        """The feature definitions of a version, and the encoding by which features became numbers."""
+        """Return the feature definitions of a version, and the encoding that turns features into numbers."""
         artifact = decode_artifact(self._blob.get(version.artifact))
         return artifact.features(version.features), artifact.encoding
 
     def make(self, version: Version, training_set: TrainingSet) -> InputProfile:
-        """Make and store the profile of a version from its loaded training set."""
+        """Make the profile of a version from a training set in memory, and store it."""
         features, encoding = self.inputs_of(version)
         profile = make_profile(features, encoding, training_set)
         self.store(version, profile)
         return profile
 
     def store(self, version: Version, profile: InputProfile) -> None:
-        """Store a profile."""
+        """Store the profile of a version."""
         self._record_as(version.id, self._blob.put(encode_profile(profile)), None, profile.rows)
 
     def _made(self, version: Version) -> InputProfile | str:

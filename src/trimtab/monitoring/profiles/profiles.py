@@ -1,4 +1,4 @@
-"""Make the input profile of a version from its training set: bins, nulls by reason, spreads of windows."""
+"""Make the input profile of a version from its training set: histograms, nulls by reason, variation over time."""
 
 from __future__ import annotations
 
@@ -31,22 +31,23 @@ from trimtab.monitoring.profiles.profile_records import (
 from trimtab.monitoring.profiles.proportion import limits
 from trimtab.training.data.sets import TrainingSet
 
-ROWS_AT_MOST = 2_000_000  # greatest number of rows that are profiled, the newest ones
-LEAST_ROWS = 20  # least rows of a reference window
-_LEFT_OUT = 14  # the high end leaves out one window in this many
-_CODES_AT_MOST = 64  # greatest number of distinct integers
+ROWS_AT_MOST = 2_000_000  # if there are more rows, only the newest are used
+LEAST_ROWS = 20  # windows with fewer rows are not used
+_LEFT_OUT = 14  # the high end of a statistic is computed without one window in this many
+_CODES_AT_MOST = 64  # an integer column with more distinct values is never taken for codes
 _PAIRS_AT_MOST = 64
-# least share of rows with both null among those with either null, and least number of such rows
+# Two columns are a pair if both are null in at least this share of the rows in which either is null. There must be at
+# least as many such rows as the second number says.
 _TOGETHER, _TOGETHER_ROWS = 0.9, 30
 
 
 def make_profile(features: FeatureSet, encoding: Encoding, training_set: TrainingSet) -> InputProfile:
-    """The profile of the rows that a version was made from.
+    """Return the input profile of the rows that a version was trained on.
 
     Args:
-        features: The version's feature definitions.
-        encoding: The version's encoding, with its vocabularies.
-        training_set: The rows of the version, of which the newest two million are used.
+        features: The feature definitions of the version.
+        encoding: The version's encoding of features, with the texts of its categories.
+        training_set: The training set. If it is larger than two million rows, only the newest are used.
     """
     order = np.argsort(training_set.at_us, kind="stable")[-ROWS_AT_MOST:]
     at_us = training_set.at_us[order]
@@ -83,11 +84,11 @@ def _label_days(training_set: TrainingSet) -> LabelDays:
 
 
 class _ReferenceHours:
-    """The whole hours at the end of a training set, and windows of them."""
+    """The complete hours at the end of a training set, and windows of several such hours."""
 
     def __init__(self, at_us: NDArray[np.int64]) -> None:
         hour = at_us // HOUR_US
-        # the last hour is not complete; it is used only if there is no other hour
+        # leave out the last hour, which is incomplete, unless it is the only one
         end = int(hour[-1]) + (1 if hour[0] == hour[-1] else 0)
         self.first = max(int(hour[0]), end - REFERENCE_H)
         self.count = end - self.first
@@ -96,11 +97,13 @@ class _ReferenceHours:
         self._busy, self._starts = np.unique(self.hour, return_index=True)  # hours with rows, and their first rows
 
     def sums(self, values: Floats) -> Floats:
-        """Sums by hour of a value of each row of the set, shape (hours,)."""
+        """Return the sum over each hour of a value of the rows, shape (hours,)."""
         return np.bincount(self.hour, values[self.rows], self.count).astype(np.float64)
 
     def windows(self, sums: Floats, length: int) -> Floats:
-        """Sums over the windows that end with each hour; NaN at the beginning, where a window is too short."""
+        """Return for each hour the sum over the window that ends with it. NaN: the window would begin before the
+        first hour.
+        """
         total = np.concatenate([np.zeros((1, *sums.shape[1:])), np.cumsum(sums, axis=0)])
         found = np.full(sums.shape, np.nan)
         if length <= self.count:
@@ -108,7 +111,7 @@ class _ReferenceHours:
         return found
 
     def extremes(self, values: Floats) -> tuple[Floats, Floats]:
-        """The least and the greatest value of each hour, infinite if the hour has no values."""
+        """Return the smallest and the largest value in each hour. They are infinite if the hour has no values."""
         low, high = np.full(self.count, np.inf), np.full(self.count, -np.inf)
         mine = values[self.rows]
         null = np.isnan(mine)
@@ -117,7 +120,9 @@ class _ReferenceHours:
         return low, high
 
     def spread(self, of_length: Callable[[int], Floats], otherwise: float) -> Spread:
-        """The spread of a statistic. `of_length` gives its values for the windows of a length, NaN if undefined."""
+        """Return how a statistic varies over windows. `of_length` returns its value for each window of a length, or
+        NaN.
+        """
         middle = np.full((len(WINDOWS_H), 24), otherwise, np.float32)
         high = middle.copy()
         for place, length in enumerate(WINDOWS_H):
@@ -132,7 +137,7 @@ class _ReferenceHours:
 
 
 def _trimmed(values: Floats) -> tuple[float, float] | None:
-    """Median and high end; None if there are fewer than three windows."""
+    """Return the median and the high end of the values; None if there are fewer than three."""
     there = np.sort(values[~np.isnan(values)])
     if there.size < 3:
         return None
@@ -143,7 +148,7 @@ def _trimmed(values: Floats) -> tuple[float, float] | None:
 def _column(plan: ColumnPlan, place: int, rows: Rows, hours: _ReferenceHours) -> ColumnProfile:
     values = rows.values[:, place].copy()
     if plan.kind == "time":
-        # times only increase, so they are only checked for being present
+        # times always increase, so only whether they are null is profiled
         values = np.where(np.isnan(values), np.nan, 0.0)
     null = np.isnan(values)
     there = np.sort(values[~null])
@@ -186,13 +191,16 @@ def _column(plan: ColumnPlan, place: int, rows: Rows, hours: _ReferenceHours) ->
 
 
 def _kind(plan: ColumnPlan, distinct: Floats) -> Kind:
-    """The kind of a column. Integers count as codes if few of the numbers in their range occur."""
+    """Return the kind of a column. Integers are codes if only a few of the numbers between the extremes occur."""
     few = plan.kind == "number" and plan.integers and 1 < distinct.size <= _CODES_AT_MOST
     return "code" if few and distinct[-1] - distinct[0] + 1 > 2 * distinct.size else plan.kind
 
 
 def _known(kind: Kind, distinct: Floats, often: NDArray[np.int64]) -> tuple[Floats, float]:
-    """The values that count as known (the most common ones, if there are too many), and their share of the rows."""
+    """Return the values that are stored as known, and the share of rows that have them.
+
+    If there are too many values, these are the most frequent ones.
+    """
     if kind not in ("code", "text") or not distinct.size:
         return np.zeros(0), 1.0
     kept = np.argsort(-often, kind="stable")[: VALUE_BYTES // 8]
@@ -246,11 +254,12 @@ class _Column(msgspec.Struct, frozen=True, eq=False):
         return np.isnan(self.values)
 
 
-_OfLength = Callable[[int], Floats]  # computes a statistic of the windows of a length in hours, NaN if undefined
+# a function of a length in hours: returns the statistic for each window of this length; NaN: undefined
+_OfLength = Callable[[int], Floats]
 
 
 def _share(column: _Column, mask: NDArray[np.bool_], among: NDArray[np.bool_]) -> tuple[_OfLength, float]:
-    """The share of marked rows among the rows of another mask, by window and in total."""
+    """Return how large a share of the rows in `among` is in `mask`: for windows, and for all rows together."""
     hours = column.hours
     marked, rows = hours.sums(mask.astype(np.float64)), hours.sums(among.astype(np.float64))
 
@@ -266,7 +275,7 @@ def _null_share(column: _Column) -> tuple[_OfLength, float] | None:
 
 
 def _new_share(column: _Column) -> tuple[_OfLength, float] | None:
-    """The share of values in the newer half of the rows that do not occur in the older half."""
+    """Return the share of rows in the newer half of the training set with values that the older half does not have."""
     if column.kind not in ("code", "category", "text"):
         return None
     half, null = len(column.values) // 2, column.null
@@ -276,7 +285,7 @@ def _new_share(column: _Column) -> tuple[_OfLength, float] | None:
 
 
 def _distance(column: _Column) -> tuple[_OfLength, float] | None:
-    """The largest difference of the distribution functions of a window and of all rows (Kolmogorov-Smirnov)."""
+    """Return the Kolmogorov-Smirnov distance between the values in a window and those of all rows."""
     hours, counts, width = column.hours, column.counts, column.counts.size
     if column.kind in ("text", "time") or not counts.sum():
         return None
@@ -295,8 +304,8 @@ def _distance(column: _Column) -> tuple[_OfLength, float] | None:
     return of_length, 0.0
 
 
-# The statistics whose spread over reference windows is kept; each is None for columns without it. For the newest hours
-# `inputs.checks` computes them from hourly counts.
+# The statistics whose variation is part of the profile. A function returns None if the statistic does not apply to a
+# column. For live data, `inputs.checks` computes the same statistics from hourly counts.
 _STATISTICS: dict[Statistic, Callable[[_Column], tuple[_OfLength, float] | None]] = {
     "null": _null_share,
     "strange": _new_share,
@@ -305,15 +314,15 @@ _STATISTICS: dict[Statistic, Callable[[_Column], tuple[_OfLength, float] | None]
 
 
 def _spreads(column: _Column) -> dict[Statistic, Spread]:
-    """The spread of each statistic that the column has."""
+    """Return the variation of each statistic that applies to the column."""
     found = {name: statistic(column) for name, statistic in _STATISTICS.items()}
     return {name: column.hours.spread(*one) for name, one in found.items() if one is not None}
 
 
 def _pairs(rows: Rows) -> tuple[Pair, ...]:
-    """The pairs of columns that are missing together, pairs with the most nulls first."""
+    """Return the pairs of columns that are usually null together. Those with the most nulls come first."""
     null = np.isnan(rows.values).astype(np.float32)
-    both = np.rint(null.T @ null).astype(np.int64)  # exact: there are fewer rows than float32 can count
+    both = np.rint(null.T @ null).astype(np.int64)  # exact, because there are fewer rows than float32 can count
     alone = np.diag(both)
     either = alone[:, None] + alone[None, :] - both
     first, second = np.nonzero(np.triu((either >= _TOGETHER_ROWS) & (both >= _TOGETHER * either), 1))

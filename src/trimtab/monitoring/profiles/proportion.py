@@ -1,4 +1,4 @@
-"""Limits beyond which a number is extreme: some multiples of the usual range beyond the usual extremes of days."""
+"""Limits beyond which a number is called extreme, computed from the smallest and largest value of each day."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import numpy as np
 
 from trimtab.monitoring.profiles.profile_records import Floats
 
-_BEYOND = 3.0  # a value is extreme this many ranges beyond the usual extremes of a day
-_BEYOND_LOG = 1.0  # the same number on a log scale, for columns with a long tail
-# multiple of the usual extreme from which a value is extreme, for a column that is mostly 0, such as rain
+_BEYOND = 3.0  # the distance of the limit from the usual extremes, as a multiple of the range between these
+_BEYOND_LOG = 1.0  # the same on a logarithmic scale, for columns with a long tail
+# for a column that is mostly 0, such as rain: the limit as a multiple of the usual largest value of a day
 _BEYOND_ZERO = 10.0
-_SKEWED = 3.0  # ratio of the width of the upper half to that of the lower half from which a tail is long
-_ALONE = 4.0  # the extreme of a day may be faulty this many ranges beyond those of the other days
-_ALONE_DAYS = 14  # one day in this many may be faulty
+_SKEWED = 3.0  # a tail is long if the upper half of the values is this many times as wide as the lower half
+_ALONE = 4.0  # the extreme of a day is left out if it is more than this many ranges beyond those of the other days
+_ALONE_DAYS = 14  # at most one day in this many is left out
 
 
 def limits(low: Floats, high: Floats, quantiles: tuple[float, float, float, float]) -> tuple[float, float]:
-    """The least and the greatest normal value of a column of numbers; infinite if its days have no range.
+    """Return the smallest and the largest normal value of a column. They are infinite if all values are equal.
 
-    One day in fourteen is ignored if its extreme lies far from the others, because that extreme may be faulty.
+    The extreme of one day in fourteen is left out if it is far from those of the other days, as it may be an error.
 
     Args:
-        low: The least value of each day, shape (days,).
-        high: The greatest value of each day, shape (days,).
-        quantiles: The least value, and the 3 %, 50 % and 97 % quantiles, of all values.
+        low: The smallest value of each day, shape (days,).
+        high: The largest value of each day, shape (days,).
+        quantiles: The smallest value, and the 3 %, 50 % and 97 % quantiles, of all values.
 
     >>> low = np.array([0.0, 1.0, 0.0, 0.5, 0.0, 0.0, 1.0, 0.0])
     >>> high = np.array([10.0, 12.0, 1000.0, 9.0, 11.0, 10.0, 12.0, 11.0])
@@ -44,7 +44,7 @@ def limits(low: Floats, high: Floats, quantiles: tuple[float, float, float, floa
 
 
 def _beyond(extremes: Floats, middle: float, ranges: float, other: Floats | None = None) -> float:
-    """The usual extreme of a day plus a number of ranges."""
+    """Return the usual extreme value of a day, plus a multiple of the range of values."""
     usual = _usual(extremes, middle)
     width = usual + _usual(other, -middle) if other is not None else usual - middle
     return usual + ranges * max(width, abs(usual) * 1e-6) if width else np.inf

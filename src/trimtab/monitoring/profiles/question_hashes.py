@@ -1,4 +1,4 @@
-"""Hashes of logged requests without their id and time, computed from the bytes of the requests."""
+"""Hash logged requests without their key and time, working directly on their encoded bytes."""
 
 from __future__ import annotations
 
@@ -10,39 +10,40 @@ from numpy.typing import NDArray
 from trimtab.features.definitions import Request
 
 _Ints = NDArray[np.int64]
-_PADDING = bytes(8)  # padding, so that the head of the last element can be read
+# added after the last element, because reading its size may go a few bytes past its end
+_PADDING = bytes(8)
 
 
 def _sizes() -> _Ints:
-    """The size in bytes of a msgpack element by its first byte; 0 if the length follows, or for a map or the like."""
+    """Return the size of a msgpack element for each value of its first byte. 0: `_LENGTHS` has it, or nothing does."""
     sizes = np.zeros(256, np.int64)
     sizes[:0x80] = sizes[0xE0:] = 1  # small integers
     sizes[0xA0:0xC0] = np.arange(1, 33)  # short texts
-    sizes[[0xC0, 0xC2, 0xC3]] = 1  # null, false, true
+    sizes[[0xC0, 0xC2, 0xC3]] = 1  # null, False and True
     sizes[[0xCA, 0xCB]] = 5, 9  # floats
     sizes[0xCC:0xD4] = 2, 3, 5, 9, 2, 3, 5, 9  # integers
     return sizes
 
 
 _SIZES = _sizes()
-_LENGTHS = ((0xD9, 1), (0xDA, 2), (0xDB, 4))  # texts: first byte, and number of bytes of the length
+_LENGTHS = ((0xD9, 1), (0xDA, 2), (0xDB, 4))  # longer texts: the first byte, and how many bytes then give the length
 _ARRAYS = ((0xDC, 2), (0xDD, 4))
 
 
 def aside_of(request: Request) -> frozenset[int]:
-    """The indices of a request's id and time, which are no part of its question."""
+    """Return the positions of the key and the time in a request. They are left out of the hash."""
     return frozenset(place for place, name in enumerate(request.columns) if name in (request.key, request.time))
 
 
 def question_hashes(requests: Sequence[bytes], aside: Collection[int]) -> _Ints:
-    """A hash of each request without its id and time; hashes are comparable within this process.
+    """Return a hash of each request without its key and time. Only compare hashes within one process.
 
-    The bytes of id and time are cut out without decoding the rest, for many requests at once. A request is hashed whole
-    if it has too few columns, or if columns before id and time are neither texts nor numbers.
+    The bytes of key and time are cut out without decoding the others, for many requests at once. A request is hashed as
+    a whole if it has too few columns, or if a column before the key or time is neither a text nor a number.
 
     Args:
-        requests: The columns of each request in declared order, as a msgpack array.
-        aside: The indices of id and time.
+        requests: The columns of each request in declared order, encoded as a msgpack array.
+        aside: The positions of the key and the time.
     """
     places = sorted(aside)
     if not requests or not places:
@@ -59,7 +60,7 @@ def question_hashes(requests: Sequence[bytes], aside: Collection[int]) -> _Ints:
         sound &= size > 0
         at = at + size
     sound &= at <= begin + lengths
-    if places == [*range(len(places))]:  # id and time come first, so one piece of bytes is left
+    if places == [*range(len(places))]:  # the key and the time come first, so what remains is one piece
         ends = np.where(sound, cuts[-1][1], 0).tolist()
         return np.array([hash(one[end:]) for one, end in zip(requests, ends, strict=True)], np.int64)
     bounds = zip(*(side.tolist() for cut in cuts for side in cut), strict=True)
@@ -70,7 +71,7 @@ def question_hashes(requests: Sequence[bytes], aside: Collection[int]) -> _Ints:
 
 
 def _first_element(joined: NDArray[np.uint8], begin: _Ints, last: int) -> tuple[_Ints, NDArray[np.bool_]]:
-    """The position of the first element of each array, and whether the array has an element at index `last`."""
+    """Return where the first element of each array begins, and whether the array has an element number `last`."""
     head = joined[begin]
     count, at = (head & 0x0F).astype(np.int64), begin + 1
     small = head >> 4 == 0x9
@@ -84,7 +85,7 @@ def _first_element(joined: NDArray[np.uint8], begin: _Ints, last: int) -> tuple[
 
 
 def _size(joined: NDArray[np.uint8], at: _Ints) -> _Ints:
-    """The size of the element at each of some positions; 0 if the element is neither a text nor a number."""
+    """Return the size of the element at each of the given positions; 0 if it is neither a text nor a number."""
     first = joined[at]
     size = _SIZES[first]
     if not size.all():
@@ -96,7 +97,7 @@ def _size(joined: NDArray[np.uint8], at: _Ints) -> _Ints:
 
 
 def _number(joined: NDArray[np.uint8], at: _Ints, width: int) -> _Ints:
-    """The big-endian integers of some bytes at each position."""
+    """Return the big-endian integers of `width` bytes at the given positions."""
     found = np.zeros(at.size, np.int64)
     for place in range(width):
         found = found << 8 | joined[at + place]
@@ -104,6 +105,6 @@ def _number(joined: NDArray[np.uint8], at: _Ints, width: int) -> _Ints:
 
 
 def _without(request: bytes, cuts: Sequence[int]) -> bytes:
-    """The bytes outside of the ranges (begin, end, begin, end, ...)."""
+    """Return the bytes outside of some ranges, which are given as (begin, end, begin, end, ...)."""
     edges = (0, *cuts, len(request))
     return b"".join([request[edges[n] : edges[n + 1]] for n in range(0, len(edges), 2)])

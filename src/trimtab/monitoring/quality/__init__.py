@@ -1,1 +1,1 @@
-"""Quality of answers: daily losses, alarms, slices and arms."""
+"""Quality of predictions: daily losses and calibration, alarms, slices, and arms (canary, shadow)."""

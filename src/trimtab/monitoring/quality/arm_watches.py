@@ -1,4 +1,4 @@
-"""Watches over the quality of canaries and shadows, next to the version in service."""
+"""Quality alarms for canaries and shadows: versions that answer next to the version in service."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from trimtab.serving.arms.arms import CANARY, SHADOW
 from trimtab.store.ports import Catalog, Put, Remove
 
 KIND = "arm_watch"
-QUIET_US = 7 * DAY_US  # an arm without answers for this time is no longer watched
+QUIET_US = 7 * DAY_US  # an arm (a canary or a shadow) without predictions for this long is no longer watched
 
-Arm = tuple[str, str]  # an alias and the version that it points to
+Arm = tuple[str, str]  # an arm: an alias, and the version that it points to
 
 
 class ArmWatches:
-    """The watches of one model's arms, each stored under the arm and its version.
+    """The watches (see watches.py) over the arms of one model, stored by arm and version.
 
-    A version is compared with the reference of its own promotion, if it was ever promoted, and with the level of the
-    version in service.
+    The quality of a version is compared with its own reference, if the version was ever promoted, and with the quality
+    of the version in service.
 
     Args:
-        catalog: Stores the watches.
-        model: The model's name.
-        stored: Gives the watch that a version had when it was promoted.
+        catalog: Where watches are stored.
+        model: The name of the model.
+        stored: Returns the watch that a version got when it was promoted; None if it was never promoted.
     """
 
     def __init__(self, catalog: Catalog, model: str, stored: Callable[[str], Watch | None]) -> None:
@@ -43,15 +43,17 @@ class ArmWatches:
         self.watches: dict[Arm, Watch] = {(one.arm, one.version): one for one in found}
 
     def of(self, version: str) -> Watch | None:
-        """A watch over a version, whatever its arm."""
+        """Return a watch over a version, under any arm; None if there is none."""
         return next((one for one in self.watches.values() if one.version == version), None)
 
     def before(self, arm: Arm, day: DayQuality, champion: Watch) -> Watch:
-        """The watch of an arm before one of its closed days; left out, a new watch that begins with that day."""
+        """Return the watch of an arm as it was before one of its days. If there is none, return a new one that
+        begins there.
+        """
         return self.watches.get(arm) or self._begun(arm, day, champion)
 
     def over(self, arms: Mapping[str, str], now_us: int) -> list[Watch]:
-        """The watches of arms that now point to another version, or that gave no answers for a week."""
+        """Return the watches that are over: the arm points to another version, or made no predictions for a week."""
         return [
             watch
             for (arm, version), watch in self.watches.items()
@@ -59,11 +61,11 @@ class ArmWatches:
         ]
 
     def put(self, watch: Watch) -> Put:
-        """The change that stores a watch."""
+        """Return the change that stores a watch."""
         return Put(KIND, self._key(watch), msgspec.json.encode(watch))
 
     def remove(self, watch: Watch) -> Remove:
-        """The change that removes a watch."""
+        """Return the change that removes a watch."""
         return Remove(KIND, self._key(watch))
 
     def _key(self, watch: Watch) -> str:
@@ -88,6 +90,6 @@ class ArmWatches:
 
 
 def arm_of(signal: Signal) -> str:
-    """The arm whose quality a signal is about; empty if the signal is about the version in service."""
+    """Return the arm that a quality signal is about; "" if it is about the version in service."""
     first = signal.subject.partition(",")[0]
     return first if first in (CANARY, SHADOW) else ""

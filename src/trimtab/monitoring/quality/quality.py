@@ -1,4 +1,4 @@
-"""Quality by labels: alarms on the daily excess loss, the daily calibration gap, and the slices of a version."""
+"""Quality alarms from labels: for the daily loss, the calibration, and slices of a version's predictions."""
 
 from __future__ import annotations
 
@@ -35,23 +35,26 @@ Change = Put | Remove | Append
 
 
 class QualityMonitor:
-    """Turns closed days of one model into signals; its whole state is one record of the catalogue.
+    """Turns closed days (days whose wait for labels is over) of one model into signals about its quality.
 
-    If the scores are probabilities, the watched loss is the *excess loss*: the loss minus the loss that the scores
-    themselves predict. A season that the model knows, or requests that are harder to answer, move both losses alike.  #
-    D0003
+    For each version there is a watch: the reference that days are compared with, and the evidence against the version.
 
-    With several classes, the calibration gap is that of the most likely class: how often this class is the label, minus
-    its mean probability. The gap lies in [-1, 1] as with two classes, so that the stated run length is valid as well.
-    # D0076
+    If the scores are probabilities, the *excess loss* is watched: the loss minus the loss that the scores themselves
+    predict. If requests become harder to predict in a way that the model knows, both rise together and the excess loss
+    does not change.  # D0003
 
-    All alarms together keep the stated run length. Each of the two values, and all slices together, get a multiple of
-    the run length (a union bound). The scores of a ranking are not probabilities, so only the loss of its lists is
-    watched.  # D0086
+    For a model of several classes, the calibration gap is about the likeliest class: how often it is the label, minus
+    its mean probability. Like the gap of a binary model it is in [-1, 1], so the stated rate of false alarms holds for
+    it, too. # D0076
 
-    A watch is also stored by version, so that after a rollback the earlier level of the version is watched again. The
-    level of the last healthy version stays as a second anchor until seven days in a row have met that level. Canaries
-    and shadows are watched as well, against the level of the version in service.  # D0187
+    The stated rate of false alarms holds for all alarms together. For this, the allowed rate is divided between the two
+    values and the slices (a union bound). The scores of a ranking are not probabilities, so only the loss of its lists
+    is watched.  # D0086
+
+    Each watch is also stored under its version. After a roll-back, the version is compared with its earlier reference
+    again. When a version is replaced, the reference of the last healthy version is kept as a second reference, until it
+    was met on seven days in a row. Canaries and shadows are watched, too, and compared with the version in service.
+    # D0187
     """
 
     def __init__(
@@ -69,13 +72,14 @@ class QualityMonitor:
         self._model = model
         self._run_length = run_length_days
         self._owner = owner
-        self.kinds: tuple[str, ...] = (LOSS, CALIBRATION) if calibrated else (LOSS,)  # the watched kinds
+        # the kinds of values that are watched
+        self.kinds: tuple[str, ...] = (LOSS, CALIBRATION) if calibrated else (LOSS,)
         self._arms = ArmWatches(catalog, model, self._stored)
         self.reload()
 
     @property
     def watch(self) -> Watch | None:
-        """The watch over the version in service; None until the first version was anchored."""
+        """The watch over the version in service; None if no version was ever promoted."""
         return self._watch
 
     def reload(self) -> None:
@@ -86,9 +90,9 @@ class QualityMonitor:
         self._arms.reload()
 
     def loss_cap(self, version: str) -> float:
-        """The loss at which a row of a version is capped, fixed when its watch was anchored.
+        """Return the largest loss that a row of a version can have. It is fixed when the version is promoted.
 
-        A version that never had a watch has the same cap as the version in service.
+        For a version without a watch, it is that of the version in service.
         """
         watch = self._watch
         if watch is not None and watch.version == version:
@@ -107,19 +111,26 @@ class QualityMonitor:
         allowance: Mapping[str, float] | None = None,
         name: str = "",
     ) -> tuple[Watch, list[Change]]:
-        """A watch over `version` from out-of-sample days of its recipe, never from days that it answered in service.
+        """Return a watch over a new version, with the changes that store it.
 
-        This method stores nothing. Write the changes together with the promotion of the version, then call `reload`.
+        The recipe of the version (its definition and way of fitting) scored these days with a model that was fitted on
+        other rows. Days that the version itself scored in service are not used.
+
+        The watch compares later days with reference days, on which the version was not trained.
+
+        Nothing is stored by this call. Write the changes in the transaction that promotes the version, then call
+        `reload`.
 
         Args:
-            version: The version to watch.
-            reference: Days that the version's recipe was not fitted on, oldest first.
-            at_us: When the version was made for service. Days that were over by then do not count as its own.
-            loss_cap: The cap of the losses in `reference`, and of the losses of live days.
+            version: The id of the version.
+            reference: The days, oldest first. The version's recipe was not fitted on their rows.
+            at_us: When the version was put in service. Days that ended before are not compared.
+            loss_cap: The largest loss that a row in `reference` can have. Losses of live days are limited in the same
+                way.
             slices: The reference days of each slice.
-            allowance: By kind of signal, the allowed distance of a refit's days from its candidate's, in units of the
-                value.
-            name: The version's name, for people.
+            allowance: For each kind of value, how far live days may be from the reference for a known reason: the
+                reference was scored by the candidate, but the version was fitted again on more data.
+            name: The name of the version, for messages.
         """
         allowed = allowance or {}
         shared = len(self.kinds) + bool(slices)
@@ -149,10 +160,10 @@ class QualityMonitor:
         return watch, [*self._puts(watch), *self._handed_over(watch, at_us, f"repaired by {name or version[:12]}")]
 
     def follow(self, version: str | None, *, now_us: int) -> bool:
-        """Watch the version in service after its alias was moved by hand; return whether the watch changed.
+        """Watch another version, because the alias was moved by hand. Return whether the watch changed.
 
-        A version that was watched before gets its earlier level. Any other version has no reference, and is only
-        compared with the level of the last healthy version.
+        A version that was watched earlier gets its earlier reference. Any other version has no reference of its own,
+        and is only compared with the last healthy version.
         """
         before = self._watch
         if version is None or before is None or before.version == version:
@@ -179,7 +190,7 @@ class QualityMonitor:
         return True
 
     def follow_arms(self, arms: Mapping[str, str], *, now_us: int) -> None:
-        """End the watches and the signals of arms that now point to other versions, or that no longer answer."""
+        """End the watches and signals of arms that point to other versions by now, or that no longer answer."""
         over = self._arms.over(arms, now_us)
         if not over:
             return
@@ -193,9 +204,11 @@ class QualityMonitor:
         self._arms.reload()
 
     def accept(self, *, now_us: int) -> tuple[Watch, list[Change]] | None:
-        """The watch without its second anchor, as a person accepts the present level; None without such an anchor.
+        """Return the watch without its second reference, because a person accepts the present quality.
 
-        This method stores nothing, like `anchor`.
+        Also return the changes that store it. The result is None if there is no second reference.
+
+        Nothing is stored by this call; see `anchor`.
         """
         before = self._watch
         if before is None or not before.healthy:
@@ -215,21 +228,21 @@ class QualityMonitor:
         slices: Mapping[tuple[int, str], DayBlocks] | None = None,
         arms: Sequence[tuple[str, DayQuality]] = (),
     ) -> list[Signal]:
-        """Add closed days, oldest first; return the signals that began.
+        """Compare closed days with the references, oldest first, and return the signals that began.
 
-        The watch, the signals and the changes in `also` are stored in one write, so that a crash keeps all of them or
-        none. Some days change nothing: days of a version that is not watched, days that were over when the watch was
-        anchored, and days that are not newer than the last one. Days in between without predictions are no evidence.
+        The watch, the signals and the changes in `also` are stored in one transaction, so a crash keeps all of them or
+        none. Days are skipped if their version is not watched, if they were over before the version was put in service,
+        or if they are not newer than the last day. A gap of days without predictions is no evidence.
 
         Args:
-            days: Days of all versions.
-            now_us: The time of the look.
-            also: Further changes to store in the same write.
-            slices: By day and version, the blocks that contain the slices.
-            arms: Days of canaries and shadows, oldest first, each with the name of its arm.
+            days: Closed days, of any version.
+            now_us: The present time.
+            also: Further changes to store in the same transaction.
+            slices: For each day and version, the block that has the slices.
+            arms: Closed days of canaries and shadows, oldest first, each with the name of its arm.
 
         Raises:
-            Conflict: Another process changed the watch meanwhile. Nothing was stored; `reload` before the next call.
+            Conflict: Another process has changed the watch. Nothing was stored. Call `reload` before the next call.
         """
         before = after = self._watch
         listed = listed_signals(self._catalog, self._model)
@@ -267,7 +280,7 @@ class QualityMonitor:
         return settle(_about(listed, watch.arm), KINDS, found, now_us=now_us, owner=self._owner)
 
     def _comparable(self) -> Watch | None:
-        """The watch whose level the next version is compared with; None if its losses are of another metric."""
+        """Return the watch that a new version can be compared with; None if its losses are of another metric."""
         before = self._watch
         return None if before is None or (before.metric and before.metric != self._metric) else before
 
@@ -283,7 +296,11 @@ class QualityMonitor:
         return read_record(self._catalog, KIND, f"{self._model}/{version}", Watch)
 
     def _handed_over(self, watch: Watch, now_us: int, because: str) -> list[Change]:
-        """The changes that end the replaced version's signals, and begin those of a level that the new one misses."""
+        """Return the changes of signals when a version takes over.
+
+        Signals of the replaced version end. Signals begin if the reference days of the new one are worse than those of
+        the last healthy version.
+        """
         listed = listed_signals(self._catalog, self._model)
         found = signals_of(watch, None, now_us)
         why = dict.fromkeys(KINDS, because)
@@ -298,33 +315,33 @@ def _mean_loss(days: Sequence[DayQuality]) -> float | None:
 
 
 def _about(listed: Sequence[Signal], arm: str = "") -> list[Signal]:
-    """The quality signals of one arm, and the signals of all other kinds."""
+    """Return the quality signals of one arm, together with all signals of other kinds."""
     return [one for one in listed if one.kind not in KINDS or arm_of(one) == arm]
 
 
 def _with(listed: Sequence[Signal], settled: Settled) -> list[Signal]:
-    """All signals after some of them were replaced by settled ones."""
+    """Return all signals after the changes in `settled`."""
     now = {one.id: one for one in [*listed, *settled.listed]}
     gone = {one.id for one in settled.gone}
     return [one for one in now.values() if one.id not in gone]
 
 
 def _healthy(before: Watch | None) -> dict[str, MetricValue]:
-    """The second anchor of the next watch: a second anchor that still stands, else the level of this version."""
+    """Return the second reference for the next watch: the present second one, or else that of the present version."""
     if before is None:
         return {}
     return fresh(before.healthy or before.figures)
 
 
 def _healthy_cap(before: Watch | None) -> float | None:
-    """The cap of the losses of the second anchor's level."""
+    """Return the cap of the losses in the second reference for the next watch."""
     if before is None:
         return None
     return before.healthy_cap or before.loss_cap if before.healthy else before.loss_cap
 
 
 def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
-    """The watch after one more closed day of the watched version."""
+    """Return the watch after one more closed day of its version."""
     skipped = 0 if watch.last_day_us is None else (day.day_us - watch.last_day_us) // DAY_US - 1
     alike = in_units_of(day, watch.loss_cap, watch.healthy_cap or watch.loss_cap)
     healthy = {kind: advanced(figure, kind, alike, skipped) for kind, figure in watch.healthy.items()}
@@ -354,7 +371,7 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
 def _slices_after(
     figures: dict[str, MetricValue], kind: str, blocks: DayBlocks | None, skipped: int
 ) -> dict[str, MetricValue]:
-    """The values of slices after one more day; a day without predictions of a slice is no evidence."""
+    """Return the values of slices after one more day. A day without rows of a slice is no evidence."""
     if blocks is None:
         return figures
     nothing = msgspec.structs.replace(blocks.quality(), predictions=0, labelled=0)
@@ -365,7 +382,9 @@ def _slices_after(
 
 
 def _unlisted_severity(watch: Watch, day: DayQuality) -> Literal["no", "info", "red"]:
-    """The severity to signal for a day's labels of undeclared classes, once for each severity.  # D0076"""
+    """Return the severity of a signal about labels of undeclared classes. Each severity is only signalled once.
+    # D0076
+    """
     if not day.unlisted or watch.unlisted_told == "red":
         return "no"
     if day.unlisted >= UNLISTED_SHARE * (day.labelled + day.unlisted):

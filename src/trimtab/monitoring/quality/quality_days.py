@@ -1,4 +1,4 @@
-"""Stored closed days: for each version and arm, a record of the day and a record of its slices; and batches."""
+"""Stored closed days (days whose wait for labels is over), and stored batches."""
 
 from __future__ import annotations
 
@@ -14,37 +14,39 @@ KIND, SLICES, BATCH = "quality_day", "quality_slices", "quality_batch"
 
 
 class DaySums(msgspec.Struct, frozen=True, kw_only=True):
-    """The sums of one closed day of a version and arm, without its hours."""
+    """The sums of one closed day of a version under one arm (the alias that answered). The sums of its hours are
+    left out.
+    """
 
     version: str
     arm: str
     day_us: int
-    cap: float  # the loss at which a row is capped, the unit of `capped_loss`
+    cap: float  # the largest loss that a row can have; `capped_loss` is given as a multiple of it
     whole: BlockSums
-    amended: BlockSums | None = None  # the same as in `DayBlocks`
+    amended: BlockSums | None = None  # as in `DayBlocks`
 
 
 class BatchBlocks(msgspec.Struct, frozen=True, kw_only=True):
-    """The sums of one batch, closed with the day on which it was made."""
+    """The sums of one batch. It is closed together with the day on which it was made."""
 
     batch: str
     made_at_us: int
-    blocks: DayBlocks  # the sums of the day, without its hours
+    blocks: DayBlocks  # the sums of that day, without those of its hours
 
 
 def store_batch(batch: BatchBlocks) -> Put:
-    """The write that stores a batch."""
+    """Return the change that stores a batch."""
     return Put(BATCH, f"{batch.blocks.model}/{batch.batch}", msgspec.json.encode(batch))
 
 
 def stored_batches(catalog: Catalog, model: str) -> list[BatchBlocks]:
-    """The closed batches of a model, oldest first."""
+    """Return the closed batches of a model, oldest first."""
     found = [msgspec.json.decode(one.body, type=BatchBlocks) for one in catalog.find(BATCH, f"{model}/")]
     return sorted(found, key=lambda one: (one.made_at_us, one.batch))
 
 
 def store_days(days: Sequence[DayBlocks]) -> list[Put]:
-    """The writes that store days; a day that is stored again replaces the earlier record."""
+    """Return the changes that store days. If a day is stored again, its record is replaced."""
     puts: list[Put] = []
     for day in days:
         whole = msgspec.structs.replace(day, slices={})
@@ -62,14 +64,14 @@ def stored_days(
     until_us: int | None = None,
     slices: bool = False,
 ) -> list[DayBlocks]:
-    """The closed days of a model, oldest first.
+    """Return the closed days of a model, oldest first.
 
     Args:
-        catalog: Stores the days.
-        model: The model's name.
-        from_us: Days that begin earlier are left out.
-        until_us: Days that begin at this time or later are left out.
-        slices: Whether the slices of the days are read, too.
+        catalog: Where days are stored.
+        model: The name of the model.
+        from_us: Leave out days that begin before this time.
+        until_us: Leave out days that begin at this time or later.
+        slices: Whether to read the slices of the days, too.
     """
     found: list[DayBlocks] = []
     for prefix in _prefixes(model, from_us, until_us):
@@ -86,18 +88,21 @@ def stored_days(
 
 
 def stored_sums(catalog: Catalog, model: str, days_us: Iterable[int]) -> list[DaySums]:
-    """The sums of some closed days of a model, oldest first; reads few further days, even of a long history."""
+    """Return the sums of the given closed days of a model, oldest first.
+
+    Even if the history is long, few other days are read.
+    """
     wanted = {f"{model}/{format_time(day_us)[:10]}" for day_us in days_us}
     return [
         msgspec.json.decode(record.body, type=DaySums)
-        for tens in sorted({day[:-1] for day in wanted})  # ten days by one query
+        for tens in sorted({day[:-1] for day in wanted})  # one query reads ten days
         for record in catalog.find(KIND, tens)
         if record.key[: len(tens) + 1] in wanted
     ]
 
 
 def _prefixes(model: str, from_us: int | None, until_us: int | None) -> Iterator[str]:
-    """The prefixes of the keys of the days: one for each month if both ends are known."""
+    """Yield prefixes of the days' keys: one for each month if both ends are given."""
     if from_us is None or until_us is None:
         yield f"{model}/"
         return

@@ -1,4 +1,4 @@
-"""The signals of a watch, as they stand after its newest closed day."""
+"""The signals about a version's quality, found from its watch (see watches.py) after its newest closed day."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from trimtab.stats.inference.edetector import Level, alarm_level, alarm_onset
 
 LEVEL, WORSE, NO_LABELS, UNLISTED = "quality_level", "quality_worse", "no_labels", "unlisted_labels"
 KINDS = (LOSS, CALIBRATION, SLICE, LEVEL, WORSE, NO_LABELS, UNLISTED)
-SILENT_DAYS = 2  # after so many closed days in a row with predictions but no label, the labels have stopped
-UNLISTED_SHARE = 0.01  # labels of undeclared classes are red from this share of a day's labels
-_MOST_SLICES = 3  # greatest number of signals of slices at a time; the worst slices are signalled
+# labels are reported as missing after this many closed days in a row with predictions and without any label
+SILENT_DAYS = 2
+UNLISTED_SHARE = 0.01  # labels of undeclared classes are a red signal if they are at least this share of a day's labels
+_MOST_SLICES = 3  # only the worst slices have a signal, and at most this many
 _WHAT = {
     (LOSS, True): "daily loss in excess of what the scores expect",
     (LOSS, False): "daily loss",
@@ -26,12 +27,12 @@ _WHAT = {
 
 
 def signals_of(watch: Watch, day: DayQuality | None, now_us: int) -> list[Signal]:
-    """All signals of a version now.
+    """Return all quality signals of a version that hold now.
 
     Args:
         watch: The watch over the version, after `day`.
-        day: The newest closed day; None: the version has just been put in service.
-        now_us: The time of the look.
+        day: The newest closed day; None if the version was only just put in service.
+        now_us: The present time.
     """
     at_us = now_us if day is None else day.day_us
     found = _levels(watch, at_us, now_us)
@@ -68,7 +69,7 @@ def _quality(watch: Watch, kind: str, figure: MetricValue, at_us: int, now_us: i
 
 
 def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
-    """Signals that the version in service is worse than the last healthy one, by its reference or by its own days."""
+    """Return signals that a version is worse than the last healthy one, or an arm worse than the version in service."""
     found: list[Signal] = []
     other = (watch.healthy_version or "")[:12]
     whose = "the version in service" if watch.arm else "the last healthy version"
@@ -100,7 +101,9 @@ def _or_accept(watch: Watch) -> str:
 
 
 def _of_arm(signal: Signal, arm: str) -> Signal:
-    """A signal about a canary or a shadow. It is never red for a shadow, which answers no client."""
+    """Return the signal as one about a canary or a shadow. A shadow's answers reach no client, so its signal is not
+    red.
+    """
     return msgspec.structs.replace(
         signal,
         subject=f"{arm}, {signal.subject}" if signal.subject else arm,
@@ -110,8 +113,8 @@ def _of_arm(signal: Signal, arm: str) -> Signal:
 
 
 def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
-    """Signals of the worst slices with an alarm, each with the level of the slice and a 95 % interval."""
-    # the value of the slice that is further from its reference
+    """Return signals about the worst slices with an alarm. Each has the mean of the slice and a 95 % interval."""
+    # for each slice: of its loss and its calibration gap, the one that is further from the reference
     alarming: dict[str, tuple[str, MetricValue, Level]] = {}
     for kind, figures in ((LOSS, watch.slices), (CALIBRATION, watch.slice_gaps)):
         for name, figure in figures.items():
@@ -145,14 +148,14 @@ def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
 
 
 def _away(found: tuple[str, MetricValue, Level]) -> float:
-    """The distance of a slice from its reference, in standard deviations of a healthy day."""
+    """Return how far a slice is from its reference, in standard deviations of a day."""
     _, figure, level = found
     return abs(level.mean - figure.spec.mean) / figure.spec.sd
 
 
 def _silence(watch: Watch, day: DayQuality, now_us: int) -> Signal:
     since_us = day.day_us - (watch.silent_days - 1) * DAY_US
-    # alike: lists of a ranking whose rows are all alike
+    # `alike` is the number of lists in a ranking whose labels are all equal
     since, alike = format_time(since_us)[:10], day.predictions - day.missing
     message = f"No label has come for any prediction since {since}. Is the feed down?"
     if alike:
@@ -206,13 +209,15 @@ def _signal(
 
 def _onset_us(watch: Watch, figure: MetricValue) -> int:
     onset = alarm_onset(figure.spec, figure.state)
-    assert onset is not None  # an alarm has at least one day
-    assert watch.first_day_us is not None  # and so does its watch
+    assert onset is not None  # if there is an alarm, there is at least one day
+    assert watch.first_day_us is not None  # the same holds for the watch
     return watch.first_day_us + (onset.day - 1) * DAY_US
 
 
 def _unit(watch: Watch, kind: str) -> float:
-    """One unit of a watched value in units of the metric, because losses are watched in units of their cap."""
+    """Return the factor that turns a watched value into the metric's unit. Losses are watched as multiples of their
+    cap.
+    """
     return 1.0 if kind == CALIBRATION else watch.loss_cap
 
 

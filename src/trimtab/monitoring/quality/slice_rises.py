@@ -1,4 +1,4 @@
-"""The rise of the loss of all rows that the change of one slice caused."""
+"""How much of the rise of a model's loss comes from one slice of the data."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ BEFORE_DAYS, LEAST_DAYS = 28, 3
 
 
 def rise_by_slice(catalog: Catalog, model: str, name: str, onset: ChangeOnset) -> float:
-    """The rise of all rows' mean loss that a slice alone caused since an onset, as a share of the loss before.
+    """Return by what share the mean loss of all rows rose because the loss of one slice rose, since a change began.
 
-    Losses are not capped. Up to 28 closed days before the change are compared with the days since. The rise is 0 if
-    there are fewer than three labelled days on either side.
+    Losses are not limited here. Up to 28 days before the change are compared with the days after it, using only days
+    whose wait for labels is over. The result is 0 if there are fewer than three labelled days before or after.
     """
     from_us = min(onset.earliest_us, onset.at_us) - BEFORE_DAYS * DAY_US
     days = [day for day in stored_days(catalog, model, from_us=from_us, slices=True) if day.arm not in (CANARY, SHADOW)]
@@ -44,7 +44,7 @@ def _labelled_days(days: Iterable[DayBlocks]) -> int:
 
 
 def _mean_loss(days: Iterable[DayQuality]) -> tuple[float, int]:
-    """The mean loss of the labelled rows, and the number of these rows."""
+    """Return the mean loss of the labelled rows, and the number of these rows."""
     found = list(days)
     rows = sum(day.labelled for day in found)
     return (sum(day.loss_sum for day in found) / rows if rows else 0.0), rows

@@ -1,4 +1,4 @@
-"""A watch over one version: the healthy level of each daily value, and the evidence against it so far."""
+"""A watch over one version: reference values of its daily quality, and the evidence that it became worse."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from trimtab.stats.inference.edetector import (
 )
 
 LOSS, CALIBRATION, SLICE = "quality_loss", "quality_calibration", "quality_slice"
-MET_DAYS = 7  # an alarm ends when the mean of so many judged days is back at the reference
-FULL_REFERENCE = 28  # a reference of fewer days is provisional
-_PROVABLY = 1.645  # number of standard errors, one-sided 95 %
-# the limit `low` for the gap of a slice, which is found only if it changes by more than a day's spread
+MET_DAYS = 7  # an alarm ends when the mean of this many days with labels is back at that of the reference
+FULL_REFERENCE = 28  # a reference of fewer days is called provisional
+_PROVABLY = 1.645  # the number of standard errors of a one-sided 95 % bound
+# the argument `low` of `learn_alarm` for slices: only changes of more than a day's variation are looked for
 _SLICE_LOW = -0.75
-_SLICE_STEPS = 60  # number of days that are kept to date the onset of a slice's change
+_SLICE_STEPS = 60  # how many days of a slice are kept, to estimate when a change began
 
 
 class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
-    """One watched daily value with its alarm."""
+    """A daily value that is watched, with its reference and its alarm."""
 
     spec: AlarmSpec
     state: AlarmState = AlarmState()
-    excess: bool = False  # for the loss: whether the value is the excess over the expected loss, or the loss itself
-    # while the alarm stands: the watch for a further rise above the level since the onset
+    excess: bool = False  # if it is a loss: True for the excess over the expected loss, False for the loss itself
+    # while there is an alarm: a watch for a further rise, compared with the mean since the first one
     worse: MetricValue | None = None
 
     @property
@@ -49,36 +49,43 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def latest(self) -> MetricValue:
-        """The value with the newest alarm: either this value, or a further rise within its alarm."""
+        """The value with the newest alarm: this one, or a further rise since its alarm."""
         worse = self.worse
         return worse.latest if worse is not None and worse.alarming else self
 
     @property
     def rises(self) -> list[MetricValue]:
-        """This value and the further rises within its alarm, as far as their alarms stand, oldest first."""
+        """This value, followed by further rises since its alarm. Only those with an alarm now are included, oldest
+        first.
+        """
         if not self.alarming:
             return []
         return [self, *([] if self.worse is None else self.worse.rises)]
 
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
-    """The watch over one version, anchored when it was promoted; later days never move the anchor."""
+    """A watch over one version.
+
+    Its daily quality is compared with a reference, which is fixed ("anchored") when the version is promoted and never
+    changes with later days.
+    """
 
     model: str
     version: str
     anchored_at_us: int
-    figures: dict[str, MetricValue]  # watched values by kind of signal
-    unwatched: dict[str, str] = {}  # by kind of signal, why the reference cannot be used
-    loss_cap: float = LOSS_CAP  # the loss at which one row is capped, in units of the metric
-    first_day_us: int | None = None  # the first day observed
+    figures: dict[str, MetricValue]  # the watched value for each kind of signal
+    unwatched: dict[str, str] = {}  # kinds of signals that cannot be watched, each with the reason
+    loss_cap: float = LOSS_CAP  # the largest loss that a row can have, in units of the metric
+    first_day_us: int | None = None  # the first day that was compared
     last_day_us: int | None = None
     silent_days: int = 0
-    unlisted: int = 0  # number of labels of undeclared classes in all observed days
-    unlisted_told: Literal["no", "info", "red"] = "no"  # the highest severity that was signalled for such labels
-    unlisted_day: DayQuality | None = None  # the newest day that was signalled for such labels
-    slices: dict[str, MetricValue] = {}  # the loss of each slice: "carrier=UA"
+    unlisted: int = 0  # the number of labels of undeclared classes on all days
+    # the highest severity of a signal about such labels; "no": there was none
+    unlisted_told: Literal["no", "info", "red"] = "no"
+    unlisted_day: DayQuality | None = None  # the newest day with a signal about such labels
+    slices: dict[str, MetricValue] = {}  # the loss of each slice, such as "carrier=UA"
     slice_gaps: dict[str, MetricValue] = {}  # the calibration gap of each slice
-    # second anchor: the level of the last healthy version, until that level is met again
+    # a second reference: that of the last healthy version, until the present version has met it
     healthy: dict[str, MetricValue] = {}
     healthy_version: str | None = None
     healthy_cap: float | None = None  # the cap of the losses of the second anchor; None: the cap of this version
@@ -89,18 +96,20 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def alarming(self) -> bool:
-        """Return whether an alarm of all rows stands, against this version's level or the last healthy version's."""
+        """Whether there is an alarm about all rows, compared with either reference. Alarms about slices do not
+        count.
+        """
         return any(figure.alarming for figure in (*self.figures.values(), *self.healthy.values()))
 
     @property
     def onset(self) -> ChangeOnset | None:
-        """The onset of the newest change with a standing alarm; None if no alarm stands."""
+        """The estimated beginning of the newest change that has an alarm; None if there is no alarm."""
         found = [onset for f in (*self.figures.values(), *self.healthy.values()) if (onset := self.onset_of(f))]
         return max(found, key=lambda onset: onset.at_us, default=None)
 
     @property
     def risen_us(self) -> int:
-        """The day on which the newest rise within an alarm was found; 0 if there was no such rise."""
+        """The day on which a further rise after an alarm was last found; 0 if there was none."""
         if self.first_day_us is None:
             return 0
         figures = [one for f in (*self.figures.values(), *self.healthy.values()) for one in f.rises[1:]]
@@ -109,7 +118,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rung(self) -> list[str]:
-        """The kinds whose alarms stand."""
+        """The kinds that have an alarm."""
         return [
             kind
             for kind in dict.fromkeys((*self.figures, *self.healthy))
@@ -119,7 +128,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def slice_onsets(self) -> dict[str, ChangeOnset]:
-        """The onset of the newest change in loss or gap of each slice with an alarm."""
+        """For each slice that has an alarm, the estimated beginning of the newest change."""
         found: dict[str, ChangeOnset] = {}
         for figures in (self.slices, self.slice_gaps):
             for name, figure in figures.items():
@@ -130,11 +139,11 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def provisional(self) -> bool:
-        """Return whether the reference has fewer than 28 days."""
+        """Whether the reference has fewer than 28 days."""
         return any(figure.spec.reference_blocks < FULL_REFERENCE for figure in self.figures.values())
 
     def onset_of(self, figure: MetricValue) -> ChangeOnset | None:
-        """The onset of the newest change of a value of this watch; None unless its alarm stands."""
+        """Return the estimated beginning of the newest change of a value; None if it has no alarm."""
         latest = figure.latest
         onset = alarm_onset(latest.spec, latest.state) if latest.alarming else None
         return None if onset is None or self.first_day_us is None else _dated(onset, self.first_day_us)
@@ -147,13 +156,13 @@ def learnt_values(
     allowance: Mapping[str, float],
     low: float = LOW,
 ) -> tuple[dict[str, MetricValue], dict[str, str]]:
-    """The watched value of each kind from reference days, and by kind why other kinds cannot be watched.
+    """Return the watched value of each kind, with its reference. Also return why some kinds cannot be watched.
 
     Args:
         kinds: The kinds to watch.
-        days: Out-of-sample days of the version, oldest first.
-        run_length: Mean number of healthy days until a false alarm of one kind.
-        allowance: By kind, the known distance of a healthy day's value from the reference, in units of the value.
+        days: The reference days, oldest first. The version did not learn from their rows.
+        run_length: The least mean number of days until a false alarm of one kind.
+        allowance: For each kind, how far days may be from the reference for a known reason, in units of the value.
         low: As in `learn_alarm`.
     """
     usable = _whole_weeks([day for day in days if day.labelled])
@@ -173,7 +182,7 @@ def learnt_values(
                 allowance=allowance.get(kind, 0.0),
                 low=low,
             )
-        except Misuse as error:  # the reference is too short or constant
+        except Misuse as error:  # there are too few reference days, or their values are all equal
             unwatched[kind] = str(error)
         else:
             figures[kind] = MetricValue(spec=spec, excess=excess and kind != CALIBRATION)
@@ -183,7 +192,7 @@ def learnt_values(
 def learnt_slices(
     kind: str, slices: Mapping[str, Sequence[DayQuality]], run_length: float, allowance: Mapping[str, float]
 ) -> dict[str, MetricValue]:
-    """The watched values of one kind, for each slice with enough reference days."""
+    """Return the watched value of one kind for each slice that has enough reference days."""
     low = _SLICE_LOW if kind == CALIBRATION else LOW
     found = {
         name: learnt_values((kind,), days, run_length, allowance, low)[0].get(kind) for name, days in slices.items()
@@ -193,11 +202,13 @@ def learnt_slices(
 
 
 def advanced(figure: MetricValue, kind: str, day: DayQuality, skipped: int) -> MetricValue:
-    """The value after one more closed day, with `skipped` days without predictions before that day.
+    """Return the value after one more closed day (a day whose wait for labels is over).
 
-    An e-detector with the stated run length tests day by day whether the value left its reference. An alarm ends when
-    the mean of the newest seven judged days is back at the mean of the reference. While the alarm stands, the level
-    since its onset is watched in the same way, so that a further rise is an alarm of its own.
+    Before this day, `skipped` days had no predictions.
+
+    A sequential test (an e-detector) decides each day whether the value has left its reference. An alarm ends when the
+    mean of the newest seven days with labels is back at that of the reference. During an alarm, the mean since the
+    change began is watched in the same way, so that a further rise is found as an alarm of its own.
 
     Source: `trimtab.stats.inference.edetector`.
     """
@@ -218,14 +229,17 @@ def advanced(figure: MetricValue, kind: str, day: DayQuality, skipped: int) -> M
 
 
 def advanced_slice(figure: MetricValue, kind: str, day: DayQuality, skipped: int) -> MetricValue:
-    """Like `advanced`, for a value of a slice, for which fewer days are kept."""
+    """Return the value of a slice after one more closed day; see `advanced`. For slices fewer days are kept."""
     after = advanced(msgspec.structs.replace(figure, worse=None), kind, day, skipped)
     state = msgspec.structs.replace(after.state, recent=after.state.recent[-_SLICE_STEPS:])
     return msgspec.structs.replace(after, state=state, worse=None)
 
 
 def met(figure: MetricValue) -> bool:
-    """Return whether the newest seven judged days are within the reference's bound, or during an alarm at its mean."""
+    """Return whether the newest seven days with labels meet the reference.
+
+    Their mean must be within its upper bound, or during an alarm at or below its mean.
+    """
     steps = figure.state.recent[-MET_DAYS:]
     if len(steps) < MET_DAYS:
         return False
@@ -237,12 +251,14 @@ def met(figure: MetricValue) -> bool:
 
 
 def fresh(figures: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
-    """The same levels, without any evidence so far."""
+    """Return the same references without any evidence."""
     return {kind: msgspec.structs.replace(figure, state=AlarmState(), worse=None) for kind, figure in figures.items()}
 
 
 def shortfalls(healthy: Mapping[str, MetricValue], days: Sequence[DayQuality]) -> dict[str, float]:
-    """By kind, the distance of days from a level that they provably miss (one-sided 95 %), in the value's units."""
+    """Return for each kind by how much days are provably (one-sided 95 %) worse than a reference, in units of the
+    value.
+    """
     found: dict[str, float] = {}
     for kind, figure in healthy.items():
         values = [value_of(kind, day, figure.excess) for day in days if day.labelled]
@@ -257,7 +273,7 @@ def shortfalls(healthy: Mapping[str, MetricValue], days: Sequence[DayQuality]) -
 
 
 def in_units_of(day: DayQuality, cap: float, other: float) -> DayQuality:
-    """A day whose losses were capped at `cap`, with its sums converted to units of another cap."""
+    """Return the day with its losses given as multiples of another cap (the largest loss that a row can have)."""
     if cap == other:
         return day
     expected = None if day.expected_loss_sum is None else day.expected_loss_sum * cap / other
@@ -265,7 +281,7 @@ def in_units_of(day: DayQuality, cap: float, other: float) -> DayQuality:
 
 
 def value_of(kind: str, day: DayQuality, excess: bool) -> float:
-    """The watched value of a day with labels, per labelled row; NaN if an expected loss is missing."""
+    """Return the watched value of a day with labels, per labelled row. NaN: an expected loss is missing."""
     if kind == CALIBRATION:
         return (day.score_sum - day.label_sum) / day.labelled
     expected = day.expected_loss_sum if excess else 0.0
@@ -273,13 +289,13 @@ def value_of(kind: str, day: DayQuality, excess: bool) -> float:
 
 
 def _risen(figure: MetricValue) -> MetricValue:
-    """The watch for a further rise of a value whose alarm has just begun."""
+    """Return the watch for a further rise of a value, when its alarm has just begun."""
     spec = shifted_alarm(figure.spec, figure.state)
     return msgspec.structs.replace(figure, spec=spec, state=AlarmState(days=figure.state.days), worse=None)
 
 
 def _from_zero(figure: MetricValue) -> MetricValue:
-    """The watch over a gap that may close, so that any value between its reference and 0 is healthy."""
+    """Return the watched value of a calibration gap, for which all values from its reference to 0 are healthy."""
     spec = figure.spec
     towards = abs(spec.mean) * (1.0 - spec.correlation) / spec.sd
     sides = tuple(
@@ -292,7 +308,7 @@ def _from_zero(figure: MetricValue) -> MetricValue:
 
 
 def _whole_weeks(days: list[DayQuality]) -> list[DayQuality]:
-    """The newest whole weeks if there are two or more, so that each weekday occurs as often as the others."""
+    """Return the newest whole weeks, if there are at least two, so that all weekdays occur equally often."""
     return days if len(days) < 14 else days[len(days) % 7 :]
 
 

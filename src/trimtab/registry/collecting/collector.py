@@ -27,12 +27,13 @@ class Reason(msgspec.Struct, frozen=True):
 
     text: str
     frees: str
-    # the age of a record that counts as evidence; a smaller `--evidence` frees the version
+    # if a judgement or a decision keeps the version, the age of this record; a smaller `--evidence` would free the
+    # version
     evidence_us: int | None = None
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A version that is kept, the reasons, and everything that would free it."""
+    """A version that is kept, the reasons for that, and everything that would free it."""
 
     version: str
     name: str
@@ -42,7 +43,7 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Going(msgspec.Struct, frozen=True):
-    """A version to remove, with its blobs except those that a kept version needs as well."""
+    """A version to remove, with those of its blobs that no kept version needs."""
 
     version: str
     name: str
@@ -50,16 +51,19 @@ class Going(msgspec.Struct, frozen=True):
 
     @property
     def size_bytes(self) -> int:
-        """The space that the removal of the version frees."""
+        """The disk space that the removal of the version frees."""
         return sum(one.size_bytes for one in self.blobs)
 
 
 class Forgotten(msgspec.Struct, frozen=True):
-    """A record to remove that is no version. The record is small, but the blobs that it names become orphans."""
+    """A record of a search or a finished step that is removed.
+
+    The record itself is small, but no record names its blobs any more afterwards, so they can be removed.
+    """
 
     what: Literal["search", "step"]
     name: str  # "late_flight/6f1c..." for a search; "train.fit/09ab..." for a finished step
-    at_us: int  # the time at which it ended, or started if it did not end
+    at_us: int  # the end of the search or step, or its start if it did not end
 
 
 class Collection(msgspec.Struct, frozen=True):
@@ -73,22 +77,22 @@ class Collection(msgspec.Struct, frozen=True):
 
     @property
     def size_bytes(self) -> int:
-        """The space that the whole collection frees."""
+        """The disk space that the whole collection frees."""
         of_blobs = sum(one.size_bytes for one in self.orphans) + self.unfinished_bytes
         return sum(one.size_bytes for one in self.going) + of_blobs
 
 
 class Keep(msgspec.Struct, frozen=True, kw_only=True):
-    """What a collection must keep."""
+    """The rules for what a collection keeps."""
 
-    grace_us: int = 7 * DAY_US  # everything that was registered or stored within this time stays
-    rollbacks: int = 10  # the number of roll-back steps to keep for each alias
-    # older gate records and ledger rows keep no version; None: all of them keep their versions
+    grace_us: int = 7 * DAY_US  # everything that was registered or stored within this time is kept
+    rollbacks: int = 10  # the number of roll-back steps per alias whose versions are kept
+    # Gate records and ledger rows keep their versions up to this age. None: at every age.
     evidence_us: int | None = None
 
     @property
     def youngest_us(self) -> int:
-        """The age that an orphaned blob must reach before it may be removed."""
+        """The age from which an orphaned blob may be removed."""
         return max(self.grace_us, YOUNGEST_US)
 
     def __post_init__(self) -> None:
@@ -102,11 +106,12 @@ class Collector:
     Args:
         catalog: The registry's catalogue.
         blob: The blob store.
-        clock: The clock for ages.
-        actor: The name of the person or process that collects.
-        keep: What must be kept.
-        also: Further reasons to keep versions, from outside the registry (a ledger row, logged predictions).
-        forgotten: Further records to remove. The blobs that they name are not kept for their sake.
+        clock: The clock that ages are measured with.
+        actor: The name of the person or process that starts the collection.
+        keep: The rules for what is kept.
+        also: Further reasons to keep versions, by version id. They come from outside the registry (a ledger row, logged
+            predictions).
+        forgotten: Searches and finished steps to remove. They do not keep their blobs.
     """
 
     def __init__(
@@ -133,7 +138,7 @@ class Collector:
         self._aliases = Aliases(catalog, clock=clock, actor=actor)
 
     def look(self) -> Collection:
-        """Return the versions and blobs to remove and those to keep, as of now."""
+        """Return the versions and blobs that a collection would remove now, and the versions that it would keep."""
         now_us = self._clock.now_us()
         versions = self._versions()
         why = self._reasons(versions, now_us)
@@ -182,7 +187,7 @@ class Collector:
             self._catalog.release(gone.LEASE, holder)
 
     def _collect(self, one: Going, why: str, holder: str) -> bool:
-        """Remove the blobs of one version, unless the version became needed meanwhile."""
+        """Remove the blobs of one version. Return False if the version turned out to be needed."""
         if not self._catalog.acquire(gone.LEASE, holder, gone.LEASE_S):
             raise Conflict("collection: it took so long that another one began. Run it again.")
         digests = [blob.digest for blob in one.blobs]
@@ -213,7 +218,7 @@ class Collector:
         return True
 
     def _collect_orphans(self, found: Sequence[StoredBlob]) -> tuple[StoredBlob, ...]:
-        """Remove orphaned blobs that are still not named by any record, and return them."""
+        """Remove those of the given blobs that still no record names, and return them."""
         condemned = self._condemn([one.digest for one in found], gone.NO_VERSION)
         if condemned is None:
             return ()
@@ -223,7 +228,7 @@ class Collector:
             mine = {one.digest: condemned[one.digest]}
             leaves = one in still and self._make_final(mine, gone.NO_VERSION)
             if leaves and self._listed.expire(one.digest, self._before_us(now_us)):
-                # a process that is about to name the blob finds this record, and stores the blob again
+                # a process that wants to name the blob finds this record and stores the blob again
                 went.append(one)
                 self._catalog.write([gone.Fate("gone", gone.NO_VERSION).put(one.digest)])
             else:
@@ -231,7 +236,9 @@ class Collector:
         return tuple(went)
 
     def _condemn(self, digests: Sequence[str], version: str, *also: Put) -> dict[str, int] | None:
-        """Record that blobs will be removed. Return the record's revision for each blob, or None after a conflict."""
+        """Record for each blob that it will be removed. Return the revisions of these records, or None after a
+        conflict.
+        """
         found = {digest: self._catalog.get(gone.BLOB, digest) for digest in digests}
         before = {digest: 0 if record is None else record.revision for digest, record in found.items()}
         fate = gone.Fate("condemned", version)
@@ -242,7 +249,7 @@ class Collector:
         return {digest: revision + 1 for digest, revision in before.items()}
 
     def _make_final(self, condemned: Mapping[str, int], version: str) -> bool:
-        """Make the removal final. Return False if another process deleted a record of `_condemn`."""
+        """Make the removal final. Return False if another process deleted one of the records that `_condemn` wrote."""
         fate = gone.Fate("leaving", version)
         try:
             self._catalog.write([fate.put(digest, expected=revision) for digest, revision in condemned.items()])
@@ -260,7 +267,7 @@ class Collector:
         return now_us - self._keep.youngest_us
 
     def _versions(self, *, without: str | None = None) -> dict[str, Version]:
-        """Return all versions that are not removed."""
+        """Return all versions whose artifacts were not removed."""
         removed = {record.key for record in self._catalog.find(gone.VERSION)} | {without}
         return {r.key: _decoded(r.body) for r in self._catalog.find("version") if r.key not in removed}
 
@@ -280,7 +287,7 @@ class Collector:
         return blobs if parquet is None else [*blobs, parquet]
 
     def _profile(self, version: str) -> list[str]:
-        """Return the blob of a version's input profile, which monitoring stored."""
+        """Return the blob that holds a version's input profile, as a list. Monitoring stores these profiles."""
         record = self._catalog.get("input_profile", version)
         blob = None if record is None else msgspec.json.decode(record.body).get("blob")
         return [] if blob is None else [blob]
@@ -312,7 +319,8 @@ class Collector:
             if now_us - at_us < self._keep.grace_us:
                 within = f"registered {format_time(at_us)}, within {format_duration(self._keep.grace_us)}"
                 add(one.id, within, f"--grace {_below(now_us - at_us)}")
-        for one in sorted(versions.values(), key=lambda version: -version.number):  # refits come first
+        # newest first, so that a refit (the same definition, fitted again) comes before the version that it refits
+        for one in sorted(versions.values(), key=lambda version: -version.number):
             if one.id in why and one.refit_of is not None:
                 add(one.refit_of, f"{one.name} refits it", f"removing {one.name}")
         return why
@@ -333,14 +341,14 @@ def _decoded(body: bytes) -> Version:
 
 
 def _freeing(reasons: Sequence[Reason]) -> tuple[str, ...]:
-    """Return everything that the user must ask for or do to remove all reasons to keep a version."""
+    """Return every option and action that the user needs to free a version from the given reasons."""
     ages_us = [one.evidence_us for one in reasons if one.evidence_us is not None]
     evidence = [f"--evidence {_below(min(ages_us))}"] if ages_us else []
     return tuple(dict.fromkeys([*(one.frees for one in reasons if one.frees), *evidence]))
 
 
 def _below(age_us: int) -> str:
-    """Return the longest whole number of days, or otherwise hours, that is shorter than an age."""
+    """Return the longest duration below an age, in whole days or, below one day, in whole hours."""
     days, hours = (max(age_us - 1, 0) // unit_us for unit_us in (DAY_US, HOUR_US))
     return f"{days}d" if days else f"{hours}h" if hours else "0s"
 

@@ -24,23 +24,24 @@ from trimtab.training.search import parameters_text
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """The records that a card is made of."""
+    """The records that a model card is made from."""
 
     version: Version
     artifact: Artifact
     manifest: Manifest
     evaluation: Evaluation | None
-    judged: str  # the name of the evaluated version
-    gates: Sequence[GateRecord]  # the records that judged this version, or the version that it refits
-    moves: Sequence[AliasMove]  # the moves that pointed an alias to this version
+    judged: str  # the name of the version that `evaluation` belongs to
+    gates: Sequence[GateRecord]  # the judgements of this version, or of the version whose definition it fitted again
+    moves: Sequence[AliasMove]  # the moves by which an alias came to point to this version
     tags: Sequence[Tag]
     notes: Sequence[Note]
     relatives: Sequence[tuple[str, str]]  # the names of other versions, and their relation to this one
-    row_choices: Sequence[RowChoice] = ()  # the choices of a scoring path for one row, by kind of machine
+    # for each kind of machine, the code path that was chosen to score single rows
+    row_choices: Sequence[RowChoice] = ()
 
 
 def stored_parts(version: Version, blob: Blob) -> tuple[Artifact, Manifest]:
-    """Read the stored parts of a version besides its record.
+    """Read the artifact and the training set's manifest of a version.
 
     Raises:
         Corrupt: A stored part is damaged; the message names the blob.
@@ -171,7 +172,7 @@ def _gates(card: Document, gates: Sequence[GateRecord]) -> None:
         card.paragraph(f"{gate.id}: {gate.reason}")
     if not gates:
         card.paragraph("No gate record.")
-    named = ("gate",) if len(gates) > 1 else ()  # with one record the sentence above names it already
+    named = ("gate",) if len(gates) > 1 else ()  # a single record is already named by the sentence above
     rows = [
         (
             *(gate.id for _ in named),

@@ -1,4 +1,4 @@
-"""Comparison of two versions: records, evaluations, and predictions for the same rows."""
+"""Comparison of two versions: their records, their evaluations, and their predictions for the same rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trimtab.training.fitting.artifact import Artifact, decode_artifact
 from trimtab.training.judge.evaluation import Evaluation
 from trimtab.training.runtimes.table import runtime_named
 
-_WITHOUT_EFFECT = frozenset(  # parameters that tell only where and how fast a model was fitted
+_WITHOUT_EFFECT = frozenset(  # parameters that only affect where and how fast a model is fitted
     {"device_type", "gpu_id", "nthread", "num_threads", "thread_count", "n_jobs", "verbosity"}
 )
 Value: TypeAlias = str | int | float | None
@@ -30,7 +30,7 @@ Floats: TypeAlias = NDArray[np.float64]
 
 
 class Pair(msgspec.Struct, frozen=True):
-    """One value in both versions."""
+    """A property of both versions; None where a version has no such property."""
 
     what: str
     one: Value
@@ -42,7 +42,7 @@ class Pair(msgspec.Struct, frozen=True):
 
 
 class FeatureChange(msgspec.Struct, frozen=True, kw_only=True):
-    """The change of a feature from one version to the other version, by the hash of its definition."""
+    """The change of one feature between the versions, found by comparing the hashes of its definitions."""
 
     name: str
     what: Literal["added", "removed", "changed"]
@@ -50,7 +50,7 @@ class FeatureChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MetricPair(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric of two stored evaluations, each on the holdout of that evaluation."""
+    """One metric of both versions. Each value was measured on the holdout of the version's own evaluation."""
 
     name: str
     better: Better
@@ -68,34 +68,34 @@ class RowDifference(msgspec.Struct, frozen=True, kw_only=True):
     one: float
     other: float
     label: float | str
-    of: str = ""  # with several classes the class whose probability differs most
+    of: str = ""  # for a model of several classes: the class whose probability differs most
 
 
 class Mean(msgspec.Struct, frozen=True):
-    """A mean over rows. Rows of one day are taken as dependent."""
+    """A mean over rows, with an interval. Rows of the same day are not taken as independent."""
 
     value: float
-    interval: Interval | None  # None: all rows are of one day
+    interval: Interval | None  # None if all rows are of one day
 
 
 class PredictionComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Predictions of both versions for the same labelled rows.
+    """A comparison of the predictions of both versions for the same labelled rows.
 
-    Each version predicts from its own features, computed as of the time of each row.
+    Each version predicts from its own features, as of the time of each row.
     """
 
     rows: int
     start_us: int
     end_us: int
     metric: str
-    one: Mean  # the mean loss by the metric
+    one: Mean  # the mean loss of `one`, by the model's metric
     other: Mean
     difference: Mean  # mean loss of `other` minus that of `one`: below 0 `other` is better
     moved_by: float
     moved: float  # the share of rows whose prediction differs by more than `moved_by`
     mean_moved: float
     most_moved: float
-    seen_one: int  # the number of rows that `one` may have been fitted on
+    seen_one: int  # the number of rows that `one` may have been trained on
     seen_other: int
     most: tuple[RowDifference, ...]  # the rows that differ most
 
@@ -111,10 +111,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     features: tuple[FeatureChange, ...]
     same_features: int
     recipe: tuple[Pair, ...]
-    parameters: tuple[Pair, ...] | None  # None: the format of one of the versions keeps no parameters
+    parameters: tuple[Pair, ...] | None  # None if one of the two stored formats contains no parameters
     environment: tuple[Pair, ...]
     metrics: tuple[MetricPair, ...]
-    metrics_on: tuple[str, str]  # the rows of each evaluation; "": there is no evaluation
+    metrics_on: tuple[str, str]  # for each version, the rows of its evaluation in words; "" if it has no evaluation
     predictions: PredictionComparison | None
     not_scored: str = ""  # the reason why `predictions` is None
     same_rows: bool = False  # whether both were evaluated on the same rows
@@ -126,16 +126,17 @@ class Record(msgspec.Struct, frozen=True, eq=False):
     version: Version
     artifact: Artifact
     manifest: Manifest
-    evaluation: Evaluation | None  # the version's own, or that of the candidate that it refits
+    evaluation: Evaluation | None  # the evaluation of the version, or of the candidate whose definition it fitted again
 
     @property
     def learnt_until_us(self) -> int:
-        """The latest time of rows that the version may have been trained on."""
+        """The latest time of the rows that the version may have been trained on."""
         version = self.version
         seen_us = version.cut_us if version.imported is not None else self.manifest.final_until(version.cut_us)
         if self.evaluation is None or version.evaluation is None or version.imported is not None:
             return seen_us
-        return min(seen_us, self.evaluation.start_us - 1)  # the version was fitted only on rows older than its holdout
+        # the version was fitted only on rows that are older than its holdout
+        return min(seen_us, self.evaluation.start_us - 1)
 
 
 class Rows(msgspec.Struct, frozen=True, eq=False):
@@ -145,18 +146,18 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
     keys: list[Any]
     at_us: NDArray[np.int64]
     labels: Floats
-    one: Floats  # shape (rows,); with several classes (rows, classes)
+    one: Floats  # shape (rows,); for a model of several classes (rows, classes)
     other: Floats
     class_names: tuple[str, ...] = ()
-    lists: NDArray[np.int64] | None = None  # in a ranking the list of each row
+    lists: NDArray[np.int64] | None = None  # for a ranking: the number of the list to which each row belongs
 
 
 def record_of(version: Version, blob: Blob, evaluation: Evaluation | None) -> Record:
-    """Read the stored parts of a version.
+    """Read the artifact and the manifest of a version.
 
     Raises:
-        NotFound: A part was removed.
-        Corrupt: A part is damaged.
+        NotFound: The artifact or the manifest was removed.
+        Corrupt: The artifact or the manifest is damaged.
     """
     return Record(
         version, decode_artifact(blob.get(version.artifact)), load_manifest(version.training_set, blob), evaluation
@@ -176,7 +177,7 @@ def compare(
     Args:
         one: The first version, usually the older.
         other: The second version.
-        features: The changes of features, and the number of unchanged ones.
+        features: The changed features, and the number of unchanged features.
         predictions: The result of `compare_predictions`.
         not_scored: The reason why there are no predictions.
 
@@ -214,16 +215,16 @@ def compare_predictions(
 
     Args:
         rows: The rows to compare; at least one.
-        moved_by: A prediction counts as moved from this difference on. In a ranking it is a share of the positions in a
-            list.
-        learnt_until_us: For each version the latest time of rows that it may have been trained on.
-        most: The number of rows to list that differ most.
+        moved_by: The least difference from which a prediction counts as moved. For a ranking, the difference is one of
+            positions in the list, as a share of the list.
+        learnt_until_us: For each version, the latest time of the rows that it may have been trained on.
+        most: The number of rows with the largest differences to list.
     """
     one, units = unit_losses(rows.metric, rows.labels, rows.one, rows.lists)
     losses = one, unit_losses(rows.metric, rows.labels, rows.other, rows.lists)[0]
     days = rows.at_us[units] // DAY_US
     apart = np.abs(rows.other - rows.one)
-    if rows.lists is not None:  # scores of a ranking have no scale, so count positions in the list
+    if rows.lists is not None:  # the scores of a ranking have no scale, so compare positions in the list
         apart = np.abs(list_places(rows.other, rows.lists) - list_places(rows.one, rows.lists))
     distance = apart if apart.ndim == 1 else apart.max(axis=1)
     order = np.argsort(-distance, kind="stable")[:most]
@@ -335,7 +336,7 @@ def _metrics(one: Evaluation | None, other: Evaluation | None) -> Iterator[Metri
     for name in dict.fromkeys([*mine, *theirs]):
         a, b = mine.get(name), theirs.get(name)
         known = a or b
-        assert known is not None  # the name comes from one of the two evaluations
+        assert known is not None  # the name was taken from one of the two evaluations
         yield MetricPair(
             name=name,
             better=known.better,
@@ -361,14 +362,15 @@ def _judged_on(record: Record) -> str:
 
 
 def parameters_of(artifact: Artifact) -> dict[str, str] | None:
-    """Return the parameters that affected a stored estimator's fit, as text.
+    """Return those parameters of a stored estimator that affect its fit, as text.
 
-    The result is None if the format keeps no parameters, or if the library is not installed. A pickle is not opened for
-    this.
+    The result is None if the stored format contains no parameters, or if the estimator's library is not installed. A
+    pickle is never loaded for this.
     """
     try:
         read = runtime_named(artifact.runtime).format.parameters
         found = None if read is None else read(artifact.estimator)
-    except (Corrupt, Misuse, Unavailable, ImportError):  # the library is absent, or does not read these bytes any more
+    # the library is not installed, or can no longer read these bytes
+    except (Corrupt, Misuse, Unavailable, ImportError):
         return None
     return None if found is None else {name: found[name] for name in sorted(found) if name not in _WITHOUT_EFFECT}

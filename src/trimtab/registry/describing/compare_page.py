@@ -14,7 +14,7 @@ _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 
 
 def comparison_document(comparison: Comparison) -> Document:
-    """Return the differences of two versions. On a page, equal values are shown too."""
+    """Return a document of the differences between two versions. A web page of it also shows equal values."""
     out = Document(f"{comparison.one} and {comparison.other}", "Differences of two versions, by their records")
     out.heading("The versions")
     out.table(_pair_table(comparison, comparison.about))
@@ -153,6 +153,6 @@ def _with_interval(mean: Mean, form: str = ".4f") -> str:
 
 
 def _side(value: float | None, interval: Interval | None) -> tuple[str, str]:
-    """Return a metric and its interval as text."""
+    """Return a metric and its interval as two texts."""
     ends = "–" if interval is None else f"{interval.low:,.4f} to {interval.high:,.4f}"
     return "–" if value is None else f"{value:,.4f}", ends

@@ -30,8 +30,8 @@ from trimtab.training.judge.parts import Month, Slice, Week
 
 _FEATURES = 30  # the largest number of features in plots and tables
 _TERMINAL_FEATURES = 8
-_WEEKS = 8  # a page shows more weeks as a plot
-_UNBROKEN = "\u00a0"  # a space at which no line is broken
+_WEEKS = 8  # with more weeks than this, a page shows a plot instead of a table
+_UNBROKEN = "\u00a0"  # a no-break space
 _HIGHER = "\u00a0\u25b2"
 
 
@@ -40,9 +40,9 @@ def add_evaluation(document: Document, name: str, evaluation: Evaluation, *, see
 
     Args:
         document: The document to add to.
-        name: The name of the evaluated version, for the plots.
+        name: The name of the evaluated version, shown in the plots.
         evaluation: The evaluation.
-        seen: A sentence about rows that the model may have been trained on; empty if there are no such rows.
+        seen: A sentence about rows that the model may have been trained on; empty if there are none.
     """
     _metrics(document, evaluation, seen)
     _baselines(document, name, evaluation)
@@ -374,7 +374,7 @@ def _leak_text(leak: Leak) -> str:
 
 
 def _text(value: object) -> str:
-    """Return a cell: numbers to four decimals, both ends of an interval, a dash for None."""
+    """Return the text of a table cell. None becomes a dash, and an interval becomes both of its ends."""
     match value:
         case None:
             return "–"
@@ -388,7 +388,7 @@ def _text(value: object) -> str:
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> Table:
-    """Return a table whose first `left` columns are text; the other columns are numbers."""
+    """Return a table with `left` text columns first. All columns after them are numbers."""
     text, number = cast(tuple[Align, Align], get_args(Align))
     return Table(
         headers=tuple(headers),
@@ -409,8 +409,8 @@ def _points(bins: tuple[CalibrationBin, ...]) -> list[CalibrationPoint]:
 
 
 def _part_headers(evaluation: Evaluation) -> tuple[str, ...]:
-    """The headers of the columns that the tables of months, weeks and slices share."""
-    area = ("AUC",) if evaluation.calibration else ()  # only probabilities have an AUC
+    """The column headers that the tables of months, weeks and slices share."""
+    area = ("AUC",) if evaluation.calibration else ()  # AUC is only shown for models that predict probabilities
     means = () if evaluation.block == "list" else ("mean score", "mean label")  # scores of a ranking have no scale
     return ("rows", evaluation.metric, "interval", *area, *means)
 

@@ -26,11 +26,12 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     """One column."""
 
     name: str
-    # "time": stored as UTC microseconds; "category": a text of a vocabulary, any other text counts as null
+    # "time" is stored as UTC microseconds; "category" is a text of `values`, and any other text counts as null
     type: FieldType
     null: bool  # whether the value may be null
-    read: bool = True  # for a request: whether features read the column; key and time may only identify the request
-    values: tuple[str, ...] = ()  # the vocabulary of a category
+    # False for a column of the request that no feature reads: it only identifies the request or gives its time
+    read: bool = True
+    values: tuple[str, ...] = ()  # for a category, the texts that the model knows
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,9 +40,9 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     task: Task
     meaning: str
-    low: float | None  # None: any number
+    low: float | None  # the smallest possible value; None if any number is possible
     high: float | None
-    classes: tuple[str, ...] = ()  # the classes of a row's probabilities, in order
+    classes: tuple[str, ...] = ()  # for a model of several classes: the classes in the order of their probabilities
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,13 +50,13 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
 
     format: Literal[1] = 1
     version: str
-    request: tuple[Field, ...]  # the columns that a caller sends; empty for versions of an earlier trimtab
-    inputs: tuple[Field, ...]  # the estimator's inputs in order, which are the columns of an exported model's rows
+    request: tuple[Field, ...]  # the columns that a caller sends; empty for versions that an earlier trimtab stored
+    inputs: tuple[Field, ...]  # the estimator's inputs, in the order of an exported model's columns
     output: Output
 
 
 def signature_of(version: Version, artifact: Artifact) -> Signature:
-    """Make the signature of a version from what is stored with it. Changes of the project file do not affect it."""
+    """Make the signature of a version from what is stored with it, so later changes of the project have no effect."""
     meaning, low, high = _OUTPUTS.get(artifact.task, ("the score", None, None))
     return Signature(
         version=version.name,
@@ -77,7 +78,7 @@ def _input(artifact: Artifact, name: str) -> Field:
 def _request(version: Version, artifact: Artifact) -> tuple[Field, ...]:
     try:
         features = artifact.features(version.features)
-    except Misuse:  # stored without feature definitions, by an earlier trimtab
+    except Misuse:  # the version was stored without feature definitions, by an earlier trimtab
         return ()
     request, read = features.request, features.request_columns
     return tuple(

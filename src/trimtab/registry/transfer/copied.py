@@ -1,4 +1,4 @@
-"""The code of an exported folder: the standalone file plus the text of the functions that it imports."""
+"""The code in an exported folder: the file standalone.py, with the functions that it imports written into it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _LIMITS = ("_EDGE", "_STEEPEST")
 
 
 def exported_scorer(runtime: str, data: bytes, inputs: list[str]) -> Callable[[Any], Any]:
-    """Return the scorer of an exported model file, with the same code that the export contains."""
+    """Return the scorer of an exported model file. It runs the same code as the export."""
     return _code_of(runtime).scorer(data, inputs)
 
 
 def exported_code(runtime: str) -> str:
-    """Return the text of a Python file that scores an exported model of a runtime without trimtab."""
+    """Return the text of a Python file that scores exported models of one runtime (library) without trimtab."""
     text = Path(__file__).with_name("standalone.py").read_text("utf-8")
     before, _, rest = text.partition(_BEGIN)
     limits = "".join(f"{name} = {getattr(recalibration, name)!r}\n" for name in _LIMITS)

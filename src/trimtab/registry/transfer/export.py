@@ -1,4 +1,4 @@
-"""Export of a version as a folder that runs without trimtab: the model's own file and code to score it.  # D60"""
+"""Export of a version as a folder that runs without trimtab: the library's own file, and code to score it.  # D60"""
 
 from __future__ import annotations
 
@@ -24,36 +24,39 @@ from trimtab.training.fitting.artifact import Artifact
 from trimtab.training.runtimes.ports import Trust
 from trimtab.training.runtimes.table import runtime_named, runtime_row
 
-LEAST_TOLERANCE = 1e-9  # scores differ in the last bits on other processors and with other library versions
+# relative; scores differ in the last bits on other processors and with other versions of libraries
+LEAST_TOLERANCE = 1e-9
 
 
 class Exported(msgspec.Struct, frozen=True, kw_only=True):
-    """The written folder, and how its scores differ from the version's."""
+    """The folder that was written, and the difference between its scores and those of the version."""
 
     version: str
     folder: str
     files: tuple[str, ...]
-    check: str  # the file to run with --check, which repeats the golden predictions
-    golden: int  # the number of golden rows
-    difference: float  # the largest difference of the exported code on this machine, relative to scores above 1
+    # the file in the folder that, run with --check, repeats the golden predictions (stored scores of stored rows)
+    check: str
+    golden: int  # the number of golden rows (stored rows with stored scores)
+    # the largest difference between the exported code's scores and the golden scores (relative to those above 1)
+    difference: float
     tolerance: float  # the largest difference that the check allows
 
 
 def export_version(
     loaded: LoadedModel, folder: Path, *, card: str, mlflow: bool = False, trust: Trust | None = None
 ) -> Exported:
-    """Write a version as a folder that runs without trimtab, and repeat the golden predictions with it.
+    """Write a version as a folder that runs without trimtab, and check that the folder repeats the golden predictions.
 
     Args:
         loaded: The loaded version.
         folder: The folder to write. It must not exist, or it must be empty.
         card: The version's model card in Markdown.
-        mlflow: Whether to make the folder an MLflow model folder as well.
-        trust: "pickle" allows the export of a version that was stored with pickle.
+        mlflow: Whether the folder becomes an MLflow model folder as well.
+        trust: "pickle" allows exporting a version that is stored as a pickle.
 
     Raises:
-        Misuse: The version is a pickle and `trust` does not allow that, the runtime has no export, or the exported code
-            does not repeat the golden predictions.
+        Misuse: The version is a pickle and `trust` does not allow that, models of its library cannot be exported, or
+            the exported code does not repeat the golden predictions.
         Conflict: `folder` exists and is not empty.
         Unavailable: The folder cannot be written.
     """
@@ -101,7 +104,7 @@ def export_version(
 
 
 def exported_files(loaded: LoadedModel, *, card: str, mlflow: bool) -> dict[str, bytes]:
-    """Return the content of each file of an export, by the file's name."""
+    """Return the contents of the files of an export, by file name."""
     artifact, version = loaded.artifact, loaded.version
     signature = signature_of(version, artifact)
     form = runtime_named(artifact.runtime).format
@@ -146,17 +149,19 @@ def _code_file(mlflow: bool) -> str:
 
 
 def _exported_model(folder: Path, code: str) -> Any:
-    """Return the model of a folder, as the exported code reads it."""
+    """Load the model of a folder with the exported code itself."""
     file = folder / code
     module = ModuleType("trimtab_exported")
     module.__file__ = str(file)
-    # the text is trimtab's own, from `exported_code`
+    # the executed text comes from trimtab itself (`exported_code`)
     exec(compile(file.read_text("utf-8"), str(file), "exec"), module.__dict__)
     return module.Model(folder)
 
 
 def _made_with(loaded: LoadedModel) -> dict[str, str]:
-    """Return the versions of Python and of the scoring packages: those of training, otherwise those installed here."""
+    """Return the versions of Python and of the packages for scoring: those of the training, if recorded, or those
+    installed.
+    """
     there = loaded.version.environment
     found = {"python": there.python}
     for module, package in {"numpy": "numpy", **runtime_row(loaded.artifact.runtime).packages}.items():
@@ -181,7 +186,7 @@ def _calibration(recalibration: Recalibration) -> dict[str, Any]:
 
 
 def _golden(artifact: Artifact, signature: Signature) -> dict[str, Any]:
-    """Return the golden rows in the form in which users of the export write rows, and their scores."""
+    """Return the golden rows as a user of the export would write them, and their scores."""
     scores = golden_scores(artifact)
     matrix = np.frombuffer(artifact.golden.rows, "<f8").reshape(len(scores), len(artifact.inputs))
     rows = [
@@ -195,13 +200,13 @@ def _golden(artifact: Artifact, signature: Signature) -> dict[str, Any]:
 
 
 def golden_scores(artifact: Artifact) -> Any:
-    """Return the golden scores, shape (rows,); with several classes (rows, classes)."""
+    """Return the golden scores, shape (rows,). For a model of several classes the shape is (rows, classes)."""
     scores = np.frombuffer(artifact.golden.scores, "<f8")
     return scores.reshape(-1, len(artifact.class_names)) if artifact.class_names else scores
 
 
 def _value(kind: str, values: tuple[str, ...], number: float) -> object:
-    """Return the input value that a number of the matrix encodes."""
+    """Return the input value that a number in the matrix stands for."""
     if number != number:
         return None
     if kind == "category":

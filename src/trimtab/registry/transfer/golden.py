@@ -1,4 +1,4 @@
-"""Golden rows of imported models. A model must repeat the scores of these rows before it is registered."""
+"""Golden rows of imported models: rows with known scores. A model must repeat these scores before it is registered."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from trimtab.training.fitting.artifact import encode_artifact, make_golden
 from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.fitting.score_checks import checked_scores
 
-_TOLERANCE = 1e-6  # relative to scores above 1; allows for other machines, other versions and single precision
+# relative where scores are above 1; allows for other machines, other library versions and single precision
+_TOLERANCE = 1e-6
 
 
 First: TypeAlias = "Callable[[Fitted, NDArray[np.float64]], None]"
 
 
 class GoldenRows(msgspec.Struct, frozen=True, eq=False):
-    """Rows of the model's inputs, and the scores that the model must repeat."""
+    """Rows of a model's inputs, with the scores that the model must give."""
 
     rows: list[dict[str, Any]]
     scores: NDArray[np.float64]
@@ -33,7 +34,7 @@ class GoldenRows(msgspec.Struct, frozen=True, eq=False):
 
 
 def golden_of(path: Path) -> GoldenRows | None:
-    """Return the golden rows of a folder that trimtab exported; None if there are none."""
+    """Return the golden rows of a folder that trimtab exported; None if it has none."""
     file = path / "golden.json"
     if not path.is_dir() or not file.is_file():
         return None
@@ -42,11 +43,13 @@ def golden_of(path: Path) -> GoldenRows | None:
 
 
 def read_golden(file: Path, *, classes: Sequence[str] = ()) -> GoldenRows:
-    """Read golden rows from a golden.json, or from JSON lines with the inputs and "score" (for classes a list).
+    """Read golden rows from a golden.json, or from a file with JSON lines that hold the inputs and the "score".
+
+    For a model of several classes, "score" is a list.
 
     Raises:
         NotFound: There is no such file.
-        Misuse: A row has no score, or the file cannot be read.
+        Misuse: A row has no score, or the file cannot be parsed.
     """
     what = f"golden rows {file.name}"
     try:
@@ -70,12 +73,12 @@ def read_golden(file: Path, *, classes: Sequence[str] = ()) -> GoldenRows:
 
 
 def golden_matrix(fitted: Fitted, golden: GoldenRows, first: First) -> NDArray[np.float64]:
-    """Encode golden rows, and check that the model repeats their scores.
+    """Return golden rows as a matrix, after a check that the model repeats their scores.
 
     Args:
         fitted: The imported model.
         golden: The rows and their scores.
-        first: Scores rows in another process before this process scores them.
+        first: Scores the rows in a child process first, because a damaged model could end this process.
 
     Raises:
         Misuse: A score differs; the message names the row.
@@ -107,12 +110,12 @@ def golden_matrix(fitted: Fitted, golden: GoldenRows, first: First) -> NDArray[n
 
 
 def with_golden(fitted: Fitted, matrix: NDArray[np.float64]) -> Fitted:
-    """Complete a model for registration with golden predictions of these rows, and its row tolerance.
+    """Return the model with golden predictions for these rows and with a row tolerance, so that it can be registered.
 
-    The row tolerance is the largest difference between the scores of one row and of a batch.
+    The row tolerance is the largest difference between scoring a row alone and scoring it in a batch.
 
     Raises:
-        Misuse: The model's scores of these rows, or of a row of nulls, are invalid.
+        Misuse: The model gives invalid scores for these rows, or for a row of nulls.
     """
     several = np.vstack([matrix, np.full((1, matrix.shape[1]), np.nan)])
     scores = _checked(fitted, several)

@@ -36,28 +36,28 @@ from trimtab.training.runtimes.ports import Trust
 from trimtab.training.runtimes.table import ROWS, runtime_named, runtime_row
 
 _CHECKED_ROWS = 10_000
-LONGEST_S = 60.0  # time to read a file and to score some rows; one more second is added per megabyte
+LONGEST_S = 60.0  # the time limit for reading a file and scoring some rows, plus one second per megabyte
 _TORCH = (".pt", ".pt2", ".pth", ".ckpt", ".safetensors")
-_NO_NAME = re.compile(r"(Column_|f|x|feature_|)\d+")  # the default names that libraries give to inputs
+_NO_NAME = re.compile(r"(Column_|f|x|feature_|)\d+")  # the names that libraries give to inputs without names
 
 
 class FoundModel(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """A model file that was found but not parsed yet."""
+    """A model file that was found and read as bytes, but not parsed yet."""
 
     path: Path  # the file, or the folder that holds it
     format: str
     data: bytes
-    kind: str  # the format in words
-    declared: tuple[str, ...] = ()  # the inputs that the folder names
-    exported: dict[str, Any] | None = None  # the model.json of a folder that trimtab wrote
+    kind: str  # the format in words, for messages
+    declared: tuple[str, ...] = ()  # the names of inputs that an MLflow folder gives
+    exported: dict[str, Any] | None = None  # the contents of model.json, if trimtab exported the folder
 
 
 def find_model(path: Path) -> FoundModel:
-    """Find the model file at a path: the file itself, or a file in a folder of MLflow or of trimtab's export.
+    """Find the model file at a path. The path may be the file, an MLflow folder, or a folder that trimtab exported.
 
     Raises:
         NotFound: There is no such file.
-        Misuse: The file's format cannot be imported.
+        Misuse: Files of this format cannot be imported.
     """
     if path.is_dir():
         if (path / "model.json").is_file():
@@ -81,7 +81,9 @@ def find_model(path: Path) -> FoundModel:
 
 
 class ModelProcess:
-    """A child process that reads a model file and scores rows first, because damaged files can end or hang a process.
+    """A child process that reads a model file and scores rows before this process does.
+
+    A damaged file may end or hang the process that reads it.
 
     Args:
         given: The model file.
@@ -102,12 +104,12 @@ class ModelProcess:
         """Read the file with the model's library.
 
         Raises:
-            Misuse: The library finds no model, takes too long, or ends the process.
+            Misuse: The library finds no model in the file, takes too long, or ends the process.
         """
         return msgspec.msgpack.decode(self._run("inspect", file, "read"), type=Inspected)
 
     def score(self, fitted: Fitted, matrix: NDArray[np.float64]) -> None:
-        """Score the first rows and the last one, as the estimator reads them. The scores are not compared here.
+        """Score the first rows and the last row in the child process. The scores are not returned or compared.
 
         Raises:
             Misuse: The model takes too long, or ends the process.
@@ -165,19 +167,21 @@ def imported_model(
     categories: Mapping[str, Sequence[str]] | None,
     cut_us: int,
 ) -> tuple[Fitted, bool]:
-    """Return an imported model as a fitted one, without golden predictions yet, and whether its file names inputs.
+    """Return an imported model as a fitted one, and whether its file names its inputs.
+
+    Golden predictions are not part of the model yet.
 
     Args:
         given: The model file.
         model: The declared model whose features the imported model reads.
-        process: The process that reads the file first.
-        trust: "pickle" allows a pickle, which runs code when it is loaded.
-        categories: The values of each category, in the order of their numbers.
+        process: The child process that reads the file first.
+        trust: "pickle" allows a pickle, although loading a pickle runs its code.
+        categories: For each category feature, its texts in the order of the numbers that the model uses for them.
         cut_us: The time until which the model may have been trained on data.
 
     Raises:
-        Misuse: The model's library cannot read the file, the inputs are not the features of the declared model, or a
-            category's values are missing.
+        Misuse: The library cannot read the file, the inputs are not the features of the declared model, or the texts of
+            a category are missing.
     """
     what = f"import {given.path.name}"
     if given.format == "pickle" and trust != "pickle":
@@ -244,11 +248,11 @@ def imported_model(
 
 
 def check_inputs(given: FoundModel, inspected: Inspected, model: Model) -> bool:
-    """Check that the inputs are the model's features in the same order. Return True if the file names them.
+    """Check that a file's inputs are the model's features in the same order. Return whether the file names its inputs.
 
     Raises:
-        Misuse: The inputs differ (the message names missing and unknown ones), or an exported version predicts another
-            kind of label.
+        Misuse: The inputs differ (the message names missing and unknown ones), or the file is an export of a model for
+            another kind of label.
     """
     what, wanted = f"import {given.path.name}", model.features.names
     if given.exported is not None and given.exported["features"] != model.features.hash:
@@ -284,7 +288,7 @@ def check_inputs(given: FoundModel, inspected: Inspected, model: Model) -> bool:
 
 
 def _check_kind(what: str, exported: dict[str, Any], model: Model) -> None:
-    """Refuse an exported version that predicts another kind of label."""
+    """Refuse an export of a model that predicts another kind of label."""
     task, metric = exported.get("task", model.task), exported.get("metric", model.metric)
     if task != model.task:
         raise Misuse(
@@ -300,9 +304,10 @@ def _check_kind(what: str, exported: dict[str, Any], model: Model) -> None:
 
 
 def _classes(given: FoundModel, names: tuple[str, ...]) -> Classes:
-    """Return the classes of an exported version, which may be fitted on fewer than declared.
+    """Return the classes that a model knows.
 
-    For other files return all classes.
+    An exported version may have been fitted on fewer classes than are declared. Any other file is taken to know all
+    declared classes.
     """
     exported = None if given.exported is None else given.exported.get("classes")
     if exported is not None:
@@ -311,7 +316,7 @@ def _classes(given: FoundModel, names: tuple[str, ...]) -> Classes:
 
 
 def save_no_set(model: Model, blob: Blob) -> str:
-    """Store the empty training-set manifest of an imported version, and return the manifest's hash."""
+    """Store an empty training-set manifest for an imported version, and return its hash."""
     manifest = Manifest(
         model=model.name,
         request=model.request.hash,
@@ -331,7 +336,7 @@ def save_no_set(model: Model, blob: Blob) -> str:
 
 
 def provenance(given: FoundModel, *, named: bool, golden: str, window_us: int | None) -> Imported:
-    """Return the origin of an imported version, for the version's record."""
+    """Return the source of an imported version, as its version record stores it."""
     return Imported(
         file=given.path.name,
         sha256=bytes_hash(given.data),
@@ -343,13 +348,13 @@ def provenance(given: FoundModel, *, named: bool, golden: str, window_us: int | 
 
 
 def check_same(version: Version, what: str, *, seen_until_us: int | None, window_us: int | None) -> None:
-    """Refuse to import the same content again with other options. Options that are left out stay as they were.
+    """Refuse to import a file a second time with other options. Options that are not given are not compared.
 
     Raises:
         Conflict: An option differs; the message names the option and says what to do.
     """
     imported, other = version.imported, []
-    assert imported is not None  # the recipe of an imported version is the hash of its file
+    assert imported is not None  # the caller looked up an imported version by the hash of its file
     if seen_until_us is not None and seen_until_us != version.cut_us:
         then, now = format_time(version.cut_us)[:19], format_time(seen_until_us)[:19]
         other.append(f"its training cut is {then}, not {now} (trimtab promote takes --seen-until, too)")
@@ -385,7 +390,7 @@ def _read(
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"\W", "_", name)  # LightGBM replaces spaces in names
+    return re.sub(r"\W", "_", name)  # LightGBM replaces characters such as spaces in names
 
 
 def _encoding(

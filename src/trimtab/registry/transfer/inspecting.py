@@ -1,4 +1,4 @@
-"""Tasks of a child process: read a foreign model file and score rows with it. Damaged bytes may end this process."""
+"""Read a foreign model file and score rows in a child process, because damaged bytes can end the process."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from trimtab.training.runtimes.formats import Inspected, ModelFile
 from trimtab.training.runtimes.ports import Scorer
 from trimtab.training.runtimes.table import ROWS, RuntimeRow, runtime_named, runtime_row
 
-_MOST_SCORES = 10_000  # the scores of a row: one per class
+_MOST_SCORES = 10_000  # the largest number of scores per row, one for each class
 _OUT_OF_MEMORY = ("bad_alloc", "allocate memory", "out of memory")
 _BY_FORMAT = {row.format: row for row in ROWS}
 
 
 class ScoringTask(msgspec.Struct, frozen=True, kw_only=True):
-    """A model, and rows to score with it."""
+    """A model and rows to score with it."""
 
     runtime: str
-    data: bytes  # the model as the runtime stores it
+    data: bytes  # the model's bytes, in the format in which its library stores models
     rows: bytes  # float64, row after row
     columns: int
 
 
 def inspect(argument: bytes, place: Workplace) -> bytes:
-    """Read a model file, load the model and score a row. This is a task of the child process."""
+    """Read a model file, load the model and score one row. This runs in the child process."""
     file = msgspec.msgpack.decode(argument, type=ModelFile)
     row = _BY_FORMAT[file.format]
     limit_memory(row, len(file.data))
@@ -41,9 +41,9 @@ def inspect(argument: bytes, place: Workplace) -> bytes:
 
 
 def score(argument: bytes, place: Workplace) -> bytes:
-    """Score rows with a model, as a batch and one by one, before the importing process does so.
+    """Score rows with a model, first as a batch, then some one by one, to find out whether the model ends the process.
 
-    This is a task of the child process.
+    This runs in the child process, before the importing process scores the same rows.
     """
     task = msgspec.msgpack.decode(argument, type=ScoringTask)
     limit_memory(runtime_row(task.runtime), len(task.data) + len(task.rows))
@@ -53,7 +53,7 @@ def score(argument: bytes, place: Workplace) -> bytes:
 
 
 def _score(scorer: Scorer, rows: NDArray[np.float64]) -> None:
-    """Score rows without checks, because the process that imports the model finds and names wrong scores."""
+    """Score rows. The scores are not checked here, because the importing process checks them."""
     try:
         scores = np.asarray(scorer.predict(rows))
         if scores.size > _MOST_SCORES * len(rows):
@@ -62,25 +62,26 @@ def _score(scorer: Scorer, rows: NDArray[np.float64]) -> None:
             scorer.predict_row(row)
     except Corrupt:
         raise
-    except Exception as error:  # the library may raise anything
+    except Exception as error:  # libraries raise exceptions of any type
         if isinstance(error, MemoryError) or any(text in str(error).lower() for text in _OUT_OF_MEMORY):
             raise Corrupt(f"the model takes far more memory than its file, for {len(rows)} rows.") from error
 
 
 def inspect_file(file: ModelFile) -> Inspected:
-    """Return the model in a file, read in this process."""
+    """Read a model file in this process, and return what is known about the model."""
     read = runtime_named(_BY_FORMAT[file.format].name).format.inspect
-    assert read is not None  # every format with a file has a reader
+    assert read is not None  # every format that has a file also has a reader
     return read(file)
 
 
 def limit_memory(row: RuntimeRow, size: int) -> None:
-    """Limit the memory of this process to what a model of `size` bytes and its rows can need. Only on Linux."""
+    """Limit the memory of this process to what a model of `size` bytes and its rows can need. Only works on Linux."""
     if row.memory_bytes is None or sys.platform != "linux":
         return
     import resource
 
-    for module in (row.library, row.module):  # libraries that are loaded first count as used memory
+    # libraries are imported first, so that they count as memory already in use
+    for module in (row.library, row.module):
         import_module(module)
     lines = Path("/proc/self/status").read_text().splitlines()
     used = 1024 * int(next(line for line in lines if line.startswith("VmData")).split()[1])

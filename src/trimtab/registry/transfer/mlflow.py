@@ -1,4 +1,4 @@
-"""MLflow model folders, written and read without MLflow. # D60"""
+"""Write and read MLflow model folders without MLflow. # D60"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trimtab.training.runtimes.table import ROWS, RuntimeRow, runtime_named
 
 MLMODEL = "MLmodel"
 CODE_FOLDER, CODE_MODULE = "code", "trimtab_model"
-# int is a double, because an int cannot be null
+# an int becomes a double, because MLflow's integers cannot be null
 _TYPES = {"float": "double", "int": "double", "time": "double", "bool": "boolean", "category": "string"}
 
 OF_TORCH = (
@@ -31,20 +31,20 @@ OF_TORCH = (
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """The model file of an MLflow folder."""
+    """The model file that was found in an MLflow folder."""
 
     file: Path
-    format: str  # a format of the table of runtimes
-    inputs: tuple[str, ...]  # the inputs of the folder's signature; empty: there is none, or it has no names
+    format: str  # the name of the format in the table of runtimes (libraries)
+    inputs: tuple[str, ...]  # the inputs named by the folder's signature; empty if it names none
 
 
 def mlflow_files(
     version: Version, artifact: Artifact, signature: Signature, *, file: str, made_with: Mapping[str, str]
 ) -> dict[str, bytes]:
-    """Return the files that make an export an MLflow model folder, readable by `mlflow.pyfunc.load_model`.
+    """Return the files that turn an export into an MLflow model folder, which `mlflow.pyfunc.load_model` can read.
 
-    The flavour "python_function" gives the version's own scores. A second flavour, that of the library, is the bare
-    estimator: it takes the encoded matrix and does not calibrate.
+    The folder has two flavours (MLflow's word for ways to load a model). "python_function" gives the same scores as the
+    version. The flavour of the library gives the bare estimator, which takes the encoded matrix and does not calibrate.
     """
     packages = [f"{name}=={number}" for name, number in made_with.items() if name != "python"]
     flavors: dict[str, Any] = {
@@ -83,11 +83,11 @@ def mlflow_files(
 
 
 def read_mlflow(folder: Path) -> Found:
-    """Return the model file that an MLflow folder names, of the first flavour that can be imported.
+    """Return the model file that an MLflow folder names. The first flavour that can be imported is used.
 
     Raises:
         NotFound: The folder is no MLflow model folder, or the file that it names does not exist.
-        Misuse: The folder has no such flavour, or names a file outside of the folder.
+        Misuse: The folder has no flavour that can be imported, or names a file outside of the folder.
     """
     what = f"import {folder}"
     try:
@@ -112,7 +112,7 @@ def read_mlflow(folder: Path) -> Found:
 
 
 def _write_yaml(document: Mapping[str, Any], indent: int = 0) -> str:
-    """Write a document in block style. Values are written as in JSON, which is valid YAML.
+    """Write a document as YAML in block style. Values are written as JSON, which is valid YAML.
 
     >>> print(_write_yaml({"flavors": {"lightgbm": {"data": "model.txt", "code": None}}}), end="")
     flavors:

@@ -1,4 +1,4 @@
-"""Score rows with an exported model: needs Python, NumPy and the model's own library, and no trimtab.
+"""Score rows with an exported model. This needs Python, NumPy and the model's own library, but not trimtab.
 
     python predict.py --check        repeat the golden predictions
     python predict.py rows.csv       a score for each row, in their order; .ndjson works too
@@ -6,8 +6,9 @@
 In Python, `load(folder).predict(rows)` takes a list of dicts, a dict of columns, or a data frame.
 """
 
-# An export writes this file into its folder as predict.py or code/trimtab_model.py, with the text of the functions
-# below in place of their imports from trimtab: the mathematics of scores, and the scorer of the model's library.  # D60
+# An export writes this file into its folder as predict.py or code/trimtab_model.py. In the written file, the imports
+# from trimtab are replaced by the text of the imported functions, which compute scores and call the model's library.
+# D60
 
 from __future__ import annotations
 
@@ -41,11 +42,11 @@ _NEEDED = {
 
 
 class ModelError(ValueError):
-    """Raised because a row, a file or a library does not fit; the message names what was found and what is needed."""
+    """Raised because a row, a file or a library does not fit. The message says what was found and what is needed."""
 
 
 class Inputs:
-    """The inputs of a model in order: names, types, and the vocabularies of categories."""
+    """The inputs of a model in order: their names, their types, and the known texts of each category."""
 
     def __init__(self, inputs: Sequence[Mapping[str, Any]]) -> None:
         self.names = [str(one["name"]) for one in inputs]
@@ -57,7 +58,7 @@ class Inputs:
         }
 
     def matrix(self, rows: Any) -> Any:
-        """Return the rows as numbers, float64, shape (rows, inputs). Null and unseen categories are NaN.
+        """Return rows as numbers, float64, shape (rows, inputs). Null and unknown texts of a category become NaN.
 
         Raises:
             ModelError: An input is missing, unknown or of another type.
@@ -79,9 +80,9 @@ class Inputs:
         return out
 
     def _number(self, name: str, value: Any, row: int) -> float:
-        if hasattr(value, "item"):  # converts a NumPy number
+        if hasattr(value, "item"):  # a NumPy number becomes a Python number
             value = value.item()
-        if value is None or type(value).__name__ in ("NAType", "NaTType"):  # null values of pandas
+        if value is None or type(value).__name__ in ("NAType", "NaTType"):  # pandas has null values of its own
             return math.nan
         if isinstance(value, float) and value != value:
             return math.nan
@@ -97,7 +98,7 @@ class Inputs:
 
 
 class Model:
-    """An exported model, read from its folder after a check of the hash of its bytes.
+    """An exported model. It is read from its folder, after its bytes were checked against their hash.
 
     Raises:
         ModelError: The folder is no export, was written by a newer trimtab, or contains a changed file.
@@ -116,10 +117,11 @@ class Model:
         self._score = exported_scorer(self.about["runtime"], data, self._inputs.names)
 
     def predict(self, rows: Any) -> Any:
-        """Return the score of each row: float64, shape (rows,); with several classes (rows, classes).
+        """Return the score of each row: float64, shape (rows,). For a model of several classes the shape is (rows,
+        classes).
 
         Args:
-            rows: Dicts, a dict of columns, or a data frame, with the model's inputs. Null is None or NaN.
+            rows: A list of dicts, a dict of columns, or a data frame, with the model's inputs. Null is None or NaN.
 
         Raises:
             ModelError: An input is missing, unknown or of another type.
@@ -156,12 +158,12 @@ def load(folder: str | Path = ".") -> Model:
 
 
 def _load_pyfunc(path: str) -> _Pyfunc:
-    """The function by which MLflow loads the folder."""
+    """Load the folder for MLflow, which calls this function by its name."""
     return _Pyfunc(Model(path))
 
 
 class _Pyfunc:
-    """The model with the interface that MLflow expects."""
+    """The model, with the methods that MLflow calls."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -182,7 +184,7 @@ def read_document(file: Path) -> dict[str, Any]:
 
 
 def _columns(rows: Any, inputs: list[str]) -> dict[str, list[Any]]:
-    """Return rows of any form as columns."""
+    """Return rows in any accepted form as a dict of columns."""
     if isinstance(rows, Mapping):
         found = {str(name): list(values) for name, values in rows.items()}
     elif hasattr(rows, "columns") and hasattr(rows, "__getitem__"):  # a data frame
@@ -217,7 +219,7 @@ def _calibrated(calibration: dict[str, Any], scores: Any) -> Any:
 
 
 def _rows_of(file: Path, model: Model) -> list[dict[str, Any]]:
-    """Read the rows of a CSV file (an empty field is null) or of a file with a JSON document on each line."""
+    """Read rows from a CSV file, in which an empty field is null, or from a file with one JSON document per line."""
     text = file.read_text("utf-8-sig")
     if file.suffix in (".ndjson", ".jsonl"):
         return [json.loads(line) for line in text.splitlines() if line.strip()]

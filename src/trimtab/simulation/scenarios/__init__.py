@@ -1,1 +1,1 @@
-"""Scenarios of a replay; each is a policy with a registry, a prediction log and a ledger of its own."""
+"""The scenarios of a replay. Each is a policy with its own model registry, prediction log and list of decisions."""

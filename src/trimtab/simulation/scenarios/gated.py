@@ -1,4 +1,4 @@
-"""A scenario under the project's own loop: closed days, quality and input checks, and a controller with a gate."""
+"""A scenario that runs the project's own loop: monitoring, retraining, and a gate for new versions."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from trimtab.training.data.sets import save_manifest
 
 
 class Gated:
-    """The project's own loop, made of the same classes as in service, in virtual time.
+    """The project's own loop in virtual time. It consists of the same classes as in service.
 
     Args:
-        deployment: The deployment whose model is kept good.
-        shared: The work and data that all scenarios share.
+        deployment: The deployment (a model with its rules) to run the loop for.
+        shared: The data and work that all scenarios share.
         stores: The stores of this scenario.
-        live: The answers of this scenario.
-        around: Wraps the recipe.
-        ids: Names gate records.
-        served: Whether service metrics are written, which the guardrails of a canary need.
+        live: The scores that this scenario gave.
+        around: Returns the recipe (how the model is fitted) to use in place of a given one.
+        ids: Makes the ids under which results of the gate are stored.
+        served: Whether to write service metrics such as latencies. A canary's guardrails (limits for these metrics)
+            need them.
     """
 
     alias = CHAMPION
@@ -75,18 +76,20 @@ class Gated:
 
     @property
     def input_signals(self) -> list[Signal]:
-        """The signals of inputs, feeds, traffic and labels that began."""
+        """The signals about inputs, feeds, traffic and labels that began."""
         return self._inputs.signals
 
     def take(
         self, block: Block, version: str, matrix: NDArray[Any], predictions: Sequence[Prediction], until_us: int
     ) -> None:
-        """Add the answers to a block that ends at `until_us`, which a single version gave."""
+        """Add the predictions for a block of requests that ends at `until_us`. One version made all of them."""
         self._loop.add(predictions)
         self._inputs.watch(block, version, matrix, [p.id for p in predictions], until_us)
 
     def tick(self) -> list[Decision]:
-        """Close the days whose labels are due, check these days and the inputs, and let the controller act."""
+        """Close the days whose labels are due, check these days and the inputs, and let the controller decide what
+        to do.
+        """
         self.signals += self._loop.close_days()
         self._inputs.close(self._clock.now_us(), self._loop.newly_closed)
         decisions = self._loop.controller.tick()
@@ -95,10 +98,10 @@ class Gated:
         return decisions
 
     def resume(self, before: Gated, predictions: Sequence[Prediction]) -> None:
-        """Go on from the stored state, as a process does after another process ended.
+        """Continue from the stored state, as a new process would after another one ended.
 
         Args:
-            before: The loop that ended. Only what it reported to this replay is taken over.
+            before: The loop that was running. Only its reports to this replay are taken from it.
             predictions: All logged predictions.
         """
         self.signals, self._decisions = before.signals, before._decisions
@@ -107,6 +110,6 @@ class Gated:
         self._inputs.resume(predictions)
 
     def lack(self) -> str:
-        """The reason why there is no version yet."""
+        """Return why there is no version yet."""
         refused = (d.cause for d in reversed(self._decisions) if d.act in ("refuse", "failed"))
         return next(refused, "") or self._loop.builder.blocked(self._clock.now_us(), Changes()) or ""

@@ -1,4 +1,4 @@
-"""Hourly input checks of a scenario: the monitor of a live project, which gets blocks of answers in columns."""
+"""Checks of a scenario's inputs, with the input monitor of a live project. It gets whole blocks of predictions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from trimtab.training.data.sets import TrainingSet
 
 
 class _SharedProfiles(Profiles):
-    """Profiles of versions. A profile that another scenario made of the same version is stored, not made again."""
+    """Makes input profiles of versions. If another scenario already made the profile of an equal version, it is
+    reused.
+    """
 
     def __init__(self, catalog: Catalog, blob: Blob, clock: Clock, made: dict[str, InputProfile]) -> None:
         super().__init__(catalog, blob, clock)
@@ -42,12 +44,13 @@ class _SharedProfiles(Profiles):
 
 
 class InputChecks:
-    """Checks the inputs of one scenario every few hours; the summaries are hourly, as in a service.
+    """Checks the inputs of one scenario every few hours. As in service, it counts values by the hour.
 
     Args:
         deployment: The deployment whose inputs are checked.
-        shared: The work and data that all scenarios share.
-        stores: Has hours, signals and red windows, and knows which version is in service.
+        shared: The data and work that all scenarios share.
+        stores: The stores of this scenario: hourly counts, signals, time windows with red signals, and the version in
+            service.
     """
 
     def __init__(self, deployment: Deployment, shared: Shared, stores: Stores) -> None:
@@ -70,13 +73,13 @@ class InputChecks:
         )
 
     def watch(self, block: Block, version: str, matrix: NDArray[Any], ids: Sequence[str], until_us: int) -> None:
-        """Add the answers to a block, and make the checks that are due before `until_us`.
+        """Add the predictions for a block of requests, and make the checks that are due before `until_us`.
 
         Args:
-            block: The questions.
-            version: The version that answered.
-            matrix: The inputs that the version was given, shape (rows, inputs).
-            ids: The predictions' ids.
+            block: The requests.
+            version: The version that made the predictions.
+            matrix: The inputs of the version, shape (rows, inputs).
+            ids: The ids of the predictions.
             until_us: The end of the block.
         """
         if not self._every_us:
@@ -108,18 +111,18 @@ class InputChecks:
                 self._look(look_us)
 
     def resume(self, predictions: Sequence[Prediction]) -> None:
-        """Add the logged predictions again after a restart; predictions of closed hours change nothing."""
+        """Add logged predictions again after a restart. Those in hours that are already closed change nothing."""
         if self._every_us:
             self._monitor.follow()
             self._monitor.add([p for p in predictions if p.made_at_us >= self._monitor.read_from_us])
 
     def close(self, now_us: int, closed: Sequence[DayQuality]) -> None:
-        """Make the checks at the end of a block, with the days that were closed."""
+        """Make the check at the end of a block. `closed` are the days that were closed just before."""
         if self._every_us:
             self._look(now_us, closed)
 
     def follow(self) -> None:
-        """Switch to the version that is now in service."""
+        """Use the version that is in service now as the one to check."""
         if self._every_us:
             self._monitor.follow()
 

@@ -1,4 +1,4 @@
-"""The questions of a replay in the order in which they are asked, with their features: what training learns from."""
+"""The requests of a replay in the order in which they are made, with their features and labels for training."""
 
 from __future__ import annotations
 
@@ -25,19 +25,24 @@ from trimtab.training.definitions import Model
 
 
 class Block(msgspec.Struct, frozen=True, eq=False):
-    """Consecutive questions [start, stop) with one model's features, as of each question's own time."""
+    """Consecutive requests, numbers start to stop - 1, with the features of one model as of the time of each
+    request.
+    """
 
     start: int
     stop: int
     requests: Columns
     at_us: NDArray[Any]
     features: FeatureFrame
-    payloads: Sequence[bytes]  # the columns of each request, as the prediction log stores them
+    payloads: Sequence[bytes]  # the columns of each request, encoded as in the prediction log
     positions: Mapping[str, int]
 
 
 class Questions:
-    """All requests of one kind, sorted by the time of asking: `_known_at`, or their time minus the lead."""
+    """All requests of one kind, sorted by the time at which they are made.
+
+    This is `_known_at` if the rows have it, and otherwise the request's own time minus the lead.
+    """
 
     def __init__(self, request: Request, table: Columns) -> None:
         time = table[request.time]
@@ -54,15 +59,15 @@ class Questions:
         self.row_of = {key: row for row, key in enumerate(self.keys.tolist())}
 
     def until(self, us: int) -> int:
-        """The number of questions that are asked before `us`."""
+        """Return the number of requests that are made before `us`."""
         return int(np.searchsorted(self.at_us, us, "left"))
 
 
 class AnsweredRows:
-    """Features and labels of the questions so far, stored once for all scenarios.
+    """The features and labels of the requests up to now, stored once for all scenarios.
 
-    The feature values are those from which the predictions were made. Tests of `simulation` compare them with a
-    training set built from the log.
+    Training uses the same feature values as the predictions. Tests of `simulation` compare them with a training set
+    that is built from the log.
     """
 
     def __init__(self, questions: Questions, history: History) -> None:
@@ -74,7 +79,9 @@ class AnsweredRows:
         self.count = 0
 
     def answer(self, feature_sets: Sequence[FeatureSet], until_us: int) -> dict[str, Block]:
-        """Compute the questions asked before `until_us` that are not answered yet: a block by feature set's hash."""
+        """Compute features for the requests before `until_us` that are new. Return one block per feature set, by its
+        hash.
+        """
         start, stop = self.count, self._questions.until(until_us)
         requests = self._questions.table.take(slice(start, stop))
         at_us = self._questions.at_us[start:stop]
@@ -88,33 +95,38 @@ class AnsweredRows:
         return blocks
 
     def asked_before(self, us: int) -> int:
-        """The number of questions that are asked before `us`."""
+        """Return the number of requests that are made before `us`."""
         return self._questions.until(us)
 
     def at_us(self, rows: slice) -> NDArray[Any]:
-        """The times at which some questions are asked."""
+        """Return the times at which the given requests are made."""
         at_us: NDArray[Any] = self._questions.at_us[rows]
         return at_us
 
     def keys(self, rows: slice) -> list[object]:
-        """The keys of some questions."""
+        """Return the keys of the given requests."""
         found: list[object] = self._questions.keys[rows].tolist()
         return found
 
     def row_of(self, key: object) -> int:
-        """The index of the question that has this key; -1 if there is none."""
+        """Return the number of the request with a key; -1 if there is none."""
         return self._questions.row_of.get(key, -1)
 
     def values(self, features: FeatureSet, rows: Sequence[int]) -> Columns:
-        """The feature values of questions that were already answered."""
+        """Return the feature values of requests that were already scored."""
         return self._features(features, self.count).values.take(np.array(rows, np.int64))
 
     def arrivals(self, label: Label) -> LabelArrivals:
-        """The labels of these questions one by one, from now on, in the order in which the labels become known."""
+        """Return an object that gives the labels of these requests in the order in which they become known, from now
+        on.
+        """
         return LabelArrivals(label, self._history, self._questions)
 
     def ahead(self, features: FeatureSet, as_of_us: int, start_us: int, stop_us: int) -> Block:
-        """Questions that will be asked in [start_us, stop_us), with features as of `as_of_us`: a batch made ahead."""
+        """Return the requests made in [start_us, stop_us), with features as of the earlier time `as_of_us`.
+
+        A batch job would score them at `as_of_us`, before they are made.
+        """
         start, stop = self._questions.until(start_us), self._questions.until(stop_us)
         requests = self._questions.table.take(slice(start, stop))
         at_us = np.full(stop - start, as_of_us, np.int64)
@@ -122,17 +134,17 @@ class AnsweredRows:
         return Block(start, stop, requests, at_us, frame, _payloads(requests), dict(self._history.positions))
 
     def labels(self, label: Label, rows: slice, cut_us: int, at_us: NDArray[Any] | None = None) -> NDArray[Any]:
-        """The labels of some questions that are known at `cut_us`, NaN if there is no label."""
+        """Return the labels of the given requests that are known at `cut_us`; NaN if there is none."""
         asked_us = self._questions.at_us[rows] if at_us is None else at_us
         joined: NDArray[Any] = self._index(label).join(self._questions.keys[rows], asked_us, cut_us).values
         return joined
 
     def lists(self, model: Model, rows: slice) -> NDArray[np.int64]:
-        """The index of the list that each of some questions belongs to, -1 for none."""
+        """Return the number of the list that each given request belongs to; -1 if it belongs to none."""
         return numbered_lists(self._questions.table.take(rows), model.group)
 
     def label_reader(self, label: Label) -> LabelReader:
-        """A reader that finds the labels of questions in the history that exists when it is called."""
+        """Return a reader that finds the labels of requests in the history as it is when the reader is called."""
 
         def read(keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels:
             found = self._index(label).join(keys.values, at_us, cut_us)
@@ -141,20 +153,22 @@ class AnsweredRows:
         return read
 
     def frame(self, source: str) -> EventFrame:
-        """The events of a source that are known by now."""
+        """Return the events of a source that are known by now."""
         return self._history.frame(source)
 
     def training_set(
         self, model: Model, *, cut_us: int, since_us: int | None = None, left_out: Sequence[LeftOut] = ()
     ) -> TrainingSet:
-        """The questions asked by `cut_us` as a training set; rows from times in `left_out` are not learnt from."""
+        """Return the requests up to `cut_us` as a training set. Rows in the times of `left_out` are not used for
+        fitting.
+        """
         key = (model.hash, cut_us, since_us, tuple(left_out))
         if key not in self._sets:
             first = 0 if since_us is None else self._questions.until(since_us)
             rows = slice(first, min(self.count, int(np.searchsorted(self._questions.at_us, cut_us, "right"))))
             at_us = self._questions.at_us[rows]
             labels = self._index(model.label).join(self._questions.keys[rows], at_us, cut_us)
-            # only the sets of this cut are kept
+            # only keep the training sets of this cut
             self._sets = {k: s for k, s in self._sets.items() if k[1] == cut_us}
             self._sets[key] = assemble(
                 model,
@@ -171,12 +185,12 @@ class AnsweredRows:
     def features_of(
         self, model: Model, features: FeatureSet, requests: Columns, at_us: NDArray[np.int64]
     ) -> FeatureFrame:
-        """The features of definitions other than the model's, for some of the model's questions."""
+        """Return other features than the model's own, for some of its requests."""
         return evaluate(features, requests, at_us, self._event_frames(features))
 
     def _features(self, features: FeatureSet, count: int, first: int = 0) -> FeatureFrame:
         frames = self._frames[features.hash]
-        if len(frames) > 1:  # the parts are joined once, and then kept joined
+        if len(frames) > 1:  # join the parts once, and keep the result
             frames[:] = [FeatureFrame.concat(frames)]
         return frames[0].take(slice(first, count))
 
@@ -190,11 +204,11 @@ class AnsweredRows:
 
 
 class ScenarioData:
-    """The training sets of one scenario, without the rows of the scenario's red windows.
+    """The training sets of one scenario. Rows from time windows with red input signals are left out.
 
     Args:
-        rows: The questions and their features.
-        left_out: Returns the times whose rows are not learnt from at a cut, as they are when it is called.
+        rows: The requests and their features.
+        left_out: Returns the time windows to leave out of the training set of a cut. It is called each time.
     """
 
     def __init__(self, rows: AnsweredRows, left_out: Callable[[int], Sequence[LeftOut]]) -> None:
@@ -204,18 +218,20 @@ class ScenarioData:
     def training_set(
         self, model: Model, *, cut_us: int, since_us: int | None = None, answers: bool = False
     ) -> TrainingSet:
-        """See `AnsweredRows.training_set`. Logged answers are not read back, so `answers` has no effect."""
+        """Return a training set; see `AnsweredRows.training_set`. `answers` has no effect, as logged predictions are
+        not read.
+        """
         return self._rows.training_set(model, cut_us=cut_us, since_us=since_us, left_out=self._left_out(cut_us))
 
     def features_of(
         self, model: Model, features: FeatureSet, requests: Columns, at_us: NDArray[np.int64]
     ) -> FeatureFrame:
-        """See `AnsweredRows.features_of`."""
+        """Return features; see `AnsweredRows.features_of`."""
         return self._rows.features_of(model, features, requests, at_us)
 
 
 class LabelArrivals:
-    """Label events as they arrive, each with the question that it belongs to."""
+    """Labels in the order in which they become known, each with the number of its request."""
 
     def __init__(self, label: Label, history: History, questions: Questions) -> None:
         self._label = label
@@ -225,7 +241,7 @@ class LabelArrivals:
         self._waiting: list[tuple[int, int, float]] = []  # sorted by (known at, row, value)
 
     def until(self, us: int) -> list[tuple[int, float]]:
-        """Rows and labels that became known after the last call and before `us`."""
+        """Return the request numbers and labels that became known since the last call and before `us`."""
         self._read()
         taken = bisect_left(self._waiting, (us, -1, 0.0))
         out = [(row, value) for _, row, value in self._waiting[:taken]]

@@ -1,4 +1,4 @@
-"""One scenario of a replay: a model under a policy."""
+"""One scenario of a replay: a model, and the policy by which it is retrained."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from trimtab.steering.definitions import Deployment
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """A model under a policy, compared with others on the same questions."""
+    """A model with a policy. It is compared with other scenarios on the same requests."""
 
     name: str
     deployment: Deployment
     answers: Literal["live", "day_ahead"] = "live"
-    main: bool = False  # the state of this scenario is the project's own; other scenarios have folders in `replay/`
-    like: str = ""  # day_ahead: the scenario whose champion answers
-    scored_at_us: int = 0  # day_ahead: time of day (UTC) at which the next day is scored
-    ahead_us: int = 6 * HOUR_US  # day_ahead: the time from scoring to the beginning of the scored day
-    decide: Decide | None = None  # when to retrain without a gate; None: the project's loop
+    main: bool = False  # whether its state is that of the project itself; otherwise it is in a folder of `replay/`
+    like: str = ""  # for day_ahead: the name of the scenario whose champion scores the requests
+    scored_at_us: int = 0  # for day_ahead: the time of day (UTC) at which the requests of the next day are scored
+    ahead_us: int = 6 * HOUR_US  # for day_ahead: the time from scoring until the scored day begins
+    decide: Decide | None = None  # decides when to retrain, without a gate; None: the project's loop decides

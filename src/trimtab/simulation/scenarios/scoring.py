@@ -1,4 +1,4 @@
-"""Scores of questions: by the version in service, with a canary's share, or by a model that learns as it answers."""
+"""Scoring of requests: by the version in service and perhaps a canary, or by a model that learns while it predicts."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ Floats = NDArray[np.float64]
 
 
 class Answers(msgspec.Struct, frozen=True, eq=False):
-    """Scores of consecutive questions, and the versions and inputs that the scores were made with."""
+    """The scores of consecutive requests, with the versions that gave them and the inputs that these used."""
 
-    scores: Floats  # for several classes, shape (rows, classes)
+    scores: Floats  # shape (requests,); for a model of several classes (requests, classes)
     matrix: NDArray[Any]
-    versions: list[str]  # one version for each question, as a batch made ahead may extend past a promotion
+    # the version for each request; there may be several, as a batch scored ahead may extend past a promotion
+    versions: list[str]
     as_of_us: NDArray[Any]
     mode: Mode
-    champion: str = ""  # the version in service
-    canary: str = ""  # the version that answered a share of the questions
-    watched: NDArray[Any] | None = None  # the inputs as the version in service reads them; None: `matrix`
+    champion: str = ""  # the id of the version in service
+    canary: str = ""  # the id of the canary: a new version that scores a share of the requests
+    watched: NDArray[Any] | None = None  # the inputs as the version in service would use them; None: equal to `matrix`
 
 
 class Serving(Protocol):
-    """The versions that answer."""
+    """What the scorers need to know: which versions score requests."""
 
     model: Model
-    decisions: list[Decision]  # a further decision may have changed the version in service
+    decisions: list[Decision]  # all decisions; after a new one, other versions may be in service
 
     def champion(self) -> LoadedModel: ...
 
@@ -47,7 +48,9 @@ class Serving(Protocol):
 
 
 class BatchScorer:
-    """Scores with the champion, and a share with the canary. Both versions are looked up again after decisions."""
+    """Scores requests with the champion, and a share of them with the canary. Looks both up again after each
+    decision.
+    """
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
@@ -66,7 +69,7 @@ class BatchScorer:
         return answers if self._canary is None or not len(matrix) else self._shared(block, answers, *self._canary)
 
     def _shared(self, block: Block, answers: Answers, canary: LoadedModel, share: Share) -> Answers:
-        """The answers, in which those in the canary's share come from the canary."""
+        """Return the answers, after replacing those of the canary's share by the canary's own."""
         columns = [block.requests[name].to_list() for name in share.about]
         held = {who: share.holds(dict(zip(share.about, who, strict=True))) for who in set(zip(*columns, strict=True))}
         here = np.array([held[who] for who in zip(*columns, strict=True)])
@@ -81,17 +84,17 @@ class BatchScorer:
         )
 
     def learner(self) -> OnlineLearner | None:
-        """None, because a version never learns while it answers."""
+        """Return None, because these versions do not learn while they predict."""
         return None
 
     def _nothing(self) -> Floats:
-        """The answers to no rows."""
+        """Return an empty array of scores."""
         classes = self._serving.model.label.class_names
         return np.zeros((0, len(classes)) if classes else 0)
 
 
 class OnlineScorer:
-    """Predicts hour by hour, and learns before each hour from the labels that became known until then."""
+    """Scores requests hour by hour. Before each hour, the model learns from the labels that became known."""
 
     def __init__(self, serving: Serving, rows: AnsweredRows) -> None:
         self._serving = serving
@@ -99,7 +102,7 @@ class OnlineScorer:
         self._learner: OnlineLearner | None = None
         self._version = ""
         self._arrivals = rows.arrivals(serving.model.label)
-        self._inputs: dict[int, NDArray[Any]] = {}  # inputs of predicted rows whose label has not come yet
+        self._inputs: dict[int, NDArray[Any]] = {}  # the inputs of scored requests whose labels are not known yet
 
     def answer(self, block: Block) -> Answers:
         learner = self._current()
@@ -117,13 +120,13 @@ class OnlineScorer:
         return self._learner
 
     def _current(self) -> OnlineLearner:
-        """The learner of the version in service; the learner of a new version starts from the fit of that version."""
+        """Return the learner of the version in service. For a new version, it starts from the version's stored fit."""
         serving = self._serving
         version = serving.in_service()
         if self._learner is None or version is None or version.id != self._version:
             loaded = serving.champion()
             self._learner, self._version = OnlineLearner(loaded.artifact), loaded.version.id
-            if self._inputs:  # encoded by the version that answered before
+            if self._inputs:  # these inputs were encoded for the previous version
                 waiting = list(self._inputs)
                 values = self._rows.values(serving.model.features, waiting)
                 matrix = self._learner.artifact.encoding.matrix(values)
@@ -131,14 +134,14 @@ class OnlineScorer:
         return self._learner
 
     def _learn(self, learner: OnlineLearner, until_us: int) -> None:
-        # the newest version of the label
+        # if a label was corrected, take the newest one
         known = {row: label for row, label in self._arrivals.until(until_us) if row in self._inputs}
         if known:
             learner.learn(np.array([self._inputs.pop(row) for row in known]), np.array(list(known.values())))
 
 
 def made_ahead(batches: Sequence[tuple[Block, Answers]], block: Block, live: Answers) -> Answers:
-    """The answers made ahead for the questions of a block; live answers for questions without one."""
+    """Return the answers from batches scored ahead. Where there are none, return the live answers."""
     scores, matrix, as_of_us = live.scores.copy(), live.matrix.copy(), live.as_of_us.copy()
     versions = list(live.versions)
     for batch, answers in batches:

@@ -1,4 +1,4 @@
-"""The data and work that the scenarios of a replay share, and the stores that each scenario has of its own."""
+"""The data and work that all scenarios of a replay share, and the stores that each scenario has of its own."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from trimtab.store.ports import Blob, Catalog
 
 
 class Shared(msgspec.Struct, frozen=True, eq=False, kw_only=True):
-    """The data that all scenarios of a replay share. Work that one scenario did is not done again by another."""
+    """The data that all scenarios of a replay share, and the results of work that only one of them has to do."""
 
-    rows: AnsweredRows  # the questions, with their features and labels
+    rows: AnsweredRows  # the requests with their features and labels
     blob: Blob
     clock: Clock
     seed: int
-    look_every_us: int  # time between two checks of the inputs, in whole hours; 0: no checks
+    look_every_us: int  # the time between two checks of inputs, in whole hours; 0: inputs are not checked
     faults: Sequence[Fault] = ()
     fits: FitCache = msgspec.field(default_factory=FitCache)
     counts: SharedCounts = msgspec.field(default_factory=SharedCounts)
@@ -42,7 +42,7 @@ class Stores(msgspec.Struct, frozen=True, eq=False):
 
     @staticmethod
     def open(folder: Path, shared: Shared) -> Stores:
-        """Open the stores; their writes are not synced. # D190"""
+        """Open the stores. Their writes are not synced, because a replay can be repeated. # D190"""
         clock = shared.clock
         catalog = store.open(f"{store_url('sqlite', catalog_file(folder))}?mode=relaxed", "catalog", clock=clock)
         log = store.open(f"{store_url('sqlite', folder / 'log' / 'predictions')}?mode=relaxed", "log", clock=clock)

@@ -1,4 +1,4 @@
-"""Input profiles and hourly counts that scenarios share."""
+"""Input profiles and hourly counts, computed once for all scenarios with equal versions."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ Counted = dict[int, HourCounts]
 
 
 class SharedCounts:
-    """Profiles and hourly summaries, which are equal in all scenarios for the same version and rows."""
+    """Input profiles and hourly counts. They are equal in all scenarios with the same version and the same rows."""
 
     def __init__(self) -> None:
         self.profiles: dict[str, InputProfile] = {}
-        self.findings: dict[object, list[Finding]] = {}  # findings in the newest block
+        self.findings: dict[object, list[Finding]] = {}  # what the checks found in the newest block
         self._until_us: int | None = None
         self._hashes: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
         self._hours: OrderedDict[tuple[str, int], Counted] = OrderedDict()
 
     def begin(self, until_us: int) -> None:
-        """Forget the results of the previous block, once for all scenarios."""
+        """Drop the results of the previous block. Only the first scenario that calls this has an effect."""
         if until_us != self._until_us:
             self._until_us = until_us
             self.findings.clear()
 
     def hashes(self, block: Block, request: Request) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The hashes of the request keys of a block, and of its questions."""
+        """Return hashes of the request keys of a block, and hashes of the rest of each request."""
         if self._hashes is None or self._hashes[0] != block.start:
             keys = text_hashes([str(one) for one in block.requests[request.key].to_list()])
             rows = zip(*(block.requests[name].to_list() for name in request.columns), strict=True)
@@ -46,7 +46,7 @@ class SharedCounts:
         return self._hashes[1:]
 
     def hours(self, version: str, block: Block, count: Callable[[], Counted]) -> Counted:
-        """The hourly summaries of a block, as a version sees the block."""
+        """Return the hourly counts of a block for a version."""
         found = self._hours.get((version, block.start))
         if found is None:
             found = self._hours[version, block.start] = count()

@@ -1,4 +1,4 @@
-"""Fits that scenarios share: the same recipe on the same rows is fitted only once."""
+"""Model fits that scenarios share: the same recipe is fitted only once on the same rows."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class FitCache:
 
 
 class Spent:
-    """The cost of a scenario: its fits, including fits taken from another scenario, and its CPU time."""
+    """The work of a scenario: its CPU time, and its fits, even those that were taken from another scenario."""
 
     def __init__(self) -> None:
         self.fits = 0
         self.rows = 0
-        self.cpu_s = 0.0  # CPU time of this process for answering, logging and steering
+        self.cpu_s = 0.0  # CPU time of this process for scoring, logging, monitoring and deciding
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Count the CPU time of the work done inside the `with` block."""
+        """Add the CPU time of the `with` block."""
         begun = time.process_time()
         try:
             yield
@@ -54,12 +54,12 @@ class Spent:
 
 
 class SharedRecipe:
-    """A recipe whose fits are looked up before they are made; all other methods are the recipe's own.
+    """A recipe (how a model is fitted) that reuses stored fits. Its other methods are those of the given recipe.
 
     Args:
-        recipe: The recipe that fits. It is deterministic, so that a stored fit equals the fit that it would make.
-        address: The address of the model's definition and the seed.
-        cache: The cache that all scenarios share.
+        recipe: The recipe that fits. It must be deterministic, so that a stored fit equals a new one.
+        address: A hash of the model's definition and the seed, under which fits are stored.
+        cache: The fits that all scenarios share.
         spent: Counts the fits of the scenario.
     """
 
@@ -88,13 +88,13 @@ class SharedRecipe:
 
 
 class Sabotaged:
-    """A recipe that simulates a failed refit: while a fault lasts, fits with the newest rows learn shuffled labels.
+    """A recipe that simulates a fault of training: fits that include the newest rows get shuffled labels.
 
     Args:
-        recipe: The recipe that may be shared.
-        own: The recipe that fits the shuffled rows; its fits are never shared.
-        share: The share of the rows whose labels are shuffled now; 0 while no fault lasts.
-        seed: Seed of the shuffle.
+        recipe: The recipe for fits without the fault, which scenarios may share.
+        own: The recipe for fits with shuffled labels. These are never shared.
+        share: Returns the share of labels to shuffle now; 0 while there is no fault.
+        seed: The seed of the shuffle.
     """
 
     def __init__(self, recipe: Recipe, own: Recipe, share: Callable[[], float], seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Service metrics of a replay in which some versions are slow, to test the guardrails of a rollout."""
+"""Simulated service metrics in which some versions are slow, to test the guardrails of a rollout."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from trimtab.serving.arms.arm_metrics import metrics_key, write_metrics
 from trimtab.simulation.faults import Fault
 from trimtab.store.ports import Catalog
 
-_USUAL_S, _SPREAD = 0.008, 0.3  # the median of a latency, and the standard deviation of its logarithm
-_SLOWER = 3.0  # how many times as long as usual, if a fault gives no size
+# the median of the usual latencies in seconds, and the standard deviation of their logarithm
+_USUAL_S, _SPREAD = 0.008, 0.3
+_SLOWER = 3.0  # how many times slower than usual, if the fault has no size
 
 
 class SlowAnswers:
-    """Counts answers with made-up latencies; those of a version that was fitted during a fault are longer.
+    """Writes service metrics with random latencies. A version that was fitted during a fault has larger ones.
 
     Args:
-        catalog: Where a service would write its metrics.
-        registry: Knows when versions were fitted.
+        catalog: Where the metrics are written, as a service would do.
+        registry: Tells when versions were fitted.
         faults: The faults of the kind "slow_model".
-        seed: The same seed gives the same latencies.
+        seed: The seed of the latencies.
     """
 
     def __init__(self, catalog: Catalog, registry: Registry, faults: Sequence[Fault], seed: int) -> None:
@@ -35,10 +36,10 @@ class SlowAnswers:
         self._registry = registry
         self._faults = list(faults)
         self._seed = seed
-        self._times: dict[str, float] = {}  # by version: how many times as long as usual an answer takes
+        self._times: dict[str, float] = {}  # for each version, how many times as long as usual its answers take
 
     def count(self, predictions: Sequence[Prediction], until_us: int) -> None:
-        """Write the metrics of the answers up to a time."""
+        """Write the metrics of some predictions, up to a time."""
         answered = Counter((one.model, one.version, one.arm) for one in predictions)
         found = {}
         for number, ((model, version, arm), requests) in enumerate(sorted(answered.items())):

@@ -1,4 +1,4 @@
-"""A scenario under a policy without a gate: each fitted version answers at once."""
+"""A scenario with a policy without a gate: each new version goes into service at once."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from trimtab.steering.definitions import Deployment
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.training.data.sets import TrainingSet, save_manifest
 
-ALIAS = "ungated"  # the alias `champion` cannot be used, as it needs a gate record
-_SHOWN = 20_000  # number of the learnt rows that a policy is shown
-_KEPT_DAYS = 90  # time span of the answers that a policy may look at
+ALIAS = "ungated"  # not "champion", because that alias can only be moved with the results of a gate
+_SHOWN = 20_000  # how many of the rows that the version was fitted on are passed to the policy
+_KEPT_DAYS = 90  # the policy may look at the inputs of the predictions of this many days
 
 
 class Ungated:
-    """Asks a policy at each midnight, fits the version that the policy wants, and puts it in service.
+    """Asks a policy at each midnight whether to refit. If so, fits a new version and puts it in service.
 
     Args:
-        deployment: The deployment whose model is fitted.
-        decide: The policy.
-        recipe: How the model is fitted.
-        shared: The work and data that all scenarios share.
-        stores: Has the versions, the alias `ungated` and the ledger.
+        deployment: The deployment (a model with its rules) that is retrained.
+        decide: The policy's function.
+        recipe: How to fit the model.
+        shared: The data and work that all scenarios share.
+        stores: The stores of this scenario, with its versions, the alias `ungated`, and the list of decisions.
     """
 
     alias = ALIAS
@@ -48,22 +48,23 @@ class Ungated:
         self._ledger = Ledger(stores.catalog)
         self._clock = shared.clock
         self._learnt: NDArray[np.float64] = np.zeros((0, 0))
-        self._answered: deque[tuple[int, NDArray[np.float64]]] = deque()  # end of a block, inputs
+        # for each block of predictions: the time at which it ends, and the inputs of its predictions
+        self._answered: deque[tuple[int, NDArray[np.float64]]] = deque()
         self._fitted_us = 0
         self._lack = ""
-        self.signals: list[Signal] = []  # no signals, because there is no monitor
+        self.signals: list[Signal] = []  # always empty, because nothing is monitored
         self.input_signals: list[Signal] = []
 
     def take(
         self, block: Block, version: str, matrix: NDArray[Any], predictions: Sequence[Prediction], until_us: int
     ) -> None:
-        """Keep the inputs of a block of answers for the policy."""
+        """Keep the inputs of a block of predictions, so that the policy can look at them."""
         self._answered.append((until_us, np.asarray(matrix, np.float64)))
         while self._answered and self._answered[0][0] <= until_us - _KEPT_DAYS * DAY_US:
             self._answered.popleft()
 
     def tick(self) -> list[Decision]:
-        """Do what the policy wants; return the decisions."""
+        """Ask the policy, and do what it decides. Return the decisions."""
         now_us = self._clock.now_us()
         if self._registry.alias(self._deployment.name, ALIAS) is None:
             return self._fit(Refit(why="There is no version yet."))
@@ -80,7 +81,7 @@ class Ungated:
         return [] if wanted is None else self._fit(wanted)
 
     def lack(self) -> str:
-        """The reason why there is no version yet."""
+        """Return why there is no version yet."""
         return self._lack
 
     def _inputs(self, days: int) -> NDArray[np.float64]:
@@ -97,7 +98,8 @@ class Ungated:
         rows = training_set.usable
         if wanted.since_us is not None:
             rows = rows & (training_set.at_us >= wanted.since_us)
-        self._fitted_us = now_us  # set even if the fit fails: it is tried again when the policy asks again
+        # also set if the fit fails; then it is only repeated when the policy asks for it again
+        self._fitted_us = now_us
         try:
             fitted = self._recipe.fit(training_set, rows)
         except Misuse as error:

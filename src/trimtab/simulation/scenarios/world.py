@@ -1,4 +1,4 @@
-"""The state of one scenario: registry, prediction log, monitor and ledger, and the versions that answer."""
+"""The state of one scenario: its registry, predictions and decisions, and the policy that retrains its model."""
 
 from __future__ import annotations
 
@@ -39,38 +39,38 @@ Floats = NDArray[np.float64]
 
 
 class Steering(Protocol):
-    """The loop or policy that retrains the model of a scenario."""
+    """The loop or policy that retrains a scenario's model."""
 
-    alias: str  # the alias of the version that answers
+    alias: str  # the alias of the version in service
     signals: list[Signal]
 
     @property
     def input_signals(self) -> list[Signal]:
-        """The signals of inputs, feeds, traffic and labels that began."""
+        """The signals about inputs, feeds, traffic and labels that began."""
         ...
 
     def take(
         self, block: Block, version: str, matrix: NDArray[Any], predictions: Sequence[Prediction], until_us: int
     ) -> None:
-        """Add the answers to a block that ends at `until_us`, which a single version gave."""
+        """Add the predictions for a block of requests that ends at `until_us`. One version made all of them."""
         ...
 
     def tick(self) -> list[Decision]:
-        """Do everything that is due at midnight."""
+        """Do everything that is due at a midnight, and return the decisions."""
         ...
 
     def lack(self) -> str:
-        """The reason why there is no version yet."""
+        """Return why there is no version yet."""
         ...
 
 
 class World:
-    """The state of one scenario. The event log, the questions and their features are shared by all.
+    """The state of one scenario. The event log, the requests and their features are shared by all scenarios.
 
     Args:
         scenario: The model and its policy.
-        folder: Where the state of this scenario is stored.
-        shared: The work and data that all scenarios share.
+        folder: The folder for the state of this scenario.
+        shared: The data and work that all scenarios share.
     """
 
     def __init__(self, scenario: Scenario, folder: Path, shared: Shared) -> None:
@@ -82,7 +82,7 @@ class World:
         self._restarted: set[int] = set()
         self._frozen = False
         self.scores: list[Floats] = []
-        self.versions: list[str] = []  # the version of each answer
+        self.versions: list[str] = []  # the version that made each prediction
         self.decisions: list[Decision] = []
         self._first_row = shared.rows.count
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ class World:
         self._scorer = OnlineScorer(self, shared.rows) if online else BatchScorer(self)
 
     def _open(self) -> None:
-        """Open the stores, and begin the loop or policy that uses them."""
+        """Open the stores, and create the loop or policy that uses them."""
         self.stores = Stores.open(self._folder, self._shared)
         slow = [one for one in self._faults if one.kind == "slow_model"]
         seed = self._shared.seed
@@ -129,12 +129,12 @@ class World:
         return Sabotaged(shared, recipe, share, self._shared.seed)
 
     def answer(self, block: Block) -> Answers:
-        """The answers to a block of questions by the versions in service; nothing is logged."""
+        """Score a block of requests with the versions in service. Nothing is logged."""
         with self.spent.timed():
             return self._scorer.answer(block)
 
     def log(self, block: Block, answers: Answers, until_us: int) -> None:
-        """Log a prediction for each question of a block that ends at `until_us`, and check the inputs hour by hour."""
+        """Log a prediction for each request of a block that ends at `until_us`, and pass them on for monitoring."""
         with self.spent.timed():
             predictions = self._logged(block, answers) if block.stop > block.start else []
             if predictions:
@@ -148,7 +148,7 @@ class World:
                 self.steering.take(block, answers.champion, watched, predictions, until_us)
 
     def tick(self) -> list[Decision]:
-        """Let the policy look at new data, and act."""
+        """Simulate the faults that are due, then let the loop or policy act. Return the decisions."""
         with self.spent.timed():
             self._suffer(self._shared.clock.now_us())
             if self._frozen and isinstance(self.steering, Ungated):
@@ -158,7 +158,7 @@ class World:
         return decisions
 
     def _suffer(self, now_us: int) -> None:
-        """Let the present faults happen: a restart happens once, a freeze lasts as long as the fault."""
+        """Simulate the faults that are due: each restart once, and a stop of retraining while its fault lasts."""
         for number, one in enumerate(self._faults):
             if one.kind == "restart" and one.start_us <= now_us and number not in self._restarted:
                 self._restarted.add(number)
@@ -172,37 +172,39 @@ class World:
             self.decisions += Ledger(self.stores.catalog).write([entry], [change])
 
     def _restart(self) -> None:
-        """End the loop that runs, and go on from the stored state; an ungated policy, which stores none, goes on."""
+        """End the running loop, and continue from the stored state. A policy without a gate is not affected."""
         before = self.steering
         if not isinstance(before, Gated):
             return
         self.stores.close()
         self._open()
-        assert isinstance(self.steering, Gated)  # the same as before the restart
+        assert isinstance(self.steering, Gated)  # the scenario's policy is the same as before the restart
         self.steering.resume(before, [one for block in self.stores.predictions.scan() for one in block])
 
     def in_service(self) -> Version | None:
-        """The version that answers."""
+        """Return the version in service; None if there is none yet."""
         return self.stores.registry.alias(self.scenario.deployment.name, self.steering.alias)
 
     def all_scores(self) -> Floats:
-        """The scores of all answered questions, in order."""
+        """Return the scores of all requests up to now, in order."""
         return np.concatenate(self.scores) if self.scores else np.zeros(0)
 
     def scores_of(self, keys: list[object], *, version: str, since_us: int) -> Floats:
-        """The answer to each request key by the version that was then in service; NaN if there was no version."""
+        """Return the score of each request key, by the version that was in service then; NaN if the request was not
+        scored.
+        """
         scores = self.all_scores()
         rows = np.array([self._shared.rows.row_of(key) for key in keys], np.int64) - self._first_row
         known = (rows >= 0) & (rows < len(scores))
         return np.where(known, scores[np.where(known, rows, 0)] if len(scores) else np.nan, np.nan)
 
     def keep_learner(self, learners: KeyValue) -> None:
-        """Store what an online learner has learnt, in the place where the project's service looks for it."""
+        """Store the state of an online learner, where a service of the project looks for it."""
         learner = self._scorer.learner()
         if learner is None:
             return
         version = self.in_service()
-        assert version is not None  # a learner belongs to a version
+        assert version is not None  # a learner always belongs to a version
         kept = OnlineDeployment(
             learner_name(self.scenario.deployment.name, version.id), learner, learners, every_us=HOUR_US
         )
@@ -212,10 +214,10 @@ class World:
         self.stores.close()
 
     def champion(self) -> LoadedModel:
-        """The version in service, ready to answer.
+        """Load the version in service.
 
         Raises:
-            Misuse: The history before the start of the replay did not give a version.
+            Misuse: There is no version, because the history before the start of the replay was too short to fit one.
         """
         version = self.in_service()
         if version is None:
@@ -226,7 +228,7 @@ class World:
         return self.stores.registry.load(version, features=self.model.features)
 
     def canary(self) -> tuple[LoadedModel, Share] | None:
-        """The canary that answers a share of the questions, and which share; None if there is no canary."""
+        """Return the canary and the share of the requests that it scores; None if there is no canary."""
         model = self.model
         share, found = (
             arm_shares(self.stores.catalog, model.name).canary,
@@ -242,7 +244,7 @@ class World:
     def _logged(self, block: Block, answers: Answers) -> list[Prediction]:
         model = self.model
         made_at_us = self._rows_at(block)
-        # identifiers cannot contain times before 1970, and these identifiers are never looked up
+        # an id cannot contain a time before 1970, and nothing looks these ids up
         named_us = max(0, int(made_at_us[0]))
         ids = batch_prediction_ids(f"{self.scenario.name}/{block.start}", named_us, range(len(made_at_us)))
         width = 8 * answers.matrix.shape[1]
@@ -284,13 +286,15 @@ class World:
 
 
 def _by_class(scores: Floats, classes: Sequence[str]) -> tuple[Floats, list[dict[str, float]]]:
-    """The score of each row as it is logged, and for several classes the probability of each class."""
+    """Return the score of each row as it is logged. For a model of several classes, also return the class
+    probabilities.
+    """
     if not classes:
         return scores, []
     return scores.max(axis=1), [dict(zip(classes, row, strict=True)) for row in scores.tolist()]
 
 
 def reason_rows(features: FeatureFrame, names: Sequence[str]) -> list[bytes]:
-    """The reason codes of each row, as the prediction log stores them."""
+    """Return the null reasons of each row, encoded as in the prediction log."""
     flat, width = features.codes(names).tobytes(), len(names)
     return [flat[n * width : (n + 1) * width] for n in range(features.values.rows)]

@@ -1,1 +1,1 @@
-"""Bootstrap intervals, paired and sequential tests, e-detectors."""
+"""Bootstrap intervals, tests that compare two models, and an alarm for a changed mean."""

@@ -22,17 +22,19 @@ def block_bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Percentile interval of any statistic of rows; for AUC and losses `metric_interval` is far faster.
+    """Return the bootstrap interval of any statistic of rows. For AUC and losses, `metric_interval` is much faster.
 
     Args:
-        statistic: Takes row numbers (with repeats) and returns a number, or None where it is undefined.
-        blocks: Block id of each row, shape (rows,). Below some 20 blocks the interval is too narrow.
-        repeats: Number of draws.
-        seed: Seed of the draws.
-        level: Share of the draws inside the interval.
+        statistic: A function of row numbers, in which a row may be repeated. It returns a number, or None if it is
+            undefined for these rows.
+        blocks: The block of each row, shape (rows,). With fewer than about 20 blocks, the interval is too narrow.
+        repeats: The number of draws.
+        seed: The seed of the draws.
+        level: The share of the draws that lie inside the interval.
 
     Raises:
-        Misuse: Fewer than 2 blocks, or the statistic is undefined for all rows or for over half of the draws.
+        Misuse: There are fewer than 2 blocks, or the statistic is undefined for all rows or for more than half of the
+            draws.
 
     Source: Efron & Tibshirani (1993), section 8.6 and chapter 13.
 
@@ -55,18 +57,19 @@ def resampled(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval | None:
-    """Percentile interval of a statistic that takes a weight for each row, as scikit-learn's metrics do.
+    """Return the bootstrap interval of a statistic that takes a weight for each row, as in scikit-learn. None: no
+    interval.
 
     Args:
-        statistic: Takes weights of shape (rows,), 0 for rows that a draw left out, and returns a number, or None where
-            it is undefined.
-        blocks: Block id of each row, shape (rows,). Below some 20 blocks the interval is too narrow.
-        repeats: Number of draws.
-        seed: Seed of the draws.
-        level: Share of the draws inside the interval.
+        statistic: A function of weights, shape (rows,); the weight is 0 for rows that are not in a draw. It returns a
+            number, or None if it is undefined.
+        blocks: The block of each row, shape (rows,). With fewer than about 20 blocks, the interval is too narrow.
+        repeats: The number of draws.
+        seed: The seed of the draws.
+        level: The share of the draws that lie inside the interval.
 
     Returns:
-        None where there is no interval to be had: fewer than 2 blocks, or a statistic that is undefined for all rows
+        None if there is no interval: there are fewer than 2 blocks, or the statistic is undefined for all rows
         or in more than half of the draws.
 
     >>> values = np.array([1.0, 1.0, 3.0, 3.0])
@@ -94,7 +97,9 @@ def metric_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Block-bootstrap interval of one model's metric. It is exact, and its cost hardly grows with `repeats`.
+    """Return the block-bootstrap interval of a metric of one model.
+
+    The metric of each draw is computed exactly from counts per block, so more draws take hardly more time.
 
     >>> metric_interval("auc", [0, 1, 0, 1], [0.2, 0.7, 0.4, 0.3], [0, 0, 1, 1], repeats=100).estimate
     0.75
@@ -114,21 +119,21 @@ def paired_difference(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Block-bootstrap interval of metric(a) - metric(b) on the same rows and the same draws.
+    """Return the block-bootstrap interval of metric(a) - metric(b). Each draw contains the same rows for both models.
 
     Args:
         metric: "auc" (higher is better), "log_loss" or "brier" (lower is better).
         labels: 0 or 1, shape (rows,).
-        scores_a: Probabilities from one model.
-        scores_b: Probabilities from the other model.
-        blocks: Block id of each row, e.g. its week. Time grows with blocks x rows: 280,000 rows in 43 weeks take about
-            a second, in 300 days a few seconds.
-        repeats: Number of draws.
-        seed: Seed of the draws.
-        level: Share of the draws inside the interval.
+        scores_a: The probabilities of one model, shape (rows,).
+        scores_b: The probabilities of the other model, shape (rows,).
+        blocks: The block of each row, for example its week. The time grows with blocks x rows: 280,000 rows in 43 weeks
+            take about a second, and in 300 days a few seconds.
+        repeats: The number of draws.
+        seed: The seed of the draws.
+        level: The share of the draws that lie inside the interval.
 
     Raises:
-        Misuse: For the same reasons as in `block_bootstrap`, or because labels or scores are not valid.
+        Misuse: As in `block_bootstrap`; or labels or scores are not valid.
     """
     place, counts = block_draws(blocks, repeats, seed)
     a, b = (redrawn(metric, labels, scores, place, counts) for scores in (scores_a, scores_b))
@@ -136,7 +141,9 @@ def paired_difference(
 
 
 def block_draws(blocks: ArrayLike, repeats: int, seed: int) -> tuple[IntArray, IntArray]:
-    """Block index of each row, and how often each draw contains each block; the first "draw" is the data themselves."""
+    """Return the index of each row's block, and how often each draw contains each block. Draw 0 is the data
+    themselves.
+    """
     ids, place = np.unique(np.asarray(blocks), return_inverse=True)
     if ids.size < 2 or repeats < 1:
         raise Misuse(f"bootstrap: needs at least 2 blocks and 1 repeat, found {ids.size} blocks, {repeats} repeats.")
@@ -145,7 +152,7 @@ def block_draws(blocks: ArrayLike, repeats: int, seed: int) -> tuple[IntArray, I
 
 
 def redrawn(metric: Metric, labels: ArrayLike, scores: ArrayLike, place: IntArray, counts: IntArray) -> FloatArray:
-    """The metric of each draw, NaN if it is undefined for the draw."""
+    """Return the metric of each draw, or NaN if it is undefined for the draw."""
     y, p = checked(labels, scores, "bootstrap")
     if y.shape != place.shape:
         raise Misuse(f"bootstrap: needs one block for each row; found {place.size} blocks for {y.size} rows.")
@@ -157,11 +164,12 @@ def redrawn(metric: Metric, labels: ArrayLike, scores: ArrayLike, place: IntArra
 
 
 def _redrawn_auc(y: NDArray[np.bool_], p: FloatArray, place: IntArray, counts: IntArray) -> FloatArray:
-    """AUC of each draw, computed from the wins between blocks.
+    """Return the AUC of each draw, computed from the wins between blocks.
 
-    A win is a pair in which the positive row has the higher score. A draw that contains block b m_b times has sum over
-    b, c of m_b m_c wins[b, c] wins, so a single pass over the rows for each block replaces a sort for each draw. All
-    counts are integers below 2**53, so nothing is rounded.
+    A win is a pair of rows in which the positive row has the higher score. Let wins[b, c] be the number of wins of
+    positive rows in block b over negative rows in block c. If a draw contains block b m_b times, its number of wins is
+    the sum over all b and c of m_b * m_c * wins[b, c]. So each block needs one pass over the rows, and no draw has to
+    be sorted. All counts are integers below 2**53, so nothing is rounded.
     """
     blocks = counts.shape[1]
     values, rank = np.unique(p, return_inverse=True)
@@ -170,7 +178,8 @@ def _redrawn_auc(y: NDArray[np.bool_], p: FloatArray, place: IntArray, counts: I
     doubled_wins = np.zeros((blocks, blocks))
     for c in range(blocks):
         here = np.bincount(rank_down[place_down == c], minlength=values.size)
-        beaten = 2 * np.cumsum(here) - here  # twice the number of negatives below, plus the number of tied negatives
+        # twice the number of negatives with a lower score, plus the number of negatives with the same score
+        beaten = 2 * np.cumsum(here) - here
         doubled_wins[:, c] = np.bincount(place_up, weights=beaten[rank_up], minlength=blocks)
     ups = counts @ np.bincount(place_up, minlength=blocks)
     downs = counts @ np.bincount(place_down, minlength=blocks)
@@ -181,7 +190,9 @@ def _redrawn_auc(y: NDArray[np.bool_], p: FloatArray, place: IntArray, counts: I
 
 
 def percentiles(found: FloatArray, level: float) -> Interval:
-    """The estimate (the first value) with the percentiles of the draws (all further values); NaN if undefined."""
+    """Return the interval from percentiles of the draws. The first value is the estimate; the interval is NaN if it
+    is.
+    """
     check_level(level)
     estimate, draws = found[0], found[1:]
     defined = draws[~np.isnan(draws)]

@@ -1,23 +1,25 @@
-"""The quality alarm: a test whether the mean of a daily metric has left the level that it had at the promotion.
+"""The quality alarm: a test whether the mean of a daily metric is worse than it was when the model was promoted.
 
-The test is a Shiryaev-Roberts e-detector. Each day every bet pays 1 + stake * (value - baseline), which is at most 1 on
-average while the mean is at or below the baseline. A new bet of 1 is placed each day, and the alarm rings when the
-running value reaches the stated run length A. Whatever the distribution of the values, a healthy stream then runs A
-days on average until an alarm, and has an alarm within h days with a probability of at most h / A. For real days, four
-additions are needed (# D0003):
+The test is a Shiryaev-Roberts e-detector, which can be seen as a series of bets. Each day a new bet of 1 is placed.
+Each day every bet is multiplied by 1 + stake * (value - baseline). This factor is at most 1 on average, as long as the
+mean is at or below the baseline. The alarm rings when the sum of all bets reaches a stated number A, the run length.
+Then, whatever the distribution of the values, a model whose quality does not change runs for at least A days on average
+until a false alarm. The probability of a false alarm within h days is at most h / A. For real days, four additions are
+needed (# D0003):
 
-- Days resemble the day before. So each day is judged against its prediction from the day before, as
+- Days resemble the day before. So each day is compared with its prediction from the day before:
   value - correlation * last.
-- A baseline from a few weeks is uncertain. So the null hypothesis is "at most the upper confidence bound of the
-  baseline", with errors that allow for correlation. Few reference days give a wide bound and a slow alarm, but never a
-  false alarm.
-- A single day gains little for the bets. So a gross change has a rule of its own: two to seven days in a row must each
-  be so many standard deviations away that their probability is at most a quarter of the stated rate by Cantelli's
-  inequality, which holds for any distribution.
-- The worst value limits the stakes. So the whitened value is clipped to a range that is fixed with the baseline, and
-  the baseline is the mean of the *clipped* reference. Both sides of the comparison are then the same bounded value.
+- A baseline from a few weeks is uncertain. So the baseline is the upper confidence bound of the reference mean, and
+  the bound allows for correlation between days. Few reference days give a higher bound. This makes the alarm slower,
+  but does not cause false alarms.
+- A bet gains little on a single day, however bad the day. So large changes have a rule of their own. It rings when two
+  to seven days in a row are each more than some number of standard deviations away. By Cantelli's inequality, which
+  holds for any distribution, this adds at most a quarter to the stated rate of false alarms.
+- Stakes must be small enough for the worst possible value. So each value, after the prediction is subtracted, is
+  clipped to a range that is fixed together with the baseline. The baseline is the mean of the reference days after
+  the same clipping, so that both are comparable.
 
-The spec never changes after it is learnt. Only a new promotion brings a new spec.
+The reference (`AlarmSpec`) is not changed once it is computed. Each promotion computes a new one.
 
 Source: Shin, Ramdas & Rinaldo (2023), "E-detectors: a nonparametric framework for sequential change detection".
 """
@@ -35,45 +37,50 @@ from trimtab.stats.scores import FloatArray
 
 Direction = Literal["up", "down", "both"]
 
-# per standard deviation of a day; at a low of -1.5 even the last stake keeps 1 + stake * x > 0
+# stakes per standard deviation of a day; with values down to -1.5, even the last keeps 1 + stake * x above 0
 STAKES = (0.15, 0.3, 0.6)
-# the range to which a day is clipped, in standard deviations against and along the alarm's direction
+# days are clipped to this range, in standard deviations; positive values are in the direction of the alarm
 LOW, HIGH = -1.5, 4.0
-FAR = 8.0  # a day is clipped to so many standard deviations before it predicts the next day
+FAR = 8.0  # a day is clipped to this many standard deviations before it is used to predict the next day
 LEAST_BLOCKS = 7
-RUNS = (2, 3, 4, 5, 6, 7)  # numbers of days in a row that may show a gross change
-_GROSS_SHARE = 0.25  # share of the stated rate of false alarms that gross changes get
-KEPT = 366  # number of days that are kept to date the onset
+RUNS = (2, 3, 4, 5, 6, 7)  # how many bad days in a row can show a large change
+_GROSS_SHARE = 0.25  # the share of the stated rate of false alarms that the rule for large changes takes
+KEPT = 366  # how many days are kept, to estimate when a change began
 _SIGNS: dict[Direction, tuple[Literal[-1, 1], ...]] = {"up": (1,), "down": (-1,), "both": (1, -1)}
-# One-sided confidence of the baseline's bound, by the least number of reference days; chosen in D0003 and D0177.
+# The confidence level of the baseline's upper bound, by the minimum number of reference days; chosen in D0003, D0177.
 BASELINE_LEVELS = ((28, 0.85), (14, 0.9), (LEAST_BLOCKS, 0.95))
 
 
 class AlarmSide(msgspec.Struct, frozen=True, kw_only=True):
-    """One direction to watch, in the units of a healthy day's standard deviation."""
+    """The alarm in one direction. Its numbers are in units of a day's standard deviation on the reference days."""
 
     sign: Literal[-1, 1]  # 1: an increase is bad; -1: a decrease is bad
-    baseline: float  # upper confidence bound of the clipped, whitened mean in the direction of the sign
+    # the upper confidence bound of the mean of the clipped reference days, with values multiplied by `sign`
+    baseline: float
     stakes: tuple[float, ...]
 
 
 class AlarmSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """The healthy level, fixed when a version is promoted."""
+    """What the alarm compares days with: the reference, fixed when a version is promoted."""
 
-    run_length: float  # mean number of healthy days until a false alarm, at least
-    mean: float  # mean of the reference values
-    sd: float  # standard deviation of a day's surprise, which is the value minus the prediction from the day before
-    correlation: float  # correlation of neighbouring days
-    least_rows: int  # days with fewer rows are pooled with the following days
+    run_length: float  # at least this many days pass on average until a false alarm
+    mean: float  # the mean of the reference days
+    sd: float  # the standard deviation of a day's value minus its prediction from the day before
+    correlation: float  # the correlation of neighbouring days
+    least_rows: int  # a day with fewer rows is combined with the following days
     reference_blocks: int
     sides: tuple[AlarmSide, ...]
-    low: float = LOW  # the limit of a day's value against the alarm's direction, in standard deviations
-    # standard deviations above the baseline that ring the alarm if 2, 3, ... days in a row exceed them
+    # values are clipped to at least this, in standard deviations; negative values are in the harmless direction
+    low: float = LOW
+    # for 2, 3, ... days in a row: if all are more than this above the baseline, the alarm rings (standard deviations)
     runs: tuple[float, ...] = ()
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True):
-    """One judged block of days: the number of its first day, its surprise in standard deviations, and its value."""
+    """One day, or several days that were combined because they have few rows.
+
+    It holds the number of the first day, the value, and the value minus its prediction in standard deviations.
+    """
 
     day: int
     surprise: float
@@ -81,34 +88,34 @@ class Step(msgspec.Struct, frozen=True, array_like=True):
 
 
 class AlarmState(msgspec.Struct, frozen=True, kw_only=True):
-    """The evidence so far. Days are added once, in order; only sums within a day can be merged."""
+    """The evidence from all days up to now. Days are added one by one, in order."""
 
-    days: int = 0  # number of updates so far
-    last: float = 0.0  # distance of the last block from the reference mean, from which `correlation` predicts the next
-    log_values: tuple[float, ...] = ()  # logarithm of the running value of the bets of each side
+    days: int = 0  # the number of days that were added
+    last: float = 0.0  # the last day's distance from the reference mean; times `correlation`, it predicts the next day
+    log_values: tuple[float, ...] = ()  # for each direction, the logarithm of the sum of all bets
     pooled_sum: float = 0.0
     pooled_rows: int = 0
-    pooled_from: int = 0  # the first day of the open pool
+    pooled_from: int = 0  # the first of the days that wait to be combined
     recent: tuple[Step, ...] = ()
-    newest: tuple[float, ...] = ()  # the surprises of the newest days, without clipping
-    alarm_day: int | None = None  # the day of the first alarm; kept until a new state is begun
+    newest: tuple[float, ...] = ()  # the newest days, not clipped, in standard deviations from their predictions
+    alarm_day: int | None = None  # the day of the first alarm; it stays until monitoring begins again with a new state
 
     @property
     def log_evidence(self) -> float:
-        """Logarithm of the running mixture; the alarm rings near log(run_length). Before the first day it is -inf."""
+        """The logarithm of the evidence for a change. The alarm rings near log(run_length). Without days it is -inf."""
         return _log_sum(self.log_values) - math.log(len(self.log_values)) if self.log_values else -math.inf
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True):
-    """The level of a daily value since a change began."""
+    """The mean of the daily value since a change began."""
 
     mean: float
-    sd: float  # standard deviation of one day: the larger of that of the reference and that of these days
+    sd: float  # the standard deviation of a day: the larger of that of the reference days and that of these days
     days: int
 
 
 class Onset(msgspec.Struct, frozen=True, kw_only=True):
-    """The onset of the change, in days of the alarm (1 = first update)."""
+    """The estimated day on which the change began (1 = the first day that was added)."""
 
     day: int
     earliest: int
@@ -124,23 +131,24 @@ def learn_alarm(
     allowance: float = 0.0,
     low: float = LOW,
 ) -> AlarmSpec:
-    """Fix the healthy level from the days before a promotion: gate window or walk-forward, only out of sample.
+    """Compute the reference from days before the promotion, on which the model predicted rows that it was not fitted
+    on.
 
     Args:
-        values: One value for each day, in order, e.g. the mean of `bounded_losses`, or mean score - mean label.
-        rows: Number of rows behind each value. Later, days with fewer than half of their median are pooled. Left out,
-            days are never pooled.
-        run_length: Mean number of healthy days until a false alarm. For two metrics that are watched together, give
-            each metric twice the total.
-        direction: The direction in which a change is bad. With "both", the two directions share one run length.
-        allowance: How far the mean of healthy days may be from that of the reference for a known reason, e.g. because
-            the days are answered by another fit; in units of the values.
-        low: The limit to which a day is clipped against the alarm's direction, in standard deviations, below 0. With a
-            limit near 0 stakes are higher: a change of more than one standard deviation is found sooner, a smaller
-            change later.
+        values: One value for each day, in order, for example the mean of `bounded_losses`, or mean score - mean label.
+        rows: The number of rows of each day. Later, a day with fewer rows than half of the median is combined with the
+            following days. None: days are never combined.
+        run_length: At least this many days pass on average until a false alarm. If two metrics are watched, give each
+            twice the number that you want in total.
+        direction: The direction in which a change is bad. With "both", the two directions together have the stated run
+            length.
+        allowance: By how much the mean may differ from that of the reference for a known reason, in units of the
+            values; for example, because the reference days were predicted by another fit.
+        low: Values are clipped to at least this, in standard deviations (below 0). Closer to 0, stakes can be higher: a
+            change of more than one standard deviation is found sooner, and a smaller change later.
 
     Raises:
-        Misuse: Fewer than 7 days, a value that is not finite, or values that do not vary.
+        Misuse: There are fewer than 7 days, a value is not finite, or all values are the same.
 
     >>> calm = [0.40, 0.42, 0.39, 0.41, 0.40, 0.38, 0.41, 0.43, 0.40, 0.39, 0.41, 0.40, 0.42, 0.38]
     >>> spec = learn_alarm(calm, run_length=365)
@@ -191,17 +199,17 @@ def learn_alarm(
 
 
 def update_alarm(spec: AlarmSpec, state: AlarmState, value: float, rows: int | None = None) -> AlarmState:
-    """The state after one more day.
+    """Add one day to the evidence, and return the new state.
 
     Args:
         spec: The result of `learn_alarm`.
-        state: `AlarmState()` on the first day.
-        value: The day's value; ignored when `rows` is 0.
-        rows: Number of rows behind the value. 0: there is no evidence, and the day passes without a bet. Fewer than
-            `spec.least_rows`: the day is pooled with the following days.
+        state: The state after the day before; `AlarmState()` for the first day.
+        value: The day's value. It is ignored if `rows` is 0.
+        rows: The number of rows of the day. If it is 0, the day counts but adds no evidence. If it is below
+            `spec.least_rows`, the day is combined with the following days.
 
     Raises:
-        Misuse: The value is not finite although the day has rows.
+        Misuse: The day has rows, but its value is not finite.
     """
     day = state.days + 1
     if rows == 0:
@@ -242,15 +250,15 @@ def update_alarm(spec: AlarmSpec, state: AlarmState, value: float, rows: int | N
 
 
 def alarm_threshold(spec: AlarmSpec) -> float:
-    """The logarithm of the evidence that rings the alarm; gross changes get the rest of the stated rate."""
+    """Return the logarithm of the evidence at which the alarm rings. It leaves room for the rule for large changes."""
     return math.log(spec.run_length) - (math.log1p(-_GROSS_SHARE) if spec.runs else 0.0)
 
 
 def alarm_onset(spec: AlarmSpec, state: AlarmState) -> Onset | None:
-    """The start day from which betting would have paid best, and the days that nearly tie; None before any day.
+    """Return the day on which the change most likely began, and a range of days. None: no day was added yet.
 
-    The range contains every start day whose bets pay at least a tenth of the best. The range contained the true day in
-    84 to 98 % of simulated alarms (# D0003).
+    A bet that begins on the returned day would have gained most. The range has every day on which a bet would have
+    gained at least a tenth of that. It contained the true day in 84 to 98 % of simulated alarms (# D0003).
     """
     best: list[float] = []
     for side in spec.sides:
@@ -269,7 +277,7 @@ def alarm_onset(spec: AlarmSpec, state: AlarmState) -> Onset | None:
 
 
 def alarm_level(spec: AlarmSpec, state: AlarmState) -> Level:
-    """The level of the value since the onset of the change; before any day, the level of the reference."""
+    """Return the mean of the values since the change began. Without days, return that of the reference."""
     onset = alarm_onset(spec, state)
     values = [] if onset is None else [step.value for step in state.recent if step.day >= onset.day]
     if not values:
@@ -280,9 +288,9 @@ def alarm_level(spec: AlarmSpec, state: AlarmState) -> Level:
 
 
 def shifted_alarm(spec: AlarmSpec, state: AlarmState) -> AlarmSpec:
-    """The alarm for a further change in the same direction, from the level since the onset of the first change.
+    """Return a spec for a further change in the same direction, with the days since the first change as its reference.
 
-    A few days tell little about that level, so its upper bound is wider accordingly.
+    If these days are few, their mean is uncertain, and its upper bound is therefore higher.
     """
     level = alarm_level(spec, state)
     wider = 1.0 / math.sqrt(max(1, level.days))
@@ -300,21 +308,22 @@ def shifted_alarm(spec: AlarmSpec, state: AlarmState) -> AlarmSpec:
 
 
 def _run_bounds(run_length: float, sides: int) -> tuple[float, ...]:
-    """By length of a run, the bound that all its days must exceed; all bounds together ring once in four run lengths.
+    """Return, for each number of days in a row, the bound that all of them must exceed to ring the alarm.
 
-    Source: Cantelli (1928): a value is k standard deviations above its mean with probability 1 / (1 + k^2) at most.
+    All bounds together ring falsely at most once in four run lengths. Source: Cantelli (1928): a value is k or more
+    standard deviations above its mean with probability 1 / (1 + k^2) at most.
     """
-    # probability that a run of one length ends on a given day
+    # the probability that falsely bad days in a row, of one of the numbers in `RUNS`, end on a given day
     probability = _GROSS_SHARE / (run_length * sides * len(RUNS))
     return tuple(math.sqrt(probability ** (-1.0 / days) - 1.0) for days in RUNS)
 
 
 def _grossly_away(spec: AlarmSpec, newest: tuple[float, ...]) -> bool:
-    """Return whether the newest days are each above the bound for a run of their length."""
+    """Return whether enough of the newest days in a row exceed the bound for that many days."""
     for side in spec.sides:
         base = max(0.0, side.baseline)
         if not spec.runs or side.sign * newest[-1] < min(spec.runs) + base:
-            continue  # nearly every day returns here
+            continue  # most days end here
         for days, bound in zip(RUNS, spec.runs, strict=False):
             if len(newest) >= days and min(side.sign * one for one in newest[-days:]) >= bound + base:
                 return True
@@ -322,9 +331,13 @@ def _grossly_away(spec: AlarmSpec, newest: tuple[float, ...]) -> bool:
 
 
 def _correlation(away: FloatArray) -> float:
-    """Lag-1 correlation, corrected for its bias and drawn towards 0.4 (sd 0.2), the more the fewer days there are."""
+    """Return the correlation of neighbouring days, corrected for its bias and moved towards 0.4.
+
+    0.4 (with standard deviation 0.2) is what is assumed before seeing days. The fewer days there are, the more it
+    counts.
+    """
     raw = float(away[1:] @ away[:-1]) / float(away @ away)
-    seen = raw + (1.0 + 3.0 * raw) / away.size  # Kendall (1954)
+    seen = raw + (1.0 + 3.0 * raw) / away.size  # the correction of the bias by Kendall (1954)
     trust = 0.04 / (0.04 + max(1.0 - seen * seen, 0.3) / away.size)
     return min(0.8, max(0.0, trust * seen + (1.0 - trust) * 0.4))
 
@@ -332,16 +345,18 @@ def _correlation(away: FloatArray) -> float:
 def _baseline(clipped: FloatArray, allowance: float) -> float:
     mean = float(clipped.mean())
     variance, freedom = block_sum_variance(clipped - mean, correlated=True)
-    from scipy.special import stdtrit  # imported here because it takes a tenth of a second to load
+    from scipy.special import stdtrit  # imported here, because it takes a tenth of a second
 
-    # a surprise needs the value of the day before
+    # one more than `clipped` has, because the first day has no prediction from the day before
     level = next(level for least, level in BASELINE_LEVELS if clipped.size + 1 >= least)
     bound = mean + float(stdtrit(freedom, level)) * math.sqrt(variance) / clipped.size
     return min(bound + allowance, HIGH)
 
 
 def _log_gains(side: AlarmSide, surprise: float, low: float) -> list[float]:
-    """The log gain of each stake. Stakes are limited so that the worst day cannot cost more than the whole bet."""
+    """Return the logarithm of the gain for each stake. Stakes are small enough that a bet can never be lost
+    completely.
+    """
     most = 0.95 / (side.baseline - low)
     excess = max(low, min(HIGH, side.sign * surprise)) - side.baseline
     return [math.log1p(min(stake, most) * excess) for stake in side.stakes]

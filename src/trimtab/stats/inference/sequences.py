@@ -1,15 +1,16 @@
-"""Confidence sequence of the daily difference of two models on the same rows, valid at every day.
+"""A test that compares two models day by day, and may be repeated every day until it decides.
 
-A test that is repeated each day until it succeeds will succeed by chance in the end. A confidence sequence is valid at
-all days at once: the probability that it is ever wrong is at most 1 - level. The evidence on the n-th day is the
-likelihood ratio of Student's t of the daily mean differences, averaged over true differences of a quarter to eight
-standard deviations of a day. Such an average is a test martingale if days are independent and normally distributed,
-whatever their spread. The mean of a day over hundreds of rows is nearly normal. Days that resemble the day before carry
-less information, so standard errors are widened accordingly.
+An ordinary test that is repeated each day will find a difference in the end, even if there is none. A confidence
+sequence consists of intervals that are valid on all days together: the probability that any of them is ever wrong is at
+most 1 - level. The evidence on the n-th day is a likelihood ratio of Student's t, computed from the mean differences of
+the days. It is averaged over true differences between a quarter and eight standard deviations of a day. If days are
+independent and normally distributed, this average is a test martingale, whatever their standard deviation. The mean of
+a day with hundreds of rows is nearly normal. If days resemble the day before, they carry less information, so the
+standard errors are increased accordingly.
 
-Earlier days on which two such models differed show how much the difference varies from day to day, but not how large it
-is for these two models. With earlier days the first day may already decide; without them, the third day is the
-earliest.
+Suppose that the loss was compared day by day before, between two other versions of the same kind. These days say how
+much the difference varies from day to day, but not how large it is for the present models. With such days, the first
+day may already decide. Without them, the third day is the earliest.
 
 Source: Lai (1976), "On confidence sequences"; Perez-Ortiz, Lardy, de Heide & Grunwald (2024), "E-statistics, group
 invariance and anytime-valid testing".
@@ -28,20 +29,21 @@ from numpy.typing import ArrayLike, NDArray
 from trimtab.core.errors import Misuse
 
 Verdict = Literal["promote", "hold", "reject"]
-# the true differences that the evidence is averaged over, in standard deviations of a day
+# true differences, in standard deviations of a day; the evidence is averaged over them
 SIZES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-CORRELATION = 0.3  # assumed correlation of neighbouring days; the evidence stays valid up to .4 (# D0199)
+# the assumed correlation of neighbouring days; the test stays valid up to a correlation of .4 (# D0199)
+CORRELATION = 0.3
 
 
 class PairedSequence(msgspec.Struct, frozen=True, kw_only=True):
-    """The evidence from the days so far about the loss of the successor minus that of the champion."""
+    """The evidence up to now about the loss of a new model (the successor) minus that of the champion."""
 
     days: int
-    mean: float  # mean of the daily differences; above 0 the successor is worse
-    low: float  # lower bound, valid at all days with the stated level; minus infinity before the second day
-    high: float  # upper bound, valid at all days with the stated level
+    mean: float  # the mean of the daily differences; above 0, the successor is worse
+    low: float  # lower bound of the difference, valid on all days together; minus infinity before the second day
+    high: float  # upper bound of the difference, valid on all days together
     verdict: Verdict
-    decided: int | None  # the day on which the test decided, 1 for the first day; None while the verdict is "hold"
+    decided: int | None  # the day on which the test decided (1 = the first day); None while the verdict is "hold"
 
 
 def paired_sequence(
@@ -53,26 +55,27 @@ def paired_sequence(
     level: float = 0.95,
     correlation: float = CORRELATION,
 ) -> PairedSequence:
-    """Decide from each day's mean loss difference whether a successor may take over; may be called every day.
+    """Decide from daily differences in loss whether a successor may take over. This may be called every day.
 
     Args:
-        differences: For each day, the mean over its rows of the successor's loss minus the champion's, oldest first,
-            shape (days,). Merge days with few rows before the call.
-        margin: How much worse the successor may be and still take over, in units of the loss.
-        earlier: Differences of earlier days, by a model much like the successor. Only their spread is used, not their
-            mean.
-        least: The first day on which the verdict may be "promote", 1 for the first day. A verdict of "reject" has no
-            such limit.
-        level: The level of each of the two bounds. The probability that an equal successor is ever rejected is at most
-            1 - level.
-        correlation: The correlation of neighbouring days, from 0 to below 1.
+        differences: For each day, the mean loss of the successor minus that of the champion; oldest first, shape
+            (days,). Combine days with few rows before the call.
+        margin: By how much the successor may be worse and still take over, in units of the loss.
+        earlier: Differences on earlier days, by a model similar to the successor. Only their variation is used, not
+            their mean.
+        least: The first day on which the verdict may be "promote" (1 = the first day). "reject" is possible on every
+            day.
+        level: The confidence level of each of the two bounds. If the models are equal, the probability that the
+            successor is ever rejected is at most 1 - level.
+        correlation: The correlation of neighbouring days, at least 0 and below 1.
 
     Returns:
         "reject" once the successor is proven worse, "promote" once it is proven less than `margin` worse, whichever
+
         comes first; else "hold".
 
     Raises:
-        Misuse: A difference is not finite, the margin is not above 0, or the correlation not in [0, 1).
+        Misuse: A difference is not finite, the margin is not above 0, or the correlation is not in [0, 1).
 
     Source: see the top of this file.
 
@@ -112,16 +115,16 @@ def paired_sequence(
 def distance_seen(
     days: int, spread: float, *, known: int = 0, level: float = 0.95, correlation: float = CORRELATION
 ) -> float:
-    """The distance from the observed mean within which the true difference of so many days lies; may be infinite.
+    """Return how far the true difference may be from the observed mean after some days; may be infinite.
 
-    A test whose margin is smaller than this distance cannot detect the margin in so many days.
+    If this is larger than the margin of a test, the test cannot decide within this many days.
 
     Args:
-        days: Number of days, 1 or more.
-        spread: Standard deviation of a day's difference.
-        known: Degrees of freedom that earlier days add to the spread.
-        level: Level of the bound.
-        correlation: Correlation of neighbouring days.
+        days: The number of days, at least 1.
+        spread: The standard deviation of a day's difference.
+        known: How many degrees of freedom earlier days add to the estimate of `spread`.
+        level: The confidence level of the bound.
+        correlation: The correlation of neighbouring days.
 
     >>> distance_seen(2, 0.01), distance_seen(14, 0.01) < distance_seen(7, 0.01) < 0.03
     (inf, True)
@@ -133,7 +136,7 @@ def distance_seen(
 
 @lru_cache(maxsize=4096)
 def critical_t(days: int, freedom: int, level: float) -> float:
-    """The least Student's t of so many days at which the evidence is 1 / (1 - level); infinite if no t suffices.
+    """Return the smallest Student's t for which the evidence reaches 1 / (1 - level). Infinite: no t does.
 
     >>> round(critical_t(5, 4, 0.95), 1) > round(critical_t(20, 19, 0.95), 1)
     True
@@ -157,17 +160,17 @@ def critical_t(days: int, freedom: int, level: float) -> float:
 
 
 def log_evidence(t: float, days: int, freedom: int) -> float:
-    """Logarithm of the evidence that the true difference is above 0, by Student's t of so many days.
+    """Return the logarithm of the evidence that the true difference is above 0, given Student's t of the days.
 
     Args:
-        t: Mean of the days divided by its standard error.
-        days: Number of days, at least 1.
-        freedom: Degrees of freedom of the standard error, at least 1.
+        t: The mean of the days divided by its standard error.
+        days: The number of days, at least 1.
+        freedom: The degrees of freedom of the standard error, at least 1.
 
     >>> log_evidence(6.0, 10, 9) > math.log(20) > log_evidence(2.0, 10, 9)
     True
     """
-    along = t / math.sqrt(freedom + t * t)  # in [-1, 1], whatever the spread
+    along = t / math.sqrt(freedom + t * t)  # in [-1, 1], whatever the standard deviation of the days
     shifts = np.array(SIZES) * math.sqrt(days)
     y = np.linspace(0.0, math.sqrt(freedom) + float(shifts[-1]) + 12.0, 4_001)[1:]
     with np.errstate(divide="ignore"):
@@ -177,7 +180,7 @@ def log_evidence(t: float, days: int, freedom: int) -> float:
 
 
 def _squares(x: NDArray[np.float64]) -> float:
-    """The sum of squared differences from the mean."""
+    """Return the sum of squared differences from the mean."""
     return float(((x - x.mean()) ** 2).sum()) if x.size else 0.0
 
 

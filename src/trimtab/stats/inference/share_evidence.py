@@ -1,10 +1,11 @@
-"""Evidence that shares differ, computed from counts and valid at every look.
+"""Evidence that shares differ, computed from counts. It is valid however often it is looked at.
 
-Consider trials with probabilities p1, p2, ... and K successes among the first n. The product exp(tilt * K) / prod(1 - p
-+ p * exp(tilt)) is 1 on average at all times, whatever each probability depends on. If each probability is replaced by
-their mean, the product does not become larger, because log(1 - p + p * exp(tilt)) is concave in p. An average over
-several tilts has the same property. So the probability that such evidence ever reaches 1 / a is at most a, over all
-looks together, even if the probabilities change with time. The evidence of two independent counts is multiplied.
+Consider trials that succeed with the probabilities p1, p2, ..., of which the first n have K successes. The product
+exp(tilt * K) / prod(1 - p + p * exp(tilt)) is 1 on average at all times, even if each probability depends on earlier
+trials. Replacing each probability by their mean does not make the product larger, because log(1 - p + p * exp(tilt)) is
+concave in p. The average over several tilts has the same property. Therefore the probability that this evidence ever
+reaches 1 / a is at most a. This holds for all looks together, and even if the probabilities change over time. If two
+counts are independent, their evidence is multiplied.
 
 Source: Howard, Ramdas, McAuliffe & Sekhon (2021), "Time-uniform, nonparametric, nonasymptotic confidence sequences"
 (the method of mixtures); Ville (1939).
@@ -20,22 +21,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from trimtab.core.errors import Misuse
 
-_UP = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)  # tilts; 0 is among them so that evidence is never far below 1
+# values of `tilt`; 0 is one of them, so that the evidence is never far below 1
+_UP = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 _DOWN = (0.0, -0.25, -1.0, -4.0)
 _CELLS = np.concatenate(
     ([0.0], np.geomspace(1e-5, 0.1, 160), np.linspace(0.1, 1.0, 181)[1:])
-)  # number of values that are tried for the lower share
+)  # values to try for the unknown share of the other group
 
 Floats = NDArray[np.float64]
 
 
 def log_above(count: ArrayLike, total: ArrayLike, share: ArrayLike) -> Floats:
-    """Logarithm of the evidence that `total` trials with `count` successes have a mean probability above `share`.
+    """Return the logarithm of the evidence that trials succeed with a mean probability above `share`.
 
     Args:
-        count: Number of successes, of any shape; the arguments are broadcast.
-        total: Number of trials.
-        share: In [0, 1].
+        count: The number of successes, of any shape. The arguments are broadcast.
+        total: The number of trials.
+        share: The probability to compare with, in [0, 1].
 
     >>> bool(log_above(12, 200, 0.01) > math.log(100) > log_above(4, 200, 0.01))
     True
@@ -44,7 +46,7 @@ def log_above(count: ArrayLike, total: ArrayLike, share: ArrayLike) -> Floats:
 
 
 def log_below(count: ArrayLike, total: ArrayLike, share: ArrayLike) -> Floats:
-    """Logarithm of the evidence that the mean probability is below `share`; arguments as in `log_above`.
+    """Return the logarithm of the evidence that trials succeed with a mean probability below `share`; see `log_above`.
 
     >>> bool(log_below(0, 1_000, 0.01) > math.log(100) > log_below(9, 1_000, 0.01))
     True
@@ -55,12 +57,12 @@ def log_below(count: ArrayLike, total: ArrayLike, share: ArrayLike) -> Floats:
 def log_higher(
     ours: tuple[int, int], theirs: tuple[int, int], bound: Callable[[Floats], Floats] = lambda share: share
 ) -> float:
-    """Logarithm of the evidence that our share is higher than `bound` of the other share.
+    """Return the logarithm of the evidence that our share is above `bound(share)` of another group's share.
 
     Args:
-        ours: Number of our successes and trials.
-        theirs: Number of successes and trials of the group that we are compared with.
-        bound: Returns the greatest allowed value of our share for a value of the other share; it must not decrease.
+        ours: Our number of successes, and our number of trials.
+        theirs: The other group's number of successes and number of trials.
+        bound: Returns the largest allowed value of our share, given the other group's share. It must not decrease.
 
     Raises:
         Misuse: There are more successes than trials.
@@ -73,7 +75,8 @@ def log_higher(
     for count, total in (ours, theirs):
         if not 0 <= count <= total:
             raise Misuse(f"share evidence: {count} of {total}. Give successes and trials.")
-    most = np.minimum(bound(_CELLS[1:]), 1.0)  # valid whatever the other share is within a cell
+    # use the upper end of each cell, so that the evidence is valid for all shares within it
+    most = np.minimum(bound(_CELLS[1:]), 1.0)
     return float((log_above(*ours, most) + log_below(*theirs, _CELLS[:-1])).min())
 
 

@@ -1,1 +1,1 @@
-"""Metrics of predictions with intervals: probabilities, numbers, classes, rankings."""
+"""Metrics of predictions, with confidence intervals: for probabilities, numbers, classes and rankings."""

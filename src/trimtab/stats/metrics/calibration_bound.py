@@ -13,18 +13,18 @@ _LEAST_BLOCKS = 3
 def calibration_error_bound(
     labels: ArrayLike, scores: ArrayLike, blocks: ArrayLike, *, bins: int = 10, level: float = 0.95
 ) -> Interval:
-    """Root mean squared distance of promised and observed shares, and a lower bound of that distance.
+    """Return the root mean squared distance between predicted and observed shares, with a lower confidence bound.
 
-    The plain calibration error of a perfectly calibrated model is above 0, and the fewer rows there are, the larger it
-    is. This function only uses products of residuals of different blocks, so that randomness cancels out. The bound
-    comes from leaving out one block at a time.
+    The ordinary calibration error of a perfectly calibrated model is above 0, and the fewer rows there are, the larger
+    it is. This function only multiplies residuals of different blocks with each other, so that randomness
+    cancels out on average. The bound is computed by leaving out one block at a time (a jackknife).
 
     Args:
         labels: 0 or 1, shape (rows,).
         scores: Probabilities, shape (rows,).
-        blocks: Block of each row, e.g. its day, shape (rows,).
-        bins: Number of bins, each with about equally many rows; equal scores are in the same bin.
-        level: Confidence of the one-sided lower bound; the upper bound is infinite.
+        blocks: The block of each row, for example its day, shape (rows,).
+        bins: The number of bins. All have about equally many rows, and equal scores are in the same bin.
+        level: The confidence level of the lower bound. The upper bound is infinite.
 
     Raises:
         Misuse: There are fewer than 3 blocks, the shapes differ, or labels or scores are not valid.
@@ -37,7 +37,7 @@ def calibration_error_bound(
     (0.4, 0.4)
     """
     check_level(level)
-    from scipy.special import stdtrit  # imported here because it takes a tenth of a second to load
+    from scipy.special import stdtrit  # imported here, because it takes a tenth of a second
 
     y, p = checked(labels, scores, "calibration error")
     if np.shape(blocks) != y.shape:
@@ -66,7 +66,7 @@ def calibration_error_bound(
 
 
 def _squared(sums: FloatArray, squares: FloatArray, rows: FloatArray, blocks: int) -> float:
-    """The mean squared distance over the bins, computed only from products of residuals of different blocks."""
+    """Return the mean squared distance over the bins, computed only from products of residuals of different blocks."""
     there = rows > 0
     apart = (sums[there] ** 2 - squares[there]) * blocks / (blocks - 1)
     return float((apart / rows[there]).sum() / rows.sum())

@@ -1,4 +1,4 @@
-"""Choice of a class if wrong choices have different costs."""
+"""The choice of a class, if wrong choices have different costs."""
 
 from __future__ import annotations
 
@@ -13,31 +13,33 @@ from trimtab.stats.scores import FloatArray, checked_probabilities
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """The cost per row of one way to choose a class."""
+    """The mean cost per row of one rule for choosing a class."""
 
     cost: float
     interval: Interval | None  # None if there are fewer than two blocks
-    answered: tuple[int, ...]  # number of rows by chosen class
+    answered: tuple[int, ...]  # for each class, the number of rows for which it is chosen
 
 
 class Choices(msgspec.Struct, frozen=True, kw_only=True):
-    """The costs of three ways to choose a class, on the same rows."""
+    """The costs of three rules for choosing a class, on the same rows."""
 
-    costs: tuple[tuple[float, ...], ...]  # cost of each choice (second axis) by true class (first axis)
+    costs: tuple[tuple[float, ...], ...]  # the cost of each chosen class (second axis) for each true class (first axis)
     rows: int
     likeliest: Choice
-    cheapest: Choice  # the class with the least expected cost, the best choice if the probabilities are right
-    constant: Choice  # always the same class: the one that would have cost least on these rows
-    saved: float  # saved cost per row if the cheapest class is chosen instead of the likeliest
+    cheapest: Choice  # choose the class with the smallest expected cost; this is best if the probabilities are right
+    constant: Choice  # always choose the same class: the one that costs least on these rows
+    saved: float  # how much less per row it costs to choose the cheapest class instead of the likeliest
     saved_interval: Interval | None
 
 
 def cheapest_class(chances: ArrayLike, costs: ArrayLike) -> NDArray[np.int64]:
-    """The index of the class with the least expected cost, the first of several such classes; shape (rows,).
+    """Return the index of the class with the smallest expected cost for each row, shape (rows,).
+
+    If several classes have the same cost, the first is taken.
 
     Args:
         chances: Probabilities, shape (rows, classes).
-        costs: The cost of each answer (second axis) for each true class (first axis), shape (classes, classes).
+        costs: The cost of each chosen class (second axis) for each true class (first axis), shape (classes, classes).
 
     Raises:
         Misuse: The shapes differ, or a cost is negative or infinite.
@@ -58,18 +60,20 @@ def cheapest_class(chances: ArrayLike, costs: ArrayLike) -> NDArray[np.int64]:
 def compare_choices(
     labels: ArrayLike, chances: ArrayLike, costs: ArrayLike, blocks: ArrayLike, *, repeats: int = 500, seed: int = 0
 ) -> Choices:
-    """The cost per row of three choices with intervals: the likeliest class, the cheapest, and always the same.
+    """Return the cost per row of three rules, with intervals: the likeliest class, the cheapest one, always the same
+    one.
 
     Args:
-        labels: The index of the class of each row, shape (rows,).
-        chances: Probabilities, shape (rows, classes), each row adding up to 1.
-        costs: The cost of each answer (second axis) for each true class (first axis), shape (classes, classes).
-        blocks: The unit that is resampled as a whole, e.g. the day of each row.
-        repeats: Number of draws.
-        seed: Seed of the draws.
+        labels: The index of the true class of each row, shape (rows,).
+        chances: Probabilities, shape (rows, classes). Each row adds up to 1.
+        costs: The cost of each chosen class (second axis) for each true class (first axis), shape (classes, classes).
+        blocks: The block of each row, for example its day. A draw of the bootstrap contains whole blocks.
+        repeats: The number of draws.
+        seed: The seed of the draws.
 
     Raises:
-        Misuse: There are no rows, the shapes differ, values are not probabilities, or a cost is negative or infinite.
+        Misuse: There are no rows, the shapes differ, `chances` are not probabilities, or a cost is negative or
+            infinite.
 
     >>> found = compare_choices([0, 2], [[0.9, 0.1, 0.0], [0.6, 0.2, 0.2]], [[0, 1, 1], [1, 0, 1], [9, 9, 0]], [0, 1])
     >>> found.likeliest.cost, found.cheapest.cost, found.constant.cost
@@ -103,7 +107,7 @@ def compare_choices(
 
 
 def _means(paid: list[FloatArray], blocks: NDArray[np.generic], repeats: int, seed: int) -> list[FloatArray]:
-    """The mean of each array in each draw; the first draw is the data themselves."""
+    """Return the mean of each array in each draw. Draw 0 is the data themselves."""
     if np.unique(blocks).size < 2:
         return [np.array([values.mean()]) for values in paid]
     place, counts = block_draws(blocks, repeats, seed)

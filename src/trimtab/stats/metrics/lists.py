@@ -1,4 +1,4 @@
-"""Losses of ranked lists: rows that are shown together are judged together, by the order of their scores."""
+"""Losses of rankings: rows that are shown together in a list are judged by the order of their scores."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ Ints = NDArray[np.int64]
 
 
 class Ordered(msgspec.Struct, frozen=True, eq=False):
-    """The rows of lists, list after list, each list from the highest score to the lowest."""
+    """The rows of all lists, one list after another, each sorted from the highest score to the lowest."""
 
-    rows: Ints  # indices of the rows in this order
-    place: Ints  # the list of each row in this order
-    rank: Ints  # position in the list, 0 for the first row
-    tie: Ints  # the same number for all rows of a list with equal scores
+    rows: Ints  # the index of each row, in this order
+    place: Ints  # the number of the list of each row, in this order
+    rank: Ints  # the position of each row in its list; 0 is the first
+    tie: Ints  # the same number for rows of one list that have equal scores
 
 
 def unit_losses(
     metric: Loss, labels: ArrayLike, scores: ArrayLike, lists: ArrayLike | None = None
 ) -> tuple[FloatArray, Ints]:
-    """The loss of each unit, and the index of a row of each unit. Units are rows; for rankings, units are lists.
+    """Return the loss of each unit, and the index of one row of each unit. A unit is a row, or for rankings a list.
 
-    A list whose rows all have the same relevance (for example a list of a single row) is not a unit, because no order
-    of such a list is better than another.
+    A list whose rows all have the same relevance (a list of a single row, for example) is not a unit, because no order
+    of it is better than another.
 
     Args:
         metric: A metric of `row_losses`, or `ndcg_loss(k)`.
-        labels: Shape (rows,), see `row_losses`; for rankings the relevance, at least 0.
-        scores: Shape (rows,), for several classes (rows, classes).
-        lists: For rankings: the list that each row belongs to, shape (rows,).
+        labels: Labels as in `row_losses`, shape (rows,). For rankings they are the relevance, at least 0.
+        scores: The scores, shape (rows,). For several classes the shape is (rows, classes).
+        lists: For rankings: the list of each row, shape (rows,).
 
     Raises:
         Misuse: The shapes differ, values are outside their range, or a ranking has no lists.
@@ -60,20 +60,20 @@ def unit_losses(
 
 
 def list_ndcg(relevance: ArrayLike, scores: ArrayLike, lists: ArrayLike, *, top: int) -> FloatArray:
-    """Normalised discounted cumulative gain of each list, in the order of list ids; NaN if all rows are alike.
+    """Return the NDCG (normalised discounted cumulative gain) of each list. It is NaN if all rows are equally relevant.
 
-    The gain of a row is its relevance. Position n (from 1) has the weight 1 / log2(n + 1), and positions after `top`
-    have no weight. Rows of equal score share the weights of their positions, which gives the mean over all orders of
-    these rows.
+    Lists are in the order of their ids. The gain of a row is its relevance. Position n (beginning with 1) has the
+    weight 1 / log2(n + 1), and positions after `top` have no weight. Rows with equal scores share the weights of their
+    positions. This equals the mean over all orders of these rows.
 
     Args:
-        relevance: Relevance of each row, at least 0, shape (rows,).
-        scores: Shape (rows,); the row with the highest score is listed first.
-        lists: The list that each row belongs to, shape (rows,).
+        relevance: The relevance of each row, at least 0, shape (rows,).
+        scores: The scores, shape (rows,). The row with the highest score comes first.
+        lists: The list of each row, shape (rows,).
         top: The number of positions that count.
 
     Raises:
-        Misuse: The shapes differ, or values are not numbers or are negative.
+        Misuse: The shapes differ, or a value is negative or not a number.
 
     Source: Järvelin & Kekäläinen (2002); ties: McSherry & Najork (2008).
 
@@ -93,7 +93,7 @@ def list_ndcg(relevance: ArrayLike, scores: ArrayLike, lists: ArrayLike, *, top:
 
 
 def list_places(scores: FloatArray, lists: Ints) -> FloatArray:
-    """The position of each row in its list, from 0 (first) to 1 (last); equal scores share their mean position.
+    """Return the position of each row in its list, from 0 (first) to 1 (last). Equal scores share their mean position.
 
     >>> list_places(np.array([0.5, 2.0, 0.5, 7.0]), np.array([0, 0, 0, 1])).tolist()
     [0.75, 0.0, 0.75, 0.0]
@@ -108,11 +108,11 @@ def list_places(scores: FloatArray, lists: Ints) -> FloatArray:
 
 
 def is_informative(relevance: FloatArray, place: Ints) -> NDArray[np.bool_]:
-    """For each list, whether its rows differ in relevance, so that one order of the list is better than another.
+    """Return for each list whether its rows differ in relevance, so that some orders are better than others.
 
     Args:
-        relevance: Shape (rows,).
-        place: The index of the list of each row, shape (rows,); every index occurs.
+        relevance: The relevance of each row, shape (rows,).
+        place: The number of each row's list, shape (rows,). Every number from 0 to the largest occurs.
     """
     count = int(place.max(initial=-1)) + 1
     low, high = np.full(count, np.inf), np.full(count, -np.inf)
@@ -123,7 +123,7 @@ def is_informative(relevance: FloatArray, place: Ints) -> NDArray[np.bool_]:
 
 
 def ordered(scores: FloatArray, place: Ints) -> Ordered:
-    """The rows of each list by falling score; rows with equal scores keep their order."""
+    """Sort the rows of each list by score, highest first. Rows with equal scores keep their order."""
     rows = np.lexsort((-scores, place))
     lists = place[rows]
     begins = np.ones(rows.size, bool)
@@ -138,10 +138,10 @@ def ordered(scores: FloatArray, place: Ints) -> Ordered:
 def checked_lists(
     relevance: ArrayLike, scores: ArrayLike, lists: ArrayLike, top: int
 ) -> tuple[FloatArray, FloatArray, Ints]:
-    """Relevance, scores and the index of the list of each row, after they were checked.
+    """Check relevance, scores and lists. Return them as arrays, with lists numbered from 0.
 
     Raises:
-        Misuse: For the same reasons as in `list_ndcg`.
+        Misuse: As in `list_ndcg`.
     """
     gain, p, ids = np.asarray(relevance, np.float64), np.asarray(scores, np.float64), np.asarray(lists)
     if gain.ndim != 1 or not gain.shape == p.shape == ids.shape or top < 1:

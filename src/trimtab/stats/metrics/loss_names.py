@@ -1,16 +1,16 @@
-"""Names and kinds of the losses. This module does not load NumPy."""
+"""The names of losses, and what kind of predictions each is for. This module does not load NumPy."""
 
 import math
 from typing import Literal, TypeAlias
 
 from trimtab.core.errors import Misuse
 
-Loss: TypeAlias = str  # one of `LOSSES` or `CLASS_LOSSES`, or a result of `pinball` or `ndcg_loss`
-# What the labels and scores of a loss are:
+Loss: TypeAlias = str  # one of `LOSSES` or `CLASS_LOSSES`, or a name from `pinball` or `ndcg_loss`
+# the kind of predictions that a loss is for
 LossKind = Literal["binary", "multiclass", "regression", "count", "quantile", "ranking"]
 
 LOSSES = ("log_loss", "brier", "squared_error", "absolute_error", "poisson_deviance")
-# losses of a row that has one probability for each class
+# losses of rows that have one probability for each class
 CLASS_LOSSES = ("multi_log_loss", "multi_brier", "error_rate")
 PROBABILITIES = ("log_loss", "brier")
 PROBABILITY_LOSSES = (*PROBABILITIES, *CLASS_LOSSES)
@@ -18,7 +18,9 @@ _OPEN, _OPEN_NDCG, _CLOSE = "pinball(", "ndcg_loss(", ")"
 
 
 def pinball(quantile: float) -> Loss:
-    """The name of the loss whose best answer is a quantile: labels exceed that of `pinball(0.9)` one time in ten.
+    """Return the name of the loss that is smallest on average if a quantile of the labels is predicted.
+
+    With `pinball(0.9)`, for example, one label in ten exceeds the best prediction.
 
     Args:
         quantile: The quantile, above 0 and below 1.
@@ -35,7 +37,7 @@ def pinball(quantile: float) -> Loss:
 
 
 def quantile_of(metric: Loss) -> float | None:
-    """The quantile of a pinball loss; None for all other losses.
+    """Return the quantile of a pinball loss, or None for any other loss.
 
     >>> quantile_of("pinball(0.9)"), quantile_of("brier")
     (0.9, None)
@@ -50,10 +52,10 @@ def quantile_of(metric: Loss) -> float | None:
 
 
 def ndcg_loss(top: int = 10) -> Loss:
-    """The name of the loss of a ranked list: 1 minus the NDCG of its first `top` positions, in [0, 1].
+    """Return the name of the loss of a ranked list: 1 minus the NDCG of its first `top` positions, in [0, 1].
 
     Args:
-        top: The number of positions that people look at, at least 1.
+        top: How many positions count, at least 1: those that people look at.
 
     Raises:
         Misuse: `top` is not a whole number of at least 1.
@@ -67,7 +69,7 @@ def ndcg_loss(top: int = 10) -> Loss:
 
 
 def top_of(metric: Loss) -> int | None:
-    """The number of positions that a loss of lists counts; None for other losses.
+    """Return how many positions a loss of lists counts, or None for any other loss.
 
     >>> top_of("ndcg_loss(5)"), top_of("brier")
     (5, None)
@@ -79,7 +81,7 @@ def top_of(metric: Loss) -> int | None:
 
 
 def loss_kind(metric: Loss) -> LossKind:
-    """The kind of prediction: probability of a class or of each of several, number, count, quantile or order.
+    """Return the kind of predictions that a loss is for.
 
     Raises:
         Misuse: There is no loss of this name.

@@ -1,4 +1,4 @@
-"""The loss of each row by metric, as used by gates, alarms and tables."""
+"""The loss of each row, for each metric. Gates, alarms and reports use it."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -9,17 +9,19 @@ from trimtab.stats.metrics.loss_names import CLASS_LOSSES, PROBABILITY_LOSSES, l
 from trimtab.stats.metrics.loss_names import Loss as Loss
 from trimtab.stats.scores import CLIP, FloatArray, checked_probabilities, log_loss_rows
 
-LEAST_RATE = 1e-9  # a predicted count of 0 costs as much as this count, so that the loss is large but finite
+# the smallest predicted count: a prediction of 0 is raised to it, so that its loss is large but finite
+LEAST_RATE = 1e-9
 
 
 def row_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatArray:
-    """The loss of each row, shape (rows,). A smaller loss is better, and the mean loss is the metric.
+    """Return the loss of each row, shape (rows,). Smaller is better. The mean loss is the metric.
 
     Args:
-        metric: A name from `LOSSES` or `CLASS_LOSSES`, or `pinball(q)`. For losses of lists see `unit_losses`.
-        labels: Shape (rows,): 0 or 1 for log loss, at least 0 for the Poisson deviance, the index of the class if there
-            are several classes.
-        scores: Shape (rows,), for several classes (rows, classes). A predicted count below 1e-9 counts as 1e-9.
+        metric: A name from `LOSSES` or `CLASS_LOSSES`, or `pinball(q)`. For losses of lists use `unit_losses`.
+        labels: Labels, shape (rows,). They are 0 or 1 for binary losses, at least 0 for the Poisson deviance, and class
+            indices for several classes.
+        scores: Scores, shape (rows,). For several classes the shape is (rows, classes). A predicted count below 1e-9
+            counts as 1e-9.
 
     Raises:
         Misuse: The shapes differ, labels are outside their range, or the metric does not exist.
@@ -42,22 +44,22 @@ def row_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatArray
     quantile = quantile_of(metric)
     if quantile is not None:
         return np.maximum(quantile * gap, (quantile - 1.0) * gap)
-    if loss_kind(metric) == "ranking":  # this also refuses a name that does not exist
+    if loss_kind(metric) == "ranking":  # this also raises an error for an unknown name
         raise Misuse(f"{metric}: a row of a list has no loss of its own. Ask for those of lists: unit_losses.")
     return np.abs(gap) if metric == "absolute_error" else gap * gap
 
 
 def expected_losses(metric: Loss, scores: ArrayLike, cap: float) -> FloatArray | None:
-    """The mean capped loss of each row if its label were drawn from its scores, shape (rows,), in units of `cap`.
+    """Return the loss that each row would have on average if its label were drawn from its scores, shape (rows,).
 
-    This is the loss that an answer itself predicts: for log loss, the entropy of the answer. If the observed loss
-    exceeds it on average, the model is at fault. If the loss is merely high because the predictions are uncertain, the
-    model is not.
+    Losses are capped at `cap`, and in units of `cap`. For log loss, this is the entropy of the predicted probabilities.
+    If the observed losses are larger on average, the model is wrong. If the observed losses are high but not larger
+    than this, the outcomes are merely hard to predict.
 
     Args:
-        metric: As in `row_losses`.
-        scores: Shape (rows,), for several classes (rows, classes).
-        cap: The loss at which a row is capped.
+        metric: A metric as in `row_losses`.
+        scores: Scores, shape (rows,). For several classes the shape is (rows, classes).
+        cap: The largest loss that a row can have.
 
     Returns:
         None for a metric whose scores are not probabilities, because a single number contains no spread.
@@ -80,7 +82,8 @@ def expected_losses(metric: Loss, scores: ArrayLike, cap: float) -> FloatArray |
 
 
 def bounded_losses(losses: ArrayLike, cap: float = LOSS_CAP) -> FloatArray:
-    """Per-row losses capped and scaled to [0, 1], so that no single row can move a day far.
+    """Return the losses of rows, capped and scaled to [0, 1], so that a single row cannot change the mean of a day
+    much.
 
     >>> bounded_losses([0.0, np.log(2), 34.5]).round(3).tolist()
     [0.0, 0.333, 1.0]
@@ -90,7 +93,11 @@ def bounded_losses(losses: ArrayLike, cap: float = LOSS_CAP) -> FloatArray:
 
 
 def _class_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatArray:
-    """Minus the log of the true class's probability; the squared distance to it; 1 if another class is likelier."""
+    """Return the loss of each row with a probability for each class, by the given metric.
+
+    It is minus the logarithm of the true class's probability, the squared distance from the true class, or 1 if another
+    class is likelier.
+    """
     y, p = checked_probabilities(labels, scores, metric)
     if metric == "error_rate":
         return np.asarray(np.argmax(p, axis=1) != y, np.float64)
@@ -98,12 +105,14 @@ def _class_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatAr
     if metric == "multi_log_loss":
         return np.asarray(-np.log(np.clip(true, CLIP, 1.0 - CLIP)), np.float64)
     squared: FloatArray = (p * p).sum(axis=1) - 2.0 * true + 1.0
-    return np.maximum(squared, 0.0)  # rounding may result in -1e-16
+    return np.maximum(squared, 0.0)  # rounding could give -1e-16
 
 
 def _poisson_deviance(y: FloatArray, p: FloatArray) -> FloatArray:
-    """Twice the log likelihood that is lost in comparison with predicting each count itself."""
-    from scipy.special import xlogy  # imported here because it takes a tenth of a second to load
+    """Return the Poisson deviance: twice the log likelihood that is lost compared with predicting each count
+    exactly.
+    """
+    from scipy.special import xlogy  # imported here, because it takes a tenth of a second
 
     bad = np.flatnonzero(y < 0.0)
     if bad.size:
@@ -113,4 +122,4 @@ def _poisson_deviance(y: FloatArray, p: FloatArray) -> FloatArray:
         )
     rate = np.maximum(p, LEAST_RATE)
     losses: FloatArray = 2.0 * (xlogy(y, y / rate) - y + rate)
-    return np.maximum(losses, 0.0)  # rounding may result in -1e-16 if both are equal
+    return np.maximum(losses, 0.0)  # rounding could give -1e-16 if both are equal

@@ -1,4 +1,4 @@
-"""One metric of a set of rows, with its bootstrap interval."""
+"""The value of a metric on a set of rows, with its bootstrap interval."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from trimtab.stats.interval import Interval
 from trimtab.stats.scores import FloatArray
 
 Better = Literal["lower", "higher", "near"]
-Weighted = Callable[[FloatArray], float | None]  # a statistic of rows, which takes a weight for each row
+Weighted = Callable[[FloatArray], float | None]  # a statistic of rows, as a function of a weight for each row
 
 
 class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric of a set of rows."""
+    """The value of a metric on a set of rows, with its interval."""
 
     name: str
-    value: float | None  # None: undefined on these rows (one class only, labels without spread)
+    value: float | None  # None: undefined on these rows (only one class, or all labels equal)
     interval: Interval | None  # None if there are fewer than two blocks, or if the metric is undefined in most draws
     better: Better
-    goal: float | None = None  # the best value, for "near"
+    goal: float | None = None  # for a metric whose `better` is "near": the best value
 
 
 def metric_value(
@@ -37,7 +37,7 @@ def metric_value(
     repeats: int = 200,
     seed: int = 0,
 ) -> MetricValue:
-    """A metric with its interval, from a statistic that takes a weight for each row; see `resampled`."""
+    """Return a metric with its interval. `statistic` takes a weight for each row, as in `resampled`."""
     interval = resampled(statistic, blocks, repeats=repeats, seed=seed)
     value = statistic(np.ones(len(blocks))) if interval is None else interval.estimate
     return MetricValue(
@@ -46,5 +46,5 @@ def metric_value(
 
 
 def mean_of(values: FloatArray) -> Weighted:
-    """A statistic: the weighted mean of one value per row."""
+    """Return the statistic that computes the weighted mean of `values`, which has one value per row."""
     return lambda weights: float(np.average(values, weights=weights))

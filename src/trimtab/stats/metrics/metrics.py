@@ -1,4 +1,4 @@
-"""Metrics of predictions with intervals, for probabilities, numbers, counts and quantiles."""
+"""Metrics of predictions with intervals: for probabilities, numbers, counts and quantiles."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from trimtab.stats.metrics.metric_value import Better, MetricValue, Weighted, me
 from trimtab.stats.metrics.multiclass import multiclass_metrics
 from trimtab.stats.scores import FloatArray, auc, checked
 
-_BINS = 10  # number of bins for the calibration error
+_BINS = 10  # the number of bins of the calibration error
 
 
 def score_metrics(
     metric: Loss, labels: ArrayLike, scores: ArrayLike, blocks: ArrayLike, *, repeats: int = 200, seed: int = 0
 ) -> tuple[MetricValue, ...]:
-    """All metrics for a model of this kind, `metric` first.
+    """Return all metrics that suit a model, with its own metric `metric` first.
 
     Args:
-        metric: The model's own metric; the kind of this metric decides which other metrics are computed.
-        labels: Shape (rows,).
-        scores: Shape (rows,), for several classes (rows, classes).
-        blocks: The unit that is resampled as a whole, e.g. the day of each row.
+        metric: The model's own metric. It decides which other metrics are computed.
+        labels: The labels, shape (rows,).
+        scores: The scores, shape (rows,). For several classes the shape is (rows, classes).
+        blocks: The block of each row, for example its day. A draw of the bootstrap contains whole blocks.
         repeats: The number of draws.
-        seed: Seed of the draws.
+        seed: The seed of the draws.
 
     Raises:
         Misuse: There are no rows, the shapes differ, or values are outside their range.
@@ -45,7 +45,7 @@ def score_metrics(
     if bad:
         raise Misuse(f"metrics: found {bad} labels and scores that are no number. Leave those rows out.")
     kind = loss_kind(metric)
-    order = np.argsort(p, kind="stable")  # sorted once for all metrics
+    order = np.argsort(p, kind="stable")  # sorted here, once for all metrics
     y, p, blocks = y[order], p[order], np.asarray(blocks)[order]
     losses = row_losses(metric, y, p)
     named: list[tuple[str, Better, float | None, Weighted]] = [(metric, "lower", None, mean_of(losses))]
@@ -76,10 +76,10 @@ def _binary(metric: Loss, y: FloatArray, p: FloatArray) -> list[tuple[str, Bette
         gaps = np.bincount(place, weights=weights * (p - y), minlength=_BINS)
         return float(np.abs(gaps).sum() / weights.sum())
 
-    # number of rows from the highest score down to each score
+    # for each distinct score, the number of rows with this score or a higher one
     lasts = y.size - np.flatnonzero(np.diff(p, prepend=-np.inf))[::-1]
 
-    # the function of scikit-learn takes 20 times as long for a day
+    # computed here, because scikit-learn's function takes 20 times as long for a day
     def average_precision(weights: FloatArray) -> float | None:
         hits, rows = (np.cumsum(w[::-1])[lasts - 1] for w in (weights * y, weights))
         gained = np.diff(hits, prepend=0.0)
@@ -100,13 +100,13 @@ def _auc(y: FloatArray, p: FloatArray, blocks: NDArray[np.generic], repeats: int
     if value is not None and np.unique(blocks).size > 1:
         try:
             interval = metric_interval("auc", y, p, blocks, repeats=repeats, seed=seed)
-        except Misuse:  # most draws contain one class only, so there is no interval
+        except Misuse:  # if most draws contain only one class, there is no interval
             interval = None
     return MetricValue(name="auc", value=value, interval=interval, better="higher")
 
 
 def _number(y: FloatArray, p: FloatArray, *, count: bool) -> list[tuple[str, Better, float | None, Weighted]]:
-    from sklearn import metrics  # imported here because it takes more than a second to load
+    from sklearn import metrics  # imported here, because it takes more than a second
 
     varies = bool(np.ptp(y) > 0.0)
 

@@ -1,4 +1,4 @@
-"""Metrics of class probabilities, with one probability for each class in each row."""
+"""Metrics of predictions that have one probability for each of several classes."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ IntArray = NDArray[np.int64]
 
 
 class ClassMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """The metrics of one class against all other classes."""
+    """Metrics of one class against all other classes."""
 
     name: str
-    rows: int  # number of rows with this label
-    answered: int  # number of rows whose likeliest class this is
-    mean_score: float  # mean probability of this class over all rows
-    share: float  # share of the rows with this label
-    auc: float | None  # None if no row, or every row, has this label
+    rows: int  # the number of rows with this label
+    answered: int  # the number of rows for which this class is the likeliest
+    mean_score: float  # the mean probability of this class over all rows
+    share: float  # the share of rows with this label
+    auc: float | None  # None if no row or every row has this label
     auc_interval: Interval | None
-    # the share with this label among rows whose likeliest class this is; None without such rows
+    # of the rows for which this class is the likeliest, the share that have this label; None if there are no such rows
     precision: float | None
-    recall: float | None  # the share whose likeliest class this is among rows with this label; None without such rows
+    # of the rows with this label, the share for which this class is the likeliest; None if there are no such rows
+    recall: float | None
 
 
 def class_metrics(
@@ -43,15 +44,15 @@ def class_metrics(
     repeats: int = 200,
     seed: int = 0,
 ) -> tuple[MetricValue, ...]:
-    """Log loss, accuracy, balanced accuracy, macro F1 and macro one-against-rest AUC, each with an interval.
+    """Return log loss, accuracy, balanced accuracy, macro F1 and macro one-against-rest AUC, with intervals.
 
     Args:
-        labels: The class of each row.
-        probabilities: Shape (rows, classes), each row adding up to 1.
-        classes: The classes of the columns.
-        blocks: The unit that is resampled as a whole, e.g. the day of each row.
+        labels: The true class of each row.
+        probabilities: Probabilities, shape (rows, classes). Each row adds up to 1.
+        classes: The class of each column of `probabilities`.
+        blocks: The block of each row, for example its day. A draw of the bootstrap contains whole blocks.
         repeats: The number of draws.
-        seed: Seed of the draws.
+        seed: The seed of the draws.
 
     Raises:
         Misuse: There are no rows, the shapes differ, values are not probabilities, or a label is unknown.
@@ -77,15 +78,15 @@ def class_metrics(
 def multiclass_metrics(
     metric: Loss, labels: ArrayLike, scores: ArrayLike, blocks: ArrayLike, *, repeats: int = 200, seed: int = 0
 ) -> tuple[MetricValue, ...]:
-    """All metrics for a model of several classes, `metric` first.
+    """Return all metrics for a model of several classes, with its own metric `metric` first.
 
     Args:
-        metric: One of `CLASS_LOSSES`.
-        labels: The index of the class of each row, shape (rows,).
-        scores: Shape (rows, classes), each row adding up to 1.
-        blocks: The unit that is resampled as a whole, e.g. the day of each row.
+        metric: The model's own metric, one of `CLASS_LOSSES`.
+        labels: The index of the true class of each row, shape (rows,).
+        scores: Probabilities, shape (rows, classes). Each row adds up to 1.
+        blocks: The block of each row, for example its day. A draw of the bootstrap contains whole blocks.
         repeats: The number of draws.
-        seed: Seed of the draws.
+        seed: The seed of the draws.
 
     Raises:
         Misuse: There are no rows, the shapes differ, or values are not probabilities.
@@ -119,7 +120,7 @@ def multiclass_metrics(
     others: list[tuple[str, Better, float | None, Weighted]] = [
         (name, "lower", None, mean_of(row_losses(name, y, p)))
         for name in CLASS_LOSSES
-        if name not in (metric, "error_rate")  # the error rate is 1 - accuracy
+        if name not in (metric, "error_rate")  # left out, because it is 1 - accuracy
     ]
     named: list[tuple[str, Better, float | None, Weighted]] = [
         (metric, "lower", None, mean_of(row_losses(metric, y, p))),
@@ -137,10 +138,10 @@ def multiclass_metrics(
 
 
 def top_class(labels: ArrayLike, scores: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """The probability of each row's likeliest class, and 1 if that class was the label, else 0; both of shape (rows,).
+    """Return the probability of each row's likeliest class, and 1 if that class is the label, otherwise 0.
 
-    Of several equally likely classes the first is taken. If the probabilities are right, both arrays have the same
-    mean.
+    Both arrays have the shape (rows,). If several classes are equally likely, the first is taken. If the probabilities
+    are right, both arrays have the same mean.
 
     >>> top, hits = top_class([0, 1], [[0.8, 0.1, 0.1], [0.3, 0.3, 0.4]])
     >>> top.tolist(), hits.tolist()
@@ -152,7 +153,9 @@ def top_class(labels: ArrayLike, scores: ArrayLike) -> tuple[FloatArray, FloatAr
 
 
 def normalized(probabilities: FloatArray) -> FloatArray:
-    """Rows of probabilities scaled to a sum of 1, e.g. after classes were removed; rows of zeros become uniform.
+    """Return probabilities scaled so that each row adds up to 1, for example after classes were removed.
+
+    A row of zeros becomes equal probabilities for all classes.
 
     >>> normalized(np.array([[0.5, 0.25, 0.0], [0.0, 0.0, 0.0]])).round(2).tolist()
     [[0.67, 0.33, 0.0], [0.33, 0.33, 0.33]]
@@ -167,7 +170,7 @@ def normalized(probabilities: FloatArray) -> FloatArray:
 
 
 def macro_auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
-    """The mean of the one-against-rest areas of the classes that occur; None if only one class occurs.
+    """Return the mean of the one-against-rest AUCs of the classes that occur. None: only one class occurs.
 
     >>> macro_auc([0, 1, 2], [[0.8, 0.1, 0.1], [0.3, 0.5, 0.2], [0.2, 0.2, 0.6]])
     1.0
@@ -179,7 +182,7 @@ def macro_auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
 
 
 def confusion_table(labels: ArrayLike, scores: ArrayLike) -> IntArray:
-    """Number of rows by label (first axis) and likeliest class (second axis), shape (classes, classes)."""
+    """Return the number of rows by label (first axis) and likeliest class (second axis), shape (classes, classes)."""
     y, p = checked_probabilities(labels, scores, "confusion table")
     width = p.shape[1]
     return np.bincount(y * width + np.argmax(p, axis=1), minlength=width * width).reshape(width, width)
@@ -188,7 +191,10 @@ def confusion_table(labels: ArrayLike, scores: ArrayLike) -> IntArray:
 def metrics_by_class(
     classes: Sequence[str], labels: ArrayLike, scores: ArrayLike, blocks: ArrayLike, *, repeats: int, seed: int
 ) -> tuple[ClassMetrics, ...]:
-    """Each class against all other classes, in their order; the areas have bootstrap intervals over whole blocks."""
+    """Return metrics of each class against all others, in the order of the classes.
+
+    The AUCs have bootstrap intervals, whose draws contain whole blocks.
+    """
     y, p = checked_probabilities(labels, scores, "metrics by class")
     found = confusion_table(y, p)
     right, of_label, answered = np.diag(found).tolist(), found.sum(axis=1).tolist(), found.sum(axis=0).tolist()
@@ -199,7 +205,7 @@ def metrics_by_class(
         if area is not None and np.unique(np.asarray(blocks)).size > 1:
             try:
                 interval = metric_interval("auc", ups, p[:, place], blocks, repeats=repeats, seed=seed)
-            except Misuse:  # most draws do not contain the class, so there is no interval
+            except Misuse:  # if most draws do not contain the class, there is no interval
                 interval = None
         out.append(
             ClassMetrics(
@@ -218,7 +224,9 @@ def metrics_by_class(
 
 
 def _macro_auc(y: IntArray, p: FloatArray, blocks: NDArray[np.generic], repeats: int, seed: int) -> MetricValue:
-    """The mean one-against-rest area of each draw, over the classes that the draw contains."""
+    """Return the mean of the one-against-rest AUCs, with an interval. Each draw only counts the classes that it
+    contains.
+    """
     value, interval = macro_auc(y, p), None
     if value is not None and np.unique(blocks).size > 1:
         place, counts = block_draws(blocks, repeats, seed)
@@ -227,6 +235,6 @@ def _macro_auc(y: IntArray, p: FloatArray, blocks: NDArray[np.generic], repeats:
         means = np.where(known > 0, np.nansum(areas, axis=0) / np.maximum(known, 1), np.nan)
         try:
             interval = percentiles(means, 0.95)
-        except Misuse:  # most draws contain one class only, so there is no interval
+        except Misuse:  # if most draws contain only one class, there is no interval
             interval = None
     return MetricValue(name="macro_auc", value=value, interval=interval, better="higher")

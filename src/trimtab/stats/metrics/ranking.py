@@ -1,4 +1,4 @@
-"""Metrics of rankings, which compare the scores of the items of a list with their relevance."""
+"""Metrics of rankings: they compare the scores of the items of a list with the items' relevance."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ def ranking_metrics(
     repeats: int = 200,
     seed: int = 0,
 ) -> tuple[MetricValue, ...]:
-    """NDCG and its loss, mean average precision, reciprocal rank and recall at `top`, with intervals.
+    """Return NDCG and its loss, mean average precision, reciprocal rank and recall at `top`, with intervals.
 
-    Each metric is the mean over groups (queries, users, sessions). The reciprocal rank is that of the first hit. A
-    group whose items all have the same relevance says nothing about a ranking and is left out. In NDCG, tied items
-    count as the average of their orders; in the other metrics, as if they were listed last.
+    Each metric is the mean over groups (queries, users or sessions). The reciprocal rank is that of the first relevant
+    item. A group whose items are all equally relevant says nothing about a ranking and is left out. Items with equal
+    scores are treated in two ways: NDCG is averaged over all of their orders; for the other metrics, relevant ones come
+    last.
 
     Args:
-        relevance: The relevance of each item, at least 0, shape (rows,); an item above 0 is relevant.
-        scores: Shape (rows,); the item with the highest score is listed first.
-        groups: The list that each item belongs to, shape (rows,).
-        blocks: The unit that is resampled as a whole, one for each row (the first row of a group decides); left out,
-            the groups.
+        relevance: The relevance of each item, at least 0, shape (rows,). Items above 0 are called relevant.
+        scores: The scores, shape (rows,). The item with the highest score comes first.
+        groups: The group of each item, shape (rows,).
+        blocks: The block of each row. A draw of the bootstrap contains whole blocks. A group belongs to the block of
+            its first row. None: each group is a block.
         top: The length of the list that people see.
         repeats: Number of draws.
-        seed: Seed of the draws.
+        seed: The seed of the draws.
 
     Raises:
-        Misuse: The shapes differ, values are not numbers, or there is no group whose items differ.
+        Misuse: The shapes differ, values are not numbers, or no group has items of different relevance.
 
     >>> found = ranking_metrics([0, 1, 1, 0], [0.9, 0.5, 0.8, 0.1], ["a", "a", "b", "b"])
     >>> [(one.name, round(one.value, 3)) for one in found]  # doctest: +NORMALIZE_WHITESPACE
@@ -71,14 +72,14 @@ def ranking_metrics(
 
 
 def _of_hits(gain: FloatArray, p: FloatArray, place: NDArray[np.int64], top: int) -> dict[str, FloatArray]:
-    """Precision, reciprocal rank and recall of the relevant items of each list; NaN if there are no relevant items."""
+    """Return precision, reciprocal rank and recall of each list. They are NaN if a list has no relevant items."""
     count = int(place.max()) + 1
     found = ordered(p, place)
     hit = gain[found.rows] > 0.0
     begins = np.flatnonzero(found.rank == 0)
     hits = np.cumsum(hit)
-    before: NDArray[np.int64] = (hits - hit)[begins]  # number of hits in the lists before
-    last = np.cumsum(np.bincount(found.tie)) - 1  # the last position of each tie
+    before: NDArray[np.int64] = (hits - hit)[begins]  # the number of relevant items in all earlier lists
+    last = np.cumsum(np.bincount(found.tie)) - 1  # the last position of each set of rows with equal scores
     ends = last[found.tie]
     ranks = found.rank[ends] + 1
     precision = (hits[ends] - before[found.place]) / ranks

@@ -1,4 +1,4 @@
-"""The threshold with the least cost if both kinds of error have a cost."""
+"""The threshold of a probability with the smallest cost, if both kinds of wrong decisions have a cost."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from trimtab.stats.inference.bootstrap import block_draws, percentiles
 from trimtab.stats.interval import Interval
 from trimtab.stats.scores import FloatArray, checked
 
-_MOST = 400  # greatest number of thresholds that are tried
-_SHOWN = 50  # greatest number of points of the curve that are kept
+_MOST = 400  # the largest number of thresholds to try
+_SHOWN = 50  # the largest number of points of the curve to return
 
 
 class ThresholdCost(msgspec.Struct, frozen=True, kw_only=True):
-    """The cost per row if the prediction is yes from a threshold on."""
+    """The cost per row of deciding "yes" at and above a threshold."""
 
     threshold: float
     cost: float
@@ -24,22 +24,22 @@ class ThresholdCost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
-    """Costs by threshold; a score equal to the threshold gives the answer yes.
+    """Costs by threshold. A score that equals the threshold gives "yes".
 
-    `best` was chosen on the same rows on which it is judged, so its cost is a little too low. `fair` was not chosen on
-    these rows: it is the threshold that would be best for perfectly calibrated scores.
+    `best` is the threshold with the smallest cost on these rows. As it was chosen on them, its cost is a little too
+    low. `fair` is the threshold that would be best for perfectly calibrated scores, so it was not chosen on these rows.
     """
 
     false_positive: float
     false_negative: float
     rows: int
     best: ThresholdCost
-    best_interval: Interval | None  # interval of the threshold itself
+    best_interval: Interval | None  # the interval of the threshold itself
     fair: ThresholdCost
-    half: ThresholdCost  # the cost at a threshold of 0.5
-    never: float  # the cost per row if the answer is always no
+    half: ThresholdCost  # the cost with a threshold of 0.5
+    never: float  # the cost per row of always deciding "no"
     always: float
-    curve: tuple[tuple[float, float], ...]  # pairs of threshold and cost
+    curve: tuple[tuple[float, float], ...]  # pairs of a threshold and its cost
 
 
 def choose_threshold(
@@ -52,21 +52,22 @@ def choose_threshold(
     repeats: int = 500,
     seed: int = 0,
 ) -> Thresholds:
-    """The expected cost per row by threshold, with intervals.
+    """Compute the expected cost per row for each threshold, and return the best threshold, with intervals.
 
     Args:
         labels: 0 or 1, shape (rows,).
         scores: Probabilities, shape (rows,).
-        blocks: The unit that is resampled as a whole, e.g. the day of each row.
-        false_positive: The cost of a wrong yes, at least 0.
-        false_negative: The cost of a wrong no, at least 0; not both are 0.
-        repeats: Number of draws.
-        seed: Seed of the draws.
+        blocks: The block of each row, for example its day. A draw of the bootstrap contains whole blocks.
+        false_positive: The cost of a wrong "yes", at least 0.
+        false_negative: The cost of a wrong "no", at least 0. The two costs are not both 0.
+        repeats: The number of draws.
+        seed: The seed of the draws.
 
     Raises:
         Misuse: There are no rows, labels or scores are not valid, or the costs cannot be compared.
 
-    Source: Elkan (2001): with calibrated scores the best threshold is false_positive / (both costs).
+    Source: Elkan (2001). If the scores are calibrated, the best threshold is false_positive divided by the sum of both
+    costs.
 
     >>> found = choose_threshold([0, 0, 1, 1], [0.1, 0.4, 0.3, 0.9], [0, 0, 1, 1], false_positive=1, false_negative=5)
     >>> found.best.threshold, found.best.cost, found.half.cost
@@ -104,7 +105,9 @@ def choose_threshold(
 
 
 def _tried(p: FloatArray) -> FloatArray:
-    """The scores that occur (a part of them if there are many), and one threshold above all scores."""
+    """Return the thresholds to try: the scores that occur (if there are many, some of them), and one above all
+    scores.
+    """
     values = np.unique(p)
     if values.size > _MOST:
         values = np.unique(np.quantile(p, np.linspace(0.0, 1.0, _MOST), method="inverted_cdf"))
@@ -112,7 +115,7 @@ def _tried(p: FloatArray) -> FloatArray:
 
 
 def _costs(y: NDArray[np.bool_], p: FloatArray, grid: FloatArray, costs: tuple[float, float]) -> FloatArray:
-    """The total cost of these rows at each threshold."""
+    """Return the total cost of these rows for each threshold."""
     ups, downs = np.sort(p[y]), np.sort(p[~y])
     wrong_yes = downs.size - np.searchsorted(downs, grid, side="left")
     wrong_no = np.searchsorted(ups, grid, side="left")

@@ -1,4 +1,4 @@
-"""Candidates of one deployment: how they are fitted, judged by the gate, refitted, registered and promoted."""
+"""Make the candidates of one deployment: fit them, judge them, refit those that pass, register and promote them."""
 
 from __future__ import annotations
 
@@ -44,8 +44,9 @@ T = TypeVar("T")
 class CandidateBuilder:
     """Makes and judges versions of one deployment, and registers them.
 
-    The gate judges a recipe. Candidate A is fitted on what was known when the window began, and it is judged on the
-    window. The version that goes into service is R: the same recipe, fitted on the window as well, with a pointer to A.
+    A candidate is fitted on what was known when a window of newest days began, and is judged on that window. If it
+    passes, the same recipe (the declared model with its way of fitting) is fitted again on rows that include the
+    window. This refit is the version that goes into service. It refers to the candidate that was judged.
     """
 
     def __init__(self, parts: DeploymentParts, recipe: Recipe, options: CandidateOptions) -> None:
@@ -58,7 +59,7 @@ class CandidateBuilder:
         self._sets = TrainingSets(parts, options)
         self._fits = Fits(parts, recipe, options)
         self.artifact = ChampionArtifact(parts, self._sets, self._fits)
-        # the training set that `blocked` read, kept for a `repair` of the same cut
+        # the training set that `blocked` built, for a `repair` with the same cut
         self._kept: tuple[int, TrainingSet] | None = None
 
     def champion(self) -> str | None:
@@ -66,7 +67,7 @@ class CandidateBuilder:
         return None if version is None else version.id
 
     def arms(self) -> dict[str, str]:
-        """The versions that answer next to the version in service, by arm."""
+        """Return the version of each arm (canary, shadow) that answers next to the version in service."""
         found = self._parts.registry.aliases(self._deployment.name)
         return {arm: found[arm].version for arm in (CANARY, SHADOW) if arm in found}
 
@@ -83,7 +84,9 @@ class CandidateBuilder:
         return None
 
     def repair(self, cut_us: int, go_on: Callable[[], None], changes: Changes, actor: str | None = None) -> Repair:
-        """See `Candidates.repair`; `actor` is who asked for the versions; left out, the registry's actor."""
+        """Make and judge a candidate; see `Candidates.repair`. `actor` is who asked for it, by default the
+        registry's actor.
+        """
         model, compared = self._deployment.model, self.comparisons
         self._fits.count = 0
         kept, self._kept = self._kept, None
@@ -96,7 +99,7 @@ class CandidateBuilder:
         try:
             made = self._fits.of_plan(training_set, plan)
         except Misuse:
-            # a recorded training set was stored for this repair
+            # if steps are recorded, the training set was stored for this repair, and is of no use now
             if not isinstance(self._options.recording.steps, AtOnce):
                 self._sets.discard(training_set)
             raise
@@ -141,16 +144,16 @@ class CandidateBuilder:
         )
 
     def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
-        """Judge a stored version against the champion on the newest window that neither has seen. # D0196
+        """Judge a stored version against the champion, on the newest window that neither has seen. # D0196
 
         Raises:
-            Unavailable: There is no such window yet, or its labels do not suffice.
-            Misuse: The version cannot be loaded here, has another task, or its features cannot be computed any more.
+            Unavailable: There is no such window yet, or it has too few labels.
+            Misuse: The version cannot be loaded here, has another task, or its features can no longer be computed.
             Corrupt: The stored data of the version are damaged.
         """
         model, registry, compared = self._deployment.model, self._parts.registry, self.comparisons
         version = registry.get(stored.version)
-        registry.load(version)  # checked before anything that takes long
+        registry.load(version)  # check this first, because everything else takes long
         training_set = self._done("data", lambda: self._parts.data.training_set(model, cut_us=cut_us))
         until_us = labelled_until(training_set)
         own = version_target(registry, version, model, until_us, seen_until_us=stored.seen_until_us)
@@ -177,7 +180,7 @@ class CandidateBuilder:
         )
 
     def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:
-        assert repair.successor is not None  # the controller promotes only versions that passed
+        assert repair.successor is not None  # the controller only promotes versions that passed
         move = self._parts.registry.move
         return move(self._deployment.name, CHAMPION, repair.successor, gate=repair.gate, why=why, actor=actor).previous
 
@@ -185,7 +188,7 @@ class CandidateBuilder:
         return self.comparisons.paired_days(repair, since_us, cut_us)
 
     def _gate(self, side: Side, case: Case) -> GateRecord:
-        """The gate record of a new candidate, which is stored."""
+        """Judge a new candidate, store the gate record (the result of its checks), and return it."""
         recording = self._options.recording
         gate = recording.steps.do(
             "judge",
@@ -199,7 +202,7 @@ class CandidateBuilder:
     def _registered(
         self, refit: Fitted, manifest: str, judged: Version, actor: str | None, training_set: TrainingSet
     ) -> Version:
-        """The refit of a candidate that passed, as a version with its input profile."""
+        """Register the refit of a candidate that passed, make its input profile, and return the version."""
         registry = self._parts.registry
         successor = self._options.recording.steps.do(
             "register",
@@ -213,7 +216,7 @@ class CandidateBuilder:
         return version
 
     def _repair(self, case: Case, gate: GateRecord, scores: Floats, reference: Reference, cut_us: int) -> Repair:
-        """A refused repair with everything that follows from its judgement; the caller replaces what differs."""
+        """Return the result of a judgement as that of a refused candidate. The caller replaces what differs."""
         return Repair(
             candidate=gate.candidate,
             gate=gate,
@@ -231,14 +234,16 @@ class CandidateBuilder:
         )
 
     def _hopeless(self, scores: Floats, case: Case) -> str | None:
-        """The reason why the declared shadow could never decide about a candidate; None if it could decide."""
+        """Return why the declared shadow could never decide about the candidate; None if it could."""
         days = self._judge.paired_days(scores, case)
         return hopeless(self._deployment.rollout, days, stood_in=bool(case.answered.note))
 
     def _reference(
         self, version: Version, case: Case, scores: Floats, answered: list[Answers], *, slices: bool = True
     ) -> Reference:
-        """The healthy days of a version, from scores that its recipe gave to rows that it had not learnt from."""
+        """Return the reference days for a version's quality alarm, from scores of rows that its recipe did not learn
+        from.
+        """
         model, parts = self._deployment.model, request_slices(self._deployment) if slices else ()
         cap, labels = self._judge.cap(scores, case), self._parts.labels
         return healthy_reference(model, version.id, case.training_set, answered, labels, cap=cap, slices=parts)
@@ -246,12 +251,12 @@ class CandidateBuilder:
     def _earlier(
         self, training_set: TrainingSet, plan: Plan, best: Made, window: JudgingWindow, target: ComparisonTarget | None
     ) -> list[Answers]:
-        """Scores of the days before the window, which complete the reference.
+        """Return scores of days before the window, so that the reference has more days.
 
-        They come from a fit on still earlier rows, or from the version in service if it was fitted not long before
+        They come from a fit on still earlier rows, or from the version in service, if it was fitted shortly before
         these days.
         """
-        # days before a change are no reference for the time after the change
+        # data changed when a window with several folds began, so earlier days are no reference
         if plan.folds[1:] or self._deployment.learn == "online":
             return []
         found = walk_forward_rows(training_set, window)
@@ -273,15 +278,17 @@ class CandidateBuilder:
     def _evaluation(
         self, best: Made, training_set: TrainingSet, fold: Rows, window: JudgingWindow, champion: Floats | None
     ) -> str | None:
-        """The evaluation of a candidate on the rows of the window that it has not seen."""
+        """Evaluate a candidate on the rows of the window that it did not learn from. Return the hash of the
+        evaluation.
+        """
         of_fold = msgspec.structs.replace(window, rows=window.rows & fold)
         scores = None if champion is None else champion[fold[window.rows]]
         return self._fits.evaluation(best.candidate, training_set, of_fold, scores)
 
     def _done(self, name: str, work: Callable[[], T]) -> T:
-        """A step that is not recorded, but done again each time."""
+        """Return the result of a step that is not recorded, and therefore repeated after an interruption."""
         found: T = self._options.recording.steps.do(name, None, work, _NEVER)
         return found
 
 
-_NEVER: Final[Codec[Any]] = Codec(lambda value: b"", lambda data: None)  # the codec of steps that are not recorded
+_NEVER: Final[Codec[Any]] = Codec(lambda value: b"", lambda data: None)  # stands for "not recorded"

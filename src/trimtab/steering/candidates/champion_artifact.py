@@ -1,4 +1,4 @@
-"""The artifact of the version in service: whether a training would give it again, and its repair if it is lost."""
+"""The stored model of the champion: whether a new training would give the same one, and its repair if it is lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trimtab.training.data.sets import load_training_set
 
 
 class ChampionArtifact:
-    """The champion's artifact, which the same rows, code and seed reproduce bit by bit."""
+    """The stored model (artifact) of the champion. The same rows, code and seed give the same bytes again."""
 
     def __init__(self, parts: DeploymentParts, sets: TrainingSets, fits: Fits) -> None:
         self._parts = parts
@@ -21,12 +21,12 @@ class ChampionArtifact:
         self._fits = fits
 
     def lost(self) -> bool:
-        """Return whether the artifact is missing or damaged."""
+        """Return whether the stored model is missing or damaged."""
         champion = self._parts.registry.alias(self._parts.deployment.name, CHAMPION)
         return champion is not None and lost_artifact(self._parts.blob, champion) is not None
 
     def put_back(self) -> None:
-        """If the artifact is lost, fit the champion again on the training set that it was made from."""
+        """If the stored model is lost, fit the champion again on its stored training set."""
         champion = self._same_recipe()
         if champion is None or not self.lost():
             return
@@ -34,13 +34,14 @@ class ChampionArtifact:
         try:
             training_set = load_training_set(champion.training_set, self._parts.blob, key=key)
         except (NotFound, Corrupt):
-            return  # the training set is lost too, or was stored without its rows
+            return  # the training set is lost as well, or was stored without its rows
         self._fits.fit("refit", training_set, training_set.usable)
 
     def same(self, cut_us: int) -> Version | None:
-        """The champion, if a training now would reproduce it (same data, code and seed), else None.
+        """Return the champion if a training now would give the same model again (same data, code and seed); otherwise
+        None.
 
-        If its artifact is lost, the champion is fitted again, which puts the same bytes back.
+        If the champion's stored model is lost, this fits it again and stores the same bytes.
         """
         champion = self._same_recipe()
         if champion is None:
@@ -54,6 +55,8 @@ class ChampionArtifact:
         return champion
 
     def _same_recipe(self) -> Version | None:
-        """The champion if it has the recipe that is declared now, else None."""
+        """Return the champion if its recipe (definition and way of fitting) is the one that is declared now;
+        otherwise None.
+        """
         champion = self._parts.registry.alias(self._parts.deployment.name, CHAMPION)
         return champion if champion is not None and champion.recipe == self._parts.deployment.model.hash else None

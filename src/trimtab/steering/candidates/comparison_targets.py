@@ -1,7 +1,9 @@
-"""Comparison targets: versions that score the window of a gate in place of the version in service.
+"""Comparison targets: the versions that a candidate is compared with, usually the version in service.
 
-A version scores the window from its own features. If it has learnt from the window, the candidate of which it is the
-refit is used instead, because that candidate has the same recipe but has not seen the window. # D0195
+A target scores the days on which the candidate is judged, from its own features. The version in service may have learnt
+from these days, because it is a refit: the definition of a judged candidate, fitted again on more data. Then this
+earlier candidate is used in its place. It has the same recipe (definition and way of fitting), but has not seen the
+days. # D0195
 """
 
 from __future__ import annotations
@@ -24,33 +26,32 @@ from trimtab.training.definitions import Model
 
 
 class ComparisonTarget(msgspec.Struct, frozen=True, eq=False):
-    """A version that is used in a comparison in place of another version, usually of the version in service."""
+    """A version that a candidate is compared with."""
 
     version: Version
-    unseen_from_us: int  # it has learnt nothing from requests made since then
-    note: str = ""  # which version scores the rows, if not simply the version in service
+    unseen_from_us: int  # it has not learnt from requests since this time
+    note: str = ""  # a sentence about which version scores the rows; "": simply the version in service
 
 
 class TargetScores(msgspec.Struct, frozen=True, eq=False):
-    """A comparison target's scores of the rows of a window."""
+    """The scores that a comparison target gives to the rows of a window."""
 
-    scores: Floats | None  # None: the version could not score the rows
-    note: str  # which version scored, or why none did; empty: the version in service as it is
+    scores: Floats | None  # None: it could not score the rows
+    note: str  # a sentence about which version scored the rows, or why none did; "": simply the version in service
 
 
 def champion_target(
     registry: Registry, champion: Version | None, model: Model, until_us: int, *, learns: bool = False
 ) -> ComparisonTarget | None:
-    """The comparison target of a new candidate on days before `until_us`; None if no version can be used.
+    """Return the comparison target of a new candidate on days before `until_us`; None if there is no usable version.
 
     Args:
-        registry: Has the versions and their gate records.
+        registry: The versions, and their gate records (stored judgements).
         champion: The version in service.
-        model: The candidate's model. If it has the champion's recipe, it has to wait for days that the champion has not
-            seen. A different recipe may be judged on earlier days, too. # D0195
+        model: The candidate's model. If it has the champion's recipe, it can only be compared on days that the champion
+            has not seen. A different recipe may also be judged on earlier days. # D0195
         until_us: The end of the days.
-        learns: Whether the champion learns from each label in service, so that no earlier candidate can stand in for
-            it.
+        learns: Whether the champion learns from each label in service. Then no earlier candidate can take its place.
     """
     if champion is None:
         return None
@@ -66,15 +67,16 @@ def champion_target(
 def version_target(
     registry: Registry, version: Version, model: Model, until_us: int, *, seen_until_us: int | None = None
 ) -> ComparisonTarget:
-    """The version itself if it has not seen all days before `until_us`, else the candidate of which it is the refit.
+    """Return the target for a version: itself if enough days are new to it, otherwise the candidate that it is a refit
+    of.
 
     Args:
-        registry: Has both versions, and their gate records.
-        version: The version that the target stands in for.
+        registry: The versions and their gate records.
+        version: The version to compare with.
         model: The model whose requests are scored.
-        until_us: The end of the days.
-        seen_until_us: The time until which the version may have seen data, if that is known better than its record
-            says.
+        until_us: The end of the days on which it is compared.
+        seen_until_us: The time until which the version may have seen data, if this is known better than from its
+            record.
     """
     version = registry.as_known(version)
     own = "" if version.features == model.features.hash else "with its own features"
@@ -82,7 +84,7 @@ def version_target(
     unseen_from_us = model.label.final_until(version.cut_us if seen_until_us is None else seen_until_us)
     if until_us - unseen_from_us >= LEAST_WINDOW_US or version.imported is not None:
         return ComparisonTarget(version, unseen_from_us, note)
-    judged = [  # a candidate of several folds has learnt from part of its own window
+    judged = [  # leave out records with several folds, because such a candidate has learnt from part of its own window
         gate
         for gate in registry.gates_of(version)
         if gate.candidate == (version.refit_of or version.id) and gate.folds == 1
@@ -90,7 +92,7 @@ def version_target(
     if not judged:
         return ComparisonTarget(version, unseen_from_us, note)
     started_us = max(gate.window_start_us for gate in judged)
-    if version.refit_of is None:  # a candidate, fitted on what was known when that window began
+    if version.refit_of is None:  # this is a candidate, which was fitted on what was known when its window began
         return ComparisonTarget(version, started_us, note)
     origin = registry.get(version.refit_of)
     note = f"{origin.name} answered for its refit {version.name}, which has seen the window{own and f', {own}'}."
@@ -100,13 +102,13 @@ def version_target(
 def target_scores(
     parts: DeploymentParts, recipe: Recipe, target: ComparisonTarget, training_set: TrainingSet, rows: Rows
 ) -> TargetScores:
-    """The scores that a comparison target gives to some rows of a training set, from its own features.
+    """Return the scores that a comparison target gives to some rows of a training set, from its own features.
 
     Raises:
-        NotFound: The target has the candidate's features, and its artifact is lost, so nothing can be judged without
+        NotFound: The target has the candidate's features, but its stored model is lost. Nothing can be judged without
             it.
-        Corrupt: The target has the candidate's features, and its artifact is damaged.
-        Misuse: The target has the candidate's features and cannot be loaded here, although the version in service can.
+        Corrupt: The target has the candidate's features, but its stored model is damaged.
+        Misuse: The target has the candidate's features, and cannot be loaded here, although the version in service can.
     """
     model, registry = parts.deployment.model, parts.registry
     if target.version.features == model.features.hash:
@@ -133,11 +135,11 @@ def target_scores(
 def with_features_of(
     loaded: LoadedModel, data: TrainingData, model: Model, training_set: TrainingSet, rows: Rows
 ) -> TrainingSet:
-    """Some rows of a training set, with the features that a version was trained with.
+    """Return some rows of a training set with the features that a version was trained with.
 
     Raises:
-        Misuse: The version has another task than the model, or its features cannot be computed any more.
-        NotFound: A source or column of its features is gone.
+        Misuse: The version has another task than the model, or its features can no longer be computed.
+        NotFound: A source or column of its features does not exist any more.
     """
     if loaded.artifact.task != model.task:
         raise Misuse(f"its task is {loaded.artifact.task}, needed is {model.task}.")
@@ -151,9 +153,9 @@ def with_features_of(
 
 
 def _to_restore(target: ComparisonTarget) -> str:
-    """Instructions on how to restore the lost artifact of a comparison target."""
+    """Return a sentence on how to restore the lost stored model of a comparison target."""
     version = target.version
-    if target.note:  # the target stands in for the version in service
+    if target.note:  # another version takes the place of the version in service
         days = f"train again once the champion has not seen {format_duration(LEAST_WINDOW_US)} of closed days"
         return f"Bring all of the state back from a backup (trimtab restore BACKUP --force), or {days}."
     made_of = None if version.imported is None else version.imported.file
@@ -161,9 +163,10 @@ def _to_restore(target: ComparisonTarget) -> str:
 
 
 def _why_champion_cannot_load(registry: Registry, model: Model) -> str | None:
-    """The reason why the version in service cannot be loaded here; None if it can, or if its artifact is lost.
+    """Return why the version in service cannot be loaded here; None if it can be loaded, or if its stored model is
+    lost.
 
-    Such a version could never be replaced if a candidate had to be better than its scores.
+    If candidates had to be better than a version that cannot be loaded, it could never be replaced.
     """
     champion = registry.alias(model.name, CHAMPION)
     if champion is None:

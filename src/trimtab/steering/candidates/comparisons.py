@@ -1,4 +1,4 @@
-"""The comparison of a candidate or stored version with the champion: the days for it, and the data missing for it."""
+"""Comparisons of candidates and stored versions with the champion: on which days, and what data are missing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from trimtab.training.data.sets import TrainingSet
 
 
 class Comparisons:
-    """The comparisons of one deployment's candidates with its champion."""
+    """Finds out how candidates of one deployment can be compared with its champion."""
 
     def __init__(self, parts: DeploymentParts, recipe: Recipe) -> None:
         self._parts = parts
@@ -50,28 +50,32 @@ class Comparisons:
         self._learns = parts.deployment.learn == "online"
 
     def champion(self) -> Version | None:
-        """The version in service."""
+        """Return the version in service; None if there is none."""
         return self._parts.registry.alias(self._deployment.name, CHAMPION)
 
     def target(self, until_us: int) -> ComparisonTarget | None:
-        """The comparison target of a new candidate; None if no version can stand in for the champion."""
+        """Return what a new candidate is compared with; None if no version can be used."""
         model, registry = self._deployment.model, self._parts.registry
         return champion_target(registry, self.champion(), model, until_us, learns=self._learns)
 
     def target_of_stored(self, until_us: int) -> ComparisonTarget | None:
-        """The comparison target of a stored version; None if no version can stand in for the champion."""
+        """Return what a stored version is compared with; None if no version can be used."""
         champion = self.champion()
         if champion is None or self.target(until_us) is None:
             return None
         return version_target(self._parts.registry, champion, self._deployment.model, until_us)
 
     def window(self, training_set: TrainingSet, *targets: ComparisonTarget | None) -> JudgingWindow:
-        """The newest closed days that have labels and that none of the targets has learnt from."""
+        """Return the newest closed days (whose labels are final) that have labels and that no target has learnt
+        from.
+        """
         seen_us = max((one.unseen_from_us for one in targets if one is not None), default=-(2**62))
         return judging_window(training_set, self._deployment.gate.window_us, seen_us)
 
     def plan(self, training_set: TrainingSet, target: ComparisonTarget | None, changes: Changes) -> Plan:
-        """The rows to learn from and to judge on; a model that learns online is judged by its logged answers."""
+        """Return the plan: which rows to learn from, and which to judge on. A model that learns online has its own
+        plan.
+        """
         onset = changes.onset
         if onset is None or target is None or self._learns:
             since_us = None if self._learns or changes.repaired is None else changes.repaired.at_us
@@ -81,7 +85,10 @@ class Comparisons:
         return onset_plan(training_set, judging_window(training_set, days_us, since_us), onset)
 
     def unseen(self, cut_us: int, changes: Changes) -> str | None:
-        """The reason why too few closed days are unseen, whatever their labels; None if enough may be. Reads no row."""
+        """Return why there are too few closed days that are new to the versions; None if there may be enough.
+
+        This reads no rows, so it does not know which days have labels.
+        """
         label = self._deployment.model.label
         closed_us = label.closed_until(cut_us)
         onset = changes.onset
@@ -101,12 +108,12 @@ class Comparisons:
         )
 
     def lack(self, training_set: TrainingSet, changes: Changes) -> str | None:
-        """The data missing to fit or judge a candidate, in one sentence; None if no data are missing."""
+        """Return a sentence about the data that are missing to fit or judge a candidate; None if nothing is missing."""
         target = self.target(labelled_until(training_set))
         return self.lack_of(training_set, self.plan(training_set, target, changes).window, target)
 
     def lack_of(self, training_set: TrainingSet, window: JudgingWindow, target: ComparisonTarget | None) -> str | None:
-        """The same as `lack`, for a given window and comparison target."""
+        """Return the same as `lack`, for a given window and target."""
         model, seen = self._deployment.model, ""
         if target is not None:
             seen = f", the champion has learnt all that was known at {day_of(target.version.cut_us)}"
@@ -114,7 +121,7 @@ class Comparisons:
         if lack is not None:
             return lack if target is None else lack + self._other_recipe(target, labelled_until(training_set))
         lack = lack_of_lessons(model, window)
-        # with a single value, the error of the fit says more
+        # if all labels are equal, do not report this here, because the fit's own error says more
         if lack is None and np.unique(training_set.target[window.before]).size > 1:
             return lack_of_labels(model, training_set, window)
         return lack
@@ -122,7 +129,7 @@ class Comparisons:
     def lack_to_judge(
         self, training_set: TrainingSet, window: JudgingWindow, own: ComparisonTarget, target: ComparisonTarget | None
     ) -> str | None:
-        """The data missing to judge a stored version, in one sentence; None if no data are missing."""
+        """Return a sentence about the data that are missing to judge a stored version; None if nothing is missing."""
         model = self._deployment.model
         newer = own if target is None or own.unseen_from_us >= target.unseen_from_us else target
         known_us = model.label.final_at(newer.unseen_from_us)
@@ -139,7 +146,7 @@ class Comparisons:
     def answered(
         self, target: ComparisonTarget | None, training_set: TrainingSet, window: JudgingWindow
     ) -> TargetScores:
-        """The target's scores of the window, or no scores if there is no target."""
+        """Return the target's scores of the window. Without a target, the result has no scores."""
         if target is None:
             champion = self.champion()
             other = "" if champion is None else f"{champion.name} answers another kind of question, judged by "
@@ -150,12 +157,13 @@ class Comparisons:
         return found
 
     def paired_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
-        """See `Candidates.shadow_days`."""
+        """Return the daily comparison of champion and successor (the new version); see `Candidates.shadow_days`."""
         model = self._deployment.model
-        assert repair.successor is not None  # the successor is in its shadow
-        assert repair.gate.champion is not None  # and is compared with the champion
+        assert repair.successor is not None  # only a repair with a successor has a shadow
+        assert repair.gate.champion is not None  # and only one that was compared with a champion
         try:
-            since_or_lists_us = since_us if model.group is None else since_us - DAY_US  # a list may have begun before
+            # a list may have begun on the day before
+            since_or_lists_us = since_us if model.group is None else since_us - DAY_US
             training_set = self._parts.data.training_set(model, cut_us=cut_us, since_us=since_or_lists_us, answers=True)
         except NotFound:  # there was no request since then
             return (), since_us
@@ -175,7 +183,7 @@ class Comparisons:
         return compared_days(model.metric, window, own, other), until_us
 
     def _scores_of(self, address: str, unseen_from_us: int, training_set: TrainingSet, rows: Rows) -> Floats:
-        """The scores that a version gives to some rows, from its own features.
+        """Return the scores that a version gives to some rows, from its own features.
 
         Raises:
             Misuse: The version cannot score the rows.
@@ -189,7 +197,9 @@ class Comparisons:
     def stored_side(
         self, version: Version, own: ComparisonTarget, training_set: TrainingSet, window: JudgingWindow
     ) -> Side:
-        """The scores that a stored version gives to the rows of the window, with the features that it reads."""
+        """Return what is judged of a stored version: its scores of the window's rows, and the features that it
+        reads.
+        """
         model = self._deployment.model
         try:
             loaded = self._parts.registry.load(own.version)
@@ -200,20 +210,24 @@ class Comparisons:
         return Side(own.version, finite(scores, own.version), rows.features.values, version, own.note)
 
     def refreshes(self, changes: Changes, target: ComparisonTarget | None, answered: TargetScores) -> bool:
-        """Return whether the candidate has the recipe of the version in service, and only time asked for the refit."""
+        """Return whether the candidate is a scheduled refit: the same recipe (definition and way of fitting) as in
+        service.
+
+        A refit that follows a known change of the data does not count as one.
+        """
         if not changes.refreshes or changes.onset is not None or target is None or answered.scores is None:
             return False
         same = target.version.recipe == self._deployment.model.hash
         return same and self._deployment.gate.prove_refreshes is msgspec.UNSET
 
     def searchable(self, cut_us: int) -> tuple[TrainingSet, Rows, int]:
-        """The training set of a cut, its rows that a search may see, and the time when all their labels were known.
+        """Return the training set at a cut (a time), the rows that a search of parameters may use, and until when
+        labels are final.
 
-        These rows are the ones that a first candidate would be fitted on. No gate from this cut on judges on any of
-        them.
+        These are the rows that a first candidate would be fitted on. No gate after this cut judges on any of them.
 
         Raises:
-            Unavailable: There are too few such rows.
+            Unavailable: There are too few of these rows.
         """
         training_set = self._parts.data.training_set(self._deployment.model, cut_us=cut_us)
         window = msgspec.structs.replace(self.window(training_set, None), judged=False)
@@ -223,7 +237,9 @@ class Comparisons:
         return training_set, window.before, window.start_us
 
     def _other_recipe(self, target: ComparisonTarget, until_us: int) -> str:
-        """A hint, with a leading space, that another recipe can be judged although the champion has seen the days."""
+        """Return advice (with a leading space) that another recipe can be judged now, although the champion has seen
+        the days.
+        """
         model, version = self._deployment.model, target.version
         if self._learns or version.recipe != model.hash:
             return ""

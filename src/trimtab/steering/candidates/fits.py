@@ -1,4 +1,4 @@
-"""Fits of one deployment's recipe, as steps that are done only once: candidates, refits and their evaluations."""
+"""Fit the candidates of one deployment, and fit those that pass again on more data. Fits are not repeated."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from trimtab.training.fitting.fitted import Fitted
 
 
 class Fits:
-    """Fits models by a recipe, and counts the fits."""
+    """Fits models by the recipe of a deployment (its model and how it is fitted), and counts the fits."""
 
     def __init__(self, parts: DeploymentParts, recipe: Recipe, options: CandidateOptions) -> None:
         self._model = parts.deployment.model
         self._blob = parts.blob
         self._recipe = recipe
         self._options = options
-        self.count = 0  # number of fits since this was last set to 0
+        self.count = 0  # callers set this to 0 before a repair
 
     def fit(self, name: str, training_set: TrainingSet, rows: Rows, half_life_us: int | None = None) -> Fitted:
-        """Fit a model on some rows; the weight of a row halves with every `half_life_us` of its age."""
+        """Fit a model on some rows. If `half_life_us` is given, the weight of a row halves with each such age."""
         self.count += 1
         recording = self._options.recording
         aged = msgspec.structs.replace(training_set, half_life_us=half_life_us)
@@ -45,10 +45,12 @@ class Fits:
         )
 
     def of_plan(self, training_set: TrainingSet, plan: Plan) -> list[Made]:
-        """The candidates of a plan, one for each source; a source is left out if no candidate can be made from it.
+        """Return the candidates of a plan, one for each of its sources (choices of rows to learn from).
+
+        Sources that no model can be fitted on are left out.
 
         Raises:
-            Misuse: No candidate can be made from the first source.
+            Misuse: No model can be fitted on the first source.
         """
         made: list[Made] = []
         for source in plan.sources:
@@ -70,18 +72,21 @@ class Fits:
     def walk_forward(
         self, training_set: TrainingSet, learnt: Rows, judged: Rows, half_life_us: int | None
     ) -> Floats | None:
-        """Scores of earlier rows by a fit on the rows before them; None if there are too few rows for this recipe."""
+        """Return scores of the rows `judged` by a fit on earlier rows; None if these are too few for the recipe."""
         try:
             fitted = self.fit("walk forward", training_set, learnt, half_life_us)
             scores = self._recipe.candidate_scores(fitted, training_set, judged)
-        except Misuse:  # the reference stays short, and the watch reports that
+        except Misuse:  # then the reference of the quality alarm has fewer days, which the alarm reports
             return None
         return scores if np.isfinite(scores).all() else None
 
     def evaluation(
         self, candidate: Fitted, training_set: TrainingSet, window: JudgingWindow, champion_scores: Floats | None
     ) -> str | None:
-        """The address of a candidate's evaluation on the rows of a window; None in a replay, which makes none."""
+        """Evaluate a candidate on the rows of a window, and return the hash of the stored evaluation.
+
+        In a replay, nothing is evaluated and the result is None.
+        """
         if not self._options.evaluates:
             return None
         recording = self._options.recording
@@ -91,7 +96,7 @@ class Fits:
             return [recording.code(), address_of_set(training_set), rows]
 
         def evaluated() -> str:
-            # imported here because it loads scikit-learn
+            # imported here, because it loads scikit-learn
             from trimtab.training.judge.evaluation import evaluate, save_evaluation
 
             found = evaluate(

@@ -1,4 +1,4 @@
-"""The judgement of a candidate by the rules of its deployment: the rows, both sides, and the limit for its refit."""
+"""Judge a candidate by the rules of its deployment, and limit how far a second fit on more data may differ from it."""
 
 from __future__ import annotations
 
@@ -37,27 +37,29 @@ _STEADIER = "It learns single rows by heart: take a smaller model (fewer or smal
 
 
 class Case(msgspec.Struct, frozen=True, eq=False):
-    """The rows that a candidate is judged on, and the comparison target's scores of them."""
+    """The rows that a candidate is judged on, and the scores of the version that it is compared with."""
 
     training_set: TrainingSet
     window: JudgingWindow
     answered: TargetScores
-    choices: int = 1  # number of pairs of candidate and window that this pair was chosen from
+    choices: int = 1  # how many pairs of candidate and window there were to choose from
     folds: tuple[
         tuple[Rows, Rows], ...
-    ] = ()  # for each fit, the rows it scores and the rows it learnt from; empty: one fit
-    plan: str = ""  # the plan in words; empty for the default plan
-    refreshes: bool = False  # whether this is the recipe in service, refitted only because time has passed
+    ] = ()  # for each fit, the rows that it scores and the rows that it learnt from; empty if there is only one fit
+    plan: str = ""  # the plan in words; "" for the usual plan
+    # whether this is a scheduled refit: the recipe in service (definition and way of fitting), without a known change
+    # of the data
+    refreshes: bool = False
 
 
 class Side(msgspec.Struct, frozen=True, eq=False):
-    """The version that is put forward, with its scores of the rows of a window."""
+    """The version to judge, with its scores of the rows of a window."""
 
-    judged: Version  # the version that scored the rows
+    judged: Version  # the version that gave the scores
     scores: Floats
-    sample: Columns  # the features that this version was given
-    tried: Version  # the version that would go into service: this version or its refit
-    note: str = ""  # which version scored the rows, if not simply the version as it is
+    sample: Columns  # the features from which it scored them
+    tried: Version  # the version that would go into service: the scoring version or its refit
+    note: str = ""  # a sentence about which version gave the scores; "": simply this version
 
 
 class Judge:
@@ -65,8 +67,7 @@ class Judge:
 
     Args:
         parts: The deployment and its stores.
-        proving: A new process and a stopwatch to test candidates with; None in virtual time, where candidates are not
-            tested so.
+        proving: A new process and a stopwatch for tests of candidates. None in a replay, which has neither.
     """
 
     def __init__(self, parts: DeploymentParts, proving: Proving | None = None) -> None:
@@ -78,7 +79,9 @@ class Judge:
     def best(
         self, training_set: TrainingSet, plan: Plan, made: Sequence[Made], answered: TargetScores
     ) -> tuple[Made, JudgingWindow]:
-        """The fits and the window that prove most; `before` of that window is what those fits have learnt from."""
+        """Return the candidate and the window with the strongest evidence. The window's `before` is set to the rows
+        learnt from.
+        """
         metric = self._deployment.model.metric
 
         def proof(pair: tuple[Made, JudgingWindow]) -> float:
@@ -92,13 +95,14 @@ class Judge:
             return paired_mean_bound(losses - against, units.at_us[rows] // DAY_US, level=level, side="upper").high
 
         windows = plan.windows if answered.scores is not None else plan.windows[:1]
-        numbers = [one for one in made if np.isfinite(one.scores).all()] or made[:1]  # `finite` refuses such scores
+        # if some candidates have only finite scores, choose among these; otherwise `finite` reports the scores
+        numbers = [one for one in made if np.isfinite(one.scores).all()] or made[:1]
         pairs = [(one, window) for one in numbers for window in windows]
         best, window = pairs[0] if len(pairs) == 1 else min(pairs, key=proof)
         return best, msgspec.structs.replace(window, before=plan.learnt(best.source, plan.folds[0]))
 
     def depends_on(self, side: Side, case: Case) -> list[object]:
-        """Everything that a judgement depends on, as JSON values."""
+        """Return everything that the result of a judgement depends on, as JSON values."""
         rows = address_of_rows(case.window.rows)
         against = [self._champion(), address_of_scores(case.answered.scores), rows, self._comparisons(side, case)]
         against += [] if case.choices == 1 else [case.choices, case.plan]
@@ -106,7 +110,7 @@ class Judge:
         return [msgspec.to_builtins(self._rules), side.judged.id, address_of_set(case.training_set), *against]
 
     def record(self, side: Side, case: Case) -> GateRecord:
-        """The gate record of a candidate."""
+        """Judge a candidate, and return the gate record (the result of all checks)."""
         model, rows = self._deployment.model, case.window.rows
         own_checks = self._own_checks(side)
         return judge(
@@ -134,18 +138,18 @@ class Judge:
         )
 
     def paired_days(self, scores: Floats, case: Case) -> tuple[PairedDay, ...]:
-        """Candidate and champion by day on the judged rows; empty if nothing was compared."""
+        """Return the comparison of candidate and champion by day; empty if there was no comparison."""
         if case.answered.scores is None:
             return ()
         window = _gate_window(case.training_set, case.window)
         return compared_days(self._deployment.model.metric, window, scores, case.answered.scores)
 
     def too_far(self, again: Floats, scores: Floats, case: Case) -> str | None:
-        """The refusal of a refit, with scores `again`, that is too far from its candidate; None if it is near enough.
+        """Return why a refit is refused: its scores (`again`) differ too much from the candidate's. None: they do not.
 
-        The larger the change that is repaired, the further apart two fits of the same recipe may be. The limit is the
-        larger of the declared distance and the declared share (half) of the candidate's distance from the champion.  #
-        D0177
+        When a large change of the data is repaired, two fits of one recipe may differ more. The limit is a declared
+        distance, or a declared share (by default half) of the distance between candidate and champion, whichever is
+        larger.  # D0177
         """
         metric, rows = self._deployment.model.metric, case.window.rows
         lists, unit = case.training_set.lists_of(rows), label_unit(metric, case.training_set.target[rows])
@@ -162,13 +166,13 @@ class Judge:
         return f"{reason} {_STEADIER}" if by_heart else reason
 
     def cap(self, scores: Floats, case: Case) -> float:
-        """The loss at which a row (in a ranking, a list) is capped in the daily sums."""
+        """Return the largest loss that a row (in a ranking, a list) can have in daily sums."""
         metric, rows = self._deployment.model.metric, case.window.rows
         target, lists = case.training_set.target[rows], case.training_set.lists_of(rows)
         return loss_cap(metric, unit_losses(metric, target, scores, lists)[0])
 
     def _baselines(self, case: Case) -> dict[str, Floats]:
-        """The scores of the window's rows by baseline, without those that the rules leave out or that have none."""
+        """Return the scores of the window's rows by each baseline that the rules ask for and that has scores."""
         model, rows = self._deployment.model, case.window.rows
         parts = [
             (judged & rows, baseline_scores(model, case.training_set, np.flatnonzero(judged & rows), learnt, seed=0))
@@ -190,12 +194,12 @@ class Judge:
         return None if version is None else version.id
 
     def _comparisons(self, side: Side, case: Case) -> float:
-        """The number of this judgement among all judgements that were made on its days; at least 1."""
+        """Return the number of this judgement among all that were made on its days, at least 1."""
         judgement = Judgement(side.judged.recipe, case.window.start_us, case.window.end_us)
         return comparisons_of(self._parts.registry, self._deployment.name, judgement)
 
     def _own_checks(self, side: Side) -> list[GateCheck]:
-        """The checks that are made on the stored candidate alone, "loads" first."""
+        """Make the checks for which only the stored candidate is needed. "loads" is the first."""
         loaded, read_back = loads(self._parts.registry, side.tried)
         found = [read_back, loads_in_fresh_process(self._proving, side.tried)]
         if self._rules.latency_us is not None:
@@ -204,7 +208,7 @@ class Judge:
 
 
 def finite(scores: Floats, version: Version) -> Floats:
-    """Return the scores if they can be compared.
+    """Return the scores, after a check that all are finite.
 
     Raises:
         Misuse: Some scores are not finite numbers.
@@ -218,7 +222,7 @@ def finite(scores: Floats, version: Version) -> Floats:
 
 
 def _gate_window(training_set: TrainingSet, window: JudgingWindow) -> Window:
-    """The rows of some days, in the form that a gate judges."""
+    """Return the rows of some days in the form that a gate takes."""
     rows = window.rows
     where = (training_set.begun_us[rows], training_set.target[rows], training_set.lists_of(rows))
     return Window(window.start_us, window.end_us, *where)

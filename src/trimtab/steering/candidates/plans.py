@@ -1,4 +1,4 @@
-"""The plan of a repair: the rows that it learns from, judges on and refits on."""
+"""The plan of a repair (the making of a new version): the rows to learn from, to judge on, and for the final fit."""
 
 from __future__ import annotations
 
@@ -23,38 +23,41 @@ class Source(msgspec.Struct, frozen=True, eq=False):
     """A choice of rows that a candidate may learn from."""
 
     name: str
-    rows: Rows  # rows for the candidate, which never learns from the rows it is judged on
-    refit: Rows  # rows for the refit that goes into service
-    half_life_us: int | None = None  # age after which the weight of a row halves; None: all rows count alike
+    rows: Rows  # the rows for the candidate; rows that it is judged on are taken out of them
+    refit: Rows  # the rows for the refit that goes into service
+    half_life_us: int | None = None  # the weight of a row halves with each such age; None: all rows have equal weight
 
 
 class Plan(msgspec.Struct, frozen=True, eq=False):
-    """The rows that a repair learns from and is judged on.
+    """Which rows candidates learn from, and which they are judged on.
 
-    The rows of each fold are scored by a fit that has learnt from none of them. With one fold there is one fit. With
-    two folds of alternate days, all days since a change are judged, and each fit learns from half of them.
+    The rows to judge on are divided into folds. Each fold is scored by a fit that has learnt from none of its rows.
+    Usually there is one fold and one fit. With two folds of alternate days, all days since a change can be judged,
+    although each fit learns from half of them.
     """
 
-    windows: tuple[JudgingWindow, ...]  # the longest window first, which contains all other windows
-    folds: tuple[Rows, ...]  # disjoint; together the rows of the longest window
+    windows: tuple[JudgingWindow, ...]  # the longest window first; it contains the other windows
+    folds: tuple[Rows, ...]  # the rows of the longest window, divided into one or more parts
     sources: tuple[Source, ...]
 
     @property
     def window(self) -> JudgingWindow:
-        """The longest window: all its rows are scored."""
+        """The longest window. All of its rows are scored."""
         return self.windows[0]
 
     @property
     def choices(self) -> int:
-        """The number of pairs of source and window, of which the best is put forward; they share the gate's error."""
+        """How many pairs of source and window there are. The best pair is judged, so all of them share the gate's
+        error.
+        """
         return len(self.sources) * len(self.windows)
 
     def learnt(self, source: Source, fold: Rows) -> Rows:
-        """The rows from which the fit that scores a fold learns."""
+        """Return the rows that a fit learns from if it scores a fold."""
         return source.rows & ~fold
 
     def assembled(self, answers: Sequence[Floats]) -> Floats:
-        """The scores of the longest window's rows, in the order of the rows, from the scores of each fold."""
+        """Return the scores of all rows of the longest window in order, given the scores of each fold."""
         if len(self.folds) == 1:
             return answers[0]
         whole = np.empty((int(self.window.rows.sum()), *answers[0].shape[1:]))
@@ -67,17 +70,18 @@ class Made(msgspec.Struct, frozen=True, eq=False):
     """The fits from one source, and their scores."""
 
     source: Source
-    candidate: Fitted  # the fit of the first fold
-    scores: Floats  # for the rows of the longest window, each by the fit that has not seen the row
+    candidate: Fitted  # the fit that scores the first fold
+    scores: Floats  # the scores of the longest window's rows; each row was scored by a fit that has not learnt from it
 
 
 def newest_plan(training_set: TrainingSet, window: JudgingWindow, since_us: int | None = None) -> Plan:
-    """Learn from what was final when the window began, judge on the window, and refit on everything.
+    """Return the usual plan: learn from rows before the window, judge on the window, refit on all rows.
 
     Args:
         training_set: All rows.
-        window: The newest closed days.
-        since_us: When the last repaired change began. If given, the rows since then are a second source.
+        window: The newest closed days (days whose labels are final).
+        since_us: When a change of the data began that was repaired last. If given, the rows since then are a second
+            source.
     """
     usable = training_set.usable
     sources = [Source("all history", window.before, usable)]
@@ -88,18 +92,19 @@ def newest_plan(training_set: TrainingSet, window: JudgingWindow, since_us: int 
 
 
 def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOnset) -> Plan:
-    """Judge several sources on the days since a change, by folds of alternate days.  # D0177
+    """Return the plan for a change of the data: judge several sources on the days since the change, with two folds.
+    # D0177
 
-    A candidate that is judged on the newest fortnight has learnt nothing about a change that began within that
-    fortnight. In this plan every fit has seen half of the days since the change. If the onset was dated too early,
-    these days include days from before the change, which favour the champion. So there is a second window, which begins
-    at the latest likely onset, or seven days ago where that is later, if enough of its days have labels. The days since
-    then are also a source of their own.
+    If a change began within the newest fortnight, a candidate that is judged on this fortnight would have learnt
+    nothing about the change. Therefore the days since the change are divided into alternate days, and every fit sees
+    half of them. The estimated beginning may be too early. Then some days are from before the change, and these favour
+    the champion. So there is a second window: it begins at the latest likely beginning of the change, or seven days ago
+    if that is later. It is used if enough of its days have labels. The days since then are also a source of their own.
 
     Args:
         training_set: All rows.
-        window: The days since the onset.
-        onset: When the change began.
+        window: The days since the change began.
+        onset: The estimated beginning of the change.
     """
     usable, begun_us = training_set.usable, training_set.begun_us
     days = begun_us // DAY_US
@@ -125,7 +130,7 @@ def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOn
 
 
 def plan_in_words(plan: Plan, source: Source, window: JudgingWindow) -> str:
-    """A sentence for the gate's record about what was judged; empty for the default plan."""
+    """Return a sentence about which rows were judged, for the record of the judgement; "" for the usual plan."""
     if plan.choices == 1:
         return ""
     folds = ""
@@ -138,5 +143,5 @@ def plan_in_words(plan: Plan, source: Source, window: JudgingWindow) -> str:
 
 
 def of_window(scores: NDArray[np.float64], plan: Plan, window: JudgingWindow) -> Floats:
-    """The scores for one of the plan's windows, taken from the scores for its longest window."""
+    """Return the scores for one window, taken from the scores for the longest window."""
     return scores[window.rows[plan.window.rows]]

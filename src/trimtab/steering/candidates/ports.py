@@ -1,4 +1,4 @@
-"""Ports of a loop: the parts of a deployment, and the protocols that `app` and `simulation` implement."""
+"""What a loop needs from outside: the parts of a deployment, and protocols that `app` and `simulation` implement."""
 
 from __future__ import annotations
 
@@ -27,115 +27,120 @@ from trimtab.training.definitions import Model
 
 
 class ChampionFailed(Exception):
-    """Raised because the version in service cannot score rows, so that nothing can be compared with it."""
+    """Raised because the version in service cannot score rows, so nothing can be compared with it."""
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
-    """A stored version that a person puts forward."""
+    """A stored version that a person wants to promote."""
 
-    version: str  # the address of the version
-    seen_until_us: int | None = None  # the time until which it may have seen data, if a person says so
+    version: str  # the id of the version
+    seen_until_us: int | None = None  # the time until which it may have seen data, if a person stated this
 
 
 class TrainingData(Protocol):
-    """Gives pinned training sets, from history or from logged predictions."""
+    """A source of training sets: the event history, or logged predictions."""
 
     def training_set(
         self, model: Model, *, cut_us: int, since_us: int | None = None, answers: bool = False
     ) -> TrainingSet:
-        """The rows of requests made by `cut_us`, with features as of their time and the labels known at `cut_us`.
+        """Return the requests made up to `cut_us`, with features as of the time of each and labels known at `cut_us`.
 
         Args:
-            model: The model whose requests they are.
+            model: The model whose requests and labels to return.
             cut_us: Anything that became known later is left out.
-            since_us: Requests made earlier are left out.
-            answers: Also return the logged answers to the rows, if there is a log to read them from.
+            since_us: Leave out requests that were made before this time.
+            answers: Whether to add the logged scores of the rows, if there is a prediction log.
         """
         ...
 
     def features_of(
         self, model: Model, features: FeatureSet, requests: Columns, at_us: NDArray[np.int64]
     ) -> FeatureFrame:
-        """The features that another definition gives for some of the model's requests, each as of the request's time.
+        """Return other features for some of the model's requests, each as of the time of its request.
 
         Raises:
             Misuse: A column of the request, or a source, does not exist any more.
-            NotFound: The same as for `Misuse`.
+            NotFound: As for `Misuse`.
         """
         ...
 
 
 class DeploymentParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """One deployment with its data and its stores, which every part of its loop works on."""
+    """One deployment, with the data and the stores that its loop uses."""
 
     deployment: Deployment
     data: TrainingData
-    labels: LabelReader  # finds labels as they were when a day was closed
+    labels: LabelReader  # finds the labels that were known when a day was closed
     registry: Registry
-    catalog: Catalog  # stores state, signals and ledger
+    catalog: Catalog  # stores state, signals and the ledger (the record of decisions)
     blob: Blob  # stores training sets
     clock: Clock
-    ids: Ids  # makes the ids of gate records
+    ids: Ids  # makes the ids of gate records (stored judgements)
 
 
 class CandidateOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """Options of fitting, storing and testing candidates; the defaults are those of a replay."""
+    """Options for fitting, storing and testing candidates. The defaults are those of a replay."""
 
     seed: int
-    threads: int = 1  # number of threads for one fit
-    # wraps the recipe; a replay shares fits between its scenarios
+    threads: int = 1  # how many threads a fit uses
+    # returns the recipe (how models are fitted) to use in place of a given one; a replay shares fits in this way
     around: Callable[[Recipe], Recipe] = lambda recipe: recipe
     save: Callable[[TrainingSet, Blob], str] = save_training_set
-    evaluates: bool = True  # whether an evaluation with baselines and intervals is made of each candidate
-    recording: Recording = Recording()  # runs steps so that no step is done twice
-    proving: Proving | None = None  # a new process and a stopwatch to test candidates with; None: no such tests
-    profile: Callable[[Version, TrainingSet], object] | None = None  # makes the input profile of a successor
+    evaluates: bool = True  # whether to evaluate each candidate, with baselines and intervals
+    recording: Recording = Recording()  # records the results of steps, so that no step is repeated
+    # a new process and a stopwatch for tests of candidates; None: these tests are not made
+    proving: Proving | None = None
+    # makes the input profile of a successor (the version that goes into service)
+    profile: Callable[[Version, TrainingSet], object] | None = None
 
 
 class Candidates(Protocol):
-    """Makes, judges and puts forward versions: a `CandidateBuilder`, or a runner of one in another process."""
+    """Makes, judges and promotes versions: either a `CandidateBuilder`, or one that runs in another process."""
 
     def champion(self) -> str | None:
-        """The address of the version in service."""
+        """Return the id of the version in service; None if there is none."""
         ...
 
     def blocked(self, cut_us: int, changes: Changes) -> str | None:
-        """The reason why no candidate can be judged on the data known at `cut_us`, in one sentence; None if one can."""
+        """Return why no candidate can be judged on the data known at `cut_us`, in one sentence; None if one can be."""
         ...
 
     def repair(self, cut_us: int, go_on: Callable[[], None], changes: Changes) -> Repair:
-        """Train a candidate on the data known at `cut_us`, and judge it against the champion.
+        """Fit a candidate on the data known at `cut_us`, and judge it against the champion.
 
         Args:
-            cut_us: Only data known by then are used.
-            go_on: Called before the gate; an error that it raises ends the repair.
-            changes: If they contain a change that is to be repaired now, the days since it are judged, and partly
-                learnt from.
+            cut_us: Only data that were known at this time are used.
+            go_on: Called before the candidate is judged. If it raises an error, the repair ends.
+            changes: Known changes of the data. If one of them is to be repaired now, candidates are judged on the days
+                since then, and learn from part of these days.
 
         Raises:
-            Misuse: No candidate can be made from these data or by this recipe.
+            Misuse: No candidate can be fitted on these data with this recipe.
         """
         ...
 
     def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
-        """Judge a stored version against the champion on the data known at `cut_us`; `keep` stores the gate record.
+        """Judge a stored version against the champion, on data known at `cut_us`. `keep`: whether to store the gate
+        record.
 
         Raises:
-            Unavailable: There is no window that neither version has seen.
+            Unavailable: There are not enough days that neither version has seen.
             Misuse: The version cannot score rows here.
         """
         ...
 
     def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:
-        """Put the successor into service, and return the address of the version that it replaced. May be repeated.
+        """Put the successor in service, and return the id of the version that it replaced. A second call does nothing.
 
         Raises:
-            Conflict: The champion is not the one that the gate compared with.
+            Conflict: The champion is not the version that the gate compared with.
         """
         ...
 
     def shadow_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
-        """Successor and champion by day on requests since a time, and until when days are complete at `cut_us`.
+        """Compare successor and champion by day on requests since a time. Also return until when days are complete.
+
+        Labels are those known at `cut_us`.
 
         Raises:
             Misuse: The successor cannot score rows.

@@ -1,4 +1,4 @@
-"""Recipes: how a candidate is fitted, and how the gate's window is scored as it would be in service."""
+"""Recipes: how a candidate is fitted, and how it scores rows as it would in service."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Rows = NDArray[np.bool_]
 
 
 class Scoring(Protocol):
-    """A model that can score rows: either just fitted, or a stored version."""
+    """A model that can score rows: one that was just fitted, or a stored version."""
 
     @property
     def artifact(self) -> Artifact: ...
@@ -32,26 +32,29 @@ class Scoring(Protocol):
 
 
 class Recipe(Protocol):
-    """Fits a model, and scores the rows of a window as they would be scored in service."""
+    """Fits models, and scores rows with them as would be done in service."""
 
     def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted: ...
 
     def candidate_scores(self, fitted: Scoring, training_set: TrainingSet, window: Rows) -> Floats: ...
 
     def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
-        """The scores that the champion gave, or would have given. Logged scores are used where they are the same."""
+        """Return the scores that the champion gave to rows in service. Rows without logged scores are scored now."""
         ...
 
 
 def stored_scores(recipe: Recipe, loaded: LoadedModel, training_set: TrainingSet, model: Model) -> Floats:
-    """A stored version's scores of all rows of a set, made as a candidate's are: a model that learns online learns."""
+    """Return a stored version's scores of all rows in a set, as it would give them in service.
+
+    A model that learns online also learns from the rows while it scores them.
+    """
     scores = recipe.candidate_scores(loaded, training_set, np.ones(training_set.rows, np.bool_))
     what = f"promote {loaded.version.name}"
     return np.asarray(aligned(scores, loaded.artifact.class_names, model.label.class_names, what), np.float64)
 
 
 class BatchRecipe:
-    """A model that does not change after its fit."""
+    """The recipe of a model that does not change after its fit."""
 
     def __init__(self, model: Model, *, seed: int, threads: int = 1) -> None:
         self._model = model
@@ -83,12 +86,15 @@ class LiveScores(Protocol):
     """The scores that a deployment gave in service."""
 
     def scores_of(self, keys: list[object], *, version: str, since_us: int) -> Floats:
-        """The score that `version` gave to each request key at `since_us` or later, NaN if it gave none."""
+        """Return the score that `version` gave to each request key since `since_us`; NaN if it gave none."""
         ...
 
 
 class OnlineRecipe:
-    """A model that predicts first and then learns from each label; candidates are judged the same way, hour by hour."""
+    """The recipe of a model that learns from each label after its prediction.
+
+    Candidates are judged in the same way, hour by hour.
+    """
 
     def __init__(self, model: Model, live: LiveScores, *, seed: int) -> None:
         self._model = model
@@ -96,12 +102,12 @@ class OnlineRecipe:
         self._seed = seed
 
     def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted:
-        from trimtab.training.fitting.online import fit_online  # imported here because it loads scikit-learn
+        from trimtab.training.fitting.online import fit_online  # imported here, because it loads scikit-learn
 
         return fit_online(self._model, training_set, rows=rows, seed=self._seed)
 
     def candidate_scores(self, fitted: Scoring, training_set: TrainingSet, window: Rows) -> Floats:
-        from trimtab.training.fitting.online import OnlineLearner  # imported here because it loads scikit-learn
+        from trimtab.training.fitting.online import OnlineLearner  # imported here, because it loads scikit-learn
 
         learner = OnlineLearner(fitted.artifact)
         matrix = fitted.artifact.encoding.matrix(training_set.features.values.take(window))
@@ -120,7 +126,7 @@ class OnlineRecipe:
         return scores
 
     def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
-        """The logged scores; a row without a logged score gets the score of the version as it was registered."""
+        """Return the logged scores. If a row has none, it is scored by the version as it was registered."""
         logged = self._live.scores_of(
             training_set.keys.take(window).to_list(),
             version=champion.version.id,

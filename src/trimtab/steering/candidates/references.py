@@ -1,4 +1,4 @@
-"""The reference of a version: healthy days that its recipe was not fitted on, in total and by slice."""
+"""The reference of a version: days scored by fits that had not seen them, to compare its days in service with."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ from trimtab.steering.definitions import Deployment, NamedSlice
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 
-LEAST_SLICE_DAYS: Final = 14  # days with labels that a slice needs; with fewer, its healthy level is unknown
-LONG_REFERENCE: Final = 84  # number of days, so many that holidays and a bad week weigh little
-MOST_SLICES: Final = 200  # greatest number of values of one column
-AS_NEW_US: Final = 7 * DAY_US  # a version fitted at most this long before some days is used instead of a new fit
+LEAST_SLICE_DAYS: Final = 14  # a slice needs this many days with labels; otherwise it has no reference
+LONG_REFERENCE: Final = 84  # this many days, so that holidays and a bad week do not matter much
+MOST_SLICES: Final = 200  # a column with more values than this has no slices
+# if the version in service was fitted at most this long before some days, it scores them instead of a new fit
+AS_NEW_US: Final = 7 * DAY_US
 
 
 def request_slices(deployment: Deployment) -> tuple[str | NamedSlice, ...]:
-    """The slices of a deployment's days: columns of the request, and the gate's expressions over them.
+    """Return the slices of a deployment's days: columns of the request, and expressions that the gate names.
 
-    The columns are those that the gate names; if it names none, the columns of texts and truth values. Slices that read
-    features are left out, because a logged request has no features. A ranking has no slices, because its days are
-    judged by whole lists.
+    The columns are those that the gate names. If it names none, they are all columns of texts and bools. Slices that
+    read features are left out, because logged requests have no features. A ranking has no slices, because its lists are
+    judged as a whole.
     """
     model = deployment.model
     if model.task == "ranking":
@@ -53,12 +54,12 @@ def request_slices(deployment: Deployment) -> tuple[str | NamedSlice, ...]:
 class Answers(msgspec.Struct, frozen=True, eq=False):
     """Scores of rows that the recipe was not fitted on."""
 
-    rows: Rows  # a mask over the training set
-    scores: Floats  # shape (rows,), for several classes (rows, classes)
+    rows: Rows  # which rows of the training set, as a boolean array
+    scores: Floats  # shape (rows,); for a model of several classes (rows, classes)
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True):
-    """Healthy days, oldest first, in total and by slice."""
+    """The reference days, oldest first: all rows, and each slice."""
 
     days: tuple[DayQuality, ...]
     slices: dict[str, tuple[DayQuality, ...]]
@@ -74,15 +75,15 @@ def healthy_reference(
     cap: float,
     slices: Sequence[str | NamedSlice],
 ) -> Reference:
-    """The days of some scores, in total and by slice, with the labels that live days would have been closed with.
+    """Sum up scores by day, in total and for each slice. Labels are those with which the days would have been closed.
 
     Args:
         model: The model.
-        version: The version that the days become the reference of.
-        training_set: The rows.
-        answered: Scores of rows. Each element has rows of other days; oldest first.
-        labels: Finds labels as they were when a day was closed.
-        cap: The loss at which a row is capped.
+        version: The version that gets these days as its reference.
+        training_set: The training set that the rows belong to.
+        answered: Scores of rows, in parts with different days, oldest first.
+        labels: Finds the labels that were known when a day was closed.
+        cap: The largest loss that a row can have.
         slices: Columns of the request, and expressions over them.
     """
     days: list[DayQuality] = []
@@ -107,10 +108,10 @@ def healthy_reference(
 
 
 def walk_forward_rows(training_set: TrainingSet, window: JudgingWindow) -> tuple[Rows, Rows] | None:
-    """The rows to learn from and the rows to judge, for days before a window that complete a reference.
+    """Return rows to learn from and rows to score, so that a reference gets days before a window.
 
-    A reference has 84 days if twice as many rows as are judged are left to learn from, else 28 days. Return None if the
-    window has that many days already, or if fewer rows would be left to learn from than would be judged.
+    The reference then has 84 days, if at least twice as many rows remain to learn from as are scored. Otherwise it has
+    28 days. None: the window alone has that many days, or fewer rows would remain to learn from than would be scored.
     """
     at_us, usable = training_set.at_us, training_set.usable
     for days, rest in ((LONG_REFERENCE, 2.0), (FULL_REFERENCE, 1.0)):
@@ -124,17 +125,18 @@ def walk_forward_rows(training_set: TrainingSet, window: JudgingWindow) -> tuple
 
 
 def refit_allowance(metric: Loss, scores: Floats, again: Floats, cap: float) -> dict[str, float]:
-    """The allowed distance of a refit's healthy days from its candidate's, by kind of signal, in the value's units.
+    """Return how far the days of a refit (the final fit on more data) may be from those of its candidate, for each
+    value.
 
-    The reference comes from the candidate, but the refit goes into service. If the candidate's scores were true
-    probabilities, the expected daily values of the refit would differ from those of the candidate by this much, without
-    any change of the data.
+    The reference is made with the scores of the candidate, but the refit goes into service. This is how far its daily
+    values would be from the candidate's without any change of the data, if the candidate's scores were the true
+    probabilities.
 
     Args:
         metric: The model's loss.
-        scores: The scores of the candidate, shape (rows,), for several classes (rows, classes).
-        again: The refit's scores of the same rows.
-        cap: The loss at which a row is capped.
+        scores: The scores of the candidate, shape (rows,). For several classes the shape is (rows, classes).
+        again: The scores of the refit for the same rows.
+        cap: The largest loss that a row can have.
     """
     if loss_kind(metric) == "ranking":
         return {}
@@ -155,7 +157,7 @@ def refit_allowance(metric: Loss, scores: Floats, again: Floats, cap: float) -> 
 
 
 def _named(part: str | NamedSlice, requests: Columns, rows: Rows) -> tuple[list[str], NDArray[np.int64]]:
-    """The names of slices as closed days have them, and the index of the slice of each row, -1 for none."""
+    """Return the names of slices, and for each row the index of its slice, or -1."""
     name, read = (part, {part}) if isinstance(part, str) else (part.name, part.of.columns())
     if not all(one in requests for one in read):  # the training set was made before this column was declared
         return [], np.full(int(rows.sum()), -1, np.int64)
@@ -170,7 +172,10 @@ def _named(part: str | NamedSlice, requests: Columns, rows: Rows) -> tuple[list[
 
 
 def _values(column: Column) -> tuple[list[str], NDArray[np.int64]]:
-    """The values of a column as texts, and each row's index among them, -1 for none; empty with too many values."""
+    """Return the values of a column as texts, and for each row the index of its value, or -1.
+
+    Both are empty if there are too many values.
+    """
     numbers: dict[str, int] = {}
     present = column.present().tolist()
     groups = [

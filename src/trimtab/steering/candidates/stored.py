@@ -1,4 +1,4 @@
-"""The results of a training's steps as bytes, and the addresses of the inputs of these steps."""
+"""Encoding of the results of training steps as bytes, and hashes of what each step depends on."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from trimtab.training.search import Chosen
 
 
 class Recording(msgspec.Struct, frozen=True):
-    """The recording of a training's steps, and what all steps depend on in addition to the results of earlier steps.
+    """How the results of training steps are recorded, and what all steps depend on.
 
-    Without arguments nothing is recorded; replays use that.
+    By default nothing is recorded, as in replays.
     """
 
     steps: Steps = AtOnce()
-    # everything that the training set of a cut depends on
+    # returns everything that a training set depends on, given the time of its cut
     pin: Callable[[Model, int], object] = lambda model, cut_us: None
-    code: Callable[[], object] = lambda: None  # recipe, seed, threads and environment
+    # returns the recipe (how models are fitted), the seed, the number of threads and the environment
+    code: Callable[[], object] = lambda: None
 
 
 class _StoredFit(msgspec.Struct, frozen=True, kw_only=True):
-    """A fitted model. Its artifact is in the same blob that its version will name."""
+    """A fitted model as it is recorded. The model's bytes are in the blob that its version will refer to."""
 
     model: str
     recipe: str
@@ -47,12 +48,12 @@ class _StoredFit(msgspec.Struct, frozen=True, kw_only=True):
     chosen: Chosen | None = None
 
 
-# these are also fields of `Fitted`
+# the fields that `Fitted` has as well
 _AS_THEY_ARE = [name for name in _StoredFit.__struct_fields__ if name != "artifact"]
 
 
 def fit_codec(blob: Blob) -> Codec[Fitted]:
-    """The codec of fitted models; the same training gives the same bytes."""
+    """Return the codec of fitted models. Equal trainings give equal bytes."""
 
     def encode(fitted: Fitted) -> bytes:
         fields = {name: getattr(fitted, name) for name in _AS_THEY_ARE}
@@ -69,7 +70,7 @@ def fit_codec(blob: Blob) -> Codec[Fitted]:
 
 
 def set_codec(blob: Blob, key: str) -> Codec[TrainingSet]:
-    """The codec of training sets, which are stored by their manifests; `key` is the key column of the request."""
+    """Return the codec of training sets, which are stored as manifests. `key` is the key column of the request."""
 
     def encode(training_set: TrainingSet) -> bytes:
         return blob.get(save_training_set(training_set, blob))
@@ -78,7 +79,7 @@ def set_codec(blob: Blob, key: str) -> Codec[TrainingSet]:
 
 
 def digest_codec(blob: Blob) -> Codec[str | None]:
-    """The codec of the address of a stored blob, or of None if nothing was made."""
+    """Return the codec of the hash of a stored blob, or None."""
 
     def decode(data: bytes) -> str | None:
         digest = data.decode() or None
@@ -94,15 +95,15 @@ TEXT = Codec[str](str.encode, bytes.decode)
 
 
 def address_of_rows(rows: Rows) -> str:
-    """The content address of a mask of rows."""
+    """Return a hash of a boolean array of rows."""
     return bytes_hash(np.packbits(rows).tobytes())
 
 
 def address_of_scores(scores: Floats | None) -> str | None:
-    """The content address of some scores."""
+    """Return a hash of some scores; None if there are none."""
     return None if scores is None else bytes_hash(scores.tobytes())
 
 
 def address_of_set(training_set: TrainingSet) -> object:
-    """The identity of a training set, stored or not, as a JSON value."""
+    """Return a JSON value that identifies a training set, whether it is stored or not."""
     return msgspec.to_builtins(msgspec.structs.replace(training_set.manifest, parquet=None))

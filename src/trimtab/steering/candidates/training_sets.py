@@ -1,4 +1,4 @@
-"""Pinned training sets of one deployment, which are stored unless a check finds that they are of no use."""
+"""The training sets of one deployment. A set is not stored if no candidate can be made from it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from trimtab.training.data.sets import TrainingSet, load_manifest, save_training
 
 
 class Unusable(Exception):
-    """Raised because no candidate can be made from a training set; the message says why."""
+    """Raised because no candidate can be made from a training set. The message says why."""
 
 
 class TrainingSets:
-    """Builds the training set of a cut, as a step that is done only once."""
+    """Builds training sets. If steps are recorded, a set is not built again after an interruption."""
 
     def __init__(self, parts: DeploymentParts, options: CandidateOptions) -> None:
         self._model = parts.deployment.model
@@ -27,14 +27,14 @@ class TrainingSets:
         self._options = options
 
     def at(self, cut_us: int, lack: Callable[[TrainingSet], str | None] = lambda training_set: None) -> TrainingSet:
-        """The training set of a cut.
+        """Return the training set with everything that was known at one time (the cut).
 
         Args:
-            cut_us: Only what was known by then is in the set.
-            lack: Returns why a set is of no use, or None; a set of no use is not stored.
+            cut_us: The set only has what was known at this time.
+            lack: Returns why no candidate can be made from a set, or None. Such a set is not stored.
 
         Raises:
-            Unusable: The set is of no use, for the reason that `lack` gave.
+            Unusable: No candidate can be made from the set, for the reason that `lack` returned.
         """
         model, recording = self._model, self._options.recording
 
@@ -51,11 +51,11 @@ class TrainingSets:
         return checked(recording.steps.do("snapshot", lambda: recording.pin(model, cut_us), build, codec))
 
     def save(self, training_set: TrainingSet) -> str:
-        """Store a set from which a version is made; return the address of its manifest."""
+        """Store a training set that a version was made from, and return the hash of its manifest."""
         return self._options.save(training_set, self._parts.blob)
 
     def discard(self, training_set: TrainingSet) -> None:
-        """Delete a stored set, unless a version was made from it."""
+        """Delete a stored training set, unless a version was made from it."""
         blob, digest = self._parts.blob, save_training_set(training_set, self._parts.blob)
         parquet = load_manifest(digest, blob).parquet
         for version in self._parts.registry.versions(self._model.name):
@@ -66,7 +66,7 @@ class TrainingSets:
             blob.delete(one)
 
     def differs_from(self, version: Version) -> Callable[[TrainingSet], str | None]:
-        """A `lack` for `at`: it refuses all sets but the one that a version was made from, even one without rows."""
+        """Return a function for the argument `lack` of `at`, which refuses all training sets but that of a version."""
         try:
             made_of = msgspec.structs.replace(load_manifest(version.training_set, self._parts.blob), parquet=None)
         except (NotFound, Corrupt):

@@ -1,4 +1,4 @@
-"""The window of days that a gate judges on, and the data that are missing to judge on it."""
+"""The window of days that a gate judges on, and what data are missing to judge on it."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from trimtab.steering.definitions import LEAST_WINDOW_US
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 
-LEAST_DAYS = 5  # days of a window that must have labels: a week without its weekend
+LEAST_DAYS = 5  # a window needs labels on this many days: a week without its weekend
 LEAST_WINDOW = format_duration(LEAST_WINDOW_US)
 _WIDER = "tt.beats_champion(window=...)"
 
 
 class JudgingWindow(msgspec.Struct, frozen=True, eq=False):
-    """The days that models are judged on, and the rows of a training set before these days."""
+    """The days that candidates are judged on, and the rows of a training set that are older."""
 
     start_us: int
     end_us: int
-    rows: NDArray[np.bool_]  # a mask over the training set: labelled rows of the window
-    before: Rows  # rows whose labels were final when the window began
-    judged: bool = True  # False if only the rows before the window are used
+    rows: NDArray[np.bool_]  # the labelled rows of the window, as a boolean array over the training set
+    before: Rows  # the rows whose labels were final when the window began
+    judged: bool = True  # False: nothing is judged, and only the rows before the window are used
 
 
 def judging_window(training_set: TrainingSet, window_us: int, unseen_from_us: int) -> JudgingWindow:
-    """The newest closed days that have labels: at most `window_us` long, and none before `unseen_from_us`."""
+    """Return the newest closed days (days whose labels are final) that have labels.
+
+    They are at most `window_us` long, and none is before `unseen_from_us`.
+    """
     usable, begun_us = training_set.usable, training_set.begun_us
     end_us = labelled_until(training_set)
     start_us = max(end_us - window_us, unseen_from_us)
@@ -42,7 +45,7 @@ def judging_window(training_set: TrainingSet, window_us: int, unseen_from_us: in
 
 
 def labelled_until(training_set: TrainingSet) -> int:
-    """The end of the newest closed day that has labels; if no day has labels, the end of the newest closed day."""
+    """Return the end of the newest closed day that has labels. If none has, return the end of the newest closed day."""
     closed_us = training_set.manifest.closed_until(training_set.manifest.cut_us)
     begun_us = training_set.begun_us
     labelled = begun_us[training_set.usable & (begun_us < closed_us)]
@@ -50,19 +53,19 @@ def labelled_until(training_set: TrainingSet) -> int:
 
 
 def unseen_from(training_set: TrainingSet) -> int:
-    """The first midnight after the newest row of a training set that is learnt from."""
+    """Return the first midnight after the newest row of a training set that a model may learn from."""
     learnt_us = training_set.begun_us[training_set.usable]
     last_us = int(learnt_us.max()) if learnt_us.size else training_set.manifest.cut_us
     return (last_us // DAY_US + 1) * DAY_US
 
 
 def enough_from(unseen_from_us: int, label: Label) -> str:
-    """The first day on which enough days are closed that were not seen before `unseen_from_us`."""
+    """Return the first day on which enough days since `unseen_from_us` are closed, as text."""
     return day_of(label.final_at(-(-(unseen_from_us + LEAST_WINDOW_US) // DAY_US) * DAY_US))
 
 
 def lack_of_days(training_set: TrainingSet, window: JudgingWindow, seen: str) -> str | None:
-    """The days missing for a window, in one sentence that contains `seen`; None if no days are missing."""
+    """Return a sentence about the days that a window lacks; None if it lacks none. The sentence contains `seen`."""
     labelled = training_set.at_us[training_set.usable]
     if not labelled.size:
         states = ", ".join(f"{n} {state}" for state, n in training_set.manifest.by_state.items())
@@ -82,7 +85,7 @@ def lack_of_days(training_set: TrainingSet, window: JudgingWindow, seen: str) ->
 
 
 def lack_of_lessons(model: Model, window: JudgingWindow) -> str | None:
-    """The data missing to learn from before a window, in one sentence; None if nothing is missing."""
+    """Return a sentence about the rows that are missing to learn from before a window; None if there are enough."""
     chosen = model.chosen
     if chosen is not None and window.judged and window.start_us < chosen.until_us:
         return (
@@ -100,7 +103,7 @@ def lack_of_lessons(model: Model, window: JudgingWindow) -> str | None:
 
 
 def lack_of_labels(model: Model, training_set: TrainingSet, window: JudgingWindow) -> str | None:
-    """The reason why the labels of a window do not suffice to judge, in one sentence; None if they suffice."""
+    """Return a sentence about why the labels of a window are not enough to judge on; None if they are."""
     rows, first = window.rows, day_of(window.start_us)
     last = day_of(int(training_set.at_us[training_set.usable].max()))
     labelled_days = np.unique(training_set.begun_us[rows & training_set.informative] // DAY_US).size
@@ -111,7 +114,7 @@ def lack_of_labels(model: Model, training_set: TrainingSet, window: JudgingWindo
             f"needed are {LEAST_DAYS}. Load more, wait, or judge on more days: {_WIDER}."
         )
     labels = np.unique(training_set.target[rows])
-    if labels.size == 1 and window.judged:  # D0196
+    if labels.size == 1 and window.judged:  # with a single label, no model is better than a constant # D0196
         names = model.label.class_names
         said = names[int(labels[0])] if model.task == "multiclass" else f"{labels[0]:g}"
         return (
@@ -122,17 +125,17 @@ def lack_of_labels(model: Model, training_set: TrainingSet, window: JudgingWindo
 
 
 def days_of(span_us: int) -> str:
-    """A duration in whole days: "3d"."""
+    """Return a duration in whole days, such as "3d"."""
     return f"{max(0, span_us // DAY_US)}d"
 
 
 def day_of(at_us: int) -> str:
-    """The day of a time: "2024-04-01"."""
+    """Return the day of a time, such as "2024-04-01"."""
     return format_time(at_us)[:10]
 
 
 def rows_left_out(training_set: TrainingSet) -> dict[str, int]:
-    """The number of rows of a training set that were left out, by reason."""
+    """Return how many rows of a training set are left out for each reason."""
     found: dict[str, int] = {}
     for one in training_set.manifest.left_out or ():
         found[one.why] = found.get(one.why, 0) + one.rows

@@ -1,1 +1,1 @@
-"""The gate: whether a candidate is better than the version in service."""
+"""The gate: it decides whether a candidate is better than the version in service."""

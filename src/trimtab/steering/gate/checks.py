@@ -1,4 +1,4 @@
-"""The checks of the gate, one row each: what a check needs, how it decides, and how a record shows it."""
+"""The checks of the gate, one row for each: when it applies, how it decides, and how the stored record shows it."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from trimtab.steering.gate.slices import EVERY_SLICE, slice_checks
 from trimtab.steering.gate.version_checks import FRESH_PROCESS, LATENCY, LOADS
 
 Decide: TypeAlias = Callable[[Facts], Iterator[GateCheck]]
-# How the reason of a gate record shows a check. A failed check is always named in the reason.
-# "numbers": nothing more, as that reason has the numbers anyway. "reason": the reason of the check follows.
-# "slices": like "reason", and also if a slice has too little evidence. "remark": not a check, its text is always shown.
-# "note": not a check, its text is shown only if evidence is missing.
+# What the text of a gate record says about a check. A failed check is always named in it. "numbers": nothing more is
+# said, because the text has the numbers anyway. "reason": the check's reason follows, if it failed. "slices": the same,
+# and also if a slice has too little evidence. "remark" and "note" are not checks: a remark is always shown, and a note
+# only if evidence is missing.
 Shown: TypeAlias = Literal["numbers", "reason", "slices", "remark", "note"]
-_CALIBRATION_LEVEL = 0.95  # one-sided confidence that a calibration error exceeds the allowed one
+_CALIBRATION_LEVEL = 0.95  # one-sided confidence with which a calibration error must exceed the limit
 _REFRESHED = (
     "A scheduled refit of the recipe in service need not be provably better, only better and not provably worse."
 )
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One row of the gate."""
+    """One row of the table of checks."""
 
-    names: tuple[str, ...]  # names of the findings that decide; other findings (a slice, a baseline) are details
+    # the names of the findings that decide; further findings (about a slice or a baseline) are details
+    names: tuple[str, ...]
     decide: Decide
     shown: Shown = "reason"
-    needs: Callable[[Facts], bool] = lambda facts: True  # where this returns False, the check is left out
+    needs: Callable[[Facts], bool] = lambda facts: True  # returns whether the check applies
 
     @property
     def counts(self) -> bool:
@@ -46,7 +47,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 def percent(level: float) -> str:
-    """A level of confidence as a percentage for people to read.
+    """Return a confidence level as a percentage, for people.
 
     >>> percent(0.9), percent(0.98889)
     ('90%', '98.9%')
@@ -71,7 +72,7 @@ def _finite(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _labels(facts: Facts) -> Iterator[GateCheck]:
-    """Refuse a window in which all rows have one label: no model is better than a constant there. # D0196"""
+    """Refuse a window in which all labels are equal, because no model is better than a constant there. # D0196"""
     labels = facts.window.labels
     values = np.unique(labels)
     if values.size <= 1:
@@ -81,9 +82,9 @@ def _labels(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _lists(facts: Facts) -> Iterator[GateCheck]:
-    """Count the lists of a ranking that can be compared. A list whose labels are all alike cannot. # D0086"""
+    """Count the lists of a ranking that can be compared. A list whose labels are all equal cannot. # D0086"""
     lists, compared = facts.window.lists, facts.losses.size
-    assert lists is not None  # else the check is left out
+    assert lists is not None  # without lists, the check does not apply
     alike = int(np.unique(lists).size) - compared
     reason = f"{compared:,} lists of the window were compared"
     reason += f"; {alike:,} were left out, their rows are all alike." if alike else "."
@@ -96,21 +97,24 @@ def _floor(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _better_by_margin(facts: Facts) -> Iterator[GateCheck]:
-    """Check the estimated difference of the mean losses against the margin."""
+    """Check that the mean loss of the candidate is lower than the champion's by the margin."""
     most, difference = 0.0 - facts.rule.margin, facts.difference[0]
     reason = f"Mean loss minus the champion's {difference:+.4f}; asked for at most {most:+g}."
     yield finding("better_by_margin", difference <= most, reason, value=difference, bound=most)
 
 
 def _provably_better(facts: Facts) -> Iterator[GateCheck]:
-    """Check that the upper bound of the difference is below 0; below the allowed loss if the margin is negative."""
+    """Check that the upper bound of the difference in mean loss is below 0, or below the margin if that is negative."""
     allowed, bound = max(0.0, -facts.rule.margin), facts.difference[1]
     reason = f"That difference is at most {bound:+.4f} at {percent(facts.rule.level)}; it must be below {allowed:g}."
     yield finding("provably_better", bound < allowed, reason, value=bound, bound=allowed)
 
 
 def _not_provably_worse(facts: Facts) -> Iterator[GateCheck]:
-    """Check that the lower bound of the difference is not above 0, for a refit that is only due by time. # D0007"""
+    """Check that the lower bound of the difference is not above 0. # D0007
+
+    This is enough for a scheduled refit, that is, the same definition fitted on newer data.
+    """
     allowed, level = max(0.0, -facts.rule.margin), facts.rule.level
     low = paired_mean_bound(facts.differences, facts.at_us // DAY_US, level=level, side="lower").low
     reason = f"That difference is at least {low:+.4f} at {percent(level)}; above {allowed:g} it would be worse."
@@ -118,7 +122,9 @@ def _not_provably_worse(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _tries(facts: Facts) -> Iterator[GateCheck]:
-    """A remark on how often these days were judged, as the best of several may look better by chance. # D0195"""
+    """Remark how often candidates were judged on these days, because the best of several looks better than it is.
+    # D0195
+    """
     if facts.comparisons > 1:
         level = percent(facts.rule.level)
         said = f"Judgement {facts.comparisons:.3g} of these days: proof is asked for at {level}."
@@ -132,7 +138,7 @@ def _calibrated(facts: Facts) -> Iterator[GateCheck]:
     days, so the distance itself often exceeds the bound by chance. # D0007
     """
     labels, gap = facts.window.labels, facts.gap
-    assert gap is not None  # rankings leave this check out
+    assert gap is not None  # the check does not apply to rankings
     allowed = most = facts.rule.calibration * gap_unit(facts.metric, labels)
     if facts.champion_scores is not None:
         most = max(allowed, calibration_gap(facts.metric, labels, facts.champion_scores))
@@ -150,9 +156,9 @@ def _calibrated(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _calibration_error(facts: Facts) -> Iterator[GateCheck]:
-    """Refuse an error over bins that provably exceeds the allowed error and the champion's error. # D0007"""
+    """Refuse a calibration error over bins that provably exceeds the limit and the champion's error. # D0007"""
     allowed, labels, days = facts.rule.calibration_error, facts.window.labels, facts.window.at_us // DAY_US
-    assert allowed is not None  # else the check is left out
+    assert allowed is not None  # without a limit, the check does not apply
     most = allowed
     found = calibration_error_bound(labels, facts.scores, days, level=_CALIBRATION_LEVEL)
     if facts.champion_scores is not None:
@@ -175,7 +181,7 @@ def _slices(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _own(name: str) -> Decide:
-    """A check that was made on the stored candidate alone."""
+    """Return the function for a check that was made before, with nothing but the stored candidate."""
 
     def decide(facts: Facts) -> Iterator[GateCheck]:
         if name in facts.own_checks:
@@ -201,7 +207,7 @@ def _champion_note(facts: Facts) -> Iterator[GateCheck]:
         yield from _note("rival", facts.champion_note, evidence=facts.compares)
 
 
-CHECKS: tuple[Check, ...] = (  # in the order in which a record lists its findings
+CHECKS: tuple[Check, ...] = (  # in the order in which a gate record lists the findings
     Check((LOADS,), _loads, "numbers"),
     Check(("finite",), _finite, "numbers"),
     Check(("labels",), _labels),

@@ -1,4 +1,4 @@
-"""The facts of one judgement: the candidate, the champion, the rows, and the values that several checks read."""
+"""The facts of one judgement: candidate, champion and rows, and the values that several checks need."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from trimtab.steering.gate.window import Floats, Window
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
-    """Everything that the checks of one judgement read."""
+    """Everything that the checks of one judgement need. A unit is a row, or for a ranking a list."""
 
-    rule: BeatsChampion  # already made stricter for repeated comparisons
+    rule: BeatsChampion  # already stricter if candidates were judged on these days before
     window: Window
     metric: Loss
-    scores: Floats  # scores of the candidate
+    scores: Floats  # the scores of the candidate
     champion: str | None
     champion_scores: Floats | None
     row_parts: tuple[Part, ...]
     baseline_scores: Mapping[str, Floats]
     loads: bool
-    own_checks: Mapping[str, GateCheck]  # checks made on the stored candidate alone, by name
+    own_checks: Mapping[str, GateCheck]  # checks that were made with nothing but the stored candidate, by name
     candidate_note: str
     champion_note: str
     plan_note: str
-    comparisons: float  # number of this judgement, see `gate.repeated_comparisons`
+    comparisons: float  # the number of this judgement on these days; see `gate.repeated_comparisons`
     refreshes: bool
 
     @property
     def compares(self) -> bool:
-        """Return whether there are scores of the champion for the rows."""
+        """Whether the champion scored the rows."""
         return self.champion_scores is not None
 
     @property
@@ -63,32 +63,34 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
 
     @cached_property
     def parts(self) -> list[Part]:
-        """The slices, as masks over the units."""
+        """The slices; each says which units are in it."""
         return [self.window.by_unit(part, self._units[1]) for part in self.row_parts]
 
     @cached_property
     def baseline_losses(self) -> dict[str, Floats]:
-        """The loss of each unit by baseline, shape (units,)."""
+        """For each baseline, the loss of each unit, shape (units,)."""
         return {name: self.window.losses(self.metric, scores)[0] for name, scores in self.baseline_scores.items()}
 
     @cached_property
     def champion_losses(self) -> Floats:
-        """The champion's loss of each unit, shape (units,). Only available if there are scores of the champion."""
-        assert self.champion_scores is not None  # otherwise these checks are left out
+        """The champion's loss of each unit, shape (units,). It may only be read if the champion scored the rows."""
+        assert self.champion_scores is not None  # checks that read this do not apply without a champion
         return self.window.losses(self.metric, self.champion_scores)[0]
 
     @cached_property
     def differences(self) -> Floats:
-        """Loss of the candidate minus loss of the champion, shape (units,)."""
+        """The loss of the candidate minus the loss of the champion, shape (units,)."""
         return self.losses - self.champion_losses
 
     @cached_property
     def difference(self) -> tuple[float, float]:
-        """The mean difference and its one-sided upper bound at the level of the rule, with days as blocks."""
+        """The mean difference, and its one-sided upper bound at the level of the rules. Days are the independent
+        units.
+        """
         found = paired_mean_bound(self.differences, self.at_us // DAY_US, level=self.rule.level, side="upper")
         return found.estimate, found.high
 
     @cached_property
     def gap(self) -> float | None:
-        """The candidate's calibration gap; None for a ranking, whose scores have no scale."""
+        """The candidate's calibration gap; None for a ranking, because its scores have no scale."""
         return None if self.ranks else calibration_gap(self.metric, self.window.labels, self.scores)

@@ -1,4 +1,4 @@
-"""The floor for every candidate: no worse than the best baseline, on the judged days and on each slice. # D0194"""
+"""Checks that a candidate is no worse than simple baselines, on the judged days and on each slice. # D0194"""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from trimtab.steering.gate.slices import Part, slice_checks
 
 FLOOR, FLOOR_OF_SLICES = "floor", "floor_of_slices"
 _LINEAR: Final = "linear"
-_LEVEL: Final = 0.95  # one-sided confidence that the linear model is better, above which a candidate is refused
-_KEPT: Final = 0.8  # share of the linear model's gain over the other baselines that a candidate must keep
+_LEVEL: Final = 0.95  # a candidate is refused if the linear model is better with this one-sided confidence
+_KEPT: Final = 0.8  # the linear model has a gain over the other baselines; a candidate must reach this share of it
 
 Floats = NDArray[np.float64]
 
@@ -27,8 +27,8 @@ class _Against(msgspec.Struct, frozen=True, eq=False):
     """The comparison of a candidate with one baseline."""
 
     name: str
-    differences: Floats  # loss of the candidate minus loss of the baseline, by unit
-    tolerance: float  # how much larger than the baseline's mean loss the candidate's may be
+    differences: Floats  # for each unit, the loss of the candidate minus the loss of the baseline
+    tolerance: float  # by how much the candidate's mean loss may be larger than the baseline's
     check: GateCheck
 
 
@@ -40,21 +40,21 @@ def floor_checks(
     *,
     slice_margin: float = 0.0,
 ) -> list[GateCheck]:
-    """A finding for each baseline, then two checks: `floor` for the whole window, `floor_of_slices` for its slices.
+    """Return a finding for each baseline, then the checks `floor` (all rows) and `floor_of_slices`.
 
-    A candidate must have a lower mean loss than each baseline that reads no features. The linear model of the same
-    features is treated differently because the candidate may itself be that model. It refuses a candidate only if it is
-    provably better (one-sided 95 %, days as blocks) by more than a fifth of its gain over the best other baseline. On a
-    slice, the candidate may not be provably worse by more than `slice_margin` than the baseline that is best on the
-    window. All slices are tested together at 95 % (Bonferroni).
+    A candidate must have a lower mean loss than each baseline that reads no features. The linear model with the same
+    features is treated differently, because the candidate may itself be such a model. The linear model has a gain over
+    the best other baseline. A candidate is refused if it provably (one-sided 95 %) lacks more than a fifth of this
+    gain. On a slice, the candidate may not be provably worse by more than `slice_margin` than the baseline that is best
+    on the window. All slices are tested together at 95 % (Bonferroni).
 
     Args:
-        losses: The losses of the candidate, shape (units,).
-        baselines: The losses of each baseline by name, shape (units,); a baseline with a loss that is not finite is
+        losses: The losses of the candidate, shape (units,). A unit is a row, or for a ranking a list.
+        baselines: The losses of each baseline by name, shape (units,). A baseline with a loss that is not finite is
             left out.
         at_us: The time of each unit, shape (units,).
-        parts: The slices, as masks over the units.
-        slice_margin: How much worse the mean loss of a slice may be.
+        parts: The slices; each says which units are in it.
+        slice_margin: By how much the mean loss of a slice may be larger.
     """
     known = {name: other for name, other in baselines.items() if np.isfinite(other).all()}
     if not known or not losses.size or not np.isfinite(losses).all():

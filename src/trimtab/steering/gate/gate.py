@@ -1,4 +1,4 @@
-"""The gate: a paired test of candidate and champion on the newest labelled window that neither has seen."""
+"""The gate: compare a candidate with the champion on the newest labelled days that neither has seen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trimtab.steering.gate.repeated_comparisons import stricter
 from trimtab.steering.gate.slices import EVERY_SLICE, Part
 from trimtab.steering.gate.window import Floats, Window
 
-_Found = list[tuple[Check, list[GateCheck]]]  # the findings of each check that applies, in order
+_Found = list[tuple[Check, list[GateCheck]]]  # each check that applies, with its findings, in order
 
 
 def judge(
@@ -40,36 +40,34 @@ def judge(
     plan: str = "",
     refreshes: bool = False,
 ) -> GateRecord:
-    """Compare a candidate with the champion by every check of `gate.checks`; the record says which checks held.
+    """Make all checks of `gate.checks` on a candidate, and return the gate record, which has the result of each.
 
     Args:
-        rule: What the candidate must prove.
+        rule: The rules of the gate.
         window: The rows on which both are judged.
-        gate_id: The record's id.
-        model: The model's name.
+        gate_id: The id of the record.
+        model: The name of the model.
         metric: The loss whose mean is compared.
-        candidate: Address of the candidate.
-        candidate_scores: The candidate's scores of the window's rows, shape (rows,); for a ranking, whole lists are
+        candidate: The id of the candidate.
+        candidate_scores: The candidate's scores of the window's rows, shape (rows,). For a ranking, whole lists are
             compared.
-        champion: Address of the version in service; None if no version is in service.
-        champion_scores: The champion's scores of the same rows; None if nothing is compared.
-        judged_at_us: The time of the judgement.
-        loads: Whether the stored candidate was read back, and then gave the same scores.
-        parts: The slices of the window that the rule names.
-        trials: Checks that were made on the stored candidate alone; a check called "loads" replaces the value of
-            `loads`.
-        rival: The version that answered in place of the champion, or why no version did, in one sentence; empty if the
-            champion itself answered.
-        stand_in: The version that answered in place of the candidate, in one sentence; empty if the candidate itself
-            answered.
-        baselines: The scores of the same rows by baseline. The candidate must be better than the best baseline.
-        tries: 1 plus, for each earlier comparison with a champion, the share of these days that it covered. Above 1 the
-            proof has to be stronger.
-        choices: Number of pairs of candidate and window that this pair was chosen from. All of them share the allowed
-            error.
-        folds: Number of fits that scored the window; each scored a part of the window that it had not learnt from.
-        plan: Which rows were learnt from and which were judged, in one sentence; empty for the default plan.
-        refreshes: Whether the candidate is the recipe in service, refitted only because time has passed.
+        champion: The id of the version in service; None if there is none.
+        champion_scores: The champion's scores of the same rows; None if there is no comparison.
+        judged_at_us: The present time.
+        loads: Whether the stored candidate could be loaded and gave the same scores.
+        parts: The slices of the window that the rules name.
+        trials: Checks that were made with nothing but the stored candidate. If one is called "loads", the argument
+            `loads` is not used.
+        rival: A sentence about which version gave the champion's scores, or why none did; "": the champion itself.
+        stand_in: A sentence about which version gave the candidate's scores; "": the candidate itself.
+        baselines: The scores of the same rows by each baseline. The candidate must be better than the best baseline.
+        tries: 1 plus, for each earlier comparison with a champion, the share of these days that it covered. If it is
+            above 1, the evidence has to be stronger.
+        choices: How many pairs of candidate and window there were to choose from. All of them share the allowed error.
+        folds: How many fits scored the window. Each scored a part of the window that it had not learnt from.
+        plan: A sentence about which rows were learnt from and judged; "" for the usual plan.
+        refreshes: Whether this is a scheduled refit: the definition in service fitted on newer data, without a known
+            change of the data.
     """
     facts = Facts(
         rule=rule if refreshes else stricter(rule, tries, choices),
@@ -115,7 +113,7 @@ def judge(
 
 
 def _decided(found: _Found) -> Iterator[tuple[Check, GateCheck]]:
-    """The findings that decide, each with its check; details about slices and baselines are left out."""
+    """Yield the findings that decide, each with its check. Details about slices and baselines are left out."""
     for check, ones in found:
         for one in ones:
             if check.counts and one.name in check.names and one.verdict in ("held", "failed"):
@@ -123,7 +121,7 @@ def _decided(found: _Found) -> Iterator[tuple[Check, GateCheck]]:
 
 
 def _outcome(facts: Facts, decided: Sequence[tuple[Check, GateCheck]]) -> str:
-    """Return whether the candidate passed, the values that decided, and the reasons of each failed check."""
+    """Return a text: whether the candidate passed, the deciding numbers, and the reason of each failed check."""
     if facts.compares:
         difference, bound = facts.difference
         values = f"difference {difference:+.4f}, at most {bound:+.4f} at {percent(facts.rule.level)}"
@@ -140,7 +138,9 @@ def _outcome(facts: Facts, decided: Sequence[tuple[Check, GateCheck]]) -> str:
 
 
 def _remarks(found: _Found) -> Iterator[str]:
-    """Remarks on a judgement, passed or not: missing evidence, and why the proof had to be stronger or weaker."""
+    """Yield remarks for the record, whether the candidate passed or not: missing evidence, and stricter
+    requirements.
+    """
     for check, ones in found:
         silent = any(one.verdict == "no evidence" for one in ones)
         if check.shown == "remark" or (check.shown == "note" and silent):

@@ -1,4 +1,4 @@
-"""The error that all comparisons on the same days share: each further comparison needs a stronger proof. # D0195"""
+"""Repeated comparisons on the same days: each further one needs stronger evidence. # D0195"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trimtab.steering.definitions import BeatsChampion
 
 
 class Judgement(msgspec.Struct, frozen=True):
-    """A recipe that was compared with a champion on some days."""
+    """A comparison of a recipe (a model's definition and way of fitting) with a champion on some days."""
 
     recipe: str
     start_us: int
@@ -19,7 +19,7 @@ class Judgement(msgspec.Struct, frozen=True):
 
 
 def comparisons_of(registry: Registry, model: str, judgement: Judgement) -> float:
-    """The number of a judgement among all gate records of a model, see `number_of`."""
+    """Return the number of a judgement among all stored gate records of a model; see `number_of`."""
     found = [
         (gate.judged_at_us, Judgement(version.recipe, gate.window_start_us, gate.window_end_us))
         for version in registry.versions(model)
@@ -30,14 +30,14 @@ def comparisons_of(registry: Registry, model: str, judgement: Judgement) -> floa
 
 
 def number_of(judgement: Judgement, made: Iterable[tuple[int, Judgement]]) -> float:
-    """1 plus, for each earlier judgement, the share of the days of this judgement that the earlier one covered.
+    """Return 1 plus, for each earlier judgement, the share of this judgement's days that the earlier one covered.
 
-    A retry on a window of which half is new counts for a half; a judgement of other days counts for nothing. The same
-    recipe on the same window is the same judgement and keeps its number.
+    So if half of the days are new, an earlier judgement counts for a half, and one on other days does not count. The
+    same recipe on the same days is the same judgement, and keeps its number.
 
     Args:
         judgement: The judgement to number.
-        made: The judgements made so far, each with its time.
+        made: The earlier judgements, each with its time.
 
     >>> week = Judgement("a", 0, 7)
     >>> number_of(Judgement("a", 0, 14), [(1, week)]), number_of(Judgement("b", 0, 7), [(1, week)])
@@ -51,11 +51,11 @@ def number_of(judgement: Judgement, made: Iterable[tuple[int, Judgement]]) -> fl
 
 
 def stricter(rule: BeatsChampion, number: float, choices: int = 1) -> BeatsChampion:
-    """The rule for judgement number `number`, which chose the best of `choices` pairs of candidate and window.
+    """Return the rules for judgement number `number`, which took the best of `choices` pairs of candidate and window.
 
-    The error 1 - level is divided by the choices (Bonferroni) and by the square of the number. All comparisons on the
-    same days together then let a candidate that only equals the champion pass with at most pi**2 / 6 = 1.65 times that
-    error (the sum of 1 / k**2).
+    The error 1 - level is divided by the number of choices (Bonferroni), and by the square of `number`. The sum of 1 /
+    k**2 is pi**2 / 6 = 1.65. So if a candidate is only as good as the champion, all comparisons on the same days
+    together let it pass with at most 1.65 times the error.
 
     >>> from trimtab.steering.definitions import beats_champion
     >>> [round(stricter(beats_champion(), number).level, 4) for number in (1, 1.5, 2, 3)]

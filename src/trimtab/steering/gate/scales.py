@@ -1,4 +1,4 @@
-"""Units of score differences: probabilities are compared as they are, numbers relative to the spread of the labels."""
+"""Scales: units in which differences of scores are limited, and the largest loss that a row may count with."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from trimtab.stats.metrics.loss_names import CLASS_LOSSES, PROBABILITIES, PROBAB
 
 Floats = NDArray[np.float64]
 
-_FAR = 3.0  # a cap is at least the loss of an error of three times the median error
-_KEPT_OF_MEAN = 0.95  # share of the mean loss that must remain under a cap when the losses of rows differ widely
-_FEW = 0.99  # losses above this quantile are always capped
+_FAR = 3.0  # a cap is at least the loss of an error that is three times the median error
+_KEPT_OF_MEAN = 0.95  # if the losses of rows differ a lot, at least this share of the mean loss must remain with a cap
+_FEW = 0.99  # losses above this quantile are always limited to it
 _REFIT_PROBABILITY = 0.1
 _REFIT_NUMBER = 0.25
 _REFIT_PLACES = 0.2
 
 
 def label_unit(metric: Loss, labels: Floats) -> float:
-    """The unit of differences of scores: 1 for probabilities, for numbers the standard deviation of the labels.
+    """Return the unit for differences of scores: 1 for probabilities, for numbers the standard deviation of the labels.
 
-    With this unit, amounts in euros and in cents are judged alike.
+    With this unit, amounts in euros and in cents are treated alike.
 
     >>> label_unit("log_loss", np.array([0.0, 1.0])), label_unit("squared_error", np.array([100.0, 300.0]))
     (1.0, 100.0)
@@ -33,18 +33,22 @@ def label_unit(metric: Loss, labels: Floats) -> float:
 
 
 def refit_distance(metric: Loss) -> float:
-    """The greatest mean distance of a refit's scores from those of the candidate that passed, in label units."""
+    """Return the default limit for the mean distance between a candidate's scores and those of its final fit on more
+    data.
+
+    It is in units of `label_unit`.
+    """
     if top_of(metric) is not None:
         return _REFIT_PLACES
     return _REFIT_PROBABILITY if metric in PROBABILITY_LOSSES else _REFIT_NUMBER
 
 
 def mean_distance(one: Floats, other: Floats, lists: NDArray[np.int64] | None = None) -> float:
-    """The mean distance of two models' answers.
+    """Return the mean distance between the scores of two models.
 
-    For several classes it is the distance of the class that moved most, so that the scale is that of one probability,
-    whatever the number of classes. # D0076 The scores of a ranking have no scale. Its distance is the mean number of
-    places by which a row moved, as a share of the list: two random orders are a third apart. # D0086
+    For several classes, it is the distance of the class that differs most, so that the number of classes does not
+    matter. # D0076 The scores of a ranking have no scale. There it is the mean number of positions by which a row
+    moves, divided by the length of the list. Two random orders have a distance of a third. # D0086
 
     >>> mean_distance(np.array([[0.5, 0.25, 0.25]]), np.array([[0.25, 0.5, 0.25]]))
     0.25
@@ -55,16 +59,16 @@ def mean_distance(one: Floats, other: Floats, lists: NDArray[np.int64] | None = 
 
 
 def loss_cap(metric: Loss, losses: Floats) -> float:
-    """The loss at which one row is capped in the daily sums, from the losses of a healthy reference.
+    """Return the largest loss that a row may have in daily sums, given the losses on reference days.
 
-    For probabilities the cap is three times the log loss of a coin. For numbers it is the loss of an error of three
-    times the median error: nine times the median squared error; for a quantile, the loss of such an error on its
-    costlier side. For counts it is nine times the median deviance, or nine times the mean deviance where that is
-    larger, because most rows may be 0 and have nearly no loss. If rows differ so much that such a cap would hide a part
-    of the loss, the cap is raised until 95 % of the mean loss remains, but never above the 99 % quantile of the losses.
+    For probabilities, it is three times the log loss of a coin toss. For numbers, it is the loss of an error that is
+    three times the median error: for squared errors nine times the median loss, and for a quantile the loss of such an
+    error on its costlier side. For counts, it is nine times the median or mean deviance, whichever is larger, because
+    most rows may be 0 and have nearly no loss. If losses differ so much that a large part of them would be cut off, the
+    cap is raised until 95 % of the mean loss remains. It is never above the 99 % quantile of the losses.
 
-    For the log loss of several classes the cap is three times the mean, at least the loss of a coin. The other losses
-    of several classes, and those of lists, are bounded already.
+    For the log loss of several classes, it is three times the mean, but at least the loss of a coin toss. Other losses
+    of several classes, and those of lists, have an upper limit of their own.
 
     >>> loss_cap("absolute_error", np.array([1.0, 2.0, 50.0])), loss_cap("squared_error", np.array([1.0, 4.0, 900.0]))
     (6.0, 36.0)
@@ -77,7 +81,8 @@ def loss_cap(metric: Loss, losses: Floats) -> float:
     mean = float(losses.mean()) if losses.size else 0.0
     if metric in CLASS_LOSSES:
         return max(LOSS_CAP, _FAR * mean) if metric == "multi_log_loss" else 2.0 if metric == "multi_brier" else 1.0
-    typical = max(typical, mean) if metric == "poisson_deviance" else typical or mean  # 0: most are exact
+    # the median may be 0 for counts and other losses
+    typical = max(typical, mean) if metric == "poisson_deviance" else typical or mean
     if not (typical > 0.0 and np.isfinite(_far(metric) * typical)):
         return LOSS_CAP
     most = float(np.quantile(losses, _FEW, method="lower"))
@@ -85,9 +90,10 @@ def loss_cap(metric: Loss, losses: Floats) -> float:
 
 
 def _leaving(losses: Floats, share: float) -> float:
-    """The smallest cap under which a given share of the mean loss remains."""
+    """Return the smallest cap with which a given share of the mean loss remains."""
     ordered = np.sort(losses)
-    left = np.cumsum(ordered) + ordered * np.arange(ordered.size - 1, -1, -1)  # sums with each loss as the cap
+    # for each loss as the cap, the sum of the capped losses
+    left = np.cumsum(ordered) + ordered * np.arange(ordered.size - 1, -1, -1)
     return float(ordered[np.searchsorted(left, share * left[-1])])
 
 
@@ -117,12 +123,12 @@ def calibration_gap(metric: Loss, labels: Floats, scores: Floats) -> float:
 
 
 def gap_unit(metric: Loss, labels: Floats) -> float:
-    """The unit of an allowed calibration gap: 1 for probabilities and quantiles, else as `label_unit`."""
+    """Return the unit of a limit for the calibration gap: 1 for probabilities and quantiles, otherwise `label_unit`."""
     return 1.0 if quantile_of(metric) is not None else label_unit(metric, labels)
 
 
 def _far(metric: Loss) -> float:
-    """The loss of an error of three times the median error, in median losses."""
+    """Return the loss of an error that is three times the median error, as a multiple of the median loss."""
     quantile = quantile_of(metric)
     if quantile is not None:
         return _FAR * max(quantile, 1.0 - quantile) / min(quantile, 1.0 - quantile)

@@ -1,4 +1,4 @@
-"""The paired shadow of a successor: a daily comparison with the champion on rows that both have scored. # D0199"""
+"""The shadow: before it takes over, a new version is compared with the champion day by day. # D0199"""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from trimtab.steering.ledger import Evidence
 from trimtab.steering.loop_state import PairedDay, Repair
 from trimtab.steering.rollouts import Rollout
 
-LEAST_ROWS = 30  # a day with fewer labels is merged with the following day
-_TABLE = (1, 3, 7, 14, 28)  # numbers of days in the table that a refusal shows
+LEAST_ROWS = 30  # a day with fewer labels is combined with the following day
+_TABLE = (1, 3, 7, 14, 28)  # the numbers of days in the table of a refusal
 
 
 def compared_days(metric: Loss, window: Window, scores: Floats, champion: Floats) -> tuple[PairedDay, ...]:
-    """The comparison of two models by day.
+    """Return the comparison of two models for each day.
 
     Args:
         metric: The loss.
-        window: Times, labels and lists of the rows.
-        scores: The scores of the successor, shape (rows,).
+        window: The times, labels and lists of the rows.
+        scores: The scores of the successor (the new version), shape (rows,).
         champion: The scores of the champion, shape (rows,).
     """
     own, rows = window.losses(metric, scores)
@@ -42,35 +42,35 @@ def compared_days(metric: Loss, window: Window, scores: Floats, champion: Floats
 
 
 def judged(rollout: Rollout, days: Sequence[PairedDay], repair: Repair) -> PairedSequence:
-    """The sequential test of a shadow on its days so far: promote, reject or hold, valid at every look.
+    """Test on the days up to now whether a successor may take over: promote, reject or hold.
 
-    The test asks whether the successor's mean daily loss exceeds the champion's by the margin. The spread of daily
-    differences comes from the days on which the gate compared a candidate of the same recipe. Days on which another
-    version answered for the champion are not used for the spread, because that version may have been the candidate
-    itself.
+    The test is valid even if it is repeated every day. It asks whether the successor's mean daily loss exceeds the
+    champion's by more than the margin. How much daily differences vary is estimated from the days of the gate, on which
+    a candidate of the same recipe was compared. These days are not used if another version took the place of the
+    champion, because that may have been the candidate itself.
 
     Args:
-        rollout: Has the margin and the least time.
+        rollout: The declared rollout: its margin, and the least duration.
         days: The days of the shadow, oldest first.
-        repair: Has the days of the gate.
+        repair: The new version, with the days of the gate.
 
     Source: `trimtab.stats.inference.sequences`.
     """
     pooled = _pooled(days)
     before = () if repair.stood_in else repair.gate_days
-    margin = rollout.margin * level_of(repair)  # settings of the test, fixed before the first day of the shadow
+    margin = rollout.margin * level_of(repair)  # the settings of the test are fixed before the shadow begins
     least = (rollout.shadow_us or DAY_US) // DAY_US
     earlier = [one.difference for one in _pooled(before)]
     return paired_sequence([one.difference for one in pooled], margin=margin, earlier=earlier, least=least)
 
 
 def visible(before: Sequence[PairedDay], days: int) -> float:
-    """The smallest difference that a shadow of some days can tell from none, as a share of the champion's loss."""
+    """Return the smallest difference that a shadow of some days can detect, as a share of the champion's loss."""
     pooled = _pooled(before)
     if len(pooled) < 2:
         return float("inf")
     spread = float(np.std([one.difference for one in pooled], ddof=1))
-    merged = len(before) / len(pooled)  # with few labels, several days together make one comparison
+    merged = len(before) / len(pooled)  # if there are few labels, several days are combined into one
     comparisons = int(days / merged)
     if comparisons < 1:
         return float("inf")
@@ -78,15 +78,15 @@ def visible(before: Sequence[PairedDay], days: int) -> float:
 
 
 def hopeless(rollout: Rollout | None, before: Sequence[PairedDay], *, stood_in: bool = False) -> str | None:
-    """The refusal of a shadow that could not decide within its time, with a table of its precision; else None.
+    """Return why a shadow is refused that could not decide in its time, with a table; None if it could decide.
 
-    The precision that is needed depends on the candidate's advantage on the judged days: a much better candidate needs
-    less.
+    If the candidate was much better on the days of the gate, the shadow can decide with less precision.
 
     Args:
-        rollout: The declared rollout; without a shadow there is nothing to decide.
-        before: The days that the gate compared.
-        stood_in: Whether another version answered for the champion on those days, so that they do not give the spread.
+        rollout: The declared rollout. If it has no shadow, the result is None.
+        before: The days on which the gate compared.
+        stood_in: Whether another version took the place of the champion on these days. Then they do not show how much
+            differences vary.
     """
     if rollout is None or rollout.shadow_us is None or not before or stood_in:
         return None
@@ -106,12 +106,12 @@ def hopeless(rollout: Rollout | None, before: Sequence[PairedDay], *, stood_in: 
 
 
 def level_of(repair: Repair) -> float:
-    """The champion's mean loss on the days of the gate; margins and differences are shares of this loss."""
+    """Return the champion's mean loss on the days of the gate. Margins and differences are shares of it."""
     return _mean_loss(repair.gate_days) or 1.0
 
 
 def evidence_of_shadow(found: PairedSequence, days: Sequence[PairedDay], margin: float, level: float) -> Evidence:
-    """The values of a comparison for the ledger, as shares of the champion's loss."""
+    """Return the numbers of a comparison for the ledger (the record of decisions), as shares of the champion's loss."""
     values = {"difference": found.mean / level, "low": found.low / level, "high": found.high / level}
     return {
         "shadow_days": len(days),
@@ -122,7 +122,9 @@ def evidence_of_shadow(found: PairedSequence, days: Sequence[PairedDay], margin:
 
 
 def said_of_shadow(found: PairedSequence, days: Sequence[PairedDay], margin: float, level: float) -> str:
-    """The comparison in one sentence; differences are shares of `level`, the champion's loss when it began."""
+    """Return the comparison in one sentence. Differences are shares of `level`, the champion's loss at the
+    beginning.
+    """
     if not days:
         return "Paired shadow: no day with labels of healthy rows to compare by."
     rows, more = sum(one.rows for one in days), "higher" if found.mean > 0 else "lower"
@@ -142,7 +144,9 @@ def _share(value: float) -> str:
 
 
 def _pooled(days: Sequence[PairedDay]) -> list[PairedDay]:
-    """The days, with each day of few rows merged into the following days; an incomplete last group is left out."""
+    """Return the days, after combining days with few rows with the following ones. An incomplete last group is left
+    out.
+    """
     found: list[PairedDay] = []
     open_day: PairedDay | None = None
     for day in days:

@@ -1,4 +1,4 @@
-"""Slices of a gate's window: for each, a bound of how much worse the candidate is, corrected for their number."""
+"""Slices of a gate's window: check on each of them that the candidate is not worse than the champion."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from trimtab.training.definitions import Model
 from trimtab.training.judge.parts import column_of, values_of
 
 EVERY_SLICE = "every_slice"
-LEAST_ROWS = 50  # rows and days that a slice needs; a smaller slice is not judged
+LEAST_ROWS = 50  # a slice with fewer rows, or on fewer days, is not judged
 LEAST_DAYS = 5
-LEVEL = 0.95  # confidence that all bounds hold together
+LEVEL = 0.95  # the confidence with which all bounds hold together
 
 Floats = NDArray[np.float64]
 
@@ -30,14 +30,14 @@ Floats = NDArray[np.float64]
 class Part(msgspec.Struct, frozen=True, eq=False):
     """One slice of a gate's window."""
 
-    name: str  # name of the slice, e.g. "carrier=UA"
-    here: NDArray[np.bool_]  # mask of its rows, shape (rows of the window,)
+    name: str  # for example "carrier=UA"
+    here: NDArray[np.bool_]  # which rows are in the slice, shape (rows of the window,)
 
 
 def parts_of(
     slices: Sequence[str | NamedSlice], model: Model, training_set: TrainingSet, window: NDArray[np.bool_]
 ) -> list[Part]:
-    """The slices of the rows of a window: each value of a column (of numbers, four ranges) and each expression."""
+    """Return the slices of a window: one for each value of a column (for numbers, four ranges), and each expression."""
     found: list[Part] = []
     for one in slices:
         name = one if isinstance(one, str) else one.name
@@ -55,20 +55,20 @@ def parts_of(
 def slice_checks(
     parts: Sequence[Part], differences: Floats, at_us: NDArray[np.int64], margin: float, *, may_abstain: bool = False
 ) -> list[GateCheck]:
-    """A check for each slice, and a last check for all slices together. # D0007
+    """Return a check for each slice, and a last one for all slices together. # D0007
 
-    The check of a slice tests whether the candidate's mean loss exceeds the champion's by more than `margin`. A slice
-    fails if the one-sided lower bound of the difference, with days as blocks, is above the margin. Each bound has the
-    level 1 - 0.05 / slices (Bonferroni), so that a candidate that is worse on no slice is refused for its slices with a
-    probability of at most 5 %. Slices with too few rows or days abstain. If all of them abstain, none of the declared
-    slices has been tested, so the last check fails unless `may_abstain` is set. # D0196
+    A slice fails if the candidate's mean loss is provably larger than the champion's by more than `margin`: the
+    one-sided lower bound of the difference is above the margin. Days are the independent units. Each bound has the
+    level 1 - 0.05 / slices (Bonferroni). So a candidate that is really worse on no slice is refused with a probability
+    of at most 5 %. Slices with too few rows or days are not judged. If this is true of all of them, the last check
+    fails unless `may_abstain` is set. # D0196
 
     Args:
-        parts: The slices, as masks over the units.
-        differences: Loss of the candidate minus loss of the champion, shape (units,).
+        parts: The slices; each says which units are in it. A unit is a row, or for a ranking a list.
+        differences: The loss of the candidate minus the loss of the champion, shape (units,).
         at_us: The time of each unit, shape (units,).
-        margin: How much worse a slice may be.
-        may_abstain: Whether the last check holds if no slice could be judged.
+        margin: By how much the mean loss of a slice may be larger.
+        may_abstain: Whether the last check passes if no slice could be judged.
     """
     days = at_us // DAY_US
     counts = [(int(part.here.sum()), int(np.unique(days[part.here]).size)) for part in parts]

@@ -1,4 +1,4 @@
-"""Checks of a stored candidate alone: that it loads, both here and in a new process, and how fast it predicts."""
+"""Checks of a stored candidate by itself: that it can be loaded, here and in a new process, and how fast it is."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from trimtab.steering.gate.findings import finding
 from trimtab.training.fitting.artifact import Artifact, golden_difference
 
 LOADS, FRESH_PROCESS, LATENCY = "loads", "fresh_process", "latency"
-_SAMPLE = 200  # number of rows of the window that one round predicts one by one
+_SAMPLE = 200  # how many rows are predicted one by one in a round
 _ROUNDS = 5
-_ROUND_NS = 1_000_000_000  # a round of a slow model ends after this time
-_LEAST_CALLS = 20  # but no round has fewer calls than this
+_ROUND_NS = 1_000_000_000  # with a slow model, a round ends after this time
+_LEAST_CALLS = 20  # but a round always has at least this many calls
 _VIRTUAL = "Virtual time has no other process and no clock of the machine to measure it with."
 
 
 class Proving(msgspec.Struct, frozen=True):
-    """A new process and a stopwatch to test a candidate with. A replay runs in virtual time and has neither."""
+    """A new process and a stopwatch for tests of candidates. A replay has neither, because it runs in virtual time."""
 
-    fresh: Callable[[Version], str | None]  # why a new process cannot load a version; None if it can
-    stopwatch_ns: Callable[[], int]  # a monotonic clock
+    fresh: Callable[[Version], str | None]  # returns why a new process cannot load a version, or None if it can
+    stopwatch_ns: Callable[[], int]  # returns the time of a monotonic clock
 
 
 def loads(registry: Registry, version: Version) -> tuple[LoadedModel | None, GateCheck]:
-    """Return the stored version as it is read back, and the check that it repeats its golden predictions."""
+    """Load a stored version, and check that it repeats its golden predictions (stored scores of stored rows)."""
     try:
         loaded = registry.load(version)
     except Corrupt as error:
@@ -43,7 +43,7 @@ def loads(registry: Registry, version: Version) -> tuple[LoadedModel | None, Gat
 
 
 def loads_in_fresh_process(proving: Proving | None, version: Version) -> GateCheck:
-    """Check that a process that starts now loads the version and repeats its golden predictions."""
+    """Check that a new process can load the version, and that it repeats the golden predictions there."""
     if proving is None:
         return finding(FRESH_PROCESS, "not measured", _VIRTUAL)
     why = proving.fresh(version)
@@ -52,10 +52,10 @@ def loads_in_fresh_process(proving: Proving | None, version: Version) -> GateChe
 
 
 def fast_enough(proving: Proving | None, loaded: LoadedModel | None, sample: Columns, limit_us: int) -> GateCheck:
-    """Check that the p99 of one-row predictions is at most `limit_us`.
+    """Check that the 99th percentile of the time of one-row predictions is at most `limit_us`.
 
-    The check times the encoding and prediction of rows of the window, one by one. The best of several rounds counts,
-    because other load on the machine can make a round slower but never faster.
+    Rows of the window are encoded and predicted one by one. The best of several rounds counts, because other load on
+    the machine can make a round slower, but not faster.
     """
     if proving is None or loaded is None:
         why = _VIRTUAL if proving is None else "It could not be loaded."
@@ -69,7 +69,9 @@ def fast_enough(proving: Proving | None, loaded: LoadedModel | None, sample: Col
 
 
 def one_row_ms(loaded: LoadedModel, sample: Columns, stopwatch_ns: Callable[[], int]) -> tuple[float, float, int]:
-    """The p50 and p99 of one-row predictions in milliseconds, each of its best round, and the calls per round."""
+    """Return the 50th and 99th percentile of one-row predictions in ms, each from its best round, and the calls per
+    round.
+    """
     chosen = np.unique(np.linspace(0, sample.rows - 1, _SAMPLE).astype(np.int64))
     columns = sample.take(chosen).select(loaded.inputs)
     rows = list(zip(*(column.to_list() for column in columns.by_name.values()), strict=True))
@@ -93,5 +95,5 @@ def _round_ns(loaded: LoadedModel, rows: Sequence[Sequence[object]], stopwatch_n
 
 
 def golden_rows(artifact: Artifact) -> int:
-    """The number of golden predictions that a version carries."""
+    """Return how many golden predictions a version has."""
     return len(artifact.golden.rows) // (8 * max(1, len(artifact.inputs)))

@@ -22,14 +22,15 @@ class Window(msgspec.Struct, frozen=True, eq=False):
     end_us: int
     at_us: NDArray[Any]  # int64, shape (rows,)
     labels: Floats
-    lists: NDArray[np.int64] | None = None  # the list of each row of a ranking; then `at_us` is when its list began
+    # for a ranking, the number of each row's list; `at_us` is then the time at which the list began
+    lists: NDArray[np.int64] | None = None
 
     def losses(self, metric: Loss, scores: Floats) -> tuple[Floats, NDArray[np.int64]]:
-        """The loss of each unit, and the index of one row of each unit; a unit is a row, or in a ranking a list."""
+        """Return the loss of each unit, and the number of one row of each. A unit is a row, or for a ranking a list."""
         return unit_losses(metric, self.labels, scores, self.lists)
 
     def by_unit(self, part: Part, units: NDArray[np.int64]) -> Part:
-        """The units of a slice; in a ranking, the lists of which at least one row is in the slice."""
+        """Return a slice as units. In a ranking, a list is in a slice if at least one of its rows is."""
         if self.lists is None:
             return part
         return Part(part.name, np.isin(self.lists[units], self.lists[part.here]))

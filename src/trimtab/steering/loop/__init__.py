@@ -1,1 +1,1 @@
-"""The controller of one deployment: triggers, rollouts, guards and stages."""
+"""The loop of one deployment: what triggers a new version, and the stages until it is in service."""

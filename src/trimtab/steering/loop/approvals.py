@@ -13,7 +13,10 @@ from trimtab.steering.loop_state import APPROVAL, Repair
 
 
 class Approvals:
-    """Finds the candidate that waits for approval, and drops it, by a row of the ledger, when it cannot take over."""
+    """Finds the candidate that waits for approval, and drops it if it can no longer take over.
+
+    A row in the ledger (the record of decisions) says that it was dropped.
+    """
 
     def __init__(self, record: DeploymentRecord, candidates: Candidates, clock: Clock) -> None:
         self._record = record
@@ -21,11 +24,10 @@ class Approvals:
         self._clock = clock
 
     def waiting(self, what: str) -> Repair:
-        """The candidate that waits for approval and can still take over; `what` is the beginning of error messages.
+        """Return the candidate that waits for approval and can still take over. `what` begins error messages.
 
         Raises:
-            Conflict: No candidate waits, the time for an answer is over, the champion was changed meanwhile, or
-                automation is frozen.
+            Conflict: No candidate waits, its time is over, the champion has changed, or automation is frozen.
         """
         if self._record.state.phase != APPROVAL:
             raise Conflict(f"{what}: no candidate waits for approval. See: trimtab status")
@@ -33,13 +35,13 @@ class Approvals:
         dropped = self.drop_unanswered()
         if dropped:
             raise Conflict(f"{what}: {dropped[-1].cause} It was dropped; train another one.")
-        assert self._record.state.repair is not None  # the repair is stored together with the phase
+        assert self._record.state.repair is not None  # in this phase, there is always a repair
         return self._record.state.repair
 
     def drop_unanswered(self) -> list[Decision]:
-        """Drop the candidate if its time is over or another version became champion."""
+        """Drop the candidate if its time is over, or if another version has become champion."""
         repair = self._record.state.repair
-        assert repair is not None  # the repair is stored together with the phase
+        assert repair is not None  # in this phase, there is always a repair
         reason, expires_us = overtaken(repair, self._candidates.champion()), self._record.state.expires_us
         if reason is not None:
             return self._record.refuse([self._record.entry_about(repair, "refuse", reason, actor="policy")])

@@ -1,4 +1,4 @@
-"""Budgets of fits that automation may make in a day and in a week."""
+"""How many fits automation may make in a day and in a week."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ _WEEK_US = 7 * DAY_US
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """A budget of fits that is used up."""
+    """A limit of fits that has been reached."""
 
     until_us: int
     message: str
 
 
 def spent_budget(rules: Deployment, state: LoopState, now_us: int) -> Bound | None:
-    """The budget that allows no fit now, or None. If both budgets are used up, the one that lasts longer."""
+    """Return the limit that allows no fit now; None if there is none. If both are reached, return the one that lasts
+    longer.
+    """
     spans = (("24 hours", DAY_US, rules.fits_per_day), ("7 days", _WEEK_US, rules.fits_per_week))
     found = [
         bound
@@ -30,7 +32,7 @@ def spent_budget(rules: Deployment, state: LoopState, now_us: int) -> Bound | No
 
 
 def with_fits(state: LoopState, now_us: int, fits: int) -> tuple[tuple[int, int], ...]:
-    """The times and numbers of the fits of the last seven days, with `fits` that were made now added."""
+    """Return the fits of the last seven days as pairs of time and number, with `fits` made now added."""
     return (*((at_us, made) for at_us, made in state.fits if now_us - at_us < _WEEK_US), (now_us, fits))
 
 

@@ -1,4 +1,4 @@
-"""The controller of one deployment: from triggers through training and the gate to promotion, by recorded decisions."""
+"""The controller of one deployment: from a trigger through training and the gate to promotion."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ from trimtab.steering.loop_state import (
 )
 from trimtab.store.ports import Catalog, Remove, read_record
 
-FOLLOW_UP_DAYS = (7, 21)  # days after a repair on which a further repair is made, with more labels since the change
-LOOK_AGAIN_US = 6 * HOUR_US  # pause before looking again for missing data, unless a day is closed earlier
+# how many days after a repair it is repeated, because more labels since the change are known then
+FOLLOW_UP_DAYS = (7, 21)
+LOOK_AGAIN_US = 6 * HOUR_US  # if data are missing, they are looked for again after this time, or when a day is closed
 
 
 class Controller:
-    """Steers one deployment. `tick` may be called at any time and any number of times.
+    """Steers one deployment. `tick` may be called at any time and as often as one likes.
 
-    A crash between any two writes of the controller is harmless. The decision of a step is stored in the same write as
-    the next phase, so a candidate is either both judged and recorded, or neither. A promotion is stored with all its
-    evidence before the alias moves. If the process ends in between, the next process finishes the promotion: `finish`
-    may be repeated.
+    A crash does no harm. A decision is stored in the same transaction as the phase that follows it. So a candidate is
+    either both judged and recorded, or neither. A promotion is stored with all its evidence before the alias is moved.
+    If the process ends in between, the next process completes the promotion with `finish`, which may be repeated.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class Controller:
         self._record.reload()
 
     def check_frozen(self) -> None:
-        """Raise `Conflict` when all automation is stopped."""
+        """Raise `Conflict` if all automation is frozen (stopped by a person)."""
         self._record.check_frozen()
 
     def finish(self) -> list[Decision]:
-        """Finish a promotion that was in flight when a process ended; return the decisions that were made.
+        """Complete a promotion that was interrupted when a process ended. Return the decisions made.
 
-        While automation is frozen the alias stays where it is, and only what has already happened is recorded.
+        While automation is frozen, the alias is not moved, and only what has already happened is recorded.
         """
         state = self.state
         repair = state.repair
@@ -102,10 +102,10 @@ class Controller:
         gate = {"gate": repair.gate.id}
         try:
             replaced = self._candidates.promote(repair, repair.reason, state.approved_by or state.asked_by)
-        except (Conflict, Misuse, NotFound) as error:  # the champion is another version, or the evidence is gone
+        except (Conflict, Misuse, NotFound) as error:  # another version is champion by now, or the evidence is gone
             entry = self._record.entry_about(repair, "refuse", str(error))
             return self._record.refuse([entry], self._exposure.share(repair, 0.0))
-        # anchored at the time of the repair, as the alias may have moved long before this write
+        # use the time of the repair, because the alias may have been moved long ago
         _, anchored = self._monitor.anchor(
             repair.successor,
             repair.reference,
@@ -131,7 +131,7 @@ class Controller:
         return decisions
 
     def tick(self) -> list[Decision]:
-        """Do everything that is due; return the decisions that were made, oldest first."""
+        """Do everything that is due. Return the decisions made, oldest first."""
         decisions = self.finish()
         if decisions or self._record.frozen() is not None:
             return decisions
@@ -164,24 +164,25 @@ class Controller:
         except Conflict:
             if self._record.frozen() is None:
                 raise
-            return decisions  # automation was frozen meanwhile: a decision that was made is carried out later
+            return decisions  # automation was frozen in the meantime; the decision is carried out later
         except _Failed as failed:
             return decisions + failed.decisions
 
     def train(self, actor: str) -> list[Decision]:
-        """Make and judge a candidate now, whether a repair is due or not; the gate decides as usual.
+        """Make and judge a candidate now, even if no repair is due. The gate decides as usual.
 
         Raises:
-            Unavailable: No candidate can be judged on the data known now; the message says why.
-            Misuse: No candidate can be made; the ledger records that too.
-            Cancelled: A person cancelled the training.
+            Unavailable: No candidate can be judged on the data known now. The message says why.
+            Misuse: No candidate can be made. The ledger (the record of decisions) says so.
+            Cancelled: A person has cancelled the training.
             Conflict: Automation is frozen, or a candidate waits for approval.
         """
         decisions = self._free(f"train {self._deployment.name!r}")
         now_us = self._clock.now_us()
         changes = msgspec.structs.replace(self.state.changes, onset=self._onset())
         blocked = self._candidates.blocked(now_us, changes)
-        if blocked is not None and changes.onset is not None:  # too soon after the change: judge on the newest days
+        # the change began too recently, so judge on the newest days as if it was not known
+        if blocked is not None and changes.onset is not None:
             changes = msgspec.structs.replace(changes, onset=None)
             blocked = self._candidates.blocked(now_us, changes)
         if blocked is not None:
@@ -202,18 +203,19 @@ class Controller:
             raise failed.error from failed.error.__cause__
 
     def promote(self, stored: Stored, actor: str, why: str) -> list[Decision]:
-        """Judge a stored version, and let it take over when it passes (and is approved, where approval is declared).
+        """Judge a stored version. If it passes (and is approved, if that is needed), let it take over.
 
-        A refusal leaves everything as it was, quiet times included, because it says nothing about the recipe. # D0196
+        If it is refused, nothing changes, and no quiet time begins, because this says nothing about the declared model.
+        # D0196
 
         Raises:
-            Unavailable: There is no window to judge on.
-            Misuse: The version cannot answer here.
+            Unavailable: There are no days to judge on.
+            Misuse: The version cannot score rows here.
             Conflict: Automation is frozen, a candidate waits for approval, or another process has changed the state.
         """
         decisions = self._free(f"promote {stored.version[:12]} of {self._deployment.name!r}")
         if self._candidates.champion() == stored.version:
-            return decisions  # promoted by the repair that was in flight when a process ended
+            return decisions  # the version was already promoted, by an interrupted promotion that is complete now
         repair = self._candidates.judge_stored(stored, self._clock.now_us())
         self.check_frozen()
         gate = repair.gate
@@ -231,12 +233,11 @@ class Controller:
         return decisions + self.finish()
 
     def approve(self, actor: str, why: str) -> list[Decision]:
-        """Let the candidate that waits for approval take over.
+        """Approve the candidate that waits for this, so that it takes over.
 
         Raises:
-            Conflict: No candidate waits, the time for an answer is over, the champion is not the version that the gate
-                compared the candidate with, or automation is frozen. A candidate that can never take over any more is
-                dropped, and the ledger records that.
+            Conflict: No candidate waits, its time is over, the champion is not the version that the gate compared with,
+                or automation is frozen. A candidate that can never take over is dropped, and the ledger records this.
         """
         self.finish()
         repair = self._approvals.waiting(f"approve {self._deployment.name!r}")
@@ -248,17 +249,17 @@ class Controller:
         return decisions + self.finish()
 
     def reject(self, actor: str, why: str) -> list[Decision]:
-        """Drop the candidate that is in a stage of its rollout or waits for approval; this counts as a refusal.
+        """Drop the candidate that is being rolled out or waits for approval. This counts as a refusal.
 
         Raises:
-            Misuse: No reason is given.
-            Conflict: For the same reasons as in `approve`.
+            Misuse: `why` gives no reason.
+            Conflict: As in `approve`.
         """
         what = f"reject {self._deployment.name!r}"
         if not why.strip():
             raise Misuse(f"{what}: why? Give one sentence for the ledger.")
         repair = self.state.repair
-        # allowed even while automation is frozen, as a rejection only ends something
+        # this is also allowed while automation is frozen, because it only ends something
         if repair is None or self.state.phase not in (SHADOW, CANARY):
             self.finish()
             repair = self._approvals.waiting(what)
@@ -266,7 +267,7 @@ class Controller:
         return self._record.refuse([entry], self._exposure.share(repair, 0.0))
 
     def _free(self, what: str) -> list[Decision]:
-        """Finish what was in flight, and check that a person may begin a repair; return the decisions."""
+        """Complete what was interrupted, and check that a person may begin a repair. Return the decisions made."""
         self.check_frozen()
         decisions = self.finish()
         if self.state.phase == APPROVAL:
@@ -282,7 +283,7 @@ class Controller:
         return decisions
 
     def _onset(self) -> ChangeOnset | None:
-        """The onset of the change that the watch found; None if it found no change."""
+        """Return the estimated beginning of the change that raised a quality alarm; None if there is no alarm."""
         watch = self._monitor.watch
         return None if watch is None else watch.onset
 
@@ -295,14 +296,14 @@ class Controller:
         found = find_trigger(self._deployment, state, seen)
         if found is None or state.phase == "idle":
             return found
-        if state.begun_by == "person":  # such versions may be in a shadow for weeks
+        if state.begun_by == "person":  # a version that a person put forward may be in a shadow for weeks
             staged = state.phase in (SHADOW, CANARY)
             return found if staged and found.kind in ("call", "alarm") else None
         urgent = state.begun_by in PRIORITY and PRIORITY.index(found.kind) < PRIORITY.index(state.begun_by)
         return found if urgent else None
 
     def _begun(self, trigger: Trigger, now_us: int) -> list[Decision]:
-        """Record the trigger that begins a repair."""
+        """Record the trigger with which a repair begins."""
         changes = msgspec.structs.replace(self.state.changes, onset=trigger.onset)
         known = {} if trigger.onset is None else msgspec.to_builtins(trigger.onset)
         evidence: Evidence = {"onset_us": known.get("at_us"), **known}
@@ -329,17 +330,19 @@ class Controller:
         )
 
     def _bound(self, now_us: int) -> list[Decision] | None:
-        """Record, only once, that a budget allows no fit, and until when. Return None if no budget is used up."""
+        """If a limit of fits is reached, record it (only once) with the time until which it lasts. Otherwise return
+        None.
+        """
         bound = spent_budget(self._deployment, self.state, now_us)
         if bound is None:
             return None
         return self._record.write([self._record.entry("wait", bound.message)], ready_at_us=bound.until_us)
 
     def _looked_already(self, now_us: int) -> bool:
-        """Return whether data were missing at the last look and cannot have arrived since.
+        """Return whether data were missing at the last look, and cannot have arrived since.
 
-        A look may build a training set, so needless looks are avoided. Days close at midnight. A pause of six hours
-        lets in labels that were loaded after that.
+        Looking may require building a training set, so it is not done without need. Days are closed at midnight. Six
+        hours later it is done again, for labels that were loaded in between.
         """
         state = self.state
         if (
@@ -358,18 +361,18 @@ class Controller:
             return str(error)
 
     def _repair(self, now_us: int) -> list[Decision]:
-        """Train a candidate, judge it, and promote or refuse it.
+        """Fit a candidate, judge it, and promote or refuse it.
 
         Raises:
-            _Failed: No candidate could be made, or a person cancelled the training. The failure is recorded, and the
-                quiet time begins.
-            Conflict: Automation was frozen meanwhile, or another process has changed the state.
+            _Failed: No candidate could be made, or a person cancelled the training. This is recorded, and a quiet time
+                begins.
+            Conflict: Automation was frozen in the meantime, or another process has changed the state.
         """
         state, record = self.state, self._record
         try:
             changes = msgspec.structs.replace(state.changes, refreshes=state.begun_by in ("schedule", "labels"))
             repair = self._candidates.repair(now_us, self.check_frozen, changes)
-        except Cancelled as error:  # a person cancelled the training: the declared quiet time begins, not a doubled one
+        except Cancelled as error:  # the quiet time is the declared one and is not doubled
             raise _Failed(error, record.cancel(record.entry("cancel", str(error), {"cut_us": now_us}))) from error
         except Misuse as error:
             entry = record.entry("failed", str(error), {"cause": state.cause, "cut_us": now_us})
@@ -387,9 +390,9 @@ class Controller:
         return self._stages.begin(entries, repair, fits=spent) + self.finish()
 
     def _followed(self, repair: Repair) -> dict[str, Any]:
-        """The fields of the state about the change that was repaired: its onset, and the times of further repairs."""
+        """Return the fields of the state that say which change was repaired, and when to repeat the repair."""
         onset = self.state.changes.onset
-        if onset is None or repair.gate.folds == 1:  # the cause of the repair is not a change of the data
+        if onset is None or repair.gate.folds == 1:  # the repair was not made because of a change of the data
             return {"changes": msgspec.structs.replace(self.state.changes, onset=None)}
         repaired = {"changes": Changes(repaired=onset)}
         if self.state.begun_by == "follow-up":
@@ -399,7 +402,7 @@ class Controller:
 
 
 class _Failed(Exception):
-    """Raised because a fit failed or was cancelled; carries the error and the decisions that were recorded about it."""
+    """Raised because a fit failed or was cancelled. It has the error and the decisions that were recorded."""
 
     def __init__(self, error: Misuse | Cancelled, decisions: list[Decision]) -> None:
         super().__init__(str(error))

@@ -1,4 +1,4 @@
-"""The stored state of a deployment's loop and its decisions, which change together in one write."""
+"""The stored state of a deployment's loop. It changes in the same transaction as decisions are recorded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trimtab.store.ports import Append, Catalog, Put, Remove
 
 
 class DeploymentRecord:
-    """The `LoopState` of one deployment, and the ledger that records its decisions."""
+    """The stored `LoopState` of one deployment, together with the ledger: the record of its decisions."""
 
     def __init__(self, deployment: Deployment, *, ledger: Ledger, catalog: Catalog, clock: Clock) -> None:
         self._deployment = deployment
@@ -47,7 +47,7 @@ class DeploymentRecord:
         data_hash: str | None = None,
         actor: str | None = None,
     ) -> Entry:
-        """A decision to be written. Left out, the actor is who asked for the repair in flight, else the policy."""
+        """Return a decision to be written. By default, its actor is the person who began the repair, or "policy"."""
         return Entry(
             at_us=self._clock.now_us(),
             model=self._deployment.name,
@@ -63,14 +63,14 @@ class DeploymentRecord:
     def entry_about(
         self, repair: Repair, act: str, cause: str, evidence: Evidence | None = None, *, actor: str | None = None
     ) -> Entry:
-        """A decision about the successor of a repair, with its gate record as evidence."""
+        """Return a decision about the successor of a repair (the new version). Its evidence is the stored judgement."""
         found = {"gate": repair.gate.id, **(evidence or {})}
         return self.entry(act, cause, found, version=repair.successor, actor=actor)
 
     def write(
         self, entries: Sequence[Entry], also: Sequence[Put | Remove | Append] = (), **changes: object
     ) -> list[Decision]:
-        """Store decisions, the state after them, and other changes that belong to them, in one write.
+        """Store decisions, the new state (`changes`) and further changes (`also`) in one transaction.
 
         Raises:
             Conflict: Another process has changed the state.
@@ -84,22 +84,22 @@ class DeploymentRecord:
     def refuse(
         self, entries: Sequence[Entry], also: Sequence[Put | Append | Remove] = (), **changes: object
     ) -> list[Decision]:
-        """End a repair by a refusal: the champion stays, and causes of this kind are quiet, each time for longer."""
+        """End a repair with a refusal. The champion stays, and causes of this kind start no repair for a while."""
         quiet = after_refusal(self.state, self._deployment.cooldown_us, self._clock.now_us())
         return self.write(entries, also, **{**IDLE, **quiet, **changes})
 
     def cancel(self, entry: Entry) -> list[Decision]:
-        """End a repair that a person cancelled."""
+        """End a repair that a person has cancelled."""
         quiet = after_cancel(self.state, self._deployment.cooldown_us, self._clock.now_us())
         return self.write([entry], **IDLE, **quiet)
 
     def frozen(self) -> str | None:
-        """The reason why all automation is stopped; None if it is not stopped."""
+        """Return why all automation is frozen (stopped by a person); None if it is not."""
         record = self._catalog.get(FREEZE, "all")
         return None if record is None else str(msgspec.json.decode(record.body))
 
     def check_frozen(self) -> None:
-        """Raise `Conflict` when all automation is stopped."""
+        """Raise `Conflict` if all automation is frozen."""
         why = self.frozen()
         if why is not None:
             raise Conflict(
@@ -108,7 +108,7 @@ class DeploymentRecord:
             )
 
     def waits(self, state: LoopState) -> str:
-        """A message about the candidate that waits for approval: until when it waits, and how to answer."""
+        """Return a message about the candidate that waits for approval: until when, and how to approve or reject it."""
         name = self._deployment.name
         return (
             f"A candidate waits for approval until {format_time(state.expires_us)}. A person answers: "
@@ -116,7 +116,9 @@ class DeploymentRecord:
         )
 
     def _held(self, state: LoopState) -> list[Put | Remove]:
-        """The changes that hold the alias in place while a candidate waits for approval, and release it afterwards."""
+        """Return changes that keep the alias from being moved while a candidate waits for approval, and allow it
+        afterwards.
+        """
         name = self._deployment.name
         if state.phase == APPROVAL:
             return [hold(name, CHAMPION, self.waits(state))]

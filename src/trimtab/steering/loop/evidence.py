@@ -1,4 +1,4 @@
-"""The evidence of decisions, in the form in which rows of the ledger show it."""
+"""The evidence of decisions, in the form in which the ledger (the record of decisions) stores it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from trimtab.steering.loop_state import Repair
 
 
 def overtaken(repair: Repair, champion: str | None) -> str | None:
-    """The reason why the comparison of a repair is no longer valid (another champion), or None while it is valid."""
+    """Return why the comparison of a repair no longer counts, because another version is champion. None: it counts."""
     before = repair.gate.champion
     if champion == before:
         return None
@@ -17,13 +17,13 @@ def overtaken(repair: Repair, champion: str | None) -> str | None:
 
 
 def evidence_of_left_out(repair: Repair) -> Evidence:
-    """The numbers of rows that were left out of learning because their inputs or labels were faulty."""
+    """Return how many rows were not learnt from because of faulty inputs or labels, for the ledger."""
     found = repair.left_out
     return {"left_out": sum(found.values()), "left_out_why": "; ".join(found)} if found else {}
 
 
 def evidence_of(gate: GateRecord) -> Evidence:
-    """The values of a judgement, and the checks that held."""
+    """Return the numbers of a judgement, and which checks held, for the ledger."""
     return {
         "gate": gate.id,
         "rows": gate.rows,

@@ -1,4 +1,4 @@
-"""The share of the requests that a successor answers as canary, and the rollback of a champion."""
+"""Change which version answers requests: the share of a canary, and the rollback of a champion."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trimtab.store.ports import Catalog, Put
 
 
 class Exposure:
-    """Moves the canary of one model, and rolls its champion back."""
+    """Changes the share of requests that a model's canary answers, and rolls its champion back."""
 
     def __init__(self, model: str, registry: Registry, catalog: Catalog) -> None:
         self._model = model
@@ -22,18 +22,18 @@ class Exposure:
         self._catalog = catalog
 
     def answered(self, repair: Repair) -> float:
-        """The share of the requests that the successor of a repair answers as canary now."""
+        """Return the share of the requests that a repair's successor (the new version) answers as a canary now."""
         found = self._registry.aliases(self._model).get(CANARY)
         mine = found is not None and found.version == repair.successor
         return shares_of(self._catalog.get(KIND, self._model)).canary if mine else 0.0
 
     def share(self, repair: Repair, share: float) -> list[Put]:
-        """The changes that let the successor of a repair answer a share of the requests.
+        """Return the changes that let the successor of a repair answer a share of the requests as a canary.
 
-        Before these changes are written, the alias already points to the successor, with a share of 0.
+        This already points the alias of the canary to the successor, while the share is still 0.
 
         Raises:
-            Conflict: Another version answers as canary.
+            Conflict: Another version is the canary.
         """
         name = self._model
         record, found = self._catalog.get(KIND, name), self._registry.aliases(name).get(CANARY)
@@ -45,7 +45,7 @@ class Exposure:
                 f"rollout of {name!r}: another version answers {shares.canary:.0%} of the requests as canary. End that "
                 f"first: trimtab arm {name} --as canary --share 0"
             )
-        assert repair.successor is not None  # the repair has passed the gate
+        assert repair.successor is not None  # a repair that is rolled out always has a successor
         if other:
             why = "The rollout of what passed the gate."
             self._registry.move(name, CANARY, repair.successor, gate=repair.gate, why=why)
@@ -54,10 +54,10 @@ class Exposure:
         return [Put(KIND, name, msgspec.json.encode(changed), expected=revision)]
 
     def roll_back(self, version: str, why: str, together: Together) -> None:
-        """Let the version that was replaced by the given one answer again; `together` writes these changes with others.
+        """Put back in service the version that `version` replaced. `together` writes this with further changes.
 
         Raises:
-            Conflict: Another process moved the alias meanwhile.
+            Conflict: Another process has moved the alias.
         """
         self._registry.roll_back(
             self._model, CHAMPION, why=why, expected_previous=version, actor="policy", together=together

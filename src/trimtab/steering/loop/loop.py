@@ -1,4 +1,4 @@
-"""The loop of one deployment: predictions become closed days, days become signals, signals become decisions."""
+"""The loop of one deployment: from predictions to days with final labels, from these to signals, and to decisions."""
 
 from __future__ import annotations
 
@@ -39,28 +39,31 @@ from trimtab.training.definitions import Model
 
 KIND = "loop_reader"
 Positions = dict[str, int] | None
-AMENDED_AFTER = (1, 7, 28)  # so many days after it was closed, a day is amended with late and corrected labels
+# how many days after a day was closed its sums are computed again, with late and corrected labels
+AMENDED_AFTER = (1, 7, 28)
 
 
 class Reached(msgspec.Struct, frozen=True):
-    """The position in time and in the prediction log that a loop has reached."""
+    """How far a loop has come, in time and in the prediction log."""
 
-    closed_until_us: int = -(2**62)  # days before this time are closed for good
-    positions: dict[str, int] | None = None  # position up to which the prediction log was read; None: not read yet
-    extents: dict[int, tuple[Extent, ...]] = {}  # positions of the predictions of each day in the log, by day number
-    too_late: int = 0  # number of predictions that were logged after their day was closed
+    closed_until_us: int = -(2**62)  # all days before this time are closed
+    # for each partition, the position up to which the prediction log was read; None: nothing was read yet
+    positions: dict[str, int] | None = None
+    extents: dict[int, tuple[Extent, ...]] = {}  # for each day (by number), where its predictions are in the log
+    too_late: int = 0  # how many predictions were logged after their day was closed
 
 
 class Loop:
-    """One deployment's loop from logged predictions to decisions; projects and replays use the same parts.
+    """The loop of one deployment, from logged predictions to decisions. Projects and replays use the same code.
 
     Args:
         parts: The deployment and its stores.
         options: How candidates are fitted, stored and tested.
-        live: The scores that an online deployment gave in service.
-        outside: Wraps the builder of candidates; a project uses it to run the builder in another process.
-        predictions: The log in which predictions wait for their labels; None: they wait in memory.
-        served: Whether a service answers the requests; its metrics then guard canaries.
+        live: The scores that a deployment gave in service (for a model that learns online).
+        outside: Returns the object to use in place of the builder of candidates. A project uses this to run it in
+            another process.
+        predictions: The log in which predictions wait for their labels. None: they wait in memory.
+        served: Whether a service answers the requests. Canaries are then guarded by its metrics.
     """
 
     def __init__(
@@ -98,7 +101,7 @@ class Loop:
             metric=model.metric,
         )
         self.builder = CandidateBuilder(parts, options.around(_recipe(deployment, live, options)), options)
-        self.newly_closed: list[DayQuality] = []  # days closed by the last call of `close_days`
+        self.newly_closed: list[DayQuality] = []  # the days that the last call of `close_days` closed
         self.controller = Controller(
             deployment,
             monitor=self.monitor,
@@ -113,29 +116,29 @@ class Loop:
 
     @property
     def closed_until_us(self) -> int:
-        """The time before which all days are closed."""
+        """All days before this time are closed."""
         return self._days.closed_until_us
 
     @property
     def positions(self) -> Positions:
-        """The position up to which the prediction log was read; None: read it from the start."""
+        """The positions up to which the prediction log was read; None: it must be read from the beginning."""
         return self._reached.positions
 
     def add(
         self, predictions: Sequence[Prediction], *, before: Mapping[str, int] | None = None, reached: Positions = None
     ) -> None:
-        """Add logged predictions to the open days; with a log, they are all that it has between two positions."""
+        """Add logged predictions. If there is a log, they must be all predictions between two positions of it."""
         if self._logged is not None:
-            assert reached is not None  # always given together with predictions that were read from the log
+            assert reached is not None  # a caller that reads predictions from a log also gives this
             self._logged.reads(before or {}, reached)
             self._reached = msgspec.structs.replace(self._reached, positions=reached)
         self._days.add(predictions)
 
     def close_days(self) -> list[Signal]:
-        """Close the days whose labels are due and check them; return the signals that began.
+        """Close the days whose wait for labels is over, and check their quality. Return the signals that began.
 
-        The blocks, the watch, the signals and the position are stored in one write. If that write fails, nothing is
-        stored, and the days in memory are no longer valid: call `reload` before the next call.
+        Everything is stored in one transaction. If that fails, nothing is stored, and the days in memory are no longer
+        right. Then call `reload` before the next call.
         """
         now_us = self._clock.now_us()
         self.monitor.follow(self.builder.champion(), now_us=now_us)
@@ -206,7 +209,7 @@ class Loop:
         self._days.too_late = self._reached.too_late
 
     def _batches(self, closed_until_us: int) -> list[Put]:
-        """The writes that store batches made on closed days, each of them once."""
+        """Return the changes that store the sums of batches made on closed days. Each batch is only stored once."""
         if self._predictions is None:
             return []
         since_us = closed_until_us - KEPT_US
@@ -223,7 +226,7 @@ class Loop:
         return changes
 
     def _amended(self, from_us: int, until_us: int, now_us: int) -> list[DayBlocks]:
-        """Days closed some time ago of which labels have changed since then, with the labels that are known now."""
+        """Return the days that were closed some time ago and whose labels have changed, with the labels known now."""
         if self._logged is None:
             return []
         found: list[DayBlocks] = []
@@ -239,14 +242,14 @@ class Loop:
 
 
 def _recipe(deployment: Deployment, live: LiveScores, options: CandidateOptions) -> Recipe:
-    """The recipe of a deployment: online or batch, depending on how the deployment learns."""
+    """Return the recipe of a deployment (how its models are fitted), for online or for batch learning."""
     if deployment.learn == "batch":
         return BatchRecipe(deployment.model, seed=options.seed, threads=options.threads)
     return OnlineRecipe(deployment.model, live, seed=options.seed)
 
 
 def _list_column(model: Model) -> ListColumn | None:
-    """The index of the list column in logged requests; None for a model that is not a ranking."""
+    """Return where logged requests name their list; None if the model is not a ranking."""
     if model.task != "ranking" or model.group is None:
         return None
     names = list(model.request.columns)
@@ -254,7 +257,7 @@ def _list_column(model: Model) -> ListColumn | None:
 
 
 def _slices(deployment: Deployment) -> RequestSlices | None:
-    """The indices of the columns of a deployment's slices in logged requests."""
+    """Return where logged requests have the columns of a deployment's slices; None if it has no slices."""
     columns, parts = deployment.model.request.columns, request_slices(deployment)
     names = list(columns)
     return (
@@ -270,7 +273,9 @@ def _slices(deployment: Deployment) -> RequestSlices | None:
 
 
 def _guard(deployment: Deployment, registry: Registry, catalog: Catalog) -> ServiceGuard:
-    """The guard of a deployment's rollouts. All stages together have the stated probability of a false alarm."""
+    """Return the guard of a deployment's rollouts. All of its stages share the declared probability of a false
+    alarm.
+    """
     rollout = deployment.rollout or Rollout()
     stages = max(1, len(rollout.canary) + bool(rollout.bake_us))
     limits = msgspec.structs.replace(rollout.guardrails, false_alarms=rollout.guardrails.false_alarms / stages)

@@ -1,4 +1,4 @@
-"""Quiet times: how long a cause starts no further repair after a refusal, a cancellation or a promotion."""
+"""Quiet times: for how long a cause starts no repair after a refusal, a cancellation or a promotion."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ from typing import Any, Final
 
 from trimtab.steering.loop_state import APART, LoopState, Quiet
 
-MOST_COOLDOWNS: Final = 8  # refusals double the quiet time up to this multiple of the declared one
+MOST_COOLDOWNS: Final = 8  # each refusal in a row doubles the quiet time, up to this multiple of the declared one
 
 
 def after_refusal(state: LoopState, cooldown_us: int, now_us: int) -> dict[str, Any]:
-    """The changes of a state after a refusal: the quiet time of causes of this kind, doubled for the next refusal."""
+    """Return the changes of the state after a refusal: a quiet time, which is twice as long after the next refusal."""
     most_us = MOST_COOLDOWNS * cooldown_us
     quiet_us = min(state.quiet_of(state.begun_by).cooldown_us or cooldown_us, most_us)
     return _quiet(state, now_us + quiet_us, min(2 * quiet_us, most_us))
 
 
 def after_cancel(state: LoopState, cooldown_us: int, now_us: int) -> dict[str, Any]:
-    """The changes of a state after a person cancelled a training: the declared quiet time, not doubled."""
+    """Return the changes of the state after a person cancelled a training: the declared quiet time, not doubled."""
     return _quiet(state, now_us + cooldown_us)
 
 
 def after_promotion(cooldown_us: int, now_us: int) -> dict[str, Any]:
-    """The changes of a state after a promotion: the declared quiet time for every kind of cause but requests."""
+    """Return the changes of the state after a promotion: the declared quiet time for all causes except requests by
+    people.
+    """
     until_us = now_us + cooldown_us
     return {
         "quiet_until_us": until_us,
@@ -35,7 +37,7 @@ def after_promotion(cooldown_us: int, now_us: int) -> dict[str, Any]:
 
 def _quiet(state: LoopState, until_us: int, next_us: int | None = None) -> dict[str, Any]:
     kind = state.begun_by
-    if kind == "follow-up":  # the only two remaining causes
+    if kind == "follow-up":  # the only other causes are "follow-up" and the following one
         return {}
     if kind in APART:
         cooldown_us = state.quiet_of(kind).cooldown_us if next_us is None else next_us

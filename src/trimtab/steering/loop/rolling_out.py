@@ -1,4 +1,4 @@
-"""The stages between gate and full service: paired shadow, approval, canary shares, bake."""
+"""The stages from the gate to full service: shadow, approval, canary, and guarded time after the promotion."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from trimtab.steering.loop_state import APPROVAL, CANARY, IDLE, PROMOTING, SHADO
 from trimtab.steering.rollouts import Rollout
 from trimtab.store.ports import Append, Put, Remove
 
-LABELS_US = 6 * HOUR_US  # time after a day was closed in which labels that were due may still be loaded
-MOST_STEPS = 24  # a canary waits for requests for at most this multiple of the length of a step
+LABELS_US = 6 * HOUR_US  # labels that are due at midnight may still be loaded for this long
+MOST_STEPS = 24  # a canary without enough requests is waited for, up to this multiple of the time of a step
 
 
 class RolloutStages:
-    """Moves a candidate that passed the gate through the stages that its deployment declares, each step by one write.
+    """Moves a candidate that passed the gate through the stages that its deployment declares.
 
-    A crash between any two writes is harmless, because the shadow only reads, and because the alias of a canary points
-    to the right version before the share of the canary is written.
+    A crash between any two transactions does no harm. The shadow only reads. And the alias of the canary points to the
+    right version before the canary gets its share of the requests.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class RolloutStages:
         )
 
     def after_shadow(self, entries: Sequence[Entry], repair: Repair, **changes: Any) -> list[Decision]:
-        """Ask for approval where approval is declared, else go on to the next stage."""
+        """Ask for approval if the deployment declares it; otherwise go on to the next stage."""
         if self._deployment.approval_us is None:
             return self.after_approval(entries, repair, **changes)
         expires_us = self._clock.now_us() + self._deployment.approval_us
@@ -88,13 +88,13 @@ class RolloutStages:
         return self._record.write([*entries, entry], phase=APPROVAL, repair=repair, expires_us=expires_us, **changes)
 
     def after_approval(self, entries: Sequence[Entry], repair: Repair, **changes: Any) -> list[Decision]:
-        """Begin with the first share of the canary if there is a canary, else promote."""
+        """If canaries are declared, begin with the first share; otherwise promote the candidate."""
         if not self._rollout.canary or repair.gate.champion is None:
             return self._record.write(entries, phase=PROMOTING, repair=repair, **changes)
         return self._share(0, entries, repair, **changes)
 
     def tick(self) -> list[Decision]:
-        """Move on from the present stage if its time has come."""
+        """Go on to the next stage if the present one is over. Return the decisions made."""
         state, now_us = self._record.state, self._clock.now_us()
         repair = state.repair
         if repair is None or state.phase not in (SHADOW, CANARY):
@@ -108,20 +108,24 @@ class RolloutStages:
         return self._compare(now_us, repair) if state.phase == SHADOW else self._guarded(now_us, repair)
 
     def _drop(self, repair: Repair, why: str, evidence: Evidence | None = None, **changes: Any) -> list[Decision]:
-        """Refuse the candidate that is in a stage; it answers no more requests."""
+        """Refuse the candidate that is being rolled out. It no longer answers requests."""
         entry = self._record.entry_about(repair, "refuse", why, evidence)
         return self._record.refuse([entry], self._exposure.share(repair, 0.0), **changes)
 
     def supersede(self, cause: str) -> list[Decision]:
-        """Drop the candidate that is in a stage for a more urgent cause. This is not a refusal: no quiet time grows."""
+        """Drop the candidate that is being rolled out, for a more urgent cause. No quiet time begins, as this is no
+        refusal.
+        """
         repair = self._record.state.repair
-        assert repair is not None  # a candidate is in a stage
+        assert repair is not None  # only called while a candidate is being rolled out
         entry = self._record.entry_about(repair, "supersede", f"Dropped for a more urgent cause. {cause}")
         return self._record.write([entry], self._exposure.share(repair, 0.0), **IDLE)
 
     def bake_of(self, repair: Repair, replaced: str | None, now_us: int) -> Bake | None:
-        """The time in which a successor is guarded after it took over; None if no such time is declared."""
-        assert repair.successor is not None  # the successor took over
+        """Return the time in which a successor (the new version) is guarded after its promotion; None if none is
+        declared.
+        """
+        assert repair.successor is not None  # a promoted repair always has a successor
         if not self._rollout.bake_us or replaced is None:
             return None
         until_us = now_us + self._rollout.bake_us
@@ -134,11 +138,13 @@ class RolloutStages:
         )
 
     def baked(self) -> list[Decision]:
-        """Guard a version that has just taken over: roll it back on a breach, and stop when its time is over."""
+        """Guard a version that was just promoted: roll it back if it exceeds a limit, and stop when the time is
+        over.
+        """
         bake, now_us = self._record.state.bake, self._clock.now_us()
         if bake is None:
             return []
-        if self._candidates.champion() != bake.version:  # a person moved the alias first
+        if self._candidates.champion() != bake.version:  # a person has moved the alias in the meantime
             return self._record.write([], bake=None)
         said = self._breach(bake.version, bake.replaced, bake.since_us)
         if said is not None:
@@ -146,7 +152,7 @@ class RolloutStages:
         return self._record.write([], bake=None) if now_us >= bake.until_us else []
 
     def _roll_back(self, bake: Bake, why: str) -> list[Decision]:
-        """Let the replaced version answer again; the quiet time begins as after a refusal."""
+        """Put the replaced version in service again. A quiet time begins, as after a refusal."""
         decisions: list[Decision] = []
 
         def together(row: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
@@ -155,7 +161,8 @@ class RolloutStages:
                 self._record.entry("roll_back", said, version=bake.replaced, replaced=bake.version, actor="policy")
             ]
             also, repair = [*changes], self._record.state.repair
-            if repair is not None:  # the gate compared it with the version that is rolled back
+            # a candidate is being rolled out, and the gate compared it with the version that is rolled back
+            if repair is not None:
                 gone = "The version that it was compared with was rolled back."
                 entries.append(self._record.entry_about(repair, "refuse", gone))
                 also += self._exposure.share(repair, 0.0)
@@ -166,7 +173,7 @@ class RolloutStages:
         return decisions
 
     def _compare(self, now_us: int, repair: Repair) -> list[Decision]:
-        """Compare successor and champion on the days that were closed since the last look, and decide."""
+        """Compare successor and champion on the days that were closed since the last comparison, and decide."""
         state, rollout = self._record.state, self._rollout
         label = self._deployment.model.label
         closed_us = label.closed_until(now_us)
@@ -175,12 +182,14 @@ class RolloutStages:
             return []
         try:
             new, until_us = self._candidates.shadow_days(repair, state.shadow_until_us, now_us)
-        except ChampionFailed as error:  # a champion that cannot answer must not keep its successor out
+        # a champion that cannot score rows must not keep its successor from taking over
+        except ChampionFailed as error:
             entry = self._entry("compare", f"Left out: {error}", repair, [])
             return self.after_shadow([entry], repair)
         except (Corrupt, Misuse, NotFound) as error:
             return self._drop(repair, f"Its shadow failed: {error}")
-        if _is_early(new, until_us, repair, label.final_until(now_us)):  # the labels of this day are still being loaded
+        # the labels of the newest day may still be loaded
+        if _is_early(new, until_us, repair, label.final_until(now_us)):
             new, until_us = new[:-1], max(state.shadow_until_us, until_us - DAY_US)
         days = (*state.shadow, *new)
         found, lasted_us = judged(rollout, days, repair), until_us - repair.unseen_from_us
@@ -196,10 +205,12 @@ class RolloutStages:
         return self._record.write([], **known)
 
     def _guarded(self, now_us: int, repair: Repair) -> list[Decision]:
-        """Withdraw a canary on a breach, and begin the next share when the present share has lasted long enough."""
+        """Withdraw a canary that exceeds a limit. Otherwise begin the next share if the present one has lasted long
+        enough.
+        """
         state, rollout = self._record.state, self._rollout
-        assert repair.successor is not None  # the repair has passed the gate
-        assert repair.gate.champion is not None  # and its canary is compared with the champion
+        assert repair.successor is not None  # a repair that is rolled out always has a successor
+        assert repair.gate.champion is not None  # and a canary is always compared with a champion
         guard, since_us = self._guard, state.stage_since_us
         said = self._breach(repair.successor, repair.gate.champion, since_us)
         if said is not None:
@@ -221,15 +232,17 @@ class RolloutStages:
         return self._record.write([], phase=PROMOTING)
 
     def _breach(self, version: str, against: str, since_us: int) -> str | None:
-        """The breach of the service since a version answers; None without a breach, or if no requests are served."""
+        """Return a sentence about the limit that a version exceeds; None if it exceeds none, or if there is no
+        service.
+        """
         return None if self._guard is None else self._guard(version, against, since_us=since_us)
 
     def _share(self, step: int, entries: Sequence[Entry], repair: Repair, **changes: Any) -> list[Decision]:
-        """Let the successor answer the share of the requests that a step declares."""
+        """Let the successor answer the share of the requests that is declared for a step."""
         share = self._rollout.canary[step]
         try:
             exposed = self._exposure.share(repair, share)
-        except Conflict as error:  # another version already answers as canary
+        except Conflict as error:  # another version is already the canary
             refused = self._entry("refuse", str(error), repair, entries)
             spent = {name: value for name, value in changes.items() if name == "fits"}
             return self._record.refuse([*entries, refused], **spent)
@@ -246,14 +259,14 @@ class RolloutStages:
         )
 
     def _entry(self, act: str, said: str, repair: Repair, entries: Sequence[Entry], **evidence: float) -> Entry:
-        """A row of the ledger, with the same actor as the row before."""
+        """Return a row for the ledger (the record of decisions), with the same actor as the last of `entries`."""
         actor = entries[-1].actor if entries else None
         made = self._record.entry_about(repair, act, said, evidence, actor=actor)
         return msgspec.structs.replace(made, replaced=repair.gate.champion)
 
 
 def _is_early(new: Sequence[PairedDay], until_us: int, repair: Repair, closed_us: int) -> bool:
-    """Return whether the newest day closed only hours ago and has less than half as many labels as a typical day."""
+    """Return whether the newest day was closed only hours ago, and has less than half the labels of a usual day."""
     if closed_us >= until_us + LABELS_US:
         return False
     typical = sorted(one.rows for one in repair.gate_days)

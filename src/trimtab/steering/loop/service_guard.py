@@ -1,4 +1,4 @@
-"""The guard of a canary, or of a version that has just taken over, by the metrics of the service."""
+"""The guard of a canary or of a promoted version: it compares service metrics with the declared limits."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from trimtab.store.ports import Catalog
 
 
 class ServiceGuard:
-    """Compares the service metrics of a version with those of the version that answers now, or answered before.
+    """Compares the service metrics of a version with those of the version that answers now, or that answered before.
 
     Args:
-        model: The model's name.
-        registry: Says which version is in service.
-        catalog: Has the metrics, which serving processes write every ten seconds.
-        limits: The limits whose violation is a breach.
-        arm: The arm of the version in service.
+        model: The name of the model.
+        registry: Tells which version is in service.
+        catalog: Where serving processes write their metrics, every ten seconds.
+        limits: The limits that a version must keep.
+        arm: The alias under which the version in service answers.
     """
 
     def __init__(
@@ -33,23 +33,25 @@ class ServiceGuard:
         self._limits = limits
 
     def __call__(self, version: str, against: str, *, since_us: int) -> str | None:
-        """The breach of the service by a version, in one sentence; None without a breach.
+        """Return a sentence about the limit that a version exceeds; None if it exceeds none.
 
         Args:
-            version: The address of the version that is guarded: a canary, or one that has just taken over.
-            against: The version that answers the other requests, or that answered before.
-            since_us: The time since which `version` answers.
+            version: The id of the version to guard: a canary, or a version that was just promoted.
+            against: The id of the version to compare with: the one that answers the other requests, or that answered
+                before.
+            since_us: Since when `version` answers requests.
         """
         champion = self._registry.alias(self._model, CHAMPION)
         took_over = champion is not None and champion.id == version
         own = service_metrics(
             self._catalog, self._model, version, self._arm if took_over else CANARY, since_us=since_us
         )
-        before_us = since_us - DAY_US if took_over else since_us  # the replaced version no longer answers requests
+        # the replaced version does not answer any more, so take its metrics of the day before
+        before_us = since_us - DAY_US if took_over else since_us
         other = service_metrics(self._catalog, self._model, against, self._arm, since_us=before_us)
         found = breach(own, other, self._limits)
         return None if found is None else found.message
 
     def requests(self, version: str, *, since_us: int) -> int:
-        """The number of requests that a canary has answered since a time."""
+        """Return how many requests a canary has answered since a time."""
         return service_metrics(self._catalog, self._model, version, CANARY, since_us=since_us).requests

@@ -1,4 +1,4 @@
-"""The stages of a repair as a list: which stages are done, which stage is now, and which come next and when."""
+"""The stages of a repair, for people: what is done, where it is now, and what comes next and when."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ WATCH = "watch"
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
-    """One stage of a deployment's loop, for people to read."""
+    """One stage of a deployment's loop, for people."""
 
-    name: str  # "wait for labels", "fit and judge", "shadow", "approval", "canary 5%", "promote", "bake", "watch", ...
+    # for example "wait for labels", "fit and judge", "shadow", "approval", "canary 5%", "promote", "bake" or "watch"
+    name: str
     state: Literal["done", "now", "next"]
-    since_us: int | None = None  # for the present stage: its beginning
-    until_us: int | None = None  # the time when the stage ends, or begins, as far as that is known
-    said: str = ""  # what the stage waits for, or has found
+    since_us: int | None = None  # for the present stage, when it began
+    until_us: int | None = None  # for a stage that comes later, when it begins; otherwise when it ends; None: unknown
+    said: str = ""  # what the stage waits for, or what it has found
 
 
 def stages(deployment: Deployment, state: LoopState, now_us: int) -> list[Stage]:
-    """The stages of the repair that is in flight, or of the next repair if there is none; exactly one stage is now."""
+    """Return the stages of the present repair, or else of the next one. Exactly one of them is the present stage."""
     names = _names(deployment)
     at = names.index(_present(deployment, state, now_us))
     found = []
@@ -35,7 +36,7 @@ def stages(deployment: Deployment, state: LoopState, now_us: int) -> list[Stage]
         since_us, until_us, said = _details(name, deployment, state, now_us) if place == at else (None, None, "")
         reached: Literal["done", "now", "next"] = "done" if place < at else "now" if place == at else "next"
         found.append(Stage(name=name, state=reached, since_us=since_us, until_us=until_us, said=said))
-    if state.phase == "idle":  # all earlier stages in the list belong to the next repair
+    if state.phase == "idle":  # nothing is done yet, because all other stages belong to the next repair
         found = [*found[at:], *(msgspec.structs.replace(one, state="next") for one in found[:at])]
     return found + _follow_ups(state)
 
@@ -71,7 +72,7 @@ def _present(deployment: Deployment, state: LoopState, now_us: int) -> str:
 
 
 def _details(name: str, deployment: Deployment, state: LoopState, now_us: int) -> tuple[int | None, int | None, str]:
-    """The beginning of a stage, the end of the stage, and what it waits for or has found."""
+    """Return when a stage began, when it ends, and what it waits for or has found."""
     rollout = deployment.rollout or Rollout()
     if name in ("wait for labels", "fit and judge"):
         until_us = state.ready_at_us if is_before(now_us, state.ready_at_us) else None
@@ -95,7 +96,7 @@ def _details(name: str, deployment: Deployment, state: LoopState, now_us: int) -
 
 
 def _next_repair(deployment: Deployment, state: LoopState, now_us: int) -> str:
-    """The beginning of the next repair, and the end of the quiet time of alarms, in words."""
+    """Return in words when the next repair can begin, and how long alarms are quiet."""
     found = []
     periods = [one.period_us for one in deployment.retrain.singles() if isinstance(one, Every)]
     if periods and state.trained_at_us:

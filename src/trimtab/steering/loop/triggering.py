@@ -1,4 +1,4 @@
-"""Triggers of a repair: each cause has a quiet time of its own, and the most urgent cause comes first. # D0197"""
+"""Find the most urgent trigger of a repair. Each kind of cause has a quiet time of its own. # D0197"""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from trimtab.steering.causes import Every, OnNewLabels, OnQualityDrop, OnSliceDr
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.loop_state import Cause, LoopState, Requested, is_before
 
-HARMFUL_RISE: Final = 0.1  # a slice that raised the loss of all rows by this share triggers like the whole
+# the alarm of a slice counts like that of all rows, if the slice raised the loss of all rows by this share
+HARMFUL_RISE: Final = 0.1
 
 PRIORITY: Final[tuple[Cause, ...]] = ("first", "call", "alarm", "slice", "follow-up", "labels", "schedule")
 _KINDS: Final[dict[type, Cause]] = {
@@ -27,7 +28,7 @@ _KINDS: Final[dict[type, Cause]] = {
 
 
 class Trigger(msgspec.Struct, frozen=True):
-    """The trigger of a repair: its cause, the reason, and when the repair may begin."""
+    """A trigger that holds: its cause, the reason, and when the repair may begin."""
 
     kind: Cause
     cause: str  # the reason, in one sentence
@@ -37,23 +38,22 @@ class Trigger(msgspec.Struct, frozen=True):
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """The values that decide about triggers."""
+    """What has to be known to decide about triggers."""
 
     now_us: int
     serves: bool  # whether a version is in service
     watch: Watch | None
     requested: Requested | None
-    new_labels: Callable[[], int]  # the number of labels since the newest training
-    rise_by_slice: Callable[
-        [str, ChangeOnset], float
-    ]  # by slice: the rise of the loss of all rows since the slice changed, as a share
+    new_labels: Callable[[], int]  # returns the number of labels since the last training
+    # returns by what share a slice has raised the loss of all rows since a change began
+    rise_by_slice: Callable[[str, ChangeOnset], float]
 
 
 def find_trigger(rules: Deployment, state: LoopState, seen: Seen) -> Trigger | None:
-    """The most urgent cause that holds and is not quiet; None if there is no such cause.
+    """Return the most urgent trigger that holds and is not in its quiet time; None if there is none.
 
-    A cause of several parts, joined by `&`, has the kind of its most urgent part, and therefore the quiet time of that
-    kind.
+    If several triggers are joined by `&`, together they have the kind, and so the quiet time, of the most urgent of
+    them.
     """
     now_us = seen.now_us
     found: list[Trigger] = []
@@ -86,14 +86,16 @@ def _requested(seen: Seen, state: LoopState) -> Trigger | None:
 
 
 def _quiet(kind: Cause, state: LoopState, seen: Seen) -> bool:
-    """Return whether a cause is quiet. If the alarm has risen further since the last repair, the quiet time is over."""
+    """Return whether a kind of cause is in its quiet time. It ends early if the alarm has risen since the last
+    repair.
+    """
     if kind == "alarm" and seen.watch is not None and seen.watch.risen_us > state.risen_us:
         return False
     return is_before(seen.now_us, state.quiet_of(kind).until_us)
 
 
 def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> Trigger | None:
-    """The trigger of a single rule; None if the rule does not hold now."""
+    """Return a single declared trigger if it holds now; otherwise None."""
     now_us, watch = seen.now_us, seen.watch
     match rule:
         case OnQualityDrop():
@@ -123,7 +125,7 @@ def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> T
 def _of_slices(
     kind: Cause, said: str, onsets: Mapping[str, ChangeOnset], rules: Deployment, now_us: int
 ) -> Trigger | None:
-    """The trigger for slices with a standing alarm; None if there are no such slices."""
+    """Return the trigger for slices that have an alarm; None if there are no such slices."""
     if not onsets:
         return None
     onset = max(onsets.values(), key=lambda one: one.at_us)
@@ -138,7 +140,7 @@ def _together(kind: Cause, parts: list[Trigger]) -> Trigger:
 
 
 def _settled_us(rules: Deployment, onset: ChangeOnset, now_us: int) -> int:
-    """The time when enough days have passed since the latest likely day of a change; until then, repairs wait."""
-    least_us = (LEAST_DAYS + 1) * DAY_US  # the rows of the newest day are too new to be judged
+    """Return when enough days have passed since the change began. A repair waits until then."""
+    least_us = (LEAST_DAYS + 1) * DAY_US  # one more, because the newest day cannot be judged yet
     settled_us = max(onset.at_us + rules.settle_us, onset.latest_us + min(rules.settle_us, least_us))
     return max(now_us, rules.model.label.final_at(settled_us))

@@ -1,4 +1,4 @@
-"""The Parquet files of a `DeltaTable`. DuckDB writes and reads them, and they are named by their own SHA-256."""
+"""The Parquet files of a `DeltaTable`: written and read by DuckDB, and named by their SHA-256."""
 
 from __future__ import annotations
 
@@ -30,29 +30,32 @@ _SQL_TYPES: dict[Dtype, str] = {
 }
 _EMPTY: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
 _NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_, "str": object, "time": np.int64}
-_OPTIONS = "hive_partitioning = false, union_by_name = true"  # files that were written later may have more columns
-# Messages of the system, DuckDB and Delta's library; the numbers are those of a file, a disk and a quota.
+# files that were written later may have additional columns
+_OPTIONS = "hive_partitioning = false, union_by_name = true"
+# Messages of the operating system, DuckDB and Delta's library. The numbers are the error codes for a file that is too
+# large, a full disk and an exceeded quota.
 DISK_FULL = re.compile(r"(os error |\[?Errno |\"errno\":\s*\")(27|28|122)\b|No space left|Disk quota|File too large")
 _NAME = re.compile(r"(\d{20})-[0-9a-f]{16}-([0-9a-f]{64})\.parquet")
 
 
 class ParquetFiles:
-    """The data files in a directory.
+    """The Parquet files in a table's directory.
 
-    A name is `order-random-hash.parquet`. Names sort in the order in which rows were appended, and tell the hash that
-    the bytes must have. They differ even when two writers append the same rows at once, because one name in two commits
-    would be one file.
+    A name is `order-random-hash.parquet`. `order` makes names sort in the order in which rows were appended. `random`
+    makes names differ even if two writers append equal rows at once, because two commits must not share a file. `hash`
+    is the hash that the bytes must have.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._duckdb = open_duckdb({"autoinstall_known_extensions": False})
-        self._sound: set[str] = set()  # files that were checked in this process
-        self._known_columns: dict[str, frozenset[str]] = {}  # by file name; a file never changes
+        self._sound: set[str] = set()  # files whose bytes were compared with their hash in this process
+        # the columns of each file; these are cached, because a file never changes
+        self._known_columns: dict[str, frozenset[str]] = {}
         self._mutex = threading.Lock()
 
     def write(self, rows: Columns, order: int) -> str:
-        """Write a new, synced file with `rows`, and return its name."""
+        """Write `rows` to a new, synced file, and return the file's name."""
         data: dict[str, NDArray[Any]] = {}
         picks = []
         for i, (name, column) in enumerate(rows.by_name.items()):
@@ -69,7 +72,7 @@ class ParquetFiles:
             return self._keep(cursor, f"SELECT {', '.join(picks)} FROM incoming", order)
 
     def rewrite(self, names: Sequence[str], order: int, where: str = "true", values: Sequence[Any] = ()) -> str:
-        """Write a new, synced file with the rows of the named files that fulfil `where`, and return its name."""
+        """Copy the rows of the named files that fulfil `where` to a new, synced file, and return the file's name."""
         with self._cursor() as cursor:
             cursor.execute("CREATE TEMP TABLE chosen AS " + self._select("*", names, where), list(values))
             name = self._keep(cursor, "SELECT * FROM chosen ORDER BY rowid", order)
@@ -77,10 +80,10 @@ class ParquetFiles:
             return name
 
     def read(self, names: Sequence[str], dtypes: Mapping[str, Dtype]) -> Columns:
-        """Return the rows of the named files, in their order. The columns are those of `dtypes`."""
+        """Return the rows of the named files in their order, with the columns of `dtypes`."""
         if not names:
             return Columns({name: Column(d, np.empty(0, _NUMPY[d])) for name, d in dtypes.items()})
-        # a file that was written before a column was added lacks the column
+        # a file that was written before a column was added does not have the column
         there = set().union(*map(self._columns_of, names))
         picks = [
             (f"epoch_us({given})" if dtype == "time" else given) + f" AS c{i}"
@@ -98,8 +101,9 @@ class ParquetFiles:
         return int(row[0]) if row is not None else 0
 
     def matching(self, names: Sequence[str], condition: str) -> int:
-        """Return the number of rows of the named files that fulfil `condition`, in which `rows` is all of these
-        rows.
+        """Return the number of rows of the named files that fulfil an SQL condition.
+
+        In the condition, the table `rows` holds all rows of these files.
         """
         if not names:
             return 0
@@ -108,10 +112,11 @@ class ParquetFiles:
         return int(row[0]) if row is not None else 0
 
     def without(self, names: Sequence[str], condition: str) -> list[tuple[str, int, str, int]]:
-        """Write new, synced files without the rows that fulfil `condition`, in which `rows` is all rows.
+        """Replace the files that have rows which fulfil an SQL condition by new, synced files without these rows.
 
-        Returns for each file with such rows the old name, how many rows were removed, the new name ("" when no row is
-        left) and how many rows stayed.
+        In the condition, the table `rows` holds all rows of the named files. Return for each replaced file its name,
+        the number of removed rows, the name of its new file ("" if no row is left), and the number of rows that are
+        left.
         """
         made: list[tuple[str, int, str, int]] = []
         if not names:
@@ -135,10 +140,10 @@ class ParquetFiles:
         return made
 
     def check(self, name: str) -> None:
-        """Compare a file with its hash, once in this process.
+        """Compare the bytes of a file with the hash in its name. Each process does this once per file.
 
         Raises:
-            Corrupt: The file differs, or does not exist any more. The message names it.
+            Corrupt: The bytes differ, or the file does not exist any more. The message names the file.
         """
         if name in self._sound:
             return
@@ -157,7 +162,9 @@ class ParquetFiles:
         self._sound.add(name)
 
     def on_disk(self) -> list[str]:
-        """Return the names of all data files here, even of those that no version needs any more."""
+        """Return the names of all data files in the directory, even of those that no version of the table needs any
+        more.
+        """
         return sorted(name for name in os.listdir(self.directory) if _NAME.fullmatch(name))
 
     def remove(self, name: str) -> None:
@@ -165,9 +172,9 @@ class ParquetFiles:
         self._sound.discard(name)
 
     def sweep(self, old: Set[str], known: Set[str], untouched_s: float) -> int:
-        """Remove unneeded files and return their bytes.
+        """Remove files that are not needed, and return the number of bytes freed.
 
-        These are the files in `old`, and those not in `known` that were last written before `untouched_s`.
+        A file is removed if it is in `old`, or if it is not in `known` and was last written before `untouched_s`.
         """
         freed = 0
         for name in os.listdir(self.directory):
@@ -199,9 +206,9 @@ class ParquetFiles:
 
     @contextlib.contextmanager
     def _as_rows(self, cursor: duckdb.DuckDBPyConnection, names: Sequence[str]) -> Iterator[None]:
-        """Make the named files the view `rows` of this cursor.
+        """Make the rows of the named files available as the view `rows` of this cursor.
 
-        The view has two more columns: `filename` and `file_row_number`.
+        In addition to the columns, the view has `filename` and `file_row_number`.
         """
         for name in names:
             self.check(name)
@@ -235,7 +242,7 @@ class ParquetFiles:
 
 
 class _Cursor:
-    """A DuckDB cursor whose errors are named."""
+    """A DuckDB cursor that converts DuckDB's errors to trimtab's."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, mutex: threading.Lock, what: Path) -> None:
         with mutex:
@@ -258,27 +265,27 @@ class _Cursor:
 
 
 def order_of(name: str) -> int:
-    """Return the number of the append that made a file."""
+    """Return the number of the append that wrote a file."""
     match = _NAME.fullmatch(name)
     return int(match[1]) if match else 0
 
 
 def quoted(name: str) -> str:
-    """Return an SQL identifier in quotes."""
+    """Return a name in quotes, for use in SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def same_as_one_of(rows: Columns) -> tuple[str, list[Any]]:
-    """Return the SQL condition that a row equals one of `rows` in their columns, and its values."""
+    """Return an SQL condition that is true for rows equal to one of `rows`, and the values of its parameters."""
     made = ", ".join(f'unnest(?::{_SQL_TYPES[c.dtype]}[]) AS "@{i}"' for i, c in enumerate(rows.by_name.values()))
     equal = " AND ".join(f'wanted."@{i}" = {quoted(name)}' for i, name in enumerate(rows.names))
     return f"EXISTS (SELECT 1 FROM (SELECT {made}) wanted WHERE {equal})", [c.to_list() for c in rows.by_name.values()]
 
 
 def _literal(path: Path, *, pattern: bool = False) -> str:
-    """Return an SQL text.
+    """Return a path as an SQL text literal.
 
-    With `pattern`, characters that are special in DuckDB's patterns (* ? [) stand for themselves.
+    If `pattern` is True, characters that DuckDB would read as wildcards (* ? [) are escaped.
     """
     return _text(re.sub(r"([*?\[])", r"[\1]", str(path)) if pattern else str(path))
 
@@ -288,10 +295,7 @@ def _text(text: str) -> str:
 
 
 def runs(names: Sequence[str], sizes: Mapping[str, int], target_bytes: int) -> Iterator[list[str]]:
-    """Return groups of neighbours, in order, whose sizes together stay below the target.
-
-    Such a group is worth merging.
-    """
+    """Yield groups of neighbouring files that are worth merging, because their total size stays below the target."""
     run: list[str] = []
     total = 0
     for name in sorted(names):

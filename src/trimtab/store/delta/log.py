@@ -26,24 +26,27 @@ from trimtab.store.delta.files import DISK_FULL
 from trimtab.store.durable_files import file_mode, make_folder, narrow, sync_directory
 from trimtab.store.forks import forked
 
-_CHECKPOINT_EVERY = 50  # number of commits
+_CHECKPOINT_EVERY = 50  # a checkpoint is made after this number of commits
 COMMIT_ATTEMPTS = 10
 _TYPES: dict[Dtype, str] = {"float": "double", "int": "long", "bool": "boolean", "str": "string", "time": "timestamp"}
 _DTYPES: dict[str, Dtype] = {name: dtype for dtype, name in _TYPES.items()}
-# less free space is not enough for a commit; Delta's library does not always name that as the cause
+# With less free space than this, a commit fails. The error of Delta's library does not always say so.
 _ROOM_BYTES = 64 << 10
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m|[\u2190-\u257f]")  # and the box-drawing lines of Delta's library
+# also matches the box-drawing characters in messages of Delta's library
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m|[\u2190-\u257f]")
 _CONFIGURATION = {
-    "delta.checkpointInterval": "1000000000",  # trimtab makes checkpoints itself, to keep their checksums
-    "delta.enableExpiredLogCleanup": "false",  # a training set may pin any version
+    "delta.checkpointInterval": "1000000000",  # trimtab makes checkpoints itself, so that it can keep their checksums
+    # old commits are kept, because a training set may refer to any version of the table
+    "delta.enableExpiredLogCleanup": "false",
 }
-_FORMAT = "trimtab table, format 1"  # kept as the Delta table's description
+_FORMAT = "trimtab table, format 1"  # stored as the description of the Delta table
 
 
 class DeltaLog:
-    """The log of one table. Its users hold a mutex around each call.
+    """The transaction log of one table. The calling objects hold a mutex around each call.
 
-    Every commit is synced. Its hash is written to `_checks`, and compared when the commit is read.
+    Every commit is synced. The hash of the commit's file is written to `_checks`, and compared whenever the commit is
+    read.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -51,16 +54,16 @@ class DeltaLog:
         self.directory = directory
         self.closed = False
         self._delta: deltalake.DeltaTable | None = None
-        self._checked_through = -1  # the last commit whose checksum was compared
+        self._checked_through = -1  # the newest commit whose hash was compared
 
     @staticmethod
     def move(writer: str, position: int) -> list[deltalake.Transaction]:
-        """Return the transactions of a commit which record that `writer` has reached `position`."""
+        """Return entries for a commit which record that `writer` has reached `position`."""
         check = deltalake.Transaction(f"{writer}#crc", _position_crc(writer, position))
         return [deltalake.Transaction(writer, position), check]
 
     def dtypes(self, delta: deltalake.DeltaTable) -> dict[str, Dtype]:
-        """Return the table's columns and their types."""
+        """Return the table's columns with their types."""
         found: dict[str, Dtype] = {}
         for field in delta.schema().fields:
             name = field.type.type if isinstance(field.type, PrimitiveType) else str(field.type)
@@ -72,7 +75,9 @@ class DeltaLog:
         return found
 
     def files(self, version: int) -> list[str]:
-        """Return the files of the log that a version needs, relative to the table, with their checksums."""
+        """Return the log files, with their checksum files, that a version of the table needs. Paths are relative to the
+        table.
+        """
         directory = self.directory / "_delta_log"
         names = [name for name in sorted(os.listdir(directory)) if name[:20].isdigit() and int(name[:20]) <= version]
         with contextlib.suppress(FileNotFoundError):
@@ -82,7 +87,7 @@ class DeltaLog:
         return [*(f"{directory.name}/{name}" for name in names), *checks]
 
     def refresh(self) -> deltalake.DeltaTable | None:
-        """Return the newest state, with its new commits checked, or None before the first append."""
+        """Check the commits that are new, and return the newest state of the table; None before the first append."""
         refuse_fork(self.directory)
         if self.closed:
             raise Misuse(f"{self.directory}: this table is closed. Open it again with store.open.")
@@ -136,7 +141,7 @@ class DeltaLog:
             )
 
     def begin_again(self, rows: Columns) -> None:
-        """Give a table without rows the columns of its first rows. The table's positions are kept. # D34"""
+        """Give an empty table the columns of `rows`. The stored positions of its writers are kept. # D34"""
         delta = self.refresh()
         if delta is None or self.active(delta) or not _contradict(self.dtypes(delta), rows):
             return
@@ -150,7 +155,9 @@ class DeltaLog:
                 self._sealed(delta, before)
 
     def widened(self, delta: deltalake.DeltaTable, rows: Columns) -> deltalake.DeltaTable:
-        """Add the new columns of `rows` to the table, if `rows` have all of the table's columns."""
+        """Add to the table those columns of `rows` that it does not have. Do nothing if `rows` lack a column of the
+        table.
+        """
         for _ in range(COMMIT_ATTEMPTS):
             there = self.dtypes(delta)
             found = {name: column.dtype for name, column in rows.by_name.items()}
@@ -167,7 +174,7 @@ class DeltaLog:
                         post_commithook_properties=deltalake.PostCommitHookProperties(create_checkpoint=False),
                     )
                     delta.update_incremental()
-            except delta_errors.CommitFailedError:  # another process was first, so look again
+            except delta_errors.CommitFailedError:  # another process committed first, so read the table again
                 delta = self.refresh() or delta
                 continue
             self._sealed(delta, before)
@@ -180,7 +187,7 @@ class DeltaLog:
         actions: Sequence[AddAction | RemoveAction],
         moves: Sequence[deltalake.Transaction],
     ) -> None:
-        """Commit, sync and seal. Afterwards `delta` shows the new version."""
+        """Make a commit, sync it and store its hash. Afterwards `delta` shows the new version."""
         before = delta.version()
         with named(self.directory):
             delta.create_write_transaction(
@@ -194,8 +201,8 @@ class DeltaLog:
         self._sealed(delta, before)
 
     def _sealed(self, delta: deltalake.DeltaTable, before: int) -> None:
-        """Sync and seal the commits after version `before`."""
-        for version in range(before + 1, delta.version() + 1):  # the commit of this process is one of them
+        """Sync the commits after version `before`, and store their hashes."""
+        for version in range(before + 1, delta.version() + 1):  # one of them is the commit of this process
             path = self.directory / "_delta_log" / f"{version:020}.json"
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -211,7 +218,7 @@ class DeltaLog:
             self._seal(path.name)
 
     def _seal(self, name: str) -> None:
-        """Write a log file's hash. If the process crashes before this, the file is not checked."""
+        """Store the hash of a log file. If the process crashes before this call, the file is never checked."""
         checks = self.directory / "_checks"
         make_folder(checks)
         log = self.directory / "_delta_log" / name
@@ -224,7 +231,7 @@ class DeltaLog:
             temporary.replace(checks / name)
 
     def _check_log(self) -> None:
-        """Compare the sealed log files with their hashes, from the newest checkpoint on."""
+        """Compare the log files, from the newest checkpoint on, with their stored hashes."""
         checks = self.directory / "_checks"
         names = sorted(name for name in os.listdir(checks) if name[:20].isdigit()) if checks.is_dir() else []
         newest = max((name[:20] for name in names if ".checkpoint" in name), default="")
@@ -237,7 +244,7 @@ class DeltaLog:
         try:
             expected = (self.directory / "_checks" / name).read_text("ascii", "replace")
         except FileNotFoundError:
-            return  # the writer was killed before it sealed the file
+            return  # the writer was killed before it stored the hash
         try:
             sound = bytes_hash(path.read_bytes()) == expected
         except FileNotFoundError:
@@ -279,10 +286,10 @@ class DeltaLog:
 
     @contextlib.contextmanager
     def locked(self, how: int) -> Iterator[None]:
-        """Lock the table.
+        """Lock the table inside the block.
 
-        The lock is shared while appending, and exclusive while files are replaced, so that no file vanishes while it is
-        used.
+        Appends and reads share the lock. Replacing files takes the lock exclusively, so that no file disappears while
+        it is used.
         """
         path = self.directory / "_lock"
         try:
@@ -300,7 +307,9 @@ class DeltaLog:
 
 @contextlib.contextmanager
 def named(directory: Path) -> Iterator[None]:
-    """Convert Delta's errors to trimtab's. The error of a lost race for a commit passes unchanged."""
+    """Convert Delta's errors to trimtab's inside the block. Only the error that another process committed first is not
+    converted.
+    """
     try:
         yield
     except (delta_errors.CommitFailedError, delta_errors.TableNotFoundError):
@@ -316,7 +325,7 @@ def named(directory: Path) -> Iterator[None]:
 
 
 def _not_now(directory: Path, error: Exception) -> Unavailable:
-    """Return the error for a failure of the disk, raised by the system or by Delta's library."""
+    """Return the error for a disk that fails or is full, as the system or Delta's library reported it."""
     other = isinstance(error, PermissionError | FileNotFoundError) or not directory.is_dir()
     if DISK_FULL.search(str(error)) or (not other and shutil.disk_usage(directory).free < _ROOM_BYTES):
         return Unavailable(f"{directory}: the disk is full. Nothing was lost; free some space and do this again.")
@@ -329,7 +338,7 @@ def _plain(error: Exception) -> str:
 
 
 def _contradict(there: Mapping[str, Dtype], rows: Columns) -> bool:
-    """Return whether columns are missing or of another type."""
+    """Return whether `rows` lack a column of the table, or have it with another type."""
     found = {name: column.dtype for name, column in rows.by_name.items()}
     return any(found.get(name) != dtype for name, dtype in there.items())
 
@@ -339,11 +348,11 @@ def _position_crc(writer: str, position: int) -> int:
 
 
 def refuse_fork(directory: Path) -> None:
-    """Refuse to use a table in a child that was forked after a table was used."""
+    """Refuse to use a table in a forked child whose parent has used any table."""
     global _used_by
     if _used_by not in (0, os.getpid()):
         raise forked(directory)
     _used_by = os.getpid()
 
 
-_used_by = 0  # the process that started Delta's runtime, which does not survive a fork
+_used_by = 0  # the process that started the threads of Delta's library, which do not survive a fork

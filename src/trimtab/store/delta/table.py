@@ -31,9 +31,10 @@ _ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
 class DeltaTable(Closing):
     """A `Table` in a directory, readable by everything that reads Delta Lake.
 
-    A commit carries its writer's log position as an application transaction, and the checksum of the position as a
-    second one. Data files are named by their hash and checked once in each process. The checksums of the commits are in
-    `_checks`. Safe for many threads and processes, but not in a child that was forked after a table was used.
+    A commit also stores the log position of its writer (as a Delta application transaction), and a checksum of this
+    position. Data files are named by their hash, and each process checks them once. The hashes of the commits are in
+    `_checks`. A table can be used by many threads and processes, but not in a forked child if its parent has used any
+    table.
 
     >>> import tempfile
     >>> table = DeltaTable(Path(tempfile.mkdtemp()) / "landings")
@@ -65,18 +66,21 @@ class DeltaTable(Closing):
         guard(self, self.directory)
 
     def append(self, rows: Columns, *, writer: str, position: int) -> bool:
-        """Add rows in one commit that also stores `position` for `writer`. Returns False if it is stored already.
+        """Add rows in one commit that also stores `position` for `writer`.
 
-        Columns that the table does not have yet become columns of the table, and are null in all existing rows. A table
-        without rows takes the columns as they are.
+        Return False and add nothing if the writer has already reached this position.
+
+        Columns that the table does not have yet are added to it. They are null in all rows that exist. An empty table
+        takes the columns of `rows` in place of its own.
 
         If several processes append for one writer at once, only one of them stores a given position. Delta refuses a
-        commit that began before another process committed. Then the table is read again, and the append is skipped if
-        the writer's position has reached its own.
+        commit if another process committed since the table was read. Then the table is read again, and nothing is
+        appended if the writer has reached the position by then.
 
         Raises:
-            Misuse: A column of the table is missing, or of another type.
-            Unavailable: The disk is full. Append again: rows that were committed nevertheless are skipped.
+            Misuse: A column of the table is missing in `rows`, or has another type.
+            Unavailable: The disk is full. Call again: if the rows were committed in spite of the error, they are not
+                added twice.
         """
         if not writer or position < 1:
             raise Misuse(f"table: writer {writer!r} at position {position}. Give a name and a position above zero.")
@@ -93,7 +97,8 @@ class DeltaTable(Closing):
                 try:
                     self._log.commit(delta, [] if name is None else [self._add(name, rows.rows)], moves)
                     return True
-                except delta_errors.CommitFailedError as error:  # another process moved this writer, so look again
+                # another process stored a position for this writer, so read the table again
+                except delta_errors.CommitFailedError as error:
                     failure = error
                     self._log.refresh()
                     if name is not None and name not in self._log.active(delta):
@@ -103,7 +108,7 @@ class DeltaTable(Closing):
             ) from failure
 
     def position(self, writer: str) -> int:
-        """Return the last position committed for `writer`, or 0 when there is none."""
+        """Return the last position stored for `writer`, or 0 if there is none."""
         with self._mutex:
             delta = self._log.refresh()
             return 0 if delta is None else self._log.position(delta, writer)
@@ -111,7 +116,7 @@ class DeltaTable(Closing):
     def scan(self, names: Sequence[str] | None = None, *, version: int | None = None) -> Columns:
         """Return the rows, in the order in which they were appended.
 
-        Before the first append there are no columns at all.
+        Before the first append there are no columns.
 
         Raises:
             NotFound: The version does not exist, or a delete has removed files that it needs.
@@ -122,7 +127,7 @@ class DeltaTable(Closing):
                 delta = self._log.refresh()
                 if delta is None and version is None:
                     return Columns({})
-                # keeps files from being removed before they are read
+                # while this lock is held, no file is removed
                 reading.enter_context(self._log.locked(fcntl.LOCK_SH))
                 delta = self._log.refresh() if version is None else self._log.at(version)
                 assert delta is not None
@@ -137,9 +142,9 @@ class DeltaTable(Closing):
             return self._files.read(files, dtypes if names is None else {name: dtypes[name] for name in names})
 
     def files(self) -> list[Path]:
-        """Return the Parquet files of the newest version, in the order of their rows.
+        """Return the paths of the Parquet files of the newest version, in the order of their rows.
 
-        Each file is checked. This is for tables that are larger than memory.
+        The bytes of each file are checked first. Use this for a table that does not fit in memory.
 
         Raises:
             Corrupt: A file is damaged. The message names it.
@@ -152,14 +157,14 @@ class DeltaTable(Closing):
         return [self.directory / name for name in names]
 
     def erase(self, rows: Columns, instead: Columns | None = None) -> int:
-        """Remove every row that equals one of `rows` in all of its columns, and return how many were removed.
+        """Remove every row that equals one of `rows` in all of their columns, and return the number of removed rows.
 
-        The rows `instead` are added in the same commit. Files of older versions that hold such a row are removed, too,
-        so versions that needed them cannot be scanned any more. The columns of `rows` are of text or whole numbers.
+        The rows `instead` are added in the same commit. Files of older versions are removed, too, if they hold such a
+        row, so these versions can no longer be scanned. The columns of `rows` must be texts or whole numbers.
 
         Raises:
             NotFound: The table has no such column.
-            Misuse: A column is of another type, or `instead` does not have the table's columns.
+            Misuse: A column has another type, or `instead` does not have the columns of the table.
         """
         with self._mutex, self._log.locked(fcntl.LOCK_EX):
             delta = self._log.refresh()
@@ -195,7 +200,7 @@ class DeltaTable(Closing):
             return removed
 
     def compact(self) -> None:
-        """Merge neighbouring small files. The rows, their order and the older versions stay the same."""
+        """Merge small neighbouring files. The rows and their order do not change, and older versions stay readable."""
         with self._mutex, self._log.locked(fcntl.LOCK_EX):
             delta = self._log.refresh()
             if delta is None:
@@ -213,10 +218,9 @@ class DeltaTable(Closing):
                 self._log.checkpoint(delta)
 
     def prune(self, condition: str) -> int:
-        """Remove the rows that fulfil an SQL condition, in which `rows` is the table, and return how many were
-        removed.
+        """Remove the rows that fulfil an SQL condition, and return the number of removed rows.
 
-        Older versions stay readable until `vacuum` removes their files.
+        In the condition, the table is called `rows`. Older versions stay readable until `vacuum` removes their files.
         """
         with self._mutex, self._log.locked(fcntl.LOCK_EX):
             delta = self._log.refresh()
@@ -234,16 +238,16 @@ class DeltaTable(Closing):
             return removed
 
     def count(self, condition: str = "true") -> int:
-        """Return the number of rows that fulfil an SQL condition, in which `rows` is the table."""
+        """Return the number of rows that fulfil an SQL condition. In the condition, the table is called `rows`."""
         with self._mutex, self._log.locked(fcntl.LOCK_SH):
             delta = self._log.refresh()
             return 0 if delta is None else self._files.matching(self._log.active(delta), condition)
 
     def vacuum(self, older_h: int) -> int:
-        """Remove files that no version has needed for this many hours, and return how many bytes were freed.
+        """Remove files that no version has needed in the last `older_h` hours, and return the number of bytes freed.
 
-        Older versions become unreadable with their files. A version is never removed while trimtab scans it. `older_h`
-        protects other tools that read the table.
+        Older versions become unreadable with their files. trimtab never removes files of a version that it is reading.
+        Choose `older_h` to protect other programs that read the table.
         """
         with self._mutex, self._log.locked(fcntl.LOCK_EX):
             delta = self._log.refresh()
@@ -255,8 +259,8 @@ class DeltaTable(Closing):
             return self._files.sweep(old, gone | set(self._log.active(delta)), time.time() - 3600 * older_h)
 
     def copy_to(self, directory: Path) -> None:
-        """Write the newest version to a new directory, with its log but without files that only older versions need."""
-        with self._mutex, self._log.locked(fcntl.LOCK_SH):  # keeps files from being removed before they are copied
+        """Copy the newest version, with its log, to a new directory, without files that only older versions need."""
+        with self._mutex, self._log.locked(fcntl.LOCK_SH):  # while this lock is held, no file is removed
             delta = self._log.refresh()
             files = [] if delta is None else [*self._log.active(delta), *self._log.files(delta.version())]
             try:
@@ -269,7 +273,7 @@ class DeltaTable(Closing):
                 raise Unavailable(f"{what}: {error}. Check free space and access, and try again.") from error
 
     def version(self) -> int:
-        """Return the newest version, or -1 before the first append."""
+        """Return the number of the newest version, or -1 before the first append."""
         with self._mutex:
             delta = self._log.refresh()
             return -1 if delta is None else delta.version()
@@ -281,9 +285,9 @@ class DeltaTable(Closing):
             self._files.close()
 
     def after_fork(self) -> None:
-        """In a forked child: refuse every later call."""
+        """Make every later call fail. This is called in a forked child."""
         self._log.closed = True
-        self._mutex = threading.RLock()  # another thread of the parent may hold the old lock
+        self._mutex = threading.RLock()  # the old lock may be held for ever, by a thread that only exists in the parent
 
     def _add(self, name: str, rows: int, *, data_change: bool = True) -> AddAction:
         size = (self.directory / name).stat().st_size
@@ -294,10 +298,9 @@ class DeltaTable(Closing):
         return RemoveAction(name, data_change, time.time_ns() // 1_000_000, size, {})
 
     def _erase(self, active: set[str], condition: str, values: Sequence[Any]) -> None:
-        """Remove files that no current version needs if they hold such a row, or if this cannot be determined any
-        more.
-        """
-        for leftover in self.directory.glob("_*.new"):  # left by a killed process, because no process writes now
+        """Remove files that only older versions need, if they hold a row to erase or can no longer be read."""
+        # A killed process left these files. No process writes now, so they can be removed.
+        for leftover in self.directory.glob("_*.new"):
             leftover.unlink(missing_ok=True)
         for name in self._files.on_disk():
             if name not in active:

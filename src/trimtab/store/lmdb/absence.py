@@ -1,8 +1,8 @@
-"""Proof that keys which LMDB does not find are absent, and not hidden by a damaged page. # D0172
+"""Proof that keys which LMDB does not find really are absent, and not hidden by a damaged page. # D0172
 
-A pair carries a checksum, but a page does not. Damage in a key, or in a page that leads to the key, makes a look-up end
-at a wrong place, between two pairs. If both pairs are sound, and a look-up of each pair finds it next to the other
-pair, then no key lies between them.
+Each pair of key and value has a checksum, but LMDB's pages have none. If a key is damaged, or a page on the way to it,
+then a look-up ends in the wrong place between two other pairs. The proof takes the two pairs around that place. Both
+must have the right checksum, and a look-up of each must find the other one next to it. Then no key lies between them.
 """
 
 from __future__ import annotations
@@ -11,27 +11,28 @@ import zlib
 from collections.abc import Iterable
 from typing import Any
 
-RESIDUE = 0x2144DF1C  # the CRC-32 of anything followed by its own CRC-32, little-endian
+RESIDUE = 0x2144DF1C  # the CRC-32 of any bytes that are followed by their own CRC-32 (little-endian)
 _crc32 = zlib.crc32
 
 
 def hidden(transaction: Any, keys: Iterable[bytes], exempt: bytes) -> bytes | None:
-    """Return a key at which a damaged page shows, or None if all of `keys` are absent.
+    """Return a key at which damage was found, or None if all of `keys` are proven to be absent.
 
     Args:
-        transaction: The read transaction that did not find them.
+        transaction: The read transaction in which the keys were not found.
         keys: The keys that were not found.
-        exempt: The first key of the store, whose value has no checksum.
+        exempt: The first key of the store. Its value has no checksum.
     """
-    if transaction.get(exempt) is None:  # another page stands in the place of the first page or of the root
+    if transaction.get(exempt) is None:  # the first page, or the root of the tree, was replaced by another page
         return exempt
-    low: bytes | None = b"\xff"  # the keys around a verified gap between pairs, None at an end
+    # The two neighbouring pairs of the last proof; keys between them are absent. None stands for an end of the store.
+    low: bytes | None = b"\xff"
     high: bytes | None = b""
     for key in sorted(keys):
         if (low is None or low < key) and (high is None or key < high):
             continue
         low = high = None
-        cursor = transaction.cursor()  # a cursor that was used may search only its own page
+        cursor = transaction.cursor()  # a cursor that was used before may only search its own page, so take a new one
         if there := cursor.set_range(key):
             high, value = cursor.item()
             if high <= key:
@@ -50,9 +51,9 @@ def hidden(transaction: Any, keys: Iterable[bytes], exempt: bytes) -> bytes | No
 
 
 def _adjacent(transaction: Any, low: bytes | None, high: bytes | None) -> bool:
-    """Return whether a look-up of either of two keys finds it next to the other. None stands for an end.
+    """Return whether a look-up of either key finds the other key next to it. None stands for an end of the store.
 
-    On a misplaced page this does not hold.
+    If a page was replaced by another page, this is not the case.
     """
     if low is not None:
         cursor = transaction.cursor()

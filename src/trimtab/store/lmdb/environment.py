@@ -1,4 +1,4 @@
-"""One LMDB environment for each path in this process. It is enlarged when it is full."""
+"""An LMDB environment (LMDB's word for an open database), shared within this process and enlarged when full."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ FORMAT = 1
 FORMAT_KEY = b"\x00trimtab/format"
 RESTORE = "Restore it from a backup."
 _MAX_READERS = 1_024
-READERS_S = 30.0  # time between two searches for killed readers
-_COPIED = 10_000  # pairs that are copied in one transaction
+READERS_S = 30.0  # the time between two searches for readers that were killed
+_COPIED = 10_000  # the number of pairs that one transaction copies
 _A = TypeVar("_A")
 _T = TypeVar("_T")
 
@@ -48,27 +48,27 @@ _DAMAGED = (lmdb.BadChecksumError, lmdb.CorruptedError, lmdb.InvalidError, lmdb.
 
 
 class LmdbEnvironment:
-    """The environment at a path, shared by all objects of this process that use it.
+    """The LMDB environment at a path. All objects of this process that use the path share it.
 
-    LMDB forbids a second environment for the path. The memory map must not be replaced while a thread reads. So each
-    thread sets `busy` around its reads. Replacing the map sets `paused` and waits until no thread is busy. The
-    interpreter lock keeps these accesses in order.
+    LMDB forbids opening a path twice in one process. Its memory map must not be replaced while a thread reads.
+    Therefore each thread sets `busy` while it reads. A thread that replaces the map sets `paused`, and waits until no
+    thread is busy. The interpreter lock keeps these assignments in order.
     """
 
     def __init__(self, path: Path, map_bytes: int, repair: str) -> None:
         self.path = path
-        self.repair = repair  # how to repair damage, for messages
+        self.repair = repair  # advice on repairing damage, for messages
         self.users = 1
         self.paused = False
         self._map_bytes = map_bytes
-        self._mutex = threading.RLock()  # held while writing, and while replacing the map
+        self._mutex = threading.RLock()  # held while writing and while replacing the memory map
         self._local = threading.local()
         self._threads: weakref.WeakSet[_Thread] = weakref.WeakSet()
         self._threads_mutex = threading.Lock()
         self._writer: FileLock | None = None
-        self._check_s = 0.0  # time (`monotonic`) of the next search for killed readers
+        self._check_s = 0.0  # the time (of `monotonic`) at which killed readers are searched for again
         self._closed = False
-        self._file: tuple[int, int] | None = None  # device and inode number of the open file
+        self._file: tuple[int, int] | None = None  # the device and inode number of the open file
         self._begin: Any = None
         self._open()
 
@@ -92,16 +92,17 @@ class LmdbEnvironment:
             finally:
                 thread.busy = False
             if failure is None:
-                with self._mutex:  # until the map is replaced
+                with self._mutex:  # wait until the map is replaced
                     self._refuse_closed()
             else:
                 self._recover(failure)
 
     def write(self, what: Callable[[Any], None]) -> None:
-        """Run `what(transaction)` in a synced write transaction. If the map is full, run it again with a larger map.
+        """Run `what(transaction)` in a synced write transaction. If the memory map is full, enlarge it and run `what`
+        again.
 
         Raises:
-            Conflict: Another process writes here.
+            Conflict: Another process writes to this store.
             Unavailable: The disk is full or read-only. Nothing was written.
         """
         with self._mutex:
@@ -115,7 +116,9 @@ class LmdbEnvironment:
                     self._environment.set_mapsize(2 * self._environment.info()["map_size"])
 
     def copy(self, directory: Path) -> None:
-        """Write a consistent copy, without free pages, to a new directory. Writing goes on meanwhile."""
+        """Write a consistent copy to a new directory, without free pages. Other threads and processes may write
+        meanwhile.
+        """
         try:
             make_folder(directory)
             self.read(lambda transaction, to: self._environment.copy(str(to), compact=True), directory)
@@ -125,22 +128,21 @@ class LmdbEnvironment:
             raise Unavailable(f"{directory}: cannot be made ({error}). Check free space and access.") from error
 
     def release_writer(self) -> None:
-        """Release the write lock. The next write takes it again."""
+        """Release the lock that makes this process the only writer. The next write takes the lock again."""
         with self._mutex:
             if self._writer is not None:
                 self._writer.release()
                 self._writer = None
 
     def reopen_if_replaced(self, *, make: bool) -> bool:
-        """Open the file at the path again if it is not the file that is open, and return whether it was another
-        file.
+        """Open the path again if another file is there by now. Return whether this was the case.
 
         Args:
-            make: If the file is missing, make an empty environment; only for the writer.
+            make: Whether to create an empty store if the file is missing. Only the writer may do this.
 
         Raises:
             Unavailable: The file is missing, and `make` is false.
-            Corrupt: The file is damaged. Each call tries again.
+            Corrupt: The file is damaged. Later calls try to open it again.
         """
         found = _file_at(self.path)
         if found == self._file:
@@ -153,7 +155,7 @@ class LmdbEnvironment:
         with self._mutex, self._alone():
             self._refuse_closed()
             self._environment.close()
-            if self._writer is not None:  # the lock of the removed folder
+            if self._writer is not None:  # this lock is on a file of the folder that was removed
                 self._writer.release()
                 self._writer = None
             try:
@@ -165,19 +167,19 @@ class LmdbEnvironment:
         return True
 
     def rewrite(self, gone: Iterable[bytes]) -> None:
-        """Replace the file by one without these keys.
+        """Replace the file by a new one that does not have the keys in `gone`.
 
-        The new file has no free pages, because free pages keep old values.
+        Free pages keep old values, so the new file has no free pages.
 
         Raises:
-            Conflict: Another process has the environment open. Nothing was done.
+            Conflict: Another process has the store open. Nothing was done.
             Unavailable: The disk is full. Nothing was done.
         """
         with self._mutex:
             self._refuse_closed()
             if self._writer is None:
                 self._writer = self._take_writer()
-            for leftover in self.path.glob(".new-*"):  # left by a killed process
+            for leftover in self.path.glob(".new-*"):  # a killed process left these folders behind
                 shutil.rmtree(leftover, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix=".new-", dir=self.path) as directory:
                 self._copy(Path(directory), frozenset(gone))
@@ -189,7 +191,7 @@ class LmdbEnvironment:
                         self._open()
 
     def _copy(self, directory: Path, gone: Set[bytes]) -> None:
-        """Write all pairs except some into a new, synced environment."""
+        """Write all pairs, except those in `gone`, to a new, synced store."""
         size = self._environment.info()["map_size"]
         try:
             with (
@@ -205,10 +207,13 @@ class LmdbEnvironment:
             raise named(error, self.path, self.repair) from error
 
     def _replace_file(self, made: Path) -> None:
-        """Replace the data file while no process has it open. This process closes it first."""
+        """Put a new data file in place of the old one, if no process has the old one open. This process closes it
+        first.
+        """
         fd = os.open(self.path / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, file_mode(self.path))
         try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)  # LMDB keeps a shared lock while an environment is open
+            # every process that has the environment open holds a shared lock on this byte
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
             made.chmod(file_mode(self.path))
             os.replace(made, self.path / "data.mdb")
             sync_directory(self.path)
@@ -223,7 +228,7 @@ class LmdbEnvironment:
             os.close(fd)
 
     def _written(self, what: Callable[[Any], None]) -> bool:
-        """Make one attempt to write. Returns False when the map is full."""
+        """Try once to write. Return False if the memory map is full."""
         while True:
             try:
                 transaction = self._begin(write=True)
@@ -246,7 +251,8 @@ class LmdbEnvironment:
         return True
 
     def _abort(self, transaction: Any) -> None:
-        with self._alone():  # an abort waits until no thread reads, which busy readers could delay for ever
+        # LMDB lets an abort wait for readers; without `_alone`, busy readers could delay it for ever
+        with self._alone():
             transaction.abort()
 
     def close(self) -> None:
@@ -290,12 +296,12 @@ class LmdbEnvironment:
             raise
 
     def _check_readers(self) -> None:
-        """Clear the slots of killed readers, whose pages could otherwise never be used again."""
+        """Free the reader slots of killed processes, so that the pages which these read can be reused."""
         self._environment.reader_check()
         self._check_s = time.monotonic() + READERS_S
 
     def _check_whole(self) -> None:
-        """Refuse a truncated file, because reading a missing page would end the process."""
+        """Refuse a file that was cut short, because reading a missing page would end the process."""
         try:
             with self._begin(), (self.path / "data.mdb").open("rb") as file:
                 cut = is_cut(file)
@@ -319,13 +325,13 @@ class LmdbEnvironment:
             )
 
     def _recover(self, error: lmdb.Error) -> None:
-        """Prepare another attempt, or raise the error as one of trimtab's."""
+        """Remove the cause of an error so that the caller can try again, or raise the error as one of trimtab's."""
         if isinstance(error, lmdb.MapResizedError):
             with self._mutex, self._alone():
                 self._refuse_closed()
-                self._environment.set_mapsize(0)  # another process has enlarged the map
+                self._environment.set_mapsize(0)  # another process has enlarged the memory map
             return
-        if isinstance(error, lmdb.PanicError):  # after a failed sync the environment must be opened again
+        if isinstance(error, lmdb.PanicError):  # after a failed sync, LMDB only works again once it is reopened
             with self._mutex, self._alone():
                 self._refuse_closed()
                 self._environment.close()
@@ -335,7 +341,9 @@ class LmdbEnvironment:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Wait until no thread reads, and let no thread begin to read inside the block. The caller holds the mutex."""
+        """Let no thread read inside the block: wait for running reads, and hold up new ones. The caller holds the
+        mutex.
+        """
         self.paused = True
         try:
             while self._is_read():
@@ -366,7 +374,7 @@ class LmdbEnvironment:
 
 
 class _Thread:
-    """Whether a thread is reading now."""
+    """The state of one reading thread: `busy` says whether it is reading now."""
 
     __slots__ = ("__weakref__", "busy")
 
@@ -375,7 +383,7 @@ class _Thread:
 
 
 def named(error: lmdb.Error, path: Path, repair: str = RESTORE) -> TrimtabError:
-    """Return the error to raise for LMDB's `error`. `repair` says what to do about damage."""
+    """Return trimtab's error for LMDB's `error`. `repair` is the advice if the store is damaged."""
     if isinstance(error, lmdb.BadValsizeError):
         return Misuse(f"{path}: a key is empty or too long ({error}). Keys have 1 to 511 bytes.")
     if isinstance(error, lmdb.VersionMismatchError):
@@ -388,7 +396,7 @@ def named(error: lmdb.Error, path: Path, repair: str = RESTORE) -> TrimtabError:
 
 
 def share(path: Path, map_bytes: int, repair: str) -> LmdbEnvironment:
-    """The environment at `path`, shared within this process."""
+    """Return the environment at `path`, which all callers in this process share."""
     key = os.path.realpath(path)
     check_inherited(path)
     with _registry:
@@ -401,7 +409,7 @@ def share(path: Path, map_bytes: int, repair: str) -> LmdbEnvironment:
 
 
 def unshare(environment: LmdbEnvironment) -> None:
-    """Release an environment of `share`. The last release closes it."""
+    """Give back an environment that `share` returned. The last caller to do so closes it."""
     with _registry:
         environment.users -= 1
         if environment.users == 0:
@@ -410,7 +418,7 @@ def unshare(environment: LmdbEnvironment) -> None:
 
 
 def _create(path: Path) -> None:
-    """Make a synced environment with its format. It is complete before it gets its name."""
+    """Create a synced data file that holds only its format number. The file is complete before it gets its name."""
     with tempfile.TemporaryDirectory(prefix=".new-", dir=path) as directory:
         try:
             with lmdb.open(directory, map_size=1 << 20) as environment, environment.begin(write=True) as transaction:
@@ -422,12 +430,12 @@ def _create(path: Path) -> None:
 
 
 def _refuse(error: TrimtabError, **_: object) -> Any:
-    """Stand in for the transactions of an environment that could not be opened again."""
+    """Raise `error`. This takes the place of transactions if the store could not be opened again."""
     raise error
 
 
 def _file_at(path: Path) -> tuple[int, int] | None:
-    """Return the device and inode number of the data file."""
+    """Return the device and inode number of the data file in a folder."""
     try:
         found = os.stat(path / "data.mdb")
     except OSError:

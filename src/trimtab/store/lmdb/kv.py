@@ -1,4 +1,4 @@
-"""The embedded key-value store: LMDB, read by many processes and written by one."""
+"""The key-value store in a folder, built on LMDB. One process writes, and many read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trimtab.store.forks import forked, guard, unguard
 from trimtab.store.lmdb.absence import RESIDUE, hidden
 from trimtab.store.lmdb.environment import FORMAT_KEY, RESTORE, share, unshare
 
-_FIRST_MAP_BYTES = 1 << 30  # address space, not disk: the file grows as it is filled
+_FIRST_MAP_BYTES = 1 << 30  # This is address space and not disk space: the file grows as pairs are written.
 _LONGEST_KEY_BYTES = 511
 _crc32 = zlib.crc32
 _tail = struct.Struct("<I").pack
@@ -28,14 +28,15 @@ _get = lmdb.Transaction.get
 class LmdbKeyValue(Closing):
     """A `KeyValue` in a directory. Every value carries a CRC-32 over its key and itself.
 
-    Several objects on one directory share one LMDB environment, because LMDB forbids a second one in a process. The
-    first write takes the directory's writer lock for this process. The lock is held until `release_writer` is called or
-    the last of these objects is closed. Safe to use from many threads.
+    LMDB forbids opening a directory twice in one process, so all objects on one directory share one LMDB environment.
+    The first write takes the directory's writer lock for this process. The lock is held until `release_writer` is
+    called, or until the last of these objects is closed. Many threads may use a store at once.
 
     Args:
-        directory: The directory. It is made when it does not exist.
-        map_bytes: Address space to begin with.
-        repair: A sentence for messages about damage, because only the caller knows what the store holds.
+        directory: The directory of the store. It is created if it does not exist.
+        map_bytes: The initial size of the memory map.
+        repair: What a user should do if the store is damaged, as a sentence for messages. Only the caller knows what
+            the store holds, and so how to restore it.
 
     >>> import tempfile
     >>> with LmdbKeyValue(Path(tempfile.mkdtemp())) as store:
@@ -47,16 +48,17 @@ class LmdbKeyValue(Closing):
     def __init__(self, directory: Path, *, map_bytes: int = _FIRST_MAP_BYTES, repair: str = RESTORE) -> None:
         self.directory = Path(directory)
         self._repair = repair
-        self._refusal: Misuse | None = None  # raised once the store is closed
+        self._refusal: Misuse | None = None  # the error that every call raises after the store was closed
         self._environment = share(self.directory, map_bytes, repair)
         self._read = self._environment.read
         guard(self, self.directory)
 
     def get(self, key: bytes) -> bytes | None:
-        """Return the value, or None when there is no value.
+        """Return the value of a key, or None if there is none.
 
         Raises:
-            Corrupt: The checksum of the value is wrong, or a damaged page may hide the value. The message names a key.
+            Corrupt: The checksum of the value is wrong, or a damaged page may hide the value. The message names the
+                key.
         """
         raw: bytes | None = self._read(_get, key)
         if raw is None:
@@ -66,10 +68,10 @@ class LmdbKeyValue(Closing):
         return raw[:-4]
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values of all keys, read in one snapshot.
+        """Return the values of all keys, from one snapshot.
 
         Raises:
-            Corrupt: A checksum is wrong, or a damaged page may hide a key. The message names a key.
+            Corrupt: A checksum is wrong, or a damaged page may hide a value. The message names a key.
         """
         found, damaged = self._read(_get_all, keys)
         if damaged is not None:
@@ -86,18 +88,18 @@ class LmdbKeyValue(Closing):
         return found
 
     def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
-        """Delete keys, then put pairs, in one synced transaction.
+        """Delete keys, then store pairs, in one synced transaction.
 
         Raises:
             Misuse: A key is empty, longer than 511 bytes, or begins with a zero byte.
-            Conflict: Another process writes here.
+            Conflict: Another process writes to this store.
             Unavailable: The disk is full. Nothing was written.
         """
         self._refuse_closed()
         removed = list(deletes)
         if not puts and not removed:
             return
-        keys = sorted(puts)  # neighbouring keys share pages
+        keys = sorted(puts)  # sorted, because neighbouring keys are on the same pages
         values = list(puts.values() if keys == list(puts) else map(puts.__getitem__, keys))
         self._check_keys(keys)
         self._check_keys(sorted(removed))
@@ -111,20 +113,20 @@ class LmdbKeyValue(Closing):
                 checks = map(_crc32, values, map(_crc32, keys))
                 tails = map(_tail, checks)
                 pairs = zip(keys, map(add, values, tails))  # noqa: B905  # one by one: no second copy of all values
-                # keys after all other keys are appended, which fills pages and needs no search
+                # If all keys come after those in the store, they are appended. This fills pages and needs no search.
                 cursor.putmulti(pairs, append=behind)
 
         self._environment.write(change)
 
     def release_writer(self) -> None:
-        """Let another process write until this one writes again."""
+        """Let another process write, until this process writes again."""
         self._refuse_closed()
         self._environment.release_writer()
 
     def scan(self, prefix: bytes, *, after: bytes = b"", limit: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
         """Yield up to `limit` pairs whose key starts with `prefix` and is greater than `after`.
 
-        The pairs are in key order, and come from one snapshot.
+        The pairs are in the order of their keys, and come from one snapshot.
 
         Raises:
             Corrupt: The checksum of a pair is wrong. The message names the key.
@@ -136,10 +138,10 @@ class LmdbKeyValue(Closing):
         return iter([(key, self._verified(key, raw)) for key, raw in found])
 
     def erase(self, keys: Iterable[bytes] = ()) -> None:
-        """Delete keys so that neither they nor anything that was deleted or replaced earlier is on the disk any
-        more.
+        """Delete keys, and remove them from the disk, with everything that was deleted or replaced earlier.
 
-        The file is rewritten, which takes as long as copying it. Readers in this process wait briefly.
+        The whole file is rewritten, which takes as long as copying it. Readers in this process have to wait for a short
+        time.
 
         Raises:
             Conflict: Another process has the store open. Nothing was done.
@@ -149,35 +151,35 @@ class LmdbKeyValue(Closing):
         self._environment.rewrite(keys)
 
     def check(self) -> int:
-        """Verify every pair, their order and their number, and return the number.
+        """Check every pair, the order of the pairs and their number. Return the number of pairs.
 
-        A `get` verifies the pair that it finds, and the neighbours of a key that it does not find. Only `check` also
-        finds a page that is missing or was replaced by an older page. Run it after restoring a copy, or when a disk is
-        in doubt.
+        A `get` only checks the pair that it finds, or the neighbours of a key that it does not find. `check` also finds
+        pages that are missing, or that were replaced by older pages. Run it after restoring a copy, or when a disk may
+        be faulty.
 
         Raises:
-            Corrupt: Something is damaged or missing. The message names it.
+            Corrupt: A pair or a page is damaged or missing. The message names it.
         """
         return self._read(_check, self)
 
     def reopen_if_replaced(self, *, make: bool = False) -> bool:
-        """Open the store again if its file was removed or replaced.
+        """Open the store again if another file is in its place by now. Return whether this was the case.
 
         Args:
-            make: If the file is missing, make an empty store; only for the writer.
+            make: Whether to create an empty store if the file is missing. Only the writer may do this.
 
         Returns:
             Whether it was another file.
 
         Raises:
             Unavailable: The file is missing, and `make` is false.
-            Corrupt: The file is damaged; the next call tries again.
+            Corrupt: The file is damaged. Later calls try to open it again.
         """
         self._refuse_closed()
         return self._environment.reopen_if_replaced(make=make)
 
     def copy_to(self, directory: Path) -> None:
-        """Write a snapshot of all pairs to a new directory. Other processes may write meanwhile.
+        """Write a snapshot of all pairs to a new directory. Other threads and processes may write meanwhile.
 
         Raises:
             Unavailable: The disk is full or read-only.
@@ -186,7 +188,7 @@ class LmdbKeyValue(Closing):
         self._environment.copy(directory)
 
     def close(self) -> None:
-        """Release the environment. A second call does nothing."""
+        """Release the LMDB environment. A second call does nothing."""
         if self._refusal is None:
             self._refuse_from_now(
                 Misuse(f"{self.directory}: this key-value store is closed. Open it again with store.open.")
@@ -195,11 +197,11 @@ class LmdbKeyValue(Closing):
             unshare(self._environment)
 
     def after_fork(self) -> None:
-        """In a forked child: refuse every later call."""
+        """Make every later call fail. This is called in a forked child."""
         self._refuse_from_now(self._refusal or forked(self.directory))
 
     def _check_keys(self, keys: Sequence[bytes]) -> None:
-        """Refuse keys that LMDB cannot hold. The keys are sorted."""
+        """Refuse keys that LMDB cannot store. The given keys must be sorted."""
         if not keys or (max(map(len, keys)) <= _LONGEST_KEY_BYTES and keys[0][:1] > b"\0"):
             return
         wrong = next(key for key in keys if not 0 < len(key) <= _LONGEST_KEY_BYTES or key[0] == 0)
@@ -226,7 +228,9 @@ class LmdbKeyValue(Closing):
 
 
 def _get_all(transaction: Any, keys: Sequence[bytes]) -> tuple[list[bytes | None], bytes | None]:
-    """Return the values, and a key at which damage shows that may hide a missing key."""
+    """Return the value of each key. If a value is missing, also return a key at which damage was found, if there is
+    any.
+    """
     found = list(map(transaction.get, keys))
     if None not in found:
         return found, None
@@ -257,7 +261,7 @@ def _check(transaction: Any, store: LmdbKeyValue) -> int:
             raise store._damaged(key)
         if key != FORMAT_KEY:
             store._verified(key, raw)
-        # a cursor goes from leaf to leaf, but a look-up goes through the pages above the leaves
+        # the loop goes directly from leaf to leaf, but a look-up needs the pages above the leaves, which this checks
         if transaction.get(key) is None:
             raise Corrupt(
                 f"{store.directory}/data.mdb: key {key!r} is there and cannot be found: a page that leads to it is "
@@ -267,4 +271,4 @@ def _check(transaction: Any, store: LmdbKeyValue) -> int:
     entries = transaction.stat()["entries"]
     if count != entries:
         raise Corrupt(f"{store.directory}/data.mdb: {count} pairs where {entries} were written. {store._repair}")
-    return count - 1  # without the key of the format
+    return count - 1  # do not count the key that holds the format

@@ -1,4 +1,4 @@
-"""Detection of a truncated LMDB data file, because reading a missing page would end the process (SIGBUS)."""
+"""Detection of an LMDB data file that was cut short. Reading a missing page would end the process with SIGBUS."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ import struct
 from collections.abc import Iterator
 from typing import IO
 
-_HEAD_BYTES = 16  # the head of a page: number, padding, flags, begin and end of the free space
-_META = struct.Struct("<IIQQ")  # magic, version, address, map size
-_TREE = struct.Struct("<IHHQQQQQ")  # page size, flags, depth, pages of three kinds, entries, root
-_LAST = struct.Struct("<QQ")  # last page, transaction
+_HEAD_BYTES = 16  # a page begins with its number, padding, flags, and the begin and end of its free space
+_META = struct.Struct("<IIQQ")  # fields of a meta page: magic number, version, address, size of the memory map
+# fields of a tree: page size, flags, depth, numbers of pages of three kinds, number of entries, root page
+_TREE = struct.Struct("<IHHQQQQQ")
+_LAST = struct.Struct("<QQ")  # the last two fields of a meta page: number of the last page, number of the transaction
 _MAGIC = 0xBEEFC0DE
-_EMPTY = 2**64 - 1  # the root of a tree without pages
-_BRANCH = 0x01  # flags of pages
-_APART = 0x01  # the flag of a node whose value has pages of its own
+_EMPTY = 2**64 - 1  # the root page number of an empty tree
+_BRANCH = 0x01  # flags that tell the kind of a page
+_APART = 0x01  # the flag of an entry whose value is stored on pages of its own
 
 
 def is_cut(file: IO[bytes]) -> bool:
-    """Return whether the newest trees lead to a page after the end of a `data.mdb`.
+    """Return whether a `data.mdb` ends before a page that its newest trees need.
 
-    A complete file may end before its last page, because pages that one transaction used and freed are not written. So
-    only a file that is shorter than all of its pages is searched, which takes as long as reading it. An open read
-    transaction keeps other processes from changing the trees meanwhile.
+    Even a complete file may end before the last page that it counts, because pages that a transaction used and freed
+    are not written. Therefore a file that seems too short is searched for missing pages, which takes as long as reading
+    it. The caller has a read transaction open, so that other processes do not change the trees meanwhile.
     """
     page_bytes, last, roots = _newest(file)
     if not page_bytes or os.fstat(file.fileno()).st_size >= (last + 1) * page_bytes:
@@ -31,9 +32,9 @@ def is_cut(file: IO[bytes]) -> bool:
 
 
 def _newest(file: IO[bytes]) -> tuple[int, int, list[int]]:
-    """Return the size, the number of the last page, and the roots of the trees.
+    """Return the page size, the number of the last page, and the root pages of the trees.
 
-    All are zero if the file is not in the format of this machine.
+    All three are zero or empty if the file does not have the format of this machine.
     """
     found: list[tuple[int, int, int, list[int]]] = []
     page_bytes = 0
@@ -50,9 +51,9 @@ def _newest(file: IO[bytes]) -> tuple[int, int, list[int]]:
 
 
 def _whole(file: IO[bytes], root: int, page_bytes: int) -> bool:
-    """Return whether all pages of a tree exist."""
+    """Return whether all pages of a tree are in the file."""
     left = [] if root == _EMPTY else [root]
-    seen: set[int] = set()  # damage may create a cycle
+    seen: set[int] = set()  # pages that were visited, because damage could make a cycle of pages
     while left:
         number = left.pop()
         if number in seen:
@@ -74,14 +75,14 @@ def _whole(file: IO[bytes], root: int, page_bytes: int) -> bool:
 
 
 def _led_to(page: bytes, flags: int, lower: int) -> Iterator[tuple[int, int]]:
-    """Return the pages to which a page leads.
+    """Yield the pages that a page refers to, with the numbers of further pages that each of these needs.
 
-    Children have the number 0. Large values have the number of their pages.
+    For a child page that number is 0. For a large value it is the number of pages that the value takes.
     """
     page_bytes = len(page)
     for at in struct.unpack_from(f"<{max(0, min(lower, page_bytes) - _HEAD_BYTES) // 2}H", page, _HEAD_BYTES):
         if at + 8 > page_bytes:
-            continue  # checksums find other damage
+            continue  # damage of this kind is found by the checksums
         low, high, of, key_bytes = struct.unpack_from("<HHHH", page, at)
         if flags & _BRANCH:
             yield low | high << 16 | of << 32, 0

@@ -1,1 +1,1 @@
-"""Alembic migrations of the catalogue, run by `trimtab.store.catalog_schema`; one file for each in `versions`."""
+"""Alembic migrations of the catalogue's tables, one file each in `versions`, run by `trimtab.store.catalog_schema`."""

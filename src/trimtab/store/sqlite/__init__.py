@@ -1,1 +1,1 @@
-"""SQLite backends: partitions of the log, write-ahead logs and their errors."""
+"""Parts of the stores in SQLite files: partitions of the log, write-ahead logs, errors."""

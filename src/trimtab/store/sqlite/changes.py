@@ -1,4 +1,4 @@
-"""Detection of commits that other connections make to an SQLite file, in a few microseconds."""
+"""Find out in a few microseconds whether another connection has committed to an SQLite file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _openings = itertools.count()
 
 
 class SqliteChanges:
-    """A connection to one file that never writes. Its `data_version` changes with every commit of other connections.
+    """A connection to a file that never writes. SQLite changes its `data_version` when another connection commits.
 
-    Versions of two connections cannot be compared, so a mark also holds the number of its connection.
+    The versions of different connections cannot be compared. Therefore a mark also holds the number of its connection.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,7 +26,7 @@ class SqliteChanges:
         self._opening = 0
 
     def mark(self) -> tuple[int, int]:
-        """Return a value that stays the same only while no connection commits.
+        """Return a value that changes whenever another connection commits.
 
         Raises:
             Unavailable: The file cannot be read now.
@@ -42,9 +42,10 @@ class SqliteChanges:
             raise named(error, str(self._path)) from error
 
     def close(self) -> None:
-        """Close the connection. The next mark opens another connection, and differs."""
+        """Close the connection. The next call of `mark` opens a new one, and returns another value than before."""
         with self._mutex:
             connection, self._connection = self._connection, None
             if connection is not None:
-                with contextlib.suppress(sqlite3.Error):  # nothing was written through this connection
+                # an error does not matter, because nothing was written through this connection
+                with contextlib.suppress(sqlite3.Error):
                     connection.close()

@@ -6,7 +6,8 @@ import sqlite3
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, TrimtabError, Unavailable
 
-SQLITE_RAISES = (sqlite3.Error, UnicodeDecodeError)  # the second error occurs when a message quotes damaged bytes
+# UnicodeDecodeError occurs when SQLite's message quotes damaged bytes
+SQLITE_RAISES = (sqlite3.Error, UnicodeDecodeError)
 _SHORT_READ = (sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS)
 _NOT_NOW = {
     sqlite3.SQLITE_FULL: "the disk (or quota) is full. Free some space and try again; what was acknowledged is safe",
@@ -23,7 +24,7 @@ _NOT_NOW = {
 
 
 def named(error: sqlite3.Error | UnicodeDecodeError, what: str) -> TrimtabError:
-    """Return the error to raise for SQLite's `error` about the file or URL `what`."""
+    """Return trimtab's error for SQLite's `error`. `what` is the file or URL, for the message."""
     code = getattr(error, "sqlite_errorcode", None)
     primary = None if code is None else code & 0xFF
     if primary == sqlite3.SQLITE_TOOBIG:

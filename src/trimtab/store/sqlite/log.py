@@ -1,4 +1,4 @@
-"""The embedded log: SQLite files in WAL mode, one for each partition, with group commit."""
+"""The log in a folder: one SQLite file in WAL mode per partition. Appends of several threads share one commit."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from trimtab.store.sqlite.partition import PartitionReader, PartitionWriter, bus
 from trimtab.store.sqlite.partition_file import Mode
 
 _T = TypeVar("_T")
-_LARGEST_PAYLOAD_BYTES = 500_000_000  # SQLite's limit of a row is 1,000,000,000
+_LARGEST_PAYLOAD_BYTES = 500_000_000  # the limit of SQLite itself is 1,000,000,000 bytes per row
 
 
 class SqliteLog(Closing):
     """A `Log` in a directory.
 
-    The files `p0001.db`, `p0002.db`, ... are partitions, one for each process that ever wrote at the same time.
-    `durable` syncs before it acknowledges an append. `relaxed` survives kill -9 as well, but may lose the last records
-    in a power cut. Safe to use from many threads.
+    The files `p0001.db`, `p0002.db`, ... are the partitions. Each process that writes takes one that no other process
+    is writing. In mode `durable`, an append is synced before it is acknowledged. In mode `relaxed`, records survive
+    kill -9, but a power cut may lose the last ones.
 
     >>> import tempfile
     >>> with SqliteLog(Path(tempfile.mkdtemp())) as log:
@@ -44,31 +44,32 @@ class SqliteLog(Closing):
         self.directory = Path(directory)
         self.mode: Mode = mode
         self._clock = clock or SystemClock()
-        self._refusal: Misuse | None = None  # raised once the log is closed
+        self._refusal: Misuse | None = None  # the error that every call raises after the log was closed
         self._writer: PartitionWriter | None = None
         self._readers: dict[str, PartitionReader] = {}
-        self._mutex = threading.Lock()  # the queue and its leader
+        self._mutex = threading.Lock()  # guards the queue of appends and the choice of its leader (see `_lead`)
         self._files = threading.Lock()  # guards the partition and the readers
         self._waiting: list[_Append] = []
         self._leader: _Append | None = None
         self._last_group = 1
         check_inherited(self.directory)
-        self._partitions()  # raises an error if the path is not a directory; the first append makes the directory
+        # raises an error if the path is not a directory; the directory itself is created by the first append
+        self._partitions()
         guard(self, self.directory)
 
     @property
     def partition(self) -> str:
-        """Return the partition to which this process appends. If it has none yet, a partition is taken now."""
+        """Return the partition that this process appends to. If it has none yet, it takes one now."""
         return self._own().path.stem
 
     def append(self, payloads: Sequence[bytes], *, at_us: Sequence[int] | None = None) -> range:
-        """Append all of `payloads` or none, and return their positions once they are safe.
+        """Append all of `payloads` or none. Return their positions once they are safe.
 
         Raises:
-            Misuse: A payload is not bytes, or `at_us` does not fit.
-            Unavailable: The disk is full or read-only. Nothing was appended. The log works again once the disk does. If
-                the thread that appends for several threads was interrupted, all payloads may have been appended. The
-                message says so.
+            Misuse: A payload is not bytes, or `at_us` does not have one time per payload.
+            Unavailable: The disk is full or read-only. Then nothing was appended, and the log works again once the disk
+                does. This is also raised if a thread was interrupted that was appending for several threads. Then it is
+                unknown whether the payloads were appended, and the message says so.
         """
         mine = _Append(payloads, at_us)
         if not mine.payloads:
@@ -86,7 +87,7 @@ class SqliteLog(Closing):
         return mine.positions
 
     def read(self, partition: str, after: int, *, limit: int = 10_000) -> list[LogRecord]:
-        """Return up to `limit` verified records with position > `after`.
+        """Return up to `limit` records with position > `after`, checked against their checksums.
 
         Raises:
             NotFound: The partition does not exist.
@@ -101,10 +102,10 @@ class SqliteLog(Closing):
         return {name: self._reader(name).position() for name in self._partitions()}
 
     def truncate(self, partition: str, through: int) -> int:
-        """Remove the records up to and including `through`, give their space back to the disk, and return their
-        number.
+        """Remove the records up to and including position `through`, free their disk space, and return their number.
 
-        The removal works in steps, between which appends run. If it is interrupted, fewer records are removed.
+        The removal works in steps. Appends can run between two steps, and an interruption leaves the remaining records
+        in place.
 
         Raises:
             Conflict: Another process writes that partition.
@@ -119,36 +120,39 @@ class SqliteLog(Closing):
     def copy_to(self, directory: Path) -> dict[str, int]:
         """Write a snapshot of every partition to a new directory, and return the last position of each copy.
 
-        Other threads and processes may append meanwhile. Records that were acknowledged before this call are in the
-        copy.
+        Other threads and processes may append meanwhile. The copy has at least the records that were acknowledged
+        before this call.
         """
         try:
             make_folder(directory)
-            for lock in self.directory.glob("p*.lock"):  # a partition whose file was moved away stays reserved
+            # copy these files too, because they reserve the names of partitions whose files were moved away
+            for lock in self.directory.glob("p*.lock"):
                 (directory / lock.name).touch()
         except OSError as error:
             raise Unavailable(f"{directory}: cannot be made ({error}). Check free space and access.") from error
         return {name: self._reader(name).copy(directory / f"{name}.db") for name in self._partitions()}
 
     def erase(self, partition: str, instead: Mapping[int, bytes]) -> int:
-        """Replace the payloads of records, by position, and return the number replaced. Append times stay.
+        """Replace the payloads of the records at the given positions, and return the number replaced. Append times
+        stay.
 
-        The partition's file is rewritten, so this takes as long as copying it.
+        The whole file of the partition is rewritten, which takes as long as copying it.
 
         Raises:
             Conflict: Another process writes that partition. Nothing was done.
-            Unavailable: Another process is reading the partition. The records are changed, but their old bytes are
-                still on the disk. Erase again.
+            Unavailable: Another process is reading the partition. The payloads were replaced, but the old bytes are
+                still on the disk. Call again.
         """
         return self._change(partition, lambda writer: writer.erase(instead))
 
     def skip_to(self, partition: str, position: int, again: Iterable[tuple[bytes, int]]) -> None:
-        """Continue a partition after `position`, without the records up to there. A missing file is made.
+        """Continue a partition after `position`: remove the records up to there. A file that does not exist is created.
 
         Args:
-            partition: Its name.
-            position: The last position that any reader has read, even beyond the records that the partition holds.
-            again: Payloads with their append times. They are appended after `position` in the same transaction.
+            partition: The name of the partition.
+            position: The last position that any reader has read. It may be larger than the last position in the
+                partition.
+            again: Payloads with append times, which are appended after `position` in the same transaction.
 
         Raises:
             Conflict: Another process writes that partition. Nothing was done.
@@ -158,7 +162,7 @@ class SqliteLog(Closing):
         self._write_alone(partition, lambda writer: writer.skip_to(position, again))
 
     def restamp(self, partition: str, above_us: int, at_us: int) -> int:
-        """Set the append time of records appended after `above_us` to `at_us`, and return their number.
+        """Set the append time of all records appended after `above_us` to `at_us`, and return their number.
 
         Raises:
             Conflict: Another process writes that partition. Nothing was done.
@@ -166,11 +170,11 @@ class SqliteLog(Closing):
         return self._change(partition, lambda writer: writer.restamp(above_us, at_us))
 
     def mark(self) -> tuple[tuple[str, tuple[int, int]], ...]:
-        """Return a value that stays the same only while no process appends."""
+        """Return a value that changes whenever a process appends."""
         return tuple((name, self._reader(name).mark()) for name in self._partitions())
 
     def maintenance(self) -> None:
-        """Checkpoint this process's write-ahead log, so that no append has to do it."""
+        """Copy this process's write-ahead log into its file now, so that no append has to."""
 
         def checkpoint() -> None:
             if self._writer is not None:
@@ -179,13 +183,13 @@ class SqliteLog(Closing):
         self._alone(checkpoint)
 
     def close(self) -> None:
-        """Wait for the running append, then release the partition. A second call does nothing."""
+        """Wait for running appends, then release the partition. A second call does nothing."""
         if self._refusal is None or self._writer is not None:
             self._alone(self._close)
 
     def after_fork(self) -> None:
-        """In a forked child: refuse every later call."""
-        # kept, so that the parent's objects are not finalised in the child
+        """Make every later call fail. This is called in a forked child."""
+        # keep the parent's objects, because finalising them here would close the parent's files
         self._inherited = self._writer, self._readers
         self._writer, self._readers = None, {}
         self._refusal = self._refusal or forked(self.directory)
@@ -202,15 +206,15 @@ class SqliteLog(Closing):
                 self._writer = None
 
     def _change(self, partition: str, change: Callable[[PartitionWriter], int]) -> int:
-        """Change a partition while no thread or process appends to it."""
-        self._reader(partition)  # raises NotFound for a wrong name
+        """Run `change` with a partition's writer, while no thread or process appends to the partition."""
+        self._reader(partition)  # raises NotFound if there is no such partition
         return self._write_alone(partition, change)
 
     def _write_alone(self, partition: str, change: Callable[[PartitionWriter], _T]) -> _T:
         with self._files:
             writer = self._writer
         if writer is not None and writer.path.stem == partition:
-            return self._alone(lambda: change(self._own()))  # raises Misuse if the log was closed meanwhile
+            return self._alone(lambda: change(self._own()))  # raises Misuse if the log was closed by now
         path, lock_path = self._path(partition), self.directory / f"{partition}.lock"
         lock = self._lock(lock_path)
         if lock is None:
@@ -222,7 +226,7 @@ class SqliteLog(Closing):
             writer.close()
 
     def _wait(self, mine: _Append) -> None:
-        """Return once the append is written, or once it is the leader."""
+        """Wait until the append is written, or until its thread becomes the leader (the thread that writes for all)."""
         with self._mutex:
             if self._leader is None:
                 self._leader = mine
@@ -231,14 +235,14 @@ class SqliteLog(Closing):
             mine.wakeup.acquire()
 
     def _lead(self, mine: _Append) -> None:
-        """Write all waiting appends in one transaction, make the next append the leader, and wake the written ones."""
-        # threads that the last commit woke will append again soon; wait so that they share this sync
+        """Write all waiting appends in one transaction. Then wake their threads, and choose the next leader."""
+        # The threads that the last commit woke will soon append again. Wait for them, so that they share this sync.
         while self._last_group > 1:
             before = len(self._waiting)
             time.sleep(0)
             if len(self._waiting) == before:
                 break
-        with self._mutex:  # an empty append runs alone, see `_alone`
+        with self._mutex:  # an append without payloads is not part of a group; see `_alone`
             mine.group = group = list(takewhile(lambda each: each.payloads, self._waiting))
             del self._waiting[: len(group)]
         self._last_group = len(group)
@@ -253,7 +257,8 @@ class SqliteLog(Closing):
         for each in group:
             if each is not mine:
                 each.wakeup.release()
-        mine.group = ()  # drops a reference to itself, which would keep its payloads until a garbage collection
+        # the group contains `mine` itself, and this cycle would keep the payloads until a garbage collection
+        mine.group = ()
 
     def _write(self, group: list[_Append]) -> None:
         position = self._own().append([(each.payloads, each.at_us) for each in group], self._clock.now_us())
@@ -262,7 +267,7 @@ class SqliteLog(Closing):
             position += len(each.payloads)
 
     def _alone(self, work: Callable[[], _T]) -> _T:
-        """Run `work` as the leader without an append, so that no other thread uses the writer meanwhile."""
+        """Run `work` as the leader, but without an append of its own. No other thread uses the writer meanwhile."""
         mine = _Append((), None)
         try:
             self._wait(mine)
@@ -281,9 +286,9 @@ class SqliteLog(Closing):
                     following.wakeup.release()
 
     def _dequeue(self, mine: _Append, failure: BaseException | None = None) -> None:
-        """Leave the queue after an exception at any point, so that other threads do not wait for ever. # D170
+        """Remove an append from the queue after an exception, so that no other thread waits for it for ever. # D170
 
-        This function may be called more than once.
+        The exception may have occurred at any point. This may be called more than once.
         """
         with self._mutex:
             for each in mine.group:
@@ -297,7 +302,7 @@ class SqliteLog(Closing):
         self._pass_lead(mine)
         with self._mutex:
             for waits in (*mine.group, self._leader):
-                # the append is not released yet, or does not wait any more
+                # locked means that its thread is still waiting
                 if waits is not None and waits.wakeup.locked():
                     waits.wakeup.release()
         mine.group = ()
@@ -330,7 +335,8 @@ class SqliteLog(Closing):
                 continue
             if path.exists() or not used_before:
                 return open_writer(path, lock, self.mode)
-            lock.release()  # the file was moved away, but views hold its positions, which must not be used again
+            # The file was moved away. Its positions must not be used again, because views have stored them.
+            lock.release()
         raise AssertionError("unreachable")
 
     def _lock(self, path: Path) -> FileLock | None:
@@ -371,7 +377,7 @@ class SqliteLog(Closing):
 
 
 class _Append:
-    """One call of `append` that waits for its commit."""
+    """One call of `append`, waiting to be written."""
 
     __slots__ = ("at_us", "done", "error", "group", "payloads", "positions", "wakeup")
 
@@ -391,6 +397,6 @@ class _Append:
         self.positions = range(0)
         self.error: TrimtabError | None = None
         self.done = False
-        self.group: Sequence[_Append] = ()  # the appends that it writes as the leader, including itself
+        self.group: Sequence[_Append] = ()  # the appends that this one writes as the leader, including itself
         self.wakeup = threading.Lock()
         self.wakeup.acquire()

@@ -1,4 +1,4 @@
-"""One partition of a `SqliteLog`, with its one writer and its readers."""
+"""One partition of a `SqliteLog`: a file of records, with the connections that write and read it."""
 
 from __future__ import annotations
 
@@ -37,18 +37,19 @@ from trimtab.store.sqlite.wal import acknowledged_frames
 
 _T = TypeVar("_T")
 
-_CHUNKS = (256, *range(32, 0, -1))  # rows of one INSERT; each statement releases and retakes the interpreter lock once
+# numbers of rows per INSERT; a statement releases the interpreter lock only once, so larger is faster
+_CHUNKS = (256, *range(32, 0, -1))
 _INSERTS = {n: "INSERT INTO record VALUES" + ",".join(["(?,?,?,?)"] * n) for n in _CHUNKS}
-_TRUNCATED = 20_000  # records that one transaction removes; appends can run between two transactions
-_BUSY_MS = 5_000  # the default of `sqlite3.connect`
-_RETURNED = 2_000  # pages that one transaction returns to the disk
-_LONG_OVERDUE = 10_000  # size of a write-ahead log, in pages, at which appends checkpoint it themselves
+_TRUNCATED = 20_000  # how many records one transaction removes; appends can run between two transactions
+_BUSY_MS = 5_000  # how long to wait for other connections; also the default of `sqlite3.connect`
+_RETURNED = 2_000  # how many pages one transaction returns to the disk
+_LONG_OVERDUE = 10_000  # if a write-ahead log has this many pages, appends copy it to the file themselves
 _readers = count()
-_NO_APPEND_US = -(2**62)  # earlier than every append time, even with a clock before 1970
+_NO_APPEND_US = -(2**62)  # earlier than every append time, even if the clock is set before 1970
 
 
 class PartitionWriter:
-    """The only connection that writes and checkpoints one partition's file, as long as it holds the lock."""
+    """The connection that writes one partition's file. While it holds the lock, there is no other such connection."""
 
     def __init__(self, path: Path, lock: FileLock, mode: Mode) -> None:
         self.path = path
@@ -57,23 +58,24 @@ class PartitionWriter:
         self.at_us = _NO_APPEND_US
         self._lock = lock
         self._path, self._wal_path = str(path), f"{path}-wal"
-        self._checkpoints_late = False  # `checkpoint` is called regularly
+        self._checkpoints_late = False  # True once `checkpoint` was called: then appends rely on such calls
         self._connection: sqlite3.Connection | None = None
-        self._file: FileId | None = None  # identity of the file that the connection has open
-        self._wal: FileId | None = None  # the write-ahead log of the file
+        self._file: FileId | None = None  # device and inode number of the open file
+        self._wal: FileId | None = None  # device and inode number of the file's write-ahead log
         if not path.exists():
             create(path)
         self._open()
 
     def append(self, groups: Sequence[tuple[Sequence[bytes], Sequence[int] | None]], now_us: int) -> int:
-        """Write all groups in one transaction, and return the first position once they are safe.
+        """Append all groups of payloads in one transaction. Return the position of the first record once all are safe.
 
-        After an error the next call opens the file again and continues from its contents.
+        A group is payloads with their append times; without times, `now_us` is used. After an error, the next call
+        opens the file again and continues after its last record.
         """
         if self._connection is None:
             self._open()
         self._check_in_place()
-        values: list[int | bytes] = []  # parameters of all rows, in order
+        values: list[int | bytes] = []  # the parameters of the INSERT: four per row
         first = position = self.position
         at_us = self.at_us
         crc32, prefix = zlib.crc32, PREFIX
@@ -90,7 +92,7 @@ class PartitionWriter:
                         at_us = time_us
                     values += (position, at_us, crc32(payload, crc32(prefix(position, at_us))), payload)
         rows = position - first
-        if rows in _INSERTS:  # one statement is a transaction of its own
+        if rows in _INSERTS:  # a single statement is a transaction by itself
             with self._named() as connection:
                 connection.execute(_INSERTS[rows], values)
         else:
@@ -104,7 +106,7 @@ class PartitionWriter:
         return first + 1
 
     def _check_in_place(self) -> None:
-        """Refuse to write to a file that was moved or replaced. # D0169"""
+        """Raise an error if the file or its write-ahead log was moved or replaced. # D0169"""
         wal = file_id(self._wal_path)
         self._wal = self._wal or wal
         if file_id(self._path) == self._file and wal == self._wal:
@@ -116,10 +118,7 @@ class PartitionWriter:
         )
 
     def skip_to(self, position: int, again: Iterable[tuple[bytes, int]]) -> None:
-        """Skip all positions up to `position`, and remove the records there.
-
-        Then payloads with their append times are appended.
-        """
+        """Remove records up to `position`, make it the last one used, and append the payloads in `again`."""
         at_us = _NO_APPEND_US
         with self._transaction() as connection:
             connection.execute("DELETE FROM record WHERE position <= ?", (position,))
@@ -130,11 +129,11 @@ class PartitionWriter:
                 at_us = max(at_us, time_us)
                 crc = zlib.crc32(payload, zlib.crc32(PREFIX(number, at_us)))
                 connection.execute(_INSERTS[1], (number, at_us, crc, payload))
-        self.at_us = _NO_APPEND_US  # the head is read again from the file
+        self.at_us = _NO_APPEND_US  # makes `_open` read the last append time from the file
         self._drop()
 
     def restamp(self, above_us: int, at_us: int) -> int:
-        """Set the append time of records that were appended after `above_us` to `at_us`, and return their number."""
+        """Set the append time of all records appended after `above_us` to `at_us`, and return their number."""
         with self._transaction() as connection:
             rows = connection.execute(f"{SELECT} WHERE appended_at_us > ? ORDER BY position", (above_us,)).fetchall()
             for record in verified(rows, rows[0][0] - 1 if rows else 0, self.path):
@@ -144,14 +143,14 @@ class PartitionWriter:
             head = read_head(connection, self.path)
             if head.truncated_at_us > above_us:
                 write_head(connection, msgspec.structs.replace(head, truncated_at_us=at_us))
-        self.at_us = _NO_APPEND_US  # the head is read again from the file
+        self.at_us = _NO_APPEND_US  # makes `_open` read the last append time from the file
         self._drop()
         return len(rows)
 
     def truncate(self, through: int) -> int:
-        """Remove the oldest records up to and including `through`, and return their number.
+        """Remove the oldest of the records up to and including position `through`, and return the number removed.
 
-        Each call removes some thousands of records. The result 0 means that all are removed.
+        A call removes at most some thousands of records. Call this until it returns 0.
         """
         with self._transaction() as connection:
             (first,) = connection.execute("SELECT min(position) FROM record").fetchone()
@@ -167,26 +166,26 @@ class PartitionWriter:
         return removed
 
     def give_back(self) -> bool:
-        """Return some free pages to the disk, and return whether there are more free pages."""
+        """Return some free pages of the file to the disk. Return whether more pages are free."""
         with self._named() as connection:
             (free,) = connection.execute("PRAGMA freelist_count").fetchone()
             if free:
-                connection.executescript(f"PRAGMA incremental_vacuum({_RETURNED})")  # `execute` stops after one page
+                # `execute` would return only one page
+                connection.executescript(f"PRAGMA incremental_vacuum({_RETURNED})")
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            else:  # this also truncates the write-ahead log, unless it is being read
+            else:  # the checkpoint also shortens the write-ahead log to 0 bytes, unless another process is reading it
                 connection.execute("PRAGMA busy_timeout = 0")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
             return bool(free)
 
     def erase(self, instead: Mapping[int, bytes]) -> int:
-        """Replace payloads of records, rewrite the file without the old ones, and return the number of changed
-        records.
+        """Replace payloads, rewrite the file so that no old bytes are left, and return the number of changed records.
 
-        After a crash the file may have changed records and still hold old bytes. In that case, erase again.
+        After a crash, the payloads may be replaced while old bytes are still in the file. Then call this again.
 
         Raises:
-            Unavailable: Another process is reading the file, or there is no space for the new one.
+            Unavailable: Another process is reading the file, or there is no disk space for the new file.
         """
         changed = 0
         with self._named() as connection:
@@ -200,16 +199,17 @@ class PartitionWriter:
                     connection.execute("UPDATE record SET crc = ?, payload = ? WHERE position = ?", row)
                     changed += 1
         with self._named() as connection:
-            connection.execute("VACUUM")  # pages keep copies of earlier contents even with secure_delete
+            # free pages keep copies of earlier contents, even with the setting secure_delete
+            connection.execute("VACUUM")
             (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise Unavailable(f"{self.path}-wal: another process reads it, so old bytes stay in it. Do this again.")
         return changed
 
     def checkpoint(self) -> None:
-        """Copy the write-ahead log to the file. This takes two syncs, during which the interpreter lock is free.
+        """Copy the write-ahead log to the file, which takes two syncs. Other Python threads run meanwhile.
 
-        No thread may append meanwhile: SQLite before 3.51.3 can damage a file if one connection checkpoints while
+        No thread may append during the call. SQLite before 3.51.3 can damage a file if one connection checkpoints while
         another commits (sqlite.org/wal.html#walresetbug).
         """
         with self._named() as connection:
@@ -219,7 +219,7 @@ class PartitionWriter:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def close(self) -> None:
-        """Checkpoint the write-ahead log and release the partition."""
+        """Copy the write-ahead log to the file, and release the partition."""
         connection, self._connection = self._connection, None
         try:
             if connection is not None:
@@ -238,7 +238,7 @@ class PartitionWriter:
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[sqlite3.Connection]:
-        """Return the connection inside the block. When it fails, it is dropped and its error is converted."""
+        """Give the connection to the block. If the block fails, drop the connection and convert SQLite's error."""
         try:
             yield self._connection or self._open()
         except SQLITE_RAISES as error:
@@ -249,15 +249,16 @@ class PartitionWriter:
             raise
 
     def _drop(self) -> None:
-        """Drop a connection whose state is in doubt. The next call opens the file and reads its position."""
+        """Close a connection whose state is unknown after an error. The next call opens the file again."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(sqlite3.Error):  # the first error is the one to report
+            # ignore errors of closing, because the first error is the one to report
+            with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
     def _open(self) -> sqlite3.Connection:
         what = str(self.path)
-        if file_id(what) is None:  # otherwise SQLite would make an empty file
+        if file_id(what) is None:  # otherwise `sqlite3.connect` would create an empty file
             raise Unavailable(f"{what}: it was removed or moved. Put it back, or run: trimtab recover")
         try:
             acknowledged = acknowledged_frames(self.path)
@@ -272,7 +273,7 @@ class PartitionWriter:
                 self._file, self._wal = (
                     file_id(what),
                     None,
-                )  # read now, because opening the file to write may have copied it
+                )  # Read this now, because connecting may have copied the write-ahead log to the file and removed it.
                 connection.execute(f"PRAGMA synchronous = {'FULL' if self.mode == 'durable' else 'NORMAL'}")
                 connection.execute("PRAGMA journal_size_limit = 67108864")
                 if self._checkpoints_late:
@@ -284,7 +285,7 @@ class PartitionWriter:
                         "Records were lost; restore the partition from a copy, or move its files away."
                     )
                 rows = connection.execute(f"{SELECT} ORDER BY position DESC LIMIT 1").fetchall()
-                at_us = head.truncated_at_us or _NO_APPEND_US  # 0: nothing was truncated
+                at_us = head.truncated_at_us or _NO_APPEND_US  # `truncated_at_us` is 0 if no records were ever removed
                 if rows:
                     at_us = verified(rows, rows[0][0] - 1, self.path)[0].appended_at_us
                 last = sequence(connection, head)
@@ -309,18 +310,19 @@ class PartitionWriter:
 
 
 class PartitionReader:
-    """A read-only connection to one partition's file, of this process or another. It never checkpoints."""
+    """A read-only connection to the file of one partition, which any process may be writing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._mutex = threading.Lock()
         self._path = str(path)
-        check_writable(path.parent)  # SQLite makes a -shm file next to it
+        check_writable(path.parent)  # SQLite creates a -shm file in the folder even for a reader
         self._connection = self._opened()
-        self._number = next(_readers)  # versions of two connections cannot be compared
+        # part of each mark, because `data_version` cannot be compared between connections
+        self._number = next(_readers)
 
     def mark(self) -> tuple[int, int]:
-        """Return a value that stays the same only while no process writes the file."""
+        """Return a value that changes whenever a process writes to the file."""
         with self._mutex:
             self._reopen_if_replaced()
             try:
@@ -330,7 +332,7 @@ class PartitionReader:
         return self._number, version
 
     def read(self, after: int, limit: int) -> list[LogRecord]:
-        """Return the verified records with position > `after`.
+        """Return up to `limit` records with position > `after`, checked against their checksums.
 
         Raises:
             Corrupt: The checksum of a record is wrong, or a record is missing.
@@ -340,7 +342,7 @@ class PartitionReader:
     def _read(self, connection: sqlite3.Connection, after: int, limit: int) -> list[LogRecord]:
         rows = connection.execute(f"{SELECT} WHERE position > ? ORDER BY position LIMIT ?", (after, limit)).fetchall()
         if rows and rows[0][0] == after + 1 and len(rows) == limit:
-            # no record can be missing, so the two look-ups below are not needed
+            # no record can be missing before or between these, so the two look-ups below are not needed
             return verified(rows, after, self.path)
         head = read_head(connection, self.path)
         last = sequence(connection, head)
@@ -353,12 +355,12 @@ class PartitionReader:
         return records
 
     def position(self) -> int:
-        """The last position."""
+        """Return the last position that was used."""
         return self._in_snapshot(lambda connection: sequence(connection, read_head(connection, self.path)))
 
     def copy(self, path: Path) -> int:
-        """Write a snapshot of the partition to a new file of the same name, and return its last position."""
-        # a new connection, because other threads read meanwhile
+        """Write a snapshot of the partition to a new file, and return the last position in it."""
+        # use a new connection, because other threads may be reading with this one
         with contextlib.closing(PartitionReader(self.path)) as source:
             return source._copied(path)
 
@@ -379,7 +381,7 @@ class PartitionReader:
             self._connection.close()
 
     def _in_snapshot(self, what: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Return `what(connection)`, computed in one snapshot."""
+        """Return `what(connection)`. All that it reads comes from one snapshot of the file."""
         with self._mutex:
             self._reopen_if_replaced()
             connection = self._connection
@@ -393,7 +395,7 @@ class PartitionReader:
                     connection.execute("ROLLBACK")
 
     def _reopen_if_replaced(self) -> None:
-        """Open the file again if it was replaced."""
+        """Open the file again if another file has taken its place."""
         found = file_id(self._path)
         if found == self._file:
             return
@@ -421,7 +423,7 @@ class PartitionReader:
 
 
 def open_writer(path: Path, lock: FileLock, mode: Mode) -> PartitionWriter:
-    """Return the writer of `path`. The lock is released if the file cannot be opened."""
+    """Return a writer for the file at `path`. If the file cannot be opened, release the lock."""
     try:
         return PartitionWriter(path, lock, mode)
     except BaseException:
@@ -430,5 +432,5 @@ def open_writer(path: Path, lock: FileLock, mode: Mode) -> PartitionWriter:
 
 
 def busy(path: Path, lock_path: Path) -> Conflict:
-    """Return the error for a partition that another process writes."""
+    """Return the error to raise if another process is writing a partition."""
     return Conflict(f"{path}: process {FileLock.holder(lock_path)} writes it. Do this there, or once that has ended.")

@@ -1,4 +1,4 @@
-"""The file of one partition of a `SqliteLog`: its tables and head row, and the verification of its records."""
+"""The file of one partition of a `SqliteLog`: its tables, its head row, and the check of its records."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from trimtab.store.ports import LogRecord
 from trimtab.store.sqlite.errors import SQLITE_RAISES, named
 
 Mode = Literal["durable", "relaxed"]
-FileId: TypeAlias = tuple[int, int]  # device and inode number
+FileId: TypeAlias = tuple[int, int]  # the device and inode number of a file
 
 FORMAT = 1
-_APPLICATION = 0x74724C67  # "trLg"
+_APPLICATION = 0x74724C67  # the application id in the file's header: the letters "trLg"
 _SCHEMA = """
 CREATE TABLE record(
     position INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -42,7 +42,7 @@ PREFIX = struct.Struct("<qq").pack
 
 
 def file_id(path: str) -> FileId | None:
-    """Return the device and inode number of the file at a path, or None if there is no file."""
+    """Return the device and inode number of the file at a path, or None if no file is there."""
     try:
         found = os.stat(path)
     except OSError:
@@ -51,7 +51,7 @@ def file_id(path: str) -> FileId | None:
 
 
 def create(path: Path) -> None:
-    """Make a new, empty partition file. It is complete before it gets its name."""
+    """Create an empty partition file. The file is complete before it gets its name."""
     new = path.with_suffix(".new")
     try:
         for leftover in (new, Path(f"{new}-wal"), Path(f"{new}-shm"), Path(f"{new}-journal")):
@@ -59,7 +59,8 @@ def create(path: Path) -> None:
         connection = sqlite3.connect(new, isolation_level=None)
         try:
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # lets `give_back` return pages
+            # allows `give_back` to return free pages to the disk
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.executescript(_SCHEMA)
             write_head(connection, Head(path.stem, True, 0, 0))
             connection.execute(f"PRAGMA application_id = {_APPLICATION}")
@@ -67,7 +68,8 @@ def create(path: Path) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
         finally:
             connection.close()
-        for suffix in ("-wal", "-shm"):  # a log of an earlier file, which SQLite would apply to this file
+        # These may be left from an earlier file of this name. SQLite would apply them to the new file.
+        for suffix in ("-wal", "-shm"):
             with contextlib.suppress(FileNotFoundError):
                 os.rename(f"{path}{suffix}", f"{path}{suffix}.lost")
         narrow(new)
@@ -80,10 +82,11 @@ def create(path: Path) -> None:
 
 
 class Head(msgspec.Struct, frozen=True):
-    """The head row of a partition's file."""
+    """The single row that describes a partition's file."""
 
     name: str
-    durable: bool  # the mode of the last writer, which tells whether a power cut may have damaged the write-ahead log
+    # Whether the last writer used the mode `durable`. If not, a power cut may have damaged the write-ahead log.
+    durable: bool
     truncated_through: int
     truncated_at_us: int
 
@@ -92,7 +95,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 def check_format(connection: sqlite3.Connection, path: Path) -> Head:
-    """Return the head of a file, once its format is checked."""
+    """Check that the file has a format that this version reads, and return the file's head row."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION:
@@ -103,13 +106,13 @@ def check_format(connection: sqlite3.Connection, path: Path) -> Head:
 
 
 def read_head(connection: sqlite3.Connection, path: Path) -> Head:
-    """Read the head row, and check it against its checksum and the file's name."""
+    """Read the head row. Check its checksum, and that it names this file."""
     query = "SELECT name, durable, truncated_through, truncated_at_us, crc FROM head"
     try:
         ((name, durable, through, at_us, crc),) = connection.execute(query).fetchall()
         head = Head(name.decode(), durable == 1, through, at_us)
         sound = crc == head.crc()
-    except (ValueError, AttributeError):  # damage can remove the row or make it undecodable
+    except (ValueError, AttributeError):  # damage can remove the row, or make it impossible to decode
         sound = False
     if not sound:
         raise Corrupt(f"{path}: its head row is damaged. Restore the partition from a copy, or move its files away.")
@@ -119,22 +122,22 @@ def read_head(connection: sqlite3.Connection, path: Path) -> Head:
 
 
 def write_head(connection: sqlite3.Connection, head: Head) -> None:
-    """Replace the head row."""
+    """Write the head row in place of the old one."""
     connection.execute("DELETE FROM head")
     row = (head.name, int(head.durable), head.truncated_through, head.truncated_at_us, head.crc())
     connection.execute("INSERT INTO head VALUES (?,?,?,?,?)", row)
 
 
 def sequence(connection: sqlite3.Connection, head: Head) -> int:
-    """Return the last position that was ever used, which AUTOINCREMENT keeps."""
+    """Return the last position that was ever used, even if its record was removed. SQLite's AUTOINCREMENT keeps it."""
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'record'").fetchone()
     return head.truncated_through if row is None else int(row[0])
 
 
 def verified(rows: list[tuple[int, int, int, bytes]], after: int, path: Path) -> list[LogRecord]:
-    """Yield the records of rows that follow position `after` without a gap.
+    """Return the rows as records. Check that they follow position `after` without a gap.
 
-    Each record is checked against its checksum.
+    Also check the checksum of each record.
     """
     crc32, prefix, name = zlib.crc32, PREFIX, path.stem
     records = []
@@ -142,7 +145,7 @@ def verified(rows: list[tuple[int, int, int, bytes]], after: int, path: Path) ->
         after += 1
         try:
             sound = crc == crc32(payload, crc32(prefix(position, at_us)))
-        except (TypeError, struct.error):  # damage can turn a number into text
+        except (TypeError, struct.error):  # damage can turn a number into a text
             sound = False
         if position != after:
             raise Corrupt(f"{path}: position {after} is missing (found {position}). Restore the partition from a copy.")

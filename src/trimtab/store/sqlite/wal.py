@@ -1,20 +1,21 @@
-"""The part of a write-ahead log that was certainly acknowledged, which tells damage from the log's end."""
+"""Find the part of a write-ahead log that was certainly acknowledged. If it cannot be read, the log is damaged."""
 
 from __future__ import annotations
 
 import struct
 from pathlib import Path
 
-_HEADER = 32  # bytes of the file's header: magic, version, page size, checkpoint, two salts, two checksums
-_FRAME = 24  # bytes before each page: page number, size after commit (0: not a commit), two salts, two checksums
+_HEADER = 32  # the header of the file: magic number, version, page size, checkpoint number, two salts, two checksums
+_FRAME = 24  # before each page: its number, the size after the commit (0: no commit), two salts, two checksums
 
 
 def acknowledged_frames(database: Path) -> int:
-    """Return the number of the last commit frame that is followed by frames of the same generation, or 0.
+    """Return the number of the last commit frame that frames of the same generation follow; 0 if there is none.
 
-    SQLite silently takes the first frame with a wrong checksum for the end of the log. With synchronous FULL the next
-    transaction starts only after a commit was synced. So a commit with frames after it had been acknowledged and must
-    still be readable. (A power cut may leave the last transaction incomplete, which is not damage.)
+    SQLite silently takes the first frame with a wrong checksum for the end of the log. In the mode `synchronous =
+    FULL`, a transaction only starts after the commit before it was synced. So if a commit is followed by frames, then
+    it was acknowledged and must still be readable. A power cut may leave the last transaction incomplete. This is not
+    damage.
 
     Source: sqlite.org/fileformat2.html#walformat.
     """

@@ -1,4 +1,4 @@
-"""A lock that lets only one connection of all threads and processes write an SQLite file in WAL mode."""
+"""A lock for SQLite files in WAL mode: of all threads and processes, only one connection may write."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from trimtab.core.errors import Unavailable
 from trimtab.store.durable_files import file_mode
 from trimtab.store.forks import guard
 
-_LONGEST_WAIT_S = 0.02  # pause between two attempts to lock
+_LONGEST_WAIT_S = 0.02  # the longest pause between two attempts to take the lock
 
 
 class WriteLock:
-    """An exclusive `flock` on a file next to the database, held from before a write until it is committed.
+    """An exclusive `flock` on a file next to the database. It is held from before a write until after its commit.
 
-    SQLite before 3.51.3 can damage a database in WAL mode when one connection checkpoints while another one commits
-    (sqlite.org/wal.html#walresetbug). Commits, and the checkpoints they cause, only happen while it is held. # D57
+    SQLite before 3.51.3 can damage a database in WAL mode if one connection checkpoints while another one commits
+    (sqlite.org/wal.html#walresetbug). Commits, and the checkpoints that they cause, therefore only happen while this
+    lock is held. # D57
 
     Args:
-        path: The lock file. It is made when first needed, and not removed.
-        wait_s: How long to wait for other writers.
+        path: The lock file. It is created when it is first needed, and never removed.
+        wait_s: How long to wait for other writers, in seconds.
     """
 
     def __init__(self, path: Path, *, wait_s: float) -> None:
@@ -59,7 +60,7 @@ class WriteLock:
             self._close()
 
     def after_fork(self) -> None:
-        """In a forked child: close the inherited descriptor, which would keep the parent's lock beyond its death."""
+        """Close a forked child's copy of the file, which would keep the lock after the parent's death."""
         self._close()
 
     def _close(self) -> None:

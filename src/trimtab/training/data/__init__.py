@@ -1,1 +1,1 @@
-"""Training sets: labelled rows with features as of the time of each row, and leakage checks."""
+"""Training sets: labelled rows with features as of the time of each row, and checks for leakage."""

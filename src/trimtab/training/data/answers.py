@@ -1,4 +1,4 @@
-"""Logged answers to the rows of a training set."""
+"""The scores that were logged in service for the rows of a training set."""
 
 from __future__ import annotations
 
@@ -9,32 +9,31 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-_ROUNDING = 1e-12  # logged scores are used of versions whose scores of one row and of a batch differ by at most this
+# Logged scores are used if the version's scores of a single row and of a batch differ by no more than this.
+_ROUNDING = 1e-12
 
 
 class Answered(Protocol):
-    """A request with the answer that was logged."""
+    """A request, with the prediction that was logged for it."""
 
     @property
     def version(self) -> str:
-        """The id of the version that answered."""
+        """The id of the version that made the prediction."""
         ...
 
     @property
     def values(self) -> bytes:
-        """The inputs of the version: little-endian float64."""
+        """The inputs of the version, as little-endian float64."""
         ...
 
     @property
     def answer(self) -> float | dict[str, float] | None:
-        """The version's score, or the probability of each class by name; None: the answer did not come from the
-        version.
-        """
+        """The version's score, or the probability of each class by name; None if a fallback answered."""
         ...
 
 
 class StoredModel(Protocol):
-    """The parts of a version's artifact that are needed to compare the version with its logged answers."""
+    """The parts of a version's artifact (stored model) that are needed to use its logged scores."""
 
     @property
     def class_names(self) -> tuple[str, ...]: ...
@@ -47,27 +46,29 @@ class StoredModel(Protocol):
 
 
 class LoggedAnswers(msgspec.Struct, frozen=True, eq=False):
-    """The logged answers to the rows of a training set."""
+    """The logged predictions for the rows of a training set."""
 
-    rows: NDArray[Any]  # an `Answered` for each row; None: nothing was logged
+    rows: NDArray[Any]  # an `Answered` for each row; None: nothing was logged for it
 
     @staticmethod
     def of(rows: Sequence[Answered | None]) -> LoggedAnswers:
-        """Make the logged answers from answers in the order of the rows."""
+        """Make this from the predictions for each row, in the order of the rows."""
         array = np.empty(len(rows), object)
         array[:] = rows
         return LoggedAnswers(array)
 
     def take(self, rows: NDArray[Any]) -> LoggedAnswers:
-        """Return the answers to some rows (numbers or a mask)."""
+        """Return the predictions for the given rows (row numbers or a boolean array)."""
         return LoggedAnswers(self.rows[rows])
 
     def scores_of(self, version: str, artifact: StoredModel, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-        """A version's logged scores of these inputs. A score is NaN if the version did not answer or had other inputs.
+        """Return the logged scores of a version for rows of inputs.
 
-        A score depends only on the version and the inputs, so the version would give the logged scores again. They
-        would be equal to the bit, or within 1e-12 if the library does not promise equal bits. If the version's scores
-        of one row and of a batch differ by more than that, no logged scores are used.
+        A score is NaN if the version did not predict for the row, or had other inputs for it.
+
+        A score only depends on the version and the inputs. So the version would give the same score again: exactly the
+        same, or within 1e-12 if the library does not promise more. If the version's scores of a single row and of a
+        batch differ by more than that, no logged scores are used.
 
         Args:
             version: The id of the version.

@@ -1,4 +1,4 @@
-"""Leaks: information in a training set that is not known at request time."""
+"""Leakage: information in a training set that will not be known when predictions are requested."""
 
 from __future__ import annotations
 
@@ -30,38 +30,39 @@ Check = Literal[
 ]
 Severity = Literal["error", "warning"]
 
-# From which predictive power on a single feature is an error or a warning (lower end of the interval).  # D64
+# The lower bound of how well a single feature predicts. Above the first number it is an error, above the second a
+# warning. # D64
 TOO_GOOD: dict[Task, tuple[float, float]] = {
     "binary": (0.98, 0.95),  # AUC
     "multiclass": (0.98, 0.95),  # AUC of one class against the others
-    "regression": (0.999, 0.98),  # R2: a last value may legitimately predict the next one up to 0.99
+    "regression": (0.999, 0.98),  # R2; the previous value of a series can rightly predict the next one with up to 0.99
     "quantile": (0.999, 0.98),
     "count": (0.999, 0.98),
     "ranking": (0.999, 0.98),
 }
-_LEAST_SHARE = 0.05  # the least share of requests with a changed column (lower end of the interval)
+_LEAST_SHARE = 0.05  # the least share of requests with a changed column, measured at the lower end of its interval
 _LEAST_CHANGED = 5
 _LEAST_ASKED = 30
 
 
 class Leak(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that a model may have learnt from and will not have at request time."""
+    """Something that a model may learn from and that is not known when predictions are requested."""
 
     check: Check
     name: str  # the name of the feature, column or view
-    severity: Severity  # an error refuses the fit
-    found: str  # one sentence that tells the finding, with numbers
-    todo: str  # advice to the user
-    allowed: bool = False  # whether the model's `allow_leakage` names the leak
+    severity: Severity  # if this is "error", the model is not fitted
+    found: str  # what was found, in one sentence with numbers
+    todo: str  # what the user should do
+    allowed: bool = False  # whether the model's `allow_leakage` names it
 
 
 def find_leaks(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> tuple[Leak, ...]:
-    """Find possible leaks, errors first.
+    """Search for possible leaks. Errors come first in the result.
 
     Args:
-        model: The model with its features and its label.
-        training_set: The set that holds the rows.
-        chosen: The rows to fit on.
+        model: The model, with its features and its label.
+        training_set: The training set that the rows belong to.
+        chosen: The numbers of the rows to fit on.
     """
     found = [
         *_label_columns(model),
@@ -75,10 +76,10 @@ def find_leaks(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64
 
 
 def refuse_leaks(model: Model, leaks: Iterable[Leak]) -> None:
-    """Refuse a fit on information that is not known in service.
+    """Raise an error if there are leaks of severity "error" that the model does not allow.
 
     Raises:
-        Misuse: There is an error that the model does not allow; the message lists all such errors.
+        Misuse: There are such leaks. The message lists all of them.
     """
     errors = [leak for leak in leaks if leak.severity == "error" and not leak.allowed]
     if not errors:
@@ -92,13 +93,13 @@ def refuse_leaks(model: Model, leaks: Iterable[Leak]) -> None:
 
 
 def as_allowed(model: Model, leaks: Iterable[Leak]) -> tuple[Leak, ...]:
-    """Return the same leaks, errors first, and mark those that the model allows."""
+    """Return the leaks with those marked that the model allows. Errors come first."""
     marked = [msgspec.structs.replace(leak, allowed=leak.name in model.allow_leakage) for leak in leaks]
     return tuple(sorted(marked, key=lambda leak: leak.severity))
 
 
 def _without_values(training_set: TrainingSet, chosen: NDArray[np.int64]) -> Iterator[Leak]:
-    """Features that are null in all training rows. They are no leak, but are as easily overlooked."""
+    """Find features that are null in all training rows. This is not leakage, but is as easily overlooked."""
     for name, column in training_set.features.values.take(chosen).by_name.items():
         if chosen.size and not column.present().any():
             yield Leak(
@@ -111,7 +112,7 @@ def _without_values(training_set: TrainingSet, chosen: NDArray[np.int64]) -> Ite
 
 
 def _label_columns(model: Model) -> Iterator[Leak]:
-    """Features that read the same column as the label, if the request and the label have the same source."""
+    """Find features that read the same column as the label, if request and label have the same source."""
     if model.label.source.name != model.request.name:
         return
     for column in sorted(model.label.value.columns() & model.features.request_columns):
@@ -126,7 +127,7 @@ def _label_columns(model: Model) -> Iterator[Leak]:
 
 
 def _own_labels(model: Model) -> Iterator[Leak]:
-    """Views over the label's source that include events at the time of the request itself."""
+    """Find views of the label's source that include events at the time of the request itself."""
     for join in model.features.joins:
         if join.view.boundary == "inclusive" and join.view.source.name == model.label.source.name:
             yield Leak(
@@ -143,7 +144,7 @@ def _own_labels(model: Model) -> Iterator[Leak]:
 
 
 def _known_later(model: Model, seen: dict[str, RetroactiveChange]) -> Iterator[Leak]:
-    """Columns of the request whose values in history differ from the values at request time."""
+    """Find columns of the request that have other values in the history than they had at the time of the request."""
     for column, one in seen.items():
         features = ", ".join(readers(model.features, column))
         if not features or not one.history_filled:
@@ -186,9 +187,9 @@ def _known_later(model: Model, seen: dict[str, RetroactiveChange]) -> Iterator[L
 
 
 def _label_at_request(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> Iterator[Leak]:
-    """A label's source whose events have the time of the request instead of the time of the outcome.
+    """Check whether the label's events have the time of the request instead of that of the outcome.
 
-    Features of other requests then know outcomes too early.
+    Then the features of other requests contain outcomes before these were known.
     """
     views = [join.name for join in model.features.joins if join.view.source.name == model.label.source.name]
     if not views or not chosen.size:

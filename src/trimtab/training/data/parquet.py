@@ -1,4 +1,4 @@
-"""Tables as reproducible Parquet bytes, and hashes of their contents."""
+"""Write tables as Parquet so that equal tables give equal bytes, and hash their contents."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ _BLANK: dict[Dtype, Any] = {"float": np.nan, "int": 0, "time": 0, "bool": False,
 
 
 def write_parquet(table: Columns) -> bytes:
-    """Write a table of at least one column as Parquet. Rows keep their order, and equal tables give equal bytes."""
+    """Return a table as Parquet bytes. The order of rows is kept, and equal tables give equal bytes.
+
+    The table must have at least one column.
+    """
 
     casts = ", ".join(
         f"{_from_number(column.dtype, _quoted(name))}::{_SQL[column.dtype]} AS {_quoted(name)}"
@@ -44,7 +47,7 @@ def read_parquet(data: bytes) -> Columns:
     """Read the table that `write_parquet` wrote.
 
     Raises:
-        Corrupt: The bytes are no Parquet file.
+        Corrupt: The bytes are not a Parquet file.
     """
     import duckdb
 
@@ -59,7 +62,9 @@ def read_parquet(data: bytes) -> Columns:
 
 
 def columns_hash(table: Columns) -> str:
-    """The SHA-256 of a table's names, types, values and nulls, independent of any library's byte layout."""
+    """Return the SHA-256 of a table's names, types, values and nulls. It does not depend on how a library stores
+    them.
+    """
     digest = hashlib.sha256()
     for name, column in table.by_name.items():
         digest.update(f"{name}\0{column.dtype}\0{len(column)}\0".encode())

@@ -1,4 +1,4 @@
-"""Predictive power of each feature alone (univariate leakage)."""
+"""How well each feature predicts the label by itself, to find leakage."""
 
 from __future__ import annotations
 
@@ -15,37 +15,39 @@ from trimtab.stats.scores import auc
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 
-_MOST_ROWS = 5_000  # rows spread over the training rows; half of them of each class, so that rare classes are seen
+_MOST_ROWS = 5_000  # If there are more rows, this many are used, spread over time, and half of them of each class.
 _LEAST_ROWS = 20
-_LEAST_SHARE = 0.05  # if fewer rows have a value, the feature is not judged by the order of its values
-_BINS = 64  # the number of ranges of a feature of numbers
+# a feature with a smaller share of values that are not null is not judged by the order of its values
+_LEAST_SHARE = 0.05
+_BINS = 64  # how many ranges the values of a feature of numbers are divided into
 
 Floats = NDArray[np.float64]
 
 
 class FeaturePower(msgspec.Struct, frozen=True, kw_only=True):
-    """The predictive power of one feature alone."""
+    """How well one feature predicts the label by itself."""
 
     name: str
     measure: Literal["AUC", "R2"]  # for classes the area under the ROC curve, for numbers the squared correlation
     value: float
     interval: Interval
     rows: int
-    of: str = ""  # with several classes the predicted class, in words that follow "the label"
+    of: str = ""  # for a model of several classes: which class is predicted, as words that follow "the label"
 
 
 def predictive_power(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> tuple[FeaturePower, ...]:
-    """The predictive power of each feature: by the order of its values, or by the mean label of ranges of values.
+    """Return how well each feature predicts the label by itself.
 
-    The better one of the two is reported. Mean labels of ranges or categories are learnt on the older half of the rows
-    and judged on the newer half. Intervals take rows as independent. Features without predictive power, and sets of
-    fewer than twenty rows, are left out. With several classes each class is judged against the others, and the class
-    that is predicted best is reported.
+    A feature is used in two ways: by the order of its values, and by the mean label of each range or category of
+    values. The better result counts. Mean labels are computed on the older half of the rows and judged on the newer
+    half. For the intervals, rows are taken as independent. Features that predict nothing are left out, and so are all
+    features if there are fewer than twenty rows. For several classes, each class is judged against all others, and the
+    one that is predicted best is reported.
 
     Args:
         model: The model with its features and its task.
-        training_set: The set that holds the rows.
-        chosen: The rows to judge on.
+        training_set: The training set that the rows belong to.
+        chosen: The numbers of the rows to use.
     """
     order = chosen[np.argsort(training_set.at_us[chosen], kind="stable")]
     target = training_set.target[order]
@@ -64,7 +66,7 @@ def predictive_power(model: Model, training_set: TrainingSet, chosen: NDArray[np
 def _power(
     model: Model, training_set: TrainingSet, order: NDArray[np.int64], target: Floats, *, binary: bool, of: str
 ) -> tuple[FeaturePower, ...]:
-    """The predictive power of each feature for one target, for rows in the order of time."""
+    """Return how well each feature predicts one target, for rows in the order of time."""
     if binary:
         ones = target == 1.0
         half = _MOST_ROWS // 2
@@ -92,7 +94,7 @@ def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 
 class _Places(msgspec.Struct, frozen=True, eq=False):
-    values: Floats  # NaN for null; a text is represented by its number among the texts
+    values: Floats  # NaN for null; a text is replaced by its number among all texts
     ordered: bool
 
 
@@ -125,7 +127,7 @@ def _by_range(places: _Places, labels: Floats, binary: bool) -> tuple[float, Int
     counts = np.bincount(bins[:half], minlength=int(bins.max()) + 1)
     sums = np.bincount(bins[:half], weights=labels[:half], minlength=counts.size)
     middle = float(labels[:half].mean())
-    # Each mean starts from one row with the overall mean, so that rare values have little effect.
+    # each mean includes one row with the overall mean, so that rare values have little effect
     means = (sums + middle) / (counts + 1)
     scores, target = means[bins[half:]], labels[half:]
     if np.ptp(scores) == 0.0:
@@ -134,7 +136,7 @@ def _by_range(places: _Places, labels: Floats, binary: bool) -> tuple[float, Int
 
 
 def _bins(places: _Places, half: int) -> NDArray[np.int64]:
-    """Return the bin of each value. The last bin is for nulls."""
+    """Return the range that each value is in. Nulls are in the last one."""
     values = places.values
     there = ~np.isnan(values)
     if places.ordered:
@@ -162,7 +164,7 @@ def _explained(value: float, rows: int) -> tuple[float, Interval, int]:
 
 
 def _squared(one: Floats, other: Floats) -> float:
-    """Return the squared correlation, or 0 if all values of one side are equal."""
+    """Return the squared correlation; 0 if all values in either array are equal."""
     a, b = one - one.mean(), other - other.mean()
     scale = float((a * a).sum()) * float((b * b).sum())
     return min(1.0, float((a * b).sum()) ** 2 / scale) if scale > 0.0 else 0.0

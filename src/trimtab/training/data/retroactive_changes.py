@@ -1,4 +1,4 @@
-"""Columns of requests whose values changed after request time."""
+"""Columns of requests whose values changed after the time of the request."""
 
 from __future__ import annotations
 
@@ -12,30 +12,29 @@ from trimtab.core.columns.data import Column, Columns
 
 
 class RetroactiveChange(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts for one column of the request. A row of a training set is a logged request, or is known from history
-    alone.
-    """
+    """How often one column of requests changed after the request. Requests come from the log, or only from history."""
 
-    twice: int  # the number of requests that are known both at request time and at the cut
-    changed: int  # of the requests in `twice`: their value at the cut is another one
-    filled: int  # of the requests in `changed`: their value at request time was null
-    asked: int  # the number of requests that are known at request time
-    asked_filled: int  # of the requests in `asked`: their value was not null
-    history: int  # the number of rows that are known from history alone
+    # the number of requests whose value is known both at the time of the request and when the training set is made
+    twice: int
+    changed: int  # of these, how many have another value when the training set is made
+    filled: int  # of the changed ones, how many had no value at the time of the request
+    asked: int  # the number of requests whose value at the time of the request is known
+    asked_filled: int  # of these, how many had a value
+    history: int  # the number of rows that are only known from history
     history_filled: int
 
 
 def retroactive_changes(
     names: Iterable[str], served: Columns, again: NDArray[np.int64], later: Columns, history: Columns
 ) -> dict[str, RetroactiveChange]:
-    """Compare the values of columns at request time with the values that are known later.
+    """Compare the columns of requests at the time of the request with what is known later.
 
     Args:
         names: The names of the columns.
-        served: Requests at request time.
+        served: The requests as they were at their time.
         again: The rows of `served` whose later values are known.
-        later: The later values of these rows, in that order.
-        history: Requests that are known from history alone, as they are learnt from.
+        later: The later values of these rows, in the same order.
+        history: Requests that are only known from history, as training uses them.
     """
     return {name: _of(served[name], again, later[name], history[name]) for name in names}
 

@@ -1,4 +1,4 @@
-"""Training sets: rows of requests with features as of their time and with the labels known at a cut."""
+"""Training sets: requests with features as of their own times, and with the labels known at a given time (the cut)."""
 
 from __future__ import annotations
 
@@ -26,71 +26,74 @@ from trimtab.training.definitions import Model
 
 
 class ListCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """The lists of a ranking's training set."""
+    """The lists in the training set of a ranking."""
 
-    column: str  # the column of the request that has the same value in all rows of a list
+    column: str  # the column of the request whose value all rows of a list share
     lists: int
-    whole: int  # lists in which every row has a final label: only these are learnt from and judged
-    told: int  # whole lists whose rows differ in relevance: other lists have no best order
+    whole: int  # the number of lists in which every row has a final label; other lists are not used
+    told: int  # of these, how many have rows of different relevance; other lists have no best order
     longest: int  # the number of rows of the longest list
-    rows_without: int  # rows that belong to no list, because the column is null
+    rows_without: int  # rows that belong to no list because the column is null
 
     @property
     def text(self) -> str:
-        """How many lists may be learnt from, as a part of a sentence."""
+        """How many lists can be used, as part of a sentence."""
         without = f", and {self.rows_without:,} rows have no {self.column!r}" if self.rows_without else ""
         return f"of {self.lists:,} lists {self.whole:,} have a final label for each of their rows{without}"
 
 
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
-    """A time interval that is left out of training and judging, because its inputs or labels were faulty."""
+    """A time interval whose rows are not used, because inputs or labels were wrong."""
 
     start_us: int
-    end_us: int | None  # None: the interval had not ended when the set was made
-    why: str  # "null_values of column temp"
-    rows: int = 0  # the number of rows of the set that would have been usable
+    end_us: int | None  # None: it had not ended when the training set was made
+    why: str  # for example "null_values of column temp"
+    rows: int = 0  # how many rows would otherwise have been used
 
     def covers(self, at_us: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return a mask of the times within the interval."""
+        """Return which times are in the interval, as a boolean array."""
         within = at_us >= self.start_us
         return within if self.end_us is None else within & (at_us < self.end_us)
 
 
 class Manifest(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
-    """The contents of a training set. The hash of the manifest identifies the set."""
+    """The description of a training set. Its hash identifies the training set."""
 
     format: Literal[1] = 1
     model: str
-    request: str  # the hash of the request's definition
+    request: str  # the hash of the request's declaration
     features: str  # the hash of the feature definitions
-    label: str  # the hash of the label's definition
-    cut_us: int  # the set has only what was known at this time
-    wait_us: int  # the wait after which a label counts as final
-    positions: dict[str, int]  # the log positions that the set was built from
+    label: str  # the hash of the label's declaration
+    cut_us: int  # the training set only contains what was known at this time
+    wait_us: int  # how long after a request its label is final
+    positions: dict[str, int]  # the positions in the log up to which events were used
     rows: int
-    usable: int  # rows with a final label: only these may be learnt from
-    by_state: dict[str, int]  # the number of rows by label state
-    by_reason: dict[str, dict[str, int]]  # the number of rows by reason, for each feature of a view
+    usable: int  # the number of rows with a final label; only these are learnt from
+    by_state: dict[str, int]  # the number of rows for each state of the label
+    # for each feature of a view, the number of rows for each reason (why it is null, or that it is found)
+    by_reason: dict[str, dict[str, int]]
     data_hash: str  # the hash of all values, reasons and labels
-    hindsight: dict[str, RetroactiveChange] = {}  # the changes by column of the request
-    origins: dict[str, int] = {}  # the number of rows by origin: "history", "asked" or "logged"; empty: not recorded
-    lists: ListCounts | msgspec.UnsetType = msgspec.UNSET  # set only for rankings
+    hindsight: dict[str, RetroactiveChange] = {}  # for each column of the request, how its values changed afterwards
+    origins: dict[str, int] = {}  # the number of rows from each origin ("history", "asked", "logged"); empty: unknown
+    lists: ListCounts | msgspec.UnsetType = msgspec.UNSET  # only set for rankings
     left_out: tuple[LeftOut, ...] | msgspec.UnsetType = msgspec.UNSET  # unset if nothing is left out
-    parquet: str | None = None  # the blob that holds the rows, if they were saved
+    parquet: str | None = None  # the hash of the blob with the rows, if they are stored
 
 
 class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """Rows in the order of the requests. Each array has one entry per row."""
+    """A training set. Each array has one value per row, in the order of the requests."""
 
     manifest: Manifest
-    keys: Column  # the keys of the requests
+    keys: Column  # the key of each request
     requests: Columns
-    at_us: NDArray[np.int64]  # the request time of each row
+    at_us: NDArray[np.int64]  # the time of each request
     features: FeatureFrame
     labels: LabelFrame
-    lists: NDArray[np.int64] | None = None  # for rankings: the number of each row's list; -1: the row is in no list
-    answers: LoggedAnswers | None = None  # logged answers to the rows, if they were loaded; not stored
-    half_life_us: int | None = None  # a row that is older by this age counts half in a fit; None: age does not matter
+    lists: NDArray[np.int64] | None = None  # for a ranking, the number of each row's list; -1: it belongs to no list
+    # the predictions that were logged for the rows, if they were loaded; not stored with the set
+    answers: LoggedAnswers | None = None
+    # in a fit, the weight of a row halves with each such age; None: age does not matter
+    half_life_us: int | None = None
 
     @property
     def rows(self) -> int:
@@ -98,21 +101,21 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     @property
     def target(self) -> NDArray[np.float64]:
-        """The labels; NaN where a row has no label."""
+        """The label of each row; NaN if there is none."""
         return self.labels.values
 
     @property
     def label_known_at_us(self) -> NDArray[np.int64]:
-        """The time at which each label became known; `NEVER_US` if it is not known."""
+        """When each label became known; `NEVER_US` if it is not known."""
         return self.labels.known_at_us
 
     @property
     def usable(self) -> NDArray[np.bool_]:
-        """Rows that may be learnt from: labelled, and requested long enough before the cut for any label to be final.
+        """Which rows can be learnt from: those whose label is final, because the wait for it ended before the cut.
 
-        A label that came early does not make its row usable, because rows with fast labels would then be
-        over-represented. In a ranking a row is usable only if all rows of its list are usable. Rows of left-out
-        intervals are not usable.
+        A label that arrives early does not make its row usable, because rows with early labels would then be too
+        frequent. In a ranking, a row is only usable if all rows of its list are. Rows in left-out intervals are not
+        usable.
         """
         usable = self._final
         for one in self.manifest.left_out or ():
@@ -121,22 +124,25 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     @property
     def _final(self) -> NDArray[np.bool_]:
-        """Rows with a final label."""
+        """Return which rows have a final label."""
         there: NDArray[np.bool_] = np.isin(self.labels.state, (LABELLED, LATE))
         return there & (self.at_us <= self.manifest.final_until(self.manifest.cut_us))
 
     @property
     def begun_us(self) -> NDArray[np.int64]:
-        """The time that puts each row on one side of a split. In a ranking it is that of the first row of the list."""
+        """The time by which each row is split. In a ranking, this is the time of the first row of its list."""
         if self.lists is None or not self.rows:
             return self.at_us
-        begun = np.full(int(self.lists.max()) + 2, NEVER_US, np.int64)  # the last entry is for rows without a list
+        # one more value at the end, which rows without a list get
+        begun = np.full(int(self.lists.max()) + 2, NEVER_US, np.int64)
         np.minimum.at(begun, self.lists, self.at_us)
         return np.where(self.lists < 0, self.at_us, begun[self.lists])
 
     @property
     def informative(self) -> NDArray[np.bool_]:
-        """Usable rows that a model can be judged by. In a ranking: rows of lists whose rows differ in relevance."""
+        """Which usable rows a model can be judged on. In a ranking, these are rows of lists with different
+        relevance.
+        """
         usable = self.usable
         if self.lists is None or not usable.any():
             return usable
@@ -147,15 +153,15 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return mask
 
     def whole(self, rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return the rows whose whole list is among `rows`. Without lists these are all of `rows`."""
+        """Return those of `rows` whose whole list is in `rows`. Without lists, these are all."""
         return rows if self.lists is None else whole_lists(self.lists, rows)
 
     def lists_of(self, rows: NDArray[Any]) -> NDArray[np.int64] | None:
-        """Return the list of each of some rows (numbers or a mask); None if the set has no lists."""
+        """Return the list of each of the given rows (numbers or boolean array); None if the set has no lists."""
         return None if self.lists is None else self.lists[rows]
 
     def take(self, rows: NDArray[Any]) -> TrainingSet:
-        """Return some rows. The manifest stays that of the whole set."""
+        """Return a set of the given rows. It keeps the manifest of the whole set."""
         labels = self.labels
         return msgspec.structs.replace(
             self,
@@ -178,18 +184,18 @@ def build_training_set(
     positions: Mapping[str, int],
     left_out: Sequence[LeftOut] = (),
 ) -> TrainingSet:
-    """Build the training set of requests from history, with features as serving would have computed them.
+    """Build a training set from history. Features are computed as they would have been in service.
 
     Args:
-        model: The model with its request, features and label.
-        requests: The columns of the requests. Rows after the cut are left out.
-        frames: The history of every source that the features and the label use, by name.
-        cut_us: The cut. Nothing that became known later is used.
-        positions: The log positions up to which the frames were read.
-        left_out: Intervals that are left out of training and judging.
+        model: The model, with its request, features and label.
+        requests: The columns of the requests. Requests after the cut are left out.
+        frames: For each source that features or label use, its history.
+        cut_us: The time of the cut. Nothing that became known later is used.
+        positions: The positions in the log up to which the history in `frames` was read.
+        left_out: Time intervals whose rows are not used.
 
     Raises:
-        Misuse: A column or a source is missing, a key or a time is null, or no request is older than the cut.
+        Misuse: A column or a source is missing, a key or a time is null, or no request is before the cut.
     """
     what = f"training set of {model.name!r}"
     requests = requests.select(model.request.columns)
@@ -225,9 +231,9 @@ def assemble(
     origins: Mapping[str, int] | None = None,
     left_out: Sequence[LeftOut] = (),
 ) -> TrainingSet:
-    """Make a training set of values that are already known: those of served predictions (log and wait).
+    """Build a training set from values that are already there, such as those of logged predictions.
 
-    Rows of the intervals in `left_out` stay in the set and are counted, but they are not used in training or judging.
+    Rows in the intervals `left_out` stay in the set and are counted, but are not used.
 
     Raises:
         Misuse: The parts have different lengths, or the features are not those of the model.
@@ -289,22 +295,24 @@ def assemble(
 
 
 def save_training_set(training_set: TrainingSet, blob: Blob) -> str:
-    """Store a set as Parquet with its manifest, and return the manifest's hash. Equal sets have equal hashes."""
+    """Store a training set as Parquet with its manifest, and return the manifest's hash. Equal sets give equal
+    hashes.
+    """
     parquet = blob.put(write_parquet(_flat(training_set)))
     return blob.put(_encoded(msgspec.structs.replace(training_set.manifest, parquet=parquet)))
 
 
 def save_manifest(training_set: TrainingSet, blob: Blob) -> str:
-    """Store a set's manifest without the rows, and return the manifest's hash.
+    """Store only the manifest of a training set, and return its hash.
 
-    The rows can be built again from the log by definitions, positions and cut, and compared by the data hash. Replays
-    use this function, because they make many sets.
+    The rows can be built again from the log with the definitions, positions and cut in the manifest, and be compared
+    with its data hash. Replays use this, because they make many training sets.
     """
     return blob.put(_encoded(training_set.manifest))
 
 
 def load_manifest(digest: str, blob: Blob) -> Manifest:
-    """Load the manifest of a saved set.
+    """Load the manifest of a stored training set.
 
     Raises:
         NotFound: The manifest is not stored.
@@ -317,11 +325,11 @@ def load_manifest(digest: str, blob: Blob) -> Manifest:
 
 
 def load_training_set(digest: str, blob: Blob, *, key: str) -> TrainingSet:
-    """Load a saved set. `key` is the name of the request's key column.
+    """Load a stored training set. `key` is the name of the request's key column.
 
     Raises:
-        NotFound: The set is not stored.
-        Corrupt: The stored values are not those of the manifest.
+        NotFound: The training set is not stored.
+        Corrupt: The stored values are not those that the manifest describes.
     """
     manifest = load_manifest(digest, blob)
     if manifest.parquet is None:
@@ -353,11 +361,11 @@ def load_training_set(digest: str, blob: Blob, *, key: str) -> TrainingSet:
 
 
 def whole_lists(lists: NDArray[np.int64], rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the rows whose whole list is among `rows`.
+    """Return those of `rows` whose whole list is in `rows`, as a boolean array.
 
     Args:
-        lists: The number of each row's list, shape (rows,); -1 for rows in no list.
-        rows: A mask over the rows.
+        lists: The number of each row's list, shape (rows,); -1 if it belongs to no list.
+        rows: Some rows, as a boolean array.
 
     >>> whole_lists(np.array([0, 0, 1, 1, -1]), np.array([True, True, True, False, True])).tolist()
     [True, True, False, False, False]
@@ -369,8 +377,10 @@ def whole_lists(lists: NDArray[np.int64], rows: NDArray[np.bool_]) -> NDArray[np
 
 
 def numbered_lists(requests: Columns, column: str | None) -> NDArray[np.int64]:
-    """The number of each row's list; -1 for no list. Lists are numbered by id, whatever the order of rows."""
-    assert column is not None  # always declared by a ranking
+    """Return the number of each row's list, or -1. The numbers only depend on the lists' ids, not on the order of
+    rows.
+    """
+    assert column is not None  # a ranking always declares this column
     given = requests[column]
     there = given.present()
     lists = np.full(len(there), -1, np.int64)
@@ -393,7 +403,7 @@ def _counted(draft: TrainingSet, column: str | None) -> ListCounts | msgspec.Uns
 
 
 def _flat(training_set: TrainingSet) -> Columns:
-    """Return the whole set as one table."""
+    """Return the whole training set as one table."""
     labels = training_set.labels
     return Columns(
         {

@@ -1,4 +1,4 @@
-"""Weights and samples of the rows of a fit, and the balance of classes."""
+"""Weights of rows in a fit, samples of rows, and the balance of classes."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 from trimtab.training.weighting import Sample
 
-_BUCKETS = 2**53  # the largest count that a float holds exactly
+_BUCKETS = 2**53  # a float can count exactly up to this number
 
 Floats = NDArray[np.float64]
 
 
 class Weighed(msgspec.Struct, frozen=True, eq=False):
-    """The rows to fit on, and the weight of each row."""
+    """The rows to fit on, with their weights."""
 
     kept: NDArray[np.int64]  # the numbers of these rows in the training set
     target: NDArray[Any]
-    weights: Floats | None  # None: equal weights
+    weights: Floats | None  # None: all have the same weight
 
 
 class Balance(msgspec.Struct, frozen=True, kw_only=True):
-    """The rows of one class in the training rows and in the holdout."""
+    """How much of the training rows and of the holdout belongs to one class."""
 
     label: float
-    rows: int  # the number of usable training rows
-    kept: int  # the number of usable training rows that the sample keeps
-    weight: float  # the class's share of all weights in the fit
+    rows: int  # the number of usable training rows of this class
+    kept: int  # how many of them the sample keeps
+    weight: float  # the share of this class in the sum of all weights
     holdout: int
-    name: str = ""  # set if several classes are declared
+    name: str = ""  # the name of the class, if several are declared
 
 
 def weigh(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64], target: NDArray[Any]) -> Weighed:
-    """Return the sampled rows among `chosen` and their weights, as the model declares them.
+    """Return which of the rows `chosen` to fit on, and their weights, as declared by the model.
 
     Raises:
-        Misuse: A weight is missing, below 0 or infinite, all weights are 0, or the sample leaves too few rows.
+        Misuse: A weight is missing, negative or infinite, all weights are 0, or the sample leaves too few rows.
     """
     kept, weights = np.arange(chosen.size), None
     if model.sample is not None:
@@ -64,7 +64,7 @@ def weigh(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64], ta
 
 
 def age_weights(begun_us: NDArray[np.int64], half_life_us: int) -> Floats:
-    """Weights by age, shape (rows,). The newest row has weight 1, and each half-life of age halves the weight.
+    """Return weights by age, shape (rows,). The newest row has the weight 1, which halves with each half-life of age.
 
     >>> age_weights(np.array([0, 10, 20]), 10).tolist()
     [0.25, 0.5, 1.0]
@@ -76,7 +76,9 @@ def age_weights(begun_us: NDArray[np.int64], half_life_us: int) -> Floats:
 def balance_of(
     model: Model, training_set: TrainingSet, train: NDArray[np.bool_], holdout: Floats
 ) -> tuple[Balance, ...]:
-    """Return rows, kept rows and share of the weights for each class; empty for a model of numbers."""
+    """Return for each class its rows, kept rows and share of the weights. The result is empty for a model of
+    numbers.
+    """
     if model.task not in ("binary", "multiclass"):
         return ()
     labels = [0.0, 1.0] if model.task == "binary" else [float(place) for place in range(len(model.label.classes))]
@@ -84,7 +86,7 @@ def balance_of(
     target = training_set.target[chosen]
     try:
         weighed = weigh(model, training_set, chosen, target)
-    except Misuse:  # the sample leaves too few rows, for which the fit was refused as well
+    except Misuse:  # the sample leaves too few rows; the fit was refused for the same reason
         weighed = Weighed(chosen, target, None)
     weights = np.ones(weighed.kept.size) if weighed.weights is None else weighed.weights
     total = float(weights.sum()) or 1.0
@@ -110,7 +112,7 @@ def _sampled(
         shares *= by_place[target.astype(np.int64)]
     elif model.task == "binary":
         shares *= np.where(target == 1, rule.positives, rule.negatives)
-    ranks = training_set.lists is not None  # a list is kept as a whole
+    ranks = training_set.lists is not None  # a list is kept or left out as a whole
     names = (training_set.requests[str(model.group)] if ranks else training_set.keys).take(chosen).to_list()
     places = np.array([hash_bucket(f"{rule.seed}|{name}", _BUCKETS) for name in names]) / _BUCKETS
     kept = np.flatnonzero(places < shares)
@@ -151,7 +153,7 @@ def _declared(model: Model, expression: Expression, training_set: TrainingSet, r
 
 
 def _check_of_lists(model: Model, training_set: TrainingSet, rows: NDArray[np.int64], weights: Floats) -> None:
-    """Refuse different weights within one list, because a list is learnt as a whole. # D86"""
+    """Refuse different weights within a list, because lists are learnt as a whole. # D86"""
     lists = training_set.lists_of(rows)
     if lists is None:
         return
@@ -169,7 +171,7 @@ def _check_of_lists(model: Model, training_set: TrainingSet, rows: NDArray[np.in
 
 
 def _balanced(target: NDArray[Any], weights: Floats) -> Floats:
-    """Weights that give all occurring classes the same total weight. The sum of all weights stays the same."""
+    """Return weights with which all classes that occur have the same sum. The sum of all weights does not change."""
     there, place = np.unique(target, return_inverse=True)
     sums = np.bincount(place, weights=weights)
     return weights * (float(weights.sum()) / (there.size * sums))[place]

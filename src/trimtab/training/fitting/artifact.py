@@ -1,4 +1,4 @@
-"""The artifact of a version: encoding, scaling, estimator, classes, calibration and golden predictions in one blob."""
+"""The artifact of a version: everything that is needed to score, stored in one blob."""
 
 from __future__ import annotations
 
@@ -23,54 +23,56 @@ from trimtab.training.runtimes.table import runtime_named
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# keeps the order of dicts, because the order of the encoding is that of the matrix
+# keep the order of dicts, because the encoding's order is that of the matrix's columns
 _encoder = msgspec.msgpack.Encoder()
 
 
 class Golden(msgspec.Struct, frozen=True):
-    """A few input rows with their scores at the time of the fit. Every load of the model compares the scores again."""
+    """A few input rows with their scores at the time of the fit. Each time the model is loaded, they are compared."""
 
     rows: bytes  # little-endian float64, row after row (NaN: null)
-    scores: bytes  # little-endian float64; with several classes row after row
+    scores: bytes  # little-endian float64; for a model of several classes, row after row
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
-    """A fitted model without its history: equal trainings give equal bytes."""
+    """A fitted model: encoding, scaling, estimator, calibration and golden predictions. Equal trainings give equal
+    bytes.
+    """
 
-    format: Literal[1, 2] = 1  # 2: several classes, which an earlier trimtab cannot score
+    format: Literal[1, 2] = 1  # 2: has several classes, which an earlier trimtab could not score
     model: str
     task: Task
     metric: Metric
     runtime: str
     trust: Trust | None
-    kind: str  # the name of the estimator's class, shown to people
-    inputs: tuple[str, ...]  # the features, in the order of the matrix
+    kind: str  # the name of the estimator's class, for people
+    inputs: tuple[str, ...]  # the names of the features, in the order of the matrix's columns
     encoding: Encoding
     step: Standardize | None
     estimator: bytes
     row_exact: bool
-    # the largest difference seen between the score of one row and that of a batch; 0 if `row_exact`
+    # the largest difference that was seen between scoring a row alone and in a batch; 0 if `row_exact`
     row_tolerance: float
     golden: Golden
-    # the document of the feature definitions (`features.stored`); empty: stored by an earlier trimtab
+    # the feature definitions as `features.stored` encodes them; empty if an earlier trimtab stored the model
     definitions: bytes = b""
-    recalibration: Recalibration | None = None  # the map that corrects the estimator's scores
-    classes: Classes | msgspec.UnsetType = msgspec.UNSET  # left out of the bytes if each row has one number
+    recalibration: Recalibration | None = None  # the correction of the estimator's scores
+    classes: Classes | msgspec.UnsetType = msgspec.UNSET  # not part of the bytes if there is one number per row
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes of a row's probabilities, in order; empty if a row has one number."""
+        """The names of the classes in the order of a row's probabilities; empty if there is one number per row."""
         return () if self.classes is msgspec.UNSET else self.classes.names
 
     def features(self, digest: str) -> FeatureSet:
-        """The feature definitions that the model was trained with.
+        """Return the feature definitions that the model was trained with.
 
         Args:
-            digest: The hash of the definitions, from the version.
+            digest: The hash that the definitions must have, from the version.
 
         Raises:
             Corrupt: The definitions cannot be read, or have another hash.
-            Misuse: The artifact was stored without definitions, by an earlier trimtab.
+            Misuse: The model was stored without definitions, by an earlier trimtab.
         """
         if not self.definitions:
             raise Misuse(
@@ -81,7 +83,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CalibratedScorer:
-    """A scorer that recalibrates the scores of another one, by the same operations for one row and for many."""
+    """A scorer that corrects the scores of another one. One row and many rows are computed in the same way."""
 
     def __init__(self, recalibration: Recalibration, scorer: Scorer) -> None:
         self._corrected = recalibration.mapping()
@@ -96,15 +98,15 @@ class CalibratedScorer:
 
 
 def encode_artifact(artifact: Artifact) -> bytes:
-    """Return the artifact's bytes; equal artifacts give equal bytes."""
+    """Return the bytes of an artifact. Equal artifacts give equal bytes."""
     return _encoder.encode(artifact)
 
 
 def decode_artifact(data: bytes) -> Artifact:
-    """Return the artifact that the bytes hold.
+    """Return the artifact in some bytes.
 
     Raises:
-        Corrupt: The bytes hold no artifact.
+        Corrupt: The bytes are not an artifact.
     """
     try:
         artifact = msgspec.msgpack.decode(data, type=Artifact)
@@ -116,10 +118,10 @@ def decode_artifact(data: bytes) -> Artifact:
 
 
 def scorer_for(artifact: Artifact) -> Scorer:
-    """Return a scorer of matrix rows, calibration included.
+    """Return a scorer for rows of the matrix. It includes calibration.
 
     Raises:
-        Misuse: The artifact's runtime is not installed.
+        Misuse: The library that the model needs is not installed.
         Corrupt: The stored estimator is damaged.
     """
     scorer = uncalibrated_scorer(artifact)
@@ -127,14 +129,14 @@ def scorer_for(artifact: Artifact) -> Scorer:
 
 
 def uncalibrated_scorer(artifact: Artifact) -> Scorer:
-    """Return a scorer of matrix rows without calibration; see `scorer_for`."""
+    """Return a scorer for rows of the matrix, without calibration; see `scorer_for`."""
     scorer = runtime_named(artifact.runtime).load(artifact.estimator)
     stepped = scorer if artifact.step is None else StandardizedScorer(artifact.step, scorer)
     return stepped if artifact.classes is msgspec.UNSET else ClassScorer(artifact.classes, stepped)
 
 
 def make_golden(scorer: Scorer, matrix: NDArray[Any], *, rows: int = 8) -> Golden:
-    """Return the golden predictions for some rows spread over a matrix, and for a row of nulls."""
+    """Return golden predictions: scores of some rows spread over a matrix, and of a row of nulls."""
     import numpy as np
 
     chosen = np.unique(np.linspace(0, len(matrix) - 1, rows).astype(np.int64))
@@ -143,7 +145,9 @@ def make_golden(scorer: Scorer, matrix: NDArray[Any], *, rows: int = 8) -> Golde
 
 
 def golden_difference(artifact: Artifact, scorer: Scorer) -> float:
-    """Return the largest difference between golden and present scores, row by row and as a batch; 0 for equal bits."""
+    """Return the largest difference between golden scores and present ones, both alone and in a batch. 0: equal
+    bits.
+    """
     rows = golden_rows(artifact)
     classes = len(artifact.class_names) or 1
     expected = list(struct.iter_unpack(f"<{classes}d", artifact.golden.scores))
@@ -153,12 +157,12 @@ def golden_difference(artifact: Artifact, scorer: Scorer) -> float:
 
 
 def golden_rows(artifact: Artifact) -> list[list[float]]:
-    """Return the rows of the golden predictions, with NaN for null."""
+    """Return the rows whose scores were stored at the time of the fit, with NaN for null."""
     return [list(row) for row in struct.iter_unpack(f"<{len(artifact.inputs)}d", artifact.golden.rows)]
 
 
 def score_rows(scorer: Scorer, rows: list[list[float]]) -> list[Score]:
-    """Return the scores of a batch, computed without NumPy if the scorer works without NumPy."""
+    """Return the scores of rows. NumPy is not used if the scorer does not need it."""
     if isinstance(scorer, PlainScorer):
         return scorer.predict_rows(rows)
     import numpy as np
@@ -172,7 +176,7 @@ def _scores_of(score: Score) -> Sequence[float]:
 
 
 def _largest_difference(expected: Sequence[Sequence[float]], found: Sequence[Sequence[float]]) -> float:
-    """Return the largest difference of two arrays; infinite if their shapes differ or a score is NaN."""
+    """Return the largest difference between two arrays; infinite if their shapes differ or a score is NaN."""
     if [*map(len, expected)] != [*map(len, found)]:
         return math.inf
     apart = [abs(a - b) for one, other in zip(expected, found, strict=True) for a, b in zip(one, other, strict=True)]

@@ -1,4 +1,4 @@
-"""Probabilities of all declared classes, made from those of the classes that an estimator was fitted on."""
+"""Turn the probabilities of the classes that an estimator was fitted on into those of all declared classes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 def all_classes(scores: Any, fitted: Any, width: int, rows: int) -> Any:
-    """Spread probabilities of the fitted classes over all classes, shape (rows, width). Exports copy this function.
+    """Return probabilities of all classes, shape (rows, width). Exports of models contain a copy of this function.
 
     Args:
-        scores: Shape (rows, fitted classes). For two fitted classes also shape (rows,): the probability of the second.
+        scores: Probabilities, shape (rows, fitted classes). If two classes were fitted, they may be those of the
+            second, shape (rows,).
         fitted: The position of each fitted class among the declared classes.
         width: The number of declared classes.
         rows: The number of training rows.
@@ -36,14 +37,15 @@ def all_classes(scores: Any, fitted: Any, width: int, rows: int) -> Any:
 
 
 class Classes(msgspec.Struct, frozen=True, kw_only=True):
-    """The declared classes of a model, and which of them its estimator was fitted on.
+    """The declared classes of a model, and those that its estimator was fitted on.
 
     A class without training rows gets the probability 1 / (rows + classes) (Laplace's rule of succession). It is small
-    but not 0, so that the log loss of the first row of this class is finite.  # D0076
+    but not 0, so the log loss is finite when the first row of this class occurs.  # D0076
     """
 
     names: tuple[str, ...]  # all declared classes, in the declared order
-    fitted: tuple[int, ...]  # the positions of the classes that the estimator was fitted on, ascending; at least two
+    # the positions of the fitted classes among the declared ones, in ascending order; at least two
+    fitted: tuple[int, ...]
     rows: int  # the number of rows that the estimator was fitted on
 
     @property
@@ -52,11 +54,11 @@ class Classes(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.names)
 
     def probabilities(self, scores: NDArray[Any]) -> NDArray[Any]:
-        """Return probabilities of all declared classes from an estimator's scores, shape (rows, classes).
+        """Return the probabilities of all declared classes, shape (rows, classes), given an estimator's scores.
 
         Args:
-            scores: Shape (rows, fitted classes). For two fitted classes also shape (rows,): the probability of the
-                second.
+            scores: Probabilities, shape (rows, fitted classes). If two classes were fitted, they may be those of the
+                second, shape (rows,).
 
         Raises:
             Misuse: The scores have another shape.
@@ -71,7 +73,7 @@ class Classes(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
     def probabilities_row(self, scores: float | list[float]) -> list[float]:
-        """Return the probabilities of one row, with the same bits as `probabilities`."""
+        """Return the probabilities for one row. The result equals `probabilities`, bit for bit."""
         if not isinstance(scores, list):
             scores = [1.0 - scores, scores]
         if len(scores) == self.width:
@@ -85,7 +87,7 @@ class Classes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClassScorer:
-    """A scorer of probabilities of all declared classes."""
+    """A scorer that returns the probabilities of all declared classes."""
 
     def __init__(self, classes: Classes, scorer: Scorer) -> None:
         self._classes = classes
@@ -103,17 +105,16 @@ class ClassScorer:
 
 
 def aligned(scores: NDArray[Any], given: Sequence[str], wanted: Sequence[str], what: str) -> NDArray[Any]:
-    """Rearrange the probabilities of a version for the classes `wanted`, which may differ from the version's own.
+    """Return probabilities in the order of the classes `wanted`, which may differ from those of the version.
 
-    A class that the version did not know has probability 0. The probability of classes that are no longer declared is
-    distributed over the other classes.
+    A class that the version does not know gets 0. Probability of classes that are not wanted is spread over the others.
 
     Raises:
-        Misuse: The version and `wanted` have no class in common.
+        Misuse: The version has none of the classes `wanted`.
     """
     import numpy as np
 
-    # imported here because it loads SciPy, which scoring does not need
+    # imported here, because it loads SciPy, which scoring does not need otherwise
     from trimtab.stats.metrics.multiclass import normalized
 
     if tuple(given) == tuple(wanted):

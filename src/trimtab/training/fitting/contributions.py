@@ -1,4 +1,4 @@
-"""Contributions of features to a score (SHAP values): by the library for trees, by a formula for linear models."""
+"""SHAP values: how much each feature adds to a score. They come from the library, or from a formula."""
 
 from __future__ import annotations
 
@@ -13,35 +13,34 @@ from trimtab.training.runtimes.table import runtime_named
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# allowed difference between the sum and the raw score, relative to scores above 1; XGBoost has single precision
+# how far the sum may be from the raw score (relative to it if it is above 1); XGBoost computes in single precision
 _OFF = 1e-4
 
 
 class Contributions(msgspec.Struct, frozen=True, eq=False):
-    """Contributions to the estimator's raw score: log odds of a class, a number, or the log of a Poisson count.
+    """How much each feature adds to the estimator's raw score (log odds, a number, or the logarithm of a count).
 
-    `base` plus the sum of a row of `values` is that row of `raw`. Calibration is applied after the raw score. With
-    several classes each class has its own raw score. All arrays then have one more axis, the last one, in the order of
-    `classes`.
+    In each row, `base` plus the sum of `values` is `raw`. Calibration comes after this. For several classes, each class
+    has a raw score. Then all arrays have a further, last axis in the order of `classes`.
     """
 
     names: tuple[str, ...]
     values: NDArray[Any]  # float64, shape (rows, features)
-    base: NDArray[Any]  # shape (rows,): the score of an average row
+    base: NDArray[Any]  # shape (rows,): the raw score of an average row
     raw: NDArray[Any]  # shape (rows,)
     classes: tuple[
         str, ...
-    ] = ()  # with several classes those that have a raw score; for two fitted classes only the second
+    ] = ()  # for several classes: those that have a raw score; if only two were fitted, the second
 
 
 def contributions(artifact: Artifact, matrix: NDArray[Any]) -> Contributions:
-    """Return the SHAP values of rows of an encoded matrix, after a check that they add up to the raw scores.
+    """Return the SHAP values of rows of the matrix, after a check that they add up to the raw scores.
 
     Raises:
-        Misuse: The runtime computes no SHAP values, or they do not add up to the raw scores.
+        Misuse: There are no SHAP values for models of this library, or they do not add up to the raw scores.
 
-    Source: Lundberg, Erion & Lee (2018), "Consistent individualized feature attribution for tree ensembles"; of linear
-    models with features taken as independent, Lundberg & Lee (2017), corollary 1.
+    Source: Lundberg, Erion & Lee (2018), "Consistent individualized feature attribution for tree ensembles". For linear
+    models, features are taken as independent: Lundberg & Lee (2017), corollary 1.
     """
     import numpy as np
 
@@ -54,14 +53,14 @@ def contributions(artifact: Artifact, matrix: NDArray[Any]) -> Contributions:
         more = (len(classes),) if classes else ()
         empty = np.empty((0, *more))
         return Contributions(artifact.inputs, np.empty((0, len(artifact.inputs), *more)), empty, empty, classes)
-    computed = compute(artifact.estimator, inputs, artifact.step is not None)  # standardized inputs have mean 0
+    computed = compute(artifact.estimator, inputs, artifact.step is not None)  # standardized inputs have the mean 0
     if computed is None:
         raise _none(artifact)
     found, raw = (np.asarray(one, np.float64) for one in computed)
     wanted = (len(inputs), max(len(classes), 1), len(artifact.inputs) + 1)
     if found.size != np.prod(wanted) or raw.size != np.prod(wanted[:2]):
         raise Misuse(f"contributions of {artifact.model!r}: {found.shape} values for {inputs.shape} inputs.")
-    # every runtime gives one row of values per class
+    # runtimes return a row for each class
     found, raw = np.moveaxis(found.reshape(wanted), 1, 2), raw.reshape(wanted[:2])
     if not classes:
         found, raw = found[..., 0], raw[..., 0]
@@ -75,7 +74,7 @@ def contributions(artifact: Artifact, matrix: NDArray[Any]) -> Contributions:
 
 
 def _scored_classes(artifact: Artifact) -> tuple[str, ...]:
-    """The classes that have a raw score: the fitted classes, or of two only the second. Empty without classes."""
+    """Return the classes that have a raw score: the fitted ones, or the second if there are two. Empty: no classes."""
     if artifact.classes is msgspec.UNSET:
         return ()
     known = tuple(artifact.classes.names[place] for place in artifact.classes.fitted)

@@ -1,4 +1,4 @@
-"""Fit a model on a training set, and check its scores."""
+"""Fit a model on a training set, and check the fitted model's scores."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ from trimtab.training.fitting.standardize import Standardize, fit_standardize
 from trimtab.training.runtimes.ports import ListRuntime, Runtime, Scorer, Trust
 from trimtab.training.runtimes.table import missing_library, runtime_for, runtime_named, runtime_row
 
-_CHECKED = 4_096  # the number of rows whose scores are checked after a fit
-_ALONE = 200  # the number of rows that are also scored one by one
+_CHECKED = 4_096  # how many rows are scored as a check after a fit
+_ALONE = 200  # how many of them are also scored one by one
 
 
 class Prepared(msgspec.Struct, frozen=True, eq=False):
-    """The inputs of a fit, and the encoding that makes them from feature values."""
+    """The inputs of a fit, and the encoding that turns feature values into them."""
 
     encoding: Encoding
     step: Standardize | None
-    matrix: NDArray[Any]  # encoded, but not yet standardized
-    inputs: NDArray[Any]  # the estimator's inputs
-    target: NDArray[Any]  # int64 classes, or float64 numbers
-    weights: NDArray[Any] | None  # the weight of each row; None: equal weights
-    classes: Classes | None  # for a label with several classes; the fit numbers the classes that occur without gaps
-    # for a ranking: the number of rows of each list; the rows of a list stand together
+    matrix: NDArray[Any]  # encoded, but not standardized
+    inputs: NDArray[Any]  # what the estimator gets
+    target: NDArray[Any]  # int64 classes or float64 numbers
+    weights: NDArray[Any] | None  # the weight of each row; None: all are equal
+    classes: Classes | None  # for several classes; the fit numbers those that occur without gaps
+    # for a ranking: the number of rows of each list; rows of one list are next to each other
     sizes: NDArray[np.int64] | None = None
 
 
@@ -75,12 +75,11 @@ def fit(
 
     Args:
         model: The definition of the model.
-        training_set: The rows with features and labels as of their time.
-        rows: A mask of the rows to use; by default all usable rows.
-        seed: The seed of estimators that take a seed and have none.
-        threads: The number of threads. The default is one, because more threads wait for each other when other
-            processes run.
-        trust: "pickle" allows an estimator that no safe format can store.
+        training_set: The rows, with features as they were at the time of each request, and with labels.
+        rows: Which rows to use, as a boolean array; by default all usable rows.
+        seed: The seed for estimators that accept a seed and have not set one.
+        threads: The number of threads. With more than one, threads wait for each other if other processes run as well.
+        trust: "pickle" allows estimators that no safe format can store.
 
     Raises:
         Misuse: There are too few labels, a label is invalid, there is a leak that the model does not allow, or the
@@ -101,7 +100,7 @@ def fit_unchecked(
     threads: int = 1,
     trust: Trust | None = None,
 ) -> Fitted:
-    """Fit a model like `fit`, but without the search for leaks, on a set that was already searched."""
+    """Fit a model like `fit`, but without a search for leaks, because the training set was already searched."""
     trust = trust or model.trust
     chosen = training_target(model, training_set, rows)
     recalibration = None
@@ -127,7 +126,7 @@ def fit_unchecked(
             fitted = runtime.fit(estimator, prepared.inputs, target, model.features.names, prepared.weights)
     except TrimtabError as error:
         raise type(error)(f"model {model.name!r}: {error}") from error
-    except (Exception, SystemExit) as error:  # the user's estimator may raise anything
+    except (Exception, SystemExit) as error:  # the user's estimator may raise any exception
         raise Misuse(
             f"model {model.name!r}: {type(estimator).__name__}.fit raised {type(error).__name__}: {error} "
             f"(on {prepared.inputs.shape[0]} rows x {prepared.inputs.shape[1]} features){place_raised(error)}"
@@ -136,7 +135,7 @@ def fit_unchecked(
 
 
 def _fold(model: Model, training_set: TrainingSet, **how: Any) -> Fitted:
-    """Run a fit inside another fit, without progress reports of its own."""
+    """Fit a model as part of another fit. It does not report progress of its own."""
     with listening(None):
         return fit_unchecked(model, training_set, **how)
 
@@ -144,7 +143,7 @@ def _fold(model: Model, training_set: TrainingSet, **how: Any) -> Fitted:
 def training_target(
     model: Model, training_set: TrainingSet, rows: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Return the numbers of the rows to fit on and their labels. Refuse labels that cannot be learnt from."""
+    """Return the numbers of the rows to fit on, and their labels. Refuse labels that cannot be learnt from."""
     what = f"model {model.name!r}"
     mask = training_set.usable if rows is None else training_set.usable & rows
     chosen = np.flatnonzero(mask)
@@ -188,7 +187,7 @@ def training_target(
 
 
 def _check_lists(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> None:
-    """Refuse a relevance below 0, and lists whose rows are all equally relevant."""
+    """Refuse negative relevance, and a set in which the rows of each list are equally relevant."""
     relevance = training_set.target[chosen]
     bad = np.flatnonzero(relevance < 0.0)
     if bad.size:
@@ -216,23 +215,23 @@ def _sizes(estimator: Any, prepared: Prepared) -> NDArray[np.int64]:
 
 
 def new_estimator(model: Model, trust: Trust | None, *, seed: int, threads: int) -> tuple[Any, Runtime]:
-    """Return a new estimator of the model with seed and threads set, and the estimator's runtime."""
+    """Return a new estimator of the model, with seed and threads set, and its runtime (the library that fits it)."""
     try:
         estimator = model.new_estimator()
     except ModuleNotFoundError as error:
         raise missing_library(error.name or "estimator", error) from error
-    except TrimtabError:  # the message already names what the model lacks
+    except TrimtabError:  # the message already says what the model lacks
         raise
-    except (Exception, SystemExit) as error:  # the user's function may raise anything
+    except (Exception, SystemExit) as error:  # the user's function may raise any exception
         misspelt = isinstance(error, ImportError) and str(error).startswith("cannot import name")
         if isinstance(error, ImportError) and not misspelt:
             raise missing_library(error.name or "estimator", error) from error
-        # raised while a library was loaded: the linker's errors have no number
+        # a library could not be loaded: errors of the linker have no error number
         if isinstance(error, OSError) and error.errno is None:
             raise missing_library("estimator", error) from error
         why = f"its estimator function raised {type(error).__name__}: {error}{place_raised(error)}"
         raise Misuse(f"model {model.name!r}: {why}") from error
-    if not callable(getattr(estimator, "learn_one", None)):  # River's estimators have learn_one instead of fit
+    if not callable(getattr(estimator, "learn_one", None)):  # estimators of River have learn_one instead of fit
         probabilities = model.task in ("binary", "multiclass") and callable(getattr(estimator, "predict_proba", None))
         for needed in ("fit",) if probabilities else ("fit", "predict"):
             if not callable(getattr(estimator, needed, None)):
@@ -254,7 +253,7 @@ def prepare(
     sizes = None
     lists = training_set.lists_of(weighed.kept) if model.task == "ranking" else None
     if lists is not None:
-        order = np.argsort(lists, kind="stable")  # sorted by list, and within a list in the order of requests
+        order = np.argsort(lists, kind="stable")  # sort by list; within a list, keep the order of requests
         weights = None if weighed.weights is None else weighed.weights[order]
         weighed = Weighed(weighed.kept[order], weighed.target[order], weights)
         sizes = np.unique(lists, return_counts=True)[1]
@@ -281,7 +280,7 @@ def finish(
     seed: int,
     recalibration: Recalibration | None = None,
 ) -> Fitted:
-    """Save a fitted model, load it again, and compare the loaded model with the one in memory."""
+    """Store a fitted model as bytes, load these, and compare the result with the model in memory."""
     classes = prepared.classes
     runtime, stored = _stored(model.name, estimator, runtime, trust)
     draft = Artifact(
@@ -322,7 +321,7 @@ def finish(
     if runtime.row_exact and tolerance:
         raise Misuse(f"model {model.name!r}: {runtime.name} scores one row and a batch {tolerance:.3g} apart here.")
     artifact = msgspec.structs.replace(draft, row_tolerance=tolerance, golden=golden)
-    if not runtime.row_exact:  # loading a model scores the golden rows one by one
+    if not runtime.row_exact:  # loading a model scores the golden rows (see `Golden`) one by one
         with answering(model.name):
             worst = max(tolerance, golden_difference(artifact, scorer))
         artifact = msgspec.structs.replace(artifact, row_tolerance=worst)
@@ -347,8 +346,9 @@ def finish(
 
 
 def _stored(name: str, estimator: Any, runtime: Runtime, trust: Trust | None) -> tuple[Runtime, bytes]:
-    """Return an estimator's bytes and the runtime that reads them. A pipeline may have parts that only pickle can
-    store.
+    """Return an estimator as bytes, and the runtime that can read them.
+
+    Pickle is used if a part of a pipeline cannot be stored otherwise.
     """
     try:
         return runtime, runtime.save(estimator)
@@ -365,10 +365,11 @@ def _stored(name: str, estimator: Any, runtime: Runtime, trust: Trust | None) ->
 def _settle_row_call(
     plain: Scorer, scorer: Scorer, matrix: NDArray[Any], sample: NDArray[np.int64], golden: Golden, runtime: Runtime
 ) -> Golden:
-    """Refuse a scoring path whose scores differ from the library's.
+    """Do not use a scoring path (fast code for single rows) whose scores differ from those of the library.
 
     Returns:
         The golden predictions. If the path is refused, they include the row of its largest error, so that each load
+
         of the model refuses the path too.
     """
     spread = np.linspace(0, len(matrix) - 1, _ALONE).astype(np.int64)

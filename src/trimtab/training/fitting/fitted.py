@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 
 class Fitted(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """The result of `fit`: the artifact, its bytes, and its origin."""
+    """The result of `fit`: the artifact, its bytes, and what it was made from."""
 
     model: str
-    recipe: str  # the hash of the model's definition
+    recipe: str  # the hash of the model's declaration
     features: str  # the hash of the feature definitions
     artifact: Artifact
     data: bytes  # the artifact's bytes
     digest: str  # the SHA-256 of these bytes
     scorer: Scorer
-    importance: dict[str, float] | None  # by feature, as the model's library computes importance
+    importance: dict[str, float] | None  # by feature, as computed by the model's library
     cut_us: int
     positions: dict[str, int]
     rows: int  # the number of rows that the model was fitted on
     seed: int
-    chosen: Chosen | None = None  # the parameters that a search chose; None: there was no search
+    chosen: Chosen | None = None  # the parameters that a search found; None: there was no search
 
     def matrix(self, values: Columns) -> NDArray[Any]:
-        """Return feature values encoded as the model's inputs."""
+        """Return feature values as the matrix of the model's inputs."""
         return self.artifact.encoding.matrix(values)
 
     def predict(self, values: Columns) -> NDArray[Any]:
@@ -43,10 +43,10 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return self.scorer.predict(self.matrix(values))
 
     def contributions(self, values: Columns) -> Contributions:
-        """Return the SHAP values: the features' contributions to the raw score of each row of feature values.
+        """Return the SHAP values of each row: how much each feature adds to the raw score.
 
         Raises:
-            Misuse: The model's library computes no SHAP values. LightGBM, XGBoost and CatBoost compute them.
+            Misuse: There are no SHAP values for this model's library. LightGBM, XGBoost and CatBoost have them.
         """
         from trimtab.training.fitting.contributions import contributions
 

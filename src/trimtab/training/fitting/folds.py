@@ -1,4 +1,4 @@
-"""Walk forward in time: fit on what was known before the next part of the rows, and predict that part."""
+"""Walk forward in time: fit on what was known before a part of the rows, then predict this part."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Mask = NDArray[np.bool_]
 
 
 class OutOfFold(msgspec.Struct, frozen=True, eq=False):
-    """Predictions for rows that their models were not fitted on."""
+    """Predictions for rows by models that were not fitted on these rows."""
 
-    scores: NDArray[np.float64]  # NaN for rows that no fold predicted
-    fold: NDArray[np.int64]  # the number of the fold that predicted each row; -1: no fold did
-    starts_us: tuple[int, ...]  # the start of each fold
+    scores: NDArray[np.float64]  # NaN for rows that were not predicted
+    fold: NDArray[np.int64]  # the number of the part that each row belongs to; -1: it was not predicted
+    starts_us: tuple[int, ...]  # the time at which each part begins
 
 
 class Part(msgspec.Struct, frozen=True, eq=False):
-    """One fold: the rows of a time interval, predicted by a fit on what was known before them."""
+    """One part: rows of a time interval, predicted by a model that was fitted on what was known before."""
 
     number: int
     start_us: int
-    rows: NDArray[np.int64]  # the numbers of the rows; empty if many rows share one time
+    rows: NDArray[np.int64]  # the numbers of the rows; empty if many rows have the same time
     scores: NDArray[np.float64]  # the prediction for each row
 
 
@@ -46,19 +46,19 @@ def walk(
     first: float,
     what: str,
 ) -> Iterator[Part]:
-    """Fit on what was known and predict the next part, `folds` times. All parts have equally many rows.
+    """Fit on what was known and predict the next part of the rows, `folds` times. All parts have equally many rows.
 
     Args:
-        fit_on: Fits on the rows that a mask selects.
-        score: Returns a fitted model's scores of feature values.
-        training_set: The set that holds the rows.
-        among: A mask of the rows that take part.
-        folds: The number of parts to predict.
-        first: The share of the rows before the first part.
-        what: The text that error messages begin with.
+        fit_on: Fits on the rows in a boolean array.
+        score: Returns the scores of feature values by a fitted model.
+        training_set: The training set that the rows belong to.
+        among: The rows to use, as a boolean array.
+        folds: How many parts to predict.
+        first: The share of rows before the first part.
+        what: The beginning of error messages.
 
     Raises:
-        Misuse: There are too few rows, or a fit fails; the message names the fold.
+        Misuse: There are too few rows, or a fit fails. The message says which.
     """
     among = training_set.usable & among
     count = int(among.sum())
@@ -75,7 +75,7 @@ def walk(
 
 
 def time_parts(training_set: TrainingSet, among: Mask, *, folds: int, first: float) -> Iterator[tuple[int, Mask]]:
-    """Divide the rows after the `first` share of them into consecutive parts of equal size: their starts and rows."""
+    """Yield consecutive parts of equal size after the first share of the rows: when each begins, and its rows."""
     begun_us = training_set.begun_us
     times = np.sort(begun_us[among])
     step = (1.0 - first) / folds
@@ -94,10 +94,10 @@ def predict_forward(
     first: float,
     what: str,
 ) -> OutOfFold:
-    """Join the predictions of all parts of a `walk`."""
+    """Return the predictions of all parts of `walk`, joined."""
     parts = list(walk(fit_on, score, training_set, among, folds=folds, first=first, what=what))
     fold = np.full(training_set.rows, -1, np.int64)
-    # with several classes scores have one more axis
+    # for a model of several classes, scores have a second axis
     width = next((part.scores.shape[1:] for part in parts if part.rows.size), ())
     scores: NDArray[np.float64] = np.full((training_set.rows, *width), np.nan)
     for part in parts:
@@ -108,7 +108,7 @@ def predict_forward(
 
 
 def known_before(training_set: TrainingSet, start_us: int) -> Mask:
-    """Usable rows whose label was final and known at `start_us`. In a ranking only whole lists of such rows."""
+    """Return usable rows whose label was final and known at `start_us`. In a ranking, only whole lists count."""
     final = training_set.manifest.final_at(training_set.at_us) <= start_us
     known = training_set.label_known_at_us <= start_us
     return training_set.whole(training_set.usable & final & known)

@@ -1,4 +1,4 @@
-"""Models that learn from every label as it arrives."""
+"""Models that learn from each label as it arrives."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from trimtab.training.runtimes.ports import Score, Scorer
 from trimtab.training.runtimes.sklearn import RUNTIME, LinearScorer
 from trimtab.training.runtimes.skops_bytes import dumps, loads
 
-_BATCH = 1_000  # the number of rows per call of `partial_fit` in the first fit
+_BATCH = 1_000  # the number of rows in each call of `partial_fit` during the first fit
 
 
 class OnlineState(msgspec.Struct, frozen=True, kw_only=True):
-    """A snapshot of a learner."""
+    """The stored state of a learner."""
 
     format: Literal[1] = 1
-    base: str  # the hash of the estimator that the learner started from
+    base: str  # the hash of the estimator that it started from
     learned: int
     estimator: bytes
 
 
 class OnlineLearner:
-    """A model that predicts, and learns from labels with the estimator's `partial_fit`. Use it in one thread at a time.
+    """A model that predicts, and learns from labels with `partial_fit`. Only one thread may use it at a time.
 
-    The learner starts from an artifact and keeps that artifact's encoding and scaling. Learning the same labels in the
-    same batches gives the same bits, even across `state` and `restore`.
+    It starts from an artifact (a stored model), whose encoding and scaling it keeps. If it learns the same labels in
+    the same batches, the result is the same, bit for bit, even if its state is stored and restored in between.
 
     Raises:
-        Misuse: The artifact's estimator is not scikit-learn's, or has no `partial_fit`.
+        Misuse: The artifact's estimator is not from scikit-learn, or has no `partial_fit`.
     """
 
     _scorer: Scorer
@@ -71,8 +71,8 @@ class OnlineLearner:
         """Learn from encoded rows and their labels, in this order.
 
         Raises:
-            Misuse: A label is no number, or a class is not 0 or 1, or the numbers of labels and rows differ. Nothing
-                was learnt.
+            Misuse: A label is not a number, a class is not 0 or 1, or there are not as many labels as rows. Nothing was
+                learnt.
         """
         target = np.asarray(labels, np.float64)
         if target.shape != (len(matrix),) or not np.isfinite(target).all():
@@ -83,20 +83,20 @@ class OnlineLearner:
             return
         partial_fit(self._estimator, self._stepped(matrix), target)
         self.learned += len(target)
-        if isinstance(self._scorer, LinearScorer):  # the scorer holds a copy of the old weights
+        if isinstance(self._scorer, LinearScorer):  # `LinearScorer` has a copy of the weights from before
             self._scorer = RUNTIME.scorer(self._estimator)
 
     def state(self) -> bytes:
-        """Return a snapshot. After `restore` the next prediction has the same bits."""
+        """Return the state as bytes. After `restore`, predictions are the same, bit for bit."""
         state = OnlineState(base=self._base, learned=self.learned, estimator=dumps(self._estimator))
         return msgspec.msgpack.encode(state)
 
     def restore(self, data: bytes) -> None:
-        """Continue from a snapshot of a learner that started from the same artifact.
+        """Continue from the stored state of a learner that started from the same artifact.
 
         Raises:
             Corrupt: The bytes are damaged.
-            Misuse: The snapshot is of a learner that started from another artifact.
+            Misuse: The state is that of a learner that started from another artifact.
         """
         try:
             state = msgspec.msgpack.decode(data, type=OnlineState)
@@ -126,12 +126,12 @@ def fit_online(
     seed: int = 0,
     passes: int = 5,
 ) -> Fitted:
-    """Fit an online learner for the first time: `partial_fit` over the usable rows in order of time, `passes` times.
+    """Fit an online learner for the first time: call `partial_fit` on the usable rows in order of time, `passes` times.
 
-    Register the result like any other fitted model. `OnlineLearner(fitted.artifact)` continues from it.
+    The result is registered like any fitted model. `OnlineLearner(fitted.artifact)` continues from it.
 
     Raises:
-        Misuse: For the reasons of `fit`, or because the estimator has no `partial_fit`.
+        Misuse: As for `fit`; or the estimator has no `partial_fit`.
     """
     if model.task == "multiclass":
         raise Misuse(
@@ -160,7 +160,7 @@ def fit_online(
 
 
 def partial_fit(estimator: Any, inputs: NDArray[Any], target: NDArray[Any]) -> None:
-    """Let an estimator learn some rows. A classifier needs the list of its classes at the first call."""
+    """Let an estimator learn rows. A classifier is given the list of all classes, which it needs in the first call."""
     if not is_classifier(estimator):
         estimator.partial_fit(inputs, target)
     elif hasattr(estimator, "classes_"):

@@ -1,4 +1,4 @@
-"""Choice of a scoring path: time the paths that agree with the library, and take the fastest.  # D99"""
+"""Choose how to score single rows: measure several ways (scoring paths), and take the fastest that agrees. # D99"""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from trimtab.training.runtimes.ports import Score, Scorer
 from trimtab.training.runtimes.scoring_paths import several_paths
 from trimtab.training.runtimes.table import runtime_named, runtime_row
 
-_TIME_NS = 20_000_000  # each path is timed for so long,
-_LEAST_CALLS = 5  # and for at least so many calls
-ROUNDING = 1e-12  # the smallest tolerance for runtimes that do not promise equal bits
+_TIME_NS = 20_000_000  # for how long each path is measured
+_LEAST_CALLS = 5  # at least how many times each path is called
+ROUNDING = 1e-12  # differences up to this are always allowed if the library does not promise equal bits
 
 
 class RowTrial(msgspec.Struct, frozen=True, kw_only=True):
-    """Measurements of one scoring path."""
+    """The measurements of one scoring path (one way to score a single row)."""
 
     name: str
-    us: float  # the median of one call, in microseconds
-    difference: float  # the largest difference from the scores of the same rows as a batch
-    accepted: bool  # whether the difference is within the version's tolerance
+    us: float  # the median time of a call, in microseconds
+    difference: float  # the largest difference from scoring the same rows in a batch
+    accepted: bool  # whether this difference is allowed
 
 
 class RowChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """The scoring path of a version on machines of one kind, with the measured alternatives."""
+    """The scoring path of a version on one kind of machine, with the measurements of all paths."""
 
     format: int = 1
     version: str  # the id of the version
-    machine: str  # see `machine_kind`
+    machine: str  # the kind of machine; see `machine_kind`
     chosen: str
-    allowed: float  # the allowed difference; 0: equal bits
-    rows: int  # the number of measured rows
+    allowed: float  # the largest allowed difference; 0: all bits must be equal
+    rows: int  # the number of rows that were measured
     at_us: int
     trials: tuple[RowTrial, ...]
 
     @property
     def text(self) -> str:
-        """The choice as text: `prepared 3.4 us (library 17.1 us)`.
+        """The choice as text, such as `prepared 3.4 us (library 17.1 us)`.
 
         >>> trials = [RowTrial(name=n, us=us, difference=0.0, accepted=True) for n, us in (("a", 3.4), ("b", 17.1))]
         >>> RowChoice(version="", machine="", chosen="a", allowed=0.0, rows=9, at_us=0, trials=tuple(trials)).text
@@ -56,26 +56,26 @@ class RowChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def machine_kind(environment: Environment, runtime: str) -> str:
-    """The kind of machine that a choice is valid for: architecture, processor and version of the library."""
+    """Return the kind of machine that a choice is valid for: architecture, processor, and version of the library."""
     library = runtime_row(runtime).library
     return f"{platform.machine()}-{cpu_level()}-{library}-{environment.packages.get(library, 'none')}"
 
 
 def allowed_difference(artifact: Artifact) -> float:
-    """The largest allowed difference between a row and a batch; 0 (equal bits) if the runtime is row-exact."""
+    """Return how far scores of a row alone and in a batch may differ. 0 if the library promises equal bits."""
     return 0.0 if artifact.row_exact else max(artifact.row_tolerance, ROUNDING)
 
 
 def refuse_unlike(scorer: Scorer, rows: Sequence[list[float]], *, parity: float) -> int | None:
-    """Switch a scorer to the library's path if the scorer's own path is wrong.
+    """Make a scorer use the library's own path if its present path is wrong.
 
-    A path is wrong if its scores differ from those of a batch by more than `parity`, and by more than the library's own
-    path does. Nothing else may use the scorer meanwhile.
+    A path is wrong if its scores differ from those in a batch by more than `parity`, and by more than those of the
+    library's own path do. No other thread may use the scorer meanwhile.
 
     Args:
-        scorer: The loaded scorer without calibration, because calibration may enlarge a difference in the last bit.
-        rows: Rows of the matrix to compare on.
-        parity: The largest allowed difference, relative to scores above 1.
+        scorer: The loaded scorer, without calibration, because that could make a tiny difference larger.
+        rows: The rows to compare.
+        parity: The largest allowed difference (relative to the score if it is above 1).
 
     Returns:
         The row with the largest error; None if the scorer keeps its path.
@@ -96,7 +96,7 @@ def refuse_unlike(scorer: Scorer, rows: Sequence[list[float]], *, parity: float)
 
 
 def refuse_unlike_here(artifact: Artifact, scorer: Scorer, rows: Sequence[list[float]]) -> bool:
-    """Apply `refuse_unlike` to a version's scorer, calibrated or not; return True if the path was refused."""
+    """Apply `refuse_unlike` to the scorer of a version. Return True if its path was wrong."""
     plain = scorer.inner if isinstance(scorer, CalibratedScorer) else scorer
     parity = 0.0 if artifact.row_exact else runtime_named(artifact.runtime).parity
     return refuse_unlike(plain, rows, parity=parity) is not None
@@ -112,16 +112,17 @@ def choose_row_call(
     at_us: int,
     stopwatch_ns: Callable[[], int] = perf_counter_ns,
 ) -> RowChoice | None:
-    """Measure each scoring path on golden and other rows, and switch `scorer` to the fastest that agrees.
+    """Measure the scoring paths on rows, and make `scorer` use the fastest one that agrees with the library.
 
     Args:
-        artifact: The version's artifact.
+        artifact: The artifact (stored model) of the version.
         scorer: The loaded scorer of the version.
-        rows: More rows of the matrix, from the days that the version was judged on.
+        rows: Rows of the matrix to measure besides the golden rows (see `Golden`), for example from days on which the
+            version was judged.
         version: The id of the version.
         machine: The `machine_kind` of this machine.
         at_us: The present time.
-        stopwatch_ns: A monotonic clock.
+        stopwatch_ns: Returns the time of a monotonic clock.
 
     Returns:
         The choice; None if there is only one path.
@@ -135,7 +136,7 @@ def choose_row_call(
         inner.choose(name)
         found = [scorer.predict_row(row) for row in tested]
         apart = max(map(difference, expected, found))
-        # this path itself may have measured the tolerance, so the tolerance does not prove the path right
+        # the tolerance may have been measured with this very path, so it does not prove that the path is right
         unlike = ROUNDING < apart <= allowed and refuse_unlike_here(artifact, scorer, tested)
         inner.choose(name)
         us = _median_us(scorer.predict_row, tested, stopwatch_ns)
@@ -155,7 +156,7 @@ def choose_row_call(
 
 
 def difference(one: Score, other: Score) -> float:
-    """The largest difference between two scores of a row; infinite if the classes differ or a score is NaN."""
+    """Return the largest difference between two scores of a row; infinite if the classes differ or a score is NaN."""
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         return max(map(difference, one, other), default=0.0)
     if isinstance(one, list) or isinstance(other, list):
@@ -164,7 +165,7 @@ def difference(one: Score, other: Score) -> float:
 
 
 def _differences(scorer: Scorer, rows: Sequence[list[float]], expected: Sequence[Score]) -> list[float]:
-    """The difference between each row's score and the expected score, relative to scores above 1."""
+    """Return the difference between each row's score and the expected one; relative to it where it is above 1."""
     return [
         difference(scorer.predict_row(row), score) / (1.0 if isinstance(score, list) else max(1.0, abs(score)))
         for row, score in zip(rows, expected, strict=True)

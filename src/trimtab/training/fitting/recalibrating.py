@@ -1,4 +1,4 @@
-"""Calibration in training: fit a recalibration map on out-of-fold scores."""
+"""Calibration: fit a correction of scores, using scores of rows that the scoring models were not fitted on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from trimtab.training.data.sets import TrainingSet
 from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.fitting.folds import Mask, predict_forward
 
-_FOLDS = 3  # over the newer half of the rows, so that calibration costs about two more fits  # D0040
-_LEVEL_ROWS = 20_000  # rows of a fold's past; their mean score is compared with their mean label
+_FOLDS = 3  # these cover the newer half of the rows, so calibration costs about as much as two further fits  # D0040
+_LEVEL_ROWS = 20_000  # how many rows of a fold's past are scored, to compare their mean score with their mean label
 Score = Callable[[Fitted, Any], NDArray[np.float64]]
 
 
@@ -27,24 +27,25 @@ def recalibrate(
     fit_on: Callable[[Mask], Fitted],
     score: Score,
 ) -> Recalibration:
-    """Walk forward over the newer half of the rows, and fit the map to the labels of the predicted parts.
+    """Predict the newer half of the rows walking forward in time, and fit the correction to these predictions.
 
-    The mean label may change between a fold's past and its predicted part. This change is no error of the scores and is
-    removed first. The map corrects the shape of the scores. It moves their mean only as far as the scores miss the mean
-    label of their own training rows (as with `class_weight="balanced"`).  # D0040
+    The mean label may change between the rows that a model was fitted on and those that it predicts. This is not an
+    error of the scores, so it is removed before the correction is fitted. But some models have a wrong mean score even
+    on their own training rows (for example with `class_weight="balanced"`). This is an error of the scores, which the
+    correction removes. # D0040
 
     Args:
         name: The name of the model.
-        kind: The kind of map.
-        training_set: The set that holds the rows.
-        among: The rows that the model is fitted on.
-        fit_on: Fits the model without calibration on the rows that a mask selects.
-        score: Returns a fitted model's scores of feature values.
+        kind: The kind of correction.
+        training_set: The training set that the rows belong to.
+        among: The rows that the model is fitted on, as a boolean array.
+        fit_on: Fits the model without calibration on the rows in a boolean array.
+        score: Returns the scores of feature values by a fitted model.
 
     Raises:
         Misuse: There are too few rows, only one class occurs, or a fit fails.
     """
-    # one offset per fold, in log odds; with several classes the logarithm of a factor for each class
+    # for each fold, a shift in log odds; for several classes, the logarithm of a factor for each class
     misses: list[Any] = []
 
     def fit_and_miss(past: Mask) -> Fitted:
@@ -71,9 +72,10 @@ def recalibrate(
 
 
 def _level_missed(fitted: Fitted, score: Score, training_set: TrainingSet, past: Mask) -> Any:
-    """The log odds of the mean score minus those of the mean label, on the training rows.
+    """Return the log odds of the mean score minus those of the mean label, on the rows that the model was fitted on.
 
-    With several classes: the logarithms of mean probabilities minus those of the classes' shares, shape (classes,).
+    For several classes, return the logarithm of each class's mean probability minus that of its share, shape
+    (classes,).
     """
     rows = np.flatnonzero(training_set.usable & past)
     rows = rows[np.unique(np.linspace(0, rows.size - 1, _LEVEL_ROWS).astype(np.int64))]
@@ -86,12 +88,12 @@ def _level_missed(fitted: Fitted, score: Score, training_set: TrainingSet, past:
 
 
 def _log_odds(values: NDArray[np.float64]) -> float:
-    """The log odds of the mean of labels, with half a row of each label added."""
+    """Return the log odds of the mean label, after half a row of each label was added."""
     mean = (float(values.sum()) + 0.5) / (values.size + 1.0)
     return float(np.log(mean / (1.0 - mean)))
 
 
 def _shares(labels: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
-    """The share of each class, with half a row of each class added."""
+    """Return the share of each class, after half a row of each class was added."""
     counts = np.bincount(labels.astype(np.int64), minlength=classes)
     return np.asarray((counts + 0.5) / (labels.size + 0.5 * classes), np.float64)

@@ -1,4 +1,4 @@
-"""Checks of scores: shape, range, repeatability, and whether the stored model agrees with the one in memory."""
+"""Checks of scores: their shape and range, whether they are repeatable, and whether storing the model changes them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from trimtab.training.fitting.classes import Classes
 from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.runtimes.ports import Scorer
 
-_OWN = str(Path(__file__).parents[2])  # trimtab's own folder
+_OWN = str(Path(__file__).parents[2])  # the folder of trimtab's own code
 _OF_PYTHON = (sysconfig.get_path("stdlib"), "<")
 
 
 def fitted_values(fitted: Fitted, values: Columns) -> NDArray[np.float64]:
-    """Return the scores of feature values, after checks."""
+    """Return the scores of feature values by a fitted model, after checks."""
     artifact = fitted.artifact
     return checked_scores(
         fitted.model, artifact.task, fitted.scorer, fitted.matrix(values), classes=len(artifact.class_names)
@@ -35,12 +35,12 @@ def fitted_values(fitted: Fitted, values: Columns) -> NDArray[np.float64]:
 def checked_scores(
     name: str, task: Task, scorer: Scorer, matrix: NDArray[Any], *, classes: int = 0
 ) -> NDArray[np.float64]:
-    """Score rows, and check that there is one number per row and, for a class, that it is a probability.
+    """Score rows, and check that there is one number per row; for a class, that it is a probability.
 
-    With several classes, whose number is `classes`, each row has probabilities that add up to 1.
+    For several classes (`classes` is their number), each row must have probabilities that add up to 1.
 
     Raises:
-        Misuse: The scores have another shape, or are no probabilities.
+        Misuse: The scores have another shape, or are not probabilities.
     """
     with answering(name):
         scores = np.asarray(scorer.predict(matrix), np.float64)
@@ -77,12 +77,12 @@ def checked_scores(
 
 @contextmanager
 def answering(name: str) -> Iterator[None]:
-    """Turn errors that an estimator raises while it scores into `Misuse` of the estimator's model."""
+    """Convert errors that an estimator raises in the block into `Misuse`, with the name of the model."""
     try:
         yield
-    except Misuse as error:  # the message already names what is missing
+    except Misuse as error:  # the message already says what is missing
         raise Misuse(f"model {name!r}: {error}") from error
-    except (Exception, SystemExit) as error:  # the user's estimator may raise anything
+    except (Exception, SystemExit) as error:  # the user's estimator may raise any exception
         why = f"its prediction raised {type(error).__name__}: {error}{place_raised(error)}"
         raise Misuse(f"model {name!r}: {why}") from error
 
@@ -95,10 +95,10 @@ def check_parity(
     allowed: float,
     classes: Classes | None,
 ) -> None:
-    """Refuse an estimator whose stored form gives other scores than the estimator in memory.
+    """Refuse an estimator that scores differently after it was stored and loaded.
 
     Raises:
-        Misuse: The scores differ by more than `allowed`, relative to scores above 1.
+        Misuse: The scores differ by more than `allowed` (relative to the score if it is above 1).
     """
     worst = _apart(_own_answers(estimator, inputs, classes), scores)
     if not worst <= allowed:
@@ -109,7 +109,7 @@ def check_parity(
 
 
 def check_repeats(name: str, estimator: Any, inputs: NDArray[Any], allowed: float, classes: Classes | None) -> None:
-    """Refuse a user's own estimator that changes its input rows, or that scores equal rows differently."""
+    """Refuse an estimator of the user's own that changes its input, or that scores equal rows differently."""
     given = inputs.copy()
     first = _own_answers(estimator, given, classes)
     if not np.array_equal(given, inputs, equal_nan=True):
@@ -126,7 +126,7 @@ def check_repeats(name: str, estimator: Any, inputs: NDArray[Any], allowed: floa
 
 
 def _own_answers(estimator: Any, inputs: NDArray[Any], classes: Classes | None) -> NDArray[np.float64]:
-    """The scores of the estimator in memory."""
+    """Return the scores of the estimator in memory."""
     if hasattr(estimator, "predict_proba"):
         own = np.asarray(estimator.predict_proba(inputs), np.float64)
         own = own[:, 1] if own.ndim == 2 and own.shape[1] == 2 else own
@@ -137,14 +137,14 @@ def _own_answers(estimator: Any, inputs: NDArray[Any], classes: Classes | None) 
 
 
 def _apart(own: NDArray[np.float64], scores: NDArray[np.float64]) -> float:
-    """The largest difference of two arrays of scores, relative to scores above 1."""
+    """Return the largest difference between two arrays of scores; relative to the score where it is above 1."""
     return float(np.max(np.abs(own - scores) / np.maximum(1.0, np.abs(own))))
 
 
 def place_raised(error: BaseException) -> str:
     """Return where an error was raised, as the end of a message.
 
-    The place is the innermost line of the user's code, or else of a library.
+    This is the innermost line of the user's code, or otherwise of a library.
     """
     frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(_OWN)]
     of_user = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(_OF_PYTHON)]

@@ -1,4 +1,4 @@
-"""Trials of a search: propose parameters, fit them walking forward in time, and judge them."""
+"""The trials of a parameter search: propose parameters, fit with them, and judge the result."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from trimtab.training.fitting.folds import Mask, walk
 from trimtab.training.fitting.score_checks import fitted_values
 from trimtab.training.search import Chosen, Number, Search, Space, Trial, Value, defaults, parameters_text
 
-_FIRST = 0.5  # the share of the rows before the first fold
-_ALIKE = 5  # the search ends after so many failed trials without a success
-_BEFORE_PRUNING = 5  # so many first trials are never ended early
+_FIRST = 0.5  # the share of the rows before the first part that is predicted
+_ALIKE = 5  # if this many trials fail and none has succeeded, the search ends
+_BEFORE_PRUNING = 5  # this many trials are never stopped early
 
 
 class Proposal:
-    """The parameters to try next.  # D72
+    """Proposes the parameters to try next.  # D72
 
-    They depend only on the search, its seed and the earlier trials, so that an interrupted search continues exactly.
+    They only depend on the search, its seed and the earlier trials. So an interrupted search continues exactly as it
+    would have.
 
     Args:
-        search: The definition of the search.
-        before: The finished trials, in the order in which they ran.
-        first: The parameters of the first trial; if left out, they are drawn.
+        search: The declared search.
+        before: The trials up to now, in order.
+        first: The parameters of the first trial; None: they are drawn.
 
     Raises:
         Misuse: Optuna is not installed.
@@ -60,7 +61,9 @@ class Proposal:
         self.values: dict[str, Value] = {name: self._trial.params[name] for name in search.spaces}
 
     def is_prunable(self, fold: int, value: float) -> bool:
-        """Return whether the trial may end after a fold because it is worse than the median of earlier trials."""
+        """Return whether a trial may be stopped after a part of the rows, because it is worse than the median of
+        others.
+        """
         self._trial.report(value, fold)
         return bool(self._trial.should_prune())
 
@@ -77,22 +80,22 @@ def run_trials(
     progress: Callable[[float], object] = lambda share: None,
     timer: Callable[[], float] = time.monotonic,
 ) -> list[Trial]:
-    """Run trials until the model's budget of trials or time is used up, and return all of them.
+    """Run trials until the declared number or time is used up. Return all trials, including earlier ones.
 
     Args:
-        model: The model; its `search` is declared.
-        training_set: The set that holds the rows.
-        among: A mask of the rows that trials may use. It excludes the rows that a gate will judge on.
-        before: Finished trials of the same search.
+        model: The model, with a declared `search`.
+        training_set: The training set that the rows belong to.
+        among: The rows that trials may use, as a boolean array. Rows that a gate will judge on are not among them.
+        before: Earlier trials of the same search.
         seed: The seed given to estimators.
         threads: The number of threads of a fit.
-        keep: Called with each finished trial.
-        progress: Called with the used share of the budget. It may raise to end the search.
-        timer: A clock in seconds.
+        keep: Called with each trial that has ended.
+        progress: Called with the share of the budget that is used. It may raise an exception to end the search.
+        timer: Returns the time of a clock in seconds.
 
     Raises:
-        Misuse: There is nothing to learn from or too little for the folds, the features leak the label, the first five
-            trials fail, or Optuna is not installed.
+        Misuse: There are too few rows or labels, the features leak the label, the first five trials fail, or Optuna is
+            not installed.
     """
     search = model.search
     if search is None:
@@ -129,13 +132,13 @@ def run_trials(
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial | None:
-    """The finished trial with the lowest metric, or the earliest of equal ones; None if no trial is finished."""
+    """Return the trial with the smallest metric, and of equal ones the earliest; None if no trial has succeeded."""
     done = [trial for trial in trials if trial.state == "done"]
     return min(done, key=lambda trial: (trial.value, trial.number)) if done else None
 
 
 def with_parameters(model: Model, values: dict[str, Value]) -> Model:
-    """Return the model with these parameters."""
+    """Return the model with the given parameters."""
     return msgspec.structs.replace(model, chosen=Chosen(values=values, search="", trial=0, until_us=0))
 
 
@@ -152,9 +155,9 @@ def _run_trial(
     timer: Callable[[], float],
 ) -> Trial:
     search = model.search
-    assert search is not None  # checked by the caller
+    assert search is not None  # the caller has checked this
     fixed, began_s = with_parameters(model, proposal.values), timer()
-    finished = 0  # the number of finished folds
+    finished = 0  # how many parts were predicted
 
     def fitted(rows: Mask) -> Fitted:
         with listening(lambda done, total: progress((finished + done / total) / search.folds)):
@@ -186,7 +189,7 @@ def _run_trial(
                     break
             finished = part.number + 1
             progress(finished / search.folds)
-    except (Misuse, Corrupt) as error:  # the estimator refuses the parameters, or fails with these parameters
+    except (Misuse, Corrupt) as error:  # the estimator does not accept these parameters, or fails with them
         trial = msgspec.structs.replace(trial, state="failed", value=None, error=str(error))
     return msgspec.structs.replace(trial, took_s=timer() - began_s)
 
@@ -197,7 +200,7 @@ def _is_over(search: Search, trials: Sequence[Trial]) -> bool:
 
 
 def _used(search: Search, trials: Sequence[Trial], share: float) -> float:
-    """The used share of the budget when the share `share` of the running trial is done."""
+    """Return how much of the budget is used, if `share` of the running trial is done."""
     took_us = sum(trial.took_s for trial in trials) * 1e6
     of_time = 0.0 if search.time_us is None else took_us / search.time_us
     return min(1.0, max(of_time, (len(trials) + share) / search.trials))

@@ -1,4 +1,4 @@
-"""Splits by time. A gap of one label wait keeps from the fits what was unknown before the judged rows."""
+"""Splits by time. Rows just before the split, whose labels were not final then, are on neither side."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from trimtab.training.fitting.score_checks import fitted_values
 
 
 class TimeSplit(msgspec.Struct, frozen=True, eq=False):
-    """Two masks over the rows of a training set."""
+    """The training rows and the holdout, as boolean arrays over the rows of a training set."""
 
     train: NDArray[np.bool_]
     holdout: NDArray[np.bool_]
-    start_us: int  # the start of the holdout
+    start_us: int  # the time at which the holdout begins
     end_us: int
 
 
 def time_split(training_set: TrainingSet, *, holdout_us: int = 14 * DAY_US) -> TimeSplit:
-    """Split off the newest `holdout_us` of rows with final labels; train on all that was known when they began.
+    """Split off the newest rows with final labels (`holdout_us` long). The other side has what was known before.
 
     Raises:
-        Misuse: The training side or the holdout has no rows.
+        Misuse: One of the sides has no rows.
     """
     end_us = training_set.manifest.final_until(training_set.manifest.cut_us) + 1
     start_us = end_us - holdout_us
-    begun_us = training_set.begun_us  # lists are kept whole
+    begun_us = training_set.begun_us  # whole lists are on one side
     holdout = training_set.usable & (begun_us >= start_us) & (begun_us < end_us)
     train = known_before(training_set, start_us)
     if not holdout.any() or not train.any():
@@ -44,10 +44,10 @@ def time_split(training_set: TrainingSet, *, holdout_us: int = 14 * DAY_US) -> T
 
 
 def walk_forward(model: Model, training_set: TrainingSet, *, folds: int = 5, seed: int = 0) -> OutOfFold:
-    """Fit on the past and predict the next part, `folds` times. All parts have equally many usable rows.
+    """Fit on the past and predict the next part of the rows, `folds` times. Parts have equally many usable rows.
 
     Raises:
-        Misuse: There are too few rows, or a fit fails; the message names the fold.
+        Misuse: There are too few rows, or a fit fails. The message says which.
     """
     return predict_forward(
         lambda rows: fit(model, training_set, rows=rows, seed=seed),

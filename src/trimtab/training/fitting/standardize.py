@@ -1,4 +1,4 @@
-"""Imputation and scaling, for estimators that refuse nulls."""
+"""Replace nulls and scale inputs, for estimators that do not accept nulls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def standardized(matrix: Any, means: Any, scales: Any) -> Any:
-    """Return (value - mean) / scale for each input, and 0 for null. Exports copy this function."""
+    """Return (value - mean) / scale for each input, and 0 for null. Exports of models contain a copy of this
+    function.
+    """
     import numpy as np
 
     scaled = (matrix - np.array(means)) / np.array(scales)
@@ -22,9 +24,9 @@ def standardized(matrix: Any, means: Any, scales: Any) -> Any:
 
 
 class Standardize(msgspec.Struct, frozen=True):
-    """Computes (value - mean) / scale for each input, and 0 (the mean) for null; fitted on training rows.
+    """Computes (value - mean) / scale for each input, and 0 for null. Means and scales are those of the training rows.
 
-    An input without any value becomes 0 in all rows. An input whose values are all equal is only centred.
+    If all values of an input are null, it becomes 0 everywhere. If all values are equal, it is not scaled.
     """
 
     means: tuple[float, ...]
@@ -36,15 +38,15 @@ class Standardize(msgspec.Struct, frozen=True):
         return scaled
 
     def apply_row(self, row: list[float]) -> list[float]:
-        """Return one row standardized, with the same bits as `apply`."""
+        """Return one standardized row. The result equals `apply`, bit for bit."""
         return [
-            (value - mean) / scale if value == value else 0.0  # NaN is not equal to itself
+            (value - mean) / scale if value == value else 0.0  # NaN is the only value that is not equal to itself
             for value, mean, scale in zip(row, self.means, self.scales, strict=True)
         ]
 
 
 class StandardizedScorer:
-    """A scorer that standardizes its inputs before another scorer scores them."""
+    """A scorer that standardizes its inputs, then lets another scorer score them."""
 
     def __init__(self, step: Standardize, scorer: Scorer) -> None:
         self._step = step
@@ -58,7 +60,7 @@ class StandardizedScorer:
 
 
 def fit_standardize(matrix: NDArray[Any], weights: NDArray[Any] | None = None) -> Standardize:
-    """Return means and standard deviations of the values that are not null. Each row counts by its weight."""
+    """Return the mean and standard deviation of each input over the values that are not null, with weights."""
     import numpy as np
 
     there = ~np.isnan(matrix)
@@ -73,6 +75,6 @@ def fit_standardize(matrix: NDArray[Any], weights: NDArray[Any] | None = None) -
         means = np.where(there, matrix * row, 0.0).sum(axis=0) / total
         variances = np.where(there, (matrix - means) ** 2 * row, 0.0).sum(axis=0) / total
     scales = np.sqrt(variances)
-    # differences by rounding alone do not count as spread
+    # a spread that is only due to rounding counts as 0
     scales[~(scales > 1e-12 * np.maximum(1.0, np.abs(means)))] = 1.0
     return Standardize(tuple(means.tolist()), tuple(scales.tolist()))

@@ -1,1 +1,1 @@
-"""Evaluation of fitted models: baselines, backtests, slices, importance."""
+"""Evaluation of fitted models: metrics, baselines, backtests, slices, importance of features."""

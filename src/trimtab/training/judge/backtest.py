@@ -1,4 +1,4 @@
-"""Backtest of a model's definition before the holdout: fit on the past of each fold, and judge on the fold."""
+"""Backtest: for each of four time intervals before the holdout, fit a model on earlier rows and judge it there."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from trimtab.training.fitting.folds import known_before, time_parts
 from trimtab.training.judge.parts import Judged, metrics_of
 
 FOLDS = 4
-_FIRST = 0.5  # the share of the rows before the first fold
-_MOST_ROWS = 50_000  # each fit uses at most this many of the newest rows, as in the learning curve
-_LEAST_ROWS = 200  # with fewer rows the folds are too small to judge by
+_FIRST = 0.5  # the share of the rows before the first part
+_MOST_ROWS = 50_000  # a fit uses at most this many of the newest rows, as in the learning curve
+_LEAST_ROWS = 200  # with fewer rows, the parts are too small to judge on
 
 
 class Fold(msgspec.Struct, frozen=True, kw_only=True):
-    """One fold of a walk forward: the rows of a time interval, predicted by a fit on what was known before them."""
+    """One part of a backtest: rows of a time interval, predicted by a model fitted on what was known earlier."""
 
     start_us: int
     end_us: int  # the time of the last row
     fitted_rows: int
     rows: int
-    value: float | None  # the value of the model's metric; None: the fold's past could not be fitted
+    value: float | None  # the model's metric; None: the model could not be fitted on the rows before
     auc: float | None
     mean_score: float | None
     mean_label: float | None
-    interval: Interval | None  # the interval of `value`; None: fewer than three days
+    interval: Interval | None  # the interval of `value`; None: there are fewer than three days
 
 
 def backtest(
@@ -42,14 +42,15 @@ def backtest(
     training_set: TrainingSet,
     train: NDArray[np.bool_],
 ) -> tuple[Fold, ...]:
-    """Judge four folds over the newer half of the rows before the holdout; return none if there are fewer than 200
-    rows.
+    """Judge the model on four parts of the newer half of the rows before the holdout.
+
+    The result is empty if there are fewer than 200 rows.
 
     Args:
-        refit: Fits the model on the rows that a mask selects.
-        judge: Scores the rows of the given numbers with a fitted model.
-        training_set: The set that holds the rows.
-        train: The training rows before the holdout.
+        refit: Fits the model on the rows in a boolean array.
+        judge: Scores the rows with the given numbers with a fitted model.
+        training_set: The training set that the rows belong to.
+        train: The training rows before the holdout, as a boolean array.
     """
     numbers = np.flatnonzero(training_set.usable & train & np.isfinite(training_set.target))
     begun_us, informative = training_set.begun_us, training_set.informative
@@ -79,7 +80,8 @@ def _fold(
     start_us, end_us = int(at_us.min()), int(at_us.max())
     try:
         fitted = refit(past)
-    except Misuse:  # the past has only one class, or too few rows for the features or the calibration
+    # there is only one class before the part, or there are too few rows for the features or the calibration
+    except Misuse:
         return Fold(
             start_us=start_us,
             end_us=end_us,

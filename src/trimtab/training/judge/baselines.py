@@ -1,4 +1,4 @@
-"""Baselines of a model: a constant, the last value, the value of last week, a linear model."""
+"""Baselines to compare a model with: a constant, the last value, the value of last week, a linear model."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from trimtab.training.fitting.fit import fit_unchecked
 from trimtab.training.fitting.score_checks import fitted_values
 from trimtab.training.judge.list_baselines import Scores, list_baseline_scores
 
-_LINEAR_ROWS = 50_000  # the newest training rows that the linear baseline is fitted on
-_QUANTILE_ROWS = 2_000  # for a quantile, because the size of its linear programme grows with the square of the rows
-_LAST_LABELS = 100  # the "last value" of a class or a count is the mean of so many labels
+_LINEAR_ROWS = 50_000  # the linear model is fitted on at most this many of the newest training rows
+# the same for a quantile; it is smaller, because the optimization problem grows with the square of the number of rows
+_QUANTILE_ROWS = 2_000
+_LAST_LABELS = 100  # the "last value" of a class or a count is the mean of this many labels
 
 _WEEK_H = 7 * 24
-_WEEKS = 4  # the number of weeks to look back for one with known labels
+_WEEKS = 4  # how many weeks to go back to find one with known labels
 BASELINES = ("constant", "last_value", "seasonal_naive", "linear")
 
 
@@ -38,14 +39,14 @@ def baselines(
     champion_scores: Scores | None,
     seed: int,
 ) -> dict[str, float | None]:
-    """Return the metric of each baseline on the rows `chosen`; None for a baseline that cannot be computed.
+    """Return the metric of each baseline on the rows `chosen`; None if a baseline cannot be computed.
 
     Args:
         model: The model with its metric and features.
-        training_set: The set that holds the rows.
-        chosen: The numbers of the judged rows.
-        train: The training rows.
-        champion_scores: The scores of the version in service for `chosen`. If left out, this version is no baseline.
+        training_set: The training set that the rows belong to.
+        chosen: The numbers of the rows to judge.
+        train: The training rows, as a boolean array.
+        champion_scores: The scores of the version in service for `chosen`. If given, it is a baseline as well.
         seed: The seed of the linear model.
     """
     labels = training_set.target[chosen]
@@ -62,19 +63,20 @@ def baselines(
 def baseline_scores(
     model: Model, training_set: TrainingSet, chosen: NDArray[Any], train: NDArray[np.bool_], *, seed: int
 ) -> dict[str, Scores | None]:
-    """Return the predictions of each baseline for the rows `chosen`; None for one that cannot be computed.
+    """Return the predictions of each baseline for the rows `chosen`; None if a baseline cannot be computed.
 
-    "constant" is the best constant of the training rows. "last_value" is the newest label known at request time; for
-    classes and counts it is the mean of the newest hundred labels. "seasonal_naive" is the mean label of the same hour
-    a week earlier; if no label of that hour was known, it is taken from the newest of the last four weeks that has
-    known labels. "linear" is a linear model of the features. A quantile has neither "last_value" nor "seasonal_naive",
-    because single labels do not estimate a quantile. Rankings have the baselines of `list_baseline_scores`.
+    "constant" is the best constant for the training rows. "last_value" is the newest label that is known at the time of
+    the request; for classes and counts, it is the mean of the newest hundred. "seasonal_naive" is the mean label of the
+    same hour a week earlier. If no label of that hour was known, it is taken from the newest of the last four weeks
+    that has known labels. "linear" is a linear model of the features. For a quantile, "last_value" and "seasonal_naive"
+    do not exist, because single labels do not estimate a quantile. Rankings have the baselines of
+    `list_baseline_scores`.
 
     Args:
         model: The model with its metric and features.
-        training_set: The set that holds the rows.
+        training_set: The training set that the rows belong to.
         chosen: The numbers of the rows to predict.
-        train: The training rows.
+        train: The training rows, as a boolean array.
         seed: The seed of the linear model.
     """
     if training_set.lists is not None:
@@ -97,9 +99,9 @@ def baseline_scores(
 
 
 def constant_scores(model: Model, learnt: Scores, rows: int) -> Scores | None:
-    """Return the best constant of the labels `learnt`, repeated for `rows` rows; None without labels.
+    """Return the best constant prediction for the labels `learnt`, for `rows` rows; None if there are no labels.
 
-    The shape is (rows,); with several classes it is (rows, classes).
+    The shape is (rows,). For several classes it is (rows, classes).
     """
     learnt = learnt[np.isfinite(learnt)]
     if not learnt.size:
@@ -111,7 +113,7 @@ def constant_scores(model: Model, learnt: Scores, rows: int) -> Scores | None:
 
 
 def _middle(model: Model, learnt: Scores) -> float:
-    """The best constant of the labels for the metric."""
+    """Return the best constant prediction of labels, by the model's metric."""
     quantile = quantile_of(model.metric)
     if quantile is not None:
         return float(np.quantile(learnt, quantile))
@@ -119,9 +121,9 @@ def _middle(model: Model, learnt: Scores) -> float:
 
 
 def _last_values(model: Model, training_set: TrainingSet, at_us: NDArray[Any], start: float) -> Scores | None:
-    """The newest label known at each time; for classes and counts the mean of the newest hundred labels.
+    """Return the newest label that is known at each time; for classes and counts, the mean of the newest hundred.
 
-    The result is None for a quantile.
+    For a quantile, return None.
     """
     if model.task == "quantile":
         return None
@@ -135,7 +137,9 @@ def _last_values(model: Model, training_set: TrainingSet, at_us: NDArray[Any], s
 
 
 def _last_classes(training_set: TrainingSet, at_us: NDArray[Any], start: Scores) -> Scores:
-    """The shares of the classes at each time, among the newest hundred known labels and one row of `start`."""
+    """Return the shares of classes at each time among the newest hundred known labels, and one further row of
+    `start`.
+    """
     labels, seen = _seen(training_set, at_us)
     ones = labels[:, None] == np.arange(start.size)
     sums = np.vstack([np.zeros(start.size), np.cumsum(ones, axis=0)])
@@ -145,10 +149,10 @@ def _last_classes(training_set: TrainingSet, at_us: NDArray[Any], start: Scores)
 
 
 def _last_week(model: Model, training_set: TrainingSet, at_us: NDArray[Any], constant: Scores) -> Scores | None:
-    """The mean label of the same hour a week earlier, for each time; the constant if no such label was known.
+    """Return for each time the mean label of the same hour a week earlier. If none was known, return the constant.
 
-    For classes and counts the constant counts as one more label, so that few labels give no extreme prediction. An hour
-    is used only when all of its labels are known.
+    For classes and counts, the constant is included as one further label, so that few labels do not give extreme
+    predictions. An hour only counts once all of its labels are known.
     """
     if model.task == "quantile":
         return None
@@ -176,7 +180,7 @@ def _last_week(model: Model, training_set: TrainingSet, at_us: NDArray[Any], con
 
 
 def _seen(training_set: TrainingSet, at_us: NDArray[Any]) -> tuple[Scores, NDArray[np.int64]]:
-    """Return the labels in the order in which they became known, and how many were known at each time."""
+    """Return the labels in the order in which they became known, and how many of them were known at each time."""
     there = training_set.usable & np.isfinite(training_set.target)
     order = np.argsort(training_set.label_known_at_us[there], kind="stable")
     known_us = training_set.label_known_at_us[there][order]
@@ -186,7 +190,10 @@ def _seen(training_set: TrainingSet, at_us: NDArray[Any]) -> tuple[Scores, NDArr
 def linear_scores(
     model: Model, training_set: TrainingSet, chosen: NDArray[Any], train: NDArray[np.bool_], *, seed: int
 ) -> Scores | None:
-    """Return the scores of a linear model of the newest training rows for `chosen`; None if it cannot be fitted."""
+    """Return the predictions of a linear model for `chosen`; None if it cannot be fitted.
+
+    It is fitted on the newest training rows.
+    """
     from sklearn.exceptions import ConvergenceWarning
 
     most = _QUANTILE_ROWS if model.task == "quantile" else _LINEAR_ROWS
@@ -205,7 +212,7 @@ def linear_scores(
     )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline need not reach its optimum
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline does not need to converge
             fitted = fit_unchecked(plain, training_set, rows=mask, seed=seed)
         return fitted_values(fitted, training_set.features.values.take(chosen))
     except Misuse:  # there is only one class, or there are fewer rows than features

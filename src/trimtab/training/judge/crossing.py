@@ -1,4 +1,4 @@
-"""Groups and equal rows that are on both sides of a split."""
+"""Find groups, and equal rows, that are both among the training rows and among the judged rows."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from trimtab.training.definitions import Model
 from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.judge.parts import Judged, Slice, column_of, metrics_of
 
-_DISTINCT = 0.9  # if at least this share of the training rows is distinct, repetitions are unusual
-_LEAST_SHARE = 0.01  # the least share of judged rows to warn of, beyond twice the share of repetitions in training
+_DISTINCT = 0.9  # only if at least this share of the training rows is distinct, repeated rows are unusual
+# warn if at least this share of the judged rows is repeated, and more than twice the share in training
+_LEAST_SHARE = 0.01
 _LEAST_ROWS = 5
-_MOST_LEARNT = 200_000  # at most this many of the newest rows
+_MOST_LEARNT = 200_000  # at most this many of the newest training rows are compared
 _MOST_JUDGED = 20_000
 
 
@@ -30,8 +31,8 @@ class Sides(msgspec.Struct, frozen=True, eq=False):
 
 
 def group_slices(model: Model, training_set: TrainingSet, sides: Sides, judged: Judged) -> tuple[Slice, ...]:
-    """Return the metrics of rows whose group is in the training rows, and of rows whose group is new."""
-    if model.group is None or model.task == "ranking":  # in a ranking the groups are lists, which no split divides
+    """Return the metrics of rows whose group also has training rows, and of rows whose group is new."""
+    if model.group is None or model.task == "ranking":  # in a ranking, groups are lists, which a split never divides
         return ()
     before = _of_learnt_groups(model.group, model, training_set, sides)
     return tuple(
@@ -42,7 +43,7 @@ def group_slices(model: Model, training_set: TrainingSet, sides: Sides, judged: 
 
 
 def group_leaks(model: Model, training_set: TrainingSet, sides: Sides, slices: tuple[Slice, ...]) -> Iterator[Leak]:
-    """Warn of groups that are on both sides, with the metric of known and of new groups."""
+    """Warn of groups that are on both sides, and compare the metric of known and new groups."""
     group = model.group
     if group is None or not slices or slices[0].holds != "learnt from":
         return
@@ -63,7 +64,7 @@ def group_leaks(model: Model, training_set: TrainingSet, sides: Sides, slices: t
 
 
 def repeated_rows(model: Model, fitted: Fitted, training_set: TrainingSet, sides: Sides) -> Iterator[Leak]:
-    """Warn of judged rows that equal a training row in all features and the label, if nearly all rows are distinct."""
+    """Warn of judged rows that equal a training row in features and label, if nearly all rows are distinct."""
     learnt = _digests(fitted, training_set, sides.learnt[-_MOST_LEARNT:])
     spread = np.linspace(0, sides.judged.size - 1, _MOST_JUDGED).astype(np.int64)
     judged = _digests(fitted, training_set, sides.judged[np.unique(spread)])
@@ -93,7 +94,7 @@ def _of_learnt_groups(group: str, model: Model, training_set: TrainingSet, sides
 
 
 def _names(group: str, model: Model, training_set: TrainingSet) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Return the group of each row, and whether the row has a group."""
+    """Return the group of each row, and whether it has one."""
     column = column_of(model, training_set, group)
     return column.values, column.present()
 
@@ -102,7 +103,7 @@ def _digests(fitted: Fitted, training_set: TrainingSet, rows: NDArray[np.int64])
     """Return a 64-bit hash of each row."""
     matrix = fitted.matrix(training_set.features.values.take(rows))
     table = np.column_stack([matrix, training_set.target[rows]])
-    table[np.isnan(table)] = np.nan  # all NaN get the same bits
+    table[np.isnan(table)] = np.nan  # NaNs may have different bits, so set all of them to the same
     bits = np.ascontiguousarray(table + 0.0).view(np.uint64)
     found = np.zeros(len(bits), np.uint64)
     for place in range(bits.shape[1]):

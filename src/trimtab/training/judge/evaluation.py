@@ -1,4 +1,4 @@
-"""Evaluation of a fitted model on rows that it was not fitted on, compared with baselines."""
+"""Evaluate a fitted model on rows that it was not fitted on, and compare it with baselines."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from trimtab.training.judge.influence import Influence, influences
 from trimtab.training.judge.learning_curve import SHARES, CurvePoint, learning_curve
 from trimtab.training.judge.parts import Judged, Month, Slice, Week, mean_interval, months_of, slices_of, weeks_of
 
-_REPEATS = (50, 200)  # the least and the largest number of bootstrap draws
-# the total rows of all draws: above 200,000 rows there are fewer draws; a million rows take about 10 s
+_REPEATS = (50, 200)  # the smallest and the largest number of bootstrap draws
+# the number of rows times draws; above 200,000 rows there are fewer draws, and a million rows take about 10 s
 _DRAWN = 40_000_000
-_PARTS = 4  # the number of slow parts besides fits: metrics, importance, contributions, baselines
+_PARTS = 4  # the parts that take long, apart from fits: metrics, importance, contributions, baselines
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """The evaluation of a model on a holdout. `value` is the model's own metric; smaller is better.
 
-    Parts that an earlier trimtab did not compute are empty.
+    Parts that did not exist in an earlier trimtab are empty in its evaluations.
     """
 
     format: Literal[1] = 1
@@ -61,35 +61,36 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     value: float
     interval: Interval | None  # None: there are fewer than two blocks
     block: Literal["day", "week", "list"]
-    auc: float | None  # with several classes the mean AUC of each class against the others
+    auc: float | None  # for several classes, the mean AUC of each class against all others
     auc_interval: Interval | None
     calibration_error: float | None
-    calibration: tuple[CalibrationBin, ...]  # with several classes the calibration of the likeliest class
+    calibration: tuple[CalibrationBin, ...]  # for several classes, the calibration of the likeliest class
     months: tuple[Month, ...]
-    # The metric of "constant", "last_value", "seasonal_naive" and "linear", for a ranking of "random", "as_shown",
-    # "best_feature" and "linear"; None: the baseline cannot be computed.
+    # The metric of each baseline: "constant", "last_value", "seasonal_naive" and "linear"; for a ranking "random",
+    # "as_shown", "best_feature" and "linear". None: it cannot be computed.
     baselines: dict[str, float | None]
     importance: dict[str, float]
     importance_kind: Literal["library", "permutation"]
-    figures: tuple[MetricValue, ...] = ()  # all metrics of the model's task; the model's own metric comes first
-    classes: tuple[ClassMetrics, ...] = ()  # with several classes the metrics of each class against the others
-    # number of rows by label, then by likeliest class, in the order of `classes`
+    figures: tuple[MetricValue, ...] = ()  # all metrics for models of this kind, beginning with the model's own
+    classes: tuple[ClassMetrics, ...] = ()  # for several classes, the metrics of each class against all others
+    # the number of rows by label and by likeliest class, in the order of `classes`
     confusion: tuple[tuple[int, ...], ...] = ()
     weeks: tuple[Week, ...] = ()
     slices: tuple[Slice, ...] = ()
-    recalibration: RecalibrationKind | None = None  # the kind of calibration of the model
-    raw_calibration: tuple[CalibrationBin, ...] = ()  # the metric before calibration
+    recalibration: RecalibrationKind | None = None  # how the model is calibrated
+    raw_calibration: tuple[CalibrationBin, ...] = ()  # the calibration of the scores before they were corrected
     raw_calibration_error: float | None = None
-    permuted: tuple[Permuted, ...] = ()  # the permutation importance on the holdout, by feature and by view
+    # by how much the metric rises if a feature, or all features of a view, are shuffled
+    permuted: tuple[Permuted, ...] = ()
     learning_curve: tuple[CurvePoint, ...] = ()  # the last point is the model itself
-    thresholds: Thresholds | None = None  # set if the model or the caller gives costs
-    choices: Choices | None = None  # set if costs are given for several classes
-    left_out: dict[str, int] = {}  # the number of rows of the holdout that were not judged, by reason
-    leaks: tuple[Leak, ...] | None = None  # possible leaks; None: leaks were not searched for
-    balance: tuple[Balance, ...] = ()  # the rows of each class in training and in the holdout
-    folds: tuple[Fold, ...] = ()  # the backtest before the holdout
-    influences: tuple[Influence, ...] = ()  # SHAP values on the holdout, the largest first
-    no_influences: str = ""  # the reason if there are no SHAP values
+    thresholds: Thresholds | None = None  # only if there are costs
+    choices: Choices | None = None  # only if there are costs, and several classes
+    left_out: dict[str, int] = {}  # the number of rows of the holdout that were not judged, for each reason
+    leaks: tuple[Leak, ...] | None = None  # possible leaks; None: they were not searched for
+    balance: tuple[Balance, ...] = ()  # the rows of each class, in training and in the holdout
+    folds: tuple[Fold, ...] = ()  # the backtest on the rows before the holdout
+    influences: tuple[Influence, ...] = ()  # SHAP values on the holdout, beginning with the largest
+    no_influences: str = ""  # why there are no SHAP values; "": there are some
 
 
 def evaluate(
@@ -106,21 +107,23 @@ def evaluate(
     champion_scores: NDArray[np.float64] | None = None,
     refit: Callable[[NDArray[np.bool_]], Fitted] | None = None,
 ) -> Evaluation:
-    """Evaluate a fitted model on `rows` of a training set.
+    """Evaluate a fitted model on the rows `rows` of a training set.
 
     Args:
-        model: The model's definition; the linear baseline uses its features.
+        model: The model's declaration. The linear baseline uses its features.
         fitted: The fitted model.
-        training_set: The set that holds the rows of training and holdout.
-        rows: A mask of the holdout. Rows without a final label, or with a label that is no number, are left out.
-        train: A mask of the training rows, for the baselines.
-        seed: The seed of the bootstrap and of permutations.
-        block: The unit of the intervals. Rows of one block are taken as dependent. In a ranking the unit is the list.
-        slices: Columns and features to evaluate value by value. By default those of the model.
-        costs: {"false_positive": 1, "false_negative": 5} to look for the best threshold; with several classes the costs
-            of wrong answers by true class. By default those of the model.
+        training_set: The training set with the rows of training and holdout.
+        rows: The holdout, as a boolean array. Rows without a final label, or with a label that is not a number, are
+            left out.
+        train: The training rows, as a boolean array, for the baselines.
+        seed: The seed of the bootstrap and of shuffles.
+        block: The blocks for the intervals: rows of one day or week may depend on each other. In a ranking, lists are
+            blocks.
+        slices: Columns and features whose values are evaluated separately; by default those of the model.
+        costs: {"false_positive": 1, "false_negative": 5} to find the best threshold; for several classes the costs of
+            wrong predictions by true class. By default those of the model.
         champion_scores: The scores of the version in service for the usable rows of the holdout, in order.
-        refit: Fits the model on the rows that a mask selects. If given, a learning curve and a backtest are computed.
+        refit: Fits the model on the rows in a boolean array. If given, a learning curve and a backtest are computed.
 
     Raises:
         Misuse: The holdout has no labelled row, or a prediction, a slice or a cost is invalid.
@@ -145,7 +148,7 @@ def evaluate(
     judged = _judged(model, training_set, chosen, fitted)
     labels, scores, at_us = judged.labels, judged.scores, judged.at_us
     blocks = at_us // (DAY_US if block == "day" else 7 * DAY_US)
-    drawn = chosen.size * max(1, len(model.label.classes) // 4)  # each draw sorts the rows for each class
+    drawn = chosen.size * max(1, len(model.label.classes) // 4)  # each draw has to sort the rows once per class
     repeats = min(max(_DRAWN // drawn, _REPEATS[0]), _REPEATS[1])
     if judged.lists is None:
         figures = score_metrics(model.metric, labels, scores, blocks, repeats=repeats, seed=seed)
@@ -233,7 +236,7 @@ def evaluate(
 
 
 class _Steps:
-    """Progress of an evaluation. All of its parts and fits count as steps of equal length."""
+    """The progress of an evaluation, in which each part and each fit counts as one step."""
 
     def __init__(self, parts: int) -> None:
         self._parts = parts
@@ -244,13 +247,13 @@ class _Steps:
         report(self._done, self._parts)
 
     def each(self, refit: Callable[[NDArray[np.bool_]], Fitted]) -> Callable[[NDArray[np.bool_]], Fitted]:
-        """Call `refit`, and count each fit as a step."""
+        """Return a function that calls `refit` and counts the call as a step of the evaluation."""
 
         def counted(rows: NDArray[np.bool_]) -> Fitted:
             try:
-                with listening(None):  # progress within a fit must not be reported as progress of the evaluation
+                with listening(None):  # the fit's own progress must not be taken for that of the evaluation
                     return refit(rows)
-            finally:  # a failed fit counts as a step, too
+            finally:  # a fit that fails also counts as a step
                 self.one_more()
 
         return counted
@@ -275,10 +278,10 @@ def load_evaluation(digest: str, blob: Blob) -> Evaluation:
 
 
 def _check_labels(model: Model, labels: NDArray[np.float64]) -> None:
-    """Refuse labels that are invalid for the metric.
+    """Refuse labels that are invalid for the model's metric.
 
     Raises:
-        Misuse: A class is neither 0 nor 1, or a count or a relevance is below 0.
+        Misuse: A class is neither 0 nor 1, or a count or relevance is negative.
     """
     unfit = {"binary": ~np.isin(labels, (0.0, 1.0)), "count": labels < 0.0, "ranking": labels < 0.0}.get(model.task)
     if unfit is not None and unfit.any():
@@ -301,10 +304,9 @@ def _judged(model: Model, training_set: TrainingSet, chosen: NDArray[Any], fitte
 
 
 def _left_out(training_set: TrainingSet, rows: NDArray[np.bool_], no_number: int, alike: int) -> dict[str, int]:
-    """Count the holdout's rows that are not judged, by reason: they have no final label, or one that is no number.
+    """Return how many rows of the holdout are not judged for each reason: no final label, or one that is not a number.
 
-    In a ranking also rows without a list, rows of lists with missing labels, and rows of lists in which all labels are
-    equal.
+    In a ranking, further reasons are: no list, a list with missing labels, and a list whose labels are all equal.
     """
     out = rows & ~training_set.usable
     states = training_set.labels.state[out]
@@ -325,14 +327,14 @@ def _left_out(training_set: TrainingSet, rows: NDArray[np.bool_], no_number: int
 
 
 def _uncalibrated(fitted: Fitted, values: Any, labels: NDArray[np.float64]) -> tuple[Any, Any]:
-    """Return labels, and scores without calibration; with several classes those of the likeliest class."""
+    """Return labels, and scores without calibration; for several classes those of the likeliest class."""
     scorer, classes = uncalibrated_scorer(fitted.artifact), len(fitted.artifact.class_names)
     scores = checked_scores(fitted.model, fitted.artifact.task, scorer, fitted.matrix(values), classes=classes)
     return top_class(labels, scores)[::-1] if classes else (labels, scores)
 
 
 def _importance(fitted: Fitted, shuffled: Sequence[Permuted]) -> dict[str, float]:
-    """The library's importances as shares. If the library has none, the rise of the metric by permutation."""
+    """Return the importance of features as shares: from the library, or else from shuffling."""
     if fitted.importance is None:
         return {one.name: one.rise for one in shuffled if one.features == (one.name,)}
     total = sum(fitted.importance.values()) or 1.0

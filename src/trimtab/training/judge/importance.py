@@ -1,4 +1,4 @@
-"""Permutation importance: the rise of the metric when a feature, or all features of a view, are shuffled."""
+"""Permutation importance: how much worse the metric becomes if a feature, or all features of a view, are shuffled."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.runtimes.table import runtime_row
 
 _REPEATS = 5
-_ROWS = (200, 2_000)  # the least and the largest number of rows of the holdout to shuffle
-_ANSWERS = 500_000  # the number of all predictions: with hundreds of features fewer rows are used
-_SLOW_ANSWERS = 60_000  # the number of predictions for runtimes that score row by row
+_ROWS = (200, 2_000)  # the smallest and the largest number of rows of the holdout to use
+_ANSWERS = 500_000  # the total number of predictions; with hundreds of features, fewer rows are used
+_SLOW_ANSWERS = 60_000  # the same for libraries that score rows one by one
 
 
 class Permuted(msgspec.Struct, frozen=True, kw_only=True):
-    """The importance of one feature, or of the features of one view that are shuffled together."""
+    """The importance of one feature, or of all features of one view together."""
 
     name: str
     features: tuple[str, ...]
-    rise: float  # the mean rise of the metric over the repeats; about 0 or below for unused features
-    spread: float  # the standard deviation over the repeats
+    rise: float  # the mean rise of the metric over the repetitions; about 0 or negative for features that are not used
+    spread: float  # the standard deviation over the repetitions
     repeats: int
 
 
 def permuted(
     model: Model, fitted: Fitted, training_set: TrainingSet, chosen: NDArray[Any], *, seed: int
 ) -> tuple[Permuted, ...]:
-    """The rise of the metric on rows of the holdout by feature, then by view with several features.
+    """Return the rise of the metric for each feature, then for each view with several features.
 
-    Features with the same information replace each other, so that each feature alone seems unimportant. The value of
-    the view shows their importance together.
+    If features contain the same information, each of them alone seems unimportant, because the others replace it. The
+    importance of the view shows what they contribute together.
 
     Source: Breiman (2001); Fisher, Rudin & Dominici (2019).
     """
@@ -74,7 +74,7 @@ def permuted(
 
 
 def _sample(training_set: TrainingSet, chosen: NDArray[Any], most: int, generator: np.random.Generator) -> NDArray[Any]:
-    """About `most` of the rows, in order. In a ranking whole lists are drawn."""
+    """Return about `most` of the rows, in order. In a ranking, whole lists are drawn."""
     lists = training_set.lists_of(chosen)
     if lists is None:
         kept: NDArray[Any] = chosen[np.sort(generator.permutation(chosen.size)[:most])]
@@ -86,7 +86,7 @@ def _sample(training_set: TrainingSet, chosen: NDArray[Any], most: int, generato
 
 
 def _views(inputs: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """The features of each view that has several features. Such features are named "view.feature"."""
+    """Return the features of each view that has several. Such features are named "view.feature"."""
     by_view: dict[str, list[str]] = {}
     for name in inputs:
         view, dot, _ = name.partition(".")

@@ -1,4 +1,4 @@
-"""Contributions of each feature to the scores of the holdout: a summary, and points for a plot."""
+"""SHAP values on the holdout: a summary for each feature, and points for a plot."""
 
 from __future__ import annotations
 
@@ -13,42 +13,44 @@ from trimtab.training.data.sets import TrainingSet
 from trimtab.training.fitting.contributions import contributions
 from trimtab.training.fitting.fitted import Fitted
 
-_ROWS = 2_000  # the number of rows of the holdout to explain
-_POINTS = 120  # the number of explained rows that are kept for the plot
-_FEATURES = 15  # the number of features whose points are kept
+_ROWS = 2_000  # the number of rows to explain
+_POINTS = 120  # how many of them are kept for the plot
+_FEATURES = 15  # how many features have points for the plot
 
 
 class ClassInfluence(msgspec.Struct, frozen=True, kw_only=True):
-    """One feature's contributions to the raw scores of one class."""
+    """What one feature contributes to the raw scores of one class."""
 
     name: str  # the name of the class
-    mean: float  # the mean of absolute contributions
-    direction: float | None  # see `Influence`
+    mean: float  # the mean of the absolute contributions
+    direction: float | None  # as in `Influence`
 
 
 class Influence(msgspec.Struct, frozen=True, kw_only=True):
-    """One feature's contributions to the raw scores of the holdout (log odds, a number, or the log of a count)."""
+    """What one feature contributes to the raw scores of the holdout (log odds, a number, or the logarithm of a
+    count).
+    """
 
     name: str
-    mean: float  # the mean of absolute contributions, with several classes also over the classes
-    # rank correlation of value and contribution, -1 to 1; None: the values have no order or are all equal
+    mean: float  # the mean of the absolute contributions; for several classes, also over the classes
+    # rank correlation of value and contribution, -1 to 1; None: values have no order, or are all equal
     direction: float | None
-    # pairs of a contribution and the rank of the value, from 0 to 1 (None: null)
+    # pairs: a contribution, and the rank of the value from 0 to 1 (None: null)
     points: tuple[tuple[float, float | None], ...] = ()
-    # with several classes each class has its own values here instead of direction and points
+    # for several classes, set instead of direction and points
     classes: tuple[ClassInfluence, ...] = ()
 
 
 def influences(
     fitted: Fitted, training_set: TrainingSet, chosen: NDArray[Any], *, seed: int
 ) -> tuple[tuple[Influence, ...], str]:
-    """Return the features' contributions, the largest first, and a reason if there are none.
+    """Return what each feature contributes, largest first. If there is nothing, also return the reason.
 
     Args:
         fitted: The fitted model.
-        training_set: The set that holds the rows.
+        training_set: The training set that the rows belong to.
         chosen: The numbers of the rows of the holdout.
-        seed: The seed by which rows are drawn.
+        seed: The seed for drawing rows.
     """
     order = np.random.default_rng(seed).permutation(chosen.size)[:_ROWS]
     values = training_set.features.values.take(chosen[np.sort(order)])
@@ -94,7 +96,7 @@ def influences(
 
 
 def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Mean ranks from 0 to 1. Equal values have equal ranks; null has NaN."""
+    """Return mean ranks, scaled from 0 to 1. Equal values have equal ranks, and the rank of null is NaN."""
     ranks = np.full(values.size, np.nan)
     there = ~np.isnan(values)
     _, inverse, counts = np.unique(values[there], return_inverse=True, return_counts=True)

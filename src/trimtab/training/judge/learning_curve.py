@@ -1,4 +1,4 @@
-"""Learning curve: the metric of models that are fitted on increasing numbers of the newest training rows."""
+"""Learning curve: the metric of models that are fitted on more and more of the newest training rows."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.judge.parts import Judged, mean_interval
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
-_MOST_ROWS = 50_000  # the largest number of rows of a fit for the curve
+_MOST_ROWS = 50_000  # the largest number of rows of a fit
 _LEAST_ROWS = 50
 
 
 class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
-    """The metric for one size of the training set."""
+    """The metric if the model is fitted on a number of rows."""
 
-    rows: int  # the number of the newest rows before the holdout
-    since_us: int  # the request time of the oldest of these rows
+    rows: int  # the number of newest rows before the holdout
+    since_us: int  # the time of the oldest of these rows
     value: float | None  # the metric on the holdout; None: the model cannot be fitted on so few rows
     interval: Interval | None
 
@@ -34,15 +34,15 @@ def learning_curve(
     training_set: TrainingSet,
     train: NDArray[np.bool_],
 ) -> tuple[CurvePoint, ...]:
-    """The metric for the newest eighth, quarter, half and all of the rows, up to 50,000.
+    """Return the metric for the newest eighth, quarter, half and all of the rows, up to 50,000.
 
-    The evaluated model itself is not fitted again.
+    The model that is evaluated is not fitted again.
 
     Args:
-        refit: Fits the model's definition on the rows that a mask selects.
+        refit: Fits the model on the rows in a boolean array.
         judge: Scores the holdout with a fitted model.
-        training_set: The set that holds the rows.
-        train: The training rows before the holdout.
+        training_set: The training set that the rows belong to.
+        train: The training rows before the holdout, as a boolean array.
     """
     numbers = np.flatnonzero(training_set.usable & train)
     begun_us = training_set.begun_us

@@ -22,18 +22,18 @@ def list_baseline_scores(
     train: NDArray[np.bool_],
     linear_scores: Callable[[Model, TrainingSet, NDArray[Any], NDArray[np.bool_]], Scores | None],
 ) -> dict[str, Scores | None]:
-    """Return the scores by which each baseline orders the rows `chosen`; None for one that cannot be computed.
+    """Return scores by which each baseline orders the rows `chosen`; None if a baseline cannot be computed.
 
-    "random" is the mean over all orders. "as_shown" is the order of request times; rows of one time keep their order in
-    the set. "best_feature" is the order of one feature, ascending or descending: the best one on the training rows.
-    "linear" is a linear model of the relevance of each row.
+    "random" is the mean over all orders. "as_shown" is the order of the requests' times; at equal times, the order in
+    the training set. "best_feature" is the ascending or descending order of one feature, whichever is best on the
+    training rows. "linear" is a linear model of the relevance of each row.
 
     Args:
         model: The model with its metric and features.
-        training_set: The set that holds the rows.
+        training_set: The training set that the rows belong to.
         chosen: The numbers of the rows to order.
-        train: The training rows.
-        linear_scores: The scores of a linear model.
+        train: The training rows, as a boolean array.
+        linear_scores: Returns the scores of a linear model.
     """
     shown = np.empty(chosen.size)
     shown[np.argsort(training_set.at_us[chosen], kind="stable")] = -np.arange(chosen.size)
@@ -48,7 +48,9 @@ def list_baseline_scores(
 
 
 def _best_feature(model: Model, training_set: TrainingSet, learnt: NDArray[Any]) -> tuple[str, float] | None:
-    """The feature and the direction that order the training rows best. Texts have no order and are skipped."""
+    """Return the feature and direction that order the training rows best. Texts are skipped, because they have no
+    order.
+    """
     if not learnt.size:
         return None
     losses = [
@@ -61,7 +63,7 @@ def _best_feature(model: Model, training_set: TrainingSet, learnt: NDArray[Any])
 
 
 def _ordered_by(training_set: TrainingSet, rows: NDArray[Any], name: str, sign: float) -> Scores:
-    """Scores that put rows in the order of a feature, with null last."""
+    """Return scores that put rows in the order of a feature. Nulls come last."""
     column = training_set.features.values[name].take(rows)
     values = sign * column.values.astype(np.float64)
     there = column.present() & ~np.isnan(values)

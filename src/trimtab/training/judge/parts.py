@@ -1,4 +1,4 @@
-"""Metrics of parts of a holdout: months, weeks, and values of a column."""
+"""Metrics of parts of a holdout: months, weeks, and the values of a column."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from trimtab.stats.scores import auc
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Metric, Model
 
-_MOST_VALUES = 12  # the largest number of values of a column; rarer values are judged together
-_BUCKETS = 4  # the number of ranges of a column of numbers
-_LEAST_DAYS = 3  # fewer days do not show how days differ
+_MOST_VALUES = 12  # if a column has more values, the rarest are evaluated together
+_BUCKETS = 4  # into how many ranges a column of numbers is divided
+_LEAST_DAYS = 3  # with fewer days there is no interval
 _MONDAY = 3  # 1970-01-01 was a Thursday
 
 
 class Month(msgspec.Struct, frozen=True, kw_only=True):
-    """One calendar month (UTC) of the holdout."""
+    """The metrics of one calendar month (UTC) of the holdout."""
 
-    month: str  # "2013-07"
+    month: str  # for example "2013-07"
     rows: int
-    value: float  # the value of the model's metric
-    auc: float | None  # with several classes the mean over them; None for numbers, or if only one class occurs
-    mean_score: float  # with several classes the mean probability of the likeliest class
-    mean_label: float  # with several classes the share of rows whose likeliest class is right
-    interval: Interval | None = None  # of `value`; None: fewer than three days
+    value: float  # the model's own metric
+    auc: float | None  # for several classes, the mean over them; None for numbers, or if only one class occurs
+    mean_score: float  # for several classes, the mean probability of the likeliest class
+    mean_label: float  # for several classes, the share of rows whose likeliest class is the label
+    interval: Interval | None = None  # the interval of `value`; None: there are fewer than three days
 
 
 class Week(msgspec.Struct, frozen=True, kw_only=True):
-    """One week (UTC, from Monday) of the holdout."""
+    """The metrics of one week (UTC, from Monday) of the holdout."""
 
-    week: str  # the Monday of the week: "2013-07-01"
+    week: str  # the Monday of the week, for example "2013-07-01"
     rows: int
     value: float
     auc: float | None
@@ -51,10 +51,10 @@ class Week(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Slice(msgspec.Struct, frozen=True, kw_only=True):
-    """The rows of the holdout with one value, or one range of values, of a column or feature."""
+    """The metrics of rows with one value, or one range of values, of a column or feature."""
 
     column: str
-    holds: str  # "UA", "12 to 40", "null", "9 others"
+    holds: str  # for example "UA", "12 to 40", "null" or "9 others"
     rows: int
     value: float
     auc: float | None
@@ -64,30 +64,30 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Judged(msgspec.Struct, frozen=True, eq=False):
-    """Labelled rows of a holdout, and their scores."""
+    """Labelled rows of a holdout, with their scores."""
 
     metric: Metric
     binary: bool
     labels: NDArray[np.float64]
-    scores: NDArray[np.float64]  # shape (rows,); with several classes (rows, classes)
-    at_us: NDArray[np.int64]  # in a ranking the start of each row's list
-    lists: NDArray[np.int64] | None = None  # in a ranking the list of each row
+    scores: NDArray[np.float64]  # shape (rows,); for several classes (rows, classes)
+    at_us: NDArray[np.int64]  # in a ranking, the time of the first row of each row's list
+    lists: NDArray[np.int64] | None = None  # in a ranking, the number of each row's list
 
     def losses(self, here: NDArray[np.bool_] | slice = slice(None)) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Return the losses of some rows and their times. In a ranking the losses are those of the rows' lists."""
+        """Return the losses of some rows, and their times. In a ranking, these are the losses of their lists."""
         lists = None if self.lists is None else self.lists[here]
         found, units = unit_losses(self.metric, self.labels[here], self.scores[here], lists)
         return found, self.at_us[here][units]
 
 
 def months_of(judged: Judged) -> tuple[Month, ...]:
-    """Return the metrics of the months that have rows, oldest first."""
+    """Return the metrics of each month with rows, oldest first."""
     names = judged.at_us.astype("datetime64[us]").astype("datetime64[M]")
     return tuple(Month(month=str(month), **metrics_of(judged, names == month)) for month in np.unique(names))
 
 
 def weeks_of(judged: Judged) -> tuple[Week, ...]:
-    """Return the metrics of the weeks that have rows, oldest first."""
+    """Return the metrics of each week with rows, oldest first."""
     mondays = (judged.at_us // DAY_US + _MONDAY) // 7 * 7 - _MONDAY
     return tuple(
         Week(week=format_time(int(monday) * DAY_US)[:10], **metrics_of(judged, mondays == monday))
@@ -98,7 +98,7 @@ def weeks_of(judged: Judged) -> tuple[Week, ...]:
 def slices_of(
     judged: Judged, model: Model, training_set: TrainingSet, chosen: NDArray[Any], columns: tuple[str, ...]
 ) -> tuple[Slice, ...]:
-    """Return slices by the values of each column; `chosen` are the judged rows."""
+    """Return the metrics for each value of the given columns. `chosen` are the numbers of the judged rows."""
     return tuple(
         Slice(column=name, holds=holds, **metrics_of(judged, here))
         for name in columns
@@ -107,19 +107,21 @@ def slices_of(
 
 
 def mean_interval(losses: NDArray[np.float64], at_us: NDArray[Any]) -> Interval | None:
-    """The closed-form interval of a mean loss over autocorrelated days; None below three days.
+    """Return a confidence interval of a mean loss. None: there are fewer than three days.
 
-    The interval uses Student's t over days, so that three days of rows give a wide interval.
+    Days may be correlated with the day before. As Student's t over days is used, few days give a wide interval.
     """
     days = at_us // DAY_US
     if np.unique(days).size < _LEAST_DAYS:
         return None
     found = paired_mean_bound(losses, days)
-    return msgspec.structs.replace(found, low=max(0.0, found.low))  # losses are at least 0
+    return msgspec.structs.replace(found, low=max(0.0, found.low))  # a loss is never negative
 
 
 def metrics_of(judged: Judged, here: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return the metrics of some rows, by the names of `Month`. In a ranking whole lists with such a row are judged."""
+    """Return the metrics of some rows, by the field names of `Month`. In a ranking, lists that have such a row
+    count.
+    """
     if judged.lists is not None:
         here = np.isin(judged.lists, judged.lists[here])
     y, p = judged.labels[here], judged.scores[here]
@@ -139,10 +141,10 @@ def metrics_of(judged: Judged, here: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def column_of(model: Model, training_set: TrainingSet, name: str) -> Column:
-    """Return the values of a feature, or of a column of the request.
+    """Return the values of a feature or of a column of the request.
 
     Raises:
-        Misuse: There is no feature and no column of that name.
+        Misuse: There is neither a feature nor a column of this name.
     """
     for table in (training_set.features.values, training_set.requests):
         if name in table:
@@ -151,10 +153,11 @@ def column_of(model: Model, training_set: TrainingSet, name: str) -> Column:
 
 
 def values_of(column: Column) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """The parts of a column with their names. Each part has at least one row, and null comes last."""
+    """Yield the parts of a column, each with its name and rows. No part is empty, and null comes last."""
     there = column.present()
     values = column.values[there]
-    kinds, counts = np.unique(values, return_counts=True)  # not converted, because NumPy texts lose NULs at their end
+    # not converted to NumPy texts, which would lose NULs at the end
+    kinds, counts = np.unique(values, return_counts=True)
     if column.dtype in ("float", "int", "time") and kinds.size > _MOST_VALUES:
         yield from _ranges(column, there)
     else:
@@ -167,7 +170,7 @@ def _kinds(column: Column, there: NDArray[np.bool_], kinds: NDArray[Any]) -> Ite
     rest = there.copy()
     most = kinds if kinds.size <= _MOST_VALUES + 1 else kinds[:_MOST_VALUES]
     for place, kind in enumerate(most.tolist()):
-        # a slice of one, because a plain text would lose NULs at its end
+        # compared with an array of one value, because a plain text would lose NULs at its end
         here = there & (column.values == most[place : place + 1])
         rest &= ~here
         yield _named(column, kind), here
@@ -176,7 +179,7 @@ def _kinds(column: Column, there: NDArray[np.bool_], kinds: NDArray[Any]) -> Ite
 
 
 def _ranges(column: Column, there: NDArray[np.bool_]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Ranges of about equally many rows. A value on a boundary belongs to the lower range."""
+    """Yield ranges of about equally many rows. A value on a boundary is in the lower range."""
     edges = np.unique(np.quantile(column.values[there], np.linspace(0.0, 1.0, _BUCKETS + 1), method="inverted_cdf"))
     place = np.searchsorted(edges[1:-1], column.values, side="left")
     for number in range(max(1, edges.size - 1)):

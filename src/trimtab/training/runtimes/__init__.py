@@ -1,4 +1,4 @@
-"""Model runtimes. There is one file per library, which is imported when an estimator of the library is used."""
+"""Model runtimes: one file per library that fits and scores models. A library is only imported when it is used."""
 
 from trimtab.training.runtimes.ports import Runtime, Scorer, Trust
 from trimtab.training.runtimes.table import runtime_for, runtime_named

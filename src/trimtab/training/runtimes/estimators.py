@@ -1,4 +1,4 @@
-"""Wrappers of estimators for ONNX and PyTorch. Importing this module loads neither library."""
+"""Estimators for ONNX and PyTorch. Importing this module loads neither library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trimtab.core.errors import Misuse
 
 
 class OnnxEstimator:
-    """A scikit-learn estimator that is converted to ONNX when it is stored. Make one with `onnx()`."""
+    """A scikit-learn estimator that is converted to ONNX when it is stored. `onnx()` makes one."""
 
     def __init__(self, estimator: Any) -> None:
         self.estimator = estimator
@@ -23,19 +23,19 @@ class OnnxEstimator:
         return self
 
     def predict(self, inputs: Any) -> Any:
-        """Return the estimator's own predictions; probabilities come from `predict_proba`."""
+        """Return the estimator's own predictions. (Probabilities are those of `predict_proba`.)"""
         return self.estimator.predict(inputs)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "predict_proba":  # only if the wrapped estimator has the method
+        if name == "predict_proba":  # so that `hasattr` is only True if the wrapped estimator has this method
             return getattr(self.estimator, name)
         raise AttributeError(name)
 
 
 def onnx(estimator: Any) -> OnnxEstimator:
-    """Score an estimator with ONNX Runtime. It is converted when it is stored, and compared with the original.
+    """Let an estimator be scored by ONNX Runtime. It is converted when it is stored, and compared with the original.
 
-    The scores of the two may differ by 1e-5, because some of ONNX's kernels have single precision.
+    The scores of both may differ by 1e-5, because some operations of ONNX only have single precision.
 
     Args:
         estimator: A scikit-learn estimator or pipeline.
@@ -48,7 +48,7 @@ def onnx(estimator: Any) -> OnnxEstimator:
 
 
 class TorchEstimator:
-    """The description of a PyTorch module and of its fit. Make one with `neural()`."""
+    """A PyTorch network and how to fit it. `neural()` makes one."""
 
     def __init__(
         self,
@@ -72,13 +72,13 @@ class TorchEstimator:
         return f"neural({list(self.layers) if self.build is None else self.build.__name__})"
 
     def fit(self, inputs: Any, target: Any) -> Any:
-        """Fit on inputs without null and return a scorer."""
+        """Fit on inputs without nulls, and return a scorer."""
         from trimtab.training.runtimes.table import runtime_named
 
         return runtime_named("torch").fit(self, inputs, target, tuple(map(str, range(inputs.shape[1]))))
 
     def predict(self, inputs: Any) -> Any:
-        """Raises an error, because the scorer that `fit` returns predicts."""
+        """Raise an error, because predictions are made by the scorer that `fit` returns."""
         raise Misuse(f"{self!r}: it does not predict. Call predict of what fit returned.")
 
 
@@ -90,15 +90,15 @@ def neural(
     learning_rate: float = 1e-3,
     seed: int | None = None,
 ) -> TorchEstimator:
-    """Declare a neural network of PyTorch, which runs on the processor (extra `torch`).
+    """Declare a neural network of PyTorch, which runs on the CPU (extra `torch`).
 
     Args:
         layers: The widths of the hidden layers. Or a function of the numbers of inputs and outputs that returns a
-            `torch.nn.Module`, whose result has shape (rows, outputs): logits of classes, or a number. The function must
-            be at the top level of a file. Its name and the hash of its code are stored; of the module only the weights
-            are stored, as numbers.
-        epochs: The number of times that all rows are seen.
-        batch_rows: The number of rows per step.
+            `torch.nn.Module`. Its result must have the shape (rows, outputs): logits of classes, or a number. The
+            function must be at the top level of a file. A stored model has the function's name, a hash of its code, and
+            the weights as numbers.
+        epochs: How often all rows are used.
+        batch_rows: How many rows each step uses.
         learning_rate: The learning rate of Adam.
         seed: The seed; by default that of the project.
 

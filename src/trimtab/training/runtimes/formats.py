@@ -1,4 +1,4 @@
-"""Operations on stored models besides scoring: export, import, contributions, parameters."""
+"""What can be done with the stored models of a library besides scoring: export, import, SHAP values, parameters."""
 
 from __future__ import annotations
 
@@ -15,56 +15,59 @@ ExportedScorer: TypeAlias = "Callable[[bytes, list[str]], Callable[[Any], Any]]"
 
 
 class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A foreign model file to inspect."""
+    """A model file from outside that is to be imported."""
 
     format: str
     data: bytes
-    probability: bool  # whether the model must give probabilities
+    probability: bool  # whether it must predict probabilities
     names: tuple[str, ...]  # the features of the declared model
 
 
 class Inspected(msgspec.Struct, frozen=True, kw_only=True):
-    """The model found in a foreign file."""
+    """The model that was found in such a file."""
 
     runtime: str
-    data: bytes  # the model as the runtime stores it
+    data: bytes  # the model in the form in which trimtab stores models of this library
     kind: str
-    inputs: tuple[str, ...] = ()  # empty: the file does not name its inputs
-    count: int | None = None  # None: the file does not state the number of its inputs
+    inputs: tuple[str, ...] = ()  # the names of its inputs; empty: the file has none
+    count: int | None = None  # the number of its inputs; None: the file does not say it
     accepts_null: bool = True
 
 
 class ExportedCode(msgspec.Struct, frozen=True):
-    """The code that scores an exported model file; its text is copied into the exported folder.
+    """Code that scores an exported model file. Its text is copied into the exported folder.
 
-    The code may use NumPy as `np`, the model's library, and what `needs` and `constants` list. It may use nothing else
-    of trimtab.
+    The code may use NumPy as `np`, the model's library, and what `needs` and `constants` list, but nothing else of
+    trimtab.
     """
 
-    scorer: ExportedScorer  # takes the file's bytes and the inputs' names, and returns a function of a matrix
-    needs: tuple[Callable[..., Any], ...] = ()  # the functions of trimtab that the scorer calls
-    constants: dict[str, object] = {}  # safe as a default, because msgspec copies defaults
+    # a function of the file's bytes and the inputs' names; returns a function that scores a matrix
+    scorer: ExportedScorer
+    needs: tuple[Callable[..., Any], ...] = ()  # functions of trimtab that it calls
+    constants: dict[str, object] = {}  # a dict is safe as a default here, because msgspec copies it
 
     def text(self) -> str:
-        """Return the Python source of the constants and functions; the last function is `score_exported`."""
+        """Return the Python text of the constants and functions. The last function is `score_exported`."""
         constants = "".join(f"{name} = {value!r}\n" for name, value in self.constants.items())
         parts = [inspect.getsource(function) for function in (*self.needs, self.scorer)]
         return "\n\n".join([constants, *parts])
 
 
 class Format(msgspec.Struct, frozen=True, kw_only=True):
-    """The operations on a runtime's stored bytes. An operation that the runtime does not have is None."""
+    """What can be done with the stored models of one library. None: this is not possible."""
 
-    export_file: str | None = None  # the model file's name in an exported folder
+    export_file: str | None = None  # the name of the model file in an exported folder
     exported: ExportedCode | None = None
-    native: Callable[[bytes], bytes] = lambda data: data  # the stored bytes as the library's own file
-    requirements_note: str | None = None  # a comment for the export's requirements.txt
-    # The body of the library's own MLflow flavour, from the file's name, the estimator's class and package versions.
+    native: Callable[[bytes], bytes] = lambda data: data  # turns the stored bytes into the library's own file
+    requirements_note: str | None = None  # a comment for the requirements.txt of an export
+    # Returns MLflow's description of the library's own flavour, given the file's name, the estimator's class and
+    # package versions.
     flavor: Callable[[str, str, Mapping[str, str]], dict[str, Any]] | None = None
-    # Fitted parameters by name, as text.
+    # Returns the fitted parameters as text, by name.
     parameters: Callable[[bytes], dict[str, str]] | None = None
-    # SHAP values, (rows, inputs + 1) with the base last, and raw scores; with several classes one more axis. The last
-    # argument says whether each input has mean 0 over the training rows. None: this estimator has no contributions.
+    # Returns SHAP values, shape (rows, inputs + 1) with the base value last, and raw scores; for several classes with
+    # one more axis. The last argument says whether each input has the mean 0 over the training rows. Returns None if
+    # there are no contributions for this estimator.
     contributions: Callable[[bytes, NDArray[Any], bool], tuple[NDArray[Any], NDArray[Any]] | None] | None = None
-    # Read a foreign file. A child process does this, because damaged bytes can end the process.
+    # Reads a model file from outside. This runs in a child process, because damaged bytes can end the process.
     inspect: Callable[[ModelFile], Inspected] | None = None

@@ -1,4 +1,4 @@
-"""Common parts of the runtimes: fitting in place, weights of rows, progress."""
+"""What most libraries need in order to be used by trimtab: fitting, weights of rows, progress."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class LibraryRuntime:
-    """A runtime whose estimators are fitted like those of scikit-learn: by their own `fit`, in place."""
+    """The base of runtimes whose estimators have a `fit` like those of scikit-learn."""
 
     format = Format()
     parity = 1e-9
@@ -33,7 +33,7 @@ class LibraryRuntime:
         weights: NDArray[Any] | None = None,
     ) -> Any:
         given: dict[str, Any] = {}
-        if weights is not None:  # in a pipeline the last part takes the weights
+        if weights is not None:  # the last step of a pipeline gets the weights
             steps = getattr(estimator, "steps", None)
             name, part = steps[-1] if steps else ("", estimator)
             if not takes_weights(part.fit, "sample_weight"):
@@ -45,14 +45,14 @@ class LibraryRuntime:
 
     @contextmanager
     def progress(self, estimator: Any) -> Iterator[dict[str, Any]]:
-        """Yield options for the estimator's `fit` that report its progress while someone listens.
+        """Yield arguments for the estimator's `fit` that make it report progress, if anyone listens to it.
 
-        The options do not change the fitted model.
+        They do not change the fitted model.
         """
         yield {}
 
     def scoring_paths(self, model: Any) -> Mapping[str, RowCall]:
-        """Return faster paths for one row than the library's own, the fastest first. All give the same scores."""
+        """Return functions that score one row faster than the library, fastest first. All must give the same scores."""
         return {}
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:
@@ -65,7 +65,7 @@ def takes_weights(function: Any, name: str) -> bool:
 
 
 def no_weights(estimator: Any) -> Misuse:
-    """Return the error for an estimator that takes no weights."""
+    """Return the error for an estimator that does not accept weights."""
     return Misuse(
         f"estimator {type(estimator).__name__}: its fit takes no sample_weight, and the model declares weights or a "
         "sample. Leave weights and sample out, or choose an estimator that takes them."
@@ -73,7 +73,7 @@ def no_weights(estimator: Any) -> Misuse:
 
 
 def tree_count(estimator: Any, default: int) -> int:
-    """Return the number of trees that an estimator will add."""
+    """Return how many trees an estimator will have."""
     params = estimator.get_params()
     names = ("iterations", "n_estimators", "num_boost_round", "num_trees")
     return next((int(params[name]) for name in names if params.get(name)), default)

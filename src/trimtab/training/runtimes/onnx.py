@@ -1,4 +1,4 @@
-"""ONNX: scikit-learn estimators are converted when they are saved, and scored by ONNX Runtime."""
+"""ONNX: scikit-learn estimators are converted when they are stored, and scored by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NUMBERS = re.compile(r"tensor\((bool|float|float16|double|u?int\d+)\)")
 
 
 def open_session(data: bytes) -> Any:
-    """Return a session of ONNX Runtime on one thread."""
+    """Return a session of ONNX Runtime that uses one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -33,7 +33,7 @@ def open_session(data: bytes) -> Any:
 
 
 def run_session(session: Any, matrix: Any) -> Any:
-    """Return the scores of a graph with one input. Scores are its last output, for a classifier after the classes."""
+    """Return the scores of a model with one input. They are its last output; classifiers return classes before it."""
     import numpy as np
 
     taken = session.get_inputs()[0]
@@ -44,7 +44,7 @@ def run_session(session: Any, matrix: Any) -> Any:
 
 
 def score_exported(data: bytes, inputs: list[str]) -> Any:
-    """The scorer of an exported file."""
+    """Return the scorer of an exported model file."""
     session = open_session(data)
     return lambda matrix: run_session(session, matrix)
 
@@ -57,7 +57,7 @@ def _flavor(file: str, kind: str, made_with: Mapping[str, str]) -> dict[str, Any
 def _inspect(file: ModelFile) -> Inspected:
     try:
         session = open_session(file.data)
-    except Exception as error:  # all of ONNX Runtime's dozen error types mean unreadable bytes
+    except Exception as error:  # ONNX Runtime has a dozen types of errors, and here all of them mean unreadable bytes
         if "external data" in str(error).lower():
             raise Misuse(
                 "onnx: its weights lie in another file. Save it as one (torch.onnx.export: external_data=False)."
@@ -90,19 +90,19 @@ def _inspect(file: ModelFile) -> Inspected:
 
 
 def _scores_nulls(session: Any, inputs: int) -> bool:
-    """Return whether a row of nulls has finite scores."""
+    """Return whether a row of nulls gets finite scores."""
     try:
         return bool(np.isfinite(run_session(session, np.full((1, inputs), np.nan))).all())
-    except Exception:  # ONNX Runtime's own errors: NaN becomes e.g. an index that a node refuses
+    except Exception:  # for example, NaN may become an index that the model refuses
         return False
 
 
 class OnnxRuntime(LibraryRuntime):
-    """Fits with scikit-learn and scores with ONNX Runtime."""
+    """Fits with scikit-learn, and scores with ONNX Runtime."""
 
     name = "onnx"
-    row_exact = False  # the kernels for one row and for many rows differ in the last bits
-    parity = 1e-5  # converters compute in single precision if ONNX has no other kernel
+    row_exact = False  # one row and many rows are computed differently, with other last bits
+    parity = 1e-5  # some operations of ONNX only have single precision
     format = Format(
         export_file="model.onnx",
         exported=ExportedCode(score_exported, needs=(open_session, run_session)),
@@ -141,15 +141,16 @@ class OnnxRuntime(LibraryRuntime):
 
 
 class OnnxModel:
-    """A session for a graph with one input of shape (rows, inputs)."""
+    """A loaded model with one input of shape (rows, inputs)."""
 
     def __init__(self, data: bytes) -> None:
         try:
             self.session = open_session(data)
-        except Exception as error:  # all of ONNX Runtime's dozen error types mean unreadable bytes
+        # ONNX Runtime has a dozen types of errors, and here all of them mean unreadable bytes
+        except Exception as error:
             raise Corrupt(f"onnx: these {len(data)} bytes are no model: {str(error)[:200]}") from error
         taken, given = self.session.get_inputs()[0].shape, self.session.get_outputs()[-1].shape
-        # 0: the graph takes any number of columns
+        # 0: any number of columns is accepted
         self._columns = taken[1] if len(taken) == 2 and isinstance(taken[1], int) else 0
         self._classes = given[1] if len(given) == 2 and isinstance(given[1], int) else 1
 
@@ -165,7 +166,7 @@ class OnnxModel:
 
 
 def _converted(estimator: BaseEstimator) -> bytes:
-    """Convert to a graph in double precision, or in single precision if a part has no double kernel."""
+    """Return the ONNX model in double precision. If a part does not have it, return the model in single precision."""
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
     if _splits_on_null(estimator):
@@ -194,13 +195,13 @@ def _graph(estimator: BaseEstimator, kind: Any) -> bytes:
         model = skl2onnx.convert_sklearn(
             estimator, name="model", initial_types=shape, options=options, target_opset=_OPSET
         )
-    except Exception as error:  # a converter may raise anything for a part that is unknown to it
+    except Exception as error:  # a converter may raise any exception for a part that it does not know
         raise _unconverted(estimator, error) from error
     return bytes(model.SerializeToString(deterministic=True))
 
 
 def _splits_on_null(estimator: BaseEstimator) -> bool:
-    """Whether a tree in the estimator has a split that only separates null from all values (infinite threshold)."""
+    """Return whether a tree has a split that only separates null from all values (with an infinite threshold)."""
     waiting: list[Any] = [estimator]
     seen: set[int] = set()
     while waiting:

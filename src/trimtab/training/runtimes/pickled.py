@@ -1,4 +1,4 @@
-"""Pickle: any Python class with `fit` and `predict`, saved only where `trust="pickle"` was given."""
+"""Pickle: any Python class with `fit` and `predict`. It is only allowed with `trust="pickle"`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from trimtab.training.runtimes.sklearn import EstimatorModel, estimator_scores, 
 
 
 def score_exported(data: bytes, inputs: list[str]) -> Any:
-    """The scorer of an exported file."""
-    import pickle  # exported only with trust="pickle": loading it runs code from the file
+    """Return the scorer of an exported model file."""
+    import pickle  # such a model is only exported with trust="pickle", because loading it runs code
 
     estimator = pickle.loads(data)
     return lambda matrix: estimator_scores(estimator, matrix)
@@ -35,16 +35,16 @@ def _inspect(file: ModelFile) -> Inspected:
 def _loads(data: bytes) -> Any:
     try:
         return pickle.loads(data)
-    except (Exception, SystemExit) as error:  # a pickle may run any code and raise anything
+    except (Exception, SystemExit) as error:  # a pickle may run any code, and raise any exception
         raise Corrupt(
             f"pickle: these {len(data)} bytes are no estimator of this project: {type(error).__name__}: {error}."
         ) from error
 
 
 class PickleRuntime(LibraryRuntime):
-    """Saves any estimator. If the estimator has `accepts_null = True`, it gets NaN for null.
+    """Fits and stores any estimator. One with `accepts_null = True` gets NaN for null.
 
-    Every other estimator gets imputed and scaled columns.
+    For all others, nulls are replaced and columns scaled first.
     """
 
     name = "pickle"

@@ -1,4 +1,4 @@
-"""The protocols of model runtimes and scorers."""
+"""The protocols that model runtimes and scorers follow."""
 
 from __future__ import annotations
 
@@ -11,59 +11,60 @@ if TYPE_CHECKING:
 
     from trimtab.training.runtimes.formats import Format
 
-Trust = Literal["pickle"]  # "pickle": the user allows that loading the version runs code
+Trust = Literal["pickle"]  # "pickle": the user accepts that loading the version runs code
 
 
-Score: TypeAlias = float | list[float]  # the score of one row: a number, or the probabilities of three or more classes
+# the score of one row: a number, or for three or more classes the probability of each
+Score: TypeAlias = float | list[float]
 
 
 class Scorer(Protocol):
-    """A fitted model that scores; many threads may call it at once."""
+    """A fitted model that scores. Many threads may use it at once."""
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """Return the probability of the positive class (or the number) of each row: float64 (rows, inputs) to (rows,).
+        """Return the probability of the positive class, or the number, for each row: shape (rows, inputs) to (rows,).
 
-        With three or more classes return a probability of each class: (rows, classes).
+        For three or more classes, return the probability of each class: shape (rows, classes).
         """
         ...
 
     def predict_row(self, row: list[float]) -> Score:
-        """Return the score of one row (NaN for null), by the fastest path."""
+        """Return the score of one row, in which NaN means null. This uses the fastest way to score."""
         ...
 
 
 @runtime_checkable
 class PlainScorer(Scorer, Protocol):
-    """A scorer that works without NumPy."""
+    """A scorer that does not need NumPy."""
 
     def predict_rows(self, rows: list[list[float]]) -> list[Score]:
-        """Return the scores of a batch, with the same bits as `predict`."""
+        """Return the scores of rows. The result equals `predict`, bit for bit."""
         ...
 
 
 def check_columns(library: str, matrix: NDArray[Any], inputs: int) -> None:
-    """Refuse a matrix whose columns are not the inputs of a model.
+    """Refuse a matrix that does not have one column for each input of a model.
 
     Raises:
-        Misuse: The matrix has another number of columns, or another number of dimensions.
+        Misuse: The matrix has another number of columns, or is not a matrix.
     """
     if matrix.ndim != 2 or matrix.shape[1] != inputs:
         raise Misuse(f"{library}: inputs of shape {matrix.shape}; needed are {inputs} columns.")
 
 
 def wrong_row(library: str, given: int, inputs: int) -> Misuse:
-    """Return the error for a row whose number of values is not the number of the model's inputs."""
+    """Return the error for a row that does not have one value for each input of a model."""
     return Misuse(f"{library}: {inputs} numbers are needed, {given} values were given.")
 
 
 def row_score(scores: NDArray[Any]) -> Score:
-    """Return the score of the only row of a batch."""
+    """Return the score of the only row in an array of scores."""
     found: Score = scores[0].tolist()
     return found
 
 
 def second_of_two(scores: Any) -> NDArray[Any]:
-    """Reduce probabilities of two classes to those of the second class. Other scores stay as they are."""
+    """Return the probabilities of the second class if there are two. Return other scores unchanged."""
     import numpy as np
 
     found = np.asarray(scores, np.float64)
@@ -71,36 +72,36 @@ def second_of_two(scores: Any) -> NDArray[Any]:
 
 
 class Runtime(Protocol):
-    """A library that fits and scores."""
+    """A library that fits models and scores with them."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def format(self) -> Format:
-        """Export, import, contributions and parameters of the runtime's stored models."""
+        """What can be done with stored models of this library: export, import, SHAP values, parameters."""
         ...
 
     @property
     def row_exact(self) -> bool:
-        """Whether scoring one row and scoring a batch give the same bits."""
+        """Whether scoring a row alone and in a batch gives the same bits."""
         ...
 
     @property
     def parity(self) -> float:
-        """The largest difference allowed between a stored model and the one in memory, relative to scores above 1."""
+        """How far scores may differ between a stored model and the one in memory. Above 1, relative to the score."""
         ...
 
     def handles(self, estimator: Any) -> bool:
-        """Return whether this runtime fits the estimator."""
+        """Return whether this runtime can fit the estimator."""
         ...
 
     def accepts_null(self, estimator: Any) -> bool:
-        """Return whether the estimator can be fitted with NaN. If not, nulls are imputed and columns scaled first."""
+        """Return whether the estimator accepts NaN. If not, nulls are replaced and columns scaled first."""
         ...
 
     def configure(self, estimator: Any, *, seed: int, threads: int) -> None:
-        """Set seed and threads on an unfitted estimator. A seed that the user chose is kept."""
+        """Set seed and threads of an unfitted estimator. A seed that the user has set is kept."""
         ...
 
     def fit(
@@ -111,31 +112,33 @@ class Runtime(Protocol):
         names: tuple[str, ...],
         weights: NDArray[Any] | None = None,
     ) -> Any:
-        """Fit on `inputs` of shape (rows, inputs), named by `names`, with one weight per row.
+        """Fit on `inputs`, shape (rows, inputs), with the given names, and with one weight per row.
 
-        Raises Misuse for weights if the estimator takes none.
+        Raise Misuse if there are weights and the estimator does not accept them.
         """
         ...
 
     def save(self, fitted: Any) -> bytes:
-        """Return the fitted estimator as bytes; equal estimators give equal bytes.
+        """Return the fitted estimator as bytes. Equal estimators give equal bytes.
 
-        Raises Misuse for an estimator that cannot be saved.
+        Raise Misuse if the estimator cannot be stored.
         """
         ...
 
     def load(self, data: bytes) -> Scorer:
-        """Return a scorer from saved bytes. Raises Corrupt if the bytes hold no model."""
+        """Return a scorer for stored bytes. Raise Corrupt if they are not a model."""
         ...
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:
-        """Return the library's importance of each input; None if the library computes none."""
+        """Return the importance of each input, as computed by the library; None if it does not compute any."""
         ...
 
 
 @runtime_checkable
 class ListRuntime(Protocol):
-    """A runtime with estimators that learn from whole lists. Its other estimators learn the relevance of each row."""
+    """A runtime that has estimators which learn from whole lists. Its other estimators learn the relevance of each
+    row.
+    """
 
     def ranks(self, estimator: Any) -> bool:
         """Return whether this estimator learns from lists."""
@@ -149,10 +152,11 @@ class ListRuntime(Protocol):
         sizes: NDArray[Any],
         weights: NDArray[Any] | None = None,
     ) -> Any:
-        """Fit on lists. Rows of one list stand together, and `sizes` has the number of rows of each list, in order.
+        """Fit on lists. Rows of one list are next to each other, and `sizes` are the numbers of rows of the lists, in
+        order.
 
-        `weights` has the weight of each list; None: all lists have the same weight.
+        `weights` has one weight for each list; None: all are equal.
 
-        Raises Misuse for lists or a relevance that the library does not take.
+        Raise Misuse for lists or relevances that the library does not accept.
         """
         ...

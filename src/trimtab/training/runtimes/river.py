@@ -1,4 +1,4 @@
-"""River: models that learn row by row. They are saved with skops, and only River's own types are loaded."""
+"""River: models that learn row by row. They are stored with skops, and only River's own types can be loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trimtab.training.runtimes.library import LibraryRuntime, no_weights, takes_
 from trimtab.training.runtimes.ports import Score, check_columns, wrong_row
 from trimtab.training.runtimes.skops_bytes import ALLOWED, dumps, loads
 
-# Prefixes of the type names allowed in River's models: River's own types and plain containers, nothing callable.
+# Types whose names begin with these may be in a stored model: River's own types and plain containers, nothing callable.
 OWN_TYPES = (
     "river.",
     "builtins.frozenset",
@@ -28,16 +28,16 @@ OWN_TYPES = (
 
 
 class _Saved(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The stored form: the names of the inputs, by which River models know their features, and the model."""
+    """What is stored: the model, and the names of its inputs, because River's models know features by name."""
 
     names: tuple[str, ...]
     model: bytes
-    # three or more: the classes are the numbers below this one; otherwise the classes are False and True
+    # if 3 or more, the classes are the numbers below it; otherwise they are False and True
     classes: int = 0
 
 
 def row_scorer(model: Any, inputs: Sequence[str], classes: int) -> Callable[[list[float]], Any]:
-    """Return a function that scores one row; `classes` is the number of classes if there are three or more."""
+    """Return a function that scores one row. `classes` is the number of classes if there are three or more."""
     import math
 
     from river import base
@@ -56,7 +56,7 @@ def row_scorer(model: Any, inputs: Sequence[str], classes: int) -> Callable[[lis
 
 
 def score_exported(data: bytes, inputs: list[str]) -> Any:
-    """The scorer of an exported file."""
+    """Return the scorer of an exported model file."""
     import numpy as np
     import skops.io
 
@@ -76,7 +76,7 @@ def _inspect(file: ModelFile) -> Inspected:
 
 
 class RiverRuntime(LibraryRuntime):
-    """Fits a model on the rows one by one, in order."""
+    """Fits River's models, row by row in order."""
 
     name = "river"
     row_exact = True
@@ -139,7 +139,7 @@ class RiverRuntime(LibraryRuntime):
 
 
 class RiverScorer:
-    """A model with the names of its inputs. The model does not learn here, so threads may share it."""
+    """A loaded model. Scoring does not change it, so threads may share it."""
 
     def __init__(self, model: Any, names: tuple[str, ...], classes: int = 0) -> None:
         self.model = model

@@ -1,4 +1,4 @@
-"""The scoring paths of a loaded model: named calls that score one row, the fastest first.  # D99"""
+"""Scoring paths: several functions that score a single row with the same model, of which one is used.  # D99"""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ RowCall: TypeAlias = "Callable[[list[float]], Score]"
 
 
 class ScoringPaths:
-    """A scorer that scores one row by one of several paths. Choose a path before threads share the scorer.
+    """A scorer with several scoring paths. Choose one before threads share the scorer.
 
     No path may hold a reference to this object, not even as a bound method. Such a cycle would keep the model in memory
-    after its release until the garbage collector runs, and a service rarely lets the collector run.
+    until the garbage collector runs, and a service rarely lets it run.
 
     Args:
         model: The library's own model. Its `predict_row` is the path "library", which is right by definition.
-        quick: Faster paths, in the order of preference.
+        quick: Faster paths, fastest first.
     """
 
     predict_row: RowCall
@@ -37,10 +37,10 @@ class ScoringPaths:
         return self.model.predict(matrix)
 
     def choose(self, name: str) -> None:
-        """Use the path `name` from now on.
+        """Use the path with the given name from now on.
 
         Raises:
-            NotFound: There is no such path; the message lists the paths that exist.
+            NotFound: There is no such path. The message lists those that exist.
         """
         if name not in self.row_calls:
             raise NotFound(f"one-row call {name!r}: here there are {', '.join(self.row_calls)}.")
@@ -49,22 +49,22 @@ class ScoringPaths:
 
 
 class PlainScoringPaths(ScoringPaths):
-    """Scoring paths of a model that works without NumPy."""
+    """A scorer with several scoring paths, for a model that does not need NumPy."""
 
     model: PlainScorer
 
     def predict_rows(self, rows: list[list[float]]) -> list[Score]:
-        """Return the scores of a batch, computed without NumPy."""
+        """Return the scores of rows, without NumPy."""
         return self.model.predict_rows(rows)
 
 
 def with_paths(model: Scorer, quick: Mapping[str, RowCall]) -> ScoringPaths:
-    """Return a model with faster paths for one row."""
+    """Return a scorer with the model's own path and the faster ones."""
     return PlainScoringPaths(model, quick) if isinstance(model, PlainScorer) else ScoringPaths(model, quick)
 
 
 def per_thread(prepare: Callable[[], RowCall]) -> RowCall:
-    """Return a path whose call is prepared separately by each thread, at the first row that the thread scores."""
+    """Return a path for which each thread prepares a function of its own, when it scores its first row."""
     local = threading.local()
 
     def prepared(row: list[float]) -> Score:
@@ -79,7 +79,7 @@ def per_thread(prepare: Callable[[], RowCall]) -> RowCall:
 
 
 def several_paths(scorer: object) -> ScoringPaths | None:
-    """Return the scoring paths inside a scorer; None if there is only one path."""
+    """Return the part of a scorer that has scoring paths; None if there is only one path."""
     while (inner := getattr(scorer, "inner", None)) is not None:
         scorer = inner
     return scorer if isinstance(scorer, ScoringPaths) and len(scorer.row_calls) > 1 else None

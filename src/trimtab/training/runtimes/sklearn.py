@@ -1,4 +1,4 @@
-"""scikit-learn: models are saved with skops. Linear models are scored by a dot product computed here."""
+"""scikit-learn: models are stored with skops. Linear models are scored here, without the library."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from trimtab.training.runtimes.scoring_paths import RowCall, with_paths
 from trimtab.training.runtimes.sklearn_rows import is_linear, is_softmax, quick_row
 from trimtab.training.runtimes.skops_bytes import ALLOWED, dumps, loads
 
-_LARGE = 3.0e38  # larger numbers overflow a float32
+_LARGE = 3.0e38  # larger numbers do not fit in float32
 
 
 def estimator_scores(estimator: Any, matrix: Any) -> Any:
-    """Return scores by `predict_proba`, or by `predict` if the estimator has no `predict_proba`."""
+    """Return the scores of `predict_proba`, or of `predict` if the estimator does not have the former."""
     import numpy as np
 
     if hasattr(estimator, "predict_proba"):
@@ -35,7 +35,7 @@ def estimator_scores(estimator: Any, matrix: Any) -> Any:
 
 
 def score_exported(data: bytes, inputs: list[str]) -> Any:
-    """The scorer of an exported file."""
+    """Return the scorer of an exported model file."""
     import skops.io
 
     estimator = skops.io.loads(data, trusted=list(ALLOWED))
@@ -43,7 +43,7 @@ def score_exported(data: bytes, inputs: list[str]) -> Any:
 
 
 def inputs_of(estimator: Any) -> dict[str, Any]:
-    """Return the names and the number of an estimator's inputs, as far as the estimator states them."""
+    """Return the names and the number of an estimator's inputs, as far as it knows them."""
     names = getattr(estimator, "feature_names_in_", None)
     return {
         "inputs": () if names is None else tuple(map(str, names)),
@@ -62,7 +62,7 @@ def _parameters(data: bytes) -> dict[str, str]:
 
 
 def _contributions(data: bytes, inputs: NDArray[Any], centred: bool) -> tuple[Any, Any] | None:
-    """Return the contributions of linear models by their formula, if the mean of each input is 0."""
+    """Return the contributions for linear models by a formula. It requires that each input has the mean 0."""
     if not centred:
         return None
     fitted = loads(data)
@@ -88,10 +88,10 @@ def _inspect(file: ModelFile) -> Inspected:
 
 
 class SklearnRuntime(LibraryRuntime):
-    """Any estimator made of scikit-learn's own parts."""
+    """Fits and stores estimators that consist of scikit-learn's own parts."""
 
     name = "sklearn"
-    row_exact = False  # BLAS uses other kernels for a batch than for one row
+    row_exact = False  # BLAS computes one row and many rows differently
     format = Format(
         export_file="model.skops",
         exported=ExportedCode(score_exported, needs=(second_of_two, estimator_scores), constants={"ALLOWED": ALLOWED}),
@@ -151,16 +151,16 @@ class SklearnRuntime(LibraryRuntime):
         if weights is None:
             return None
         sizes = np.abs(np.asarray(weights, np.float64))
-        # the mean over the classes
+        # for several classes, the mean over them
         return sizes.mean(axis=0) if sizes.ndim == 2 and len(sizes) > 1 else sizes.reshape(-1)
 
 
 class EstimatorModel:
-    """A fitted estimator, scored by its own methods."""
+    """A fitted estimator that is scored by its own methods."""
 
     def __init__(self, estimator: Any) -> None:
         self.estimator = estimator
-        # None: the user's own class, which does not state the number
+        # None: a class of the user's own, which does not say the number
         self._inputs = getattr(estimator, "n_features_in_", None)
         self._threads = ThreadpoolController()
 
@@ -171,14 +171,14 @@ class EstimatorModel:
             return np.empty((0, classes) if classes > 2 else 0)
         if self._inputs is not None:
             check_columns(type(self.estimator).__name__, matrix, self._inputs)
-        with self._threads.limit(limits=1):  # more threads would wait for each other when other processes run
+        with self._threads.limit(limits=1):  # more threads would wait for each other if other processes run
             return np.asarray(estimator_scores(self.estimator, matrix))
 
     def predict_row(self, row: list[float]) -> Score:
         return row_score(self.predict(np.array([row], np.float64)))
 
     def where_finite(self, call: RowCall) -> RowCall:
-        """Return a call that leaves rows with very large values to the library.
+        """Return a function that passes rows with very large values to the library, and other rows to `call`.
 
         The library refuses such rows with its own message.
         """
@@ -191,9 +191,9 @@ class EstimatorModel:
         return finite
 
     def agrees(self, call: RowCall) -> bool:
-        """Whether a call gives the library's scores up to the last bits.
+        """Return whether a function for single rows gives the library's scores, up to the last bits.
 
-        The scores are compared on random rows, on rows of small whole numbers, and on rows with zeros.
+        They are compared on random rows, on rows of small whole numbers, and on rows with zeros.
         """
         draw, width = np.random.default_rng(0), self.estimator.n_features_in_
         rows = np.vstack([draw.normal(size=(24, width)), draw.integers(-1, 4, size=(24, width)).astype(np.float64)])
@@ -207,7 +207,7 @@ class EstimatorModel:
 
 
 class LinearScorer:
-    """Scores a linear model without the library: by a dot product, and for a class the logistic function of it."""
+    """Scores a linear model without the library: a dot product, and for a class its logistic function."""
 
     def __init__(self, estimator: Any) -> None:
         self._weights = np.ascontiguousarray(estimator.coef_, np.float64).reshape(-1)

@@ -1,8 +1,8 @@
-"""Score one row of scikit-learn's models without scikit-learn, whose checks take longer than the model.
+"""Score single rows with scikit-learn's models but without its code, whose checks take longer than the model.
 
-Trees are walked in plain Python with the library's own arithmetic (inputs in float32, sums in the order of the trees).
-Pipelines of scalers and a linear model become one dot product. Before such a call is used, its scores must be compared
-with the library's.  # D99
+Trees are followed in plain Python with the library's arithmetic (inputs in float32, sums in the order of the trees). A
+pipeline of scalers and a linear model becomes one dot product. The caller must compare the scores with those of the
+library before it uses such a function.  # D99
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from trimtab.core.errors import Misuse
 from trimtab.training.runtimes.ports import Score, wrong_row
 from trimtab.training.runtimes.scoring_paths import RowCall
 
-_MOST_NODES = 400_000  # more nodes need much memory as Python objects, and take long to unpack
-# A leaf: (-1, value). A node: (input, threshold, node for values up to it, node for larger values, node for null).
+_MOST_NODES = 400_000  # more nodes would need much memory as Python objects, and take long to convert
+# a leaf is (-1, value); a node is (input, threshold, node for small values, node for large values, node for null)
 _Node: TypeAlias = "tuple[Any, ...]"
 
 
 def quick_row(fitted: Any) -> tuple[str, RowCall] | None:
-    """Return the name of a path and its call for one row; None for an estimator that this module does not know."""
+    """Return a function that scores one row, and its name; None for an estimator that this module does not know."""
     kind = type(fitted).__name__
     module = type(fitted).__module__
     if kind == "Pipeline" and module.startswith("sklearn."):
@@ -38,7 +38,7 @@ def quick_row(fitted: Any) -> tuple[str, RowCall] | None:
 
 
 def is_softmax(fitted: Any) -> bool:
-    """Whether the model is a logistic regression of several classes that applies softmax to dot products."""
+    """Return whether the model is a logistic regression of several classes, which applies softmax to dot products."""
     kind = type(fitted)
     if not kind.__module__.startswith("sklearn.linear_model.") or kind.__name__ != "LogisticRegression":
         return False
@@ -46,7 +46,7 @@ def is_softmax(fitted: Any) -> bool:
 
 
 def is_linear(fitted: Any) -> bool:
-    """Whether the model scores by one dot product. Every fit compares these scores with the library's."""
+    """Return whether the model is one dot product. (Each fit compares these scores with the library's.)"""
     kind = type(fitted)
     if not kind.__module__.startswith("sklearn.linear_model.") or not hasattr(fitted, "coef_"):
         return False
@@ -59,7 +59,7 @@ def is_linear(fitted: Any) -> bool:
 
 
 def _forest(fitted: Any) -> RowCall | None:
-    """The call for a forest or a single tree: the mean of the trees' values."""
+    """Return a function that scores one row with a forest or a tree: the mean of the trees' values."""
     if getattr(fitted, "n_outputs_", 1) != 1:
         return None
     trees = [tree.tree_ for tree in getattr(fitted, "estimators_", [fitted])]
@@ -68,7 +68,8 @@ def _forest(fitted: Any) -> RowCall | None:
     classes = len(fitted.classes_) if hasattr(fitted, "classes_") else 0
     if classes == 1:
         return None
-    place = slice(1, 2) if classes == 2 else slice(None)  # with two classes the score is the probability of the second
+    # for two classes, the score is the probability of the second one
+    place = slice(1, 2) if classes == 2 else slice(None)
     roots = [_nodes(tree, place) for tree in trees]
     inputs, count = int(fitted.n_features_in_), len(roots)
 
@@ -97,7 +98,7 @@ _FORESTS = (
 
 
 def _leaf(node: _Node, values: Sequence[float]) -> Any:
-    """Return the value of the leaf that a row ends in."""
+    """Return the value of the leaf that a row falls in."""
     while len(node) == 5:
         place, threshold, below, above, null = node
         value = values[place]
@@ -105,13 +106,13 @@ def _leaf(node: _Node, values: Sequence[float]) -> Any:
             node = below
         elif value == value:
             node = above
-        else:  # NaN is not equal to itself
+        else:  # the value is NaN
             node = null
     return node[1]
 
 
 def _nodes(tree: Any, place: slice) -> _Node:
-    """Return a tree of the library as nested tuples. In the library's arrays children come after their parents."""
+    """Return a tree of the library as nested tuples. (In the library's arrays, children come after their parents.)"""
     state = tree.__getstate__()["nodes"]
     null_left = state["missing_go_to_left"].astype(bool).tolist() if "missing_go_to_left" in state.dtype.names else []
     left, right = tree.children_left.tolist(), tree.children_right.tolist()
@@ -134,7 +135,7 @@ def _checked(row: list[float], inputs: int) -> None:
 
 
 def _singles(row: list[float], inputs: int) -> Sequence[float]:
-    """Return a row rounded to float32, as the library rounds it."""
+    """Return a row rounded to float32, as the library does it."""
     _checked(row, inputs)
     return array("f", row)
 
@@ -151,16 +152,16 @@ def _logistic(score: float) -> float:
 
 
 def _folded(pipeline: Any) -> RowCall | None:
-    """Fold imputers, scalers and a linear model into one dot product over the inputs, with replacements for nulls."""
+    """Combine imputers, scalers and a linear model into one dot product, with replacements for nulls."""
     *steps, last = [part for _, part in pipeline.steps]
     if not is_linear(last):
         return None
     width = getattr(pipeline, "n_features_in_", None)
-    if width is None:  # the first part is the user's own class, which need not state the number of inputs
+    if width is None:  # the first part is the user's own class, which need not say how many inputs it has
         return None
     factor, shift, instead = np.ones(width), np.zeros(width), np.full(width, np.nan)
     for part in steps:
-        if isinstance(part, str):  # the part is "passthrough"
+        if isinstance(part, str):  # the step is "passthrough"
             continue
         known = _affine(part, width)
         if known is None:
@@ -180,7 +181,7 @@ def _folded(pipeline: Any) -> RowCall | None:
     def dot(row: list[float]) -> Score:
         _checked(row, width)
         total: float = sum(map(mul, row, by_input)) + offset
-        if total != total:  # some input is NaN (null)
+        if total != total:  # some input is null (NaN)
             total = sum(map(mul, [v if v == v else n for v, n in zip(row, nulls, strict=True)], by_input)) + offset
             if total != total:
                 raise Misuse("scikit-learn: a value is null, and no part of the pipeline imputes it.")
@@ -190,9 +191,9 @@ def _folded(pipeline: Any) -> RowCall | None:
 
 
 def _affine(part: Any, width: int) -> tuple[Any, Any, Any] | None:
-    """Return the factor, the summand and the replacement of null by which a part changes each input.
+    """Return what a step of a pipeline does to each input: a factor, a summand, and a replacement for null.
 
-    The result is None if the part does anything else.
+    The result is None if it does anything else.
     """
     kind = type(part).__name__
     if not type(part).__module__.startswith(("sklearn.preprocessing.", "sklearn.impute.")):
@@ -200,7 +201,7 @@ def _affine(part: Any, width: int) -> tuple[Any, Any, Any] | None:
     ones, zeros = np.ones(width), np.zeros(width)
     if kind == "SimpleImputer":
         numbers = np.asarray(part.statistics_)
-        # missing_values may also be a float such as 0.0
+        # missing_values may also be a number such as 0.0
         of_null = isinstance(part.missing_values, float) and math.isnan(part.missing_values)
         plain = of_null and not part.add_indicator and numbers.dtype.kind == "f"
         return (ones, zeros, numbers) if plain and numbers.shape == (width,) and np.isfinite(numbers).all() else None

@@ -1,4 +1,4 @@
-"""Save fitted scikit-learn estimators as bytes that run no code when loaded. Equal estimators give equal bytes."""
+"""Store fitted scikit-learn estimators as bytes that run no code when loaded. Equal estimators give equal bytes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import skops.io
 
 from trimtab.core.errors import Corrupt, Misuse
 
-# Types inside scikit-learn's own estimators that skops does not trust by itself. All are plain containers of fitted
-# numbers; none runs code when it is restored. Never extend this list from a file that is being loaded.
+# Types in scikit-learn's own estimators that skops does not trust by itself. All are plain containers of numbers, and
+# none runs code when it is loaded. This list must stay fixed: types that a stored file names must never be added to it.
 ALLOWED = (
     "numpy.dtype",
     "sklearn.calibration._CalibratedClassifier",
@@ -21,15 +21,15 @@ ALLOWED = (
     "sklearn.tree._tree.Tree",
     "sklearn.utils._bunch.Bunch",
 )
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can contain
 
 
 def dumps(fitted: Any, *, also: tuple[str, ...] = ()) -> bytes:
-    """Return a fitted estimator in the skops format.
+    """Return a fitted estimator as bytes in the skops format.
 
     Args:
         fitted: The estimator.
-        also: Prefixes of further type names that the estimator may contain: those of the estimator's own library.
+        also: How the names of further allowed types begin: those of the estimator's own library.
 
     Raises:
         Misuse: The estimator contains a type that is not allowed.
@@ -37,7 +37,7 @@ def dumps(fitted: Any, *, also: tuple[str, ...] = ()) -> bytes:
     try:
         data = skops.io.dumps(fitted)
         strange = [name for name in skops.io.get_untrusted_types(data=data) if not _is_allowed(name, also)]
-    except Exception as error:  # a type of the user may raise anything while it is taken apart
+    except Exception as error:  # a type of the user's may raise any exception while it is stored
         raise _refused(fitted, f"{type(error).__name__}: {error}") from error
     if strange:
         raise _refused(fitted, f"it holds {', '.join(sorted(strange))}")
@@ -45,15 +45,16 @@ def dumps(fitted: Any, *, also: tuple[str, ...] = ()) -> bytes:
 
 
 def loads(data: bytes, *, also: tuple[str, ...] = ()) -> Any:
-    """Load the estimator from its bytes.
+    """Load an estimator from its bytes.
 
     Raises:
-        Corrupt: The bytes are damaged, or hold a type that is not allowed.
+        Corrupt: The bytes are damaged, or contain a type that is not allowed.
     """
     try:
         trusted = [name for name in skops.io.get_untrusted_types(data=data) if _is_allowed(name, also)] if also else []
         return skops.io.loads(data, trusted=[*ALLOWED, *trusted])
-    except Exception as error:  # a zip file with JSON and NumPy files, so that damage raises many kinds of errors
+    # the format is a zip file of JSON and NumPy files, so damage can raise many kinds of errors
+    except Exception as error:
         raise Corrupt(f"skops: these {len(data)} bytes are no trusted estimator: {error}") from error
 
 
@@ -69,7 +70,7 @@ def _refused(fitted: Any, why: str) -> Misuse:
 
 
 def _canonical(data: bytes) -> bytes:
-    """Remove from an archive what differs from run to run: timestamps, and memory addresses in names and links."""
+    """Return an archive without what differs from run to run: times, and memory addresses in names and references."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         schema = msgspec.json.decode(archive.read("schema.json"))
         addresses: dict[int, int] = {}
@@ -85,10 +86,9 @@ def _canonical(data: bytes) -> bytes:
 
 
 def _rename(node: Any, addresses: dict[int, int], files: dict[str, str]) -> None:
-    """Number addresses and files in order of appearance.
+    """Replace memory addresses and file names by numbers, in the order in which they appear.
 
-    Each plain value gets a number of its own, because it is arbitrary whether Python keeps one object or two for equal
-    values.
+    Each plain value gets a number of its own, because it is arbitrary whether Python stores equal values as one object.
     """
     if isinstance(node, list):
         for part in node:
@@ -99,7 +99,8 @@ def _rename(node: Any, addresses: dict[int, int], files: dict[str, str]) -> None
             plain = bool(node.get("is_json"))
             number = len(addresses) if plain else addresses.setdefault(address, len(addresses))
             if plain:
-                addresses[-1 - len(addresses)] = number  # reserves the number; no real address is negative
+                # take a number that no address will use, because addresses are not negative
+                addresses[-1 - len(addresses)] = number
             node["__id__"] = number
         file = node.get("file")
         if isinstance(file, str):

@@ -1,4 +1,4 @@
-"""The table of model runtimes. It has one row per library and can be read without loading the library."""
+"""The table of model runtimes: one row for each library. Reading it does not load a library."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ _HERE = "trimtab.training.runtimes."
 
 
 class RuntimeRow(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts about a runtime that are needed before its library is loaded. The rest is in the module's `RUNTIME`."""
+    """What must be known about a runtime before its library is loaded. Everything else is in its `RUNTIME`."""
 
-    name: str  # the name that versions store
-    module: str  # the module that has the runtime's `RUNTIME`
+    name: str  # the name that versions record
+    module: str  # the module that defines the runtime's `RUNTIME`
     library: str  # the module that must be installed
-    estimators: str = ""  # the package of the estimators, or the full name of their class; "": chosen by `trust` alone
-    packages: dict[str, str]  # the modules that read stored bytes, and the distributions that contain these modules
-    extra_modules: tuple[str, ...] = ()  # further modules that the extra (named like the runtime) installs
-    has_extra: bool = True  # False: the library is installed with trimtab
-    file_format: str = ""  # the name of the model files' format; empty: the runtime's name
-    endings: tuple[str, ...] = ()  # the endings of model files that can be imported
+    # the package of its estimators, or the full name of their class; "": it is only chosen by `trust`
+    estimators: str = ""
+    packages: dict[str, str]  # the modules that read stored bytes, each with the package that contains it
+    extra_modules: tuple[str, ...] = ()  # further modules that the extra of the runtime's name installs
+    has_extra: bool = True  # False: the library is installed together with trimtab
+    file_format: str = ""  # the name of the format of its model files; "": the name of the runtime
+    endings: tuple[str, ...] = ()  # endings of the model files that can be imported
     file_kind: str = ""  # the format in words, for records of imports
     by_rows: bool = False  # whether a batch may be scored row by row, which is slow
     user_code: bool = False  # whether scores come from code of the user
@@ -39,7 +40,8 @@ class RuntimeRow(msgspec.Struct, frozen=True, kw_only=True):
         return self.file_format or self.name
 
 
-# Estimators are compared with these rows in order. Those of XGBoost and LightGBM would match scikit-learn, too.
+# The first row that fits an estimator counts. Estimators of XGBoost and LightGBM would also fit the row of
+# scikit-learn.
 ROWS = (
     RuntimeRow(
         name="lightgbm",
@@ -131,7 +133,7 @@ def runtime_row(name: str) -> RuntimeRow:
     """Return the row of a runtime.
 
     Raises:
-        NotFound: There is no runtime of that name.
+        NotFound: There is no runtime of this name.
     """
     if name not in _BY_NAME:
         raise NotFound(f"runtime {name!r}: there are {_SAFE} and pickle.")
@@ -139,11 +141,10 @@ def runtime_row(name: str) -> RuntimeRow:
 
 
 def runtime_for(estimator: Any, *, trust: Trust | None = None) -> Runtime:
-    """Return the runtime that fits and saves `estimator`.
+    """Return the runtime that fits and stores `estimator`.
 
     Raises:
-        Misuse: Only pickle can store the estimator. A pickle runs code when it is loaded, and `trust` does not allow
-            that.
+        Misuse: Only pickle can store the estimator, and `trust` does not allow that. (Loading a pickle runs code.)
     """
     kinds = type(estimator).__mro__
     names = {kind.__module__.partition(".")[0] for kind in kinds} | {f"{k.__module__}.{k.__qualname__}" for k in kinds}
@@ -162,10 +163,10 @@ def runtime_for(estimator: Any, *, trust: Trust | None = None) -> Runtime:
 
 
 def runtime_named(name: str) -> Runtime:
-    """Return the runtime of a stored version.
+    """Return the runtime with a name that a version records.
 
     Raises:
-        NotFound: There is no runtime of that name.
+        NotFound: There is no runtime of this name.
         Misuse: The runtime's library is not installed.
         Unavailable: The runtime's library cannot be loaded on this machine.
     """
@@ -180,7 +181,7 @@ def runtime_named(name: str) -> Runtime:
 
 
 def missing_library(name: str, error: ImportError | OSError) -> Misuse | Unavailable:
-    """Return the error for a library that did not load; the message says what to install."""
+    """Return the error for a library that could not be loaded. Its message says what to install."""
     if "libgomp" in str(error):
         return Unavailable(
             f"runtime {name}: the system's OpenMP library is missing ({error}). apt-get install libgomp1"
@@ -198,6 +199,6 @@ def missing_library(name: str, error: ImportError | OSError) -> Misuse | Unavail
 
 
 def _extra_of(module: str) -> str | None:
-    """Return the extra that installs a runtime, or a module."""
+    """Return the name of the extra that installs a runtime, or a module."""
     found = (row.name for row in ROWS if row.has_extra and module in (row.name, row.library, *row.extra_modules))
     return next(found, None)

@@ -1,7 +1,7 @@
-"""PyTorch on the processor. Weights are stored as plain numbers, and the project's code builds the module again.
+"""PyTorch on the CPU. Only the weights are stored, as plain numbers; the project's code builds the network again.
 
-Nothing in the stored bytes is run, because they hold only arrays. For a user's own module they also hold the name and
-the hash of the function that builds the module. This function must be the same as at training.  # D74
+Loading runs no code from the stored bytes, because they only contain arrays. For a network of the user's own, they also
+contain the name and the hash of the function that builds it. This function must be the same as at training.  # D74
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from trimtab.training.runtimes.library import LibraryRuntime
 from trimtab.training.runtimes.ports import Score, check_columns, row_score
 
 _DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
-_DRAWS = Lock()  # PyTorch has one generator for all threads
+_DRAWS = Lock()  # PyTorch has only one random generator for all threads
 
 
 class _Array(msgspec.Struct, frozen=True, array_like=True):
-    """One tensor of a module's state: little-endian, row after row."""
+    """One tensor of a network: little-endian, row after row."""
 
     name: str
     dtype: str
@@ -39,22 +39,23 @@ class _Array(msgspec.Struct, frozen=True, array_like=True):
 class _Saved(msgspec.Struct, frozen=True, kw_only=True):
     format: Literal[1] = 1
     layers: tuple[int, ...]
-    build: str | None  # "module:function" that builds the user's own module; None: a network of `layers`
+    build: str | None  # "module:function" that builds the user's own network; None: it consists of `layers`
     code: str | None  # the hash of that function's code
     inputs: int
-    outputs: int  # 1 for a number or one probability, otherwise the number of classes
-    chances: bool  # whether the module gives probabilities
-    # for numbers: mean of the training labels; the module's output is the distance from it in units of `spread`
+    outputs: int  # 1 for a number or for one probability; otherwise the number of classes
+    chances: bool  # whether the network gives probabilities
+    # For numbers: the mean of the training labels. The output of the network is the difference from it, in units of
+    # `spread`.
     level: float
     spread: float
     arrays: tuple[_Array, ...]
 
 
 class TorchRuntime(LibraryRuntime):
-    """Fits by Adam in small batches, with a seed, and on the processor alone."""
+    """Fits networks with Adam in small batches, with a seed, on the CPU only."""
 
     name = "torch"
-    row_exact = False  # single precision; one row and many rows use different kernels
+    row_exact = False  # computed in single precision, and differently for one row and for many
     parity = 1e-6
 
     def handles(self, estimator: Any) -> bool:
@@ -78,7 +79,7 @@ class TorchRuntime(LibraryRuntime):
     ) -> TorchScorer:
         import torch
 
-        _named(estimator.build)  # before the fit, refuse what cannot be stored
+        _named(estimator.build)  # raise an error before the fit if the network could not be stored
         probability = bool(np.issubdtype(target.dtype, np.integer))
         outputs = int(target.max()) + 1 if probability and target.max() > 1 else 1
         level, spread = (0.0, 1.0) if probability else _level_and_spread(target, weights)
@@ -112,9 +113,9 @@ class TorchRuntime(LibraryRuntime):
             saved = msgspec.msgpack.decode(data, type=_Saved)
         except msgspec.DecodeError as error:
             raise Corrupt(f"torch: these {len(data)} bytes are no model: {error}") from error
-        torch.set_num_threads(1)  # more threads would wait for each other when other work runs
+        torch.set_num_threads(1)  # more threads would wait for each other if other work runs
         build = None if saved.build is None else _builder(saved.build, saved.code)
-        with _drawing(0):  # the module's initial weights are drawn, and replaced below
+        with _drawing(0):  # the network draws initial weights, which are replaced below
             module = _built(build, saved.layers, saved.inputs, saved.outputs)
         try:
             module.load_state_dict({one.name: _tensor(one) for one in saved.arrays}, strict=True)
@@ -124,11 +125,11 @@ class TorchRuntime(LibraryRuntime):
 
 
 class TorchScorer:
-    """A module that scores. Scoring does not change the module, so threads may share it."""
+    """A loaded network. Scoring does not change it, so threads may share it."""
 
     def __init__(self, module: Any, about: _Saved) -> None:
         self.module = module.eval()
-        self.about = about  # everything stored except the weights
+        self.about = about  # everything that is stored, except the weights
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         import torch
@@ -136,7 +137,7 @@ class TorchScorer:
         about = self.about
         check_columns("torch", matrix, about.inputs)
         with torch.inference_mode():
-            # a copy that the module may write to
+            # copied, because PyTorch may write to it
             raw = self.module(torch.from_numpy(np.array(matrix, np.float32, order="C")))
             raw = _shaped(raw, len(matrix), about.outputs).to(torch.float64)
             if about.chances:
@@ -170,7 +171,7 @@ def _learn(
     for epoch in range(estimator.epochs):
         for step, rows in enumerate(_batches(torch.from_numpy(order.permutation(len(x))), estimator.batch_rows)):
             optimizer.zero_grad()
-            with _drawing((seed, epoch, step)):  # restores the training mode of dropout and similar layers
+            with _drawing((seed, epoch, step)):  # layers such as dropout must be in training mode again
                 raw = _shaped(module(x[rows]), len(rows), outputs)
             if outputs > 1:
                 losses = functions.cross_entropy(raw, y[rows], reduction="none")
@@ -184,9 +185,9 @@ def _learn(
 
 @contextmanager
 def _drawing(seed: int | tuple[int, ...]) -> Iterator[None]:
-    """Seed PyTorch's generator and lock it for other threads; restore the generator's state afterwards.
+    """Seed PyTorch's random generator, and lock it against other threads. Restore its state at the end of the block.
 
-    Use it for one step at a time, so that a long fit does not keep other threads from loading a model.
+    Use this for a single step, so that other threads can load models during a long fit.
     """
     import torch
 
@@ -201,9 +202,9 @@ def _drawing(seed: int | tuple[int, ...]) -> Iterator[None]:
 
 
 def _batches(order: Any, rows: int) -> list[Any]:
-    """Return batches of `rows` rows.
+    """Return batches of `rows` rows each.
 
-    A last batch of one row joins the previous one, because some layers need two rows.
+    If the last one would have a single row, this row is added to the batch before, because some layers need two rows.
     """
     parts = list(order.split(rows))
     if len(parts) > 1 and rows > 1 and len(parts[-1]) == 1:
@@ -212,17 +213,17 @@ def _batches(order: Any, rows: int) -> list[Any]:
 
 
 def _level_and_spread(target: NDArray[Any], weights: NDArray[Any] | None) -> tuple[float, float]:
-    """Return mean and standard deviation (1 if all are equal). Labels are scaled because Adam needs numbers near 1."""
+    """Return the mean and the standard deviation of labels (1 if all are equal). Adam needs labels that are scaled."""
     level = float(np.average(target, weights=weights))
     spread = float(np.sqrt(np.average((target - level) ** 2, weights=weights)))
     return level, spread if spread > 0.0 else 1.0
 
 
 def _named(build: Any) -> str | None:
-    """Return the name by which a function that builds a module can be imported; None if there is no such function.
+    """Return the name under which a function can be imported; None if no function is given.
 
     Raises:
-        Misuse: The function cannot be imported by a name.
+        Misuse: The function cannot be imported under a name.
     """
     import torch
 
@@ -249,7 +250,7 @@ def _built(build: Any, layers: tuple[int, ...], inputs: int, outputs: int) -> An
     if build is not None:
         try:
             module = build(inputs, outputs)
-        except Exception as error:  # the user's function may raise anything
+        except Exception as error:  # the user's function may raise any exception
             raise Misuse(
                 f"torch: {build.__qualname__}({inputs}, {outputs}) raised {type(error).__name__}: {error}"
             ) from error
@@ -264,7 +265,7 @@ def _built(build: Any, layers: tuple[int, ...], inputs: int, outputs: int) -> An
 
 
 def _shaped(raw: Any, rows: int, outputs: int) -> Any:
-    """Return the module's output with shape (rows,) if it has one output, otherwise with shape (rows, outputs)."""
+    """Return the network's output with shape (rows,) for one output, and otherwise (rows, outputs)."""
     import torch
 
     if not isinstance(raw, torch.Tensor):
@@ -276,7 +277,7 @@ def _shaped(raw: Any, rows: int, outputs: int) -> Any:
 
 
 def _builder(name: str, code: str | None) -> Any:
-    """Return the function that builds a module, if it is still the function of the training."""
+    """Return the function that builds the network, after a check that it is the same as at training."""
     module, _, path = name.partition(":")
     try:
         found: Any = sys.modules.get(module) or import_module(module)
@@ -303,7 +304,7 @@ def _tensor(array: _Array) -> Any:
     if array.dtype not in _DTYPES:
         raise ValueError(f"{array.name} is {array.dtype}")
     values = np.frombuffer(array.data, np.dtype(array.dtype).newbyteorder("<")).reshape(array.shape)
-    return torch.from_numpy(values.astype(array.dtype))  # a copy that may be written to
+    return torch.from_numpy(values.astype(array.dtype))  # copied, because PyTorch may write to it
 
 
 RUNTIME = TorchRuntime()

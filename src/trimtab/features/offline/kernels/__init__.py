@@ -1,1 +1,1 @@
-"""The kernel of each kind of aggregate, and the exact sums, windows and orders that the kernels use."""
+"""Kernels: the computation of each kind of aggregate for many requests, with exact sums, windows and orders."""

@@ -1,6 +1,6 @@
-"""Decayed sums: the contents of each tile as each request sees them, weighted by the age of the tile.
+"""Decayed sums: each request adds up the tiles in its window, with weights that fall with the age of the tile.
 
-A tile is the part of an entity's events that lies within one hop of the window.
+A tile holds the events of an entity within one hop (one step of the window).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def decayed(series: Series, events: Timeline, event_at_us: Array, span: Span, ha
     """Return the weighted sum of the values in each request's window, and the sum of the weights. # D14
 
     Args:
-        series: The values.
+        series: The values of the events.
         events: The events and the requests.
-        event_at_us: The time of every event of the timeline.
-        span: The window.
-        half_life_us: The age at which the weight of a value has fallen to one half.
+        event_at_us: The time of each event.
+        span: The length, hop and end of the window.
+        half_life_us: The age at which a value has half its weight.
     """
     over_us, hop_us, until_us = span
-    assert over_us is not None  # `decayed_sum()` gives a window
+    assert over_us is not None  # `decayed_sum()` always sets a window
     requests = events.requests
     weighted, weight = np.zeros(len(requests.rows)), np.zeros(len(requests.rows))
     given = np.arange(len(events.rows)) if series.gives is None else np.flatnonzero(series.gives)
@@ -38,12 +38,12 @@ def decayed(series: Series, events: Timeline, event_at_us: Array, span: Span, ha
     tiles = _Tiles(series, events, given, event_at_us, hop_us)
     ends_us = requests.at_us + 1 if not until_us else starts_us(requests.at_us, until_us, hop_us)
     first, behind = tiles.between(starts_us(requests.at_us, over_us, hop_us), ends_us)
-    order = np.argsort(first - behind, kind="stable")  # requests with the most tiles come first
+    order = np.argsort(first - behind, kind="stable")  # sort the requests, those with the most tiles first
     first, length = first[order], (behind - first)[order]
     now, table = requests.at_us[order] // hop_us, np.array(weights(hop_us, half_life_us, steps_of(over_us, hop_us)))
     sums, counts = np.zeros(len(order)), np.zeros(len(order))
     for step in range(int(length.max(initial=0))):
-        some = int(np.searchsorted(-length, -step))  # the number of requests with more than `step` tiles
+        some = int(np.searchsorted(-length, -step))  # how many requests have more than `step` tiles
         tile = first[:some] + step
         total, count = tiles.at(tile, order[:some])
         w = table[now[:some] - tiles.hop[tile]]
@@ -54,7 +54,7 @@ def decayed(series: Series, events: Timeline, event_at_us: Array, span: Span, ha
 
 
 class _Tiles:
-    """The sums of each tile, as events become known and replaced versions drop out from request to request."""
+    """The sums of each tile. They change from request to request, as events become known and versions are replaced."""
 
     def __init__(self, series: Series, events: Timeline, given: Array, event_at_us: Array, hop_us: int) -> None:
         self._events = events
@@ -62,22 +62,22 @@ class _Tiles:
         hop = event_at_us[given] // hop_us
         entity = self._place // events.places.span
         new = np.concatenate([[True], (hop[1:] != hop[:-1]) | (entity[1:] != entity[:-1])])
-        # The tile of each value, and then the number that follows the last tile.
+        # the tile of each value, followed by the number after the last tile
         self._of_given = np.append(np.cumsum(new) - 1, np.count_nonzero(new))
-        self.hop = hop[new]  # the start of each tile, in hops since the epoch
+        self.hop = hop[new]  # the beginning of each tile, in hops since 1970
         self._width = len(events.requests.rows) + 1
         enters, leaves = (times[given] for times in _stays(events))
         self._changes(series, given, enters, leaves)
 
     def between(self, start_us: Array, end_us: Array) -> tuple[Array, Array]:
-        """For each request, return the first tile of a time range and the tile after the last."""
+        """Return for each request the first tile in a time range, and the one after the last."""
         places, entity = self._events.places, self._events.requests.entity
         low, high = (np.searchsorted(self._place, places.of_times(entity, at)) for at in (start_us, end_us))
         first = self._of_given[low]
         return first, np.where(high > low, self._of_given[high - 1] + 1, first)
 
     def at(self, tile: Array, request: Array) -> tuple[Array, Array]:
-        """Return the sums and the counts of tiles as the given requests see them."""
+        """Return the sums and counts of tiles at the time of the given requests."""
         change = self._last[tile]
         late = np.flatnonzero(self._changed_at[change] > request)
         if len(late):
@@ -108,7 +108,7 @@ class _Tiles:
             prefix = np.concatenate([[0], np.cumsum(limb * sign)])
             totals.append(prefix[1:] - prefix[before])
         counts = np.concatenate([[0], np.cumsum(sign)])
-        nothing = len(order)  # the index of the entry for an empty tile
+        nothing = len(order)  # the index that stands for an empty tile
         self._last = np.where(last >= self._first, last, nothing)
         self._sums = np.append(sums.rounded(totals), 0.0)
         self._counts = np.append((counts[1:] - counts[before]).astype(np.float64), 0.0)
@@ -116,7 +116,7 @@ class _Tiles:
 
 
 def _stays(events: Timeline) -> tuple[Array, Array]:
-    """For each event of the timeline, return the first request that counts it and the first later one that does not."""
+    """Return for each event the first request that counts it, and the first later request that does not."""
     requests = len(events.requests.rows)
     enters = np.empty(len(events.rows), np.int64)
     leaves = np.full(len(events.rows), requests)

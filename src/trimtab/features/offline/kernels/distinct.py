@@ -1,4 +1,4 @@
-"""The number of distinct values in windows, and the most frequent values in windows."""
+"""The number of distinct values, and the most frequent values, in the windows of many requests."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ Array = NDArray[Any]
 def distinct_counts(series: Series, window: Window, keep: int, hashed: Array) -> Array:
     """Return the number of distinct values in each request's window.
 
-    The number is exact below `keep`, and an estimate from there on. A value is in the windows of the requests that see
-    at least one event with this value. These requests form ranges: the union of the ranges of the value's events.
+    The number is exact if it is below `keep`, and otherwise an estimate. A value is in the window of a request if the
+    request sees at least one event with it. So for each value, the requests that see it are the union of the ranges of
+    requests that see its events.
 
     Args:
         series: The values.
         window: The windows.
-        keep: The number of hashes that an estimate is made from.
-        hashed: The hash of the value of each event of the timeline.
+        keep: How many hashes an estimate uses.
+        hashed: The hash of each event's value.
     """
     place, start, stop = window.covers(series)
     start, stop, value = _ranges(start, stop, hashed[place])
@@ -37,7 +38,7 @@ def distinct_counts(series: Series, window: Window, keep: int, hashed: Array) ->
     if not many.any():
         return counts
     before = np.concatenate([[0], np.cumsum(many)])
-    needed = before[stop] > before[start]  # ranges that include at least one request with many values
+    needed = before[stop] > before[start]  # ranges that have at least one request with many values
     alive: list[int] = []
     replayed = replay(start[needed], stop[needed], value[needed], np.flatnonzero(many), *sorted_list(alive))
     counts[many] = [estimated(alive[keep - 1], keep) for _ in replayed]
@@ -45,14 +46,17 @@ def distinct_counts(series: Series, window: Window, keep: int, hashed: Array) ->
 
 
 def most_frequent(series: Series, window: Window, most: int) -> tuple[Array, Array]:
-    """Rank the values in each request's window by falling count, and values of equal count in their own order.
+    """Return the values in each request's window in the order of their frequency, most frequent first.
+
+    Values that are equally frequent are in their own order.
 
     Returns:
         The distinct values in sorted order, and the ranking of each window as indexes of these values, of shape
+
         (requests, most). An index of -1 fills the ranking where the window has fewer values.
     """
     place, start, stop = window.covers(series)
-    assert series.column is not None  # `top_k()` requires it
+    assert series.column is not None  # `top_k()` makes sure of this
     distinct, code = np.unique(series.column.values[place], return_inverse=True)
     ranking = _Ranking(hashes(Column(series.column.dtype, distinct)).tolist())
     out = np.full((len(window.low), most), -1, np.int64)
@@ -64,9 +68,10 @@ def most_frequent(series: Series, window: Window, most: int) -> tuple[Array, Arr
 
 
 class _Ranking:
-    """The values present in a window, ranked by falling count. Each value is represented by its code.
+    """The values in a window, sorted by falling frequency. A value is represented by a code.
 
-    `_alive` is a sorted list with one number for each value: code - count * number of codes. Its order is the ranking.
+    `_alive` is a sorted list with one number for each value: code - frequency * number of codes. Sorting by it gives
+    the wanted order.
     """
 
     def __init__(self, hashed: list[int]) -> None:
@@ -76,7 +81,7 @@ class _Ranking:
         self._alive: list[int] = []
         self._put, self._take = sorted_list(self._alive)
         self._bounded = len(hashed) > RANKED
-        self._hashes: list[int] = []  # sorted hashes of the values that are present
+        self._hashes: list[int] = []  # the hashes of the values in the window, sorted
         self._put_hash, self._take_hash = sorted_list(self._hashes)
         self._first: list[int] | None = None
 
@@ -87,7 +92,7 @@ class _Ranking:
         self._count(code, -1)
 
     def first(self, most: int) -> list[int]:
-        """Return the codes of the first `most` values of the ranking."""
+        """Return the codes of the `most` most frequent values."""
         if self._first is None:
             if len(self._counts) <= RANKED:
                 self._first = [key % self._width for key in self._alive[:most]]
@@ -116,14 +121,14 @@ class _Ranking:
 
 
 def _ranges(start: Array, stop: Array, value: Array) -> tuple[Array, Array, Array]:
-    """Merge the ranges of requests of the events of each value, which may overlap, into disjoint ranges."""
+    """Merge the ranges of requests that belong to the same value and overlap. Return disjoint ranges."""
     if len(start) == 0:
         return start, stop, value
     order = np.lexsort((start, value))
     start, stop, value = start[order], stop[order], value[order]
     new = np.concatenate([[True], value[1:] != value[:-1]])
     width = int(stop.max()) + 1
-    offset = np.cumsum(new) * width  # makes the stops of a value greater than those of all preceding values
+    offset = np.cumsum(new) * width  # this makes all range ends of a value larger than those of the values before it
     reached = np.maximum.accumulate(stop + offset) - offset
     first = new.copy()
     first[1:] |= start[1:] > reached[:-1]

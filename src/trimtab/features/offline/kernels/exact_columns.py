@@ -1,8 +1,7 @@
-"""Exact sums over ranges of a column: prefix sums of integers, rounded once when a sum is read.
+"""Exact sums over ranges of a column, from prefix sums of integers. A sum is only rounded when it is read.
 
-Each float is split into limbs, which are integers over a common power of two. Prefix sums of limbs and their
-differences are therefore exact. The result equals that of `math.fsum` over the range, in whatever order the values are
-added.
+Each float is split into limbs: integers that are multiples of fixed powers of two. So prefix sums of limbs, and their
+differences, are exact. The result equals `math.fsum` of the range, and does not depend on the order of values.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ from numpy.typing import NDArray
 from trimtab.core.columns.data import Dtype
 
 Array = NDArray[Any]
-Limbs = list[Array]  # int64, least significant first
+Limbs = list[Array]  # int64 arrays, the least significant limb first
 
-_EXACT = 2**53  # every integer of at most this magnitude is exactly a float
-_KEPT = 62  # number of bits kept for rounding; the last bit is sticky
-_HALF = 32  # number of bits in the lower limb of an integer
+_EXACT = 2**53  # integers up to this magnitude can be converted to float exactly
+_KEPT = 62  # how many bits are kept for rounding; the last of them says whether any lower bit is set
+_HALF = 32  # how many bits the lower limb of an integer has
 
 
 class ExactSums:
-    """Values that can be summed exactly over any choice of rows.
+    """Values of which any selection of rows can be summed exactly.
 
     Args:
-        values: float64, int64 or bool values without NaN, and 0 for rows without a value.
-        dtype: The type of the column. The sums are floats if it is float, and integers otherwise.
+        values: float64, int64 or bool, without NaN. Rows without a value have 0.
+        dtype: The type of the column. Sums are floats if it is float, and otherwise integers.
 
     >>> sums = ExactSums(np.array([1e16, 1.0, -1e16]), "float")
     >>> prefix = sums.prefix(slice(None))
@@ -45,7 +44,7 @@ class ExactSums:
         return [limb[rows] for limb in self._limbs.limbs]
 
     def prefix(self, rows: Array | slice) -> Limbs:
-        """Return the prefix sums of the limbs of the values at `rows`. The first prefix sum is 0."""
+        """Return prefix sums of the limbs of the values at `rows`. The first one is 0."""
         out = []
         for limb in self._limbs.limbs:
             chosen = limb[rows]
@@ -56,19 +55,19 @@ class ExactSums:
         return out
 
     def rounded(self, totals: Sequence[Array]) -> Array:
-        """Return the sums whose limbs are `totals`.
+        """Return sums, given the sums of their limbs (`totals`).
 
-        Sums of floats are float64, rounded once. Sums of integers are int64; where a sum `overflows`, it is reduced
-        modulo 2**64.
+        Sums of floats are float64 and rounded once. Sums of integers are int64; if one overflows, it is given modulo
+        2**64.
         """
         return self.floats(totals) if self.is_float else _whole(totals)[0]
 
     def overflows(self, totals: Sequence[Array]) -> Array | None:
-        """Return a mask of the integer sums that do not fit 64 bits, or None if all sums fit."""
+        """Return which integer sums do not fit in 64 bits, as a boolean array; None: all fit."""
         return None if self.is_float else _whole(totals)[1]
 
     def floats(self, totals: Sequence[Array]) -> Array:
-        """Return the sums whose limbs are `totals` as float64, rounded once, even for integer sums beyond 64 bits."""
+        """Return sums as float64, rounded once, given the sums of their limbs. Integer sums may exceed 64 bits."""
         return _rounded(list(totals), self._limbs.width, self._limbs.exponent)
 
 
@@ -82,7 +81,7 @@ class _Split:
 
 
 def _float_limbs(values: Array) -> _Split:
-    width = min(52, _KEPT - max(1, len(values)).bit_length())  # so that no prefix sum exceeds 62 bits
+    width = min(52, _KEPT - max(1, len(values)).bit_length())  # chosen so that no prefix sum exceeds 62 bits
     exponent, top = _bits(values)
     count = max(1, -(-(top - exponent) // width))
     limbs: Limbs = []
@@ -91,7 +90,7 @@ def _float_limbs(values: Array) -> _Split:
         place = exponent + j * width
         whole = _scaled(rest, -place)
         if j:
-            np.trunc(whole, out=whole)  # rounds toward zero, so that the rest is exact
+            np.trunc(whole, out=whole)  # rounding toward zero leaves a remainder that is exact
             rest = np.subtract(rest, _scaled(whole, place), out=None if rest is values else rest)
         limbs.append(whole.astype(np.int64))
     return _Split(limbs[::-1], width, exponent)
@@ -113,7 +112,7 @@ def _bits(values: Array) -> tuple[int, int]:
 
 
 def _scaled(values: Array, power: int) -> Array:
-    """Return values * 2**power. A plain multiplication is used where 2**power is a float."""
+    """Return values * 2**power. If 2**power is a float, this is a plain multiplication."""
     out: Array = values * 2.0**power if abs(power) <= 1000 else np.ldexp(values, power)
     return out
 
@@ -126,7 +125,7 @@ def _int_limbs(values: Array) -> _Split:
 
 
 def _whole(totals: Sequence[Array]) -> tuple[Array, Array | None]:
-    """Return the integer sums modulo 2**64, and a mask of those that do not fit 64 bits, or None if all fit."""
+    """Return integer sums modulo 2**64, and which of them do not fit in 64 bits (None: all fit)."""
     if len(totals) == 1:
         return totals[0], None
     low, high = totals[0] & (2**_HALF - 1), totals[1] + (totals[0] >> _HALF)
@@ -138,7 +137,8 @@ def _rounded(totals: Limbs, width: int, exponent: int) -> Array:
     if len(totals) == 1:
         return _scaled(totals[0].astype(np.float64), exponent)
     low, *middle, high = _carried(totals, width)
-    if not middle and np.abs(high).max(initial=0) < _EXACT:  # both parts are exact floats; only their sum is rounded
+    # both parts are exact as floats, so adding them rounds only once
+    if not middle and np.abs(high).max(initial=0) < _EXACT:
         return _scaled(_scaled(high.astype(np.float64), width) + low.astype(np.float64), exponent)
     negative = high < 0
     carried = _carried([np.where(negative, -limb, limb) for limb in totals], width)
@@ -150,7 +150,7 @@ def _rounded(totals: Limbs, width: int, exponent: int) -> Array:
 
 
 def _carried(limbs: Limbs, width: int) -> Limbs:
-    """Carry between the limbs so that all limbs but the last are in [0, 2**width). The numbers stay the same."""
+    """Carry between limbs, so that all but the last are in [0, 2**width). The sums do not change."""
     out: Limbs = [limbs[0]]
     for limb in limbs[1:]:
         carry = out[-1] >> width
@@ -160,22 +160,22 @@ def _carried(limbs: Limbs, width: int) -> Limbs:
 
 
 def _rounded_magnitude(limbs: Array, width: int, exponent: int) -> Array:
-    """Return correctly rounded floats from non-negative limbs below 2**width, of shape (limbs, rows)."""
+    """Return correctly rounded floats, given limbs that are not negative and below 2**width, shape (limbs, rows)."""
     count, rows = limbs.shape
     first = count - 1 - np.argmax(limbs[::-1] != 0, axis=0)  # the highest limb that is not 0
     padded = np.concatenate([np.zeros((2, rows), np.int64), limbs])
     columns = np.arange(rows)
     a, b, c = (padded[first + 2 - back, columns] for back in (0, 1, 2))
-    # Whether any limb at or below a limb is not 0, with an offset of 3.
+    # for each limb, whether it or any lower one is not 0; shifted by 3
     nonzero = np.concatenate([np.zeros((3, rows), bool), np.cumsum(limbs != 0, axis=0) > 0])
     rest = nonzero[first, columns]  # whether any limb below c is not 0
     bits = np.frexp(a.astype(np.float64))[1].astype(np.int64)
-    room = _KEPT - bits  # number of kept bits that remain after a
-    after = room - width  # number of kept bits that remain after a and b
+    room = _KEPT - bits  # how many of the kept bits remain after a
+    after = room - width  # how many remain after a and b
     kept = a << room
     kept |= np.where(after >= 0, b << np.maximum(after, 0), b >> np.maximum(-after, 0))
     b_lost = np.where(after < 0, b & ((1 << np.maximum(-after, 0)) - 1), 0)
-    c_shift = np.where(after >= 0, width - after, 0)  # number of bits of c that do not fit
+    c_shift = np.where(after >= 0, width - after, 0)  # how many bits of c do not fit
     kept |= np.where(after >= 0, c >> np.clip(c_shift, 0, 62), 0)
     c_lost = np.where(after >= 0, c & ((1 << np.clip(c_shift, 0, 62)) - 1), c)
     kept |= ((b_lost | c_lost) != 0) | rest

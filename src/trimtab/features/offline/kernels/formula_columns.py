@@ -1,6 +1,6 @@
 """The formulas of `formulas.py` for whole columns.
 
-The operations and their order are those of `formulas.py`, so the results are equal to the last bit.
+They are the same operations in the same order, so the results are equal, bit for bit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 
 def variances(n: Array, s1: Array, s2: Array) -> Array:
-    """Compute `formulas.variance` for each row. The result is arbitrary where n < 2."""
+    """Return `formulas.variance` for each row. The result is arbitrary if n is below 2."""
     mean = s1 / np.maximum(n, 1)
     deviations = s2 - mean * s1
     out: Array = np.where(deviations > 0.0, deviations, 0.0) / np.maximum(n - 1, 1)
@@ -25,7 +25,7 @@ def variances(n: Array, s1: Array, s2: Array) -> Array:
 
 
 def hashes(column: Column) -> Array:
-    """Compute `formulas.hash_of` for each value, as uint64. The result is arbitrary where there is no value."""
+    """Return `formulas.hash_of` for each value, as uint64. The result is arbitrary for nulls."""
     if column.dtype == "str":
         known = {value: 0 if value is None else hash_of(value) for value in set(column.values.tolist())}
         return np.fromiter(map(known.__getitem__, column.values.tolist()), np.uint64, len(column))

@@ -1,4 +1,4 @@
-"""The first and the last values of windows, given by their places in the timeline."""
+"""Find the first and the last values in the windows of many requests."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ Array = NDArray[Any]
 
 
 class Orders:
-    """The places of the first and last values of a series in each request's window.
+    """Finds the first and last values of a series in each request's window.
 
-    A place is an index into the timeline's events, or -1 for no value. For orderly events (see `timeline.py`), the
-    places follow from the number of values that lie before the edges of the window. The other events with a value are
-    few and mostly lie further back. They are merged in row by row, and only for windows where one of them may be among
-    the last `most` values.
+    A value is found as a place: an index into the timeline's events, or -1 for no value. Most events are orderly: they
+    became known in the order in which they happened. For these, the place follows from how many values come before the
+    edges of the window. The other events are few, and most of them are too old to be among the last `most` values. They
+    are merged in row by row, but only for windows in which one of them may be among these values.
     """
 
     def __init__(self, series: Series, window: Window, most: int) -> None:
         events = window.events
         self._window = window
-        self._most = most  # the number of last values that are needed
+        self._most = most  # how many of the last values are needed
         self._places: Array | None = None if isinstance(events.orderly, slice) else events.orderly
         gives = None if series.gives is None else series.gives[events.orderly]
-        # The indexes of the orderly events that have a value.
+        # indexes of the orderly events (see `timeline.py`) that have a value; None: all of them have one
         self._given = None if gives is None else np.flatnonzero(gives)
         counts = None if gives is None else np.concatenate([[0], np.cumsum(gives)])
         self._low, self._high = (edge if counts is None else counts[edge] for edge in (window.low, window.high))
@@ -41,7 +41,7 @@ class Orders:
         self._rows = np.zeros(0, np.int64)  # the requests that need merging
 
     def first(self) -> Array:
-        """The place of the first value in each window."""
+        """Return the place of the first value in each window."""
         found = self._at(self._low)
         if len(self._other) == 0:
             return found
@@ -51,7 +51,7 @@ class Orders:
         return np.where(found == never, -1, found)
 
     def last(self, place: int) -> Array:
-        """The place of the value that is `place`-th from the end of each window; the last value is number 1."""
+        """Return the place of the `place`-th value from the end of each window (1: the last value)."""
         found = self._at(self._high - place)
         if len(self._other):
             if self._merged is None:
@@ -60,7 +60,7 @@ class Orders:
         return found
 
     def _at(self, index: Array) -> Array:
-        """Turn indexes among the values of orderly events into places in the timeline, -1 outside the window."""
+        """Return places, given indexes among the values of orderly events. Outside of the window the place is -1."""
         there = (index >= self._low) & (index < self._high)
         found = np.where(there, index, 0)
         if self._given is not None:
@@ -72,7 +72,7 @@ class Orders:
     def _merge(self) -> Array:
         """Find the requests that need merging, and return the places of their last values.
 
-        The last value comes first. The result has the shape (requests that need merging, most).
+        The last value comes first. The shape is (requests that need merging, most).
         """
         least = self._at(self._high - self._most)
         greatest = over_covers(np.maximum, self._start, self._stop, self._other, len(least), np.int64(-1))
@@ -93,7 +93,7 @@ class Orders:
 
 
 def sorted_list(alive: list[Any]) -> tuple[Callable[[Any], None], Callable[[Any], None]]:
-    """Return two functions: the first inserts an item into the sorted list, the second removes an item."""
+    """Return two functions that insert an item into a sorted list and remove one from it."""
 
     def add(item: Any) -> None:
         insort(alive, item)
@@ -107,15 +107,15 @@ def sorted_list(alive: list[Any]) -> tuple[Callable[[Any], None], Callable[[Any]
 def replay(
     start: Array, stop: Array, items: Array, rows: Array, add: Callable[[Any], None], remove: Callable[[Any], None]
 ) -> Iterator[int]:
-    """Go through rows in order while items come and go. Yield each row when exactly the items it sees are present.
+    """Yield each row when the items that it sees are present. Items are added and removed between rows.
 
     Args:
-        start: The first row that sees each item.
-        stop: The first later row that does not see the item any more.
-        items: The items that come and go.
-        rows: The rows to stop at, in rising order.
-        add: Called with each item that comes.
-        remove: Called with each item that goes.
+        start: For each item, the first row that sees it.
+        stop: For each item, the first later row that does not see it.
+        items: The items.
+        rows: The rows to yield, in ascending order.
+        add: Called with each item that is added.
+        remove: Called with each item that is removed.
     """
     order = np.argsort(start, kind="stable")
     coming, comes = items[order].tolist(), start[order].tolist()

@@ -1,4 +1,7 @@
-"""The smallest or greatest values of many ranges at once, from doubling tables that are built one at a time."""
+"""The smallest or largest values of many ranges at once.
+
+They come from doubling tables: table k has the results for all ranges of 2**k values.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,19 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-_BLOCK = 16  # a range of 2 * 16 values holds a whole aligned block; longer ranges use the extremes of whole blocks
+_BLOCK = 16  # a range of 2 * 16 values contains a whole block; for longer ranges, the results of whole blocks are used
 _LEVELS = 4
 
 
 def over_ranges(op: np.ufunc, values: Array, low: Array, high: Array, empty: Any) -> Array:
-    """Apply `op` (np.minimum or np.maximum) to values[low:high] of each pair; `empty` where low >= high.
+    """Apply `op` (np.minimum or np.maximum) to each range values[low:high]. Empty ranges give `empty`.
 
     >>> over_ranges(np.minimum, np.array([3, 1, 2]), np.array([0, 2]), np.array([2, 2]), 9).tolist()
     [1, 9]
     """
     out = np.full(len(low), empty, values.dtype)
-    logarithm = np.frexp(np.maximum(high - low, 0).astype(np.float64))[1] - 1  # rounded down; -1 for an empty range
-    # The number of the table to use. _LEVELS + 1 means that the range is too long for any table.
+    logarithm = np.frexp(np.maximum(high - low, 0).astype(np.float64))[1] - 1  # rounded down; -1: the range is empty
+    # the number of the table to use; _LEVELS + 1: the range is too long for the tables
     level = np.minimum(logarithm, _LEVELS + 1).astype(np.int8)
     table = values
     for k in range(_LEVELS + 1):
@@ -43,21 +46,21 @@ def over_ranges(op: np.ufunc, values: Array, low: Array, high: Array, empty: Any
 
 
 def over_covers(op: np.ufunc, start: Array, stop: Array, values: Array, size: int, empty: Any) -> Array:
-    """For each of `size` places, apply `op` to the values whose range [start, stop) contains the place.
+    """Return for each place the result of `op` over all values whose range [start, stop) contains the place.
 
-    The result is `empty` at places that no range contains.
+    Places that are in no range get `empty`. `size` is the number of places.
 
     >>> over_covers(np.maximum, np.array([0, 1]), np.array([2, 4]), np.array([7, 5]), 4, 0).tolist()
     [7, 7, 5, 5]
     """
     out = np.full(size, empty, values.dtype)
     length = stop - start
-    level = np.frexp(np.maximum(length, 0).astype(np.float64))[1] - 1  # rounded down; -1 for empty ranges
+    level = np.frexp(np.maximum(length, 0).astype(np.float64))[1] - 1  # rounded down; -1: the range is empty
     for k in range(int(level.max(initial=-1)), -1, -1):
         rows = np.flatnonzero(level == k)
         op.at(out, start[rows], values[rows])
         op.at(out, stop[rows] - 2**k, values[rows])
-        if k:  # hand the result of a range of 2**k places on to its two halves
+        if k:  # pass the result for a range of 2**k places on to its two halves
             half = 2 ** (k - 1)
             out[half:] = op(out[half:], out[:-half])
     return out

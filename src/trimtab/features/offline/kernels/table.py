@@ -1,6 +1,7 @@
-"""The offline kernels, one for each kind of aggregate.
+"""The table of kernels: for each kind of aggregate, the function that computes it for many requests.
 
-A kernel computes a value and a reason code for each request. Kernels use tables that the aggregates of a view share.
+A kernel returns a value and a reason code for each request. Intermediate results are shared by the aggregates of a
+view.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ FOUND, NULL = REASONS.index("found"), REASONS.index("null")
 
 
 class Shared:
-    """Tables that the aggregates of one view share. Each table is computed once.
+    """Intermediate results that the aggregates of one view share. Each is computed once.
 
-    This object holds no reference to the objects that hold it. Large tables are therefore freed without the garbage
+    This object does not refer to the objects that hold it. So its large arrays are freed at once, without the garbage
     collector.
 
     Args:
-        aggregates: All of the view's aggregates.
-        events: The view's events and requests.
-        event_at_us: The time of every row of the frame.
+        aggregates: All aggregates of the view.
+        events: The timeline: the view's events and the requests, sorted by entity and time.
+        event_at_us: The time of each event in the history, before events are sorted.
     """
 
     def __init__(self, aggregates: list[Aggregate], events: Timeline, event_at_us: Array) -> None:
@@ -47,18 +48,18 @@ class Shared:
         self._made: dict[object, Any] = {}
 
     def event_at_us(self) -> Array:
-        """The time of every event of the timeline."""
+        """The time of each event of the timeline."""
         return self._event_at_us[self.events.rows]
 
     def window(self, span: Span) -> Window:
-        """The window of a span."""
+        """Return the window of a span (length, hop and end)."""
         return self.once(span, lambda: Window(self.events, self._event_at_us[self._other_rows()], span))
 
     def _other_rows(self) -> Array:
         return self.once("other", lambda: self.events.rows[self.events.other])
 
     def once(self, key: object, make: Callable[[], _Made]) -> _Made:
-        """Return the result of `make`, which is called only once for each key."""
+        """Return the result of `make`, which is only called once for each key."""
         if key not in self._made:
             self._made[key] = make()
         made: _Made = self._made[key]
@@ -71,27 +72,27 @@ class Windowed(msgspec.Struct, frozen=True, eq=False):
     aggregate: Aggregate
     series: Series
     window: Window
-    count: Array  # number of values in each request's window
-    codes: Array  # reason code of each request, determined by the count
+    count: Array  # the number of values in each request's window
+    codes: Array  # the reason code of each request, if it follows from the number of values
     shared: Shared
 
     @property
     def key(self) -> tuple[str, Span]:
-        """A key that is equal for aggregates of the same values over the same window."""
+        """Return a key that is equal for aggregates of the same values over the same window."""
         return series_key(self.aggregate), span_of(self.aggregate)
 
     def without(self, missing: Array, code: int) -> Array:
-        """Return the reason codes, with FOUND replaced by `code` where `missing` is true."""
+        """Return the reason codes, in which FOUND is replaced by `code` where `missing` is True."""
         return np.where((self.codes == FOUND) & missing, np.uint8(code), self.codes)
 
 
 def span_of(aggregate: Aggregate) -> Span:
-    """The length, hop and end of an aggregate's window."""
+    """Return the length, hop and end of an aggregate's window."""
     return aggregate.over_us, aggregate.hop_us, aggregate.until_us
 
 
 def series_key(aggregate: Aggregate) -> str:
-    """A key that is equal for aggregates of the same values."""
+    """Return a key that is equal for aggregates of the same values."""
     return " ".join("" if e is None else e.hash for e in (aggregate.of, aggregate.where))
 
 
@@ -109,9 +110,9 @@ def _mean(one: Windowed) -> Found:
 
 
 def _extreme(one: Windowed) -> Found:
-    """Return the smallest or greatest values.
+    """Return the smallest or largest values in the windows.
 
-    The first call for a series computes all its windows at once, because they share tables.
+    The first call for some values computes the extremes for all of their windows, because windows share tables.
     """
     kind, (key, span) = one.aggregate.kind, one.key
 
@@ -154,7 +155,7 @@ def _decayed_mean(one: Windowed) -> Found:
 
 def _distinct(one: Windowed) -> Found:
     column = one.series.column
-    assert column is not None  # `count_distinct()` requires it
+    assert column is not None  # `count_distinct()` makes sure of this
     hashed = one.shared.once(("hashes", one.key[0]), lambda: hashes(column))
     return distinct_counts(one.series, one.window, one.aggregate.keep, hashed), one.codes
 
@@ -178,18 +179,18 @@ def _top(one: Windowed) -> Found:
 
 
 def _places(one: Windowed, kind: AggregateKind) -> int:
-    """Return the greatest `place` of the view's aggregates of this kind over the same values and window."""
+    """Return the largest `place` of the view's aggregates of this kind with the same values and window."""
     alike = [a.place for a in one.shared.aggregates if a.kind == kind and (series_key(a), span_of(a)) == one.key]
     return max(alike, default=1)
 
 
 def _taken(one: Windowed, places: Array, values: Array | None = None) -> Found:
-    """Return the values at places, and null where the place is -1.
+    """Return the values at places; null if the place is -1.
 
-    The places index `values`, or the series' own values if `values` is None.
+    Places are indexes into `values`, or by default into the values of the series.
     """
     column = one.series.column
-    assert column is not None  # `first()` and its like require it
+    assert column is not None  # `first()` and similar functions make sure of this
     values = column.values if values is None else values
     there = places >= 0
     if len(values) == 0:
@@ -213,4 +214,4 @@ KERNELS: dict[AggregateKind, Callable[[Windowed], Found]] = {
     "top": _top,
     "decayed_sum": _decayed_sum,
     "decayed_mean": _decayed_mean,
-}  # `latest` has no window and is computed in `view_columns.py`
+}  # `latest` is missing here, because it has no window; `view_columns.py` computes it

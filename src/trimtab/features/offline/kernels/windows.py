@@ -1,8 +1,8 @@
-"""Windows over a timeline.
+"""Time windows: which events are in the window of each request, and sums and extremes over them.
 
-Sums over windows are differences of prefix sums. The smallest and greatest values come from doubling tables. Both need
-orderly events, which became known in the order in which they happened (see `timeline.py`). The few other events are
-added individually to the requests that see them.
+Sums are differences of prefix sums, and extremes come from doubling tables. Both only work for orderly events: those
+that became known in the order in which they happened (see `timeline.py`). The few other events are added one by one to
+the requests that see them.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from trimtab.features.offline.kernels.ranges import over_covers, over_ranges
 from trimtab.features.offline.timeline import Timeline, leaves_us, starts_us
 
 Array = NDArray[Any]
-Span: TypeAlias = tuple[int | None, int, int]  # length (None: no limit), hop, and end: the age of the youngest events
+# length (None: no limit), hop (step), and end (the age of the youngest events)
+Span: TypeAlias = tuple[int | None, int, int]
 
 
 class Series:
-    """The values that the events of a timeline contribute to an aggregate.
+    """The values that the events of a timeline give to an aggregate.
 
     Args:
-        column: The value of each event. None if the aggregate counts events.
-        mask: True for the events that may contribute. None if all events may contribute.
-        orderly: The places in the timeline of its orderly events.
-        other: The places in the timeline of all other events.
+        column: The value of each event; None if events are counted.
+        mask: True for events that may count; None: all may.
+        orderly: The orderly events, as indexes into the timeline.
+        other: All other events, as indexes into the timeline.
     """
 
     def __init__(self, column: Column | None, mask: Array | None, orderly: Array | slice, other: Array) -> None:
@@ -40,26 +41,26 @@ class Series:
         self.other = other
         valid = None if column is None else column.valid
         self.is_float = column is not None and column.dtype == "float"
-        # True for the events that contribute a value. None if all events do.
+        # True for events that give a value; None: all do
         self.gives = mask if valid is None else valid if mask is None else valid & mask
 
     @cached_property
     def counts(self) -> ExactSums:
-        """The number of events with a value, in a form that can be summed over windows."""
+        """1 for each event with a value, in a form that can be summed over windows."""
         assert self.gives is not None  # otherwise `Window.rows` is the number
         return ExactSums(self.gives, "bool")
 
     @cached_property
     def sums(self) -> ExactSums:
-        """The values, in a form that can be summed over windows."""
-        assert self.column is not None  # `sum()` and `mean()` require it
+        """The values in a form that can be summed over windows."""
+        assert self.column is not None  # `sum()` and `mean()` make sure of this
         values = self.column.values
         return ExactSums(values if self.gives is None else np.where(self.gives, values, 0), self.column.dtype)
 
     @cached_property
     def floats(self) -> Array:
-        """The values as float64, and 0 for events without a value."""
-        assert self.column is not None  # `var()` and its like require it
+        """The values as float64, with 0 for events without a value."""
+        assert self.column is not None  # `var()` and similar functions make sure of this
         values = self.column.values.astype(np.float64, copy=False)
         return values if self.gives is None else np.where(self.gives, values, 0.0)
 
@@ -94,11 +95,11 @@ class Series:
         return self.sums.prefix(self.orderly)
 
     def extremes(self, kind: str, windows: Sequence[Window]) -> list[Array]:
-        """Return the smallest ("min") or greatest ("max") values in each of several windows.
+        """Return the smallest ("min") or largest ("max") values in each of several windows.
 
-        The result is arbitrary for requests whose window holds no value.
+        The result is arbitrary if a window has no value.
         """
-        assert self.column is not None  # `min()` and `max()` require it
+        assert self.column is not None  # `min()` and `max()` make sure of this
         op = np.minimum if kind == "min" else np.maximum
         values = self.column.values.astype(np.int8) if self.column.dtype == "bool" else self.column.values
         limits: Any = np.finfo(np.float64) if self.column.dtype == "float" else np.iinfo(values.dtype)
@@ -113,10 +114,10 @@ class Series:
 
 
 class Window:
-    """One window definition, applied at the time of every request.
+    """A window of one length, hop and end, for all requests.
 
     Args:
-        events: The events and the requests.
+        events: The timeline: events and requests, sorted by entity and time.
         other_at_us: The times of the events that are not orderly.
         span: The length, hop and end of the window.
     """
@@ -141,11 +142,11 @@ class Window:
 
     @cached_property
     def rows(self) -> Array:
-        """The number of events in each request's window."""
+        """Return the number of events in each request's window."""
         return self.high - self.low + self._cover_sum(np.ones(len(self._start), np.int64))
 
     def count(self, series: Series) -> Array:
-        """The number of events in each request's window that contribute a value."""
+        """Return the number of events in each request's window that give a value."""
         if series.gives is None:
             return self.rows
         if id(series) not in self._counts:
@@ -154,9 +155,9 @@ class Window:
         return self._counts[id(series)]
 
     def total(self, series: Series) -> tuple[Array, Array | None]:
-        """Return the exact sum of the values in each request's window, and a mask of failed sums.
+        """Return the exact sum of the values in each request's window, and which sums have failed.
 
-        A sum of integers fails when it does not fit 64 bits. The mask is None when no sum failed.
+        The sum of integers has failed if it does not fit in 64 bits. None: no sum has failed.
         """
         if series.is_float:
             return self.rounded_total(series), None
@@ -164,37 +165,37 @@ class Window:
         return series.sums.rounded(totals), series.sums.overflows(totals)
 
     def rounded_total(self, series: Series) -> Array:
-        """The exact sum of the values in each window, rounded once to a float, even if it exceeds 64 bits."""
+        """Return the exact sum in each window, rounded once to a float, even if it exceeds 64 bits."""
         return self._sum(series, series.sums, lambda: series.prefix_sums)
 
     def float_total(self, series: Series) -> Array:
-        """The exact sum of the values as floats, rounded once."""
+        """Return the exact sum of the values as floats, rounded once."""
         return self._sum(series, series.float_sums, lambda: series.prefix_floats)
 
     def square_total(self, series: Series) -> Array:
-        """The exact sum of the squares of the values, rounded once."""
+        """Return the exact sum of the squares, rounded once."""
         return self._sum(series, series.square_sums, lambda: series.prefix_squares)
 
     def cover_extreme(self, op: np.ufunc, values: Array, empty: Any) -> Array:
-        """Return the smallest or greatest value of the events that are not orderly, for each request's window.
+        """Return the smallest or largest value among the events that are not orderly, for each request's window.
 
-        `values` has one value for each such event.
+        `values` has one value for each of these events.
         """
         return over_covers(op, self._start, self._stop, values, self._size, empty)
 
     def others(self) -> tuple[Array, Array, Array]:
-        """Return the events in some request's window that are not orderly, and the range of requests that see each.
+        """Return the events that are not orderly and are in some window, with the range of requests that see each.
 
-        The three arrays are the place of each event in the timeline, the first request that sees the event, and the
-        first later request that does not.
+        The three arrays are: the event's index in the timeline, the first request that sees it, and the first later
+        request that does not.
         """
         seen = self._start < self._stop
         return self.events.other[seen], self._start[seen], self._stop[seen]
 
     def covers(self, series: Series) -> tuple[Array, Array, Array]:
-        """Return all events that contribute a value to some request's window, and the requests that see each.
+        """Return all events that give a value and are in some window, with the range of requests that see each.
 
-        The arrays are those of `others`, here also for the orderly events.
+        The arrays are as in `others`, but include orderly events.
         """
         events = len(self.events.event_place)
         start, stop = (_passed(edge, events) for edge in (self.high, self.low))
@@ -216,7 +217,7 @@ class Window:
         return [p[self.high] - p[self.low] + self._cover_sum(o) for p, o in zip(prefix, others, strict=True)]
 
     def _cover_sum(self, values: Array) -> Array | int:
-        """For each request, add up the values of the events that are not orderly and are in its window."""
+        """Return for each request the sum of values of the events in its window that are not orderly."""
         if len(values) == 0:
             return 0
         steps = np.zeros(self._size + 1, np.int64)
@@ -226,9 +227,9 @@ class Window:
 
 
 def _passed(edge: Array, events: int) -> Array:
-    """For each event, count the requests whose window edge lies at or before the event.
+    """Return for each event how many requests have a window that begins (or ends) at or before it.
 
-    An edge never moves back from one request to the next.
+    From one request to the next, the beginning (or end) never moves back.
     """
     out: Array = np.cumsum(np.bincount(edge, minlength=events + 1))[:events]
     return out

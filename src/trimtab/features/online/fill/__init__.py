@@ -1,1 +1,1 @@
-"""Filling of views from the history of their sources."""
+"""Filling: compute the online states of a view from the history of its source."""

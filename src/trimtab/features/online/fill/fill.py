@@ -1,4 +1,4 @@
-"""Filling of views from history while other states are read, with a switch to the new states at the end. # D31"""
+"""Fill a view: compute its states from history while older states are still read, then switch to the new ones. # D31"""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ from trimtab.store.ports import Log
 if TYPE_CHECKING:
     from trimtab.events.tables import Moved
 
-_TAIL = 6_000  # records that one step applies while catching up; more than the store applies during one step
-_SWEPT = 5_000  # how many keys are deleted in one transaction
+_TAIL = 6_000  # how many records a step applies while catching up; the store receives fewer during that time
+_SWEPT = 5_000  # how many keys one transaction deletes
 
 
 class Filled(msgspec.Struct, frozen=True, kw_only=True):
-    """The progress of the filling of a view."""
+    """The progress of filling a view."""
 
-    view: str  # the view's name in the store
-    rows: int  # how many records were read so far
+    view: str  # the name of the view in the store
+    rows: int  # how many records were read up to now
     of: int  # about how many records there are in total
-    done: bool  # whether the view can be read
+    done: bool  # whether the view can be read now
 
 
 class Filling:
-    """Fills one view while other views, and the view's previous states, are still read and applied to.
+    """Fills one view, while other views and the view's previous states are still read and kept up to date.
 
-    `steps` does the work. The store may apply records between two steps. Nothing of the new states is read before the
-    last step, which makes all of them readable in one transaction. If the process dies, the view stays marked as being
-    filled. The next filling starts from scratch and deletes what was left.
+    `steps` does the work. The store may apply records between two steps. The last step makes all new states readable in
+    one transaction; before that, none of them is read. If the process dies, the view stays marked as being filled. The
+    next filling deletes the incomplete states and begins again.
 
     Args:
-        store: The store of all views. The same object or process applies records and fills views.
-        name: The view's name in the store.
+        store: The store of all views. The same process, with the same store object, must apply records and fill views.
+        name: The name of the view in the store.
         log: The event log.
-        moved: The records that are in tables of record, if the log may have been truncated.
+        moved: The records that are in tables of record (permanent copies of the log), if the log may have lost them.
         most_rows: How many records may be in memory at once. A longer history is read several times.
 
     Raises:
@@ -71,7 +71,11 @@ class Filling:
         self._most_rows = most_rows
 
     def begin(self) -> Cursor:
-        """Mark the view as being filled. Returns the position to fill it to, with its new generation."""
+        """Mark the view as being filled. Return the position in the log up to which to fill it.
+
+        The returned cursor also has the number of the new generation. Each generation is a set of states with keys of
+        its own.
+        """
         store = self.store
         cursors = store.cursors()
         mark = FILLING + self._id
@@ -85,10 +89,10 @@ class Filling:
         return cursors[mark]
 
     def steps(self) -> Iterator[Filled]:
-        """Fill the view in bounded steps. `done` is true from the step on that makes the view readable.
+        """Fill the view in small steps. From the step with `done` on, the view can be read.
 
         Raises:
-            Misuse: Records that are needed were truncated from the log, and there is no table of record.
+            Misuse: Needed records were removed from the log, and there is no table of record.
         """
         target = self.begin()
         rows = SourceRows(self._log, self.view.source, target.positions, moved=self._moved)
@@ -113,7 +117,7 @@ class Filling:
         return self.store.plans[self.name].cursor_name
 
     def _front(self, cursors: Mapping[str, Cursor]) -> Cursor:
-        """The furthest position of the views that are read, or the end of the log if no view is read."""
+        """Return the furthest position of the readable views. If no view is readable, return the end of the log."""
         return self._live_front(cursors) or log_end(self._log, self._moved)
 
     def _live_front(self, cursors: Mapping[str, Cursor]) -> Cursor | None:
@@ -121,7 +125,7 @@ class Filling:
         return max(live, key=_reach, default=None)
 
     def _switch(self, front: Cursor) -> None:
-        """Make the view readable, in one transaction."""
+        """Let reads use the new states from now on, in one transaction."""
         cursors = self.store.cursors()
         before = cursors.get(self._id)
         filled = cursors.pop(FILLING + self._id)
@@ -158,13 +162,14 @@ def fill(
     moved: Moved | None = None,
     most_rows: int = MOST_ROWS,
 ) -> Iterator[Filled]:
-    """Fill the named views from history, or all views that are not filled yet. The iterator does the work.
+    """Return an iterator that fills the named views, or all views that are not filled yet, while it is consumed.
 
     Args:
         store: The store of all views.
         log: The event log.
-        views: The names of views in the store. A view that is already read is rebuilt, and stays readable meanwhile.
-        moved: The records that are in tables of record, if the log may have been truncated.
+        views: The names of views in the store. A view that can be read already is filled again, and stays readable
+            meanwhile.
+        moved: The records that are in tables of record, if they may have been removed from the log.
         most_rows: How many records may be in memory at once.
     """
     for name in unfilled(store) if views is None else views:
@@ -172,7 +177,7 @@ def fill(
 
 
 def unfilled(store: OnlineStore) -> list[str]:
-    """Return the views that have not applied a record yet, by their names in the store."""
+    """Return the views that have not applied any record yet, by their names in the store."""
     cursors = store.cursors()
     return [name for name, plan in store.plans.items() if plan.cursor_name not in cursors]
 
@@ -180,7 +185,7 @@ def unfilled(store: OnlineStore) -> list[str]:
 def mark_unfilled(store: OnlineStore, log: Log, moved: Moved | None = None) -> list[str]:
     """Mark new views as being filled, so that nothing is applied to them before they are filled.
 
-    Returns the names of the views that were not marked before.
+    Return the names of the views that were not marked before.
     """
     cursors = store.cursors()
     names = [name for name in unfilled(store) if FILLING + store.plans[name].cursor_name not in cursors]
@@ -190,7 +195,7 @@ def mark_unfilled(store: OnlineStore, log: Log, moved: Moved | None = None) -> l
 
 
 def live_positions(store: OnlineStore) -> dict[str, int] | None:
-    """Return the positions up to which all views that are read have applied the log, or None if no view is read."""
+    """Return the positions up to which all readable views have applied the log; None: no view is readable."""
     cursors = store.cursors()
     live = [cursors[p.cursor_name].positions for p in store.plans.values() if p.cursor_name in cursors]
     if not live:
@@ -200,16 +205,16 @@ def live_positions(store: OnlineStore) -> dict[str, int] | None:
 
 
 def log_end(log: Log, moved: Moved | None = None) -> Cursor:
-    """Return the end of a log as a cursor, where S is the greatest append time in the log."""
+    """Return the end of a log as a cursor. Its `s_us` is the latest append time in the log."""
     through = {} if moved is None else moved.through
     positions = {name: position for name, position in {**through, **log.positions()}.items() if position}
     last = [r.appended_at_us for name, position in positions.items() for r in log.read(name, position - 1, limit=1)]
-    newest_us = BEGIN.s_us if moved is None else moved.newest_us  # for records that are only in tables
+    newest_us = BEGIN.s_us if moved is None else moved.newest_us  # needed if all records are only in tables of record
     return Cursor(max([BEGIN.s_us, newest_us, *last]), positions)
 
 
 def sweep(store: OnlineStore, limit: int) -> bool:
-    """Delete up to `limit` keys of generations that are not read any more. Returns whether some keys are left."""
+    """Delete up to `limit` keys of states that are no longer read. Return whether there are more."""
     cursors = store.cursors()
     names = [name for name in cursors if name.startswith(LEFT)]
     if not names:

@@ -1,4 +1,4 @@
-"""The records of one source up to a position, as tables. Views are filled from these records."""
+"""The records of one source up to a position in the log, as tables from which views are filled."""
 
 from __future__ import annotations
 
@@ -24,25 +24,24 @@ _FIELDS: dict[str, Dtype] = {
     "_position": "int",
     "_id": "str",
     "_op": "str",
-    "_s_at": "time",  # S when the record was applied: the greatest append time up to this record
+    "_s_at": "time",  # the latest append time of this record and all records before it
 }
 
 
 class SourceRows:
-    """Every record of one source up to some positions, in the order in which a view applies them.
+    """All records of a source up to some positions in the log, in the order in which a view applies them.
 
-    Each iteration reads the records again, in tables that hold the source's columns and `_event_at`, `_known_at`,
-    `_partition`, `_position`, `_id`, `_op` and `_s_at`. The tables are small, so that memory stays bounded.
+    Each iteration reads the records again. It gives tables with the source's columns and `_event_at`, `_known_at`,
+    `_partition`, `_position`, `_id`, `_op` and `_s_at`. The tables are small, so that little memory is needed.
 
     Args:
         log: The event log.
         source: The source of the records.
-        positions: The last position to read in each partition.
-        moved: The records that are in tables of record. The log may have been truncated up to the positions that these
-            tables reach.
+        positions: For each partition, the last position to read.
+        moved: The records that are in tables of record (permanent copies). The log may no longer have these records.
 
     Raises:
-        Misuse: Records that are needed were truncated from the log.
+        Misuse: Needed records were removed from the log.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class SourceRows:
     ) -> None:
         self.source = source
         self.positions = dict(positions)
-        self.most = sum(positions.values())  # the greatest possible number of rows
+        self.most = sum(positions.values())  # an upper limit of the number of rows
         self._log = log
         self._moved = moved
 
@@ -71,7 +70,7 @@ class SourceRows:
                 s_us = int(rows["_s_at"].values[-1])
                 for start in range(0, rows.rows, _BATCH):
                     yield rows.take(slice(start, start + _BATCH))
-        # All records of a partition that is gone from the log are in the tables.
+        # a partition that is no longer in the log is completely in the tables
         upto = self.positions if self._moved is None else {n: p for n, p in self.positions.items() if n in there}
         for records in log_batches(self._log, after, upto):
             s_at = []
@@ -92,10 +91,10 @@ class SourceRows:
 def log_batches(
     log: Log, after: Mapping[str, int], upto: Mapping[str, int], *, batch: int = _BATCH
 ) -> Iterator[list[LogRecord]]:
-    """Yield the records after `after` up to `upto`, of all partitions, by (append time, partition, position).
+    """Yield the records after `after` up to `upto` of all partitions, by (append time, partition, position).
 
     Raises:
-        Misuse: Some of these records were truncated from the log.
+        Misuse: Some of these records were removed from the log.
     """
     try:
         for parts in intervals(log, after, upto, batch=batch):

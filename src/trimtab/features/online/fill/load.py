@@ -1,8 +1,7 @@
-"""States of one view made from history at once, equal in meaning to states made record by record. # D31
+"""Compute the states of a view from a whole history. All reads are as if records had been applied one by one. # D31
 
-The rows are processed entity by entity, each in order of event time. A state is therefore unpacked and packed only
-once, and its tiles only grow at the newer end. Memory is bounded: a history with more rows than the limit is read
-several times, each time for a part of the entities.
+Rows are processed entity by entity, and in each entity in the order of event times. So each state is only encoded once.
+To limit the memory, a long history is read several times, each time for a part of the entities.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from trimtab.features.online.packed.versions import Link, Version, VersionIndex,
 from trimtab.store.ports import KeyValue
 
 MOST_ROWS = 1_000_000  # the default number of rows in memory at once
-_WRITE = 20_000  # how many keys are written in one transaction
+_WRITE = 20_000  # how many keys one transaction writes
 _STEP = 5_000  # how many rows are processed between two yields
 _FALLING = 2**63 - 1
 
@@ -36,7 +35,7 @@ _decode_versions = msgspec.msgpack.Decoder(list[list[Any]]).decode
 
 
 class History(Protocol):
-    """The rows to load. They can be read repeatedly, and their greatest possible number is known (see `SourceRows`)."""
+    """The rows of a history. They can be read several times, and their maximum number is known (see `SourceRows`)."""
 
     @property
     def most(self) -> int: ...
@@ -47,17 +46,17 @@ class History(Protocol):
 def load(
     kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts, *, most_rows: int = MOST_ROWS
 ) -> Iterator[int]:
-    """Write the states of a view as of `s_us`, under the plan's prefixes, which must hold no keys yet.
+    """Write the states of a view as of `s_us`. There must be no keys with the prefixes of `plan` yet.
 
-    The iterator does the work in bounded parts. After each part it yields how many rows it has read since the last
-    part. A row may be read several times.
+    The work is done in small steps while the iterator is consumed. It yields the number of rows read since the last
+    step. A row may be read and counted several times.
 
     Args:
         kv: The store to write to.
-        plan: The view, with the keys of a generation that nothing reads.
-        rows: Every record of the view's source that the states are made from.
-        s_us: S, the greatest append time of the log up to the end of `rows`.
-        count: The counts of `ViewApplied`, which are added to.
+        plan: The compiled view. Its keys must belong to a new set of states that is not read yet.
+        rows: All records of the view's source that the states are made from.
+        s_us: The latest append time in the log up to the end of `rows`. It is called S below.
+        count: The counts of `ViewApplied`; they are increased.
         most_rows: How many rows may be in memory at once.
     """
     parts = max(1, -(-rows.most // most_rows))
@@ -79,7 +78,7 @@ def load(
 
 
 class _Part:
-    """One of several parts of all names, selected by a hash of the name."""
+    """One of several parts into which entities are divided, by a hash of the name."""
 
     def __init__(self, number: int, parts: int) -> None:
         self.number, self.parts = number, parts
@@ -90,20 +89,22 @@ class _Part:
 
 
 class _Groups:
-    """The rows of each entity that the entity's state depends on."""
+    """The rows of each entity that are needed to compute its state."""
 
     def __init__(self, plan: ViewPlan, s_us: int) -> None:
         self.plan = plan
         self.s_us = s_us
-        self.cut_us = plan.earliest_us(s_us) if plan.groups else NEVER_US  # no window sees events before this time
+        self.cut_us = plan.earliest_us(s_us) if plan.groups else NEVER_US  # no window contains events before this time
         self.last_us = s_us if plan.inclusive else s_us - 1
         self.rows: dict[bytes, list[Row]] = defaultdict(list)
-        self.past: dict[bytes, list[Row]] = {}  # sealed rows that no window sees, of the greatest event time
-        self.dead: dict[bytes, Row] = {}  # the earliest of the versions that ended before they happened
+        # for each entity: of the past rows that are in no window, those with the latest event time
+        self.past: dict[bytes, list[Row]] = {}
+        # for each entity: the earliest version that was replaced before its event time
+        self.dead: dict[bytes, Row] = {}
         self._latest = bool(plan.latest)
 
     def drop(self, name: bytes, row: Row) -> bool:
-        """Drop a row if it is sealed and no window can see it. Returns whether it was dropped.
+        """Return whether a row can be dropped, because it counts for good but is in no window.
 
         If the view has latest values, the dropped rows with the newest event time are kept in `past`.
         """
@@ -118,9 +119,9 @@ class _Groups:
         return True
 
     def end(self, name: bytes, row: Row) -> None:
-        """Record that an entity has had a version that ended by S.
+        """Record that an entity had a version that was replaced at or before S.
 
-        Once the version has happened, the entity counts as known.
+        From the time of this version on, the entity is known.
         """
         if row[EVENT_AT] <= self.last_us:
             self.past.setdefault(name, [])
@@ -137,7 +138,7 @@ class _Groups:
                     self.rows[name].append(row)
 
     def states(self) -> Iterator[tuple[bytes, EntityState]]:
-        """Return the state of each entity, in the order of the entities' names."""
+        """Yield the state of each entity, sorted by name."""
         for name in sorted(self.rows.keys() | self.past.keys() | self.dead.keys()):
             past = self.past.get(name)
             rows = [*(past or ()), *self.rows.get(name, ())]
@@ -147,9 +148,9 @@ class _Groups:
 
 
 def entity_state(plan: ViewPlan, rows: list[Row], s_us: int, *, known: bool = False) -> EntityState:
-    """Return the state at `s_us` of an entity with these rows.
+    """Return the state at `s_us` of an entity with the given rows.
 
-    `known` tells whether the entity has also had other rows.
+    `known` says whether the entity has had further rows.
     """
     state = EntityState(plan)
     state.seal(s_us)
@@ -157,7 +158,7 @@ def entity_state(plan: ViewPlan, rows: list[Row], s_us: int, *, known: bool = Fa
     rows.sort(key=_row_order)
     hop_us = plan.groups[0].hop_us if plan.groups else 0
     at, end = 0, len(rows)
-    while at < end:  # add the rows of one tile together
+    while at < end:  # a tile holds the sums over one step of a window; add all rows of one tile at once
         first = at
         at += 1
         if hop_us:
@@ -172,7 +173,7 @@ def entity_state(plan: ViewPlan, rows: list[Row], s_us: int, *, known: bool = Fa
 
 
 def _entity_states(plan: ViewPlan, groups: Mapping[bytes, list[Row]], s_us: int) -> Iterator[tuple[bytes, bytes]]:
-    """Return the keys and values of entities of a source without a key, after removing repetitions from the rows."""
+    """Yield keys and states of entities, after removing repeated rows. The source has no key."""
     return _packed(plan, ((name, entity_state(plan, _distinct(rows), s_us)) for name, rows in groups.items()))
 
 
@@ -183,12 +184,12 @@ def _packed(plan: ViewPlan, states: Iterable[tuple[bytes, EntityState]]) -> Iter
 
 
 def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts, part: _Part) -> Iterator[int]:
-    """Load events of a source without a key, whose repetitions are found by event time and id."""
+    """Load events of a source without a key. Repetitions are found by event time and id."""
     groups = _Groups(plan, s_us)
     names: dict[Any, bytes] = {}
-    # By event: its row, entity, and check sum of the content.
+    # for each event, its row, its entity, and a checksum of its content
     firsts: dict[tuple[int, str], tuple[Row, bytes, bytes]] = {}
-    forgets = plan.life is None  # a repetition of an event that no window sees changes nothing
+    forgets = plan.life is None  # a repetition of an event that is in no window changes nothing
     entity_of, expired = plan.entity_of, plan.expired
     for chunk in rows:
         if part.is_first:
@@ -233,7 +234,7 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
 
 
 def _distinct(rows: Sequence[Row]) -> list[Row]:
-    """Return one entity's rows without repetitions. The first row in the order of rows is kept."""
+    """Return an entity's rows without repetitions. Of equal rows, the first is kept."""
     firsts: dict[tuple[int, str], Row] = {}
     for row in rows:
         first = firsts.setdefault((row[EVENT_AT], row[ID]), row)
@@ -243,17 +244,18 @@ def _distinct(rows: Sequence[Row]) -> list[Row]:
 
 
 def _lower(first: Row, again: Row) -> None:
-    """Give an event the known at, partition and position of its first record."""
+    """Give an event the time, partition and position of its earliest record."""
     if again[KNOWN_AT : POSITION + 1] < first[KNOWN_AT : POSITION + 1]:
         first[KNOWN_AT : POSITION + 1] = again[KNOWN_AT : POSITION + 1]
 
 
 def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts, part: _Part) -> Iterator[int]:
-    """Load the versions of the ids of one part, for a source whose events may be corrected.
+    """Load the versions of the ids in one part, for a source with a key, whose events may be corrected.
 
-    If there is only one part, write the states, too.
+    If there is only one part, also write the states.
     """
-    versions: dict[str, list[tuple[int, Version]]] = {}  # by id: S when each version was applied, and the version
+    # for each id, its versions, each with the S at which it was applied
+    versions: dict[str, list[tuple[int, Version]]] = {}
     for chunk in rows:
         if part.is_first:
             count["applied"] += chunk.rows
@@ -274,7 +276,7 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
         _count_versions(kv, plan, event_id, arrived, count)
         of_id = sorted((version for _, version in arrived), key=_version_order)
         chain = index.chain(event_id, of_id)
-        if len(of_id) == 1:  # with several versions, `_count_versions` has counted failures
+        if len(of_id) == 1:  # if there are several versions, `_count_versions` has already counted failures
             count.fail_new(plan, chain, of_id[0])
         kept = needed(of_id, s_us)
         if not plan.forever and all(v[0] < groups.cut_us and v[3] < groups.cut_us for v in kept):
@@ -293,7 +295,8 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
             yield _STEP
     yield from _written(kv, sorted(keep.items()))
     yield from _written(kv, ((key, b"") for key in sorted(entries)))
-    if part.parts > 1:  # write stubs for entities that are not in the index, because none of their rows counts any more
+    # some entities have no row in the index, because none counts any more; write almost empty states for them
+    if part.parts > 1:
         groups.rows.clear()
         _take_stubs(kv, groups, [*groups.past, *groups.dead])
     yield from _written(kv, _packed(plan, groups.states()))
@@ -302,7 +305,7 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
 def _keyed_states(kv: KeyValue, plan: ViewPlan, s_us: int, part: _Part) -> Iterator[int]:
     """Write the states of a part of the entities, from the index of all versions and from stubs.
 
-    A stub is the state of an entity that was written because the entity has had rows that are not in the index.
+    A stub is an almost empty state. It was written because the entity has had rows that are not in the index.
     """
     groups = _Groups(plan, s_us)
     index = VersionIndex(plan, kv)
@@ -318,7 +321,7 @@ def _keyed_states(kv: KeyValue, plan: ViewPlan, s_us: int, part: _Part) -> Itera
 
 
 def _take_stubs(kv: KeyValue, groups: _Groups, names: Sequence[bytes]) -> None:
-    """Add what the already written states of some entities contain."""
+    """Add the contents of states of these entities that are already written."""
     keys = [groups.plan.keys.states + name for name in names]
     for name, packed in zip(names, kv.get_many(keys), strict=True):
         if packed is not None:
@@ -332,7 +335,7 @@ def _take_stubs(kv: KeyValue, groups: _Groups, names: Sequence[bytes]) -> None:
 def _count_versions(
     kv: KeyValue, plan: ViewPlan, event_id: str, versions: Sequence[tuple[int, Version]], count: Counts
 ) -> None:
-    """Count versions as `apply` counts them when they arrive in this order."""
+    """Count versions as `apply` would if they arrived in this order."""
     if len(versions) == 1:
         _, version = versions[0]
         count["corrections"] += version[4]
@@ -350,14 +353,14 @@ def _count_versions(
 
 
 def _rows(plan: ViewPlan, chunk: Columns) -> Iterator[tuple[Any, ...]]:
-    """Return the rows of a chunk: event time, known at, partition, position, id, operation, and values by column."""
+    """Yield the rows of a table: event time, known at, partition, position, id, operation, and the columns' values."""
     values = zip(*(chunk[name].to_list() for name in plan.columns), strict=True)
     fields = ("_event_at", "_known_at", "_partition", "_position", "_id", "_op")
     return zip(*(chunk[name].values.tolist() for name in fields), values, strict=True)
 
 
 def _written(kv: KeyValue, pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[int]:
-    """Write pairs of keys and values in bounded transactions."""
+    """Write pairs in transactions of limited size, and yield their sizes."""
     puts: dict[bytes, bytes] = {}
     for key, value in pairs:
         puts[key] = value
@@ -372,10 +375,10 @@ def _written(kv: KeyValue, pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[int
 
 
 def _written_in_thread(kv: KeyValue, pieces: Iterator[dict[bytes, bytes]]) -> Iterator[int]:
-    """Write each piece in a transaction, while the next piece is made.
+    """Write each piece in a transaction of its own, while the next piece is made.
 
-    This saves time because half of a write is waiting for the disk. Nothing is being written while the caller does
-    other things.
+    This saves time, because half of a write consists of waiting for the disk. While the caller does other things,
+    nothing is written.
     """
     with ThreadPoolExecutor(1, "trimtab-load") as thread:
         piece = next(pieces, None)

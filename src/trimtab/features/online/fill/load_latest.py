@@ -1,8 +1,8 @@
-"""States of views of latest values, made from columns. # D31
+"""A fast way to compute the states of views that only have latest values, by columns instead of rows. # D31
 
-The state of such a view is a fixed frame around one row, and a row is a fixed sequence of MessagePack values. The
-states of many entities are therefore built as one matrix of bytes with a row for each entity. A mask marks the bytes
-that are used, because values differ in length.
+Such a state is one encoded row, with fixed bytes before and after it. A row is a fixed sequence of MessagePack values.
+So the states of many entities can be built as one matrix of bytes, with a row for each entity. Values differ in length,
+so a boolean matrix says which bytes are used.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 Array: TypeAlias = "NDArray[Any]"
 ByRows: TypeAlias = Callable[[ViewPlan, Mapping[bytes, list[Row]], int], Iterator[tuple[bytes, bytes]]]
 
-_FLOAT, _INT, _NULL, _FALSE, _TRUE = 0xCB, 0xD3, 0xC0, 0xC2, 0xC3  # MessagePack type bytes
-_LONGEST = 160  # longest name or text in a matrix, in bytes; rows with longer ones are packed one by one
-_CHUNK = 20_000  # for how many entities the bytes are made at once
-_WORDS = 4  # how many eight-byte words of a name are sorted as numbers, at most
+_FLOAT, _INT, _NULL, _FALSE, _TRUE = 0xCB, 0xD3, 0xC0, 0xC2, 0xC3  # type bytes of MessagePack
+_LONGEST = 160  # the longest name or text in a matrix, in bytes; rows with a longer one are encoded one by one
+_CHUNK = 20_000  # for how many entities a matrix is made at once
+_WORDS = 4  # names with at most this many words of eight bytes are sorted as numbers
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Part(Protocol):
-    """Selects the names that are loaded."""
+    """Chooses the entities to load."""
 
     parts: int
 
@@ -50,19 +50,19 @@ class Part(Protocol):
 def loads_columns(plan: ViewPlan) -> bool:
     """Return whether a view can be loaded by `LatestLoad`.
 
-    It can if it has only latest values of plain columns, is declared by one column, and its source has no key.
+    It must only have latest values of plain columns, one column that identifies the entity, and a source without a key.
     """
     return not plan.windowed and not plan.keyed and plan.values.plain and len(plan.view.by) == 1
 
 
 class LatestLoad:
-    """Reads the rows of a source chunk by chunk, and then gives the packed state of each entity.
+    """Reads the rows of a source table by table, then gives the encoded state of each entity.
 
     Args:
-        plan: The view.
-        s_us: The append time S of the states.
-        count: The counts of `ViewApplied`, which are added to.
-        by_rows: Makes the keys and values of the few entities that do not fit a matrix.
+        plan: The compiled view.
+        s_us: The append time S up to which the states have applied the log.
+        count: The counts of `ViewApplied`; they are increased.
+        by_rows: Makes the keys and states of the few entities that do not fit in a matrix.
     """
 
     def __init__(self, plan: ViewPlan, s_us: int, count: Counter[str], by_rows: ByRows) -> None:
@@ -76,7 +76,7 @@ class LatestLoad:
         self._parts: list[Columns] = []
 
     def take(self, chunk: Columns, part: Part) -> None:
-        """Add some rows, of entities in the part."""
+        """Add rows, of entities that are in the part."""
         import numpy as np
 
         live = chunk["_op"].values != "delete"
@@ -94,7 +94,7 @@ class LatestLoad:
         self._parts.append(kept if named.all() else kept.take(named))
 
     def states(self) -> Iterator[dict[bytes, bytes]]:
-        """Yield the key and the packed state of every entity, in pieces that mostly follow the order of the keys."""
+        """Yield keys and encoded states, in pieces that are mostly in the order of the keys."""
         import numpy as np
 
         parts = [part for part in self._parts if part.rows]
@@ -114,16 +114,16 @@ class LatestLoad:
             yield dict(zip(self._keys(prefix, rows, raw, some), self._packed(rows, raw, some, frame), strict=True))
         if odd.any():
             groups: dict[bytes, list[Row]] = defaultdict(list)
-            # In order of arrival, because the first of several repetitions counts.
+            # sorted by arrival, because of several repetitions only the first counts
             tied = np.sort(order[np.repeat(odd, ends - starts)])
             for entity, row in self._as_rows(rows.take(tied)):
                 groups[name_bytes(entity)].append(row)
             yield dict(self._by_rows(self.plan, groups, self._s_us))
 
     def _greatest(self, rows: Columns, raw: Mapping[str, Bytes]) -> tuple[Array, Array, Array]:
-        """Sort the rows by entity, with the greatest row of each entity last.
+        """Sort the rows by entity, with the newest row of each entity last.
 
-        Returns the order, where each entity starts in the order, and which entities do not fit a matrix.
+        Return the order, where each entity begins in it, and which entities do not fit in a matrix.
         """
         import numpy as np
 
@@ -131,7 +131,7 @@ class LatestLoad:
         names = raw[self._by].values if self._by in raw else rows[self._by].values
         order = _by_name(names)
         in_order = names[order]
-        begins = np.ones(len(order), bool)  # True where the entity changes
+        begins = np.ones(len(order), bool)  # True where another entity begins
         begins[1:] = in_order[1:] != in_order[:-1]
         if not begins.all():
             group = np.empty(len(order), np.int64)
@@ -142,7 +142,7 @@ class LatestLoad:
         odd_rows = (event_at > last) | (known_at > self._s_us)
         for texts in raw.values():
             odd_rows |= texts.odd
-        tied = np.zeros(len(order), bool)  # True where a row ties with the preceding row of its entity
+        tied = np.zeros(len(order), bool)  # True where a row has the same time as the previous row of its entity
         sorted_at = event_at[order]
         tied[1:] = ~begins[1:] & (sorted_at[1:] == sorted_at[:-1])
         ends = np.append(starts[1:], len(order)) - 1
@@ -156,7 +156,7 @@ class LatestLoad:
         return _cut([_constant(prefix + b"s"), _texts(names.values[some], names.lengths[some])], len(some))
 
     def _packed(self, rows: Columns, raw: Mapping[str, Bytes], some: Array, frame: tuple[bytes, bytes]) -> list[bytes]:
-        """Return the packed states of entities, each made of the entity's greatest row."""
+        """Return the encoded states of entities, each from the entity's newest row."""
         head, tail = frame
 
         def texts(name: str) -> list[Piece]:
@@ -195,25 +195,25 @@ class LatestLoad:
 
 
 class Bytes(msgspec.Struct, frozen=True, eq=False):
-    """Texts in UTF-8.
+    """Texts encoded as UTF-8.
 
-    An odd text is too long for a matrix or ends in a zero byte. It is only used to sort by.
+    A text is called odd if it is too long for a matrix or ends with a zero byte. Such a text is only used for sorting.
     """
 
-    values: Array  # bytes of fixed width, or objects
+    values: Array  # bytes of a fixed width, or Python objects
     lengths: Array
     odd: Array  # True for odd texts
-    constant: str | None = None  # the text, if all texts are equal
+    constant: str | None = None  # the text, if all are equal
 
     def take(self, rows: Array) -> Bytes:
         return Bytes(self.values[rows], self.lengths[rows], self.odd[rows])
 
 
 def _frame(plan: ViewPlan, s_us: int) -> tuple[bytes, bytes]:
-    """Return the bytes before and after the one latest row in a packed state at S."""
+    """Return the bytes before and after the row in an encoded state at S."""
     state = EntityState(plan)
     state.seal(s_us)
-    state.known = 1  # only whether the number is 0 matters
+    state.known = 1  # it only matters whether this is 0
     mark: Any = "\x00here\x00"
     state.latest_rows = [mark]
     head, tail = state.pack().split(_encode(mark))
@@ -221,13 +221,13 @@ def _frame(plan: ViewPlan, s_us: int) -> tuple[bytes, bytes]:
 
 
 def _as_bytes(texts: Column) -> Bytes:
-    """Return the texts of a column, with nulls as empty texts."""
+    """Return the texts of a column. Nulls become empty texts."""
     import numpy as np
 
     values: list[Any] = texts.values.tolist()
     if texts.valid is not None:
         values = ["" if value is None else value for value in values]
-    # All texts are equal, as those of the partition usually are.
+    # all texts are equal; for the names of partitions this is the usual case
     elif len(values) > 1 and values[0] is values[-1] and len(set(values)) == 1:
         one, n = _as_bytes(texts.take(slice(1))), len(values)
         same, lengths, odd = (np.broadcast_to(array, n) for array in (one.values, one.lengths, one.odd))
@@ -251,10 +251,10 @@ def _as_bytes(texts: Column) -> Bytes:
 
 
 def _by_name(names: Array) -> Array:
-    """Return the order of names. Equal names come in any order.
+    """Return the order of names. The order of equal names is arbitrary.
 
-    If only a few bytes differ between the texts, they are compared as numbers of eight bytes. Numbers are sorted ten
-    times as fast as texts.
+    If names only differ in a few bytes, these bytes are compared as numbers. Numbers are sorted ten times as fast as
+    texts.
     """
     import numpy as np
 
@@ -277,7 +277,7 @@ def _by_name(names: Array) -> Array:
 
 
 def _codes(names: Array) -> Array:
-    """Return numbers that sort like the names, which have few distinct values."""
+    """Return numbers that have the same order as the names. There are few distinct names."""
     import numpy as np
 
     if (names == names[0]).all():
@@ -286,11 +286,11 @@ def _codes(names: Array) -> Array:
 
 
 class Piece(msgspec.Struct, frozen=True, eq=False):
-    """Some bytes of every entity, written in place so that wide tables are not copied."""
+    """Some bytes of each entity's state. They are written in place, so that wide tables are not copied."""
 
     width: int
-    put: Callable[[Array], object]  # writes into a matrix of bytes with a row for each entity
-    there: Array | None = None  # bool matrix of the same shape, True for the bytes that are used; None: all are used
+    put: Callable[[Array], object]  # writes into a matrix of bytes that has a row for each entity
+    there: Array | None = None  # a boolean matrix of the same shape, True for bytes that are used; None: all are
 
 
 def _cut(pieces: Sequence[Piece], n: int) -> list[bytes]:
@@ -314,7 +314,7 @@ def _cut(pieces: Sequence[Piece], n: int) -> list[bytes]:
 
 
 def _bytes(values: Array, there: Array | None = None) -> Piece:
-    """Return given bytes as a piece: the same bytes for all entities, or one row of bytes for each."""
+    """Return given bytes as a piece: the same for all entities, or one row of bytes for each."""
     import numpy as np
 
     return Piece(values.shape[-1], lambda out: np.copyto(out, values), there)
@@ -327,7 +327,7 @@ def _constant(raw: bytes) -> Piece:
 
 
 def _numbers(kind: int, values: Array, present: Array | None = None) -> Piece:
-    """Return eight-byte numbers (int64 or float64) as a piece, each after its type byte. A null takes one byte."""
+    """Return int64 or float64 numbers as a piece: a type byte and eight bytes each. A null has one byte."""
     import numpy as np
 
     there = None
@@ -345,7 +345,7 @@ def _numbers(kind: int, values: Array, present: Array | None = None) -> Piece:
 
 
 def _values(values: Column) -> list[Piece]:
-    """Return a column of numbers or truth values as pieces, with the values that an expression reads."""
+    """Return a column of numbers or bools as pieces."""
     import numpy as np
 
     if values.dtype == "bool":
@@ -371,7 +371,7 @@ def _texts(values: Array, lengths: Array) -> Piece:
 
 
 def _headed(texts: Bytes, present: Array) -> list[Piece]:
-    """Return texts as pieces, each text after its length. A null takes one byte."""
+    """Return texts as pieces, each after its length. A null has one byte."""
     import numpy as np
 
     text = _texts(texts.values, texts.lengths)

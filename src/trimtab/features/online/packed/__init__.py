@@ -1,1 +1,1 @@
-"""The packed state of one entity: tiles, sketches, versions and ties."""
+"""The encoded online state of one entity in one view, and how events change it."""

@@ -1,4 +1,4 @@
-"""The records of one batch that add rows to entities, handled column by column for speed."""
+"""Records of one batch that become rows of entities. They are processed column by column, which is faster."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.series import Contribution
 from trimtab.store.ports import LogRecord
 
-# The append time S at which the record is applied, known at, record, event.
+# S (the latest append time up to this record), the time at which the record became known, the record, the event
 Arrival: TypeAlias = tuple[int, int, LogRecord, Event]
 
 
 class Kept:
-    """The arrivals, for a source without a key, that are rows of an entity."""
+    """The records of a source without a key that become rows of an entity."""
 
     def __init__(
         self, plan: ViewPlan, arrivals: list[Arrival], repeats: list[bool] | None, count: Counter[str]
@@ -31,7 +31,7 @@ class Kept:
             self._values = [padded(values, width) for values in self._values]
         self._entities = list(map(plan.entity_of, self._values))
         self.repeated: set[tuple[str, int]] = set()  # partition and position of records that repeat an event
-        # Errors of failed series by partition and position, set by `rows`.
+        # For each partition and position, the errors of series (values for features) that failed. Set by `rows`.
         self.errors: dict[tuple[str, int], Mapping[int, str]] = {}
         if repeats is not None and True in repeats:
             self.repeated = {
@@ -42,12 +42,13 @@ class Kept:
             self._drop(deleted, count)
         if not plan.forever:
             early_us = plan.longest_us
-            for _, known_at, _, event in self._arrivals:  # compared with known at, because history is applied late
+            # compare with the time at which the event became known, because history is applied much later than that
+            for _, known_at, _, event in self._arrivals:
                 if event.event_at_us < known_at - early_us and plan.expired(event.event_at_us, known_at):
                     count["too_late"] += 1
 
     def rows(self) -> Iterable[tuple[Arrival, bytes, list[Contribution]]]:
-        """Return each arrival with the name of its entity and its contribution to each series."""
+        """Yield each record with the name of its entity, and the value that it gives to each series."""
         names = map(_Names().__getitem__, self._entities)
         gives, errors = self._plan.values.of_many(self._values)
         for n, of_event in errors.items():
@@ -65,7 +66,7 @@ class Kept:
 
 
 class _Names(dict[Any, bytes]):
-    """The name of each entity as part of a key. Each name is made once."""
+    """The name of each entity as a part of keys. Each is computed only once."""
 
     def __missing__(self, entity: Any) -> bytes:
         name = self[entity] = name_bytes(entity)

@@ -1,4 +1,7 @@
-"""The layout of a view's windows: which windows share tiles, and where the tiles hold the values of features."""
+"""The layout of a view's windows in a state: which windows share tiles, and where tiles have the sums of features.
+
+A tile holds the sums over the events of one hop (one step of a window).
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ from trimtab.features.formulas import steps_of, weights
 from trimtab.features.online.packed.series import Series
 from trimtab.features.online.packed.sketches import SketchPlan
 
-Extreme: TypeAlias = tuple[int, Literal["min", "max"]]  # index of the series, and which extreme
+Extreme: TypeAlias = tuple[int, Literal["min", "max"]]  # the index of the series, and which extreme
 
-FEW = 6  # oldest tiles to look at first; rarely have more tiles expired since the last event
+FEW = 6  # the number of oldest tiles to look at first, because rarely more of them have expired since the last event
 
 
 class Feature:
-    """One feature: what it is computed from, and where a state holds these values."""
+    """One feature: what it is computed from, and where this is in a state."""
 
     def __init__(self, index: int, name: str, aggregate: Aggregate, series: Series, sums: Sequence[int]) -> None:
         self.index = index
@@ -27,14 +30,14 @@ class Feature:
         self.series = series.index
         self.real = series.real
         self.sums = sums  # indexes of the series whose sums the feature needs
-        self.count_at = 0  # index of the count among a tile's fields; `sums_at` has the indexes of the sums
+        self.count_at = 0  # where the count is in a tile; `sums_at` says the same of the sums
         self.sums_at: tuple[int, ...] = ()
-        self.exponents_at: tuple[int, ...] = ()  # indexes of float sums among a state's exponents
-        self.stack = 0  # index among the stacks of extremes
+        self.exponents_at: tuple[int, ...] = ()  # where the exponents of float sums are in a state
+        self.stack = 0  # the index of its stack of extremes
         self.sketch: SketchPlan | None = None
-        self.weights: tuple[float, ...] = ()  # the weight of a tile by its age in hops
+        self.weights: tuple[float, ...] = ()  # the weight of a tile for each age in hops
         if aggregate.traits.decays:
-            assert aggregate.over_us is not None  # `decayed_sum()` gives a window
+            assert aggregate.over_us is not None  # `decayed_sum()` always sets a window
             steps = steps_of(aggregate.over_us, aggregate.hop_us)
             self.weights = weights(aggregate.hop_us, aggregate.half_life_us, steps)
 
@@ -48,14 +51,14 @@ class Feature:
 
     @property
     def empty(self) -> float | int | None:
-        """The value of the feature where the window holds no value."""
+        """The value of the feature for a window without values."""
         if not self.kind.zero:
             return None
         return 0.0 if self.kind.dtype == "float" or (self.kind.dtype == "total" and self.real) else 0
 
 
 class Window:
-    """The features that share one window."""
+    """The features that have the same window."""
 
     def __init__(self, over_us: int, until_us: int) -> None:
         self.over_us = over_us
@@ -64,28 +67,28 @@ class Window:
 
 
 class Group:
-    """Windows that share one sequence of tiles.
+    """Windows that use the same tiles.
 
-    These are all windows of one hop, or, with `hop_us` 0, all windows that never end.
+    These are all windows with the same hop; or, if `hop_us` is 0, all unlimited windows.
     """
 
     def __init__(self, hop_us: int) -> None:
         self.hop_us = hop_us
-        self.windows: list[Window] = []  # sorted, the longest first
+        self.windows: list[Window] = []  # sorted, longest first
         self.over_us = 0  # the length of the longest window
-        # The fields after the count of rows: index of the series, True for its sum and False for its count.
+        # what a tile has after the number of rows: pairs of a series and True for its sum, False for its count
         self.fields: list[tuple[int, bool]] = []
-        # Picks the fields of a tile from the numbers of a block.
+        # returns these fields, given the numbers of a block of rows
         self.fields_of: Callable[[Sequence[Any]], tuple[Any, ...]] = _rows_alone
         self.sum_places: tuple[int, ...] = ()
         self.extremes: list[Extreme] = []
         self.width = 1
         self.zeros = [0]
-        self.few = struct.Struct("")  # the first few packed tiles, for sums of one word
-        self.tiles: dict[int, struct.Struct] = {}  # the layout of a packed tile, by the number of words in a sum
+        self.few = struct.Struct("")  # how the first few tiles are encoded if each sum fits in one word
+        self.tiles: dict[int, struct.Struct] = {}  # how a tile is encoded, by the number of words per sum
 
     def add(self, feature: Feature, over_us: int, until_us: int, series: Series) -> None:
-        """Add a feature to its window."""
+        """Add a feature to the window that it belongs to."""
         window = next((w for w in self.windows if (w.over_us, w.until_us) == (over_us, until_us)), None)
         if window is None:
             window = Window(over_us, until_us)
@@ -106,7 +109,7 @@ class Group:
         self.sum_places = tuple(place for (_, is_sum), place in fields.items() if is_sum)
 
     def compile(self, series: int) -> None:
-        """Fix which numbers of a block are the fields of a tile, once all features are added.
+        """Fix which numbers of a block become fields of a tile. Call this after all features were added.
 
         `series` is the number of series in a block.
         """
@@ -115,9 +118,9 @@ class Group:
             self.fields_of = itemgetter(0, *(1 + i + (series if is_sum else 0) for i, is_sum in self.fields))
 
     def packing(self, words: int) -> struct.Struct:
-        """Return the layout in bytes of a packed tile: start, count of rows, fields.
+        """Return how a tile is encoded: its beginning, the number of rows, and the fields.
 
-        `words` is the number of 8-byte words that a sum takes.
+        `words` is how many words of 8 bytes a sum takes.
         """
         if words not in self.tiles:
             wide = "q" if words == 1 else f"{8 * words}s"

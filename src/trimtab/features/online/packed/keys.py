@@ -1,4 +1,4 @@
-"""The layout of rows in a view's states, and the keys under which the store holds the states."""
+"""Keys of the key-value store for the states of views, and the elements of a row in a state."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ import msgspec
 
 from trimtab.core.errors import Misuse
 
-Row: TypeAlias = list[Any]  # an event as a view keeps it, with the indexes below
+Row: TypeAlias = list[Any]  # an event in the form in which a view keeps it; the names below are indexes into it
 EVENT_AT, KNOWN_AT, PARTITION, POSITION, UNTIL, ID, GIVES, FAILS = range(8)
-# GIVES: one contribution for each series, or None for a tombstone. FAILS: the series whose value failed. Most rows have
-# no element FAILS. # D156
-Name: TypeAlias = str | int | tuple[str | int, ...]  # the name of an entity or event
+# GIVES: the value for each series (see `series.py`); None for a deletion. FAILS: the series that failed, if any. # D156
+Name: TypeAlias = str | int | tuple[str | int, ...]  # the name of an entity or of an event
 
-_FIRST = 0  # the generation of views that have applied the log record by record from its start
-_LONGEST_BYTES = 160  # limit for the length of an entity or id in a key; longer names are hashed
+_FIRST = 0  # the number of the first set of states of a view, if it was not filled from history
+_LONGEST_BYTES = 160  # names of entities and ids that are longer than this are hashed
 _time = struct.Struct(">Q").pack
 
 
 class KeySpace(msgspec.Struct, frozen=True):
-    """The prefixes of the keys of one generation of a view."""
+    """The prefixes of the keys of one generation (one set of states) of a view."""
 
-    index: bytes  # source with a key: id -> its versions; otherwise: event time and id of applied events
-    rows: bytes  # source with a key: entity, falling event time, id; otherwise: rows that tie for the newest event time
+    index: bytes  # source with a key: the versions of each id; without one: the time and id of applied events
+    # source with a key: entity, falling event time and id; without one: rows with the newest event time of an entity
+    rows: bytes
     states: bytes
 
     @staticmethod
     def of(view_id: bytes, generation: int) -> KeySpace:
         """Return the key prefixes of a generation.
 
-        The keys of a later generation sort after those of all earlier ones, and its states sort after its index. A
-        generation is therefore written by appending.
+        Keys of a later generation come after those of all earlier ones, and its states come after its index. So a
+        generation is written by only appending keys.
         """
         base = b"" if generation == _FIRST else b"x" + generation.to_bytes(4, "big")
         return KeySpace(base + b"i" + view_id, base + b"r" + view_id, base + b"v" + view_id)
@@ -46,32 +46,32 @@ class KeySpace(msgspec.Struct, frozen=True):
         return self.index, self.rows, self.states
 
     def applied(self, event_at_us: int, event_id: str) -> bytes:
-        """Return the key that records that a view has applied an event. Only sources without a key need such keys."""
+        """Return the key which records that a view has applied an event. Only sources without a key need such keys."""
         return self.applied_from(event_at_us) + name_bytes(event_id)
 
     def applied_from(self, event_at_us: int) -> bytes:
-        """Return the beginning of the keys of applied events of one event time.
+        """Return how the keys of applied events with one event time begin.
 
-        It sorts after the keys of all earlier event times.
+        Keys of earlier event times come before it.
         """
         return self.index + _time(event_at_us + 2**63)
 
 
 def cursor_name(address: str) -> str:
-    """Return the name of a view in the record of positions, from the view's address.
+    """Return the name of a view in the record of positions, given the hash of the view's definition.
 
-    The keys of the view contain the same name in binary form.
+    The view's keys contain the same name in binary form.
     """
     return address[:16]
 
 
 def floor(at_us: int, hop_us: int) -> int:
-    """Return the greatest multiple of `hop_us` that is not greater than `at_us`."""
+    """Return the largest multiple of `hop_us` that is not above `at_us`."""
     return at_us - at_us % hop_us
 
 
 def name_bytes(value: Name) -> bytes:
-    """Return an entity or an id as a short and unique part of a key."""
+    """Return an entity or an id as a short, unique part of a key."""
     if isinstance(value, str):
         raw = value.encode() if value.isascii() else value.encode("utf-8", "surrogatepass")
         return b"s" + raw if len(raw) <= _LONGEST_BYTES else b"h" + blake2b(raw, digest_size=32).digest()
@@ -85,9 +85,9 @@ def name_bytes(value: Name) -> bytes:
 
 
 def entity_of(places: Sequence[int] | Sequence[str]) -> Callable[[Any], Any]:
-    """Return a function that extracts the entity from values.
+    """Return a function that returns the entity from an event's values.
 
-    The entity is one value or a tuple of several values, and None if any of them is null.
+    The entity is a value, or a tuple if there are several columns. It is None if any value is null.
 
     >>> entity_of([1])(["a", 7]), entity_of(["x", "y"])({"x": "a", "y": None})
     (7, None)

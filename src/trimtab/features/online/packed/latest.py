@@ -1,6 +1,6 @@
-"""A fast path for entities with only latest values, which does not unpack the whole state.
+"""A fast path for views that only have latest values: it does not decode the whole state.
 
-The benchmark `ingest_latest` justifies it: applying records takes 1.4 times as long without it.
+The benchmark `ingest_latest` shows that applying records takes 1.4 times as long without it.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def latest_state(plan: ViewPlan, packed: bytes | None, rows: list[Row], s_us: int) -> bytes | None:
-    """Return the packed state of an entity after some rows were sealed at `s_us`.
+    """Return the encoded state of an entity after some rows were sealed (counted for good) at `s_us`.
 
-    All features of the view are latest values.
+    The view only has latest values.
 
     Args:
-        plan: The view. Its source has no key.
-        packed: The state before, or None if there was none.
-        rows: The rows, at least one.
-        s_us: The append time at which the last of the rows is applied.
+        plan: The compiled view. Its source has no key.
+        packed: The previous state; None: there was none.
+        rows: The new rows, at least one.
+        s_us: The append time at which the last of them is applied.
 
     Returns:
         The bytes that `EntityState` would pack. None if `EntityState` and `Ties` are needed, because some row is or was
+
         unsealed, or because rows of the same event time may repeat or tie with each other.
     """
     last_us = s_us if plan.inclusive else s_us - 1

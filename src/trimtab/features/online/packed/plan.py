@@ -1,4 +1,4 @@
-"""A view compiled for online use: which values its events give, and what a state keeps of them."""
+"""A view, compiled for online use: what values its events give, and what a state keeps of them."""
 
 from __future__ import annotations
 
@@ -45,38 +45,40 @@ class ViewPlan:
 
     @property
     def values(self) -> EventValues:
-        """Evaluates what an event contributes to each series."""
+        """Computes the value that an event gives to each series, from which features are then computed."""
         return self.series.values
 
     @property
     def windowed(self) -> bool:
-        """True if the view has any feature that is not a latest value."""
+        """True if the view has a feature that is not a latest value."""
         return bool(self.groups) or self.life is not None
 
     @property
     def forever(self) -> bool:
-        """True if some feature sees an event however old the event is."""
+        """True if the view has a feature that sees events of any age."""
         return bool(self.latest) or self.life is not None
 
     def expired(self, event_at_us: int, s_us: int) -> bool:
-        """Return whether no window can contain an event at `event_at_us` any more, at `s_us` or later."""
+        """Return whether an event at `event_at_us` is in no window at `s_us` or later."""
         if self.forever or event_at_us >= s_us - self.longest_us:
             return False
         return all(event_at_us < floor(s_us - g.over_us, g.hop_us) for g in self.groups)
 
     def earliest_us(self, s_us: int) -> int:
-        """Return the earliest event time that some window can still see."""
+        """Return the earliest event time that is in any window at `s_us`."""
         return min(floor(s_us - group.over_us, group.hop_us) for group in self.groups)
 
     def give(self, row: Row, values: Sequence[Any]) -> Mapping[int, str]:
-        """Set the row's contributions from its event's values. Returns the errors of failed series, by index."""
+        """Compute a row's values for the series, given the event's values. Return the errors of failed series, by
+        index.
+        """
         row[GIVES], errors = self.series.values.of(values)
         if errors:
             row.append([*errors])
         return errors
 
     def sums_in(self, series: int) -> list[tuple[int, int]]:
-        """Return where the sum of a series is kept, as pairs of a group and an index among the group's fields."""
+        """Return where the sum of a series is kept: pairs of a group of windows and an index in its sums."""
         places = [(at, group.fields) for at, group in enumerate(self.groups)]
         return [(at, 1 + fields.index((series, True))) for at, fields in places if (series, True) in fields]
 
@@ -96,7 +98,7 @@ class ViewPlan:
                 self.life = self.life or Group(0)
                 self.life.add(feature, 0, 0, series)
             else:
-                hop_us = aggregate.hop_us or 1  # without a hop, every microsecond is a tile
+                hop_us = aggregate.hop_us or 1  # without a step (hop), each microsecond has sums of its own
                 group = groups.setdefault(hop_us, Group(hop_us))
                 group.add(feature, aggregate.over_us, aggregate.until_us, series)
         self.groups = [groups[hop] for hop in sorted(groups)]
@@ -108,7 +110,10 @@ class ViewPlan:
             feature.exponents_at = tuple(self.series.all[index].sum_place for index in feature.sums)
 
     def _sketch(self, aggregate: Aggregate, series: Series) -> SketchPlan | None:
-        """Return the sketch that tiles keep for an aggregate, if any. Aggregates of one series share a sketch."""
+        """Return what has to be kept besides sums for an aggregate (see `sketches.py`); None: nothing.
+
+        Aggregates of the same values share it.
+        """
         online = aggregate.traits.online
         if online != "sketch" and not (online == "extreme" and aggregate.until_us):
             return None

@@ -1,4 +1,4 @@
-"""Series: the values that events give to a view's features. Features of equal values share one series."""
+"""Series: the values that events give to the features of a view. Features of the same values share a series."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ Contribution: TypeAlias = float | int | bool | str | None
 
 
 class Series:
-    """One value of an event: the value of an expression if a condition holds.
+    """One value of each event: that of an expression, if a condition holds.
 
-    Features of the same value share the series.
+    Features of the same value share it.
     """
 
     def __init__(self, index: int, aggregate: Aggregate, columns: Mapping[str, Dtype], what: str) -> None:
         self.index = index
         self.dtype: Dtype = "bool" if aggregate.of is None else aggregate.of.dtype(columns, what)
         self.real = self.dtype == "float"
-        self.summed = False  # whether some feature needs the sum
-        self.sum_place = 0  # index among the exponents of float sums
-        self.every = aggregate.of is None and aggregate.where is None  # whether the series counts every row
+        self.summed = False  # whether a feature needs its sum
+        self.sum_place = 0  # where its exponent is, if its sum is a sum of floats
+        self.every = aggregate.of is None and aggregate.where is None  # whether it counts all rows
         self.value = None if self.every else _value(aggregate, columns, what)
-        self.column = _plain_column(aggregate, columns)  # index of the column if the value is a plain column
+        self.column = _plain_column(aggregate, columns)  # the index of the column, if the value is simply a column
 
 
 class DerivedSeries:
-    """The values of another series as floats, or the squares of these floats. Only their sums are used."""
+    """The values of another series as floats, or their squares. They are only needed as sums."""
 
     def __init__(self, index: int, of: Series, squared: bool) -> None:
         self.index = index
@@ -51,13 +51,14 @@ class DerivedSeries:
 
 
 class EventValues:
-    """Evaluates what the values of an event contribute to each series.
+    """Computes the value that an event gives to each series.
 
-    A contribution that cannot be computed is None, and its error is reported.
+    A value that cannot be computed is None, and its error is reported.
 
     Args:
-        stated: The series that are evaluated from the event.
-        derived: For each derived series, the index of the series it is made from, and whether its values are squared.
+        stated: The series that are computed from the event.
+        derived: For each further series: the index of the series that it is derived from, and whether values are
+            squared.
         columns: The columns of the source.
     """
 
@@ -68,27 +69,27 @@ class EventValues:
         self._columns = columns
 
     def of(self, values: Sequence[Any]) -> tuple[list[Contribution], Mapping[int, str]]:
-        """Return the contributions of one event, with None for none, and the errors of failed series by index."""
+        """Return the value of each series for one event (None: none), and the errors of failed series, by index."""
         before = failures.count
         try:
             given = self._given(values)
-        except Exception:  # a value has another type than its column
+        except Exception:  # a value does not have the type of its column
             return self._one_by_one(values)
         return (given, _NONE) if failures.count == before else self._one_by_one(values)
 
     def of_many(
         self, rows: Sequence[Sequence[Any]]
     ) -> tuple[Iterable[list[Contribution]], dict[int, Mapping[int, str]]]:
-        """Evaluate many events: return the contributions of each, and the errors by the index of the event.
+        """Return the values of each series for many events, and the errors by number of the event.
 
-        The events are evaluated together, and one by one only if something failed.
+        The events are computed together. Only if something fails are they computed one by one.
         """
         before = failures.count
         try:
             given = self._columnwise(rows) if self.plain and rows else [self._given(values) for values in rows]
             if failures.count == before:
                 return given, {}
-        except Exception:  # a value has another type than its column; evaluate each event alone
+        except Exception:  # a value does not have the type of its column, so compute each event by itself
             _logger.debug("events: values do not fit their columns", exc_info=True)
         found = [self._one_by_one(values) for values in rows]
         return [gives for gives, _ in found], {n: errors for n, (_, errors) in enumerate(found) if errors}
@@ -102,7 +103,7 @@ class EventValues:
         return self._with_derived(given) if self._derived else given
 
     def _columnwise(self, rows: Sequence[Sequence[Any]]) -> Iterable[list[Contribution]]:
-        """Evaluate series of plain columns column by column, which is faster."""
+        """Compute all events together, column by column, if each series is simply a column. This is faster."""
         columns = list(zip(*rows, strict=True))
         given: list[Iterable[Contribution]] = []
         for series in self._stated:
@@ -126,7 +127,7 @@ class EventValues:
             before, value = failures.count, None
             try:
                 value = True if series.value is None else series.value(row)
-            except Exception as error:  # as above
+            except Exception as error:  # a value may not have the type of its column
                 errors[series.index] = f"{type(error).__name__}: {error}"
             if failures.count != before:
                 errors[series.index] = failures.error
@@ -144,22 +145,23 @@ class EventValues:
 
 
 class ViewSeries:
-    """The series of one view: first those that its features state, then those that are derived from them for sums."""
+    """All series of a view: first those that features need themselves, then those that are derived for sums."""
 
     def __init__(self) -> None:
         self.of_features: list[Series] = []  # the series of each feature
-        self.stated: dict[str, Series] = {}  # the series that features state, by content
-        self.derived: list[tuple[int, bool]] = []  # the index of the original series, and whether it is squared
+        self.stated: dict[str, Series] = {}  # the series that features need themselves, by content
+        # for each derived series, the index of the original one, and whether it is squared
+        self.derived: list[tuple[int, bool]] = []
         self.all: list[Series | DerivedSeries] = []
-        self.names: list[list[str]] = []  # the names of the features of each stated series
+        self.names: list[list[str]] = []  # for each of the series in `all`, the names of its features
         self.real_sums: list[int] = []  # indexes of the series with a sum of floats
-        # For each series: index, whether summed, whether extremes are kept.
+        # for each series: its index, whether it is summed, whether extremes are kept
         self.uses: tuple[tuple[int, bool, bool], ...] = ()
-        self.ones: tuple[int, ...] = ()  # one for each series
+        self.ones: tuple[int, ...] = ()  # a 1 for each series
         self.values: EventValues
 
     def of(self, name: str, aggregate: Aggregate, view: View) -> Series:
-        """Return the series of a feature. Features of equal values share a series."""
+        """Return the series of a feature. Features of the same values share one."""
         content = content_hash((aggregate.of, aggregate.where))
         if content not in self.stated:
             what = f"view {view.name!r}, feature {name!r}"
@@ -172,13 +174,15 @@ class ViewSeries:
         return series
 
     def sums(self, kind: Kind, series: Series) -> tuple[int, ...]:
-        """Return the indexes of the series whose sums an aggregate needs. All stated series must exist by then."""
+        """Return the indexes of the series whose sums an aggregate needs. Call this after all features have their
+        series.
+        """
         return tuple(self._sum(one, series) for one in kind.sums)
 
     def compile(self, ranked: Set[int], columns: tuple[str, ...]) -> None:
-        """Set up everything that depends on all series.
+        """Set up what depends on all series together.
 
-        `ranked` has the indexes of the series of which extremes are kept.
+        `ranked` has the indexes of the series whose extremes are kept.
         """
         self.values = EventValues(list(self.stated.values()), self.derived, columns)
         self.real_sums = [s.index for s in self.all if s.summed and s.real]
@@ -206,7 +210,7 @@ def _value(aggregate: Aggregate, columns: Mapping[str, Dtype], what: str) -> Cal
         return compile_row(expression, columns, what)
 
     if aggregate.where is None:
-        assert aggregate.of is not None  # otherwise the series counts every row
+        assert aggregate.of is not None  # otherwise the series counts all rows
         return compiled(aggregate.of)
     where = compiled(aggregate.where)
     if aggregate.of is None:
@@ -222,7 +226,7 @@ def _plain_column(aggregate: Aggregate, columns: Mapping[str, Dtype]) -> int | N
 
 
 def _as_read(value: Any, real: bool) -> Contribution:
-    """Return a column's value in the form in which an expression reads it."""
+    """Return a column's value in the form in which an expression gets it."""
     if real and value is not None:
         return value + 0.0 if -GREATEST <= value <= GREATEST else None
     result: Contribution = value

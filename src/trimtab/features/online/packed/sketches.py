@@ -1,20 +1,21 @@
 """Sketches: what tiles keep besides sums, for first and last values, distinct counts and frequent values.
 
-A sketch is what one tile (or a whole lifetime) keeps of one series. The sketches of several tiles are merged when they
-are read. The state consists of two lists: the starts of the tiles, and what each tile keeps:
+A tile covers one hop (one step of a window), or the whole time for an unlimited window. A sketch is what a tile keeps
+of one series. When a window is read, the sketches of its tiles are merged. A state has two lists: when each tile
+begins, and what it keeps:
 
-- `first`: the first row as an entry; `last`: the last `keep` rows as entries. If events have no key, all rows are kept
-  that share the event time of the last row that is still kept. A repetition can lower the known at of an event, and so
-  change the order of these rows.
-- `count_distinct`: the `keep` least hashes, eight bytes each, in order.
-- `top`: the counts by value, of the 1,024 values with the least hashes, and the greatest of these hashes when there are
-  1,024 of them.
+- `first`: the first row as an entry. `last`: the last `keep` rows as entries. If the source has no key, all rows with
+  the same event time as the last kept row are kept as well. The reason is that a repetition of an event can give it an
+  earlier known-at time, which changes the order of these rows.
+- `count_distinct`: the `keep` smallest hashes, eight bytes each, in order.
+- `top`: the count of each value, for the 1,024 values with the smallest hashes. If there are 1,024 values, also the
+  largest of these hashes.
 - `min`, `max`: the extreme, for windows that end before the time of the request.
 
-The size of a state is therefore bounded by the number of tiles times what one tile keeps. To remove a row, the sketch
-of its tile is remade from the other rows. If no row can be removed and all windows end at the time of the request,
-older tiles drop what newer tiles make superfluous. A state then holds about `keep` last rows, or `keep` hashes times a
-logarithm. # D14
+So the size of a state is at most the number of tiles times what a tile keeps. To remove a row, the sketch of its tile
+is made again from the other rows. If rows are never removed and all windows end at the time of the request, older tiles
+drop what newer ones make unnecessary. A state then has about `keep` last rows, or `keep` hashes times a logarithm.
+# D14
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ from trimtab.features.aggregates import Aggregate, AggregateKind
 from trimtab.features.formulas import RANKED, estimated, hash_of
 from trimtab.features.online.packed.keys import EVENT_AT, GIVES, ID, KNOWN_AT, POSITION, Row, floor
 
-Tiles: TypeAlias = list[list[Any]]  # the rising starts of the tiles, and the content of each tile
-# The first four elements of a row, id (None if partition and position identify the row), value.
+Tiles: TypeAlias = list[list[Any]]  # when each tile begins (ascending), and what it keeps
+# the first four elements of a row, its id (None: partition and position identify it), and the value
 Entry: TypeAlias = list[Any]
 STARTS, KEPT = range(2)
 _ENTRY_ID, _VALUE = 4, 5
 _HASH_BYTES = 8
-_NO_HASH = 2**64  # greater than any hash
-_ROOM = 8  # prune when the tiles hold this many times the hashes of one tile
+_NO_HASH = 2**64  # larger than every hash
+_ROOM = 8  # tiles are pruned when they have this many times the hashes of one tile
 
 
 class SketchPlan:
-    """The sketch that the tiles of a group keep of one series."""
+    """The sketch that tiles keep of one series."""
 
     def __init__(self, index: int, kind: AggregateKind, series: int, hop_us: int, keep: int, keyed: bool) -> None:
         self.index = index
@@ -50,39 +51,41 @@ class SketchPlan:
         self.kind = kind
         self.sketch = SKETCHES[kind]
         self.series = series
-        self.hop_us = hop_us  # 0: there is one tile for the whole lifetime
+        self.hop_us = hop_us  # 0: there is only one tile, for the whole time
         self.keyed = keyed
         self.over_us = 0  # the length of the longest window
         self.keep = 1
         self.prunes = not keyed and hop_us > 0 and self.sketch.prune is not None
 
     def include(self, aggregate: Aggregate) -> None:
-        """Make the sketch keep enough for one more aggregate."""
+        """Let the sketch keep enough for one more aggregate."""
         self.keep = max(self.keep, aggregate.place, aggregate.keep)
         self.over_us = max(self.over_us, aggregate.over_us or 0)
         self.prunes &= not aggregate.until_us
 
     def start_of(self, at_us: int) -> int:
-        """Return the start of the tile that contains a time."""
+        """Return the beginning of the tile that contains a time."""
         return at_us - at_us % self.hop_us if self.hop_us else 0
 
 
 class Sketch(msgspec.Struct, frozen=True):
-    """The functions of one kind of sketch."""
+    """The functions for one kind of sketch."""
 
-    add: Callable[[SketchPlan, Any, Row, Any], Any]  # tile content (None if empty), row, value -> new content
-    read: Callable[[SketchPlan, list[Any]], list[Any]]  # contents of tiles, the oldest first -> values, place 1 first
-    prune: Callable[[SketchPlan, Tiles], None] | None = None  # drops what newer tiles make superfluous
-    has_entries: bool = False  # tiles keep entries, which a repetition of an event may change
+    # (plan, what the tile keeps or None, row, value) -> what the tile keeps now
+    add: Callable[[SketchPlan, Any, Row, Any], Any]
+    # (plan, what each tile keeps, oldest first) -> values, beginning with place 1
+    read: Callable[[SketchPlan, list[Any]], list[Any]]
+    prune: Callable[[SketchPlan, Tiles], None] | None = None  # drops what newer tiles make unnecessary
+    has_entries: bool = False  # whether tiles keep entries, which a repetition of an event can change
 
 
 def empty() -> Tiles:
-    """Return the state without any tile."""
+    """Return the state of a sketch without tiles."""
     return [[], []]
 
 
 def put(plan: SketchPlan, tiles: Tiles, row: Row) -> None:
-    """Add a sealed row to the tile of its event time."""
+    """Add a sealed row (one that counts for good) to the tile of its event time."""
     value = row[GIVES][plan.series]
     if value is None:
         return
@@ -93,17 +96,18 @@ def put(plan: SketchPlan, tiles: Tiles, row: Row) -> None:
         starts.insert(at, start)
         kept.insert(at, None)
         if plan.prunes:
-            assert plan.sketch.prune is not None  # implied by `prunes`
+            assert plan.sketch.prune is not None  # follows from `prunes`
             plan.sketch.prune(plan, tiles)
             starts, kept = tiles
             at = bisect_left(starts, start)
-            if at == len(starts) or starts[at] != start:  # pruning dropped the tile, because newer tiles hold enough
+            # the tile was dropped by pruning, because newer tiles keep enough
+            if at == len(starts) or starts[at] != start:
                 return
     kept[at] = plan.sketch.add(plan, kept[at], row, value)
 
 
 def drop(plan: SketchPlan, tiles: Tiles, s_us: int) -> None:
-    """Drop the tiles that no window sees at `s_us` or later."""
+    """Drop the tiles that are in no window at `s_us` or later."""
     starts = tiles[STARTS]
     if plan.hop_us and starts:
         low = floor(s_us - plan.over_us, plan.hop_us)
@@ -113,7 +117,7 @@ def drop(plan: SketchPlan, tiles: Tiles, s_us: int) -> None:
 
 
 def holds(plan: SketchPlan, tiles: Tiles, row: Row) -> int | None:
-    """Return the start of the tile that must be remade when a row is removed, or None if no tile holds the row."""
+    """Return the beginning of the tile to make again if a row is removed; None: no tile has kept the row."""
     start = plan.start_of(row[EVENT_AT])
     at = bisect_left(tiles[STARTS], start)
     there = row[GIVES][plan.series] is not None and at < len(tiles[STARTS]) and tiles[STARTS][at] == start
@@ -121,7 +125,7 @@ def holds(plan: SketchPlan, tiles: Tiles, row: Row) -> int | None:
 
 
 def remake(plan: SketchPlan, tiles: Tiles, start: int, rows: Iterable[Row]) -> int:
-    """Remake a tile from all its rows, which come newest first. Returns how many rows were read."""
+    """Make a tile again from all of its rows, which come newest first. Return how many rows were read."""
     starts, kept = tiles
     at = bisect_left(starts, start)
     if at < len(starts) and starts[at] == start:
@@ -130,7 +134,8 @@ def remake(plan: SketchPlan, tiles: Tiles, start: int, rows: Iterable[Row]) -> i
     for row in rows:
         read += 1
         put(plan, tiles, row)
-        if plan.kind == "last" and at < len(kept) and starts[at] == start:  # older rows change nothing
+        # the tile is complete, and older rows do not matter
+        if plan.kind == "last" and at < len(kept) and starts[at] == start:
             entries = kept[at]
             if len(entries) >= plan.keep and row[EVENT_AT] < entries[-plan.keep][EVENT_AT]:
                 break
@@ -138,9 +143,9 @@ def remake(plan: SketchPlan, tiles: Tiles, start: int, rows: Iterable[Row]) -> i
 
 
 def repeat(plan: SketchPlan, tiles: Tiles, row: Row) -> bool:
-    """Apply a repetition of an event, whose first record counts.
+    """Apply a repetition of an event. The first record of an event counts.
 
-    Returns False if no entry depends on which record of the event counts.
+    Return False if no entry depends on which record of the event counts.
     """
     if not plan.sketch.has_entries:
         return False
@@ -159,7 +164,7 @@ def repeat(plan: SketchPlan, tiles: Tiles, row: Row) -> bool:
 
 
 def read(plan: SketchPlan, tiles: Tiles, low: int, high: int) -> list[Any]:
-    """Return the values of a window that begins at `low` and ends before `high`, with place 1 first."""
+    """Return the values of a window from `low` until before `high`, beginning with place 1."""
     starts, kept = tiles
     return plan.sketch.read(plan, kept[bisect_left(starts, low) : bisect_left(starts, high)])
 
@@ -235,7 +240,7 @@ def _add_max(plan: SketchPlan, greatest: Any, row: Row, value: Any) -> Any:
 
 
 def _prune_last(plan: SketchPlan, tiles: Tiles) -> None:
-    """Drop the tiles that lie before the last `keep` rows."""
+    """Drop the tiles before the last `keep` rows."""
     starts, kept = tiles
     enough = 0
     for at in range(len(starts) - 1, -1, -1):
@@ -246,12 +251,14 @@ def _prune_last(plan: SketchPlan, tiles: Tiles) -> None:
 
 
 def _prune_distinct(plan: SketchPlan, tiles: Tiles) -> None:
-    """Drop the hashes that newer tiles also have, or that are not among the least hashes together with newer tiles."""
+    """Drop hashes that newer tiles have as well, and those that are not among the smallest together with newer
+    tiles.
+    """
     kept = tiles[KEPT]
     if sum([len(packed) for packed in kept if packed]) < _ROOM * plan.keep * _HASH_BYTES:
         return
     newer: set[int] = set()
-    least: list[int] = []  # the least hashes, sorted
+    least: list[int] = []  # the smallest hashes, sorted
     for at in range(len(kept) - 1, -1, -1):
         packed = kept[at]
         if packed:
@@ -264,7 +271,7 @@ def _prune_distinct(plan: SketchPlan, tiles: Tiles) -> None:
             for h in still:
                 insort(least, h)
             del least[plan.keep :]
-    left = [at for at, packed in enumerate(kept) if packed != b""]  # None is the tile that is being added
+    left = [at for at, packed in enumerate(kept) if packed != b""]  # None stands for the tile that is being changed
     tiles[:] = [[tiles[STARTS][at] for at in left], [kept[at] for at in left]]
 
 

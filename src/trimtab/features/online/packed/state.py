@@ -1,8 +1,9 @@
-"""The packed state of one entity in one view: its sealed rows in aggregated form, and its unsealed rows.
+"""The encoded state of one entity in one view: sums and other aggregates of its sealed rows, and its other rows.
 
-A row is sealed by the first write of its entity at which the log's append time has passed both the row's event time and
-its known at. From then on the row counts at every time that can be asked about. An unsealed row is kept whole, with
-both of its times. A version that is known to end later stays unsealed until it has ended.
+A row is sealed (added to the aggregates) when its entity is next written after the log's append time has passed both
+the row's event time and its known-at time. From then on the row counts at every time that can be asked about. Until
+then it is unsealed: it is kept as a whole, with both times. A version that is known to end later is not sealed before
+it has ended.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from trimtab.features.online.packed.tiles import (
 
 FORMAT = 1
 _WORD = 2**63
-_TIED = 16  # how many latest rows of one event time are kept, for a source with a key
+_TIED = 16  # for a source with a key: how many of the latest rows with the same event time are kept
 _SCALES = len(SCALES)
 _from_bytes = int.from_bytes
 
@@ -58,28 +59,30 @@ decode = msgspec.msgpack.Decoder(list).decode
 
 
 class EntityState:
-    """The state of one entity in one view, unpacked for writing.
+    """The state of one entity in one view, decoded for writing.
 
-    The packed value is a list of: the format; the tag of the definition; whether some sums are stored as bytes because
-    they exceed 64 bits; the append time S; the number of records that were ever sealed; the unsealed rows; the latest
-    sealed rows (several only if they share the event time); the exponents of the float sums; the tiles of each group of
-    windows; and the fields and extremes of windows that never end.
+    Encoded, it is a list of: the format; the tag of the definition; whether some sums are stored as bytes because they
+    exceed 64 bits; the append time S; how many records were ever sealed; the unsealed rows; the latest sealed rows
+    (several only if they have the same event time); the exponents of float sums; the tiles of each group of windows;
+    and the fields and extremes of unlimited windows.
 
-    The tiles of a group consist of the start and the fields of the newest tile, the packed older tiles, the totals of
-    the older tiles in each window at S, the number of words that a packed sum takes, and one stack for each extreme. If
-    some feature needs more than sums and extremes, its sketches follow at the end of the list (see `sketches.py`).
+    A tile holds the sums over one hop. The tiles of a group of windows consist of: the beginning and the fields of the
+    newest tile; the encoded older tiles; the totals of the older tiles in each window at S; how many words an encoded
+    sum takes; and a stack for each extreme. If a feature needs more than sums and extremes, its sketches come at the
+    end of the list (see `sketches.py`).
 
     Args:
-        plan: The view.
-        packed: The bytes, or the list that `unpack` returns. None if nothing is known of the entity.
+        plan: The compiled view.
+        packed: The encoded bytes, or the list that `unpack` returned; None: nothing is known about the entity.
     """
 
     def __init__(self, plan: ViewPlan, packed: bytes | list[Any] | None = None) -> None:
         self.plan = plan
-        # Group, stack, and the event times to read again (first, last).
+        # group, stack, and the first and last event time of rows that must be read again
         self.lost_extremes: list[tuple[int, int, int, int]] = []
-        self.lost_life: set[int] = set()  # indexes of the lifetime extremes to find again
-        self.lost_tiles: dict[tuple[int, int], None] = {}  # the tiles of sketches to make again, as (sketch, start)
+        self.lost_life: set[int] = set()  # indexes of extremes over the whole time that must be found again
+        # tiles of sketches that must be made again: (sketch, beginning)
+        self.lost_tiles: dict[tuple[int, int], None] = {}
         self.lost_latest = False
         if packed is None:
             self.wide, self.s_us, self.known = False, BEGIN_US, 0
@@ -119,14 +122,14 @@ class EntityState:
         return _encode([*state, tiles, [_wide_out(self.life[0]), self.life[1]] if self.life else [], *others])
 
     def find_open(self, partition: str, position: int) -> Row | None:
-        """Return the unsealed row that came from a record, if there is one."""
+        """Return the unsealed row that came from a record; None: there is none."""
         return next((r for r in self.unsealed if r[POSITION] == position and r[PARTITION] == partition), None)
 
     def repeat(self, row: Row) -> bool:
-        """Apply a repetition of an event. The event has only one content, and its first record counts.
+        """Apply a repetition of an event. An event has one content, and its first record counts.
 
-        Returns False if the event is neither unsealed, nor among the latest rows, nor in a sketch. In this case nothing
-        depends on which of its records counts.
+        Return False if the event is neither unsealed, nor a latest row, nor in a sketch. Then it does not matter which
+        of its records counts.
         """
         found = False
         for rows in (self.unsealed, self.latest_rows):
@@ -141,10 +144,10 @@ class EntityState:
         return found
 
     def seal(self, s_us: int) -> None:
-        """Move the append time forward to `s_us`, and seal all rows that it has passed."""
+        """Set the append time to `s_us`, and seal all rows that it has passed."""
         still: list[Row] = []
         live: list[Row] = []
-        dead: Row | None = None  # the earliest of the versions that ended before they happened
+        dead: Row | None = None  # the earliest version that was replaced before its event time
         last = s_us if self.plan.inclusive else s_us - 1
         for row in self.unsealed:
             if row[EVENT_AT] > last or row[KNOWN_AT] > s_us:
@@ -160,16 +163,16 @@ class EntityState:
                 still.append(row)
             else:
                 self.known += 1
-        if dead is not None:  # this row is kept only because it shows from when on the entity has had an event
+        if dead is not None:  # this row is only kept because it shows since when the entity is known
             still.append(dead)
         self.unsealed = still
         self._advance(s_us, live)
 
     def as_of(self, t_us: int) -> bool:
-        """Prepare the state for a read at `t_us`, by sealing all that counts at that time.
+        """Prepare the state for a read at `t_us`: seal everything that counts at that time.
 
-        This includes versions that are known to end later. Returns False if nothing counts yet. Afterwards the state
-        can be read, but must not be used for anything else.
+        This includes versions that are known to end later. Return False if nothing counts yet. Afterwards, the state
+        may only be read.
         """
         last = t_us if self.plan.inclusive else t_us - 1
         begun = [row for row in self.unsealed if row[EVENT_AT] <= last and row[KNOWN_AT] <= t_us]
@@ -179,7 +182,7 @@ class EntityState:
         return True
 
     def _advance(self, s_us: int, live: list[Row]) -> None:
-        """Move the append time forward, and add rows that are sealed from then on."""
+        """Set the append time to `s_us`, and add rows that are sealed from now on."""
         for group, tiles in zip(self.plan.groups, self.tiles, strict=True):
             advance(group, tiles, self.s_us, s_us)
         self.s_us = s_us
@@ -189,7 +192,7 @@ class EntityState:
             sketches.drop(sketch, kept, s_us)
 
     def unseal(self, row: Row) -> None:
-        """Remove a sealed row. What depended on this row must then be restored from the raw rows with `restore`."""
+        """Remove a sealed row. `restore` must then compute again what depended on it, from the stored rows."""
         plan = self.plan
         block = block_of(plan, [row], self._numbers([row]))
         for index, (group, tiles) in enumerate(zip(plan.groups, self.tiles, strict=True)):
@@ -212,10 +215,10 @@ class EntityState:
                 self.lost_latest |= not self.latest_rows
 
     def restore(self, rows: Callable[[int, int], Iterable[Row]]) -> int:
-        """Restore what depended on rows that were removed. Returns how many raw rows were read.
+        """Compute again what depended on removed rows. Return how many stored rows were read.
 
         Args:
-            rows: Returns the sealed rows of the entity between two event times, both included, the newest first.
+            rows: Returns the sealed rows of the entity between two event times (both included), newest first.
         """
         read = 0
         newest = self.s_us if self.plan.inclusive else self.s_us - 1
@@ -277,9 +280,9 @@ class EntityState:
             self._contend(rows)
 
     def _numbers(self, rows: list[Row]) -> list[list[Any]]:
-        """Return the numerators that each row adds to the sums.
+        """Return the numerators that each row adds to sums. (Sums are integers over a power of two.)
 
-        If a value needs a finer unit, the exponent of its series in the state is raised.
+        If a value needs a larger exponent than its series has, that of the series is raised.
         """
         real_sums = self.plan.series.real_sums
         if not real_sums:
@@ -294,7 +297,8 @@ class EntityState:
                     continue
                 exponent = exponents[i]
                 scaled = value * SCALES[exponent] if exponent < _SCALES else 0.5
-                if scaled.is_integer():  # the usual case: scaling by a power of two is exact, and three times as fast
+                # the usual case, three times as fast; it is exact, because scaling by a power of two never rounds
+                if scaled.is_integer():
                     numbers[series] = int(scaled)
                 else:
                     numerator, denominator = value.as_integer_ratio()
@@ -311,7 +315,7 @@ class EntityState:
         return numbers_of
 
     def _rescale(self, i: int, exponent: int) -> None:
-        """Make the unit of the sums of a series finer."""
+        """Raise the exponent of the sums of a series."""
         shift = exponent - self.exponents[i]
         self.exponents[i] = exponent
         series = self.plan.series.real_sums[i]
@@ -332,11 +336,11 @@ class EntityState:
                 extremes[place] = value
 
     def _contend(self, rows: list[Row]) -> None:
-        """Add those of some sealed rows that belong to the latest rows.
+        """Add those of the sealed rows that belong to the latest rows.
 
-        For a source with a key, only the last of the rows that share the newest event time are kept, and no row is
-        added before them. If the kept rows are lost, the latest rows are read again from the raw rows. For other
-        sources, all rows of the newest event time are kept (see `ties.py`).
+        For a source with a key, only the last rows with the newest event time are kept, and rows before these are not
+        added. If the kept rows are removed, the latest rows are read again from the stored rows. For other sources, all
+        rows with the newest event time are kept (see `ties.py`).
         """
         newest_us = max((row[EVENT_AT] for row in rows), default=BEGIN_US)
         before = self.latest_rows if self.latest_rows and self.latest_rows[-1][EVENT_AT] >= newest_us else []
@@ -350,20 +354,20 @@ class EntityState:
 
 
 def unpack(plan: ViewPlan, packed: bytes) -> list[Any]:
-    """Return the stored list of a state.
+    """Return the list in an encoded state.
 
     Raises:
-        Corrupt: The bytes are of another format or definition.
+        Corrupt: The bytes have another format or belong to another definition.
     """
     state: list[Any] = decode(packed)
     return fitting(plan, state)
 
 
 def fitting(plan: ViewPlan, state: list[Any]) -> list[Any]:
-    """Return the stored list of a state, with sums beyond 64 bits turned into integers.
+    """Return the list of a state, after sums that are stored as bytes were turned into integers.
 
     Raises:
-        Corrupt: The list is of another format or definition.
+        Corrupt: The list has another format or belongs to another definition.
     """
     if state[0] != FORMAT or state[1] != plan.tag:
         raise Corrupt(
@@ -371,7 +375,7 @@ def fitting(plan: ViewPlan, state: list[Any]) -> list[Any]:
             f"{plan.tag:08x}. Rebuild the view from the log."
         )
     if state[2]:
-        # The groups are those of this plan, so both are equally long; without `strict`, zip() is faster.
+        # both have the same length, because the groups are those of the plan; zip() is faster without `strict`
         for group, tiles in zip(plan.groups, state[8]):  # noqa: B905
             current = tiles[CURRENT]
             if current and group.sum_places:
@@ -395,5 +399,5 @@ def _order(row: Row) -> Any:
 
 
 def _wide_out(fields: list[int]) -> list[Any]:
-    """Return the fields, with those beyond 64 bits as bytes."""
+    """Return fields, with those beyond 64 bits as bytes."""
     return [v if -_WORD <= v < _WORD else v.to_bytes(v.bit_length() // 8 + 1, "little", signed=True) for v in fields]

@@ -1,8 +1,8 @@
-"""Ties: rows that share an entity's newest event time, when the state cannot keep them all. # D33
+"""Ties: rows with the newest event time of an entity that do not fit in its state, and have keys of their own. # D33
 
-A source without a key repeats events without marking the repetitions. Each tied row must therefore be recognized by its
-id, and may turn out to be older than it seemed. The rows that come first in the order are stored under keys of their
-own. The state keeps the other rows, and at least `KEPT` rows as long as there are such keys.
+In a source without a key, repetitions are not marked. Each tied row must be recognized by its id, and its first record
+may turn out to be earlier. The first rows in the order have keys of their own. The state has the other ones, which are
+at least `KEPT` rows if there are such keys.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _decode = msgspec.msgpack.Decoder(list).decode
 
 
 class Ties:
-    """The stored ties of one entity, while a batch is applied to the entity's state.
+    """The stored ties of one entity, while a batch of records is applied to its state.
 
     Args:
-        plan: The view. Its source has no key.
+        plan: The compiled view. Its source has no key.
         kv: The store.
-        name: The name of the entity as part of a key.
+        name: The name of the entity, as a part of keys.
         state: The state before the batch.
     """
 
     def __init__(self, plan: ViewPlan, kv: KeyValue, name: bytes, state: EntityState) -> None:
         self.changes: dict[bytes, bytes | None] = {}
         self._plan, self._kv, self._name, self._state = plan, kv, name, state
-        self._spills = len(state.latest_rows) >= KEPT  # the store may have more tied rows
+        self._spills = len(state.latest_rows) >= KEPT  # whether the store may have further tied rows
         self._at_us = state.latest_rows[-1][EVENT_AT] if state.latest_rows else None
         self._least = _place(state.latest_rows[0]) if state.latest_rows else []
 
@@ -59,10 +59,11 @@ class Ties:
                 self._put(there)
         if not self._plan.windowed:
             count["duplicates"] += len(rows) - len(kept)
-        return rows if self._plan.windowed else kept  # windows depend on repeated records, too
+        # windows also depend on which record of an event counts, so they need all rows
+        return rows if self._plan.windowed else kept
 
     def settle(self) -> None:
-        """After the batch is sealed, keep the last rows of the order in the state, and store the other rows."""
+        """After rows of the batch were sealed: keep the last tied rows in the state, and store the other ones."""
         state = self._state
         if self._spills and state.latest_rows[-1][EVENT_AT] != self._at_us:
             self.changes |= dict.fromkeys(key for key, _ in rows_of(self._plan, self._kv, self._name))
@@ -91,9 +92,9 @@ class Ties:
 
 
 def beyond(plan: ViewPlan, name: bytes, state: EntityState) -> Iterator[tuple[bytes, bytes]]:
-    """Move the ties that do not fit a state made from history to keys of their own.
+    """Remove the ties that do not fit from a state that was made from history, and store them under keys of their own.
 
-    Returns the keys and their values.
+    Return the keys and their values.
     """
     if not plan.keyed and len(state.latest_rows) > 2 * KEPT:
         for row in state.latest_rows[:-KEPT]:
@@ -108,7 +109,7 @@ def key_of(plan: ViewPlan, name: bytes, row: Row) -> bytes:
 
 
 def rows_of(plan: ViewPlan, kv: KeyValue, name: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Return all stored rows of an entity, sorted by their keys."""
+    """Yield all stored rows of an entity, sorted by their keys."""
     prefix, after = _prefix(plan, name), b""
     while found := list(kv.scan(prefix, after=after, limit=_SCAN)):
         yield from found

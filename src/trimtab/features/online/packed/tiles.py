@@ -1,9 +1,9 @@
-"""Tiles of one group of windows: exact sums and extremes of past rows, one tile for each hop of time.
+"""Tiles: exact sums and extremes of past rows, one tile for each hop (step) of a group of windows.
 
-A row is added to the tile of its event time. The newest tile is kept unpacked. Older tiles are packed one after
-another, all of one width. Their totals are kept for each window as of S, the append time up to which the rows are
-sealed. A later read then only subtracts the tiles that have left the window since S. Extremes are kept in stacks of
-suffix extremes.
+A row is added to the tile of its event time. The newest tile is kept as a list. Older tiles are encoded one after
+another, all with the same width. For each window, the totals of its tiles are kept as of S, the append time up to which
+rows are sealed. So a later read only has to subtract the tiles that have left the window since then. Extremes are kept
+in stacks of suffix extremes (see `push`).
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.series import Contribution
 
 Block: TypeAlias = tuple[list[Any], list[Any], list[Any]]
-# [count of rows, count of values of each series, sum of each series], least value of each series, greatest values
+# [number of rows, number of values of each series, sum of each series], smallest and largest value of each series
 Tiles: TypeAlias = list[Any]  # a list with the indexes below
 TILE, CURRENT, TOTALS, PAST, WORDS, STACKS = range(6)
-BEGIN_US = -(2**62)  # a time before all events
-first_start = struct.Struct("<q").unpack_from  # returns a tuple with the start of the first packed tile
+BEGIN_US = -(2**62)  # before all events
+first_start = struct.Struct("<q").unpack_from  # returns a tuple with the beginning of the first encoded tile
 
 
 def empty(group: Group) -> Tiles:
-    """Return the state without any tile."""
+    """Return the state without tiles."""
     return [None, [], [], b"", 1, [[] for _ in group.extremes]]
 
 
 def block_of(plan: ViewPlan, rows: Sequence[Row], numbers_of: Sequence[list[Any]]) -> Block:
-    """Return the sums and extremes of some rows, for all groups in which these rows belong to one tile.
+    """Return sums and extremes of some rows, for all groups in which the rows belong to the same tile.
 
     Args:
-        plan: The view.
+        plan: The compiled view.
         rows: The rows, at least one.
-        numbers_of: The numbers that each row adds to the sum of each series, or None where the row gives no value.
+        numbers_of: For each row, the numbers that it adds to the sum of each series; None: the row gives no value.
     """
     if len(rows) == 1:
         gives, numbers = rows[0][GIVES], numbers_of[0]
@@ -66,7 +66,7 @@ def block_of(plan: ViewPlan, rows: Sequence[Row], numbers_of: Sequence[list[Any]
 
 
 def add_block(group: Group, tiles: Tiles, s_us: int, start: int, block: Block) -> None:
-    """Add sealed rows to the tile at `start`. `s_us` is the time S that the totals refer to."""
+    """Add sealed rows to the tile that begins at `start`. The totals are as of `s_us`."""
     low = s_us - group.over_us
     if start < low - low % group.hop_us:
         return
@@ -95,10 +95,11 @@ def add_block(group: Group, tiles: Tiles, s_us: int, start: int, block: Block) -
 
 
 def take_out(group: Group, tiles: Tiles, s_us: int, row: Row, block: Block) -> list[tuple[int, int, int]]:
-    """Remove a row that was added as this block.
+    """Remove a row that was added in this form.
 
     Returns:
         The stacks that lost an extreme, each with the first and the last event time of the rows that must be pushed
+
         again.
     """
     start = floor(row[EVENT_AT], group.hop_us)
@@ -109,7 +110,7 @@ def take_out(group: Group, tiles: Tiles, s_us: int, row: Row, block: Block) -> l
         _add_late(group, tiles, s_us, [start, *(-value for value in fields)])
     else:
         tiles[CURRENT] = list(map(sub, tiles[CURRENT], fields))
-        if tiles[CURRENT][0] == 0:  # the newest tile has lost its last row
+        if tiles[CURRENT][0] == 0:  # the newest tile has no rows any more
             past = past_tiles(group, tiles)
             if not past:
                 tiles[:] = empty(group)
@@ -126,7 +127,7 @@ def take_out(group: Group, tiles: Tiles, s_us: int, row: Row, block: Block) -> l
 
 
 def advance(group: Group, tiles: Tiles, since_us: int, s_us: int) -> None:
-    """Update the totals from one time S to a later one, and drop the tiles that no window needs any more."""
+    """Update the totals from one S to a later one, and drop tiles that are in no window any more."""
     newest, hop_us = tiles[TILE], group.hop_us
     low = s_us - group.over_us
     low -= low % hop_us
@@ -151,7 +152,7 @@ def advance(group: Group, tiles: Tiles, since_us: int, s_us: int) -> None:
 
 
 def rescale(group: Group, tiles: Tiles, place: int, shift: int) -> None:
-    """Make the unit of one sum finer by `shift` bits. The group has at least one tile."""
+    """Raise the exponent of one sum by `shift`. The group has at least one tile."""
     tiles[CURRENT][place] <<= shift
     for total in tiles[TOTALS]:
         total[place] <<= shift
@@ -165,8 +166,8 @@ def rescale(group: Group, tiles: Tiles, place: int, shift: int) -> None:
 def push(stack: list[Any], start: int, value: Any, kind: str) -> None:
     """Add a value of the tile at `start` to a stack of suffix extremes: start, value, start, value, ...
 
-    Each entry is the extreme of its own tile and all later tiles. Entries therefore get more extreme toward the front,
-    and the extreme of a window is the first entry that lies in the window.
+    Each entry is the extreme of its own tile and all later tiles. So entries become more extreme towards the beginning,
+    and the extreme of a window is the first entry in the window.
     """
     place = len(stack)
     while place and stack[place - 2] >= start:
@@ -184,7 +185,7 @@ def push(stack: list[Any], start: int, value: Any, kind: str) -> None:
 
 
 def first_at(past: bytes, size: int, start: int) -> int:
-    """Return the number of packed tiles that begin before `start`."""
+    """Return how many encoded tiles begin before `start`."""
     low, high = 0, len(past) // size
     while low < high:
         middle = (low + high) // 2
@@ -197,14 +198,14 @@ def first_at(past: bytes, size: int, start: int) -> int:
 
 
 def start_of(past: bytes, at: int = 0) -> int:
-    """Return the start of the packed tile that begins at byte `at`."""
+    """Return the beginning of the encoded tile at byte `at`."""
     return int.from_bytes(past[at : at + 8], "little", signed=True)
 
 
 def less_expired(group: Group, tiles: Tiles, total: list[int], since: int, low: int) -> list[int]:
-    """Return the total of a window's older tiles when the window begins at `low`.
+    """Return the total of the older tiles of a window that begins at `low`.
 
-    `total` is their total when the window began at `since`.
+    `total` is their total for a window that begins at `since`.
     """
     past = tiles[PAST]
     (first,) = first_start(past)
@@ -229,9 +230,9 @@ def less_expired(group: Group, tiles: Tiles, total: list[int], since: int, low: 
 
 
 def tiles_between(group: Group, tiles: Tiles, low: int, high: int) -> list[list[int]]:
-    """Return the tiles that begin at `low` or later and before `high`, the oldest first.
+    """Return the tiles that begin at `low` or later and before `high`, oldest first.
 
-    Each tile is a list of its start, its count of rows, and its fields.
+    A tile is a list of its beginning, the number of rows, and its fields.
     """
     words, past = tiles[WORDS], tiles[PAST]
     size = group.packing(words).size
@@ -246,10 +247,10 @@ def tiles_between(group: Group, tiles: Tiles, low: int, high: int) -> list[list[
 
 
 def fields_between(group: Group, tiles: Tiles, fields: list[int], low: int, high: int) -> list[int]:
-    """Return the fields of a window that begins at `low` and ends before `high`.
+    """Return the fields of a window from `low` until before `high`.
 
-    `fields` are those of the window from `low` until now. Either the tiles in the window are added up, or the tiles
-    after the window are subtracted, whichever are fewer.
+    `fields` are those of a window from `low` until now. Either the tiles in the window are added, or the later ones are
+    subtracted, whichever are fewer.
     """
     past, words = tiles[PAST], tiles[WORDS]
     size = group.packing(words).size
@@ -270,14 +271,14 @@ def fields_between(group: Group, tiles: Tiles, fields: list[int], low: int, high
 
 
 def past_tiles(group: Group, tiles: Tiles) -> list[list[int]]:
-    """Return the older tiles, unpacked. Each is a list of its start, its count of rows, and its fields."""
+    """Return the older tiles decoded: lists of the beginning, the number of rows, and the fields."""
     words = tiles[WORDS]
     found = group.packing(words).iter_unpack(tiles[PAST])
     return [list(t) if words == 1 else [t[0], *_narrow(t)] for t in found]
 
 
 def _close(group: Group, tiles: Tiles, s_us: int) -> None:
-    """Append the newest tile to the packed older tiles."""
+    """Encode the newest tile, and add it to the older ones."""
     newest, current = tiles[TILE], tiles[CURRENT]
     try:
         tiles[PAST] += _packed(group, tiles[WORDS], [newest, *current])
@@ -298,7 +299,7 @@ def _add_to_totals(group: Group, tiles: Tiles, s_us: int, start: int, fields: li
 
 
 def _add_late(group: Group, tiles: Tiles, s_us: int, delta: list[int]) -> None:
-    """Add fields to an older tile, or insert a new tile among the older ones."""
+    """Add fields to an older tile, or insert a tile between older ones."""
     packing = group.packing(tiles[WORDS])
     size, past = packing.size, tiles[PAST]
     at = first_at(past, size, delta[0]) * size
@@ -323,7 +324,7 @@ def _add_late(group: Group, tiles: Tiles, s_us: int, delta: list[int]) -> None:
 def _lose(group: Group, stack: list[Any], start: int, value: Contribution) -> int | None:
     """Remove a value of the tile at `start` from a stack of extremes.
 
-    Returns the first event time for which the entry was the extreme, or None if the value was not in the stack.
+    Return the first event time for which the entry was the extreme; None: the value was not in the stack.
     """
     if value is not None:
         for i in range(0, len(stack), 2):
@@ -335,7 +336,7 @@ def _lose(group: Group, stack: list[Any], start: int, value: Contribution) -> in
 
 
 def _sum(tiles: Iterable[tuple[Any, ...]], words: int) -> list[int]:
-    """Add up the fields of some packed tiles."""
+    """Return the sum of the fields of encoded tiles."""
     if words == 1:
         _, *fields = map(sum, zip(*tiles, strict=True))
     else:
@@ -344,7 +345,7 @@ def _sum(tiles: Iterable[tuple[Any, ...]], words: int) -> list[int]:
 
 
 def _pack_past(group: Group, tiles: Tiles, rows: list[list[int]]) -> None:
-    """Pack all older tiles."""
+    """Encode all older tiles."""
     tiles[WORDS] = max([_words(group, tiles[WORDS], row) for row in rows], default=tiles[WORDS])
     tiles[PAST] = b"".join([_packed(group, tiles[WORDS], row) for row in rows])
 
@@ -360,11 +361,11 @@ def _packed(group: Group, words: int, tile: list[int]) -> bytes:
 
 
 def _words(group: Group, words: int, tile: list[int]) -> int:
-    """Return how many 8-byte words the sums of a tile need, but at least `words`."""
+    """Return how many words of 8 bytes the sums of a tile need, but at least `words`."""
     sums = [v for v, (_, is_sum) in zip(tile[2:], group.fields, strict=True) if is_sum]
     return max([words, *(value.bit_length() // 64 + 1 for value in sums)])
 
 
 def _narrow(tile: tuple[Any, ...]) -> list[int]:
-    """Return the count of rows and the fields of a packed tile whose sums take several words."""
+    """Return the number of rows and the fields of an encoded tile whose sums take several words."""
     return [int.from_bytes(v, "little", signed=True) if type(v) is bytes else v for v in tile[1:]]

@@ -1,7 +1,7 @@
-"""Versions of the events of a source with a key, for one view, and the rows of each entity.
+"""The stored versions of events of a source with a key, for one view, and the rows of each entity.
 
-Of the versions of an id, only those are kept that can still count after a later record arrives. These are the version
-in force at S (the greatest append time that was applied), its repetitions, the version before them, and the versions
+Only those versions of an id are kept that can still matter when a later record arrives. Let S be the latest append time
+that was applied. These are the version that is valid at S, its repetitions, the version before them, and the versions
 that become known after S. # D33
 """
 
@@ -20,10 +20,10 @@ from trimtab.features.online.packed.keys import EVENT_AT, GIVES, KNOWN_AT, Row, 
 from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.store.ports import KeyValue
 
-Version: TypeAlias = list[Any]  # known at, partition, position, event at, whether it is a tombstone, values
+Version: TypeAlias = list[Any]  # known at, partition, position, event time, whether it is a deletion, values
 Link: TypeAlias = tuple[bytes | None, Row]  # the entity and the row of a version that counts
 _CHUNK = 64
-_REPEATS = 64  # of more repetitions of one version, only the first and the last are kept
+_REPEATS = 64  # if a version is repeated more often, only the first and the last repetition are kept
 _LAST = 2**63 - 1
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -31,30 +31,31 @@ _decode = msgspec.msgpack.Decoder(list[list[Any]]).decode
 
 
 class VersionIndex:
-    """The raw rows of one view in the store, with the changes of one batch.
+    """The stored versions of one view, with the changes made by one batch.
 
-    The versions of each id are stored under one key. Each entity also has one entry for every id whose newest version
-    belongs to the entity. The entries are sorted by falling event time, so that the rows in any interval can be found.
+    The versions of an id have one key. Besides, each entity has an entry for each id whose newest version belongs to
+    it. Entries are sorted by falling event time, so that all rows in a time interval can be found.
     """
 
     def __init__(self, plan: ViewPlan, kv: KeyValue, ids: Sequence[str] = ()) -> None:
         self.plan = plan
         self._kv = kv
-        self._versions: dict[bytes, list[Version]] = {}  # the versions by the name of their id
-        self._changed: set[bytes] = set()  # the names of ids with changed versions
-        self._entries: dict[bytes, dict[bytes, bool]] = {}  # by entity: entries to write (True) and to delete (False)
+        self._versions: dict[bytes, list[Version]] = {}  # versions by the name of their id
+        self._changed: set[bytes] = set()  # the names of ids whose versions have changed
+        # for each entity, the entries to write (True) and to delete (False)
+        self._entries: dict[bytes, dict[bytes, bool]] = {}
         names = list(dict.fromkeys(map(name_bytes, ids)))
         for name, packed in zip(names, kv.get_many([plan.keys.index + n for n in names]), strict=True):
             self._versions[name] = self._unpacked(packed)
 
     def add(self, event_id: str, version: Version, s_us: int) -> tuple[list[Link], list[Link]]:
-        """Add a version of an id, applied at append time S.
+        """Add a version of an id that is applied at append time S.
 
-        Returns the links that no longer count, and the links that newly count. The links of versions that are no longer
-        kept are left out, because no read sees their rows.
+        Return the links (entity and row) that no longer count, and those that newly count. Versions that are not kept
+        have no links here, because no read sees them.
         """
         name = name_bytes(event_id)
-        if not self._versions[name]:  # most ids have one version
+        if not self._versions[name]:  # most ids have only one version
             self._versions[name] = [version]
             self._changed.add(name)
             come = self.chain(event_id, [version])
@@ -72,7 +73,7 @@ class VersionIndex:
         return [link for link in before if link not in after], [link for link in after if link not in before]
 
     def rows(self, entity: bytes, s_us: int, first_us: int, last_us: int) -> Iterator[Row]:
-        """Return the rows of an entity in a range of event times that are sealed at `s_us`, the newest first."""
+        """Yield the rows of an entity between two event times that count for good at `s_us`, newest first."""
         for event_at, name in self._found(entity, first_us, last_us):
             chain = self.chain("", self._read(name))
             if chain:
@@ -81,13 +82,13 @@ class VersionIndex:
                     yield row
 
     def forget_before(self, entity: bytes, cut_us: int) -> None:
-        """Delete some rows and versions of an entity that no window can see any more."""
+        """Delete rows and versions of an entity that are in no window any more."""
         for event_at, name in islice(self._found(entity, -_LAST - 1, cut_us - 1), _CHUNK):
             if all(v[0] < cut_us and v[3] < cut_us for v in self._read(name)):
                 self._forget(entity, event_at, name)
 
     def changes(self) -> Iterator[tuple[bytes, bytes | None]]:
-        """Return the changed keys with their new values. A value of None deletes the key."""
+        """Yield the changed keys with their new values. None: the key is deleted."""
         for name in self._changed:
             versions = self._versions[name]
             yield self.plan.keys.index + name, _encode(versions) if versions else None
@@ -96,16 +97,16 @@ class VersionIndex:
                 yield key, b"" if there else None
 
     def chain(self, event_id: str, versions: list[Version]) -> list[Link]:
-        """Return the versions that count, by the rule of the log's history.
+        """Return the versions that count, by the same rule as the log's history.
 
-        A version that repeats the version before it does not count. # D4
+        A version with the same content as the previous one does not count. # D4
         """
         plan = self.plan
         counted: list[Version] = []
         for version in versions:
             if counted and _repeats(version, counted[-1]):
                 continue
-            if version[4] and counted:  # the nulls of a tombstone are filled from the preceding version
+            if version[4] and counted:  # in a deletion, nulls are replaced by the values of the previous version
                 filled = [b if v is None else v for v, b in zip(version[5], counted[-1][5], strict=True)]
                 version = [*version[:5], filled]
             counted.append(version)
@@ -133,7 +134,7 @@ class VersionIndex:
         return self.plan.keys.rows + bytes([len(entity)]) + entity
 
     def _found(self, entity: bytes, first_us: int, last_us: int) -> Iterator[tuple[int, bytes]]:
-        """Return the event times and names of the entity's entries, the newest first."""
+        """Yield event time and name of the entity's entries, newest first."""
         prefix = self._prefix(entity)
         start, end = prefix + _falling(last_us), prefix + _falling(first_us) + b"\xff"
         entries = dict(self._entries.get(entity, {}))
@@ -165,19 +166,19 @@ class VersionIndex:
         versions = [] if packed is None else _decode(packed)
         width = len(self.plan.columns)
         for version in versions:
-            if len(version[5]) < width:  # was stored before the source had all of today's columns
+            if len(version[5]) < width:  # it was stored before the source had all of its present columns
                 version[5] = list(padded(version[5], width))
         return versions
 
 
 def needed(versions: list[Version], s_us: int) -> list[Version]:
-    """Return the versions of an id that can still count at time S or later, whatever else becomes known.
+    """Return the versions of an id that can still matter at S or later, whatever else becomes known.
 
-    The versions keep their order. A late record may sort before the version in force at S. It only matters in two
-    cases. If it has the same content as the version in force, it becomes the first of the repetitions. If it lies
-    between the version in force and a repetition, that repetition counts from then on. Besides, a tombstone takes the
-    values that are null in it from the version before it. The versions that are needed in these cases are kept, and
-    older versions are dropped.
+    They keep their order. A late record may come before the version that is valid at S. It only matters in two cases.
+    If it has the same content as the valid version, it becomes the first of the repetitions. If it comes between the
+    valid version and a repetition, this repetition counts from then on. Besides, a deletion takes the values that are
+    null in it from the version before it. The versions that are needed in these cases are kept, and older ones are
+    dropped.
     """
     first = next((i for i in range(len(versions) - 1, -1, -1) if versions[i][0] <= s_us), 0)
     in_force = first
@@ -194,7 +195,7 @@ def needed(versions: list[Version], s_us: int) -> list[Version]:
 
 
 def _repeats(version: Version, before: Version) -> bool:
-    """Return whether a version has the content of the version before it."""
+    """Return whether a version has the same content as the previous one."""
     return version[4] == before[4] and (version[4] or version[3:] == before[3:])
 
 
@@ -203,5 +204,5 @@ def _order(version: Version) -> Any:
 
 
 def _falling(at_us: int) -> bytes:
-    """Return eight bytes for a time that sort the latest time first."""
+    """Return eight bytes for a time. Sorted by them, the latest time comes first."""
     return (_LAST - at_us).to_bytes(8, "big")

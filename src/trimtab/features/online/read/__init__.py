@@ -1,1 +1,1 @@
-"""Values of features read from packed states."""
+"""Read features from online states."""

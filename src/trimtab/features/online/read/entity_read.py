@@ -1,4 +1,4 @@
-"""The current online features of one entity, read without a request."""
+"""Read the present online features of one entity, without a request."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ class FeatureNow(msgspec.Struct, frozen=True):
     """A feature's value, and why it is what it is."""
 
     value: float | int | bool | str | None
-    reason: str  # "found", "no_entity", "not_yet", "outside_window", "expired", "null", "failed"
+    reason: str  # "found", "no_entity", "not_yet", "outside_window", "expired", "null" or "failed"
 
 
 class ViewNow(msgspec.Struct, frozen=True, kw_only=True):
     """One view's features of an entity."""
 
     view: str
-    newest_at_us: int | None  # time of the newest event that counts; with windows only, the start of its hop
+    # the time of the newest event that counts; if all features have windows, the beginning of its hop (step)
+    newest_at_us: int | None
     age_us: int | None  # the time since `newest_at_us`
     features: dict[str, FeatureNow]
 
 
 class EntityNow(msgspec.Struct, frozen=True, kw_only=True):
-    """The features of an entity at a time t, as of positions P of the log."""
+    """The features of an entity at the time `at_us`, computed from the log up to `positions`."""
 
     at_us: int
     positions: dict[str, int]
@@ -46,17 +47,17 @@ class EntityNow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_entity(kv: KeyValue, views: Sequence[View], entity: Sequence[str | int], now_us: int) -> EntityNow:
-    """Read the features of one entity in some views, all as of one time.
+    """Read the features of one entity in some views, all as of the same time.
 
     Args:
         kv: The key-value store of an `OnlineStore`.
-        views: The views. Each is declared by as many columns as `entity` has values.
-        entity: The values that name the entity, of the types of the views' columns.
-        now_us: The time of the read.
+        views: The views. All of them are by as many columns as `entity` has values.
+        entity: The values that identify the entity, with the types of the views' columns.
+        now_us: The time as of which features are read.
 
     Raises:
-        Unavailable: A view is being filled; ask again.
-        Corrupt: A stored state was damaged.
+        Unavailable: A view is being filled. Try again later.
+        Corrupt: A stored state is damaged.
     """
     name = entity[0] if len(entity) == 1 else tuple(entity)
     suffix = name_bytes(name)

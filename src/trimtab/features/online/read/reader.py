@@ -1,9 +1,11 @@
-"""Reads of packed states, by one Python function for each view, generated when the view is compiled. # D113
+"""Read encoded states with one generated Python function for each view. # D113
 
-The steps of a read depend only on the view: which fields lie where, which fields each feature needs, and how the
-feature is computed from them. `reader` generates code for exactly these steps. This avoids the loops and decisions that
-a general read would repeat every time. If a state has unsealed rows, they are sealed first in a copy of the state. All
-states can then be read in the same way.
+What a read has to do only depends on the view: where the fields are, which of them each feature needs, and how it is
+computed from them. `reader` generates code for exactly this, without the loops and decisions of a general function. If
+a state has unsealed rows (see `state.py`), they are sealed first in a copy, so that all states can be read in the same
+way.
+
+A row is sealed when it can no longer change what later reads return, and is then added to sums.
 """
 
 from __future__ import annotations
@@ -25,17 +27,17 @@ from trimtab.features.online.packed.state import FORMAT, EntityState, decode, fi
 from trimtab.features.online.packed.tiles import fields_between, first_start, less_expired, tiles_between
 
 Reader: TypeAlias = Callable[[bytes | None, int, list[Any], list[int]], None]
-# Parameters: the packed state, the time of the read (at least the append time of the state), and the lists of values
-# and reasons to write into.
+# A function of the encoded state, the time of the read (not before the append time of the state), and two lists to
+# write values and reasons into.
 
 FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL, _, FAILED = range(len(REASONS))
-_NEVER_US = 2**62  # a time after all events
+_NEVER_US = 2**62  # after all events
 
 
 def reader(plan: ViewPlan, at: int) -> Reader:
-    """Generate the function that writes a view's features into `values` and `reasons`, starting at index `at`.
+    """Generate the function that writes a view's features into `values` and `reasons`, beginning at index `at`.
 
-    All reasons must be "found" before the call.
+    Before the function is called, all reasons must be "found".
 
     >>> from trimtab.features import aggregates as d
     >>> from trimtab.features.definitions import view
@@ -139,9 +141,9 @@ def _window(group: Group, window: Window, g: int, w: int, at: int) -> Iterator[s
 
 
 def _values(features: Sequence[Feature], at: int, indent: str, low: str, high: str, extreme: str) -> Iterator[str]:
-    """Generate the code that computes the values and reasons of features from the fields of their window."""
+    """Yield the code that computes values and reasons of features from the fields of their window."""
     for index in sorted({feature.sketch.index for feature in features if feature.sketch is not None}):
-        yield f"{indent}merged{index} = None"  # several features may share the merged sketch
+        yield f"{indent}merged{index} = None"  # several features may use the same merged sketch
     for feature in features:
         place = at + feature.index
         what, count = f"values[{place}]", f"f{feature.count_at}"
@@ -182,7 +184,7 @@ def _mean(feature: Feature, what: str, place: int) -> Iterator[str]:
     if feature.real:
         yield from _rounded(feature)
         yield f"{what} = v / f{feature.count_at} + 0.0"
-    else:  # the division rounds once, however large the sum is
+    else:  # rounds only once, however large the sum is
         yield f"{what} = float(f{feature.sums_at[0]}) / f{feature.count_at} + 0.0"
 
 
@@ -218,19 +220,19 @@ _OF_SUMS: dict[AggregateKind, Callable[[Feature, str, int], Iterator[str]]] = {
 
 
 def _places(features: Sequence[Feature]) -> list[int]:
-    """Return the indexes of the window's fields that features need."""
+    """Return the indexes of the fields of a window that features need."""
     return sorted({0}.union(*({feature.count_at, *feature.sums_at} for feature in features)))
 
 
 class _Starts:
-    """The starts of the windows of a view. They change when the first window moves on by a hop."""
+    """The beginnings of a view's windows. They change whenever the first of them moves by a hop (step)."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self._windows = [(window.over_us, group.hop_us) for group in groups for window in group.windows]
-        self.lows: tuple[int, ...] = (0, 0)  # the times between which the starts are valid, then the starts
+        self.lows: tuple[int, ...] = (0, 0)  # between which times the beginnings are valid, followed by the beginnings
 
     def begin(self, t_us: int) -> tuple[int, ...]:
-        """Compute the starts as of a time."""
+        """Return the beginnings at a time."""
         lows = [floor(t_us - over_us, hop_us) for over_us, hop_us in self._windows]
         since = max(low + over_us for low, (over_us, _) in zip(lows, self._windows, strict=True))
         until = min(low + over_us + hop_us for low, (over_us, hop_us) in zip(lows, self._windows, strict=True))
@@ -243,7 +245,7 @@ def _sealed(
 ) -> list[Any] | None:
     """Return a state in which the rows that count at `t_us` are sealed.
 
-    Returns None if nothing counts; the values and reasons are then already written.
+    If nothing counts, write the values and reasons, and return None.
     """
     rows: list[Row] = state[5]
     entity = EntityState(plan, state)
@@ -255,19 +257,19 @@ def _sealed(
 
 
 def _unknown(plan: ViewPlan, reason: int, values: list[Any], reasons: list[int], at: int) -> None:
-    """Write the values and reasons of an entity for which nothing counts."""
+    """Write the values and reasons of an entity without any event that counts."""
     for i, feature in enumerate(plan.features, at):
         values[i] = feature.empty
         reasons[i] = reason
 
 
 def _null_of(row: Row, series: int) -> int:
-    """Return the reason code of a row that has no value of a series."""
+    """Return why a row has no value of a series, as a reason code."""
     return FAILED if len(row) > FAILS and series in row[FAILS] else NULL
 
 
 def _added(one: list[int], other: list[int]) -> list[int]:
-    """Add two lists of fields."""
+    """Return the sum of two lists of fields."""
     return list(map(add, one, other))
 
 
@@ -280,7 +282,7 @@ def _first_in(stack: list[Any], low: int) -> Any:
 
 
 def _decayed(feature: Feature, tiles: list[list[int]], now: int, exponents: list[int]) -> float:
-    """Compute a decayed sum or mean from tiles. `now` is the number of the hop at the time of the read. # D14"""
+    """Return a decayed sum or mean, given the tiles. `now` is the number of the present hop (step). # D14"""
     weighted = weight = 0.0
     weights, hop_us = feature.weights, feature.aggregate.hop_us
     count_at, sum_at, exponent = feature.count_at, feature.sums_at[0], exponents[feature.exponents_at[0]]

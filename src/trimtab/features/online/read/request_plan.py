@@ -1,4 +1,4 @@
-"""The online read of one model: compiled once, with one look-up in the store for all views of all rows."""
+"""The online read for one model. It is compiled once, and needs one look-up in the store for all views and rows."""
 
 from __future__ import annotations
 
@@ -33,35 +33,38 @@ _TYPES: dict[Dtype, frozenset[type]] = {
 }
 
 
-class OnlineRows(msgspec.Struct, frozen=True, gc=False):  # the object cannot be part of a cycle
-    """The features of some requests at a time t, as of positions P of the log: one list for each request, in order."""
+# gc=False is safe, because the object cannot be part of a cycle
+class OnlineRows(msgspec.Struct, frozen=True, gc=False):
+    """The features of some requests: a list for each request, in order."""
 
     names: tuple[str, ...]  # the names of the features
-    values: list[list[Any]]  # None for null; a category is given as text
-    reasons: list[list[int]]  # indexes into `REASONS`; for transforms "found", "null" or "failed"
-    at_us: int  # t, the time of the read; at least the greatest append time in P
-    positions: dict[str, int]  # P; must not be modified
+    values: list[list[Any]]  # None: null; a category is a text
+    reasons: list[list[int]]  # indexes into `REASONS`; for a transform "found", "null" or "failed"
+    # t: the time as of which features were read; it is not before the append time of any record that was used
+    at_us: int
+    # P: how far the log was used, as the last position in each partition; the caller must not change it
+    positions: dict[str, int]
 
     def reason(self, row: int, feature: str) -> Reason:
-        """Return the reason of a value."""
+        """Return the reason why a value is null or not."""
         return REASONS[self.reasons[row][self.names.index(feature)]]
 
 
 class RequestPlan:
-    """The look-ups for one model, and how rows of features are made from them.
+    """The compiled look-ups for one model, and how they become feature values.
 
-    A plan may be used from many threads, and from other processes than the one that keeps the store up to date.
+    Several threads may use it, even in other processes than the one that keeps the store up to date.
 
     Args:
         features: The features of the model.
-        kv: The key-value store that an `OnlineStore` of the same views writes to.
+        kv: The key-value store that an `OnlineStore` with the same views writes to.
     """
 
     def __init__(self, features: FeatureSet, kv: KeyValue) -> None:
         self.features = features
         self.names = features.names
         self._plans = [ViewPlan(view) for view in {view.hash: view for view in features.views}.values()]
-        # Without views, a store that hangs must not delay predictions.
+        # a model without views must not depend on the store
         self._get_many = kv.get_many if self._plans else _nothing
         self._layout = _Layout(features)
         self._width = self._layout.width
@@ -72,13 +75,13 @@ class RequestPlan:
         self._cursor: tuple[bytes | None, Cursor, tuple[int, ...]] = (None, BEGIN, generations)
 
     def read(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> OnlineRows:
-        """Read the features of requests that are asked at `now_us`.
+        """Read the features of requests that are made at `now_us`.
 
         Raises:
-            Misuse: A request lacks a column, or has a value of another type in a column.
-            Unavailable: The views have read the log up to different positions, because one of them is being filled; or
-                they kept moving on between look-ups that depend on each other.
-            Corrupt: A stored state was damaged.
+            Misuse: A request lacks a column, or a value has another type than its column.
+            Unavailable: Views have read the log up to different positions, because one is being filled; or they kept
+                changing between look-ups that depend on each other.
+            Corrupt: A stored state is damaged.
         """
         for row in rows:
             for name, types in self._needed:
@@ -87,7 +90,7 @@ class RequestPlan:
         return self.read_checked(rows, now_us)
 
     def read_checked(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> OnlineRows:
-        """Read the features of requests whose columns were already checked."""
+        """Read the features of requests whose columns have been checked before."""
         for _ in range(_TRIES):
             answer = self._read(rows, now_us)
             if answer is not None:
@@ -97,9 +100,9 @@ class RequestPlan:
         )
 
     def _read(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> OnlineRows | None:
-        """Read the features as of one snapshot.
+        """Read the features from one snapshot of the store.
 
-        Returns None if the views or the keys of their states changed between two look-ups.
+        Return None if views, or the keys of their states, changed between two look-ups.
         """
         nulls: list[Any] = [None] * self._width
         found_all = [FOUND] * self._width
@@ -114,7 +117,7 @@ class RequestPlan:
             if n == 0:
                 packed = found[0]
                 cursor, generations = self._cursor_of(packed)
-                if generations != placed:  # a view was filled again, so its states have other keys
+                if generations != placed:  # a view was filled again, so its states have other keys now
                     self._placed = generations, self._stages_of(generations)
                     return None
                 if cursor.s_us > now_us:
@@ -122,19 +125,19 @@ class RequestPlan:
             elif found[0] != packed:
                 return None
             stage.fill(rows, found, t_us, values, reasons)
-        if self._width > len(self.names):  # some features are only needed to compute other features
+        if self._width > len(self.names):  # leave out features that were only needed to compute others
             read = len(self.names)
             values, reasons = [row[:read] for row in values], [row[:read] for row in reasons]
         return OnlineRows(self.names, values, reasons, t_us, cursor.positions)
 
     def _stages_of(self, generations: tuple[int, ...]) -> list[_StagePlan]:
-        """Compile the look-ups for the given generation of each view's states."""
+        """Compile the look-ups for the given generation (set of states) of each view."""
         pairs = zip(self._plans, generations, strict=True)
         plans = {plan.view.hash: place(ViewPlan(plan.view), generation) for plan, generation in pairs}
         return [_StagePlan(stage, self.features, plans, self._layout) for stage in self.features.stages]
 
     def _cursor_of(self, packed: bytes | None) -> tuple[Cursor, tuple[int, ...]]:
-        """Return the position of the views in the log, and the generations of their states."""
+        """Return the position of the views in the log, and the generation of each view's states."""
         seen, cursor, generations = self._cursor
         if packed == seen:
             return cursor, generations
@@ -168,17 +171,16 @@ class RequestPlan:
 
 
 class _Layout:
-    """The places of features in a row.
+    """The place of each feature in a row.
 
-    The features that the model reads come first, in order. Then follow all features of each view of which only a part
-    is read.
+    First come the features that the model gets, in order. For views of which it only gets a part, all features follow.
     """
 
     def __init__(self, features: FeatureSet) -> None:
         self.places = {name: i for i, name in enumerate(features.names)}
         self.width = len(features.names)
-        self.starts: dict[str, int] = {}  # the first place of the features of each join
-        # By join: pairs of a feature's place in the join's range and the place that the model reads.
+        self.starts: dict[str, int] = {}  # for each join (a look-up of one view), the place of its first feature
+        # for each join: pairs of a feature's place within the join and its place for the model
         self.copies: dict[str, list[tuple[int, int]]] = {}
         for join in features.joins:
             names = [f"{join.name}.{feature}" for feature in join.view.features]
@@ -197,7 +199,8 @@ class _StagePlan:
 
     def __init__(self, stage: Stage, features: FeatureSet, plans: Mapping[str, ViewPlan], layout: _Layout) -> None:
         columns = features.request.columns
-        joins = sorted(stage.joins, key=lambda join: join.by)  # puts views of the same entity next to each other
+        # sorted so that the keys of one entity are next to each other
+        joins = sorted(stage.joins, key=lambda join: join.by)
         self._prefixes = [
             (entity_of(by), [plans[join.view.hash].keys.states for join in of])
             for by, of in groupby(joins, lambda join: join.by)
@@ -218,7 +221,7 @@ class _StagePlan:
         self._chained = bool(read & (stage.transforms.keys() - columns.keys()))
 
     def keys(self, rows: Sequence[Mapping[str, Any]], values: Sequence[list[Any]]) -> list[bytes]:
-        """Return the keys to look up: the key of the positions, then the keys of each row's states."""
+        """Return the keys to look up: that of the positions, followed by those of each row's states."""
         keys = [POSITIONS_KEY]
         for row in self._with(self._keyed_by, rows, values) if self._keyed_by else rows:
             for key_of, prefixes in self._prefixes:
@@ -228,7 +231,7 @@ class _StagePlan:
                 else:
                     suffix = name_bytes(entity)
                     for prefix in prefixes:
-                        keys.append(prefix + suffix)  # faster than a comprehension for so few keys
+                        keys.append(prefix + suffix)  # for so few keys, this is faster than a list comprehension
         return keys
 
     def fill(
@@ -239,7 +242,7 @@ class _StagePlan:
         values: Sequence[list[Any]],
         reasons: Sequence[list[int]],
     ) -> None:
-        """Write this stage's features into the rows."""
+        """Write the features of this stage into the rows."""
         at = 1
         for answer, why in zip(values, reasons):  # noqa: B905  # equally long; faster without `strict`
             for read in self._views:
@@ -262,7 +265,7 @@ class _StagePlan:
     def _with(
         others: Sequence[tuple[str, int]], rows: Sequence[Mapping[str, Any]], values: Sequence[list[Any]]
     ) -> Sequence[Mapping[str, Any]]:
-        """Return the requests with features added to their columns."""
+        """Return the requests with features added as columns."""
         if not others:
             return rows
         return [
@@ -275,5 +278,5 @@ def _nothing(keys: Sequence[bytes]) -> list[bytes | None]:
 
 
 def _others(names: Set[str], columns: Mapping[str, Dtype], layout: _Layout) -> list[tuple[str, int]]:
-    """Of some names, return those that are features, with the places of the features."""
+    """Return which of the names are features, with their places."""
     return [(name, layout.places[name]) for name in sorted(names - columns.keys())]

@@ -1,1 +1,1 @@
-"""Receivers of alerts by kind: HTTP, mail, files and programs."""
+"""Delivery of alerts by HTTP, by email, to files and to programs."""

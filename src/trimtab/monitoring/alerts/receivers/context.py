@@ -1,4 +1,4 @@
-"""The context of a delivery: the project's folder and the environment, whose secrets are never shown."""
+"""What every delivery needs: the project's folder, and the environment variables that hold secrets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trimtab.core.errors import Misuse
 
 
 class DeliveryContext:
-    """Fills in `$NAME` in texts of the settings, and hides the values in texts for people.
+    """Replaces `$NAME` in settings by environment variables, and hides their values in texts for people.
 
     >>> context = DeliveryContext({"TOKEN": "s3cret"}, Path())
     >>> context.filled("Bearer $TOKEN"), context.hidden("401 for s3cret")
@@ -19,14 +19,14 @@ class DeliveryContext:
 
     def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
         self.environment = environment
-        self.folder = folder  # the project's folder
+        self.folder = folder  # the folder of the project
         self._found: set[str] = set()
 
     def filled(self, text: str) -> str:
-        """The text with each `$NAME` replaced by the value of the environment.
+        """Return a text in which each `$NAME` is replaced by the value of the environment variable.
 
         Raises:
-            Misuse: The environment has no such variable, or the variable is empty.
+            Misuse: There is no such environment variable, or it is empty.
         """
         if "$" not in text:
             return text
@@ -38,7 +38,7 @@ class DeliveryContext:
         return Template(text).substitute(self.environment)
 
     def hidden(self, text: str) -> str:
-        """The text with *** in place of every value that was filled in."""
+        """Return a text in which every value that was filled in is replaced by ***."""
         for value in sorted(self._found, key=len, reverse=True):
             text = text.replace(value, "***")
         return text

@@ -1,4 +1,4 @@
-"""Receivers over HTTP: webhooks, Slack and services that accept the same messages, and heartbeats."""
+"""Delivery over HTTP: to webhooks, to Slack and services like it, and heartbeats."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from trimtab.monitoring.alerts.outbox import Sent
 from trimtab.monitoring.alerts.receivers.context import DeliveryContext
 
 KEY, SIGNATURE = "Idempotency-Key", "X-Trimtab-Signature"
-_SHOWN = 200  # number of characters of an answer that are shown
-_SLACK = 30_000  # most characters of a message; Slack accepts 40,000
+_SHOWN = 200  # how many characters of an answer are shown
+_SLACK = 30_000  # the largest number of characters in a message; Slack accepts 40,000
 
 
 def send_webhook(receiver: WebhookReceiver, message: Message, context: DeliveryContext) -> Sent:
-    """POST the message as JSON, signed if a secret is set."""
+    """Send the message as JSON with POST. If a secret is set, the message is signed."""
     body = msgspec.json.encode(message)
     headers = {name: context.filled(value) for name, value in receiver.headers.items()}
     headers |= {"Content-Type": "application/json", KEY: message.key}
@@ -36,7 +36,9 @@ def send_webhook(receiver: WebhookReceiver, message: Message, context: DeliveryC
 
 
 def send_slack(receiver: SlackReceiver, message: Message, context: DeliveryContext) -> Sent:
-    """POST the message as one text, in the form that Slack, Mattermost and Discord (address with /slack) accept."""
+    """Send the message as a text with POST, in a form that Slack and Mattermost accept, and Discord at a /slack
+    address.
+    """
     text = "\n".join([f"*{_escaped(message.title)}*", *map(_escaped, lines(message))])
     text = text if len(text) <= _SLACK else f"{text[:_SLACK]}\n… see: trimtab alert list"
     headers = {"Content-Type": "application/json", KEY: message.key}
@@ -45,12 +47,12 @@ def send_slack(receiver: SlackReceiver, message: Message, context: DeliveryConte
 
 
 def send_heartbeat(receiver: HeartbeatReceiver, message: Message, context: DeliveryContext) -> Sent:
-    """GET the address; the message is not sent."""
+    """Request the address with GET. The message is not sent."""
     return _request("GET", context.filled(receiver.url), None, {}, receiver.timeout_s)
 
 
 def signature(secret: str, body: bytes) -> str:
-    """The signature of a body, which a receiver compares with the header in constant time.
+    """Return the signature of a body. A receiver should compare it with the header in constant time.
 
     >>> signature("key", b"{}")[:14]
     'sha256=a777724'
@@ -97,7 +99,7 @@ def _escaped(text: str) -> str:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects: an alert only goes to the address in the settings, and a redirected POST becomes a GET."""
+    """Refuses redirects: alerts only go to the address in the settings, and a redirect would turn a POST into a GET."""
 
     def redirect_request(self, *_: Any) -> None:
         return None

@@ -1,4 +1,4 @@
-"""Receivers on this machine: a file, and a program."""
+"""Delivery on this machine: to a file, and to a program."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from trimtab.monitoring.alerts.outbox import Sent
 from trimtab.monitoring.alerts.receivers.context import DeliveryContext
 from trimtab.store.regular_file import other_kind
 
-_SHOWN = 200  # number of characters that are shown of the last line that a program prints
+_SHOWN = 200  # how many characters of the last line that a program prints are shown
 
 
 class _Line(msgspec.Struct, frozen=True):
-    """A line of the file: an alert, and the message that contained the alert."""
+    """A line of the file: one alert, with the message that it is part of."""
 
     key: str
     kind: str
@@ -31,7 +31,9 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 def send_to_file(receiver: FileReceiver, message: Message, context: DeliveryContext) -> Sent:
-    """Append a line of JSON for each alert, and sync the file; a test writes one line without an alert."""
+    """Append a line of JSON for each alert, and sync the file. A test message has no alerts and is written as one
+    line.
+    """
     path = context.folder / receiver.path
     kind = other_kind(path)
     if kind is not None:
@@ -46,14 +48,14 @@ def send_to_file(receiver: FileReceiver, message: Message, context: DeliveryCont
             os.fsync(fd)
     except OSError as error:
         return Sent(False, f"{path}: {error.strerror or error}")
-    if written != len(data):  # the disk is full; an incomplete line would be read as a whole line
+    if written != len(data):  # the disk is full; end the incomplete line, so that the next one is not joined to it
         return Sent(False, f"{path}: only {written} of {len(data)} bytes could be written")
     return Sent(True, f"{len(made)} line{'s' * (len(made) != 1)} in {path}")
 
 
 def send_to_command(receiver: CommandReceiver, message: Message, context: DeliveryContext) -> Sent:
-    """Run the program in the project's folder with the message on standard input; exit status 0 is a delivery."""
-    # a pipe could fill up, or be held open by processes that the program starts
+    """Run the program in the project's folder, with the message on standard input. Exit status 0 means success."""
+    # use a file, because a pipe could fill up, or be kept open by processes that the program starts
     with tempfile.TemporaryFile() as printed:
         try:
             program = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Receivers by mail, over SMTP."""
+"""Delivery by email, over SMTP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trimtab.monitoring.alerts.receivers.context import DeliveryContext
 
 
 def send_mail(receiver: EmailReceiver, message: Message, context: DeliveryContext) -> Sent:
-    """Hand the message to the server; the identifier of a mail is the same however often it is sent."""
+    """Pass the message to the mail server. If it is sent several times, the email has the same identifier each time."""
     mail = _mail(receiver, message, context)
     host = context.filled(receiver.host)
     kind = smtplib.SMTP_SSL if receiver.security == "tls" else smtplib.SMTP
@@ -23,7 +23,8 @@ def send_mail(receiver: EmailReceiver, message: Message, context: DeliveryContex
     try:
         with closing(kind(host, receiver.port_used, timeout=receiver.timeout_s, **options)) as server:
             accepted = _handed_over(server, receiver, mail, context)
-            with suppress(OSError, smtplib.SMTPException):  # the server has accepted the mail, whatever it answers now
+            # the server has already accepted the email, so its further answers do not matter
+            with suppress(OSError, smtplib.SMTPException):
                 server.quit()
             return Sent(True, accepted)
     except smtplib.SMTPResponseException as error:
@@ -42,13 +43,13 @@ def _mail(receiver: EmailReceiver, message: Message, context: DeliveryContext) -
     mail["From"] = context.filled(receiver.sender)
     mail["To"] = ", ".join(context.filled(one) for one in receiver.to)
     mail["Message-ID"] = f"<{message.key}@trimtab>"
-    mail["Auto-Submitted"] = "auto-generated"  # so that out-of-office replies stay away
+    mail["Auto-Submitted"] = "auto-generated"  # keeps mail programs from sending out-of-office replies
     mail.set_content("\n".join([message.title, "", *lines(message)]) + "\n")
     return mail
 
 
 def _handed_over(server: smtplib.SMTP, receiver: EmailReceiver, mail: EmailMessage, context: DeliveryContext) -> str:
-    """Hand a mail to a connected server; return the recipients for whom the server accepted it."""
+    """Pass an email to a connected server, and return the recipients for whom the server accepted it."""
     if receiver.security == "starttls":
         server.starttls(context=ssl.create_default_context())
     if receiver.user is not None and receiver.password is not None:
@@ -57,7 +58,7 @@ def _handed_over(server: smtplib.SMTP, receiver: EmailReceiver, mail: EmailMessa
 
 
 def _accepted(mail: EmailMessage, refused: dict[str, tuple[int, bytes]]) -> str:
-    """The accepted recipients. A part of them suffices, because a second mail would reach the same people twice."""
+    """Return the recipients that were accepted. One is enough, because a second attempt would reach it twice."""
     return f"accepted for {mail['To']}" + (f", but not for {_refusals(refused)}" if refused else "")
 
 

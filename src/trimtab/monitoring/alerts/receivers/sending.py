@@ -22,7 +22,7 @@ from trimtab.monitoring.alerts.alert_records import Message
 from trimtab.monitoring.alerts.outbox import Sent
 from trimtab.monitoring.alerts.receivers.context import DeliveryContext
 
-# The module and the function for each kind of receiver. A module is loaded only when its kind is first used.
+# for each kind of receiver, the module and the function that deliver; modules are only imported when they are needed
 _SENDERS: dict[type, tuple[str, str]] = {
     WebhookReceiver: ("http", "send_webhook"),
     SlackReceiver: ("http", "send_slack"),
@@ -34,13 +34,13 @@ _SENDERS: dict[type, tuple[str, str]] = {
 
 
 def send(receiver: Receiver, message: Message, *, folder: Path, environment: Mapping[str, str]) -> Sent:
-    """Deliver a message; the result says what is wrong, without any secret.
+    """Deliver a message, and return the outcome. The outcome may describe an error, but contains no secrets.
 
     Args:
         receiver: The receiver.
-        message: The message; a heartbeat does not send it.
+        message: The message. It is not used for a heartbeat.
         folder: The folder that relative file names refer to.
-        environment: Has the values for `$NAME` in the settings.
+        environment: The environment variables for `$NAME` in the settings.
     """
     module, name = _SENDERS[type(receiver)]
     context = DeliveryContext(environment, folder)

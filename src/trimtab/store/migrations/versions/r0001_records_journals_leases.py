@@ -1,4 +1,4 @@
-"""Records, journals and leases."""
+"""Create the tables of records, journals and leases."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -38,5 +38,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Refuse: what the tables hold cannot be kept without them."""
+    """Refuse, because the tables would have to be deleted with all that they hold."""
     raise NotImplementedError("the first migration cannot be undone; delete the catalogue instead")

@@ -1,6 +1,6 @@
-"""From here on an SQLite catalogue is in WAL mode, and its writers take turns.
+"""From this revision on, an SQLite catalogue is in WAL mode, and its writers take turns.
 
-An earlier trimtab, which does not take turns, refuses a catalogue of this revision.
+Earlier versions of trimtab do not take turns. They refuse a catalogue of this revision.
 """
 
 revision = "0002"
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Change no table. The revision itself keeps earlier versions out. # D57"""
+    """Change no table. The new revision number alone keeps earlier versions of trimtab out. # D57"""
 
 
 def downgrade() -> None:

@@ -1,1 +1,1 @@
-"""Gradient boosting libraries: CatBoost, LightGBM, XGBoost."""
+"""Libraries for gradient boosting: CatBoost, LightGBM, XGBoost."""

@@ -1,4 +1,4 @@
-"""CatBoost: saved in its own binary format, without the timestamp and the id that the library gives every model."""
+"""CatBoost: models are stored in its binary format, without time and id, so that equal models give equal bytes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from trimtab.training.runtimes.library import LibraryRuntime, tree_count
 from trimtab.training.runtimes.ports import Score, check_columns, row_score, second_of_two
 from trimtab.training.runtimes.scoring_paths import RowCall, ScoringPaths, with_paths
 
-_PER_FIT = {"model_guid": "", "train_finish_time": ""}  # metadata that the library sets differently for equal models
+_PER_FIT = {"model_guid": "", "train_finish_time": ""}  # metadata that differ between equal models
 
 
 def read_model(data: bytes) -> Any:
-    """Return the library's model from its bytes."""
+    """Load the library's model from its bytes."""
     import catboost
 
     model = catboost.CatBoost()
@@ -33,14 +33,14 @@ def read_model(data: bytes) -> Any:
 
 
 def predict_model(model: Any, matrix: Any) -> Any:
-    """Return the library's scores: probabilities if the model was saved as a classifier, otherwise raw numbers."""
+    """Return the library's scores: probabilities for a model saved as a classifier, otherwise numbers."""
     probability = model.get_metadata()["trimtab"] == "probability"
     kind = "Probability" if probability else "RawFormulaVal"
     return second_of_two(model.predict(matrix, prediction_type=kind, thread_count=1))
 
 
 def score_exported(data: bytes, inputs: list[str]) -> Any:
-    """The scorer of an exported file."""
+    """Return the scorer of an exported model file."""
     model = read_model(data)
     return lambda matrix: predict_model(model, matrix)
 
@@ -83,7 +83,7 @@ def _inspect(file: ModelFile) -> Inspected:
 
 
 class CatboostRuntime(LibraryRuntime):
-    """Fits with a fixed seed; equal data and threads give equal bytes."""
+    """Fits and stores CatBoost's estimators. Equal data, seeds and threads give equal bytes."""
 
     name = "catboost"
     row_exact = True
@@ -114,7 +114,7 @@ class CatboostRuntime(LibraryRuntime):
 
     @contextmanager
     def progress(self, estimator: Any) -> Iterator[dict[str, Any]]:
-        # CatBoost calls callbacks only on the CPU
+        # CatBoost only calls callbacks when it trains on the CPU
         on_cpu = str(estimator.get_params().get("task_type", "CPU")).upper() == "CPU"
         yield {"callbacks": [_Reporter(tree_count(estimator, 1_000))]} if on_cpu and is_listening() else {}
 
@@ -153,12 +153,12 @@ class CatboostRuntime(LibraryRuntime):
         return {} if compiled is None or not model.agrees(compiled) else {"compiled": compiled}
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:
-        kind = "PredictionValuesChange"  # a ranker's default kind would read the training rows again
+        kind = "PredictionValuesChange"  # for a ranker, the default kind would need the training rows again
         return np.asarray(fitted.get_feature_importance(type=kind), np.float64)
 
 
 class CatboostModel:
-    """The library's own model."""
+    """A loaded model of the library."""
 
     def __init__(self, data: bytes) -> None:
         try:
@@ -172,14 +172,14 @@ class CatboostModel:
         if not len(matrix):
             classes = len(self.model.classes_) if self.probability else 0
             return np.empty((0, classes) if classes > 2 else 0)
-        check_columns("catboost", matrix, self._inputs)  # the library ignores columns that it does not know
+        check_columns("catboost", matrix, self._inputs)  # the library would ignore further columns
         return np.asarray(predict_model(self.model, matrix))
 
     def predict_row(self, row: list[float]) -> Score:
         return row_score(self.predict(np.array([row], np.float64)))
 
     def agrees(self, call: RowCall) -> bool:
-        """Return whether a call gives the bits of a batch, on random rows and on rows with unusual values."""
+        """Return whether a function for single rows gives the same bits as a batch, on random and unusual rows."""
         rows = np.random.default_rng(0).normal(scale=30.0, size=(64, self._inputs))
         rows[1], rows[2, ::2], rows[3, ::3], rows[4, ::2], rows[5] = np.nan, np.nan, 5e-324, -0.0, 3e38
         rows[6:32] /= 100.0

@@ -1,8 +1,8 @@
-"""CatBoost's symmetric trees compiled to a Python expression, which takes a tenth of the time of the library.
+"""CatBoost's symmetric trees as generated Python code, which scores a row in a tenth of the library's time.
 
-The library builds a pool from each row before it scores the row. Its score is a sum of leaves in the order of the
-trees, in float64, over inputs in float32. The expression computes the same sum, and is used only if it gives the same
-bits as the library. # D99
+The library builds an object (a pool) from each row before it scores it. The score is a sum of leaf values in the order
+of the trees, in float64, computed from inputs in float32. The generated code computes the same sum. It is only used if
+it gives the same bits as the library. # D99
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from trimtab.core.codegen import define
 from trimtab.training.runtimes.ports import wrong_row
 from trimtab.training.runtimes.scoring_paths import RowCall
 
-_MOST_SPLITS = 30_000  # a larger model takes long to compile
+_MOST_SPLITS = 30_000  # a larger model would take long to compile
 
 
 class _Split(msgspec.Struct):
     border: float
-    float_feature_index: int  # decoding fails for a split of another kind, which has no such field
+    float_feature_index: int  # other kinds of splits lack this field, so that decoding them fails
 
 
 class _Tree(msgspec.Struct):
@@ -49,7 +49,9 @@ class _Model(msgspec.Struct):
 
 
 def compiled_row(model: Any, *, probability: bool) -> RowCall | None:
-    """Return a call for one row; None for a very large model, several classes, or trees of another kind."""
+    """Return a function that scores one row. None: the model is very large, has several classes or other kinds of
+    trees.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.json"
         try:
@@ -86,7 +88,7 @@ def compiled_row(model: Any, *, probability: bool) -> RowCall | None:
 
 
 def model_error() -> type[Exception]:
-    """Return the library's exception class."""
+    """Return the class of the library's exceptions."""
     import catboost
 
     error: type[Exception] = catboost.CatBoostError
@@ -94,11 +96,12 @@ def model_error() -> type[Exception]:
 
 
 def _is_high(feature: _Feature) -> bool:
-    return feature.nan_value_treatment == "AsTrue"  # null is above every border; with other settings below
+    # null then goes to the side of large values, and with the other settings to that of small values
+    return feature.nan_value_treatment == "AsTrue"
 
 
 def _is_plain(model: _Model, places: dict[int, int]) -> bool:
-    """Whether each tree is a table over splits of numbers. Only such trees are compiled."""
+    """Return whether each tree is a table with splits of numbers. Only such trees are compiled."""
     return sorted(places.values()) == list(range(len(places))) and all(
         len(tree.leaf_values) == 1 << len(tree.splits or ())
         and all(split.float_feature_index in places and math.isfinite(split.border) for split in tree.splits or ())
@@ -107,7 +110,7 @@ def _is_plain(model: _Model, places: dict[int, int]) -> bool:
 
 
 def _sum_of_leaves(trees: list[_Tree], places: dict[int, int], inputs: int) -> Any:
-    """Return a function from float32 inputs to the sum of the leaves that they fall in."""
+    """Return a function of the inputs (as float32) that adds up the values of the leaves that they fall in."""
     lines = ["def total(row):", f"    {' '.join(f'x{place},' for place in range(inputs))} = row", "    s = 0.0"]
     for number, tree in enumerate(trees):
         bits = [

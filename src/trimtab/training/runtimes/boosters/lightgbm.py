@@ -1,4 +1,4 @@
-"""LightGBM: models are saved as booster text, and scored by the library through its C interface."""
+"""LightGBM: models are stored as the library's text, and scored through its C interface."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from trimtab.training.runtimes.scoring_paths import RowCall, ScoringPaths, with_
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_LONGEST = 10_000  # the largest number of rows of a list, a limit of the library
-_DEGREES = 31  # the degrees of relevance, 0 to 30, unless `label_gain` sets others
+_LONGEST = 10_000  # the largest number of rows of a list, which the library limits
+_DEGREES = 31  # relevance may be 0 to 30, unless `label_gain` sets other values
 _PARAMETER = re.compile(r"^\[([^:\]]+): ([^\]]*)\]$", re.MULTILINE)
 
 
 def read_booster(data: bytes) -> Any:
-    """Return the library's booster from its text."""
+    """Load the library's model (a booster) from its text."""
     import lightgbm
 
     return lightgbm.Booster(model_str=data.decode())
 
 
 def score_exported(data: bytes, inputs: list[str]) -> Any:
-    """The scorer of an exported file."""
+    """Return the scorer of an exported model file."""
     import numpy as np
 
     booster = read_booster(data)
@@ -68,12 +68,12 @@ def _inspect(file: ModelFile) -> Inspected:
 
 
 def _check_trees(data: bytes) -> None:
-    """Refuse a booster whose trees are shorter than the sizes that it states, because LightGBM would crash.
+    """Refuse a model whose trees are shorter than the sizes stated in it.
 
-    LightGBM itself reads beyond the end of such bytes.
+    LightGBM would read beyond the end of such bytes and crash.
     """
     sizes = re.search(rb"^tree_sizes=([\d ]*)", data, re.MULTILINE)
-    if sizes is None:  # old versions of LightGBM do not state the sizes
+    if sizes is None:  # old versions of LightGBM did not write the sizes
         return
     stated = sum(int(size) for size in sizes[1].split())
     found = len(data) - (data.find(b"\nTree=0") + 1 or len(data))
@@ -82,7 +82,9 @@ def _check_trees(data: bytes) -> None:
 
 
 class LightgbmRuntime(LibraryRuntime):
-    """Fits with a fixed seed and deterministic threads, so that equal data give equal text."""
+    """Fits and stores LightGBM's estimators. With a fixed seed, equal data give equal text, however many threads
+    there are.
+    """
 
     name = "lightgbm"
     row_exact = True

@@ -1,7 +1,6 @@
-"""Score LightGBM's models through the C interface, without the Python package, which takes seconds to load.
+"""Score LightGBM's models through the C interface, without the Python package, which takes seconds to import.
 
-One row goes through a call that its thread has prepared. This takes a hundredth of the time of `Booster.predict`.  #
-D99
+To score single rows, each thread prepares a call once. This takes a hundredth of the time of `Booster.predict`.  # D99
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from trimtab.training.runtimes.scoring_paths import RowCall, per_thread
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_NORMAL, _FLOAT64 = 0, 1  # C_API_PREDICT_NORMAL, C_API_DTYPE_FLOAT64
-_ONE_THREAD = b"num_threads=1"  # more threads would wait for each other when other processes run
+_NORMAL, _FLOAT64 = 0, 1  # the values of C_API_PREDICT_NORMAL and C_API_DTYPE_FLOAT64
+_ONE_THREAD = b"num_threads=1"  # more threads would wait for each other if other processes run
 _PLACES = ("lib/lib_lightgbm.so", "lib/lib_lightgbm.dylib", "bin/lib_lightgbm.dll")
-_QUIET = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(lambda _: None)  # discards what the library would print
+_QUIET = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(lambda _: None)  # ignores what the library would print
 
 
 class Booster:
-    """The library's own model, read from text. Many threads may call it at once."""
+    """A loaded model of the library. Many threads may use it at once."""
 
     def __init__(self, text: bytes) -> None:
-        self.handle = ctypes.c_void_p()  # first, because `__del__` reads the handle even if what follows fails
+        self.handle = ctypes.c_void_p()  # set first, because `__del__` reads it even if the following code fails
         self.library = native_library("lightgbm", *_PLACES)
-        if "lightgbm" not in sys.modules:  # if the Python package is loaded, its own logging stays
+        if "lightgbm" not in sys.modules:  # if the Python package is loaded, its logging stays as it is
             self.library.LGBM_RegisterLogCallback(_QUIET)
         self.library.LGBM_GetLastError.restype = ctypes.c_char_p
         rounds = ctypes.c_int()
@@ -40,7 +39,7 @@ class Booster:
         if self.library.LGBM_BoosterLoadModelFromString(*arguments):
             raise Corrupt(f"lightgbm: these {len(text)} letters are no booster: {self._why()}")
         self.inputs = self._number("LGBM_BoosterGetNumFeature")
-        self.classes = self._number("LGBM_BoosterNumModelPerIteration")  # 1: one number per row
+        self.classes = self._number("LGBM_BoosterNumModelPerIteration")  # 1: there is one number per row
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         import numpy as np
@@ -53,7 +52,7 @@ class Booster:
         return scores if self.classes == 1 else scores.reshape(-1, self.classes)
 
     def predict_rows(self, rows: list[list[float]]) -> list[Score]:
-        """Return the scores of a batch, computed without NumPy."""
+        """Return the scores of rows, without NumPy."""
         given = (ctypes.c_double * (len(rows) * self.inputs))(*[value for row in rows for value in self.checked(row)])
         scores = (ctypes.c_double * (len(rows) * self.classes))()
         self._score(ctypes.addressof(given), len(rows), ctypes.addressof(scores))
@@ -65,9 +64,9 @@ class Booster:
         return self.predict_rows([row])[0]
 
     def prepared_call(self) -> RowCall | None:
-        """Return a call for one row that each thread prepares once.
+        """Return a function that scores one row. Each thread prepares a call of its own.
 
-        The result is None if the library has no such calls, or if they do not give the bits of a batch on a few rows.
+        The result is None if the library has no such calls, or if these do not give the same bits as a batch.
         """
         draw = random.Random(0)
         rows = [[draw.gauss(0.0, 100.0) for _ in range(self.inputs)] for _ in range(4)]
@@ -75,18 +74,18 @@ class Booster:
         rows[2][::2] = rows[1][::2]
         try:
             found = [*map(_RowCall(self).score, rows)]
-        except (AttributeError, OSError):  # another version of the library has no such call
+        except (AttributeError, OSError):  # this version of the library has no such call
             return None
         return per_thread(lambda: _RowCall(self).score) if found == self.predict_rows(rows) else None
 
     def checked(self, row: list[float]) -> list[float]:
-        """Return the row, after a check that it has as many numbers as there are inputs."""
+        """Return the row, after a check that it has one number for each input."""
         if len(row) != self.inputs:
             raise wrong_row("lightgbm", len(row), self.inputs)
         return row
 
     def _score(self, rows_at: int, rows: int, scores_at: int) -> None:
-        """Score `rows` rows of float64 at one address, and write the scores as float64 to another address."""
+        """Score `rows` rows of float64 at one memory address, and write the scores to another."""
         length = ctypes.c_int64()
         status = self.library.LGBM_BoosterPredictForMat(
             self.handle,
@@ -94,7 +93,7 @@ class Booster:
             ctypes.c_int(_FLOAT64),
             ctypes.c_int32(rows),
             ctypes.c_int32(self.inputs),
-            ctypes.c_int(1),  # the matrix is stored row after row
+            ctypes.c_int(1),  # rows are stored one after another
             ctypes.c_int(_NORMAL),
             ctypes.c_int(0),
             ctypes.c_int(-1),
@@ -120,11 +119,11 @@ class Booster:
 
 
 class _RowCall:
-    """A call for use by one thread, with a handle and buffers of its own."""
+    """The prepared call of one thread, with buffers of its own."""
 
     def __init__(self, booster: Booster) -> None:
-        self._handle = ctypes.c_void_p()  # first, because `__del__` reads the handle even if what follows fails
-        self._booster = booster  # keeps the booster alive, because the handle points into it
+        self._handle = ctypes.c_void_p()  # set first, because `__del__` reads it even if the following code fails
+        self._booster = booster  # keep the model alive, because the handle points into it
         library, inputs = booster.library, booster.inputs
         self._free = library.LGBM_FastConfigFree
         self._call = library.LGBM_BoosterPredictForMatSingleRowFast

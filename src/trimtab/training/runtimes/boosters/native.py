@@ -1,4 +1,4 @@
-"""Load shared libraries of models, to call them through the C interface without the Python package around them."""
+"""Load the shared libraries of packages, to call their C interface without importing the packages."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @cache
 def native_library(package: str, *places: str) -> ctypes.CDLL:
-    """Load the shared library of an installed package without importing the package.
+    """Load the shared library of an installed package. The package itself is not imported.
 
     Args:
         package: The name of the package.
-        places: Possible paths of the library in the package's folder, one per operating system.
+        places: Possible paths of the library in the package's folder, for different operating systems.
 
     Raises:
         Misuse: The package is not installed.
-        Unavailable: The package has no such library, or the system lacks something that the library needs.
+        Unavailable: The package has no such library, or the system lacks something that it needs.
     """
     try:
         found = find_spec(package)
@@ -40,7 +40,10 @@ def native_library(package: str, *places: str) -> ctypes.CDLL:
 
 
 def matrix_address(matrix: NDArray[Any]) -> tuple[NDArray[Any], int]:
-    """Return a matrix as C reads it, row after row of float64, and its address. Keep the matrix while C reads it."""
+    """Return a matrix in the form that C reads (rows of float64 one after another), and its memory address.
+
+    Keep the returned matrix as long as C reads it.
+    """
     import numpy as np
 
     plain = np.ascontiguousarray(matrix, np.float64)

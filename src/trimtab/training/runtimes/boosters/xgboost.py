@@ -1,4 +1,4 @@
-"""XGBoost: models are saved as UBJSON, and scored by the library through its C interface."""
+"""XGBoost: models are stored as UBJSON, and scored through the library's C interface."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def read_booster(data: bytes) -> Any:
-    """Return the library's booster, and the range of rounds that count.
+    """Load the library's model (a booster), and the range of its rounds (trees) that count.
 
-    After early stopping the rounds up to the best one count. The range (0, 0) stands for all rounds.
+    If training was stopped early, these are the rounds up to the best one. (0, 0) stands for all rounds.
     """
     import xgboost
 
@@ -34,7 +34,7 @@ def read_booster(data: bytes) -> Any:
 
 
 def score_exported(data: bytes, inputs: list[str]) -> Any:
-    """The scorer of an exported file."""
+    """Return the scorer of an exported model file."""
     import numpy as np
 
     booster, rounds = read_booster(data)
@@ -56,7 +56,7 @@ def _parameters(data: bytes) -> dict[str, str]:
 
 
 def _collect(node: Any, found: dict[str, str]) -> None:
-    """Add the parameters of a configuration at any depth."""
+    """Add all parameters in a configuration to `found`, however deeply they are nested."""
     for name, value in node.items() if isinstance(node, dict) else ():
         if isinstance(value, str) and name not in ("version", "name"):
             found[name] = value
@@ -70,7 +70,7 @@ def _contributions(data: bytes, inputs: NDArray[Any], centred: bool) -> tuple[An
 
     booster, rounds = read_booster(data)
     table = xgboost.DMatrix(inputs, missing=np.nan, nthread=1)
-    # the booster may name its inputs, but a matrix has no names
+    # a matrix has no names, so names are not checked
     plain: Any = {"iteration_range": rounds, "validate_features": False}
     return booster.predict(table, pred_contribs=True, **plain), booster.predict(table, output_margin=True, **plain)
 
@@ -98,7 +98,7 @@ def _inspect(file: ModelFile) -> Inspected:
 
 
 class XgboostRuntime(LibraryRuntime):
-    """Fits with a fixed seed; equal data give equal bytes."""
+    """Fits and stores XGBoost's estimators. With a fixed seed, equal data give equal bytes."""
 
     name = "xgboost"
     row_exact = True

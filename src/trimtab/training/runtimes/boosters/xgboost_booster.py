@@ -20,11 +20,11 @@ _CONFIG = (
     '{"type": 0, "training": false, "iteration_begin": 0, "iteration_end": %d, "missing": NaN, "strict_shape": false, '
     '"cache_id": 0}'
 )
-_QUIET = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(lambda _: None)  # discards what the library would print
+_QUIET = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(lambda _: None)  # ignores what the library would print
 
 
 def no_linear(what: str) -> Misuse:
-    """Return the error for a linear booster, because the library scores rows in memory only with trees."""
+    """Return the error for a linear booster. The library can only score rows in memory with trees."""
     return Misuse(
         f'{what}: booster="gblinear" is no tree, and XGBoost scores rows in memory with trees alone. Take '
         'booster="gbtree", or a linear model of scikit-learn (LogisticRegression, ElasticNet).'
@@ -32,14 +32,14 @@ def no_linear(what: str) -> Misuse:
 
 
 class Booster:
-    """The library's own model, read from bytes. Many threads may call it at once."""
+    """A loaded model of the library. Many threads may use it at once."""
 
     def __init__(self, data: bytes) -> None:
-        self.handle = ctypes.c_void_p()  # first, because `__del__` reads the handle even if what follows fails
-        if data[:1] != b"{":  # the library's parser ends the process at some foreign bytes
+        self.handle = ctypes.c_void_p()  # set first, because `__del__` reads it even if the following code fails
+        if data[:1] != b"{":  # other bytes can make the library's parser end the process
             raise Corrupt(f"xgboost: these {len(data)} bytes are no booster in UBJSON.")
         self.library = native_library("xgboost", "lib/libxgboost.so", "lib/libxgboost.dylib", "lib/xgboost.dll")
-        if "xgboost" not in sys.modules:  # if the Python package is loaded, its own logging stays
+        if "xgboost" not in sys.modules:  # if the Python package is loaded, its logging stays as it is
             self.library.XGBRegisterLogCallback(_QUIET)
         self.library.XGBGetLastError.restype = ctypes.c_char_p
         self._done("XGBoosterCreate", None, ctypes.c_uint64(0), ctypes.byref(self.handle))
@@ -47,7 +47,7 @@ class Booster:
             self._done("XGBoosterLoadModelFromBuffer", self.handle, ctypes.c_char_p(data), ctypes.c_uint64(len(data)))
         except OSError as error:
             raise Corrupt(f"xgboost: these {len(data)} bytes are no booster: {str(error)[:200]}") from error
-        self._done("XGBoosterSetParam", self.handle, b"nthread", b"1")  # more threads would wait
+        self._done("XGBoosterSetParam", self.handle, b"nthread", b"1")  # more threads would wait for each other
         if self._is_linear():
             raise no_linear("xgboost")
         count = ctypes.c_uint64()
@@ -64,11 +64,11 @@ class Booster:
             return np.empty(0 if classes == 1 else (0, classes))
         plain, address = matrix_address(matrix)
         found, shape = self._score(address, len(plain))
-        # a copy, because the library overwrites its array
+        # copied, because the library reuses its array
         return np.array(np.ctypeslib.as_array(found, shape), np.float64)
 
     def predict_rows(self, rows: list[list[float]]) -> list[Score]:
-        """Return the scores of a batch, computed without NumPy."""
+        """Return the scores of rows, without NumPy."""
         given = (ctypes.c_double * (len(rows) * self.inputs))(*[value for row in rows for value in self.checked(row)])
         found, shape = self._score(ctypes.addressof(given), len(rows))
         if len(shape) == 1:
@@ -80,29 +80,29 @@ class Booster:
         return self.predict_rows([row])[0]
 
     def prepared_call(self) -> RowCall:
-        """Return a call for one row, for use by one thread."""
+        """Return a function that scores one row. Only one thread may use it."""
         return _RowCall(self).score
 
     def checked(self, row: list[float]) -> list[float]:
-        """Return the row, after a check that it has as many numbers as there are inputs."""
+        """Return the row, after a check that it has one number for each input."""
         if len(row) != self.inputs:
             raise wrong_row("xgboost", len(row), self.inputs)
         return row
 
     def scores_of_nothing(self) -> list[float]:
-        """Return the scores of a row of nulls: one number, or one for each class."""
+        """Return the score of a row of nulls: one number, or one for each class."""
         row = (ctypes.c_double * self.inputs)(*[float("nan")] * self.inputs)
         found, shape = self._score(ctypes.addressof(row), 1)
         return list(found[: shape[1] if len(shape) == 2 else 1])
 
     def why(self) -> str:
-        """Return the library's message about its newest error in this thread."""
+        """Return the library's message about the last error in this thread."""
         return str(self.library.XGBGetLastError().decode("utf-8", "replace"))
 
     def _score(self, rows_at: int, rows: int) -> tuple[Any, tuple[int, ...]]:
-        """Score rows of float64 in memory; return the address of the scores and their shape.
+        """Score rows of float64 in memory. Return the memory address of the scores, and their shape.
 
-        The scores stay at this address until the next call of this thread.
+        The scores are valid until the next call in this thread.
         """
         interface = (_INTERFACE % (rows_at, rows, self.inputs)).encode()
         shape, dims = ctypes.POINTER(ctypes.c_uint64)(), ctypes.c_uint64()
@@ -120,9 +120,7 @@ class Booster:
         return found, tuple(shape[: dims.value])
 
     def _rounds(self) -> int:
-        """Return the number of rounds that count. After early stopping these are the rounds up to the best; 0: all
-        rounds.
-        """
+        """Return the number of rounds (trees) that count: up to the best one if training was stopped early. 0: all."""
         text, there = ctypes.c_char_p(), ctypes.c_int()
         self._done("XGBoosterGetAttr", self.handle, b"best_iteration", ctypes.byref(text), ctypes.byref(there))
         return int(text.value) + 1 if there.value and text.value else 0
@@ -142,7 +140,7 @@ class Booster:
 
 
 class _RowCall:
-    """A call of one thread. Its buffer is described to the library once."""
+    """The call of one thread. Its buffer is described to the library only once."""
 
     def __init__(self, booster: Booster) -> None:
         inputs = booster.inputs

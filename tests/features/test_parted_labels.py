@@ -77,3 +77,11 @@ def test_labels_from_disk_are_those_from_memory(
         patch.setattr(parted_labels, "_PER_ROW_BYTES", per_row_bytes)  # in one part, or in up to several dozen
         patch.setattr(chosen_events, "_HASHED_BYTES", per_row_bytes)
         assert on_disk(what, records, requests) == in_memory(what, records, requests)
+
+
+def test_an_event_at_the_time_of_a_request_that_is_known_at_its_cut_is_the_label() -> None:
+    row = {"id": "r", "key": "a", "at": 100, "x": 1.0, "n": None, "ok": None, "kind": None}
+    records = [Record(id="r", row=row, event_at_us=100, known_at_us=150, position=1)]
+    requests: list[LabelRequests] = [(column("str", ["a"]), np.array([100]), np.array([150]))]
+    found = on_disk(LABELS["by id"], records, requests)
+    assert found == in_memory(LABELS["by id"], records, requests) == [repr(([1.0], [150]))]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +112,21 @@ def test_a_sample_of_a_source_has_all_versions_of_its_ids(trained: Path, monkeyp
         project.history.refresh()
         for source in ("sales", "readings"):
             whole = rows_of(project.history.frame(source))
-            assert rows_of(RecentEvents(project).frame(source)) == whole
+            assert rows_of(RecentEvents(project, "buyer").frame(source)) == whole
             with monkeypatch.context() as patch:
                 patch.setattr(recent_events, "_ALL_EVENTS", 300)
-                sampled = rows_of(RecentEvents(project).frame(source))
+                sampled = rows_of(RecentEvents(project, "buyer").frame(source))
             assert 30 < len(sampled) < 200
             assert set(sampled) < set(whole)
+
+
+def test_a_loop_drops_the_history_once_it_does_not_fit(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with shop.opened(trained) as project:
+        project.predict("buyer", [shop.visit("asked", shop.NOW_US)])
+        project.tick()
+        history = weakref.ref(project.history)
+        shop.move(project, HOUR_US)
+        beyond_memory(monkeypatch)
+        project.tick()
+        gc.collect()
+        assert history() is None

@@ -32,8 +32,9 @@ class RecentEvents:
     has every version of each n-th id, chosen by the hash of the id, so that repetitions and corrections are recognised.
     """
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: System, model: str) -> None:
         self._system = system
+        self._model = model  # only one process at a time holds the loop of a model
         self._samples: dict[str, _Sample] = {}
 
     def frame(self, source: str) -> EventFrame:
@@ -54,7 +55,7 @@ class RecentEvents:
         system = self._system
         most = _ALL_EVENTS // len(system.sources)
         numbers = [name for name, dtype in source.columns.items() if dtype in ("float", "int")]
-        folder = system.state_folder / "backfill" / f"recent-{source.name}"
+        folder = system.state_folder / "backfill" / f"recent-{self._model}-{source.name}"
         with (
             claimed(folder),
             named_errors(folder),

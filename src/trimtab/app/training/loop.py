@@ -65,7 +65,7 @@ class DeploymentLoop:
         self._clock = system.clock
         self._profiles = Profiles(catalog, system.state.blob, system.clock)
         self._labels = LoopLabels(system, deployment.model)
-        self._recent = RecentEvents(system)
+        self._recent = RecentEvents(system, deployment.name)
         self._steps = Recorded("train", catalog, system.state.blob, clock=system.clock)
         config = system.config
         pin = Pin(data, lambda: system.asked_history, catalog, kept_from=partial(kept_from, catalog))

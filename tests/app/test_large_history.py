@@ -17,6 +17,7 @@ from test_block_kills import prepared
 import trimtab as tt
 from trimtab.app.data import recent_events
 from trimtab.app.data.recent_events import RecentEvents
+from trimtab.app.features import recorded_events
 from trimtab.app.online import history as app_history
 from trimtab.app.online.history import SharedHistory
 from trimtab.core.clock import VirtualClock
@@ -26,6 +27,7 @@ from trimtab.features.parts import parted_labels
 from trimtab.feedback import logged_waiting
 from trimtab.monitoring.quality.quality_days import stored_days
 from trimtab.monitoring.signals import listed_signals
+from trimtab.store.duckdb_opening import open_duckdb
 
 STEPS = 10 * block_process.A_DAY
 
@@ -130,3 +132,21 @@ def test_a_loop_drops_the_history_once_it_does_not_fit(trained: Path, monkeypatc
         project.tick()
         gc.collect()
         assert history() is None
+
+
+def test_the_files_of_many_moves_are_merged(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorded_events, "_MOST_SMALL", 2)
+    with shop.opened(trained) as project:
+        source = project.definitions.sources["readings"]
+        for hour in range(5):
+            shop.move(project, HOUR_US)
+            project.push("readings", [{"site": "north", "level": float(hour), "read_at": project.clock.now_us()}])
+            events = recorded_events.recorded_events(project, source)
+        table = project.state.table("readings", make=False)
+        assert table is not None
+        assert len(recorded_events.table_files(table)) <= 3
+        project.history.refresh()
+        with open_duckdb() as connection:
+            assert events.count(connection) == project.history.frame("readings").rows
+        levels = table.scan(["level"])["level"].to_list()
+        assert levels[-5:] == [0.0, 1.0, 2.0, 3.0, 4.0]

@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from trimtab.app.features.materialising import move_into_tables
+from trimtab.app.features.materialising import SPARED_H, move_into_tables, writing_tables
 from trimtab.core.errors import Misuse
 from trimtab.features.parts.event_files import EventFiles, parquet, table_events
 from trimtab.store.duckdb_opening import open_duckdb
-from trimtab.store.ports import Table
+from trimtab.store.ports import Prunable, Table
 
 if TYPE_CHECKING:
     from trimtab.app.system import System
     from trimtab.events.definitions import Source
+
+
+_SMALL_BYTES = 8 << 20
+_MOST_SMALL = 64  # number of small files of a table above which files are merged
 
 
 @runtime_checkable
@@ -29,11 +33,22 @@ def recorded_events(system: System, source: Source) -> EventFiles:
         Misuse: The tables are not in files of this machine.
     """
     move_into_tables(system)
+    merge_files(system)
     table = system.state.tables(system.sources, make=False)[source.name]
     positions = system.state.events.positions()  # no lower than what the table has just reached
     for partition, last in reached_in(table).items():  # partitions that are gone from the log
         positions.setdefault(partition, last)
     return table_events(source, table_files(table), list(positions), positions)
+
+
+def merge_files(system: System) -> None:
+    """Merge the files of tables that have many small files, since each move adds a file."""
+    for table in system.state.tables(system.sources, make=False).values():
+        small = sum(file.stat().st_size < _SMALL_BYTES for file in table_files(table))
+        if small > _MOST_SMALL and isinstance(table, Prunable):
+            with writing_tables(system.state):
+                table.compact()
+                table.vacuum(SPARED_H)
 
 
 def table_files(table: Table) -> list[Path]:

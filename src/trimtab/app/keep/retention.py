@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from trimtab.app.features.materialising import move_into_tables
+from trimtab.app.features.materialising import SPARED_H, move_into_tables
 from trimtab.app.keep.disk_usage import Taken, log_growth, over_budget, record_bytes, taken
 from trimtab.app.state.lease import Lease
 from trimtab.app.state.retention_needs import lifetime_features, newest_features, source_needs, views_in_use
@@ -30,10 +30,9 @@ if TYPE_CHECKING:
 
 LEASE = "retention"
 _BATCH = 10_000
-_SPARED_H = 1  # replaced files of a table stay this many hours for other tools that read the table
-_FILES = 32  # a table with more files than this is compacted
-_LEARNT_WAITS = 2  # online learners read predictions up to this age, in multiples of the wait for labels
-_IN_TABLE = 0.3  # the size of an event in a table, as a share of its size in the log
+_FILES = 32  # a table with more files is compacted
+_LEARNT_WAITS = 2  # a learner reads predictions that are up to so many label waits old
+_IN_TABLE = 0.3  # an event in a table takes about this share of its bytes in the log
 
 
 class Retained(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,7 +172,7 @@ def _retain(system: System) -> Retained:
     truncated, notes = _truncate_events(system)
     tables = state.tables(system.sources, make=True)
     gone = _expire(system, tables)
-    _vacuum(tables, _SPARED_H)
+    _vacuum(tables, SPARED_H)
     _compact(system, tables)
     predictions = _truncate(state.predictions, _closed_before(system), notes)
     quarantined = _truncate(state.quarantine, _quarantined_before(system), notes)

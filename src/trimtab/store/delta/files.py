@@ -72,8 +72,13 @@ class ParquetFiles:
             return self._keep(cursor, f"SELECT {', '.join(picks)} FROM incoming", order)
 
     def rewrite(self, names: Sequence[str], order: int, where: str = "true", values: Sequence[Any] = ()) -> str:
-        """Copy the rows of the named files that fulfil `where` to a new, synced file, and return the file's name."""
+        """Write a new, synced file with the rows of the named files that fulfil `where`, and return its name.
+
+        Without `values`, the rows are copied in pieces. With them they are all in memory, as COPY takes no parameters.
+        """
         with self._cursor() as cursor:
+            if not values:
+                return self._keep(cursor, self._select("*", names, where), order)
             cursor.execute("CREATE TEMP TABLE chosen AS " + self._select("*", names, where), list(values))
             name = self._keep(cursor, "SELECT * FROM chosen ORDER BY rowid", order)
             cursor.execute("DROP TABLE chosen")

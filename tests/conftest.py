@@ -15,9 +15,14 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 
+from trimtab.run import executors
 from trimtab.run.signals import ENDING
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+import forked
+
+executors.subprocess = forked.LIKE_SUBPROCESS  # type: ignore[attr-defined]  # a child that trains is forked: no imports
 for name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "force_color"):  # no network, no colours
     os.environ.pop(name, None)
     os.environ.pop(name.upper(), None)

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+import forked
 import tour
 import trimtab
 from trimtab.cli.group import trimtab as trimtab_command
@@ -90,7 +91,7 @@ def tutorial_names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def served(tutorial_names: dict[str, Any]) -> Iterator[str]:
     """The URL of the tutorial's project, served."""
     command = [*TRIMTAB, "--project", str(tutorial_names["__folder__"] / "orders"), "serve", "--port", "0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
+    server = forked.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
     try:
         assert server.stdout is not None
         found = re.search(r"http://\S+", server.stdout.readline())
@@ -98,7 +99,7 @@ def served(tutorial_names: dict[str, Any]) -> Iterator[str]:
         yield found[0]
     finally:
         server.terminate()
-        assert server.wait(30) == 0
+        assert server.wait(60) == 0
         server.stdout.close()
 
 

@@ -1,4 +1,4 @@
-"""A trained project, made once and copied for each test; and a way to `shop`, which lies beside the tests."""
+"""A trained project, made once and copied for each test; and the folder of `shop` on the path."""
 
 from __future__ import annotations
 
@@ -11,15 +11,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import shop
-
-import forked
-from trimtab.run import executors
-
-
-@pytest.fixture(autouse=True)
-def quick_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process that trains for a project which is open in this one begins at once."""
-    monkeypatch.setattr(executors, "subprocess", forked.LIKE_SUBPROCESS)
 
 
 @pytest.fixture(scope="session")

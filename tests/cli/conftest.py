@@ -1,4 +1,4 @@
-"""Fixtures, and a way to `command`, which lies beside the tests."""
+"""Fixtures, and the folder of `command` on the path."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The same inside the tests' process: quicker, and a warning becomes an error."""
+    """Run `trimtab` inside the process of the tests, where it is quicker and a warning becomes an error."""
 
     def call_command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         monkeypatch.chdir(cwd or tmp_path)

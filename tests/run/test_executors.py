@@ -24,11 +24,14 @@ from trimtab.run import (
     Task,
     TaskFailed,
     ThreadExecutor,
+    executors,
 )
 
 
 @pytest.fixture(autouse=True)
-def tasks_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+def new_interpreters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start real processes, as users do, which can import `tasks`."""
+    monkeypatch.setattr(executors, "subprocess", subprocess)
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
 

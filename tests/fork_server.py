@@ -103,6 +103,8 @@ def become(asked: dict[str, Any], files: list[int]) -> None:
     """
     for number, handler in ENDING.items():
         signal.signal(number, handler)
+    for number in asked["ignored"]:
+        signal.signal(number, signal.SIG_IGN)
     if asked["session"]:
         os.setsid()
     if asked["group"]:

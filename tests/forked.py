@@ -90,8 +90,7 @@ class Popen(subprocess.Popen[Any]):
                 options.append(option[-1])
                 words = words[len(option) :]
         known = known and bool(words) and (words[0] in ("-c", "-m") or not words[0].startswith("-"))
-        ignored = any(signal.getsignal(number) is signal.SIG_IGN for number in ENDING)  # which a child inherits
-        plain = not (ignored or preexec or shell) and {*more[16:20]} <= {None, -1} and group in (-1, 0)
+        plain = not (preexec or shell) and {*more[16:20]} <= {None, -1} and group in (-1, 0)
         known = known and plain and sys.platform == "linux"
         if not known or server().group != os.getpgrp() or server().begun_with != at_begin(environment):
             super()._execute_child(args, *more)  # type: ignore[misc]
@@ -103,6 +102,7 @@ class Popen(subprocess.Popen[Any]):
             "environment": environment,
             "session": session,
             "group": group == 0,
+            "ignored": [number for number in ENDING if signal.getsignal(number) is signal.SIG_IGN],
             "files": [0, 1, 2, *pass_fds],
         }
         files = [pipe if pipe != -1 else own for own, pipe in enumerate((pipes[0], pipes[3], pipes[5]))]

@@ -12,6 +12,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import shop
 
+import forked
+from trimtab.serving.workers import worker
+
+
+@pytest.fixture(autouse=True)
+def quick_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the workers of a service that runs in this process."""
+    monkeypatch.setattr(worker, "subprocess", forked.LIKE_SUBPROCESS)
+
 
 @pytest.fixture(scope="session")
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import fcntl
 import gc
@@ -13,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import types
 import warnings
@@ -145,9 +147,33 @@ def become(asked: dict[str, Any], files: list[int]) -> None:
     exec(compile(code, name, "exec"), vars(main))
 
 
+def end(status: object) -> None:
+    """End as an interpreter does with this argument of `sys.exit`, except that the libraries' modules are not cleared.
+
+    To clear them takes longer than most programs of tests. Threads are waited for, exit functions run, and what the
+    program's own globals and cycles hold is destroyed.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    if (names := vars(sys.modules["__main__"])) is not globals():
+        names.clear()
+    gc.collect()
+    if status is not None and not isinstance(status, int):
+        print(status, file=sys.stderr)
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit((status or 0) & 0xFF)
+
+
 if __name__ == "__main__":
     for module in LOADED:
         importlib.import_module(module)
     gc.collect()
     gc.freeze()
-    become(*serve_until_asked(socket.socket(fileno=int(sys.argv[1]))))
+    status: object = None
+    try:
+        become(*serve_until_asked(socket.socket(fileno=int(sys.argv[1]))))
+    except SystemExit as leaving:
+        status = leaving.code
+    end(status)

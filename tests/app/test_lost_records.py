@@ -205,7 +205,7 @@ def test_no_answer_claims_to_be_logged_once_the_prediction_log_was_moved(trained
         codes = {ask(url) for _ in range(3)}
         assert codes == ({503} if mode == "durable" else {200})  # those are noted, as on a full disk
         eventually(lambda: shop.call(f"{url}/health/ready")[0] == 503)
-        assert "predictions cannot be logged" in status(trained)
+        eventually(lambda: "predictions cannot be logged" in status(trained))
         away.rename(log)
         eventually(lambda: ask(url) == 200)
         eventually(lambda: shop.call(f"{url}/health/ready")[0] == 200)

@@ -23,23 +23,26 @@ from typing import Any
 
 import forked
 
-LOADED = (  # what a project that serves or trains loads, and no engine that starts threads
+LOADED = (  # the imports of a project that serves or trains; none of them starts a thread
+    "duckdb",
     "sklearn.linear_model",
     "skops.io",
-    "trimtab.app.serve.engine",
-    "trimtab.app.training.learning",
-    "trimtab.app.training.loop",
-    "trimtab.app.project",
-    "trimtab.app.serve.service",
+    "trimtab.app.features.feature_runs",
     "trimtab.app.inspect.status",
-    "trimtab.app.system",
+    "trimtab.app.project",
+    "trimtab.app.serve.engine",
+    "trimtab.app.serve.service",
+    "trimtab.app.training.learning",
+    "trimtab.app.training.training_child",
     "trimtab.cli.group",
-    "trimtab.serving.http",
+    "trimtab.serving.http.server.fast_path",
     "trimtab.store.lmdb.kv",
     "trimtab.store.sql_catalog",
     "trimtab.store.sqlite.log",
+    "trimtab.training.judge.evaluation",
     "trimtab.training.runtimes.sklearn",
     "uvicorn",
+    "uvloop",
 )
 
 

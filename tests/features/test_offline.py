@@ -56,7 +56,7 @@ def reads(source: Source, data: st.DataObject) -> int:
 
 
 @pytest.mark.parametrize("source", [KEYED, KEYLESS], ids=["keyed", "keyless"])
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_offline_gives_the_bits_and_reasons_of_the_oracle(source: Source, data: st.DataObject) -> None:
     reads(source, data)

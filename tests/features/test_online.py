@@ -195,19 +195,19 @@ def campaign(data: st.DataObject, of: Source, source_of_records: Any = feeds) ->
     check_offline(plan, v, log, BASE_US + data.draw(st.integers(-5, 70), label="wanted offline") * UNIT_US)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_online_equals_the_oracle_for_events_that_are_corrected(data: st.DataObject) -> None:
     campaign(data, KEYED)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_online_equals_the_oracle_for_events_without_a_key(data: st.DataObject) -> None:
     campaign(data, KEYLESS)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(st.data(), st.sampled_from([KEYED, KEYLESS]))
 def test_online_and_offline_equal_the_oracle_for_rows_that_were_pushed(data: st.DataObject, of: Source) -> None:
     campaign(data, of, pushed)

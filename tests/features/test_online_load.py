@@ -45,19 +45,19 @@ def campaign(data: st.DataObject, of: Source, source_of_records: Any = feeds) ->
     check_offline(plan, v, log, BASE_US + data.draw(st.integers(-5, 70), label="wanted offline") * UNIT_US)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_filled_equals_the_oracle_for_events_that_are_corrected(data: st.DataObject) -> None:
     campaign(data, KEYED)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_filled_equals_the_oracle_for_events_without_a_key(data: st.DataObject) -> None:
     campaign(data, KEYLESS)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.data(), st.sampled_from([KEYED, KEYLESS]))
 def test_filled_equals_the_oracle_for_rows_that_were_pushed(data: st.DataObject, of: Source) -> None:
     campaign(data, of, pushed)

@@ -259,7 +259,7 @@ class Online(RuleBasedStateMachine):
 
 
 def test_views_in_any_order_of_work_equal_the_oracle() -> None:
-    run_state_machine_as_test(Online, settings=settings(max_examples=60, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(Online, settings=settings(max_examples=30, stateful_step_count=30, deadline=None))
 
 
 @pytest.mark.soak

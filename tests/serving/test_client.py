@@ -456,17 +456,15 @@ def test_the_time_of_a_call_is_its_requests_deadline_and_holds_for_all_tries() -
         client.predict("m", {})
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
 def test_dead_addresses_of_a_host_share_the_time_with_the_one_that_answers(
-    scheme: str, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = Told(MODELS, context=context_of(certificate) if scheme == "https" else None)
+    server = Told(MODELS, context=context_of(certificate))
     with contextlib.ExitStack() as held:
         dead = [held.enter_context(silent()).getsockname() for _ in range(2)]
         found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", place) for place in (*dead, ("127.0.0.1", server.port))]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-        url = f"{scheme}://localhost:{server.port}"
-        with connect(url, timeout_s=4.5, cafile=str(certificate[0])) as client:
+        with connect(f"https://localhost:{server.port}", timeout_s=4.5, cafile=str(certificate[0])) as client:
             assert client.models() == []
     server.join(30)
     assert len(server.asked) == 1

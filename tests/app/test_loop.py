@@ -581,6 +581,9 @@ class Bent:
     def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted:
         return self._recipe.fit(training_set, rows)
 
+    def expect(self, training_set: TrainingSet, rows: Rows) -> bool:
+        return self._recipe.expect(training_set, rows)
+
     def candidate_scores(self, fitted: Fitted, training_set: TrainingSet, window: Rows) -> Floats:
         self._asked += 1
         return self._recipe.candidate_scores(fitted, training_set, window) + self._bend(self._asked)

@@ -29,6 +29,7 @@ from trimtab.registry import LoadedModel, Registry
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.simulation.results import ReplayResult
 from trimtab.simulation.scenarios import rows as simulated_rows
+from trimtab.simulation.scenarios import shared_fits
 from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.stats import paired_difference
 
@@ -121,6 +122,28 @@ def test_a_line_does_the_same_alone_and_among_others(drifted: Done, tmp_path: Pa
     assert worlds.ledger(tmp_path) == worlds.ledger(drifted.folder)
     logged, among = worlds.predictions(tmp_path), worlds.predictions(drifted.folder)
     assert [_answer(p) for p in logged] == [_answer(p) for p in among]  # ids and positions depend on the stretches
+
+
+def test_fits_at_the_same_time_give_the_bytes_of_fits_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = worlds.make(3, days=16, drift_day=2)
+    deployment = worlds.deployed(worlds.trees, retrain=tt.every("7d") | tt.on_quality_drop(), settle="3d")
+    begun: list[object] = []
+    begin = shared_fits.FitCache.begin
+
+    def counted(cache: shared_fits.FitCache, key: Any, fit: Callable[[], Any]) -> None:
+        begun.append(key)
+        begin(cache, key, fit)
+
+    monkeypatch.setattr(shared_fits.FitCache, "begin", counted)
+    found = []
+    for name in ("together", "alone"):
+        result = worlds.replay(tmp_path / name, tables, [Scenario(name="one", deployment=deployment)], days=16)
+        found.append((worlds.ledger(tmp_path / name), result.lines["one"].scores.tobytes(), result.lines["one"].fits))
+        assert len(set(begun)) > 6
+        monkeypatch.setattr(shared_fits, "_CONCURRENT", frozenset())
+    assert found[0] == found[1]
 
 
 def test_another_seed_decides_alike_on_a_recipe_without_chance(drifted: Done, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from trimtab.simulation.scenarios.rows import AnsweredRows, Block, Questions
 from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.simulation.scenarios.scoring import Answers, made_ahead
 from trimtab.simulation.scenarios.shared import Shared
+from trimtab.simulation.scenarios.shared_fits import FitCache
 from trimtab.simulation.scenarios.world import World
 from trimtab.simulation.spot_check import SpotCheck
 from trimtab.simulation.streams import Stream
@@ -125,6 +126,7 @@ class Replay(Closing):
         self._history = History(self._logs[request.name], needed)
         self._rows = AnsweredRows(Questions(request, tables[request.name]), self._history)
         self._blob = store.open(store_url("file", folder / "blob"), "blob")
+        self._fits = FitCache()
         self.worlds: dict[str, World] = {}
         features = scenarios[0].deployment.model.features
         self._check = SpotCheck(features, folder, settings.sampled_rows, settings.seed)
@@ -150,6 +152,7 @@ class Replay(Closing):
             seed=self._settings.seed,
             look_every_us=self._settings.look_every_us,
             faults=self._recording.faults,
+            fits=self._fits,
         )
         for number, scenario in enumerate(self._scenarios):
             folder = self._folder if scenario.main else self._folder / "replay" / f"{number:02d}"
@@ -172,6 +175,7 @@ class Replay(Closing):
         return self._result(first_row, accepted, quarantined)
 
     def close(self) -> None:
+        self._fits.close()
         for world in self.worlds.values():
             world.close()
         self._check.close()

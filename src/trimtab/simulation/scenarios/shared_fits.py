@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import msgspec
@@ -16,23 +17,43 @@ from trimtab.steering.candidates.recipes import Floats, Recipe, Rows, Scoring
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.fitting.fitted import Fitted
 
-_KEPT = 8
+_KEPT = 12
+_FITS_AT_ONCE = 2
+# Libraries of which two fits at the same time give the same bytes as one after the other. Fits of other libraries may
+# draw from a generator of random numbers that all threads share.
+_CONCURRENT = frozenset(("lightgbm",))
 _Key = tuple[str, str, str, int | None]
 
 
 class FitCache:
-    """The newest fits, by recipe, data and rows."""
+    """The newest fits, by recipe, data and rows. A fit that is expected runs in another thread meanwhile."""
 
     def __init__(self) -> None:
-        self._fits: OrderedDict[_Key, Fitted] = OrderedDict()
+        self._fits: OrderedDict[_Key, Future[Fitted]] = OrderedDict()
+        self._threads = ThreadPoolExecutor(_FITS_AT_ONCE, "trimtab-fits")
 
-    def get(self, key: _Key) -> Fitted | None:
-        return self._fits.get(key)
+    def begin(self, key: _Key, fit: Callable[[], Fitted]) -> None:
+        """Begin a fit in another thread, unless it is there already."""
+        if key not in self._fits:
+            self._keep(key, self._threads.submit(fit))
 
-    def put(self, key: _Key, fitted: Fitted) -> None:
+    def get(self, key: _Key, fit: Callable[[], Fitted]) -> Fitted:
+        """The fit of a key: the one that is there, or else a new one."""
+        found = self._fits.get(key)
+        if found is None:
+            found = Future()
+            found.set_result(fit())
+            self._keep(key, found)
+        return found.result()
+
+    def close(self) -> None:
+        """Drop the fits that nobody waits for."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def _keep(self, key: _Key, fitted: Future[Fitted]) -> None:
         self._fits[key] = fitted
         while len(self._fits) > _KEPT:
-            self._fits.popitem(last=False)
+            self._fits.popitem(last=False)[1].cancel()
 
 
 class Spent:
@@ -68,17 +89,24 @@ class SharedRecipe:
         self._recipe = recipe
         self._address = address
         self._cache = cache
+        self._runtime = ""  # the library of the newest fit
 
     def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted:
-        chosen = bytes_hash(np.packbits(rows).tobytes())
-        key = (self._address, training_set.manifest.data_hash, chosen, training_set.half_life_us)
         self._spent.fits += 1
         self._spent.rows += int(rows.sum())
-        found = self._cache.get(key)
-        if found is None:
-            found = self._recipe.fit(training_set, rows)
-            self._cache.put(key, found)
+        found = self._cache.get(self._key(training_set, rows), lambda: self._recipe.fit(training_set, rows))
+        self._runtime = found.artifact.runtime
         return found
+
+    def expect(self, training_set: TrainingSet, rows: Rows) -> bool:
+        if self._runtime not in _CONCURRENT:
+            return False
+        self._cache.begin(self._key(training_set, rows), lambda: self._recipe.fit(training_set, rows))
+        return True
+
+    def _key(self, training_set: TrainingSet, rows: Rows) -> _Key:
+        chosen = bytes_hash(np.packbits(rows).tobytes())
+        return self._address, training_set.manifest.data_hash, chosen, training_set.half_life_us
 
     def candidate_scores(self, fitted: Scoring, training_set: TrainingSet, window: Rows) -> Floats:
         return self._recipe.candidate_scores(fitted, training_set, window)
@@ -104,15 +132,22 @@ class Sabotaged:
         self._seed = seed
 
     def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted:
-        usable = np.flatnonzero(training_set.usable)
-        share = self._share()
-        if not share or not usable.size or not rows[usable[-1]]:
+        share = self._share_of(training_set, rows)
+        if not share:
             return self._recipe.fit(training_set, rows)
         values, rng = training_set.labels.values.copy(), np.random.default_rng(self._seed)
         shuffled = rows & (rng.random(rows.size) < share)
         values[shuffled] = rng.permutation(values[shuffled])
         labels = msgspec.structs.replace(training_set.labels, values=values)
         return self._own.fit(msgspec.structs.replace(training_set, labels=labels), rows)
+
+    def expect(self, training_set: TrainingSet, rows: Rows) -> bool:
+        return not self._share_of(training_set, rows) and self._recipe.expect(training_set, rows)
+
+    def _share_of(self, training_set: TrainingSet, rows: Rows) -> float:
+        """The share of the rows whose labels are shuffled; 0 unless the newest rows are learnt from."""
+        usable = np.flatnonzero(training_set.usable)
+        return self._share() if usable.size and rows[usable[-1]] else 0.0
 
     def candidate_scores(self, fitted: Scoring, training_set: TrainingSet, window: Rows) -> Floats:
         return self._recipe.candidate_scores(fitted, training_set, window)

@@ -41,6 +41,14 @@ from trimtab.training.fitting.fitted import Fitted
 T = TypeVar("T")
 
 
+class _Before(msgspec.Struct, frozen=True, eq=False):
+    """The days before a window, and the rows from which a fit that scores them would learn."""
+
+    learnt: Rows
+    judged: Rows
+    target: ComparisonTarget | None  # the version in service, if it was fitted not long before these days
+
+
 class CandidateBuilder:
     """Makes and judges versions of one deployment, and registers them.
 
@@ -96,6 +104,9 @@ class CandidateBuilder:
         lack = compared.lack_of(training_set, plan.window, target)
         if lack is not None:
             raise Misuse(f"repair of {model.name!r}: {lack}")
+        if self._fits.expect_plan(training_set, plan) and plan.choices == len(plan.folds) == 1:
+            learnt = msgspec.structs.replace(plan.window, before=plan.learnt(plan.sources[0], plan.folds[0]))
+            self._judge.baselines(Case(training_set, learnt, TargetScores(None, "")))  # while the fits run
         try:
             made = self._fits.of_plan(training_set, plan)
         except Misuse:
@@ -105,6 +116,7 @@ class CandidateBuilder:
             raise
         answered = compared.answered(target, training_set, plan.window)
         best, window = self._judge.best(training_set, plan, made, answered)
+        self._fits.expect(training_set, best.source.refit, best.source.half_life_us)
         if answered.scores is not None:
             answered = TargetScores(of_window(answered.scores, plan, window), answered.note)
         go_on()
@@ -122,14 +134,15 @@ class CandidateBuilder:
         successor, reason, allowance = None, gate.reason, {}
         earlier: list[Answers] = []
         if gate.passed:
+            before = self._before(training_set, plan, best, window, target)
             refit = self._fits.fit("refit", training_set, best.source.refit, best.source.half_life_us)
             again = self._recipe.candidate_scores(refit, training_set, window.rows)
             why_not = self._judge.too_far(again, scores, case) or self._hopeless(scores, case)
             reason = why_not or gate.reason
             if why_not is None:
                 allowance = refit_allowance(model.metric, scores, again, self._judge.cap(scores, case))
-                earlier = self._earlier(training_set, plan, best, window, target)
                 successor = self._registered(refit, manifest, judged, actor, training_set)
+                earlier = self._earlier(training_set, best, window, before)
         days = [*earlier, Answers(window.rows, scores)]
         reference = self._reference(judged, case, scores, days, slices=successor is not None)
         return msgspec.structs.replace(
@@ -248,20 +261,16 @@ class CandidateBuilder:
         cap, labels = self._judge.cap(scores, case), self._parts.labels
         return healthy_reference(model, version.id, case.training_set, answered, labels, cap=cap, slices=parts)
 
-    def _earlier(
+    def _before(
         self, training_set: TrainingSet, plan: Plan, best: Made, window: JudgingWindow, target: ComparisonTarget | None
-    ) -> list[Answers]:
-        """Return scores of days before the window, so that the reference has more days.
-
-        They come from a fit on still earlier rows, or from the version in service, if it was fitted shortly before
-        these days.
-        """
-        # data changed when a window with several folds began, so earlier days are no reference
+    ) -> _Before | None:
+        """The days before the window, which complete the reference; a fit for them may begin now."""
+        # days before a change are no reference for the time after the change
         if plan.folds[1:] or self._deployment.learn == "online":
-            return []
+            return None
         found = walk_forward_rows(training_set, window)
         if found is None:
-            return []
+            return None
         learnt, judged = found
         begins_us = int(training_set.at_us[judged].min())
         if (
@@ -269,11 +278,26 @@ class CandidateBuilder:
             and target.version.recipe == self._deployment.model.hash
             and target.unseen_from_us <= begins_us < target.unseen_from_us + AS_NEW_US
         ):
-            days = msgspec.structs.replace(window, rows=judged)
-            scores = self.comparisons.answered(target, training_set, days).scores
+            return _Before(learnt, judged, target)
+        self._fits.expect(training_set, learnt, best.source.half_life_us)
+        return _Before(learnt, judged, None)
+
+    def _earlier(
+        self, training_set: TrainingSet, best: Made, window: JudgingWindow, before: _Before | None
+    ) -> list[Answers]:
+        """Scores of the days before the window.
+
+        They come from a fit on still earlier rows, or from the version in service if it was fitted not long before
+        these days.
+        """
+        if before is None:
+            return []
+        if before.target is not None:
+            days = msgspec.structs.replace(window, rows=before.judged)
+            scores = self.comparisons.answered(before.target, training_set, days).scores
         else:
-            scores = self._fits.walk_forward(training_set, learnt, judged, best.source.half_life_us)
-        return [] if scores is None else [Answers(judged, scores)]
+            scores = self._fits.walk_forward(training_set, before.learnt, before.judged, best.source.half_life_us)
+        return [] if scores is None else [Answers(before.judged, scores)]
 
     def _evaluation(
         self, best: Made, training_set: TrainingSet, fold: Rows, window: JudgingWindow, champion: Floats | None

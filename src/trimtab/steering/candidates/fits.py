@@ -44,6 +44,21 @@ class Fits:
             fit_codec(self._blob),
         )
 
+    def expect(self, training_set: TrainingSet, rows: Rows, half_life_us: int | None = None) -> bool:
+        """Let the recipe begin a fit that `fit` will probably ask for; return whether the fit runs meanwhile."""
+        return self._recipe.expect(msgspec.structs.replace(training_set, half_life_us=half_life_us), rows)
+
+    def expect_plan(self, training_set: TrainingSet, plan: Plan) -> bool:
+        """Let the recipe begin the fits of a plan, and the refit that will probably follow; see `expect`."""
+        running = [
+            self.expect(training_set, plan.learnt(source, fold), source.half_life_us)
+            for source in plan.sources
+            for fold in plan.folds
+        ]
+        if len(plan.sources) == 1:
+            self.expect(training_set, plan.sources[0].refit, plan.sources[0].half_life_us)
+        return all(running)
+
     def of_plan(self, training_set: TrainingSet, plan: Plan) -> list[Made]:
         """Return the candidates of a plan, one for each of its sources (choices of rows to learn from).
 

@@ -75,6 +75,7 @@ class Judge:
         self._deployment = parts.deployment
         self._rules = parts.deployment.gate
         self._proving = proving
+        self._kept: tuple[list[object], dict[str, Floats]] = ([], {})  # the newest baselines, and the rows judged
 
     def best(
         self, training_set: TrainingSet, plan: Plan, made: Sequence[Made], answered: TargetScores
@@ -129,7 +130,7 @@ class Judge:
             trials=own_checks,
             rival=case.answered.note,
             stand_in=side.note,
-            baselines=self._baselines(case),
+            baselines=self.baselines(case),
             tries=self._comparisons(side, case),
             choices=case.choices,
             folds=max(1, len(case.folds)),
@@ -171,12 +172,28 @@ class Judge:
         target, lists = case.training_set.target[rows], case.training_set.lists_of(rows)
         return loss_cap(metric, unit_losses(metric, target, scores, lists)[0])
 
-    def _baselines(self, case: Case) -> dict[str, Floats]:
-        """Return the scores of the window's rows by each baseline that the rules ask for and that has scores."""
-        model, rows = self._deployment.model, case.window.rows
+    def baselines(self, case: Case) -> dict[str, Floats]:
+        """The scores of the window's rows by baseline, without those that the rules leave out or that have none.
+
+        They are kept until other rows are judged.
+        """
+        rows = case.window.rows
+        folds = case.folds or ((rows, case.window.before),)
+        masks = [address_of_rows(mask) for mask in (rows, *(mask for fold in folds for mask in fold))]
+        address = [address_of_set(case.training_set), *masks]
+        if address != self._kept[0]:
+            self._kept = (address, self._baselines(case.training_set, rows, folds))
+        return self._kept[1]
+
+    def _baselines(
+        self, training_set: TrainingSet, rows: Rows, folds: Sequence[tuple[Rows, Rows]]
+    ) -> dict[str, Floats]:
         parts = [
-            (judged & rows, baseline_scores(model, case.training_set, np.flatnonzero(judged & rows), learnt, seed=0))
-            for judged, learnt in case.folds or ((rows, case.window.before),)
+            (
+                judged & rows,
+                baseline_scores(self._deployment.model, training_set, np.flatnonzero(judged & rows), learnt, seed=0),
+            )
+            for judged, learnt in folds
         ]
         found: dict[str, Floats] = {}
         for name in parts[0][1]:

@@ -36,6 +36,10 @@ class Recipe(Protocol):
 
     def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted: ...
 
+    def expect(self, training_set: TrainingSet, rows: Rows) -> bool:
+        """Begin a fit that `fit` will probably be asked for, if it can run meanwhile; return whether it runs."""
+        ...
+
     def candidate_scores(self, fitted: Scoring, training_set: TrainingSet, window: Rows) -> Floats: ...
 
     def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
@@ -63,6 +67,10 @@ class BatchRecipe:
 
     def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted:
         return fit(self._model, training_set, rows=rows, seed=self._seed, threads=self._threads)
+
+    def expect(self, training_set: TrainingSet, rows: Rows) -> bool:
+        """Return False: next to a service, fits are made one after the other."""
+        return False
 
     def candidate_scores(self, fitted: Scoring, training_set: TrainingSet, window: Rows) -> Floats:
         matrix = fitted.artifact.encoding.matrix(training_set.features.values.take(window))
@@ -105,6 +113,10 @@ class OnlineRecipe:
         from trimtab.training.fitting.online import fit_online  # imported here, because it loads scikit-learn
 
         return fit_online(self._model, training_set, rows=rows, seed=self._seed)
+
+    def expect(self, training_set: TrainingSet, rows: Rows) -> bool:
+        """Return False: fits are made one after the other."""
+        return False
 
     def candidate_scores(self, fitted: Scoring, training_set: TrainingSet, window: Rows) -> Floats:
         from trimtab.training.fitting.online import OnlineLearner  # imported here, because it loads scikit-learn

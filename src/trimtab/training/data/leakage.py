@@ -99,9 +99,9 @@ def as_allowed(model: Model, leaks: Iterable[Leak]) -> tuple[Leak, ...]:
 
 
 def _without_values(training_set: TrainingSet, chosen: NDArray[np.int64]) -> Iterator[Leak]:
-    """Find features that are null in all training rows. This is not leakage, but is as easily overlooked."""
-    for name, column in training_set.features.values.take(chosen).by_name.items():
-        if chosen.size and not column.present().any():
+    """Features that are null in all training rows. They are no leak, but are as easily overlooked."""
+    for name, column in training_set.features.values.by_name.items():
+        if chosen.size and column.valid is not None and not column.valid[chosen].any():
             yield Leak(
                 check="no_values",
                 name=name,

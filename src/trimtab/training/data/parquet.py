@@ -78,8 +78,8 @@ def columns_hash(table: Columns) -> str:
             digest.update(np.fromiter(sizes, "<i8", len(texts)).tobytes())
             digest.update(data)
         else:
-            kind = {"float": "<f8", "bool": "u1"}.get(column.dtype, "<i8")
-            digest.update(np.where(valid, column.values, 0).astype(kind).tobytes())
+            values = column.values if column.valid is None else np.where(valid, column.values, 0)
+            digest.update(np.ascontiguousarray(values, {"float": "<f8", "bool": "u1"}.get(column.dtype, "<i8")).data)
     return digest.hexdigest()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -60,7 +61,7 @@ class Layout:
         return found
 
 
-class HourCounts(msgspec.Struct, frozen=True, eq=False):
+class HourCounts(msgspec.Struct, frozen=True, eq=False, dict=True):
     """A summary of the rows of one version in some hours; the same rows give the same summary."""
 
     rows: int
@@ -73,6 +74,12 @@ class HourCounts(msgspec.Struct, frozen=True, eq=False):
     pairs: Counts  # (pairs, 2): rows where either column is null, and rows where both are
     marks: NDArray[np.uint64]  # the least hashes of prediction ids, ascending: the sampled rows
     sample: Floats  # (sampled, columns)
+
+    @cached_property
+    def null_rows(self) -> list[int]:
+        """The number of nulls of each column, for whatever reason."""
+        found: list[int] = self.nulls.sum(axis=1).tolist()
+        return found
 
     def without_sample(self) -> HourCounts:
         """The same summary without the rows that were kept whole."""

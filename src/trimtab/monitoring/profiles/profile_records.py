@@ -51,12 +51,17 @@ class Spread(msgspec.Struct, frozen=True, dict=True):
         return float(self._highs[_place(hours), hour % 24])
 
     def most(self, hours: int) -> float:
-        """Return the largest high end for a window with a number of hours, over all hours of the day."""
-        return float(self._highs[_place(hours)].max())
+        """The high end for a window of the given number of hours, whenever it ends."""
+        return self._mosts[_place(hours)]
 
     @cached_property
     def _highs(self) -> NDArray[np.float32]:
         return np.frombuffer(self.high, "<f4").reshape(len(WINDOWS_H), 24)
+
+    @cached_property
+    def _mosts(self) -> list[float]:
+        found: list[float] = self._highs.max(axis=1).tolist()
+        return found
 
 
 def _place(hours: int) -> int:

@@ -24,7 +24,7 @@ _OFTEN_NULL = 0.02  # share of nulls in training above which nulls come in runs 
 _FEW = 0.01  # share of the rows of an hour above which extreme numbers are red
 _RANGE_STANDS_H = 12  # hours for which a finding of extreme numbers stays red after its last row
 _COUNTS: dict[Statistic, Callable[[HourCounts, int], int]] = {  # numbers of rows by statistic and column
-    "null": lambda counts, place: int(counts.nulls[place].sum()),
+    "null": lambda counts, place: counts.null_rows[place],
     "strange": lambda counts, place: int(counts.strange[place]),
 }
 _STALE = frozenset(("no_entity", "not_yet", "outside_window", "expired"))
@@ -57,7 +57,7 @@ def lost_columns(profile: InputProfile, counts: HourCounts) -> list[str]:
     for place, column in enumerate(profile.columns):
         if column.of is None:
             continue
-        nulls = int(counts.nulls[place].sum())
+        nulls = counts.null_rows[place]
         still = counts.low[place] == counts.high[place] and 0.0 < column.top_share < 1.0
         stands = still and -(counts.rows - nulls) * math.log(column.top_share) >= _LOST_NATS
         usual = column.spreads["null"].most(1)
@@ -180,7 +180,7 @@ def _constant(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]
     for hour in sorted(hours, reverse=True):
         one = hours[hour]
         low, high = float(one.low[place]), float(one.high[place])
-        there = one.rows - int(one.nulls[place].sum()) - (int(one.strange[place]) if column.kind == "category" else 0)
+        there = one.rows - one.null_rows[place] - (int(one.strange[place]) if column.kind == "category" else 0)
         if not there:
             continue
         if low != high or (rows and low != value):

@@ -329,10 +329,10 @@ class SqlCatalog(Closing):
             self._expect(f"record {change.kind}/{change.key}", "revision", self._revision(connection, change), found)
 
     def _remove(self, connection: sa.Connection, change: Remove) -> None:
-        found = self._revision(connection, change)
-        self._expect(f"record {change.kind}/{change.key}", "revision", found, change.expected)
-        if found:
-            _run(connection, _DELETE, {"of_kind": change.kind, "of_key": change.key})
+        if change.expected is not None:
+            found = self._revision(connection, change)
+            self._expect(f"record {change.kind}/{change.key}", "revision", found, change.expected)
+        _run(connection, _DELETE, {"of_kind": change.kind, "of_key": change.key})
 
     def _revision(self, connection: sa.Connection, change: Put | Remove) -> int:
         at = {"of_kind": change.kind, "of_key": change.key}

@@ -47,7 +47,7 @@ class FitCache:
         return found.result()
 
     def close(self) -> None:
-        """Drop the fits that nobody waits for."""
+        """Cancel the fits that have not begun, and wait for those that run."""
         self._threads.shutdown(cancel_futures=True)
 
     def _keep(self, key: _Key, fitted: Future[Fitted]) -> None:

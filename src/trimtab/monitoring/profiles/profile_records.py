@@ -92,6 +92,7 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     covered: float  # the share of rows whose value is in `known`; below 1 if `VALUE_BYTES` is not enough for all values
     constant_h: int  # the largest number of hours in a row in which the column had one and the same value
     spreads: dict[Statistic, Spread]
+    null_h: float = 0.0  # length of the longest normal run of hours with too many nulls, see `null_runs`
 
     @property
     def edges(self) -> Floats:

@@ -12,6 +12,7 @@ from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import FeatureSet
 from trimtab.monitoring.profiles.input_rows import ColumnPlan, Rows, planned, rows_of_set
+from trimtab.monitoring.profiles.null_runs import normal_run, null_runs
 from trimtab.monitoring.profiles.profile_records import (
     BINS,
     NULL_CODES,
@@ -185,9 +186,11 @@ def _column(plan: ColumnPlan, place: int, rows: Rows, hours: _ReferenceHours) ->
         spreads={},
     )
     edges = profile.edges
-    counts = np.diff(np.searchsorted(there, edges, side="right"), prepend=0, append=there.size)
-    spreads = _spreads(_Column(kind, values, edges, counts, hours))
-    return msgspec.structs.replace(profile, counts=counts.astype("<i8").tobytes(), spreads=spreads)
+    bins = np.searchsorted(edges, values)
+    counts = np.bincount(bins[~null], minlength=edges.size + 1)
+    spreads = _spreads(_Column(kind, values, bins, counts, hours))
+    null_h = _normal_null_run(null, spreads["null"], hours) if null.any() else 0.0
+    return msgspec.structs.replace(profile, counts=counts.astype("<i8").tobytes(), spreads=spreads, null_h=null_h)
 
 
 def _kind(plan: ColumnPlan, distinct: Floats) -> Kind:
@@ -226,7 +229,14 @@ def _longest_run(extremes: tuple[Floats, Floats]) -> int:
     return longest
 
 
-def _limits(extremes: tuple[Floats, Floats], quantiles: Floats, hours: _ReferenceHours) -> tuple[float, float]:
+def _normal_null_run(null: NDArray[np.bool_], spread: Spread, hours: _ReferenceHours) -> float:
+    """The length of the longest normal run of hours with too many nulls, see `null_runs.normal_run`."""
+    rows, nulls = (hours.sums(np.asarray(one, np.float64)).astype(np.int64) for one in (np.ones(null.size), null))
+    usual = np.array([spread.high_at(1, hours.first + hour) for hour in range(hours.count)])
+    return normal_run(null_runs(rows[::-1], nulls[::-1], usual[::-1]), hours.count / 24)
+
+
+def _limits(values: Floats, quantiles: Floats, hours: _ReferenceHours) -> tuple[float, float]:
     """The limits beyond which a number is extreme, see `proportion.limits`."""
     low, high = extremes
     days = hours.count // 24

@@ -1,24 +1,29 @@
-"""Limits beyond which a number is called extreme, computed from the smallest and largest value of each day."""
+"""Limits beyond which a number is extreme, from the extremes of days, and the largest excess that a year may have."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
 
 import numpy as np
 
 from trimtab.monitoring.profiles.profile_records import Floats
 
-_BEYOND = 3.0  # the distance of the limit from the usual extremes, as a multiple of the range between these
-_BEYOND_LOG = 1.0  # the same on a logarithmic scale, for columns with a long tail
-# for a column that is mostly 0, such as rain: the limit as a multiple of the usual largest value of a day
-_BEYOND_ZERO = 10.0
-_SKEWED = 3.0  # a tail is long if the upper half of the values is this many times as wide as the lower half
-_ALONE = 4.0  # the extreme of a day is left out if it is more than this many ranges beyond those of the other days
-_ALONE_DAYS = 14  # at most one day in this many is left out
+_BEYOND = 3.0  # a value is extreme this many ranges beyond the usual extremes of a day
+_BEYOND_LOG = 1.0  # the same number on a log scale, for columns with a long tail
+_SKEWED = 3.0  # ratio of the width of the upper half to that of the lower half from which a tail is long
+_ALONE = 4.0  # the extreme of a day may be faulty this many ranges beyond those of the other days
+_ALONE_DAYS = 14  # one day in this many may be faulty
+_FALSE = 0.1  # accepted number of false limits a year, see `next_excess`
+_LEAST_TAIL, _MOST_TAIL = 10.0, 1000.0  # the limit of a rare value, in multiples of the largest of the reference
 
 
 def limits(low: Floats, high: Floats, quantiles: tuple[float, float, float, float]) -> tuple[float, float]:
     """Return the smallest and the largest normal value of a column. They are infinite if all values are equal.
 
-    The extreme of one day in fourteen is left out if it is far from those of the other days, as it may be an error.
+    One day in fourteen is ignored if its extreme lies far from the others, because that extreme may be faulty. Where
+    about half of the values or more are equal, such as those of rain or of the visibility on clear days, the others are
+    rare, and a few weeks of them say little about the largest: see `_rare`.
 
     Args:
         low: The smallest value of each day, shape (days,).
@@ -31,16 +36,66 @@ def limits(low: Floats, high: Floats, quantiles: tuple[float, float, float, floa
     (-36.0, 48.0)
     >>> rain = np.array([0.0, 0.0, 3.0, 0.0, 0.5, 0.0, 1.0, 0.0])
     >>> limits(np.zeros(8), rain, (0.0, 0.0, 0.0, 1.0))
-    (-9.0, 30.0)
+    (-9.0, 3000.0)
     """
     least, lower, middle, upper = quantiles
-    if least >= 0.0 and middle == 0.0:
-        usual = _usual(high, 0.0)
-        return (-_BEYOND * usual, _BEYOND_ZERO * usual) if usual else (-np.inf, np.inf)
-    if least >= 0.0 and upper - middle > _SKEWED * (middle - lower):
+    lowest, highest = -_beyond(-low, -middle, _BEYOND, high), _beyond(high, middle, _BEYOND, -low)
+    if upper == middle > low.min():
+        lowest = middle - _rare(middle - low)
+    if lower == middle < high.max():
+        highest = middle + _rare(high - middle)
+    elif least >= 0.0 and upper - middle > _SKEWED * (middle - lower):
         most = _beyond(np.log1p(high / middle), float(np.log(2.0)), _BEYOND_LOG)
         return -_BEYOND * middle, middle * float(np.expm1(most))
-    return -_beyond(-low, -middle, _BEYOND, high), _beyond(high, middle, _BEYOND, -low)
+    return lowest, highest
+
+
+def next_excess(excesses: Floats, days: float) -> float:
+    """The excess that is exceeded once in ten years, from one or more excesses in a number of days.
+
+    The excesses are taken to be independent and exponential with an unknown mean. Then a further one exceeds x with the
+    probability (1 + x / s) ** -k, where s is the sum of the k excesses.
+
+    Source: Lawless, A prediction problem concerning samples from the exponential distribution (Technometrics, 1971).
+
+    >>> round(next_excess(np.ones(10), 365.0), 1), round(next_excess(np.ones(1000), 36500.0), 1)
+    (5.8, 4.6)
+    """
+    a_year = 365.0 * excesses.size / days
+    return float(excesses.sum() * (max(a_year / _FALSE, 1.0) ** (1.0 / excesses.size) - 1.0))
+
+
+def without_faulty(values: Floats, limit: Callable[[Floats], float]) -> Floats:
+    """Values in ascending order. Of the greatest fourteenth those are left out that exceed the limit from the others.
+
+    A fault in the reference shall not hide the next one.
+    """
+    ordered = np.sort(values)
+    return ordered[ordered <= limit(ordered[: ordered.size - max(1, ordered.size // _ALONE_DAYS)])]
+
+
+def _rare(excesses: Floats) -> float:
+    """The limit of the excesses of days over a value that most rows have; many of the excesses are 0.
+
+    The upper half of the excesses is taken to have the tail of a power law: the logarithms of their ratios to the
+    threshold are exponential. To their sum 1 is added, because a few equal values do not prove that the next is equal.
+
+    Source: Weissman, Estimation of parameters and large quantiles based on the k largest observations (JASA, 1978).
+    """
+
+    def limit(some: Floats) -> float:
+        there = np.sort(some[some > 0.0])[::-1]
+        count = there.size // 2
+        if not there.size:
+            return math.inf
+        largest, most = float(there[0]), _MOST_TAIL
+        if count:
+            logs = np.log(there[:count] / there[count]) + 1.0 / count
+            ratio = next_excess(logs, some.size) - math.log(largest / float(there[count]))
+            most = min(max(math.exp(min(ratio, 99.0)), _LEAST_TAIL), _MOST_TAIL)
+        return largest * most
+
+    return limit(without_faulty(excesses, limit))
 
 
 def _beyond(extremes: Floats, middle: float, ranges: float, other: Floats | None = None) -> float:

@@ -11,12 +11,10 @@ from trimtab.core.time import HOUR_US
 from trimtab.features.frames import REASONS
 from trimtab.monitoring.inputs.checks.findings import ENOUGH, Finding, Window, evidence_above, percent, windows
 from trimtab.monitoring.inputs.input_hours import HourCounts
+from trimtab.monitoring.profiles.null_runs import GRADED_ROWS, GROSS, MARGIN, null_runs
 from trimtab.monitoring.profiles.profile_records import NO_REASON, ColumnProfile, InputProfile, Statistic
 
-GRADED_ROWS = 40  # least rows of a window; two of the newest three windows must be off
 GROSS_ROWS = 20  # least rows of a window in which nearly all rows are off
-_GROSS = 0.95
-_MARGIN = 0.2  # margin of a share above the high end of reference windows, at most 0.4 of the rest up to 1
 _CONSTANT_ROWS, _CONSTANT_H = 30, 3
 _CONSTANT_NATS = 20.0
 _LOST_NATS = 7.0  # evidence of a probability of one in a thousand
@@ -43,7 +41,7 @@ def column_findings(
     graded, gross = windows(hours, GRADED_ROWS), windows(hours, GROSS_ROWS, 1)
     if not gross:
         return []
-    found = _nulls(profile, graded, gross[0], standing)
+    found = _nulls(profile, hours, graded, gross[0], standing)
     for place, column in enumerate(profile.columns):
         found += _new_values(column, place, graded, gross[0], ("new_values", column.subject) in standing)
         found += _constant(column, place, hours)
@@ -61,7 +59,7 @@ def lost_columns(profile: InputProfile, counts: HourCounts) -> list[str]:
         still = counts.low[place] == counts.high[place] and 0.0 < column.top_share < 1.0
         stands = still and -(counts.rows - nulls) * math.log(column.top_share) >= _LOST_NATS
         usual = column.spreads["null"].most(1)
-        gone = nulls >= (usual + _MARGIN) * counts.rows and evidence_above(nulls, counts.rows, usual) >= _LOST_NATS
+        gone = nulls >= (usual + MARGIN) * counts.rows and evidence_above(nulls, counts.rows, usual) >= _LOST_NATS
         if stands or gone:
             found.append(column.name)
     return found
@@ -92,12 +90,12 @@ def _off(
 
     window, count = gross, _COUNTS[statistic](gross.counts, place)
     high = high_of(window)
-    if count >= _GROSS * window.rows and high <= 0.6 and evidence_above(count, window.rows, high) >= ENOUGH:
+    if count >= GROSS * window.rows and high <= 0.6 and evidence_above(count, window.rows, high) >= ENOUGH:
         return window, count, high
     hits = []
     for window in graded:
         high, count = high_of(window), _COUNTS[statistic](window.counts, place)
-        margin = min(_MARGIN, 0.4 * (1.0 - high))
+        margin = min(MARGIN, 0.4 * (1.0 - high))
         least = high + margin if statistic == "null" else max(high + margin, 3.0 * high)
         if count >= least * window.rows and evidence_above(count, window.rows, high) >= ENOUGH:
             hits.append((window, count, high))
@@ -108,14 +106,24 @@ def _off(
 
 
 def _nulls(
-    profile: InputProfile, graded: list[Window], gross: Window, standing: Collection[tuple[str, str]]
+    profile: InputProfile,
+    hours: Mapping[int, HourCounts],
+    graded: list[Window],
+    gross: Window,
+    standing: Collection[tuple[str, str]],
 ) -> list[Finding]:
-    """Columns with too many nulls; columns of one source whose events are missing are a single finding."""
+    """Columns with too many nulls, for longer than is normal; columns of one source without events are one finding."""
     found: list[Finding] = []
     stale: dict[tuple[str, str], list[tuple[str, Finding]]] = {}
     for place, column in enumerate(profile.columns):
         stands = any(("nulls", subject) in standing for subject in (column.subject, f"source {column.source}"))
         off = _off(column, "null", place, graded, gross, stands=stands)
+        if column.null_h:  # gaps are common in training
+            count = int(gross.counts.nulls[place].sum())
+            if _null_run(column, place, hours) <= column.null_h:
+                off = None
+            elif off is None and count >= GROSS * gross.rows:
+                off = gross, count, column.spreads["null"].high_at(gross.hours, gross.last)
         if off is None:
             continue
         window, count, high = off
@@ -134,6 +142,14 @@ def _nulls(
             found.append(one)
     by_source = {source: _of_source(source, reason, ones) for (source, reason), ones in stale.items()}
     return found + list(by_source.values())
+
+
+def _null_run(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]) -> float:
+    """The length of the newest run of hours with too many nulls, as `null_runs` counts it; 0 if there is none."""
+    order = sorted(hours, reverse=True)
+    rows, nulls = np.array([(hours[hour].rows, hours[hour].nulls[place].sum()) for hour in order]).T
+    usual = np.array([column.spreads["null"].high_at(1, hour) for hour in order])
+    return next(iter(null_runs(rows, nulls, usual)), 0.0)
 
 
 def _of_source(source: str, reason: str, ones: list[tuple[str, Finding]]) -> Finding:

@@ -1,0 +1,62 @@
+"""Runs of hours in which a column has too many nulls, and the longest run that is still normal."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.monitoring.profiles.profile_records import Floats
+from trimtab.monitoring.profiles.proportion import next_excess, without_faulty
+
+GRADED_ROWS = 40  # least rows of a window of hours that are taken together
+GROSS = 0.95  # share from which nearly all rows are null
+MARGIN = 0.2  # margin of a share above the high end of reference windows, at most 0.4 of the rest up to 1
+_BETWEEN = 1  # number of normal windows within a run
+_MOST_H = 12.0  # greatest length of a run that is normal, so that a fault is found within a day
+
+
+def null_runs(rows: NDArray[np.int64], nulls: NDArray[np.int64], usual: Floats) -> list[float]:
+    """The lengths of the runs of hours with too many nulls, newest run first.
+
+    The length of a run is the sum of its hours' shares of nulls: an hour with half of its values counts half. Hours are
+    put together until they have enough rows. A run goes on over a single normal window.
+
+    Args:
+        rows: The number of rows of each hour, newest hour first.
+        nulls: The number of nulls of each hour.
+        usual: The highest normal share of nulls of each hour.
+
+    >>> null_runs(np.full(9, 50), np.array([0, 50, 25, 0, 50, 0, 0, 30, 0]), np.zeros(9))
+    [2.5, 0.6]
+    """
+    runs: list[float] = []
+    normal = _BETWEEN + 1  # number of normal windows since the last one with too many nulls
+    window_rows, window_nulls, lost, high = 0, 0, 0.0, 0.0
+    for of_hour, null, most in zip(rows.tolist(), nulls.tolist(), usual.tolist(), strict=True):
+        if not of_hour:
+            continue
+        window_rows, window_nulls = window_rows + of_hour, window_nulls + null
+        lost, high = lost + null / of_hour, max(high, most)
+        if window_rows < GRADED_ROWS:
+            continue
+        if window_nulls > (high + min(MARGIN, 0.4 * (1.0 - high))) * window_rows:
+            if normal > _BETWEEN:
+                runs.append(0.0)
+            runs[-1] += lost
+            normal = 0
+        elif window_nulls < GROSS * window_rows:  # an hour that is often all null says nothing
+            normal += 1
+        window_rows, window_nulls, lost, high = 0, 0, 0.0, 0.0
+    return runs
+
+
+def normal_run(runs: list[float], days: float) -> float:
+    """The length of a run that is exceeded once in ten years, from the runs of some days, at most twelve hours.
+
+    It is 0 if there were none, or one only, which may have been a fault.
+    """
+
+    def limit(some: Floats) -> float:
+        return min(next_excess(some, days), _MOST_H) if some.size else 0.0
+
+    return limit(without_faulty(np.array(runs), limit))

@@ -11,6 +11,7 @@ from input_world import SITES, Shop, World
 from numpy.typing import NDArray
 
 from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.monitoring.inputs.checks.unit_maps import _NAMED, is_gradual
 
 Ints = NDArray[np.int64]
 FAULTY_US = 2 * DAY_US
@@ -83,3 +84,26 @@ def test_whole_numbers_that_are_whole_no_more_are_in_another_unit(tmp_path: Path
     world.visits["price"] = np.rint(10.0 * world.visits["price"]) + 5.0
     world.visits["price"][mine] /= 60.0
     assert red(world, tmp_path) >= {("units", "column price")}
+
+
+@pytest.mark.parametrize("seed", [9, 10])
+def test_a_mean_over_a_day_that_moves_within_the_day_is_in_no_other_unit(seed: int, tmp_path: Path) -> None:
+    """A day of bad weather takes the mean delay of a day from one level to another, and no map did that."""
+    world = World(seed, days=8, before=28, per_day=1_200)
+    since_us = world.cut_us + 3 * DAY_US
+    after = (world.at_us - since_us) / DAY_US
+    bad = np.interp(after, [0.0, 1.0, 1.6, 2.6], [0.0, 1.0, 1.0, 0.0])
+    world.visits["price"] = world.rng.normal(-2.0, 8.0, len(after)) + 32.0 * bad
+    assert red(world, tmp_path) == set()
+
+
+@pytest.mark.parametrize("change", [lambda x: 1.8 * x + 32.0, lambda x: 3.28084 * x], ids=["fahrenheit", "feet"])
+def test_a_unit_that_changes_within_the_hour_is_told_by_its_step(change: Callable[[object], object]) -> None:
+    rng = np.random.default_rng(3)
+    old, new = rng.gamma(4.0, 5.0, (24, 40)), rng.gamma(4.0, 5.0, (7, 40))
+    (best,) = [one for one in _NAMED if one.back(np.array([change(7.0)])) == pytest.approx(7.0)]
+    ramp = [change(hour) * part + hour * (1 - part) for part, hour in zip(np.linspace(0, 1, 24), old, strict=True)]
+    middle = float(np.median(old))
+    assert not is_gradual(best, middle, [*old, *map(change, new)])
+    assert not is_gradual(best, middle, [*map(change, new)])  # what came before was not seen
+    assert is_gradual(best, middle, [*ramp, *map(change, new)])

@@ -48,7 +48,10 @@ def mean_loss(line: ScenarioResult) -> float:
 def told(line: ScenarioResult) -> None:
     """Print what happened to a line, for the reader of the campaign."""
     for signal in [*line.signals, *line.input_signals]:
-        print(" ", format_time(signal.raised_at_us)[:10], signal.severity, signal.kind, signal.subject, flush=True)
+        said = signal.message if signal.severity == "red" else ""
+        print(
+            " ", format_time(signal.raised_at_us)[:16], signal.severity, signal.kind, signal.subject, said, flush=True
+        )
     acts = [f"{format_time(one.at_us)[:10]} {one.act}" for one in line.decisions if one.act in ("promote", "refuse")]
     print("  fits", line.fits, *acts, flush=True)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trimtab.core.records import Signal
 from trimtab.core.time import HOUR_US
 from trimtab.monitoring.inputs.checks.findings import Finding, Window, percent, windows
-from trimtab.monitoring.inputs.checks.unit_maps import UnitMap, unit_maps
+from trimtab.monitoring.inputs.checks.unit_maps import UnitMap, is_gradual, unit_maps
 from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, merged
 from trimtab.monitoring.profiles.profile_records import BINS, ColumnProfile, Floats
 
@@ -303,6 +303,8 @@ def _unit(layout: Layout, one: _Off, before: Floats | None, course: Sequence[Flo
     inside = 1.0 - float(_is_outside(best.back(one.values), column).mean())
     if inside < _INSIDE or not _fits(distance, one, one.usual):
         return []
+    if not one.stands and is_gradual(best, float(usual[BINS // 2]), course):
+        return []
     evidence = {"factor": best.a, "shift": best.b, "distance": one.distance, "mapped": distance}
     message = (
         f"Column {column.name} looks like x -> {best.said} since {one.window.said[:16]}: the median is "
@@ -326,7 +328,7 @@ def _moving_unit(column: ColumnProfile, one: _Off, before: Floats, course: Seque
     if best is None or miss > _MISS:
         return []
     inside = 1.0 - float(_is_outside(best.back(one.values), column).mean())
-    if inside < _INSIDE:
+    if inside < _INSIDE or (not one.stands and is_gradual(best, float(then[1]), course)):
         return []
     evidence = {"factor": best.a, "shift": best.b, "median": float(now[1]), "median_before": float(then[1])}
     message = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -16,6 +17,7 @@ _SCALES = 5.0  # a factor without a name counts from here on; a smaller one may 
 _MOST = 2.0**53  # above this, floats cannot hold every whole number
 _CHUNK_ROWS = 30  # number of rows in a chunk, of which the median is taken
 _NEAR = 0.15  # allowed distance, as a share of that between the old values and the mapped ones
+_HALF = 0.5  # least part of the way from the old values to the mapped ones that a new unit takes at once
 _BETWEEN = 1  # number of chunks that may lie further from both: the chunk in which the unit changed
 
 
@@ -109,18 +111,39 @@ def _stepped(one: UnitMap, middle: float, course: Sequence[Floats]) -> bool:
 
     A count that really falls passes through the values in between: a count over a day takes a day to fall.
     """
+    parts = [_position(one, middle, median) for median in _medians(course)]
+    moved = [place for place, part in enumerate(parts) if part > _NEAR]
+    if not moved or moved[0] == 0:  # the old values were not seen
+        return False
+    after = parts[moved[0] :]
+    return sum(part < 1.0 - _NEAR for part in after) <= _BETWEEN and max(after) < 1.0 + _NEAR
+
+
+def is_gradual(one: UnitMap, middle: float, course: Sequence[Floats]) -> bool:
+    """Return whether values passed from their old scale to the mapped one step by step, as a mean over a day does.
+
+    Where another unit is sent, values move within about an hour. Only the hours tell that begin before the change.
+    """
+    medians, mapped = np.array([*_medians(course), middle]), one.a * middle + one.b
+    if min(medians.min(), mapped) > 0.0 and not one.b:
+        medians, mapped = np.log(medians), math.log(mapped)
+    parts: list[float] = (
+        ((medians[:-1] - medians[-1]) / (mapped - medians[-1])).tolist() if mapped != medians[-1] else []
+    )
+    if min(parts, default=1.0) > _HALF:
+        return False
+    return max(later - part for place, part in enumerate(parts) for later in parts[place : place + 3]) < _HALF
+
+
+def _medians(course: Sequence[Floats]) -> list[float]:
+    """The medians of values by hour; hours are put together until they have enough rows."""
     medians, held = [], []
     for values in course:
         held.append(values)
         if sum(map(len, held)) >= _CHUNK_ROWS:
             medians.append(float(np.median(np.concatenate(held))))
             held = []
-    parts = [_position(one, middle, median) for median in medians]
-    moved = [place for place, part in enumerate(parts) if part > _NEAR]
-    if not moved or moved[0] == 0:  # the old values were not seen
-        return False
-    after = parts[moved[0] :]
-    return sum(part < 1.0 - _NEAR for part in after) <= _BETWEEN and max(after) < 1.0 + _NEAR
+    return medians
 
 
 def _position(one: UnitMap, middle: float, median: float) -> float:

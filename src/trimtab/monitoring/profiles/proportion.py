@@ -75,10 +75,11 @@ def without_faulty(values: Floats, limit: Callable[[Floats], float]) -> Floats:
 
 
 def _rare(excesses: Floats) -> float:
-    """The limit of the excesses of days over a value that most rows have; many of the excesses are 0.
+    """The limit of the excesses of days over a value that most rows have; infinite if fewer than two are above 0.
 
-    The upper half of the excesses is taken to have the tail of a power law: the logarithms of their ratios to the
-    threshold are exponential. To their sum 1 is added, because a few equal values do not prove that the next is equal.
+    The upper half of those above 0 is taken to have the tail of a power law, so that the logarithms of their ratios to
+    the next one are exponential. To the sum of the logarithms 1 is added, because a few equal excesses do not prove
+    that the next one is equal.
 
     Source: Weissman, Estimation of parameters and large quantiles based on the k largest observations (JASA, 1978).
     """
@@ -86,14 +87,11 @@ def _rare(excesses: Floats) -> float:
     def limit(some: Floats) -> float:
         there = np.sort(some[some > 0.0])[::-1]
         count = there.size // 2
-        if not there.size:
+        if not count:
             return math.inf
-        largest, most = float(there[0]), _MOST_TAIL
-        if count:
-            logs = np.log(there[:count] / there[count]) + 1.0 / count
-            ratio = next_excess(logs, some.size) - math.log(largest / float(there[count]))
-            most = min(max(math.exp(min(ratio, 99.0)), _LEAST_TAIL), _MOST_TAIL)
-        return largest * most
+        logs = np.log(there[:count] / there[count]) + 1.0 / count
+        ratio = next_excess(logs, some.size) - math.log(there[0] / there[count])
+        return float(there[0]) * min(max(math.exp(min(ratio, 99.0)), _LEAST_TAIL), _MOST_TAIL)
 
     return limit(without_faulty(excesses, limit))
 

@@ -122,7 +122,8 @@ def _stepped(one: UnitMap, middle: float, course: Sequence[Floats]) -> bool:
 def is_gradual(one: UnitMap, middle: float, course: Sequence[Floats]) -> bool:
     """Return whether values passed from their old scale to the mapped one step by step, as a mean over a day does.
 
-    Where another unit is sent, values move within about an hour. Only the hours tell that begin before the change.
+    Where another unit is sent, values move within about an hour. If the hours before the change were not seen, the
+    answer is False.
     """
     medians, mapped = np.array([*_medians(course), middle]), one.a * middle + one.b
     if min(medians.min(), mapped) > 0.0 and not one.b:

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import shop
 
@@ -107,16 +106,6 @@ def test_a_page_shows_every_part_of_an_evaluation_and_fetches_nothing():
     assert "carrier = &lt;b&gt;EV" in page
     assert "<b>EV" not in page
     assert not re.search(r"""(?:src|href)=["']http""", page)
-
-
-@pytest.mark.fast
-def test_an_evaluation_of_an_earlier_trimtab_has_its_page_and_its_summary_too():
-    old = msgspec.json.decode(msgspec.json.encode(evaluation()), type=Evaluation)
-    page = evaluation_page(version(), old)
-    assert "Slices" not in page
-    assert "Learning curve" not in page
-    assert "Importance by library" in page
-    assert "log loss  0.4000  0.3000 to 0.5000" in evaluation_text(old)
 
 
 @pytest.mark.fast

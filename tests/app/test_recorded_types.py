@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import pytest
 import shop
 
@@ -13,8 +12,6 @@ from trimtab.app.keep.backup import restore
 from trimtab.app.project import Project
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US
-from trimtab.events.layouts import KIND
-from trimtab.store.ports import Put
 
 REFUSED = (
     "source 'readings': column 'level' is declared int, and recorded events hold it as float. Declare it float and "
@@ -53,17 +50,6 @@ def removed_by_age(folder: Path) -> None:
         assert project.retain().expired == {"readings": 1}
 
 
-def of_an_earlier_trimtab(folder: Path) -> None:
-    """Whether anything was recorded is not written down there."""
-    retained(folder)
-    with shop.opened(folder) as project:
-        catalog = project.state.catalog
-        for record in catalog.find(KIND):
-            fields = msgspec.json.decode(record.body)
-            del fields["recorded"]
-            catalog.write([Put(KIND, record.key, msgspec.json.encode(fields))])
-
-
 def restored(folder: Path) -> None:
     retained(folder)
     with shop.opened(folder) as project:
@@ -72,9 +58,7 @@ def restored(folder: Path) -> None:
     restore(folder.parent / "kept", state, force=True)
 
 
-@pytest.mark.parametrize(
-    "then", [retained, removed_by_age, of_an_earlier_trimtab, restored], ids=lambda one: one.__name__
-)
+@pytest.mark.parametrize("then", [retained, removed_by_age, restored], ids=lambda one: one.__name__)
 def test_another_type_of_a_column_is_refused_whatever_became_of_its_events(
     tmp_path: Path, then: Callable[[Path], None]
 ) -> None:

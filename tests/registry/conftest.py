@@ -54,7 +54,7 @@ class World(msgspec.Struct, frozen=True):
             bound=None,
             margin=0.0,
             passed=True,
-            checks={},
+            checks={"loads": True, "finite": True, "calibrated": True},
             reason="fine",
         )
 

@@ -1,4 +1,3 @@
-import msgspec
 import pytest
 
 from trimtab.core.errors import Misuse
@@ -49,9 +48,3 @@ def test_each_failed_check_is_named_with_its_reason() -> None:
 
 def test_a_record_that_leaves_a_check_out_is_no_evidence_for_it() -> None:
     assert "Not provably_better: it is not in the record." in said(record(*(SOUND[:3] + SOUND[4:])))
-
-
-def test_a_record_of_before_there_were_findings_counts_as_it_stands() -> None:
-    old = msgspec.structs.replace(record(*SOUND), findings=(), checks={"loads": True})
-    check_evidence(VERSION, old, first=False, champion="d" * 64)
-    assert said(msgspec.structs.replace(old, passed=False)).endswith("did not pass: Refused.")

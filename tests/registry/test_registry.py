@@ -57,7 +57,13 @@ class Shop:
                 "bound": -0.05 if champion else None,
                 "margin": 0.002,
                 "passed": passed,
-                "checks": {"loads": True},
+                "checks": {
+                    "loads": True,
+                    "finite": True,
+                    "calibrated": True,
+                    "better_by_margin": True,
+                    "provably_better": passed,
+                },
                 "reason": "Better by 0.1." if passed else "Worse by 0.1.",
                 **given,
             }
@@ -228,7 +234,7 @@ def test_a_champion_needs_a_passed_gate_record_of_its_own(shop: Shop) -> None:
         move("late_flight", "champion", second, why="once more the first", first=True)
     with pytest.raises(NotFound, match="no such record"):
         move("late_flight", "champion", second, why="try", gate="gate_x")
-    with pytest.raises(Misuse, match=r"did not pass: Worse by 0\.1"):
+    with pytest.raises(Misuse, match=r"did not pass: Not provably_better: Worse by 0\.1"):
         move("late_flight", "champion", second, why="try", gate=shop.gate(second, first, passed=False))
     with pytest.raises(Misuse, match=f"judged {third.id[:12]}"):
         move("late_flight", "champion", second, why="try", gate=shop.gate(third, first))

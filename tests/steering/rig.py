@@ -139,7 +139,8 @@ class Bench:
         gate = GateRecord(
             id=f"g{self.made}", model="click", candidate=name, champion=self.in_service, judged_at_us=cut_us,
             window_start_us=0, window_end_us=cut_us, rows=10, metric="log_loss", candidate_metric=0.3,
-            champion_metric=0.4, difference=-0.1, bound=-0.05, margin=0.0, passed=passed, checks={}, reason="r",
+            champion_metric=0.4, difference=-0.1, bound=-0.05, margin=0.0, passed=passed, reason="r",
+            checks=dict.fromkeys(("loads", "finite", "calibrated", "better_by_margin", "provably_better"), passed),
             folds=1 if changes.onset is None else self.folds,
         )  # fmt: skip
         end = cut_us // DAY_US

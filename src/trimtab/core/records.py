@@ -143,21 +143,15 @@ class GateRecord(msgspec.Struct, frozen=True, kw_only=True):
     bound: float | None  # the upper confidence bound of `difference`
     margin: float
     passed: bool
-    checks: dict[str, bool]  # for each check, whether the candidate passed it
-    reason: str  # the reason for the outcome, in one sentence
-    # 2 or more: the window was split into parts, and each was scored by a model that was fitted on the others
-    folds: int = 1
-    # all checks with their values; empty if an earlier version of trimtab wrote the record
-    findings: tuple[GateCheck, ...] = ()
+    checks: dict[str, bool]  # whether each named check held
+    reason: str  # one sentence
+    folds: int = 1  # 2 or more: each part of the window was scored by a fit on the other parts
+    findings: tuple[GateCheck, ...] = ()  # all checks with their values
 
     def lines(self) -> list[str]:
-        """Return one line for each check. For a record of an earlier trimtab, the lines only say whether a check was
-        passed.
-        """
-        found = [(one.name, one.verdict, one.reason) for one in self.findings]
-        found = found or [(name, "held" if held else "failed", "") for name, held in self.checks.items()]
-        width = max((len(name) for name, _, _ in found), default=0)
-        return [f"{name:{width}}  {verdict:12}  {reason}".rstrip() for name, verdict, reason in found]
+        """Return every check in words."""
+        width = max((len(one.name) for one in self.findings), default=0)
+        return [f"{one.name:{width}}  {one.verdict:12}  {one.reason}".rstrip() for one in self.findings]
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,11 +22,8 @@ class Layout(msgspec.Struct, frozen=True):
 
     columns: dict[str, Dtype]
     format: Literal[1] = 1
-    # The number of columns before the first one was added. None: no column was added, or an earlier trimtab added it.
-    # D34
-    first: int | None = None
-    # Whether an event was ever stored with this layout. None: unknown, because an earlier trimtab wrote it. # D34
-    recorded: bool | None = None
+    first: int | None = None  # number of columns before one was added; None: no column was added # D34
+    recorded: bool = False  # whether an event was ever recorded # D34
 
 
 def decode_layout(body: bytes, source: str) -> Layout:
@@ -48,7 +45,7 @@ def layout_with(layout: Layout | None, source: Source) -> Layout:
         Misuse: A column is declared with another type than stored events have.
     """
     if layout is None:
-        return Layout(dict(source.declared), recorded=False)
+        return Layout(dict(source.declared))
     wrong = retyped(layout, source)
     for name, (before, now) in wrong.items():
         raise Misuse(

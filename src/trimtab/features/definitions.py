@@ -166,11 +166,6 @@ class LabelWait:
     __slots__ = ()
     wait_us: int
 
-    @property
-    def longest_wait_us(self) -> int:
-        """The longest time from a request until its label is final."""
-        return self.wait_us
-
     def final_at(self, at_us: Us) -> Us:
         """Return when the label of a request at `at_us` is final. This also works for arrays."""
         return at_us + self.wait_us

@@ -152,11 +152,10 @@ def _lacking(gate: GateRecord) -> list[str]:
     """Return one sentence for each check that a candidate failed, or that is missing from the gate record."""
     reasons = {one.name: one.reason for one in gate.findings}
     lacking = [f"Not {name}: {reasons.get(name, gate.reason)}" for name, held in gate.checks.items() if not held]
-    if gate.findings:  # gate records of an earlier trimtab have no findings
-        alone = _alone(gate.metric)
-        compared = _REFRESHED if _REFRESHED[1] in gate.checks else _COMPARED
-        needed = alone if gate.champion_metric is None else (*alone, *compared)
-        lacking += [f"Not {name}: it is not in the record." for name in needed if name not in gate.checks]
+    alone = _alone(gate.metric)
+    compared = _REFRESHED if _REFRESHED[1] in gate.checks else _COMPARED
+    needed = alone if gate.champion_metric is None else (*alone, *compared)
+    lacking += [f"Not {name}: it is not in the record." for name in needed if name not in gate.checks]
     return lacking or ([] if gate.passed else [gate.reason])
 
 

@@ -54,8 +54,7 @@ class LoadedModel(msgspec.Struct, frozen=True, eq=False):
         """The feature definitions that the version was trained with. The project may declare others by now.
 
         Raises:
-            Corrupt: The stored definitions cannot be read, or their hash is wrong.
-            Misuse: The version was stored without definitions, by an earlier trimtab.
+            Corrupt: The definitions cannot be read, or have another hash.
         """
         return self.artifact.features(self.version.features)
 

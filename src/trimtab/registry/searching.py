@@ -155,8 +155,7 @@ class Searcher:
             try:
                 artifact = decode_artifact(self._blob.get(version.artifact))
                 features = artifact.features(version.features)
-            # the definitions were removed, are damaged, or were never stored (by an earlier trimtab)
-            except (NotFound, Corrupt, Misuse):
+            except (NotFound, Corrupt):  # removed or damaged
                 return _Made(frozenset(), frozenset())
             views = {view.name for view in features.views}
             sources = {view.source.name for view in features.views} | {features.request.name}

@@ -261,7 +261,7 @@ class _Entries:
     def _definitions_of(self, version: Version) -> FeatureSet | None:
         try:
             return self._system.live.of(version)
-        except (Misuse, NotFound, Corrupt):  # the version was erased, or its format is no longer read
+        except (Misuse, NotFound, Corrupt):  # erased or damaged, or a column has another type now
             return None
 
 

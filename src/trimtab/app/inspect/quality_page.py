@@ -185,7 +185,7 @@ def _marks(signals: list[Signal], decisions: list[Decision], since_us: int) -> l
 def _slices(page: Document, system: System, name: str, now_us: int) -> None:
     from trimtab.monitoring.quality.quality_days import stored_days
 
-    wait_us = system.definitions.deployment(name).model.label.longest_wait_us
+    wait_us = system.definitions.deployment(name).model.label.final_at(0)
     since_us = now_us - (SLICE_DAYS + wait_us // DAY_US) * DAY_US
     days = stored_days(system.state.catalog, name, from_us=since_us, until_us=now_us, slices=True)
     columns = sorted({one.partition("=")[0] for day in days for one in day.slices})

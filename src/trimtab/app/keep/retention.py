@@ -352,7 +352,7 @@ def _closed_before(system: System) -> dict[str, int]:
     before_us = _newest_us(system) - kept_us
     for name, deployment in system.definitions.deployments.items():
         closed = read_record(system.state.catalog, KIND, name, Reached) or Reached()
-        learnt_us = system.clock.now_us() - _LEARNT_WAITS * deployment.model.label.longest_wait_us
+        learnt_us = system.clock.now_us() - _LEARNT_WAITS * deployment.model.label.final_at(0)
         before_us = min(before_us, closed.closed_until_us, learnt_us)
     return positions_before(system.state.predictions, before_us)
 

@@ -295,7 +295,7 @@ def _deployed(one: Applied) -> bool:
 def _views_of(system: System, version: Version) -> tuple[View, ...]:
     try:
         return system.live.of(version).views
-    except (Misuse, Corrupt):  # stored by an earlier trimtab in a format that is no longer read
+    except (Misuse, Corrupt):  # damaged, or a column has another type now
         return ()
 
 

@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from trimtab.app.state.state import kept_from
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.events.definitions import Source
 from trimtab.events.layouts import KIND, Layout, continues, decode_layout, laid_out, layout_with
-from trimtab.events.records import ERASED, decode
 from trimtab.store.ports import Put
 
 if TYPE_CHECKING:
@@ -71,9 +69,7 @@ class Layouts:
     def has_events(self, source: str) -> bool:
         """Return whether any event of a source was ever recorded."""
         layout = self.kept(source)
-        if layout is None or layout.recorded is None:
-            return self._was_recorded(source)
-        return layout.recorded
+        return layout is not None and layout.recorded
 
     def _read(self) -> dict[str, tuple[Layout, int]]:
         found = self._state.catalog.find(KIND)
@@ -99,21 +95,3 @@ class Layouts:
             self._kept |= {name: found[name] for name in new}
         else:
             self._kept |= {name: (layout, revisions[name] + 1) for name, layout in new.items()}
-
-    def _was_recorded(self, source: str) -> bool:
-        """Return whether a source has events in the log or in the tables of record, their long-term store.
-
-        This is needed for projects of an earlier trimtab, which stored no layouts.
-        """
-        events, catalog = self._state.events, self._state.catalog
-        table = self._state.table(source, make=False)
-        if source in kept_from(catalog) or (table is not None and table.scan(["_id"]).rows):
-            return True
-        for partition, last in events.positions().items():
-            position = 0
-            while position < last and (records := events.read(partition, position)):
-                for event in (decode(record.payload) for record in records):
-                    if event.source == source or (event.source == ERASED and source in event.values):
-                        return True
-                position = records[-1].position
-        return False

@@ -76,7 +76,7 @@ class LiveDefinitions:
             loaded: The loaded version, if it is in memory. Then its artifact, which may be large, is not read again.
 
         Raises:
-            Misuse: The version was stored without its definitions, and those of the project file differ.
+            Misuse: A column has another type than in recorded events.
             Corrupt: The definitions cannot be read.
         """
         declared = self._definitions.models.get(version.model)
@@ -98,7 +98,7 @@ class LiveDefinitions:
         """Return the request definition that a version, given by its id, was trained with, or None if it is unknown."""
         try:
             return self.of(self._registry.get(version)).request
-        except (NotFound, Misuse, Corrupt):  # the version was erased, or its format is no longer read
+        except (NotFound, Misuse, Corrupt):  # erased or damaged, or a column has another type now
             return None
 
     def applied(self, model: str) -> FeatureSet | None:

@@ -61,7 +61,7 @@ def prediction_need(definitions: Definitions) -> Need:
     """Return how long predictions must be kept, so that their labels can arrive, be evaluated and be learnt from."""
     need = Need(0, "nothing")
     for deployment in definitions.deployments.values():
-        us = _judged_us(deployment) + deployment.model.label.longest_wait_us
+        us = deployment.model.label.final_at(_judged_us(deployment))
         if us > need.us:
             need = Need(us, f"deployment {deployment.name!r}: {_judged(deployment)}, and a learner waits as long again")
     return need
@@ -171,8 +171,8 @@ def _all_needs(definitions: Definitions) -> Iterator[tuple[str, Need]]:
                 Need(reach.us + judged_us, f"{reach.why}, and deployment {deployment.name!r}: {judged}"),
             )
     for model in definitions.models.values():
-        label = model.label
-        yield label.source.name, Need(label.longest_wait_us + DAY_US, f"model {model.name!r} waits for its labels")
+        kept_us = model.label.final_at(DAY_US)
+        yield model.label.source.name, Need(kept_us, f"model {model.name!r} waits for its labels")
 
 
 def _days(us: int) -> str:
@@ -181,9 +181,9 @@ def _days(us: int) -> str:
 
 
 def _judged_us(deployment: Deployment) -> int:
-    return deployment.gate.window_us + deployment.model.label.longest_wait_us + DAY_US
+    return deployment.model.label.final_at(deployment.gate.window_us + DAY_US)
 
 
 def _judged(deployment: Deployment) -> str:
-    window, wait = deployment.gate.window_us, deployment.model.label.longest_wait_us
+    window, wait = deployment.gate.window_us, deployment.model.label.final_at(0)
     return f"its gate judges {format_duration(window)} of days whose labels had {format_duration(wait)}"

@@ -85,7 +85,7 @@ class Teacher:
             self._requests = LoggedRequests(
                 msgspec.structs.replace(model, request=request),
                 system.predictions,
-                since_us=now_us - _WAITS * model.label.longest_wait_us,
+                since_us=now_us - _WAITS * model.label.final_at(0),
                 inputs=True,
                 request_of=system.live.request_of,
             )
@@ -112,7 +112,7 @@ class Teacher:
         ]
         taught = learner.learn(examples, until_us=until_us, positions=positions)
         self._taught |= seen  # only now, so that the next call teaches what could not be saved
-        self._forget(now_us - _WAITS * model.label.longest_wait_us)
+        self._forget(now_us - _WAITS * model.label.final_at(0))
         return taught
 
     def _known(self, cut_us: int, seen: AbstractSet[str] = frozenset()) -> list[tuple[str, int, float]]:

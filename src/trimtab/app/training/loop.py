@@ -351,7 +351,7 @@ class DeploymentLoop:
 
     def _read_predictions(self) -> None:
         seen = self._loop.positions
-        if seen is None:  # the project is new, or was written by an earlier trimtab
+        if seen is None:  # a new project
             seen = self._system.predictions.positions_before(self._loop.closed_until_us)
         if not self._inputs_read:
             self._read_inputs_again(seen)

@@ -51,10 +51,7 @@ def compare_versions(
 ) -> Comparison:
     """Compare two versions; see `Project.compare`."""
     sides = _record(system, one), _record(system, other)
-    try:
-        features = feature_changes(system.live.of(sides[0].version), system.live.of(sides[1].version))
-    except Misuse as error:  # an earlier trimtab did not store the definitions
-        features = [FeatureChange(name="all", what="changed", words=f"not known: {error}")], 0
+    features = feature_changes(system.live.of(sides[0].version), system.live.of(sides[1].version))
     predictions, why = None, ""
     if window_us is not None and sides[0].version.model == sides[1].version.model:
         try:

@@ -65,7 +65,7 @@ def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
     ]
     watch, _ = WatchStore(catalog, model.name).watch()
     if watch.traffic:
-        labelled_us = model.label.closed_until(cut_us) - min(model.label.longest_wait_us, DAY_US)
+        labelled_us = model.label.closed_until(cut_us) - min(model.label.final_at(0), DAY_US)
         early_us = max(min(labelled_us, cut_us - FOUND_WITHIN_US), min(watch.traffic) * HOUR_US)
         found.append(LeftOut(start_us=early_us, end_us=None, why="too new to be judged"))
     return found
@@ -115,7 +115,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
             reaches = (one.reach_us for one in view.features.values())
             longest_us = max((DAY_US if us is None else us for us in reaches), default=0)
             sources[view.source.name] = min(max(sources.get(view.source.name, 0), longest_us), DAY_US)
-        return Reach(label_wait_us=model.label.longest_wait_us, label_source=model.label.source.name, sources=sources)
+        return Reach(label_wait_us=model.label.final_at(0), label_source=model.label.source.name, sources=sources)
 
     def span(self, signal: Signal) -> tuple[int, int | None]:
         """The times of the first request that is left out, and of the first later one that counts again. # D0185

@@ -111,8 +111,6 @@ def _signature(card: Document, signature: Signature) -> None:
     output = signature.output
     card.heading("Signature")
     card.paragraph(f"Its output is {output.meaning}" + (f" ({', '.join(output.classes)})." if output.classes else "."))
-    if not signature.request:
-        card.paragraph("The columns of a request are not known: an earlier trimtab stored it.")
     _add(card, ("request", "type", "null", "read by features"), [_field(f) for f in signature.request])
     inputs = [(f.name, f.type, f"{len(f.values)} categories" * (f.type == "category")) for f in signature.inputs]
     _add(card, ("input", "type", "values"), inputs)
@@ -194,8 +192,6 @@ def _checks(gate: GateRecord) -> Iterator[tuple[str, ...]]:
     for one in gate.findings:
         figure, bound = (written(value) for value in (one.figure, one.bound))
         yield one.name, one.verdict, figure, bound, one.reason
-    if not gate.findings:
-        yield from ((name, "held" if held else "failed", "–", "–", "") for name, held in gate.checks.items())
 
 
 def _moves(card: Document, moves: Sequence[AliasMove]) -> None:

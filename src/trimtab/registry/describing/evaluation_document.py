@@ -64,10 +64,7 @@ def _metrics(document: Document, evaluation: Evaluation, seen: str) -> None:
     window = f"{format_time(evaluation.start_us)[:10]} to {format_time(evaluation.end_us)[:10]}"
     text = f"{evaluation.rows:,} labelled rows{'' if seen else ' it had not seen'}, {window}"
     document.paragraph(f"{text}; intervals are drawn by {evaluation.block}. {seen}".rstrip())
-    metrics = evaluation.figures or (
-        MetricValue(name=evaluation.metric, value=evaluation.value, interval=evaluation.interval, better="lower"),
-    )
-    rows = [(one.name.replace("_", " "), one.value, one.interval, _goal(one)) for one in metrics]
+    rows = [(one.name.replace("_", " "), one.value, one.interval, _goal(one)) for one in evaluation.figures]
     document.table(_table(("metric", "value", "95 % interval", ""), rows))
     if evaluation.left_out:
         why = ", ".join(f"{count:,} {reason}" for reason, count in evaluation.left_out.items())

@@ -6,7 +6,6 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from trimtab.core.errors import Misuse
 from trimtab.registry.versions import Version
 from trimtab.training.definitions import Task
 from trimtab.training.fitting.artifact import Artifact
@@ -50,8 +49,8 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
 
     format: Literal[1] = 1
     version: str
-    request: tuple[Field, ...]  # the columns that a caller sends; empty for versions that an earlier trimtab stored
-    inputs: tuple[Field, ...]  # the estimator's inputs, in the order of an exported model's columns
+    request: tuple[Field, ...]  # the columns that a caller sends
+    inputs: tuple[Field, ...]  # the estimator's inputs in order, which are the columns of an exported model's rows
     output: Output
 
 
@@ -76,10 +75,7 @@ def _input(artifact: Artifact, name: str) -> Field:
 
 
 def _request(version: Version, artifact: Artifact) -> tuple[Field, ...]:
-    try:
-        features = artifact.features(version.features)
-    except Misuse:  # the version was stored without feature definitions, by an earlier trimtab
-        return ()
+    features = artifact.features(version.features)
     request, read = features.request, features.request_columns
     return tuple(
         Field(name=name, type=dtype, null=name not in (request.key, request.time), read=name in read)

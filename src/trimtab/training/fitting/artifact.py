@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.errors import Corrupt
 from trimtab.features.encoding import Encoding
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.stored import decode_features
@@ -39,7 +39,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     bytes.
     """
 
-    format: Literal[1, 2] = 1  # 2: has several classes, which an earlier trimtab could not score
+    format: Literal[1, 2] = 1  # 2: several classes
     model: str
     task: Task
     metric: Metric
@@ -54,10 +54,9 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     # the largest difference that was seen between scoring a row alone and in a batch; 0 if `row_exact`
     row_tolerance: float
     golden: Golden
-    # the feature definitions as `features.stored` encodes them; empty if an earlier trimtab stored the model
-    definitions: bytes = b""
-    recalibration: Recalibration | None = None  # the correction of the estimator's scores
-    classes: Classes | msgspec.UnsetType = msgspec.UNSET  # not part of the bytes if there is one number per row
+    definitions: bytes = b""  # the document of the feature definitions (`features.stored`)
+    recalibration: Recalibration | None = None  # the map that corrects the estimator's scores
+    classes: Classes | msgspec.UnsetType = msgspec.UNSET  # left out of the bytes if each row has one number
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -72,13 +71,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises:
             Corrupt: The definitions cannot be read, or have another hash.
-            Misuse: The model was stored without definitions, by an earlier trimtab.
         """
-        if not self.definitions:
-            raise Misuse(
-                f"model {self.model!r}: this version was stored without its feature definitions, by an earlier "
-                "trimtab. Bring the definitions back that it was trained with, or train a new one."
-            )
         return decode_features(self.definitions, digest)
 
 

@@ -46,10 +46,7 @@ _PARTS = 4  # the parts that take long, apart from fits: metrics, importance, co
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """The evaluation of a model on a holdout. `value` is the model's own metric; smaller is better.
-
-    Parts that did not exist in an earlier trimtab are empty in its evaluations.
-    """
+    """The evaluation of a model on a holdout. `value` is the model's own metric; smaller is better."""
 
     format: Literal[1] = 1
     model: str

@@ -29,3 +29,8 @@ def open_duckdb(config: dict[str, str | bool | int | float | list[str]] | None =
     connection = duckdb.connect(":memory:", config=given)
     connection.execute("SET enable_progress_bar = false")
     return connection
+
+
+def quoted(name: str) -> str:
+    """Return an SQL identifier in quotes."""
+    return '"' + name.replace('"', '""') + '"'

@@ -17,8 +17,8 @@ import numpy as np
 
 from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.errors import Conflict, Unavailable
-from trimtab.features.parts.event_files import literal, parquet, quoted
-from trimtab.store.duckdb_opening import open_duckdb
+from trimtab.features.parts.event_files import literal, parquet
+from trimtab.store.duckdb_opening import open_duckdb, quoted
 from trimtab.store.durable_files import publish
 
 GROUP_ROWS = 122_880  # rows in a Parquet row group; blocks are whole groups, so that the file's bytes stay the same

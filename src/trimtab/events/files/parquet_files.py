@@ -18,7 +18,7 @@ from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Source
 from trimtab.events.files.unpacked import check_table
 from trimtab.events.values.fitting import FileRows, fit_table, wanted_columns
-from trimtab.store.duckdb_opening import open_duckdb
+from trimtab.store.duckdb_opening import open_duckdb, quoted
 
 _DURATION = 18  # the number of the type Duration in Arrow's schema
 # keeps DuckDB from adding or changing columns because of a file's path or a column's name
@@ -31,7 +31,7 @@ def read_parquet(path: Path, source: Source) -> FileRows:
     with _opened(path) as (connection, scan):
         names = [str(name) for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall()]
         wanted = wanted_columns(what, source, names)
-        columns = ", ".join(map(_name, wanted))
+        columns = ", ".join(map(quoted, wanted))
         (rows,) = connection.execute(f"SELECT num_rows FROM parquet_file_metadata({_path(path)})").fetchall()[0]
         check_table(path, rows, wanted)
         found = read_arrow(connection.sql(f"SELECT {columns} FROM {scan}"), loose=True)
@@ -49,7 +49,7 @@ def parquet_batches(path: Path, source: Source) -> Iterator[FileRows]:
     with _opened(path) as (connection, scan):
         names = tuple(str(name) for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall())
         kinds = _extensions(connection, path)
-        columns = ", ".join(map(_name, wanted_columns(what, source, names)))
+        columns = ", ".join(map(quoted, wanted_columns(what, source, names)))
         done = 0
         for batch in arro3.RecordBatchReader.from_stream(connection.sql(f"SELECT {columns} FROM {scan}")):
             found = read_arrow(batch, loose=True)
@@ -157,7 +157,3 @@ def _path(path: Path) -> str:
     """Return the path, with characters escaped that DuckDB would interpret."""
     text = "".join(f"[{c}]" if c in "*?[" else c for c in str(path.absolute()))
     return "'" + text.replace("'", "''") + "'"
-
-
-def _name(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -12,7 +12,7 @@ import msgspec
 from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Source
-from trimtab.store.duckdb_opening import open_duckdb
+from trimtab.store.duckdb_opening import open_duckdb, quoted
 
 _SQL: dict[Dtype, str] = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN", "str": "VARCHAR", "time": "BIGINT"}
 
@@ -95,11 +95,6 @@ def value(dtype: Dtype, sql: str, kind: str = "TIMESTAMP WITH TIME ZONE") -> str
     if dtype == "time" and kind == "TIMESTAMP_NS":
         return f"((epoch_ns({sql}) - (epoch_ns({sql}) % 1000 + 1000) % 1000) // 1000)"
     return f"epoch_us({sql}::TIMESTAMPTZ)" if dtype == "time" else f"{sql}::{_SQL[dtype]}"
-
-
-def quoted(name: str) -> str:
-    """Return a name in quotes, for use in SQL."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str | Path) -> str:

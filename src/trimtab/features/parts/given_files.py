@@ -17,8 +17,8 @@ from trimtab.events.files.files import problem_of
 from trimtab.events.files.parquet_files import parquet_batches, parquet_types
 from trimtab.events.values.conversions import LARGEST
 from trimtab.events.values.fitting import dtypes_of
-from trimtab.features.parts.event_files import EventFiles, literal, parquet, pattern, quoted, value
-from trimtab.store.duckdb_opening import open_duckdb
+from trimtab.features.parts.event_files import EventFiles, literal, parquet, pattern, value
+from trimtab.store.duckdb_opening import open_duckdb, quoted
 
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
 # Types of columns that DuckDB reads exactly as the table of conversions does. Other columns are converted with that

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Column, Columns, Dtype
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
-from trimtab.store.duckdb_opening import open_duckdb
+from trimtab.store.duckdb_opening import open_duckdb, quoted
 from trimtab.store.durable_files import narrow, sync_directory
 
 _SQL_TYPES: dict[Dtype, str] = {
@@ -273,11 +273,6 @@ def order_of(name: str) -> int:
     """Return the number of the append that wrote a file."""
     match = _NAME.fullmatch(name)
     return int(match[1]) if match else 0
-
-
-def quoted(name: str) -> str:
-    """Return a name in quotes, for use in SQL."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def same_as_one_of(rows: Columns) -> tuple[str, list[Any]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Column, Columns, Dtype
 from trimtab.core.errors import Corrupt
-from trimtab.store.duckdb_opening import open_duckdb
+from trimtab.store.duckdb_opening import open_duckdb, quoted
 
 _SQL = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN", "str": "VARCHAR", "time": "TIMESTAMP"}
 _DTYPES: dict[str, Dtype] = {
@@ -32,7 +32,7 @@ def write_parquet(table: Columns) -> bytes:
     """
 
     casts = ", ".join(
-        f"{_from_number(column.dtype, _quoted(name))}::{_SQL[column.dtype]} AS {_quoted(name)}"
+        f"{_from_number(column.dtype, quoted(name))}::{_SQL[column.dtype]} AS {quoted(name)}"
         for name, column in table.by_name.items()
     )
     arrays = {name: np.ma.masked_array(c.values, mask=~c.present()) for name, c in table.by_name.items()}
@@ -97,7 +97,3 @@ def _column(values: NDArray[Any]) -> Column:
 
 def _from_number(dtype: Dtype, name: str) -> str:
     return f"make_timestamp({name})" if dtype == "time" else name
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

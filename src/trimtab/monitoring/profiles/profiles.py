@@ -186,9 +186,8 @@ def _column(plan: ColumnPlan, place: int, rows: Rows, hours: _ReferenceHours) ->
         spreads={},
     )
     edges = profile.edges
-    bins = np.searchsorted(edges, values)
-    counts = np.bincount(bins[~null], minlength=edges.size + 1)
-    spreads = _spreads(_Column(kind, values, bins, counts, hours))
+    counts = np.diff(np.searchsorted(there, edges, side="right"), prepend=0, append=there.size)
+    spreads = _spreads(_Column(kind, values, edges, counts, hours))
     null_h = _normal_null_run(null, spreads["null"], hours) if null.any() else 0.0
     return msgspec.structs.replace(profile, counts=counts.astype("<i8").tobytes(), spreads=spreads, null_h=null_h)
 
@@ -236,7 +235,7 @@ def _normal_null_run(null: NDArray[np.bool_], spread: Spread, hours: _ReferenceH
     return normal_run(null_runs(rows[::-1], nulls[::-1], usual[::-1]), hours.count / 24)
 
 
-def _limits(values: Floats, quantiles: Floats, hours: _ReferenceHours) -> tuple[float, float]:
+def _limits(extremes: tuple[Floats, Floats], quantiles: Floats, hours: _ReferenceHours) -> tuple[float, float]:
     """The limits beyond which a number is extreme, see `proportion.limits`."""
     low, high = extremes
     days = hours.count // 24

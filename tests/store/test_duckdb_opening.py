@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -27,3 +28,18 @@ def test_duckdb_has_as_many_threads_as_numerical_libraries_may(
     with open_duckdb(config) as connection, duckdb.connect(":memory:") as usual:
         found = connection.execute(asked).fetchone()
         assert found == (usual.execute(asked).fetchone() if threads is None else (threads,))
+
+
+def test_rows_that_do_not_fit_into_memory_go_to_the_folder_of_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, temporary = tmp_path / "here", tmp_path / "temporary"
+    here.mkdir()
+    temporary.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    with open_duckdb({"memory_limit": "60MB", "threads": 1}) as connection:
+        sorted_rows = "SELECT md5(i::VARCHAR) AS m FROM range(2000000) t(i) ORDER BY m"
+        connection.execute(f"CREATE TABLE t AS {sorted_rows}")
+        assert list(temporary.iterdir())
+    assert not list(here.iterdir())

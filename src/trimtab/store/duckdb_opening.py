@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def open_duckdb(config: dict[str, str | bool | int | float | list[str]] | None =
     import duckdb
 
     given = dict(config or {})
+    # without this setting, DuckDB would write rows that do not fit into memory into the current folder
+    given.setdefault("temp_directory", os.path.join(tempfile.gettempdir(), f"trimtab-duckdb-{os.getpid()}"))
     if (allowed := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and int(allowed):
         given.setdefault("threads", int(allowed))
     connection = duckdb.connect(":memory:", config=given)

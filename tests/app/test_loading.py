@@ -187,5 +187,5 @@ def test_a_source_cannot_be_declared_with_two_time_formats(tmp_path: Path) -> No
     file = tmp_path / "project.py"
     line = 'tt.source("s", time="at", columns={{"id": str}}, time_format={})'
     file.write_text(f"import trimtab as tt\na = {line.format(None)}\nb = {line.format(repr('%Y'))}\n")
-    with pytest.raises(Misuse, match="source 's' is declared with two time formats"):
+    with pytest.raises(Misuse, match="source 's' is declared with two ways to read its rows"):
         load_definitions(file)

@@ -151,13 +151,13 @@ def test_the_report_of_a_version_is_a_page(trained: Path, call: Run, tmp_path: P
 
 def test_answers_to_a_file_are_written_out(trained: Path, call: Run, tmp_path: Path) -> None:
     out = tmp_path / "predictions.parquet"
-    done = call("predict", "churned", "data/churn.parquet", "--out", str(out), cwd=trained)
+    done = call("predict", "churned", "../churn.csv", "--out", str(out), cwd=trained)
     assert done.returncode == 0, done.stderr
     assert "400 rows answered" in done.stdout
     ((rows, low, high),) = duckdb.sql(f"SELECT count(*), min(score), max(score) FROM '{out}'").fetchall()
     assert rows == 400
     assert low < high
-    assert call("predict", "churned", "data/churn.parquet", "--out", str(out), cwd=trained).returncode == 4
+    assert call("predict", "churned", "../churn.csv", "--out", str(out), cwd=trained).returncode == 4
 
 
 def test_a_file_of_long_ago_trains_a_version_too(call: Run, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def changed(**more: object) -> str:
         (["predict", "churned", "--row", changed(**{"class": "LEFT OUT"})], 2, ["class"]),
         (["predict", "churned", "--row", changed(), "--at", "2999-01-01"], 2, ["2999", "future"]),
         (["predict", "churned", "none.parquet"], 3, ["none.parquet"]),
-        (["ingest", "churns", "data/churn.parquet"], 3, ["churns", "churn_labels"]),
+        (["ingest", "churns", "../churn.csv"], 3, ["churns", "churn_labels"]),
         (["ingest", "churn", "none.csv"], 3, ["none.csv"]),
         (["ingest", "churn", "project.py"], 2, ["project.py", ".csv"]),
         (["ingest", "churn", "trimtab.toml"], 2, ["trimtab.toml"]),
@@ -303,7 +303,7 @@ def test_a_project_file_that_does_not_import_is_told_by_line(call: Run, tmp_path
 def test_a_state_of_a_newer_format_is_refused_by_file(call: Run, tmp_path: Path) -> None:
     start(call, tmp_path, "churn")
     folder = tmp_path / "churn"
-    assert call("ingest", "churn", "data/churn.parquet", cwd=folder).returncode == 0
+    assert call("ingest", "churn", "../churn.csv", cwd=folder).returncode == 0
     for path in (folder / ".trimtab").rglob("*"):
         if path.is_file() and path.read_bytes()[:6] == b"SQLite" and path.read_bytes()[68:72] == b"trLg":
             data = bytearray(path.read_bytes())

@@ -206,9 +206,10 @@ def test_init_prints_what_it_guessed_and_what_to_do_next(churn_csv: Path, tmp_pa
     arguments = ["init", str(churn_csv), "--folder", str(folder), "--label", "churned", "--estimator", "linear"]
     done = CliRunner().invoke(trimtab, arguments)
     assert done.exit_code == 0, done.stderr
-    assert "time: 'Signed Up' (guessed)" in done.stdout
+    assert "  time: 'Signed Up' is when a row happened (--time)\n" in done.stdout
+    assert re.search(r"Signed Up +time +- +\d+ ", done.stdout)
     assert f"cd '{folder}'" in done.stdout
-    for step in ("ingest churn ", "ingest churn_labels ", "train", "predict churned data", "serve"):
+    for step in ("ingest churn ", "ingest churn_labels ", "train", "predict churned ../", "serve"):
         assert f"\n  trimtab {step}" in done.stdout
     again = CliRunner().invoke(trimtab, arguments)
     assert again.exit_code == 4

@@ -155,7 +155,7 @@ def _csv(folder: Path, values: Sequence[Any]) -> tuple[Path, dict[str, Outcome]]
                 row = {"id": f"{name}{number}", "at": "1970-01-01"} | dict.fromkeys(DTYPES, "") | {name: text}
                 writer.writerow(row.values())
                 try:
-                    value = None if text == "" else of_text(dtype, text, SOURCE.time_format(name))
+                    value = None if text == "" else of_text(dtype, text, SOURCE.format(name))
                     values_of = [None if n != name else value for n in DTYPES]
                     wanted[row["id"]] = tuple(map(repr, [row["id"], *values_of, 0]))
                 except Refused as refused:
@@ -266,7 +266,7 @@ def test_every_entry_point_follows_the_table_of_conversions(tmp_path: Path, kind
             wanted[row["id"]] = (name, rule)
             continue
         try:
-            value = converted(DTYPES[name], row[name], SOURCE.time_format(name))
+            value = converted(DTYPES[name], row[name], SOURCE.format(name))
             wanted[row["id"]] = tuple(map(repr, [row["id"], *(value if n == name else None for n in DTYPES), 0]))
         except Refused as refused:
             wanted[row["id"]] = (name, refused.reason)

@@ -21,8 +21,8 @@ from trimtab.core.errors import Misuse
 from trimtab.core.time import parse_time_us
 from trimtab.events import Ingestor, Quarantine, read_rows
 from trimtab.events.definitions import Source, Time, source
+from trimtab.events.formats.time_formats import time_format
 from trimtab.events.records import decode
-from trimtab.events.time_formats import time_format
 from trimtab.serving.http.routes.addresses import PROJECT, SERVICE
 from trimtab.serving.http.routes.openapi import Described, openapi
 from trimtab.testing import MemoryLog
@@ -183,7 +183,7 @@ def test_a_format_that_is_none_or_has_two_meanings_is_refused_where_it_is_declar
 def test_a_text_is_for_every_time_column_and_a_mapping_for_those_it_names() -> None:
     assert _source().declared_formats == dict.fromkeys(("seen", "at"), "%d.%m.%Y %H:%M")
     assert _source({"seen": "unix_s"}).declared_formats == {"seen": "unix_s"}
-    assert _source(None).time_format("at") is None
+    assert _source(None).format("at") is None
 
 
 def test_the_format_changes_neither_the_hash_nor_what_is_stored_of_a_definition() -> None:

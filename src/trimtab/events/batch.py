@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 
 from trimtab.core.columns.data import Dtype
-from trimtab.core.shown import shown
 from trimtab.events.definitions import Source
+from trimtab.events.formats.reading import made_keys
 from trimtab.events.quarantine import Quarantined, raw_json
 from trimtab.events.records import Op, Value
-from trimtab.events.values.checks import EXTRA, LAST_OF_OTHER_UNITS_US, Report, check, other_unit, time_shown
+from trimtab.events.values.checks import EXTRA, LAST_OF_OTHER_UNITS_US, Report, check, other_unit, value_shown
 from trimtab.events.values.conversions import Reason
 from trimtab.events.values.fitting import raw_row, time_text
 
@@ -62,6 +62,7 @@ class Batch:
         self._count = count
         self._now_us = call.now_us if at_us is None else at_us
         self._values = {name: self._column(name, dtype) for name, dtype in call.source.columns.items()}
+        self._make_keys()
         self._ops = self._checked_ops()
         self._date()
         self._bare_deletions()
@@ -80,8 +81,8 @@ class Batch:
         field, reason, found = self.bad[row]
         needed = f"; needed is {' or '.join(map(repr, OPS))}" if (field, reason) == ("_op", "wrong_type") else ""
         source = self._call.source
-        said = time_shown(found, source.time_format(field)) if reason == "bad_time" else shown(found)[:200]
-        if reason == "future" and isinstance(found, int | float):  # show the time instead of its number
+        said = value_shown(found, reason, source.format(field))
+        if reason == "future" and isinstance(found, int | float):  # a time is easier to read than a number
             said = time_text(self._values[source.time][row])  # type: ignore[arg-type]  # it has a time
         return Problem(row + offset, field, reason, said + needed)
 
@@ -109,7 +110,9 @@ class Batch:
         read in the unit of the format.
         """
         raw = {name: values[row] for name, values in self._lists.items()}
-        formatted = [n for n, value in raw.items() if self._call.source.time_format(n) and isinstance(value, int)]
+        formatted = [
+            n for n, value in raw.items() if n in self._call.source.declared_formats and isinstance(value, int)
+        ]
         return raw | {name: time_text(raw[name]) for name in formatted}
 
     def _reporter(self, field: str) -> Report:
@@ -120,9 +123,17 @@ class Batch:
 
     def _column(self, name: str, dtype: Dtype) -> list[Value]:
         values = self._lists.get(name)
-        # the times of a table were already converted
-        written = self._call.source.time_format(name) if self._given else None
+        written = self._call.source.format(name) if self._given else None  # the values of a table were already read
         return [None] * self._count if values is None else check(dtype, values, self._reporter(name), written)
+
+    def _make_keys(self) -> None:
+        """Make the keys of rows without a key, if the source makes keys of other columns. # D0208"""
+        source = self._call.source
+        of, key = source.reading.key_of, source.key
+        if of and key is not None and None in self._values[key]:
+            made = made_keys(self._values, source.columns, of)
+            pairs = zip(self._values[key], made, strict=True)
+            self._values[key] = [new if old is None else old for old, new in pairs]
 
     def _checked_ops(self) -> list[Op] | None:
         keyless = self._call.source.key is None
@@ -169,7 +180,7 @@ class Batch:
             given = self._lists.get(name)
             if given is None or (name == self._call.source.time and not (dated < LAST_OF_OTHER_UNITS_US).any()):
                 continue
-            if self._call.source.time_format(name) is not None:  # the source declares the unit of this column
+            if name in self._call.source.declared_formats:  # the unit is declared
                 continue
             for row in [row for row, value in enumerate(given) if other_unit(value)]:
                 self.bad.setdefault(row, (name, "bad_time", given[row]))
@@ -213,6 +224,9 @@ class Batch:
         delay = self._call.source.delay_us
         # no time is null here, because rows without a time were already refused
         usual = [time + delay for time in times] if self._call.history else [0] * self._count  # type: ignore[operator]
+        column = self._call.source.reading.known_at
+        if column is not None:
+            usual = [u if own is None else own for own, u in zip(self._values[column], usual, strict=True)]
         if "_known_at" not in self._lists:
             return usual
         return [u if own is None else own for own, u in zip(self._column("_known_at", "time"), usual, strict=True)]

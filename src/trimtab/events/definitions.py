@@ -12,8 +12,11 @@ from trimtab.core.hashing import content_hash
 from trimtab.core.shown import shown
 from trimtab.core.time import MINUTE_US, duration_us
 from trimtab.events.about import NOTHING, About, about
-from trimtab.events.time_formats import TimeFormat, checked_formats
-from trimtab.events.time_formats import time_format as format_of
+from trimtab.events.formats.column_formats import ColumnFormat, null_test
+from trimtab.events.formats.number_formats import number_format as numbers_of
+from trimtab.events.formats.reading import PLAIN, Reading, checked_reading
+from trimtab.events.formats.time_formats import checked_formats
+from trimtab.events.formats.time_formats import time_format as times_of
 
 Time = dt.datetime  # the type to declare for a column that holds times
 
@@ -39,6 +42,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     first: int | None = None
     # the declared format of each time column; left out of stored documents if no format is declared # D0178
     time_formats: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    # How given rows become events; not part of any document if unset # D0208
+    reads: Reading | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def declared(self) -> dict[str, Dtype]:
@@ -50,14 +55,29 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         """The declared formats of times, by column."""
         return {} if self.time_formats is msgspec.UNSET else self.time_formats
 
-    def time_format(self, column: str) -> TimeFormat | None:
-        """Return the declared format of a column's times. None: times are ISO 8601 texts or microseconds."""
-        written = self.declared_formats.get(column)
-        return None if written is None else format_of(written)
+    @property
+    def reading(self) -> Reading:
+        """The rules by which given rows become events, which are the usual ones if none are declared."""
+        return PLAIN if self.reads is msgspec.UNSET else self.reads
+
+    def format(self, column: str) -> ColumnFormat | None:
+        """Return the declared format of a column's texts. None means the table of conversions alone."""
+        times, reading = self.declared_formats.get(column), self.reading
+        if times is None and reading is PLAIN:
+            return None
+        numbers = reading.number_formats.get(column)
+        nulls = reading.nulls if column in self.columns else ()
+        if times is None and numbers is None and not nulls:
+            return None
+        return ColumnFormat(
+            is_null=null_test(nulls),
+            times=None if times is None else times_of(times),
+            numbers=None if numbers is None else numbers_of(numbers),
+        )
 
     @property
     def hash(self) -> str:
-        """The hash of this definition. Descriptions and formats of times do not affect it. # D0178"""
+        """The content address of this definition, without descriptions and the rules of reading. # D0178, D0208"""
         own = self.name, self.time, self.declared, self.key, self.delay_us, self.future_tolerance_us
         return content_hash(_Content(*own))
 
@@ -88,6 +108,12 @@ def source(
     delay: str | int = 0,
     future_tolerance: str | int = "5min",
     time_format: str | Mapping[str, str] | None = None,
+    number_format: Mapping[str, str] | None = None,
+    nulls: Sequence[str] = (),
+    delimiter: str | None = None,
+    key_of: Sequence[str] = (),
+    known_at: str | None = None,
+    only_final: bool = False,
     description: str = "",
     owner: str = "",
     tags: Sequence[str] = (),
@@ -95,25 +121,33 @@ def source(
     """Declare a source of events.
 
     Args:
-        name: The name: lower case, and unique in the project.
-        time: The column that says when an event happened. It need not be in `columns`.
-        columns: The type of each column: float, int, bool, str or `Time`.
-        key: The column that identifies an event. A later event with the same key corrects or deletes the earlier one.
-            Without a key, an event is identified by its content: an event with equal content is a repetition, and one
-            with any other content is a different event.
-        delay: For history that is loaded in bulk: how long after an event it became known.
-        future_tolerance: How far the time of an event may be ahead of the clock.
-        time_format: How texts and numbers are read as times, for all time columns or by column. It is either a text of
-            `strptime` directives such as "%d.%m.%Y %H:%M" (in UTC, unless %z gives another offset), or one of "unix_s",
-            "unix_ms", "unix_us" and "unix_ns". By default, texts are ISO 8601 and numbers are microseconds. Events are
-            stored independently of the format.
+        name: Lower-case name, unique in the project.
+        time: The column with the time when an event happened. It need not be repeated in `columns`.
+        columns: The name and the type of each column: float, int, bool, str or `Time`.
+        key: The column that identifies an event. A later event with the same key corrects or deletes the earlier event.
+            Without a key, an event is identified by its content: equal content is a repetition, and any other content
+            is another event.
+        delay: For history that is loaded in bulk: known at = event time + `delay`.
+        future_tolerance: How far ahead of the clock an event may be dated.
+        time_format: How texts and numbers represent times, for all time columns or by column. Either directives of
+            `strptime` such as "%d.%m.%Y %H:%M" (in UTC, unless %z gives another offset), or "unix_s", "unix_ms",
+            "unix_us" or "unix_ns". The default is ISO 8601 text and microseconds. Stored events do not depend on the
+            format.
+        number_format: By column, how texts write the number 1234.56: "1.234,56 €". The unit may lack.
+        nulls: Texts that mean null in every column, such as "-" or "unknown". Case and surrounding spaces do not
+            matter.
+        delimiter: The sign between the fields of a CSV file. The default is a comma, and a tab in .tsv files.
+        key_of: Columns that the key is made of, in rows that do not have the key.
+        known_at: The column of times that says when an event became known. Where it is null, `delay` holds.
+        only_final: Whether rows of a file of history are left out if their `delay` has not passed at the newest row of
+            the file, because their values may not be final.
         description: A text for people.
         owner: Who is responsible.
         tags: Labels for people, such as "pii".
 
     Raises:
-        Misuse: A name or type is not allowed (a column begins with an underscore, or two columns only differ in case),
-            `key` is not a column, or `time_format` is not a format.
+        Misuse: A name or type is not allowed (a column begins with an underscore, or two columns differ only in case),
+            `key` is not a column, or a format or another rule of reading does not fit the columns.
 
     >>> source("weather", time="observed_at", delay="1h", columns={"origin": str, "temp": float}).delay_us
     3600000000
@@ -130,6 +164,17 @@ def source(
         found = dtypes.get(key, f"missing among {', '.join(dtypes)}")
         raise Misuse(f"{what}: the key {key!r} must be a column of type str or int; it is {found}.")
     formats = checked_formats(time_format, dtypes, what)
+    reading = checked_reading(
+        what,
+        dtypes,
+        key,
+        number_format=number_format,
+        nulls=nulls,
+        delimiter=delimiter,
+        key_of=key_of,
+        known_at=known_at,
+        only_final=only_final,
+    )
     return Source(
         name=name,
         time=time,
@@ -139,6 +184,7 @@ def source(
         future_tolerance_us=duration_us(future_tolerance),
         about=about(description, owner, tags, what),
         time_formats=formats or msgspec.UNSET,
+        reads=msgspec.UNSET if reading == PLAIN else reading,
     )
 
 

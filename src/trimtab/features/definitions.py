@@ -294,16 +294,37 @@ def request(
     time: str,
     columns: Mapping[str, type],
     lead: str | int = 0,
+    time_format: str | Mapping[str, str] | None = None,
+    number_format: Mapping[str, str] | None = None,
+    nulls: Sequence[str] = (),
+    delimiter: str | None = None,
+    key_of: Sequence[str] = (),
     description: str = "",
     owner: str = "",
     tags: Sequence[str] = (),
 ) -> Request:
     """Declare a kind of request: its key, its time and its columns. A request is made `lead` before its time.
 
+    The formats, `nulls`, `delimiter` and `key_of` are those of `source()`. They hold for files of requests and for rows
+    that are pushed. A row that is asked for an answer has values of the declared types, and its key.
+
     Raises:
         Misuse: As for `source()`.
     """
-    declared = source(name, key=key, time=time, columns=columns, description=description, owner=owner, tags=tags)
+    declared = source(
+        name,
+        key=key,
+        time=time,
+        columns=columns,
+        time_format=time_format,
+        number_format=number_format,
+        nulls=nulls,
+        delimiter=delimiter,
+        key_of=key_of,
+        description=description,
+        owner=owner,
+        tags=tags,
+    )
     return Request(source=declared, lead_us=duration_us(lead))
 
 

@@ -129,5 +129,11 @@ def _items(stored: StoredFeatures) -> list[Item]:
 
 def _bare(source: Source) -> Source:
     return msgspec.structs.replace(
-        source, columns=source.declared, hidden=(), first=None, about=NOTHING, time_formats=msgspec.UNSET
+        source,
+        columns=source.declared,
+        hidden=(),
+        first=None,
+        about=NOTHING,
+        time_formats=msgspec.UNSET,
+        reads=msgspec.UNSET,
     )

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from trimtab.core.errors import Misuse
+from trimtab.events.definitions import Source
 from trimtab.events.files.files import Rows, read_rows
 from trimtab.events.ingest import Pushed
 from trimtab.events.redelivered_rows import changed_columns, redelivered
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
 class Ingested(Pushed, frozen=True):
     """The number of rows loaded, and the differences between their columns and the columns of the source."""
 
-    ignored: tuple[str, ...] = ()  # columns of the rows that the source does not declare; they are not stored
+    ignored: tuple[str, ...] = ()  # the undeclared columns of the rows, which are not kept
+    not_final: int = 0  # rows that were left out because their values may not be final yet
 
 
 def load_rows(
@@ -42,6 +46,7 @@ def load_rows(
             f"{'are' if len(rows.absent) > 1 else 'is'} missing.{extra} Add or rename them, or say that they are null: "
             "--absent-as-null, in Python absent_ok=True."
         )
+    rows, not_final = _final(system.definitions.source(source), rows) if history else (rows, 0)
     _refuse_again(system, source, rows, history)
     pushed = system.ingestor.take(source, rows, history=history, progress=progress)
     return Ingested(
@@ -51,8 +56,26 @@ def load_rows(
         position=pushed.position,
         problems=pushed.problems,
         ignored=rows.ignored,
+        not_final=not_final,
         absent=rows.absent + tuple(name for name in pushed.absent if name not in rows.absent),
     )
+
+
+def _final(source: Source, rows: FileRows) -> tuple[FileRows, int]:
+    """Leave out rows whose delay has not passed at the newest row, if the source asks for it. Return their count too.
+
+    In a file that was written before the delay of its newest rows had passed, the values of these rows are not final:
+    of two outcomes, often only the one that is known early is in it.
+    """
+    times = rows.columns[source.time] if source.reading.only_final and rows.columns.rows else None
+    if times is None or not times.present().any():
+        return rows, 0
+    newest = int(times.values[times.present()].max())
+    final = ~times.present() | (times.values + source.delay_us <= newest)
+    left_out = int((~final).sum())
+    kept = None if rows.kept is None else rows.kept[final]
+    counted = None if rows.counted is None else rows.counted - left_out
+    return structs.replace(rows, columns=rows.columns.take(final), kept=kept, counted=counted), left_out
 
 
 def _refuse_again(system: System, source: str, rows: FileRows, history: bool) -> None:

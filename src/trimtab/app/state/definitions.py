@@ -157,8 +157,9 @@ def _collect(values: Iterable[object], deployments: list[Deployment], file: Path
 
     def add_source(source: Source) -> None:
         add(found.sources, source, "source")
-        if found.sources[source.name].declared_formats != source.declared_formats:
-            raise Misuse(f"{file}: source {source.name!r} is declared with two time formats. Declare it once.")
+        other = found.sources[source.name]
+        if (other.declared_formats, other.reading) != (source.declared_formats, source.reading):
+            raise Misuse(f"{file}: source {source.name!r} is declared with two ways to read its rows. Declare it once.")
 
     def add_view(view: View) -> None:
         add(found.views, view, "view")

@@ -21,7 +21,7 @@ from trimtab.training.definitions import Model
 
 Kind = Literal["source", "entity", "view", "request", "model", "deployment"]
 Part = dict[str, str]  # text by field; "" is the field without a name
-_FORMAT_OF = "time format of"  # how the name of a note about a time format begins
+_FORMAT_OF, _READS = "time format of", "reading, "  # how the name of a note about the reading of rows begins
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,8 +64,8 @@ def documents(definitions: Definitions) -> dict[str, Document]:
 
 
 def formats_of(document: Document) -> Part:
-    """Return those notes of a source that are about time formats. All workers must use the same time formats."""
-    return {name: said for name, said in document.notes.items() if name.startswith(_FORMAT_OF)}
+    """Return the notes about how rows of a source are read, on which all workers must agree."""
+    return {name: said for name, said in document.notes.items() if name.startswith((_FORMAT_OF, _READS))}
 
 
 def differences(before: Document, now: Document) -> list[str]:
@@ -116,11 +116,20 @@ def _document(
 
 
 def _formats(source: Source) -> Part:
-    """Return the time formats of a source as text.
+    """Return the rules of reading of a source as text.
 
-    If a time format changes, new rows are read differently, but stored events stay as they are.  # D0178
+    A changed rule changes how new rows are read, but nothing that is stored.  # D0178, D0208
     """
-    return {f"{_FORMAT_OF} {name}": written for name, written in source.declared_formats.items()}
+    reading = source.reading
+    rules = {f"number format of {name}": text for name, text in reading.number_formats.items()} | {
+        "words for null": ", ".join(reading.nulls),
+        "delimiter": repr(reading.delimiter) if reading.delimiter else "",
+        "key made of": ", ".join(reading.key_of),
+        "known at": reading.known_at or "",
+        "rows of history": "final ones" if reading.only_final else "",
+    }
+    times = {f"{_FORMAT_OF} {name}": written for name, written in source.declared_formats.items()}
+    return times | {f"{_READS}{name}": text for name, text in rules.items() if text}
 
 
 def _source(source: Source) -> dict[str, Part]:

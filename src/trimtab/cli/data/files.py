@@ -74,6 +74,10 @@ def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
     ]
     if taken.ignored:
         lines.append(f"  not declared, left out: {', '.join(taken.ignored)}")
+    if taken.not_final:
+        lines.append(
+            f"  {taken.not_final:,} rows left out: their delay had not passed at the newest row, so they may change"
+        )
     if taken.absent:
         lines.append(f"  not in the file, null: {', '.join(taken.absent)}")
     for p in taken.problems[:_NAMED]:

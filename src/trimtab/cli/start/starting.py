@@ -15,13 +15,24 @@ from trimtab.core.errors import NotFound
 
 
 @command("init", safe="No file was made.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help="The file, in another way.")
 @click.option("--time", metavar="COLUMN", help="When a row happened, or the time of its request.")
-@click.option("--key", metavar="COLUMN", help="What identifies a row, or its entity; `row` numbers the rows.")
+@click.option("--key", metavar="COLUMN,...", help="What identifies a row, or its entity; `row`: all its values.")
 @click.option("--label", metavar="COLUMN", help="What to predict: classes, or a number.")
 @click.option("--positive", metavar="VALUE", help="The label's value that counts as 1.")
-@click.option("--time-format", metavar="FORMAT", help='How the time is written, such as "%d/%m/%Y %H:%M".')
-@click.option("--wait", default="1d", show_default=True, metavar="DURATION", help="How long a label takes to be known.")
+@click.option("--known-at", metavar="COLUMN", help="When the label became known; `none`: no column says it.")
+@click.option("--wait", metavar="DURATION", help="How long a label takes to be known; left out, as the file shows.")
+@click.option(
+    "--time-format",
+    "time_formats",
+    multiple=True,
+    metavar="[COLUMN=]FORMAT",
+    help='How a time is written, such as "%d/%m/%Y %H:%M".',
+)
+@click.option("--number", multiple=True, metavar="COLUMN=EXAMPLE", help='How 1234.56 is written: "price=1.234,56 €".')
+@click.option("--nulls", metavar="WORD,...", help="What means null; left out, as the file shows.")
+@click.option("--merge", multiple=True, metavar="COLUMN", help="Make spellings one that differ in case or spaces.")
 @click.option(
     "--estimator",
     type=click.Choice(["auto", "linear", "trees"]),
@@ -31,19 +42,17 @@ from trimtab.core.errors import NotFound
 )
 @click.option("--folder", type=click.Path(path_type=Path), help="Where; left out, a new folder named after the file.")
 def init(
-    file: Path,
-    time: str | None,
-    key: str | None,
-    label: str | None,
-    positive: str | None,
-    time_format: str | None,
-    wait: str,
-    estimator: str,
+    file: Path | None,
+    csv: Path | None,
     folder: Path | None,
+    time_formats: tuple[str, ...],
+    **given: str | tuple[str, ...] | None,
 ) -> None:
     """Make a project from one CSV or Parquet file.
 
-    Time, key and label are guessed where only one column fits. No file is ever overwritten.
+    Shows what is in the file, then what was assumed, each with the option that changes it. What cannot be told from the
+    file is asked for. The file stays as it is; the project reads it, and later files like it, by declared rules. No
+    file is ever overwritten.
 
     \b
     Example:
@@ -51,26 +60,27 @@ def init(
     """
     import msgspec
 
-    from trimtab.app.start.scaffold import Options, scaffold
+    from trimtab.app.start.init.file.profile import profile_lines
+    from trimtab.app.start.init.options import Options
+    from trimtab.app.start.init.plan import plan_lines
+    from trimtab.app.start.init.scaffold import scaffold
 
-    options = msgspec.convert(
-        {
-            "time": time,
-            "key": key,
-            "label": label,
-            "positive": positive,
-            "time_format": time_format,
-            "wait": wait,
-            "estimator": estimator,
-        },
-        Options,
-    )
-    with progress(f"reading {file.name}"):
-        made = scaffold(file, folder, options)
-    if manner().json:
+    data = file if csv is None else csv
+    if data is None or (file is not None and csv is not None):
+        raise click.UsageError("Missing argument 'FILE'." if data is None else "Give either FILE or --csv FILE.")
+    options = msgspec.convert({**given, "time_format": time_formats}, Options)
+    plain = not manner().json
+    with progress(f"reading {data.name}"):
+        made = scaffold(
+            data,
+            folder,
+            options,
+            lambda found: show_lines([f"{data.name}: {profile_lines(found)[0]}", *profile_lines(found)[1:]] * plain),
+            lambda planned: show_lines(plan_lines(planned) * plain),
+        )
+    if not plain:
         show_json(made)
         return
-    show_lines(made.notes)
     show_lines([f"Made {made.folder}: {', '.join(made.files)}", "", "Next:"])
     steps = [] if made.folder.absolute() == Path.cwd() else [f"cd {shlex.quote(str(made.folder))}"]
     show_lines(f"  {step}" for step in [*steps, *made.commands])

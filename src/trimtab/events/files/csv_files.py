@@ -19,8 +19,8 @@ from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.shown import shown
 from trimtab.events.definitions import Source
 from trimtab.events.files.opened import count_lines, open_text
-from trimtab.events.time_formats import TimeFormat
-from trimtab.events.values.checks import time_shown
+from trimtab.events.formats.column_formats import ColumnFormat
+from trimtab.events.values.checks import time_shown, value_shown
 from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, NULL_WORDS, Reason, Refused, of_text
 from trimtab.events.values.fitting import BadRow, FileRows, file_rows, time_text, wanted_columns
 
@@ -33,12 +33,12 @@ _OPEN = "a quote that is not closed"
 def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
     """Read the rows of a CSV file with a header; see `read_file`.
 
-    Fields are separated by commas, in .tsv files by tabs. A field may be in quotes; a quote inside of it is written
-    twice. Lines end in LF, CRLF or CR. Blank lines are skipped.
+    Fields are separated by the source's delimiter, else by commas, or by tabs in .tsv files. They may be quoted, with
+    a quote inside quotes doubled. Lines end in LF, CRLF or CR. Blank lines are not rows.
     """
     what = f"file {path}"
     with open_text(path) as stream:
-        records = _Records(stream, "\t" if ".tsv" in path.suffixes else ",")
+        records = _Records(stream, source.reading.delimiter or _usual_delimiter(path))
         names = records.header(what)
         wanted = wanted_columns(what, source, names)
         columns = _ColumnParts(names, wanted, nulls, source)
@@ -68,7 +68,11 @@ def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
 def csv_header(path: Path, delimiter: str | None = None) -> list[str]:
     """Return the names in the first record of a file. By default, fields are separated as in `read_csv`."""
     with open_text(path) as stream:
-        return _Records(stream, delimiter or ("\t" if ".tsv" in path.suffixes else ",")).header(f"file {path}")
+        return _Records(stream, delimiter or _usual_delimiter(path)).header(f"file {path}")
+
+
+def _usual_delimiter(path: Path) -> str:
+    return "\t" if ".tsv" in path.suffixes else ","
 
 
 def read_texts(path: Path, delimiter: str, names: Sequence[str]) -> Iterator[Columns]:
@@ -224,8 +228,9 @@ class _ColumnParts:
     def __init__(
         self, names: Sequence[str], wanted: Mapping[str, Dtype], nulls: Sequence[str], source: Source | None = None
     ) -> None:
-        formats = {name: None if source is None else source.time_format(name) for name in wanted}
+        formats = {name: None if source is None else source.format(name) for name in wanted}
         self._formats = {name: written for name, written in formats.items() if written is not None}
+        self._formatted_times = [] if source is None else [name for name in source.declared_formats if name in wanted]
         self._places = {name: names.index(name) for name in wanted}
         self._wanted = wanted
         self._nulls = frozenset(nulls)
@@ -264,7 +269,7 @@ class _ColumnParts:
             good[at] = False
             for row, values in zip(at, table.take(np.array(at)).to_rows(), strict=True):
                 field, (reason, text) = next(iter(refused[row].items()))
-                times = {n: time_text(values[n]) for n in self._formats if values[n] is not None}
+                times = {n: time_text(values[n]) for n in self._formatted_times if values[n] is not None}
                 raw = values | times | {name: text for name, (_, text) in refused[row].items()}
                 misfits[row] = (raw, field, reason, _found(reason, text, self._formats.get(field)))
             table = table.take(good)
@@ -273,25 +278,36 @@ class _ColumnParts:
         return good, misfits
 
     def _converted(self, name: str, dtype: Dtype, texts: Sequence[str]) -> tuple[Column, dict[int, Reason]]:
+        written = self._formats.get(name)
         if dtype == "str":
             shared = self._shared[name]
+            if written is not None:
+                shared.update([(text, None) for text in set(texts) if text not in shared and written.is_null(text)])
+            found = list(map(shared.setdefault, texts, texts))  # stores equal texts once, and nulls as None
             values = np.empty(len(texts), object)
-            # equal texts become one object, and texts that mean null become None
-            values[:] = list(map(shared.setdefault, texts, texts))
-            there = (
-                None
-                if self._nulls.isdisjoint(texts)
-                else np.array([value is not None for value in values.tolist()], bool)
-            )
+            values[:] = found
+            there = np.array([value is not None for value in found], bool) if None in found else None
             return Column("str", values, there), {}
-        written = self._formats.get(name)
-        quick = _QUICK.get(dtype) if written is None else None
-        made = quick(texts, self._nulls | _NULLS) if quick is not None else None
+        made = self._quick(name, dtype, texts)
         return (made, {}) if made is not None else _by_distinct(dtype, texts, self._nulls, written)
+
+    def _quick(self, name: str, dtype: Dtype, texts: Sequence[str]) -> Column | None:
+        """Convert a whole column of numbers at once, or return None if it may have an unusual text."""
+        quick, nulls, written = _QUICK.get(dtype), self._nulls | _NULLS, self._formats.get(name)
+        if quick is None:
+            return None
+        if written is not None:
+            nulls |= {text for text in set(texts) if written.is_null(text)}
+            if written.numbers is not None:
+                plain = written.numbers.plain(["0" if text in nulls else text for text in texts])
+                if plain is None:
+                    return None
+                texts = ["" if text in nulls else number for text, number in zip(texts, plain, strict=True)]
+        return quick(texts, nulls)
 
 
 def _by_distinct(
-    dtype: Dtype, texts: Sequence[str], nulls: frozenset[str], written: TimeFormat | None
+    dtype: Dtype, texts: Sequence[str], nulls: frozenset[str], written: ColumnFormat | None
 ) -> tuple[Column, dict[int, Reason]]:
     """Convert a column with the table of conversions. Each distinct text is converted only once."""
     known: dict[str, Any] = {}
@@ -356,10 +372,10 @@ def _fields(names: Sequence[str], wanted: Mapping[str, Dtype], values: Sequence[
     return {name: _raw(value).decode(errors="replace") for name, value in pairs if name in wanted}
 
 
-def _found(reason: Reason, text: str, written: TimeFormat | None) -> str:
+def _found(reason: Reason, text: str, written: ColumnFormat | None) -> str:
     bare = text.strip()
-    if written is not None and reason == "bad_time":
-        return time_shown(text, written)
+    if written is not None and written.text:
+        return value_shown(text, reason, written)
     return time_shown(int(bare)) if reason == "bad_time" and bare.isdecimal() and len(bare) < 20 else shown(text)[:200]
 
 

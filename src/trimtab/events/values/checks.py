@@ -13,8 +13,8 @@ from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
 from trimtab.core.time import EARLIEST_US, LATEST_US, format_time, parse_time_us
+from trimtab.events.formats.column_formats import ColumnFormat
 from trimtab.events.records import Value
-from trimtab.events.time_formats import TimeFormat
 from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, Reason, Refused, converted, kind_of
 
 Report = Callable[[int, Reason, object], None]  # a function of the row number, the reason, and the value that was found
@@ -43,12 +43,19 @@ def other_unit(value: object) -> str | None:
     return next((unit for unit, (first, end) in OTHER_UNITS.items() if first <= value < end), None)
 
 
-def time_shown(value: object, written: TimeFormat | None = None) -> str:
-    """Return a value that is not a valid time as a text for people.
+def value_shown(value: object, reason: Reason, written: ColumnFormat | None) -> str:
+    """Return a value that does not fit its column in a form for people."""
+    if reason == "bad_time" or (written is not None and written.numbers is not None and reason == "wrong_type"):
+        return time_shown(value, written)
+    return shown(value)[:200]
+
+
+def time_shown(value: object, written: ColumnFormat | None = None) -> str:
+    """Return a value that is not a valid time, or does not fit its declared format, in a form for people.
 
     The text also names the format that the value does not fit, or the unit that an integer is probably in.
     """
-    if written is not None:
+    if written is not None and written.text:
         return f"{shown(value)[:150]}, which does not fit the format {written.text!r}"
     unit = other_unit(value)
     hint = f", which as microseconds lies in 1970 and looks like {unit}" if unit else ""
@@ -87,8 +94,8 @@ def typed_time(value: object) -> object:
         return value
 
 
-def check(dtype: Dtype, values: Sequence[object], report: Report, written: TimeFormat | None = None) -> list[Value]:
-    """Convert the values of a column for events: NaN becomes null, -0.0 becomes 0.0, and times become microseconds.
+def check(dtype: Dtype, values: Sequence[object], report: Report, written: ColumnFormat | None = None) -> list[Value]:
+    """Convert values to the form of an event: NaN is null, -0.0 is 0.0, and times are microseconds.
 
     A value that cannot be converted is reported, and is None in the result. `written` is explained in `converted`.
 
@@ -96,7 +103,7 @@ def check(dtype: Dtype, values: Sequence[object], report: Report, written: TimeF
     3 wrong_type x
     [1.0, None, 0.0, None]
     """
-    if written is not None and dtype == "time":
+    if written is not None:
         return _one_by_one(lambda dtype, value: converted(dtype, value, written), dtype, values, report)
     quick = _QUICK[dtype](values, set(map(type, values)) - {_ABSENT})
     if quick is not None:

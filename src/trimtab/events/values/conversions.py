@@ -21,8 +21,10 @@ import numpy as np
 from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.time import parse_time_us
+from trimtab.events.formats.column_formats import ColumnFormat
+from trimtab.events.formats.number_formats import NumberFormat
+from trimtab.events.formats.time_formats import TimeFormat
 from trimtab.events.records import Value
-from trimtab.events.time_formats import TimeFormat
 
 Reason = Literal[
     "missing",  # a required time, key or id is missing
@@ -50,13 +52,13 @@ class Refused(Exception):
         self.reason: Reason = reason
 
 
-def converted(dtype: Dtype, value: object, written: TimeFormat | None = None) -> Value:
-    """Convert a value to the declared type of its column.
+def converted(dtype: Dtype, value: object, written: ColumnFormat | None = None) -> Value:
+    """Convert a value to the form of an event.
 
     Args:
         dtype: The declared type of the column.
         value: The value that was found.
-        written: How texts and numbers are read as times, if the source declares a format.
+        written: The format of the column, if the source declares one.
 
     Raises:
         Refused: The value cannot be converted to the type.
@@ -67,16 +69,21 @@ def converted(dtype: Dtype, value: object, written: TimeFormat | None = None) ->
     kind, plain = kind_of(value)
     if kind == "null":
         return None
-    if written is not None and dtype == "time" and kind in WRITTEN:
-        return _written(plain, written)
+    if written is not None:
+        if kind == "text" and written.is_null(plain):
+            return None
+        if written.times is not None and kind in WRITTEN:
+            return _written(plain, written.times)
+        if written.numbers is not None and kind == "text":
+            return _formatted(dtype, plain.strip(), written.numbers)
     rule = TYPED[dtype][kind]
     if isinstance(rule, str):
         raise Refused(rule)
     return rule(plain)
 
 
-def of_text(dtype: Dtype, text: str, written: TimeFormat | None = None) -> Value:
-    """Convert a field of a text file to the declared type of its column. `written` is explained in `converted`.
+def of_text(dtype: Dtype, text: str, written: ColumnFormat | None = None) -> Value:
+    """Convert a field of a text file. For `written` see `converted`.
 
     Raises:
         Refused: The field cannot be converted to the type.
@@ -84,12 +91,18 @@ def of_text(dtype: Dtype, text: str, written: TimeFormat | None = None) -> Value
     >>> of_text("float", " 1.5 "), of_text("int", "1e3"), of_text("bool", "Yes"), of_text("float", "n/a")
     (1.5, 1000, True, None)
     """
+    if written is not None and written.is_null(text):
+        return None
     if dtype == "str":
         return _text(text)
     bare = text.strip()
     if bare.lower() in NULL_WORDS:
         return None
-    return TEXTS[dtype](bare) if written is None or dtype != "time" else _written(bare, written)
+    if written is not None and written.times is not None:
+        return _written(bare, written.times)
+    if written is not None and written.numbers is not None:
+        return _formatted(dtype, bare, written.numbers)
+    return TEXTS[dtype](bare)
 
 
 def kind_of(value: object) -> tuple[Kind, Any]:
@@ -214,6 +227,13 @@ def _written(value: Any, written: TimeFormat) -> int:
         raise Refused("bad_time") from None
 
 
+def _formatted(dtype: Dtype, text: str, written: NumberFormat) -> Value:
+    number = written.number(text)
+    if number is None:
+        raise Refused("wrong_type")
+    return _int(number) if dtype == "int" else _float(number)
+
+
 def _same(value: Any) -> Value:
     given: Value = value
     return given
@@ -285,7 +305,9 @@ WRITTEN: frozenset[Kind] = frozenset(
 # For text files. All of their values are texts, so more forms are accepted than from other sources. In columns that are
 # not texts, these words mean null, in upper or lower case.
 NULL_WORDS = frozenset({"", "na", "n/a", "nan", "nat", "null", "none"})
-_BOOLS = dict.fromkeys(("true", "t", "yes", "y", "1"), True) | dict.fromkeys(("false", "f", "no", "n", "0"), False)
+_TRUE = ("true", "t", "yes", "y", "1", "ja", "j", "oui", "si", "sí")
+_FALSE = ("false", "f", "no", "n", "0", "nein", "nee", "nej", "non")
+BOOL_WORDS: Mapping[str, bool] = dict.fromkeys(_TRUE, True) | dict.fromkeys(_FALSE, False)  # in lower case
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?")
 _INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
 
@@ -309,7 +331,7 @@ def _int_of(text: str) -> int:
 
 
 def _bool_of(text: str) -> bool:
-    found = _BOOLS.get(text.lower())
+    found = BOOL_WORDS.get(text.lower())
     if found is None:
         raise Refused("wrong_type")
     return found

@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from trimtab.core.columns.arrow_layout import floats_of
 from trimtab.core.columns.data import ArrowTable, Column, Columns, Dtype, WrongColumn, column
 from trimtab.core.errors import Corrupt, Misuse
-from trimtab.core.shown import shown
 from trimtab.core.time import EARLIEST_US, LATEST_US, format_time
 from trimtab.events.definitions import Source
-from trimtab.events.time_formats import TimeFormat
+from trimtab.events.formats.column_formats import ColumnFormat
+from trimtab.events.formats.reading import made_keys
 from trimtab.events.values.checks import (
     EXTRA,
     LAST_OF_OTHER_UNITS_US,
     Report,
     check,
     other_unit,
-    time_shown,
     typed_time,
+    value_shown,
 )
 from trimtab.events.values.conversions import TYPED, WRITTEN, Kind, Reason
 
@@ -81,9 +81,10 @@ def wanted_columns(what: str, source: Source, found: Sequence[str]) -> dict[str,
     twice = {name for name, times in Counter(found).items() if times > 1 and name}
     if twice:
         raise Misuse(f"{what}: the header has {', '.join(sorted(twice))} more than once. Rename or remove one.")
-    for name in filter(None, (source.time, source.key)):
+    made_of = source.reading.key_of if source.key not in found else ()
+    for name in filter(None, (source.time, *(made_of or (source.key,)))):
         if name not in found:
-            role = "time" if name == source.time else "key"
+            role = "time" if name == source.time else "part of the key" if made_of else "key"
             raise WrongColumn(
                 f"{what}: needs column {name!r} ({role} of source {source.name!r}), found "
                 f"{', '.join(found) or 'no columns'}.{_hint(found)}",
@@ -101,10 +102,27 @@ def file_rows(
     kept: NDArray[Any] | None = None,
     counted: int | None = None,
 ) -> FileRows:
-    """Return the result of reading a file that has the columns `found`, of which `wanted` were read."""
+    """Return the result of reading a file with the columns `found`, of which `wanted` were read.
+
+    A key that the source makes of other columns is added where it lacks.
+    """
+    columns = with_keys(source, columns)
     ignored = tuple(name for name in found if name not in wanted)
-    absent = tuple(name for name in source.declared if name not in wanted)
+    absent = tuple(name for name in source.declared if name not in wanted and name not in columns)
     return FileRows(columns, ignored, absent, tuple(sorted(bad, key=lambda b: b.number)), kept, counted)
+
+
+def with_keys(source: Source, columns: Columns) -> Columns:
+    """Return a table with the keys that the source makes of other columns, in rows that have no key."""
+    of, name = source.reading.key_of, source.key
+    if not of or name is None or any(part not in columns for part in of):
+        return columns
+    given = columns[name].to_list() if name in columns else [None] * columns.rows
+    if None not in given:
+        return columns
+    made = made_keys({part: columns[part].to_list() for part in of}, source.declared, of)
+    keys = [new if old is None else old for old, new in zip(given, made, strict=True)]
+    return Columns({**columns.by_name, name: column("str", keys)})
 
 
 def fit_table(what: str, source: Source, table: ArrowTable) -> FileRows:
@@ -122,7 +140,7 @@ def fit_table(what: str, source: Source, table: ArrowTable) -> FileRows:
     problems = _Problems()
     fitted = {}
     for name, dtype in wanted.items():
-        report, written = problems.of(name), source.time_format(name)
+        report, written = problems.of(name), source.format(name)
         if name in table.loose:
             fitted[name] = column(dtype, check(dtype, table.loose[name], report, written))
         else:
@@ -134,7 +152,7 @@ def fit_table(what: str, source: Source, table: ArrowTable) -> FileRows:
     for row in sorted(problems.by_row):
         name, reason, found = problems.by_row[row]
         raw = {n: _raw_value(source, table, n, row) for n in wanted}
-        bad.append(BadRow("row", row + 1, raw, name, reason, _text(found, reason, source.time_format(name))))
+        bad.append(BadRow("row", row + 1, raw, name, reason, value_shown(found, reason, source.format(name))))
     kept = np.delete(np.arange(columns.rows), sorted(problems.by_row))
     return file_rows(source, table.names, wanted, columns.take(kept), bad, kept, table.rows)
 
@@ -145,7 +163,7 @@ def _raw_value(source: Source, table: ArrowTable, name: str, row: int) -> Any:
         return table.loose[name][row]
     found = table.columns[name]
     (value,) = found.take(slice(row, row + 1)).to_list()
-    number = dtypes_of(source)[name] == "time" and source.time_format(name) is None
+    number = dtypes_of(source)[name] == "time" and name not in source.declared_formats
     return value if value is None or found.dtype != "time" or number else time_text(value)
 
 
@@ -179,10 +197,10 @@ def fit_rows(
     wanted = wanted_columns(what, source, names) if rows else source.declared
     problems = _Problems()
     values = {
-        name: check(dtype, [row.get(name) for row in rows], problems.of(name), source.time_format(name))
+        name: check(dtype, [row.get(name) for row in rows], problems.of(name), source.format(name))
         for name, dtype in wanted.items()
     }
-    for name in (name for name, dtype in wanted.items() if dtype == "time" and source.time_format(name) is None):
+    for name in (name for name, dtype in wanted.items() if dtype == "time" and name not in source.declared_formats):
         for at, row in enumerate(rows):
             if other_unit(row.get(name)):
                 problems.of(name)(at, "bad_time", row[name])
@@ -190,7 +208,7 @@ def fit_rows(
     for at, (name, reason, value) in sorted(problems.by_row.items()):
         raw = raw_row(source, {n: rows[at].get(n) for n in wanted})
         place: tuple[Literal["line", "row"], int] = ("row", at + 1) if lines is None else ("line", lines[at])
-        more.append(BadRow(*place, raw, name, reason, _text(value, reason, source.time_format(name))))
+        more.append(BadRow(*place, raw, name, reason, value_shown(value, reason, source.format(name))))
     good = np.array([at for at in range(len(rows)) if at not in problems.by_row], np.int64)
     columns = Columns({name: column(dtype, values[name]) for name, dtype in wanted.items()}).take(good)
     kept = good if lines is None else np.array(lines, np.int64)[good] - 1
@@ -226,15 +244,16 @@ class _Problems:
 _KINDS: dict[Dtype, Kind] = {"float": "float", "int": "int", "bool": "bool", "str": "text", "time": "datetime"}
 
 
-def _fit(found: Column, dtype: Dtype, report: Report, written: TimeFormat | None) -> Column:
-    """Convert a column with the table of conversions."""
-    if found.dtype == dtype:
+def _fit(found: Column, dtype: Dtype, report: Report, written: ColumnFormat | None) -> Column:
+    """Convert a column by the table of conversions."""
+    kind = _KINDS[found.dtype]
+    if found.dtype == dtype and not (written is not None and kind == "text"):
         return found
     if not found.present().any():
         return column(dtype, [None] * len(found))
-    if written is not None and _KINDS[found.dtype] in WRITTEN:
+    if written is not None and (kind == "text" or (written.times is not None and kind in WRITTEN)):
         return column(dtype, check(dtype, found.to_list(), report, written))
-    rule = TYPED[dtype][_KINDS[found.dtype]]
+    rule = TYPED[dtype][kind]
     if isinstance(rule, str):
         values = found.to_list()
         for row in np.flatnonzero(found.present()).tolist():
@@ -253,10 +272,6 @@ def _report_units(values: NDArray[Any], there: NDArray[Any], report: Report) -> 
     for row in np.flatnonzero(there & (values >= 0) & (values < LAST_OF_OTHER_UNITS_US)).tolist():
         if other_unit(values[row]):
             report(row, "bad_time", int(values[row]))
-
-
-def _text(found: object, reason: Reason, written: TimeFormat | None) -> str:
-    return time_shown(found, written) if reason == "bad_time" else shown(found)[:200]
 
 
 def _hint(found: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ import msgspec
 
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
-from trimtab.core.time import parse_time_us
+from trimtab.core.time import DAY_US, EARLIEST_US, LATEST_US, SECOND_US, parse_time_us
 
 # by how many decimal places to shift a number to get microseconds
 _UNITS = {"unix_s": 6, "unix_ms": 3, "unix_us": 0, "unix_ns": -3}
@@ -37,9 +37,10 @@ _WORDS = {
     "A": _DAYS,
     "p": ["AM", "PM"],
 }
-# the largest number of digits of each directive
-_DIGITS = {"Y": 4, "y": 2, "m": 2, "d": 2, "H": 2, "I": 2, "M": 2, "S": 2, "j": 3}
-_FIXED = {"Y", "y"}  # directives that need exactly this number of digits
+_DIGITS = {"Y": 4, "y": 2, "m": 2, "d": 2, "H": 2, "I": 2, "M": 2, "S": 2, "j": 3}  # the greatest number of digits
+_CLOCK = {"H", "I", "M", "S", "f", "p", "z"}  # the directives of a time of day
+_EPOCH = dt.date(1970, 1, 1)
+_FIXED = {"Y", "y"}  # directives that always need exactly this number of digits
 _ZONE = r"Z|UTC|[+-](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?"
 _SHORT = {"T": "%H:%M:%S", "F": "%Y-%m-%d", "D": "%m/%d/%y", "R": "%H:%M"}
 _PART = re.compile(r"%(.)|([^%])", re.DOTALL)
@@ -66,7 +67,7 @@ class TimeFormat:
         bare = value.strip()
         found = self._of_text(bare)
         if found is not None:
-            return parse_time_us(found)
+            return found if EARLIEST_US <= found <= LATEST_US else parse_time_us(found)  # which refuses it
         if _FULL.fullmatch(bare):
             return parse_time_us(bare)
         raise _misfit(self.text, value)
@@ -147,6 +148,14 @@ def _written(text: str) -> TimeFormat:
     parts = _parts(text)
     match = re.compile(parts.pattern, re.IGNORECASE | re.ASCII).fullmatch
 
+    at = next((place for place, part in enumerate(parts.groups) if part in _CLOCK), len(parts.groups))
+    days, clocks = tuple(parts.groups[:at]), tuple(parts.groups[at:])
+    if not _CLOCK.issuperset(clocks) or not _CLOCK.isdisjoint(days):
+        days, clocks = tuple(parts.groups), ()  # day and time of day are not apart
+    # A file has few days and few times of day, so each of them is computed once.
+    day_us = lru_cache(maxsize=1 << 14)(lambda values: _us(dict(zip(days, values, strict=True))))
+    clock_us = lru_cache(maxsize=1 << 14)(lambda values: _clock_us(dict(zip(clocks, values, strict=True))))
+
     def of_text(value: str) -> int | None:
         if parts.digits_alone:
             # a column of integers with nulls is often written as floats ("5.0"), so remove the ".0"
@@ -154,8 +163,9 @@ def _written(text: str) -> TimeFormat:
         found = match(value)
         if found is None:
             return None
+        groups = found.groups()
         try:
-            return _us(dict(zip(parts.groups, found.groups(), strict=True)))
+            return day_us(groups) if not clocks else day_us(groups[:at]) + clock_us(groups[at:])
         except ValueError:
             raise _misfit(text, value) from None
 
@@ -263,10 +273,19 @@ def _us(found: Mapping[str, str]) -> int:
     weekday = found.get("a", found.get("A"))
     if weekday is not None and weekday[:3].title() != _DAYS[day.weekday()][:3]:
         raise ValueError("another day of the week")
+    return (day - _EPOCH).days * DAY_US + _clock_us(found)
+
+
+def _clock_us(found: Mapping[str, str]) -> int:
+    """Return the microseconds of a time of day since midnight in UTC.
+
+    Raises:
+        ValueError: There is no such time of day.
+    """
     fraction = int(found.get("f", "0").ljust(6, "0")[:6])
     at = dt.time(_hour(found), int(found.get("M", 0)), int(found.get("S", 0)), fraction)
-    us = parse_time_us(dt.datetime.combine(day, at))
-    return us - _offset_us(found.get("z", "Z"))
+    seconds = (at.hour * 60 + at.minute) * 60 + at.second
+    return seconds * SECOND_US + fraction - _offset_us(found.get("z", "Z"))
 
 
 def _century(year: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import random
+import shlex
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,13 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.app.start.scaffold import Options, Scaffolded, scaffold
-from trimtab.app.start.scaffold_table import DataTable
+from trimtab.app.start.init.file.table import DataTable
+from trimtab.app.start.init.options import Options
+from trimtab.app.start.init.scaffold import Scaffolded, scaffold
 from trimtab.app.state.definitions import load_definitions
 from trimtab.core.errors import Conflict, Misuse, NotFound, TrimtabError
 from trimtab.events.files.files import read_file
 
 START = dt.datetime(2024, 1, 31, 10)
+ROLES = ("time", "label", "key")
 
 
 def write(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> Path:
@@ -60,37 +63,39 @@ def text_of(made: Scaffolded) -> str:
 
 
 def read_back(made: Scaffolded) -> dict[str, int]:
-    """Rows of each written file, read with the types of the project that was written beside it."""
+    """Rows of each source of the new project, read from the file by the source's own rules."""
     sources = load_definitions(made.folder / "project.py").sources
-    return {name: read_file(made.folder / f"data/{name}.parquet", sources[name]).columns.rows for name in sources}
+    data = (made.folder / shlex.split(made.commands[0])[-1]).resolve()
+    return {name: read_file(data, sources[name], on_error="quarantine").columns.rows for name in sources}
 
 
 def test_time_key_and_label_are_guessed_and_the_files_fit_the_project(tmp_path: Path) -> None:
     made = make(tmp_path, ["id", "at", "fee", "churned"], rows_of(40, number, moment, amount, yes_no))
-    assert [note for note in made.notes if "guessed" in note] == [
-        "time: 'at' (guessed)",
-        "label: 'churned' (guessed)",
-        "key: 'id' (guessed)",
+    assert [(one.role, one.said.split("'")[1], one.option) for one in made.assumed if one.role in ROLES] == [
+        ("time", "at", "--time"),
+        ("label", "churned", "--label"),
+        ("key", "id", "--key"),
     ]
     assert read_back(made) == {"data": 40, "data_labels": 40}
     definitions = load_definitions(made.folder / "project.py")
     assert definitions.models["churned"].task == "binary"
     assert definitions.sources["data"].columns == {"id": "int", "at": "time", "fee": "float"}
-    assert 'tt.col("churned") == "yes"' in text_of(made)
+    assert definitions.sources["data_labels"].columns["churned"] == "bool"
     assert (made.folder / ".gitignore").read_text() == ".trimtab/\n"
 
 
 def test_names_of_columns_may_be_anything(tmp_path: Path) -> None:
-    header = ["_id", "Signed Up", "class", 'say "hi"', "return", "金額", "Ärger\\n", "2 fast", "a", "A"]
-    rows = rows_of(30, number, moment, yes_no, *[lambda i, r: r.randrange(5)] * 7)
-    made = make(tmp_path, header, rows, label="class", time="Signed Up", key="_id")
+    header = ["id", "Signed Up", "class", 'say "hi"', "return", "金額", "Ärger\\n", "2 fast", "a", "A", "_id"]
+    rows = rows_of(30, number, moment, yes_no, *[lambda i, r: r.randrange(5)] * 8)
+    made = make(tmp_path, header, rows, label="class", time="Signed Up", key="id")
     assert read_back(made) == {"data": 30, "data_labels": 30}
     definitions = load_definitions(made.folder / "project.py")
     assert list(definitions.models) == ["class"]
-    assert {'say "hi"', "return", "金額", "Ärger\\n", "2 fast", "a", "A_2", "id"} <= set(
-        definitions.sources["data"].columns
-    )
-    assert any("'_id' is called 'id'" in note for note in made.notes)
+    assert {'say "hi"', "return", "金額", "Ärger\\n", "2 fast", "a", "id"} <= set(definitions.sources["data"].columns)
+    assert {name: why.split(",")[0] for name, why in made.left_out.items()} == {
+        "A": "differs from 'a' in case alone; rename it in the file to use it",
+        "_id": "begins with an underscore",
+    }
 
 
 @pytest.mark.parametrize(
@@ -98,8 +103,8 @@ def test_names_of_columns_may_be_anything(tmp_path: Path) -> None:
     [
         (["1", "0"], "== 1"),
         (["True", "False"], None),
-        (["yes", "no"], '== "yes"'),
-        (["N", "Y"], '== "Y"'),
+        (["yes", "no"], None),
+        (["N", "Y"], None),
         (["1.0", "0.0"], "== 1.0"),
         (["good", "bad"], '== "good"'),
         (["cat", "dog", "dog"], '== "cat"'),
@@ -110,7 +115,7 @@ def test_two_values_of_any_kind_are_two_classes(tmp_path: Path, values: list[str
     made = make(tmp_path, ["id", "at", "fee", "out"], rows, label="out")
     assert f'truth = tt.col("out"){f" {compared}" if compared else ""}\n' in text_of(made)
     assert 'metric="log_loss"' in text_of(made)
-    assert read_back(made)["data_labels"] < 30  # rows whose label is not there
+    assert read_back(made) == {"data": 30, "data_labels": 30}
 
 
 def test_a_number_with_many_values_is_regression(tmp_path: Path) -> None:
@@ -127,7 +132,7 @@ def test_a_text_of_several_values_is_a_model_of_several_classes(tmp_path: Path, 
     model = next(iter(load_definitions(made.folder / "project.py").models.values()))
     assert (model.metric, set(model.label.class_names)) == ("multi_log_loss", set(kinds))
     assert type(model.estimator()).__name__ in ("LGBMClassifier", "LogisticRegression")
-    assert any("is one of 3 classes" in note for note in made.notes)
+    assert any("is one of 3 classes" in one.said for one in made.assumed)
 
 
 def test_many_classes_need_one_to_be_named(tmp_path: Path) -> None:
@@ -147,11 +152,17 @@ def test_a_key_that_recurs_becomes_an_entity_with_its_past_labels(tmp_path: Path
     assert read_back(made) == {"data": 60, "data_labels": 60}
 
 
-def test_rows_of_one_entity_at_one_time_stay_apart(tmp_path: Path) -> None:
+def test_rows_of_one_entity_at_one_time_need_more_columns_to_tell_them_apart(tmp_path: Path) -> None:
     rows = [[i % 2, "2024-01-01", i, "yes" if i % 3 else "no"] for i in range(12)]
-    made = make(tmp_path, ["who_id", "day", "x", "y"], rows, key="who_id")
-    keys = duckdb.sql(f"SELECT count(DISTINCT row_id) FROM '{made.folder}/data/data.parquet'").fetchall()
-    assert keys == [(12,)]
+    with pytest.raises(
+        Misuse, match=r"10 rows have those of another row: lines 2 and 4; 3 and 5\. .*--key who_id,day,"
+    ):
+        make(tmp_path, ["who_id", "day", "x", "y"], rows, key="who_id")
+    for folder, key in (("a", "who_id,day,x"), ("b", "row")):
+        (tmp_path / folder).mkdir()
+        made = make(tmp_path / folder, ["who_id", "day", "x", "y"], rows, key=key)
+        source = load_definitions(made.folder / "project.py").sources["data"]
+        assert len(set(read_file(tmp_path / folder / "data.csv", source).columns["row_id"].to_list())) == 12
 
 
 def test_without_a_key_rows_can_be_numbered(tmp_path: Path) -> None:
@@ -178,8 +189,7 @@ def test_columns_that_cannot_help_are_left_out_with_a_reason(tmp_path: Path) -> 
         120, number, moment, amount, yes_no, lambda i, r: f"note {i}", lambda i, r: "DE", lambda i, r: "", moment
     )
     made = make(tmp_path, ["id", "at", "fee", "y", "note", "country", "nothing", "closed"], rows, time="at", key="id")
-    left = [note for note in made.notes if note.startswith("Left out")]
-    assert [note.split("'")[1] for note in left] == ["note", "country", "nothing", "closed"]
+    assert list(made.left_out) == ["note", "country", "nothing", "closed"]
     assert list(load_definitions(made.folder / "project.py").sources["data"].columns) == ["id", "at", "fee"]
 
 
@@ -201,8 +211,9 @@ def test_times_are_read_however_they_are_written(tmp_path: Path, written: str, o
         rows = [[k, f"{w}x", x, y] for k, w, x, y in rows]  # a number would be no calendar day
         options = {**options, "time_format": "%Y%m%dx"}
     made = make(tmp_path, ["id", "at", "x", "y"], rows, **options)
-    (found,) = duckdb.sql(f"SELECT DISTINCT epoch_us(\"at\") FROM '{made.folder}/data/data.parquet'").fetchall()
-    assert found[0] // 1_000_000 in (1_706_695_200, 1_706_659_200)
+    source = load_definitions(made.folder / "project.py").sources["data"]
+    (found,) = set(read_file(tmp_path / "data.csv", source).columns["at"].to_list())
+    assert found // 1_000_000 in (1_706_695_200, 1_706_659_200)
 
 
 def test_day_and_month_in_doubt_are_asked_for(tmp_path: Path) -> None:
@@ -219,9 +230,9 @@ def test_codes_with_leading_zeros_stay_text(tmp_path: Path) -> None:
 
 
 def test_a_few_bad_times_are_told_and_many_are_refused(tmp_path: Path) -> None:
-    rows = [[i, "soon" if i % 5 == 0 else "2024-01-31 10:00", i % 3, i % 2] for i in range(20)]
+    rows = [[i, "soon" if i % 200 == 7 else "2024-01-31 10:00", i % 3, i % 2] for i in range(400)]
     made = make(tmp_path, ["id", "at", "x", "y"], rows)
-    assert any("4 rows have no readable 'at'" in note for note in made.notes)
+    assert any("2 rows do not fit" in odd and "line 9, column 'at'" in odd for odd in made.profile.oddities)
     with pytest.raises(Misuse, match="is no time"):
         scaffold(
             write(tmp_path / "b.csv", ["id", "at", "x", "y"], [[i, "soon", i, i % 2] for i in range(9)]),
@@ -326,6 +337,7 @@ def test_a_folder_in_use_keeps_its_own_files(tmp_path: Path) -> None:
     assert (folder / ".gitignore").read_text() == "*.log\n"
     assert any(".gitignore" in note for note in made.notes)
     assert sorted(path.name for path in folder.iterdir()) == [".gitignore", "data", "project.py", "trimtab.toml"]
+    assert [path.name for path in (folder / "data").iterdir()] == ["mine.txt"]
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

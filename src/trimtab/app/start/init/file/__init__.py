@@ -1,0 +1,1 @@
+"""The data file: its texts, types, formats and oddities."""

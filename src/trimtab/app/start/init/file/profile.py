@@ -1,0 +1,132 @@
+"""The profile of a file for people: its rows, its columns, and what is odd about them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+import msgspec
+
+from trimtab.app.start.init.file.table import DataTable, Profile
+from trimtab.core.columns.data import Dtype
+from trimtab.events.files.files import problem_of
+
+_SHOWN = 5
+_TYPES = {"float": "number", "int": "whole number", "bool": "yes/no", "str": "text", "time": "time", None: "other"}
+
+
+class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """One column of the file."""
+
+    name: str
+    dtype: Dtype | None
+    written: str  # the declared format of times or numbers; empty for the usual ones
+    nulls: int  # the number of rows without a value
+    distinct: int
+    examples: tuple[str, ...]  # as the file writes them
+
+
+class FileProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file: its rows, its columns and its oddities."""
+
+    rows: int
+    refused: int  # rows that do not fit, which go to quarantine
+    duplicates: int  # rows that repeat another row exactly
+    delimiter: str | None
+    columns: tuple[ColumnProfile, ...]
+    oddities: tuple[str, ...]
+
+
+def profile(table: DataTable) -> FileProfile:
+    """Return the profile of a file."""
+    duplicates, lines = _duplicates(table)
+    oddities = []
+    if duplicates:
+        oddities.append(f"{duplicates:,} rows repeat another row exactly (lines {lines}); each counts once")
+    if table.bad:
+        types = {name: c.dtype for name, c in table.columns.items() if c.dtype}
+        shown = "; ".join(problem_of(bad, types).rstrip(".") for bad in table.bad[:3])
+        oddities.append(f"{len(table.bad):,} rows do not fit and will go to quarantine: {shown}")
+    oddities += [f"{name!r}: {c.kind.oddity}" for name, c in table.columns.items() if c.kind.oddity]
+    oddities += _null_words(table)
+    oddities += _spelled(table)
+    return FileProfile(
+        rows=table.rows + len(table.bad),
+        refused=len(table.bad),
+        duplicates=duplicates,
+        delimiter=table.delimiter,
+        columns=tuple(_column(table, c) for c in table.columns.values()),
+        oddities=tuple(oddities),
+    )
+
+
+def profile_lines(found: FileProfile) -> list[str]:
+    """Return the profile as text for a terminal."""
+    fields = f", fields separated by {found.delimiter!r}" if found.delimiter else ""
+    lines = [f"{found.rows:,} rows, {len(found.columns)} columns{fields}", ""]
+    table = [("column", "type", "null", "different", "examples")]
+    for c in found.columns:
+        share = f"{100 * c.nulls / max(1, found.rows - found.refused):.1f} %" if c.nulls else "-"
+        written = f" ({c.written})" if c.written else ""
+        examples = ", ".join(text[:24] for text in c.examples)
+        table.append((c.name, f"{_TYPES[c.dtype]}{written}", share, f"{c.distinct:,}", examples))
+    widths = [max(len(row[place]) for row in table) for place in range(4)]
+    for row in table:
+        cells = [row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2].rjust(widths[2]), row[3].rjust(widths[3])]
+        lines.append(f"  {'  '.join(cells)}  {row[4]}".rstrip())
+    return [*lines, *listed_lines("Odd:", found.oddities), ""]
+
+
+def listed_lines(title: str, texts: Sequence[str]) -> list[str]:
+    """Return texts under a title, or nothing if there are none."""
+    return ["", title, *(f"  {text}" for text in texts)] if texts else []
+
+
+def _column(table: DataTable, column: Profile) -> ColumnProfile:
+    kind = column.kind
+    return ColumnProfile(
+        name=column.name,
+        dtype=column.dtype,
+        written=kind.time_format or kind.number_format or "",
+        nulls=table.rows - column.present,
+        distinct=column.distinct,
+        examples=kind.examples or ((column.sample,) if column.present else ()),
+    )
+
+
+def _duplicates(table: DataTable) -> tuple[int, str]:
+    """Return how many rows repeat an earlier row exactly, and the lines of some of them."""
+    (count,) = table.one('SELECT count(*) - count(DISTINCT "@same") FROM data')
+    if not count:
+        return 0, ""
+    found = table.all(
+        f'SELECT max("@line") AS line FROM data GROUP BY "@same" HAVING count(*) > 1 ORDER BY line LIMIT {_SHOWN}'
+    )
+    return int(count), ", ".join(str(line) for (line,) in found) + ", ..." * (int(count) > _SHOWN)
+
+
+def _null_words(table: DataTable) -> list[str]:
+    """Return a note about the texts that were read as null."""
+    if not table.nulls:
+        return []
+    counts = [
+        f"{word!r} ({', '.join(f'{c.kind.nulls[word]:,} in {name!r}' for name, c in there.items())})"
+        for word in table.nulls
+        if (there := {name: c for name, c in table.columns.items() if word in c.kind.nulls})
+    ]
+    words = ",".join(table.nulls)
+    return [f"read as null in every column: {'; '.join(counts)} (--nulls={shlex.quote(words)})"]
+
+
+def _spelled(table: DataTable) -> list[str]:
+    """Return notes about spellings that differ in case or spaces alone."""
+    found = []
+    for name, column in table.columns.items():
+        if column.kind.variants:
+            first = ", ".join(map(repr, column.kind.variants[0][:4]))
+            more = len(column.kind.variants) - 1
+            also = f" ({more:,} more such value{'s' * (more > 1)})" if more else ""
+            found.append(
+                f"{name!r}: {first} differ in case or spaces alone{also}; --merge {shlex.quote(name)} makes them one"
+            )
+    return found

@@ -1,0 +1,85 @@
+"""The way in which the texts of a column write times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import msgspec
+
+from trimtab.core.errors import Misuse
+from trimtab.core.time import parse_time_us
+from trimtab.events.formats.time_formats import time_format
+
+ISO = ""  # the general grammar of times, which needs no declared format
+_DAYS = [
+    *("%d.%m.%Y", "%d.%m.%y", "%d/%m/%Y", "%m/%d/%Y", "%d/%m/%y", "%m/%d/%y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d"),
+    *("%Y.%m.%d", "%Y-%m-%d", "%b %d, %Y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%B %d, %Y", "%d %B %Y", "%d. %B %Y"),
+    *("%a, %d %b %Y",),
+]
+_CLOCKS = ["", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p", " %H:%M:%S %z", ", %H:%M"]
+FORMATS = [ISO, *(day + clock for day in _DAYS for clock in _CLOCKS), "%Y%m%d %H:%M", "%Y%m%d %H:%M:%S"]
+UNITS = {"unix_s": 1_000_000, "unix_ms": 1_000, "unix_us": 1}
+
+
+class Times(msgspec.Struct, frozen=True):
+    """The formats that fit a sample of texts, the best first."""
+
+    written: str  # the format that fits the most texts
+    fits: int  # how many texts it fits
+    doubtful: str | None  # another format that fits the same texts with other times
+    others: dict[str, list[str]]  # of the texts that do not fit: some by the format that they fit
+
+
+def times_in(texts: Sequence[str]) -> Times | None:
+    """Return how texts write times, or None if no format fits any.
+
+    >>> times_in(["31.12.2024 14:05", "1.2.2024 00:10"]).written
+    '%d.%m.%Y %H:%M'
+    >>> times_in(["03/04/2024", "05/06/2024"]).doubtful
+    '%m/%d/%Y'
+    """
+    probe = list(texts[:: max(1, len(texts) // 40)])
+    counts = {written: sum(map(reader(written), texts)) for written in FORMATS if any(map(reader(written), probe))}
+    if not counts:
+        return None
+    best = max(counts, key=lambda written: counts[written])
+    misfits = [text for text in texts if not reader(best)(text)]
+    twin = best.translate(str.maketrans("dm", "md"))
+    doubtful = twin if twin != best and counts.get(twin) == counts[best] and _differ(texts, best, twin) else None
+    return Times(best, counts[best], doubtful, others_in(misfits))
+
+
+def others_in(misfits: Sequence[str]) -> dict[str, list[str]]:
+    """Return the texts that fit some known format, by format."""
+    found: dict[str, list[str]] = {}
+    for text in misfits:
+        written = next((written for written in FORMATS if reader(written)(text)), None)
+        if written is not None:
+            found.setdefault(written, []).append(text)
+    return found
+
+
+@lru_cache(maxsize=1024)
+def reader(written: str) -> Callable[[str], bool]:
+    """Return the test whether a text is a time of a format, in the words of the format itself."""
+    convert = parse_time_us if written == ISO else time_format(written).us
+    digits_before = written.startswith("%Y")
+
+    def fits(text: str) -> bool:
+        # Under each format full ISO 8601 texts are times as well, but they are not written in the format.
+        if written not in (ISO, *UNITS) and text[10:11] == "T" and not digits_before:
+            return False
+        try:
+            convert(text)
+        except Misuse:
+            return False
+        return True
+
+    return fits
+
+
+def _differ(texts: Sequence[str], one: str, other: str) -> bool:
+    """Return whether two formats give different times for some text that both read."""
+    both = [text for text in texts if reader(one)(text) and reader(other)(text)]
+    return any(time_format(one).us(text) != time_format(other).us(text) for text in both)

@@ -1,0 +1,76 @@
+"""The options of `trimtab init`, and the assumptions that it makes where an option is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from trimtab.app.start.init.file.kinds import Choices
+from trimtab.core.errors import Misuse
+from trimtab.events.formats.number_formats import number_format
+from trimtab.events.formats.reading import null_form
+from trimtab.events.formats.time_formats import time_format
+
+Estimator = Literal["auto", "linear", "trees"]
+ROW = "row"  # as the value of --key: a row is identified by all its values
+NONE = "none"  # as the value of --known-at: no column says it
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of the caller. An option that is None is guessed."""
+
+    time: str | None = None
+    key: str | None = None  # a column, or several with commas between them
+    label: str | None = None
+    positive: str | None = None  # the value of the label that counts as 1
+    known_at: str | None = None  # the column that says when a label became known
+    wait: str | None = None  # the time from a row until its label is known
+    time_format: str | Sequence[str] | None = None  # the format of the time, or COLUMN=FORMAT
+    number: Sequence[str] = ()  # COLUMN=EXAMPLE
+    nulls: str | None = None  # words for null, with commas between them
+    merge: Sequence[str] = ()  # columns whose spellings are made one
+    estimator: Estimator = "auto"
+
+    def choices(self) -> Choices:
+        """Return the formats that the caller gave.
+
+        Raises:
+            Misuse: An option has no column, or its format is none.
+        """
+        given = [self.time_format] if isinstance(self.time_format, str) else list(self.time_format or ())
+        times = _by_column(given, "--time-format", self.time)
+        for text in times.values():
+            time_format(text)
+        numbers = _by_column(self.number, "--number", None)
+        for text in numbers.values():
+            number_format(text)
+        words = None if self.nulls is None else tuple(null_form(word) for word in self.nulls.split(",") if word.strip())
+        return Choices(times=times, numbers=numbers, nulls=words)
+
+
+class Assumption(msgspec.Struct, frozen=True):
+    """A choice that was made for the caller: what was assumed and why, and the option that changes it."""
+
+    role: str
+    said: str
+    option: str
+
+    @property
+    def text(self) -> str:
+        """The assumption in one line."""
+        return f"{self.role}: {self.said} ({self.option})"
+
+
+def _by_column(given: Sequence[str], option: str, usual: str | None) -> dict[str, str]:
+    """Return formats by column, given as COLUMN=FORMAT, or as a format alone for the usual column."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, written = text.partition("=")
+        if not equals or "%" in name:
+            name, written = usual or "", text
+        if not name:
+            raise Misuse(f"{option} {text!r}: name the column as well: {option} COLUMN={text}")
+        found[name.strip()] = written.strip()
+    return found

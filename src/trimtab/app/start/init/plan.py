@@ -1,0 +1,231 @@
+"""The plan of a new project: what its files declare, and what was assumed for it."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from trimtab.app.start.init.file.profile import listed_lines
+from trimtab.app.start.init.file.table import DataTable, Profile
+from trimtab.app.start.init.file.texts import quoted
+from trimtab.app.start.init.keys import KEY_NAME, Key, row_key
+from trimtab.app.start.init.labels import LabelValues, label_values
+from trimtab.app.start.init.options import Assumption, Estimator, Options
+from trimtab.app.start.init.roles import existing, known_column, label_column, time_column
+from trimtab.app.start.init.waits import Wait, wait_in
+from trimtab.core.errors import Misuse
+from trimtab.core.time import DAY_US, duration_us, format_time
+
+_CATEGORIES = 200  # a text column with more different values is not a category
+_FEW_ROWS = 50
+_MOST_GAP = {True: 0.1, False: 0.3}  # the widest calibration gap that is allowed, by whether the label is a class
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The names, columns and settings that the files of the new project declare."""
+
+    name: str  # the name of the project and of the request
+    model: str
+    time: str
+    key: Key
+    label: str
+    values: LabelValues
+    known_at: str | None  # the column that says when a label became known
+    wait: Wait
+    features: tuple[Profile, ...]
+    left_out: dict[str, str]  # the columns left out, each with the reason
+    merged: frozenset[str]  # the columns whose spellings are made one
+    has_hours: bool  # whether the times of day differ
+    window: str  # the window of the gate
+    calibration: float  # the widest calibration gap that the gate allows
+    trees: bool
+    rows: int
+    assumed: tuple[Assumption, ...]
+    notes: tuple[str, ...]  # what a reader should know besides
+
+    @property
+    def labels(self) -> str:
+        """The name of the label's source."""
+        return f"{self.name[:56]}_labels"
+
+
+def plan(table: DataTable, options: Options) -> Plan:
+    """Decide the role of each column.
+
+    Raises:
+        NotFound: A column that is named does not exist.
+        Misuse: A role cannot be guessed, or a column does not fit its role. The message names the candidates.
+    """
+    if options.wait is not None:
+        duration_us(options.wait)
+    assumed: list[Assumption] = []
+    notes: list[str] = []
+    for name in options.merge:
+        table.merge(existing(table, "--merge", name))
+    time = time_column(table, options, assumed)
+    label = label_column(table, options, time, assumed)
+    values = label_values(table, label, options.positive, assumed)
+    positive = values.positive(label)
+    known_at = known_column(table, options, time, label, positive, assumed)
+    wait = _wait(table, options, time, label, positive, known_at, assumed)
+    key = row_key(table, options, time, label, assumed)
+    features, left_out = _features(
+        table, {time, label, known_at, key.name, *(key.entity if len(key.entity) == 1 else ())}
+    )
+    if not features:
+        raise Misuse(
+            f"file {table.file}: found no column left for features: "
+            + "; ".join(f"{n!r} {w}" for n, w in left_out.items())
+        )
+    first_us, last_us, has_hours = _span(table, time)
+    days = (last_us - first_us) / DAY_US
+    notes.append(f"The rows are from {format_time(first_us)} to {format_time(last_us)}, {days:.1f} days.")
+    needed = {name: table.rows - table.columns[name].present for name in (time, *(key.of or (key.name,)))}
+    notes += [f"{n:,} rows have no {name!r}: ingestion will quarantine them." for name, n in needed.items() if n]
+    window = _window(table, time, label, values, last_us - duration_us(wait.wait), last_us - first_us)
+    judged_us = last_us - duration_us(wait.wait) - first_us
+    if judged_us < 2 * duration_us(window):
+        notes.append(
+            f"The rows whose wait is over span {max(0, judged_us) / DAY_US:.1f} days; a version is judged on {window}, "
+            "so load more data before you train."
+        )
+    gap = _calibration(table, time, label, values, last_us - duration_us(wait.wait), duration_us(window))
+    most = _MOST_GAP[bool(values.binary or values.classes)]
+    if gap > most:
+        notes.append(
+            f"The {window} that a version is judged on have so few labels that a calibration gap below {gap:g} proves "
+            f"nothing. The gate allows {most:g}, so it may refuse a good version; load more data."
+        )
+    name = slug(re.sub(r"(\.(csv|tsv|parquet|gz))+$", "", table.file.name, flags=re.IGNORECASE), "project")
+    return Plan(
+        name=name,
+        model=f"{slug(label, 'model')}_2" if slug(label, "model") == name else slug(label, "model"),
+        time=time,
+        key=key,
+        label=label,
+        values=values,
+        known_at=known_at,
+        wait=wait,
+        features=tuple(features),
+        left_out=left_out,
+        merged=frozenset(options.merge),
+        has_hours=has_hours,
+        window=window,
+        calibration=min(gap, most),
+        trees=_trees(options.estimator),
+        rows=table.rows,
+        assumed=tuple(assumed),
+        notes=tuple(notes),
+    )
+
+
+def plan_lines(planned: Plan) -> list[str]:
+    """Return what was assumed as text for a terminal."""
+    return [
+        *listed_lines("Assumed (the option changes it):", [one.text for one in planned.assumed])[1:],
+        *listed_lines("Left out of the features:", [f"{name!r} {why}" for name, why in planned.left_out.items()]),
+        *listed_lines("To know:", planned.notes),
+        "",
+    ]
+
+
+def slug(text: str, otherwise: str) -> str:
+    """Return a name of the form that definitions need: a letter, then a-z, 0-9 and _.
+
+    >>> slug("Days since 1st order (%)", "x"), slug("2fast", "x"), slug("金額", "x")
+    ('days_since_1st_order', 'x_2fast', 'x')
+    """
+    plain = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    if plain and not plain[0].isalpha():
+        plain = f"{otherwise}_{plain}"
+    return plain[:56].strip("_") or otherwise
+
+
+def _wait(
+    table: DataTable,
+    options: Options,
+    time: str,
+    label: str,
+    positive: str,
+    known_at: str | None,
+    assumed: list[Assumption],
+) -> Wait:
+    if options.wait is not None:
+        return Wait(options.wait, "given", True)
+    found = wait_in(table, time, label, positive, known_at)
+    assumed.append(Assumption("wait", f"a label takes {found.wait} to be known: {found.said}", "--wait"))
+    return found
+
+
+def _features(table: DataTable, taken: set[str | None]) -> tuple[list[Profile], dict[str, str]]:
+    features: list[Profile] = []
+    left_out = dict(table.left_out)
+    for c in table.columns.values():
+        if c.name in taken:
+            continue
+        if c.dtype is None:
+            left_out[c.name] = "holds lists or structs"
+        elif c.present == 0:
+            left_out[c.name] = "is empty"
+        elif c.distinct == 1 and c.present == table.rows:
+            left_out[c.name] = f"is always {c.sample!r}"
+        elif c.dtype == "time":
+            left_out[c.name] = "is a second time; what becomes known later must not be a feature"
+        elif c.dtype == "str" and (c.distinct > _CATEGORIES or (c.distinct > _FEW_ROWS and 2 * c.distinct > c.present)):
+            left_out[c.name] = f"is text with {c.distinct:,} different values; .hash_bucket(64) may help"
+        elif c.dtype == "str" and c.distinct == table.rows and table.rows > 2:
+            left_out[c.name] = "differs in every row"
+        elif c.dtype == "int" and c.distinct == table.rows and KEY_NAME.search(c.name):
+            left_out[c.name] = "numbers the rows"
+        else:
+            features.append(c)
+    return features, left_out
+
+
+def _span(table: DataTable, time: str) -> tuple[int, int, bool]:
+    """Return the first and the last time, and whether the times of day differ."""
+    q = quoted(time)
+    low, high, hours = table.one(
+        f"SELECT epoch_us(min({q})), epoch_us(max({q})), count(DISTINCT epoch_us({q}) % {DAY_US}) > 1 FROM data"
+    )
+    return int(low), int(high), bool(hours)
+
+
+def _window(table: DataTable, time: str, label: str, values: LabelValues, until_us: int, span_us: int) -> str:
+    """Return the window on which versions are judged.
+
+    It is a fifth of the history, but at least the 10 days that the quality alarm needs and at most 14 days. It is
+    longer, up to 28 days, while it has too few labels for its calibration to be judged.
+    """
+    days = int(min(14, max(10, span_us // (5 * DAY_US))))
+    most = _MOST_GAP[bool(values.binary or values.classes)]
+    while days < 28 and 3 * days * DAY_US < span_us:
+        if _calibration(table, time, label, values, until_us, days * DAY_US) <= most:
+            break
+        days += 7
+    return f"{days}d"
+
+
+def _calibration(table: DataTable, time: str, label: str, values: LabelValues, until_us: int, window_us: int) -> float:
+    """Return three standard errors of the mean label in the newest window whose wait is over, at least 0.03.
+
+    For numbers, the result is in standard deviations of the label.
+    """
+    q, t = quoted(label), quoted(time)
+    binary = values.binary or bool(values.classes)
+    number = f"{values.positive(label)}::INT" if binary else f"{q}::DOUBLE"
+    spread, rows = table.one(
+        f"SELECT stddev_pop({number}), count(*) FILTER (epoch_us({t}) > {until_us - window_us} AND "
+        f"epoch_us({t}) <= {until_us}) FROM data WHERE {q} IS NOT NULL" + ("" if binary else f" AND isfinite({number})")
+    )
+    error = 3 * (float(spread or 0) if binary else 1.0) / max(1, int(rows)) ** 0.5
+    return max(0.03, float(f"{error:.2g}"))
+
+
+def _trees(estimator: Estimator) -> bool:
+    if estimator != "auto":
+        return estimator == "trees"
+    from importlib.util import find_spec
+
+    return find_spec("lightgbm") is not None

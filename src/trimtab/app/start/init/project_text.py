@@ -1,0 +1,213 @@
+"""The text of a new project's files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from trimtab.app.start.init.file.table import DataTable
+from trimtab.app.start.init.labels import python
+from trimtab.app.start.init.plan import Plan, slug
+from trimtab.core.columns.data import Dtype
+
+_TYPES: dict[Dtype, str] = {"float": "float", "int": "int", "bool": "bool", "str": "str", "time": "tt.Time"}
+
+
+def settings_text(planned: Plan) -> str:
+    """Return the text of trimtab.toml."""
+    return f"""# All settings: docs/settings.md. TRIMTAB_SERVE_PORT=9000 in the environment wins over this file.
+[project]
+name = {python(planned.name)}
+
+[serve]
+port = 8117
+"""
+
+
+def project_text(table: DataTable, planned: Plan) -> str:
+    """Return the text of project.py."""
+    values = planned.values
+    kind = "is" if values.binary else "will be"
+    what = f"{planned.label!r} {kind} {values.value}" if values.value else repr(planned.label)
+    parts = [
+        f'"""Predicts {_one_line(what)}. Written by `trimtab init`; change it as you like."""',
+        "import trimtab as tt",
+        *([_one_spelling()] if planned.merged else []),
+        _request(table, planned),
+        _labels(table, planned),
+        *([_history(planned)] if planned.key.entity else []),
+        _features(planned),
+        _estimator(planned),
+        _model(planned),
+    ]
+    return "\n\n".join(f"\n{part}\n" if "\ndef " in f"\n{part}" else part for part in parts) + "\n"
+
+
+def request_columns(table: DataTable, planned: Plan) -> dict[str, Dtype]:
+    """Return the columns of a request: its key, its time, and what the features and the key are made of."""
+    columns: dict[str, Dtype] = {planned.key.name: planned.key.dtype, planned.time: "time"}
+    for name in (*planned.key.of, *planned.key.entity, *(c.name for c in planned.features)):
+        columns.setdefault(name, table.columns[name].dtype or "str")
+    return columns
+
+
+def unique(name: str, taken: Mapping[str, object] | set[str]) -> str:
+    """Return `name`, with a number appended if the name is taken.
+
+    >>> unique("id", {"id", "id_2"})
+    'id_3'
+    """
+    number, found = 1, name
+    while found in taken:
+        number += 1
+        found = f"{name}_{number}"
+    return found
+
+
+def _request(table: DataTable, planned: Plan) -> str:
+    columns = request_columns(table, planned)
+    return f"""# Requests to the model: the same columns in a file, in Python and over HTTP.
+# Files are read by the rules below, later ones as well.
+question = tt.request(
+    {python(planned.name)},
+    key={python(planned.key.name)},
+    time={python(planned.time)},
+{_rules(table, planned, columns)}    columns={{
+{_columns(columns)}    }},
+)"""
+
+
+def _labels(table: DataTable, planned: Plan) -> str:
+    columns: dict[str, Dtype] = {planned.key.name: planned.key.dtype, planned.time: "time"}
+    for name in (*planned.key.of, *planned.key.entity, planned.label, *filter(None, [planned.known_at])):
+        columns.setdefault(name, table.columns[name].dtype or "str")
+    wait = planned.wait.wait
+    known = f"    known_at={python(planned.known_at)},\n" if planned.known_at else ""
+    final = "    only_final=True,\n" if planned.wait.seen else ""
+    said = f"A label counts as known {wait} after its row"
+    if planned.known_at:
+        said = f"A label is known at {_one_line(repr(planned.known_at))}, and {wait} after its row where that is null"
+    if final:
+        said += "; newer rows of a file are left out"
+    value = f"tt.col({python(planned.label)})"
+    if planned.label in planned.merged:
+        value = f"one_spelling({value})"
+    if planned.values.value is not None:
+        value += f" == {planned.values.value}"
+    return f"""# Outcomes, from the same files. {said}.
+labels = tt.source(
+    {python(planned.labels)},
+    key={python(planned.key.name)},
+    time={python(planned.time)},
+    delay={python(wait)},
+{known}{final}{_rules(table, planned, columns)}    columns={{
+{_columns(columns)}    }},
+)
+truth = {value}"""
+
+
+def _rules(table: DataTable, planned: Plan, columns: Mapping[str, Dtype]) -> str:
+    """Return the arguments that say how files write the values of these columns."""
+    kinds = {name: table.columns[name].kind for name in columns if name in table.columns}
+    times = {name: kind.time_format for name, kind in kinds.items() if kind.time_format}
+    numbers = {name: kind.number_format for name, kind in kinds.items() if kind.number_format}
+    given = {
+        "delimiter": python(table.delimiter) if table.delimiter else "",
+        "nulls": _list(table.nulls) if table.nulls else "",
+        "time_format": _mapping(times),
+        "number_format": _mapping(numbers),
+        "key_of": _list(planned.key.of) if planned.key.of else "",
+    }
+    return "".join(f"    {name}={text},\n" for name, text in given.items() if text)
+
+
+def _mapping(texts: Mapping[str, str | None]) -> str:
+    return "{" + ", ".join(f"{python(name)}: {python(text)}" for name, text in texts.items()) + "}" if texts else ""
+
+
+def _list(texts: Sequence[str]) -> str:
+    return f"[{', '.join(map(python, texts))}]"
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\\", "/").replace('"', "'")
+
+
+def _columns(columns: Mapping[str, Dtype]) -> str:
+    return "".join(f"        {python(name)}: {_TYPES[dtype]},\n" for name, dtype in columns.items())
+
+
+def _one_spelling() -> str:
+    return """@tt.transform(returns=str)
+def one_spelling(text):
+    return " ".join(text.split()).lower()"""
+
+
+def _history(planned: Plan) -> str:
+    entity = planned.key.entity
+    if planned.values.classes:
+        shares = [f'"share_{n}": tt.mean(truth == {python(one)})' for n, one in enumerate(planned.values.classes, 1)]
+        features = ", ".join(['"rows": tt.count(truth)', *shares])
+    else:
+        features = '"rows": tt.count(truth), "mean_label": tt.mean(truth), "last_label": tt.latest(truth)'
+    by = python(entity[0]) if len(entity) == 1 else _list(entity)
+    said = _one_line(", ".join(map(repr, entity)))
+    return f"""# Outcomes of the same {said} that were known at the time of the request.
+history = tt.view(
+    "history",
+    source=labels,
+    by={by},
+    features={{{features}}},
+)"""
+
+
+def _features(planned: Plan) -> str:
+    lines: list[str] = []
+    taken: set[str] = set()
+    for column in planned.features:
+        name = unique(slug(column.name, "column"), taken)
+        taken.add(name)
+        value = f"tt.col({python(column.name)})"
+        if column.name in planned.merged:
+            value = f"one_spelling({value})"
+        lines.append(f"    {python(name)}: {value}{'.category()' if column.dtype == 'str' else ''},\n")
+    if planned.has_hours:
+        lines.append(f"    {python(unique('hour', taken))}: tt.col({python(planned.time)}).hour(),\n")
+    lines.append(f"    {python(unique('weekday', taken))}: tt.col({python(planned.time)}).weekday(),\n")
+    left = "".join(
+        f"    # left out: {python(name)} {' '.join(why.split())}\n" for name, why in planned.left_out.items()
+    )
+    return f"features = {{\n{''.join(lines)}{left}}}"
+
+
+def _estimator(planned: Plan) -> str:
+    classifier = planned.values.binary or bool(planned.values.classes)
+    kind = "Classifier" if classifier else "Regressor"
+    if planned.trees:
+        leaf = max(1, min(20, planned.rows // 50))
+        made = f"LGBM{kind}(n_estimators=200, learning_rate=0.05, num_leaves=15, min_child_samples={leaf}, verbose=-1)"
+        return f"def estimator():\n    from lightgbm import LGBM{kind}\n\n    return {made}"
+    name, arguments = ("LogisticRegression", "max_iter=1000") if classifier else ("Ridge", "")
+    return f"def estimator():\n    from sklearn.linear_model import {name}\n\n    return {name}({arguments})"
+
+
+def _model(planned: Plan) -> str:
+    values = planned.values
+    metric = "multi_log_loss" if values.classes else "log_loss" if values.binary else "squared_error"
+    classes = f", classes={_list(values.classes)}" if values.classes else ""
+    listed = "[history, features]" if planned.key.entity else "[features]"
+    wait = python(planned.wait.wait)
+    return f"""model = tt.model(
+    {python(planned.model)},
+    request=question,
+    features={listed},
+    label=tt.label(labels, key={python(planned.key.name)}, value=truth, wait={wait}{classes}),
+    estimator=estimator,
+    metric={python(metric)},
+)
+
+# Train again when quality has dropped, or after 30 days; promote a version only if it is shown to be better.
+tt.deployment(
+    model,
+    retrain=tt.on_quality_drop() | tt.every("30d"),
+    gate=tt.beats_champion(window={python(planned.window)}, calibration={planned.calibration:g}),
+)"""

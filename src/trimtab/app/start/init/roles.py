@@ -1,0 +1,171 @@
+"""The roles of columns: the time of a row, what to predict, and when that became known."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from trimtab.app.start.init.file.table import DataTable, Profile, mixed_times
+from trimtab.app.start.init.file.texts import quoted
+from trimtab.app.start.init.options import NONE, Assumption, Options
+from trimtab.core.errors import Misuse, NotFound
+
+_TIMES = re.compile(
+    r"(?i)^(at|time|timestamp|datetime|date|when|ts|event_?time|created_?at|occurred_?at|.*_(at|time|ts))$"
+)
+_LABELS = re.compile(
+    r"(?i)^(label|target|y|outcome|class|response|is_?fraud|fraud|churn(ed)?|default(ed)?|clicked|converted)$"
+)
+_KNOWN = re.compile(
+    r"(?i)^(label|labell?ed|known|outcome|resolved|decided|settled|confirmed|closed|result)_?(known_?)?(at|on|date|time)$"
+)
+_MOST_EARLY = 0.001  # the share of rows whose label may be dated before the row itself
+_SAME = 0.995  # the share of rows in which two columns are null together
+
+
+def listed(columns: Iterable[str]) -> str:
+    """Return names of columns for a message, at most a dozen."""
+    names = list(columns)
+    return ", ".join(map(repr, names[:12])) + (", ..." if len(names) > 12 else "")
+
+
+def existing(table: DataTable, option: str, name: str) -> str:
+    """Return the name of a column that an option names.
+
+    Raises:
+        NotFound: There is no such column.
+        Misuse: A source cannot declare this column.
+    """
+    if name in table.left_out:
+        raise Misuse(f"{option} {name!r}: the column {table.left_out[name]}.")
+    if name not in table.columns:
+        raise NotFound(f"{option} {name!r}: no such column. {table.file.name} has {', '.join(table.columns)}.")
+    return name
+
+
+def time_column(table: DataTable, options: Options, assumed: list[Assumption]) -> str:
+    """Return the column that says when a row happened.
+
+    Raises:
+        NotFound: The column that is named does not exist.
+        Misuse: There is none or more than one, or its values are no times.
+    """
+    columns = table.columns.values()
+    if options.time is not None:
+        time = existing(table, "--time", options.time)
+    else:
+        times = [c.name for c in columns if c.dtype == "time"]
+        named = [c.name for c in columns if _TIMES.match(c.name) and c.dtype not in (None, "bool")]
+        exact = times if len(times) == 1 else [n for n in times if n in named] or ([] if times else named)
+        if len(exact) != 1:
+            found = (
+                f"several candidates: {listed(exact or times)}"
+                if exact or times
+                else ("no column that looks like a time")
+            )
+            raise Misuse(f"file {table.file}: found {found}. Name the time of a row: --time COLUMN")
+        time = exact[0]
+    profile = table.columns[time]
+    if profile.dtype is None:
+        raise Misuse(f"column {time!r} holds lists or structs, needed a time. Choose another --time.")
+    if profile.kind.mixed:
+        raise Misuse(mixed_times(table.file, time, profile.kind, table.bad))
+    table.as_time(time)
+    if table.columns[time].present == 0:
+        raise Misuse(f"column {time!r} has no time in any row. Choose another --time.")
+    written = table.columns[time].kind.time_format or "ISO 8601"
+    assumed.append(Assumption("time", f"{time!r} is when a row happened", "--time"))
+    assumed.append(
+        Assumption("format", f"{time!r} is written as {written}, in UTC where it names no zone", "--time-format")
+    )
+    return time
+
+
+def label_column(table: DataTable, options: Options, time: str, assumed: list[Assumption]) -> str:
+    """Return the column to predict.
+
+    Raises:
+        NotFound: The column that is named does not exist.
+        Misuse: There are several candidates or none, or the column is a time.
+    """
+    if options.label is not None:
+        label = existing(table, "--label", options.label)
+        if label == time:
+            raise Misuse(f"--label {label!r} is the time column. Name the column to predict: --label COLUMN")
+        if table.columns[label].dtype in (None, "time"):
+            raise Misuse(
+                f"column {label!r} is {table.columns[label].dtype or 'a list'}, needed a number or a class. "
+                "Choose another --label."
+            )
+        return label
+    usable = [c for c in table.columns.values() if c.name != time and c.dtype not in (None, "time") and c.distinct > 1]
+    named = [c.name for c in usable if _LABELS.match(c.name)]
+    two = [c.name for c in usable if c.distinct == 2]
+    guess = named if len(named) == 1 else two if len(two) == 1 and not named else []
+    if not guess:
+        candidates = named or two or [c.name for c in usable]
+        raise Misuse(
+            f"file {table.file}: found several columns to predict, or none. Candidates: "
+            f"{listed(candidates) or 'none'}. Name it: --label COLUMN"
+        )
+    why = "its name says so" if named else "it is the only column with two values"
+    assumed.append(Assumption("label", f"{guess[0]!r} is what to predict: {why}", "--label"))
+    return guess[0]
+
+
+def known_column(
+    table: DataTable, options: Options, time: str, label: str, positive: str, assumed: list[Assumption]
+) -> str | None:
+    """Return the column that says when a label became known, if there is one.
+
+    Args:
+        table: The data.
+        options: The options of the caller.
+        time: The time of a row.
+        label: The column to predict.
+        positive: The condition in SQL that a label counts as 1.
+        assumed: The assumptions so far. Another one is appended.
+
+    Raises:
+        NotFound: The column that is named does not exist.
+        Misuse: The column has no times, or several columns may say it.
+    """
+    if options.known_at is not None:
+        if options.known_at == NONE and NONE not in table.columns:
+            return None
+        named = existing(table, "--known-at", options.known_at)
+        table.as_time(named)
+        if named == time:
+            raise Misuse(f"--known-at {named!r} is the time of a row. Name the time of its label, or none.")
+        return named
+    others = [c for c in table.columns.values() if c.dtype == "time" and c.name != time and c.present]
+    found = {c.name: why for c in others if (why := _why_known(table, c, time, label, positive))}
+    if len(found) > 1:
+        raise Misuse(
+            f"file {table.file}: found several columns that may say when {label!r} became known: {listed(found)}. Name "
+            "one: --known-at COLUMN (or --known-at none)"
+        )
+    for name, why in found.items():
+        assumed.append(Assumption("known at", f"{name!r} is when {label!r} became known: {why}", "--known-at"))
+        return name
+    return None
+
+
+def _why_known(table: DataTable, column: Profile, time: str, label: str, positive: str) -> str:
+    """Return why a column of times says when labels became known, or "" if nothing speaks for it."""
+    k, t, q = quoted(column.name), quoted(time), quoted(label)
+    early, as_label, as_positive, nulls, ones = table.one(
+        f"SELECT avg(({k} < {t})::INT) FILTER ({k} IS NOT NULL AND {t} IS NOT NULL), "
+        f"avg((({k} IS NULL) = ({q} IS NULL))::INT), avg((({k} IS NOT NULL) = coalesce({positive}, false))::INT), "
+        f"count(*) - count({q}), count(*) FILTER ({positive}) FROM data"
+    )
+    if early is None or float(early) > _MOST_EARLY:
+        return ""
+    if nulls and float(as_label) >= _SAME:
+        return "it is null where the label is"
+    if ones and float(as_positive) >= _SAME and column.present < table.rows:
+        return "it is there where the label counts as 1; other labels are known after the wait"
+    name = column.name.lower()
+    if _KNOWN.match(name) or re.fullmatch(rf"{re.escape(label.lower())}_?(known_?)?(at|on|date|time)", name):
+        return "its name says so, and it is never before the row"
+    return ""

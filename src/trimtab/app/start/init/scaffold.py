@@ -1,0 +1,169 @@
+"""Make a new project from one data file (`trimtab init`)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from trimtab.app.start.init.file.profile import FileProfile, profile
+from trimtab.app.start.init.file.table import DataTable
+from trimtab.app.start.init.file.texts import quoted
+from trimtab.app.start.init.options import Assumption, Options
+from trimtab.app.start.init.plan import Plan, plan
+from trimtab.app.start.init.project_text import project_text, request_columns, settings_text
+from trimtab.app.state.definitions import load_definitions
+from trimtab.core.config import FILE
+from trimtab.core.errors import Conflict, Unavailable
+from trimtab.core.time import format_time
+from trimtab.events.formats.reading import made_keys
+
+_STATE = ".trimtab/"
+
+
+class Scaffolded(msgspec.Struct, frozen=True, kw_only=True):
+    """The new project, with the commands to run next."""
+
+    folder: Path
+    files: tuple[str, ...]  # the paths of the files, relative to the folder
+    model: str
+    profile: FileProfile
+    assumed: tuple[Assumption, ...]
+    left_out: dict[str, str]  # the columns that are no features, each with the reason
+    notes: tuple[str, ...]  # what a reader should know besides
+    commands: tuple[str, ...]  # the commands to run in the folder, in this order
+
+
+def scaffold(
+    file: Path,
+    folder: Path | None,
+    options: Options,
+    show: Callable[[FileProfile], object] = lambda found: None,
+    show_plan: Callable[[Plan], object] = lambda planned: None,
+) -> Scaffolded:
+    """Make a project in `folder` that reads this file, and later ones like it, and trains on its rows.
+
+    Args:
+        file: The data. It stays where it is and as it is.
+        folder: The folder of the project. Left out, it is named after the file.
+        options: What the caller decided.
+        show: Called with the profile of the file, before anything is assumed or refused.
+        show_plan: Called with the plan, before anything is written.
+
+    Raises:
+        NotFound: The file does not exist, or it does not have a column that is named.
+        Misuse: The file cannot be read, or the role of a column cannot be guessed, or a column does not fit its role.
+        Conflict: A file of the project exists already. Nothing was changed.
+        Unavailable: The folder cannot be written.
+    """
+    with DataTable(file, options.choices()) as table:
+        found = profile(table)
+        show(found)
+        planned = plan(table, options)
+        show_plan(planned)
+        folder = Path(planned.name) if folder is None else folder
+        texts = {"project.py": project_text(table, planned), FILE: settings_text(planned)}
+        row = _example(table, planned)
+    ignored = _ignores(folder)
+    if ignored is None:
+        texts[".gitignore"] = f"{_STATE}\n"
+    there = [name for name in texts if (folder / name).exists()]
+    if there:
+        raise Conflict(
+            f"{folder}: found existing files: {', '.join(there)}. Choose another --folder, or move them away."
+        )
+    try:
+        _write(folder, texts)
+    except OSError as error:
+        raise Unavailable(
+            f"{folder}: cannot be written ({error.strerror or error}). Choose another --folder."
+        ) from error
+    notes = list(planned.notes)
+    if ignored is False:
+        notes.append(f"Add {_STATE} to {folder / '.gitignore'}: it is the project's state.")
+    data = shlex.quote(os.path.relpath(file, folder))
+    return Scaffolded(
+        folder=folder,
+        files=tuple(texts),
+        model=planned.model,
+        profile=found,
+        assumed=planned.assumed,
+        left_out=planned.left_out,
+        notes=tuple(notes),
+        commands=(
+            f"trimtab ingest {planned.name} {data}",
+            f"trimtab ingest {planned.labels} {data}",
+            "trimtab train",
+            f"trimtab predict {planned.model} {data} --out predictions.parquet",
+            f"trimtab predict {planned.model} --row {shlex.quote(row)}",
+            "trimtab serve",
+        ),
+    )
+
+
+def _ignores(folder: Path) -> bool | None:
+    """Return whether the .gitignore of the folder excludes the state, or None if there is no .gitignore."""
+    try:
+        lines = (folder / ".gitignore").read_text("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return False
+    return any(line.strip().strip("/") == _STATE.strip("/") for line in lines)
+
+
+def _write(folder: Path, texts: dict[str, str]) -> None:
+    """Write all files, or none.
+
+    The files are written to a temporary folder, loaded, and then linked into place.
+    """
+    made = [parent for parent in (folder, *folder.absolute().parents) if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    moved: list[Path] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix=".trimtab-init-", dir=folder) as name:
+            draft = Path(name)
+            for file, text in texts.items():
+                (draft / file).write_text(text, "utf-8")
+            load_definitions(draft / "project.py")
+            shutil.rmtree(draft / "__pycache__", ignore_errors=True)
+            for file in texts:
+                os.link(draft / file, folder / file)  # unlike a rename, a link never replaces a file
+                moved.append(folder / file)
+    except BaseException:
+        for path in moved:
+            path.unlink(missing_ok=True)
+        for path in made:
+            with contextlib.suppress(OSError):  # the folder is not empty
+                path.rmdir()
+        raise
+
+
+def _example(table: DataTable, planned: Plan) -> str:
+    """Return the newest row as a request in JSON."""
+    columns = request_columns(table, planned)
+    own = [name for name in columns if name in table.columns]
+    picked = [f"epoch_us({quoted(name)})" if columns[name] == "time" else quoted(name) for name in own]
+    there = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in (planned.time, *planned.key.of))
+    if not planned.key.of:
+        there += f" AND {quoted(planned.key.name)} IS NOT NULL"
+    values = table.one(
+        f'SELECT {", ".join(picked)} FROM data WHERE {there} ORDER BY {quoted(planned.time)} DESC, "@line" DESC LIMIT 1'
+    )
+    found = dict(zip(own, values, strict=True))
+    if planned.key.of:
+        (found[planned.key.name],) = made_keys(
+            {name: [found[name]] for name in planned.key.of}, columns, planned.key.of
+        )
+    row = {
+        name: format_time(found[name]) if dtype == "time" and found[name] is not None else found[name]
+        for name, dtype in columns.items()
+    }
+    return json.dumps(row, ensure_ascii=False)

@@ -1,0 +1,162 @@
+"""The wait for labels, as a file shows it: its newest rows have no label, or one of its values alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.app.start.init.file.table import DataTable
+from trimtab.app.start.init.file.texts import quoted
+from trimtab.core.errors import Misuse
+from trimtab.core.time import DAY_US, HOUR_US
+
+USUAL = "1d"  # the wait where the file shows none
+_LEAST_ROWS = 30  # rows of a block whose shares are compared
+_LEAST_POSITIVE = 60  # positive labels of a block whose shares of them are compared
+_BLOCKS = 3  # as many complete blocks in a row end the search for incomplete ones
+_NEARLY_ALL = 0.99  # from this share of labels on, a day without one is an incomplete day
+_KNOWN_BY = 0.99  # the share of labels that are known after the wait
+_FALLEN = 0.6  # the share of positive labels in the newest blocks, against before, that looks unfinished
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """A wait that a file shows."""
+
+    wait: str
+    said: str
+    seen: bool  # whether the file shows it
+
+
+class Ages(msgspec.Struct, frozen=True, eq=False):
+    """Counts of rows by their age at the newest row of the file, in units of time, the newest first."""
+
+    unit_us: int
+    age: NDArray[Any]
+    rows: NDArray[Any]
+    labelled: NDArray[Any]
+    positive: NDArray[Any]
+
+
+def wait_in(table: DataTable, time: str, label: str, positive: str, known_at: str | None) -> Wait:
+    """Return the wait that the file shows, or the usual one.
+
+    Args:
+        table: The data.
+        time: The time of a row.
+        label: The column to predict.
+        positive: The condition in SQL that a label counts as 1.
+        known_at: The column that says when the label became known.
+
+    Raises:
+        Misuse: The newest rows may have labels that are not final, and nothing in the file says how long that takes.
+    """
+    ages = _ages(table, time, label, positive)
+    unlabelled = _incomplete(ages, ages.labelled, _lacking)
+    said = []
+    if unlabelled:
+        said.append(_unlabelled_said(ages, unlabelled, label))
+    delays = _delays(table, time, known_at, ages.unit_us) if known_at is not None else 0
+    if delays:
+        said.append(f"{100 * _KNOWN_BY:.0f} % of {known_at!r} lie within {_text(delays, ages.unit_us)} of {time!r}")
+    if said:
+        return Wait(_text(max(unlabelled, delays), ages.unit_us), "; ".join(said), True)
+    fallen = _incomplete(ages, ages.positive, _few_positive, _LEAST_POSITIVE)
+    if fallen:
+        share, before = _shares(ages, ages.positive, fallen)
+        raise Misuse(
+            f"file {table.file}: the share of {label!r} that counts as 1 falls to {100 * share:.1f} % in the newest "
+            f"{_text(fallen, ages.unit_us)}, from {100 * before:.1f} % before. Labels that are not known yet may stand "
+            f"there as 0. Say how long a label takes: --wait {_text(fallen, ages.unit_us)}, or --wait {USUAL} if these "
+            "labels are final"
+        )
+    return Wait(USUAL, "the newest rows have as many labels as older ones, so no longer wait is seen", False)
+
+
+def _ages(table: DataTable, time: str, label: str, positive: str) -> Ages:
+    t, q = quoted(time), quoted(label)
+    low, high = table.one(f"SELECT epoch_us(min({t})), epoch_us(max({t})) FROM data")
+    unit_us = DAY_US if int(high) - int(low) >= 20 * DAY_US else HOUR_US
+    found = table.all(
+        f"SELECT (({int(high)} - epoch_us({t})) // {unit_us})::BIGINT AS age, count(*), count({q}), "
+        f"count(*) FILTER ({positive}) FROM data WHERE {t} IS NOT NULL GROUP BY 1 ORDER BY 1"
+    )
+    columns = np.array(found, np.int64).reshape(-1, 4).T
+    return Ages(unit_us, *columns)
+
+
+def _incomplete(ages: Ages, counts: NDArray[Any], lacks: Callable[[float, float, int], bool], least: int = 0) -> int:
+    """Return for how many units of age, counted from the newest row, blocks of rows are incomplete.
+
+    A block has so many rows that `least` of them are counted on average.
+    """
+    half = np.cumsum(ages.rows) * 2 > ages.rows.sum()
+    if not half.any() or not counts[half].sum():
+        return 0
+    usual = counts[half].sum() / ages.rows[half].sum()
+    until = complete = rows = found = 0
+    for age, n, there in zip(ages.age.tolist(), ages.rows.tolist(), counts.tolist(), strict=True):
+        rows, found = rows + n, found + there
+        if rows < max(_LEAST_ROWS, least / usual):
+            continue
+        if lacks(found / rows, usual, rows):
+            until, complete = age + 1, 0
+        else:
+            complete += 1
+        rows = found = 0
+        if complete == _BLOCKS:
+            break
+    lacking = ages.age[(ages.age < until) & (counts < ages.rows)]
+    return int(lacking.max()) + 1 if usual > _NEARLY_ALL and len(lacking) else until
+
+
+def _lacking(share: float, usual: float, rows: int) -> bool:
+    """Return whether a share of labelled rows is too low to be random."""
+    spread = math.sqrt(max(usual * (1 - usual), 0.01) / rows)
+    return bool(share < usual - max(0.02, 3 * spread))
+
+
+def _few_positive(share: float, usual: float, rows: int) -> bool:
+    """Return whether a share of positive labels is far too low to be random."""
+    return bool(share < _FALLEN * usual and share < usual - 4 * math.sqrt(max(usual * (1 - usual), 0.01) / rows))
+
+
+def _shares(ages: Ages, counts: NDArray[Any], until: int) -> tuple[float, float]:
+    """Return the share of counts among rows younger than an age, and among the others."""
+    young = ages.age < until
+    older = max(1, int(ages.rows[~young].sum()))
+    return float(counts[young].sum() / ages.rows[young].sum()), float(counts[~young].sum() / older)
+
+
+def _unlabelled_said(ages: Ages, until: int, label: str) -> str:
+    share, before = _shares(ages, ages.labelled, until)
+    length = _text(until, ages.unit_us)
+    if not share:
+        return f"no row of the newest {length} has a {label!r}"
+    young = ages.age < until
+    ones = float(ages.positive[young].sum() / max(1, ages.labelled[young].sum()))
+    usual = float(ages.positive[~young].sum() / max(1, ages.labelled[~young].sum()))
+    said = (
+        f"{100 * share:.0f} % of the rows of the newest {length} have a {label!r}, of older ones {100 * before:.0f} %"
+    )
+    if abs(ones - usual) > 0.1:
+        said += f"; {100 * ones:.0f} % of these early labels count as 1, of the others {100 * usual:.0f} %"
+    return said
+
+
+def _delays(table: DataTable, time: str, known_at: str, unit_us: int) -> int:
+    """Return the time after which nearly all labels are known, in units, of those that say when."""
+    t, k = quoted(time), quoted(known_at)
+    late = table.one(
+        f"SELECT quantile_disc(epoch_us({k}) - epoch_us({t}), {_KNOWN_BY}) FROM data WHERE {k} IS NOT NULL AND "
+        f"{t} IS NOT NULL"
+    )[0]
+    return 0 if late is None else max(1, math.ceil(int(late) / unit_us))
+
+
+def _text(units: int, unit_us: int) -> str:
+    return f"{units}d" if unit_us == DAY_US else f"{units // 24}d" if units % 24 == 0 else f"{units}h"

@@ -330,6 +330,7 @@ def test_an_absent_extra_is_told_before_any_work(call: Run, tmp_path: Path) -> N
 
 
 def test_commands_work_from_a_folder_below(trained: Path, call: Run) -> None:
-    done = call("status", cwd=trained / "data")
+    (trained / "below").mkdir()
+    done = call("status", cwd=trained / "below")
     assert done.returncode == 0, done.stderr
     assert call("--project", str(trained), "status", "--json", cwd=Path("/")).returncode == 0

@@ -46,7 +46,7 @@ def load_rows(
             f"{'are' if len(rows.absent) > 1 else 'is'} missing.{extra} Add or rename them, or say that they are null: "
             "--absent-as-null, in Python absent_ok=True."
         )
-    rows, not_final = _final(system.definitions.source(source), rows) if history else (rows, 0)
+    rows, not_final = _final(system.definitions.source(source), rows, system.clock.now_us()) if history else (rows, 0)
     _refuse_again(system, source, rows, history)
     pushed = system.ingestor.take(source, rows, history=history, progress=progress)
     return Ingested(
@@ -61,16 +61,19 @@ def load_rows(
     )
 
 
-def _final(source: Source, rows: FileRows) -> tuple[FileRows, int]:
+def _final(source: Source, rows: FileRows, now_us: int) -> tuple[FileRows, int]:
     """Leave out rows whose delay has not passed at the newest row, if the source asks for it. Return their count too.
+
+    A row that is dated in the future is not taken for the newest one.
 
     In a file that was written before the delay of its newest rows had passed, the values of these rows are not final:
     of two outcomes, often only the one that is known early is in it.
     """
-    times = rows.columns[source.time] if source.reading.only_final and rows.columns.rows else None
-    if times is None or not times.present().any():
+    if not source.reading.only_final:
         return rows, 0
-    newest = int(times.values[times.present()].max())
+    times = rows.columns[source.time]
+    past = times.values[times.present() & (times.values <= now_us)]
+    newest = int(past.max(initial=0))
     final = ~times.present() | (times.values + source.delay_us <= newest)
     left_out = int((~final).sum())
     kept = None if rows.kept is None else rows.kept[final]

@@ -50,8 +50,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.name[:56]}_labels"
 
 
-def plan(table: DataTable, options: Options) -> Plan:
-    """Decide the role of each column.
+def plan(table: DataTable, options: Options, now_us: int) -> Plan:
+    """Decide the role of each column. Rows that are dated after `now_us` are not taken for the newest ones.
 
     Raises:
         NotFound: A column that is named does not exist.
@@ -64,11 +64,17 @@ def plan(table: DataTable, options: Options) -> Plan:
     for name in options.merge:
         table.merge(existing(table, "--merge", name))
     time = time_column(table, options, assumed)
+    first_us, last_us, has_hours = _span(table, time, now_us)
+    days = (last_us - first_us) / DAY_US
+    notes.append(f"The rows are from {format_time(first_us)} to {format_time(last_us)}, {days:.1f} days.")
+    (ahead,) = table.one(f"SELECT count(*) FROM data WHERE epoch_us({quoted(time)}) > {now_us}")
+    if ahead:
+        notes.append(f"{ahead:,} rows are dated in the future; their labels would go to quarantine.")
     label = label_column(table, options, time, assumed)
     values = label_values(table, label, options.positive, assumed)
     positive = values.positive(label)
     known_at = known_column(table, options, time, label, positive, assumed)
-    wait = _wait(table, options, time, label, positive, known_at, assumed)
+    wait = _wait(table, options, time, label, positive, known_at, last_us, assumed)
     key = row_key(table, options, time, label, assumed)
     features, left_out = _features(
         table, {time, label, known_at, key.name, *(key.entity if len(key.entity) == 1 else ())}
@@ -78,9 +84,6 @@ def plan(table: DataTable, options: Options) -> Plan:
             f"file {table.file}: found no column left for features: "
             + "; ".join(f"{n!r} {w}" for n, w in left_out.items())
         )
-    first_us, last_us, has_hours = _span(table, time)
-    days = (last_us - first_us) / DAY_US
-    notes.append(f"The rows are from {format_time(first_us)} to {format_time(last_us)}, {days:.1f} days.")
     needed = {name: table.rows - table.columns[name].present for name in (time, *(key.of or (key.name,)))}
     notes += [f"{n:,} rows have no {name!r}: ingestion will quarantine them." for name, n in needed.items() if n]
     window = _window(table, time, label, values, last_us - duration_us(wait.wait), last_us - first_us)
@@ -149,11 +152,12 @@ def _wait(
     label: str,
     positive: str,
     known_at: str | None,
+    newest_us: int,
     assumed: list[Assumption],
 ) -> Wait:
     if options.wait is not None:
         return Wait(options.wait, "given", True)
-    found = wait_in(table, time, label, positive, known_at)
+    found = wait_in(table, time, label, positive, known_at, newest_us)
     assumed.append(Assumption("wait", f"a label takes {found.wait} to be known: {found.said}", "--wait"))
     return found
 
@@ -183,13 +187,13 @@ def _features(table: DataTable, taken: set[str | None]) -> tuple[list[Profile], 
     return features, left_out
 
 
-def _span(table: DataTable, time: str) -> tuple[int, int, bool]:
-    """Return the first and the last time, and whether the times of day differ."""
-    q = quoted(time)
-    low, high, hours = table.one(
-        f"SELECT epoch_us(min({q})), epoch_us(max({q})), count(DISTINCT epoch_us({q}) % {DAY_US}) > 1 FROM data"
+def _span(table: DataTable, time: str, now_us: int) -> tuple[int, int, bool]:
+    """Return the first time, the last time that is not in the future, and whether the times of day differ."""
+    q = f"epoch_us({quoted(time)})"
+    low, past, high, hours = table.one(
+        f"SELECT min({q}), max({q}) FILTER ({q} <= {now_us}), max({q}), count(DISTINCT {q} % {DAY_US}) > 1 FROM data"
     )
-    return int(low), int(high), bool(hours)
+    return int(low), int(high if past is None else past), bool(hours)
 
 
 def _window(table: DataTable, time: str, label: str, values: LabelValues, until_us: int, span_us: int) -> str:

@@ -20,6 +20,7 @@ from trimtab.app.start.init.options import Assumption, Options
 from trimtab.app.start.init.plan import Plan, plan
 from trimtab.app.start.init.project_text import project_text, request_columns, settings_text
 from trimtab.app.state.definitions import load_definitions
+from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.config import FILE
 from trimtab.core.errors import Conflict, Unavailable
 from trimtab.core.time import format_time
@@ -47,6 +48,7 @@ def scaffold(
     options: Options,
     show: Callable[[FileProfile], object] = lambda found: None,
     show_plan: Callable[[Plan], object] = lambda planned: None,
+    clock: Clock | None = None,
 ) -> Scaffolded:
     """Make a project in `folder` that reads this file, and later ones like it, and trains on its rows.
 
@@ -56,6 +58,7 @@ def scaffold(
         options: What the caller decided.
         show: Called with the profile of the file, before anything is assumed or refused.
         show_plan: Called with the plan, before anything is written.
+        clock: Says which rows are dated in the future. The default is the system's clock.
 
     Raises:
         NotFound: The file does not exist, or it does not have a column that is named.
@@ -66,7 +69,7 @@ def scaffold(
     with DataTable(file, options.choices()) as table:
         found = profile(table)
         show(found)
-        planned = plan(table, options)
+        planned = plan(table, options, (clock or SystemClock()).now_us())
         show_plan(planned)
         folder = Path(planned.name) if folder is None else folder
         texts = {"project.py": project_text(table, planned), FILE: settings_text(planned)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -18,10 +18,14 @@ from trimtab.core.time import DAY_US, HOUR_US
 USUAL = "1d"  # the wait where the file shows none
 _LEAST_ROWS = 30  # rows of a block whose shares are compared
 _LEAST_POSITIVE = 60  # positive labels of a block whose shares of them are compared
+_LEAST_NONE = 3  # as many rows without a label at the end show a wait, where nearly all others have one
 _BLOCKS = 3  # as many complete blocks in a row end the search for incomplete ones
 _NEARLY_ALL = 0.99  # from this share of labels on, a day without one is an incomplete day
 _KNOWN_BY = 0.99  # the share of labels that are known after the wait
 _FALLEN = 0.6  # the share of positive labels in the newest blocks, against before, that looks unfinished
+
+
+Lacks: TypeAlias = Callable[[float, float, int, int], bool]  # share, usual share, rows, standard errors
 
 
 class Wait(msgspec.Struct, frozen=True):
@@ -42,7 +46,7 @@ class Ages(msgspec.Struct, frozen=True, eq=False):
     positive: NDArray[Any]
 
 
-def wait_in(table: DataTable, time: str, label: str, positive: str, known_at: str | None) -> Wait:
+def wait_in(table: DataTable, time: str, label: str, positive: str, known_at: str | None, newest_us: int) -> Wait:
     """Return the wait that the file shows, or the usual one.
 
     Args:
@@ -51,11 +55,12 @@ def wait_in(table: DataTable, time: str, label: str, positive: str, known_at: st
         label: The column to predict.
         positive: The condition in SQL that a label counts as 1.
         known_at: The column that says when the label became known.
+        newest_us: The time of the newest row.
 
     Raises:
         Misuse: The newest rows may have labels that are not final, and nothing in the file says how long that takes.
     """
-    ages = _ages(table, time, label, positive)
+    ages = _ages(table, time, label, positive, newest_us)
     unlabelled = _incomplete(ages, ages.labelled, _lacking)
     said = []
     if unlabelled:
@@ -77,19 +82,19 @@ def wait_in(table: DataTable, time: str, label: str, positive: str, known_at: st
     return Wait(USUAL, "the newest rows have as many labels as older ones, so no longer wait is seen", False)
 
 
-def _ages(table: DataTable, time: str, label: str, positive: str) -> Ages:
+def _ages(table: DataTable, time: str, label: str, positive: str, newest_us: int) -> Ages:
     t, q = quoted(time), quoted(label)
-    low, high = table.one(f"SELECT epoch_us(min({t})), epoch_us(max({t})) FROM data")
-    unit_us = DAY_US if int(high) - int(low) >= 20 * DAY_US else HOUR_US
+    (low,) = table.one(f"SELECT epoch_us(min({t})) FROM data")
+    unit_us = DAY_US if newest_us - int(low) >= 20 * DAY_US else HOUR_US
     found = table.all(
-        f"SELECT (({int(high)} - epoch_us({t})) // {unit_us})::BIGINT AS age, count(*), count({q}), "
-        f"count(*) FILTER ({positive}) FROM data WHERE {t} IS NOT NULL GROUP BY 1 ORDER BY 1"
+        f"SELECT (({newest_us} - epoch_us({t})) // {unit_us})::BIGINT AS age, count(*), count({q}), "
+        f"count(*) FILTER ({positive}) FROM data WHERE epoch_us({t}) <= {newest_us} GROUP BY 1 ORDER BY 1"
     )
     columns = np.array(found, np.int64).reshape(-1, 4).T
     return Ages(unit_us, *columns)
 
 
-def _incomplete(ages: Ages, counts: NDArray[Any], lacks: Callable[[float, float, int], bool], least: int = 0) -> int:
+def _incomplete(ages: Ages, counts: NDArray[Any], lacks: Lacks, least: int = 0) -> int:
     """Return for how many units of age, counted from the newest row, blocks of rows are incomplete.
 
     A block has so many rows that `least` of them are counted on average.
@@ -98,31 +103,37 @@ def _incomplete(ages: Ages, counts: NDArray[Any], lacks: Callable[[float, float,
     if not half.any() or not counts[half].sum():
         return 0
     usual = counts[half].sum() / ages.rows[half].sum()
+    none = int(np.argmax(counts > 0))  # so many units at the end have no label at all
     until = complete = rows = found = 0
+    if usual > _NEARLY_ALL and ages.rows[:none].sum() >= _LEAST_NONE:
+        until = int(ages.age[none - 1]) + 1
+    first = until == 0
     for age, n, there in zip(ages.age.tolist(), ages.rows.tolist(), counts.tolist(), strict=True):
         rows, found = rows + n, found + there
         if rows < max(_LEAST_ROWS, least / usual):
             continue
-        if lacks(found / rows, usual, rows):
+        if lacks(found / rows, usual, rows, 4 if first else 3):
             until, complete = age + 1, 0
+        elif first:  # where the newest rows are complete, no wait is seen
+            return 0
         else:
             complete += 1
-        rows = found = 0
+        first, rows, found = False, 0, 0
         if complete == _BLOCKS:
             break
     lacking = ages.age[(ages.age < until) & (counts < ages.rows)]
     return int(lacking.max()) + 1 if usual > _NEARLY_ALL and len(lacking) else until
 
 
-def _lacking(share: float, usual: float, rows: int) -> bool:
-    """Return whether a share of labelled rows is too low to be random."""
+def _lacking(share: float, usual: float, rows: int, errors: int) -> bool:
+    """Return whether a share of labelled rows is lower than usual by some standard errors."""
     spread = math.sqrt(max(usual * (1 - usual), 0.01) / rows)
-    return bool(share < usual - max(0.02, 3 * spread))
+    return bool(share < usual - max(0.02, errors * spread))
 
 
-def _few_positive(share: float, usual: float, rows: int) -> bool:
-    """Return whether a share of positive labels is far too low to be random."""
-    return bool(share < _FALLEN * usual and share < usual - 4 * math.sqrt(max(usual * (1 - usual), 0.01) / rows))
+def _few_positive(share: float, usual: float, rows: int, errors: int) -> bool:
+    """Return whether a share of positive labels is far lower than usual, and by some standard errors."""
+    return bool(share < _FALLEN * usual and share < usual - errors * math.sqrt(max(usual * (1 - usual), 0.01) / rows))
 
 
 def _shares(ages: Ages, counts: NDArray[Any], until: int) -> tuple[float, float]:

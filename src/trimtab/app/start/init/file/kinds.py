@@ -204,6 +204,9 @@ def _misfits(connection: DuckDBPyConnection, fits: str) -> tuple[float, tuple[st
 
 def _variants(connection: DuckDBPyConnection) -> tuple[tuple[str, ...], ...]:
     """Return spellings that differ in case or spaces alone, those of the most frequent value first."""
+    different, rows = one(connection, "SELECT count(*), coalesce(sum(n), 0) FROM filled")
+    if 2 * different > rows:  # nearly every row has a text of its own
+        return ()
     found = connection.execute(
         "SELECT list(c ORDER BY n DESC, c), sum(n) AS s FROM filled "
         r"GROUP BY lower(regexp_replace(t, '\s+', ' ', 'g')) "

@@ -70,14 +70,15 @@ def kind_of_column(connection: DuckDBPyConnection, name: str, choices: Choices) 
         "CREATE OR REPLACE TEMP TABLE filled AS SELECT * FROM texts "
         f"WHERE coalesce(lower(t) NOT IN ({listed}), true) AND t <> ''"
     )
+    known = ", ".join(map(literal, {*words, *NULL_WORDS} - {""}))
     found = connection.execute(
-        f"SELECT t, sum(n)::BIGINT FROM texts WHERE lower(t) IN ({listed}) GROUP BY 1"
+        f"SELECT lower(t), sum(n)::BIGINT FROM texts WHERE lower(t) IN ({known}) GROUP BY 1 ORDER BY 1"
     ).fetchall()
-    nulls = {null_form(str(word)): int(n) for word, n in found}
     sample = _sample(connection)
     examples = tuple(dict.fromkeys(sample))[:3]
     typed = _typed(connection, name, [text for text in sample if text.lower() not in NULL_WORDS], choices)
     kind = typed or Kind(dtype="str", variants=_variants(connection))
+    nulls = {null_form(str(word)): int(n) for word, n in found if kind.dtype != "str" or word in words}
     return msgspec.structs.replace(kind, nulls=nulls, examples=examples)
 
 

@@ -107,15 +107,14 @@ def _duplicates(table: DataTable) -> tuple[int, str]:
 
 def _null_words(table: DataTable) -> list[str]:
     """Return a note about the texts that were read as null."""
-    if not table.nulls:
+    found: dict[str, list[str]] = {}
+    for name, column in table.columns.items():
+        for word, count in column.kind.nulls.items():
+            found.setdefault(word, []).append(f"{count:,} in {name!r}")
+    if not found:
         return []
-    counts = [
-        f"{word!r} ({', '.join(f'{c.kind.nulls[word]:,} in {name!r}' for name, c in there.items())})"
-        for word in table.nulls
-        if (there := {name: c for name, c in table.columns.items() if word in c.kind.nulls})
-    ]
-    words = ",".join(table.nulls)
-    return [f"read as null in every column: {'; '.join(counts)} (--nulls={shlex.quote(words)})"]
+    said = "; ".join(f"{word!r} ({', '.join(places)})" for word, places in found.items())
+    return [f"read as null: {said} (--nulls={shlex.quote(','.join(found))})"]
 
 
 def _spelled(table: DataTable) -> list[str]:

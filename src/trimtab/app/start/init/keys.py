@@ -65,7 +65,7 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
     own = [name for name in own if table.columns[name].present >= 0.99 * table.rows]
     named = [c.name for c in usable if KEY_NAME.search(c.name)]
     both = [name for name in own if name in named]
-    guess = both if both else own if own else named
+    guess = both if both else own if own else named or _series(table, time, [c.name for c in usable])
     if len(guess) != 1:
         raise Misuse(
             f"file {table.file}: found no single column that identifies a row or its entity. Candidates: "
@@ -84,6 +84,14 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
             f"{guess[0]}. If they are rows of their own, name more columns: --key {guess[0]},COLUMN"
         )
     return _entity(table, guess[0], time, assumed)
+
+
+def _series(table: DataTable, time: str, names: Sequence[str]) -> list[str]:
+    """Return the columns that each identify a row together with a time that many rows have."""
+    if 2 * table.columns[time].distinct > table.rows:
+        return []
+    recurring = [name for name in names if 2 * table.columns[name].distinct < table.rows]
+    return [name for name in recurring if repeats(table, (name, time)).unique]
 
 
 def _named(table: DataTable, given: str, time: str, label: str, assumed: list[Assumption]) -> Key:

@@ -31,6 +31,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     number: Sequence[str] = ()  # COLUMN=EXAMPLE
     nulls: str | None = None  # words for null, with commas between them
     merge: Sequence[str] = ()  # columns whose spellings are made one
+    horizon: str | None = None  # how long before its time a row of a panel is predicted
+    known_ahead: Sequence[str] = ()  # columns of a panel whose values are known when it is predicted
     estimator: Estimator = "auto"
 
     def choices(self) -> Choices:

@@ -12,10 +12,11 @@ from trimtab.app.start.init.file.texts import quoted
 from trimtab.app.start.init.keys import KEY_NAME, Key, row_key
 from trimtab.app.start.init.labels import LabelValues, label_values
 from trimtab.app.start.init.options import Assumption, Estimator, Options
+from trimtab.app.start.init.panels import Panel, batch_window_days, panel_in, step_of
 from trimtab.app.start.init.roles import existing, known_column, label_column, time_column
 from trimtab.app.start.init.waits import Wait, wait_in
 from trimtab.core.errors import Misuse
-from trimtab.core.time import DAY_US, duration_us, format_time
+from trimtab.core.time import DAY_US, duration_us, format_duration, format_time
 
 _CATEGORIES = 200  # a text column with more different values is not a category
 _FEW_ROWS = 50
@@ -33,6 +34,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     values: LabelValues
     known_at: str | None  # the column that says when a label became known
     wait: Wait
+    panel: Panel | None
     features: tuple[Profile, ...]
     left_out: dict[str, str]  # the columns left out, each with the reason
     merged: frozenset[str]  # the columns whose spellings are made one
@@ -74,12 +76,22 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
     values = label_values(table, label, options.positive, assumed)
     positive = values.positive(label)
     known_at = known_column(table, options, time, label, positive, assumed)
-    wait = _wait(table, options, time, label, positive, known_at, last_us, assumed)
     key = row_key(table, options, time, label, assumed)
+    step_us = step_of(table, time, key)
+    is_number = not values.binary and not values.classes
+    wait = _wait(table, options, time, label, positive, known_at, last_us, step_us if is_number else None, assumed)
+    panel = panel_in(step_us, options, is_number, wait.wait, assumed)
     features, left_out = _features(
-        table, {time, label, known_at, key.name, *(key.entity if len(key.entity) == 1 else ())}
+        table, {time, label, known_at, key.name, *(key.entity if len(key.entity) == 1 and panel is None else ())}
     )
-    if not features:
+    if panel is not None:
+        for name in options.known_ahead:
+            existing(table, "--known-ahead", name)
+        ahead = {*key.entity, *options.known_ahead}
+        late = "may not be known when its row is predicted; if it is: --known-ahead {}"
+        left_out |= {c.name: late.format(c.name) for c in features if c.name not in ahead}
+        features = [c for c in features if c.name in ahead]
+    if not features and not key.entity:
         raise Misuse(
             f"file {table.file}: found no column left for features: "
             + "; ".join(f"{n!r} {w}" for n, w in left_out.items())
@@ -87,6 +99,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
     needed = {name: table.rows - table.columns[name].present for name in (time, *(key.of or (key.name,)))}
     notes += [f"{n:,} rows have no {name!r}: ingestion will quarantine them." for name, n in needed.items() if n]
     window = _window(table, time, label, values, last_us - duration_us(wait.wait), last_us - first_us)
+    window = f"{max(int(window[:-1]), batch_window_days(step_us))}d"
     judged_us = last_us - duration_us(wait.wait) - first_us
     if judged_us < 2 * duration_us(window):
         notes.append(
@@ -110,6 +123,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
         values=values,
         known_at=known_at,
         wait=wait,
+        panel=panel,
         features=tuple(features),
         left_out=left_out,
         merged=frozenset(options.merge),
@@ -153,11 +167,14 @@ def _wait(
     positive: str,
     known_at: str | None,
     newest_us: int,
+    step_us: int | None,
     assumed: list[Assumption],
 ) -> Wait:
     if options.wait is not None:
         return Wait(options.wait, "given", True)
     found = wait_in(table, time, label, positive, known_at, newest_us)
+    if step_us is not None and not found.seen:
+        found = Wait(format_duration(step_us), "a row stands for the time until the next one", False)
     assumed.append(Assumption("wait", f"a label takes {found.wait} to be known: {found.said}", "--wait"))
     return found
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from trimtab.app.start.init.file.table import DataTable
 from trimtab.app.start.init.labels import python
+from trimtab.app.start.init.panels import Window
 from trimtab.app.start.init.plan import Plan, slug
 from trimtab.core.columns.data import Dtype
 
@@ -65,13 +66,15 @@ def unique(name: str, taken: Mapping[str, object] | set[str]) -> str:
 
 def _request(table: DataTable, planned: Plan) -> str:
     columns = request_columns(table, planned)
+    ahead = planned.panel is not None and planned.panel.horizon_us
+    lead = f"    lead={python(planned.panel.horizon)},\n" if planned.panel is not None and ahead else ""
     return f"""# Requests to the model: the same columns in a file, in Python and over HTTP.
 # Files are read by the rules below, later ones as well.
 question = tt.request(
     {python(planned.name)},
     key={python(planned.key.name)},
     time={python(planned.time)},
-{_rules(table, planned, columns)}    columns={{
+{lead}{_rules(table, planned, columns)}    columns={{
 {_columns(columns)}    }},
 )"""
 
@@ -144,7 +147,9 @@ def one_spelling(text):
 
 def _history(planned: Plan) -> str:
     entity = planned.key.entity
-    if planned.values.classes:
+    if planned.panel is not None:
+        features = "".join(f"\n        {_window_text(window)}," for window in planned.panel.windows()) + "\n    "
+    elif planned.values.classes:
         shares = [f'"share_{n}": tt.mean(truth == {python(one)})' for n, one in enumerate(planned.values.classes, 1)]
         features = ", ".join(['"rows": tt.count(truth)', *shares])
     else:
@@ -160,6 +165,12 @@ history = tt.view(
 )"""
 
 
+def _window_text(window: Window) -> str:
+    over = f", over={python(window.over)}" if window.over else ""
+    until = f", until={python(window.until)}" if window.until else ""
+    return f"{python(window.name)}: tt.{window.aggregate}(truth{over}{until})"
+
+
 def _features(planned: Plan) -> str:
     lines: list[str] = []
     taken: set[str] = set()
@@ -173,6 +184,8 @@ def _features(planned: Plan) -> str:
     if planned.has_hours:
         lines.append(f"    {python(unique('hour', taken))}: tt.col({python(planned.time)}).hour(),\n")
     lines.append(f"    {python(unique('weekday', taken))}: tt.col({python(planned.time)}).weekday(),\n")
+    if planned.panel is not None:
+        lines.append(f"    {python(unique('month', taken))}: tt.col({python(planned.time)}).month(),\n")
     left = "".join(
         f"    # left out: {python(name)} {' '.join(why.split())}\n" for name, why in planned.left_out.items()
     )

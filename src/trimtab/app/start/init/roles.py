@@ -102,13 +102,17 @@ def label_column(table: DataTable, options: Options, time: str, assumed: list[As
     named = [c.name for c in usable if _LABELS.match(c.name)]
     two = [c.name for c in usable if c.distinct == 2]
     guess = named if len(named) == 1 else two if len(two) == 1 and not named else []
+    numbers = [c.name for c in usable if c.dtype == "float"]
+    others = {c.dtype for c in usable if c.name not in numbers}
+    only = not guess and not named and not two and len(numbers) == 1 and others <= {"str"}
+    guess = numbers if only else guess
     if not guess:
         candidates = named or two or [c.name for c in usable]
         raise Misuse(
             f"file {table.file}: found several columns to predict, or none. Candidates: "
             f"{listed(candidates) or 'none'}. Name it: --label COLUMN"
         )
-    why = "its name says so" if named else "it is the only column with two values"
+    why = "its name says so" if named else "it is the only number" if only else "it is the only column with two values"
     assumed.append(Assumption("label", f"{guess[0]!r} is what to predict: {why}", "--label"))
     return guess[0]
 

@@ -278,7 +278,7 @@ def _array(name: str, column: Column) -> arro3.Array:
     kind = _TYPES[column.dtype]
     if column.dtype == "str":
         texts = column.to_list()
-        if sum(len(text) for text in texts if text is not None) > _LARGE_BYTES:
+        if sum(map(len, filter(None, texts))) > _LARGE_BYTES:
             kind = arro3.DataType.large_string()
         try:
             return arro3.Array(texts, kind)

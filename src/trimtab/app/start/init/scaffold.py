@@ -74,6 +74,8 @@ def scaffold(
         folder = Path(planned.name) if folder is None else folder
         texts = {"project.py": project_text(table, planned), FILE: settings_text(planned)}
         row = _example(table, planned)
+        needed = (planned.time, *(planned.key.of or (planned.key.name,)))
+        whole = not table.bad and all(table.columns[name].present == table.rows for name in needed)
     ignored = _ignores(folder)
     if ignored is None:
         texts[".gitignore"] = f"{_STATE}\n"
@@ -104,7 +106,8 @@ def scaffold(
             f"trimtab ingest {planned.name} {data}",
             f"trimtab ingest {planned.labels} {data}",
             "trimtab train",
-            f"trimtab predict {planned.model} {data} --out predictions.parquet",
+            # A file with rows that do not fit gets no answers.
+            *([f"trimtab predict {planned.model} {data} --out predictions.parquet"] if whole else []),
             f"trimtab predict {planned.model} --row {shlex.quote(row)}",
             "trimtab serve",
         ),

@@ -18,6 +18,7 @@ from trimtab.events.definitions import Time, source
 from trimtab.features.aggregates import mean
 from trimtab.features.definitions import label, request, view
 from trimtab.registry import Version
+from trimtab.testing.builders import a_gate_record
 from trimtab.training import Model, TrainingSet, build_training_set, model
 
 START_US = 1_356_998_400_000_000  # 2013-01-01
@@ -37,24 +38,12 @@ class World(msgspec.Struct, frozen=True):
 
     def passed_gate(self, candidate: Version, champion: Version | None, *, judged_at_us: int) -> GateRecord:
         """Return the gate record of a candidate that passed."""
-        return GateRecord(
+        return a_gate_record(
             id=f"gate_{candidate.number}_{champion.number if champion else 0}",
             model=candidate.model,
             candidate=candidate.id,
             champion=champion.id if champion else None,
             judged_at_us=judged_at_us,
-            window_start_us=0,
-            window_end_us=1,
-            rows=1,
-            metric="log_loss",
-            candidate_metric=0.4,
-            champion_metric=None,
-            difference=None,
-            bound=None,
-            margin=0.0,
-            passed=True,
-            checks={},
-            reason="fine",
         )
 
 

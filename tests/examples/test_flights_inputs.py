@@ -13,7 +13,7 @@ from trimtab import store
 from trimtab.app.state.definitions import load_definitions
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
-from trimtab.core.records import GateRecord, Prediction, Signal
+from trimtab.core.records import Prediction, Signal
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, parse_time_us
 from trimtab.events import EventFrame, read_file
 from trimtab.events.columns.frames import NEVER_US
@@ -23,6 +23,7 @@ from trimtab.monitoring.profiles.profile_store import Profiles
 from trimtab.monitoring.signals import every_signal
 from trimtab.registry import Registry
 from trimtab.registry.protection import CHAMPION
+from trimtab.testing.builders import a_gate_record
 from trimtab.training import Model, build_training_set, fit, save_training_set
 
 FLIGHTS = Path(__file__).parents[2] / "examples" / "flights"
@@ -66,12 +67,7 @@ class Year:
                 self.model, self.requests.take(before), self.frames, cut_us=cut_us, positions={"p0": 1}
             )
             made = registry.register(fit(self.model, rows), training_set=save_training_set(rows, blob))
-            gate = GateRecord(
-                id="gate", model=made.model, candidate=made.id, champion=None, judged_at_us=cut_us, window_start_us=0,
-                window_end_us=1, rows=1, metric="log_loss", candidate_metric=0.4, champion_metric=None, difference=None,
-                bound=None, margin=0.0, passed=True, reason="fine",
-                checks=dict.fromkeys(("loads", "finite", "calibrated", "better_by_margin", "provably_better"), True),
-            )  # fmt: skip
+            gate = a_gate_record(model=made.model, candidate=made.id, judged_at_us=cut_us)
             registry.put_gate(gate)
             registry.move(made.model, CHAMPION, made.id, gate=gate, why="test")
             profiles = Profiles(catalog, blob, clock)

@@ -19,7 +19,7 @@ from trimtab import store
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Column, Columns
 from trimtab.core.expressions.nodes import col
-from trimtab.core.records import DayQuality, GateRecord, Prediction, Signal
+from trimtab.core.records import DayQuality, Prediction, Signal
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, parse_time_us
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.definitions import Time, source
@@ -32,6 +32,7 @@ from trimtab.monitoring.inputs.monitor import InputMonitor
 from trimtab.monitoring.profiles.profile_store import Profiles
 from trimtab.registry import Registry, Version
 from trimtab.registry.protection import CHAMPION
+from trimtab.testing.builders import a_gate_record
 from trimtab.training import Model, build_training_set, fit, model, save_training_set
 
 BEGIN_US = parse_time_us("2024-01-01T00:00:00Z")  # a Monday
@@ -241,25 +242,7 @@ class Shop:
             world.model, world.requests().take(mine), frames, cut_us=world.cut_us, positions={"p0": 1}
         )
         made = self.registry.register(fit(world.model, rows), training_set=save_training_set(rows, self.blob))
-        gate = GateRecord(
-            id="gate",
-            model="shop",
-            candidate=made.id,
-            champion=None,
-            judged_at_us=world.cut_us,
-            window_start_us=0,
-            window_end_us=1,
-            rows=1,
-            metric="log_loss",
-            candidate_metric=0.4,
-            champion_metric=None,
-            difference=None,
-            bound=None,
-            margin=0.0,
-            passed=True,
-            checks=dict.fromkeys(("loads", "finite", "calibrated", "better_by_margin", "provably_better"), True),
-            reason="fine",
-        )
+        gate = a_gate_record(model="shop", candidate=made.id, judged_at_us=world.cut_us)
         self.registry.put_gate(gate)
         self.registry.move("shop", CHAMPION, made.id, gate=gate, why="test")
         return made

@@ -9,10 +9,11 @@ import pytest
 from lightgbm import LGBMClassifier
 
 from trimtab.core.clock import VirtualClock
-from trimtab.core.records import GateCheck, GateRecord
+from trimtab.core.records import GateCheck
 from trimtab.registry import Registry, Version
 from trimtab.store.file_blob import FileBlob
 from trimtab.store.sql_catalog import SqlCatalog
+from trimtab.testing.builders import a_gate_record
 from trimtab.training import evaluate, fit, save_evaluation, save_training_set, time_split
 
 NOW_US = 1_361_000_000_000_000
@@ -39,22 +40,13 @@ def judged(
     refit = registry.register(fit(model, training_set), training_set=digest, refit_of=version.id)
     registry.tag(version, "approved", note="Slices looked at | by hand.")
     registry.put_gate(
-        GateRecord(
+        a_gate_record(
             id="gate_1",
             model=version.model,
             candidate=version.id,
-            champion=None,
             judged_at_us=NOW_US,
-            window_start_us=0,
-            window_end_us=1,
             rows=100,
-            metric="log_loss",
-            candidate_metric=0.4,
-            champion_metric=None,
-            difference=None,
-            bound=None,
             margin=0.002,
-            passed=True,
             checks={"calibrated": True},
             reason="Passed.",
             findings=(GateCheck(name="calibrated", figure=0.01, bound=0.05, verdict="held", reason="Near enough."),),

@@ -3,7 +3,7 @@ import pytest
 from trimtab.core.errors import Misuse
 from trimtab.core.records import GateCheck, GateRecord
 from trimtab.registry.evidence import check_evidence
-from trimtab.testing.builders import a_version
+from trimtab.testing.builders import a_gate_record, a_version
 
 VERSION = a_version(id="c" * 64, number=2, runtime="sklearn", rows=1, actor="Ada")
 
@@ -14,11 +14,15 @@ def found(name: str, held: bool, reason: str) -> GateCheck:
 
 def record(*findings: GateCheck) -> GateRecord:
     checks = {one.name: one.verdict == "held" for one in findings}
-    return GateRecord(
-        id="g", model="m", candidate=VERSION.id, champion="d" * 64, judged_at_us=0, window_start_us=0, window_end_us=1,
-        rows=1, metric="log_loss", candidate_metric=0.3, champion_metric=0.4, difference=-0.1, bound=-0.05, margin=0.0,
-        passed=all(checks.values()), checks=checks, reason="Refused.", findings=findings,
-    )  # fmt: skip
+    return a_gate_record(
+        candidate=VERSION.id,
+        champion="d" * 64,
+        champion_metric=0.4,
+        passed=all(checks.values()),
+        checks=checks,
+        reason="Refused.",
+        findings=findings,
+    )
 
 
 SOUND = [

@@ -19,6 +19,7 @@ from trimtab.registry import Registry, Version
 from trimtab.store.file_blob import FileBlob
 from trimtab.store.ports import Put
 from trimtab.store.sql_catalog import SqlCatalog
+from trimtab.testing.builders import a_gate_record
 from trimtab.training import Fitted, evaluate, fit, save_evaluation, save_training_set, time_split
 
 NOW_US = 1_361_000_000_000_000
@@ -40,34 +41,19 @@ class Shop:
         return self.registry.register(self.fits[number], training_set=self.training_set, **given)
 
     def gate(self, candidate: Version, champion: Version | None, *, passed: bool = True, **given: Any) -> GateRecord:
-        record = GateRecord(
-            **{
-                "id": f"gate_{candidate.id[:6]}_{(champion.id if champion else 'none')[:6]}_{passed}",
-                "model": candidate.model,
-                "candidate": candidate.id,
-                "champion": champion.id if champion else None,
-                "judged_at_us": self.clock.now_us(),
-                "window_start_us": 0,
-                "window_end_us": 1,
-                "rows": 100,
-                "metric": "log_loss",
-                "candidate_metric": 0.4,
-                "champion_metric": 0.5 if champion else None,
-                "difference": -0.1 if champion else None,
-                "bound": -0.05 if champion else None,
-                "margin": 0.002,
-                "passed": passed,
-                "checks": {
-                    "loads": True,
-                    "finite": True,
-                    "calibrated": True,
-                    "better_by_margin": True,
-                    "provably_better": passed,
-                },
-                "reason": "Better by 0.1." if passed else "Worse by 0.1.",
-                **given,
-            }
-        )
+        fields = {
+            "id": f"gate_{candidate.id[:6]}_{(champion.id if champion else 'none')[:6]}_{passed}",
+            "model": candidate.model,
+            "candidate": candidate.id,
+            "champion": champion.id if champion else None,
+            "champion_metric": 0.5 if champion else None,
+            "judged_at_us": self.clock.now_us(),
+            "rows": 100,
+            "passed": passed,
+            "checks": {"loads": True},
+            "reason": "Better by 0.1." if passed else "Worse by 0.1.",
+        }
+        record = a_gate_record(**fields | given)
         self.registry.put_gate(record)
         return record
 

@@ -9,7 +9,7 @@ import msgspec
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.expressions.nodes import col
-from trimtab.core.records import DayQuality, GateRecord
+from trimtab.core.records import DayQuality
 from trimtab.core.time import DAY_US
 from trimtab.events import Time, source
 from trimtab.features.definitions import label, request
@@ -22,6 +22,7 @@ from trimtab.steering.ledger import Ledger
 from trimtab.steering.loop.controller import Controller
 from trimtab.steering.loop_state import Changes, PairedDay, Repair
 from trimtab.store import Append, Catalog, Entry, Put, Record, Remove
+from trimtab.testing.builders import a_gate_record
 from trimtab.training import model
 
 clicks = source("clicks", time="at", key="id", columns={"id": str, "clicked": bool})
@@ -136,11 +137,9 @@ class Bench:
         go_on()
         self.made += 1
         name = f"v{self.made}"
-        gate = GateRecord(
+        gate = a_gate_record(
             id=f"g{self.made}", model="click", candidate=name, champion=self.in_service, judged_at_us=cut_us,
-            window_start_us=0, window_end_us=cut_us, rows=10, metric="log_loss", candidate_metric=0.3,
-            champion_metric=0.4, difference=-0.1, bound=-0.05, margin=0.0, passed=passed, reason="r",
-            checks=dict.fromkeys(("loads", "finite", "calibrated", "better_by_margin", "provably_better"), passed),
+            window_end_us=cut_us, rows=10, champion_metric=0.5, difference=-0.1, bound=-0.05, passed=passed, reason="r",
             folds=1 if changes.onset is None else self.folds,
         )  # fmt: skip
         end = cut_us // DAY_US

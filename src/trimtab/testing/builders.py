@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from trimtab.core.clock import SystemClock
-from trimtab.core.records import Prediction, Signal
+from trimtab.core.records import GateRecord, Prediction, Signal
 from trimtab.registry.versions import Version
 from trimtab.serving.log.prediction_ids import PredictionIds
 from trimtab.training.environment import Environment
@@ -57,6 +57,34 @@ def a_signal(raised_at_us: int = 0, **changes: Any) -> Signal:
         evidence={"share": 0.5},
         message="Half of x is null.",
         subject=subject,
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def a_gate_record(**changes: Any) -> GateRecord:
+    """Make the record of a first version of model "m" that passed its gate.
+
+    >>> a_gate_record(passed=False).passed
+    False
+    """
+    made = GateRecord(
+        id="gate",
+        model="m",
+        candidate="b" * 64,
+        champion=None,
+        judged_at_us=0,
+        window_start_us=0,
+        window_end_us=1,
+        rows=1,
+        metric="log_loss",
+        candidate_metric=0.4,
+        champion_metric=None,
+        difference=None,
+        bound=None,
+        margin=0.0,
+        passed=True,
+        checks={},
+        reason="It passed.",
     )
     return msgspec.structs.replace(made, **changes)
 

@@ -220,7 +220,7 @@ from inference_client import inputs
 with triton.InferenceServerClient(sys.argv[2]) as client:
     for name in ("gzip", "deflate", None):
         print("OK", client.infer("late", inputs(triton, 2), compression_algorithm=name).as_numpy("score").size)
-bomb = bytes(200_000_000)
+bomb = bytes(100_000_000)
 options = [("grpc.max_send_message_length", -1)]
 for packed in (grpc.Compression.Gzip, grpc.Compression.Deflate):
     with grpc.insecure_channel(sys.argv[2], options, packed) as channel:
@@ -241,13 +241,13 @@ def test_a_message_that_is_unpacked_to_more_than_is_taken_is_not_unpacked(tmp_pa
     try:
         before = most_memory_bytes(server.process.pid)
         command = [sys.executable, "-c", PACKED, str(HERE), server.words[1]]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         grown = most_memory_bytes(server.process.pid) - before
     finally:
         code, complaints = server.stop()
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [*["OK 2"] * 3, *["bomb RESOURCE_EXHAUSTED"] * 4]
-    assert grown < 100_000_000  # a bomb is 200 MB, and 0.2 MB packed
+    assert grown < 50_000_000  # a bomb is 100 MB, and 0.1 MB packed
     assert code == 0, complaints
 
 

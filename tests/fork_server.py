@@ -1,4 +1,4 @@
-"""A process that has the libraries loaded and forks whatever `forked.py` asks it for: to load them takes seconds."""
+"""The fork server of `forked.py`: a process that has loaded the libraries, which takes seconds, and forks on request."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ ENDING = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.
 
 
 def wait_for_request(requests: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """Fork at each request; returns in the children only, with what was asked for and the files that were given.
+    """Fork at each request; return in the children only, with the request and the files that came with it.
 
-    The child's parent ends at once, so that whoever asked for it, who is an ancestor, becomes its parent and can wait
-    for it. When nobody is left who could ask, this process ends.
+    The child's parent ends at once, so that the process that sent the request, an ancestor, becomes its parent and can
+    wait for it. This process ends when the other end of the socket is closed.
     """
     while True:
         text, files, _, _ = socket.recv_fds(requests, 1 << 20, 16)
@@ -79,18 +79,18 @@ def wait_for_request(requests: socket.socket) -> tuple[dict[str, Any], list[int]
 
 
 def serve_until_asked(requests: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """Wait for a request; in the child for it, `forked` has a server of its own, which was forked from it."""
+    """Wait for a request, and return in its child. The child has a fork server of its own, forked from the child."""
     while True:
         asked, files = wait_for_request(requests)
         ours, requests = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if os.fork():
             requests.close()
             forked.SERVERS[:] = [forked.Server(ours, os.getpgrp(), HEEDED)]
-            subprocess.Popen = forked.Popen  # type: ignore[misc]  # what it starts begins as quickly
+            subprocess.Popen = forked.Popen  # type: ignore[misc]  # its children are forked, too
             return asked, files
         ours.close()
         for number in ENDING:
-            signal.signal(number, signal.SIG_IGN)  # it ends with the process that it was forked from
+            signal.signal(number, signal.SIG_IGN)  # the server ends with the process that it was forked from
         for file in files:
             os.close(file)
         with open(os.devnull, "r+b", buffering=0) as nothing:
@@ -99,12 +99,12 @@ def serve_until_asked(requests: socket.socket) -> tuple[dict[str, Any], list[int
 
 
 def become(asked: dict[str, Any], files: list[int]) -> None:
-    """Be what a new interpreter would be.
+    """Turn this process into what a new interpreter would be, and run its program.
 
     Args:
-        asked: Its options, arguments, folder and environment, whether it has a session or a group of its own, and which
-            numbers `files` have.
-        files: Standard input, output and error, and others that are passed on.
+        asked: The interpreter's options, arguments, folder and environment, the signals that it ignores, whether it has
+            a session or a group of its own, and the numbers of `files`.
+        files: Standard input, output and error, and further files that are passed on.
     """
     for number, handler in ENDING.items():
         signal.signal(number, handler)

@@ -1,8 +1,8 @@
-"""Python processes that begin at once: forked from one that has the libraries loaded, otherwise like any other.
+"""Python processes that start quickly, because they are forked from a process that has loaded the libraries.
 
-For tests of what a process does, not of how it begins: how much memory it takes, which modules it loads and how many
-threads its libraries have say nothing here. A command of another kind, or one that needs what only a new interpreter
-has, is started as by `subprocess`.
+Use them for tests of what a process does. Tests of how a process starts need a real one: memory use, loaded modules and
+the number of threads are those of the fork server here. A command that a fork cannot run (another program, options of
+the interpreter) is started by `subprocess`.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from typing import Any
 
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: a child whose parent ends becomes a child of this process
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-BEFORE = [["-X", "faulthandler"], ["-P"]]  # options of the interpreter that a fork can heed
-LATE = {"PYTHONPATH", "PYTHONWARNINGS", "PYTHONUNBUFFERED"}  # variables of the interpreter that a fork can heed
+BEFORE = [["-X", "faulthandler"], ["-P"]]  # options of the interpreter that a fork can follow
+LATE = {"PYTHONPATH", "PYTHONWARNINGS", "PYTHONUNBUFFERED"}  # variables of the interpreter that a fork can follow
 
 
 class Server:
-    """A process that forks.
+    """A fork server: a process that forks on request.
 
     Args:
-        requests: Speaks to it; when this is closed, it ends.
-        group: The group that it and its children are in.
-        begun_with: What it heeded of the environment that it was started with.
+        requests: The socket for requests. The server ends when it is closed.
+        group: The process group of the server and its children.
+        begun_with: The environment variables of the interpreter that the server was started with.
     """
 
     def __init__(self, requests: socket.socket, group: int, begun_with: dict[str, str]) -> None:
@@ -41,34 +41,38 @@ class Server:
         self._requests, self._lock = requests, threading.Lock()
 
     def fork(self, asked: dict[str, Any], files: Sequence[int]) -> int:
-        """The number of a child of this process; `asked` and `files` are those of `fork_server.become`."""
+        """Fork a child of this process, and return its id; for `asked` and `files` see `fork_server.become`."""
         libc = ctypes.CDLL(None)
         with self._lock:
             libc.prctl(SUBREAPER, 1, 0, 0, 0)
             try:
                 socket.send_fds(self._requests, [json.dumps(asked).encode()], files)
                 child = int(self._requests.recv(100))
-                self._requests.recv(100)  # its parent has ended, so that it is ours
+                self._requests.recv(100)  # the parent of the child has ended, so this process has become its parent
             finally:
                 libc.prctl(SUBREAPER, 0, 0, 0, 0)
         return child
 
 
 def at_begin(environment: Mapping[str, str]) -> dict[str, str]:
-    """Of an environment what a new interpreter would heed, and a fork cannot."""
+    """Return the variables that a new interpreter would follow and a fork cannot."""
     return {k: v for k, v in environment.items() if k.startswith(("PYTHON", "LD_", "LC_", "LANG")) and k not in LATE}
 
 
-SERVERS: list[Server] = []  # none, or that of this process
+SERVERS: list[Server] = []  # empty, or the server of this process
 
 
 def server() -> Server:
-    """The server of this process."""
+    """Return the fork server of this process, which is started at the first call."""
     if not SERVERS:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [sys.executable, str(Path(__file__).with_name("fork_server.py")), str(theirs.fileno())]
-            alone = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # who forks has no threads
+            alone = {
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "OPENBLAS_NUM_THREADS": "1",
+            }  # a process that forks must have no threads
             started = subprocess.Popen(command, env=alone, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         atexit.register(lambda: (ours.close(), started.wait()))
         SERVERS.append(Server(ours, os.getpgrp(), at_begin(alone)))
@@ -76,7 +80,7 @@ def server() -> Server:
 
 
 class Popen(subprocess.Popen[Any]):
-    """`subprocess.Popen`, quicker for `[sys.executable, "-c" or "-m" or a file, ...]`."""
+    """`subprocess.Popen`, which forks for `[sys.executable, "-c" or "-m" or a file, ...]`."""
 
     def _execute_child(self, args: Any, *more: Any) -> None:
         _, preexec, _, pass_fds, cwd, given, _, _, shell, *pipes = more[:15]
@@ -119,7 +123,7 @@ def run(
     timeout: float | None = None,
     **options: Any,
 ) -> subprocess.CompletedProcess[Any]:
-    """`subprocess.run` by this `Popen`."""
+    """`subprocess.run` with this `Popen`."""
     if capture_output:
         options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     if (given := options.pop("input", None)) is not None:
@@ -136,5 +140,5 @@ def run(
     return done
 
 
-# For a module that says `subprocess.Popen`.
+# Replaces `subprocess` in a module that calls `subprocess.Popen`.
 LIKE_SUBPROCESS = types.SimpleNamespace(**{**vars(subprocess), "Popen": Popen, "run": run})

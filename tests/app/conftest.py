@@ -34,5 +34,5 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trained(trained_once: Path, tmp_path: Path) -> Path:
-    """A project with two versions in service, its state its own."""
+    """Return a copy of the project with two deployments, which the test may change."""
     return Path(shutil.copytree(trained_once, tmp_path / "project"))

@@ -19,7 +19,7 @@ from command import COMMAND, Run, churn_rows, clean_environment, write_csv
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run `trimtab` with arguments in a process of its own, in the test's folder."""
+    """Run `trimtab` with arguments in a new process, in the test's folder."""
 
     def run_command(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
         return forked.run(

@@ -1,4 +1,4 @@
-"""A log in a list, and what a history must hold according to a naive reading of it."""
+"""An event log in memory, and this folder on the path, for `kinds`."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # kinds
 
 
 class ListLog:
-    """A log of several partitions in memory, the smallest one that does what the port says."""
+    """The smallest log of several partitions that does what the port `Log` requires."""
 
     def __init__(self, partition: str = "p1", now_us: int = 0) -> None:
         self.partition = partition

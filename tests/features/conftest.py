@@ -1,4 +1,4 @@
-"""Lets the tests here import `oracle` and `strategies`, which lie next to them."""
+"""This folder on the path, for `oracle` and `strategies`."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A way to the made-up shop, which lies next to the tests of inputs."""
+"""This folder on the path, for the generated shop of `input_world`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A way to the modules that lie beside these tests."""
+"""This folder on the path, for the modules beside the tests."""
 
 from __future__ import annotations
 

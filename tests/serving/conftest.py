@@ -1,4 +1,4 @@
-"""A small shop: payments, checkouts, and a scorer whose arithmetic is plain to see."""
+"""A small shop: payments, checkouts, and a model whose scores can be checked by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # a child that a test starts has it from here
+sys.path.insert(0, str(Path(__file__).parents[1]))  # child processes get this path
 
 import forked
 from trimtab import features as tt
@@ -41,7 +41,7 @@ SECOND_US = 1_000_000
 
 
 class Weighted:
-    """A model that can be checked by hand: the weighted sum of the inputs that are there."""
+    """A model whose score is the weighted sum of the inputs that are not missing."""
 
     def __init__(self, weights: list[float]) -> None:
         self.weights = weights
@@ -54,7 +54,7 @@ class Weighted:
 
 
 class Shop:
-    """Everything behind one endpoint, on real stores under `folder`, at a time that the test sets."""
+    """One endpoint and all that it needs, on real stores in `folder`, with a clock that the test sets."""
 
     payments = source("payments", time="paid_at", columns={"user": str, "amount": float})
     spent = tt.view(
@@ -115,7 +115,7 @@ class Shop:
         return {"payments": history.frame("payments")}, dict(history.positions)
 
     def pay(self, user: str, amount: float, *, after_s: float = 1.0) -> None:
-        """A payment, `after_s` after the last thing that happened, applied at once."""
+        """Move the clock by `after_s`, and apply a payment at once."""
         self.wait(after_s)
         self.ingestor.push("payments", [{"user": user, "amount": amount, "paid_at": self.clock.now_us()}])
         self.apply()
@@ -128,7 +128,7 @@ class Shop:
         self.clock.advance_to(self.clock.now_us() + round(seconds * SECOND_US))
 
     def ask(self, user: str | None = "ann", **columns: Any) -> dict[str, Any]:
-        """A request row."""
+        """Return a request row."""
         return {"id": "c1", "user": user, "basket": 12.5, "kind": "web", "at": self.clock.now_us(), **columns}
 
     def close(self) -> None:
@@ -138,7 +138,7 @@ class Shop:
 
 
 class Server:
-    """`serving_process.py` on a free port."""
+    """A process of `serving_process.py` on a free port."""
 
     def __init__(
         self, folder: Path, mode: str = "relaxed", *, port: int = 0, work_s: float = 0.0, grace_s: float = 10.0
@@ -155,17 +155,17 @@ class Server:
         self.url = found[0]
 
     def kill(self) -> None:
-        """End it as the power would."""
+        """Kill the process, as a power failure would."""
         self.process.kill()
         self.process.communicate()
 
     def stop(self) -> tuple[int, str]:
-        """Ask it to end; its exit code and what it complained about."""
+        """Terminate the process; return its exit status and standard error."""
         self.process.terminate()
         return self.ended()
 
     def ended(self) -> tuple[int, str]:
-        """Wait until it has ended by itself; its exit code and what it complained about."""
+        """Wait for the process to end; return its exit status and standard error."""
         _, complaints = self.process.communicate(timeout=60)
         return self.process.returncode, complaints
 

@@ -1,4 +1,4 @@
-"""Lets the tests here import `worlds`, which lies beside them."""
+"""This folder on the path, for `worlds` and `drift_worlds`."""
 
 import sys
 from pathlib import Path

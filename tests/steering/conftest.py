@@ -1,4 +1,4 @@
-"""A way to what lies beside the tests."""
+"""This folder on the path, for `rig`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writers that are killed in the middle of their work, and what they had acknowledged by then."""
+"""Fixtures that run writers of a store, kill them in the middle of their work, and return what they acknowledged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Start = Callable[[str, str, Path], subprocess.Popen[str]]
 
 @pytest.fixture
 def killed(request: pytest.FixtureRequest) -> Killed:
-    """Run a writer of a store from a number on, kill -9 it at a random moment; the lines it acknowledged."""
+    """Run a writer that begins with a number, kill it at a random time, and return the lines that it acknowledged."""
     rng = random.Random(request.node.name)
 
     def run(store: str, path: Path, first: int) -> list[str]:
@@ -34,7 +34,7 @@ def killed(request: pytest.FixtureRequest) -> Killed:
         with forked.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             try:
-                lines = [process.stdout.readline()]  # it is open and has written once
+                lines = [process.stdout.readline()]  # the store is open and has one write
                 time.sleep(rng.random() * 0.1)
                 os.kill(process.pid, signal.SIGKILL)
                 lines += process.stdout.readlines()
@@ -48,7 +48,7 @@ def killed(request: pytest.FixtureRequest) -> Killed:
 
 @pytest.fixture
 def run_writer() -> Run:
-    """Run a writer to its end; the lines it printed."""
+    """Run a writer to its end, and return the lines that it printed."""
 
     def run(store: str, how: str, path: Path) -> list[str]:
         command = [sys.executable, "-W", "error", str(WRITERS), store, how, str(path), "1"]
@@ -61,7 +61,7 @@ def run_writer() -> Run:
 
 @pytest.fixture
 def start_writer() -> Iterator[Start]:
-    """Start a writer and let it run; it is ended with the test."""
+    """Start a writer, which is killed at the end of the test."""
     processes: list[subprocess.Popen[str]] = []
 
     def start(store: str, how: str, path: Path) -> subprocess.Popen[str]:
@@ -80,11 +80,11 @@ def start_writer() -> Iterator[Start]:
 
 @pytest.fixture
 def in_child() -> Callable[[Callable[[], object]], None]:
-    """Do something in a forked child, which ends as a Python process does; the test fails when that fails."""
+    """Call a function in a forked child. The test fails if the function raises."""
 
     def run(what: Callable[[], object]) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside native threads
+            warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks while threads run
             pid = os.fork()
         if pid == 0:
             status = 1

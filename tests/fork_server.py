@@ -1,4 +1,4 @@
-"""The fork server of `forked.py`: a process that has loaded the libraries, which takes seconds, and forks on request."""
+"""The fork server of `forked.py`: a process that has loaded the libraries, and forks on request."""
 
 from __future__ import annotations
 

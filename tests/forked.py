@@ -72,7 +72,7 @@ def server() -> Server:
                 **os.environ,
                 "OMP_NUM_THREADS": "1",
                 "OPENBLAS_NUM_THREADS": "1",
-            }  # a process that forks must have no threads
+            }  # it forks, so without threads
             started = subprocess.Popen(command, env=alone, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         atexit.register(lambda: (ours.close(), started.wait()))
         SERVERS.append(Server(ours, os.getpgrp(), at_begin(alone)))

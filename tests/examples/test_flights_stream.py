@@ -196,7 +196,7 @@ def test_a_strange_week_gives_the_same_bits_online_offline_and_by_brute_force(
     names = week.features.names
     differ = 0
     groups = groupby(week.asked, key=lambda asked: asked[2])
-    for positions, of_group in [(p, list(g)) for p, g in groups][::2]:
+    for positions, of_group in [(p, list(g)) for p, g in groups][::8]:
         given: Any = Upto(week.log)
         history = History(given, [LANDINGS, WEATHER], upto=positions)
         history.refresh()

@@ -38,8 +38,13 @@ if settings().deadline is not None:  # not under CI, where Hypothesis loads its 
 # system in memory, so tests with kills prove the same there. `make soak` and the fast subset of CI set TMPDIR, and so
 # run on the disk.  # D0210
 MEMORY = Path("/dev/shm")
+SCRATCH: list[
+    str
+] = []  # the folder that this process made, which is removed at its end; pytest removes its own folders
 if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4 << 30:
-    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+    SCRATCH.append(tempfile.mkdtemp(prefix="trimtab-tests-", dir=MEMORY))
+    os.environ["TMPDIR"] = tempfile.tempdir = SCRATCH[0]
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
 
 SOAK_JSON = Path(__file__).parents[1] / "build" / "soak.json"
 
@@ -106,6 +111,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if campaigns:
         SOAK_JSON.parent.mkdir(exist_ok=True)
         SOAK_JSON.write_bytes(msgspec.json.format(msgspec.json.encode(campaigns), indent=2) + b"\n")
+
+
+def pytest_unconfigure() -> None:
+    for folder in SCRATCH:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

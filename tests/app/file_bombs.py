@@ -165,8 +165,9 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
     return bytes(out)
 
 
-def tables(rng: random.Random) -> Iterator[FileBomb]:
-    n = rng.randint(1, 8)
+def tables(rng: random.Random, most: int = 8) -> Iterator[FileBomb]:
+    """Make tables, each up to `most` times as large as the smallest."""
+    n = rng.randint(1, most)
     whole, head = table(300 * n), b"site,level,read_at\n"
     kinds: dict[str, tuple[str, Callable[[], bytes]]] = {
         "the same row": (".parquet", lambda: table(n * 10_000_000, compression="zstd")),

@@ -32,6 +32,7 @@ class Impatient:
         self.reconnect = reconnect
         self.poll = select.epoll()
         self.open: dict[int, socket.socket] = {}
+        self.parts: dict[int, bytes] = {}  # of an answer that is not there whole
         self.health: tuple[socket.socket, float] | None = None
         self.statuses: dict[str, int] = {}
         self.waits: set[str] = set()
@@ -88,6 +89,12 @@ class Impatient:
             return
         except OSError:
             answer = b""
+        if answer:
+            answer = self.parts.pop(fd, b"") + answer
+            if not _is_whole(answer):  # its body comes later, on a busy machine
+                self.parts[fd] = answer
+                return
+        self.parts.pop(fd, None)
         status = answer[9:12].decode() or "closed"
         self.statuses[status] = self.statuses.get(status, 0) + 1
         at = answer.find(b"retry-after: ")
@@ -100,6 +107,12 @@ class Impatient:
         else:
             with suppress(OSError):  # it is closed: found when it is read
                 sock.send(self.request)
+
+
+def _is_whole(answer: bytes) -> bool:
+    head, found, body = answer.partition(b"\r\n\r\n")
+    length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+    return bool(found) and len(body) >= int(length or 0)
 
 
 def main(port: int, connections: int, seconds: float, *reconnect: str) -> None:

@@ -18,8 +18,8 @@ from trimtab.store.ports import Log, LogRecord, Table
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_COMMIT = 100_000  # how many records of one partition go into one commit of each table
-_COMMIT_BYTES = 16 << 20  # size of payloads that ends a commit; values take 20 times as much memory
+_COMMIT = 200_000  # how many records of one partition go into one commit of each table
+_COMMIT_BYTES = 4 << 20  # size of payloads that ends a commit; values take 20 times as much memory
 _BATCH = 10_000
 
 # The columns for the fields of a record. They begin with an underscore, which no column of a source does.

@@ -15,6 +15,7 @@ from trimtab.core.time import DAY_US
 from trimtab.feedback.blocks import BlockSums, DayBlocks
 from trimtab.monitoring.quality.detectable_rises import detectable_in_words, detectable_rises
 from trimtab.monitoring.quality.quality import QualityMonitor
+from trimtab.monitoring.quality.watches import advanced_slice, learnt_slices
 from trimtab.monitoring.signals import listed_signals, standing_signals
 from trimtab.stats.exact_sums import exact_sum
 from trimtab.store import Catalog
@@ -229,8 +230,8 @@ def test_one_slice_of_fifty_one_that_gets_worse_is_named_with_its_interval(catal
     before = {
         name: [
             DayQuality(
-                model="m", version="v1", day_us=one.day_us, predictions=100, labelled=100, missing=0, score_sum=0.0,
-                label_sum=0.0, loss_sum=0.0, capped_loss_sum=100 * float(chance.normal(0.2, 0.03)),
+                model="m", version="v1", day_us=one.day_us, predictions=100, labelled=100, missing=0, score_sum=30.0,
+                label_sum=30.0, loss_sum=0.0, capped_loss_sum=100 * float(chance.normal(0.2, 0.03)),
                 expected_loss_sum=20.0,
             )
             for one in reference
@@ -282,7 +283,7 @@ def test_a_slice_whose_gap_opens_is_named_but_not_one_whose_gap_closes(
     before = [
         msgspec.structs.replace(
             one, predictions=1, labelled=1, label_sum=0.0, score_sum=healthy_gap + float(chance.normal()),
-            capped_loss_sum=0.2, expected_loss_sum=0.2,
+            capped_loss_sum=0.2, expected_loss_sum=None,
         )
         for one in reference
     ]  # fmt: skip
@@ -295,6 +296,29 @@ def test_a_slice_whose_gap_opens_is_named_but_not_one_whose_gap_closes(
     monitor.observe(live, now_us=130 * DAY_US, slices=gap_blocks(live, gaps))
     found = [one.message for one in standing_signals(catalog, "m")]
     assert [one.startswith("state=DC: the gap between predicted and true mean is") for one in found] == [True] * rings
+
+
+def one_flight(number: int, score: float, late: bool) -> DayQuality:
+    """A day with one flight of a slice: its score, and whether it was late."""
+    loss = -np.log(score if late else 1.0 - score)
+    return DayQuality(
+        model="m", version="v1", day_us=number * DAY_US, predictions=1, labelled=1, missing=0, score_sum=score,
+        label_sum=float(late), loss_sum=loss, capped_loss_sum=min(loss, LOSS_CAP),
+        expected_loss_sum=-score * np.log(score) - (1.0 - score) * np.log(1.0 - score),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("late_days", "watched"), [(0, False), (3, False), (12, True)])
+def test_a_slice_whose_reference_holds_few_events_is_not_watched(late_days: int, watched: bool) -> None:
+    """Three late flights in a row are no proof of a change where two months had none, as one in twelve may be late."""
+    scores = np.random.default_rng(4).uniform(0.078, 0.082, 90)
+    days = [one_flight(n, float(scores[n]), n % 5 == 1 and n < 5 * late_days) for n in range(60)]
+    live = [one_flight(n, float(scores[n]), n in (70, 71, 72)) for n in range(60, 90)]
+    found = learnt_slices("quality_loss", {"carrier=HA": days}, 6_000.0, {})
+    assert bool(found) == watched
+    for one in live:
+        found = {name: advanced_slice(figure, "quality_loss", one, 0) for name, figure in found.items()}
+    assert not any(figure.alarming for figure in found.values())
 
 
 def test_a_canary_that_is_worse_rings_under_its_own_name_until_it_is_gone(

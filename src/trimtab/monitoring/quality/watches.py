@@ -31,7 +31,8 @@ FULL_REFERENCE = 28  # a reference of fewer days is called provisional
 _PROVABLY = 1.645  # the number of standard errors of a one-sided 95 % bound
 # the argument `low` of `learn_alarm` for slices: only changes of more than a day's variation are looked for
 _SLICE_LOW = -0.75
-_SLICE_STEPS = 60  # how many days of a slice are kept, to estimate when a change began
+_LEAST_OF_EACH = 5  # least number of labels of each outcome in the reference days of a slice
+_SLICE_STEPS = 60  # number of days that are kept to date the onset of a slice's change
 
 
 class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,13 +193,27 @@ def learnt_values(
 def learnt_slices(
     kind: str, slices: Mapping[str, Sequence[DayQuality]], run_length: float, allowance: Mapping[str, float]
 ) -> dict[str, MetricValue]:
-    """Return the watched value of one kind for each slice that has enough reference days."""
+    """The watched values of one kind, for each slice whose reference days show how much it varies."""
     low = _SLICE_LOW if kind == CALIBRATION else LOW
     found = {
-        name: learnt_values((kind,), days, run_length, allowance, low)[0].get(kind) for name, days in slices.items()
+        name: learnt_values((kind,), days, run_length, allowance, low)[0].get(kind)
+        for name, days in slices.items()
+        if _varied(days)
     }
     known = {name: figure for name, figure in found.items() if figure is not None}
     return {name: _from_zero(figure) for name, figure in known.items()} if kind == CALIBRATION else known
+
+
+def _varied(days: Sequence[DayQuality]) -> bool:
+    """Return whether each of two outcomes came often enough to tell the spread of a day; true for other labels.
+
+    One flight a day that was late twice in two months has days that differ by the scores alone. Its next two late
+    flights would be many standard deviations away.
+    """
+    if any(day.expected_loss_sum is None for day in days):  # the scores are no probabilities
+        return True
+    rows, came = sum(day.labelled for day in days), sum(day.label_sum for day in days)
+    return min(came, rows - came) >= _LEAST_OF_EACH
 
 
 def advanced(figure: MetricValue, kind: str, day: DayQuality, skipped: int) -> MetricValue:

@@ -31,8 +31,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """The properties of one kind of aggregate.
 
     A new kind needs a row in `KINDS`, an offline kernel in `offline/kernels/table.py`, and online either a sketch in
-    `online/packed/sketches.py` or a value computed from sums in `online/read/reader.py`. The names in `__all__` are
-    also public names of `trimtab.features` and `trimtab`.
+    `online/packed/sketches.py` or a value from sums in `online/read/reader.py`. `__all__` says what is public.
     """
 
     # "value": the type of the values; "total": the same, but int for bool
@@ -46,8 +45,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     decays: bool = False  # whether older values have a smaller weight
     places: str = ""  # the function that declares several places of this kind at once: `last_n` or `top_k`
     explains_loss: Callable[[float, float, int], bool] = lambda used, left, keep: True
-    # A function of (used, left, keep): whether a window that gives `left` can give `used` with more events in it. NaN
-    # means null, and `keep` is that of the aggregate.
+    # of (used, left, keep): whether a window that gives `left` can give `used` with more events in it; NaN is null
 
 
 def _null_or(holds: Callable[[float, float], bool]) -> Callable[[float, float, int], bool]:
@@ -101,8 +99,7 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     over_us: int | None = None  # None: the window is unlimited; always None for `latest`
     hop_us: int = 0
     max_age_us: int | None = None  # only for `latest`
-    # the window ends this long before the time of the request, rounded down to a hop (a step of the window)
-    until_us: int = 0
+    until_us: int = 0  # the window ends this long before the request, rounded down to a hop (a step of the window)
     place: int = 1  # for `last` and `top`: 1 is the newest or the most frequent value
     keep: int = 0  # for `count_distinct`: how many hashes are kept
     half_life_us: int = 0  # for `decayed_sum` and `decayed_mean`

@@ -48,8 +48,6 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 class Registry:
     """The versions and aliases of all models of a project. Several processes may use them at the same time.
 
-    A gate record is the stored judgement of a candidate. The caller closes the catalogue and the blob store.
-
     Args:
         catalog: The store of records.
         blob: The store of artifacts and other large values.

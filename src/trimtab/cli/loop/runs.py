@@ -51,8 +51,8 @@ def run(action: str, run_id: str) -> None:
     with opened_project() as project:
         now_us = project.clock.now_us()
         found = project.run(run_id) if action == "show" else project.cancel_run(run_id, actor=account())
-    asked = [f"{found.id}: asked to end. See: trimtab run show {found.id}"]
-    show(found, run_lines(found, now_us) if action == "show" else asked)
+    lines = [f"{found.id}: requested to end. See: trimtab run show {found.id}"]
+    show(found, run_lines(found, now_us) if action == "show" else lines)
 
 
 def run_lines(run: Run, now_us: int | None = None) -> Iterator[str]:

@@ -11,6 +11,7 @@ from trimtab.events.definitions import Source
 from trimtab.events.records import Event, decode_all
 from trimtab.events.tables import Moved, recorded
 from trimtab.events.values.fitting import FileRows
+from trimtab.store.log_places import records_between
 from trimtab.store.ports import Log
 
 
@@ -77,7 +78,5 @@ def _recorded(source: Source, log: Log, moved: Moved) -> Iterator[Sequence[Event
     for records in recorded(tables, [source], {}):
         yield decode_all([record.payload for record in records])
     for partition, last in log.positions().items():
-        after = 0
-        while after < last and (found := log.read(partition, after)):
-            yield decode_all([record.payload for record in found])
-            after = found[-1].position
+        for records in records_between(log, partition, 0, last):
+            yield decode_all([record.payload for record in records])

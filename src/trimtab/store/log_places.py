@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from trimtab.store.ports import Log
+from collections.abc import Iterator
+
+from trimtab.store.ports import Log, LogRecord
 
 
 def positions_before(log: Log, at_us: int) -> dict[str, int]:
@@ -27,3 +29,12 @@ def begin_of(log: Log, partition: str, last: int) -> int:
     """Return the position up to which records were removed from a partition, or `last` if no record is left."""
     first = log.read(partition, 0, limit=1)
     return first[0].position - 1 if first else last
+
+
+def records_between(
+    log: Log, partition: str, after: int, last: int, *, batch: int = 10_000
+) -> Iterator[list[LogRecord]]:
+    """Yield the records of a partition after one position and up to another, in batches, without truncated records."""
+    while after < last and (records := log.read(partition, after, limit=batch)):
+        after = records[-1].position
+        yield records if after <= last else [one for one in records if one.position <= last]

@@ -12,7 +12,6 @@ from trimtab.store.log_places import begin_of
 
 _SEVERAL = 4  # this many times the sample size is read, so that rare versions and arms are found
 _FEW = 20_000  # a log with at most this many predictions is read completely
-_BLOCK = 10_000
 
 
 def draw(
@@ -42,12 +41,8 @@ def draw(
 
 def _all(predictions: PredictionLog, ends: Mapping[str, int], after: Mapping[str, int]) -> Iterator[Prediction]:
     for name, last in sorted(ends.items()):
-        reached = after.get(name, 0)
-        while reached < last and (records := predictions.log.read(name, reached, limit=min(_BLOCK, last - reached))):
-            for record in records:
-                if not record.payload.startswith(ERASED):
-                    yield decode(record.payload, name, record.position)
-            reached = records[-1].position
+        for block in predictions.between(name, after.get(name, 0), last):
+            yield from block
 
 
 def _spread(

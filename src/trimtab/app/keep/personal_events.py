@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,6 +15,7 @@ from trimtab.core.columns.data import Columns
 from trimtab.events.definitions import Source
 from trimtab.events.records import ERASED, Event, decode, encode, erased, known_at_us
 from trimtab.events.tables import table_rows
+from trimtab.store.log_places import records_between
 from trimtab.store.ports import Log, LogRecord, Table
 from trimtab.training.definitions import Model
 
@@ -25,7 +26,6 @@ Instead = dict[str, dict[int, bytes]]  # by partition and position: the new payl
 Place = tuple[str, int]  # partition and position
 # By model: the keys of erased requests, and those among them that other, remaining requests have as well.
 RequestKeys = dict[str, tuple[set[str], set[str]]]
-_BATCH = 10_000
 
 
 class TableErasure(msgspec.Struct, frozen=True, kw_only=True):
@@ -241,7 +241,4 @@ class _Link:
 
 def _records(log: Log) -> Iterator[LogRecord]:
     for partition, last in log.positions().items():
-        after = 0
-        while after < last and (records := log.read(partition, after, limit=_BATCH)):
-            yield from records
-            after = records[-1].position
+        yield from chain.from_iterable(records_between(log, partition, 0, last))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,7 +25,8 @@ from trimtab.events.columns.frames import NEVER_US
 from trimtab.events.records import ERASED, decode
 from trimtab.features.online.store import read_cursors
 from trimtab.steering.ledger import Entry, Ledger
-from trimtab.store.ports import Log, LogRecord, Repairable
+from trimtab.store.log_places import records_between
+from trimtab.store.ports import LogRecord, Repairable
 
 if TYPE_CHECKING:
     from trimtab.app.system import System
@@ -164,7 +166,8 @@ def _go_on(system: System, lost: LostRange, actor: str) -> None:
         again = ((record.payload, now_us) for record in _unread(system, lost.partition, end))
     else:  # predictions are in no table, so all remaining ones get later positions
         Ledger(state.catalog).write([row])
-        again = ((record.payload, record.appended_at_us) for record in _records(log, lost.partition, end))
+        left = chain.from_iterable(records_between(log, lost.partition, 0, end))
+        again = ((record.payload, record.appended_at_us) for record in left)
     log.skip_to(lost.partition, lost.last, again)
 
 
@@ -175,7 +178,7 @@ def _unread(system: System, partition: str, end: int) -> Iterator[LogRecord]:
     not declared, so that no table takes them.
     """
     seen_us, known = _seen_us(system, partition, end), {ERASED, *system.definitions.sources}
-    for record in _records(system.state.events, partition, end):
+    for record in chain.from_iterable(records_between(system.state.events, partition, 0, end)):
         if record.appended_at_us > seen_us or decode(record.payload).source not in known:
             yield record
 
@@ -193,10 +196,3 @@ def _seen_us(system: System, partition: str, end: int) -> int:
             mine = np.array(rows["_partition"].to_list()) == partition
             seen += rows["_append_at"].values[mine].tolist()
     return max(seen) if len(seen) > 1 else NEVER_US
-
-
-def _records(log: Log, partition: str, end: int) -> Iterator[LogRecord]:
-    after = 0
-    while after < end and (records := log.read(partition, after)):
-        yield from records
-        after = records[-1].position

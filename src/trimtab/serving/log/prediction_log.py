@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.records import Prediction
@@ -10,7 +11,7 @@ from trimtab.serving.log.logged_late import SOON_US, LoggedLate, check_search, h
 from trimtab.serving.log.prediction_ids import id_time_us
 from trimtab.serving.log.prediction_record import ERASED, KNOWN, decode, encode, encode_value
 from trimtab.store.log_order import in_order, intervals
-from trimtab.store.log_places import position_before, positions_before
+from trimtab.store.log_places import position_before, positions_before, records_between
 from trimtab.store.ports import Log, LogRecord
 
 _BLOCK = 2_000  # this many records are read together; more would not fit into the processor's caches
@@ -191,9 +192,8 @@ class PredictionLog:
 
         Records that were removed from the log are skipped.
         """
-        while after < through and (records := self.log.read(partition, after, limit=_BLOCK)):
-            after = records[-1].position
-            yield _decoded((one for one in records if one.position <= through), model)
+        for records in records_between(self.log, partition, after, through, batch=_BLOCK):
+            yield _decoded(records, model)
 
     def find_all(
         self, wanted: Callable[[Prediction], bool], *, may_be_in: Callable[[bytes], bool] = lambda payload: True
@@ -205,15 +205,12 @@ class PredictionLog:
         """
         found: dict[str, dict[int, bytes]] = {}
         for partition, last in self.log.positions().items():
-            after = 0
-            while after < last and (records := self.log.read(partition, after, limit=_BLOCK)):
-                for record in records:
-                    if record.payload.startswith(ERASED) or not may_be_in(record.payload):
-                        continue
-                    prediction = decode(record.payload, partition, record.position)
-                    if wanted(prediction):
-                        found.setdefault(partition, {})[record.position] = ERASED + encode_value(prediction.id)
-                after = records[-1].position
+            for record in chain.from_iterable(records_between(self.log, partition, 0, last, batch=_BLOCK)):
+                if record.payload.startswith(ERASED) or not may_be_in(record.payload):
+                    continue
+                prediction = decode(record.payload, partition, record.position)
+                if wanted(prediction):
+                    found.setdefault(partition, {})[record.position] = ERASED + encode_value(prediction.id)
         return found
 
     def positions_before(self, at_us: int) -> dict[str, int]:

@@ -76,32 +76,31 @@ def _usual_delimiter(path: Path) -> str:
 
 
 def read_texts(path: Path, delimiter: str, names: Sequence[str]) -> Iterator[Columns]:
-    """Yield all columns of a CSV file as texts, some thousand rows at a time. Empty fields are null.
+    """Read all columns of a CSV file as text, some thousand rows at a time. Lines that do not fit are left out.
 
     Args:
         path: The file.
         delimiter: The separator of the fields.
-        names: The names to give to the columns, in place of those in the header.
-
-    Raises:
-        Misuse: A line does not have one field per column. The message names the line.
+        names: The names of the columns, which replace those of the header.
     """
     with open_text(path) as stream:
         records = _Records(stream, delimiter)
         width = len(records.header(f"file {path}"))
-        dtypes: dict[str, Dtype] = dict.fromkeys(names, "str")
-        columns = _ColumnParts(names, dtypes, ("",))
+        texts: list[list[str]] = [[] for _ in names]
         for part in records.parts(width):
-            if part.bad:
-                number, _, _, found = part.bad[0]
-                raise Misuse(f"file {path}, line {number}: needed a line that fits, found {found}. Correct it.")
-            columns.add(part.rows)
-            if columns.rows >= _TOGETHER:
-                yield columns.table()
-                columns = _ColumnParts(names, dtypes, ("",))
-        yield columns.table()
-    if records.lines != (lines := count_lines(path)):
-        raise Corrupt(f"file {path}: it has {lines:,} lines, but {records.lines:,} were read. Report it.")
+            for column_texts, more in zip(texts, zip(*part.rows, strict=True), strict=bool(part.rows)):
+                column_texts.extend(more)
+            if len(texts[0]) >= _TOGETHER:
+                yield _text_columns(names, texts)
+                texts = [[] for _ in names]
+        yield _text_columns(names, texts)
+
+
+def _text_columns(names: Sequence[str], texts: Sequence[list[str]]) -> Columns:
+    arrays = [np.empty(len(one), object) for one in texts]
+    for array, one in zip(arrays, texts, strict=True):
+        array[:] = one
+    return Columns({name: Column("str", array) for name, array in zip(names, arrays, strict=True)})
 
 
 class _Part:
@@ -292,18 +291,34 @@ class _ColumnParts:
         return (made, {}) if made is not None else _by_distinct(dtype, texts, self._nulls, written)
 
     def _quick(self, name: str, dtype: Dtype, texts: Sequence[str]) -> Column | None:
-        """Convert a whole column of numbers at once, or return None if it may have an unusual text."""
-        quick, nulls, written = _QUICK.get(dtype), self._nulls | _NULLS, self._formats.get(name)
-        if quick is None:
+        """Convert a whole column at once, or return None if it may have an unusual text."""
+        written, nulls = self._formats.get(name), self._nulls | _NULLS
+        if written is None:
+            quick = _QUICK.get(dtype)
+            return None if quick is None else quick(texts, nulls)
+        made = _quick_formatted(dtype, texts, nulls, written)
+        if made is None and (more := {text for text in set(texts) if written.is_null(text)}):
+            made = _quick_formatted(dtype, texts, nulls | more, written)
+        return made
+
+
+def _quick_formatted(dtype: Dtype, texts: Sequence[str], nulls: frozenset[str], written: ColumnFormat) -> Column | None:
+    """Convert a column with a declared format at once, or return None if it may have an unusual text."""
+    if written.times is not None:
+        us = written.times.us
+        try:
+            return column("time", [None if text in nulls else us(text) for text in texts])
+        except Misuse:
             return None
-        if written is not None:
-            nulls |= {text for text in set(texts) if written.is_null(text)}
-            if written.numbers is not None:
-                plain = written.numbers.plain(["0" if text in nulls else text for text in texts])
-                if plain is None:
-                    return None
-                texts = ["" if text in nulls else number for text, number in zip(texts, plain, strict=True)]
-        return quick(texts, nulls)
+    quick = _QUICK.get(dtype)
+    if quick is None:
+        return None
+    if written.numbers is not None:
+        plain = written.numbers.plain(["0" if text in nulls else text for text in texts])
+        if plain is None:
+            return None
+        texts = ["" if text in nulls else number for text, number in zip(texts, plain, strict=True)]
+    return quick(texts, nulls)
 
 
 def _by_distinct(

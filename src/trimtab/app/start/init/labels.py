@@ -54,9 +54,12 @@ def label_values(table: DataTable, label: str, given: str | None, assumed: list[
     if given is not None:
         return LabelValues(value=_given(table, label, given), binary=True)
     if profile.dtype == "bool":
-        texts = " and ".join(map(repr, profile.kind.examples[:2]))
         assumed.append(
-            Assumption("positive", f"{label!r} counts as 1 where it says yes (texts such as {texts})", "--positive")
+            Assumption(
+                "positive",
+                f"{label!r} counts as 1 where it says yes, in any spelling (yes, Y, ja, true, 1)",
+                "--positive",
+            )
         )
         return LabelValues(binary=True)
     if profile.distinct == 2 and len(values) == 2:

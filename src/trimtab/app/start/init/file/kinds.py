@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -118,7 +119,7 @@ def _typed(connection: DuckDBPyConnection, name: str, sample: Sequence[str], cho
                 dtype="float",
                 number_format=numbers.example,
                 question=f"{sample[0]!r} may be a thousand or a fraction. Say how it writes 1234.56: "
-                f"--number {name!r}={one_way!r} or --number {name!r}={other!r}",
+                f"--number {quote(f'{name}={one_way}')} or --number {quote(f'{name}={other}')}",
             )
         return _numbers(connection, numbers.example)
     times = times_in(sample)
@@ -129,7 +130,7 @@ def _typed(connection: DuckDBPyConnection, name: str, sample: Sequence[str], cho
             dtype="time",
             time_format=times.written,
             question=f"{sample[0]!r} may have the day or the month first. Say which: "
-            f"--time-format {name!r}={times.written!r} or --time-format {name!r}={times.doubtful!r}",
+            f"--time-format {quote(f'{name}={times.written}')} or --time-format {quote(f'{name}={times.doubtful}')}",
         )
     return _times(connection, name, times.written)
 

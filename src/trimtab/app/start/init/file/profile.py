@@ -46,7 +46,8 @@ def profile(table: DataTable) -> FileProfile:
     if table.bad:
         types = {name: c.dtype for name, c in table.columns.items() if c.dtype}
         shown = "; ".join(problem_of(bad, types).rstrip(".") for bad in table.bad[:3])
-        oddities.append(f"{len(table.bad):,} rows do not fit and will go to quarantine: {shown}")
+        rows = "1 row does" if len(table.bad) == 1 else f"{len(table.bad):,} rows do"
+        oddities.append(f"{rows} not fit and will go to quarantine: {shown}")
     oddities += [f"{name!r}: {c.kind.oddity}" for name, c in table.columns.items() if c.kind.oddity]
     oddities += _null_words(table)
     oddities += _spelled(table)

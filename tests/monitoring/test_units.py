@@ -34,7 +34,7 @@ def red(world: World, folder: Path) -> set[tuple[str, str]]:
     return {(one.kind, one.subject) for one in Shop(world, folder).run() if one.severity == "red"}
 
 
-@pytest.mark.parametrize("least", [0.3, 0.15, 0.08])
+@pytest.mark.parametrize("least", [0.3, pytest.param(0.15, marks=pytest.mark.soak), 0.08])
 @pytest.mark.parametrize("seed", [0, *(pytest.param(one, marks=pytest.mark.soak) for one in (1, 2))])
 def test_a_count_that_falls_in_a_storm_is_no_other_unit(seed: int, least: float, tmp_path: Path) -> None:
     """Over a day's count a storm of half a day comes within a day and a half, and goes as slowly."""
@@ -62,9 +62,12 @@ CHANGES: dict[str, Callable[[Ints], Ints]] = {
     "by ten, cut": lambda values: values // 10,
     "Celsius to kelvin, rounded": lambda values: np.rint(values + 273.15).astype(np.int64),
 }
+ONE_OF_EACH_KIND = {"times a hundred", "metres to feet, rounded", "by ten, cut", "Celsius to kelvin, rounded"}
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change", [one if one in ONE_OF_EACH_KIND else pytest.param(one, marks=pytest.mark.soak) for one in CHANGES]
+)
 def test_whole_numbers_in_another_unit_are_red_within_a_day_and_end(change: str, tmp_path: Path) -> None:
     world, since_us = counting(7, level=50.0 if "kelvin" in change else 900.0, hourly=0.05)
     mine = world.rows(since_us, since_us + FAULTY_US)

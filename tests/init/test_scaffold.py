@@ -241,6 +241,19 @@ def test_a_few_bad_times_are_told_and_many_are_refused(tmp_path: Path) -> None:
         )
 
 
+def test_times_among_other_texts_are_text_and_said(tmp_path: Path) -> None:
+    rows = [[i, moment(i, random.Random(1)), ["pickup", "2024-01-31", "2024-02-01"][i % 3], i % 2] for i in range(60)]
+    made = make(tmp_path, ["id", "at", "delivery", "y"], rows)
+    assert load_definitions(made.folder / "project.py").sources["data"].columns["delivery"] == "str"
+    assert any("'delivery': 66.7 % of its values are times" in odd for odd in made.profile.oddities)
+
+
+def test_a_number_format_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    rows = rows_of(30, number, moment, amount, yes_no)
+    with pytest.raises(Misuse, match=r"--number fee=1\.234,56: too many values are written otherwise"):
+        make(tmp_path, ["id", "at", "fee", "y"], rows, number=("fee=1.234,56",))
+
+
 GOOD = "id,at,fee,y\n1,2024-01-01,2.5,yes\n2,2024-01-02,3.5,no\n3,2024-01-03,4.5,no\n"
 
 

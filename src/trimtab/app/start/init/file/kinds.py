@@ -38,7 +38,6 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     time_format: str | None = None
     number_format: str | None = None
     nulls: dict[str, int] = {}  # words for null that the file has in this column, with their counts
-    misfits: tuple[str, ...] = ()  # some texts that do not fit
     mixed: dict[str, list[str]] = {}  # texts by other formats of times that they have
     question: str = ""  # why the format is in doubt, with the option that decides it
     oddity: str = ""
@@ -97,20 +96,23 @@ def _sample(connection: DuckDBPyConnection) -> list[str]:
 def _typed(connection: DuckDBPyConnection, name: str, sample: Sequence[str], choices: Choices) -> Kind | None:
     """Return the type of a column whose texts are no mere text, or None."""
     if name in choices.times:
-        return _times(connection, name, choices.times[name])
+        return _times(connection, choices.times[name], given=True)
     if name in choices.numbers:
-        return _numbers(connection, choices.numbers[name])
+        given = _numbers(connection, choices.numbers[name])
+        if given is None or given.dtype == "str":
+            shown = ", ".join(map(repr, sample[:3]))
+            form = f"--number {name}={choices.numbers[name]}"
+            raise Misuse(f"{form}: too many values are written otherwise, such as {shown}.")
+        return given
     if not sample:
         return None
     lowered = {text.lower() for text in sample}
     if lowered <= BOOL_WORDS.keys() and not all(map(str.isdigit, lowered)):
-        return Kind(
-            dtype="bool", misfits=_misfits(connection, f"lower(t) IN ({', '.join(map(literal, BOOL_WORDS))})")[1]
-        )
+        return Kind(dtype="bool")
     if all(len(text) == 8 and text.isdigit() and "1900" < text[:4] < "2100" for text in sample) and all(
         map(reader(ISO), sample)
     ):
-        return _times(connection, name, ISO)
+        return _times(connection, ISO)
     numbers = numbers_in(sample)
     if numbers is not None:
         if numbers.doubtful is not None and _stays_doubtful(connection):
@@ -132,7 +134,7 @@ def _typed(connection: DuckDBPyConnection, name: str, sample: Sequence[str], cho
             question=f"{sample[0]!r} may have the day or the month first. Say which: "
             f"--time-format {quote(f'{name}={times.written}')} or --time-format {quote(f'{name}={times.doubtful}')}",
         )
-    return _times(connection, name, times.written)
+    return _times(connection, times.written)
 
 
 def _numbers(connection: DuckDBPyConnection, example: str | None) -> Kind | None:
@@ -145,18 +147,21 @@ def _numbers(connection: DuckDBPyConnection, example: str | None) -> Kind | None
     )
     if share > _FEW or codes:
         looks = f"{100 * (1 - share):.1f} % of its values are numbers, others are not: {', '.join(map(repr, misfits))}"
-        return Kind(dtype="str", oddity=looks, misfits=misfits) if share < 1 - _MANY else None
+        return Kind(dtype="str", oddity=looks) if share < 1 - _MANY else None
     fits = f"regexp_full_match(t, {literal(_INT)}) OR lower(t) IN ({listed})"
     if example is None:
         whole = _misfits(connection, f"({fits}) OR NOT regexp_full_match(t, {literal(pattern)})")[0] == 0
     else:
         decimal = number_format(example).decimal
         whole = not decimal or _misfits(connection, f"NOT contains(t, {literal(decimal)})")[0] == 0
-    return Kind(dtype="int" if whole else "float", number_format=example, misfits=misfits)
+    return Kind(dtype="int" if whole else "float", number_format=example)
 
 
-def _times(connection: DuckDBPyConnection, name: str, written: str) -> Kind:
-    """Return the kind of a column of times, and whether its texts have other formats as well."""
+def _times(connection: DuckDBPyConnection, written: str, *, given: bool = False) -> Kind:
+    """Return the kind of a column of times, and whether its texts have other formats as well.
+
+    A column in which many values are no times at all is text, unless the format was given.
+    """
     listed = ", ".join(map(literal, NULL_WORDS))
     if written == ISO:
         test = f"regexp_full_match(t, {literal(ISO_8601)}) AND TRY_CAST(t AS TIMESTAMPTZ) IS NOT NULL"
@@ -167,14 +172,16 @@ def _times(connection: DuckDBPyConnection, name: str, written: str) -> Kind:
         connection.execute(f"CREATE OR REPLACE TEMP TABLE odd AS SELECT t, n FROM filled WHERE NOT ({test})")
     except connection_error():  # DuckDB does not know some directive
         connection.execute("CREATE OR REPLACE TEMP TABLE odd AS SELECT t, n FROM filled")
-    odd = connection.execute(f"SELECT t FROM odd WHERE lower(t) NOT IN ({listed}) ORDER BY n DESC, t").fetchall()
-    misfits = [str(t) for (t,) in odd if not reader(written)(str(t))]
-    return Kind(
-        dtype="time",
-        time_format=written or None,
-        misfits=tuple(misfits[:_SHOWN]),
-        mixed={form or "ISO 8601": texts for form, texts in others_in(misfits[:_SAMPLE]).items()},
-    )
+    odd = connection.execute(f"SELECT t, n FROM odd WHERE lower(t) NOT IN ({listed}) ORDER BY n DESC, t").fetchall()
+    counts = {str(t): int(n) for t, n in odd if not reader(written)(str(t))}
+    misfits = list(counts)
+    mixed = {form or "ISO 8601": texts for form, texts in others_in(misfits[:_SAMPLE]).items()}
+    (rows,) = one(connection, "SELECT coalesce(sum(n), 0) FROM filled")
+    share = sum(counts.values()) / max(1, int(rows))
+    if share > _FEW and not mixed and not given:
+        shown = ", ".join(map(repr, misfits[:_SHOWN]))
+        return Kind(dtype="str", oddity=f"{100 * (1 - share):.1f} % of its values are times, others are not: {shown}")
+    return Kind(dtype="time", time_format=written or None, mixed=mixed)
 
 
 def _fit_alike(connection: DuckDBPyConnection, one_way: str, other: str) -> bool:

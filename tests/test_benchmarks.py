@@ -86,7 +86,8 @@ def test_an_unknown_benchmark_is_named_with_those_there_are():
 
 def test_soak_campaigns_are_reported_and_short_versions_are_not(pytester: pytest.Pytester):
     tests = pytester.mkdir("tests")
-    (tests / "conftest.py").write_text((Path(__file__).parent / "conftest.py").read_text())
+    for name in ("conftest.py", "forked.py", "fork_server.py"):
+        (tests / name).write_text((Path(__file__).parent / name).read_text())
     (tests / "test_kill.py").write_text(
         "import pytest\n"
         "def test_short(soak_report):\n    soak_report('kill', runs=2, failures=0)\n"

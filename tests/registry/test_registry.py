@@ -50,7 +50,6 @@ class Shop:
             "judged_at_us": self.clock.now_us(),
             "rows": 100,
             "passed": passed,
-            "checks": {"loads": True},
             "reason": "Better by 0.1." if passed else "Worse by 0.1.",
         }
         record = a_gate_record(**fields | given)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from trimtab.core.clock import SystemClock
-from trimtab.core.records import GateRecord, Prediction, Signal
+from trimtab.core.records import GateCheck, GateRecord, Prediction, Signal
 from trimtab.registry.versions import Version
 from trimtab.serving.log.prediction_ids import PredictionIds
 from trimtab.training.environment import Environment
@@ -64,8 +64,10 @@ def a_signal(raised_at_us: int = 0, **changes: Any) -> Signal:
 def a_gate_record(**changes: Any) -> GateRecord:
     """Make the record of a first version of model "m" that passed its gate.
 
-    >>> a_gate_record(passed=False).passed
-    False
+    Unless they are given, the checks are those that a record of its kind needs. If it did not pass, the last one failed.
+
+    >>> a_gate_record().lines()[-1], a_gate_record(passed=False, reason="Off by 0.1.").checks["calibrated"]
+    ('calibrated  held          It passed.', False)
     """
     made = GateRecord(
         id="gate",
@@ -86,7 +88,19 @@ def a_gate_record(**changes: Any) -> GateRecord:
         checks={},
         reason="It passed.",
     )
-    return msgspec.structs.replace(made, **changes)
+    made = msgspec.structs.replace(made, **changes)
+    if "checks" in changes:
+        return made
+    compared = () if made.champion is None else ("better_by_margin", "provably_better")
+    names = ("loads", "finite", "calibrated", *compared)
+    failed = None if made.passed else names[-1]
+    findings = tuple(
+        GateCheck(
+            name=name, figure=None, bound=None, verdict="failed" if name == failed else "held", reason=made.reason
+        )
+        for name in names
+    )
+    return msgspec.structs.replace(made, checks={name: name != failed for name in names}, findings=findings)
 
 
 def a_version(**changes: Any) -> Version:

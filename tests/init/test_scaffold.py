@@ -398,3 +398,10 @@ def test_any_table_becomes_a_project_that_loads_or_is_refused(data: st.DataObjec
             assert not (folder / "made").exists()
         else:
             assert all(count <= rows for count in read_back(made).values())
+
+
+def test_a_file_without_a_row_that_has_both_time_and_key_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "data.csv"
+    file.write_text("id,row_id,at,row\n0,2024-02-01 00:00,,\n1,2024-02-02 01:00,NA,\n")
+    with pytest.raises(Misuse, match=r"no row has both a time \(row_id\) and a key \(row\)"):
+        scaffold(file, tmp_path / "made", Options(key="row"))

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 import forked
-from trimtab.core.clock import VirtualClock
+from trimtab.core.clock import SystemClock, VirtualClock
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.hashing import bytes_hash
 from trimtab.core.time import DAY_US
@@ -246,7 +246,7 @@ def test_a_registration_in_another_process_is_safe_from_a_collection(shop: Shop)
     with forked.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
         while worker.poll() is None:
             collector = Collector(
-                shop.catalog, shop.blob, clock=VirtualClock(2**52), actor="cleaner", keep=Keep(grace_us=0, rollbacks=1)
+                shop.catalog, shop.blob, clock=SystemClock(), actor="cleaner", keep=Keep(grace_us=0, rollbacks=1)
             )
             went += len(collector.collect(why="race").going)
         assert worker.stdout is not None

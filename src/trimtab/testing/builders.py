@@ -64,7 +64,7 @@ def a_signal(raised_at_us: int = 0, **changes: Any) -> Signal:
 def a_gate_record(**changes: Any) -> GateRecord:
     """Make the record of a first version of model "m" that passed its gate.
 
-    Unless they are given, the checks are those that a record of its kind needs. If it did not pass, the last one failed.
+    Unless checks are given, the record has those that it needs. If it did not pass, the last one failed.
 
     >>> a_gate_record().lines()[-1], a_gate_record(passed=False, reason="Off by 0.1.").checks["calibrated"]
     ('calibrated  held          It passed.', False)

@@ -22,7 +22,7 @@ from trimtab.app.start.init.project_text import project_text, request_columns, s
 from trimtab.app.state.definitions import load_definitions
 from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.config import FILE
-from trimtab.core.errors import Conflict, Unavailable
+from trimtab.core.errors import Conflict, Misuse, Unavailable
 from trimtab.core.time import format_time
 from trimtab.events.formats.reading import made_keys
 
@@ -160,9 +160,13 @@ def _example(table: DataTable, planned: Plan) -> str:
     there = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in (planned.time, *planned.key.of))
     if not planned.key.of:
         there += f" AND {quoted(planned.key.name)} IS NOT NULL"
-    values = table.one(
-        f'SELECT {", ".join(picked)} FROM data WHERE {there} ORDER BY {quoted(planned.time)} DESC, "@line" DESC LIMIT 1'
-    )
+    newest = f'ORDER BY {quoted(planned.time)} DESC, "@line" DESC LIMIT 1'
+    values = table.connection.execute(f"SELECT {', '.join(picked)} FROM data WHERE {there} {newest}").fetchone()
+    if values is None:
+        raise Misuse(
+            f"{table.file}: no row has both a time ({planned.time}) and a key ({planned.key.name}). "
+            "Name other columns: --time COLUMN, --key COLUMN."
+        )
     found = dict(zip(own, values, strict=True))
     if planned.key.of:
         (found[planned.key.name],) = made_keys(

@@ -385,8 +385,7 @@ def expanded(what: str, features: Mapping[str, Aggregate | Several]) -> dict[str
             if one in out:
                 some = name if isinstance(given, Several) else one.rpartition("_")[0]
                 raise Misuse(f"{what}: two features are called {one!r}; {some!r} stands for several. Rename one.")
-            # `check_aggregate` refuses anything else
-            out[one] = aggregate  # type: ignore[assignment]
+            out[one] = aggregate  # type: ignore[assignment]  # `check_aggregate` refuses anything else
     return out
 
 

@@ -87,6 +87,18 @@ def test_a_model_has_a_page_that_runs_nothing(ask: Asker) -> None:
     assert "buyer" in problem["detail"]
 
 
+def test_the_first_page_shows_the_project_and_leads_to_its_models(ask: Asker) -> None:
+    status, page = ask("GET", "/")
+    assert status == 200
+    assert "default-src 'none'" in ask.headers["content-security-policy"]
+    assert '<a href="/v1/models/buyer/page">buyer</a>' in page
+    assert "buyer@2" in page
+    for line in ask("GET", "/v1/models")[1]["models"]:
+        assert f'href="/v1/models/{line["name"]}/page"' in page
+    assert all(name in page for name in ("Sources", "Newest decisions", "promote"))
+    assert "<script" not in page
+
+
 def visit(key: str) -> dict[str, Any]:
     return {**shop.visit(key, shop.NOW_US), "at": AS_OF}
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.core.errors import Misuse
-from trimtab.report import Table, html_table, text_table
+from trimtab.report import Link, Table, html_table, text_table
 
 cells = st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(-1e6, 1e6) | st.text(max_size=8)
 
@@ -47,3 +47,9 @@ def test_a_ragged_table_is_refused():
         Table(headers=("a", "b"), rows=(("1", "2"), ("3",)))
     with pytest.raises(Misuse, match="1 alignments for 2 headers"):
         Table(headers=("a", "b"), rows=(), align=("left",))
+
+
+def test_a_link_leads_somewhere_in_html_and_is_text_elsewhere() -> None:
+    table = Table(headers=("model",), rows=((Link("a<b", "/v1/models/a/page"),),))
+    assert '<a href="/v1/models/a/page">a&lt;b</a>' in html_table(table)
+    assert text_table(table.headers, table.rows) == "model\n-----\na<b"

@@ -924,7 +924,7 @@ class Project(System):
             NotFound: There is no such deployment.
             Unavailable: The file cannot be written.
         """
-        from trimtab.app.inspect.quality_page import write_quality_page
+        from trimtab.app.inspect.pages.quality_page import write_quality_page
 
         return write_quality_page(self, model, Path(to))
 

@@ -5,7 +5,7 @@ from trimtab.report.document import Document, Tone
 from trimtab.report.page import html_page
 from trimtab.report.plots import Bar, CalibrationPoint, Mark, MarkKind, Series, bar_chart, calibration_plot, line_chart
 from trimtab.report.swarm import Swarm, swarm_chart
-from trimtab.report.tables import Align, Cell, Table, html_table, text_table
+from trimtab.report.tables import Align, Cell, Link, Table, html_table, text_table
 from trimtab.report.text_chart import text_chart
 from trimtab.report.writers import markdown_text, terminal_text
 
@@ -15,6 +15,7 @@ __all__ = [
     "CalibrationPoint",
     "Cell",
     "Document",
+    "Link",
     "Mark",
     "MarkKind",
     "Series",

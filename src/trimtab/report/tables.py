@@ -9,10 +9,19 @@ import msgspec
 from trimtab.core.errors import Misuse
 from trimtab.report.markup import Markup, tag
 
-Cell = str | int | float | bool | None
 Align = Literal["left", "right"]
 
 _LONGEST_WORD = 32  # longer words, such as hashes, may be broken
+
+
+class Link(msgspec.Struct, frozen=True):
+    """A text that leads to another page of the same service. Outside of HTML, only the text is shown."""
+
+    text: str
+    path: str  # begins with "/"
+
+
+Cell = str | int | float | bool | Link | None
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,18 +86,17 @@ def html_table(table: Table) -> Markup:
     """Return a table as HTML, in a box that can be scrolled sideways on a narrow page."""
     sides = table.sides
     head = [tag("th", header, scope="col", class_=side) for header, side in zip(table.headers, sides, strict=True)]
-    body = [
-        tag("tr", *(_html_cell(written(cell), side) for cell, side in zip(row, sides, strict=True)))
-        for row in table.rows
-    ]
+    body = [tag("tr", *(_html_cell(cell, side) for cell, side in zip(row, sides, strict=True))) for row in table.rows]
     caption = tag("caption", table.caption) if table.caption else None
     inner = tag("table", caption, tag("thead", tag("tr", *head)), tag("tbody", *body))
     return tag("div", inner, class_="scroll", tabindex=0)
 
 
-def _html_cell(text: str, side: Align) -> Markup:
+def _html_cell(cell: Cell, side: Align) -> Markup:
+    text = written(cell)
     whole = len(text) <= _LONGEST_WORD and " " not in text  # keeps dates from being broken at hyphens
-    return tag("td", text, class_=f"{side} whole" if whole else side)
+    inner = tag("a", text, href=cell.path) if isinstance(cell, Link) else text
+    return tag("td", inner, class_=f"{side} whole" if whole else side)
 
 
 def written(cell: Cell) -> str:
@@ -99,6 +107,8 @@ def written(cell: Cell) -> str:
     """
     if cell is None:
         return "–"
+    if isinstance(cell, Link):
+        return cell.text
     if isinstance(cell, bool):
         return "yes" if cell else "no"
     if isinstance(cell, int):

@@ -66,9 +66,15 @@ class ProjectModels:
         found = next(one for one in search_versions(self._system, model) if one.version.id == wanted.id)
         return _version(found, signature=None if found.removed else version_signature(self._system, wanted.id))
 
+    def start_page(self) -> str:
+        """Return an HTML page about the whole project."""
+        from trimtab.app.inspect.pages.start_page import start_page
+
+        return start_page(self._system)
+
     def page(self, model: str) -> str:
         """Return an HTML page about the quality of a model."""
-        from trimtab.app.inspect.quality_page import quality_page
+        from trimtab.app.inspect.pages.quality_page import quality_page
 
         return quality_page(self._system, model)
 

@@ -56,6 +56,10 @@ SERVICE = (
 
 PROJECT = (
     Address(
+        "GET", "/", "read", project.start_page, "start_page", "The state of the project as a page", "service",
+        "text/html",
+    ),
+    Address(
         "GET", "/v1/models", "read", project.listed("models"), "models", "The deployed models", "models",
         Listed("models", ModelShown),
     ),

@@ -158,6 +158,10 @@ class ModelOperations(Protocol):
 
     def aliases(self, model: str) -> list[AliasShown]: ...
 
+    def start_page(self) -> str:
+        """Return an HTML page about the whole project."""
+        ...
+
     def page(self, model: str) -> str:
         """Return an HTML page about the quality of a model."""
         ...

@@ -114,6 +114,12 @@ async def model(project: ProjectRoutes, request: HttpRequest) -> Reply:
     raise NotFound(f"no deployment of model {name!r}. There is: {', '.join(one.name for one in models) or 'none'}.")
 
 
+async def start_page(project: ProjectRoutes, request: HttpRequest) -> Reply:
+    """Return the page of the whole project."""
+    text = await project.work((await project.models()).start_page)
+    return Reply(200, text.encode(), _HTML_TYPE, _PAGE_HEADERS)
+
+
 async def page(project: ProjectRoutes, request: HttpRequest) -> Reply:
     """Return the page of a model."""
     text = await project.work((await project.models()).page, request.names["model"])

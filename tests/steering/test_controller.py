@@ -281,11 +281,21 @@ def test_a_person_whose_training_fails_hears_why_and_the_ledger_too(catalog: Cat
 
 
 def test_the_quiet_time_grows_to_eight_times_the_declared_one(catalog: Catalog) -> None:
-    rig = Rig(catalog, Bench([True]), deployment(target, retrain=every("1d"), cooldown="1d"))
+    rules = deployment(target, retrain=on_quality_drop(), settle="1d", cooldown="1d")
+    rig = Rig(catalog, Bench([True]), rules)
     rig.controller.tick()
-    rig.days(60, 0.3)
+    rig.days(10, 0.3)
+    rig.days(60, 0.4)
     refused = [d.at_us // DAY_US for d in rig.ledger.rows() if d.act == "refuse"]
     assert [b - a for a, b in pairwise(refused)][:6] == [1, 2, 4, 8, 8, 8]
+
+
+def test_a_refused_schedule_is_tried_again_after_its_period_at_the_latest(catalog: Catalog) -> None:
+    rig = Rig(catalog, Bench([True]), deployment(target, retrain=every("30d")))
+    rig.controller.tick()
+    rig.days(180, 0.3)
+    refused = [d.at_us // DAY_US for d in rig.ledger.rows() if d.act == "refuse"]
+    assert [b - a for a, b in pairwise(refused)] == [7, 14, 28, 30, 30, 30]
 
 
 def test_a_project_without_any_request_waits(catalog: Catalog) -> None:
@@ -509,14 +519,14 @@ def test_a_refusal_by_name_leaves_a_repair_that_waits_as_it_is(catalog: Catalog)
 
 
 def test_refusals_of_the_schedule_delay_no_alarm(catalog: Catalog) -> None:
-    rules = deployment(target, retrain=on_quality_drop() | every("1d"), settle="1d", cooldown="7d")
+    rules = deployment(target, retrain=on_quality_drop() | every("14d"), settle="1d", cooldown="7d")
     rig = Rig(catalog, Bench([True, False, False, False]), rules)
     rig.controller.tick()
-    rig.days(15, 0.3)
+    rig.days(22, 0.3)
     assert rig.controller.state.quiet_until_us == rig.clock.now_us() + 13 * DAY_US  # the second refusal in a row
     rig.bench.verdicts = [True]
     rig.days(8, 0.4)
-    acts = [(d.act, d.cause) for d in rig.ledger.rows()[-4:]]
+    acts = [(d.act, d.cause) for d in rig.ledger.rows()[-5:]]
     assert ("trigger", "Quality alarm: quality_loss.") in acts
     assert acts[-1][0] == "promote"
 

@@ -264,7 +264,8 @@ def deployment(
         gate: What a candidate must prove; by default `beats_champion()`.
         learn: "batch"; or "online": the model predicts first, then learns from each label as it arrives (needs
             `partial_fit`).
-        cooldown: How long nothing is retrained after a candidate. It doubles with each refusal in a row.
+        cooldown: How long nothing is retrained after a candidate. It doubles with each refusal in a row; a refused
+            schedule is tried again after its period at the latest.
         settle: How many days with labels a repair waits for after a change of the data began.
         approval: How long a candidate that passed the gate waits for a person to approve it, such as "2d". After that
             it is dropped, as if it had been refused. None: no approval is needed.

@@ -85,7 +85,9 @@ class DeploymentRecord:
         self, entries: Sequence[Entry], also: Sequence[Put | Append | Remove] = (), **changes: object
     ) -> list[Decision]:
         """End a repair with a refusal. The champion stays, and causes of this kind start no repair for a while."""
-        quiet = after_refusal(self.state, self._deployment.cooldown_us, self._clock.now_us())
+        deployment = self._deployment
+        period_us = deployment.retrain.shortest_period_us()
+        quiet = after_refusal(self.state, deployment.cooldown_us, self._clock.now_us(), period_us)
         return self.write(entries, also, **{**IDLE, **quiet, **changes})
 
     def cancel(self, entry: Entry) -> list[Decision]:

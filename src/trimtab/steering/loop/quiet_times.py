@@ -9,9 +9,18 @@ from trimtab.steering.loop_state import APART, LoopState, Quiet
 MOST_COOLDOWNS: Final = 8  # each refusal in a row doubles the quiet time, up to this multiple of the declared one
 
 
-def after_refusal(state: LoopState, cooldown_us: int, now_us: int) -> dict[str, Any]:
-    """Return the changes of the state after a refusal: a quiet time, which is twice as long after the next refusal."""
+def after_refusal(state: LoopState, cooldown_us: int, now_us: int, period_us: int | None = None) -> dict[str, Any]:
+    """Return the changes of the state after a refusal: a quiet time, which is twice as long after the next refusal.
+
+    Args:
+        state: The state before the refusal, which says what began the repair.
+        cooldown_us: The declared quiet time.
+        now_us: The time of the refusal.
+        period_us: The period of the declared schedule. A refused schedule is tried again after this time at the latest.
+    """
     most_us = MOST_COOLDOWNS * cooldown_us
+    if state.begun_by == "schedule" and period_us is not None:
+        most_us = max(cooldown_us, min(most_us, period_us))
     quiet_us = min(state.quiet_of(state.begun_by).cooldown_us or cooldown_us, most_us)
     return _quiet(state, now_us + quiet_us, min(2 * quiet_us, most_us))
 

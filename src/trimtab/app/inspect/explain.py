@@ -88,10 +88,11 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
     def lines(self) -> list[str]:
         """The explanation as lines of text."""
-        positions = ", ".join(f"{name} at {at}" for name, at in sorted(self.positions.items())) or "empty"
+        positions = ", ".join(f"{name} at {at}" for name, at in sorted(self.positions.items()))
         out = [
             f"{self.prediction}: {self.model} answered {self._answer()} to {self.request_id}",
-            f"  made {self.made_at} as of {self.as_of} (log {positions}), mode {self.mode}"
+            f"  made {self.made_at} as of {self.as_of}, mode {self.mode}"
+            + (f", events up to log position {positions}" if positions else "")
             + (f", flags {', '.join(self.flags)}" if self.flags else ""),
             "  request " + ", ".join(f"{name}={value}" for name, value in self.request.items()),
             *([f"  {self.request_note}"] if self.request_note else []),
@@ -107,7 +108,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
             when, row = format_time(self.promoted.at_us), self.promoted.sequence
             out.append(f"  promoted {when}: {self.promoted.cause} (ledger row {row})")
         truth = f"{self.label:g}" if isinstance(self.label, float) else self.label
-        out.append(f"  truth: {self.label_state}" + ("" if truth is None else f", {truth}"))
+        out.append(f"  label: {self.label_state}" + ("" if truth is None else f", {truth}"))
         width = max((len(one.feature) for one in self.inputs), default=0)
         for one in self.inputs:
             number = "null" if one.value is None else f"{one.value:.6g}"
@@ -117,7 +118,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
         if self.shares is None:
             return [*out, f"  no contributions: {self.no_shares}"]
         of = "" if self.shares.of is None else f" of {self.shares.of}"
-        out.append(f"  raw score{of} {self.shares.raw:.4g} = {self.shares.base:.4g} (an average row)")
+        out.append(f"  raw score{of} {self.shares.raw:.4g} = {self.shares.base:.4g} for an average row, and for this row")
         out += [f"    {one.added:+.4f}  {one.feature}" for one in self.shares.shares]
         return out
 

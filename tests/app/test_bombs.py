@@ -154,9 +154,9 @@ def read(found: Found, folder: Path, made: Iterator[file_bombs.FileBomb]) -> Non
 
 def test_few_bytes_cannot_take_all_memory(trained: Path, tmp_path: Path) -> None:
     found, rng = Found(), random.Random(1)
-    send(found, trained, 1, 80)
+    send(found, trained, 1, 40)
     tables, models = file_bombs.tables(rng, most=1), file_bombs.models(rng)
-    read(found, tmp_path / "files", chain(islice(tables, 14), islice(models, 2)))
+    read(found, tmp_path / "files", chain(islice(tables, 7), islice(models, 2)))
     assert not found.wrong
 
 

@@ -161,7 +161,7 @@ def test_snapshots_of_many_threads_are_each_of_one_moment(trained: Path) -> None
 
         def look() -> list[tuple[int, int]]:
             found = []
-            for _ in range(30):
+            for _ in range(10):
                 frames, positions = project.views.snapshot(None)
                 frame = frames["readings"]
                 pinned, _ = project.views.snapshot(positions)

@@ -371,7 +371,7 @@ CELLS = [
 ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_any_table_becomes_a_project_that_loads_or_is_refused(data: st.DataObject) -> None:
     header = data.draw(st.lists(st.sampled_from(NAMES), min_size=4, max_size=7, unique=True))

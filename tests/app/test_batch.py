@@ -94,7 +94,7 @@ def test_a_batch_is_a_block_once_its_labels_had_their_time(trained: Path) -> Non
             assert (rows[other.id]["predictions"], rows[other.id]["labelled"]) == (2, 0)
             by_site = project.quality("buyer", by="batch", slices="site").to_rows()
             assert {(row["batch"], row["slice"]) for row in by_site} == {(n, "site=north") for n in rows}
-    ran = CliRunner().invoke(trimtab, ["--project", str(trained), "quality", "buyer", "--by", "batch"])
+    ran = CliRunner().invoke(trimtab, ["--project", str(trained), "quality", "show", "buyer", "--by", "batch"])
     assert (ran.exit_code, made.id in ran.output) == (0, True), ran.output
 
 

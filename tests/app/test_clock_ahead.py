@@ -99,7 +99,7 @@ def test_what_a_process_under_a_clock_ahead_stamped_is_red_and_put_right(trained
             project.push("readings", [reading(shop.NOW_US - 1, 6.5, "south")])
         assert read(project) == (None, None)  # nothing is so young
         red = [line for line in project.status().red if "stamped" in line]
-        assert any("p0001" in line and "399d ahead" in line and "trimtab recover" in line for line in red)
+        assert any("p0001" in line and "399d ahead" in line and "trimtab storage recover" in line for line in red)
         planned = project.recover(dry_run=True)
         assert planned.stamped_ahead
         assert not planned.lost
@@ -157,7 +157,7 @@ def test_the_doctor_names_what_a_clock_ahead_stamped(trained: Path) -> None:
     (found,) = [one for one in examine(trained, {}) if one.name == "logs"]
     assert found.state == "missing"
     assert "400d ahead of the clock" in found.found or "399d ahead" in found.found
-    assert "trimtab recover" in found.fix
+    assert "trimtab storage recover" in found.fix
 
 
 def test_nothing_is_put_right_beside_a_service(trained: Path, tmp_path: Path) -> None:

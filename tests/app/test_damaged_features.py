@@ -26,7 +26,7 @@ from trimtab.features.online.read.entity_read import read_entity
 from trimtab.features.online.store import POSITIONS_KEY
 from trimtab.serving.workers.states import read_state
 
-MEND = "trimtab rebuild --all"
+MEND = "trimtab storage rebuild --all"
 
 
 def empty(data: Path) -> None:
@@ -112,7 +112,7 @@ def test_the_status_and_doctor_name_other_stores_that_cannot_be_opened(
     status, said = trimtab(filled, "status", "--check", "--json")
     assert status == 1
     (red,) = [line for line in json.loads(said)["red"] if f"/{store}" in line]
-    assert red.endswith("Repair it: trimtab restore BACKUP --force")
+    assert red.endswith("Repair it: trimtab storage restore BACKUP --force")
     found = next(one for one in examine(filled, {}) if one.name == "state")
     assert found.state == "missing"
     assert f"/{store}" in found.found
@@ -135,7 +135,7 @@ def test_rebuilding_all_mends_every_damage(filled: Path, damage: Callable[[Path]
     state = next(one for one in examine(filled, {}) if one.name == "state")
     assert state.state == "missing"
     assert MEND in state.found
-    assert trimtab(filled, "rebuild", "--all") == (0, "all views: rebuilt from 640 records\n")
+    assert trimtab(filled, "storage", "rebuild", "--all") == (0, "all views: rebuilt from 640 records\n")
     assert next(one for one in examine(filled, {}) if one.name == "state").state == "ok"
     assert not (filled / ".trimtab" / "online.before").exists()
     with shop.opened(filled) as project:
@@ -256,7 +256,7 @@ def test_what_a_killed_rebuild_leaves_is_erased_and_goes_when_events_are_applied
 
 def test_one_view_or_all_are_to_be_named(filled: Path) -> None:
     for words in ((), ("site", "--all")):
-        status, said = trimtab(filled, "rebuild", *words)
+        status, said = trimtab(filled, "storage", "rebuild", *words)
         assert (status, "Name a view, or give --all." in said) == (2, True)
 
 
@@ -303,8 +303,8 @@ def test_features_that_are_damaged_under_a_service_make_it_not_ready_with_what_m
             status, problem = shop.call(f"{url}/health/ready")
             assert (status, MEND in problem["detail"]) == (503, True)
         assert shop.call(f"{url}/metrics")[0] == 200
-        status, said = trimtab(filled, "rebuild", "--all")
+        status, said = trimtab(filled, "storage", "rebuild", "--all")
         assert (status, "a service is at work. Stop it" in said) == (4, True)
-        assert trimtab(filled, "top", "--once")[0] == 0
-    assert trimtab(filled, "skew")[0] in (0, 1)
-    assert trimtab(filled, "rebuild", "--all")[0] == 0
+        assert trimtab(filled, "service", "top", "--once")[0] == 0
+    assert trimtab(filled, "quality", "skew")[0] in (0, 1)
+    assert trimtab(filled, "storage", "rebuild", "--all")[0] == 0

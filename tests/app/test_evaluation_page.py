@@ -159,7 +159,9 @@ def test_a_page_that_cannot_be_written_is_said_and_leaves_nothing_half_written(t
     (tmp_path / "out.json").mkdir()
     with shop.opened(trained) as project:
         for to, at in [(tmp_path / "out.html", "out.json"), (tmp_path / "file" / "out.html", "file")]:
-            with pytest.raises(Unavailable, match=rf"{at}: .*Check free space and access.*trimtab report buyer@2"):
+            with pytest.raises(
+                Unavailable, match=rf"{at}: .*Check free space and access.*trimtab versions report buyer@2"
+            ):
                 project.report("buyer@champion", to)
     assert not list(tmp_path.glob(".*"))
 

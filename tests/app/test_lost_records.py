@@ -100,17 +100,17 @@ def level_of(project: Project, site: str) -> float | None:
 def test_a_log_behind_its_readers_is_named_and_nothing_is_pushed_to_it(behind: Path, loss: Loss) -> None:
     with shop.opened(behind) as project:
         for _ in range(2):
-            with pytest.raises(Corrupt, match=r"p0001 ends at .* records .* trimtab recover"):
+            with pytest.raises(Corrupt, match=r"p0001 ends at .* records .* trimtab storage recover"):
                 project.push("readings", [reading(1.0)])
-        (red,) = [line for line in project.status().red if "trimtab recover" in line]
+        (red,) = [line for line in project.status().red if "trimtab storage recover" in line]
         assert "log/events: partition p0001" in red
         assert "view " in red
     found = [one for one in examine(behind, {}) if one.name == "logs"]
     assert [one.state for one in found] == ["missing"]
-    assert "trimtab recover" in found[0].fix
-    with shop.opened(behind) as project, pytest.raises(Corrupt, match="trimtab recover"):
+    assert "trimtab storage recover" in found[0].fix
+    with shop.opened(behind) as project, pytest.raises(Corrupt, match="trimtab storage recover"):
         project.serve(port=0)
-    with shop.opened(behind) as project, pytest.raises(Corrupt, match="trimtab recover"):
+    with shop.opened(behind) as project, pytest.raises(Corrupt, match="trimtab storage recover"):
         project.backup(behind.parent / "copy")
 
 
@@ -157,7 +157,7 @@ def test_what_the_tables_have_is_not_lost(trained: Path, loss: Loss, tmp_path: P
         end = project.state.events.positions()["p0001"]
     loss(log, tmp_path / "before")
     with shop.opened(trained) as project:
-        assert [line for line in project.status().red if "trimtab recover" in line]
+        assert [line for line in project.status().red if "trimtab storage recover" in line]
         (lost,) = project.recover().lost
         assert (lost.last, lost.in_tables) == (end, lost.last - lost.first)  # all but the newest
         assert not [line for line in project.status().red if "recover" in line]
@@ -227,18 +227,28 @@ def test_a_log_that_is_replaced_under_a_service_takes_no_event_and_is_red(traine
         assert code >= 500
         code, body = shop.call(f"{url}/v1/events/readings", {**row, "level": 3.0})
         assert code >= 500
-        assert "trimtab recover" in body["detail"]
+        assert "trimtab storage recover" in body["detail"]
         eventually(lambda: shop.call(f"{url}/health/ready")[0] == 503)
-        assert "trimtab recover" in shop.call(f"{url}/health/ready")[1]["detail"]
-        assert "trimtab recover" in status(trained)
+        assert "trimtab storage recover" in shop.call(f"{url}/health/ready")[1]["detail"]
+        assert "trimtab storage recover" in status(trained)
     refused = forked.run([*CLI, "serve"], cwd=trained, env=shop.environment(), capture_output=True, check=False)
     assert refused.returncode == 6
     asked = forked.run(
-        [*CLI, "recover"], cwd=trained, env=shop.environment(), capture_output=True, text=True, check=False, stdin=-3
+        [*CLI, "storage", "recover"],
+        cwd=trained,
+        env=shop.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=-3,
     )
     assert (asked.returncode, "--yes" in asked.stderr) == (2, True)
     done = forked.run(
-        [*CLI, "recover", "--yes", "--json"], cwd=trained, env=shop.environment(), capture_output=True, check=False
+        [*CLI, "storage", "recover", "--yes", "--json"],
+        cwd=trained,
+        env=shop.environment(),
+        capture_output=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["lost"][0]["partition"] == "p0001"
@@ -283,7 +293,7 @@ def test_a_prediction_log_that_was_rolled_back_is_red_and_keeps_what_is_left(tra
     rolled_back(log, tmp_path / "before")
     with shop.opened(trained) as project:
         assert [line for line in project.status().red if "log/predictions" in line]
-        with pytest.raises(Corrupt, match="trimtab recover"):
+        with pytest.raises(Corrupt, match="trimtab storage recover"):
             project.predictions.read({"p0001": 2})
         (lost,) = project.recover().lost
         assert (lost.log, lost.first, lost.last) == ("predictions", 2, 2)
@@ -315,7 +325,7 @@ def test_a_learner_that_knows_labels_of_a_log_that_was_rolled_back_is_named(trai
     with shop.opened(trained, later_us) as project:
         (lost,) = lost_records(project.state)
         assert [name.split("/")[0] for name in lost.readers] == ["learner learner"]
-        with pytest.raises(Corrupt, match=r"learner learner/\w+ up to .* trimtab recover"):
+        with pytest.raises(Corrupt, match=r"learner learner/\w+ up to .* trimtab storage recover"):
             project.push("sales", [sale])
         project.recover()
     with shop.opened(trained, later_us) as project:

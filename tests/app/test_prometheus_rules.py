@@ -29,8 +29,8 @@ needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not on
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where `trimtab metrics rules` has written its files."""
-    done = CliRunner().invoke(trimtab, ["metrics", "rules", "--out", str(tmp_path / "rules")])
+    """Where `trimtab service rules` has written its files."""
+    done = CliRunner().invoke(trimtab, ["service", "rules", "--out", str(tmp_path / "rules")])
     assert done.exit_code == 0, done.output
     return tmp_path / "rules"
 
@@ -193,7 +193,7 @@ def test_a_service_exposes_what_is_documented_and_nothing_else(exposed: str) -> 
 
 def test_the_command_prints_the_rules_or_writes_them_with_links_to_where_the_docs_are(tmp_path: Path) -> None:
     def call(*words: str) -> str:
-        done = CliRunner().invoke(trimtab, ["metrics", "rules", *words])
+        done = CliRunner().invoke(trimtab, ["service", "rules", *words])
         assert done.exit_code == 0, done.output
         return done.output
 
@@ -205,5 +205,5 @@ def test_the_command_prints_the_rules_or_writes_them_with_links_to_where_the_doc
         text = (tmp_path / "a" / name).read_text()
         assert set(re.findall(r"runbook_url: (\S+)#", text)) == {"https://wiki.example.com/docs/prometheus.md"}
     (tmp_path / "file").write_text("")
-    failed = CliRunner().invoke(trimtab, ["metrics", "rules", "--out", str(tmp_path / "file" / "x")])
+    failed = CliRunner().invoke(trimtab, ["service", "rules", "--out", str(tmp_path / "file" / "x")])
     assert failed.exit_code == 2

@@ -117,7 +117,7 @@ def test_slices_are_what_expressions_over_the_request_say(project: tt.Project) -
     assert watch.slices.keys() == {"site=north", "northern", "side=left"}  # all of the history was in the north
     assert watch.slices["northern"].spec == watch.slices["site=north"].spec
     said = CliRunner().invoke(
-        trimtab, ["--project", str(project.config.folder), "quality", "one", "--slices", "northern"]
+        trimtab, ["--project", str(project.config.folder), "quality", "show", "one", "--slices", "northern"]
     )
     assert "northern" in said.output
 
@@ -203,7 +203,7 @@ def test_the_page_tells_days_slices_signals_and_decisions(project: tt.Project, t
 
 def test_the_command_writes_the_page(folder: Path, tmp_path: Path) -> None:
     at = tmp_path / "q.html"
-    ran = CliRunner().invoke(trimtab, ["--project", str(folder), "quality", "one", "--page", str(at)])
+    ran = CliRunner().invoke(trimtab, ["--project", str(folder), "quality", "show", "one", "--page", str(at)])
     assert (ran.exit_code, ran.output) == (0, f"Written: {at}\n")
     assert at.read_text().startswith("<!doctype html>")
     refused = CliRunner().invoke(trimtab, ["--project", str(folder), "quality", "--page", str(at), "--by", "week"])

@@ -158,7 +158,7 @@ def test_the_service_and_the_command_line_rank(folder: Path, monkeypatch: pytest
         scores = [one["score"] for one in answer["predictions"]]
         assert scores == sorted(scores)
     monkeypatch.chdir(folder)
-    told = CliRunner().invoke(trimtab, ["versions", "offers@champion"])
+    told = CliRunner().invoke(trimtab, ["versions", "show", "offers@champion"])
     assert "the score that a list is ordered by, the highest first" in told.stdout, told.output
     row = json.dumps(rows[0])
     replayed = CliRunner().invoke(trimtab, ["simulate", "--start", "2024-03-25"])

@@ -67,7 +67,7 @@ def test_a_state_folder_that_cannot_be_written_is_refused_and_left_as_it_is(
     folder = tmp_path / "projects"
     shutil.copytree(trained_once, folder)
     refused = [["status"], ["ledger"], ["predict", "buyer", str(requests)], ["ingest", "visit", str(requests)]]
-    commands = [["--project", str(folder), *one] for one in [*refused, ["disk"]]]
+    commands = [["--project", str(folder), *one] for one in [*refused, ["storage", "disk"]]]
     *answers, sizes = ran(how, folder, commands)
     said = "its disk is full" if how == "full" else "is read-only for this user"
     for command, answer in zip(refused, answers, strict=True):

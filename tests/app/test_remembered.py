@@ -65,9 +65,9 @@ def test_status_top_and_metrics_show_how_often_scores_were_remembered(rememberin
         found = re.findall(r'trimtab_remembered_scores_total\{.*model="buyer",found="(\w+)"\} (\d+)', text)
         yes = sum(int(count) for kind, count in found if kind == "yes")
         assert f"{yes / 20:.1%} of 20" in shown
-        top = json.loads(said("--json", "top", "--once", "--every", "0.2"))
+        top = json.loads(said("--json", "service", "top", "--once", "--every", "0.2"))
         assert top["remembered"] == [{"model": "buyer", "lately": None, "since_start": yes / 20}]
-        lines = said("top", "--once", "--every", "0.2")
+        lines = said("service", "top", "--once", "--every", "0.2")
         assert re.search(rf"cached scores +lately +since start\n  buyer +- +{100 * yes / 20:.1f}%", lines)
         assert yes >= 16  # all but the first of each worker, and of a window that went on
 

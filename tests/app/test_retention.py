@@ -375,7 +375,7 @@ def test_a_budget_turns_status_red_and_the_daily_run_keeps_it_while_it_can(tmp_p
     with shop.opened(folder) as project:
         shop.load(project)
         shop.load(project, per_day=200)
-        assert any(line.startswith("disk: ") and "trimtab retain" in line for line in project.status().red)
+        assert any(line.startswith("disk: ") and "trimtab storage prune" in line for line in project.status().red)
         assert project.disk().frees_bytes > 0
         done = retain_when_due(project)
         assert done is not None

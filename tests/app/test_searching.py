@@ -78,7 +78,7 @@ def trials_in(project: Project) -> list[Trial]:
 
 def test_a_search_is_a_run_and_its_best_parameters_are_of_the_next_training(loaded: Path) -> None:
     with shop.opened(loaded) as project:
-        with pytest.raises(NotFound, match=r"nothing was searched yet. Search: trimtab search buyer"):
+        with pytest.raises(NotFound, match=r"nothing was searched yet. Search: trimtab search run buyer"):
             project.trials()
         seen: list[Run] = []
         found = project.search(watch=seen.append)
@@ -161,7 +161,7 @@ def test_the_gate_does_not_judge_on_days_that_a_search_has_seen(loaded: Path) ->
     (loaded / "project.py").write_text(text.replace("calibration=0.5)", 'calibration=0.5, window="21d")'))
     with shop.opened(loaded) as project:
         with pytest.raises(
-            Unavailable, match=r"searched for on what was known by .* Search again: trimtab search buyer"
+            Unavailable, match=r"searched for on what was known by .* Search again: trimtab search run buyer"
         ):
             project.train()
         shop.move(project, 1)

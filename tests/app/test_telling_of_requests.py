@@ -288,13 +288,13 @@ def check_histogram(family: Any) -> None:
 
 def test_top_shows_the_service_of_the_project_in_80_columns(told: Path, url: str) -> None:
     ask(f"{url}/v1/models/buyer/predict", {"request": shop.visit("seen", shop.NOW_US)})
-    done = run(told, "top", "--once", "--every", "0.3")
+    done = run(told, "service", "top", "--once", "--every", "0.3")
     assert (done.returncode, done.stderr) == (0, "")
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "\x1b" not in done.stdout
     for words in (url, "buyer  buyer@2  champion", "in flight", "log ok", "breaker closed", "  features", "p99"):
         assert words in done.stdout
-    found = json.loads(run(told, "top", "--once", "--every", "0.3", "--url", url, "--json").stdout)
+    found = json.loads(run(told, "service", "top", "--once", "--every", "0.3", "--url", url, "--json").stdout)
     assert found["answers"][0]["name"] == ["buyer", "buyer@2", "champion"]
     assert {one["stage"] for one in found["stages"]} >= {"features", "model"}
     assert f"served on {url}" in run(told, "status").stdout
@@ -302,14 +302,14 @@ def test_top_shows_the_service_of_the_project_in_80_columns(told: Path, url: str
 
 def test_top_says_that_no_service_runs(trained: Path) -> None:
     (trained / "trimtab.toml").write_text("[serve]\nport = 9\n")
-    done = run(trained, "top", "--once")
+    done = run(trained, "service", "top", "--once")
     assert done.returncode == 5
     assert "http://127.0.0.1:9: no service answers there" in done.stderr
     assert "trimtab serve" in done.stderr
-    named = run(trained, "top", "--once", "--url", "127.0.0.1:9")
+    named = run(trained, "service", "top", "--once", "--url", "127.0.0.1:9")
     assert (named.returncode, named.stderr) == (5, done.stderr)
     for wrong in ("foo://here", "http://", "http://[:1"):
-        done = run(trained, "top", "--once", "--url", wrong)
+        done = run(trained, "service", "top", "--once", "--url", wrong)
         assert (done.returncode, "Give an address such as http://" in done.stderr) == (2, True), done.stderr
 
 
@@ -343,7 +343,7 @@ def test_top_takes_a_key_from_its_input_which_no_list_of_processes_shows(trained
 def top_of(
     answer: bytes, folder: Path, *words: str, given: str = "", heard: list[bytes] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """`trimtab top` of a server that always gives one answer."""
+    """`trimtab service top` of a server that always gives one answer."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -356,14 +356,14 @@ def top_of(
 
         threading.Thread(target=serve, daemon=True).start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        return run(folder, "top", "--once", "--url", url, *words, given=given)
+        return run(folder, "service", "top", "--once", "--url", url, *words, given=given)
 
 
 def test_top_asks_the_service_itself_whatever_proxy_there_is(
     told: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    done = run(told, "top", "--once", "--every", "0.3", "--url", url)
+    done = run(told, "service", "top", "--once", "--every", "0.3", "--url", url)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -59,7 +59,7 @@ def figures(certificate: tuple[Path, Path]) -> Iterator[int]:
 
 def top(project: Path, *words: str, settings: str = "") -> subprocess.CompletedProcess[str]:
     (project / "trimtab.toml").write_text(settings)
-    command = [*CLI, "top", "--once", "--every", "0.2", *words]
+    command = [*CLI, "service", "top", "--once", "--every", "0.2", *words]
     return forked.run(
         command, cwd=project, env=shop.environment(), capture_output=True, text=True, timeout=60, check=False
     )

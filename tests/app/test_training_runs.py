@@ -133,7 +133,7 @@ def test_a_champion_whose_artifact_is_lost_is_red_and_training_puts_the_same_byt
         (red,) = [line for line in project.status().red if "artifact" in line]
         assert red.startswith(f"buyer: {first.name} ")
         assert "Run: trimtab train buyer (it fits it again and puts the same bytes back)" in red
-        assert "trimtab restore BACKUP --force" in red
+        assert "trimtab storage restore BACKUP --force" in red
         assert project.train() == []
         assert "put back" in project.runs()[-1].outcome
         assert (file.read_bytes(), project.registry.get("buyer@champion")) == (sound, first)
@@ -169,7 +169,9 @@ def test_what_is_told_of_a_lost_artifact_is_what_mends_it(trained: Path, tmp_pat
         (red,) = [line for line in project.status().red if "artifact" in line]
         assert "trimtab train buyer" in red
         blob_of(trained, project.registry.get("buyer@1").artifact).unlink()  # which would stand in for it
-        with pytest.raises(Corrupt, match=r"No candidate can be judged without it\. .*trimtab restore BACKUP --force"):
+        with pytest.raises(
+            Corrupt, match=r"No candidate can be judged without it\. .*trimtab storage restore BACKUP --force"
+        ):
             project.train("buyer")
     edit(trained, "return LogisticRegression(C=0.5)", "return LogisticRegression()")
     with shop.opened(trained) as project:
@@ -182,9 +184,9 @@ def test_what_is_told_of_a_lost_artifact_is_what_mends_it(trained: Path, tmp_pat
         file = blob_of(tmp_path / "other", project.registry.get("buyer@champion").artifact)
         file.unlink()
         (red,) = [line for line in project.status().red if "artifact" in line]
-        assert "Import its file again: trimtab import out --model buyer." in red
+        assert "Import its file again: trimtab versions import out --model buyer." in red
         found = next(finding for finding in examine(tmp_path / "other", {}) if finding.name == "champions")
-        assert "trimtab import out --model buyer" in found.fix
+        assert "trimtab versions import out --model buyer" in found.fix
         project.import_model(tmp_path / "out", "buyer")
         assert not any("artifact" in line for line in project.status().red)
 

@@ -1,4 +1,4 @@
-"""`trimtab join` and `trimtab snapshot`, from files to files."""
+"""`trimtab features join` and `trimtab features snapshot`, from files to files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def test_a_file_gets_its_features_row_by_row(folder: Path, call: Run) -> None:
-    done = call("join", "asked.csv", "--view", "by_customer", "--at", "when", "--reasons", "--out", "out.csv")
+    done = call(
+        "features", "join", "asked.csv", "--view", "by_customer", "--at", "when", "--reasons", "--out", "out.csv"
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "3 rows with 2 features written to out.csv\n"
     found = rows(folder / "out.csv")
@@ -46,13 +48,13 @@ def test_a_file_gets_its_features_row_by_row(folder: Path, call: Run) -> None:
         ("a", "3.5", "found"),
         ("c", "0.0", "no_entity"),
     ]
-    again = call("join", "asked.csv", "--view", "by_customer", "--at", "when", "--out", "out.csv")
+    again = call("features", "join", "asked.csv", "--view", "by_customer", "--at", "when", "--out", "out.csv")
     assert (again.returncode, "not overwritten" in again.stderr) == (4, True)
 
 
 def test_json_says_what_was_written_and_let_in(folder: Path, call: Run) -> None:
     arguments = ["--view", "by_customer", "--at", "2024-05-01T09:00Z", "--as-known", "final", "--out", "out.parquet"]
-    done = call("join", "asked.csv", *arguments, "--json")
+    done = call("features", "join", "asked.csv", *arguments, "--json")
     made = json.loads(done.stdout)
     assert (made["rows"], made["path"], made["parts"]) == (3, "out.parquet", 1)
     assert made["let_in"] == {"by_customer.total": 2, "by_customer.last": 2}, "not_yet instead of no_entity"
@@ -60,33 +62,41 @@ def test_json_says_what_was_written_and_let_in(folder: Path, call: Run) -> None:
 
 def test_snapshots_list_the_entities_known_at_each_moment(folder: Path, call: Run) -> None:
     span = ["--start", "2024-05-01T12:00Z", "--end", "2024-05-03T12:00Z", "--every", "1d"]
-    assert call("snapshot", "by_customer", *span, "--out", "s.csv").returncode == 0
+    assert call("features", "snapshot", "by_customer", *span, "--out", "s.csv").returncode == 0
     assert [(r["customer"], r["at"][:10], r["by_customer.total"]) for r in rows(folder / "s.csv")] == [
         ("ann", "2024-05-01", "3.5"),
         ("ann", "2024-05-02", "3.5"),
         ("bob", "2024-05-02", "1.0"),
     ]
-    assert call("snapshot", "by_customer", "--out", "now.csv").stdout.startswith("2 rows with 2 features")
+    assert call("features", "snapshot", "by_customer", "--out", "now.csv").stdout.startswith("2 rows with 2 features")
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["join", "asked.csv", "--out", "o.csv"], 2, "features of what"),
-        (["join", "asked.csv", "--view", "by_customer", "--out", "o.csv"], 2, "as of when"),
-        (["join", "asked.csv", "--view", "v", "--at", "when", "--out", "o.csv"], 3, "by_customer"),
-        (["join", "none.csv", "--view", "by_customer", "--at", "when", "--out", "o.csv"], 3, "none.csv"),
+        (["features", "join", "asked.csv", "--out", "o.csv"], 2, "features of what"),
+        (["features", "join", "asked.csv", "--view", "by_customer", "--out", "o.csv"], 2, "as of when"),
+        (["features", "join", "asked.csv", "--view", "v", "--at", "when", "--out", "o.csv"], 3, "by_customer"),
+        (["features", "join", "none.csv", "--view", "by_customer", "--at", "when", "--out", "o.csv"], 3, "none.csv"),
         (
-            ["join", "asked.csv", "--view", "by_customer", "--model", "m", "--out", "o.csv"],
+            ["features", "join", "asked.csv", "--view", "by_customer", "--model", "m", "--out", "o.csv"],
             2,
             "either --model or --view",
         ),
-        (["join", "asked.csv", "--view", "by_customer", "--at", "id", "--out", "o.csv"], 2, "id"),
-        (["join", "spending.csv", "--view", "by_customer", "--at", "2999-01-01", "--out", "o.csv"], 2, "is to come"),
-        (["join", "asked.csv", "--view", "by_customer", "--events", "x", "--out", "o.csv"], 2, "SOURCE=PATH"),
-        (["snapshot", "by_customer", "--start", "2024-01-01", "--out", "o.csv"], 2, "--every"),
-        (["snapshot", "by_customer", "--at", "soon", "--out", "o.csv"], 2, "ISO 8601"),
-        (["snapshot", "by_customer"], 2, "--out"),
+        (["features", "join", "asked.csv", "--view", "by_customer", "--at", "id", "--out", "o.csv"], 2, "id"),
+        (
+            ["features", "join", "spending.csv", "--view", "by_customer", "--at", "2999-01-01", "--out", "o.csv"],
+            2,
+            "is to come",
+        ),
+        (
+            ["features", "join", "asked.csv", "--view", "by_customer", "--events", "x", "--out", "o.csv"],
+            2,
+            "SOURCE=PATH",
+        ),
+        (["features", "snapshot", "by_customer", "--start", "2024-01-01", "--out", "o.csv"], 2, "--every"),
+        (["features", "snapshot", "by_customer", "--at", "soon", "--out", "o.csv"], 2, "ISO 8601"),
+        (["features", "snapshot", "by_customer"], 2, "--out"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line_or_two(

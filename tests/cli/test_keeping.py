@@ -35,23 +35,27 @@ def project(tmp_path: Path) -> Path:
 @pytest.mark.fast
 def test_from_disk_and_retain_to_a_backup_that_comes_back(call: Run, project: Path) -> None:
     assert call("ingest", "landings", "landings.csv", cwd=project).returncode == 0
-    dry = call("retain", "--dry-run", cwd=project)
+    dry = call("storage", "prune", "--dry-run", cwd=project)
     assert dry.stdout.startswith("would truncate 500 records of the event log")
-    done = call("retain", cwd=project)
+    done = call("storage", "prune", cwd=project)
     assert "truncated 500 records of the event log" in done.stdout
     assert "removed 498 events of landings" in done.stdout  # not the newest, and the first loaded
-    shown = call("disk", cwd=project).stdout
+    shown = call("storage", "disk", cwd=project).stdout
     assert "event log" in shown
     assert "budget 50 MB" in shown
-    assert json.loads(call("disk", "--json", cwd=project).stdout)["budget_bytes"] == 50_000_000
+    assert json.loads(call("storage", "disk", "--json", cwd=project).stdout)["budget_bytes"] == 50_000_000
     assert "\ndisk: " in call("status", cwd=project).stdout
-    made = call("backup", "../copy", cwd=project)
+    made = call("storage", "backup", "../copy", cwd=project)
     assert made.stdout.startswith("../copy: whole")
-    refused = call("restore", "../copy", cwd=project)
+    refused = call("storage", "restore", "../copy", cwd=project)
     assert (refused.returncode, "--force" in refused.stderr) == (4, True)
-    assert call("restore", "../copy", "--force", cwd=project).stdout.splitlines()[0].endswith(".trimtab: restored")
+    assert (
+        call("storage", "restore", "../copy", "--force", cwd=project)
+        .stdout.splitlines()[0]
+        .endswith(".trimtab: restored")
+    )
     assert "landings  2 events" in call("status", cwd=project).stdout
-    assert call("restore", "../copy", "--into", "../else", "--json", cwd=project).returncode == 0
+    assert call("storage", "restore", "../copy", "--into", "../else", "--json", cwd=project).returncode == 0
     assert (project.parent / "else" / "format.json").is_file()
 
 
@@ -59,8 +63,8 @@ def test_a_restoration_that_is_stopped_says_what_holds(
     call: Run, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call("ingest", "landings", "landings.csv", cwd=project)
-    assert call("backup", "../copy", cwd=project).returncode == 0
-    assert call("retain", cwd=project).returncode == 0
+    assert call("storage", "backup", "../copy", cwd=project).returncode == 0
+    assert call("storage", "prune", cwd=project).returncode == 0
     state, remove = project / ".trimtab", shutil.rmtree
     there = state.stat().st_ino
 
@@ -70,7 +74,7 @@ def test_a_restoration_that_is_stopped_says_what_holds(
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", stop)
-        early = call("restore", "../copy", "--force", cwd=project)
+        early = call("storage", "restore", "../copy", "--force", cwd=project)
     for number, handler in handlers.items():  # the command ignores them from the first one on
         signal.signal(number, handler)
     assert (early.returncode, early.stderr.strip()) == (130, "trimtab: interrupted. The state is as it was before.")
@@ -83,7 +87,7 @@ def test_a_restoration_that_is_stopped_says_what_holds(
 
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", stop_late)
-        late = call("restore", "../copy", "--force", cwd=project)
+        late = call("storage", "restore", "../copy", "--force", cwd=project)
     assert (late.returncode, late.stderr) == (0, "")
     assert late.stdout.splitlines()[0].endswith(".trimtab: restored")
     assert "landings  500 events" in call("status", cwd=project).stdout
@@ -93,14 +97,18 @@ def test_a_restoration_that_is_stopped_says_what_holds(
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["backup", "."], 4, "exists"),
-        (["backup", ".trimtab/copy"], 2, "lies in the state folder"),
-        (["restore", "nowhere"], 3, "no backup (it has no backup.json)"),
-        (["backup", "/proc/copy"], 5, "/proc/copy: No such file or directory. Nothing is left there; name a folder"),
-        (["features", "carier"], 3, "Did you mean carrier"),
-        (["features", "mean"], 3, "mean_7d"),
-        (["features", "quux"], 3, "See all: trimtab features"),
-        (["retain", "--dryrun"], 2, "No such option"),
+        (["storage", "backup", "."], 4, "exists"),
+        (["storage", "backup", ".trimtab/copy"], 2, "lies in the state folder"),
+        (["storage", "restore", "nowhere"], 3, "no backup (it has no backup.json)"),
+        (
+            ["storage", "backup", "/proc/copy"],
+            5,
+            "/proc/copy: No such file or directory. Nothing is left there; name a folder",
+        ),
+        (["features", "show", "carier"], 3, "Did you mean carrier"),
+        (["features", "show", "mean"], 3, "mean_7d"),
+        (["features", "show", "quux"], 3, "See all: trimtab features"),
+        (["storage", "prune", "--dryrun"], 2, "No such option"),
     ],
 )
 def test_what_cannot_be_done_is_named(call: Run, project: Path, arguments: list[str], status: int, said: str) -> None:
@@ -123,7 +131,7 @@ def test_a_retention_shorter_than_a_window_is_refused_by_every_command(call: Run
     [
         ["ingest", "landings", "pipe.csv"],
         ["ingest", "landings", "pipe.arrow"],
-        ["join", "pipe.parquet", "--view", "carrier", "--at", "at", "--out", "out.csv"],
+        ["features", "join", "pipe.parquet", "--view", "carrier", "--at", "at", "--out", "out.csv"],
         ["forget", "carrier", "--from", "pipe.csv"],
         ["init", "pipe.csv"],
     ],
@@ -140,14 +148,17 @@ def test_a_pipe_where_a_file_is_needed_is_refused_and_not_waited_for(
 
 def test_a_backup_with_a_pipe_in_it_is_refused_and_not_waited_for(call: Run, project: Path) -> None:
     assert call("ingest", "landings", "landings.csv", cwd=project).returncode == 0
-    assert call("backup", "../copy", cwd=project).returncode == 0
+    assert call("storage", "backup", "../copy", cwd=project).returncode == 0
     copy = project.parent / "copy"
     (copy / "state" / "catalog.db").unlink()
     os.mkfifo(copy / "state" / "catalog.db")
-    done = call("restore", "../copy", "--into", "../else", cwd=project)
+    done = call("storage", "restore", "../copy", "--into", "../else", cwd=project)
     assert done.returncode != 0
     assert "catalog.db: this file of the backup is a named pipe. Use another backup." in done.stderr
     assert not (project.parent / "else").exists()
     (copy / "backup.json").unlink()
     os.mkfifo(copy / "backup.json")
-    assert "found a named pipe, needed a file" in call("restore", "../copy", "--into", "../else", cwd=project).stderr
+    assert (
+        "found a named pipe, needed a file"
+        in call("storage", "restore", "../copy", "--into", "../else", cwd=project).stderr
+    )

@@ -142,10 +142,10 @@ def test_the_printed_commands_lead_from_a_file_to_answers(name: str, run: Run, c
 
 
 def test_the_report_of_a_version_is_a_page(trained: Path, call: Run, tmp_path: Path) -> None:
-    done = call("report", "churned@champion", "--out", str(tmp_path / "page.html"), "--json", cwd=trained)
+    done = call("versions", "report", "churned@champion", "--out", str(tmp_path / "page.html"), "--json", cwd=trained)
     assert done.returncode == 0, done.stderr
     assert "<html" in Path(json.loads(done.stdout)["page"]).read_text()
-    unknown = call("report", "churned@99", cwd=trained)
+    unknown = call("versions", "report", "churned@99", cwd=trained)
     assert (unknown.returncode, "has versions @1" in unknown.stderr) == (3, True)
 
 

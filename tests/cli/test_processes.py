@@ -255,7 +255,7 @@ def run_in_shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]
     )
 
 
-@pytest.mark.parametrize("verb", ["--help", "version", "version --json"])
+@pytest.mark.parametrize("verb", ["--help", "--version", "--version --json"])
 @pytest.mark.parametrize(
     ("command", "status", "complaint"),
     [

@@ -36,7 +36,7 @@ def test_what_a_file_has_and_lacks_is_said(folder: Path, call: Run) -> None:
         "  line 4: 5 fields where the header has 4: 'JFK,1,5,2025-01-01,3': bad_line",
     ]
     assert done.stderr == (
-        "66.7 % of the rows were NOT taken; they are in quarantine. See: trimtab quarantine weather. "
+        "66.7 % of the rows were NOT taken; they are in quarantine. See: trimtab quarantine list weather. "
         "If so many are known to be wrong, allow them: --max-refused SHARE\n"
     )
     (folder / "few.csv").write_text("origin,at\nJFK,2025-01-01\n")
@@ -57,7 +57,7 @@ def test_rows_are_shown_given_back_and_dropped(folder: Path, call: Run) -> None:
     shown = call("quarantine", cwd=folder).stdout
     assert "weather  wrong_type: 1 row, at fault: origin (1)" in shown
     assert '{"origin": 5, "temp": 1, "at": "2025-01-01"}' in shown
-    only = json.loads(call("quarantine", "weather", "--reason", "missing", "--json", cwd=folder).stdout)
+    only = json.loads(call("quarantine", "list", "weather", "--reason", "missing", "--json", cwd=folder).stdout)
     assert [(group["reason"], group["examples"][0]["row"]) for group in only] == [
         ("missing", {"origin": "JFK", "temp": 1.0, "at": None})
     ]

@@ -51,33 +51,33 @@ def test_versions_are_listed_tagged_found_protected_and_collected(call: Run, tra
     first = call("versions", cwd=trained)
     assert first.stderr == ""
     assert first.stdout == "No version yet. Train: trimtab train\n"
-    wrong = call("tag", "late@1", "x", cwd=trained)
+    wrong = call("versions", "tag", "late@1", "x", cwd=trained)
     assert (wrong.returncode, "no versions of 'late'; there are none at all" in wrong.stderr) == (3, True)
     for source, file in (("flight", "flights.csv"), ("landings", "landings.csv")):
         assert call("ingest", source, file, cwd=trained).returncode == 0
     done = call("train", cwd=trained)
     assert done.returncode == 0, done.stderr
-    assert f" by {getpass.getuser()}" in call("versions", "late@champion", cwd=trained).stdout
-    way = call("versions", "late@champion", cwd=trained).stdout.partition("one row takes ")[2].partition(";")[0]
+    assert f" by {getpass.getuser()}" in call("versions", "show", "late@champion", cwd=trained).stdout
+    way = call("versions", "show", "late@champion", cwd=trained).stdout.partition("one row takes ")[2].partition(";")[0]
     assert re.fullmatch(r"\w+ [\d.e+]+ us \(\w+ [\d.e+]+ us(, refused)?\)", way)
-    (choice,) = json.loads(call("--json", "versions", "late@champion", cwd=trained).stdout)["row_calls"]
+    (choice,) = json.loads(call("--json", "versions", "show", "late@champion", cwd=trained).stdout)["row_calls"]
     assert way.startswith(choice["chosen"])
     run = json.loads(call("--json", "runs", cwd=trained).stdout)["id"]
-    assert f"late@1: one row takes {way}" in call("run", "show", run, cwd=trained).stdout
-    shown = call("versions", "late", cwd=trained).stdout
+    assert f"late@1: one row takes {way}" in call("runs", "show", run, cwd=trained).stdout
+    shown = call("versions", "list", "late", cwd=trained).stdout
     assert "champion" in shown
     assert "log_loss 0." in shown
-    assert call("tag", "late@1", "seen", "region:eu", "--note", "By hand.", cwd=trained).stdout == (
+    assert call("versions", "tag", "late@1", "seen", "region:eu", "--note", "By hand.", cwd=trained).stdout == (
         "late@1: region:eu, seen\n"
     )
-    assert call("tag", "late@1", cwd=trained).returncode == 2
-    assert "begin with a letter or digit" in call("tag", "late@1", "No Tag", cwd=trained).stderr
+    assert call("versions", "tag", "late@1", cwd=trained).returncode == 2
+    assert "begin with a letter or digit" in call("versions", "tag", "late@1", "No Tag", cwd=trained).stderr
     found = call("versions", "--tag", "seen", "--json", cwd=trained).stdout.splitlines()
     assert [json.loads(line)["tags"] for line in found] == [["region:eu", "seen"]]
     assert f"By hand. ({getpass.getuser()})" in call("versions", "--search", "by HAND", cwd=trained).stdout
     assert call("versions", "--metric", "auc>1", cwd=trained).stdout == "No version fits. There are versions of late.\n"
     assert "auc 0." in call("versions", "--metric", "auc>0", cwd=trained).stdout
-    for arguments in (["versions", "ltae"], ["versions", "ltae", "--tag", "seen", "--json"]):
+    for arguments in (["versions", "list", "ltae"], ["versions", "list", "ltae", "--tag", "seen", "--json"]):
         misspelt = call(*arguments, cwd=trained)
         assert (misspelt.returncode, misspelt.stdout) == (3, "")
         assert "no model 'ltae'. There is: late." in misspelt.stderr
@@ -85,17 +85,30 @@ def test_versions_are_listed_tagged_found_protected_and_collected(call: Run, tra
         none = call("versions", option, "nothing", cwd=trained)
         assert (none.returncode, f"no version has a {what} 'nothing'. There are: " in none.stderr) == (3, True)
     assert call("versions", "--metric", "log_loss=1", cwd=trained).returncode == 2
-    said = call("protect", "late", "canary", "--needs", "gate", "--why", "five percent see it", cwd=trained).stdout
+    said = call(
+        "versions", "protect", "late", "canary", "--needs", "gate", "--why", "five percent see it", cwd=trained
+    ).stdout
     assert said == "late@canary: a move needs gate from now on\n"
-    again = call("protect", "late", "canary", "--needs", "gate", "--why", "five percent see it", "--json", cwd=trained)
+    again = call(
+        "versions",
+        "protect",
+        "late",
+        "canary",
+        "--needs",
+        "gate",
+        "--why",
+        "five percent see it",
+        "--json",
+        cwd=trained,
+    )
     assert json.loads(again.stdout)["actor"] == getpass.getuser()
-    none = call("protect", "nope", "live", "--needs", "gate", "--why", "five percent see it", cwd=trained)
+    none = call("versions", "protect", "nope", "live", "--needs", "gate", "--why", "five percent see it", cwd=trained)
     assert (none.returncode, "no model 'nope'. There are: late." in none.stderr) == (3, True)
-    dry = call("gc", "--dry-run", cwd=trained).stdout
+    dry = call("storage", "gc", "--dry-run", cwd=trained).stdout
     assert "stays  late@1" in dry
     assert "0 versions and 0 blobs that nothing names would give back 0 B" in dry
-    assert call("gc", "--grace", "x", cwd=trained).returncode == 2
-    again = json.loads(call("gc", "--grace", "0s", "--evidence", "0s", "--json", cwd=trained).stdout)
+    assert call("storage", "gc", "--grace", "x", cwd=trained).returncode == 2
+    again = json.loads(call("storage", "gc", "--grace", "0s", "--evidence", "0s", "--json", cwd=trained).stdout)
     assert again["going"] == []  # the champion, and the version that it refits
     assert any("alias champion points to it" in kept["why"] for kept in again["kept"])
 
@@ -113,7 +126,7 @@ def test_content_that_is_imported_again_is_said_to_be_there_already(call: Run, t
     golden.write_text("\n".join(json.dumps({"far": far, "score": score}) for far, score in scores))
     for source, file in (("flight", "flights.csv"), ("landings", "landings.csv")):  # maybe by no test before this one
         assert call("ingest", source, file, cwd=trained).returncode == 0
-    given = ("import", str(tmp_path / "theirs.txt"), "--model", "late", "--golden", str(golden))
+    given = ("versions", "import", str(tmp_path / "theirs.txt"), "--model", "late", "--golden", str(golden))
     first = call(*given, cwd=trained)
     assert first.returncode == 0, first.stderr
     assert "held against 20 golden rows" in first.stdout
@@ -126,7 +139,7 @@ def test_content_that_is_imported_again_is_said_to_be_there_already(call: Run, t
         "not 2020-02-01T00:00:00 (trimtab promote takes --seen-until, too); it was not scored on a window"
         in other.stderr
     )
-    shown = call("versions", name, cwd=trained).stdout
+    shown = call("versions", "show", name, cwd=trained).stdout
     assert "imported from theirs.txt, may have seen all until" in shown
 
 
@@ -135,18 +148,19 @@ def test_where_no_model_is_named_the_first_is_taken_and_the_others_are_said(call
     second += '    estimator=scaled, metric="log_loss")\n'
     (tmp_path / "project.py").write_text(f"{PROJECT}\n{second}tt.deployment(slow, gate=tt.beats_champion())\n")
     (tmp_path / "trimtab.toml").write_text("")
-    for name in ("train", "search"):
-        said = f"{name}: no MODEL was named, so it is 'late'. For the others: trimtab {name} slow\n"
-        assert said in call(name).stderr
-        assert "no MODEL" not in call(name, "slow").stderr
+    for name in (["train"], ["search", "run"]):
+        verb = " ".join(name)
+        said = f"{verb}: no MODEL was named, so it is 'late'. For the others: trimtab {verb} slow\n"
+        assert said in call(*name).stderr
+        assert "no MODEL" not in call(*name, "slow").stderr
     for command in (("approve",), ("reject", "--why", "x")):  # nobody waits at either
         done = call(*command)
         said = f"trimtab: {command[0]}: no candidate of late, slow waits for approval. See: trimtab status\n"
         assert (done.returncode, done.stderr) == (4, said)
-    none = call("trials")
+    none = call("search", "trials")
     assert (none.returncode, "nothing was searched yet for late, slow" in none.stderr) == (3, True)
-    first = call("versions", "slow")
+    first = call("versions", "list", "slow")
     assert first.stderr == ""
     assert first.stdout == "No version yet. Train: trimtab train slow\n"
-    nobody = call("versions", "slwo")
+    nobody = call("versions", "list", "slwo")
     assert (nobody.returncode, "There is: late, slow." in nobody.stderr) == (3, True)

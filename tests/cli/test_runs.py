@@ -40,16 +40,15 @@ def test_a_training_whose_page_cannot_be_written_says_what_was_decided(
     (folder / ".trimtab" / "reports").touch()
     done = call("train", cwd=folder)
     assert (done.returncode, "promote  " in done.stdout, "log loss" in done.stdout) == (5, True, True)
-    assert "trimtab report churned@1" in done.stderr
+    assert "trimtab versions report churned@1" in done.stderr
     (folder / ".trimtab" / "reports").unlink()
-    assert call("report", "churned@1", cwd=folder).returncode == 0
+    assert call("versions", "report", "churned@1", cwd=folder).returncode == 0
 
 
 def test_a_missing_choice_is_told_on_one_line(call: Call) -> None:
-    said = call("run").stderr
-    assert "show, cancel" in said
+    said = call("versions", "protect", "late", "live", "--why", "w").stderr
+    assert "gate, reason, nothing" in said
     assert "\\t" not in said
-    assert "trimtab run --help" in said
 
 
 def test_a_cancelled_run_says_so_once() -> None:

@@ -14,23 +14,31 @@ from click.testing import CliRunner
 
 from trimtab.cli import exits
 from trimtab.cli.exits import STATUS_BY_ERROR, printable
-from trimtab.cli.group import COMMANDS, Commands, trimtab
+from trimtab.cli.group import trimtab
+from trimtab.cli.verbs import TOP, Group, paths
 from trimtab.core.config import Config, ScenarioSettings
 from trimtab.core.errors import TrimtabError
 
 ROOT = Path(__file__).parents[2]
 
 
-def loaded(name: str) -> click.Command:
-    found = Commands().get_command(click.Context(trimtab), name)
-    assert found is not None
+GROUPS = [name for name, place in TOP.items() if isinstance(place, Group)]
+
+
+def loaded(words: str) -> click.Command:
+    found: click.Command = trimtab
+    for word in words.split():
+        assert isinstance(found, click.Group)
+        below = found.get_command(click.Context(found), word)
+        assert below is not None
+        found = below
     return found
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("name", list(COMMANDS))
+@pytest.mark.parametrize("name", [*paths(), *GROUPS])
 def test_every_command_has_an_example_and_the_common_options(name: str) -> None:
-    shown = CliRunner().invoke(trimtab, [name, "--help"])
+    shown = CliRunner().invoke(trimtab, [*name.split(), "--help"])
     assert shown.exit_code == 0
     assert re.search(rf"Example:\n.*trimtab {name}\b", shown.output)
     for option in ("--project", "--json", "--debug"):
@@ -38,20 +46,25 @@ def test_every_command_has_an_example_and_the_common_options(name: str) -> None:
 
 
 def test_every_option_says_what_it_does() -> None:
-    options = [(name, p) for name in COMMANDS for p in loaded(name).params if isinstance(p, click.Option)]
+    options = [(name, p) for name in paths() for p in loaded(name).params if isinstance(p, click.Option)]
     silent = [(name, p.opts) for name, p in options if not p.help and p.name not in ("seed", "mode")]
     assert silent == []
 
 
 def test_the_help_lists_every_command_once() -> None:
     shown = CliRunner().invoke(trimtab, ["--help"]).output
-    listed = re.findall(r"^  ([a-z]+)  +[A-Z]", shown, flags=re.MULTILINE)
-    assert sorted(listed) == sorted(COMMANDS)
+    listed = re.findall(r"^  ([a-z]+)(?:, [a-z]+)?  +[A-Z]", shown, flags=re.MULTILINE)
+    assert sorted(listed) == sorted(TOP)
+    for name in GROUPS:
+        shown = CliRunner().invoke(trimtab, [name, "--help"]).output.partition("Commands:")[2]
+        assert re.findall(r"^  ([a-z]+)  +[A-Z]", shown, flags=re.MULTILINE) == loaded(name).list_commands(
+            click.Context(trimtab)
+        )
 
 
 def test_the_document_lists_every_command_and_every_exit_status() -> None:
     text = (ROOT / "docs" / "cli.md").read_text()
-    assert [name for name in COMMANDS if f"trimtab {name}" not in text] == []
+    assert [name for name in paths() if f"`trimtab {name}" not in text] == []
     table = text.partition("## Exit status")[2]
     documented = {
         int(n) for cell in re.findall(r"^\| ([\d, ]+) \|", table, flags=re.MULTILINE) for n in cell.split(",")
@@ -125,17 +138,23 @@ def test_completion_after_a_misspelt_command_says_nothing() -> None:
         (["predict", "m", "--row", "{x}"], ["--row: no JSON"]),
         (["predict", "m", "--row", "[1]"], ["found a list", "JSON object"]),
         (["predict", "m", "--row", "{}", "--at", "soon"], ["'soon' is not ISO 8601"]),
-        (["skew", "m", "--history", "3"], ["MODEL is for a check; --history shows the newest ones of all models"]),
-        (["skew", "--history", "3", "--since", "2024-05-01"], ["--since is for a check"]),
-        (["skew", "--history", "3", "--seed", "1"], ["--seed is for a check"]),
-        (["skew", "--history", "3", "--scores"], ["--scores is for a check"]),
-        (["skew", "--all", "--sample", "1000"], ["--sample and --all exclude each other"]),
-        (["versions", "m@7", "--tag", "seen"], ["--tag narrows a list, and m@7 is one version"]),
-        (["versions", "m@7", "--metric", "auc"], ["--metric narrows a list"]),
-        (["compare", "m@7", "m@8", "--no-rows", "--window", "14d"], ["--window is about rows"]),
-        (["ledger", "verify", "--last", "3"], ["--last is for: trimtab ledger show"]),
-        (["quarantine", "--yes"], ["--yes is for: trimtab quarantine drop"]),
-        (["quarantine", "replay", "a", "--yes"], ["--yes is for: trimtab quarantine drop"]),
+        (
+            ["quality", "skew", "m", "--history", "3"],
+            ["MODEL is for a check; --history shows the newest ones of all models"],
+        ),
+        (["quality", "skew", "--history", "3", "--since", "2024-05-01"], ["--since is for a check"]),
+        (["quality", "skew", "--history", "3", "--seed", "1"], ["--seed is for a check"]),
+        (["quality", "skew", "--history", "3", "--scores"], ["--scores is for a check"]),
+        (["quality", "skew", "--all", "--sample", "1000"], ["--sample and --all exclude each other"]),
+        (
+            ["versions", "show", "m@7", "--tag", "seen"],
+            ["No such option '--tag'. It is an option of: trimtab versions list"],
+        ),
+        (["versions", "list", "m@7"], ["m@7 is one version", "trimtab versions show m@7"]),
+        (["versions", "compare", "m@7", "m@8", "--no-rows", "--window", "14d"], ["--window is about rows"]),
+        (["ledger", "verify", "--last", "3"], ["It is an option of: trimtab ledger list"]),
+        (["quarantine", "--yes"], ["No such option '--yes'"]),
+        (["quarantine", "replay", "a", "--yes"], ["No such option '--yes'"]),
         (["ledger", "burn"], ["burn"]),
         (["init", "x.csv", "--estimator", "magic"], ["magic", "linear"]),
     ],
@@ -178,9 +197,9 @@ def test_the_project_is_the_nearest_folder_upward(tmp_path: Path, monkeypatch: p
 
 
 def test_version_names_what_trimtab_stands_on() -> None:
-    done = CliRunner().invoke(trimtab, ["version", "--json"])
+    done = CliRunner().invoke(trimtab, ["--version", "--json"])
     assert {"trimtab", "Python", "numpy", "duckdb", "lmdb", "SQLite", "platform"} <= json.loads(done.stdout).keys()
-    assert CliRunner().invoke(trimtab, ["version"]).stdout.startswith("trimtab")
+    assert CliRunner().invoke(trimtab, ["--version"]).stdout.startswith("trimtab")
 
 
 def test_doctor_fails_when_something_is_missing(tmp_path: Path) -> None:

@@ -423,7 +423,7 @@ def test_an_alert_says_who_what_since_when_why_and_what_to_do() -> None:
         "  cause: source sales is silent",
         "  evidence: share 0.5",
         f"  to do: {RUNBOOK['no_labels']} (docs/alerts.md#no_labels)",
-        "  look: trimtab status; trimtab quality m",
+        "  look: trimtab status; trimtab quality show m",
     ]
 
 

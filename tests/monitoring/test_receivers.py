@@ -66,7 +66,7 @@ def test_a_webhook_gets_the_message_as_json_with_its_key(server: HttpReceiver) -
     [alert] = post.json["alerts"]
     assert alert["version"] == "late_flight@7"
     assert alert["owner"] == "team weather"
-    assert alert["look"] == ["trimtab status", "trimtab quality late_flight"]
+    assert alert["look"] == ["trimtab status", "trimtab quality show late_flight"]
     assert "X-Trimtab-Signature" not in post.headers
 
 
@@ -85,7 +85,7 @@ def test_slack_gets_one_text_in_which_nothing_is_markup_by_accident(server: Http
     assert text.startswith("*RED late_flight@7: null_values, column temp*")
     assert "Half of temp is null &amp; &lt;odd&gt;." in text
     assert "owner: team weather" in text
-    assert "look: trimtab status; trimtab quality late_flight" in text
+    assert "look: trimtab status; trimtab quality show late_flight" in text
 
 
 def test_an_answer_that_is_no_success_is_a_failure_with_what_it_said() -> None:

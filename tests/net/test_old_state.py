@@ -231,7 +231,9 @@ def test_no_stored_answer_is_skewed(project: tt.Project) -> None:
 
 def test_the_backup_is_restored(tmp_path: Path) -> None:
     folder = unpacked(tmp_path)
-    done = CliRunner(env=ENVIRONMENT).invoke(trimtab, ["restore", str(folder / "backup"), "--project", str(folder)])
+    done = CliRunner(env=ENVIRONMENT).invoke(
+        trimtab, ["storage", "restore", str(folder / "backup"), "--project", str(folder)]
+    )
     assert done.exit_code == 4, done.output  # there is state
     arguments = ["restore", str(folder / "backup"), "--force", "--project", str(folder)]
     done = CliRunner(env=ENVIRONMENT).invoke(trimtab, arguments)

@@ -22,7 +22,7 @@ def current() -> str:
     unset = {name: None for name in os.environ if name.startswith("TRIMTAB_")}
     with TemporaryDirectory() as folder:
         copied(Path(folder))
-        shown = CliRunner(env=unset).invoke(trimtab, ["openapi", "--json", "--project", folder])
+        shown = CliRunner(env=unset).invoke(trimtab, ["service", "openapi", "--json", "--project", folder])
     assert shown.exit_code == 0, shown.output
     assert folder not in shown.stdout
     return json.dumps(json.loads(shown.stdout), indent=1, sort_keys=True, ensure_ascii=False) + "\n"

@@ -110,7 +110,7 @@ def test_every_reason_keeps_a_version(shop: Shop) -> None:
     shop.gate(four, five)
     refit = shop.version("refit", refit_of=six.id)
     shop.clock.advance_to(LATER_US)
-    answers = Reason("12 logged predictions are its answers", "trimtab retain")
+    answers = Reason("12 logged predictions are its answers", "trimtab storage prune")
     also = {refit.id: [Reason("ledger row 7", "", evidence_us=3 * DAY_US)], seven.id: [answers]}
     found = shop.collector(also=also).look()
     assert names(found) == ([str(n) for n in range(1, 9)], [])
@@ -134,7 +134,7 @@ def test_every_reason_keeps_a_version(shop: Shop) -> None:
         "4": ("--evidence 29d",),
         "5": ("--evidence 29d",),
         "6": ("removing late_flight@8",),
-        "7": ("trimtab retain",),
+        "7": ("trimtab storage prune",),
         "8": ("--evidence 2d",),
     }
     short = shop.collector(keep=Keep(rollbacks=1, evidence_us=DAY_US)).look()

@@ -161,7 +161,7 @@ def test_a_protected_alias_takes_a_record_against_the_champion_in_service_too(de
     registry = desk.registry
     registry.move("late_flight", "champion", one, why="the first one", gate=desk.gate(one, None))
     registry.protect("late_flight", "canary", "gate", why="five percent of all users see it")
-    said = r"no gate record.*Name one that passed its gate \(trimtab card late_flight@2.*--needs reason"
+    said = r"no gate record.*Name one that passed its gate \(trimtab versions card late_flight@2.*--needs reason"
     with pytest.raises(Misuse, match=said):
         registry.move("late_flight", "canary", two, why="better")
     row = registry.move("late_flight", "canary", two, why="better", gate=desk.gate(two, one))

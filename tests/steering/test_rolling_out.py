@@ -197,7 +197,7 @@ def test_a_canary_of_somebody_else_refuses_the_candidate_once(catalog: Catalog) 
 def test_a_canary_that_a_person_changed_ends_the_rollout(catalog: Catalog) -> None:
     rig = begun(catalog, rules(canary=[0.05, 0.25], step="2h"))
     rig.days(1, 0.3)
-    catalog.write([Put("share", "click", b"0.0")])  # trimtab arm MODEL --as canary --share 0
+    catalog.write([Put("share", "click", b"0.0")])  # trimtab canary MODEL --share 0
     assert hours(rig, 1) == ["refuse"]
     assert "A person changed the canary" in rig.ledger.rows()[-1].cause
     assert rig.bench.in_service == "v1"

@@ -3,122 +3,90 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from keyword import iskeyword
+from types import MappingProxyType
 from typing import Any
 
 import click
 
-from trimtab.cli.exits import Manner, end_in_time, guarded
-from trimtab.cli.options import manner_options
+from trimtab.cli.exits import Manner, end_in_time, guarded, printable
+from trimtab.cli.options import fewer_proposals, manner_options
+from trimtab.cli.verbs import ALSO, CAREFUL, HIDDEN, OLD, OLD_BELOW, TOP, VERBS, Group, paths
+from trimtab.core.errors import NotFound
 
-# The headings of the help text, with the commands under each heading and their modules.
-_VERBS = {
-    "Start": {
-        "init": "start.starting",
-        "doctor": "start.starting",
-        "demo": "start.replaying",
-        "version": "start.starting",
-    },
-    "Data in, answers out": {
-        "ingest": "data.files",
-        "quarantine": "data.quarantine",
-        "predict": "data.files",
-        "join": "data.tables",
-        "snapshot": "data.tables",
-        "serve": "serve.serving",
-        "keys": "serve.keys",
-        "openapi": "serve.openapi",
-        "materialise": "data.stored",
-        "rebuild": "data.stored",
-        "compact": "data.stored",
-        "forget": "keep.erasing",
-    },
-    "The loop": {
-        "plan": "loop.planning",
-        "apply": "loop.planning",
-        "train": "loop.training",
-        "search": "loop.searching",
-        "trials": "loop.searching",
-        "stages": "loop.training",
-        "promote": "loop.moving",
-        "approve": "loop.moving",
-        "reject": "loop.moving",
-        "tick": "loop.training",
-        "rollback": "loop.moving",
-        "arm": "loop.moving",
-        "runs": "loop.runs",
-        "run": "loop.runs",
-        "import": "versions.version",
-        "protect": "versions.registered",
-        "alert": "loop.alert",
-        "freeze": "loop.moving",
-        "unfreeze": "loop.moving",
-    },
-    "What happened": {
-        "features": "loop.planning",
-        "top": "top",
-        "metrics": "serve.metrics",
-        "status": "ask.asking",
-        "why": "ask.asking",
-        "report": "ask.asking",
-        "versions": "versions.registered",
-        "card": "versions.version",
-        "compare": "versions.version",
-        "tag": "versions.registered",
-        "quality": "ask.quality",
-        "exclusions": "ask.exclusions",
-        "skew": "ask.skew",
-        "ledger": "ask.asking",
-    },
-    "What is kept": {
-        "export": "versions.version",
-        "disk": "keep.keeping",
-        "retain": "keep.keeping",
-        "gc": "versions.registered",
-        "backup": "keep.keeping",
-        "restore": "keep.keeping",
-        "recover": "keep.keeping",
-    },
-    "Long runs": {
-        "simulate": "start.replaying",
-    },
-}
-COMMANDS = {name: module for verbs in _VERBS.values() for name, module in verbs.items()}
+_BELOW = {path.rpartition(" ")[2]: path for path in paths()}  # "trimtab disk" is near "storage disk"
+_KNOWN = _BELOW | {name: name for name in TOP} | ALSO | OLD
+_MANNER = {"--json": 1, "--debug": 1, "--project": 2}  # how many words each option takes
 
 
-class Commands(click.Group):
+class _Lazy(click.Group):
     """A group of commands that imports the module of a command only when it is needed."""
 
+    places: Mapping[str, str | Group]
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(self.places)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module = import_module(f"trimtab.cli.{COMMANDS[cmd_name]}")
-        command: click.Command = getattr(module, f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name)
-        return command
+        place = self.places.get(cmd_name)
+        return None if place is None else _loaded(cmd_name, place)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with fewer_proposals():
+            return super().parse_args(ctx, args)
+
+    def first_line(self, ctx: click.Context, name: str) -> str:
+        command = self.get_command(ctx, name)
+        return "" if command is None else (command.help or "").partition("\n")[0]
+
+    def refuse(self, ctx: click.Context, word: str, known: dict[str, str]) -> None:
+        """Raise an error for an unknown verb. Of `known`, it proposes the nearest, unless that must not be proposed."""
+        near = get_close_matches(word, known, n=1)
+        proposed = known[near[0]] if near else ""
+        said = f" Did you mean {proposed!r}?" if proposed and proposed not in CAREFUL else ""
+        ctx.fail(f"No such command {word!r}.{said}")
+
+
+class Commands(_Lazy):
+    """The group of all verbs. Old names of verbs work, and a line on standard error says the new one."""
+
+    places: Mapping[str, str | Group] = MappingProxyType({**TOP, **HIDDEN})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(TOP)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        at = _first_word(args)
+        if at < len(args) and args[at] == "--version":
+            args = [*args[:at], *args[at + 1 :], "version"]
+        elif args[at : at + 1] == ["version"]:
+            _say_old("version", OLD["version"], ctx)
+        return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        near = [] if args[0] in COMMANDS or args[0].startswith("-") else get_close_matches(args[0], COMMANDS, n=1)
-        if near and not ctx.resilient_parsing:  # shell completion also calls this method, and must print nothing
-            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
-        return super().resolve_command(ctx, args)
+        word, rest = args[0], args[1:]
+        new = ALSO.get(word, word)
+        if word == "arm":
+            new, rest = _arm(rest)
+            _say_old(f"arm --as {new}", new, ctx)
+        elif word in OLD and word not in HIDDEN:
+            new = OLD[word]
+            _say_old(word, new, ctx)
+        elif new not in self.places and not ctx.resilient_parsing and not word.startswith("-"):
+            self.refuse(ctx, word, _KNOWN)
+        return super().resolve_command(ctx, [*new.split(), *rest])
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands with its headings."""
-        for heading, verbs in _VERBS.items():
+        """Write the list of verbs with its headings."""
+        also = {name: other for other, name in ALSO.items()}
+        for heading, verbs in VERBS.items():
             with formatter.section(heading):
-                formatter.write_dl([(name, self._first_line(ctx, name)) for name in verbs])
-
-    def _first_line(self, ctx: click.Context, name: str) -> str:
-        command = self.get_command(ctx, name)
-        return "" if command is None else (command.help or "").partition("\n")[0]
+                rows = [(name, self.first_line(ctx, name)) for name in verbs]
+                formatter.write_dl([(f"{name}, {also[name]}" if name in also else name, line) for name, line in rows])
 
     def main(
         self,
@@ -138,8 +106,110 @@ class Commands(click.Group):
         sys.exit(guarded(work, manner))
 
 
+class Below(_Lazy):
+    """The verbs below a verb, such as those of `trimtab versions`."""
+
+    def __init__(self, name: str, group: Group) -> None:
+        example = f"\n\n\b\nExample:\n  trimtab {group.example}"
+        super().__init__(name, help=group.help + example, callback=lambda: None)
+        self.verbs, self.places = group, {**group.below}
+        self._read_as: str | None = None  # the word that was taken as a name, as before there were verbs below this one
+        manner_options(self).params.reverse()  # click adds options to a function in the reverse order
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args if ctx.resilient_parsing else self._completed(ctx, args))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (NotFound, click.UsageError) as error:
+            near = get_close_matches(self._read_as or "", self.places, n=1)
+            if not near or f"{self.name} {near[0]}" in CAREFUL:
+                raise
+            said = f"{error} Or did you mean `trimtab {self.name} {near[0]}`?"
+            raise (NotFound(said) if isinstance(error, NotFound) else click.UsageError(said, error.ctx)) from None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.places and not ctx.resilient_parsing:
+            self.refuse(ctx, args[0], {name: f"{self.name} {name}" for name in self.places})
+        return super().resolve_command(ctx, args)
+
+    def _completed(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Return the arguments with the verb first: also if options stand before it, or if it was left out."""
+        assert self.name is not None
+        start = _first_word(args)
+        at = self._first_name(ctx, args, start)
+        head, word = args[:start], args[at] if at < len(args) else None
+        if word is None:
+            helped = any(one in ctx.help_option_names for one in args)
+            return args if helped or self.verbs.default is None else [*head, self.verbs.default, *args[start:]]
+        rest = [*args[start:at], *args[at + 1 :]]
+        if word in self.places:
+            return [*head, word, *rest]
+        new = OLD_BELOW.get((self.name, word))
+        if new is not None:
+            _say_old(f"{self.name} {word}", f"{self.name} {new}", ctx)
+            return [*head, new, *rest]
+        if self.verbs.before is None:
+            return [*head, word, *rest]
+        self._read_as = word
+        new = "show" if self.name == "versions" and "@" in word else str(self.verbs.before)
+        _say_old(f"{self.name} {word}", f"{self.name} {new} {word}", ctx)
+        return [*head, new, *args[start:]]
+
+    def _first_name(self, ctx: click.Context, args: list[str], start: int) -> int:
+        """Return the place of the first word that is neither an option nor the value of one."""
+        if start < len(args) and not args[start].startswith("-"):
+            return start
+        commands = [self.get_command(ctx, name) for name in self.places]
+        options = [one for command in commands if command for one in command.params if isinstance(one, click.Option)]
+        with_value = {name for one in options if not one.is_flag for name in one.opts}
+        at = start
+        while at < len(args) and args[at].startswith("-") and args[at] != "--":
+            at += 2 if args[at] in with_value else 1
+        return at
+
+
+def _loaded(name: str, place: str | Group) -> click.Command:
+    if isinstance(place, Group):
+        return Below(name, place)
+    module, _, attribute = place.partition(":")
+    command: click.Command = getattr(import_module(f"trimtab.cli.{module}"), attribute)
+    return command
+
+
+def _first_word(args: Sequence[str]) -> int:
+    """Return the place of the first word behind `--json`, `--debug` and `--project DIR`."""
+    at = 0
+    while at < len(args) and (name := args[at].partition("=")[0]) in _MANNER:
+        at += 1 if "=" in args[at] else _MANNER[name]
+    return min(at, len(args))
+
+
+def _arm(rest: list[str]) -> tuple[str, list[str]]:
+    """Return the verb that replaces `arm --as VERB`, and the other arguments."""
+    for at, word in enumerate(rest):
+        name, equals, value = word.partition("=")
+        if name == "--as":
+            value = value if equals else "".join(rest[at + 1 : at + 2])
+            if value in ("canary", "shadow"):
+                return value, [*rest[:at], *rest[at + (1 if equals else 2) :]]
+    if not rest or any(one in ("-h", "--help") for one in rest):
+        return "canary", rest
+    raise click.UsageError("`trimtab arm` needs --as canary or --as shadow. Better: trimtab canary, or trimtab shadow")
+
+
+def _say_old(old: str, new: str, ctx: click.Context) -> None:
+    if not ctx.resilient_parsing:  # shell completion also parses, and must print nothing
+        said = f"`trimtab {old}` is now `trimtab {new}`. The old name works until the next release."
+        print(printable(f"trimtab: {said}"), file=sys.stderr)
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @manner_options
+@click.option("--version", is_flag=True, expose_value=False, help="Show the versions of trimtab and its dependencies.")
 def trimtab() -> None:
     """The whole production machine-learning loop in one process.
 
@@ -148,6 +218,7 @@ def trimtab() -> None:
     \b
       trimtab init churn.csv          make the project, and say what to call next
       trimtab doctor                  see whether anything is missing
+      trimtab help versions           the verbs below a verb, or all about one
 
     Exit status: 0 done, 1 a check failed, 2 usage or a wrong argument, 3 not found, 4 conflict, 5 unavailable,
     6 corrupt, 70 unexpected, 130 Ctrl-C, 143 SIGTERM.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from trimtab.cli.exits import Manner
+from trimtab.cli.verbs import CAREFUL, CAREFUL_OPTIONS
 from trimtab.core.errors import Misuse, NotFound
 
 if TYPE_CHECKING:
@@ -55,12 +57,40 @@ def command(name: str, *, safe: str = "Nothing was changed.") -> Callable[[Calla
 
 def _command_class(safe: str) -> type[click.Command]:
     class Stoppable(click.Command):
+        def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+            with fewer_proposals():
+                return super().parse_args(ctx, args)
+
         def invoke(self, ctx: click.Context) -> Any:
             ctx.ensure_object(Manner).safe = safe
             _check_text(ctx)
             return super().invoke(ctx)
 
     return Stoppable
+
+
+@contextmanager
+def fewer_proposals() -> Iterator[None]:
+    """For an unknown option, propose similar ones except those that delete something or change what answers.
+
+    If a harmless verb next to this one has the option, the message names it.
+    """
+    try:
+        yield
+    except click.NoSuchOption as error:
+        near = next(iter(error.possibilities or ()), None)
+        said = f" Did you mean {near!r}?" if near is not None and near not in CAREFUL_OPTIONS else ""
+        above = error.ctx.parent if error.ctx is not None else None
+        if not said and above is not None and above.parent is not None and isinstance(above.command, click.Group):
+            others = [(name, above.command.get_command(above, name)) for name in above.command.list_commands(above)]
+            paths = [f"{above.info_name} {name}" for name, one in others if one and _has(one, error.option_name)]
+            having = [path for path in paths if path not in CAREFUL]
+            said = f" It is an option of: trimtab {having[0]}" if having else ""
+        raise click.UsageError(f"{error.message}{said}", error.ctx) from None
+
+
+def _has(command: click.Command, option: str) -> bool:
+    return any(option in one.opts for one in command.params)
 
 
 def _check_text(ctx: click.Context) -> None:

@@ -38,8 +38,8 @@ def top(url: str | None, key: str | None, cafile: str | None, model: str | None,
 
     \b
     Example:
-      trimtab top --once
-      trimtab top --key - < key.txt     # a key on the command line shows in the list of processes
+      trimtab service top --once
+      trimtab service top --key - < key.txt     # a key on the command line shows in the list of processes
     """
     look = _looking(url, sys.stdin.readline().strip() if key == "-" else key, cafile)
     first = look()

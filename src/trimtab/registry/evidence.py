@@ -136,10 +136,12 @@ def _instead(version: Version, alias: str, champion: str | None) -> str:
     """Return a sentence that tells the user what to do if a version has no gate record."""
     if alias != "champion":
         return (
-            f"Name one that passed its gate (trimtab card {version.name} shows whether it did), or ask for less: "
-            f"trimtab protect {version.model} {alias} --needs reason --why TEXT"
+            f"Name one that passed its gate (trimtab versions card {version.name} shows whether it did), or ask for "
+            f"less: trimtab versions protect {version.model} {alias} --needs reason --why TEXT"
         )
-    hint = "" if champion else ", or bring in the first champion without one (trimtab import --first, first=True)"
+    hint = (
+        "" if champion else ", or bring in the first champion without one (trimtab versions import --first, first=True)"
+    )
     return f"Judge it first{_how(version, alias)}, or give the passed record{hint}."
 
 

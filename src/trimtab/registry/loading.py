@@ -90,12 +90,12 @@ def repair_lost(model: str, *, imported: str | None, changed: bool = False) -> s
     'Run: trimtab train late_flight (it fits it again and puts the same bytes'
     """
     if imported is not None:
-        first = f"Import its file again: trimtab import {imported} --model {model}"
+        first = f"Import its file again: trimtab versions import {imported} --model {model}"
     elif changed:
         first = f"Bring back its recipe, and run: trimtab train {model}"
     else:
         first = f"Run: trimtab train {model} (it fits it again and puts the same bytes back)"
-    return f"{first}. Or bring all of the state back from a backup: trimtab restore BACKUP --force"
+    return f"{first}. Or bring all of the state back from a backup: trimtab storage restore BACKUP --force"
 
 
 def load_version(

@@ -450,7 +450,7 @@ class Registry:
 def _by_name(model: str, alias: str) -> str:
     """Return the command that points an alias to a version that the user chooses."""
     if alias == CHAMPION:
-        return f"Put one of `trimtab versions {model}` in service by its name: trimtab promote {model}@N"
+        return f"Put one of `trimtab versions list {model}` in service by its name: trimtab promote {model}@N"
     return f"Point it to a version by its name: registry.move({model!r}, {alias!r}, ...)."
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 ACT = "restamp"
-REPAIR = "Look at the clock first; if it is right now, run: trimtab recover"
+REPAIR = "Look at the clock first; if it is right now, run: trimtab storage recover"
 
 
 class Ahead(msgspec.Struct, frozen=True, kw_only=True):

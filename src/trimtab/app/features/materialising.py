@@ -45,7 +45,7 @@ def writing_tables(state: State, *, patience_s: float = 0.0) -> Iterator[None]:
         Conflict: Another process still has the tables locked.
     """
     otherwise = (
-        f"{state.folder}: another process moves events into tables of record (`trimtab materialise` or `retain`, a "
+        f"{state.folder}: another process moves events into tables (`trimtab storage materialise` or `prune`, a "
         "snapshot or a join), or erases some of them. Try again when it is done."
     )
     with Lease(state.catalog, LEASE, state.folder).taken(otherwise, patience_s=patience_s):

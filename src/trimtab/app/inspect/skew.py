@@ -241,12 +241,14 @@ def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
             if not (found.rows or found.unchecked):
                 lines[name] = f"skew checked {ago}: there was no prediction to check, which is no evidence"
             if found.red:
-                red.append(f"{name}: skew: {red_words(found)}; run: trimtab skew {name}")
+                red.append(f"{name}: skew: {red_words(found)}; run: trimtab quality skew {name}")
             elif found.unchecked and not found.rows:
                 red.append(f"{name}: skew: no prediction could be checked ({'; '.join(found.unchecked)})")
         if waiting_us > DAY_US:
             waited = format_duration(waiting_us // DAY_US * DAY_US)
-            red.append(f"{name}: predictions have not been checked for skew for {waited}; run: trimtab skew {name}")
+            red.append(
+                f"{name}: predictions have not been checked for skew for {waited}; run: trimtab quality skew {name}"
+            )
     return lines, red
 
 

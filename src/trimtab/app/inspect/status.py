@@ -242,7 +242,7 @@ def _applying(system: System, lag_records: int) -> list[str]:
     if stands is not None and (followed or lag_records):
         red.append(
             f"online features: no event is applied since {format_time(stands.at_us)}: {stands.why} Correct that "
-            "and restart the service; or, with it stopped, run: trimtab rebuild --all"
+            "and restart the service; or, with it stopped, run: trimtab storage rebuild --all"
         )
     if followed:
         notes = shared_statuses(system.state_folder / "spool")

@@ -1,4 +1,4 @@
-"""Back up and restore the state folder (`trimtab backup`, `trimtab restore`).  # D25
+"""Back up and restore the state folder (`trimtab storage backup`, `trimtab storage restore`).  # D25
 
 A backup is complete and verified, or it is not made at all. Two rules make it consistent. Parts that store positions in
 a log are copied before that log, so that no stored position lies beyond the copied log. Parts that store addresses of
@@ -138,9 +138,11 @@ def read_manifest(backup: str | Path) -> Backup:
     backup = Path(backup)
     path = backup / MANIFEST
     if (kind := other_kind(path)) is not None:
-        raise Misuse(f"{path}: found a {kind}, needed a file. Name a folder that `trimtab backup` wrote.")
+        raise Misuse(f"{path}: found a {kind}, needed a file. Name a folder that `trimtab storage backup` wrote.")
     if not path.is_file():
-        raise NotFound(f"{backup}: no backup (it has no {MANIFEST}). Name a folder that `trimtab backup` wrote.")
+        raise NotFound(
+            f"{backup}: no backup (it has no {MANIFEST}). Name a folder that `trimtab storage backup` wrote."
+        )
     try:
         sealed = msgspec.json.decode(path.read_bytes(), type=_Sealed)
         if bytes_hash(bytes(sealed.manifest)) != sealed.sha256:

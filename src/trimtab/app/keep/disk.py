@@ -32,7 +32,7 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     free_bytes: int  # the free space on the disk of the folder
     budget_bytes: int | None
-    frees_bytes: int | None  # about how many bytes `trimtab retain` would free; None if unknown
+    frees_bytes: int | None  # about how many bytes `trimtab storage prune` would free; None if unknown
     growth_bytes: int | None  # about how many bytes are added a day; None if unknown
     notes: list[str]
     red: list[str]
@@ -50,7 +50,7 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
             f"{'in all':{width}}  {format_bytes(self.size_bytes):>9}  ({of}; {format_bytes(self.free_bytes)} free)"
         )
         if self.frees_bytes is not None:
-            out.append(f"the next `trimtab retain` frees about {format_bytes(self.frees_bytes)}")
+            out.append(f"the next `trimtab storage prune` frees about {format_bytes(self.frees_bytes)}")
         if self.growth_bytes is not None:
             lasts = ""
             if self.budget_bytes is not None and self.growth_bytes and self.size_bytes < self.budget_bytes:
@@ -84,13 +84,13 @@ def disk_report(system: System) -> Disk:
 
 
 def _outlook(system: System, now: Taken) -> tuple[int | None, int | None, list[str]]:
-    """Return the bytes that `trimtab retain` would free, the bytes that a day adds, and remarks."""
+    """Return the bytes that `trimtab storage prune` would free, the bytes that a day adds, and remarks."""
     from trimtab.app.keep.retention import growths, last_retained, plan_retention
 
     try:
         last = last_retained(system.state.catalog)
-        notes = [] if last is None else [f"last retain: {last.at}, freed {format_bytes(last.freed_bytes)}"]
+        notes = [] if last is None else [f"last prune: {last.at}, freed {format_bytes(last.freed_bytes)}"]
         plan, growth = plan_retention(system), round(sum(growths(system, now).values()))
     except Unavailable as error:  # the disk is full or read-only; a report is needed even then
-        return None, None, [f"what `trimtab retain` frees, and the growth, cannot be read now: {error}"]
+        return None, None, [f"what `trimtab storage prune` frees, and the growth, cannot be read now: {error}"]
     return max(0, plan.freed_bytes), growth, notes + plan.notes

@@ -1,4 +1,4 @@
-"""Recover after records were lost, or were stamped by a wrong clock (`trimtab recover`).  # D0169, # D0170
+"""Recover after records were lost, or were stamped by a wrong clock (`trimtab storage recover`).  # D0169, # D0170
 
 First, the remaining records of the log are moved to the tables of record, the long-term store of events. So none of
 them is lost. Each step may be repeated, so the same command can continue after it was killed.
@@ -81,7 +81,7 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
         if any(one.log == EVENTS for one in self.lost):
             out.append(
                 "features still count the lost events, which no training will see; to compute them from what is left: "
-                "trimtab rebuild --all"
+                "trimtab storage rebuild --all"
             )
         out += [str(one) for one in self.stamped_ahead]
         if self.stamped_ahead:

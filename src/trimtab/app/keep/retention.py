@@ -1,4 +1,4 @@
-"""Move the log into tables, truncate it, and remove data that is older than the settings keep (`trimtab retain`). # D23
+"""Move the log into tables, truncate it, and remove data past its retention (`trimtab storage prune`). # D23
 
 The process may be killed at any point without harm. Records are safely in a table before the log loses them, removals
 are recorded before they happen, and each step may be repeated.
@@ -92,10 +92,12 @@ def retain_when_due(system: System) -> Retained | None:
 
 
 def plan_retention(system: System) -> Retained:
-    """Estimate what `retain` would do now, without any change."""
+    """Estimate what `storage prune` would do now, without any change."""
     size = taken(system.state_folder)
     log, notes = system.state.events, _differences(system)
-    followed, held = _follower_positions(system) if system.views.followed() else ({}, [])  # else: `retain` catches up
+    followed, held = (
+        _follower_positions(system) if system.views.followed() else ({}, [])
+    )  # else: `storage prune` catches up
     truncated, freed = {}, 0.0
     through = truncation(system.state.catalog).through
     for partition, last in log.positions().items():
@@ -262,7 +264,7 @@ def _follower_positions(system: System) -> tuple[dict[str, int], list[str]]:
     filled, being_filled = _filling_positions(system)
     notes += [
         f"the log is kept from where view {name!r} reads it until it is filled. If its rebuild was interrupted, run: "
-        f"trimtab rebuild {name}"
+        f"trimtab storage rebuild {name}"
         for name in being_filled
     ]
     return {name: min(one.get(name, 0) for one in (applied, *filled)) for name in ends}, notes

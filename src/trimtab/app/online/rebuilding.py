@@ -15,7 +15,7 @@ KIND = "rebuild"
 _LOOK_S = 0.1
 _ENDED = (
     "the process that applies events ended before it was rebuilt. What was there before is still read. Run again: "
-    "trimtab rebuild {view}"
+    "trimtab storage rebuild {view}"
 )
 
 

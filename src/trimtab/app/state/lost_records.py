@@ -2,7 +2,7 @@
 
 Such records were lost, or the log was replaced by an older copy. Readers of a log store the position that they have
 reached. If a stored position is beyond the end of the log, the log would give this position to a new record, and the
-reader would skip that record. Therefore nothing may be appended until `trimtab recover` has run.
+reader would skip that record. Therefore nothing may be appended until `trimtab storage recover` has run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from trimtab.store.opening import open as open_store
 from trimtab.store.ports import Put
 
 EVENTS, PREDICTIONS = "events", "predictions"
-RECOVER = "Put its newest files back (trimtab restore BACKUP --force), or go on without those records: trimtab recover"
+RECOVER = (
+    "Put its newest files back (trimtab storage restore BACKUP --force), or go on without those records: "
+    "trimtab storage recover"
+)
 _READ = "read"  # the catalogue record with the ends of the logs at the last check
 Read = dict[str, dict[str, int]]  # positions by log and partition
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 KEPT = "retention"  # the kind of the catalogue records about removed data
-REBUILD = "Repair it: trimtab rebuild --all"  # the remedy for damaged online features
-RESTORE = "Repair it: trimtab restore BACKUP --force"  # the remedy for any other damage
+REBUILD = "Repair it: trimtab storage rebuild --all"  # the remedy for damaged online features
+RESTORE = "Repair it: trimtab storage restore BACKUP --force"  # the remedy for any other damage
 _SOURCE = "source/"
 
 

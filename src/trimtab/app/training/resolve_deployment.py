@@ -39,7 +39,7 @@ def searched_for(what: str, model: str | None, names: Sequence[str], catalog: Ca
         return model
     found = [name for name in names if searches(catalog, name)]
     if not found:
-        raise NotFound(f"{what}: nothing was searched yet for {', '.join(names)}. Search: trimtab search MODEL")
+        raise NotFound(f"{what}: nothing was searched yet for {', '.join(names)}. Search: trimtab search run MODEL")
     _check_one(what, found, "there is a search of each of")
     return found[0]
 

@@ -104,7 +104,7 @@ def newest_search(catalog: Catalog, model: str) -> Searched:
     """
     found = searches(catalog, model)
     if not found:
-        raise NotFound(f"trials of {model!r}: nothing was searched yet. Search: trimtab search {model}")
+        raise NotFound(f"trials of {model!r}: nothing was searched yet. Search: trimtab search run {model}")
     return searched(catalog, found[-1])
 
 

@@ -1,4 +1,4 @@
-"""Remove versions, parameter searches and run steps that nothing needs any more (`trimtab gc`)."""
+"""Remove versions, parameter searches and run steps that nothing needs any more (`trimtab storage gc`)."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _of_predictions(system: System) -> dict[str, Reason]:
     counts: Counter[str] = Counter()
     for block in system.predictions.scan():
         counts.update(prediction.version for prediction in block)
-    frees = "[retention] predictions, and trimtab retain"
+    frees = "[retention] predictions, and trimtab storage prune"
     return {
         version: Reason(
             f"{count:,} logged prediction{' is' if count == 1 else 's are'} its answer{'s' * (count > 1)}", frees

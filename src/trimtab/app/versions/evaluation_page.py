@@ -48,7 +48,7 @@ def write_evaluation(registry: Registry, blob: Blob, catalog: Catalog, reference
             path = file.with_suffix(suffix)
             write_durably(path, content)
     except OSError as error:
-        again = f"Check free space and access, then run: trimtab report {version.name}"
+        again = f"Check free space and access, then run: trimtab versions report {version.name}"
         raise Unavailable(f"{path}: {error.strerror}. {again}") from error
     return file
 

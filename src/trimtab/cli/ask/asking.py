@@ -1,4 +1,4 @@
-"""The commands `status`, `why`, `report` and `ledger`, which show what has happened and why."""
+"""The commands `status`, `why`, `versions report`, `ledger list` and `ledger verify`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trimtab.cli.exits import FAILED
-from trimtab.cli.options import command, opened_project, refuse_given
+from trimtab.cli.options import command, opened_project
 from trimtab.cli.output import show, show_each
 
 if TYPE_CHECKING:
@@ -54,34 +54,39 @@ def report(version: str, out: str | None) -> None:
 
     \b
     Example:
-      trimtab report late_flight@champion
+      trimtab versions report late_flight@champion
     """
     with opened_project() as project:
         page = project.report(version, out)
     show({"page": str(page)}, [f"evaluation: {page}"])
 
 
-@command("ledger")
-@click.argument("action", type=click.Choice(["show", "verify"]), default="show", required=False)
+@command("list")
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the newest N rows.")
-def ledger(action: str, last: int | None) -> None:
-    """List every decision, or verify their chain of hashes.
+def ledger(last: int | None) -> None:
+    """List every decision: its time, the model, who decided, what was done, and why.
 
     \b
     Example:
-      trimtab ledger --last 10
-      trimtab ledger verify
+      trimtab ledger list --last 10
     """
-    if action == "verify":
-        refuse_given("is for: trimtab ledger show; verify looks at every row.", "last")
     with opened_project() as project:
-        if action == "verify":
-            rows = project.verify_ledger()
-            show({"rows": rows, "sound": True}, [f"{rows:,} rows, all sound."])
-            return
         decisions = project.ledger()
     decisions = decisions[-last:] if last else decisions
     show_each(decisions, shown_decisions(decisions) or ["No decision yet."])
+
+
+@command("verify")
+def verify() -> None:
+    """Verify the chain of hashes of all decisions.
+
+    \b
+    Example:
+      trimtab ledger verify
+    """
+    with opened_project() as project:
+        rows = project.verify_ledger()
+    show({"rows": rows, "sound": True}, [f"{rows:,} rows, all sound."])
 
 
 def shown_decisions(decisions: Sequence[Decision]) -> list[str]:

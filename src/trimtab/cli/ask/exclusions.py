@@ -22,8 +22,8 @@ def exclusions(model: str | None, everything: bool, window: str | None, reason: 
 
     \b
     Example:
-      trimtab exclusions late_flight
-      trimtab exclusions --release nulls/late_flight/... --why "the nulls were meant"
+      trimtab quality exclusions late_flight
+      trimtab quality exclusions --release nulls/late_flight/... --why "the nulls were meant"
     """
     from trimtab.app.training.exclusions import exclusion_lines
 

@@ -52,10 +52,10 @@ def quality(
 
     \b
     Example:
-      trimtab quality late_flight --since 2024-05-01
-      trimtab quality late_flight --by week --slices carrier
-      trimtab quality late_flight --page quality.html
-      trimtab quality late_flight --accept --why "the new route is harder, and stays"
+      trimtab quality show late_flight --since 2024-05-01
+      trimtab quality show late_flight --by week --slices carrier
+      trimtab quality show late_flight --page quality.html
+      trimtab quality show late_flight --accept --why "the new route is harder, and stays"
     """
     since_at, until_at = time_given("--since", since), time_given("--until", until)
     if accept:

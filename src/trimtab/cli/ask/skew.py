@@ -39,8 +39,8 @@ def skew(
 
     \b
     Example:
-      trimtab skew --sample 200
-      trimtab skew late_flight --since 2024-05-01
+      trimtab quality skew --sample 200
+      trimtab quality skew late_flight --since 2024-05-01
     """
     time_given("--since", since)
     if history is not None:

@@ -64,7 +64,7 @@ def ingest(source: str, file: Path, live: bool, absent_as_null: bool, max_refuse
         also = " If so many are known to be wrong, allow them: --max-refused SHARE"
         if share == 1:
             what, also = f"Nothing was taken: all {taken.quarantined:,} rows are", ""
-        show_lines([f"{what} in quarantine. See: trimtab quarantine {source}.{also}"], err=True)
+        show_lines([f"{what} in quarantine. See: trimtab quarantine list {source}.{also}"], err=True)
     return FAILED
 
 
@@ -84,7 +84,7 @@ def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
         what = p.found if p.reason == "bad_line" else f"{p.field} = {p.found}"
         lines.append(f"  {unit} {p.row + 1}: {what}: {p.reason}")
     if taken.quarantined > _NAMED:
-        lines.append(f"  and {taken.quarantined - _NAMED:,} more; see: trimtab quarantine {source}")
+        lines.append(f"  and {taken.quarantined - _NAMED:,} more; see: trimtab quarantine list {source}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""The command `quarantine`, for rows that could not become events."""
+"""The commands `quarantine list`, `quarantine replay` and `quarantine drop`, for rows that could not become events."""
 
 from __future__ import annotations
 
@@ -8,53 +8,75 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trimtab.cli.options import command, opened_project, refuse_given
+from trimtab.cli.options import command, opened_project
 from trimtab.cli.output import progress, show
 
 if TYPE_CHECKING:
     from trimtab.events.quarantine import Example, SetAside
 
-_ACTIONS = ("show", "replay", "drop")
 _LONGEST = 160  # rows are shown with at most this many characters
 
 
-@command("quarantine", safe="Rows that were given back or dropped stay so; run the same command again for the rest.")
-@click.argument("words", nargs=-1, metavar="[show|replay|drop] [SOURCE]")
-@click.option("--reason", metavar="REASON", help="Only rows with this reason.")
-@click.option("--yes", is_flag=True, help="Drop the rows: this cannot be undone.")
-def quarantine(words: tuple[str, ...], reason: str | None, yes: bool) -> None:
-    """Show the rows that could not become events, try them again, or drop them.
+_SAFE = "Rows that were given back or dropped stay so; run the same command again for the rest."
+_SOURCE = click.argument("source", required=False)
+_REASON = click.option("--reason", metavar="REASON", help="Only rows with this reason.")
 
-    Each is kept as it came, with its reason. After a fix, for example in project.py, replay tries them again; those
-    that fail again stay.
+
+@command("list")
+@_SOURCE
+@_REASON
+def list_(source: str | None, reason: str | None) -> None:
+    """Show the rows that could not become events: their number, reasons and examples.
+
+    Each row is kept as it came, with its reason.
 
     \b
     Example:
-      trimtab quarantine                          counts, reasons, examples
-      trimtab quarantine replay landings
-      trimtab quarantine drop landings --reason bad_time --yes
+      trimtab quarantine list landings
     """
-    action, *rest = words if words and words[0] in _ACTIONS else ("show", *words)
-    if len(rest) > 1:
-        raise click.UsageError(f"found {' '.join(words)!r}, needed is [show|replay|drop] [SOURCE].")
-    if action != "drop":
-        refuse_given("is for: trimtab quarantine drop", "yes")
-    source = rest[0] if rest else None
-    if action == "replay":
-        _replay(source, reason)
-    elif action == "drop":
-        _drop(source, reason, yes)
-    else:
-        _show(source, reason)
-
-
-def _show(source: str | None, reason: str | None) -> None:
     from trimtab.events.quarantine import check_reason
 
     check_reason(reason)
     with opened_project() as project:
         found = [group for group in project.quarantined(source) if reason in (None, group.reason)]
     show(found, _shown(found) or ["Nothing is in quarantine."])
+
+
+@command("replay", safe=_SAFE)
+@_SOURCE
+@_REASON
+def replay(source: str | None, reason: str | None) -> None:
+    """Try the rows again, after a fix of project.py for example. Those that fail again stay in quarantine.
+
+    \b
+    Example:
+      trimtab quarantine replay landings
+    """
+    with opened_project() as project, progress("giving rows back"):
+        done = project.replay_quarantine(source, reason=reason)
+    show(done, [f"{done.accepted:,} rows taken, {done.quarantined:,} do not fit and stay in quarantine"])
+
+
+@command("drop", safe=_SAFE)
+@_SOURCE
+@_REASON
+@click.option("--yes", is_flag=True, help="Drop the rows: this cannot be undone.")
+def drop(source: str | None, reason: str | None, yes: bool) -> None:
+    """Drop the rows for good.
+
+    \b
+    Example:
+      trimtab quarantine drop landings --reason bad_time --yes
+    """
+    from trimtab.events.quarantine import check_reason
+
+    check_reason(reason)
+    with opened_project() as project:
+        rows = sum(group.rows for group in project.quarantined(source) if reason in (None, group.reason))
+        if rows and not yes:
+            raise click.UsageError(f"{rows:,} rows would be dropped, and could not be had back. Add --yes.")
+        rows = project.drop_quarantined(source, reason=reason)
+    show({"dropped": rows}, [f"{rows:,} rows dropped"])
 
 
 def _shown(groups: Sequence[SetAside]) -> list[str]:
@@ -83,21 +105,3 @@ def _example(example: Example) -> str:
 
 def _cut(text: str, longest: int = _LONGEST) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
-
-
-def _replay(source: str | None, reason: str | None) -> None:
-    with opened_project() as project, progress("giving rows back"):
-        done = project.replay_quarantine(source, reason=reason)
-    show(done, [f"{done.accepted:,} rows taken, {done.quarantined:,} do not fit and stay in quarantine"])
-
-
-def _drop(source: str | None, reason: str | None, yes: bool) -> None:
-    from trimtab.events.quarantine import check_reason
-
-    check_reason(reason)
-    with opened_project() as project:
-        rows = sum(group.rows for group in project.quarantined(source) if reason in (None, group.reason))
-        if rows and not yes:
-            raise click.UsageError(f"{rows:,} rows would be dropped, and could not be had back. Add --yes.")
-        rows = project.drop_quarantined(source, reason=reason)
-    show({"dropped": rows}, [f"{rows:,} rows dropped"])

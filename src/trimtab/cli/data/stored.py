@@ -21,7 +21,7 @@ def materialise() -> None:
 
     \b
     Example:
-      trimtab materialise
+      trimtab storage materialise
     """
     with opened_project() as project, progress("moving events into tables"):
         moved = project.materialise()
@@ -42,8 +42,8 @@ def rebuild(view: str | None, every: bool) -> None:
 
     \b
     Example:
-      trimtab rebuild carrier
-      trimtab rebuild --all
+      trimtab storage rebuild carrier
+      trimtab storage rebuild --all
     """
     if every == (view is not None):
         raise click.UsageError("Name a view, or give --all.", click.get_current_context())
@@ -62,7 +62,7 @@ def compact(largest: int) -> None:
 
     \b
     Example:
-      trimtab compact --largest 10
+      trimtab storage compact --largest 10
     """
     from trimtab.features.online.compaction import largest_states
 

@@ -65,8 +65,8 @@ def join(
 
     \b
     Example:
-      trimtab join flights.parquet --model late_flight --out features.parquet
-      trimtab join customers.csv --view spending --at asked_at --out features.csv
+      trimtab features join flights.parquet --model late_flight --out features.parquet
+      trimtab features join customers.csv --view spending --at asked_at --out features.csv
     """
     if model is not None and views:
         raise click.UsageError("Give either --model or --view.")
@@ -104,8 +104,8 @@ def snapshot(
 
     \b
     Example:
-      trimtab snapshot carrier --at 2013-06-01 --out carriers.parquet
-      trimtab snapshot carrier --start 2013-01-01 --end 2014-01-01 --every 7d --out weekly.parquet
+      trimtab features snapshot carrier --at 2013-06-01 --out carriers.parquet
+      trimtab features snapshot carrier --start 2013-01-01 --end 2014-01-01 --every 7d --out weekly.parquet
     """
     ranged = [start, end, every]
     if any(ranged) and (not all(ranged) or at is not None):

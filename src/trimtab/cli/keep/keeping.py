@@ -1,4 +1,4 @@
-"""The commands `disk`, `retain`, `backup`, `restore` and `recover`."""
+"""The commands `disk`, `prune`, `backup`, `restore` and `recover` below `storage`."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from trimtab.core.errors import Misuse
 def disk() -> None:
     """Show the disk usage of each part of the state, and the budget.
 
-    It also shows what the next `trimtab retain` would free, and how fast the state grows.
+    It also shows what the next `trimtab storage prune` would free, and how fast the state grows.
 
     \b
     Example:
-      trimtab disk
+      trimtab storage disk
     """
     with opened_project() as project, progress("measuring"):
         found = project.disk()
     show(found, found.lines())
 
 
-@command("retain", safe="Nothing is lost; run the same command again for the rest.")
+@command("prune", safe="Nothing is lost; run the same command again for the rest.")
 @click.option("--dry-run", is_flag=True, help="Change nothing; show roughly what would be done.")
-def retain(dry_run: bool) -> None:
+def prune(dry_run: bool) -> None:
     """Truncate the log, and remove data past its retention.
 
     Events go to the tables of record first, so only data past a limit of [retention] in trimtab.toml are removed. A
@@ -37,9 +37,9 @@ def retain(dry_run: bool) -> None:
 
     \b
     Example:
-      trimtab retain --dry-run
+      trimtab storage prune --dry-run
     """
-    with opened_project() as project, progress("retaining"):
+    with opened_project() as project, progress("pruning"):
         done = project.retain(dry_run=dry_run)
     show(done, done.lines())
 
@@ -53,7 +53,7 @@ def backup(to: Path) -> None:
 
     \b
     Example:
-      trimtab backup /backups/flights-2026-03-01
+      trimtab storage backup /backups/flights-2026-03-01
     """
     with opened_project() as project, progress(f"backing up to {to}"):
         made = project.backup(to)
@@ -69,7 +69,7 @@ def restore(backup: Path, into: Path | None, force: bool) -> None:
 
     \b
     Example:
-      trimtab restore /backups/flights-2026-03-01 --force
+      trimtab storage restore /backups/flights-2026-03-01 --force
     """
     folder = project_config().state_folder if into is None else into
     from trimtab.app.keep.backup import restore as bring_back
@@ -92,15 +92,17 @@ def recover(yes: bool, dry_run: bool) -> None:
 
     \b
     Example:
-      trimtab recover --dry-run
-      trimtab recover --yes
+      trimtab storage recover --dry-run
+      trimtab storage recover --yes
     """
     with opened_project() as project:
         found = project.recover(dry_run=True, actor=account())
         if not (found.is_empty or dry_run):
             if not yes:
                 if not sys.stdin.isatty():
-                    raise Misuse("recover: no terminal to ask at. Look at `trimtab recover --dry-run`, then add --yes.")
+                    raise Misuse(
+                        "recover: no terminal to ask at. Look at `trimtab storage recover --dry-run`, then add --yes."
+                    )
                 show_lines(found.lines())
                 click.confirm("Go on without what is lost?", abort=True, err=True)
             with progress("recovering"):

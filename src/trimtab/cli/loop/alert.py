@@ -1,53 +1,39 @@
-"""The command `alert`, for alerts and their receivers."""
+"""The commands below `alert`, for alerts and their receivers."""
 
 from __future__ import annotations
 
 import click
 
+from trimtab.cli.ask.asking import shown_decisions
 from trimtab.cli.exits import FAILED
-from trimtab.cli.options import account, command, opened_project, refuse_given
+from trimtab.cli.options import account, command, opened_project
 from trimtab.cli.output import progress, show
 
-_WORDS = {"list": (0, 0), "test": (0, 1), "mute": (1, 1), "unmute": (1, 1)}
+_WHY = click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger.")
 
 
-@command("alert")
-@click.argument("words", nargs=-1, metavar="[list | test [RECEIVER] | mute WHAT | unmute WHAT]")
-@click.option("--for", "time", metavar="DURATION", help="How long to mute it: 4h, 2d; at most 90d.")
-@click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger.")
-def alert(words: tuple[str, ...], time: str | None, reason: str) -> int:
-    """Show receivers and alerts, send a test alert, or mute a signal for a while.
-
-    WHAT is a model, a kind of signal or a subject ("column temp"); or MODEL/KIND, or MODEL/KIND/SUBJECT with * for any.
-    Exit status 1: a test alert did not arrive.
+@command("list")
+def list_() -> None:
+    """Show receivers, what waits to be sent, signals, mutes and pages.
 
     \b
     Example:
-      trimtab alert                           receivers, outbox, signals, mutes, pages
-      trimtab alert test team
-      trimtab alert mute late_flight/no_labels --for 4h --why "the feed is being moved"
-      trimtab alert unmute late_flight/no_labels
+      trimtab alert list
     """
-    action, *rest = words or ("list",)
-    least, most = _WORDS.get(action, (1, 0))
-    if not least <= len(rest) <= most:
-        raise click.UsageError(f"found {' '.join(words)!r}, needed is list, test [RECEIVER], mute WHAT or unmute WHAT.")
-    if action != "mute":
-        refuse_given("is for: trimtab alert mute WHAT", "time")
-    if action in ("list", "test"):
-        refuse_given("is for: trimtab alert mute WHAT, or unmute", "reason")
-    if action == "test":
-        return _test(rest[0] if rest else None)
-    if action == "list":
-        with opened_project() as project:
-            found = project.alerts()
-        show(found, found.lines())
-        return 0
-    _act(action, rest[0], time, reason)
-    return 0
+    with opened_project() as project:
+        found = project.alerts()
+    show(found, found.lines())
 
 
-def _test(receiver: str | None) -> int:
+@command("test")
+@click.argument("receiver", required=False)
+def test(receiver: str | None) -> int:
+    """Send a test alert to every receiver, or to one. Exit status 1: it did not arrive.
+
+    \b
+    Example:
+      trimtab alert test team
+    """
     with opened_project() as project, progress("sending"):
         found = project.test_alerts(receiver)
     lines = [
@@ -58,14 +44,36 @@ def _test(receiver: str | None) -> int:
     return 0 if found and all(one.ok for one in found) else FAILED
 
 
-def _act(action: str, what: str, time: str | None, reason: str) -> None:
-    from trimtab.cli.ask.asking import shown_decisions
+@command("mute")
+@click.argument("what")
+@click.option("--for", "time", metavar="DURATION", help="How long: 4h, 2d; at most 90d. Required: a mute always ends.")
+@_WHY
+def mute(what: str, time: str | None, reason: str) -> None:
+    """Mute a signal for a while.
 
-    if action == "mute" and time is None:
+    WHAT is a model, a kind of signal or a subject ("column temp"); or MODEL/KIND, or MODEL/KIND/SUBJECT with * for any.
+
+    \b
+    Example:
+      trimtab alert mute late_flight/no_labels --for 4h --why "the feed is being moved"
+    """
+    if time is None:
         raise click.UsageError("mute needs --for DURATION, such as --for 4h: a mute always ends.")
     with opened_project() as project:
-        if action == "mute":
-            row = project.mute_alerts(what, time=time or "", why=reason, actor=account())
-        else:
-            row = project.unmute_alerts(what, why=reason, actor=account())
+        row = project.mute_alerts(what, time=time, why=reason, actor=account())
+    show(row, shown_decisions([row]))
+
+
+@command("unmute")
+@click.argument("what")
+@_WHY
+def unmute(what: str, reason: str) -> None:
+    """End a mute. WHAT is as it was given to `trimtab alert mute`.
+
+    \b
+    Example:
+      trimtab alert unmute late_flight/no_labels
+    """
+    with opened_project() as project:
+        row = project.unmute_alerts(what, why=reason, actor=account())
     show(row, shown_decisions([row]))

@@ -10,6 +10,9 @@ from trimtab.cli.options import account, command, opened_project
 from trimtab.cli.output import progress, show
 
 _SAFE = "What was decided is in the ledger; a step that was not finished is done again by the next call."
+_SHARE = click.option(
+    "--share", type=click.FloatRange(0, 1), required=True, help="The share of the requests; 0 ends it."
+)
 
 
 @command("promote", safe=_SAFE)
@@ -21,9 +24,9 @@ _SAFE = "What was decided is in the ledger; a step that was not finished is done
 def promote(version: str, reason: str, dry_run: bool, seen_until: str | None, actor: str | None) -> int:
     """Judge a registered version, and put it in service when it passes.
 
-    VERSION is one of `trimtab versions`, trained or imported. It is judged by the same gate as every candidate, on the
-    newest labelled days that neither it nor the version in service has seen. Exit status 1: it was refused, and nothing
-    has changed. Where the deployment asks for approval, it waits for `trimtab approve`.
+    VERSION is one of `trimtab versions list`, trained or imported. It is judged by the same gate as every candidate, on
+    the newest labelled days that neither it nor the version in service has seen. Exit status 1: it was refused, and
+    nothing has changed. Where the deployment asks for approval, it waits for `trimtab approve`.
 
     \b
     Example:
@@ -99,29 +102,43 @@ def rollback(model: str, reason: str) -> None:
     show(row, shown_decisions([row]))
 
 
-@command("arm")
+@command("canary")
 @click.argument("version")
-@click.option("--as", "arm", type=click.Choice(["canary", "shadow"]), required=True, help="Canary or shadow.")
-@click.option("--share", type=click.FloatRange(0, 1), required=True, help="Share of the requests; 0 ends it.")
+@_SHARE
 @click.option(
-    "--why",
-    "reason",
-    default="",
-    metavar="TEXT",
-    help="Goes into the ledger; required for a canary that passed no gate.",
+    "--why", "reason", default="", metavar="TEXT", help="Goes into the ledger; required of one that passed no gate."
 )
-def arm(version: str, arm: str, share: float, reason: str) -> None:
-    """Let a version answer next to the one in service: as canary or shadow.
+def canary(version: str, share: float, reason: str) -> None:
+    """Let a version answer a share of the requests, next to the one in service.
 
-    A canary answers its share of the requests. A shadow answers its share once more, while the service has nothing else
-    to do, and its answers are only logged. Both are logged under the arm's name. The same entities are always in the
-    share.
+    Its answers are logged as those of the canary. The same entities are always in the share.
 
     \b
     Example:
-      trimtab arm late_flight@7 --as canary --share 0.05
-      trimtab arm late_flight --as canary --share 0
+      trimtab canary late_flight@7 --share 0.05
+      trimtab canary late_flight --share 0
     """
+    _arm(version, "canary", share, reason)
+
+
+@command("shadow")
+@click.argument("version")
+@_SHARE
+@click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger.")
+def shadow(version: str, share: float, reason: str) -> None:
+    """Let a version answer a share of the requests once more, only for the log.
+
+    It does so while the service has nothing else to do, and no client sees its answers. The same entities are always
+    in the share.
+
+    \b
+    Example:
+      trimtab shadow late_flight@7 --share 0.5
+    """
+    _arm(version, "shadow", share, reason)
+
+
+def _arm(version: str, arm: str, share: float, reason: str) -> None:
     with opened_project() as project:
         row = project.set_arm(version, arm, share=share, why=reason, actor=account())
     show(row, shown_decisions([row]))

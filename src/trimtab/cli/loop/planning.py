@@ -1,4 +1,4 @@
-"""The commands `plan`, `apply` and `features`, for the definitions of a project."""
+"""The commands `plan`, `apply`, `features list` and `features show`, for the definitions of a project."""
 
 from __future__ import annotations
 
@@ -60,24 +60,35 @@ def apply(yes: bool) -> None:
     show(done, done.lines())
 
 
-@command("features")
-@click.argument("name", required=False)
+@command("list")
 @click.option("--search", metavar="TEXT", help="Only what has TEXT in its name, description, tags, owner or columns.")
-def features(name: str | None, search: str | None) -> None:
+def features(search: str | None) -> None:
     """List sources, views and features: meaning, freshness, values, use.
-
-    NAME (a source, an entity, a view such as carrier, or a feature such as carrier.late_rate_7d) shows one in full.
 
     \b
     Example:
-      trimtab features
-      trimtab features carrier.late_rate_7d
-      trimtab features --search delay
+      trimtab features list
+      trimtab features list --search delay
     """
     with opened_project() as project, progress("looking at values"):
         found = project.catalogue(search=search)
-        one = _one(found, name) if name is not None else None
-    show(one or found, one.lines() if one is not None else found.lines())
+    show(found, found.lines())
+
+
+@command("show")
+@click.argument("name")
+def feature(name: str) -> None:
+    """Show a source, an entity, a view or a feature in full.
+
+    NAME is that of a source or an entity, of a view such as carrier, or of a feature such as carrier.late_rate_7d.
+
+    \b
+    Example:
+      trimtab features show carrier.late_rate_7d
+    """
+    with opened_project() as project, progress("looking at values"):
+        one = _one(project.catalogue(), name)
+    show(one, one.lines())
 
 
 def _one(found: Catalogue, name: str) -> Entry:

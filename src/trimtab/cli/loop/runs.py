@@ -1,4 +1,4 @@
-"""The commands `runs` and `run`, which list, show and cancel training runs."""
+"""The commands `runs list`, `runs show` and `runs cancel`, which list, show and cancel training runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trimtab.run import Run, RunStep
 
 
-@command("runs")
+@command("list")
 @click.option("--model", metavar="NAME", help="Only those of one deployment.")
 @click.option("--last", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="The newest N.")
 def runs(model: str | None, last: int) -> None:
@@ -23,7 +23,7 @@ def runs(model: str | None, last: int) -> None:
 
     \b
     Example:
-      trimtab runs --last 5
+      trimtab runs list --last 5
     """
     with opened_project() as project:
         found, now_us = project.runs(model)[-last:], project.clock.now_us()
@@ -34,25 +34,34 @@ def runs(model: str | None, last: int) -> None:
     show_each(found, [table if rows else f"No run yet. Train: trimtab train {model or ''}".rstrip()])
 
 
-@command("run")
-@click.argument("action", type=click.Choice(["show", "cancel"]))
+@command("show")
 @click.argument("run_id", metavar="ID")
-def run(action: str, run_id: str) -> None:
-    """Show one run with its steps and what it printed, or cancel one that is running.
+def show_one(run_id: str) -> None:
+    """Show a run with its steps, and what it printed.
 
-    ID is that of `trimtab runs`, or the beginning of it. A run of another process can be cancelled, too; its
-    finished steps stay.
+    ID is that of `trimtab runs list`, or the beginning of it.
 
     \b
     Example:
-      trimtab run show run_01jd3q8z
-      trimtab run cancel run_01jd3q8z
+      trimtab runs show run_01jd3q8z
     """
     with opened_project() as project:
-        now_us = project.clock.now_us()
-        found = project.run(run_id) if action == "show" else project.cancel_run(run_id, actor=account())
-    lines = [f"{found.id}: requested to end. See: trimtab run show {found.id}"]
-    show(found, run_lines(found, now_us) if action == "show" else lines)
+        found, now_us = project.run(run_id), project.clock.now_us()
+    show(found, run_lines(found, now_us))
+
+
+@command("cancel")
+@click.argument("run_id", metavar="ID")
+def cancel(run_id: str) -> None:
+    """Cancel a running run, also one of another process. Its finished steps stay.
+
+    \b
+    Example:
+      trimtab runs cancel run_01jd3q8z
+    """
+    with opened_project() as project:
+        found = project.cancel_run(run_id, actor=account())
+    show(found, [f"{found.id}: requested to end. See: trimtab runs show {found.id}"])
 
 
 def run_lines(run: Run, now_us: int | None = None) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The commands `search` and `trials`, for searches of model parameters."""
+"""The commands `search run` and `search trials`, for searches of model parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SAFE = "Every finished trial is kept; run the same command again to go on."
 _SHOWN = 10
 
 
-@command("search", safe=_SAFE)
+@command("run", safe=_SAFE)
 @click.argument("model", required=False)
 @click.option("--trials", type=int, metavar="N", help="The number of trials; left out, as the model declares.")
 @click.option("--time", metavar="TIME", help="The time limit of all trials together, e.g. 10m.")
@@ -29,7 +29,7 @@ def search(model: str | None, trials: int | None, time: str | None) -> None:
 
     \b
     Example:
-      trimtab search late_flight --trials 100 --time 10m
+      trimtab search run late_flight --trials 100 --time 10m
     """
 
     def watch(run: Run) -> None:
@@ -38,7 +38,7 @@ def search(model: str | None, trials: int | None, time: str | None) -> None:
 
     with opened_project() as project, progress("searching") as meter:
         say_first(project)
-        model = say_which(project, model, "search")
+        model = say_which(project, model, "search run")
         found = project.search(model, trials=trials, time=time, actor=account(), watch=watch)
     show(found, [*found.lines(most=_SHOWN), f"\nNext: trimtab train {found.search.model}"])
 
@@ -54,7 +54,7 @@ def trials(model: str | None, best: int | None) -> None:
 
     \b
     Example:
-      trimtab trials late_flight
+      trimtab search trials late_flight
     """
     with opened_project() as project:
         found = project.trials(model)

@@ -100,7 +100,7 @@ def stages(model: str | None) -> None:
 
     \b
     Example:
-      trimtab stages late_flight
+      trimtab runs stages late_flight
     """
     with opened_project() as project:
         found = project.stages(model)

@@ -1,8 +1,8 @@
-"""The command `keys`, for the API keys of the service."""
+"""The commands `keys list`, `keys add` and `keys remove`, for the API keys of the service."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,14 +13,28 @@ if TYPE_CHECKING:
     from trimtab.app.project import Project
     from trimtab.serving.access_keys import AccessKey, Role
 
-_ACTIONS = ("show", "add", "remove")
 _SHUT = (
     "Every request is refused now: make a key (trimtab keys add NAME --role predict), or set serve.require_key = false."
 )
 
 
-@command("keys")
-@click.argument("words", nargs=-1, metavar="[show | add NAME | remove NAME]")
+@command("list")
+def list_() -> None:
+    """List the API keys of the service: their names, roles and rates.
+
+    \b
+    Example:
+      trimtab keys list
+    """
+    with opened_project() as project:
+        found, shut = project.keys.all(), _is_closed(project)
+    none = _SHUT if shut else "No key. Make one: trimtab keys add NAME --role predict"
+    shown = ("name", "id", "roles", "rate", "made_at_us", "actor")
+    show_each([{name: getattr(key, name) for name in shown} for key in found], _table(found) if found else [none])
+
+
+@command("add")
+@click.argument("name")
 @click.option(
     "--role",
     "roles",
@@ -29,32 +43,16 @@ _SHUT = (
     help="What the key may do; may be repeated. admin includes the others.",
 )
 @click.option("--rate", metavar="RATE", help="Limit of requests: 100/s, 600/min or 1000/h.")
-def keys(words: tuple[str, ...], roles: tuple[str, ...], rate: str | None) -> None:
-    """List the API keys of the service, make one, or remove one.
+def add(name: str, roles: tuple[Role, ...], rate: str | None) -> None:
+    """Make an API key.
 
-    A new key is shown once, and only its hash is stored. As soon as there ever was a key, requests without one are
+    The key is shown once, and only its hash is stored. As soon as there ever was a key, requests without one are
     refused (setting serve.require_key). Running services follow within two seconds.
 
     \b
     Example:
       trimtab keys add shop --role predict --rate 100/s
-      trimtab keys
-      trimtab keys remove shop
     """
-    action, *names = words or ("show",)
-    if action not in _ACTIONS or len(names) != (action != "show"):
-        raise click.UsageError(f"found {' '.join(words)!r}, needed is show, add NAME or remove NAME.")
-    if action != "add" and (roles or rate):
-        raise click.UsageError("--role and --rate are for: trimtab keys add NAME")
-    if action == "add":
-        _add(names[0], cast("tuple[Role, ...]", roles), rate)
-    elif action == "remove":
-        _remove(names[0])
-    else:
-        _show()
-
-
-def _add(name: str, roles: tuple[Role, ...], rate: str | None) -> None:
     with opened_project() as project:
         first = not project.keys.ever() and project.config.serve.require_key is None
         key = project.keys.add(name, roles, rate=rate, actor=account())
@@ -66,7 +64,15 @@ def _add(name: str, roles: tuple[Role, ...], rate: str | None) -> None:
     show({"name": name, "roles": roles, "rate": rate, "key": key}, lines)
 
 
-def _remove(name: str) -> None:
+@command("remove")
+@click.argument("name")
+def remove(name: str) -> None:
+    """Remove an API key. Running services refuse it within two seconds.
+
+    \b
+    Example:
+      trimtab keys remove shop
+    """
     with opened_project() as project:
         project.keys.remove(name, actor=account())
         left, shut = len(project.keys.all()), _is_closed(project)
@@ -74,14 +80,6 @@ def _remove(name: str) -> None:
         {"removed": name, "left": left},
         [f"Key {name!r} is removed; {left or 'no'} key{'s' * (left != 1)} left.", *([_SHUT] if shut else [])],
     )
-
-
-def _show() -> None:
-    with opened_project() as project:
-        found, shut = project.keys.all(), _is_closed(project)
-    none = _SHUT if shut else "No key. Make one: trimtab keys add NAME --role predict"
-    shown = ("name", "id", "roles", "rate", "made_at_us", "actor")
-    show_each([{name: getattr(key, name) for name in shown} for key in found], _table(found) if found else [none])
 
 
 def _is_closed(project: Project) -> bool:

@@ -1,4 +1,4 @@
-"""The command `metrics`, which prints alerting rules for monitoring the service with Prometheus."""
+"""The command `service rules`, which prints alerting rules for monitoring the service with Prometheus."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from trimtab.cli.options import command, manner
 from trimtab.cli.output import show, show_json
 
 
-@command("metrics")
-@click.argument("what", type=click.Choice(["rules"]))
+@command("rules")
 @click.option("--docs", metavar="URL", help="Where the folder docs can be read, for the links to runbooks.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write them there, with their tests."
 )
-def metrics(what: str, docs: str | None, out: Path | None) -> None:
+def rules(docs: str | None, out: Path | None) -> None:
     """Print alerting rules for Prometheus, which watch a service by its /metrics.
 
     With --out they are written to a folder, together with unit tests for promtool.
 
     \b
     Example:
-      trimtab metrics rules > trimtab.rules.yml
-      trimtab metrics rules --out /etc/prometheus/trimtab --docs https://wiki.example.com/trimtab/docs
+      trimtab service rules > trimtab.rules.yml
+      trimtab service rules --out /etc/prometheus/trimtab --docs https://wiki.example.com/trimtab/docs
     """
     from trimtab.app.metrics.prometheus_rules import RULES, TESTS, rules_text
     from trimtab.core.errors import Misuse
@@ -32,7 +31,7 @@ def metrics(what: str, docs: str | None, out: Path | None) -> None:
 
     if out is None:
         text = rules_text(docs=docs)
-        show_json({what: text}) if manner().json else click.echo(text, nl=False)
+        show_json({"rules": text}) if manner().json else click.echo(text, nl=False)
         return
     written = [out / RULES, out / TESTS]
     try:
@@ -42,6 +41,6 @@ def metrics(what: str, docs: str | None, out: Path | None) -> None:
     except OSError as error:
         raise Misuse(f"--out {out}: it cannot be written: {error}") from error
     show(
-        {what: str(written[0]), "tests": str(written[1])},
+        {"rules": str(written[0]), "tests": str(written[1])},
         [f"rules: {written[0]}", f"tests: {written[1]} (promtool test rules {written[1]})"],
     )

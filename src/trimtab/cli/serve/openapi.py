@@ -19,7 +19,7 @@ def openapi(out: Path | None) -> None:
 
     \b
     Example:
-      trimtab openapi --out openapi.json
+      trimtab service openapi --out openapi.json
     """
     import msgspec
 

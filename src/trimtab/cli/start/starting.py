@@ -127,7 +127,7 @@ def version() -> None:
 
     \b
     Example:
-      trimtab version
+      trimtab --version
     """
     import platform
     import sqlite3

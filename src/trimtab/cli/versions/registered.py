@@ -1,4 +1,4 @@
-"""The commands `versions`, `tag`, `protect` and `gc`, for all registered versions."""
+"""The commands `versions list`, `versions tag`, `versions protect` and `storage gc`, for all registered versions."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trimtab.cli.options import account, command, opened_project, refuse_given
+from trimtab.cli.options import account, command, opened_project
 from trimtab.cli.output import progress, show, show_each
-from trimtab.cli.versions.version import show_version
 from trimtab.core.shown import format_bytes
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ _MOST_REASONS = 3  # a dry run prints at most this many reasons for each version
 _SHOWN = 12  # ids are shown with this many digits
 
 
-@command("versions")
+@command("list")
 @click.argument("model", required=False)
 @click.option("--search", metavar="TEXT", help="In names, addresses, tags, notes, aliases, inputs.")
 @click.option("--tag", metavar="TAG", help="Only those with this tag.")
@@ -28,18 +27,16 @@ _SHOWN = 12  # ids are shown with this many digits
 @click.option("--feature", metavar="NAME", help="Only those that read this feature, or a feature of this view.")
 @click.option("--source", metavar="NAME", help="Only those whose features are made of this source.")
 def versions(model: str | None, **wanted: Any) -> None:
-    """List or search the registered versions of models, or show one with its signature.
+    """List or search the registered versions of models.
 
     \b
     Example:
-      trimtab versions late_flight --tag approved --metric "log_loss<0.4"
-      trimtab versions late_flight@champion
+      trimtab versions list late_flight --tag approved --metric "log_loss<0.4"
     """
     if model is not None and "@" in model:
-        refuse_given(f"narrows a list, and {model} is one version.", *wanted)
-        with opened_project() as project:
-            show_version(project, model)
-        return
+        raise click.UsageError(
+            f"{model} is one version, and this lists those of a model: trimtab versions show {model}"
+        )
     with opened_project() as project:
         found = project.versions(model, **wanted)
         models = project.registry.models()
@@ -66,7 +63,7 @@ def tag(version: str, tags: tuple[str, ...], note: str | None) -> None:
 
     \b
     Example:
-      trimtab tag late_flight@7 approved region:eu --note "Looked at the slices by hand."
+      trimtab versions tag late_flight@7 approved region:eu --note "Looked at the slices by hand."
     """
     if not tags and note is None:
         raise click.UsageError("give at least one TAG, or --note")
@@ -90,7 +87,7 @@ def protect(model: str, alias: str, needs: Any, why: str) -> None:
 
     \b
     Example:
-      trimtab protect late_flight canary --needs gate --why "five percent of all users see it"
+      trimtab versions protect late_flight canary --needs gate --why "five percent of all users see it"
     """
     with opened_project() as project:
         made = project.registry.protect(model, alias, needs, why=why, actor=account())
@@ -122,7 +119,7 @@ def gc(dry_run: bool, **limits: Any) -> None:
 
     \b
     Example:
-      trimtab gc --dry-run --evidence 365d
+      trimtab storage gc --dry-run --evidence 365d
     """
     with opened_project() as project, progress("looking at versions"):
         done = project.collect(dry_run=dry_run, **limits, actor=account())

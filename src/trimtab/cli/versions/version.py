@@ -1,4 +1,4 @@
-"""The commands `compare`, `card`, `export` and `import`, for one or two versions."""
+"""The commands `show`, `compare`, `card`, `export` and `import` below `versions`, for one or two versions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from trimtab.cli.output import progress, show
 from trimtab.core.errors import Misuse
 
 if TYPE_CHECKING:
-    from trimtab.app import Project
     from trimtab.registry import Version
     from trimtab.registry.describing.signature import Signature
     from trimtab.training.fitting.path_choice import RowChoice
@@ -31,7 +30,7 @@ def compare(one: str, other: str, window: str, no_rows: bool, moved: float | Non
 
     \b
     Example:
-      trimtab compare late_flight@champion late_flight@9 --html compare.html
+      trimtab versions compare late_flight@champion late_flight@9 --html compare.html
     """
     if no_rows:
         refuse_given("is about rows, and --no-rows asks neither version.", "window", "moved")
@@ -53,7 +52,7 @@ def card(version: str, html: str | None) -> None:
 
     \b
     Example:
-      trimtab card late_flight@champion --html card.html
+      trimtab versions card late_flight@champion --html card.html
     """
     with opened_project() as project:
         text = project.card(version, html=html is not None)
@@ -72,7 +71,7 @@ def export(version: str, folder: str, mlflow: bool, trust: Any) -> None:
 
     \b
     Example:
-      trimtab export late_flight@champion out && python out/predict.py --check
+      trimtab versions export late_flight@champion out && python out/predict.py --check
     """
     with opened_project() as project:
         done = project.export(version, folder, mlflow=mlflow, trust=trust)
@@ -104,7 +103,7 @@ def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> N
 
     \b
     Example:
-      trimtab import model.txt --model late_flight --window 14d --category carrier=AA,UA,DL
+      trimtab versions import model.txt --model late_flight --window 14d --category carrier=AA,UA,DL
     """
     with opened_project() as project, progress("reading and scoring"):
         there = {one.id for one in project.registry.versions(model)}
@@ -133,14 +132,23 @@ def _shown_time(at_us: int) -> str:
     return format_time(at_us)[:19]
 
 
-def show_version(project: Project, reference: str) -> None:
-    """Print information about a version: its origin, how a single row is scored, and its signature."""
-    version, signature = project.registry.as_known(project.registry.get(reference)), project.signature(reference)
-    tags = [tag.tag for tag in project.registry.tags(version)]
-    aliases = [name for name, move in project.registry.aliases(version.model).items() if move.version == version.id]
-    row_calls = project.registry.row_choices(version)
-    shown = {"version": version, "signature": signature, "tags": tags, "aliases": aliases, "row_calls": row_calls}
-    show(shown, _version_lines(version, signature, tags, aliases, row_calls))
+@command("show")
+@click.argument("version")
+def show_one(version: str) -> None:
+    """Show a version: its origin, its signature, and how a single row is scored.
+
+    \b
+    Example:
+      trimtab versions show late_flight@champion
+    """
+    with opened_project() as project:
+        registry = project.registry
+        found, signature = registry.as_known(registry.get(version)), project.signature(version)
+        tags = [tag.tag for tag in registry.tags(found)]
+        aliases = [name for name, move in registry.aliases(found.model).items() if move.version == found.id]
+        row_calls = registry.row_choices(found)
+    shown = {"version": found, "signature": signature, "tags": tags, "aliases": aliases, "row_calls": row_calls}
+    show(shown, _version_lines(found, signature, tags, aliases, row_calls))
 
 
 def _version_lines(

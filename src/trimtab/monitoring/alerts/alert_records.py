@@ -52,7 +52,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 def alert_of(signal: Signal, what: AlertKind, *, version: str, owner: str | None, returned: int) -> Alert:
     """Return an alert about a signal. If the signal has no owner, `owner` is named."""
-    look = ["trimtab status"] + ([f"trimtab quality {signal.model}"] if signal.model else [])
+    look = ["trimtab status"] + ([f"trimtab quality show {signal.model}"] if signal.model else [])
     return Alert(
         id=f"{signal.id}/{signal.raised_at_us}/{what}",
         what=what,

@@ -5,10 +5,11 @@ from __future__ import annotations
 DOCUMENT = "docs/alerts.md"
 RUNBOOK: dict[str, str] = {
     "quality_loss": "See what the loop does about it (trimtab ledger); if it does nothing, train, or roll back.",
-    "quality_calibration": "Compare predicted and true rates (trimtab report MODEL@champion); train, or roll back.",
+    "quality_calibration": "Compare predicted and true rates (trimtab versions report MODEL@champion); "
+    "train, or roll back.",
     "quality_worse": "Do not wait for the repair of the first rise: see what else changed, and roll back if in doubt.",
-    "quality_slice": "Look at the slice (trimtab quality MODEL --slices COLUMN), and at what feeds it.",
-    "quality_level": "Train or roll back; if the world became harder for good: trimtab quality MODEL --accept.",
+    "quality_slice": "Look at the slice (trimtab quality show MODEL --slices COLUMN), and at what feeds it.",
+    "quality_level": "Train or roll back; if the world became harder for good: trimtab quality show MODEL --accept.",
     "no_labels": "Repair the feed of the labels: until it is back it is not known how good the answers are.",
     "unlisted_labels": "Add the new class to tt.label(..., classes=[...]) and train, or correct the label's value.",
     "monitor_stopped": "See why the monitor does not run (trimtab status): meanwhile nothing is watched.",
@@ -18,18 +19,18 @@ RUNBOOK: dict[str, str] = {
     "range": "Look for a wrong unit, a sentinel such as -999 or a wrong decimal point at the source.",
     "units": "Ask who changed the unit or the scale, and convert it back at the source.",
     "swapped": "Ask who changed the order of the columns, and put them back at the source.",
-    "shape": "Nothing at once: see whether the quality moves with it (trimtab quality MODEL).",
+    "shape": "Nothing at once: see whether the quality moves with it (trimtab quality show MODEL).",
     "joint_nulls": "Nothing at once: see which of the columns has another source by now.",
     "feed_stopped": "Restart the feed of the source; answers go on with features that get older.",
     "feed_late": "See what holds the feed of the source up; answers are made of old features.",
     "feed_clock": "Check the clock and the time zone of the process that writes the times of the source.",
-    "traffic_stopped": "See whether the callers still ask, and whether the service answers (trimtab top).",
+    "traffic_stopped": "See whether the callers still ask, and whether the service answers (trimtab service top).",
     "traffic_doubled": "Find out who asks twice as much: a new caller, or one that tries again too soon.",
     "duplicates": "Find the caller that repeats its requests: one that tries again too soon, or a replay.",
     "labels_missing": "Look at what became of the missing labels (trimtab quarantine), and at their feed.",
     "one_class": "Check the label's expression and its source: nearly all labels are the same.",
     "label_shift": "Check how the label is made: turned around, or in another unit. Do not train on it before.",
-    "skew": "Look at the first difference (trimtab skew), and at its cause in docs/skew.md.",
+    "skew": "Look at the first difference (trimtab quality skew), and at its cause in docs/skew.md.",
 }
 OTHERWISE = "Look at the evidence and at trimtab status, and find out since when it is so."
 

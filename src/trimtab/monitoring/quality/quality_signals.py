@@ -97,7 +97,7 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
 
 
 def _or_accept(watch: Watch) -> str:
-    return "." if watch.arm else f"; or accept this one: trimtab quality {watch.model} --accept --why TEXT"
+    return "." if watch.arm else f"; or accept this one: trimtab quality show {watch.model} --accept --why TEXT"
 
 
 def _of_arm(signal: Signal, arm: str) -> Signal:

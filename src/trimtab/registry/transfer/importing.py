@@ -152,7 +152,7 @@ class ModelProcess:
                 "takes far more memory than its size: save it again."
             ) from error
         except Corrupt as error:
-            foreign = " Other types come in a folder of `trimtab export`, or by pickle (--trust pickle)."
+            foreign = " Other types come in a folder of `trimtab versions export`, or by pickle (--trust pickle)."
             raise Misuse(
                 f"{self._what}: {error} Save it again.{foreign if 'Untrusted types' in str(error) else ''}"
             ) from error
@@ -359,10 +359,12 @@ def check_same(version: Version, what: str, *, seen_until_us: int | None, window
         then, now = format_time(version.cut_us)[:19], format_time(seen_until_us)[:19]
         other.append(f"its training cut is {then}, not {now} (trimtab promote takes --seen-until, too)")
     if window_us is not None and version.evaluation is None:
-        other.append("it was not scored on a window (trimtab compare scores it, next to another version)")
+        other.append("it was not scored on a window (trimtab versions compare scores it, next to another version)")
     elif window_us is not None and imported.window_us not in (None, window_us):
         scored = format_duration(imported.window_us or 0)
-        other.append(f"it was scored on {scored}, not {format_duration(window_us)} (trimtab compare scores it again)")
+        other.append(
+            f"it was scored on {scored}, not {format_duration(window_us)} (trimtab versions compare scores it again)"
+        )
     if other:
         made = format_time(version.made_at_us)[:19]
         raise Conflict(

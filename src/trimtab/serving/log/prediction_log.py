@@ -74,7 +74,8 @@ class PredictionLog:
             if position > ends.get(name, 0):
                 raise Corrupt(
                     f"prediction log: partition {name} ends at {ends.get(name, 0)}, and was read up to {position}: its "
-                    "file was lost, or replaced by an older copy. Put the newer file back, or run: trimtab recover"
+                    "file was lost, or replaced by an older copy. Put the newer file back, or run: "
+                    "trimtab storage recover"
                 )
         for parts in intervals(self.log, reached, ends, batch=_BLOCK, gaps=True):
             reached = {**reached, **{records[-1].partition: records[-1].position for records in parts}}

@@ -1,4 +1,4 @@
-"""An overview of a running service (`trimtab top`), made from its metrics at two times."""
+"""An overview of a running service (`trimtab service top`), made from its metrics at two times."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def _to_restore(target: ComparisonTarget) -> str:
     version = target.version
     if target.note:  # another version takes the place of the version in service
         days = f"train again once the champion has not seen {format_duration(LEAST_WINDOW_US)} of closed days"
-        return f"Bring all of the state back from a backup (trimtab restore BACKUP --force), or {days}."
+        return f"Bring all of the state back from a backup (trimtab storage restore BACKUP --force), or {days}."
     made_of = None if version.imported is None else version.imported.file
     return repair_lost(version.model, imported=made_of, changed=True)
 

@@ -90,7 +90,7 @@ def lack_of_lessons(model: Model, window: JudgingWindow) -> str | None:
     if chosen is not None and window.judged and window.start_us < chosen.until_us:
         return (
             f"The days to judge on begin {day_of(window.start_us)}, and its parameters were searched for on what "
-            f"was known by {day_of(chosen.until_us)}. Search again: trimtab search {model.name}"
+            f"was known by {day_of(chosen.until_us)}. Search again: trimtab search run {model.name}"
         )
     before, needed = int(window.before.sum()), max(1, len(model.features.names))
     if before >= needed:

@@ -43,7 +43,7 @@ class Exposure:
         if other and shares.canary:
             raise Conflict(
                 f"rollout of {name!r}: another version answers {shares.canary:.0%} of the requests as canary. End that "
-                f"first: trimtab arm {name} --as canary --share 0"
+                f"first: trimtab canary {name} --share 0"
             )
         assert repair.successor is not None  # a repair that is rolled out always has a successor
         if other:

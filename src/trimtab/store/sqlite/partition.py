@@ -259,7 +259,7 @@ class PartitionWriter:
     def _open(self) -> sqlite3.Connection:
         what = str(self.path)
         if file_id(what) is None:  # otherwise `sqlite3.connect` would create an empty file
-            raise Unavailable(f"{what}: it was removed or moved. Put it back, or run: trimtab recover")
+            raise Unavailable(f"{what}: it was removed or moved. Put it back, or run: trimtab storage recover")
         try:
             acknowledged = acknowledged_frames(self.path)
         except OSError as error:
@@ -295,7 +295,7 @@ class PartitionWriter:
                 if last < self.position:
                     raise Corrupt(
                         f"{what}: it ends at {last}, and this process wrote up to {self.position}: it was replaced by "
-                        "an older copy. Put the newer file back, or stop this process and run: trimtab recover"
+                        "an older copy. Put the newer file back, or stop this process and run: trimtab storage recover"
                     )
                 if head.durable != (self.mode == "durable"):
                     write_head(connection, msgspec.structs.replace(head, durable=self.mode == "durable"))
@@ -400,7 +400,7 @@ class PartitionReader:
         if found == self._file:
             return
         if found is None:
-            raise Unavailable(f"{self.path}: it was removed or moved. Put it back, or run: trimtab recover")
+            raise Unavailable(f"{self.path}: it was removed or moved. Put it back, or run: trimtab storage recover")
         connection = self._opened()
         self._connection.close()
         self._connection, self._number = connection, next(_readers)

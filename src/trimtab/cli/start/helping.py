@@ -1,0 +1,30 @@
+"""The command `help`, which shows the help of a verb."""
+
+from __future__ import annotations
+
+import click
+
+from trimtab.cli.options import command
+from trimtab.cli.output import show
+
+
+@command("help")
+@click.argument("verbs", nargs=-1, metavar="[VERB...]")
+def help_(verbs: tuple[str, ...]) -> None:
+    """Show the help of trimtab, or of a verb.
+
+    \b
+    Example:
+      trimtab help
+      trimtab help versions
+      trimtab help versions list
+    """
+    context, words = click.get_current_context().find_root(), list(verbs)
+    while words:
+        if not isinstance(context.command, click.Group):
+            raise click.UsageError(f"{context.command_path} has no verbs below it.", context)
+        name, found, words = context.command.resolve_command(context, words)
+        assert found is not None  # an unknown verb is an error
+        context = click.Context(found, info_name=name, parent=context, help_option_names=["-h", "--help"])
+    text = context.get_help()
+    show({"verb": context.command_path, "help": text}, [text])

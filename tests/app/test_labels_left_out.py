@@ -48,7 +48,7 @@ def test_a_label_that_would_make_the_label_of_another_model_null_is_refused_with
     )
     with pytest.raises(InvalidField, match=r"leaves out 'bought' .the label of model 'buyer'"):
         asked.label_events("second", [LabelRow(request="v1", value=True)])
-    source, events = asked.label_events("second", [row(bought=None, returned=True)])  # said to be null
+    source, events, _ = asked.label_events("second", [row(bought=None, returned=True)])  # said to be null
     assert source == "sales"
     assert {name: events[0][name] for name in ("visit_id", "bought", "returned")} == {
         "visit_id": "v1",

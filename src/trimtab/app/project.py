@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from trimtab.app.project_rows import Meter, ProjectRows, check_named, checked_path
 from trimtab.app.state.definitions import load_definitions
 from trimtab.app.state.retention_needs import check_retention
-from trimtab.app.system import System
 from trimtab.core.clock import Clock
 from trimtab.core.config import FILE, load_config
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.records import Decision, Signal
 from trimtab.core.time import duration_us, parse_time_us
 from trimtab.monitoring.signals import every_signal
-from trimtab.serving.answer.served import Answer
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store import Put, Remove
 
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from trimtab.app.alerts.alert_overview import AlertOverview
     from trimtab.app.alerts.alerting import Alerting, TriedReceiver
     from trimtab.app.features.feature_catalogue import Catalogue
-    from trimtab.app.features.feature_tables import AsKnown, FeatureFile, FeatureTable, How, Of
-    from trimtab.app.features.loading import Ingested
     from trimtab.app.inspect.explain import Explanation
     from trimtab.app.inspect.quality import By
     from trimtab.app.inspect.skew_report import SkewReport
@@ -48,9 +45,6 @@ if TYPE_CHECKING:
     from trimtab.app.training.ticking import Ticked
     from trimtab.core.columns.data import Columns
     from trimtab.core.config import ScenarioSettings
-    from trimtab.events.files.files import Rows, Table
-    from trimtab.events.ingest import Pushed
-    from trimtab.events.quarantine import Replayed, SetAside
     from trimtab.events.tables import Materialised
     from trimtab.features.online.compaction import Compacted
     from trimtab.monitoring.inputs.red_windows import RedWindow
@@ -61,15 +55,12 @@ if TYPE_CHECKING:
     from trimtab.registry.searching import Found
     from trimtab.registry.transfer.export import Exported
     from trimtab.run import Run
-    from trimtab.serving.answer.batch import Manifest
     from trimtab.simulation.faults import Fault
     from trimtab.simulation.policies import Policy
     from trimtab.simulation.results import ReplayResult
     from trimtab.simulation.streams import Stream
     from trimtab.steering.loop.stages import Stage
     from trimtab.training.judge.evaluation import Evaluation
-
-Meter = Callable[[int, int], object]
 
 
 def open_project(
@@ -91,20 +82,20 @@ def open_project(
         NotFound: There is no project.
         Misuse: Its settings or definitions are wrong, or its state was written by a newer trimtab.
     """
-    config = load_config(_path("folder", folder), os.environ if environment is None else environment)
+    config = load_config(checked_path("folder", folder), os.environ if environment is None else environment)
     definitions = load_definitions(config.project_file)
     check_retention(config.retention, definitions)
     if config.alerts.receivers:
         from trimtab.app.alerts.alerting import check_receivers
 
         check_receivers(config.alerts, definitions, config.folder / FILE)
-    return Project(config, definitions, clock=clock, state=None if state is None else _path("state", state))
+    return Project(config, definitions, clock=clock, state=None if state is None else checked_path("state", state))
 
 
 open = open_project  # noqa: A001  # `tt.open`
 
 
-class Project(System):
+class Project(ProjectRows):
     """An open project. Close it, or use it in `with`.
 
     Any number of processes may open one project and push to it. One of them at a time applies events to online
@@ -112,70 +103,6 @@ class Project(System):
     """
 
     # -- data ---------------------------------------------------------------------------------------------------
-
-    def push(self, source: str, rows: Sequence[Mapping[str, object]] | Table) -> Pushed:
-        """Append events; they are durable when this returns.
-
-        Args:
-            source: The source's name.
-            rows: One mapping per event, or a table of polars, pandas, pyarrow, DuckDB or `Columns`.
-
-        Raises:
-            NotFound: There is no such source.
-            Misuse: A column is not declared, or a table's column is of another type. Nothing was done.
-        """
-        return self.ingestor.push(source, rows)
-
-    def ingest(
-        self,
-        source: str,
-        file: Rows,
-        *,
-        history: bool = True,
-        absent_ok: bool = False,
-        progress: Meter | None = None,
-    ) -> Ingested:
-        """Load a source's events from a file or a table. Invalid rows, and rows dated in the future, go to quarantine.
-
-        Args:
-            source: The source's name.
-            file: A CSV, Parquet, NDJSON or Arrow (Feather) file, or anything else that `events.read_rows` takes.
-            history: Take events as known at event time + the source's delay; False: as known now.
-            absent_ok: Fill declared columns that the file lacks with nulls instead of refusing it.
-            progress: Called with rows done and rows in total, every 20,000 rows.
-
-        Raises:
-            NotFound: There is no such source or file.
-            Misuse: The file cannot be read as a table, or lacks a column. Nothing was done.
-        """
-        from trimtab.app.features.loading import load_rows
-
-        return load_rows(self, source, file, history=history, absent_ok=absent_ok, progress=progress)
-
-    def quarantined(self, source: str | None = None) -> list[SetAside]:
-        """Quarantined rows by source and reason: their count, since when, and the newest ones.
-
-        Raises:
-            NotFound: There is no such source.
-        """
-        return self.quarantine.summary(self._named(source))
-
-    def replay_quarantine(self, source: str | None = None, *, reason: str | None = None) -> Replayed:
-        """Ingest quarantined rows again, after a fix; rows that fail again stay in quarantine.
-
-        Raises:
-            NotFound: There is no such source, or it is no longer declared.
-            Misuse: A row has a column that its source does not declare.
-        """
-        return self.quarantine.replay(self.ingestor, self._named(source), reason=reason)
-
-    def drop_quarantined(self, source: str | None = None, *, reason: str | None = None) -> int:
-        """Delete quarantined rows; the number of them.
-
-        Raises:
-            NotFound: There is no such source.
-        """
-        return self.quarantine.drop(self._named(source), reason=reason)
 
     # -- models -------------------------------------------------------------------------------------------------
 
@@ -198,7 +125,7 @@ class Project(System):
             Unavailable: There are no labelled days to judge on yet.
             Conflict: Another process trains it, the run was cancelled, or automation is frozen.
         """
-        _check_named("train", model, list(self.definitions.deployments))
+        check_named("train", model, list(self.definitions.deployments))
         self.state.check_clock()
         loop = self.loop(model)
         self.apply_first()
@@ -234,7 +161,7 @@ class Project(System):
         """
         from trimtab.app.training.searching import search_model
 
-        _check_named("search", model, list(self.definitions.deployments))
+        check_named("search", model, list(self.definitions.deployments))
         self.apply_first()
         return search_model(self, model, trials=trials, time=time, actor=actor, watch=watch)
 
@@ -363,153 +290,7 @@ class Project(System):
 
         return tick_all(self, watch)
 
-    def predict(
-        self, model: str, rows: Sequence[Mapping[str, Any]] | Table, *, at: str | int | dt.datetime | None = None
-    ) -> list[Answer]:
-        """Predict for requests, in their order; each answer is in the prediction log when this returns.
-
-        Args:
-            model: A deployed model's name.
-            rows: A list of request rows, or a table of any library, with every declared column.
-            at: A time in the past to answer as of; default: now.
-
-        Raises:
-            NotFound: There is no such model.
-            Misuse: A row is not as declared, `at` is in the future, or there are several models and none is named.
-        """
-        _check_named("predict", model, list(self.definitions.deployments))
-        given = _request_rows(rows)
-        return self.current(model).endpoint.answer(given, at=self._time_us("at", at))
-
-    def predict_table(
-        self,
-        model: str,
-        requests: Rows,
-        *,
-        at: str | int | dt.datetime | None = None,
-        mode: Literal["batch", "precomputed"] = "batch",
-        out: str | Path | None = None,
-        progress: Meter | None = None,
-    ) -> Manifest:
-        """Predict for a table of requests, each as of its own time or all as of one; resumable, logged once.
-
-        The same table, version and `at` are the same batch, however often it is run: its answers stay as they are. To
-        predict again for future requests, give `at`.
-
-        Args:
-            model: A deployed model's name.
-            requests: A file, a table of polars, pandas, pyarrow, DuckDB or `Columns`, or a list of dicts.
-            at: One time for all; default: each request's time less its lead, but not later than the batch's start.
-            mode: "precomputed" also stores the answers for the service, which gives them while they are fresh.
-            out: A .csv or .parquet file for the answers.
-            progress: Called with rows done and rows in total.
-        """
-        from trimtab.app.serve.batch import answer_table
-
-        return answer_table(
-            self,
-            model,
-            requests,
-            at_us=self._time_us("at", at),
-            mode=mode,
-            out=None if out is None else _path("out", out),
-            progress=progress,
-        )
-
     # -- features -----------------------------------------------------------------------------------------------
-
-    def join(
-        self,
-        requests: Rows,
-        of: Of | None = None,
-        *,
-        at: str | int | dt.datetime | None = None,
-        as_known: AsKnown = "then",
-        reasons: bool = False,
-        out: str | Path | None = None,
-        events: Mapping[str, str | Path] | None = None,
-        progress: Meter | None = None,
-    ) -> FeatureTable | FeatureFile:
-        """Join features to requests, each as of its own time; same rows, same order.
-
-        A history larger than the setting `features.memory_bytes` is split on disk and processed in parts, with the same
-        bits; such a run can be stopped, and resumes when it is called again.
-
-        Args:
-            requests: A file, a table of any library, or a list of dicts; all its columns stay.
-            of: A model or its name; or a view, a join of one, a dict of expressions, or a list of those. Default: the
-                project's only model.
-            at: The requests' column of times, or one time for all. Default: the model's own, the request's time less
-                its lead.
-            as_known: "then": as known at that time; "final": as known now.
-            reasons: Add a column `<feature>.reason` for each value of a view and each expression that may fail.
-            out: A .parquet or .csv file to write instead of returning the table.
-            events: By source: a Parquet file, or a folder of them, to read instead of the project's history.
-            progress: Called with pieces of work done and in total.
-
-        Returns:
-            A table, whose `let_in` counts the values that `as_known="final"` changed; with `out`, the file written.
-
-        Raises:
-            NotFound: There is no such file, model or view.
-            Misuse: A column is missing or of the wrong type, or a time is in the future. Nothing was done.
-            Conflict: `out` exists, or another process is computing the same.
-            Unavailable: Memory or disk ran out. Finished parts are kept: run it again.
-        """
-        from trimtab.app.features.feature_tables import join_features
-
-        return join_features(self, requests, of, at=at, how=_how(as_known, reasons, out, events, progress))
-
-    def snapshot(
-        self,
-        of: Of,
-        *,
-        at: str | int | dt.datetime | None = None,
-        as_known: AsKnown = "then",
-        reasons: bool = False,
-        out: str | Path | None = None,
-        events: Mapping[str, str | Path] | None = None,
-        progress: Meter | None = None,
-    ) -> FeatureTable | FeatureFile:
-        """The features of every entity known at a time: one row each, ordered by key.
-
-        Args:
-            of: A view or its name, or a list of views of one entity, joins and dicts of expressions.
-            at: The time; default: now.
-            as_known: See `join`, also for the arguments below.
-            reasons: Add the reasons.
-            out: The file to write.
-            events: Parquet files instead of the history.
-            progress: Called with pieces of work done and in total.
-
-        Raises:
-            NotFound: There is no such view.
-            Misuse: Views of different entities, or a time in the future.
-        """
-        from trimtab.app.features.feature_tables import snapshot_features
-
-        at_us = self._time_us("at", at)
-        times = [self.clock.now_us() if at_us is None else at_us]
-        return snapshot_features(self, of, times, how=_how(as_known, reasons, out, events, progress))
-
-    def snapshots(
-        self,
-        of: Of,
-        *,
-        start: str | int | dt.datetime,
-        end: str | int | dt.datetime,
-        every: str | int,
-        as_known: AsKnown = "then",
-        reasons: bool = False,
-        out: str | Path | None = None,
-        events: Mapping[str, str | Path] | None = None,
-        progress: Meter | None = None,
-    ) -> FeatureTable | FeatureFile:
-        """Snapshots at `start`, then `every` so long, before `end`, in one table; see `snapshot`."""
-        from trimtab.app.features.feature_tables import snapshot_features, times_between
-
-        times = times_between(start, end, every, self.clock)
-        return snapshot_features(self, of, times, how=_how(as_known, reasons, out, events, progress))
 
     def catalogue(self, *, search: str | None = None) -> Catalogue:
         """Every source, entity, view and feature: meaning, freshness, values and users.
@@ -588,7 +369,7 @@ class Project(System):
         """
         from trimtab.app.versions.evaluation_page import write_evaluation
 
-        to = self.state_folder / "reports" if file is None else _path("file", file)
+        to = self.state_folder / "reports" if file is None else checked_path("file", file)
         return write_evaluation(self.registry, self.state.blob, self.state.catalog, version, to)
 
     def evaluation(self, version: str) -> Evaluation:
@@ -822,7 +603,7 @@ class Project(System):
         declared = self.definitions.models.get(model)
         classes = () if declared is None else declared.label.class_names
         request = ImportRequest(
-            golden=None if golden is None else read_golden(_path("golden", golden), classes=classes),
+            golden=None if golden is None else read_golden(checked_path("golden", golden), classes=classes),
             window_us=None if window is None else duration_us(window),
             categories=categories,
             trust=trust,
@@ -831,7 +612,7 @@ class Project(System):
             actor=actor,
             seen_until_us=self._time_us("seen_until", seen_until),
         )
-        return import_version(self, _path("path", path), model, request)
+        return import_version(self, checked_path("path", path), model, request)
 
     def export(
         self, version: str, folder: str | Path, *, mlflow: bool = False, trust: Literal["pickle"] | None = None
@@ -853,7 +634,7 @@ class Project(System):
 
         loaded = self.registry.load(version)
         card = self.registry.card(loaded.version)
-        return export_version(loaded, _path("folder", folder), card=card, mlflow=mlflow, trust=trust)
+        return export_version(loaded, checked_path("folder", folder), card=card, mlflow=mlflow, trust=trust)
 
     def disk(self) -> Disk:
         """Disk usage by part, its growth, and what `retain` would free."""
@@ -888,7 +669,7 @@ class Project(System):
         """
         from trimtab.app.keep.backup import back_up
 
-        return back_up(self, _path("to", to))
+        return back_up(self, checked_path("to", to))
 
     def status(self) -> Status:
         """The state of the project: deployments, freshness, and what is red."""
@@ -1308,68 +1089,7 @@ class Project(System):
             progress=progress,
         )
 
-    def _named(self, source: str | None) -> str | None:
-        """Check that a source is declared or has quarantined rows."""
-        if source is not None and source not in self.quarantine.counts():
-            self.definitions.source(source)
-        return source
-
-    def _time_us(self, name: str, given: str | int | dt.datetime | None) -> int | None:
-        from trimtab.events.values.checks import given_time_us
-
-        return None if given is None else given_time_us(given, name, self.clock)
-
     def _by_hand(self, act: str, why: str, actor: str, change: Put | Remove) -> Decision:
         """Write a change and its row of the ledger in one transaction."""
         row = Entry(at_us=self.clock.now_us(), model="*", act=act, cause=why or "No reason was given.", actor=actor)
         return Ledger(self.state.catalog).write([row], [change])[0]
-
-
-def _check_named(what: str, model: str | None, names: Sequence[str]) -> None:
-    if model is None and len(names) > 1:
-        raise Misuse(f"{what}: no model is named, and there are {', '.join(names)}. Name one.")
-
-
-def _request_rows(given: Sequence[Mapping[str, Any]] | Table) -> Sequence[Mapping[str, Any]]:
-    if given.__class__ is list:  # the common case, first
-        return cast("list[Mapping[str, Any]]", given)
-    from trimtab.core.columns.data import Columns
-    from trimtab.events.files.files import is_table
-
-    if is_table(given):
-        from trimtab.serving.answer.request_rows import rows_of_table
-
-        return rows_of_table(given if isinstance(given, Columns) else Columns.from_arrow(given))
-    if isinstance(given, Mapping):
-        raise Misuse("predict: one dict. Give a list of them, for one row too: [row]")
-    if isinstance(given, str | bytes | Path) or not isinstance(given, Sequence):
-        raise Misuse(
-            f"predict: rows is a {type(given).__name__}. Give a list of dicts, a table (polars, pandas, pyarrow, "
-            "DuckDB, Columns), or use predict_table for a file."
-        )
-    return given
-
-
-def _path(name: str, given: str | Path) -> Path:
-    try:
-        return Path(given)
-    except TypeError:
-        raise Misuse(f"{name}: {given!r} is a {type(given).__name__}. Give a text or a Path.") from None
-
-
-def _how(
-    as_known: AsKnown,
-    reasons: bool,
-    out: str | Path | None,
-    events: Mapping[str, str | Path] | None,
-    progress: Meter | None,
-) -> How:
-    from trimtab.app.features.feature_tables import How
-
-    return How(
-        as_known=as_known,
-        reasons=reasons,
-        out=None if out is None else _path("out", out),
-        events={name: _path(f"events of {name!r}", path) for name, path in (events or {}).items()},
-        progress=progress,
-    )

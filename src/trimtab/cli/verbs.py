@@ -48,6 +48,7 @@ VERBS: dict[str, dict[str, str | Group]] = {
     },
     "Answers": {
         "predict": "data.files:predict",
+        "label": "data.labels:label",
         "serve": "serve.serving:serve",
         "keys": Group(
             "List the API keys of the service, make one, or remove one.",

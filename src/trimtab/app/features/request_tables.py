@@ -17,6 +17,7 @@ from trimtab.events.files.csv_files import csv_header
 from trimtab.events.files.files import Rows, is_table, problem_of, read_rows
 from trimtab.events.files.opened import local_file, open_bytes
 from trimtab.events.files.parquet_files import parquet_columns
+from trimtab.events.values.fitting import FileRows
 
 _PYTHON: dict[type, Dtype] = {bool: "bool", int: "int", float: "float", str: "str", dt.datetime: "time"}
 
@@ -35,21 +36,32 @@ def request_table(given: Rows, declared: Mapping[str, Dtype], times: str | None 
         Misuse: A needed column is missing or has another type, or some column has an unsupported type. The message
             names the column.
     """
-    table, found = _with_columns(given)
-    if isinstance(table, list) and not table:  # an empty table
-        return Columns.of({name: (dtype, []) for name, dtype in declared.items()})
-    for name, dtype in declared.items():
-        if name not in found:
-            raise Misuse(f"requests: no column {name!r} of {dtype}, which is needed; there are {', '.join(found)}.")
-    wanted = {name: declared.get(name, dtype) for name, dtype in found.items()}
-    if times in found and found[times] in ("str", "int"):
-        wanted[times] = "time"
-    rows = read_rows(table, Source(name="requests", time="", columns=wanted), on_error="quarantine")
+    rows, wanted = read_loosely(given, declared, times, "requests")
     if rows.bad:
         more = len(rows.bad) - 1
         also = f" So it is in {more} more." if more else ""
         raise Misuse(f"requests, {problem_of(rows.bad[0], wanted)}{also} Correct it, or leave such rows out.")
     return rows.columns.select(wanted)
+
+
+def read_loosely(
+    given: Rows, declared: Mapping[str, Dtype], times: str | None, what: str
+) -> tuple[FileRows, dict[str, Dtype]]:
+    """Return the rows of the input, with those that do not fit apart, and the types of all columns.
+
+    For the arguments see `request_table`. `what` names the rows in errors.
+    """
+    table, found = _with_columns(given)
+    if isinstance(table, list) and not table:  # an empty table
+        columns = Columns.of({name: (dtype, []) for name, dtype in declared.items()})
+        return FileRows(columns, (), ()), dict(declared)
+    for name, dtype in declared.items():
+        if name not in found:
+            raise Misuse(f"{what}: no column {name!r} of {dtype}, which is needed; there are {', '.join(found)}.")
+    wanted = {name: declared.get(name, dtype) for name, dtype in found.items()}
+    if times in found and found[times] in ("str", "int"):
+        wanted[times] = "time"
+    return read_rows(table, Source(name=what, time="", columns=wanted), on_error="quarantine"), wanted
 
 
 def _with_columns(given: Rows) -> tuple[Rows, dict[str, Dtype]]:

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from trimtab.app.data.given_labels import LabelEvents, key_value
 from trimtab.app.training.loops import stages_of
 from trimtab.app.versions.alias_moves import Ledgered
 from trimtab.app.versions.arms import ARMS, LedgeredArm
 from trimtab.app.versions.search import search_versions, version_signature
-from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.core.time import format_time
-from trimtab.events.values.checks import given_time_us
-from trimtab.features.definitions import Label, View
+from trimtab.features.definitions import View
 from trimtab.features.online.read.entity_read import read_entity
 from trimtab.registry import AliasMove, Version
 from trimtab.registry.evidence import check_ungated
@@ -26,6 +25,7 @@ from trimtab.serving.http.routes.operations import (
     AliasShown,
     AskRepair,
     EntityFeatures,
+    GivenLabels,
     LabelRow,
     ModelShown,
     Move,
@@ -41,7 +41,6 @@ from trimtab.store.ports import Put
 
 if TYPE_CHECKING:
     from trimtab.app.inspect.explain import Explanation
-    from trimtab.app.state.definitions import Definitions
     from trimtab.app.system import System
 
 
@@ -196,6 +195,7 @@ class ProjectRecords:
     def __init__(self, system: System, find: Callable[[str, float | None], Prediction]) -> None:
         self._system = system
         self._find = find
+        self._labels = LabelEvents(system, find)
 
     def features(self, entity: str, key: Sequence[str], model: str | None) -> EntityFeatures:
         """Return the current online features of an entity, from all views or from those of a model."""
@@ -220,21 +220,9 @@ class ProjectRecords:
             views=now.views,
         )
 
-    def label_events(
-        self, model: str, rows: Sequence[LabelRow], until_s: float | None = None
-    ) -> tuple[str, list[dict[str, object]]]:
-        """Return the name of the source of the model's labels, and one event of that source for each label.
-
-        If a label names a prediction, that prediction is searched for until `until_s` (a time of `perf_counter`).
-        """
-        declared = self._system.definitions.deployment(model).model
-        label, key = declared.label, declared.request.key_dtype
-        readers = _readers(self._system.definitions, label)
-        events = [self._event(model, label, key, row, n, until_s) for n, row in enumerate(rows)]
-        for number, event in enumerate(events):
-            if lost := [column for column in readers if column not in event]:
-                raise _left_out(label.source.name, {column: readers[column] for column in lost}, number)
-        return label.source.name, events
+    def label_events(self, model: str, rows: Sequence[LabelRow], until_s: float | None = None) -> GivenLabels:
+        """Return one event of the source of a model's labels for each label."""
+        return self._labels.all(model, rows, until_s)
 
     def find(self, prediction_id: str, until_s: float | None = None) -> Prediction:
         """Return the prediction with an id. The search ends at `until_s` (a time of `perf_counter`)."""
@@ -245,92 +233,6 @@ class ProjectRecords:
         from trimtab.app.inspect.explain import explain_found
 
         return explain_found(self._system, prediction)
-
-    def _event(
-        self, model: str, label: Label, key: Dtype, row: LabelRow, number: int, until_s: float | None
-    ) -> dict[str, object]:
-        at = f"$[{number}]"
-        if (row.prediction is None) == (row.request is None):
-            raise InvalidField(
-                f'{at}: needed is one of "prediction" (the id of an answer) and "request" (its key).',
-                field="prediction",
-                pointer=f"{at}.prediction",
-            )
-        source = label.source
-        event = {**self._columns(label, row, at)}
-        for name in event:
-            if name not in source.columns or name in (label.key, source.time):
-                known = ", ".join(c for c in source.columns if c not in (label.key, source.time))
-                raise InvalidField(
-                    f"{at}.columns: {name!r} is no column of {source.name!r} to be given here. There is: {known}.",
-                    field=name,
-                    pointer=f"{at}.columns.{name}",
-                )
-        request = row.request if row.request is not None else self._request_of(model, row, at, until_s)
-        event[label.key] = _key_value(request, key, f"{at}.request")
-        event[source.time] = self._system.clock.now_us() if row.at is None else self._time_us(row.at, f"{at}.at")
-        return event
-
-    def _time_us(self, at: str | int, pointer: str) -> int:
-        try:
-            return given_time_us(at, pointer, self._system.clock)
-        except Misuse as error:
-            raise InvalidField(str(error), field="at", pointer=pointer) from error
-
-    def _columns(self, label: Label, row: LabelRow, at: str) -> dict[str, Any]:
-        if row.value is msgspec.UNSET:
-            if row.columns:
-                return row.columns
-            raise InvalidField(f'{at}: needed is "value", or "columns".', field="value", pointer=f"{at}.value")
-        names = sorted(label.value.columns())
-        if row.columns or len(names) != 1:
-            raise InvalidField(
-                f'{at}.value: the label is made from {", ".join(names)}. Give "columns" with these instead.',
-                field="value",
-                pointer=f"{at}.value",
-            )
-        return {names[0]: row.value}
-
-    def _request_of(self, model: str, row: LabelRow, at: str, until_s: float | None) -> str:
-        found = self.find(str(row.prediction), until_s)
-        if found.model != model:
-            raise InvalidField(
-                f"{at}.prediction: it is of model {found.model!r}, not of {model!r}. Ask /v1/labels/{found.model}.",
-                field="prediction",
-                pointer=f"{at}.prediction",
-            )
-        return found.request_id
-
-
-def _readers(definitions: Definitions, label: Label) -> dict[str, str]:
-    """Return the columns that a label event may set, each with the name of something that reads it."""
-    source = label.source
-    readers: dict[str, str] = {}
-    for name, model in definitions.models.items():
-        if model.label.source.name == source.name:
-            readers |= dict.fromkeys(
-                sorted(model.label.value.columns() - readers.keys()), f"the label of model {name!r}"
-            )
-    for name, view in definitions.views.items():
-        if view.source.name == source.name:
-            readers |= dict.fromkeys(sorted(view.columns_read - readers.keys()), f"view {name!r}")
-    return {column: who for column, who in readers.items() if column not in (label.key, source.time)}
-
-
-def _left_out(source: str, lost: dict[str, str], number: int) -> InvalidField:
-    """Return the error for a label that leaves out columns that something reads.
-
-    The newest event of a key replaces the earlier ones, so these columns would become null for everything that reads
-    them.  # D21
-    """
-    field = next(iter(lost))
-    readers = ", ".join(f"{column!r} ({who} reads it)" for column, who in lost.items())
-    return InvalidField(
-        f"$[{number}]: a label is a whole event of {source!r}, and this one leaves out {readers}, which would be null "
-        f'from now on. Give all of them in "columns", or push the whole row to /v1/events/{source}.',
-        field=field,
-        pointer=f"$[{number}].columns.{field}",
-    )
 
 
 def _version(found: Found, **more: Any) -> VersionShown:
@@ -359,17 +261,4 @@ def _values(view: View, key: Sequence[str]) -> list[str | int]:
             f"entity {view.entity!r} is known by {', '.join(view.by)}; the address has {len(key)} values. Give "
             f"/v1/entities/{view.entity}/{'/'.join(name.upper() for name in view.by)}/features."
         )
-    return [_key_value(text, view.source.columns[name], name) for name, text in zip(view.by, key, strict=True)]
-
-
-def _key_value(text: str | int, dtype: Dtype, field: str) -> str | int:
-    """Return a key converted to the type of its column."""
-    if dtype != "int":
-        return str(text)
-    try:
-        number = int(text)
-    except ValueError:
-        number = 2**63
-    if not -(2**63) <= number < 2**63:
-        raise InvalidField(f"{field}: {text!r} is no 64-bit integer, as the key is.", field=field, pointer=field)
-    return number
+    return [key_value(text, view.source.columns[name], name) for name, text in zip(view.by, key, strict=True)]

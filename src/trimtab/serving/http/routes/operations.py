@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -113,9 +113,9 @@ class LabelRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     prediction: str | None = None  # the id of the prediction, as in its answer
     request: str | int | None = None  # or the key of the request
-    value: Any = msgspec.UNSET  # the value of the label, if it is a single column
-    columns: dict[str, Any] = {}  # or the values of several columns of the label's source, by name
-    at: str | int | None = None  # the time of the label event; by default, now
+    value: Any = msgspec.UNSET  # true or false (whether it came true), or the value of the column that the label reads
+    columns: dict[str, Any] = {}  # the values of further columns of the label's source, or of all of them, by name
+    at: str | int | None = None  # when it turned out; by default, the request's time if the source has it, else now
 
 
 class LabelProblem(msgspec.Struct, frozen=True):
@@ -135,6 +135,15 @@ class Labelled(msgspec.Struct, frozen=True, kw_only=True):
     quarantined: int
     problems: tuple[LabelProblem, ...]  # the first hundred problems
     absent: tuple[str, ...] = ()  # columns of the source that some labels left out, where they are null
+    late: int = 0  # labels of predictions whose wait is over, which change no day that is closed
+
+
+class GivenLabels(NamedTuple):
+    """The events of labels."""
+
+    source: str  # the source of the model's labels
+    events: list[dict[str, object]]  # one event for each label
+    late: int  # labels of predictions whose wait is over
 
 
 class StageShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,12 +197,11 @@ class RecordOperations(Protocol):
 
     def features(self, entity: str, key: Sequence[str], model: str | None) -> EntityFeatures: ...
 
-    def label_events(
-        self, model: str, rows: Sequence[LabelRow], until_s: float | None = None
-    ) -> tuple[str, list[dict[str, object]]]:
-        """Return the name of the source of a model's labels, and one event of that source for each label.
+    def label_events(self, model: str, rows: Sequence[LabelRow], until_s: float | None = None) -> GivenLabels:
+        """Return one event of the source of a model's labels for each label.
 
-        If a label names a prediction, that prediction is searched for until `until_s` (a time of `perf_counter`).
+        Columns that a label leaves out are taken from the request of the prediction that it names. This prediction is
+        searched for until `until_s` (a time of `perf_counter`).
         """
         ...
 

@@ -163,9 +163,9 @@ async def label(project: ProjectRoutes, request: HttpRequest) -> Reply:
     service.append_buffered()
     service.parts.threads.check_room()
     find = (await project.records()).label_events  # uses the pool for waiting requests  # D123
-    source, events = await service.parts.threads.wait(find, request.names["model"], given, search_until_s)
+    made = await service.parts.threads.wait(find, request.names["model"], given, search_until_s)
     taken = await service.intake.take(
-        lambda push: Taken(source, push(source, events), len(given)), "label", until_s=until_s
+        lambda push: Taken(made.source, push(made.source, made.events), len(given)), "label", until_s=until_s
     )
     pushed = taken.pushed
     return as_json(
@@ -175,6 +175,7 @@ async def label(project: ProjectRoutes, request: HttpRequest) -> Reply:
             quarantined=pushed.quarantined,
             problems=tuple(LabelProblem(p.row, p.field, p.reason, p.found) for p in pushed.problems),
             absent=pushed.absent,
+            late=made.late,
         )
     )
 

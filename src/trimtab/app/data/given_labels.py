@@ -1,0 +1,264 @@
+"""Make whole events of labels that name a prediction or a request. Missing columns are taken from the request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from trimtab.app.data.label_values import LabelValues
+from trimtab.app.data.logged_requests import request_shape
+from trimtab.core.columns.data import Dtype
+from trimtab.core.errors import Corrupt, Misuse, NotFound
+from trimtab.core.records import Prediction
+from trimtab.core.time import format_time
+from trimtab.events.values.checks import given_time_us
+from trimtab.features.definitions import Request
+from trimtab.serving.http.routes.operations import GivenLabels, LabelRow
+from trimtab.serving.problems import InvalidField
+
+if TYPE_CHECKING:
+    from trimtab.app.state.definitions import Definitions
+    from trimtab.app.system import System
+    from trimtab.training.definitions import Model
+
+
+class MadeLabel(msgspec.Struct, frozen=True):
+    """The event of one label."""
+
+    event: dict[str, object]
+    late: bool = False  # whether the label of a prediction came after its wait
+
+
+class LabelEvents:
+    """Makes an event of a label's source for each given label.
+
+    Args:
+        system: The project.
+        find: Finds a prediction by its id. It stops searching at a deadline (a time of `perf_counter`).
+    """
+
+    def __init__(self, system: System, find: Callable[[str, float | None], Prediction]) -> None:
+        self._system = system
+        self._find = find
+        self._labelled: dict[str, _Labelled] = {}  # by model
+        self._requests: dict[str, Request | None] = {}  # by the id of a version: the request that it was trained with
+
+    def all(self, model: str, rows: Sequence[LabelRow], until_s: float | None = None) -> GivenLabels:
+        """Return the events of labels of one model, in the form that `RecordOperations` describes."""
+        source = self.of_model(model).source
+        made = [self.one(model, row, f"$[{number}]", until_s) for number, row in enumerate(rows)]
+        return GivenLabels(source.name, [one.event for one in made], sum(one.late for one in made))
+
+    def of_model(self, model: str) -> _Labelled:
+        """Return what the label of a deployed model needs.
+
+        Raises:
+            NotFound: There is no such deployment.
+        """
+        if model not in self._labelled:
+            definitions = self._system.definitions
+            self._labelled[model] = _Labelled(definitions, definitions.deployment(model).model)
+        return self._labelled[model]
+
+    def one(
+        self,
+        model: str,
+        row: LabelRow,
+        at: str,
+        until_s: float | None = None,
+        *,
+        found: Prediction | None = None,
+        text: bool = False,
+    ) -> MadeLabel:
+        """Return the event of one label.
+
+        Args:
+            model: A deployed model.
+            row: The label.
+            at: The place of the label, with which messages begin.
+            until_s: Until when to search for the prediction.
+            found: The prediction, if it was found already.
+            text: Whether the values are fields of a text file.
+
+        Raises:
+            NotFound: The prediction does not exist.
+            InvalidField: The label does not fit. The message says what to give.
+        """
+        if (row.prediction is None) == (row.request is None):
+            raise InvalidField(
+                f'{at}: needed is one of "prediction" (the id of an answer) and "request" (its key).',
+                field="prediction",
+                pointer=f"{at}.prediction",
+            )
+        kind = self.of_model(model)
+        event = kind.given(row, at, text)
+        if row.prediction is not None and found is None:
+            found = self._find(row.prediction, until_s)
+        if found is not None and found.model != model:
+            raise InvalidField(
+                f"{at}.prediction: it is of model {found.model!r}, not of {model!r}. Ask /v1/labels/{found.model}.",
+                field="prediction",
+                pointer=f"{at}.prediction",
+            )
+        key = row.request if found is None else found.request_id
+        event[kind.label.key] = key_value(key if key is not None else "", kind.model.request.key_dtype, f"{at}.request")
+        known = {} if found is None else self._request_columns(found)
+        event[kind.source.time] = self._time_us(kind, row, found, known, at)
+        kind.fill(event, known)
+        if lost := [column for column in kind.readers if column not in event]:
+            raise _left_out(kind.source.name, {column: kind.readers[column] for column in lost}, at)
+        late = found is not None and self._system.clock.now_us() > kind.label.final_at(found.at_us)
+        return MadeLabel(event, late)
+
+    def _time_us(
+        self, kind: _Labelled, row: LabelRow, found: Prediction | None, known: dict[str, tuple[Dtype, Any]], at: str
+    ) -> int:
+        """Return the time of the event: the given time, that of the request if the source has it, or now.  # D206
+
+        A source that dates outcomes by the time of their request does so here as well. Then a label that is sent again
+        is the same event, and lags in features stay what they are in the history. The time is not earlier than that as
+        of which the prediction was made, because an earlier event is no label.
+        """
+        now_us, time = self._system.clock.now_us(), kind.source.time
+        if row.at is not None:
+            try:
+                at_us = given_time_us(row.at, f"{at}.at", self._system.clock)
+            except Misuse as error:
+                raise InvalidField(str(error), field="at", pointer=f"{at}.at") from error
+            if found is not None and at_us < found.at_us:
+                raise InvalidField(
+                    f"{at}.at: {format_time(at_us)} is before its prediction, which was made as of "
+                    f"{format_time(found.at_us)}, so it is no label of it. Leave `at` out, or give a later time.",
+                    field="at",
+                    pointer=f"{at}.at",
+                )
+            return at_us
+        if found is None:
+            return now_us
+        if kind.model.request.time != time or known.get(time, ("", None))[1] is None:
+            return max(now_us, found.at_us)
+        dated_us: int = max(known[time][1], found.at_us)
+        if dated_us > now_us + kind.source.future_tolerance_us:
+            raise InvalidField(
+                f"{at}.prediction: its request is about {format_time(dated_us)}, which is in the future. Give the "
+                "label when that time has passed.",
+                field="prediction",
+                pointer=f"{at}.prediction",
+            )
+        return dated_us
+
+    def _request_columns(self, found: Prediction) -> dict[str, tuple[Dtype, Any]]:
+        """Return type and value of each column of a logged request, or nothing if its columns are unknown."""
+        if found.version not in self._requests:
+            try:
+                declared = self._system.live.of(self._system.registry.get(found.version)).request
+            except (Misuse, NotFound, Corrupt):  # the version's definitions are gone
+                declared = None
+            self._requests[found.version] = declared
+        declared = self._requests[found.version]
+        if declared is None or not request_shape(declared)(found.request):
+            return {}
+        values = msgspec.msgpack.decode(found.request)
+        return {name: (dtype, v) for (name, dtype), v in zip(declared.columns.items(), values, strict=True)}
+
+
+class _Labelled:
+    """A model with the columns that its label's source needs, and what reads each of them."""
+
+    def __init__(self, definitions: Definitions, model: Model) -> None:
+        self.model = model
+        self.label = model.label
+        self.source = model.label.source
+        self.readers = _readers(definitions, model)
+        views = [view for view in definitions.views.values() if view.source.name == self.source.name]
+        models = [one for one in definitions.models.values() if one.label.source.name == self.source.name]
+        aggregates = [aggregate for view in views for aggregate in view.features.values()]
+        others = [one.label.value for one in models]
+        others += [read for one in aggregates for read in (one.of, one.where) if read is not None]
+        self._values = LabelValues(self.label, others)
+        labels = {column for one in models for column in one.label.value.columns()}
+        own = {self.label.key, self.source.time, self.source.reading.known_at}
+        self._filled = [name for name in self.source.declared if name not in labels | own]
+
+    def given(self, row: LabelRow, at: str, text: bool) -> dict[str, Any]:
+        """Return the columns that a label gives."""
+        source, names = self.source, self._values.columns
+        event = dict(row.columns)
+        for name in event:
+            if name not in source.declared or name in (self.label.key, source.time):
+                known = ", ".join(c for c in source.declared if c not in (self.label.key, source.time))
+                raise InvalidField(
+                    f"{at}.columns: {name!r} is no column of {source.name!r} to be given here. There is: {known}.",
+                    field=name,
+                    pointer=f"{at}.columns.{name}",
+                )
+        if row.value is msgspec.UNSET:
+            if event:
+                return event
+            raise InvalidField(f'{at}: needed is "value", or "columns".', field="value", pointer=f"{at}.value")
+        if len(names) != 1 or names[0] in event:
+            needed = ", ".join(f'"{name}": ...' for name in names)
+            raise InvalidField(
+                f'{at}.value: the label is made from {", ".join(names)}. Give "columns": {{{needed}}} and no "value".',
+                field="value",
+                pointer=f"{at}.value",
+            )
+        try:
+            return event | {names[0]: self._values.column_value(row.value, text=text)}
+        except Misuse as error:
+            raise InvalidField(f"{at}.value: {error}", field="value", pointer=f"{at}.value") from None
+
+    def fill(self, event: dict[str, Any], known: dict[str, tuple[Dtype, Any]]) -> None:
+        """Add the columns that a label does not give and that its request has, except those that labels are made of."""
+        for name in self._filled:
+            dtype, value = known.get(name, (None, None))
+            if name not in event and dtype == self.source.declared[name]:
+                event[name] = value
+
+
+def _readers(definitions: Definitions, declared: Model) -> dict[str, str]:
+    """Return the columns that a label event may set, each with the name of something that reads it."""
+    label, source = declared.label, declared.label.source
+    readers: dict[str, str] = {}
+    for name, model in definitions.models.items():
+        if model.label.source.name == source.name:
+            readers |= dict.fromkeys(
+                sorted(model.label.value.columns() - readers.keys()), f"the label of model {name!r}"
+            )
+    for name, view in definitions.views.items():
+        if view.source.name == source.name:
+            readers |= dict.fromkeys(sorted(view.columns_read - readers.keys()), f"view {name!r}")
+    if source.key is not None:
+        readers.setdefault(source.key, f"source {source.name!r}")
+    return {column: who for column, who in readers.items() if column not in (label.key, source.time)}
+
+
+def _left_out(source: str, lost: dict[str, str], at: str) -> InvalidField:
+    """Return the error for a label that leaves out columns that something reads.
+
+    The newest event of a key replaces the earlier ones, so these columns would become null for everything that reads
+    them.  # D21
+    """
+    field = next(iter(lost))
+    readers = ", ".join(f"{column!r} ({who} reads it)" for column, who in lost.items())
+    return InvalidField(
+        f"{at}: a label is a whole event of {source!r}, and this one leaves out {readers}, which would be null "
+        f'from now on. Give all of them in "columns", or push the whole row to /v1/events/{source}.',
+        field=field,
+        pointer=f"{at}.columns.{field}",
+    )
+
+
+def key_value(text: str | int, dtype: Dtype, field: str) -> str | int:
+    """Return a key converted to the type of its column."""
+    if dtype != "int":
+        return str(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = 2**63
+    if not -(2**63) <= number < 2**63:
+        raise InvalidField(f"{field}: {text!r} is no 64-bit integer, as the key is.", field=field, pointer=field)
+    return number

@@ -1,0 +1,160 @@
+"""Append labels that are given one by one, or as a table with the ids of predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from trimtab.app.data.given_labels import LabelEvents, MadeLabel
+from trimtab.app.features.request_tables import read_loosely
+from trimtab.core.errors import Misuse, NotFound
+from trimtab.events.files.files import Rows
+from trimtab.events.values.conversions import Refused, of_text
+from trimtab.serving.http.routes.operations import LabelRow
+
+if TYPE_CHECKING:
+    from trimtab.app.system import System
+
+_NAMED = 100  # how many refused labels are described at most
+_CHUNK = 5_000  # how many labels are appended at once
+_OWN = ("prediction", "value", "at")
+
+
+class RefusedLabel(msgspec.Struct, frozen=True):
+    """A label that was not taken, and why."""
+
+    place: str  # such as "line 7"
+    prediction: str | None
+    reason: str
+
+
+class LabelsTaken(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of labels: the accepted ones are safe in the log."""
+
+    accepted: int
+    refused: int
+    late: int  # accepted labels whose wait was over: they are learnt from, but change no day that is closed
+    models: dict[str, int]  # by model: the number of its accepted labels
+    problems: tuple[RefusedLabel, ...] = ()  # the first hundred refused labels
+    ignored: tuple[str, ...] = ()  # columns of the table that the source of no label has
+
+
+def label_prediction(system: System, row: LabelRow) -> LabelsTaken:
+    """Append the label of one prediction; see `Project.label`."""
+    found = system.predictions.find(str(row.prediction))
+    made = LabelEvents(system, system.predictions.find).one(found.model, row, "label", found=found)
+    source = system.definitions.deployment(found.model).model.label.source
+    pushed = system.ingestor.push(source.name, [made.event])
+    for problem in pushed.problems:
+        raise Misuse(f"label: {problem.field} is {problem.reason} (found {problem.found}). It is in quarantine.")
+    return LabelsTaken(accepted=1, refused=0, late=int(made.late), models={found.model: 1})
+
+
+def label_table(system: System, given: Rows, progress: Callable[[int, int], object] | None) -> LabelsTaken:
+    """Append a table of labels; see `Project.label_table`."""
+    rows, found = read_loosely(given, {"prediction": "str"}, "at", "labels")
+    if not set(found) - {"prediction", "at"}:
+        raise Misuse(f"labels: needed a column 'value' next to 'prediction', found {', '.join(found)}.")
+    is_text = isinstance(given, str | Path) and bool({".csv", ".tsv"} & set(Path(given).suffixes))
+    taking = _Taking(system, is_text)
+    for bad in rows.bad:
+        taking.refuse(bad.place, None, f"{bad.field} = {bad.found}: {bad.reason}")
+    unit = "line" if is_text else "row"
+    for start in range(0, rows.columns.rows, _CHUNK):
+        part = rows.columns.take(slice(start, start + _CHUNK))
+        places = range(start, start + part.rows) if rows.kept is None else rows.kept[start : start + _CHUNK].tolist()
+        lists = {name: column.to_list() for name, column in part.by_name.items()}
+        values = zip(*lists.values(), strict=True)
+        taking.take(
+            (f"{unit} {place + 1}", dict(zip(lists, row, strict=True)))
+            for place, row in zip(places, values, strict=True)
+        )
+        if progress is not None:
+            progress(start + part.rows, rows.columns.rows)
+    return taking.result()
+
+
+class _Taking:
+    """Takes labels part by part, and counts them."""
+
+    def __init__(self, system: System, is_text: bool) -> None:
+        self._system = system
+        self._events = LabelEvents(system, system.predictions.find)
+        self._is_text = is_text
+        self._late = self._refused = 0
+        self._models = dict[str, int]()
+        self._problems = list[RefusedLabel]()
+        self._ignored = dict[str, None]()
+
+    def refuse(self, place: str, prediction: str | None, reason: str) -> None:
+        """Count a label that was not taken."""
+        self._refused += 1
+        if len(self._problems) < _NAMED:
+            self._problems.append(RefusedLabel(place, prediction, reason))
+
+    def take(self, rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Append the labels in some rows, each given with its place."""
+        made: dict[str, list[tuple[str, str, MadeLabel]]] = {}
+        for place, row in rows:
+            prediction = row.get("prediction")
+            try:
+                if prediction is None:
+                    raise Misuse("it names no prediction")
+                found = self._system.predictions.find(prediction)
+                label = self._row(found.model, prediction, row)
+                event = self._events.one(found.model, label, "label", found=found, text=self._is_text)
+            except (Misuse, NotFound) as error:
+                self.refuse(place, prediction, str(error))
+                continue
+            made.setdefault(found.model, []).append((place, prediction, event))
+        for model, labels in made.items():
+            self._append(model, labels)
+
+    def _row(self, model: str, prediction: str, row: dict[str, Any]) -> LabelRow:
+        """Return the label in a row of the table, without columns that its source does not have."""
+        source = self._events.of_model(model).source
+        columns = {}
+        for name, value in row.items():
+            if name in _OWN or value is None:
+                continue
+            if name not in source.declared:
+                self._ignored[name] = None
+                continue
+            columns[name] = value
+            if self._is_text:
+                try:
+                    columns[name] = of_text(source.declared[name], value, source.format(name))
+                except Refused as refused:
+                    raise Misuse(f"{name} is {refused.reason} (found {value!r})") from None
+        value = row.get("value")
+        if value is None and not columns:
+            raise Misuse("it has no value")
+        return LabelRow(
+            prediction=prediction, value=msgspec.UNSET if value is None else value, columns=columns, at=row.get("at")
+        )
+
+    def _append(self, model: str, labels: list[tuple[str, str, MadeLabel]]) -> None:
+        source = self._events.of_model(model).source
+        pushed = self._system.ingestor.push(source.name, [made.event for _, _, made in labels])
+        for problem in pushed.problems:
+            place, prediction, made = labels[problem.row]
+            said = f"{problem.field} is {problem.reason} (found {problem.found}); it is in quarantine"
+            self.refuse(place, prediction, said)
+            self._late -= made.late
+        self._refused += pushed.quarantined - len(pushed.problems)
+        self._late += sum(made.late for _, _, made in labels)
+        self._models[model] = self._models.get(model, 0) + pushed.accepted
+
+    def result(self) -> LabelsTaken:
+        """Return what became of the labels."""
+        return LabelsTaken(
+            accepted=sum(self._models.values()),
+            refused=self._refused,
+            late=self._late,
+            models=self._models,
+            problems=tuple(sorted(self._problems, key=lambda one: int(one.place.split()[1]))),
+            ignored=tuple(self._ignored),
+        )

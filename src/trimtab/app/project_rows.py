@@ -1,0 +1,352 @@
+"""The verbs of a project about rows: events and labels in, answers and features out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+
+import msgspec
+
+from trimtab.app.system import System
+from trimtab.core.errors import Misuse
+from trimtab.serving.answer.served import Answer
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from trimtab.app.data.label_tables import LabelsTaken
+    from trimtab.app.features.feature_tables import AsKnown, FeatureFile, FeatureTable, How, Of
+    from trimtab.app.features.loading import Ingested
+    from trimtab.events.files.files import Rows, Table
+    from trimtab.events.ingest import Pushed
+    from trimtab.events.quarantine import Replayed, SetAside
+    from trimtab.serving.answer.batch import Manifest
+
+Meter: TypeAlias = Callable[[int, int], object]
+
+
+class ProjectRows(System):
+    """The methods of `Project` that take rows or return them."""
+
+    def push(self, source: str, rows: Sequence[Mapping[str, object]] | Table) -> Pushed:
+        """Append events; they are durable when this returns.
+
+        Args:
+            source: The source's name.
+            rows: One mapping per event, or a table of polars, pandas, pyarrow, DuckDB or `Columns`.
+
+        Raises:
+            NotFound: There is no such source.
+            Misuse: A column is not declared, or a table's column is of another type. Nothing was done.
+        """
+        return self.ingestor.push(source, rows)
+
+    def ingest(
+        self,
+        source: str,
+        file: Rows,
+        *,
+        history: bool = True,
+        absent_ok: bool = False,
+        progress: Meter | None = None,
+    ) -> Ingested:
+        """Load a source's events from a file or a table. Invalid rows, and rows dated in the future, go to quarantine.
+
+        Args:
+            source: The source's name.
+            file: A CSV, Parquet, NDJSON or Arrow (Feather) file, or anything else that `events.read_rows` takes.
+            history: Take events as known at event time + the source's delay; False: as known now.
+            absent_ok: Fill declared columns that the file lacks with nulls instead of refusing it.
+            progress: Called with rows done and rows in total, every 20,000 rows.
+
+        Raises:
+            NotFound: There is no such source or file.
+            Misuse: The file cannot be read as a table, or lacks a column. Nothing was done.
+        """
+        from trimtab.app.features.loading import load_rows
+
+        return load_rows(self, source, file, history=history, absent_ok=absent_ok, progress=progress)
+
+    def label(
+        self,
+        prediction: str,
+        value: object = msgspec.UNSET,
+        *,
+        columns: Mapping[str, object] | None = None,
+        at: str | int | dt.datetime | None = None,
+    ) -> LabelsTaken:
+        """Give the true value of a prediction. It becomes an event of the label's source, safe when this returns.
+
+        The event's key and its other columns are taken from the request of the prediction. A second value for the same
+        prediction corrects the first; the same one again changes nothing where the source dates outcomes by requests.
+
+        Args:
+            prediction: The id of an answer.
+            value: True or False, if the model predicts whether something happens; else the number or the class. The
+                value that the label's column has in files is taken too.
+            columns: Values of further columns of the label's source, or of all that the label is made from.
+            at: When it turned out; default: the request's time, if the source has that column, else now.
+
+        Raises:
+            NotFound: There is no such prediction.
+            Misuse: The value does not fit, columns lack, or `at` is before the prediction. The message says what to
+                give.
+        """
+        from trimtab.app.data.label_tables import label_prediction
+        from trimtab.serving.http.routes.operations import LabelRow
+
+        row = LabelRow(prediction=prediction, value=value, columns=dict(columns or {}), at=self._time_us("at", at))
+        return label_prediction(self, row)
+
+    def label_table(self, labels: Rows, *, progress: Meter | None = None) -> LabelsTaken:
+        """Give the true values of predictions as a table with the columns `prediction`, `value` and, optionally, `at`.
+
+        Instead of `value`, or besides it, the table may have columns of the label's source. Labels that cannot be taken
+        are counted, and described with the reason; values of a wrong type are in quarantine, too.
+
+        Args:
+            labels: A file, a table of any library, or a list of dicts.
+            progress: Called with rows done and rows in total.
+
+        Raises:
+            NotFound: There is no such file.
+            Misuse: The table cannot be read, or lacks a column. Nothing was done.
+        """
+        from trimtab.app.data.label_tables import label_table
+
+        return label_table(self, labels, progress)
+
+    def quarantined(self, source: str | None = None) -> list[SetAside]:
+        """Quarantined rows by source and reason: their count, since when, and the newest ones.
+
+        Raises:
+            NotFound: There is no such source.
+        """
+        return self.quarantine.summary(self._named(source))
+
+    def replay_quarantine(self, source: str | None = None, *, reason: str | None = None) -> Replayed:
+        """Ingest quarantined rows again, after a fix; rows that fail again stay in quarantine.
+
+        Raises:
+            NotFound: There is no such source, or it is no longer declared.
+            Misuse: A row has a column that its source does not declare.
+        """
+        return self.quarantine.replay(self.ingestor, self._named(source), reason=reason)
+
+    def drop_quarantined(self, source: str | None = None, *, reason: str | None = None) -> int:
+        """Delete quarantined rows; the number of them.
+
+        Raises:
+            NotFound: There is no such source.
+        """
+        return self.quarantine.drop(self._named(source), reason=reason)
+
+    def predict(
+        self, model: str, rows: Sequence[Mapping[str, Any]] | Table, *, at: str | int | dt.datetime | None = None
+    ) -> list[Answer]:
+        """Predict for requests, in their order; each answer is in the prediction log when this returns.
+
+        Args:
+            model: A deployed model's name.
+            rows: A list of request rows, or a table of any library, with every declared column.
+            at: A time in the past to answer as of; default: now.
+
+        Raises:
+            NotFound: There is no such model.
+            Misuse: A row is not as declared, `at` is in the future, or there are several models and none is named.
+        """
+        check_named("predict", model, list(self.definitions.deployments))
+        given = _request_rows(rows)
+        return self.current(model).endpoint.answer(given, at=self._time_us("at", at))
+
+    def predict_table(
+        self,
+        model: str,
+        requests: Rows,
+        *,
+        at: str | int | dt.datetime | None = None,
+        mode: Literal["batch", "precomputed"] = "batch",
+        out: str | Path | None = None,
+        progress: Meter | None = None,
+    ) -> Manifest:
+        """Predict for a table of requests, each as of its own time or all as of one; resumable, logged once.
+
+        The same table, version and `at` are the same batch, however often it is run: its answers stay as they are. To
+        predict again for future requests, give `at`.
+
+        Args:
+            model: A deployed model's name.
+            requests: A file, a table of polars, pandas, pyarrow, DuckDB or `Columns`, or a list of dicts.
+            at: One time for all; default: each request's time less its lead, but not later than the batch's start.
+            mode: "precomputed" also stores the answers for the service, which gives them while they are fresh.
+            out: A .csv or .parquet file for the answers.
+            progress: Called with rows done and rows in total.
+        """
+        from trimtab.app.serve.batch import answer_table
+
+        return answer_table(
+            self,
+            model,
+            requests,
+            at_us=self._time_us("at", at),
+            mode=mode,
+            out=None if out is None else checked_path("out", out),
+            progress=progress,
+        )
+
+    def join(
+        self,
+        requests: Rows,
+        of: Of | None = None,
+        *,
+        at: str | int | dt.datetime | None = None,
+        as_known: AsKnown = "then",
+        reasons: bool = False,
+        out: str | Path | None = None,
+        events: Mapping[str, str | Path] | None = None,
+        progress: Meter | None = None,
+    ) -> FeatureTable | FeatureFile:
+        """Join features to requests, each as of its own time; same rows, same order.
+
+        A history larger than the setting `features.memory_bytes` is split on disk and processed in parts, with the same
+        bits; such a run can be stopped, and resumes when it is called again.
+
+        Args:
+            requests: A file, a table of any library, or a list of dicts; all its columns stay.
+            of: A model or its name; or a view, a join of one, a dict of expressions, or a list of those. Default: the
+                project's only model.
+            at: The requests' column of times, or one time for all. Default: the model's own, the request's time less
+                its lead.
+            as_known: "then": as known at that time; "final": as known now.
+            reasons: Add a column `<feature>.reason` for each value of a view and each expression that may fail.
+            out: A .parquet or .csv file to write instead of returning the table.
+            events: By source: a Parquet file, or a folder of them, to read instead of the project's history.
+            progress: Called with pieces of work done and in total.
+
+        Returns:
+            A table, whose `let_in` counts the values that `as_known="final"` changed; with `out`, the file written.
+
+        Raises:
+            NotFound: There is no such file, model or view.
+            Misuse: A column is missing or of the wrong type, or a time is in the future. Nothing was done.
+            Conflict: `out` exists, or another process is computing the same.
+            Unavailable: Memory or disk ran out. Finished parts are kept: run it again.
+        """
+        from trimtab.app.features.feature_tables import join_features
+
+        return join_features(self, requests, of, at=at, how=_how(as_known, reasons, out, events, progress))
+
+    def snapshot(
+        self,
+        of: Of,
+        *,
+        at: str | int | dt.datetime | None = None,
+        as_known: AsKnown = "then",
+        reasons: bool = False,
+        out: str | Path | None = None,
+        events: Mapping[str, str | Path] | None = None,
+        progress: Meter | None = None,
+    ) -> FeatureTable | FeatureFile:
+        """The features of every entity known at a time: one row each, ordered by key.
+
+        Args:
+            of: A view or its name, or a list of views of one entity, joins and dicts of expressions.
+            at: The time; default: now.
+            as_known: See `join`, also for the arguments below.
+            reasons: Add the reasons.
+            out: The file to write.
+            events: Parquet files instead of the history.
+            progress: Called with pieces of work done and in total.
+
+        Raises:
+            NotFound: There is no such view.
+            Misuse: Views of different entities, or a time in the future.
+        """
+        from trimtab.app.features.feature_tables import snapshot_features
+
+        at_us = self._time_us("at", at)
+        times = [self.clock.now_us() if at_us is None else at_us]
+        return snapshot_features(self, of, times, how=_how(as_known, reasons, out, events, progress))
+
+    def snapshots(
+        self,
+        of: Of,
+        *,
+        start: str | int | dt.datetime,
+        end: str | int | dt.datetime,
+        every: str | int,
+        as_known: AsKnown = "then",
+        reasons: bool = False,
+        out: str | Path | None = None,
+        events: Mapping[str, str | Path] | None = None,
+        progress: Meter | None = None,
+    ) -> FeatureTable | FeatureFile:
+        """Snapshots at `start`, then `every` so long, before `end`, in one table; see `snapshot`."""
+        from trimtab.app.features.feature_tables import snapshot_features, times_between
+
+        times = times_between(start, end, every, self.clock)
+        return snapshot_features(self, of, times, how=_how(as_known, reasons, out, events, progress))
+
+    def _named(self, source: str | None) -> str | None:
+        """Check that a source is declared or has quarantined rows."""
+        if source is not None and source not in self.quarantine.counts():
+            self.definitions.source(source)
+        return source
+
+    def _time_us(self, name: str, given: str | int | dt.datetime | None) -> int | None:
+        from trimtab.events.values.checks import given_time_us
+
+        return None if given is None else given_time_us(given, name, self.clock)
+
+
+def check_named(what: str, model: str | None, names: Sequence[str]) -> None:
+    """Raise an error if no model is named and there are several."""
+    if model is None and len(names) > 1:
+        raise Misuse(f"{what}: no model is named, and there are {', '.join(names)}. Name one.")
+
+
+def _request_rows(given: Sequence[Mapping[str, Any]] | Table) -> Sequence[Mapping[str, Any]]:
+    if given.__class__ is list:  # the common case, first
+        return cast("list[Mapping[str, Any]]", given)
+    from trimtab.core.columns.data import Columns
+    from trimtab.events.files.files import is_table
+
+    if is_table(given):
+        from trimtab.serving.answer.request_rows import rows_of_table
+
+        return rows_of_table(given if isinstance(given, Columns) else Columns.from_arrow(given))
+    if isinstance(given, Mapping):
+        raise Misuse("predict: one dict. Give a list of them, for one row too: [row]")
+    if isinstance(given, str | bytes | Path) or not isinstance(given, Sequence):
+        raise Misuse(
+            f"predict: rows is a {type(given).__name__}. Give a list of dicts, a table (polars, pandas, pyarrow, "
+            "DuckDB, Columns), or use predict_table for a file."
+        )
+    return given
+
+
+def checked_path(name: str, given: str | Path) -> Path:
+    """Return a path that a caller gave as the argument `name`."""
+    try:
+        return Path(given)
+    except TypeError:
+        raise Misuse(f"{name}: {given!r} is a {type(given).__name__}. Give a text or a Path.") from None
+
+
+def _how(
+    as_known: AsKnown,
+    reasons: bool,
+    out: str | Path | None,
+    events: Mapping[str, str | Path] | None,
+    progress: Meter | None,
+) -> How:
+    from trimtab.app.features.feature_tables import How
+
+    return How(
+        as_known=as_known,
+        reasons=reasons,
+        out=None if out is None else checked_path("out", out),
+        events={name: checked_path(f"events of {name!r}", path) for name, path in (events or {}).items()},
+        progress=progress,
+    )

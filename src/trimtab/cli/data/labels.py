@@ -1,0 +1,54 @@
+"""The command `label`, which reads the true values of predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from trimtab.cli.exits import FAILED
+from trimtab.cli.options import command, opened_project
+from trimtab.cli.output import progress, show
+from trimtab.store.regular_file import regular_file
+
+if TYPE_CHECKING:
+    from trimtab.app.data.label_tables import LabelsTaken
+
+_NAMED = 10  # at most this many of the refused labels are shown
+
+
+@command("label", safe="Labels that were taken are safe in the log; run the same command again for the rest.")
+@click.argument("file", type=click.Path(path_type=Path))
+def label(file: Path) -> int:
+    """Tell what became of predictions, from a file with their ids.
+
+    FILE has the columns prediction (the id of an answer), value (true or false, the number or the class) and,
+    optionally, at (when it turned out). It ends in .csv, .tsv, .parquet, .ndjson, .jsonl, .feather or .arrow. The other
+    columns of a label's event are taken from the request of its prediction. Labels that cannot be taken are listed, and
+    the exit status is then 1.
+
+    \b
+    Example:
+      trimtab label outcomes.csv
+    """
+    regular_file(file)
+    with opened_project() as project, progress(f"labelling from {file.name}") as meter:
+        taken = project.label_table(file, progress=meter)
+    show(taken, _lines(taken))
+    return FAILED if taken.refused else 0
+
+
+def _lines(taken: LabelsTaken) -> list[str]:
+    models = "".join(f", {count:,} of {model}" for model, count in taken.models.items() if len(taken.models) > 1)
+    lines = [f"{taken.accepted:,} labels taken{models}, {taken.refused:,} refused"]
+    if taken.late:
+        lines.append(f"  {taken.late:,} came after their wait: they are learnt from, and change no day that is closed")
+    if taken.ignored:
+        lines.append(f"  columns that no label has, left out: {', '.join(taken.ignored)}")
+    for one in taken.problems[:_NAMED]:
+        named = f", {one.prediction}" if one.prediction and one.prediction not in one.reason else ""
+        lines.append(f"  {one.place}{named}: {one.reason}")
+    if taken.refused > _NAMED:
+        lines.append(f"  and {taken.refused - _NAMED:,} more")
+    return lines

@@ -1,0 +1,285 @@
+"""Labels given with no more than the id of a prediction and a value, in projects that `init` makes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import random
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+import pytest
+import shop
+from click.testing import CliRunner
+from test_addresses import Asker
+
+import trimtab as tt
+from trimtab.app.data.label_tables import LabelsTaken
+from trimtab.app.data.label_values import LabelValues
+from trimtab.app.start.init.options import Options
+from trimtab.app.start.init.scaffold import Scaffolded, scaffold
+from trimtab.cli.group import trimtab
+from trimtab.core.clock import ShiftedClock
+from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.time import DAY_US, HOUR_US, format_time, parse_time_us
+
+BEGIN = dt.datetime(2026, 1, 5)
+DAYS = 90
+NOW_US = parse_time_us("2026-04-05T06:00:00Z")  # the day after the newest row
+OPTIONS: dict[str, dict[str, Any]] = {
+    "bool": {},
+    "words": {"wait": "1d"},
+    "reversed": {"positive": "no"},
+    "ones": {},
+    "classes": {},
+    "number": {},
+    "entity": {"key": "id"},
+    "known": {"time": "at", "known_at": "decided_at"},
+}
+VALUES: dict[str, list[tuple[object, float | str]]] = {  # what is given, and the label that it must be
+    "bool": [(True, 1.0), (False, 0.0), ("yes", 1.0), ("no", 0.0), (0, 0.0)],
+    "words": [(True, 1.0), (False, 0.0), ("churned", 1.0), ("stayed", 0.0), ("true", 1.0), (1, 1.0)],
+    "reversed": [(True, 1.0), (False, 0.0)],
+    "ones": [(True, 1.0), (False, 0.0), (2, 0.0), (1, 1.0)],
+    "classes": [("green", "green"), ("red", "red")],
+    "number": [(12, 12.0), (0.5, 0.5)],
+    "entity": [(True, 1.0), (False, 0.0)],
+    "known": [(True, 1.0), (False, 0.0)],
+    "panel": [(12, 12.0), (0.5, 0.5)],
+}
+TEXTS = {
+    "bool": ("no", "yes"),
+    "words": ("stayed", "churned"),
+    "reversed": ("no", "yes"),
+    "ones": ("2", "1"),
+    "entity": ("no", "yes"),
+    "known": ("no", "yes"),
+}
+
+
+def write(path: Path, kind: str) -> Path:
+    rng = random.Random(1)
+    lines = ["id,at,x,y" + ",decided_at" * (kind == "known")]
+    for row in range(1_800):
+        at, x = BEGIN + dt.timedelta(minutes=row * DAYS * 1440 // 1_800), rng.random()
+        if kind == "classes":
+            label = ("red", "green", "blue")[int(3 * min(0.99, max(0, x + rng.uniform(-0.2, 0.2))))]
+        elif kind == "number":
+            label = f"{10 * x + rng.random():.3f}"
+        else:
+            label = TEXTS[kind][rng.random() < x]
+        key = f"c{row % 40}" if kind == "entity" else f"k{row}"
+        known = f",{at + dt.timedelta(hours=rng.uniform(1, 20)):%Y-%m-%dT%H:%M:%S}" if kind == "known" else ""
+        lines.append(f"{key},{at:%Y-%m-%dT%H:%M:%S},{x:.3f},{label}{known}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def panel(path: Path) -> Path:
+    rng = random.Random(1)
+    days = [BEGIN.date() + dt.timedelta(days=day) for day in range(DAYS)]
+    lines = [f"{day},S{one},{100 + 20 * one + 9 * rng.random():.2f}" for day in days for one in range(5)]
+    path.write_text("\n".join(["date,shop,sales", *lines]) + "\n")
+    return path
+
+
+def trained_on(folder: Path, kind: str) -> Scaffolded:
+    """A project that `init` made of a file, trained at the end of it."""
+    clock = ShiftedClock(NOW_US)
+    if kind == "panel":
+        made = scaffold(panel(folder / "data.csv"), folder / "made", Options(estimator="linear"), clock=clock)
+    else:
+        options = Options(label="y", estimator="linear", **OPTIONS[kind])
+        made = scaffold(write(folder / "data.csv", kind), folder / "made", options, clock=clock)
+    with tt.open(made.folder, clock=clock, environment={}) as project:
+        for command in made.commands[:2]:
+            project.ingest(shlex.split(command)[2], folder / "data.csv")
+        project.train()
+    return made
+
+
+def request(made: Scaffolded, number: int = 0, at_us: int = NOW_US) -> dict[str, Any]:
+    """A request of now, with a key of its own."""
+    row: dict[str, Any] = json.loads(next(shlex.split(one)[4] for one in made.commands if " --row " in one))
+    time = "date" if "date" in row else "at"
+    row[time] = format_time(at_us // DAY_US * DAY_US if time == "date" else at_us)
+    if "row_id" in row:
+        row["row_id"] = f"own-{number}"
+    else:
+        row["id"] = f"new-{number}"
+    return row
+
+
+@pytest.mark.parametrize("kind", list(VALUES))
+def test_an_id_and_a_value_are_enough_in_every_project_that_init_makes(tmp_path: Path, kind: str) -> None:
+    made = trained_on(tmp_path, kind)
+    with tt.open(made.folder, clock=ShiftedClock(NOW_US + HOUR_US), environment={}) as project:
+        for number, (value, label) in enumerate(VALUES[kind]):
+            (answer,) = project.predict(made.model, [request(made, number)])
+            assert project.why(answer.id).label_state == "pending"
+            assert project.label(answer.id, value).accepted == 1
+            why = project.why(answer.id)
+            assert (why.label_state, why.label) == ("labelled", label)
+            if kind in ("entity", "panel"):  # what the history by key is made of is there as well
+                frame = event_frame(project, made)
+                assert frame.columns["id" if kind == "entity" else "shop"].to_list()[-1] is not None
+            before = project.state.events.positions()
+            project.label(answer.id, value)  # sent again, it is the same event
+            project.history.refresh()
+            assert project.state.events.positions() != before
+            assert project.history.duplicates[event_source(made)] == number + 1
+            project.tick()  # its day is still open
+
+
+def event_source(made: Scaffolded) -> str:
+    return shlex.split(made.commands[1])[2]
+
+
+def event_frame(project: Any, made: Scaffolded) -> Any:
+    project.history.refresh()
+    return project.history.frame(event_source(made))
+
+
+@pytest.fixture(scope="module")
+def words_once(tmp_path_factory: pytest.TempPathFactory) -> Scaffolded:
+    return trained_on(tmp_path_factory.mktemp("words"), "words")
+
+
+@pytest.fixture
+def words(words_once: Scaffolded, tmp_path: Path) -> Scaffolded:
+    """A copy of the project, because the clock of each test begins again."""
+    folder = Path(shutil.copytree(words_once.folder, tmp_path / "words"))
+    return msgspec.structs.replace(words_once, folder=folder)
+
+
+def test_over_http_a_day_closes_with_a_label_of_an_id_and_a_value(words: Scaffolded) -> None:
+    as_of = format_time(NOW_US + HOUR_US)
+    with shop.serving(words.folder, "--as-of", as_of, "--workers", "2") as (_, url):
+        ask, label = Asker(url), f"/v1/labels/{words.model}"
+        ids = []
+        for number in range(8):
+            status, answer = ask("POST", f"/v1/models/{words.model}/predict", {"request": request(words, number + 100)})
+            assert status == 200
+            ids.append(answer["id"])
+        for number, one in enumerate(ids[:6]):  # each over a connection of its own, so that both workers take some
+            status, told = ask("POST", label, {"prediction": one, "value": number % 2 == 0})
+            assert (status, told["accepted"], told["late"], told["absent"]) == (200, 1, 0, [])
+            assert ask("POST", label, {"prediction": one, "value": number % 2 == 0})[0] == 200  # a retry
+        assert ask("POST", label, {"prediction": ids[5], "value": True})[0] == 200  # a correction
+        for wrong, status, field, said in (
+            ({"prediction": "p_nothing", "value": True}, 404, None, "is not in the log"),
+            ({"prediction": ids[6], "value": 0.5}, 422, "y", "wrong_type"),
+            ({"prediction": ids[6], "value": True, "at": "2026-04-05T00:00:00Z"}, 422, "at", "before its prediction"),
+            ({"prediction": ids[6]}, 422, "value", "needed is"),
+        ):
+            found, problem = ask("POST", label, wrong)
+            assert (found, problem.get("field")) == (status, field), problem
+            assert said in problem["detail"]
+    with tt.open(words.folder, clock=ShiftedClock(NOW_US + 3 * DAY_US), environment={}) as project:
+        project.tick()
+        (day,) = project.quality(words.model, since=NOW_US // DAY_US * DAY_US).to_rows()
+        assert (day["predictions"], day["labelled"], day["missing"]) == (8, 6, 2)
+        states = [(project.why(one).label_state, project.why(one).label) for one in ids]
+        assert states == [("labelled", value) for value in (1.0, 0.0, 1.0, 0.0, 1.0, 1.0)] + [("missing", None)] * 2
+        assert project.label(ids[6], True).late == 1
+        assert project.why(ids[6]).label_state == "late"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".ndjson"])
+def test_a_file_of_labels_is_taken_and_the_rest_is_listed(words: Scaffolded, suffix: str, tmp_path: Path) -> None:
+    with tt.open(words.folder, clock=ShiftedClock(NOW_US + HOUR_US), environment={}) as project:
+        rows = [request(words, number + 1_000 * len(suffix)) for number in range(4)]
+        ids = [answer.id for answer in project.predict(words.model, rows)]
+        table = pl.DataFrame(
+            {
+                "prediction": [*ids[:3], "p_" + "0" * 26, None, ids[3]],
+                "value": ["churned", "stayed", "true", "churned", "churned", None],
+                "customer": ["a"] * 6,
+            }
+        )
+        file = tmp_path / f"outcomes{suffix}"
+        {".csv": table.write_csv, ".parquet": table.write_parquet, ".ndjson": table.write_ndjson}[suffix](file)
+        taken = project.label_table(file)
+        assert (taken.accepted, taken.refused, taken.models) == (3, 3, {words.model: 3})
+        assert taken.ignored == ("customer",)
+        unit, first = ("line", 2) if suffix == ".csv" else ("row", 1)
+        assert [(one.place, one.reason.split(".")[0]) for one in taken.problems] == [
+            (f"{unit} {first + 3}", f"prediction '{'p_' + '0' * 26}' is not in the log"),
+            (f"{unit} {first + 4}", "it names no prediction"),
+            (f"{unit} {first + 5}", "it has no value"),
+        ]
+        assert [project.why(one).label for one in ids] == [1.0, 0.0, 1.0, None]
+
+
+def test_the_command_says_how_many_were_taken_and_why_the_rest_was_not(words: Scaffolded, tmp_path: Path) -> None:
+    with tt.open(words.folder, environment={}) as project:
+        (answer,) = project.predict(words.model, [request(words, 9)])
+    file = tmp_path / "outcomes.csv"
+    file.write_text(f"prediction,value\n{answer.id},yes\np_nothing,no\n")
+    shown = CliRunner().invoke(trimtab, ["label", str(file), "--project", str(words.folder)])
+    assert shown.exit_code == 1
+    assert shown.output == (
+        "1 labels taken, 1 refused\n"
+        "  line 3: prediction 'p_nothing' is not in the log. Give an id as it stood in an answer.\n"
+    )
+    file.write_text(f"prediction,value\n{answer.id},yes\n")
+    shown = CliRunner().invoke(trimtab, ["label", str(file), "--json", "--project", str(words.folder)])
+    assert shown.exit_code == 0
+    assert msgspec.json.decode(shown.output, type=LabelsTaken).accepted == 1
+    for text, said in (("prediction\np_1\n", "a column 'value'"), ("id,value\np_1,yes\n", "no column 'prediction'")):
+        file.write_text(text)
+        shown = CliRunner().invoke(trimtab, ["label", str(file), "--project", str(words.folder)])
+        assert (shown.exit_code, said in shown.output) == (2, True)
+
+
+def test_what_does_not_fit_is_said(words: Scaffolded) -> None:
+    with tt.open(words.folder, clock=ShiftedClock(NOW_US + HOUR_US), environment={}) as project:
+        (answer,) = project.predict(words.model, [request(words, 77)])
+        with pytest.raises(NotFound, match="is not in the log"):
+            project.label("p_nothing", True)
+        with pytest.raises(Misuse, match="y is wrong_type"):
+            project.label(answer.id, 1.5)
+        with pytest.raises(Misuse, match="before its prediction"):
+            project.label(answer.id, True, at=NOW_US)
+        with pytest.raises(Misuse, match="no column of"):
+            project.label(answer.id, columns={"x": 1.0})
+        with pytest.raises(Misuse, match='"value", or "columns"'):
+            project.label(answer.id)
+        assert project.label(answer.id, columns={"y": "stayed"}).accepted == 1
+        assert project.why(answer.id).label == 0.0
+
+
+def late(column: str) -> tt.Expression:
+    return tt.col(column) >= 30
+
+
+def values(expression: tt.Expression, *others: tt.Expression, kind: type = float) -> LabelValues:
+    source = tt.source("landings", time="at", key="id", columns={"id": str, "y": kind})
+    return LabelValues(tt.label(source, key="id", value=expression, wait="1d"), [expression, *others])
+
+
+def test_a_value_that_does_not_say_what_the_column_holds_is_refused_with_what_is_needed() -> None:
+    with pytest.raises(Misuse, match=r"label is .col\('y'\) >= 30.*true does not say which value 'y' has"):
+        values(late("y")).column_value(True)
+    assert values(late("y")).column_value(45.0) == 45.0
+    with pytest.raises(Misuse, match="found True, needed a value of 'y', which is of type float"):
+        values(tt.col("y")).column_value(True)
+    assert values(tt.col("y") == 2, kind=int).column_value(False) == 0
+    with pytest.raises(Misuse, match="false does not say"):  # a feature reads the column itself
+        values(tt.col("y") == 2, tt.col("y") * 2, kind=int).column_value(False)
+    assert values(tt.col("y") == 2, tt.col("y") * 2, kind=int).column_value(True) == 2
+
+
+@pytest.mark.parametrize("positive", ["yes", "no", "churned", "true", "1"])
+@pytest.mark.parametrize("given", [True, False, "yes", "no", "true", "FALSE", "churned", "1", "0", "other", 1, 0])
+def test_a_value_of_the_column_stays_and_a_truth_becomes_one(positive: str, given: object) -> None:
+    found = values(tt.col("y") == positive, kind=str).column_value(given)
+    assert isinstance(found, str)
+    if isinstance(given, bool | int):
+        assert (found == positive) is bool(given)
+    elif given == positive or given == "other":
+        assert found == given

@@ -47,8 +47,11 @@ def test_a_candidate_that_is_no_better_than_a_baseline_is_refused_even_where_the
     refused = held(judged, weak, champion, baselines={name: constant})
     assert refused.checks["floor"] is False
     assert not refused.passed
-    assert f"{name}: Mean loss 0." in refused.reason
-    assert "not below 0." in refused.reason
+    losses = (-np.where(judged.labels > 0, np.log(p), np.log1p(-p)).mean() for p in (constant, weak))
+    assert "The best baseline, {}, has a mean loss of {:.4g}, the candidate has {:.4g}.".format(name, *losses) in (
+        refused.reason
+    )
+    assert "baselines=False" in refused.reason
     if against_a_wreck:
         assert refused.checks["provably_better"]
     assert held(judged, truth, champion, baselines={name: constant}).passed
@@ -78,7 +81,7 @@ def test_a_model_that_a_linear_one_provably_beats_is_refused() -> None:
     half = truth.mean() + 0.3 * (truth - truth.mean())
     refused = held(judged, half, baselines=baselines)
     assert not refused.passed
-    assert "linear: Mean loss" in refused.reason
+    assert "The best baseline, linear, has a mean loss of" in refused.reason
 
 
 def test_a_slice_that_a_baseline_provably_answers_better_refuses_beyond_its_margin() -> None:
@@ -101,9 +104,23 @@ def test_which_baselines_count_is_declared_and_one_constant_always_does() -> Non
     rule = beats_champion(baselines=["last_value"])
     assert [rule.compares(name) for name in ("constant", "random", "last_value", "linear")] == [True, True, True, False]
     assert beats_champion(baselines=[]).compares("constant")
-    for wrong in ("linear", ["season"]):
+    for wrong in ("linear", ["season"], 3):
         with pytest.raises(Misuse, match="Give a list of: last_value"):
             beats_champion(baselines=wrong)
+
+
+def test_a_gate_without_baselines_lets_a_candidate_pass_that_beats_none() -> None:
+    judged, truth = window()
+    constant = np.full(len(truth), truth.mean())
+    weak = np.clip(constant + 0.02 * np.sign(constant - truth), 0.01, 0.99)
+    rule = beats_champion(baselines=False, calibration=0.5)
+    assert not any(rule.compares(name) for name in ("constant", "random", "last_value", "linear"))
+    passed = held(judged, weak, rule=rule, baselines={"constant": constant})
+    assert passed.passed
+    assert "floor" not in passed.checks
+    assert [one.verdict for one in passed.findings if one.name == "floor"] == ["not measured"]
+    assert msgspec.json.decode(msgspec.json.encode(rule), type=type(rule)) == rule
+    assert beats_champion(baselines=True) == beats_champion()
 
 
 def test_how_far_a_refit_may_go_is_declared() -> None:

@@ -91,7 +91,8 @@ class Stream(msgspec.Struct, frozen=True, eq=False):
         judged = np.flatnonzero(made.usable & (made.at_us >= start_us) & (made.at_us < end_us))
         fitted = fit(wanted, made, rows=learnt, seed=1)
         answers = {"": fitted.predict(made.features.values.take(judged))}
-        answers |= {k: v for k, v in baseline_scores(wanted, made, judged, learnt, seed=0).items() if v is not None}
+        baselines = baseline_scores(wanted, made, judged, learnt, seed=0)
+        answers |= {name: one.scores for name, one in baselines.items() if one is not None}
         losses = {name: row_losses("log_loss", made.target[judged], scores) for name, scores in answers.items()}
         found = floor_checks(losses.pop(""), losses, made.at_us[judged])
         return [one.name.removeprefix("baseline ") for one in found if one.verdict == "failed" and one.name != "floor"]

@@ -137,7 +137,8 @@ def test_an_evaluation_has_figures_of_each_class_and_baselines(make: Any):
     champion = fitted.predict(training_set.features.values)[training_set.usable & split.holdout]
     found = evaluate(world.model, fitted, training_set, rows=split.holdout, train=split.train, champion_scores=champion)
     assert found.baselines["champion"] == found.value == found.figures[0].value
-    assert None not in found.baselines.values()
+    assert [name for name, value in found.baselines.items() if value is None] == ["last_year"]
+    assert all(one.interval is not None for one in found.judged_baselines.values())
     assert [one.name for one in found.classes] == [one.name for one in found.balance] == CLASSES
     assert [round(one.weight, 6) for one in found.balance] == [round(1 / 3, 6)] * 3
     assert np.array(found.confusion).sum() == found.rows

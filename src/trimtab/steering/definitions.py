@@ -22,7 +22,7 @@ from trimtab.training.definitions import Model, checked_slices
 
 Learn = Literal["batch", "online"]
 ALWAYS_COMPARED = ("constant", "random")  # the baselines that need no features; candidates must always beat them
-_BASELINES = ("last_value", "seasonal_naive", "as_shown", "best_feature", "linear")
+_BASELINES = ("last_value", "seasonal_naive", "last_year", "as_shown", "best_feature", "linear")
 _REFIT_SHARE = 0.5
 LEAST_WINDOW_US = 7 * DAY_US  # with fewer days, the standard error would be too large for any useful margin
 
@@ -54,8 +54,8 @@ class BeatsChampion(msgspec.Struct, frozen=True, kw_only=True):
     latency_us: int | None = None  # the largest 99th percentile of the time of a one-row prediction; None: no limit
     # A field that is unset has its default, and does not affect the hash of the declaration.
     slices_may_abstain: Literal[True] | msgspec.UnsetType = msgspec.UNSET
-    # the baselines to beat in addition to the constant; unset: all
-    baselines: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    # the baselines to beat in addition to the constant; unset: all; False: none, not even the constant
+    baselines: tuple[str, ...] | bool | msgspec.UnsetType = msgspec.UNSET
     # the largest distance between a candidate and its refit (the final fit on more data), in label units (see
     # gate/scales.py)
     refit_distance: float | msgspec.UnsetType = msgspec.UNSET
@@ -70,8 +70,10 @@ class BeatsChampion(msgspec.Struct, frozen=True, kw_only=True):
         return _REFIT_SHARE if self.refit_share is msgspec.UNSET else self.refit_share
 
     def compares(self, baseline: str) -> bool:
-        """Return whether a candidate must beat a baseline. Baselines that need no features must always be beaten."""
-        return self.baselines is msgspec.UNSET or baseline in (*ALWAYS_COMPARED, *self.baselines)
+        """Return whether a candidate must beat a baseline. A list that is given does not leave out the constant."""
+        if isinstance(self.baselines, tuple):
+            return baseline in (*ALWAYS_COMPARED, *self.baselines)
+        return self.baselines is not False
 
 
 class _FirstRules(msgspec.Struct, frozen=True):
@@ -140,7 +142,7 @@ def beats_champion(
     calibration_error: float | None = None,
     latency: str | int | None = None,
     slices_may_abstain: bool = False,
-    baselines: Sequence[str] | None = None,
+    baselines: Sequence[str] | bool | None = None,
     refit_distance: float | None = None,
     refit_share: float | None = None,
     prove_refreshes: bool = False,
@@ -170,8 +172,9 @@ def beats_champion(
         latency: The largest 99th percentile of the time of one-row predictions, such as "5ms". The gate measures it.
         slices_may_abstain: Whether a candidate may pass if no slice has enough rows to be judged.
         baselines: The baselines that a candidate must beat, even if the champion does not: "last_value",
-            "seasonal_naive" and "linear"; for a ranking "as_shown", "best_feature" and "linear". A constant (in a
-            ranking, a random order) must always be beaten. By default all are included.
+            "seasonal_naive", "last_year" and "linear"; for a ranking "as_shown", "best_feature" and "linear". A
+            constant (in a ranking, a random order) is always added to a list. By default all are included. False: a
+            candidate need not beat any baseline, not even the constant.
         refit_distance: The largest mean distance between the scores of the candidate and of its refit. By default it is
             0.1 for probabilities, 0.25 standard deviations of the labels for numbers, and for a ranking 0.2 of the
             length of the list, by which a row moves on average.
@@ -211,17 +214,21 @@ def beats_champion(
         calibration_error=calibration_error,
         latency_us=latency_us,
         slices_may_abstain=True if slices_may_abstain else msgspec.UNSET,
-        baselines=msgspec.UNSET if baselines is None else _given_baselines(baselines),
+        baselines=msgspec.UNSET if baselines is None or baselines is True else _given_baselines(baselines),
         refit_distance=msgspec.UNSET if refit_distance is None else float(refit_distance),
         refit_share=msgspec.UNSET if refit_share is None else float(refit_share),
         prove_refreshes=True if prove_refreshes else msgspec.UNSET,
     )
 
 
-def _given_baselines(names: Sequence[str]) -> tuple[str, ...]:
-    unknown = [] if isinstance(names, str) else [name for name in names if name not in (*ALWAYS_COMPARED, *_BASELINES)]
-    if isinstance(names, str) or unknown:
-        raise Misuse(f"beats_champion: baselines={names!r}. Give a list of: {', '.join(_BASELINES)}.")
+def _given_baselines(names: Sequence[str] | Literal[False]) -> tuple[str, ...] | bool:
+    if names is False:
+        return False
+    known = (*ALWAYS_COMPARED, *_BASELINES)
+    if isinstance(names, str) or not isinstance(names, Sequence) or any(name not in known for name in names):
+        raise Misuse(
+            f"beats_champion: baselines={names!r}. Give a list of: {', '.join(_BASELINES)}; or False for no baseline."
+        )
     return tuple(name for name in _BASELINES if name in names)
 
 

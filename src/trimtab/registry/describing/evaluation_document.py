@@ -79,10 +79,13 @@ def _baselines(document: Document, name: str, evaluation: Evaluation) -> None:
     document.heading("Baselines")
     document.paragraph(f"The same metric ({evaluation.metric}, lower is better) on the same rows.", detail=True)
     values = [(name, evaluation.value, evaluation.interval)]
-    values += [(other, value, None) for other, value in evaluation.baselines.items() if value is not None]
+    for other, value in evaluation.baselines.items():
+        one = evaluation.judged_baselines.get(other)
+        by = f" (by {', '.join(one.by)})" if one is not None and one.by else ""
+        values += [] if value is None else [(f"{other}{by}", value, None if one is None else one.interval)]
     document.plot(
         bar_chart(_bars(values), title=evaluation.metric),
-        plain=_table((f"{evaluation.metric} of", "value"), [value[:2] for value in values]),
+        plain=_table((f"{evaluation.metric} of", "value", "95 % interval"), values),
     )
     if missing := [other for other, value in evaluation.baselines.items() if value is None]:
         document.paragraph(f"Not available: {', '.join(missing)}.")

@@ -181,6 +181,8 @@ class Judge:
         folds = case.folds or ((rows, case.window.before),)
         masks = [address_of_rows(mask) for mask in (rows, *(mask for fold in folds for mask in fold))]
         address = [address_of_set(case.training_set), *masks]
+        if self._rules.baselines is False:
+            return {}
         if address != self._kept[0]:
             self._kept = (address, self._baselines(case.training_set, rows, folds))
         return self._kept[1]
@@ -197,12 +199,11 @@ class Judge:
         ]
         found: dict[str, Floats] = {}
         for name in parts[0][1]:
-            answers = [(where, scores[name]) for where, scores in parts]
-            if not self._rules.compares(name) or any(scores is None for _, scores in answers):
+            answers = [(where[rows], one.scores) for where, known in parts if (one := known[name]) is not None]
+            if not self._rules.compares(name) or len(answers) < len(parts):
                 continue
-            whole = [(where[rows], scores) for where, scores in answers if scores is not None]
-            found[name] = np.empty((int(rows.sum()), *whole[0][1].shape[1:]))
-            for where, scores in whole:
+            found[name] = np.empty((int(rows.sum()), *answers[0][1].shape[1:]))
+            for where, scores in answers:
                 found[name][where] = scores
         return found
 

@@ -92,6 +92,9 @@ def _lists(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _floor(facts: Facts) -> Iterator[GateCheck]:
+    if facts.rule.baselines is False:
+        yield finding(FLOOR, "not measured", "No baseline has to be beaten: the gate declares baselines=False.")
+        return
     margin = facts.rule.slice_margin
     yield from floor_checks(facts.losses, facts.baseline_losses, facts.at_us, facts.parts, slice_margin=margin)
 

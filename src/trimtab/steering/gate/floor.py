@@ -20,6 +20,11 @@ _LINEAR: Final = "linear"
 _LEVEL: Final = 0.95  # a candidate is refused if the linear model is better with this one-sided confidence
 _KEPT: Final = 0.8  # the linear model has a gain over the other baselines; a candidate must reach this share of it
 
+_INSTEAD = (
+    "Change the features or the estimator; or let candidates pass that beat no baseline: "
+    "gate=tt.beats_champion(baselines=False)."
+)
+
 Floats = NDArray[np.float64]
 
 
@@ -91,11 +96,13 @@ def _against(name: str, losses: Floats, other: Floats, plain: float | None, at_u
 def _together(found: Sequence[_Against], best: _Against, losses: Floats) -> GateCheck:
     worse = [one for one in found if one.check.verdict == "failed"]
     loss, level = float(losses.mean()), float((losses - best.differences).mean())
-    if not worse:
-        reason = f"No baseline does better; the best is {best.name} with {level:.4g}, the candidate has {loss:.4g}."
-    else:
-        reasons = " ".join(f"{one.name}: {one.check.reason}" for one in worse)
-        reason = f"It is not better than what can be had without it. {reasons}"
+    reason = f"The best baseline, {best.name}, has a mean loss of {level:.4g}, the candidate has {loss:.4g}."
+    if not worse and loss >= level:
+        reason = f"{reason} It is not provably worse by more than is allowed ({best.tolerance:+.4g})."
+    elif others := " ".join(f"{one.name}: {one.check.reason}" for one in worse if one is not best):
+        reason = f"{reason} It does not beat other baselines either. {others}"
+    if worse:
+        reason = f"{reason} {_INSTEAD}"
     return finding(FLOOR, not worse, reason, value=float(best.differences.mean()), bound=best.tolerance)
 
 

@@ -32,7 +32,7 @@ from trimtab.training.fitting.artifact import uncalibrated_scorer
 from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.fitting.score_checks import checked_scores, fitted_values
 from trimtab.training.judge.backtest import FOLDS, Fold, backtest
-from trimtab.training.judge.baselines import baselines
+from trimtab.training.judge.baselines import JudgedBaseline, baselines
 from trimtab.training.judge.crossing import Sides, group_leaks, group_slices, repeated_rows
 from trimtab.training.judge.importance import Permuted, permuted
 from trimtab.training.judge.influence import Influence, influences
@@ -63,8 +63,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     calibration_error: float | None
     calibration: tuple[CalibrationBin, ...]  # for several classes, the calibration of the likeliest class
     months: tuple[Month, ...]
-    # The metric of each baseline: "constant", "last_value", "seasonal_naive" and "linear"; for a ranking "random",
-    # "as_shown", "best_feature" and "linear". None: it cannot be computed.
+    # The metric of each baseline: "constant", "last_value", "seasonal_naive", "last_year" and "linear"; for a ranking
+    # "random", "as_shown", "best_feature" and "linear". None: it cannot be computed.
     baselines: dict[str, float | None]
     importance: dict[str, float]
     importance_kind: Literal["library", "permutation"]
@@ -88,6 +88,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     folds: tuple[Fold, ...] = ()  # the backtest on the rows before the holdout
     influences: tuple[Influence, ...] = ()  # SHAP values on the holdout, beginning with the largest
     no_influences: str = ""  # why there are no SHAP values; "": there are some
+    # the baselines that can be computed, with the interval of the metric and the columns of their key
+    judged_baselines: dict[str, JudgedBaseline] = {}
 
 
 def evaluate(
@@ -169,6 +171,7 @@ def evaluate(
         training_set,
         chosen,
         train,
+        judged=judged,
         champion_scores=None if champion_scores is None else champion_scores[kept],
         seed=seed,
     )
@@ -189,7 +192,8 @@ def evaluate(
         calibration_error=expected_calibration_error(observed, predicted) if binary or several else None,
         calibration=tuple(calibration_curve(observed, predicted)) if binary or several else (),
         months=months_of(judged),
-        baselines=known,
+        baselines={name: None if one is None else one.value for name, one in known.items()},
+        judged_baselines={name: one for name, one in known.items() if one is not None},
         importance=_importance(fitted, shuffled),
         importance_kind="permutation" if fitted.importance is None else "library",
         figures=figures,

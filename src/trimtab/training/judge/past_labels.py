@@ -1,0 +1,193 @@
+"""Baselines from labels that were known at the time of a prediction: the last value, last week, last year."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.stats.metrics.losses import row_losses
+from trimtab.training.data.sets import TrainingSet
+from trimtab.training.definitions import Model
+
+Scores = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Predictions: TypeAlias = tuple[Scores | None, tuple[str, ...]]
+
+_LAST_LABELS = 100  # the "last value" of a class or a count is the mean of this many labels
+_WEEKS = _YEARS = 4  # how many seasons to go back to find one with known labels
+_WEEK_US = 7 * DAY_US
+_COMPARED_ROWS = 20_000  # the series of a baseline is chosen on at most this many of the newest training rows
+
+
+class Series(msgspec.Struct, frozen=True, eq=False):
+    """Rows whose labels are looked up together: those with equal values in some columns."""
+
+    by: tuple[str, ...]  # the columns; empty: all rows together
+    codes: Ints  # the number of the series of each row of the training set, shape (rows,)
+
+
+def series_of(model: Model, training_set: TrainingSet) -> list[Series]:
+    """Return the series in which past labels may be looked up. The first one has all rows.
+
+    The others have the rows of one key each: the key of a view of the label's source (the sales of a shop, for
+    example), or a key of the request that recurs. Rows without a key are one series.
+    """
+    keys = [join.by for join in model.features.joins if join.view.source.name == model.label.source.name]
+    found = [Series((), np.zeros(training_set.rows, np.int64))]
+    for by in dict.fromkeys([*keys, (model.request.key,)]):
+        tables = [
+            training_set.requests if name in training_set.requests else training_set.features.values for name in by
+        ]
+        if not all(name in table for name, table in zip(by, tables, strict=True)):
+            continue
+        codes = np.zeros(training_set.rows, np.int64)
+        for name, table in zip(by, tables, strict=True):
+            own = np.full(training_set.rows, -1, np.int64)
+            there = table[name].present()
+            own[there] = np.unique(table[name].values[there], return_inverse=True)[1].reshape(-1)
+            codes = np.unique(codes * (training_set.rows + 1) + own, return_inverse=True)[1].reshape(-1)
+        if 2 * np.unique(codes).size <= training_set.rows:
+            found.append(Series(by, codes))
+    return found
+
+
+class PastLabels:
+    """The labels of a training set by series, and when each became known.
+
+    Args:
+        model: The model, whose task says how labels are averaged.
+        training_set: The training set with the labels.
+        constant: The prediction where no label is known, shape (1,); for several classes (1, classes).
+    """
+
+    def __init__(self, model: Model, training_set: TrainingSet, constant: Scores) -> None:
+        self._task = model.task
+        self._metric = model.metric
+        self._set = training_set
+        self._constant = constant
+        self._labelled = np.flatnonzero(training_set.usable & np.isfinite(training_set.target))
+        self._own_us = training_set.at_us + model.request.lead_us  # the time that a row is about
+        target = training_set.target[self._labelled]
+        # one column of sums for each class, or one for numbers
+        several = model.task == "multiclass"
+        self._values = (
+            (target[:, None] == np.arange(constant.shape[1])).astype(np.float64) if several else target[:, None]
+        )
+
+    def baselines(self, series: Iterable[Series], chosen: Ints, learnt: Ints) -> dict[str, Predictions]:
+        """Return the predictions of each baseline for the rows `chosen`, and the columns of the series that it takes.
+
+        There are no predictions if no label is known for any of the rows.
+
+        Of several series, a baseline takes the one that is best on the newest of the rows `learnt`.
+
+        Args:
+            series: The series, with that of all rows first.
+            chosen: The numbers of the rows to predict.
+            learnt: The numbers of the training rows.
+        """
+        series = list(series)
+        learnt = learnt[np.isfinite(self._set.target[learnt])]
+        newest = learnt[np.argsort(self._set.at_us[learnt], kind="stable")[-_COMPARED_ROWS:]]
+        found: dict[str, Predictions] = {}
+        for name, predict in (
+            ("last_value", self.last_value),
+            ("seasonal_naive", self.last_week),
+            ("last_year", self.last_year),
+        ):
+            best = series[0]
+            if len(series) > 1 and newest.size:
+                best = min(series, key=lambda one: self._loss(newest, predict(one, newest)))
+            found[name] = (predict(best, chosen), best.by)
+        return found
+
+    def last_value(self, series: Series, rows: Ints) -> Scores | None:
+        """Return the newest label of the series that was known at the time of each row.
+
+        For classes and counts, return the mean of the newest hundred labels and of the constant.
+        """
+        known_us, codes = self._set.label_known_at_us[self._labelled], series.codes[self._labelled]
+        times = np.unique(known_us)
+        # series and time as one number, so that one search finds the labels that a row knows
+        place = codes * (times.size + 1) + np.searchsorted(times, known_us) + 1
+        order = np.lexsort((self._set.at_us[self._labelled], place))
+        place = place[order]
+        wanted = series.codes[rows] * (times.size + 1)
+        end = np.searchsorted(place, wanted + np.searchsorted(times, self._set.at_us[rows], "right"), "right")
+        first = np.searchsorted(place, wanted, "right")
+        if not (end > first).any():
+            return None
+        if self._task == "regression":
+            values = self._values[order, 0]
+            newest: Scores = np.where(end > first, values[np.maximum(end, 1) - 1], self._constant[0])
+            return newest
+        first = np.maximum(first, end - _LAST_LABELS)
+        sums = np.concatenate([np.zeros((1, self._values.shape[1])), np.cumsum(self._values[order], axis=0)])
+        start = self._constant.reshape(1, -1)
+        return self._shaped((sums[end] - sums[first] + start) / (end - first + 1)[:, None])
+
+    def last_week(self, series: Series, rows: Ints) -> Scores | None:
+        """Return the mean label of the series in the same hour of the newest earlier week whose labels are known.
+
+        Four weeks are tried, and the first one is the newest whose label can be known.
+        """
+        delays_us = (self._set.label_known_at_us - self._set.at_us)[self._labelled]
+        least_us, usual_us = np.quantile(delays_us, (0.0, 0.5)) if delays_us.size else (0.0, 0.0)
+        first, last = (max(1, math.ceil(delay_us / _WEEK_US)) for delay_us in (least_us, usual_us))
+        hours = self._own_us[rows] // HOUR_US
+        return self._seasonal(series, rows, (hours - week * 7 * 24 for week in range(first, last + _WEEKS)))
+
+    def last_year(self, series: Series, rows: Ints) -> Scores | None:
+        """Return the mean label of the series in the same hour 52 weeks earlier, or on the same date a year earlier.
+
+        If no label of either is known, go further back, up to four years.
+        """
+
+        def seasons() -> Iterator[Ints]:
+            hours = self._own_us[rows] // HOUR_US
+            days = self._own_us[rows].astype("datetime64[us]").astype("datetime64[D]")
+            months = days.astype("datetime64[M]")
+            for year in range(1, _YEARS + 1):
+                yield hours - year * 52 * 7 * 24
+                earlier = (months - 12 * year).astype("datetime64[D]") + (days - months.astype("datetime64[D]"))
+                yield earlier.astype(np.int64) * 24 + hours % 24
+
+        return self._seasonal(series, rows, seasons())
+
+    def _seasonal(self, series: Series, rows: Ints, seasons: Iterable[Ints]) -> Scores | None:
+        """Return the mean label of the first season whose labels were all known, or else the constant.
+
+        For classes and counts, the constant is included as one further label, so that few labels do not give extreme
+        predictions.
+        """
+        hours = self._own_us // HOUR_US
+        low, span = (int(hours.min()), int(hours.max() - hours.min()) + 1) if hours.size else (0, 1)
+        bins, place = np.unique((series.codes * span + hours - low)[self._labelled], return_inverse=True)
+        answers = np.repeat(self._constant.reshape(1, -1), rows.size, axis=0)
+        open_rows = np.ones(rows.size, np.bool_)
+        if not bins.size:
+            return None
+        known_us = np.full(bins.size, -(2**62))
+        np.maximum.at(known_us, place, self._set.label_known_at_us[self._labelled])
+        sums = np.stack([np.bincount(place, column, bins.size) for column in self._values.T], axis=1)
+        counts = np.bincount(place, minlength=bins.size).astype(np.float64)[:, None]
+        prior = 0.0 if self._task == "regression" else 1.0
+        for season in seasons:
+            wanted = series.codes[rows] * span + season - low
+            found = np.minimum(np.searchsorted(bins, wanted), bins.size - 1)
+            here = open_rows & (season >= low) & (bins[found] == wanted) & (known_us[found] <= self._set.at_us[rows])
+            answers[here] = (sums[found[here]] + prior * answers[here]) / (counts[found[here]] + prior)
+            open_rows &= ~here
+        return None if open_rows.all() else self._shaped(answers)
+
+    def _shaped(self, answers: Scores) -> Scores:
+        return answers if self._task == "multiclass" else answers[:, 0]
+
+    def _loss(self, rows: Ints, scores: Scores | None) -> float:
+        return np.inf if scores is None else float(row_losses(self._metric, self._set.target[rows], scores).mean())

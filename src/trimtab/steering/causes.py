@@ -66,10 +66,6 @@ class Triggers(msgspec.Struct, frozen=True):
     def __and__(self, other: Trigger | Triggers) -> Triggers:
         return Triggers(tuple(_both(one, also) for one in self.any_of for also in _listed(other).any_of))
 
-    def shortest_period_us(self) -> int | None:
-        """Return the period of the most frequent schedule among the triggers, or None if there is no schedule."""
-        return min((one.period_us for one in self.singles() if isinstance(one, Every)), default=None)
-
     def singles(self) -> Iterator[Single]:
         """Yield all single triggers, whether they are joined by `|` or by `&`."""
         for one in self.any_of:
@@ -79,6 +75,11 @@ class Triggers(msgspec.Struct, frozen=True):
 def parts_of_trigger(trigger: Trigger) -> tuple[Single, ...]:
     """Return the single triggers of a joined one that must hold at the same time."""
     return trigger.all_of if isinstance(trigger, AllOf) else (trigger,)
+
+
+def shortest_period_us(triggers: Triggers) -> int | None:
+    """Return the period of the most frequent schedule among the triggers, or None if there is no schedule."""
+    return min((one.period_us for one in triggers.singles() if isinstance(one, Every)), default=None)
 
 
 def on_quality_drop(*, run_length: str | int = "1000d") -> OnQualityDrop:

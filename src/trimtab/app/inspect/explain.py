@@ -118,7 +118,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
         if self.shares is None:
             return [*out, f"  no contributions: {self.no_shares}"]
         of = "" if self.shares.of is None else f" of {self.shares.of}"
-        out.append(f"  raw score{of} {self.shares.raw:.4g} = {self.shares.base:.4g} for an average row, and for this row")
+        base = f"{self.shares.base:.4g} for an average row, and for this row"
+        out.append(f"  raw score{of} {self.shares.raw:.4g} = {base}")
         out += [f"    {one.added:+.4f}  {one.feature}" for one in self.shares.shares]
         return out
 

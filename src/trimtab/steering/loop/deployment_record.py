@@ -11,6 +11,7 @@ from trimtab.core.errors import Conflict
 from trimtab.core.records import Decision
 from trimtab.core.time import format_time
 from trimtab.registry.protection import CHAMPION, hold, release
+from trimtab.steering.causes import shortest_period_us
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.ledger import Entry, Evidence, Ledger
 from trimtab.steering.loop.quiet_times import after_cancel, after_refusal
@@ -86,7 +87,7 @@ class DeploymentRecord:
     ) -> list[Decision]:
         """End a repair with a refusal. The champion stays, and causes of this kind start no repair for a while."""
         deployment = self._deployment
-        period_us = deployment.retrain.shortest_period_us()
+        period_us = shortest_period_us(deployment.retrain)
         quiet = after_refusal(self.state, deployment.cooldown_us, self._clock.now_us(), period_us)
         return self.write(entries, also, **{**IDLE, **quiet, **changes})
 

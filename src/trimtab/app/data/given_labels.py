@@ -219,7 +219,7 @@ class _Labelled:
 
 
 def _readers(definitions: Definitions, declared: Model) -> dict[str, str]:
-    """Return the columns that a label event may set, each with the name of something that reads it."""
+    """Return the columns that a label event must have, each with the name of something that reads it."""
     label, source = declared.label, declared.label.source
     readers: dict[str, str] = {}
     for name, model in definitions.models.items():

@@ -35,7 +35,7 @@ class Input(msgspec.Struct, frozen=True):
 
     feature: str
     value: float | None
-    reason: str | None  # why the value is missing, if it is; None if the input does not come from a view
+    reason: str | None  # "found", or why the value is null; None if the input does not come from a view
     text: str | None = None  # only for categories: the text. `value` is its number in the version's vocabulary
     unseen: bool = False  # True if the text did not occur in training, so that `value` is None
 
@@ -98,7 +98,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
             *([f"  {self.request_note}"] if self.request_note else []),
             f"  by {self.version} ({self.address[:12]}), "
             + (
-                f"imported from {self.imported}, which may know all until {self.trained_until}"
+                f"imported from {self.imported}; its training data may reach until {self.trained_until}"
                 if self.imported
                 else f"trained on {self.training_rows:,} labels known at {self.trained_until}"
             ),

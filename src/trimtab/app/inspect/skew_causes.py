@@ -132,7 +132,10 @@ class Diagnosis:
         return self._appended[partition, position]
 
     def _history_changed(self, prediction: Prediction, sources: frozenset[str]) -> bool:
-        """Return whether erased records of these sources could have counted for the prediction."""
+        """Return whether records that the prediction may have used are gone.
+
+        They are gone if the log is shorter now, or if records of these sources were erased.
+        """
         if any(position > self._past.positions.get(name, 0) for name, position in prediction.positions.items()):
             return True
         if any(us >= prediction.made_at_us for us in self._forgotten_at_us) and sources:

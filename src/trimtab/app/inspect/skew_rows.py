@@ -185,7 +185,7 @@ def fits(known: Known, prediction: Prediction) -> str | None:
     if len(prediction.values) != 8 * width or len(prediction.reasons) != width:
         return f"the prediction does not have the inputs of {known.version.name}"
     if not request_shape(known.features.request)(prediction.request):
-        return "the request had other columns than are declared now"
+        return f"the request does not have the columns that {known.version.name} was trained with"
     return None
 
 

@@ -53,12 +53,12 @@ class ServedModel:
         self.answerers = answerers
         self._use = answerers.clock.now_us(), 0  # when new requests were last seen, and the number of requests then
         self._registry = registry
-        self._mutex = threading.Lock()  # `_follow` is called by two threads: one follows aliases, one teaches
+        self._mutex = threading.Lock()  # `_follow` is called by threads that follow aliases, teach, or wake it
         self._memory = memory
         self._shares = shares
         self._loaded: LoadedModel | None = None
         self._last: Version | None = None  # the version that answers, or that answered before the model was unloaded
-        self._asked_in_vain = False  # True if a request could not load the unloaded model, so that `follow` must
+        self._asked_in_vain = False  # True if a request could not load the model, so `follow` has to
         self._told_waiting: str | None = None  # the version that was already reported as not ready
         self._waits: set[str] = set()  # ids of versions not ready to answer; they stay in memory
         self.precomputed = Precomputed(answers, deployment.name, max_age_us=max_age_us)
@@ -152,8 +152,8 @@ class ServedModel:
     def sleep(self) -> bool:
         """Unload all versions until the next request, and return whether this was possible.
 
-        Versions stay loaded if none is loaded, or if the state of an online learner would be lost. They also stay while
-        another version waits to take over, because only a loaded model checks whether it can.
+        Nothing is unloaded if no version is loaded, or if the state of an online learner would be lost, or
+        while another version waits to take over, because only a loaded model checks whether the next one is ready.
         """
         with self._mutex:
             if self._loaded is None or self.answerers.learner is not None or self.endpoint.unloaded:

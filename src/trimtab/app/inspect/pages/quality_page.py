@@ -78,7 +78,7 @@ def quality_page(system: System, model: str) -> str:
         _slices(page, system, name, now_us)
     else:
         page.heading("Days")
-        page.paragraph("No day is closed yet. A day closes once its labels had their time, the label's wait.")
+        page.paragraph("No day is closed yet. A day closes once the label's wait has passed.")
     _inputs(page, system, name)
     _ended(page, system, [one for one in signals if one.ended_at_us is not None])
     _decisions(page, system, decisions)
@@ -111,7 +111,7 @@ def _open_signals(page: Document, system: System, standing: list[Signal]) -> Non
     if not standing:
         page.note("Nothing is red.", "good")
     for one in standing:
-        version = f" of {version_name(system, one.version)}" if one.version else ""
+        version = f", for version {version_name(system, one.version)}" if one.version else ""
         text = f"{one.message} Found {_shown_time(one.raised_at_us)}{version}."
         text += f" It may come from {one.cause}." if one.cause else ""
         text += f" Owner: {one.owner}." if one.owner else ""
@@ -121,14 +121,17 @@ def _open_signals(page: Document, system: System, standing: list[Signal]) -> Non
 def _days(page: Document, system: System, rows: list[Row], marks: list[Mark]) -> None:
     page.heading("Days")
     page.paragraph(
-        "A day is closed once its labels had their time. Later and corrected labels are counted as of the newest "
-        "look. The band is a 95 % interval that treats rows as independent."
+        "A day is closed once the label's wait has passed. Labels that came or were corrected later are counted up to "
+        "the last time the day was read again (1, 7 and 28 days after its close). The band is a 95 % "
+        "interval that treats rows as independent."
     )
     arms = sorted({row["arm"] for row in rows}, key=lambda arm: (arm != CHAMPION, arm))
     by_arm = {arm: [row for row in rows if row["arm"] == arm] for arm in arms}
     _add_plot(page, by_arm, "loss", "Loss", marks, band=True)
     if any(row["excess_loss"] is not None for row in rows):
-        _add_plot(page, by_arm, "excess_loss", "Loss beyond what the scores themselves expect", marks)
+        _add_plot(
+            page, by_arm, "excess_loss", "Excess loss: loss minus the loss expected if the scores were right", marks
+        )
     scored = [row for row in rows if row["score"] is not None and row["arm"] == arms[0]]
     if scored:
         x = [row["block"] for row in scored]
@@ -199,7 +202,9 @@ def _slices(page: Document, system: System, name: str, now_us: int) -> None:
         return
     worst = sorted(rows, key=lambda row: -row["loss"])[:_MOST_ROWS]
     page.heading("Slices")
-    page.paragraph(f"Those with the highest loss in the newest {SLICE_DAYS} days with labels, of {len(rows)}.")
+    page.paragraph(
+        f"The slices with the highest loss in the newest {SLICE_DAYS} days with labels. There are {len(rows)} slices."
+    )
     shown = tuple(
         (
             row["slice"],
@@ -224,8 +229,9 @@ def _inputs(page: Document, system: System, name: str) -> None:
     far = sorted(columns.items(), key=lambda one: -(one[1].distance or 0.0))[:_MOST_ROWS]
     page.heading("Inputs")
     page.paragraph(
-        "The newest 24 closed hours against the profile of what the version in service was fitted on: Jensen-Shannon "
-        f"distance, 0 the same, 1 no value in common. The farthest of {len(columns)}."
+        "The newest 24 closed hours are compared with the training data of the version in service. The distance is "
+        "Jensen-Shannon: 0 means equal distributions, 1 means no value in common. The columns with the largest "
+        f"distance are shown, of {len(columns)}."
     )
     rows = tuple(
         (column, "-" if now.distance is None else f"{now.distance:.3f}", f"{now.null_share:.1%}") for column, now in far

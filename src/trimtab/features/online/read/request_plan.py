@@ -1,4 +1,7 @@
-"""The online read for one model. It is compiled once, and needs one look-up in the store for all views and rows."""
+"""The online read for one model. It is compiled once for each state of the views.
+
+It needs one look-up in the store for each stage, usually one, for all views and rows together.
+"""
 
 from __future__ import annotations
 
@@ -180,7 +183,7 @@ class _Layout:
         self.places = {name: i for i, name in enumerate(features.names)}
         self.width = len(features.names)
         self.starts: dict[str, int] = {}  # for each join (a look-up of one view), the place of its first feature
-        # for each join: pairs of a feature's place within the join and its place for the model
+        # for each join: pairs of places in the row, where the join writes a feature and where the model expects it
         self.copies: dict[str, list[tuple[int, int]]] = {}
         for join in features.joins:
             names = [f"{join.name}.{feature}" for feature in join.view.features]

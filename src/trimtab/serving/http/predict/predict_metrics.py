@@ -49,7 +49,7 @@ class ModelMetrics:
             answerer: The answerer that answered the request.
             rows: The number of rows of the request.
             made: The new predictions, which were logged.
-            times: The times at which the stages ended.
+            times: The start of the request, then the end of each stage.
         """
         self.requests += 1
         logged = len(made)

@@ -129,6 +129,11 @@ class Below(_Lazy):
             said = f"{error} Or did you mean `trimtab {self.name} {near[0]}`?"
             raise (NotFound(said) if isinstance(error, NotFound) else click.UsageError(said, error.ctx)) from None
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of verbs."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self.first_line(ctx, name)) for name in self.places])
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:

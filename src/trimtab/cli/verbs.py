@@ -9,10 +9,10 @@ class Group(NamedTuple):
     """A verb with verbs below it, such as `trimtab versions list`."""
 
     help: str
+    example: str
+    default: str | None  # the verb that is meant when none is given
+    before: str | None  # the verb that a name alone meant before: `trimtab versions late_flight`
     below: dict[str, str]  # the module and the name of each command
-    default: str | None = None  # the verb that is meant when none is given
-    before: str | None = None  # the verb that a name alone meant before: `trimtab versions late_flight`
-    example: str = ""
 
 
 # The headings of the help text, with the verbs under each heading: the module and name of the command, or a group.
@@ -26,87 +26,55 @@ VERBS: dict[str, dict[str, str | Group]] = {
     },
     "Data and features": {
         "ingest": "data.files:ingest",
-        "quarantine": Group(
-            "Show the rows that could not become events, try them again, or drop them.",
-            {"list": "data.quarantine:list_", "replay": "data.quarantine:replay", "drop": "data.quarantine:drop"},
-            default="list",
-            before="list",
-            example="quarantine list landings",
-        ),
-        "features": Group(
-            "List sources, views and features, and compute features as of any time.",
-            {
-                "list": "loop.planning:features",
-                "show": "loop.planning:feature",
-                "join": "data.tables:join",
-                "snapshot": "data.tables:snapshot",
-            },
-            default="list",
-            before="show",
-            example="features show carrier.late_rate_7d",
-        ),
+        "quarantine": Group("Show the rows that could not become events, try them again, or drop them.",
+            "quarantine list landings", "list", "list", {
+            "list": "data.quarantine:list_", "replay": "data.quarantine:replay", "drop": "data.quarantine:drop",
+        }),
+        "features": Group("List sources, views and features, and compute features as of any time.",
+            "features show carrier.late_rate_7d", "list", "show", {
+            "list": "loop.planning:features", "show": "loop.planning:feature", "join": "data.tables:join",
+            "snapshot": "data.tables:snapshot",
+        }),
     },
     "Answers": {
         "predict": "data.files:predict",
         "label": "data.labels:label",
         "serve": "serve.serving:serve",
-        "keys": Group(
-            "List the API keys of the service, make one, or remove one.",
-            {"list": "serve.keys:list_", "add": "serve.keys:add", "remove": "serve.keys:remove"},
-            default="list",
-            example="keys add shop --role predict",
-        ),
-        "service": Group(
-            "Watch a running service, and write the files that other tools need for it.",
-            {"top": "top:top", "openapi": "serve.openapi:openapi", "rules": "serve.metrics:rules"},
-            example="service top --once",
-        ),
+        "keys": Group("List the API keys of the service, make one, or remove one.",
+            "keys add shop --role predict", "list", None, {
+            "list": "serve.keys:list_", "add": "serve.keys:add", "remove": "serve.keys:remove",
+        }),
+        "service": Group("Watch a running service, and write the files that other tools need for it.",
+            "service top --once", None, None, {
+            "top": "top:top", "openapi": "serve.openapi:openapi", "rules": "serve.metrics:rules",
+        }),
         "why": "ask.asking:why",
     },
     "The loop": {
         "plan": "loop.planning:plan",
         "apply": "loop.planning:apply",
-        "search": Group(
-            "Look for the parameters of a model's estimator, or show the trials.",
-            {"run": "loop.searching:search", "trials": "loop.searching:trials"},
-            default="run",
-            before="run",
-            example="search run late_flight --trials 100",
-        ),
+        "search": Group("Look for the parameters of a model's estimator, or show the trials.",
+            "search run late_flight --trials 100", "run", "run", {
+            "run": "loop.searching:search", "trials": "loop.searching:trials",
+        }),
         "train": "loop.training:train",
         "tick": "loop.training:tick",
-        "runs": Group(
-            "List the runs of the loop, show or cancel one, or show the stages that a model is in.",
-            {
-                "list": "loop.runs:runs",
-                "show": "loop.runs:show_one",
-                "cancel": "loop.runs:cancel",
-                "stages": "loop.training:stages",
-            },
-            default="list",
-            example="runs show run_01jd3q8z",
-        ),
+        "runs": Group("List the runs of the loop, show or cancel one, or show the stages that a model is in.",
+            "runs show run_01jd3q8z", "list", None, {
+            "list": "loop.runs:runs", "show": "loop.runs:show_one", "cancel": "loop.runs:cancel",
+            "stages": "loop.training:stages",
+        }),
         "freeze": "loop.moving:freeze",
         "unfreeze": "loop.moving:unfreeze",
     },
     "Versions": {
-        "versions": Group(
-            "List, show, compare, describe, export and import the versions of models.",
-            {
-                "list": "versions.registered:versions",
-                "show": "versions.version:show_one",
-                "card": "versions.version:card",
-                "report": "ask.asking:report",
-                "compare": "versions.version:compare",
-                "tag": "versions.registered:tag",
-                "export": "versions.version:export",
-                "import": "versions.version:import_",
-                "protect": "versions.registered:protect",
-            },
-            default="list",
-            before="list",
-            example="versions show late_flight@champion",
-        ),
+        "versions": Group("List, show, compare, describe, export and import the versions of models.",
+            "versions show late_flight@champion", "list", "list", {
+            "list": "versions.registered:versions", "show": "versions.version:show_one",
+            "card": "versions.version:card", "report": "ask.asking:report", "compare": "versions.version:compare",
+            "tag": "versions.registered:tag", "export": "versions.version:export",
+            "import": "versions.version:import_", "protect": "versions.registered:protect",
+        }),
         "promote": "loop.moving:promote",
         "approve": "loop.moving:approve",
         "reject": "loop.moving:reject",
@@ -116,83 +84,49 @@ VERBS: dict[str, dict[str, str | Group]] = {
     },
     "What happened": {
         "status": "ask.asking:status",
-        "quality": Group(
-            "Show how good the answers were, which times are not learnt from, and whether features were right.",
-            {"show": "ask.quality:quality", "exclusions": "ask.exclusions:exclusions", "skew": "ask.skew:skew"},
-            default="show",
-            before="show",
-            example="quality show late_flight --since 2024-05-01",
-        ),
-        "alert": Group(
-            "Show receivers and alerts, send a test alert, or mute a signal for a while.",
-            {
-                "list": "loop.alert:list_",
-                "test": "loop.alert:test",
-                "mute": "loop.alert:mute",
-                "unmute": "loop.alert:unmute",
-            },
-            default="list",
-            example="alert test team",
-        ),
-        "ledger": Group(
-            "List every decision, or verify their chain of hashes.",
-            {"list": "ask.asking:ledger", "verify": "ask.asking:verify"},
-            default="list",
-            example="ledger list --last 10",
-        ),
+        "quality": Group("Show how good the answers were, which times are left out, and whether features were right.",
+            "quality show late_flight --since 2024-05-01", "show", "show", {
+            "show": "ask.quality:quality", "exclusions": "ask.exclusions:exclusions", "skew": "ask.skew:skew",
+        }),
+        "alert": Group("Show receivers and alerts, send a test alert, or mute a signal for a while.",
+            "alert test team", "list", None, {
+            "list": "loop.alert:list_", "test": "loop.alert:test", "mute": "loop.alert:mute",
+            "unmute": "loop.alert:unmute",
+        }),
+        "ledger": Group("List every decision, or verify their chain of hashes.",
+            "ledger list --last 10", "list", None, {
+            "list": "ask.asking:ledger", "verify": "ask.asking:verify",
+        }),
     },
     "What is kept": {
-        "storage": Group(
-            "What the state takes on disk, and what frees, repairs, copies and restores it.",
-            {
-                "disk": "keep.keeping:disk",
-                "prune": "keep.keeping:prune",
-                "gc": "versions.registered:gc",
-                "compact": "data.stored:compact",
-                "materialise": "data.stored:materialise",
-                "rebuild": "data.stored:rebuild",
-                "backup": "keep.keeping:backup",
-                "restore": "keep.keeping:restore",
-                "recover": "keep.keeping:recover",
-            },
-            example="storage prune --dry-run",
-        ),
+        "storage": Group("What the state takes on disk, and what frees, repairs, copies and restores it.",
+            "storage prune --dry-run", None, None, {
+            "disk": "keep.keeping:disk", "prune": "keep.keeping:prune", "gc": "versions.registered:gc",
+            "compact": "data.stored:compact", "materialise": "data.stored:materialise",
+            "rebuild": "data.stored:rebuild", "backup": "keep.keeping:backup", "restore": "keep.keeping:restore",
+            "recover": "keep.keeping:recover",
+        }),
         "forget": "keep.erasing:forget",
     },
-}
+}  # fmt: skip
 HIDDEN = {"version": "start.starting:version"}  # `--version` runs it
 TOP: dict[str, str | Group] = {name: place for verbs in VERBS.values() for name, place in verbs.items()}
 ALSO = {"explain": "why"}  # second names that stay
 
 # The names that work until the next release, with those that replace them; `arm` becomes `canary` or `shadow`.
 OLD = {
-    "version": "--version",
-    "join": "features join",
-    "snapshot": "features snapshot",
-    "materialise": "storage materialise",
-    "rebuild": "storage rebuild",
-    "compact": "storage compact",
-    "disk": "storage disk",
-    "retain": "storage prune",
-    "gc": "storage gc",
-    "backup": "storage backup",
-    "restore": "storage restore",
-    "recover": "storage recover",
-    "openapi": "service openapi",
     "metrics": "service",
-    "top": "service top",
-    "trials": "search trials",
+    "restore": "storage restore",
+    "retain": "storage prune",
     "run": "runs",
     "stages": "runs stages",
-    "report": "versions report",
-    "card": "versions card",
-    "compare": "versions compare",
-    "tag": "versions tag",
-    "export": "versions export",
-    "import": "versions import",
-    "protect": "versions protect",
-    "exclusions": "quality exclusions",
-    "skew": "quality skew",
+    "trials": "search trials",
+    "version": "--version",
+    **{name: f"features {name}" for name in ("join", "snapshot")},
+    **{name: f"quality {name}" for name in ("exclusions", "skew")},
+    **{name: f"service {name}" for name in ("openapi", "top")},
+    **{name: f"storage {name}" for name in ("backup", "compact", "disk", "gc", "materialise", "rebuild", "recover")},
+    **{name: f"versions {name}" for name in ("card", "compare", "export", "import", "protect", "report", "tag")},
 }
 OLD_BELOW = {("keys", "show"): "list", ("ledger", "show"): "list", ("quarantine", "show"): "list"}
 

@@ -196,7 +196,7 @@ def _serve(config: Config, state: Path, now_us: int, rows: list[dict[str, Any]],
         show("  stopped again")
     finally:
         server.terminate()
-        server.wait(30)
+        server.communicate(timeout=30)  # also closes its output
     definitions = load_definitions(config.project_file)
     with Project(config, definitions, clock=VirtualClock(now_us), state=state) as project:
         show(f"\ntrimtab why {answers[0]['id']}")

@@ -10,6 +10,7 @@ import click
 from trimtab.cli.exits import FAILED
 from trimtab.cli.options import command, opened_project
 from trimtab.cli.output import show, show_each
+from trimtab.cli.printed import File, Verified
 
 if TYPE_CHECKING:
     from trimtab.core.records import Decision
@@ -58,7 +59,7 @@ def report(version: str, out: str | None) -> None:
     """
     with opened_project() as project:
         page = project.report(version, out)
-    show({"page": str(page)}, [f"evaluation: {page}"])
+    show(File(page=str(page)), [f"evaluation: {page}"])
 
 
 @command("list")
@@ -86,7 +87,7 @@ def verify() -> None:
     """
     with opened_project() as project:
         rows = project.verify_ledger()
-    show({"rows": rows, "sound": True}, [f"{rows:,} rows, all sound."])
+    show(Verified(rows=rows, sound=True), [f"{rows:,} rows, all sound."])
 
 
 def shown_decisions(decisions: Sequence[Decision]) -> list[str]:

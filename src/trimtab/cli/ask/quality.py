@@ -9,6 +9,7 @@ import click
 from trimtab.cli.ask.asking import shown_decisions
 from trimtab.cli.options import account, command, manner, opened_project, refuse_given, time_given
 from trimtab.cli.output import show, show_json, show_lines
+from trimtab.cli.printed import File
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
@@ -69,7 +70,7 @@ def quality(
         refuse_given("shows blocks; --page has its own.", "by", "slices", "since", "until", "version", "amended")
         with opened_project() as project:
             file = project.quality_page(model, to=page)
-        show({"file": str(file)}, [f"Written: {file}"])
+        show(File(file=str(file)), [f"Written: {file}"])
         return
     with opened_project() as project:
         table = project.quality(

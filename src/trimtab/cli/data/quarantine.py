@@ -10,6 +10,7 @@ import click
 
 from trimtab.cli.options import command, opened_project
 from trimtab.cli.output import progress, show
+from trimtab.cli.printed import Dropped
 
 if TYPE_CHECKING:
     from trimtab.events.quarantine import Example, SetAside
@@ -76,7 +77,7 @@ def drop(source: str | None, reason: str | None, yes: bool) -> None:
         if rows and not yes:
             raise click.UsageError(f"{rows:,} rows would be dropped, and could not be had back. Add --yes.")
         rows = project.drop_quarantined(source, reason=reason)
-    show({"dropped": rows}, [f"{rows:,} rows dropped"])
+    show(Dropped(dropped=rows), [f"{rows:,} rows dropped"])
 
 
 def _shown(groups: Sequence[SetAside]) -> list[str]:

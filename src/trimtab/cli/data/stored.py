@@ -8,6 +8,7 @@ import click
 
 from trimtab.cli.options import command, opened_project
 from trimtab.cli.output import progress, show
+from trimtab.cli.printed import Rebuilt
 
 if TYPE_CHECKING:
     from trimtab.features.online.compaction import StateSize
@@ -50,7 +51,7 @@ def rebuild(view: str | None, every: bool) -> None:
     what = view or "all views"
     with opened_project() as project, progress(f"rebuilding {what}") as meter:
         rows = project.views.rebuild_all(progress=meter) if view is None else project.rebuild(view, progress=meter)
-    show({"view": view, "records": rows}, [f"{what}: rebuilt from {rows:,} records"])
+    show(Rebuilt(view=view, records=rows), [f"{what}: rebuilt from {rows:,} records"])
 
 
 @command("compact", safe="Every step is whole: run the same command again for the rest.")
@@ -64,14 +65,14 @@ def compact(largest: int) -> None:
     Example:
       trimtab storage compact --largest 10
     """
-    from trimtab.features.online.compaction import largest_states
+    from trimtab.features.online.compaction import CompactedStates, largest_states
 
     with opened_project() as project, progress("compacting online features"):
         done = project.views.compact()
         states = largest_states(project.views.store, largest) if largest else []
     freed = f"{done.freed_bytes:,} bytes and {done.index_rows:,} index rows given back"
     summary = f"{done.states:,} states looked at, {done.shrunk:,} made smaller, {freed}"
-    show({"compacted": done, "largest": states}, [summary, *map(_line, states)])
+    show(CompactedStates(compacted=done, largest=states), [summary, *map(_line, states)])
 
 
 def _line(state: StateSize) -> str:

@@ -8,6 +8,7 @@ import click
 
 from trimtab.cli.options import account, command, opened_project
 from trimtab.cli.output import show, show_each
+from trimtab.cli.printed import ListedKey, NewKey, RemovedKey
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
@@ -29,8 +30,8 @@ def list_() -> None:
     with opened_project() as project:
         found, shut = project.keys.all(), _is_closed(project)
     none = _SHUT if shut else "No key. Make one: trimtab keys add NAME --role predict"
-    shown = ("name", "id", "roles", "rate", "made_at_us", "actor")
-    show_each([{name: getattr(key, name) for name in shown} for key in found], _table(found) if found else [none])
+    shown = [ListedKey(**{name: getattr(key, name) for name in ListedKey.__struct_fields__}) for key in found]
+    show_each(shown, _table(found) if found else [none])
 
 
 @command("add")
@@ -61,7 +62,7 @@ def add(name: str, roles: tuple[Role, ...], rate: str | None) -> None:
         "set serve.require_key = true."
     ]
     lines = [key, "", "Keep it now: it is not stored, and cannot be shown again.", *(closes if first else [])]
-    show({"name": name, "roles": roles, "rate": rate, "key": key}, lines)
+    show(NewKey(name=name, roles=roles, rate=rate, key=key), lines)
 
 
 @command("remove")
@@ -77,7 +78,7 @@ def remove(name: str) -> None:
         project.keys.remove(name, actor=account())
         left, shut = len(project.keys.all()), _is_closed(project)
     show(
-        {"removed": name, "left": left},
+        RemovedKey(removed=name, left=left),
         [f"Key {name!r} is removed; {left or 'no'} key{'s' * (left != 1)} left.", *([_SHUT] if shut else [])],
     )
 

@@ -8,6 +8,7 @@ import click
 
 from trimtab.cli.options import command, manner
 from trimtab.cli.output import show, show_json
+from trimtab.cli.printed import Rules
 
 
 @command("rules")
@@ -31,7 +32,7 @@ def rules(docs: str | None, out: Path | None) -> None:
 
     if out is None:
         text = rules_text(docs=docs)
-        show_json({"rules": text}) if manner().json else click.echo(text, nl=False)
+        show_json(Rules(rules=text)) if manner().json else click.echo(text, nl=False)
         return
     written = [out / RULES, out / TESTS]
     try:
@@ -41,6 +42,6 @@ def rules(docs: str | None, out: Path | None) -> None:
     except OSError as error:
         raise Misuse(f"--out {out}: it cannot be written: {error}") from error
     show(
-        {"rules": str(written[0]), "tests": str(written[1])},
+        Rules(rules=str(written[0]), tests=str(written[1])),
         [f"rules: {written[0]}", f"tests: {written[1]} (promtool test rules {written[1]})"],
     )

@@ -7,6 +7,7 @@ import click
 from trimtab.cli.loop.planning import say_first
 from trimtab.cli.options import command, manner, opened_project
 from trimtab.cli.output import show_json, show_lines
+from trimtab.cli.printed import Served
 
 
 @command("serve", safe="Every answer that was given is logged.")
@@ -42,7 +43,7 @@ def serve(host: str | None, port: int | None, workers: int | None, grpc_port: in
 
     def ready(url: str) -> None:
         if json:
-            show_json({"url": url, **({"grpc": grpc[0]} if grpc else {})})
+            show_json(Served(url=url, grpc=grpc[0] if grpc else None))
         else:
             also = f", gRPC on {grpc[0]}" if grpc else ""
             show_lines([f"Serving on {url}{also} (Ctrl-C stops)"])

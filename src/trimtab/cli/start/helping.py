@@ -6,6 +6,7 @@ import click
 
 from trimtab.cli.options import command
 from trimtab.cli.output import show
+from trimtab.cli.printed import Help
 
 
 @command("help")
@@ -27,4 +28,4 @@ def help_(verbs: tuple[str, ...]) -> None:
         assert found is not None  # an unknown verb is an error
         context = click.Context(found, info_name=name, parent=context, help_option_names=["-h", "--help"])
     text = context.get_help()
-    show({"verb": context.command_path, "help": text}, [text])
+    show(Help(verb=context.command_path, help=text), [text])

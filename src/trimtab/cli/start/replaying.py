@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trimtab.cli.options import command, opened_project, time_given
-from trimtab.cli.output import progress, show, show_lines
+from trimtab.cli.options import command, manner, opened_project, time_given
+from trimtab.cli.output import progress, show, show_json, show_lines
 
 if TYPE_CHECKING:
     from trimtab.simulation.results import ReplayResult
@@ -119,4 +119,8 @@ def demo(where: Path | None, seed: int) -> None:
     config = load_config(folder, os.environ)
     if config.demo is not None:
         require(config.demo.requires)
-    import_module("trimtab.app.start.demo").run_demo(folder, seed=seed, show=lambda line: show_lines([line]))
+    as_json = manner().json
+    run_demo = import_module("trimtab.app.start.demo").run_demo
+    result = run_demo(folder, seed=seed, show=lambda line: show_lines([line], err=as_json))
+    if as_json:
+        show_json(import_module("trimtab.app.replay.replay_report").report_document(result))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +9,11 @@ import click
 
 from trimtab.cli.options import account, command, opened_project, refuse_given
 from trimtab.cli.output import progress, show
+from trimtab.cli.printed import Card
 from trimtab.core.errors import Misuse
 
 if TYPE_CHECKING:
-    from trimtab.registry import Version
-    from trimtab.registry.describing.signature import Signature
-    from trimtab.training.fitting.path_choice import RowChoice
+    from trimtab.cli.versions.shown_version import ShownVersion
 
 
 @command("compare")
@@ -58,7 +56,7 @@ def card(version: str, html: str | None) -> None:
         text = project.card(version, html=html is not None)
     if html is not None:
         _write(Path(html), text)
-    show({"page": html} if html else {"markdown": text}, [f"card: {html}"] if html else [text])
+    show(Card(page=html) if html else Card(markdown=text), [f"card: {html}"] if html else [text])
 
 
 @command("export")
@@ -141,21 +139,22 @@ def show_one(version: str) -> None:
     Example:
       trimtab versions show late_flight@champion
     """
+    from trimtab.cli.versions.shown_version import ShownVersion
+
     with opened_project() as project:
         registry = project.registry
         found, signature = registry.as_known(registry.get(version)), project.signature(version)
         tags = [tag.tag for tag in registry.tags(found)]
         aliases = [name for name, move in registry.aliases(found.model).items() if move.version == found.id]
-        row_calls = registry.row_choices(found)
-    shown = {"version": found, "signature": signature, "tags": tags, "aliases": aliases, "row_calls": row_calls}
-    show(shown, _version_lines(found, signature, tags, aliases, row_calls))
+        calls = [*registry.row_choices(found)]
+    shown = ShownVersion(version=found, signature=signature, tags=tags, aliases=aliases, row_calls=calls)
+    show(shown, _version_lines(shown))
 
 
-def _version_lines(
-    version: Version, signature: Signature, tags: list[str], aliases: list[str], row_calls: Sequence[RowChoice]
-) -> list[str]:
+def _version_lines(shown: ShownVersion) -> list[str]:
     from trimtab.report.tables import text_table
 
+    version, signature = shown.version, shown.signature
     origin = f"trained on {version.rows:,} rows"
     if version.imported is not None:
         until = f"may have seen all until {_shown_time(version.cut_us)}: metrics of earlier rows may be too good"
@@ -167,8 +166,8 @@ def _version_lines(
     return [
         f"{version.name}  {version.id}",
         f"{version.runtime}, {origin}; made {_shown_time(version.made_at_us)} by {version.actor}",
-        f"aliases: {', '.join(aliases) or 'none'}; tags: {', '.join(tags) or 'none'}",
-        *(f"one row takes {one.text}; measured on {one.rows} rows, {one.machine}" for one in row_calls),
+        f"aliases: {', '.join(shown.aliases) or 'none'}; tags: {', '.join(shown.tags) or 'none'}",
+        *(f"one row takes {one.text}; measured on {one.rows} rows, {one.machine}" for one in shown.row_calls),
         "",
         text_table(
             ["request", "type", "null", "read by features"],

@@ -47,6 +47,13 @@ class StateSize(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
 
 
+class CompactedStates(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of `trimtab storage compact`."""
+
+    compacted: Compacted
+    largest: list[StateSize]
+
+
 class Compaction:
     """Goes through all states of a store again and again. It runs in the process that applies records to the store.
 

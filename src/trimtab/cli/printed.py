@@ -1,0 +1,88 @@
+"""What commands print with `--json` where nothing else has the form of it. docs/json.md shows the fields of all."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Help(msgspec.Struct, frozen=True, kw_only=True):
+    """The help of a verb."""
+
+    verb: str  # with the word trimtab
+    help: str
+
+
+class Dropped(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows that were dropped from quarantine."""
+
+    dropped: int
+
+
+class ListedKey(msgspec.Struct, frozen=True, kw_only=True):
+    """An API key of the service, without its secret."""
+
+    name: str
+    id: str
+    roles: tuple[str, ...]
+    rate: str | None  # "100/s"; None: no limit
+    made_at_us: int
+    actor: str
+
+
+class NewKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A new API key. It cannot be shown again."""
+
+    name: str
+    roles: tuple[str, ...]
+    rate: str | None
+    key: str
+
+
+class RemovedKey(msgspec.Struct, frozen=True, kw_only=True):
+    """The name of a removed API key."""
+
+    removed: str
+    left: int  # the number of keys that are left
+
+
+class Served(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where the service answers. It is printed once the service is ready."""
+
+    url: str
+    grpc: str | None = None  # left out where nothing answers over gRPC
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Alerting rules for Prometheus."""
+
+    rules: str  # the rules, or the file with --out
+    tests: str | None = None  # with --out: the file of their unit tests
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A model card: its text, or the file with --html."""
+
+    markdown: str | None = None
+    page: str | None = None
+
+
+class File(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The file that was written, under the name of what it is."""
+
+    page: str | None = None  # of `versions report`
+    file: str | None = None  # of `quality show --page`
+    document: str | None = None  # of `service openapi --out`
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """A ledger whose chain of hashes was verified."""
+
+    rows: int
+    sound: bool
+
+
+class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
+    """Online features that were rebuilt."""
+
+    view: str | None  # None: all of them
+    records: int

@@ -3,4 +3,4 @@
 from trimtab.core.package import VERSION, lazily
 
 __version__ = VERSION
-__getattr__ = lazily(__name__, __file__)
+__getattr__, __dir__ = lazily(__name__, __file__)

@@ -30,3 +30,12 @@ def test_a_star_import_gives_every_public_name_and_a_room_is_imported_without_th
         "import trimtab\nfrom trimtab import *\nassert set(trimtab.__all__) <= set(globals())"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_listing_of_a_package_and_of_a_project_has_the_public_names_and_nothing_else() -> None:
+    assert dir(trimtab) == trimtab.__all__
+    assert dir(trimtab.features) == trimtab.features.__all__
+    project = dir(object.__new__(trimtab.Project))  # needs no open project
+    assert {"predict", "label", "train", "status", "registry", "close"} <= set(project)
+    assert {name for name in project if not hasattr(trimtab.Project, name)} == {"clock", "config"}  # attributes
+    assert not {"state", "part", "live", "layouts", "version_memory", "make_room", "views"} & set(project)

@@ -2,4 +2,4 @@
 
 from trimtab.core.package import lazily
 
-__getattr__ = lazily(__name__, __file__)
+__getattr__, __dir__ = lazily(__name__, __file__)

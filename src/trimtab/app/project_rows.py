@@ -26,8 +26,16 @@ if TYPE_CHECKING:
 Meter: TypeAlias = Callable[[int, int], object]
 
 
+_PARTS = ("clock", "config", "definitions", "history", "ingestor", "keys", "quarantine", "registry")
+
+
 class ProjectRows(System):
     """The methods of `Project` that take rows or return them."""
+
+    def __dir__(self) -> list[str]:
+        """Return the public names: the verbs, and the parts that the documents name."""
+        own = {name for kind in (type(self), ProjectRows) for name in vars(kind) if not name.startswith("_")}
+        return sorted(own.union(_PARTS, ["close"]))
 
     def push(self, source: str, rows: Sequence[Mapping[str, object]] | Table) -> Pushed:
         """Append events; they are durable when this returns.
@@ -159,6 +167,37 @@ class ProjectRows(System):
         check_named("predict", model, list(self.definitions.deployments))
         given = _request_rows(rows)
         return self.current(model).endpoint.answer(given, at=self._time_us("at", at))
+
+    def predict_frame(
+        self,
+        frame: Any,
+        model: str | None = None,
+        *,
+        at: str | int | dt.datetime | None = None,
+        progress: Meter | None = None,
+    ) -> Any:
+        """Predict for the rows of a frame, as `predict` does, and return the frame with the answers.
+
+        The result is of the same library, with the same rows in the same order, and with the columns `score`, `version`
+        and `prediction_id` added (of several classes also `prediction`, and `scores.NAME` for each). Columns that the
+        request does not declare are kept and not read. A key that the request makes of other columns may be left out.
+
+        Args:
+            frame: A frame or table of pandas, polars, pyarrow, DuckDB or `Columns`, or a list of dicts.
+            model: A deployed model's name; optional where there is only one.
+            at: A time in the past to answer as of; default: now.
+            progress: Called with rows done and rows in total.
+
+        Raises:
+            NotFound: There is no such model, or no version of it is in service.
+            Misuse: A column lacks or does not fit, the frame has a column `score`, or there are several models and none
+                is named. No answer was given.
+        """
+        from trimtab.app.serve.predicted_frames import predict_frame
+
+        names = list(self.definitions.deployments)
+        check_named("predict_frame", model, names)
+        return predict_frame(self, frame, model or next(iter(names), ""), self._time_us("at", at), progress)
 
     def predict_table(
         self,

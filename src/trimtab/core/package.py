@@ -12,8 +12,8 @@ VERSION = "0.1.0"
 _LINE = re.compile(r"^from (\S+) import (\w+|\*)", re.MULTILINE)
 
 
-def lazily(package: str, file: str) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a package. It also computes `__all__`.
+def lazily(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return the `__getattr__` of a package, which also computes `__all__`, and its `__dir__`, which lists that alone.
 
     The public names are listed once, in the stub `__init__.pyi` of the package, which type checkers and editors read as
     well. A line of it makes one name public, `from trimtab.core.errors import Misuse as Misuse`, or all names in the
@@ -40,4 +40,8 @@ def lazily(package: str, file: str) -> Callable[[str], Any]:
                     return getattr(module, name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    return find
+    def listed_names() -> list[str]:
+        names: list[str] = find("__all__")
+        return names
+
+    return find, listed_names

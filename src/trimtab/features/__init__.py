@@ -5,4 +5,4 @@ Both ways use the same definitions and give equal values, bit for bit.
 
 from trimtab.core.package import lazily
 
-__getattr__ = lazily(__name__, __file__)
+__getattr__, __dir__ = lazily(__name__, __file__)

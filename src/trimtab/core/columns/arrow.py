@@ -30,6 +30,7 @@ from trimtab.core.columns.arrow_layout import (
 )
 from trimtab.core.columns.column import Column, Dtype, WrongColumn
 from trimtab.core.columns.column import column as column_of
+from trimtab.core.columns.pandas_frames import is_pandas, read_pandas
 from trimtab.core.errors import Misuse
 
 _INDEX = re.compile(r"__index_level_\d+__")  # the name that pandas gives to the column of row numbers
@@ -71,6 +72,8 @@ def read_columns(
     try:
         table = arro3.Table.from_arrow(_without_nulls(given))
     except ImportError as error:
+        if is_pandas(given):  # without pyarrow
+            return read_pandas(given, only, loose=loose)
         raise Misuse(
             f"table: a {_named(given)} gives its data through a package that is missing ({error}). Install that "
             "package, or give a list of dicts."

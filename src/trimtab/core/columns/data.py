@@ -100,12 +100,23 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
 
         return arrow_schema(self.by_name)
 
+    def like(self, frame: object) -> Any:
+        """Return this table as a table of the library that `frame` is of: pandas, polars, pyarrow or DuckDB.
+
+        >>> import polars
+        >>> Columns.of({"x": ("int", [1, 2])}).like(polars.DataFrame())["x"].to_list()
+        [1, 2]
+        """
+        from trimtab.core.columns.same_library import like
+
+        return like(self, frame)
+
     @staticmethod
     def from_arrow(table: object) -> Columns:
         """Return a copy of the table that an object offers through the Arrow PyCapsule interface.
 
         The object must have `__arrow_c_stream__` or `__arrow_c_array__`. This holds for tables and record batches of
-        pyarrow, polars, arro3 and DuckDB, and for pandas frames (with pandas 2.2 and pyarrow). The row numbers of
+        pyarrow, polars, arro3 and DuckDB, and for pandas frames, which need no pyarrow. The row numbers of
         pandas are left out.
 
         Numbers of any width become int or float. Integers and decimals beyond 64 bits become the nearest float. Dates

@@ -1,0 +1,67 @@
+"""Predict for the rows of a frame, and return the frame of the same library with the answers as further columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trimtab.core.columns.data import Columns, column
+from trimtab.core.columns.same_library import library_of, with_columns
+from trimtab.core.errors import Misuse
+from trimtab.events import read_rows
+from trimtab.events.files.files import is_table
+from trimtab.serving.answer.request_rows import rows_of_table
+
+if TYPE_CHECKING:
+    from trimtab.app.system import System
+    from trimtab.serving.answer.served import Answer
+
+_CHUNK = 5_000  # how many rows are answered together
+
+
+def predict_frame(system: System, frame: Any, model: str, at_us: int | None, progress: Any) -> Any:
+    """Predict for the rows of a frame; see `Project.predict_frame`."""
+    if isinstance(frame, Mapping) or not (is_table(frame) or isinstance(frame, Sequence)) or isinstance(frame, str):
+        also = " Collect it first." if hasattr(frame, "collect") else ""
+        raise Misuse(
+            f"predict_frame: a {type(frame).__name__} holds no rows.{also} Give a frame of pandas, polars, pyarrow or "
+            "DuckDB, or a list of dicts; predict_table takes files."
+        )
+    served = system.current(model)
+    loaded = served.refresh()
+    request = served.answerers.features(loaded).request
+    given: Any = frame
+    if library_of(frame) == "duckdb":  # a relation is a query, which may give its rows in another order next time
+        given = Columns.from_arrow(frame)
+    table = read_rows(given, request.source).columns
+    absent = [name for name in request.columns if name not in table]
+    if absent:
+        raise Misuse(f"predict_frame: no column {absent[0]!r}, which request {request.name!r} declares. Add it.")
+    rows = rows_of_table(table.select(request.columns))
+    answers: list[Answer] = []
+    for start in range(0, len(rows), _CHUNK):
+        answers += served.endpoint.answer(rows[start : start + _CHUNK], at=at_us)
+        if progress is not None:
+            progress(len(answers), len(rows))
+    more = answer_columns(answers, loaded.artifact.class_names)
+    if is_table(frame):
+        return with_columns(given, more, like=frame)
+    return [{**row, **added} for row, added in zip(given, more.to_rows(), strict=True)]
+
+
+def answer_columns(answers: Sequence[Answer], classes: Sequence[str]) -> Columns:
+    """Return the answers as columns: prediction and scores of classes if there are several, score, version and id."""
+    found = {}
+    if classes:
+        found["prediction"] = column("str", [one.prediction for one in answers])
+        for name in classes:
+            scores = [None if one.scores is None else one.scores.get(name, 0.0) for one in answers]
+            found[f"scores.{name}"] = column("float", scores)
+    return Columns(
+        found
+        | {
+            "score": column("float", [one.score for one in answers]),
+            "version": column("str", [one.version for one in answers]),
+            "prediction_id": column("str", [one.id for one in answers]),
+        }
+    )

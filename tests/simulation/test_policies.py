@@ -137,8 +137,19 @@ def test_naive_retraining_follows_drift_of_inputs_that_costs_nothing(tmp_path: P
     assert day_us(6) <= told[0].at_us <= day_us(15)
 
 
+def test_a_policy_is_written_as_one_thinks_of_it(tmp_path: Path) -> None:
+    written = {
+        "every 30d": ("30d", "every 30d", " every  30d "),
+        "alarm or 30d": ("alarm|30d", "alarm or 30d", "alarm | 30d", "alarm or every 30d", "30d|alarm"),
+        "ungated 7d": ("ungated 7d",),
+        "alarm": ("alarm",),
+    }  # fmt: skip
+    for name, texts in written.items():
+        assert {policies.policy_of(text, tmp_path).name for text in texts} == {name}
+
+
 def test_words_that_name_no_policy_are_refused(tmp_path: Path) -> None:
-    for word in ("sometimes", "every", "never 3d", "ungated 3h"):
+    for word in ("sometimes", "every", "never 3d", "ungated 3h", "36h", "alarm|", "30d|60d", ""):
         with pytest.raises(Misuse, match="policy"):
             policies.policy_of(word, tmp_path)
     with pytest.raises(NotFound, match="there is no file"):

@@ -69,7 +69,7 @@ def every(period: str | int) -> Policy:
     """Return the policy that retrains after each period. New versions must pass the project's gate.
 
     Raises:
-        Misuse: The period is shorter than a day.
+        Misuse: The period is no whole number of days.
 
     >>> every("30d").name
     'every 30d'
@@ -87,7 +87,7 @@ def alarm(period: str | int | None = None) -> Policy:
     If `period` is given, it also retrains after each period.
 
     Raises:
-        Misuse: The period is shorter than a day.
+        Misuse: The period is no whole number of days.
 
     >>> alarm().name, alarm("30d").name
     ('alarm', 'alarm or 30d')
@@ -108,7 +108,7 @@ def ungated(period: str | int) -> Policy:
     gate.
 
     Raises:
-        Misuse: The period is shorter than a day.
+        Misuse: The period is no whole number of days.
     """
     days = _days(period)
 
@@ -130,7 +130,7 @@ def naive(*, window: str | int = "7d", most: float = 0.2, keep: str | int = "60d
         keep: The largest age of the rows that a new version is fitted on.
 
     Raises:
-        Misuse: `window` or `keep` is shorter than a day.
+        Misuse: `window` or `keep` is no whole number of days.
 
     Source: the limit of 0.2 is a rule of thumb from Siddiqi (2006), Credit Risk Scorecards.
     """
@@ -181,26 +181,35 @@ def policy_of(text: str, folder: Path) -> Policy:
     """Return the policy for a text from the command line.
 
     Args:
-        text: "project", "never", "every 30d", "alarm", "alarm or 30d", "ungated 30d" or "naive". Or FILE.py:FUNCTION,
-            for a function that takes a `Standing` and returns a `Refit` or None.
+        text: "project", "never", "30d" or "every 30d", "alarm", "alarm or 30d" or "alarm|30d", "ungated 30d" or
+            "naive". Or FILE.py:FUNCTION, for a function that takes a `Standing` and returns a `Refit` or None.
         folder: The folder that FILE is relative to.
 
     Raises:
         Misuse: The text is not a policy.
         NotFound: There is no such file or function.
+
+    >>> policy_of("30d", Path()).name, policy_of("alarm|30d", Path()).name
+    ('every 30d', 'alarm or 30d')
     """
-    word, _, rest = text.strip().partition(" ")
     if ".py:" in text:
         return _of_file(text.strip(), folder)
+    words = text.replace("|", " or ").split()
     makes: dict[str, Callable[[], Policy]] = {"project": project, "never": never, "naive": naive, "alarm": alarm}
-    if word in makes and not rest:
-        return makes[word]()
-    takes: dict[str, Callable[[str], Policy]] = {"every": every, "ungated": ungated, "alarm": alarm}
-    if word in takes and rest:
-        return takes[word](rest.strip().removeprefix("or "))
+    match words:
+        case [word] if word in makes:
+            return makes[word]()
+        case [period] | ["every", period] if period[:1].isdigit():
+            return every(period)
+        case ["ungated", period] if period[:1].isdigit():
+            return ungated(period)
+        case ["alarm", period] | ["alarm", "or", period] | ["alarm", "or", "every", period] if period[:1].isdigit():
+            return alarm(period)
+        case [period, "or", "alarm"] | ["every", period, "or", "alarm"] if period[:1].isdigit():
+            return alarm(period)
     raise Misuse(
-        f"policy {text!r} is none. Give project, never, every 30d, alarm, alarm or 30d, ungated 30d, naive, or "
-        "FILE.py:FUNCTION."
+        f'policy {text!r} is none. Give project, never, 30d (every 30 days), alarm, "alarm|30d", "ungated 30d", naive '
+        'or FILE.py:FUNCTION; several with commas between them: --policy never,30d,alarm,"alarm|30d".'
     )
 
 
@@ -224,10 +233,10 @@ def _of_file(text: str, folder: Path) -> Policy:
 
 
 def _days(period: str | int) -> int:
-    days = duration_us(period) // DAY_US
-    if days < 1:
-        raise Misuse(f'policy: {period!r} is shorter than a day. Give whole days such as "30d".')
-    return int(days)
+    days, rest = divmod(duration_us(period), DAY_US)
+    if rest or not days:
+        raise Misuse(f'policy: {period!r} is no whole number of days. A replay decides at midnights: "30d".')
+    return days
 
 
 def _histogram(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.int64]:

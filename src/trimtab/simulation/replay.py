@@ -17,7 +17,7 @@ from trimtab.core.closing import Closing
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Decision
-from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.core.urls import store_url
 from trimtab.events.columns.history import History
 from trimtab.events.definitions import Source
@@ -27,7 +27,7 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.simulation.faults import OF_DATA, Fault
 from trimtab.simulation.faulty_tables import recorded_labels, with_faults
 from trimtab.simulation.feed import Feed
-from trimtab.simulation.results import ReplayResult, ScenarioResult
+from trimtab.simulation.results import RefusedStart, ReplayResult, ScenarioResult
 from trimtab.simulation.scenarios.rows import AnsweredRows, Block, Questions
 from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.simulation.scenarios.scoring import Answers, made_ahead
@@ -46,17 +46,21 @@ class Recording(msgspec.Struct, frozen=True, eq=False):
     sources: Sequence[Source]
     stream: Stream | None = None  # the generated stream, of which the best answers and the shifts are known
     faults: Sequence[Fault] = ()  # faults that are put in; quality is judged by the rows without faults
+    until_us: int | None = None  # when the recording ends: labels whose wait is open then are not final; None: all are
 
 
 class ReplaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """The time that is replayed, and how often the loop looks at it.
 
     Raises:
-        Misuse: The end is not after the start, or the looks are not whole hours apart.
+        Misuse: The end is not after every start, or the looks are not whole hours apart.
     """
 
     start_us: int  # everything known before this time is history
     until_us: int
+    # later times at which to start, in this order, as long as a scenario has no version to begin with
+    or_start_us: tuple[int, ...] = ()
+    start_why: str = ""  # why the first start was chosen, as a sentence, for the result
     seed: int  # the same seed gives the same ledgers
     sampled_rows: int = 0  # number of questions that are also read through the online path and compared
     # time between two checks of inputs, feeds and traffic (in a service 1 h); 0: no checks
@@ -65,8 +69,9 @@ class ReplaySettings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.look_every_us % HOUR_US:
             raise Misuse(f"replay: look_every_us={self.look_every_us} is no number of whole hours.")
-        if self.start_us >= self.until_us:
-            raise Misuse(f"replay: from {self.start_us} to {self.until_us} us. Give a time to run.")
+        last_us = max((self.start_us, *self.or_start_us))
+        if last_us >= self.until_us:
+            raise Misuse(f"replay: from {last_us} to {self.until_us} us. Give a time to run.")
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +81,16 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     predictions: int  # number of predictions of all scenarios
     entered: int  # number of events
     decisions: list[tuple[str, Decision]]  # decisions by scenario
+
+
+class _Beginning(msgspec.Struct, frozen=True):
+    """The start of a replay at which every scenario has a version, and what was loaded before it."""
+
+    start_us: int
+    first_row: int  # the first request that is replayed
+    accepted: int  # number of events
+    quarantined: int
+    refused: list[RefusedStart]  # earlier starts that were tried
 
 
 class Replay(Closing):
@@ -136,30 +151,18 @@ class Replay(Closing):
         return store.open(url, "log", clock=self._clock)
 
     def run(self) -> ReplayResult:
-        """Replay everything."""
-        start_us, until_us = self._settings.start_us, self._settings.until_us
-        entered = self._feed.load_history(start_us)
-        accepted, quarantined = entered.accepted, entered.quarantined
-        self._history.refresh()
+        """Replay everything.
+
+        Raises:
+            Misuse: A scenario has no version to begin with, because the history before the start is too short to fit
+                one, or its gate refused it.
+        """
         feature_sets = _distinct(self._scenarios)
-        self._rows.answer(feature_sets, start_us)
-        self._check.choose(self._rows.asked_before(start_us), self._rows.asked_before(until_us))
-        first_row = self._rows.count
-        shared = Shared(
-            rows=self._rows,
-            blob=self._blob,
-            clock=self._clock,
-            seed=self._settings.seed,
-            look_every_us=self._settings.look_every_us,
-            faults=self._recording.faults,
-            fits=self._fits,
-        )
-        for number, scenario in enumerate(self._scenarios):
-            folder = self._folder if scenario.main else self._folder / "replay" / f"{number:02d}"
-            self.worlds[scenario.name] = World(scenario, folder, shared)
-        self._show(accepted, self._tick())
+        begun = self._begin(feature_sets)
+        accepted, quarantined = begun.accepted, begun.quarantined
+        self._check.choose(self._rows.count, self._rows.asked_before(self._settings.until_us))
         ahead: dict[str, list[tuple[Block, Answers]]] = {one.name: [] for one in self._scenarios}
-        for point_us in self._control_points():
+        for point_us in self._control_points(begun.start_us):
             entered = self._feed.advance(point_us)
             accepted += entered.accepted
             quarantined += entered.quarantined
@@ -172,7 +175,44 @@ class Replay(Closing):
             # Only at midnight, not when a batch of another scenario is due: scenarios must not affect each other.
 
             self._show(accepted, self._tick() if point_us % DAY_US == 0 else [])
-        return self._result(first_row, accepted, quarantined)
+        return self._result(begun, accepted, quarantined)
+
+    def _begin(self, feature_sets: Sequence[FeatureSet]) -> _Beginning:
+        """Load the history before the first start at which every scenario has a version, and train these versions."""
+        accepted, quarantined, lacking = 0, 0, ""
+        refused: list[RefusedStart] = []
+        starts = (self._settings.start_us, *self._settings.or_start_us)
+        for number, start_us in enumerate(starts):
+            self._clock.advance_to(start_us)
+            entered = self._feed.load_history(start_us)
+            accepted, quarantined = accepted + entered.accepted, quarantined + entered.quarantined
+            self._history.refresh()
+            self._rows.answer(feature_sets, start_us)
+            self._open_worlds("" if len(starts) == 1 else f"{number:02d}-")
+            decisions = self._tick()
+            lacking = next((name for name, world in self.worlds.items() if world.lacks_version()), "")
+            self._show(accepted, [] if lacking else decisions)
+            if not lacking:
+                return _Beginning(start_us, self._rows.count, accepted, quarantined, refused)
+            refused.append(RefusedStart(at_us=start_us, why=self.worlds[lacking].steering.lack()))
+            for world in self.worlds.values():
+                world.close()
+        raise Misuse(_no_version(lacking, refused))
+
+    def _open_worlds(self, prefix: str) -> None:
+        shared = Shared(
+            rows=self._rows,
+            blob=self._blob,
+            clock=self._clock,
+            seed=self._settings.seed,
+            look_every_us=self._settings.look_every_us,
+            faults=self._recording.faults,
+            fits=self._fits,
+        )
+        for number, scenario in enumerate(self._scenarios):
+            main = scenario.main and not prefix
+            folder = self._folder if main else self._folder / "replay" / f"{prefix}{number:02d}"
+            self.worlds[scenario.name] = World(scenario, folder, shared)
 
     def close(self) -> None:
         self._fits.close()
@@ -183,13 +223,13 @@ class Replay(Closing):
             log.close()
         self._blob.close()
 
-    def _control_points(self) -> list[int]:
+    def _control_points(self, start_us: int) -> list[int]:
         """Every midnight, every time at which a batch is made ahead, and the end."""
-        first = self._settings.start_us // DAY_US
+        first = start_us // DAY_US
         last = self._settings.until_us // DAY_US + 1
         times = {0} | {one.scored_at_us for one in self._scenarios if one.answers == "day_ahead"}
         points = {day * DAY_US + time for day in range(first, last + 1) for time in times} | {self._settings.until_us}
-        return sorted(p for p in points if self._settings.start_us < p <= self._settings.until_us)
+        return sorted(p for p in points if start_us < p <= self._settings.until_us)
 
     def _answer(
         self, blocks: Mapping[str, Block], ahead: Mapping[str, Sequence[tuple[Block, Answers]]], until_us: int
@@ -235,17 +275,19 @@ class Replay(Closing):
                 if world.scenario.main:
                     world.keep_learner(learners)
 
-    def _result(self, first_row: int, accepted: int, quarantined: int) -> ReplayResult:
-        rows = slice(first_row, self._rows.count)
+    def _result(self, begun: _Beginning, accepted: int, quarantined: int) -> ReplayResult:
+        rows = slice(begun.first_row, self._rows.count)
         at_us = self._rows.at_us(rows)
         verdict = self._check.finish()
         self._keep_learners()
         stream = self._recording.stream
         found = {name: self._of_world(world, rows, at_us) for name, world in self.worlds.items()}
         return ReplayResult(
-            start_us=self._settings.start_us,
+            start_us=begun.start_us,
             until_us=self._settings.until_us,
             lines=found,
+            start_why=self._settings.start_why,
+            refused_starts=begun.refused,
             entered=accepted,
             quarantined=quarantined,
             checked_rows=verdict.rows,
@@ -290,6 +332,7 @@ class Replay(Closing):
             cpu_s=world.spent.cpu_s,
             metric=model.metric,
             lists=self._rows.lists(model, rows) if model.task == "ranking" else None,
+            final_until_us=_final_until(at_us, model.label.wait_us, self._recording.until_us),
         )
 
     def _labels(self, label: Label, rows: slice) -> NDArray[Any]:
@@ -298,6 +341,29 @@ class Replay(Closing):
             table = self._recording.tables[label.source.name]
             return recorded_labels(label, table, self._rows.keys(rows), until_us=self._settings.until_us)
         return self._rows.labels(label, rows, np.iinfo(np.int64).max // 2)
+
+
+def _final_until(at_us: NDArray[Any], wait_us: int, known_until_us: int | None) -> int | None:
+    """Return the beginning of the first day with a request whose label was not final when the recording ended.
+
+    None if there is no such day.
+    """
+    if known_until_us is None or not len(at_us) or at_us[-1] + wait_us <= known_until_us:
+        return None
+    return int(at_us[np.argmax(at_us + wait_us > known_until_us)]) // DAY_US * DAY_US
+
+
+def _no_version(scenario: str, refused: Sequence[RefusedStart]) -> str:
+    """Return in words that a scenario has no version at any start."""
+    last = refused[-1]
+    tried = (
+        "" if len(refused) == 1 else f" at any of {len(refused)} starts from {format_time(refused[0].at_us)[:10]} on"
+    )
+    return (
+        f"replay: scenario {scenario!r} has no version to begin with{tried}. At {format_time(last.at_us)}: {last.why} "
+        "Start later (--start), so that there is more history, loosen its gate, or compare policies without a gate: "
+        '--policy "ungated 30d".'
+    )
 
 
 def _request(scenarios: Sequence[Scenario]) -> Request:

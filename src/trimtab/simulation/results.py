@@ -23,6 +23,13 @@ from trimtab.training.data.sets import whole_lists
 WEEK_US = 7 * DAY_US
 
 
+class RefusedStart(msgspec.Struct, frozen=True, kw_only=True):
+    """A time at which a replay could not start, because a scenario had no version to begin with."""
+
+    at_us: int
+    why: str
+
+
 class MonthRow(msgspec.Struct, frozen=True, kw_only=True):
     """The results of one scenario in one calendar month (UTC), or in all months together."""
 
@@ -87,6 +94,8 @@ class ScenarioResult(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=T
     fitted_rows: int = 0  # the number of rows of all fits added up
     cpu_s: float = 0.0  # CPU time without work that scenarios share; it differs from run to run
     lists: NDArray[Any] | None = None  # for rankings: the number of the list of each row; -1 if it belongs to no list
+    # rows from this time on are not judged, because the wait for their labels was not over; None: all are judged
+    final_until_us: int | None = None
 
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
@@ -95,8 +104,13 @@ class ScenarioResult(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=T
 
     @cached_property
     def judged(self) -> NDArray[np.bool_]:
-        """Which rows can be judged: those with a label; for rankings, those in lists whose rows all have labels."""
+        """Which rows can be judged: those with a label, if the wait for labels of their day was over.
+
+        For rankings, these are the rows of lists whose rows all have such labels.
+        """
         there = ~np.isnan(self.labels)
+        if self.final_until_us is not None:
+            there = there & (self.at_us < self.final_until_us)
         return there if self.lists is None else whole_lists(self.lists, there)
 
     def rows(self, rows: NDArray[Any]) -> Judged:
@@ -144,6 +158,8 @@ class ReplayResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     shifts: list[Shift] = []  # for generated data: the shifts that they contain
     # for generated data: the best possible predictions, as if a scenario had made them
     optimum: ScenarioResult | None = None
+    start_why: str = ""  # why the replay starts when it does, as a sentence; "" if the caller chose the start
+    refused_starts: list[RefusedStart] = []  # earlier times at which the replay could not start
 
     def compare(self, line: str, rival: str, *, seed: int = 0, repeats: int = 500) -> Comparison:
         """Compare two scenarios on the labelled rows that both scored, with the metrics of the first one's model.

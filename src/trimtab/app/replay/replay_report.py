@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,9 +11,22 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from trimtab.app.replay.replay_tables import (
+    PAGE,
+    about,
+    add_comparisons,
+    add_months,
+    alarm_table,
+    loop_table,
+    number,
+    outcome_table,
+    quality_table,
+    shown_name,
+    table,
+)
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, format_time
-from trimtab.report import Document, Mark, Series, Table, html_page, line_chart, terminal_text, text_table
+from trimtab.report import Document, Mark, Series, html_page, line_chart, terminal_text, text_table
 from trimtab.report.markup import Markup
 from trimtab.report.text_chart import text_chart
 from trimtab.simulation.faults import in_words
@@ -21,13 +35,14 @@ from trimtab.simulation.results import Comparison, ReplayResult, ScenarioResult
 from trimtab.simulation.scorecard import Scorecard, scorecards
 
 _SMOOTH_DAYS = 14
-_DECISIONS = 40  # the maximum number of decisions shown in a terminal
+_SHOWN = 40  # the maximum number of alarms and of decisions shown in a terminal
 _DRAWN = 4  # the maximum number of scenarios in a plot, because more lines would hide each other
 
 
 def report_lines(result: ReplayResult, found: Sequence[Comparison]) -> list[str]:
-    """Return a replay as lines of text: scorecards, alarms, refusals, decisions, losses over time and comparisons."""
-    return terminal_text(replay_document(result, found, "Replay", cpu=True)).splitlines()
+    """Return a replay as lines of text of up to 100 columns: quality, months, alarms, decisions and comparisons."""
+    lines = terminal_text(replay_document(result, found, "Replay", cpu=True)).splitlines()
+    return [part for line in lines for part in ([line] if "  " in line else textwrap.wrap(line, PAGE) or [""])]
 
 
 def write_report(result: ReplayResult, found: Sequence[Comparison], title: str, file: Path) -> None:
@@ -42,31 +57,33 @@ def replay_document(result: ReplayResult, found: Sequence[Comparison], title: st
     """
     cards = scorecards(result)
     scenarios = list(result.lines.values())
-    document = Document(title, f"{format_time(result.start_us)} to {format_time(result.until_us)}")
-    text = (
-        f"{result.entered:,} events, {result.quarantined:,} quarantined; {result.checked_rows:,} requests read again "
-    )
-    text += f"online: {result.mismatches:,} of {result.checked_values:,} values differ between training and serving."
-    document.paragraph(f"{text} {result.first_mismatch}".rstrip())
-    document.table(_card_table(cards, [one.cpu_s for one in scenarios] if cpu else None))
+    document = Document(title, f"{format_time(result.start_us)[:16]} to {format_time(result.until_us)[:16]}")
+    for text in about(result):
+        document.paragraph(text)
+    document.table(quality_table(cards))
     own = list(dict.fromkeys(one.name for scenario in scenarios for one in scenario.measures[1:]))
     if own:
-        rows = [(one.name, *(_written(one.months()[-1].metrics.get(name)) for name in own)) for one in scenarios]
-        document.table(_table(("scenario", *map(shown_name, own)), rows))
+        rows = [(one.name, *(number(one.months()[-1].metrics.get(name)) for name in own)) for one in scenarios]
+        document.table(table(("scenario", *map(shown_name, own)), rows))
+    document.table(loop_table(cards, [one.cpu_s for one in scenarios] if cpu else None))
     if result.faults:
         document.heading("Faults that were put in")
         for text in in_words(result.faults):
             document.paragraph(text)
+    add_months(document, scenarios)
     metric = shown_name(scenarios[0].metric)
     document.heading("Quality over time")
     caption = f"The mean {metric} over the {_SMOOTH_DAYS} days before each day; lower is better."
-    document.plot(quality_picture(result), caption, plain=_text_charts(cards))
-    _add_months(document, scenarios)
-    document.heading("Alarms and refusals")
-    for card in cards:
-        document.heading(card.line, 3)
-        for text in _alarms(card) or ["None."]:
-            document.paragraph(text)
+    if any(one.judged.any() for one in scenarios):
+        document.plot(quality_picture(result), caption, plain=_text_charts(cards))
+    else:
+        document.paragraph("No request of this time has a label by which it could be judged.")
+    document.heading("Alarms")
+    if not any(card.alarms or card.input_alarms for card in cards):
+        document.paragraph("None.")
+    document.table(alarm_table(cards), most=_SHOWN)
+    document.heading("Decisions")
+    document.table(outcome_table(scenarios), most=_SHOWN)
     if found:
         document.heading(f"{scenarios[0].name} against the others")
         document.paragraph(
@@ -74,47 +91,31 @@ def replay_document(result: ReplayResult, found: Sequence[Comparison], title: st
             "of the first metric, a loss, is in favour of the first scenario; an interval that holds 0 shows nothing.",
             detail=True,
         )
-        document.table(_comparison_table(found))
-    document.heading("Decisions")
-    for number, scenario in enumerate(scenarios):
+        add_comparisons(document, found)
+    document.heading("All rows of the ledgers", detail=True)
+    for scenario in scenarios:
         if scenario.decisions:
-            document.heading(scenario.name, 3, detail=number > 0)
+            document.heading(scenario.name, 3)
             rows = [
                 (format_time(one.at_us)[:10], one.act, (one.version or "")[:8], one.cause)
                 for one in reversed(scenario.decisions)
             ]
-            document.table(_table(("when", "act", "version", "cause"), rows), most=_DECISIONS)
+            document.table(table(("when", "act", "version", "cause"), rows))
     return document
 
 
-def _add_months(document: Document, scenarios: Sequence[ScenarioResult]) -> None:
-    """Add a table for each metric, with a row for each month and a column for each scenario."""
-    document.heading("By month")
-    months = list(zip(*(one.months() for one in scenarios), strict=True))
-    names = [one.name for one in scenarios]
-    for number, measure in enumerate(scenarios[0].measures):
-        document.heading(shown_name(measure.name), 3, detail=number > 0)
-        rows = [
-            (
-                *(parts[0].month, f"{parts[0].predictions:,}", f"{parts[0].labelled:,}", _written(parts[0].label_rate)),
-                *(_written(part.metrics.get(measure.name)) for part in parts),
-            )
-            for parts in months
-        ]
-        document.table(_table(("month", "predictions", "labelled", "rate", *names), rows))
-    if scenarios[0].lists is None:
-        document.heading("mean score", 3, detail=True)
-        rows = [(parts[0].month, *(_written(part.mean_score) for part in parts)) for parts in months]
-        document.table(_table(("month", *names), rows))
-
-
 def _text_charts(cards: Sequence[Scorecard]) -> list[str]:
-    out: list[str] = []
+    """Return charts of the first scenarios. Equal charts are shown once."""
+    found: dict[tuple[str, ...], list[Scorecard]] = {}
     for card in cards:
         known = [day.best for day in card.days if day.best is not None]
         level = sum(known) / len(known) if known else None
-        if chart := text_chart([day.value for day in card.days], level=level, height=5):
-            out += ["", f"{card.line}: {shown_name(card.metric)} by day; dashed: the mean of {card.reference}", *chart]
+        chart = text_chart([day.value for day in card.days], level=level, height=5)
+        found.setdefault(tuple(chart), []).append(card)
+    out: list[str] = []
+    for lines, of in [(lines, of) for lines, of in found.items() if lines][:_DRAWN]:
+        names = ", ".join(card.line for card in of)
+        out += ["", f"{names}: {shown_name(of[0].metric)} by day; dashed: the mean of {of[0].reference}", *lines]
     return out[1:]
 
 
@@ -126,6 +127,8 @@ def report_document(result: ReplayResult) -> dict[str, Any]:
     cards = {card.line: card for card in scorecards(result)}
     found: dict[str, Any] = {
         "start_us": result.start_us,
+        "start_why": result.start_why,
+        "refused_starts": msgspec.to_builtins(result.refused_starts),
         "until_us": result.until_us,
         "entered": result.entered,
         "quarantined": result.quarantined,
@@ -138,6 +141,7 @@ def report_document(result: ReplayResult) -> dict[str, Any]:
     for name, line in result.lines.items():
         found["lines"][name] = {
             "months": msgspec.to_builtins(line.months()),
+            "final_until_us": line.final_until_us,
             "decisions": msgspec.to_builtins(line.decisions),
             **{key: value for key, value in msgspec.to_builtins(cards[name]).items() if key != "line"},
             "true_alarms": cards[name].true_alarms,
@@ -160,9 +164,9 @@ def search_lines(found: PolicyChoice) -> list[str]:
         [
             one.policy,
             f"{one.first.trainings}",
-            _written(one.first.loss),
+            number(one.first.loss),
             f"{one.second.trainings}",
-            _written(one.second.loss),
+            number(one.second.loss),
             "chosen" if one.policy == found.chosen else "no better with as few" if one.best else "",
         ]
         for one in found.trials
@@ -180,15 +184,6 @@ def search_lines(found: PolicyChoice) -> list[str]:
             f"  {name:12} {shown_name(found.metric)} {i.estimate:+.4f} ({i.low:+.4f} to {i.high:+.4f}): {verdict}"
         )
     return out
-
-
-def shown_name(metric: str) -> str:
-    """Return the name of a metric as it is shown to people.
-
-    >>> shown_name("root_mean_squared_error"), shown_name("auc")
-    ('root mean squared error', 'AUC')
-    """
-    return "AUC" if metric == "auc" else metric.replace("_", " ")
 
 
 def comparisons(result: ReplayResult) -> list[Comparison]:
@@ -234,66 +229,3 @@ def _moving(line: ScenarioResult) -> Series:
         rows = line.judged & (line.at_us // DAY_US <= day) & (line.at_us // DAY_US > day - _SMOOTH_DAYS)
         values.append(own.value(line.rows(rows)) if rows.any() else None)
     return Series(name=line.name, x=[int(day) * DAY_US for day in days], y=values)
-
-
-def _comparison_table(found: Sequence[Comparison]) -> Table:
-    names = list(dict.fromkeys(name for one in found for name in one.metrics))
-    rows = []
-    for one in found:
-        intervals = [one.metrics.get(name) for name in names]
-        cells = ["-" if i is None else f"{i.estimate:+.4f} ({i.low:+.4f} to {i.high:+.4f})" for i in intervals]
-        rows.append((one.rival, *cells, one.verdict))
-    return _table(("against", *map(shown_name, names), "verdict"), rows)
-
-
-_HEADERS = (
-    "scenario", "predictions", "loss", "best", "days above", "bad requests", "staleness", "alarms", "false", "inputs",
-    "promoted", "refused", "fits",
-)  # fmt: skip
-
-
-def _card_table(cards: Sequence[Scorecard], cpu_s: Sequence[float] | None) -> Table:
-    rows = [
-        (
-            card.line,
-            f"{card.predictions:,}",
-            _written(card.value),
-            _written(card.best),
-            f"{card.days_above:,} of {len(card.days):,}",
-            f"{card.bad_requests:,}",
-            "-" if card.above is None else f"{card.above:+,.1f}",
-            f"{len(card.alarms)}",
-            "?" if card.false_alarms is None else f"{card.false_alarms}",
-            f"{len(card.input_alarms)}",
-            f"{card.promotions}",
-            f"{len(card.refusals)}",
-            f"{card.fits}",
-        )
-        for card in cards
-    ]
-    if cpu_s is None:
-        return _table(_HEADERS, rows)
-    return _table((*_HEADERS, "CPU s"), [(*row, f"{cpu:.1f}") for row, cpu in zip(rows, cpu_s, strict=True)])
-
-
-def _alarms(card: Scorecard) -> list[str]:
-    """Return a line of text for each alarm and for each refused candidate."""
-    out = []
-    for one in [*card.alarms, *card.input_alarms]:
-        subject = f" of {one.subject}" if one.subject else ""
-        text = f"{format_time(one.at_us)[:16]} {one.kind}{subject}, since {format_time(one.onset_us)[:16]}"
-        if one.explained_by is not None and one.delay_us is not None and one.onset_off_us is not None:
-            days = f"{one.delay_us / DAY_US:.1f} days after it, onset off by {one.onset_off_us / DAY_US:+.1f}"
-            text += f": {one.explained_by}, {days}"
-        elif card.changes_known:
-            text += ": false, nothing was put in"
-        out.append(text)
-    return out + [f"{format_time(one.at_us)[:16]} refused: {one.why}" for one in card.refusals]
-
-
-def _table(headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
-    return Table(headers=headers, rows=tuple(rows))
-
-
-def _written(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trimtab.app.data.logged_requests import LoggedRequest, LoggedRequests, decode_requests, ingested_requests
+from trimtab.app.replay.beginnings import Starts, check_judged, check_labels, last_request, recording_end, starts
 from trimtab.app.replay.scenarios import scenario_settings, scenarios_of, scenarios_of_policies
 from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Misuse, NotFound
@@ -51,43 +52,58 @@ def simulate_project(
     """Replay the recorded history of a project; see `Project.simulate`."""
     if policies is not None and lines is not None:
         raise Misuse("simulate: both lines and policies are given. Give lines of [demo] or policies, not both.")
+    if isinstance(policies, str):
+        policies = policies.split(",")
     if policies is None:
         chosen = scenarios_of(system.definitions, scenario_settings(system.config, lines))
     else:
         chosen = scenarios_of_policies(system.definitions, policies, model, system.config.folder)
     used = system.config.seed if seed is None else seed
     if stream is None:
-        tables, start_us, until_us = _history(system, chosen, start, until)
+        tables, from_us = _history(system, chosen)
+        check_labels(chosen, tables)
+        begin, until_us, ended_us = _times(system, chosen, tables, from_us, start, until)
         made = None
     else:
         made = stream_of(stream, chosen[0].deployment.model, used) if isinstance(stream, str) else stream
         tables = made.tables
-        start_us = made.start_us if start is None else given_time_us(start, "start", system.clock)
+        begin = Starts((made.start_us if start is None else given_time_us(start, "start", system.clock),))
         until_us = made.until_us if until is None else given_time_us(until, "until", system.clock)
-    if not start_us < until_us:
-        raise NotFound(f"simulate: nothing lies between {format_time(start_us)} and {format_time(until_us)}.")
+        ended_us = None
+    if not begin.at_us[-1] < until_us:
+        raise NotFound(f"simulate: nothing lies between {format_time(begin.at_us[-1])} and {format_time(until_us)}.")
 
     def show(at: Progress) -> None:
         if progress is not None:
-            progress(at.now_us - start_us, until_us - start_us)
+            progress(at.now_us - begin.at_us[0], until_us - begin.at_us[0])
 
     with (
         _own_folder(system.state_folder) as folder,
         Replay(
             chosen,
-            Recording(tables, system.sources, stream=made, faults=[] if faults is None else read_faults(faults)),
+            Recording(
+                tables,
+                system.sources,
+                stream=made,
+                faults=[] if faults is None else read_faults(faults),
+                until_us=ended_us,
+            ),
             folder,
-            ReplaySettings(start_us=start_us, until_us=until_us, seed=used),
+            ReplaySettings(
+                start_us=begin.at_us[0],
+                or_start_us=begin.at_us[1:],
+                start_why=begin.why,
+                until_us=until_us,
+                seed=used,
+            ),
             progress=show,
         ) as replay,
     ):
         return replay.run()
 
 
-def _history(
-    system: System, chosen: Sequence[Scenario], start: str | int | None, until: str | int | None
-) -> tuple[dict[str, Columns], int, int]:
-    """Return the recorded events by source, and the times at which the replay starts and ends."""
+def _history(system: System, chosen: Sequence[Scenario]) -> tuple[dict[str, Columns], int]:
+    """Return the recorded events by source, and the time from which on the events that features need are kept."""
     request = chosen[0].deployment.model.request
     frames, _ = system.history.frames_at(system.definitions.sources)
     tables = {name: _recorded(source, frames[name]) for name, source in system.definitions.sources.items()}
@@ -95,21 +111,41 @@ def _history(
     from_us = max(system.features_from_us(line.deployment.model) for line in chosen)
     whole = tables[request.name]["_known_at"].values >= from_us
     tables[request.name] = tables[request.name].take(whole)  # only requests whose events are all kept. # D23
-    at_us = np.sort(tables[request.name]["_known_at"].values)
-    if not len(at_us):
+    if not tables[request.name].rows:
         raise NotFound(
             f"simulate: no request {request.name!r} was ingested or logged. Run: trimtab ingest {request.name} FILE"
         )
+    return tables, from_us
+
+
+def _times(
+    system: System,
+    chosen: Sequence[Scenario],
+    tables: Mapping[str, Columns],
+    from_us: int,
+    start: str | int | None,
+    until: str | int | None,
+) -> tuple[Starts, int, int]:
+    """Return the times at which the replay may start, the time at which it ends, and when the recording ended."""
     if demo := system.config.demo:
         start, until = demo.start if start is None else start, demo.until if until is None else until
-    start_us = int(at_us[len(at_us) // 4]) if start is None else given_time_us(start, "start", system.clock)
-    until_us = int(at_us[-1]) + 1 if until is None else given_time_us(until, "until", system.clock)
+    request = chosen[0].deployment.model.request
+    asked_us = np.sort(tables[request.name]["_known_at"].values)
+    until_us = last_request(asked_us) + 1 if until is None else given_time_us(until, "until", system.clock)
+    asked_us = asked_us[asked_us < until_us]
+    if not len(asked_us):
+        raise NotFound(f"simulate: no request {request.name!r} is older than {format_time(until_us)} (--until).")
+    ended_us = min(recording_end(chosen, tables, int(asked_us[-1])), system.clock.now_us())
+    if start is None:
+        return starts(chosen, asked_us, ended_us), until_us, ended_us
+    start_us = given_time_us(start, "start", system.clock)
     if start_us < from_us:
         raise Misuse(
             f"simulate: events that features need are not kept from {format_time(start_us)} on ([retention]). "
             f"Start at {format_time(from_us)} or later (--start)."
         )
-    return tables, start_us, until_us
+    check_judged(chosen, asked_us, (start_us, until_us), ended_us)
+    return Starts((start_us,)), until_us, ended_us
 
 
 def clear_replays(state_folder: Path) -> list[str]:
@@ -162,7 +198,10 @@ def _recorded(source: Source, frame: EventFrame) -> Columns:
 
 
 def _requests(system: System, request: Request, frame: EventFrame) -> Columns:
-    """Return every request once, as it was when it was answered. The column `_known_at` is the time of the answer."""
+    """Return every request once, as it was when it was answered. The column `_known_at` is the time of the answer.
+
+    A request that was ingested, and answered only when its label was final, is replayed at its own time instead.
+    """
     logged: dict[str, LoggedRequest] = {}
     for model in system.definitions.models.values():
         if model.request.name == request.name:
@@ -172,6 +211,10 @@ def _requests(system: System, request: Request, frame: EventFrame) -> Columns:
                 if key not in logged or p.at_us < logged[key].at_us:
                     logged[key] = p
     known, at_us = ingested_requests(request, frame, NEVER_US - 1, deleted=True)
+    waits_us = [one.label.wait_us for one in system.definitions.models.values() if one.request.name == request.name]
+    for key, asked_us in zip(known[request.key].values.tolist(), at_us.tolist(), strict=True):
+        if str(key) in logged and logged[str(key)].at_us > asked_us + max(waits_us):
+            del logged[str(key)]
     fresh = np.array([str(key) not in logged for key in known[request.key].values.tolist()], bool)
     there = decode_requests(request, [p.request for p in logged.values()])
     times = np.concatenate([at_us[fresh], np.array([p.at_us for p in logged.values()], np.int64)])

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     "policies",
     multiple=True,
     metavar="POLICY",
-    help='Instead of scenarios: project, never, "every 30d", "ungated 30d", naive, FILE.py:FUNCTION; may be repeated.',
+    help='Policies, with commas between them: project, never, 30d, alarm, "alarm|30d", "ungated 30d", naive, '
+    "FILE.py:FUNCTION. Left out, the scenarios of [demo], or project and never.",
 )
 @click.option("--model", metavar="NAME", help="The model whose deployment is replayed; left out, the only one.")
 @click.option(
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
 @click.option("--faults", metavar="FILE", help="CSV of faults: kind, start, end, source, column, size.")
 @click.option("--search", is_flag=True, help="Choose among policies on the first half, show them on the second.")
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write a page as well.")
-@click.option("--start", metavar="TIME", help="ISO 8601; left out, [demo] start.")
-@click.option("--until", metavar="TIME", help="ISO 8601; left out, [demo] until.")
+@click.option(
+    "--start", metavar="TIME", help="ISO 8601; left out, [demo] start, or where a first version can be trained."
+)
+@click.option("--until", metavar="TIME", help="ISO 8601; left out, [demo] until, or the newest request.")
 @click.option("--seed", type=int, help="Left out, the setting seed.")
 def simulate(
     lines: tuple[str, ...],
@@ -53,13 +56,13 @@ def simulate(
     \b
     Example:
       trimtab simulate --start 2013-03-01 --until 2013-09-01
-      trimtab simulate --policy project --policy never --policy "ungated 30d"
+      trimtab simulate --policy 'never,30d,alarm,alarm|30d'
     """
     time_given("--start", start)
     time_given("--until", until)
     if search and lines:
         raise click.UsageError("--search tries policies: give --policy, or none for the usual ones, instead of --line.")
-    chosen: list[Any] = list(policies)
+    chosen: list[Any] = [one.strip() for given in policies for one in given.split(",")]
     if search and not chosen:
         from trimtab.simulation import grid
 

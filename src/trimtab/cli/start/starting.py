@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -42,23 +45,29 @@ from trimtab.core.errors import NotFound
     show_default=True,
     help="linear: scikit-learn; trees: LightGBM; auto: trees where LightGBM is installed.",
 )
+@click.option("--run", is_flag=True, help="Load the file, train, answer its rows and look at the loop once as well.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where; left out, a new folder named after the file.")
 def init(
     file: Path | None,
     csv: Path | None,
     folder: Path | None,
+    run: bool,
     time_formats: tuple[str, ...],
     **given: str | tuple[str, ...] | None,
-) -> None:
+) -> int:
     """Make a project from one CSV or Parquet file.
 
     Shows what is in the file, then what was assumed, each with the option that changes it. What cannot be told from the
     file is asked for. The file stays as it is; the project reads it, and later files like it, by declared rules. No
     file is ever overwritten.
 
+    With --run, the commands that are printed at the end are run as well, up to the first that fails, and then
+    `trimtab tick`. Exit status 1 when one fails.
+
     \b
     Example:
       trimtab init churn.csv --time signed_up --key customer_id --label churned
+      trimtab init churn.csv --run
     """
     import msgspec
 
@@ -72,6 +81,8 @@ def init(
         raise click.UsageError("Missing argument 'FILE'." if data is None else "Give either FILE or --csv FILE.")
     options = msgspec.convert({**given, "time_format": time_formats}, Options)
     plain = not manner().json
+    if run and not plain:
+        raise click.UsageError("--run prints what its commands print, and no JSON: leave --run or --json out.")
     with progress(f"reading {data.name}"):
         made = scaffold(
             data,
@@ -82,10 +93,28 @@ def init(
         )
     if not plain:
         show_json(made)
-        return
-    show_lines([f"Made {made.folder}: {', '.join(made.files)}", "", "Next:"])
+        return 0
+    show_lines([f"Made {made.folder}: {', '.join(made.files)}"])
+    *first, serve = made.commands
+    if run and not _run([*first, "trimtab tick"], made.folder):
+        return FAILED
+    show_lines(["", "Next:"])
     steps = [] if made.folder.absolute() == Path.cwd() else [f"cd {shlex.quote(str(made.folder))}"]
-    show_lines(f"  {step}" for step in [*steps, *made.commands])
+    steps += [] if run else first
+    show_lines(f"  {step}" for step in [*steps, "trimtab simulate", serve])
+    return 0
+
+
+def _run(commands: Sequence[str], folder: Path) -> bool:
+    """Run commands of trimtab in a folder, each in a process of its own. Return whether all succeeded."""
+    for text in commands:
+        show_lines(["", f"$ {text}"])
+        sys.stdout.flush()
+        status = subprocess.run([sys.executable, "-m", "trimtab.cli", *shlex.split(text)[1:]], cwd=folder).returncode
+        if status:
+            show_lines(["", f"Stopped: `{text}` ended with status {status}. The project is in {folder}."])
+            return False
+    return True
 
 
 @command("doctor")

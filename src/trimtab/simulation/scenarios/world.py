@@ -185,6 +185,10 @@ class World:
         """Return the version in service; None if there is none yet."""
         return self.stores.registry.alias(self.scenario.deployment.name, self.steering.alias)
 
+    def lacks_version(self) -> bool:
+        """Return whether a version must score requests and none is in service."""
+        return self.scenario.answers == "live" and self.in_service() is None
+
     def all_scores(self) -> Floats:
         """Return the scores of all requests up to now, in order."""
         return np.concatenate(self.scores) if self.scores else np.zeros(0)
@@ -214,17 +218,9 @@ class World:
         self.stores.close()
 
     def champion(self) -> LoadedModel:
-        """Load the version in service.
-
-        Raises:
-            Misuse: There is no version, because the history before the start of the replay was too short to fit one.
-        """
+        """Load the version in service."""
         version = self.in_service()
-        if version is None:
-            raise Misuse(
-                f"replay: scenario {self.scenario.name!r} has no version to begin with. {self.steering.lack()} "
-                "Start later, so that there is more history, or loosen its gate."
-            )
+        assert version is not None  # a replay starts when every scenario has a version
         return self.stores.registry.load(version, features=self.model.features)
 
     def canary(self) -> tuple[LoadedModel, Share] | None:

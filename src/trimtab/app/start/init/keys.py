@@ -39,6 +39,11 @@ class Repeats(msgspec.Struct, frozen=True):
         """Whether no two rows have equal values."""
         return self.rows == self.distinct
 
+    @property
+    def nearly_unique(self) -> bool:
+        """Whether so few rows have the values of another row that they may be corrections of it."""
+        return self.rows <= _CORRECTED * self.distinct
+
 
 def repeats(table: DataTable, names: Sequence[str]) -> Repeats:
     """Return how often rows have equal values in some columns. Rows without a value in one of them do not count."""
@@ -65,7 +70,8 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
     own = [name for name in own if table.columns[name].present >= 0.99 * table.rows]
     named = [c.name for c in usable if KEY_NAME.search(c.name)]
     both = [name for name in own if name in named]
-    guess = both if both else own if own else named or _series(table, time, [c.name for c in usable])
+    series = [] if both else _numbered_series(table, time, own, [c.name for c in usable])
+    guess = both or series or own or named or _series(table, time, [c.name for c in usable])
     if len(guess) != 1:
         raise Misuse(
             f"file {table.file}: found no single column that identifies a row or its entity. Candidates: "
@@ -76,7 +82,7 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
     if found.unique:
         assumed.append(Assumption("key", f"{guess[0]!r} identifies a row: no value has two different rows", "--key"))
         return _column(table, guess[0])
-    if found.rows <= _CORRECTED * found.distinct:
+    if found.nearly_unique:
         again = found.rows - found.distinct
         raise Misuse(
             f"file {table.file}: {again:,} rows have a {guess[0]!r} that another row has with other values: "
@@ -92,6 +98,19 @@ def _series(table: DataTable, time: str, names: Sequence[str]) -> list[str]:
         return []
     recurring = [name for name in names if 2 * table.columns[name].distinct < table.rows]
     return [name for name in recurring if repeats(table, (name, time)).unique]
+
+
+def _numbered_series(table: DataTable, time: str, own: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the column of a series, if the columns that identify a row only number the rows of the file.
+
+    The series has a row for most pairs of a value and a time. A few pairs may have several rows.
+    """
+    q = [f'count(DISTINCT {quoted(name)}::HUGEINT - "@line")' for name in own if table.columns[name].dtype == "int"]
+    if not own or len(q) < len(own) or set(table.one(f"SELECT {', '.join(q)} FROM data")) != {1}:
+        return []
+    pairs = {name: table.columns[name].distinct * table.columns[time].distinct for name in names if name not in own}
+    filled = [name for name, count in pairs.items() if count < 2 * table.rows]
+    return [name for name in filled if repeats(table, (name, time)).nearly_unique]
 
 
 def _named(table: DataTable, given: str, time: str, label: str, assumed: list[Assumption]) -> Key:
@@ -112,17 +131,28 @@ def _named(table: DataTable, given: str, time: str, label: str, assumed: list[As
                 f"Choose another --key, or --key {ROW} for all columns together."
             )
     if len(names) > 1:
-        _check_unique(table, names, f"--key {given}", label)
+        found = repeats(table, names)
+        if not found.nearly_unique:
+            _check_unique(table, names, f"--key {given}", label)
+        elif not found.unique:
+            assumed.append(_corrections(table, found, names))
         entity = tuple(name for name in names if name != time)
         return Key(name=_new_name(table), dtype="str", of=tuple(names), entity=entity if time in names else ())
     found = repeats(table, names)
     if found.unique:
         return _column(table, names[0])
-    if found.rows <= _CORRECTED * found.distinct:
-        said = f"{found.rows - found.distinct:,} rows correct a row with the same {names[0]!r}; the newest counts"
-        assumed.append(Assumption("corrections", said, "--key"))
+    if found.nearly_unique:
+        assumed.append(_corrections(table, found, names))
         return _column(table, names[0])
     return _entity(table, names[0], time, assumed)
+
+
+def _corrections(table: DataTable, found: Repeats, names: Sequence[str]) -> Assumption:
+    count = found.rows - found.distinct
+    said = (
+        f"{count:,} rows correct a row with the same {listed(names)}; the last one counts: {_conflicts(table, names)}"
+    )
+    return Assumption("corrections", said, "--key")
 
 
 def _column(table: DataTable, name: str) -> Key:
@@ -134,10 +164,12 @@ def _entity(table: DataTable, name: str, time: str, assumed: list[Assumption]) -
     of = (name, time)
     found = repeats(table, of)
     if not found.unique:
+        corrected = f"If these are corrections, of which the last one counts, say so: --key {name},{time}. Or name more"
         raise Misuse(
             f"file {table.file}: {name!r} recurs, and {name!r} and {time!r} together do not identify a row: "
-            f"{found.rows - found.distinct:,} rows have those of another row: {_conflicts(table, of)}. Name more "
-            f"columns: --key {name},{time},COLUMN, or --key {ROW} for all columns together"
+            f"{found.rows - found.distinct:,} rows have those of another row: {_conflicts(table, of)}. "
+            f"{corrected if found.nearly_unique else 'Name more'} columns: --key {name},{time},COLUMN, or --key {ROW} "
+            "for all columns together"
         )
     key = _new_name(table)
     profile = table.columns[name]

@@ -80,6 +80,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
     step_us = step_of(table, time, key)
     is_number = not values.binary and not values.classes
     wait = _wait(table, options, time, label, positive, known_at, last_us, step_us if is_number else None, assumed)
+    wait_us = duration_us(wait.wait)
     panel = panel_in(step_us, options, is_number, wait.wait, assumed)
     features, left_out = _features(
         table, {time, label, known_at, key.name, *(key.entity if len(key.entity) == 1 and panel is None else ())}
@@ -98,20 +99,27 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
         )
     needed = {name: table.rows - table.columns[name].present for name in (time, *(key.of or (key.name,)))}
     notes += [f"{n:,} rows have no {name!r}: ingestion will quarantine them." for name, n in needed.items() if n]
-    window = _window(table, time, label, values, last_us - duration_us(wait.wait), last_us - first_us)
+    window = _window(table, time, label, values, last_us - wait_us, last_us - first_us)
     window = f"{max(int(window[:-1]), batch_window_days(step_us))}d"
-    judged_us = last_us - duration_us(wait.wait) - first_us
+    judged_us = last_us - wait_us - first_us
     if judged_us < 2 * duration_us(window):
         notes.append(
             f"The rows whose wait is over span {max(0, judged_us) / DAY_US:.1f} days; a version is judged on {window}, "
             "so load more data before you train."
         )
-    gap = _calibration(table, time, label, values, last_us - duration_us(wait.wait), duration_us(window))
+    gap = _calibration(table, time, label, values, last_us - wait_us, duration_us(window))
     most = _MOST_GAP[bool(values.binary or values.classes)]
     if gap > most:
         notes.append(
             f"The {window} that a version is judged on have so few labels that a calibration gap below {gap:g} proves "
             f"nothing. The gate allows {most:g}, so it may refuse a good version; load more data."
+        )
+    moved = _movement(table, time, label, values, last_us - wait_us, duration_us(window), wait_us)
+    if gap < moved:
+        gap = moved
+        notes.append(
+            f"The mean of {label!r} moves from {window} to {window}, so the gate allows a calibration gap of "
+            f"{min(gap, most):g}."
         )
     name = slug(re.sub(r"(\.(csv|tsv|parquet|gz))+$", "", table.file.name, flags=re.IGNORECASE), "project")
     return Plan(
@@ -234,14 +242,41 @@ def _calibration(table: DataTable, time: str, label: str, values: LabelValues, u
     For numbers, the result is in standard deviations of the label.
     """
     q, t = quoted(label), quoted(time)
-    binary = values.binary or bool(values.classes)
-    number = f"{values.positive(label)}::INT" if binary else f"{q}::DOUBLE"
+    number, binary = _number(label, values)
     spread, rows = table.one(
         f"SELECT stddev_pop({number}), count(*) FILTER (epoch_us({t}) > {until_us - window_us} AND "
         f"epoch_us({t}) <= {until_us}) FROM data WHERE {q} IS NOT NULL" + ("" if binary else f" AND isfinite({number})")
     )
     error = 3 * (float(spread or 0) if binary else 1.0) / max(1, int(rows)) ** 0.5
     return max(0.03, float(f"{error:.2g}"))
+
+
+def _movement(
+    table: DataTable, time: str, label: str, values: LabelValues, until_us: int, window_us: int, wait_us: int
+) -> float:
+    """Return three standard errors of the mean label of a window, as the windows of the file differ.
+
+    Each window is compared with the newest one whose labels were known when it began, because a version is fitted on
+    no newer rows. For numbers, the result is in standard deviations of the label.
+    """
+    q, t = quoted(label), quoted(time)
+    number, binary = _number(label, values)
+    back = 1 + -(-wait_us // window_us)
+    (moved,) = table.one(
+        f"WITH w AS (SELECT ({until_us} - epoch_us({t})) // {window_us} AS n, avg({number}) AS mean, count(*) AS rows "
+        f"FROM data WHERE {q} IS NOT NULL AND epoch_us({t}) <= {until_us}"
+        + ("" if binary else f" AND isfinite({number})")
+        + f" GROUP BY 1 HAVING rows >= {_FEW_ROWS}) "
+        f"SELECT sqrt(avg((a.mean - b.mean) ** 2) / 2) FROM w AS a JOIN w AS b ON b.n = a.n + {back}"
+    )
+    (spread,) = (1.0,) if binary else table.one(f"SELECT stddev_pop({number}) FROM data WHERE isfinite({number})")
+    return float(f"{3 * float(moved or 0) / (float(spread or 0) or 1.0):.2g}")
+
+
+def _number(label: str, values: LabelValues) -> tuple[str, bool]:
+    """Return the label as a number in SQL, and whether the number is 0 or 1."""
+    binary = values.binary or bool(values.classes)
+    return f"{values.positive(label)}::INT" if binary else f"{quoted(label)}::DOUBLE", binary
 
 
 def _trees(estimator: Estimator) -> bool:

@@ -109,6 +109,10 @@ def test_an_example_that_is_none_is_refused(form: Any) -> None:
         ({"delimiter": "ab"}, "delimiter='ab' is none of"),
         ({"key_of": ["id", "city"]}, "key_of="),
         ({"key_of": ["nothing"]}, "key_of="),
+        ({"constants": {"nothing": "all"}}, "constants has 'nothing'"),
+        ({"constants": {"id": "all"}}, "constants has 'id'"),
+        ({"constants": {"city": 3}}, "constants has 'city'"),
+        ({"constants": ["city"]}, "is no mapping"),
         ({"known_at": "city"}, "known_at='city' is no column of times"),
     ],
 )
@@ -180,6 +184,26 @@ def test_rows_that_are_pushed_get_the_key_that_files_get(tmp_path: Path) -> None
     assert (done.accepted, done.quarantined) == (2, 1)
     assert [decode(record.payload).id for record in log.read(log.partition, 0)] == ["Ulm|2024-12-31T00:00:00Z", "own"]
     assert quarantine.counts() == {"s": {"missing": 1}}
+
+
+def test_a_column_that_a_file_lacks_has_its_constant(tmp_path: Path) -> None:
+    one = sales(constants={"city": "Ulm"}, key_of=["city", "at"])
+    file = tmp_path / "s.csv"
+    file.write_text("at,amount\n2024-12-31,1\n2025-01-01,2\n")
+    rows = [{"at": "2024-12-31", "amount": 1.0}, {"at": "2025-01-01", "amount": 2.0}]
+    for given_rows in (file, rows):
+        found = read_rows(given_rows, one)
+        assert found.columns["city"].to_list() == ["Ulm", "Ulm"]
+        assert found.columns["id"].to_list() == ["Ulm|2024-12-31T00:00:00Z", "Ulm|2025-01-01T00:00:00Z"]
+        assert "city" not in found.absent
+    file.write_text("at,city,amount\n2024-12-31,Bonn,1\n2025-01-01,,2\n")
+    assert read_rows(file, one).columns["city"].to_list() == ["Bonn", "Ulm"]
+    ingestor, log, _ = bench(one)
+    ingestor.push("s", [*rows, {"at": "2025-01-02", "city": "Bonn"}])
+    assert [decode(record.payload).id for record in log.read(log.partition, 0)] == [
+        *("Ulm|2024-12-31T00:00:00Z", "Ulm|2025-01-01T00:00:00Z", "Bonn|2025-01-02T00:00:00Z")
+    ]  # fmt: skip
+    assert one.hash == sales().hash
 
 
 def test_a_column_says_when_an_event_became_known() -> None:

@@ -102,5 +102,85 @@ def test_snapshots_of_each_month_are_judged_by_several_of_them(tmp_path: Path) -
     definitions = load_definitions(found.folder / "project.py")
     assert definitions.requests["snapshots"].source.reading.key_of == ("customer_id", "month")
     (deployment,) = definitions.deployments.values()
-    assert deployment.gate.window_us == 124 * DAY_US
+    assert deployment.model.label.wait_us == 31 * DAY_US  # a month's label is that of the time until the next one
+    # The newest six of the snapshots whose wait is over are those from May to October.
+    final = dt.date(2024, 12, 1) - dt.timedelta(31)
+    assert deployment.gate.window_us == ((final - dt.date(2024, 5, 1)).days + 2) * DAY_US
+    assert any("six days with labels" in note for note in found.notes)
     assert "usage" in (found.folder / "project.py").read_text()
+
+
+def test_snapshots_at_irregular_dates_are_trained_on_and_judged_by_date(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    lines, day = ["date,plant,load,output"], BEGIN
+    for _ in range(20):
+        for plant in range(30):
+            load = rng.random()
+            lines.append(f"{day},P{plant},{load:.3f},{3 * load + plant % 10 + rng.gauss(0, 0.3):.3f}")
+        day += dt.timedelta(rng.choice([5, 9, 17, 31]))
+    file = tmp_path / "snapshots.csv"
+    file.write_text("\n".join(lines) + "\n")
+    found = made(file, label="output", estimator="linear")
+    with tt.open(found.folder) as project:
+        for source in ("snapshots", "snapshots_labels"):
+            project.ingest(source, file)
+        project.train()
+        (gate,) = {
+            one.id: one for v in project.registry.versions("output") for one in project.registry.gates_of(v)
+        }.values()
+        # Six dates whose wait was over at the newest row, and the newest one, whose wait is over by now.
+        assert (gate.passed, gate.rows) == (True, 7 * 30)
+
+
+def test_a_single_series_needs_no_key(tmp_path: Path) -> None:
+    file = tmp_path / "sales.csv"
+    values = {BEGIN + dt.timedelta(day): 500 + 40 * (day % 7) + day / 10 for day in range(300) if day % 50 != 20}
+    file.write_text("date,sales\n" + "".join(f"{day},{value}\n" for day, value in values.items()))
+    found = made(file, horizon="2d", estimator="linear")
+    assert any("all rows are one series" in one.said for one in found.assumed)
+    definitions = load_definitions(found.folder / "project.py")
+    assert definitions.views["history"].by == ("series",)
+    with tt.open(found.folder) as project:
+        for source in ("sales", "sales_labels"):
+            assert project.ingest(source, file).accepted == len(values)
+        day = BEGIN + dt.timedelta(250)
+        row = {"row_id": "new", "date": f"{day}T00:00:00Z", "series": "all"}
+        table: Any = project.join([row], "sales_2")
+        # The prediction is made two days before, and then the newest label is that of the day before.
+        for name, back in (("last", 3), ("lag_7d", 7), ("lag_14d", 14)):
+            assert table[f"history.{name}"].to_list() == [values[day - dt.timedelta(back)]]
+
+
+def test_an_entity_of_several_columns_is_found_or_named(tmp_path: Path) -> None:
+    file = tmp_path / "margins.csv"
+    rows = [
+        (BEGIN + dt.timedelta(day), shop, product, round(-7.5 * shop + 3 * product + day % 7, 2))
+        for day in range(120)
+        for shop in range(3)
+        for product in range(4)
+    ]
+    file.write_text("date,shop,product,margin\n" + "".join(f"{d},s{s},p{p},{m}\n" for d, s, p, m in rows))
+    for number, options in enumerate(({}, {"key": "shop,product"}, {"key": "date,shop,product"})):
+        found = scaffold(file, tmp_path / f"made{number}", Options(label="margin", **options))  # type: ignore[arg-type]
+        definitions = load_definitions(found.folder / "project.py")
+        assert definitions.views["history"].by == ("shop", "product")
+        assert definitions.requests["margins"].source.reading.key_of == ("shop", "product", "date")
+        assert "lag_7d" in definitions.views["history"].features
+
+
+def test_two_values_of_one_day_are_asked_about_and_the_last_one_counts_if_the_caller_says_so(tmp_path: Path) -> None:
+    file = shops(tmp_path / "shops.csv", days=60)
+    with file.open("a") as out:
+        out.write(f"{BEGIN},S1,999.5\n")
+    with pytest.raises(Misuse, match=r"1 row has the same as another row.*lines 3 and 302.*say so: --key shop,date"):
+        made(file)
+    found = made(file, key="shop,date")
+    assert any(one.said.startswith("1 row corrects a row") for one in found.assumed)
+    with tt.open(found.folder) as project:
+        project.ingest("shops_labels", file)
+        at_us = int(dt.datetime(2025, 1, 7, tzinfo=dt.UTC).timestamp()) * 1_000_000
+        project.history.refresh()
+        frame = project.history.frame("shops_labels")
+        day = (frame.event_at_us < at_us) & (frame.superseded_at_us > at_us + 400 * DAY_US)
+        assert 999.5 in frame.columns["sales"].values[day].tolist()
+        assert int(day.sum()) == 5

@@ -127,8 +127,10 @@ class Batch:
         return [None] * self._count if values is None else check(dtype, values, self._reporter(name), written)
 
     def _make_keys(self) -> None:
-        """Make the keys of rows without a key, if the source makes keys of other columns. # D0208"""
+        """Fill in constants, and make the keys of rows without a key, if the source declares them. # D0208"""
         source = self._call.source
+        for name, value in source.reading.constants.items():
+            self._values[name] = [value if old is None else old for old in self._values[name]]
         of, key = source.reading.key_of, source.key
         if of and key is not None and None in self._values[key]:
             made = made_keys(self._values, source.columns, of)

@@ -112,6 +112,7 @@ def source(
     nulls: Sequence[str] = (),
     delimiter: str | None = None,
     key_of: Sequence[str] = (),
+    constants: Mapping[str, str] | None = None,
     known_at: str | None = None,
     only_final: bool = False,
     description: str = "",
@@ -138,6 +139,7 @@ def source(
             matter.
         delimiter: The sign between the fields of a CSV file. The default is a comma, and a tab in .tsv files.
         key_of: Columns that the key is made of, in rows that do not have the key.
+        constants: By column of type str, the value of rows that do not have the column, such as {"series": "all"}.
         known_at: The column of times that says when an event became known. Where it is null, `delay` holds.
         only_final: Whether rows of a file of history are left out if their `delay` has not passed at the newest row of
             the file, because their values may not be final.
@@ -172,6 +174,7 @@ def source(
         nulls=nulls,
         delimiter=delimiter,
         key_of=key_of,
+        constants=constants,
         known_at=known_at,
         only_final=only_final,
     )

@@ -299,14 +299,15 @@ def request(
     nulls: Sequence[str] = (),
     delimiter: str | None = None,
     key_of: Sequence[str] = (),
+    constants: Mapping[str, str] | None = None,
     description: str = "",
     owner: str = "",
     tags: Sequence[str] = (),
 ) -> Request:
     """Declare a kind of request: its key, its time and its columns. A request is made `lead` before its time.
 
-    The formats, `nulls`, `delimiter` and `key_of` are those of `source()`. They hold for files of requests and for rows
-    that are pushed. A row that is asked for an answer has values of the declared types, and its key.
+    The formats, `nulls`, `delimiter`, `key_of` and `constants` are those of `source()`. They hold for files of requests
+    and for rows that are pushed. A row that is asked for an answer has values of the declared types, and its key.
 
     Raises:
         Misuse: As for `source()`.
@@ -321,6 +322,7 @@ def request(
         nulls=nulls,
         delimiter=delimiter,
         key_of=key_of,
+        constants=constants,
         description=description,
         owner=owner,
         tags=tags,

@@ -125,6 +125,7 @@ def _formats(source: Source) -> Part:
         "words for null": ", ".join(reading.nulls),
         "delimiter": repr(reading.delimiter) if reading.delimiter else "",
         "key made of": ", ".join(reading.key_of),
+        "constants": ", ".join(f"{name} {value!r}" for name, value in reading.constants.items()),
         "known at": reading.known_at or "",
         "rows of history": "final ones" if reading.only_final else "",
     }

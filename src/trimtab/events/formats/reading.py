@@ -27,6 +27,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     nulls: tuple[str, ...] = ()
     delimiter: str | None = None
     key_of: tuple[str, ...] = ()
+    constants: dict[str, str] = {}
     known_at: str | None = None
     only_final: bool = False
 
@@ -43,6 +44,7 @@ def checked_reading(
     nulls: Sequence[str],
     delimiter: str | None,
     key_of: Sequence[str],
+    constants: Mapping[str, str] | None,
     known_at: str | None,
     only_final: bool,
 ) -> Reading:
@@ -68,9 +70,24 @@ def checked_reading(
         nulls=tuple(dict.fromkeys(null_form(word) for word in nulls)),
         delimiter=delimiter,
         key_of=tuple(key_of),
+        constants=_checked_constants(what, columns, key, constants or {}),
         known_at=known_at,
         only_final=bool(only_final),
     )
+
+
+def _checked_constants(
+    what: str, columns: Mapping[str, Dtype], key: str | None, given: Mapping[str, str]
+) -> dict[str, str]:
+    if not isinstance(given, Mapping):
+        raise Misuse(f'{what}: constants={shown(given)[:100]} is no mapping. Write {{"series": "all"}}.')
+    for name, value in given.items():
+        if columns.get(name) != "str" or name == key or not isinstance(value, str):
+            raise Misuse(
+                f"{what}: constants has {shown(name)[:100]}: {shown(value)[:100]}. Needed: the text of a "
+                "column of type str that is not the key."
+            )
+    return dict(given)
 
 
 def _checked_numbers(what: str, columns: Mapping[str, Dtype], given: Mapping[str, str]) -> dict[str, str]:

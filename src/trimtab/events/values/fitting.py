@@ -81,7 +81,8 @@ def wanted_columns(what: str, source: Source, found: Sequence[str]) -> dict[str,
     twice = {name for name, times in Counter(found).items() if times > 1 and name}
     if twice:
         raise Misuse(f"{what}: the header has {', '.join(sorted(twice))} more than once. Rename or remove one.")
-    made_of = source.reading.key_of if source.key not in found else ()
+    reading = source.reading
+    made_of = tuple(name for name in reading.key_of if name not in reading.constants) if source.key not in found else ()
     for name in filter(None, (source.time, *(made_of or (source.key,)))):
         if name not in found:
             role = "time" if name == source.time else "part of the key" if made_of else "key"
@@ -104,12 +105,21 @@ def file_rows(
 ) -> FileRows:
     """Return the result of reading a file with the columns `found`, of which `wanted` were read.
 
-    A key that the source makes of other columns is added where it lacks.
+    Constants that the source declares, and a key that it makes of other columns, are added where they lack.
     """
-    columns = with_keys(source, columns)
+    columns = with_keys(source, _with_constants(source, columns))
     ignored = tuple(name for name in found if name not in wanted)
     absent = tuple(name for name in source.declared if name not in wanted and name not in columns)
     return FileRows(columns, ignored, absent, tuple(sorted(bad, key=lambda b: b.number)), kept, counted)
+
+
+def _with_constants(source: Source, columns: Columns) -> Columns:
+    """Return a table with the columns that have one declared value in all rows that lack it."""
+    made = {}
+    for name, value in source.reading.constants.items():
+        given = columns[name].to_list() if name in columns else [None] * columns.rows
+        made[name] = column("str", [value if old is None else old for old in given])
+    return Columns({**columns.by_name, **made}) if made else columns
 
 
 def with_keys(source: Source, columns: Columns) -> Columns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import combinations
 
 import msgspec
 
@@ -11,12 +12,15 @@ from trimtab.app.start.init.file.table import DataTable
 from trimtab.app.start.init.file.texts import quoted
 from trimtab.app.start.init.options import ROW, Assumption, Options
 from trimtab.app.start.init.roles import existing, listed
+from trimtab.app.start.init.steps import step_of
 from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
 
 KEY_NAME = re.compile(r"(?i)(^|[_\W])(id|key|uuid|guid|no|nr|number)$|[a-z]I[dD]$|nr$")
 _CORRECTED = 1.05  # with up to this many rows of a key, rows with the same key are corrections of one row
 _SHOWN = 5
+_MOST_COLUMNS = 8  # the columns of which an entity of several columns is looked for
+SERIES = "series"  # the column that is made for a single series, with the same value in each row
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,8 +44,8 @@ class Repeats(msgspec.Struct, frozen=True):
         return self.rows == self.distinct
 
     @property
-    def nearly_unique(self) -> bool:
-        """Whether so few rows have the values of another row that they may be corrections of it."""
+    def corrects(self) -> bool:
+        """Whether so few rows have the values of another row that they may be corrections."""
         return self.rows <= _CORRECTED * self.distinct
 
 
@@ -70,118 +74,208 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
     own = [name for name in own if table.columns[name].present >= 0.99 * table.rows]
     named = [c.name for c in usable if KEY_NAME.search(c.name)]
     both = [name for name in own if name in named]
-    series = [] if both else _numbered_series(table, time, own, [c.name for c in usable])
-    guess = both or series or own or named or _series(table, time, [c.name for c in usable])
+    texts = [c.name for c in usable if c.dtype == "str" and c.distinct > 1]
+    if not named and not texts and _single(table, time, label):
+        return _single_key(table, time, assumed)
+    names = [name for name in named or [c.name for c in usable] if 2 * table.columns[name].distinct < table.rows]
+    numbered = not both and _number_rows(table, own)
+    entities = [] if own and not numbered else _entities(table, time, names)
+    if numbered:
+        entities = [of for of in entities if _is_filled(table, of, time)]
+    if len(entities) == 1:
+        return _entity(table, entities[0], time, assumed, named=numbered)
+    guess = both if both else own if own else named
+    if not guess and not entities:
+        return _all_columns(table, label, assumed)
     if len(guess) != 1:
+        several = [" and ".join(map(repr, names)) for names in entities]
+        what = "several entities" if several else "no single column"
         raise Misuse(
-            f"file {table.file}: found no single column that identifies a row or its entity. Candidates: "
-            f"{listed(guess or [c.name for c in usable]) or 'none'}. "
-            f"Name it: --key COLUMN (several with commas between them, or --key {ROW} for all columns together)"
+            f"file {table.file}: found {what} that may identify a row{' together with the time' * bool(several)}. "
+            f"Candidates: {'; '.join(several) or listed(guess or [c.name for c in usable]) or 'none'}. "
+            f"Name it: --key COLUMN (several with commas between them, --key {ROW} for all columns together, or --key "
+            f"{time} if all rows are one series)"
         )
     found = repeats(table, guess)
     if found.unique:
         assumed.append(Assumption("key", f"{guess[0]!r} identifies a row: no value has two different rows", "--key"))
         return _column(table, guess[0])
-    if found.nearly_unique:
+    if found.corrects:
         again = found.rows - found.distinct
         raise Misuse(
             f"file {table.file}: {again:,} rows have a {guess[0]!r} that another row has with other values: "
             f"{_conflicts(table, guess)}. If these are corrections, of which the newest counts, say so: --key "
             f"{guess[0]}. If they are rows of their own, name more columns: --key {guess[0]},COLUMN"
         )
-    return _entity(table, guess[0], time, assumed)
+    return _entity(table, guess, time, assumed)
 
 
-def _series(table: DataTable, time: str, names: Sequence[str]) -> list[str]:
-    """Return the columns that each identify a row together with a time that many rows have."""
+def _entities(table: DataTable, time: str, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the smallest sets of columns that identify a row together with a time that many rows have.
+
+    A few rows may have the values of another row.
+    """
     if 2 * table.columns[time].distinct > table.rows:
         return []
-    recurring = [name for name in names if 2 * table.columns[name].distinct < table.rows]
-    return [name for name in recurring if repeats(table, (name, time)).unique]
+    for size in (1, 2, 3):
+        found = [of for of in combinations(names[:_MOST_COLUMNS], size) if repeats(table, (*of, time)).corrects]
+        if found:
+            return found
+    return []
 
 
-def _numbered_series(table: DataTable, time: str, own: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Return the column of a series, if the columns that identify a row only number the rows of the file.
+def _single(table: DataTable, time: str, label: str) -> bool:
+    """Return whether the rows are a single series: a number at each of many regular times."""
+    number = table.columns[label].dtype in ("float", "int") and table.columns[label].distinct > 2
+    return number and repeats(table, (time,)).corrects and step_of(table, time, ()) is not None
 
-    The series has a row for most pairs of a value and a time. A few pairs may have several rows.
+
+def _single_key(table: DataTable, time: str, assumed: list[Assumption], *, named: bool = False) -> Key:
+    """Return the key of rows that are one series. A column with one value is made for it, by which lags are computed.
+
+    Raises:
+        Misuse: Two rows have the same time, and the caller has not said that these are corrections.
     """
-    q = [f'count(DISTINCT {quoted(name)}::HUGEINT - "@line")' for name in own if table.columns[name].dtype == "int"]
-    if not own or len(q) < len(own) or set(table.one(f"SELECT {', '.join(q)} FROM data")) != {1}:
-        return []
-    pairs = {name: table.columns[name].distinct * table.columns[time].distinct for name in names if name not in own}
-    filled = [name for name, count in pairs.items() if count < 2 * table.rows]
-    return [name for name in filled if repeats(table, (name, time)).nearly_unique]
+    found = repeats(table, (time,))
+    if not found.unique and not (named and found.corrects):
+        raise Misuse(_doubles(table, (time,), found, time))
+    _say_corrections(found, time, assumed)
+    series = _new_name(table, SERIES)
+    table.add_constant(series)
+    assumed.append(
+        Assumption(
+            "key",
+            f"all rows are one series, with one row at each {time!r}; past labels become features, by a column "
+            f"{series!r} that is made and has the same value in each row",
+            "--key",
+        )
+    )
+    return Key(name=_new_name(table), dtype="str", of=(time,), entity=(series,))
+
+
+def _all_columns(table: DataTable, label: str, assumed: list[Assumption]) -> Key:
+    """Return the key that is made of all columns without nulls, except the label.
+
+    Raises:
+        Misuse: Too many rows have the values of another row.
+    """
+    of = tuple(name for name, c in table.columns.items() if name != label and c.dtype is not None)
+    of = tuple(name for name in of if table.columns[name].present == table.rows)
+    found = repeats(table, of)
+    if not found.corrects:
+        _check_unique(table, of, "--key row", label)
+    assumed.append(Assumption("key", f"a row is identified by all of {listed(of)} together", "--key"))
+    _say_corrections(found, "values in all of these columns", assumed)
+    return Key(name=_new_name(table), dtype="str", of=of)
+
+
+def _number_rows(table: DataTable, names: Sequence[str]) -> bool:
+    """Return whether all of some columns only number the rows of the file."""
+    if not names or any(table.columns[name].dtype != "int" for name in names):
+        return False
+    offsets = ", ".join(f'count(DISTINCT {quoted(name)}::HUGEINT - "@line")' for name in names)
+    return set(table.one(f"SELECT {offsets} FROM data")) == {1}
+
+
+def _is_filled(table: DataTable, entity: Sequence[str], time: str) -> bool:
+    """Return whether there is a row for most pairs of an entity and a time."""
+    values = ", ".join(map(quoted, entity))
+    (entities,) = table.one(f"SELECT count(DISTINCT ({values})) FROM data")
+    return bool(entities * table.columns[time].distinct < 2 * table.rows)
 
 
 def _named(table: DataTable, given: str, time: str, label: str, assumed: list[Assumption]) -> Key:
     if given == ROW and ROW not in table.columns:
-        of = tuple(name for name, c in table.columns.items() if name != label and c.dtype is not None and c.present)
-        of = tuple(name for name in of if table.columns[name].present == table.rows)
-        _check_unique(table, of, "--key row", label)
-        assumed.append(Assumption("key", f"a row is identified by all of {listed(of)} together", "--key"))
-        return Key(name=_new_name(table), dtype="str", of=of)
+        return _all_columns(table, label, assumed)
     names = [given] if given in table.columns else [name.strip() for name in given.split(",")]
     for name in names:
         existing(table, "--key", name)
-        if name == label or (name == time and len(names) == 1):
-            raise Misuse(f"--key {name!r} is already the {'time' if name == time else 'label'}. Name another column.")
+        if name == label:
+            raise Misuse(f"--key {name!r} is already the label. Name another column.")
         if table.columns[name].dtype not in ("str", "int") and name != time:
             raise Misuse(
                 f"column {name!r} is {table.columns[name].dtype or 'a list'}; needed text or a whole number. "
                 f"Choose another --key, or --key {ROW} for all columns together."
             )
-    if len(names) > 1:
-        found = repeats(table, names)
-        if not found.nearly_unique:
-            _check_unique(table, names, f"--key {given}", label)
-        elif not found.unique:
-            assumed.append(_corrections(table, found, names))
-        entity = tuple(name for name in names if name != time)
-        return Key(name=_new_name(table), dtype="str", of=tuple(names), entity=entity if time in names else ())
+    if names == [time]:
+        return _single_key(table, time, assumed, named=True)
     found = repeats(table, names)
+    if time in names:
+        return _entity(table, [name for name in names if name != time], time, assumed, named=True)
+    if len(names) > 1:
+        if not found.corrects:
+            return _entity(table, names, time, assumed)
+        _check_unique(table, names, f"--key {given}", label)
+        return Key(name=_new_name(table), dtype="str", of=tuple(names))
     if found.unique:
         return _column(table, names[0])
-    if found.nearly_unique:
-        assumed.append(_corrections(table, found, names))
+    if found.corrects:
+        _say_corrections(found, names[0], assumed)
         return _column(table, names[0])
-    return _entity(table, names[0], time, assumed)
-
-
-def _corrections(table: DataTable, found: Repeats, names: Sequence[str]) -> Assumption:
-    count = found.rows - found.distinct
-    said = (
-        f"{count:,} rows correct a row with the same {listed(names)}; the last one counts: {_conflicts(table, names)}"
-    )
-    return Assumption("corrections", said, "--key")
+    return _entity(table, names, time, assumed)
 
 
 def _column(table: DataTable, name: str) -> Key:
     return Key(name=name, dtype=table.columns[name].dtype or "str")
 
 
-def _entity(table: DataTable, name: str, time: str, assumed: list[Assumption]) -> Key:
-    """Return the key of rows of a recurring entity: the entity and the time together."""
-    of = (name, time)
+def _entity(
+    table: DataTable, names: Sequence[str], time: str, assumed: list[Assumption], *, named: bool = False
+) -> Key:
+    """Return the key of rows of a recurring entity: the columns of the entity and the time together.
+
+    Args:
+        table: The data.
+        names: The columns of the entity.
+        time: The time of a row.
+        assumed: The assumptions so far. Others are appended.
+        named: Whether the caller named the time as well, so that rows with the same values are corrections.
+
+    Raises:
+        Misuse: The columns do not identify a row.
+    """
+    of, listed_names = (*names, time), " and ".join(map(repr, names))
     found = repeats(table, of)
-    if not found.unique:
-        corrected = f"If these are corrections, of which the last one counts, say so: --key {name},{time}. Or name more"
-        raise Misuse(
-            f"file {table.file}: {name!r} recurs, and {name!r} and {time!r} together do not identify a row: "
-            f"{found.rows - found.distinct:,} rows have those of another row: {_conflicts(table, of)}. "
-            f"{corrected if found.nearly_unique else 'Name more'} columns: --key {name},{time},COLUMN, or --key {ROW} "
-            "for all columns together"
-        )
+    if not found.unique and not (named and found.corrects):
+        raise Misuse(_doubles(table, of, found, time))
+    _say_corrections(found, f"{', '.join(names)} and {time}", assumed)
     key = _new_name(table)
-    profile = table.columns[name]
+    (values,) = table.one(f"SELECT count(DISTINCT ({', '.join(map(quoted, names))})) FROM data")
+    recurs = "recurs" if len(names) == 1 else "recur together"
     assumed.append(
         Assumption(
             "key",
-            f"{name!r} recurs ({profile.distinct:,} values in {table.rows:,} rows), so a row is identified by {key!r}, "
-            f"made of {name!r} and {time!r}; past labels of the same {name!r} become features",
+            f"{listed_names} {recurs} ({int(values):,} values in {table.rows:,} rows), so a row is identified by "
+            f"{key!r}, made of {listed_names} and {time!r}; past labels of the same {listed_names} become features",
             "--key",
         )
     )
-    return Key(name=key, dtype="str", of=of, entity=(name,))
+    return Key(name=key, dtype="str", of=of, entity=tuple(names))
+
+
+def _doubles(table: DataTable, of: Sequence[str], found: Repeats, time: str) -> str:
+    """Return the message that some rows have the same entity and time, and other values."""
+    names, again = " and ".join(map(repr, of)), found.rows - found.distinct
+    rows = "1 row has" if again == 1 else f"{again:,} rows have"
+    together = "together do not identify" if len(of) > 1 else "does not identify"
+    start = f"file {table.file}: {names} {together} a row: {rows} the same as another row, and other values: "
+    start += f"{_conflicts(table, of)}. "
+    if found.corrects:
+        start += (
+            f"If these are corrections, of which the last one counts, say so: --key {','.join(of)}. Otherwise name "
+        )
+    more = ",".join([*(name for name in of if name != time), time, "COLUMN"])
+    return (
+        f"{start}{'' if found.corrects else 'Name '}more columns: --key {more}, or --key {ROW} for all columns together"
+    )
+
+
+def _say_corrections(found: Repeats, names: str, assumed: list[Assumption]) -> None:
+    if not found.unique:
+        again = found.rows - found.distinct
+        rows = "1 row corrects" if again == 1 else f"{again:,} rows correct"
+        said = f"{rows} a row with the same {names}; the last one counts"
+        assumed.append(Assumption("corrections", said, "--key"))
 
 
 def _check_unique(table: DataTable, of: Sequence[str], option: str, label: str) -> None:
@@ -203,9 +297,9 @@ def _conflicts(table: DataTable, names: Sequence[str]) -> str:
     return "lines " + "; ".join(" and ".join(str(line) for line in lines) for (lines,) in found)
 
 
-def _new_name(table: DataTable) -> str:
-    taken, name, number = {name.lower() for name in (*table.columns, *table.left_out)}, "row_id", 1
+def _new_name(table: DataTable, wanted: str = "row_id") -> str:
+    taken, name, number = {name.lower() for name in (*table.columns, *table.left_out)}, wanted, 1
     while name in taken:
         number += 1
-        name = f"row_id_{number}"
+        name = f"{wanted}_{number}"
     return name

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from trimtab.app.start.init.file.table import DataTable
-from trimtab.app.start.init.file.texts import quoted
-from trimtab.app.start.init.keys import Key
 from trimtab.app.start.init.options import Assumption, Options
 from trimtab.core.errors import Misuse
-from trimtab.core.time import DAY_US, HOUR_US, duration_us, format_duration
+from trimtab.core.time import DAY_US, duration_us, format_duration
 
-_REGULAR = 0.9  # the share of rows that follow the row before of the same key after the same step
-_LEAST_TIMES = 8  # fewer times are no series
-_MONTH_DAYS = (28, 31)
 _LAGS = 3  # how many seasons are looked back
-_BATCHES = 4  # how many snapshots a version is judged on
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -62,29 +55,6 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
-def step_of(table: DataTable, time: str, key: Key) -> int | None:
-    """Return the time between the rows of an entity, if it is nearly always the same. Months count as 31 days."""
-    if not key.entity or time not in key.of:
-        return None
-    t, by = quoted(time), ", ".join(map(quoted, key.entity))
-    times = int(table.one(f"SELECT count(DISTINCT {t}) FROM data")[0])
-    if times < _LEAST_TIMES:
-        return None
-    gaps = table.all(
-        f"SELECT gap, count(*) FROM (SELECT epoch_us({t}) - lag(epoch_us({t})) OVER (PARTITION BY {by} ORDER BY {t}) "
-        f"AS gap FROM (SELECT DISTINCT {by}, {t} FROM data)) WHERE gap IS NOT NULL GROUP BY 1 ORDER BY 2 DESC LIMIT 40"
-    )
-    rows = sum(int(n) for _, n in gaps)
-    if not rows:
-        return None
-    step = int(gaps[0][0])
-    if gaps[0][1] >= _REGULAR * rows:
-        return step if step >= HOUR_US else None
-    low, high = (days * DAY_US for days in _MONTH_DAYS)
-    monthly = sum(int(n) for gap, n in gaps if low <= int(gap) <= high)
-    return high if monthly >= _REGULAR * rows else None
-
-
 def panel_in(
     step_us: int | None, options: Options, is_number: bool, wait: str, assumed: list[Assumption]
 ) -> Panel | None:
@@ -107,8 +77,3 @@ def panel_in(
             Assumption("horizon", f"each row is predicted {ahead}, from rows that were known before", "--horizon")
         )
     return Panel(step_us=step_us, horizon_us=horizon_us, wait_us=duration_us(wait))
-
-
-def batch_window_days(step_us: int | None) -> int:
-    """Return for how many days versions are judged so that several batches of a panel fall into them; 0 for days."""
-    return 0 if step_us is None or step_us <= DAY_US else _BATCHES * step_us // DAY_US

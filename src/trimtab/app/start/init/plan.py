@@ -12,14 +12,16 @@ from trimtab.app.start.init.file.texts import quoted
 from trimtab.app.start.init.keys import KEY_NAME, Key, row_key
 from trimtab.app.start.init.labels import LabelValues, label_values
 from trimtab.app.start.init.options import Assumption, Estimator, Options
-from trimtab.app.start.init.panels import Panel, batch_window_days, panel_in, step_of
+from trimtab.app.start.init.panels import Panel, panel_in
 from trimtab.app.start.init.roles import existing, known_column, label_column, time_column
+from trimtab.app.start.init.steps import batch_window_days, step_of
 from trimtab.app.start.init.waits import Wait, wait_in
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, duration_us, format_duration, format_time
 
 _CATEGORIES = 200  # a text column with more different values is not a category
 _FEW_ROWS = 50
+_LONGEST_DAYS = 182  # the longest window on which versions are judged because labels are few
 _MOST_GAP = {True: 0.1, False: 0.3}  # the widest calibration gap that is allowed, by whether the label is a class
 
 
@@ -77,13 +79,30 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
     positive = values.positive(label)
     known_at = known_column(table, options, time, label, positive, assumed)
     key = row_key(table, options, time, label, assumed)
-    step_us = step_of(table, time, key)
+    step_us = step_of(table, time, key.entity) if key.entity and time in key.of else None
     is_number = not values.binary and not values.classes
-    wait = _wait(table, options, time, label, positive, known_at, last_us, step_us if is_number else None, assumed)
-    wait_us = duration_us(wait.wait)
+    wait = _wait(
+        table,
+        options,
+        time,
+        label,
+        positive,
+        known_at,
+        last_us,
+        step_us if is_number or (step_us or 0) > DAY_US else None,
+        assumed,
+    )
     panel = panel_in(step_us, options, is_number, wait.wait, assumed)
     features, left_out = _features(
-        table, {time, label, known_at, key.name, *(key.entity if len(key.entity) == 1 and panel is None else ())}
+        table,
+        {
+            time,
+            label,
+            known_at,
+            key.name,
+            *table.constants,
+            *(key.entity if len(key.entity) == 1 and not panel else ()),
+        },
     )
     if panel is not None:
         for name in options.known_ahead:
@@ -99,22 +118,26 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
         )
     needed = {name: table.rows - table.columns[name].present for name in (time, *(key.of or (key.name,)))}
     notes += [f"{n:,} rows have no {name!r}: ingestion will quarantine them." for name, n in needed.items() if n]
-    window = _window(table, time, label, values, last_us - wait_us, last_us - first_us)
-    window = f"{max(int(window[:-1]), batch_window_days(step_us))}d"
-    judged_us = last_us - wait_us - first_us
+    final_us = last_us - duration_us(wait.wait)
+    window = _window(table, time, label, values, final_us, last_us - first_us)
+    batches = batch_window_days(table, time, label, final_us)
+    if batches > int(window[:-1]):
+        notes.append(f"Few days have rows, so a version is judged on {batches}d, which are six days with labels.")
+        window = f"{batches}d"
+    judged_us = final_us - first_us
     if judged_us < 2 * duration_us(window):
         notes.append(
             f"The rows whose wait is over span {max(0, judged_us) / DAY_US:.1f} days; a version is judged on {window}, "
             "so load more data before you train."
         )
-    gap = _calibration(table, time, label, values, last_us - wait_us, duration_us(window))
+    gap = _calibration(table, time, label, values, final_us, duration_us(window))
     most = _MOST_GAP[bool(values.binary or values.classes)]
     if gap > most:
         notes.append(
             f"The {window} that a version is judged on have so few labels that a calibration gap below {gap:g} proves "
             f"nothing. The gate allows {most:g}, so it may refuse a good version; load more data."
         )
-    moved = _movement(table, time, label, values, last_us - wait_us, duration_us(window), wait_us)
+    moved = _movement(table, time, label, values, final_us, duration_us(window), last_us - final_us)
     if gap < moved:
         gap = moved
         notes.append(
@@ -225,11 +248,12 @@ def _window(table: DataTable, time: str, label: str, values: LabelValues, until_
     """Return the window on which versions are judged.
 
     It is a fifth of the history, but at least the 10 days that the quality alarm needs and at most 14 days. It is
-    longer, up to 28 days, while it has too few labels for its calibration to be judged.
+    longer, up to 28 days or a fifth of the history, while it has too few labels for its calibration to be judged.
     """
     days = int(min(14, max(10, span_us // (5 * DAY_US))))
     most = _MOST_GAP[bool(values.binary or values.classes)]
-    while days < 28 and 3 * days * DAY_US < span_us:
+    longest = min(_LONGEST_DAYS, max(28, span_us // (5 * DAY_US)))
+    while days < longest and 3 * days * DAY_US < span_us:
         if _calibration(table, time, label, values, until_us, days * DAY_US) <= most:
             break
         days += 7

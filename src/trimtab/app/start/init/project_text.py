@@ -119,6 +119,7 @@ def _rules(table: DataTable, planned: Plan, columns: Mapping[str, Dtype]) -> str
         "time_format": _mapping(times),
         "number_format": _mapping(numbers),
         "key_of": _list(planned.key.of) if planned.key.of else "",
+        "constants": _mapping({name: value for name, value in table.constants.items() if name in columns}),
     }
     return "".join(f"    {name}={text},\n" for name, text in given.items() if text)
 

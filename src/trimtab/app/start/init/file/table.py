@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from trimtab.app.start.init.file.kinds import Choices, Kind, check_doubts, kind_of_column, null_words
-from trimtab.app.start.init.file.texts import connect, load_texts, one, quoted
+from trimtab.app.start.init.file.texts import connect, literal, load_texts, one, quoted
 from trimtab.app.start.init.file.times import UNITS
 from trimtab.core.columns.data import Column, Columns, Dtype
 from trimtab.core.errors import Misuse, NotFound
@@ -57,6 +57,7 @@ class DataTable:
         self.file = file
         self.connection = connect()
         self.merged: set[str] = set()  # the columns whose spellings were made one
+        self.constants: dict[str, str] = {}  # the columns that are made, each with the value of all its rows
         try:
             self._load(choices or Choices())
         except BaseException:
@@ -129,6 +130,12 @@ class DataTable:
         self.connection.execute(f"UPDATE data SET {q} = {one_spelling}")
         self.merged.add(name)
         self.columns[name] = self._profile(name, msgspec.structs.replace(profile.kind, variants=()))
+
+    def add_constant(self, name: str, value: str = "all") -> None:
+        """Add a column that has the same text in each row."""
+        self.connection.execute(f"ALTER TABLE data ADD COLUMN {quoted(name)} VARCHAR DEFAULT {literal(value)}")
+        self.constants[name] = value
+        self.columns[name] = self._profile(name, Kind(dtype="str"))
 
     def _load(self, choices: Choices) -> None:
         found = load_texts(self.file, self.connection)

@@ -100,6 +100,15 @@ def test_a_healthy_project_has_at_most_one_false_red_in_sixty_days(
     assert max(reds) <= 1
 
 
+def test_another_unit_is_red_within_a_day_although_few_rows_come(tmp_path: Path) -> None:
+    world = World(4, days=9, before=42, per_day=150)
+    since_us = world.cut_us + BEGIN_US
+    BY_NAME["miles"].do(world, since_us, since_us + FAULTY_US)
+    signals = Shop(world, tmp_path).run()
+    assert missed(BY_NAME["miles"], signals, since_us) is None
+    assert [one for one in signals if one.severity == "red" and one.raised_at_us < since_us] == []
+
+
 @pytest.mark.parametrize("per_day", [30, 120])
 def test_little_traffic_is_put_together_until_there_are_enough_rows(per_day: int, tmp_path: Path) -> None:
     world = World(4, days=9, before=42, per_day=per_day)

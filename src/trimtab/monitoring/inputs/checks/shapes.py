@@ -16,7 +16,8 @@ from trimtab.monitoring.inputs.checks.unit_maps import UnitMap, is_gradual, unit
 from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, merged
 from trimtab.monitoring.profiles.profile_records import BINS, ColumnProfile, Floats
 
-SHAPE_ROWS = 100  # least rows of a window
+SHAPE_ROWS = 100  # how many rows a window must have
+_FEW_A_DAY = 300  # if the newest 24 hours have fewer rows, half as many are enough, so that a day has two windows
 # a large distance of distribution functions: in itself; above the high end of reference windows
 _FAR, _ABOVE = 0.3, 0.15
 _NOISE = 1.36  # the 5 % quantile of a Kolmogorov-Smirnov distance, times the root of the rows
@@ -59,11 +60,12 @@ def shape_findings(
         standing: Kind and subject of the findings that stand; such a finding goes on even if the change is no longer
             sudden.
     """
-    newest = windows(hours, SHAPE_ROWS)
+    least_rows = _least_rows(hours)
+    newest = windows(hours, least_rows)
     if not newest:
         return []
     profile = layout.profile
-    off = _all_off(layout, newest, standing)
+    off = _all_off(layout, newest, least_rows, standing)
     sudden = {one.place for one in off if one.distance - _day_before_distance(layout, one, hours) >= _SUDDEN}
     swapped = _swapped(layout, off, sudden, standing)
     taken = {profile.columns[place].name for found in swapped for place in found[1]}
@@ -90,6 +92,13 @@ def shape_findings(
     ]
 
 
+def _least_rows(hours: Mapping[int, HourCounts]) -> int:
+    """Return how many rows a window must have."""
+    newest = max(hours, default=0)
+    of_a_day = sum(counts.rows for hour, counts in hours.items() if hour > newest - 24)
+    return SHAPE_ROWS if of_a_day >= _FEW_A_DAY else SHAPE_ROWS // 2
+
+
 def _subjects(names: Collection[str]) -> set[str]:
     return {f"column {name}" for name in names}
 
@@ -111,7 +120,9 @@ def _highs(layout: Layout, window: Window) -> Floats:
     return np.array([math.nan if one is None else one.high_at(window.hours, window.last) for one in spreads])
 
 
-def _all_off(layout: Layout, newest: list[Window], standing: Collection[tuple[str, str]]) -> list[_Off]:
+def _all_off(
+    layout: Layout, newest: list[Window], least_rows: int, standing: Collection[tuple[str, str]]
+) -> list[_Off]:
     """The columns of numbers that are far from the profile in the newest and in another window, or that stand."""
     columns = layout.profile.columns
     judged = np.array([one.is_number and one.distinct >= _DISTINCT and one.top_share <= _ATOM for one in columns])
@@ -127,7 +138,7 @@ def _all_off(layout: Layout, newest: list[Window], standing: Collection[tuple[st
         beyond = _is_beyond(window.sample, lowest, highest).sum(axis=0)
         outside = (there >= _SAMPLED) & (beyond / np.maximum(there, 1) >= _FAR)
         far = distance >= np.maximum(_FAR, high + _ABOVE) + _NOISE / np.sqrt(np.maximum(rows, 1))
-        for place in np.flatnonzero(judged & (rows >= SHAPE_ROWS // 2) & (outside | far)).tolist():
+        for place in np.flatnonzero(judged & (rows >= least_rows // 2) & (outside | far)).tolist():
             if window is newest[0]:
                 hits[place] = []
             if place in hits:

@@ -122,6 +122,16 @@ def test_a_promotion_that_stays_worse_than_the_last_healthy_version_stays_red(
     assert monitor.watch.healthy == {}
 
 
+def test_a_promotion_in_a_healthy_world_is_seldom_called_worse(catalog: Catalog, monitor: QualityMonitor) -> None:
+    worse = 0
+    for seed in range(200):
+        watch, _ = monitor.anchor("v2", stream(100 + seed, 28, 28, version="v2"), at_us=56 * DAY_US)
+        worse += bool(watch.short_of)
+    assert worse <= 1
+    watch, _ = monitor.anchor("v2", stream(2, 28, 28, level=0.24, version="v2"), at_us=56 * DAY_US)
+    assert set(watch.short_of) == {"quality_loss"}  # 20 % worse is seen without any alarm
+
+
 def test_a_repair_that_meets_the_level_ends_the_alarm_and_is_named(catalog: Catalog, monitor: QualityMonitor) -> None:
     monitor.observe(stream(2, 28, 10, level=0.30), now_us=38 * DAY_US)
     anchor(monitor, catalog, "v2", stream(3, 24, 14, level=0.199, version="v2"), 38)

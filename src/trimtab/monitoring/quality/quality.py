@@ -141,6 +141,7 @@ class QualityMonitor:
         before = self._comparable()
         healthy, healthy_cap = _healthy(before), _healthy_cap(before)
         alike = [in_units_of(day, loss_cap, healthy_cap or loss_cap) for day in reference]
+        after_alarm = before is not None and (before.alarming or bool(before.short_of))
         watch = Watch(
             model=self._model,
             version=version,
@@ -155,7 +156,7 @@ class QualityMonitor:
             healthy=healthy,
             healthy_version=None if before is None or not healthy else before.healthy_version or before.version,
             healthy_cap=healthy_cap,
-            short_of=shortfalls(healthy, alike),
+            short_of=shortfalls(healthy, alike, after_alarm=after_alarm),
         )
         return watch, [*self._puts(watch), *self._handed_over(watch, at_us, f"repaired by {name or version[:12]}")]
 

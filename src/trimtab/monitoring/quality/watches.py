@@ -28,7 +28,9 @@ from trimtab.stats.inference.edetector import (
 LOSS, CALIBRATION, SLICE = "quality_loss", "quality_calibration", "quality_slice"
 MET_DAYS = 7  # an alarm ends when the mean of this many days with labels is back at that of the reference
 FULL_REFERENCE = 28  # a reference of fewer days is called provisional
-_PROVABLY = 1.645  # the number of standard errors of a one-sided 95 % bound
+# How many standard errors a version's reference must be above the level of the last healthy version to be called worse.
+_AFTER_ALARM = 1.645  # one-sided 95 %: the level was left, and the question is whether it is met again
+_WITHOUT_ALARM = 3.09  # one-sided 99.9 %: nothing points to a worse level, and every promotion asks this question
 # the argument `low` of `learn_alarm` for slices: only changes of more than a day's variation are looked for
 _SLICE_LOW = -0.75
 _LEAST_OF_EACH = 5  # least number of labels of each outcome in the reference days of a slice
@@ -270,10 +272,18 @@ def fresh(figures: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
     return {kind: msgspec.structs.replace(figure, state=AlarmState(), worse=None) for kind, figure in figures.items()}
 
 
-def shortfalls(healthy: Mapping[str, MetricValue], days: Sequence[DayQuality]) -> dict[str, float]:
-    """Return for each kind by how much days are provably (one-sided 95 %) worse than a reference, in units of the
-    value.
+def shortfalls(
+    healthy: Mapping[str, MetricValue], days: Sequence[DayQuality], *, after_alarm: bool
+) -> dict[str, float]:
+    """Return for each kind by how much days are provably worse than a reference, in units of the value.
+
+    Args:
+        healthy: The values of the last healthy version, with their references.
+        days: The reference days of the version that follows.
+        after_alarm: Whether an alarm about the level is open. Then one-sided 95 % are enough, otherwise 99.9 % are
+            needed.
     """
+    errors = _AFTER_ALARM if after_alarm else _WITHOUT_ALARM
     found: dict[str, float] = {}
     for kind, figure in healthy.items():
         values = [value_of(kind, day, figure.excess) for day in days if day.labelled]
@@ -282,7 +292,7 @@ def shortfalls(healthy: Mapping[str, MetricValue], days: Sequence[DayQuality]) -
             away = sum(values) / len(values) - figure.spec.mean
             whitened = away * (1.0 - figure.spec.correlation) / figure.spec.sd
             over = max(side.sign * whitened - side.baseline for side in figure.spec.sides)
-            if over > _PROVABLY / math.sqrt(len(values)):
+            if over > errors / math.sqrt(len(values)):
                 found[kind] = abs(away)
     return found
 

@@ -79,7 +79,7 @@ def test_the_first_champion_of_elsewhere_needs_a_reason_and_is_shown_as_ungated(
         project.import_model(tmp_path / "out", "buyer", first=True, why=WHY, actor="ada")
         (found,) = project.status().deployments
         assert found.ungated == f"it has no passed gate record; ada: {WHY}"
-        assert f"  NOT GATED: {found.ungated}" in project.status().lines()
+        assert f"WARN buyer: NOT GATED: {found.ungated}" in project.status().lines()
 
 
 def test_a_repair_that_was_asked_for_over_http_is_made_by_the_next_tick_in_the_name_of_who_asked(trained: Path) -> None:

@@ -80,6 +80,20 @@ def format_duration(us: int) -> str:
     return f"{us}us"
 
 
+def format_age(us: int) -> str:
+    """Return about how long ago a time is, or how far ahead if `us` is negative.
+
+    >>> format_age(10_800_000_000), format_age(-172_800_000_000), format_age(300_000)
+    ('3 h ago', 'in 2 d', 'just now')
+    """
+    size = abs(us)
+    unit = next((name for name in ("d", "h", "min") if size >= 2 * _UNITS_US[name]), "s")
+    count = round(size / _UNITS_US[unit])
+    if count == 0:
+        return "just now"
+    return f"{count:,} {unit} ago" if us > 0 else f"in {count:,} {unit}"
+
+
 def parse_time_us(value: str | int | dt.datetime | dt.date) -> int:
     """Return the UTC microseconds of an ISO 8601 text, a datetime, a date or an int.
 

@@ -11,6 +11,7 @@ from trimtab.app.features.clock_ahead import REPAIR, stamped_ahead
 from trimtab.app.features.feature_failures import FeatureFailure, feature_failures
 from trimtab.app.inspect.skew import skew_lines
 from trimtab.app.inspect.skew_signals import SIGNAL
+from trimtab.app.inspect.status_text import status_lines
 from trimtab.app.keep.disk_usage import over_budget, taken
 from trimtab.app.keep.erasure import unfinished
 from trimtab.app.keep.retention import kept_longer
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
 
 _RECENT_US = 14 * DAY_US
 _TICK_US = 2 * DAY_US  # more time than this since a training loop last ran is an error
-_ASIDE = ("duplicates", "id_conflicts", "corrections", "too_late", "no_entity", "refused_deletes", "failed")
 _STUCK_US = MINUTE_US  # how long a log record may stay unapplied while a process applies the log
 _UNFOLLOWED_US = HOUR_US  # the same limit while no process applies the log: the next prediction will
 
@@ -112,58 +112,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     def is_red(self) -> bool:
         return bool(self.red)
 
-    def _behind(self) -> str:
-        if self.lag_records is None:
-            return "damaged"
-        if self.lag_records and not any(counts["applied"] for counts in self.views.values()):
-            return f"not filled yet ({self.lag_records:,} records; the first `trimtab serve` or prediction fills them)"
-        return f"{self.lag_records:,} records behind the log"
-
     def lines(self) -> list[str]:
-        """The status as lines of text."""
-        out = [f"as of {self.at}" + (", FROZEN: no automation" if self.frozen else "")]
-        for d in self.deployments:
-            if d.version is None:
-                out.append(f"{d.model}: nothing in service")
-            else:
-                origin = "imported, may know all until" if d.imported else "trained on what was known at"
-                out.append(f"{d.model}: {d.version} since {d.since}, {origin} {d.trained_until}")
-                out += [f"  NOT GATED: {d.ungated}"] if d.ungated else []
-                out += [f"  trust: {d.trust} (loading it runs code from its artifact)"] if d.trust else []
-            out += [f"  {arm}: {what}" for arm, what in d.beside.items()]
-            out.append(f"  {d.watch}; {d.phase}")
-            out += [f"  {d.cache}"] if d.cache else []
-            out += [f"  {d.learner}"] if d.learner else []
-            out += [f"  columns of inputs are not watched: {d.inputs}"] if d.inputs else []
-            out += [f"  {self.skew[d.model]}"] if d.model in self.skew else []
-            if d.last_decision:
-                out.append(f"  last decision: {d.last_decision}")
-        width = max((len(s.name) for s in self.sources), default=0)
-        for s in self.sources:
-            remarks = [f"{n:,} {reason}" for reason, n in s.quarantined.items()]
-            remarks += [f"{s.duplicates:,} repeated"] if s.duplicates else []
-            remarks += [f"{s.id_conflicts:,} id conflicts"] if s.id_conflicts else []
-            newest = f", newest {s.newest}" if s.newest else ""
-            aside = f" (set aside: {', '.join(remarks)})" if remarks else ""
-            out.append(f"{s.name:{width}}  {s.events:,} events{newest}{aside}")
-        if self.unapplied:
-            out.append(f"not applied: {', '.join(self.unapplied)} (changed in the project file; see: trimtab plan)")
-        out.append(f"online features: {self._behind()}")
-        for name, counts in self.views.items():
-            asides = [f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items() if n and what in _ASIDE]
-            out.append(f"  {name}: {counts['applied']:,} records" + (f" ({', '.join(asides)})" if asides else ""))
-        out += [f"  FAILED {one.line}" for one in self.failures if not one.recent]  # recent ones are in `red`
-        out.append(f"disk: {format_bytes(self.disk_bytes)}")
-        out += [] if self.service is None else [_served_by(self.service)]
-        for one in self.signals:
-            since = f"since about {format_time(one.onset_us)[:10]}"
-            if one.ended_at_us is not None:
-                ended = f"ended {format_time(one.ended_at_us)[:16]}: {one.ended_because}"
-                out.append(f"was {one.severity}, {since}, {ended}  {one.model}: {one.message}")
-            elif one.severity == "info":
-                out.append(f"info {since}  {one.model}: {one.message}")
-        out += [f"RED  {line}" for line in self.red] or ["nothing is red"]
-        return out
+        """The status as lines of text: what is red first, then warnings; times as ages."""
+        return status_lines(self)
 
 
 def deployment_status(system: System, name: str) -> DeploymentStatus:
@@ -255,16 +206,6 @@ def _applying(system: System, lag_records: int) -> list[str]:
         waited = format_duration(behind_us // MINUTE_US * MINUTE_US)
         red.append(f"online features: {lag_records:,} records have been waiting for up to {waited}; {doing}")
     return red
-
-
-def _served_by(service: ServiceState) -> str:
-    if not service.workers:
-        return f"served on {service.url}"
-    shown = [
-        f"{one.slot} {'ready' if one.ready else 'starting'}" + (f" (restarts: {one.restarts})" if one.restarts else "")
-        for one in service.workers
-    ]
-    return f"served by {len(shown)} workers on {service.url}: {', '.join(shown)}"
 
 
 def _not_answering(service: ServiceState) -> list[str]:

@@ -130,7 +130,7 @@ def _answer_rows(model: str, rows: list[dict[str, Any]], at: str | None) -> None
             show_json(answer)
             continue
         flags = f"  flags: {', '.join(answer.flags)}" if answer.flags else ""
-        said = f"{answer.score:.6g}" if answer.prediction is None else f"{answer.prediction} ({answer.score:.6g})"
+        said = f"{answer.score:.4g}" if answer.prediction is None else f"{answer.prediction} ({answer.score:.4g})"
         show_lines([f"{answer.request_id}  {said}  by {answer.version}  id {answer.id}{flags}"])
         show_lines(f"  {feature}: {reason}" for feature, reason in answer.reasons.items())
 

@@ -9,6 +9,7 @@ import click
 from trimtab.cli.options import command, opened_project
 from trimtab.cli.output import progress, show
 from trimtab.cli.printed import Rebuilt
+from trimtab.core.shown import format_bytes
 
 if TYPE_CHECKING:
     from trimtab.features.online.compaction import StateSize
@@ -70,11 +71,11 @@ def compact(largest: int) -> None:
     with opened_project() as project, progress("compacting online features"):
         done = project.views.compact()
         states = largest_states(project.views.store, largest) if largest else []
-    freed = f"{done.freed_bytes:,} bytes and {done.index_rows:,} index rows given back"
+    freed = f"{format_bytes(done.freed_bytes)} and {done.index_rows:,} index rows given back"
     summary = f"{done.states:,} states looked at, {done.shrunk:,} made smaller, {freed}"
     show(CompactedStates(compacted=done, largest=states), [summary, *map(_line, states)])
 
 
 def _line(state: StateSize) -> str:
     entity = "(a long name)" if state.entity is None else repr(state.entity)
-    return f"{state.size_bytes:>12,} bytes  {state.view}  {entity}"
+    return f"{format_bytes(state.size_bytes):>10}  {state.view}  {entity}"

@@ -130,8 +130,8 @@ def _row(found: Found) -> list[str]:
     from trimtab.core.time import format_time
 
     version = found.version
-    value = found.metric if found.value is None else f"{found.metric} {found.value:.4f}"
-    made = format_time(version.made_at_us)
+    value = found.metric if found.value is None else f"{found.metric} {found.value:.4g}"
+    made = format_time(version.made_at_us)[:16].replace("T", " ")
     gone = "removed" if found.removed else ""
     return [version.name, version.id[:_SHOWN], made, value, ", ".join(found.aliases), ", ".join(found.tags), gone]
 
@@ -155,11 +155,11 @@ def _collected(done: Collection, dry_run: bool) -> Iterator[str]:
     for going in done.going:
         yield f"{word}  {going.name}  {format_bytes(going.size_bytes)} in {_counted(len(going.blobs), 'blob')}"
     for orphan in done.orphans:
-        stored = f"{format_bytes(orphan.size_bytes)}, stored {format_time(orphan.put_at_us)}"
+        stored = f"{format_bytes(orphan.size_bytes)}, stored {format_time(orphan.put_at_us)[:16]}"
         yield f"{word}  blob {orphan.digest[:_SHOWN]}  {stored}: nothing names it"
     for one in done.forgotten:
         what = "search" if one.what == "search" else "result of step"
-        yield f"{word}  {what} {one.name[: one.name.index('/') + 1 + _SHOWN]}, of {format_time(one.at_us)}"
+        yield f"{word}  {what} {one.name[: one.name.index('/') + 1 + _SHOWN]}, of {format_time(one.at_us)[:16]}"
     if done.unfinished_bytes:
         yield f"{word}  {format_bytes(done.unfinished_bytes)} that killed processes left half stored"
     yield (

@@ -1,0 +1,126 @@
+"""The status of a project as text: what is red first, then warnings, then the rest; times as ages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trimtab.core.shown import format_bytes
+from trimtab.core.time import format_age, parse_time_us
+
+if TYPE_CHECKING:
+    from trimtab.app.inspect.status import DeploymentStatus, SourceStatus, Status
+    from trimtab.core.records import Signal
+    from trimtab.serving.workers.states import ServiceState
+
+_ASIDE = ("duplicates", "id_conflicts", "corrections", "too_late", "no_entity", "refused_deletes", "failed")
+_TIME = re.compile(r"(?:\b(since|until|at) )?(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)")
+_PROVISIONAL = re.compile(r"\(provisional: ([^)]*)\)")
+
+
+def status_lines(status: Status) -> list[str]:
+    """Return the status as lines of text."""
+    now_us = parse_time_us(status.at)
+    red, warnings = status.red, list(_warnings(status))
+    told = f"{len(red)} red" if red else "nothing is red"
+    told += f", {len(warnings)} warning{'s' * (len(warnings) != 1)}" if warnings else ""
+    lines = [f"RED  {line}" for line in red] + [f"WARN {line}" for line in warnings]
+    lines += [line for one in status.deployments for line in _deployment(one, status.skew.get(one.model))]
+    width = max((len(one.name) for one in status.sources), default=0)
+    lines += [_source(one, width) for one in status.sources]
+    lines += [f"online features: {_behind(status)}", *_views(status), f"disk: {format_bytes(status.disk_bytes)}"]
+    lines += [] if status.service is None else [_served_by(status.service)]
+    lines += [line for one in status.signals for line in _signal(one, now_us)]
+    return [f"{status.at[:16].replace('T', ' ')} UTC: {told}", *(with_ages(line, now_us) for line in lines)]
+
+
+def with_ages(text: str, now_us: int) -> str:
+    """Return the text with each time replaced by its age.
+
+    >>> with_ages("idle since 2024-03-01T00:00:00Z, until 2024-03-04T00:00:00Z", parse_time_us("2024-03-02T01:00Z"))
+    'idle for 25 h, for 47 h more'
+    """
+
+    def age(match: re.Match[str]) -> str:
+        ago_us = now_us - parse_time_us(match[2])
+        shown = format_age(ago_us)
+        if match[1] == "since" and ago_us > 0:
+            return f"for {shown.removesuffix(' ago')}"
+        if match[1] == "until":
+            return f"until {shown}" if ago_us >= 0 else f"for {shown.removeprefix('in ')} more"
+        return shown
+
+    return _TIME.sub(age, text)
+
+
+def _warnings(status: Status) -> Iterator[str]:
+    if status.frozen:
+        yield "FROZEN: no automation until `trimtab unfreeze`"
+    for one in status.deployments:
+        if one.ungated is not None:
+            yield f"{one.model}: NOT GATED: {one.ungated}"
+        if provisional := _PROVISIONAL.search(one.watch):
+            yield f"{one.model}: the normal quality is provisional: {provisional[1]}"
+        if one.inputs is not None:
+            yield f"{one.model}: columns of inputs are not watched: {one.inputs}"
+    if status.unapplied:
+        yield f"not applied: {', '.join(status.unapplied)} (changed in the project file; see: trimtab plan)"
+    yield from (one.line for one in status.failures if not one.recent)  # recent ones are red
+
+
+def _deployment(one: DeploymentStatus, skew: str | None) -> Iterator[str]:
+    if one.version is None:
+        yield f"{one.model}: nothing in service"
+    else:
+        origin = "imported, may know all until" if one.imported else "trained on what was known"
+        yield f"{one.model}: {one.version} in service since {one.since}, {origin} {one.trained_until}"
+    yield from [f"  trust: {one.trust} (loading it runs code from its artifact)"] if one.version and one.trust else []
+    yield from (f"  {arm}: {what}" for arm, what in one.beside.items())
+    yield f"  {_PROVISIONAL.sub('(provisional)', one.watch)}; {one.phase}"
+    yield from (f"  {line}" for line in (one.cache, one.learner, skew) if line)
+    if one.last_decision:
+        yield f"  last decision: {one.last_decision}"
+
+
+def _source(one: SourceStatus, width: int) -> str:
+    remarks = [f"{n:,} {reason}" for reason, n in one.quarantined.items()]
+    remarks += [f"{one.duplicates:,} repeated"] if one.duplicates else []
+    remarks += [f"{one.id_conflicts:,} id conflicts"] if one.id_conflicts else []
+    newest = f", newest {one.newest}" if one.newest else ""
+    return f"{one.name:{width}}  {one.events:,} events{newest}" + (
+        f" (set aside: {', '.join(remarks)})" * bool(remarks)
+    )
+
+
+def _behind(status: Status) -> str:
+    if status.lag_records is None:
+        return "damaged"
+    if status.lag_records and not any(counts["applied"] for counts in status.views.values()):
+        return f"not filled yet ({status.lag_records:,} records; the first `trimtab serve` or prediction fills them)"
+    return f"{status.lag_records:,} records behind the log"
+
+
+def _views(status: Status) -> Iterator[str]:
+    for name, counts in status.views.items():
+        asides = [f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items() if n and what in _ASIDE]
+        yield f"  {name}: {counts['applied']:,} records" + (f" ({', '.join(asides)})" if asides else "")
+
+
+def _served_by(service: ServiceState) -> str:
+    if not service.workers:
+        return f"served on {service.url}"
+    shown = [
+        f"{one.slot} {'ready' if one.ready else 'starting'}" + (f" (restarts: {one.restarts})" if one.restarts else "")
+        for one in service.workers
+    ]
+    return f"served by {len(shown)} workers on {service.url}: {', '.join(shown)}"
+
+
+def _signal(one: Signal, now_us: int) -> Iterator[str]:
+    since = f"since about {format_age(now_us - one.onset_us)}"
+    if one.ended_at_us is not None:
+        ended = f"ended {format_age(now_us - one.ended_at_us)}: {one.ended_because}"
+        yield f"was {one.severity}, {since}, {ended}  {one.model}: {one.message}"
+    elif one.severity == "info":
+        yield f"info {since}  {one.model}: {one.message}"

@@ -1,0 +1,81 @@
+"""The status as text: red first, warnings next, ages instead of times."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+import shop
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab.app.inspect.status_text import with_ages
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US, format_age, format_time
+
+ISO = re.compile(r"\d\d:\d\d:\d\d")
+
+
+def test_what_is_red_stands_first_and_then_warnings(trained: Path) -> None:
+    now_us = shop.NOW_US + 3 * HOUR_US + 123_456
+    with shop.opened(trained, now_us) as project:
+        project.freeze("strange data")
+        status = project.status()
+        plain = msgspec.structs.replace(status, red=[]).lines()
+        found = msgspec.structs.replace(
+            status,
+            red=["buyer: something is wrong since 2024-04-09T00:00:00.5Z"],
+            unapplied=["view site"],
+        ).lines()
+    assert not any(line.startswith("RED") for line in plain)
+    assert re.fullmatch(r"2024-04-10 03:00 UTC: nothing is red, \d+ warnings?", plain[0])
+    assert found[0].startswith("2024-04-10 03:00 UTC: 1 red, ")
+    assert found[1] == "RED  buyer: something is wrong for 27 h"
+    kinds = [line[:4] for line in found[2:]]
+    count = kinds.count("WARN")
+    assert kinds[:count] == ["WARN"] * count != []
+    assert "WARN FROZEN: no automation until `trimtab unfreeze`" in found
+    assert "WARN not applied: view site (changed in the project file; see: trimtab plan)" in found
+    assert "buyer: buyer@2 in service for 3 h, trained on what was known 3 h ago" in found
+    assert [line for line in plain + found if ISO.search(line)] == []
+
+
+def test_a_quality_that_is_provisional_is_a_warning(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        status = project.status()
+        (first, *_) = status.deployments
+        watch = "quality steady, last closed day 2024-04-08 (provisional: its reference is of 5 days)"
+        lines = msgspec.structs.replace(status, deployments=[msgspec.structs.replace(first, watch=watch)]).lines()
+    assert "WARN buyer: the normal quality is provisional: its reference is of 5 days" in lines
+    assert any(line.startswith("  quality steady, last closed day 2024-04-08 (provisional); ") for line in lines)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("since 2024-03-01T00:00:00Z", "for 24 h"),
+        ("until 2024-03-05T00:00:00.123456Z at most", "for 3 d more at most"),
+        ("until 2024-02-01T00:00:00Z", "until 30 d ago"),
+        ("stamped at 2024-03-01T23:59:59Z", "stamped 1 s ago"),
+        ("2024-03-01T23:00:00Z promote: 2024-03-01", "60 min ago promote: 2024-03-01"),
+        ("id 2024-03-01", "id 2024-03-01"),
+    ],
+)
+def test_times_become_ages(text: str, shown: str) -> None:
+    now_us = 1_709_337_600_000_000  # 2024-03-02
+    assert with_ages(text, now_us) == shown
+
+
+@given(st.integers(-(400 * DAY_US), 400 * DAY_US))
+def test_an_age_has_at_most_a_few_digits_and_the_right_size(us: int) -> None:
+    shown = format_age(us)
+    if shown == "just now":
+        assert abs(us) <= SECOND_US // 2
+        return
+    count, unit = re.fullmatch(r"(?:in )?(\d+) (s|min|h|d)(?: ago)?", shown).groups()  # type: ignore[union-attr]
+    size_us = int(count) * {"s": SECOND_US, "min": MINUTE_US, "h": HOUR_US, "d": DAY_US}[unit]
+    assert abs(size_us - abs(us)) <= max(0.26 * abs(us), SECOND_US / 2)
+    assert (us > 0) == shown.endswith("ago")
+    assert not ISO.search(with_ages(f"at {format_time(us + 10**15)}", 10**15))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -97,6 +98,8 @@ class Commands(_Lazy):
         **extra: Any,
     ) -> Any:
         manner = Manner()
+        if "_TRIMTAB_COMPLETE" in os.environ:
+            import trimtab.cli.completing  # noqa: F401  # how Bash is answered
 
         def work() -> object:
             return click.Group.main(self, args, prog_name or "trimtab", complete_var, False, obj=manner, **extra)

@@ -106,6 +106,17 @@ def _check_text(ctx: click.Context) -> None:
                     raise click.BadParameter(said, ctx=ctx, param=parameter) from None
 
 
+def names(*kinds: str) -> Callable[[click.Context, click.Parameter, str], Any]:
+    """Return a function by which a shell completes names of the project, such as those of its models."""
+
+    def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
+        from trimtab.cli.completing import complete_names
+
+        return complete_names(ctx, parameter, incomplete, kinds)
+
+    return complete
+
+
 def manner() -> Manner:
     """Return the general options of the running command: how it prints and which project it uses."""
     return click.get_current_context().ensure_object(Manner)

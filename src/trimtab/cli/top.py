@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trimtab.cli.options import command, manner, project_config
+from trimtab.cli.options import command, manner, names, project_config
 from trimtab.cli.output import show_json, show_lines
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _TIMEOUT_S = 5.0
 @click.option("--url", help="Where the service is; left out, where this project is served.")
 @click.option("--key", help="An API key with the role read, where one is needed; -: the first line of input.")
 @click.option("--cafile", metavar="FILE", help="A PEM file with the certificates to trust, for HTTPS.")
-@click.option("--model", metavar="NAME", help="Show the predictions of this model only.")
+@click.option("--model", metavar="NAME", shell_complete=names("model"), help="Show the predictions of this model only.")
 @click.option("--every", type=click.FloatRange(0.2, 3_600), default=1.0, show_default=True, help="Seconds.")
 @click.option("--once", is_flag=True, help="Print one view, with rates over that time, and end.")
 def top(url: str | None, key: str | None, cafile: str | None, model: str | None, every: float, once: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trimtab.cli.exits import FAILED
-from trimtab.cli.options import command, opened_project
+from trimtab.cli.options import command, names, opened_project
 from trimtab.cli.output import show, show_each
 from trimtab.cli.printed import File, Verified
 
@@ -46,7 +46,7 @@ def why(prediction_id: str) -> None:
 
 
 @command("report")
-@click.argument("version")
+@click.argument("version", shell_complete=names("version"))
 @click.option(
     "--out", type=click.Path(), metavar="FILE", help="The file to write; left out, in reports/ of the state folder."
 )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from trimtab.cli.options import account, command, opened_project
+from trimtab.cli.options import account, command, names, opened_project
 from trimtab.cli.output import show_each
 
 
 @command("exclusions")
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=names("model"))
 @click.option("--all", "everything", is_flag=True, help="Show those that were released, too.")
 @click.option("--release", "window", metavar="ID", help="Let the rows of this time count again.")
 @click.option("--why", "reason", default="", metavar="TEXT", help="With --release: goes into the ledger.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trimtab.cli.ask.asking import shown_decisions
-from trimtab.cli.options import account, command, manner, opened_project, refuse_given, time_given
+from trimtab.cli.options import account, command, manner, names, opened_project, refuse_given, time_given
 from trimtab.cli.output import show, show_json, show_lines
 from trimtab.cli.printed import File
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @command("quality")
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=names("model"))
 @click.option(
     "--by",
     type=click.Choice(["hour", "day", "week", "month", "all", "batch"]),
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 @click.option("--slices", metavar="COLUMN", help="A row for each value of a column or named expression.")
 @click.option("--since", metavar="T", help="Leave out blocks that begin before T.")
 @click.option("--until", metavar="T", help="Leave out blocks that begin at T or later.")
-@click.option("--version", "version", metavar="VERSION", help="Only what this version answered.")
+@click.option(
+    "--version", "version", metavar="VERSION", shell_complete=names("version"), help="Only what this version answered."
+)
 @click.option("--amended", is_flag=True, help="Count labels that came late or were corrected since a day was closed.")
 @click.option("--page", "page", metavar="FILE", help="Write a page with plots instead: a file that ends in .html.")
 @click.option("--accept", is_flag=True, help="Accept a level that is worse than that of the last healthy version.")

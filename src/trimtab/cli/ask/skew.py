@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from trimtab.cli.exits import FAILED
-from trimtab.cli.options import command, opened_project, refuse_given, time_given
+from trimtab.cli.options import command, names, opened_project, refuse_given, time_given
 from trimtab.cli.output import progress, show, show_each
 
 
 @command("skew", safe="No prediction was changed; a check that was not finished is not kept.")
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=names("model"))
 @click.option(
     "--sample",
     type=click.IntRange(min=1),

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from trimtab.cli.exits import FAILED
-from trimtab.cli.options import command, manner, opened_project, refuse_given, time_given
+from trimtab.cli.options import command, manner, names, opened_project, refuse_given, time_given
 from trimtab.cli.output import progress, show, show_json, show_lines
 from trimtab.core.errors import Misuse
 from trimtab.store.regular_file import regular_file
@@ -27,7 +27,7 @@ _INGEST_SAFE = "What was taken is safe in the log; run the same command again: r
 
 
 @command("ingest", safe=_INGEST_SAFE)
-@click.argument("source")
+@click.argument("source", shell_complete=names("source"))
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--live", is_flag=True, help="The rows become known now, not at their time plus the source's delay.")
 @click.option("--absent-as-null", is_flag=True, help="Take a file that lacks declared columns; they are null.")
@@ -89,7 +89,7 @@ def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
 
 
 @command("predict", safe="Answers that were given are logged; run the same command again for the rest.")
-@click.argument("model")
+@click.argument("model", shell_complete=names("model"))
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--row", "rows", multiple=True, metavar="JSON", help="One request as a JSON object; may be repeated.")
 @click.option("--at", metavar="TIME", help="Answer as of this time, ISO 8601; left out, now (rows) or its own (file).")

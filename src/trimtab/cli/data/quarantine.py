@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trimtab.cli.options import command, opened_project
+from trimtab.cli.options import command, names, opened_project
 from trimtab.cli.output import progress, show
 from trimtab.cli.printed import Dropped
 
@@ -19,7 +19,7 @@ _LONGEST = 160  # rows are shown with at most this many characters
 
 
 _SAFE = "Rows that were given back or dropped stay so; run the same command again for the rest."
-_SOURCE = click.argument("source", required=False)
+_SOURCE = click.argument("source", required=False, shell_complete=names("source"))
 _REASON = click.option("--reason", metavar="REASON", help="Only rows with this reason.")
 
 

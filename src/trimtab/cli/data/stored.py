@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trimtab.cli.options import command, opened_project
+from trimtab.cli.options import command, names, opened_project
 from trimtab.cli.output import progress, show
 from trimtab.cli.printed import Rebuilt
 from trimtab.core.shown import format_bytes
@@ -31,7 +31,7 @@ def materialise() -> None:
 
 
 @command("rebuild", safe="What was there before is kept; run the same command again.")
-@click.argument("view", required=False)
+@click.argument("view", required=False, shell_complete=names("view"))
 @click.option("--all", "every", is_flag=True, help="All views, also damaged ones.")
 def rebuild(view: str | None, every: bool) -> None:
     """Rebuild the online features of a view from history.

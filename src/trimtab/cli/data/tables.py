@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
-from trimtab.cli.options import command, opened_project, time_given
+from trimtab.cli.options import command, names, opened_project, time_given
 from trimtab.cli.output import progress, show
 
 if TYPE_CHECKING:
@@ -41,8 +41,20 @@ _EVENTS = click.option(
 
 @command("join", safe=_SAFE)
 @click.argument("requests", type=click.Path(path_type=Path))
-@click.option("--model", metavar="NAME", help="The features of this model; left out, of the project's only one.")
-@click.option("--view", "views", multiple=True, metavar="NAME", help="The features of this view; may be repeated.")
+@click.option(
+    "--model",
+    metavar="NAME",
+    shell_complete=names("model"),
+    help="The features of this model; left out, of the project's only one.",
+)
+@click.option(
+    "--view",
+    "views",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=names("view"),
+    help="The features of this view; may be repeated.",
+)
 @click.option("--at", metavar="TIME", help="The column of times, or one time, ISO 8601; left out, the model's own.")
 @_FINAL
 @_REASONS
@@ -80,7 +92,7 @@ def join(
 
 
 @command("snapshot", safe=_SAFE)
-@click.argument("views", nargs=-1, required=True, metavar="VIEW...")
+@click.argument("views", nargs=-1, required=True, metavar="VIEW...", shell_complete=names("view"))
 @click.option("--at", metavar="TIME", help="The time, ISO 8601; left out, now.")
 @click.option("--start", metavar="TIME", help="The first of several times; with --end and --every.")
 @click.option("--end", metavar="TIME", help="The end of several times, exclusive.")

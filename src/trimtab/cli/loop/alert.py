@@ -6,7 +6,7 @@ import click
 
 from trimtab.cli.ask.asking import shown_decisions
 from trimtab.cli.exits import FAILED
-from trimtab.cli.options import account, command, opened_project
+from trimtab.cli.options import account, command, names, opened_project
 from trimtab.cli.output import progress, show
 
 _WHY = click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger.")
@@ -45,7 +45,7 @@ def test(receiver: str | None) -> int:
 
 
 @command("mute")
-@click.argument("what")
+@click.argument("what", shell_complete=names("model"))
 @click.option("--for", "time", metavar="DURATION", help="How long: 4h, 2d; at most 90d. Required: a mute always ends.")
 @_WHY
 def mute(what: str, time: str | None, reason: str) -> None:
@@ -65,7 +65,7 @@ def mute(what: str, time: str | None, reason: str) -> None:
 
 
 @command("unmute")
-@click.argument("what")
+@click.argument("what", shell_complete=names("model"))
 @_WHY
 def unmute(what: str, reason: str) -> None:
     """End a mute. WHAT is as it was given to `trimtab alert mute`.

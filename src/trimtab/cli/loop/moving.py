@@ -6,7 +6,7 @@ import click
 
 from trimtab.cli.ask.asking import shown_decisions
 from trimtab.cli.exits import FAILED
-from trimtab.cli.options import account, command, opened_project
+from trimtab.cli.options import account, command, names, opened_project
 from trimtab.cli.output import progress, show
 
 _SAFE = "What was decided is in the ledger; a step that was not finished is done again by the next call."
@@ -16,7 +16,7 @@ _SHARE = click.option(
 
 
 @command("promote", safe=_SAFE)
-@click.argument("version")
+@click.argument("version", shell_complete=names("version"))
 @click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger and the alias's history.")
 @click.option("--dry-run", is_flag=True, help="Only judge it; nothing is moved or written into the ledger.")
 @click.option("--seen-until", metavar="TIME", help="Until when an imported version has seen data.")
@@ -49,7 +49,7 @@ def promote(version: str, reason: str, dry_run: bool, seen_until: str | None, ac
 
 
 @command("approve", safe=_SAFE)
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=names("model"))
 @click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger.")
 @click.option("--by", "actor", metavar="NAME", help="Who approves it; left out, the name of your account.")
 def approve(model: str | None, reason: str, actor: str | None) -> int:
@@ -68,7 +68,7 @@ def approve(model: str | None, reason: str, actor: str | None) -> int:
 
 
 @command("reject")
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=names("model"))
 @click.option("--why", "reason", required=True, metavar="TEXT", help="Goes into the ledger.")
 @click.option("--by", "actor", metavar="NAME", help="Who rejects it; left out, the name of your account.")
 def reject(model: str | None, reason: str, actor: str | None) -> None:
@@ -86,7 +86,7 @@ def reject(model: str | None, reason: str, actor: str | None) -> None:
 
 
 @command("rollback")
-@click.argument("model")
+@click.argument("model", shell_complete=names("model"))
 @click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger and the alias's history.")
 def rollback(model: str, reason: str) -> None:
     """Let the previous version answer again, at once.
@@ -103,7 +103,7 @@ def rollback(model: str, reason: str) -> None:
 
 
 @command("canary")
-@click.argument("version")
+@click.argument("version", shell_complete=names("version"))
 @_SHARE
 @click.option(
     "--why", "reason", default="", metavar="TEXT", help="Goes into the ledger; required of one that passed no gate."
@@ -122,7 +122,7 @@ def canary(version: str, share: float, reason: str) -> None:
 
 
 @command("shadow")
-@click.argument("version")
+@click.argument("version", shell_complete=names("version"))
 @_SHARE
 @click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger.")
 def shadow(version: str, share: float, reason: str) -> None:

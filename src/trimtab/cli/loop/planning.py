@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trimtab.cli.exits import FAILED, printable
-from trimtab.cli.options import account, command, opened_project
+from trimtab.cli.options import account, command, names, opened_project
 from trimtab.cli.output import progress, show, show_lines
 from trimtab.core.errors import Misuse, NotFound
 
@@ -76,7 +76,7 @@ def features(search: str | None) -> None:
 
 
 @command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=names("source", "view", "request"))
 def feature(name: str) -> None:
     """Show a source, an entity, a view or a feature in full.
 

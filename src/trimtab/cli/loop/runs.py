@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trimtab.cli.options import account, command, opened_project
+from trimtab.cli.options import account, command, names, opened_project
 from trimtab.cli.output import show, show_each
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @command("list")
-@click.option("--model", metavar="NAME", help="Only those of one deployment.")
+@click.option("--model", metavar="NAME", shell_complete=names("model"), help="Only those of one deployment.")
 @click.option("--last", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="The newest N.")
 def runs(model: str | None, last: int) -> None:
     """List the runs: trainings with their outcomes, and those still running.
@@ -35,7 +35,7 @@ def runs(model: str | None, last: int) -> None:
 
 
 @command("show")
-@click.argument("run_id", metavar="ID")
+@click.argument("run_id", metavar="ID", shell_complete=names("run"))
 def show_one(run_id: str) -> None:
     """Show a run with its steps, and what it printed.
 
@@ -51,7 +51,7 @@ def show_one(run_id: str) -> None:
 
 
 @command("cancel")
-@click.argument("run_id", metavar="ID")
+@click.argument("run_id", metavar="ID", shell_complete=names("run"))
 def cancel(run_id: str) -> None:
     """Cancel a running run, also one of another process. Its finished steps stay.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trimtab.cli.loop.planning import say_first
-from trimtab.cli.options import account, command, opened_project, say_which
+from trimtab.cli.options import account, command, names, opened_project, say_which
 from trimtab.cli.output import progress, show
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _SHOWN = 10
 
 
 @command("run", safe=_SAFE)
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=names("model"))
 @click.option("--trials", type=int, metavar="N", help="The number of trials; left out, as the model declares.")
 @click.option("--time", metavar="TIME", help="The time limit of all trials together, e.g. 10m.")
 def search(model: str | None, trials: int | None, time: str | None) -> None:
@@ -44,7 +44,7 @@ def search(model: str | None, trials: int | None, time: str | None) -> None:
 
 
 @command("trials")
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=names("model"))
 @click.option("--best", type=click.IntRange(min=1), metavar="N", help="Only the N best ones.")
 def trials(model: str | None, best: int | None) -> None:
     """Show the trials of a model's newest search.

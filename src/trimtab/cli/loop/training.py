@@ -10,7 +10,7 @@ import click
 from trimtab.cli.ask.asking import shown_decisions
 from trimtab.cli.exits import FAILED
 from trimtab.cli.loop.planning import say_first
-from trimtab.cli.options import account, command, manner, opened_project, say_which
+from trimtab.cli.options import account, command, manner, names, opened_project, say_which
 from trimtab.cli.output import progress, show, show_each, show_json, show_lines
 from trimtab.core.time import format_time
 
@@ -23,7 +23,7 @@ _SAFE = "What was decided is in the ledger; a step that was not finished is done
 
 
 @command("train", safe=_SAFE)
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=names("model"))
 def train(model: str | None) -> int:
     """Train a candidate now, judge it, promote or refuse it.
 
@@ -92,7 +92,7 @@ def tick() -> None:
 
 
 @command("stages", safe=_SAFE)
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=names("model"))
 def stages(model: str | None) -> None:
     """Show the stages of a model's loop: done, current and next.
 

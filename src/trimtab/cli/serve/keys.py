@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trimtab.cli.options import account, command, opened_project
+from trimtab.cli.options import account, command, names, opened_project
 from trimtab.cli.output import show, show_each
 from trimtab.cli.printed import ListedKey, NewKey, RemovedKey
 
@@ -66,7 +66,7 @@ def add(name: str, roles: tuple[Role, ...], rate: str | None) -> None:
 
 
 @command("remove")
-@click.argument("name")
+@click.argument("name", shell_complete=names("access_key"))
 def remove(name: str) -> None:
     """Remove an API key. Running services refuse it within two seconds.
 

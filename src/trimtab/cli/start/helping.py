@@ -9,8 +9,19 @@ from trimtab.cli.output import show
 from trimtab.cli.printed import Help
 
 
+def _verbs(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    command: click.Command | None = ctx.find_root().command
+    for word in ctx.params.get("verbs") or ():
+        command = command.get_command(ctx, word) if isinstance(command, click.Group) else None
+    return (
+        [one for one in command.list_commands(ctx) if one.startswith(incomplete)]
+        if isinstance(command, click.Group)
+        else []
+    )
+
+
 @command("help")
-@click.argument("verbs", nargs=-1, metavar="[VERB...]")
+@click.argument("verbs", nargs=-1, metavar="[VERB...]", shell_complete=_verbs)
 def help_(verbs: tuple[str, ...]) -> None:
     """Show the help of trimtab, or of a verb.
 

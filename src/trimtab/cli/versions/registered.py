@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trimtab.cli.options import account, command, opened_project
+from trimtab.cli.options import account, command, names, opened_project
 from trimtab.cli.output import progress, show, show_each
 from trimtab.core.shown import format_bytes
 
@@ -20,12 +20,17 @@ _SHOWN = 12  # ids are shown with this many digits
 
 
 @command("list")
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=names("model"))
 @click.option("--search", metavar="TEXT", help="In names, addresses, tags, notes, aliases, inputs.")
 @click.option("--tag", metavar="TAG", help="Only those with this tag.")
 @click.option("--metric", metavar="BOUND", help='A metric, also with a bound: "auc>0.8".')
 @click.option("--feature", metavar="NAME", help="Only those that read this feature, or a feature of this view.")
-@click.option("--source", metavar="NAME", help="Only those whose features are made of this source.")
+@click.option(
+    "--source",
+    metavar="NAME",
+    shell_complete=names("source"),
+    help="Only those whose features are made of this source.",
+)
 def versions(model: str | None, **wanted: Any) -> None:
     """List or search the registered versions of models.
 
@@ -53,7 +58,7 @@ def versions(model: str | None, **wanted: Any) -> None:
 
 
 @command("tag")
-@click.argument("version")
+@click.argument("version", shell_complete=names("version"))
 @click.argument("tags", nargs=-1, metavar="TAG...")
 @click.option("--note", metavar="TEXT", help="A remark, kept with who and when.")
 def tag(version: str, tags: tuple[str, ...], note: str | None) -> None:
@@ -75,8 +80,8 @@ def tag(version: str, tags: tuple[str, ...], note: str | None) -> None:
 
 
 @command("protect")
-@click.argument("model")
-@click.argument("alias")
+@click.argument("model", shell_complete=names("model"))
+@click.argument("alias", shell_complete=names("alias"))
 @click.option("--needs", required=True, type=click.Choice(["gate", "reason", "nothing"]), help="What a move needs.")
 @click.option("--why", required=True, metavar="TEXT", help="One sentence for the history.")
 def protect(model: str, alias: str, needs: Any, why: str) -> None:

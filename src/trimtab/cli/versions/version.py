@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trimtab.cli.options import account, command, opened_project, refuse_given
+from trimtab.cli.options import account, command, names, opened_project, refuse_given
 from trimtab.cli.output import progress, show
 from trimtab.cli.printed import Card
 from trimtab.core.errors import Misuse
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @command("compare")
-@click.argument("one")
-@click.argument("other")
+@click.argument("one", shell_complete=names("version"))
+@click.argument("other", shell_complete=names("version"))
 @click.option("--window", default="14d", show_default=True, metavar="DURATION", help="How far back labelled rows go.")
 @click.option("--no-rows", is_flag=True, help="Compare records only; score no rows.")
 @click.option("--moved", type=float, metavar="X", help="The difference from which an answer counts as moved.")
@@ -43,7 +43,7 @@ def compare(one: str, other: str, window: str, no_rows: bool, moved: float | Non
 
 
 @command("card")
-@click.argument("version")
+@click.argument("version", shell_complete=names("version"))
 @click.option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Write it as a page instead.")
 def card(version: str, html: str | None) -> None:
     """Show a version's model card as Markdown.
@@ -60,7 +60,7 @@ def card(version: str, html: str | None) -> None:
 
 
 @command("export")
-@click.argument("version")
+@click.argument("version", shell_complete=names("version"))
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.option("--mlflow", is_flag=True, help="Make it an MLflow model folder.")
 @click.option("--trust", type=click.Choice(["pickle"]), help="Allow a version that is stored with pickle.")
@@ -85,7 +85,7 @@ def export(version: str, folder: str, mlflow: bool, trust: Any) -> None:
 
 @command("import", safe="Nothing was registered.")
 @click.argument("path", type=click.Path())
-@click.option("--model", required=True, help="The declared model.")
+@click.option("--model", required=True, shell_complete=names("model"), help="The declared model.")
 @click.option("--golden", type=click.Path(dir_okay=False), metavar="FILE", help="Rows with the scores it must give.")
 @click.option("--window", metavar="DURATION", help="Score it on the labelled rows of this last period.")
 @click.option("--category", multiple=True, metavar="NAME=A,B", help="A category's values, in the model's own order.")
@@ -131,7 +131,7 @@ def _shown_time(at_us: int) -> str:
 
 
 @command("show")
-@click.argument("version")
+@click.argument("version", shell_complete=names("version"))
 def show_one(version: str) -> None:
     """Show a version: its origin, its signature, and how a single row is scored.
 

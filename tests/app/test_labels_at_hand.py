@@ -133,6 +133,8 @@ def test_an_id_and_a_value_are_enough_in_every_project_that_init_makes(tmp_path:
             assert project.state.events.positions() != before
             assert project.history.duplicates[event_source(made)] == number + 1
             project.tick()  # its day is still open
+        with pytest.raises(Misuse, match="no day is closed yet"):
+            project.status().plot()
 
 
 def event_source(made: Scaffolded) -> str:
@@ -183,6 +185,9 @@ def test_over_http_a_day_closes_with_a_label_of_an_id_and_a_value(words: Scaffol
         project.tick()
         (day,) = project.quality(words.model, since=NOW_US // DAY_US * DAY_US).to_rows()
         assert (day["predictions"], day["labelled"], day["missing"]) == (8, 6, 2)
+        assert 'aria-label="y: loss by day: 1 series (champion)' in str(project.status().plot())
+        assert "Predicted and true rate" in str(picture := project.evaluation("y@champion").plot())
+        assert "log_loss by day" in str(picture)
         states = [(project.why(one).label_state, project.why(one).label) for one in ids]
         assert states == [("labelled", value) for value in (1.0, 0.0, 1.0, 0.0, 1.0, 1.0)] + [("missing", None)] * 2
         assert project.label(ids[6], True).late == 1

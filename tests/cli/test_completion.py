@@ -106,7 +106,10 @@ def test_the_project_may_be_named_or_broken_or_absent(
 
 
 def test_nothing_heavy_is_loaded(project: Path) -> None:
-    code = "import sys; from trimtab.cli.group import trimtab\ntry:\n trimtab()\nfinally:\n print(*sys.modules, file=sys.stderr)"
+    code = (
+        "import sys; from trimtab.cli.group import trimtab\n"
+        "try:\n trimtab()\nfinally:\n print(*sys.modules, file=sys.stderr)"
+    )
     typed = {"_TRIMTAB_COMPLETE": "bash_complete", "COMP_WORDS": "trimtab train ", "COMP_CWORD": "2"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=clean_environment(**typed), capture_output=True, text=True, check=True

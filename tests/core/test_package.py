@@ -38,4 +38,4 @@ def test_the_listing_of_a_package_and_of_a_project_has_the_public_names_and_noth
     project = dir(object.__new__(trimtab.Project))  # needs no open project
     assert {"predict", "label", "train", "status", "registry", "close"} <= set(project)
     assert {name for name in project if not hasattr(trimtab.Project, name)} == {"clock", "config"}  # attributes
-    assert not {"state", "part", "live", "layouts", "version_memory", "make_room", "views"} & set(project)
+    assert not {"part", "live", "layouts", "version_memory", "make_room", "reopen"} & set(project)

@@ -89,3 +89,10 @@ def test_a_better_line_is_better_and_a_line_equals_itself(
     same = both.compare("a", "a")
     assert (same.auc.low, same.auc.high, same.log_loss.low, same.log_loss.high) == (0, 0, 0, 0)
     assert both.compare("a", "b", seed=3) == both.compare("a", "b", seed=3)
+
+
+def test_the_picture_of_a_replay_has_a_line_for_each_scenario(
+    year_end: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    picture = result(line("mine", *year_end), line("never", *year_end)).plot()
+    assert 'aria-label="Log loss, 14 days: 2 series (never, mine)' in picture._repr_svg_()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from trimtab.app.calls import public_call, public_calls
 from trimtab.app.project_rows import Meter, ProjectRows, check_named, checked_path
 from trimtab.app.state.definitions import load_definitions
 from trimtab.app.state.retention_needs import check_retention
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from trimtab.registry.describing.signature import Signature
     from trimtab.registry.searching import Found
     from trimtab.registry.transfer.export import Exported
+    from trimtab.report import Picture
     from trimtab.run import Run
     from trimtab.simulation.faults import Fault
     from trimtab.simulation.policies import Policy
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from trimtab.training.judge.evaluation import Evaluation
 
 
+@public_call
 def open_project(
     folder: str | Path = ".",
     *,
@@ -95,6 +98,7 @@ def open_project(
 open = open_project  # noqa: A001  # `tt.open`
 
 
+@public_calls
 class Project(ProjectRows):
     """An open project. Close it, or use it in `with`.
 
@@ -672,10 +676,12 @@ class Project(ProjectRows):
         return back_up(self, checked_path("to", to))
 
     def status(self) -> Status:
-        """The state of the project: deployments, freshness, and what is red."""
+        """The state of the project: deployments, freshness, and what is red; its `plot()` shows the loss by day."""
         from trimtab.app.inspect.status import project_status
 
-        return project_status(self)
+        found = project_status(self)
+        found.__dict__["draw"] = self._quality_picture
+        return found
 
     def ledger(self) -> list[Decision]:
         """Every decision, oldest first."""
@@ -1088,6 +1094,11 @@ class Project(ProjectRows):
             seed=seed,
             progress=progress,
         )
+
+    def _quality_picture(self) -> Picture:
+        from trimtab.app.inspect.pages.quality_page import quality_picture
+
+        return quality_picture(self, list(self.definitions.deployments))
 
     def _by_hand(self, act: str, why: str, actor: str, change: Put | Remove) -> Decision:
         """Write a change and its row of the ledger in one transaction."""

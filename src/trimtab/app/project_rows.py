@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import msgspec
 
+from trimtab.app.calls import public_calls
 from trimtab.app.system import System
 from trimtab.core.errors import Misuse
 from trimtab.serving.answer.served import Answer
@@ -26,16 +27,20 @@ if TYPE_CHECKING:
 Meter: TypeAlias = Callable[[int, int], object]
 
 
-_PARTS = ("clock", "config", "definitions", "history", "ingestor", "keys", "quarantine", "registry")
+_PARTS = (
+    *("clock", "close", "config", "definitions", "features_from_us", "history", "ingestor", "keys", "predictions"),
+    *("quarantine", "registry", "served", "sources", "state", "views"),
+)  # of `System`
 
 
+@public_calls
 class ProjectRows(System):
     """The methods of `Project` that take rows or return them."""
 
     def __dir__(self) -> list[str]:
         """Return the public names: the verbs, and the parts that the documents name."""
         own = {name for kind in (type(self), ProjectRows) for name in vars(kind) if not name.startswith("_")}
-        return sorted(own.union(_PARTS, ["close"]))
+        return sorted(own.union(_PARTS))
 
     def push(self, source: str, rows: Sequence[Mapping[str, object]] | Table) -> Pushed:
         """Append events; they are durable when this returns.

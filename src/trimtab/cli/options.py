@@ -151,8 +151,11 @@ def opened_project(*, as_of: str | None = None) -> Project:
     """Open the project, for use in a `with` statement. With `as_of`, its clock starts at that time, not now."""
     folder = project_folder()  # first, so that a missing project is reported at once
     from trimtab.app import open_project
+    from trimtab.app.calls import show_all_frames
     from trimtab.core.clock import ShiftedClock
 
+    if manner().debug:
+        show_all_frames()
     start_us = time_given("--as-of", as_of)
     clock = None if start_us is None else ShiftedClock(start_us)
     return open_project(folder, clock=clock, environment=os.environ)

@@ -3,6 +3,7 @@
 from trimtab.report.curves import curve_chart
 from trimtab.report.document import Document, Tone
 from trimtab.report.page import html_page
+from trimtab.report.picture import Picture
 from trimtab.report.plots import Bar, CalibrationPoint, Mark, MarkKind, Series, bar_chart, calibration_plot, line_chart
 from trimtab.report.swarm import Swarm, swarm_chart
 from trimtab.report.tables import Align, Cell, Link, Table, html_table, text_table
@@ -18,6 +19,7 @@ __all__ = [
     "Link",
     "Mark",
     "MarkKind",
+    "Picture",
     "Series",
     "Swarm",
     "Table",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Decision, Signal
 from trimtab.core.time import DAY_US
+from trimtab.report import Mark, Picture, Series, line_chart
 from trimtab.simulation.faults import Fault
 from trimtab.simulation.measures import Judged, Measure, measures
 from trimtab.simulation.streams import Shift
@@ -21,6 +22,8 @@ from trimtab.stats.metrics.multiclass import top_class
 from trimtab.training.data.sets import whole_lists
 
 WEEK_US = 7 * DAY_US
+SMOOTH_DAYS = 14  # the moving window of plots
+_DRAWN = 4  # the maximum number of scenarios in a plot, because more lines would hide each other
 
 
 class RefusedStart(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,6 +182,31 @@ class ReplayResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         found = {m.name: m.difference(one, other, weeks, seed=seed, repeats=repeats) for m in a.measures}
         return Comparison(line=line, rival=rival, metrics={k: v for k, v in found.items() if v is not None})
 
+    def plot(self) -> Picture:
+        """Return a picture of the metric over a moving window of 14 days, for the first four scenarios.
+
+        Alarms and promotions of the first scenario are marked, and simulated faults and shifts.
+        """
+        lines = list(self.lines.values())[:_DRAWN]
+        series = [_moving(line) for line in reversed(lines)]  # the first scenario is drawn last, on top
+        if self.optimum is not None:
+            series.append(_moving(self.optimum))
+        marks = [Mark(at_us=s.raised_at_us, label="alarm", kind="alarm") for s in lines[0].signals]
+        marks += [
+            Mark(at_us=d.at_us, label="promoted", kind="promotion")
+            for d in lines[0].decisions
+            if d.act == "promote" and d.at_us > self.start_us
+        ]
+        marks += [Mark(at_us=one.start_us, label=one.said, kind="change") for one in self.faults]
+        marks += [
+            Mark(at_us=self.start_us + round(one.day * DAY_US), label=f"{one.kind} shift", kind="change")
+            for one in self.shifts
+        ]
+        marks.sort(key=lambda mark: mark.at_us)
+        own = shown_name(lines[0].metric)
+        title = f"{own.capitalize()}, {SMOOTH_DAYS} days"
+        return Picture((line_chart(series, title=title, y_label=own, marks=marks),))
+
 
 def month_of(us: int) -> str:
     """Return the calendar month of a time (UTC).
@@ -187,3 +215,22 @@ def month_of(us: int) -> str:
     '2013-03'
     """
     return dt.datetime.fromtimestamp(us / 1e6, dt.UTC).strftime("%Y-%m")
+
+
+def shown_name(metric: str) -> str:
+    """Return the name of a metric as it is shown to people.
+
+    >>> shown_name("root_mean_squared_error"), shown_name("auc")
+    ('root mean squared error', 'AUC')
+    """
+    return "AUC" if metric == "auc" else metric.replace("_", " ")
+
+
+def _moving(line: ScenarioResult) -> Series:
+    days = np.unique(line.at_us // DAY_US)
+    own = line.measures[0]
+    values: list[float | None] = []
+    for day in days.tolist():
+        rows = line.judged & (line.at_us // DAY_US <= day) & (line.at_us // DAY_US > day - SMOOTH_DAYS)
+        values.append(own.value(line.rows(rows)) if rows.any() else None)
+    return Series(name=line.name, x=[int(day) * DAY_US for day in days], y=values)

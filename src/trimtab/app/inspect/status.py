@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from trimtab.app.training.loop import DeploymentLoop
     from trimtab.core.records import Decision
     from trimtab.registry.versions import AliasMove, Version
+    from trimtab.report import Picture
     from trimtab.steering.definitions import Deployment
 
 _RECENT_US = 14 * DAY_US
@@ -91,7 +92,7 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     id_conflicts: int
 
 
-class Status(msgspec.Struct, frozen=True, kw_only=True):
+class Status(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The status of the whole project at one time."""
 
     at: str
@@ -111,6 +112,17 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_red(self) -> bool:
         return bool(self.red)
+
+    def plot(self) -> Picture:
+        """Return a picture of the loss of each deployment by closed day. The project must still be open.
+
+        Raises:
+            Misuse: No day is closed yet, or the status was not given by `project.status()`.
+        """
+        if "draw" not in self.__dict__:  # `project.status()` puts it there
+            raise Misuse("plot: this status is a copy. Ask the project again: project.status().plot()")
+        picture: Picture = self.__dict__["draw"]()
+        return picture
 
     def lines(self) -> list[str]:
         """The status as lines of text: what is red first, then warnings; times as ages."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from trimtab.app.replay.replay_tables import (
     PAGE,
@@ -21,22 +20,20 @@ from trimtab.app.replay.replay_tables import (
     number,
     outcome_table,
     quality_table,
-    shown_name,
     table,
 )
 from trimtab.core.errors import Misuse
-from trimtab.core.time import DAY_US, format_time
-from trimtab.report import Document, Mark, Series, html_page, line_chart, terminal_text, text_table
+from trimtab.core.time import format_time
+from trimtab.report import Document, html_page, terminal_text, text_table
 from trimtab.report.markup import Markup
 from trimtab.report.text_chart import text_chart
 from trimtab.simulation.faults import in_words
 from trimtab.simulation.policy_search import PolicyChoice
-from trimtab.simulation.results import Comparison, ReplayResult, ScenarioResult
+from trimtab.simulation.results import SMOOTH_DAYS, Comparison, ReplayResult, shown_name
 from trimtab.simulation.scorecard import Scorecard, scorecards
 
-_SMOOTH_DAYS = 14
+_CHARTS = 4  # the maximum number of different text charts
 _SHOWN = 40  # the maximum number of alarms and of decisions shown in a terminal
-_DRAWN = 4  # the maximum number of scenarios in a plot, because more lines would hide each other
 
 
 def report_lines(result: ReplayResult, found: Sequence[Comparison]) -> list[str]:
@@ -73,7 +70,7 @@ def replay_document(result: ReplayResult, found: Sequence[Comparison], title: st
     add_months(document, scenarios)
     metric = shown_name(scenarios[0].metric)
     document.heading("Quality over time")
-    caption = f"The mean {metric} over the {_SMOOTH_DAYS} days before each day; lower is better."
+    caption = f"The mean {metric} over the {SMOOTH_DAYS} days before each day; lower is better."
     if any(one.judged.any() for one in scenarios):
         document.plot(quality_picture(result), caption, plain=_text_charts(cards))
     else:
@@ -113,7 +110,7 @@ def _text_charts(cards: Sequence[Scorecard]) -> list[str]:
         chart = text_chart([day.value for day in card.days], level=level, height=5)
         found.setdefault(tuple(chart), []).append(card)
     out: list[str] = []
-    for lines, of in [(lines, of) for lines, of in found.items() if lines][:_DRAWN]:
+    for lines, of in [(lines, of) for lines, of in found.items() if lines][:_CHARTS]:
         names = ", ".join(card.line for card in of)
         out += ["", f"{names}: {shown_name(of[0].metric)} by day; dashed: the mean of {of[0].reference}", *lines]
     return out[1:]
@@ -197,35 +194,5 @@ def comparisons(result: ReplayResult) -> list[Comparison]:
 
 
 def quality_picture(result: ReplayResult) -> Markup:
-    """Return a plot of the metric over a moving window, for the first four scenarios.
-
-    Alarms and promotions of the first scenario are marked.
-    """
-    lines = list(result.lines.values())[:_DRAWN]
-    series = [_moving(line) for line in reversed(lines)]  # the first scenario is drawn last, on top
-    if result.optimum is not None:
-        series.append(_moving(result.optimum))
-    marks = [Mark(at_us=s.raised_at_us, label="alarm", kind="alarm") for s in lines[0].signals]
-    marks += [
-        Mark(at_us=d.at_us, label="promoted", kind="promotion")
-        for d in lines[0].decisions
-        if d.act == "promote" and d.at_us > result.start_us
-    ]
-    marks += [Mark(at_us=one.start_us, label=one.said, kind="change") for one in result.faults]
-    marks += [
-        Mark(at_us=result.start_us + round(one.day * DAY_US), label=f"{one.kind} shift", kind="change")
-        for one in result.shifts
-    ]
-    marks.sort(key=lambda mark: mark.at_us)
-    own = shown_name(lines[0].metric)
-    return line_chart(series, title=f"{own.capitalize()}, {_SMOOTH_DAYS} days", y_label=own, marks=marks)
-
-
-def _moving(line: ScenarioResult) -> Series:
-    days = np.unique(line.at_us // DAY_US)
-    own = line.measures[0]
-    values: list[float | None] = []
-    for day in days.tolist():
-        rows = line.judged & (line.at_us // DAY_US <= day) & (line.at_us // DAY_US > day - _SMOOTH_DAYS)
-        values.append(own.value(line.rows(rows)) if rows.any() else None)
-    return Series(name=line.name, x=[int(day) * DAY_US for day in days], y=values)
+    """Return the plot of a replay as SVG."""
+    return result.plot().plots[0]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from trimtab.core.time import DAY_US, format_time
 from trimtab.report import Document, Table
-from trimtab.simulation.results import Comparison, ReplayResult, ScenarioResult
+from trimtab.simulation.results import Comparison, ReplayResult, ScenarioResult, shown_name
 from trimtab.simulation.scorecard import Alarm, Scorecard
 
 PAGE = 100  # the width of a terminal, in columns
@@ -165,15 +165,6 @@ def _alarm(card: Scorecard, one: Alarm) -> str:
         days = f"{one.delay_us / DAY_US:.1f} days after it, onset off by {one.onset_off_us / DAY_US:+.1f}"
         return f"{text}: {one.explained_by}, {days}"
     return f"{text}: false, nothing was put in" if card.changes_known else text
-
-
-def shown_name(metric: str) -> str:
-    """Return the name of a metric as it is shown to people.
-
-    >>> shown_name("root_mean_squared_error"), shown_name("auc")
-    ('root mean squared error', 'AUC')
-    """
-    return "AUC" if metric == "auc" else metric.replace("_", " ")
 
 
 def table(headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:

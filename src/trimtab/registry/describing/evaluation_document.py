@@ -5,26 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import cast, get_args
 
-from trimtab.core.time import format_time, parse_time_us
+from trimtab.core.time import format_time
 from trimtab.report import (
     Align,
     Bar,
-    CalibrationPoint,
     Document,
-    Series,
     Swarm,
     Table,
     bar_chart,
-    calibration_plot,
     curve_chart,
-    line_chart,
     swarm_chart,
 )
 from trimtab.stats.interval import Interval
 from trimtab.stats.metrics.metric_value import MetricValue
-from trimtab.stats.scores import CalibrationBin
 from trimtab.training.data.leakage import Leak
 from trimtab.training.judge.evaluation import Evaluation
+from trimtab.training.judge.evaluation_plots import calibration_picture, metric_by_week
 from trimtab.training.judge.influence import ClassInfluence, Influence
 from trimtab.training.judge.parts import Month, Slice, Week
 
@@ -113,16 +109,14 @@ def _calibration(document: Document, name: str, evaluation: Evaluation) -> None:
     document.heading("Calibration", detail=True)
     if evaluation.classes:
         document.paragraph("Of the likeliest class: its probability, and how often it was the label.")
-    curves = [(name, _points(evaluation.calibration))]
     if evaluation.raw_calibration:
-        curves.append(("before calibration", _points(evaluation.raw_calibration)))
         document.paragraph(
             f"Scores are corrected by {evaluation.recalibration} calibration, fitted in training on rows that their "
             f"model had not seen. Mean distance of predicted and true share: "
             f"{_text(evaluation.raw_calibration_error)} before, {_text(evaluation.calibration_error)} after."
         )
     document.plot(
-        calibration_plot(curves, title="Predicted and true rate"),
+        calibration_picture(name, evaluation.calibration, evaluation.raw_calibration),
         plain=_table(
             ("mean score", "true share", "rows"),
             [(one.mean_score, one.label_share, one.rows) for one in evaluation.calibration],
@@ -216,14 +210,7 @@ def _periods(document: Document, evaluation: Evaluation) -> None:
     if len(weeks) <= _WEEKS:
         document.table(table)
         return
-    line = Series(
-        name=evaluation.metric,
-        x=[parse_time_us(one.week) for one in weeks],
-        y=[one.value for one in weeks],
-        low=[None if one.interval is None else one.interval.low for one in weeks],
-        high=[None if one.interval is None else one.interval.high for one in weeks],
-    )
-    document.plot(line_chart([line], title=f"{evaluation.metric} by week", x_label="UTC"), plain=table)
+    document.plot(metric_by_week(str(evaluation.metric), weeks), plain=table)
 
 
 def _importance(document: Document, evaluation: Evaluation) -> None:
@@ -402,10 +389,6 @@ def _bars(values: Iterable[tuple[str, float, Interval | None]]) -> list[Bar]:
         Bar(label=label, value=value, low=None if i is None else i.low, high=None if i is None else i.high)
         for label, value, i in values
     ]
-
-
-def _points(bins: tuple[CalibrationBin, ...]) -> list[CalibrationPoint]:
-    return [CalibrationPoint(mean_score=b.mean_score, label_share=b.label_share, rows=b.rows) for b in bins]
 
 
 def _part_headers(evaluation: Evaluation) -> tuple[str, ...]:

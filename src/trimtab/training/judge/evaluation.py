@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.time import DAY_US
 from trimtab.features.labels import LABELLED, LATE, MISSING, PENDING, UNLISTED
+from trimtab.report import Picture
 from trimtab.run.progress import listening, report
 from trimtab.stats.interval import Interval
 from trimtab.stats.metrics.choices import Choices, compare_choices
@@ -34,10 +35,22 @@ from trimtab.training.fitting.score_checks import checked_scores, fitted_values
 from trimtab.training.judge.backtest import FOLDS, Fold, backtest
 from trimtab.training.judge.baselines import JudgedBaseline, baselines
 from trimtab.training.judge.crossing import Sides, group_leaks, group_slices, repeated_rows
+from trimtab.training.judge.evaluation_plots import calibration_picture, metric_by_day, metric_by_week
 from trimtab.training.judge.importance import Permuted, permuted
 from trimtab.training.judge.influence import Influence, influences
 from trimtab.training.judge.learning_curve import SHARES, CurvePoint, learning_curve
-from trimtab.training.judge.parts import Judged, Month, Slice, Week, mean_interval, months_of, slices_of, weeks_of
+from trimtab.training.judge.parts import (
+    Day,
+    Judged,
+    Month,
+    Slice,
+    Week,
+    days_of,
+    mean_interval,
+    months_of,
+    slices_of,
+    weeks_of,
+)
 
 _REPEATS = (50, 200)  # the smallest and the largest number of bootstrap draws
 # the number of rows times draws; above 200,000 rows there are fewer draws, and a million rows take about 10 s
@@ -90,6 +103,22 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     no_influences: str = ""  # why there are no SHAP values; "": there are some
     # the baselines that can be computed, with the interval of the metric and the columns of their key
     judged_baselines: dict[str, JudgedBaseline] = {}
+    days: tuple[Day, ...] = ()  # the metric by day, if there are not too many days
+
+    def plot(self) -> Picture:
+        """Return a picture of the evaluation: its calibration, where there are probabilities, and its metric by day.
+
+        Raises:
+            Misuse: There is nothing to draw.
+        """
+        plots, metric = [], str(self.metric)
+        if self.calibration:
+            plots.append(calibration_picture(self.model, self.calibration, self.raw_calibration))
+        if self.days:
+            plots.append(metric_by_day(metric, self.days))
+        elif self.weeks:  # there are many days, or it was made before days were kept
+            plots.append(metric_by_week(metric, self.weeks))
+        return Picture(tuple(plots))
 
 
 def evaluate(
@@ -202,6 +231,7 @@ def evaluate(
         else (),
         confusion=tuple(tuple(row) for row in confusion_table(labels, scores).tolist()) if several else (),
         weeks=weeks_of(judged),
+        days=days_of(judged),
         slices=(*slices_of(judged, model, training_set, chosen, columns), *grouped),
         recalibration=None if fitted.artifact.recalibration is None else fitted.artifact.recalibration.kind,
         raw_calibration=() if raw is None else tuple(calibration_curve(*raw)),

@@ -23,6 +23,7 @@ from trimtab.training.definitions import Metric, Model
 _MOST_VALUES = 12  # if a column has more values, the rarest are evaluated together
 _BUCKETS = 4  # into how many ranges a column of numbers is divided
 _LEAST_DAYS = 3  # with fewer days there is no interval
+_MOST_DAYS = 400  # with more days the metric by week says as much
 _MONDAY = 3  # 1970-01-01 was a Thursday
 
 
@@ -48,6 +49,14 @@ class Week(msgspec.Struct, frozen=True, kw_only=True):
     mean_score: float
     mean_label: float
     interval: Interval | None
+
+
+class Day(msgspec.Struct, frozen=True, kw_only=True):
+    """The model's own metric on one UTC day of the holdout."""
+
+    day: str  # for example "2013-07-01"
+    rows: int
+    value: float
 
 
 class Slice(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +101,18 @@ def weeks_of(judged: Judged) -> tuple[Week, ...]:
     return tuple(
         Week(week=format_time(int(monday) * DAY_US)[:10], **metrics_of(judged, mondays == monday))
         for monday in np.unique(mondays)
+    )
+
+
+def days_of(judged: Judged) -> tuple[Day, ...]:
+    """Return the metric of each day with rows, oldest first, or none if there are too many days for a plot."""
+    days, at = np.unique(judged.at_us // DAY_US, return_inverse=True)
+    if len(days) > _MOST_DAYS:
+        return ()
+    found = [metrics_of(judged, at == place) for place in range(len(days))]
+    return tuple(
+        Day(day=format_time(int(day) * DAY_US)[:10], rows=one["rows"], value=one["value"])
+        for day, one in zip(days, found, strict=True)
     )
 
 

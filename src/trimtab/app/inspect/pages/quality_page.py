@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,14 @@ import msgspec
 from trimtab.app.inspect.quality import quality_table, version_name
 from trimtab.app.inspect.status import deployment_status
 from trimtab.app.training.loops import stages_of
-from trimtab.core.errors import Unavailable
+from trimtab.core.errors import Misuse, Unavailable
 from trimtab.core.time import DAY_US, format_time
 from trimtab.monitoring.inputs.input_state import KIND as INPUTS
 from trimtab.monitoring.inputs.input_state import InputWatch
 from trimtab.monitoring.signals import listed_signals
 from trimtab.registry.protection import CHAMPION
-from trimtab.report import Document, Mark, Series, Table, html_page, line_chart
+from trimtab.report import Document, Mark, Picture, Series, Table, html_page, line_chart
+from trimtab.report.markup import Markup
 from trimtab.steering.ledger import Ledger
 from trimtab.store.durable_files import write_durably
 
@@ -143,9 +145,39 @@ def _days(page: Document, system: System, rows: list[Row], marks: list[Mark]) ->
     _add_plot(page, shares, "share", "Share of predictions that have a label", marks)
 
 
+def quality_picture(system: System, models: Sequence[str]) -> Picture:
+    """Return a picture of the loss by closed day of some deployments, with alarms and moves of versions as marks.
+
+    Raises:
+        Misuse: No day is closed yet.
+    """
+    now_us = system.clock.now_us()
+    decisions, plots = Ledger(system.state.catalog).rows(), list[Markup]()
+    for name in models:
+        rows = _rows(system, name, now_us - DAYS * DAY_US)
+        if rows:
+            own = [one for one in decisions if one.model == name]
+            marks = _marks(listed_signals(system.state.catalog, name), own, rows[0]["block"])
+            arms = {
+                arm: [row for row in rows if row["arm"] == arm] for arm in dict.fromkeys(row["arm"] for row in rows)
+            }
+            plots += _plotted(arms, "loss", f"{name}: loss by day", marks, band=True)
+    if not plots:
+        raise Misuse("plot: no day is closed yet. A day closes once its labels had their time, the label's wait.")
+    return Picture(tuple(plots))
+
+
 def _add_plot(
     page: Document, by_arm: dict[str, list[Row]], what: str, title: str, marks: list[Mark], *, band: bool = False
 ) -> None:
+    for plot in _plotted(by_arm, what, title, marks, band=band):
+        page.plot(plot)
+
+
+def _plotted(
+    by_arm: dict[str, list[Row]], what: str, title: str, marks: list[Mark], *, band: bool = False
+) -> list[Markup]:
+    """Return a plot of a column by day, or nothing if it has no value."""
     series = [
         Series(
             name=arm,
@@ -156,8 +188,8 @@ def _add_plot(
         )
         for arm, rows in _one_a_day(by_arm).items()
     ]
-    if any(value is not None for one in series for value in one.y):
-        page.plot(line_chart(series, title=title, marks=marks, height=240))
+    there = any(value is not None for one in series for value in one.y)
+    return [line_chart(series, title=title, marks=marks, height=240)] if there else []
 
 
 def _one_a_day(by_arm: dict[str, list[Row]]) -> dict[str, list[Row]]:

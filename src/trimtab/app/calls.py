@@ -1,0 +1,102 @@
+"""What all public methods do besides their work: show progress, and raise errors that end in the caller's line."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from trimtab.core.errors import TrimtabError
+from trimtab.core.progress_line import ProgressLine, can_update
+
+if TYPE_CHECKING:
+    from trimtab.run import Run
+
+_SHORT = "<trimtab>"  # the file that tracebacks name instead of trimtab's own frames
+_REMOTE = "Traceback (most recent call last)"  # how the notes begin that tell the traceback of a child process
+_DOING = {
+    "apply": "filling views",
+    "ingest": "ingesting",
+    "join": "joining features",
+    "label_table": "taking labels",
+    "predict_frame": "predicting",
+    "predict_table": "predicting",
+    "promote": "judging",
+    "rebuild": "rebuilding a view",
+    "rebuild_all": "rebuilding views",
+    "search": "searching parameters",
+    "simulate": "replaying",
+    "snapshot": "computing features",
+    "snapshots": "computing features",
+    "train": "training",
+}
+_all_frames = [False]
+Kind = TypeVar("Kind", bound=type)
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def show_all_frames() -> None:
+    """Let errors show all frames of trimtab from now on, as in Python's development mode (`python -X dev`)."""
+    _all_frames[0] = True
+
+
+def public_calls(kind: Kind) -> Kind:
+    """Make each public method of a class, except those it inherits, a public call; see `public_call`."""
+    for name, value in list(vars(kind).items()):
+        if isinstance(value, FunctionType) and not name.startswith("_"):
+            setattr(kind, name, public_call(value))
+    return kind
+
+
+def public_call(function: Function) -> Function:
+    """Return a function whose errors end in the line of its caller, and that shows its progress if it is slow.
+
+    The traceback of a `TrimtabError` has the caller's frames and one line for trimtab, and its cause once: the error of
+    another library or of the caller's own function, with its whole traceback. Other errors are faults of trimtab, so
+    their tracebacks stay whole.
+    """
+    code = cast(FunctionType, function).__code__
+    takes = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    doing = _DOING.get(function.__name__)
+    about = next((name for name in ("progress", "watch") if doing and name in takes), None)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True  # IPython and pytest leave this frame out
+        try:
+            if about is None or kwargs.get(about) is not None or not can_update():
+                return function(*args, **kwargs)
+            with ProgressLine(doing or "") as line:
+                kwargs[about] = line if about == "progress" else _watch(line, doing or "")
+                return function(*args, **kwargs)
+        except TrimtabError as error:
+            if _all_frames[0] or sys.flags.dev_mode:
+                raise
+            failed, cause = _shortened(error)
+        raise failed from cause
+
+    own = cast(FunctionType, call)
+    own.__code__ = own.__code__.replace(co_filename=_SHORT, co_name=function.__name__)
+    return cast(Function, call)
+
+
+def _shortened(error: TrimtabError) -> tuple[TrimtabError, BaseException | None]:
+    """Return an error without its frames, and the first cause that is not an error of trimtab itself."""
+    cause = error.__cause__
+    while isinstance(cause, TrimtabError):  # its message is part of the error's own
+        cause = cause.__cause__
+    notes = getattr(error, "__notes__", [])
+    notes[:] = [note for note in notes if not note.startswith(_REMOTE)]
+    return error.with_traceback(None), cause
+
+
+def _watch(line: ProgressLine, doing: str) -> Callable[[Run], None]:
+    def watch(run: Run) -> None:
+        step = run.step
+        line.say(
+            f"{doing} {run.model}" + ("" if step is None else f", {step.name}"), None if step is None else step.progress
+        )
+
+    return watch

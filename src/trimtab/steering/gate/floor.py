@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.records import GateCheck
 from trimtab.core.time import DAY_US
+from trimtab.report.tables import written
 from trimtab.stats.inference.paired import paired_mean_bound
 from trimtab.steering.gate.findings import finding
 from trimtab.steering.gate.slices import Part, slice_checks
@@ -84,11 +85,11 @@ def _against(name: str, losses: Floats, other: Floats, plain: float | None, at_u
         if np.unique(days).size > 1:
             low = paired_mean_bound(differences, days, level=_LEVEL, side="lower").low
         held = low <= tolerance
-        reason = f"Mean loss {loss:.4f} against {level:.4f}: at least {low:+.4f} at {_LEVEL:.0%}, "
-        reason += f"allowed {tolerance:+.4f}."
+        reason = f"Mean loss {written(loss)} against {written(level)}; the difference is at least {written(low)} "
+        reason += f"at {_LEVEL:.0%}, allowed is {written(tolerance)}."
     else:
         held = difference < 0.0
-        reason = f"Mean loss {loss:.4g}, {'below' if held else 'not below'} {level:.4g}."
+        reason = f"Mean loss {written(loss)}, {'below' if held else 'not below'} {written(level)}."
     check = finding(f"baseline {name}", held, reason, value=difference, bound=tolerance)
     return _Against(name, differences, tolerance, check)
 
@@ -96,9 +97,9 @@ def _against(name: str, losses: Floats, other: Floats, plain: float | None, at_u
 def _together(found: Sequence[_Against], best: _Against, losses: Floats) -> GateCheck:
     worse = [one for one in found if one.check.verdict == "failed"]
     loss, level = float(losses.mean()), float((losses - best.differences).mean())
-    reason = f"The best baseline, {best.name}, has a mean loss of {level:.4g}, the candidate has {loss:.4g}."
+    reason = f"The best baseline, {best.name}, has a mean loss of {written(level)}, the candidate has {written(loss)}."
     if not worse and loss >= level:
-        reason = f"{reason} It is not provably worse by more than is allowed ({best.tolerance:+.4g})."
+        reason = f"{reason} It is not provably worse by more than is allowed ({written(best.tolerance)})."
     elif others := " ".join(f"{one.name}: {one.check.reason}" for one in worse if one is not best):
         reason = f"{reason} It does not beat other baselines either. {others}"
     if worse:

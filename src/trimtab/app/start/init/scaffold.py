@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from trimtab.app.start.init.estimators import with_estimator
 from trimtab.app.start.init.file.profile import FileProfile, profile
 from trimtab.app.start.init.file.table import DataTable
 from trimtab.app.start.init.file.texts import quoted
@@ -69,7 +70,8 @@ def scaffold(
     with DataTable(file, options.choices()) as table:
         found = profile(table)
         show(found)
-        planned = plan(table, options, (clock or SystemClock()).now_us())
+        now_us = (clock or SystemClock()).now_us()
+        planned = with_estimator(table, plan(table, options, now_us), options, now_us)
         show_plan(planned)
         folder = Path(planned.name) if folder is None else folder
         texts = {"project.py": project_text(table, planned), FILE: settings_text(planned)}

@@ -184,3 +184,38 @@ def test_two_values_of_one_day_are_asked_about_and_the_last_one_counts_if_the_ca
         day = (frame.event_at_us < at_us) & (frame.superseded_at_us > at_us + 400 * DAY_US)
         assert 999.5 in frame.columns["sales"].values[day].tolist()
         assert int(day.sum()) == 5
+
+
+def test_a_model_that_no_last_value_needs_is_refused_with_both_figures_unless_the_gate_lets_it_pass(
+    tmp_path: Path,
+) -> None:
+    """Prices of two shops of different sizes that walk at random: nothing predicts the next one but the last one."""
+    rng, levels = random.Random(8), [10.0, 9000.0]
+    lines = ["date,shop,price"]
+    for day in range(150):
+        for shop in range(2):
+            levels[shop] += rng.gauss(0, 1)
+            lines.append(f"{BEGIN + dt.timedelta(day)},s{shop},{levels[shop]:.3f}")
+    file = tmp_path / "prices.csv"
+    file.write_text("\n".join(lines) + "\n")
+    found = made(file, estimator="linear")  # of two texts, the one that tells rows of a day apart is no label
+    project_file = found.folder / "project.py"
+    assert load_definitions(project_file).models["price"].allow_leakage[-2:] == ("history.lag_21d", "shop")
+    outcomes = []
+    for baselines in ("", "baselines=False, "):
+        text = project_file.read_text().replace("beats_champion(", f"beats_champion({baselines}")
+        project_file.write_text(text.replace("return Ridge()", "return Ridge(alpha=1e6)"))  # a bad model on purpose
+        with tt.open(found.folder) as project:
+            if not baselines:
+                for source in ("prices", "prices_labels"):
+                    project.ingest(source, file)
+            project.train()
+            gates = [gate for one in project.registry.versions("price") for gate in project.registry.gates_of(one)]
+            newest = max(gates, key=lambda gate: gate.judged_at_us)
+            outcomes.append(newest)
+    refused, passed = outcomes
+    assert refused.checks["floor"] is False
+    assert "The best baseline, last_value, has a mean loss of " in refused.reason
+    assert "baselines=False" in refused.reason
+    assert "floor" not in passed.checks
+    assert any(one.name == "floor" and one.verdict == "not measured" for one in passed.findings)

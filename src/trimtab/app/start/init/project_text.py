@@ -174,10 +174,10 @@ def _window_text(window: Window) -> str:
 
 def _features(planned: Plan) -> str:
     lines: list[str] = []
-    taken: set[str] = set()
+    names = _feature_names(planned)
+    taken = set(names.values())
     for column in planned.features:
-        name = unique(slug(column.name, "column"), taken)
-        taken.add(name)
+        name = names[column.name]
         value = f"tt.col({python(column.name)})"
         if column.name in planned.merged:
             value = f"one_spelling({value})"
@@ -191,6 +191,14 @@ def _features(planned: Plan) -> str:
         f"    # left out: {python(name)} {' '.join(why.split())}\n" for name, why in planned.left_out.items()
     )
     return f"features = {{\n{''.join(lines)}{left}}}"
+
+
+def _feature_names(planned: Plan) -> dict[str, str]:
+    """Return the name of each feature that is a column, by the name of the column."""
+    names: dict[str, str] = {}
+    for column in planned.features:
+        names[column.name] = unique(slug(column.name, "column"), set(names.values()))
+    return names
 
 
 def _estimator(planned: Plan) -> str:
@@ -210,13 +218,20 @@ def _model(planned: Plan) -> str:
     classes = f", classes={_list(values.classes)}" if values.classes else ""
     listed = "[history, features]" if planned.key.entity else "[features]"
     wait = python(planned.wait.wait)
+    allowed = ""
+    if planned.key.entity and not (values.binary or values.classes):
+        names = _feature_names(planned)
+        own = "".join(f", {python(names[column])}" for column in planned.key.entity if column in names)
+        allowed = f"""
+    # Where keys differ in size, a key and its past labels predict the label very well. That is no leak.
+    allow_leakage=[*(f"history.{{name}}" for name in history.features){own}],"""
     return f"""model = tt.model(
     {python(planned.model)},
     request=question,
     features={listed},
     label=tt.label(labels, key={python(planned.key.name)}, value=truth, wait={wait}{classes}),
     estimator=estimator,
-    metric={python(metric)},
+    metric={python(metric)},{allowed}
 )
 
 # Train again when quality has dropped, or after 30 days; promote a version only if it is shown to be better.

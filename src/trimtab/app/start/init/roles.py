@@ -100,7 +100,7 @@ def label_column(table: DataTable, options: Options, time: str, assumed: list[As
         return label
     usable = [c for c in table.columns.values() if c.name != time and c.dtype not in (None, "time") and c.distinct > 1]
     named = [c.name for c in usable if _LABELS.match(c.name)]
-    two = [c.name for c in usable if c.distinct == 2]
+    two = [c.name for c in usable if c.distinct == 2 and not (c.dtype == "str" and _keys_rows(table, c.name, time))]
     guess = named if len(named) == 1 else two if len(two) == 1 and not named else []
     numbers = [c.name for c in usable if c.dtype == "float"]
     others = {c.dtype for c in usable if c.name not in numbers}
@@ -115,6 +115,16 @@ def label_column(table: DataTable, options: Options, time: str, assumed: list[As
     why = "its name says so" if named else "it is the only number" if only else "it is the only column with two values"
     assumed.append(Assumption("label", f"{guess[0]!r} is what to predict: {why}", "--label"))
     return guess[0]
+
+
+def _keys_rows(table: DataTable, name: str, time: str) -> bool:
+    """Return whether a column tells rows of the same time apart, as the shop does in a panel of two shops."""
+    n, t = quoted(name), quoted(time)
+    rows, times, pairs = table.one(
+        f'SELECT count(DISTINCT "@same"), count(DISTINCT {t}), count(DISTINCT ({n}, {t})) FROM data '
+        f"WHERE {n} IS NOT NULL AND {t} IS NOT NULL"
+    )
+    return bool(2 * times <= rows == pairs)
 
 
 def known_column(

@@ -49,6 +49,20 @@ def test_what_a_file_has_and_lacks_is_said(folder: Path, call: Run) -> None:
     assert "separated by commas" in call("ingest", "weather", "semicolons.csv", cwd=folder).stderr
 
 
+def test_words_that_may_mean_null_are_said_with_what_to_do(folder: Path, call: Run) -> None:
+    (folder / "a.csv").write_text(
+        "origin,temp,at\nJFK,missing,2025-01-01\nJFK,n.a.,2025-01-02\nJFK,n.a.,2025-01-03\nJFK,5 F,2025-01-03\n"
+    )
+    assert call("ingest", "weather", "a.csv", cwd=folder).stdout.splitlines()[-1] == (
+        "  If such a word means that there is no value, add it to nulls=['missing', 'n.a.'] of 'weather' in project.py, "
+        "then: trimtab quarantine replay weather"
+    )
+    text = (folder / "project.py").read_text()
+    (folder / "project.py").write_text(text.replace('time="at",', 'time="at", nulls=["missing", "n.a."],'))
+    replayed = call("quarantine", "replay", "weather", cwd=folder).stdout
+    assert replayed == "3 rows taken, 1 do not fit and stay in quarantine\n"
+
+
 def test_rows_are_shown_given_back_and_dropped(folder: Path, call: Run) -> None:
     (folder / "a.ndjson").write_text(
         '{"origin": 5, "temp": 1, "at": "2025-01-01"}\n{"origin": "JFK", "temp": 1}\nnot JSON\n'

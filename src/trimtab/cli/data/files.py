@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -19,6 +20,7 @@ from trimtab.store.regular_file import regular_file
 if TYPE_CHECKING:
     from trimtab.app.features.loading import Ingested
 
+_WORD = re.compile(r"'[^0-9]+'")  # a text without digits where a number, a time or a truth value is declared
 _NAMED = 5  # at most this many of the rows that could not become events are shown
 _FEW = 0.01  # the load succeeds if at most this share of the rows could not become events
 _TEXT = {".csv", ".tsv", ".ndjson", ".jsonl"}
@@ -85,6 +87,13 @@ def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
         lines.append(f"  {unit} {p.row + 1}: {what}: {p.reason}")
     if taken.quarantined > _NAMED:
         lines.append(f"  and {taken.quarantined - _NAMED:,} more; see: trimtab quarantine list {source}")
+    words = {p.found: None for p in taken.problems if p.reason == "wrong_type" and _WORD.fullmatch(p.found)}
+    if words:
+        listed = ", ".join(list(words)[:_NAMED])
+        lines.append(
+            f"  If such a word means that there is no value, add it to nulls=[{listed}] of {source!r} in project.py, "
+            f"then: trimtab quarantine replay {source}"
+        )
     return lines
 
 

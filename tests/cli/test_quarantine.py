@@ -54,8 +54,8 @@ def test_words_that_may_mean_null_are_said_with_what_to_do(folder: Path, call: R
         "origin,temp,at\nJFK,missing,2025-01-01\nJFK,n.a.,2025-01-02\nJFK,n.a.,2025-01-03\nJFK,5 F,2025-01-03\n"
     )
     assert call("ingest", "weather", "a.csv", cwd=folder).stdout.splitlines()[-1] == (
-        "  If such a word means that there is no value, add it to nulls=['missing', 'n.a.'] of 'weather' in project.py, "
-        "then: trimtab quarantine replay weather"
+        "  If such a word means that there is no value, add it to nulls=['missing', 'n.a.'] of 'weather' in "
+        "project.py, then: trimtab quarantine replay weather"
     )
     text = (folder / "project.py").read_text()
     (folder / "project.py").write_text(text.replace('time="at",', 'time="at", nulls=["missing", "n.a."],'))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import random
 from pathlib import Path
 
@@ -44,6 +45,22 @@ def test_labels_that_lack_at_random_show_no_wait(tmp_path: Path) -> None:
     rng = random.Random(3)
     labels = [rng.choice("01") if rng.random() < 0.7 else "" for _ in range(DAYS * 10)]
     assert wait_of(write(tmp_path / "a.csv", labels)) == "1d"
+
+
+@pytest.mark.parametrize(("months", "wait"), [(1, "31d"), (2, "61d")])
+def test_the_wait_of_snapshots_ends_at_the_newest_one_that_has_its_labels(
+    tmp_path: Path, months: int, wait: str
+) -> None:
+    rng = random.Random(9)
+    dates = [dt.date(2022 + month // 12, month % 12 + 1, 1) for month in range(30)]  # the newest: 2024-06-01
+    lines = [
+        f"{date},C{who},{rng.random():.3f},{int(rng.random() < 0.3) if date in dates[:-months] else ''}"
+        for date in dates
+        for who in range(40)
+    ]
+    file = tmp_path / "a.csv"
+    file.write_text("\n".join(["month,customer,x,y", *lines]) + "\n")
+    assert wait_of(file, key="customer") == wait
 
 
 def test_an_old_gap_in_the_labels_is_no_wait(tmp_path: Path) -> None:

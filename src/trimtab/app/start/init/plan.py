@@ -204,8 +204,8 @@ def _wait(
     if options.wait is not None:
         return Wait(options.wait, "given", True)
     found = wait_in(table, time, label, positive, known_at, newest_us)
-    if step_us is not None and not found.seen:
-        found = Wait(format_duration(step_us), "a row stands for the time until the next one", False)
+    if step_us is not None and (not found.seen or (step_us > DAY_US and duration_us(found.wait) < step_us)):
+        found = Wait(format_duration(step_us), "a row stands for the time until the next one", found.seen)
     assumed.append(Assumption("wait", f"a label takes {found.wait} to be known: {found.said}", "--wait"))
     return found
 

@@ -64,7 +64,10 @@ def wait_in(table: DataTable, time: str, label: str, positive: str, known_at: st
     unlabelled = _incomplete(ages, ages.labelled, _lacking)
     said = []
     if unlabelled:
-        said.append(_unlabelled_said(ages, unlabelled, label))
+        said.append(
+            f"{_unlabelled_said(ages, unlabelled, label)}. This is counted back from the newest row: if the file was "
+            "written later, give a wait that is longer by that time"
+        )
     delays = _delays(table, time, known_at, ages.unit_us) if known_at is not None else 0
     if delays:
         said.append(f"{100 * _KNOWN_BY:.0f} % of {known_at!r} lie within {_text(delays, ages.unit_us)} of {time!r}")
@@ -122,7 +125,9 @@ def _incomplete(ages: Ages, counts: NDArray[Any], lacks: Lacks, least: int = 0) 
         if complete == _BLOCKS:
             break
     lacking = ages.age[(ages.age < until) & (counts < ages.rows)]
-    return int(lacking.max()) + 1 if usual > _NEARLY_ALL and len(lacking) else until
+    until = int(lacking.max()) + 1 if usual > _NEARLY_ALL and len(lacking) else until
+    # of rows on few days, such as snapshots of each month, only the next older ones are known to be complete
+    return int(ages.age[ages.age >= until].min(initial=2**31)) if until and (ages.age >= until).any() else until
 
 
 def _lacking(share: float, usual: float, rows: int, errors: int) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import trimtab as tt
+from trimtab.app.start.init.estimators import file_training_set
 from trimtab.app.start.init.options import Options
 from trimtab.app.start.init.scaffold import Scaffolded, scaffold
 from trimtab.app.state.definitions import load_definitions
@@ -69,6 +70,16 @@ def test_a_series_by_shop_is_predicted_from_lags_and_windows_that_its_horizon_le
             assert value["lag_14d"] == sales(shop, day - 14) == sales(shop, day)
             assert value["lag_21d"] == sales(shop, day - 21)
             assert value["mean_7d"] == pytest.approx(sum(sales(shop, day - 14 + back) for back in range(7)) / 7, abs=3)
+
+
+def test_a_candidate_learns_no_label_that_was_not_known_when_its_window_began(tmp_path: Path) -> None:
+    """A label is final after the horizon and the wait, counted from the prediction."""
+    found = made(shops(tmp_path / "shops.csv"), horizon="7d", wait="2d", estimator="linear")
+    model = load_definitions(found.folder / "project.py").models["sales"]
+    assert model.label.wait_us == 9 * DAY_US
+    rows = file_training_set(tmp_path / "shops.csv", model, 2**61)
+    assert rows.usable.sum() > 900
+    assert (rows.label_known_at_us <= rows.manifest.final_at(rows.at_us))[rows.usable].all()
 
 
 def test_values_of_the_row_itself_are_features_only_where_they_are_known_ahead(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from trimtab.app.start.init.labels import python
 from trimtab.app.start.init.panels import Window
 from trimtab.app.start.init.plan import Plan, slug
 from trimtab.core.columns.data import Dtype
+from trimtab.core.time import duration_us, format_duration
 
 _TYPES: dict[Dtype, str] = {"float": "float", "int": "int", "bool": "bool", "str": "str", "time": "tt.Time"}
 
@@ -217,19 +218,23 @@ def _model(planned: Plan) -> str:
     metric = "multi_log_loss" if values.classes else "log_loss" if values.binary else "squared_error"
     classes = f", classes={_list(values.classes)}" if values.classes else ""
     listed = "[history, features]" if planned.key.entity else "[features]"
-    wait = python(planned.wait.wait)
+    wait = planned.wait.wait
+    ahead = ""
+    if planned.panel is not None and planned.panel.horizon_us:
+        wait = format_duration(planned.panel.horizon_us + duration_us(wait))
+        ahead = "\n    # The wait counts from the prediction, so it has the horizon and the wait for a row's label."
     allowed = ""
     if planned.key.entity and not (values.binary or values.classes):
         names = _feature_names(planned)
-        own = "".join(f", {python(names[column])}" for column in planned.key.entity if column in names)
-        allowed = f"""
-    # Where keys differ in size, a key and its past labels predict the label very well. That is no leak.
-    allow_leakage=[*(f"history.{{name}}" for name in history.features){own}],"""
+        own = [names[column] for column in planned.key.entity if column in names]
+        past = 'f"history.{name}" for name in history.features'
+        allowed = "\n    # A key and its past labels may predict the label very well. That is no leak."
+        allowed += f"\n    allow_leakage=[{f'*({past}), {_list(own)[1:-1]}' if own else past}],"
     return f"""model = tt.model(
     {python(planned.model)},
     request=question,
-    features={listed},
-    label=tt.label(labels, key={python(planned.key.name)}, value=truth, wait={wait}{classes}),
+    features={listed},{ahead}
+    label=tt.label(labels, key={python(planned.key.name)}, value=truth, wait={python(wait)}{classes}),
     estimator=estimator,
     metric={python(metric)},{allowed}
 )

@@ -36,7 +36,7 @@ def test_a_table_goes_out_and_comes_back() -> None:
     empty = table.take(slice(0, 0))
     assert shown(Columns.from_arrow(empty)) == {name: (dtype, []) for name, (dtype, _) in ALL.items()}
     assert arro3.Schema.from_arrow(table).names == list(ALL)
-    with pytest.raises(Misuse, match="column 'who': a text has no UTF-8 form"):
+    with pytest.raises(Misuse, match="column 'who': a text cannot be encoded as UTF-8"):
         arro3.Table.from_arrow(Columns.of({"who": ("str", ["\ud800"])}))
 
 
@@ -92,8 +92,8 @@ class Pretender:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (arro3.Array([1, 2], arro3.DataType.int64()), "gives no Arrow table"),
-        (5, "gives no Arrow table"),
+        (arro3.Array([1, 2], arro3.DataType.int64()), "cannot be converted to an Arrow table"),
+        (5, "cannot be converted to an Arrow table"),
         (Pretender(ImportError("no module pyarrow")), "through a package that is missing"),
         (Pretender(RuntimeError("never mind")), "never mind"),
     ],
@@ -136,5 +136,7 @@ def test_extension_types_are_read_right_or_refused_by_name() -> None:
     assert Columns.from_arrow(frame).to_rows() == [{"x": str(made)}, {"x": None}]
     with pytest.raises(WrongColumn, match=r"column 'x' holds values of the Arrow extension type 'pandas.period'"):
         Columns.from_arrow(pandas.DataFrame({"x": pandas.period_range("2024-01", periods=2, freq="M")}))
-    with pytest.raises(Misuse, match=r"column 'x' of the pandas DataFrame holds int and str; needed is one type"):
+    with pytest.raises(
+        Misuse, match=r"column 'x' of the pandas DataFrame holds int and str; a column needs a single type"
+    ):
         Columns.from_arrow(pandas.DataFrame({"x": [1, "a"]}))

@@ -172,7 +172,7 @@ def test_what_an_ordinary_writer_packs_well_is_read() -> None:
         body = arrow_bombs.written(table, compression=compression)
         assert read_ipc(body, "file").columns.rows == 200_000
     many = pa.table({f"c{number}": [0.5] * 200_000 for number in range(20)})
-    with pytest.raises(TooLarge, match="decoded it would take more than"):
+    with pytest.raises(TooLarge, match="decoded, it would take more than"):
         read_ipc(arrow_bombs.written(many, compression="zstd"), "body", times=4)
 
 
@@ -200,7 +200,7 @@ def test_codes_of_types_that_arrow_does_not_have_are_refused() -> None:
     for kind, code in ((3, 3), (8, 2), (9, 4), (arrow_bombs.TIMESTAMP, 4), (arrow_bombs.TIMESTAMP, -1), (18, 4)):
         held = arrow_bombs.Table({0: arrow_bombs.Number("<h", code)})
         field = arrow_bombs.field(arrow_bombs.text(b"x"), kind, held=held)
-        with pytest.raises(Misuse, match=rf"damaged \(a header has the code {code} where"):
+        with pytest.raises(Misuse, match=rf"damaged \(a header has the code {code}; known"):
             read_ipc(arrow_bombs.schema([field]) + arrow_bombs.END, "body")
     strange = arrow_bombs.field(arrow_bombs.text(b"x"), 99, held=arrow_bombs.Table({}))
     with pytest.raises(Misuse, match="damaged"):

@@ -272,7 +272,7 @@ def test_a_wrong_type_is_found_at_definition(expression: Expression, message: st
     [
         (lambda: bool(f == 1), "Combine with & | ~"),
         (lambda: 0 < f < 1, "has no truth value"),
-        (lambda: f == None, "is no constant"),  # noqa: E711
+        (lambda: f == None, "cannot be a constant"),  # noqa: E711
         (lambda: f + math.inf, "out of range"),
         (lambda: f + math.nan, "out of range"),
         (lambda: i + 2**63, "does not fit 64 bits"),
@@ -280,9 +280,9 @@ def test_a_wrong_type_is_found_at_definition(expression: Expression, message: st
         (lambda: f.bucket([2, 1]), "ascending"),
         (lambda: s.isin([]), "at least one"),
         (lambda: s.hash_bucket(0), "number of buckets"),
-        (lambda: t.hour("Mars/Base"), "is no time zone"),
+        (lambda: t.hour("Mars/Base"), "is not a time zone"),
         (lambda: col(""), "name of a column"),
-        (lambda: s == "\ud800", "has no UTF-8 form"),
+        (lambda: s == "\ud800", "cannot be encoded as UTF-8"),
     ],
 )
 def test_a_meaningless_expression_is_refused(make: Any, message: str) -> None:

@@ -72,9 +72,9 @@ def test_results_become_values_of_the_declared_type(result: Any, returns: type, 
 @pytest.mark.parametrize(
     ("function", "returns", "message"),
     [
-        (lambda x: "text", float, "it gave 'text', a str; declared is float"),
-        (lambda x: 1.5, int, "it gave 1.5, a float; declared is int"),
-        (lambda x: 1, bool, "it gave 1, a int; declared is bool"),
+        (lambda x: "text", float, "it gave 'text', a str; it is declared to return float"),
+        (lambda x: 1.5, int, "it gave 1.5, a float; it is declared to return int"),
+        (lambda x: 1, bool, "it gave 1, a int; it is declared to return bool"),
         (lambda x: 2**64, int, "does not fit an integer of 64 bits"),
         (lambda x: 10**400, float, "OverflowError"),
         (lambda x: "\ud800", str, "UnicodeEncodeError"),
@@ -95,7 +95,7 @@ def test_a_function_that_goes_wrong_gives_null_and_is_named(function: Any, retur
 
 
 def test_wrong_declarations_are_refused() -> None:
-    with pytest.raises(Misuse, match="returns=<class 'list'> is none of"):
+    with pytest.raises(Misuse, match="returns=<class 'list'> must be one of"):
         transform(lambda x: x, returns=list)
     with pytest.raises(Misuse, match='neither "skip" nor "pass"'):
         transform(lambda x: x, nulls="drop")  # type: ignore[arg-type]  # a user's mistake
@@ -111,7 +111,7 @@ def test_another_body_is_another_definition() -> None:
 
 def test_a_function_that_this_process_does_not_know_is_named() -> None:
     unknown = Expression("python", (col("x"),), ("gone", "float", "skip", "0" * 64))
-    with pytest.raises(Misuse, match="transform 'gone': no function of this code"):
+    with pytest.raises(Misuse, match="transform 'gone': the function with the code hash"):
         compile_row(unknown, {"x": "float"})
     assert files_of([unknown]) == ()
     assert files_of([of_one(lambda x: x) + 1]) == (__file__,)

@@ -105,7 +105,7 @@ def test_a_task_whose_process_dies_says_what_was_done_in_which_step_and_by_whom(
         executor.close()
     said = str(found.value)
     assert said.startswith("training of 'buyer', step 'fit': ")
-    assert "in native code or by its own exit, most likely of the estimator's library" in said
+    assert "Native code failed or ended the process, most likely the estimator's library" in said
     assert "tasks:" not in said
 
 

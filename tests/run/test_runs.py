@@ -151,7 +151,7 @@ def test_a_run_is_found_by_the_beginning_of_its_id(runs: Runs) -> None:
             run.begin()
             ids.append(run.run.id)
     assert runs.get(ids[0]).id == ids[0]
-    with pytest.raises(Misuse, match="2 runs begin with this"):
+    with pytest.raises(Misuse, match="the ids of 2 runs begin like this"):
         runs.get("run_")
     for nonsense in ("", "run_zzz", "%", "\0"):
         with pytest.raises(NotFound, match=r"not found\. List them: trimtab runs"):

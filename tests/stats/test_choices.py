@@ -44,7 +44,7 @@ def test_right_chances_save_by_answering_the_cheapest_class_and_no_constant_is_c
 
 @pytest.mark.fast
 def test_what_cannot_be_compared_is_named():
-    with pytest.raises(Misuse, match=r"needs one block for each of some rows; found 0 for 0"):
+    with pytest.raises(Misuse, match=r"needs at least one row, and one block for each row; found 0 blocks for 0"):
         compare_choices([], np.empty((0, 3)), PRICES, [])
     with pytest.raises(Misuse, match=r"need costs of \(classes, classes\), not \(3, 3\)"):
         cheapest_class([[0.5, 0.5]], PRICES)

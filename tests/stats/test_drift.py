@@ -52,7 +52,7 @@ def test_ks_over_single_values_is_that_of_the_samples():
 
 @pytest.mark.parametrize(
     ("a", "b", "words"),
-    [([1, 2], [1], "2 bins against 1"), ([0, 0], [1, 1], "no counts"), ([1, -1], [1, 1], "not negative")],
+    [([1, 2], [1], "has 2 bins, the other 1"), ([0, 0], [1, 1], "no counts"), ([1, -1], [1, 1], "not negative")],
 )
 def test_unfit_histograms_are_named(a, b, words):
     with pytest.raises(Misuse, match=words):

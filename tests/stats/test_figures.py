@@ -123,7 +123,7 @@ def test_what_rows_do_not_define_is_none_and_never_a_warning():
     assert [figure.interval for figure in one_block] == [None] * len(one_block)
     with pytest.raises(Misuse, match="one score for each label"):
         score_metrics("squared_error", [], [], [])
-    with pytest.raises(Misuse, match="found 2 labels and scores that are no number"):
+    with pytest.raises(Misuse, match="found 2 labels and scores that are not numbers"):
         score_metrics("squared_error", [1.0, np.nan], [np.inf, 1.0], [0, 1])
 
 
@@ -144,7 +144,7 @@ def test_class_figures_are_those_of_scikit_learn():
 
 @pytest.mark.fast
 def test_unfit_class_chances_are_named():
-    with pytest.raises(Misuse, match="1 labels are no class"):
+    with pytest.raises(Misuse, match="1 labels are not known classes"):
         class_metrics(["a", "z"], [[0.5, 0.5]] * 2, ["a", "b"], [0, 1])
     with pytest.raises(Misuse, match=r"row 1 of 2 holds \[0.9, 0.9\]"):
         class_metrics(["a", "b"], [[0.5, 0.5], [0.9, 0.9]], ["a", "b"], [0, 1])
@@ -167,7 +167,7 @@ def test_ranking_figures_are_means_over_lists_of_what_counting_by_hand_gives(
     lists = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     told = [here for here in lists if np.ptp(relevance[here]) > 0]
     if not told:
-        with pytest.raises(Misuse, match="the items are alike"):
+        with pytest.raises(Misuse, match="all items have the same label"):
             ranking_metrics(relevance, scores, groups, top=top)
         return
     found = by_name(ranking_metrics(relevance, scores, groups, top=top, repeats=20))

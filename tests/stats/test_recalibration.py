@@ -136,7 +136,7 @@ def test_a_model_of_several_classes_that_promises_too_much_is_brought_back_on_ot
 @pytest.mark.parametrize(
     ("kind", "labels", "scores", "message"),
     [
-        ("beta", [0, 1], [[0.5, 0.5]] * 2, "of several classes there is platt alone"),
+        ("beta", [0, 1], [[0.5, 0.5]] * 2, "found several classes, for which there is only "),
         ("platt", [0, 1], [[0.5, 0.5]] * 2, "at least 50 rows with labels of two classes or more, found 2 rows of 2"),
         ("platt", [1] * 60, [[0.5, 0.3, 0.2]] * 60, "found 60 rows of 1"),
     ],

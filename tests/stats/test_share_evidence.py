@@ -69,5 +69,5 @@ def test_equal_shares_ring_seldom_at_all_looks_together() -> None:
 
 
 def test_more_successes_than_trials_are_refused() -> None:
-    with pytest.raises(Misuse, match="3 of 2"):
+    with pytest.raises(Misuse, match="3 successes in 2 trials"):
         log_higher((3, 2), (0, 0))

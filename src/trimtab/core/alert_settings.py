@@ -64,7 +64,7 @@ class WebhookReceiver(_Routed, frozen=True, tag="webhook"):
         _check_secret("secret", self.secret)
         for name, value in self.headers.items():
             if not _HEADER.fullmatch(name):
-                raise ValueError(f"headers: {name!r} is no name of a header")
+                raise ValueError(f"headers: {name!r} is not a header name")
             _check_text(f"headers.{name}", value)
 
 
@@ -98,7 +98,7 @@ class EmailReceiver(_Routed, frozen=True, tag="email"):
         for key, address in [("from", self.sender), *(("to", one) for one in self.to)]:
             _check_text(key, address)
             if "@" not in address and not address.startswith("$"):
-                raise ValueError(f"{key}: {address!r} is no address such as team@example.com")
+                raise ValueError(f"{key}: {address!r} is not an e-mail address such as team@example.com")
         if self.port is not None and not 1 <= self.port <= 65_535:
             raise ValueError(f"port must be 1 to 65535, not {self.port}")
         if (self.user is None) != (self.password is None):
@@ -118,7 +118,7 @@ class FileReceiver(_Routed, frozen=True, tag="file"):
     def _check(self) -> None:
         super()._check()
         if not self.path or "\0" in self.path:
-            raise ValueError(f"path: {self.path!r} is no name of a file")
+            raise ValueError(f"path: {self.path!r} is not a file name")
 
 
 class CommandReceiver(_Routed, frozen=True, tag="command"):
@@ -168,7 +168,7 @@ class AlertsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f'{key} = "{getattr(self, key)}": give "1min" or more')
         for name in self.receivers:
             if not _NAME.fullmatch(name):
-                raise ValueError(f"receivers: {name!r} is no name; give up to 40 of a-z, 0-9, - and _")
+                raise ValueError(f"receivers: {name!r} is not a valid name; use up to 40 of a-z, 0-9, - and _")
 
     @property
     def addressees(self) -> dict[str, Addressee]:
@@ -220,7 +220,9 @@ def _check_url(url: str) -> None:
     except ValueError:
         known = False
     if not known:
-        raise ValueError('url: give an address such as "https://hooks.example.com/x", or "$NAME" of the environment')
+        raise ValueError(
+            'url: give an address such as "https://hooks.example.com/x", or "$NAME", an environment variable'
+        )
 
 
 def _check_secret(key: str, text: str | None) -> None:
@@ -229,4 +231,6 @@ def _check_secret(key: str, text: str | None) -> None:
         return
     template = Template(text)
     if not (text.startswith("$") and template.is_valid() and template.get_identifiers()):
-        raise ValueError(f'{key} is a secret: put it into the environment, and give its name here: {key} = "$NAME"')
+        raise ValueError(
+            f'{key} is a secret: put it into an environment variable, and give its name here: {key} = "$NAME"'
+        )

@@ -80,9 +80,9 @@ class CheckedClock:
 
 def _jumped(ahead_us: int) -> str:
     return (
-        f"the machine's clock jumped ahead by {ahead_us / 60e6:,.0f} minutes while this process runs, more than "
-        f"{TOLERANCE_US // 60_000_000}: nothing is recorded under such a time. Set the clock; if it is right now, "
-        "restart this process."
+        f"the machine's clock jumped ahead by {ahead_us / 60e6:,.0f} minutes while this process runs; at most "
+        f"{TOLERANCE_US // 60_000_000} are accepted, so nothing is recorded at that time. Correct the clock; if it is "
+        "right now, restart this process."
     )
 
 

@@ -185,7 +185,9 @@ class RegistrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         for model, aliases in self.protected.items():
             if aliases.get("champion", "gate") != "gate":
-                raise ValueError(f"protected.{model}.champion must be left out or gate: a champion always needs one")
+                raise ValueError(
+                    f'protected.{model}.champion must be left out or set to "gate": a champion always needs a gate'
+                )
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -229,7 +231,7 @@ def load_config(folder: Path, environment: Mapping[str, str]) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Misuse(f"{file}: not valid TOML: {error}.") from error
     if "folder" in document:
-        raise Misuse(f"{file}: unknown key `folder`. Settings are relative to the file's own folder.")
+        raise Misuse(f"{file}: unknown key `folder`. Paths in the settings are relative to the folder of this file.")
     _convert(_whole(document), str(file), strict=True)
     for name, value in sorted(environment.items()):
         if name.startswith(_PREFIX) and not name.startswith(_TEST_PREFIX):

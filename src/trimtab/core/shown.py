@@ -39,8 +39,8 @@ def size_bytes(text: str) -> int:
     units = {name.lower(): factor for name, factor in (_UNITS | _BINARY).items()}
     if match is None or match[2].lower() not in units:
         raise Misuse(
-            f"size: {shown(text)[:_SHOWN]} is not one. "
-            f'Write a number and a unit of {", ".join((*_UNITS, *_BINARY))}: "20GB".'
+            f"size: {shown(text)[:_SHOWN]} is not a size. Write a number and one of the units "
+            f'{", ".join((*_UNITS, *_BINARY))}: "20GB".'
         )
     return int(float(match[1]) * units[match[2].lower()])
 

@@ -52,8 +52,8 @@ def duration_us(text: str | int) -> int:
         match = _DURATION.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise Misuse(
-                f"duration: {shown(text)[:_SHOWN]} is not one. "
-                'Write a number and a unit of us, ms, s, min, h, d, w: "7d".'
+                f"duration: {shown(text)[:_SHOWN]} is not a duration. Write a number and one of the units us, ms, s, "
+                'min, h, d, w: "7d".'
             )
         digits = match[1].lstrip("0")
         # twenty digits are enough: such a number is too large in every unit
@@ -141,7 +141,7 @@ def _datetime(text: str) -> dt.datetime:
         pass
     raise Misuse(
         f"time: {shown(text)[:_SHOWN]} is not ISO 8601. Write 2013-03-01, 2013-03-01T05:00:00Z or "
-        "2013-03-01T06:00:00+01:00; zones as a difference to UTC."
+        "2013-03-01T06:00:00+01:00; give the zone as a difference to UTC."
     )
 
 

@@ -93,7 +93,7 @@ def _shade(share: float | None) -> str:
 def _key(shades: str) -> Markup | None:
     if not shades:
         return None
-    names = [(0.0, f"low {shades}"), (1.0, f"high {shades}"), (None, "null, or no order")]
+    names = [(0.0, f"low {shades}"), (1.0, f"high {shades}"), (None, "null, or not ordered")]
     parts, at = [], 0.0
     for share, name in names:
         parts += [tag("circle", cx=at + 5, cy=33, r=4, style=f"fill:{_shade(share)}"), text(at + 14, 37, name)]

@@ -340,8 +340,8 @@ def _death(task: Task, step: str | None, status: int) -> str:
     if not task.native or (status < 0 and not name):  # the process was probably ended from outside
         return f"{text} Try again."
     return (
-        f"{text} It happened in native code or by its own exit, most likely of {task.native}: try fewer rows, other "
-        "parameters or another version of it. The lines of the run may say more."
+        f"{text} Native code failed or ended the process, most likely {task.native}: try fewer rows, other parameters "
+        "or another version of it. The log lines of the run may say more."
     )
 
 

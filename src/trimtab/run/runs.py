@@ -106,7 +106,7 @@ class Runs:
         if not found or not run_id:
             raise NotFound(f"run {run_id!r}: not found. List them: trimtab runs")
         if len(found) > 1:
-            raise Misuse(f"run {run_id!r}: {len(found)} runs begin with this. Give more of the id.")
+            raise Misuse(f"run {run_id!r}: the ids of {len(found)} runs begin like this. Give more of the id.")
         return self._seen(_decoded(found[0]))
 
     def cancel(self, run_id: str, *, actor: str) -> Run:
@@ -118,7 +118,7 @@ class Runs:
         """
         run = self.get(run_id)
         if run.is_over:
-            raise Conflict(f"run {run.id}: found it {run.state}, so there is nothing to cancel.")
+            raise Conflict(f"run {run.id}: it is already {run.state}, so there is nothing to cancel.")
         self._catalog.write([Put(_CANCEL, run.id, msgspec.json.encode(f"Cancelled by {actor}."))])
         return run
 
@@ -311,7 +311,7 @@ def _interrupted(run: Run) -> Run:
     steps = tuple(
         msgspec.structs.replace(step, state="interrupted") if step.state == "running" else step for step in run.steps
     )
-    text = f"{run.holder} ended before it was done; {_next(run)}"
+    text = f"{run.holder} ended before the run was done; {_next(run)}"
     return msgspec.structs.replace(run, state="interrupted", steps=steps, outcome=text)
 
 
@@ -321,7 +321,9 @@ def _next(run: Run) -> str:
     A promotion keeps no results of steps, because it must use the data that is known at its time.
     """
     kept = run.kind != "promote"
-    return f"the next {run.kind} " + ("goes on from its finished steps." if kept else "starts again.")
+    return f"the next {run.kind} run " + (
+        "continues after the steps that this one finished." if kept else "starts again."
+    )
 
 
 def step_key(run: Run, step: RunStep) -> str:

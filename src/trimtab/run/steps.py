@@ -127,6 +127,6 @@ def _record(catalog: Catalog, name: str, inputs_hash: str, digest: str, attempts
         other = finished(catalog, name, inputs_hash)
         if other is None or other.result != digest:
             raise Conflict(
-                f"step {name!r}: another process finished these inputs with another result. Make the step a pure "
-                "function of its inputs."
+                f"step {name!r}: another process finished this step for the same inputs with another result. Make the "
+                "step a pure function of its inputs."
             ) from None

@@ -81,7 +81,7 @@ def ks_distance(expected: ArrayLike, actual: ArrayLike) -> float:
 def _shares(expected: ArrayLike, actual: ArrayLike, what: str) -> tuple[FloatArray, FloatArray]:
     one, two = np.asarray(expected, dtype=np.float64), np.asarray(actual, dtype=np.float64)
     if one.ndim != 1 or one.shape != two.shape:
-        raise Misuse(f"{what}: {one.size} bins against {two.size}. Count both over the same bins.")
+        raise Misuse(f"{what}: one histogram has {one.size} bins, the other {two.size}. Count both over the same bins.")
     if not (np.isfinite(one).all() and np.isfinite(two).all()) or min(one.min(initial=0), two.min(initial=0)) < 0:
         raise Misuse(f"{what}: counts must be finite and not negative. Give counts, not differences.")
     if not (one.any() and two.any()):

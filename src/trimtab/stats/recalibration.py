@@ -241,14 +241,14 @@ def _class_odds(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -
     from trimtab.stats.scores import checked_probabilities
 
     if kind != "platt":
-        raise Misuse(f"{kind} calibration: of several classes there is platt alone.")
+        raise Misuse(f'{kind} calibration: found several classes, for which there is only "platt".')
     y, p = checked_probabilities(labels, scores, f"{kind} calibration")
     rows, width = p.shape
     counts = np.bincount(y, minlength=width)
     if rows < LEAST_ROWS or (counts > 0).sum() < 2:
         raise Misuse(
             f"{kind} calibration: needs at least {LEAST_ROWS} rows with labels of two classes or more, found {rows} "
-            f"rows of {int((counts > 0).sum())}. Widen the window, or leave calibration out."
+            f"rows of {int((counts > 0).sum())} classes. Widen the window, or leave calibration out."
         )
     logs = np.log(np.clip(p, _EDGE, 1.0))
     soft = 1.0 / (counts[y] + width)

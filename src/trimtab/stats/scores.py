@@ -201,14 +201,14 @@ def checked_probabilities(labels: ArrayLike, scores: ArrayLike, what: str) -> tu
     bad = np.flatnonzero(~np.isin(y, np.arange(p.shape[1])))
     if bad.size:
         raise Misuse(
-            f"{what}: labels must be numbers of classes, 0 to {p.shape[1] - 1}; row {bad[0]} of {y.size} holds "
+            f"{what}: labels must be class numbers, 0 to {p.shape[1] - 1}; row {bad[0]} of {y.size} holds "
             f"{y[bad[0]]}. Leave unlabelled rows out."
         )
     bad = np.flatnonzero(~(((p >= 0.0) & (p <= 1.0)).all(axis=1) & (np.abs(p.sum(axis=1) - 1.0) <= OFF)))
     if bad.size:
         raise Misuse(
-            f"{what}: row {bad[0]} of {len(p)} holds {p[bad[0]].tolist()}. Needed are probabilities "
-            "of at least 0 that add up to 1."
+            f"{what}: row {bad[0]} of {len(p)} holds {p[bad[0]].tolist()}. Give probabilities of at least 0 that add "
+            "up to 1."
         )
     return y.astype(np.int64), p
 

@@ -110,12 +110,12 @@ def _unread(given: Any, error: BaseException) -> str:
             kinds = sorted({type(v).__name__ for v in given[name].tolist() if v is not None and v == v})
             if given[name].dtype == object and len(kinds) > 1:
                 return (
-                    f"table: column {name!r} of the pandas DataFrame holds {' and '.join(kinds)}; needed is one type a "
-                    'column. Cast it, or give rows: frame.to_dict("records").'
+                    f"table: column {name!r} of the pandas DataFrame holds {' and '.join(kinds)}; a column needs a "
+                    'single type. Cast it, or give rows: frame.to_dict("records").'
                 )
     return (
-        f"table: a {_named(given)} gives no Arrow table: {str(error)[:200]}. Give a table or a record batch of several "
-        "named columns, or a list of dicts."
+        f"table: a {_named(given)} cannot be converted to an Arrow table: {str(error)[:200]}. Give a table or a "
+        "record batch of several named columns, or a list of dicts."
     )
 
 
@@ -158,7 +158,7 @@ def _parts(name: str, chunked: arro3.ChunkedArray, loose: bool) -> list[Column]:
         if not loose:
             raise WrongColumn(
                 f"column {name!r} holds values of the Arrow extension type {kind!r}; a column can hold numbers, text, "
-                "booleans, dates and timestamps. Leave it out, or make such columns of it.",
+                "booleans, dates and timestamps. Leave it out, or convert it to one of these.",
                 column=name,
             )
         return []
@@ -188,8 +188,8 @@ def _python_values(name: str, chunked: arro3.ChunkedArray) -> list[Any]:
         raise
     except BaseException as error:  # a panic of arro3 is not an `Exception`
         raise WrongColumn(
-            f"column {name!r} holds {chunked.type}, which cannot be read ({str(error)[:100]}). Leave it out, or make "
-            "numbers, text, booleans, dates or timestamps of it.",
+            f"column {name!r} holds {chunked.type}, which cannot be read ({str(error)[:100]}). Leave it out, or "
+            "convert it to numbers, text, booleans, dates or timestamps.",
             column=name,
         ) from error
     kind = _extension(chunked)
@@ -287,7 +287,7 @@ def _array(name: str, column: Column) -> arro3.Array:
             return arro3.Array(texts, kind)
         except UnicodeEncodeError as error:
             raise Misuse(
-                f"column {name!r}: a text has no UTF-8 form ({error.reason}). Remove its unpaired surrogates."
+                f"column {name!r}: a text cannot be encoded as UTF-8 ({error.reason}). Remove its unpaired surrogates."
             ) from error
     if column.valid is None:
         values: NDArray[Any] = np.ascontiguousarray(column.values)

@@ -134,7 +134,10 @@ def _read(pa: Any, data: bytes, only: Collection[str] | None, loose: bool) -> Ar
     table.validate(full=True)
     cells = table.num_rows * sum(_is_loose(pa, field.type) for field in table.schema) if loose and only is None else 0
     if cells > _MOST_LOOSE:
-        raise TooLarge(f"the Arrow data: {cells:,} decimals and the like; at most {_MOST_LOOSE:,}. Send it in parts.")
+        raise TooLarge(
+            f"the Arrow data has {cells:,} values of slow types such as decimal; at most {_MOST_LOOSE:,} are allowed. "
+            "Send it in parts."
+        )
     found = read_arrow(table.combine_chunks(pa.system_memory_pool()), loose=loose)
     return ArrowTable(names, found.columns, found.loose, found.rows)
 
@@ -152,7 +155,7 @@ def _check_type(pa: Any, field: Any, loose: bool, *, named: bool) -> None:
         return
     raise WrongColumn(
         f"column {field.name!r} holds {str(field.type)[:100]}; a column can hold numbers, text, booleans, dates and "
-        "timestamps. Leave it out, or make such columns of it.",
+        "timestamps. Leave it out, or convert it to one of these.",
         column=field.name,
     )
 

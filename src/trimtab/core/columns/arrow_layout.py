@@ -73,8 +73,8 @@ def read_piece(piece: Piece) -> Column:
         return _decimals(piece, valid)
     named = next((text for start, text in _NAMES.items() if kind.startswith(start)), f"format {kind!r}")
     raise WrongColumn(
-        f"column {piece.name!r} holds {named}; a column can hold numbers, text, booleans, dates and timestamps. "
-        "Leave it out, or make such columns of it.",
+        f"column {piece.name!r} holds {named}; a column can hold numbers, text, booleans, dates and timestamps. Leave "
+        "it out, or convert it to one of these.",
         column=piece.name,
     )
 
@@ -268,7 +268,7 @@ def _decimal(kind: str) -> tuple[int, int]:
         scale, bits = 1_000, []
     width = (bits[0] if bits else 128) // 8
     if not (-100 <= scale <= 100 and width in (4, 8, 16, 32)):
-        raise Misuse(f"Arrow data: format {kind!r} is no decimal. Write it again.")
+        raise Misuse(f"Arrow data: format {kind!r} is not a decimal. Write it again.")
     return scale, width
 
 
@@ -302,4 +302,4 @@ def _typed(piece: Piece, number: int, kind: str, first: int, count: int) -> NDAr
 
 
 def _broken(piece: Piece, why: str) -> Misuse:
-    return WrongColumn(f"column {piece.name!r}: no sound Arrow data: {why}. Write it again.", column=piece.name)
+    return WrongColumn(f"column {piece.name!r}: damaged Arrow data: {why}. Write it again.", column=piece.name)

@@ -88,7 +88,7 @@ class _Size:
     def add(self, message: FlatTable, body: memoryview) -> None:
         kind, header = message.number(1, "<B"), message.table(2)
         if header is None or kind not in (_SCHEMA, _DICTIONARY, _BATCH):
-            raise ValueError(f"a message of kind {kind}")
+            raise ValueError(f"a message has the unknown kind {kind}")
         _Budget(message).spend_pairs(message, 4)
         if kind == _SCHEMA:
             self.add_schema(header, _Budget(message))
@@ -115,7 +115,7 @@ class _Size:
     def _add_dictionary(self, header: FlatTable, body: memoryview) -> None:
         number, batch = header.number(0, "<q"), header.table(1)
         if batch is None or number not in self._dictionaries:
-            raise ValueError("a dictionary of no column")
+            raise ValueError("a dictionary belongs to no column")
         size = self._batch(batch, body, self._dictionaries[number])
         # A delta adds values to a dictionary. The earlier values are copied, because earlier batches may use them.
         if header.number(2, "<B"):
@@ -162,8 +162,8 @@ class _Size:
         self._bytes += size
         if self._bytes > self._bounds.decoded_bytes:
             raise TooLarge(
-                f"{self._what}: decoded it would take more than {self._bounds.decoded_bytes} bytes, which is too much "
-                "for its size. Send it in parts, and texts, dictionaries and buffers as they are, not compressed."
+                f"{self._what}: decoded, it would take more than {self._bounds.decoded_bytes} bytes, too many for "
+                "data of its size. Send it in parts, and send texts, dictionaries and buffers uncompressed."
             )
 
 
@@ -190,7 +190,7 @@ class _Budget:
     def spend_field(self, field: FlatTable, depth: int) -> None:
         self.fields += 1
         if self.fields > _MOST_FIELDS or depth > _MOST_DEPTH:
-            raise ValueError(f"it has more than {_MOST_FIELDS} columns, or columns {_MOST_DEPTH} deep in others")
+            raise ValueError(f"it has more than {_MOST_FIELDS} columns, or columns nested {_MOST_DEPTH} levels deep")
         number, kind = field.number(2, "<B"), field.table(3)
         if kind is None:
             raise ValueError("a column has no type")
@@ -204,7 +204,7 @@ class _Budget:
 
 def _check_code(code: int, count: int) -> None:
     if not 0 <= code < count:
-        raise ValueError(f"a header has the code {code} where there are 0 to {count - 1}")
+        raise ValueError(f"a header has the code {code}; known are the codes 0 to {count - 1}")
 
 
 def _unpacked(body: memoryview, at: int, size: int) -> int:

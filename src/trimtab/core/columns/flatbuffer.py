@@ -84,5 +84,5 @@ def _read(kind: str, data: Buffer, at: int) -> int:
     try:
         value: int = struct.unpack_from(kind, data, at)[0]
     except struct.error as error:
-        raise ValueError("a place outside the buffer is named") from error
+        raise ValueError("a table refers to a place outside the buffer") from error
     return value

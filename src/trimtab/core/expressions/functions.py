@@ -74,13 +74,13 @@ def transform(
     ratio(col('late'), col('flights'))
     """
     if returns not in _DTYPES:
-        raise Misuse(f"transform: returns={returns!r} is none of float, int, bool and str.")
+        raise Misuse(f"transform: returns={returns!r} must be one of float, int, bool and str.")
     if nulls not in get_args(Nulls):
         raise Misuse(f'transform: nulls={nulls!r} is neither "skip" nor "pass".')
     if function is None:
         return lambda decorated: Transform(decorated, _DTYPES[returns], nulls)
     if not callable(function):
-        raise Misuse(f"transform: {function!r} is no function.")
+        raise Misuse(f"transform: {function!r} is not a function.")
     return Transform(function, _DTYPES[returns], nulls)
 
 
@@ -96,8 +96,8 @@ def function_of(expression: Expression) -> Callable[[Sequence[Any]], Any]:
     function = _KNOWN.get(str(code))
     if function is None:
         raise Misuse(
-            f"transform {name!r}: no function of this code ({str(code)[:12]}) is known here. Load the project file "
-            "that defines it; if it was changed or removed, train a version with what is there now."
+            f"transform {name!r}: the function with the code hash {str(code)[:12]} is not loaded. Load the project "
+            "file that defines it; if it was changed or removed, train a version with the present functions."
         )
     skips = nulls == "skip"
 
@@ -144,7 +144,7 @@ def _as_declared(result: Any, returns: str) -> float | int | bool | str | None:
     if returns == "str" and isinstance(result, str):
         result.encode()  # raises an error if the text cannot be stored as UTF-8
         return str.__str__(result)
-    raise TypeError(f"it gave {shown(result)}, a {type(result).__name__}; declared is {returns}")
+    raise TypeError(f"it gave {shown(result)}, a {type(result).__name__}; it is declared to return {returns}")
 
 
 def _said(error: BaseException) -> str:

@@ -63,7 +63,7 @@ class Expression(msgspec.Struct, frozen=True, eq=False):
         found: list[Dtype] = []
         for arg in self.args:
             if arg.op == "category":
-                raise Misuse(f"{what}: {arg!r} inside {self.op}. Make .category() the last, outermost call.")
+                raise Misuse(f"{what}: {arg!r} is used inside {self.op}. Make .category() the last, outermost call.")
             found.append(arg.dtype(columns, what))
         return _result(self, found, columns, what)
 
@@ -284,7 +284,9 @@ def lit(value: Scalar) -> Expression:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise Misuse(f"lit: {value!r} has no UTF-8 form, so no event holds it. Write another text.") from None
+            raise Misuse(
+                f"lit: {value!r} cannot be encoded as UTF-8, so no event can hold it. Write another text."
+            ) from None
         return Expression("lit", (), ("str", value))
     if isinstance(value, dt.datetime):
         return Expression("lit", (), ("time", parse_time_us(value)))
@@ -331,7 +333,7 @@ def _node(value: Expression | Scalar) -> Expression:
 
 def _number(value: object, what: str) -> int | float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise Misuse(f"{what}: {value!r} is no constant. Use a number, a truth value, a string or a datetime.")
+        raise Misuse(f"{what}: {value!r} cannot be a constant. Use a number, a truth value, a string or a datetime.")
     if isinstance(value, int):
         if not -(2**63) <= value < 2**63:
             raise Misuse(f"{what}: {value} does not fit 64 bits. Write it as a float.")
@@ -345,7 +347,7 @@ def _zone(tz: str) -> str:
     try:
         zoneinfo.ZoneInfo(tz)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, TypeError, OSError):
-        raise Misuse(f'tz={tz!r} is no time zone. Use a name such as "Europe/Berlin" or "UTC".') from None
+        raise Misuse(f'tz={tz!r} is not a time zone. Use a name such as "Europe/Berlin" or "UTC".') from None
     return tz
 
 
@@ -417,7 +419,7 @@ def _result(node: Expression, found: list[Dtype], columns: Mapping[str, Dtype], 
             returns: Dtype = node.params[1]  # type: ignore[assignment]  # transform() wrote it
             return returns
         case _:
-            raise Misuse(f"{what}: {node.op!r} is no function. There are: {', '.join(OPS)}.")
+            raise Misuse(f"{what}: {node.op!r} is not a function. There are: {', '.join(OPS)}.")
 
 
 def _text(node: Expression) -> str:

@@ -172,7 +172,8 @@ def learn_alarm(
     away = x - mean
     if float(np.ptp(x)) <= 1e-12 * max(1.0, abs(mean)):
         raise Misuse(
-            f"quality alarm: all {x.size} reference values are {mean:g}. A metric that never varies has no sd."
+            f"quality alarm: all {x.size} reference values are {mean:g}. A metric that never varies has no standard "
+            "deviation."
         )
     correlation = _correlation(away)
     surprise = away[1:] - correlation * away[:-1]

@@ -74,7 +74,10 @@ def log_higher(
     """
     for count, total in (ours, theirs):
         if not 0 <= count <= total:
-            raise Misuse(f"share evidence: {count} of {total}. Give successes and trials.")
+            raise Misuse(
+                f"share evidence: found {count} successes in {total} trials. Give no more successes than trials, and "
+                "none below 0."
+            )
     # use the upper end of each cell, so that the evidence is valid for all shares within it
     most = np.minimum(bound(_CELLS[1:]), 1.0)
     return float((log_above(*ours, most) + log_below(*theirs, _CELLS[:-1])).min())

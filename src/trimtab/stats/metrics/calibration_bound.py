@@ -44,7 +44,10 @@ def calibration_error_bound(
         raise Misuse(f"calibration error: needs one block for each row; found {np.shape(blocks)} for {y.shape}.")
     ids, block = np.unique(np.asarray(blocks), return_inverse=True)
     if ids.size < _LEAST_BLOCKS:
-        raise Misuse(f"calibration error: needs rows of at least {_LEAST_BLOCKS} blocks, found {ids.size}. Wait.")
+        raise Misuse(
+            f"calibration error: needs rows of at least {_LEAST_BLOCKS} blocks, found {ids.size}. Wait for more days "
+            "of labels."
+        )
     edges = np.unique(np.quantile(p, np.arange(1, bins) / bins, method="inverted_cdf"))
     cell = np.searchsorted(edges, p, side="left") * ids.size + block
     shape, size = (edges.size + 1, ids.size), (edges.size + 1) * ids.size

@@ -81,7 +81,10 @@ def compare_choices(
     """
     y, p = checked_probabilities(labels, chances, "choices")
     if not y.size or np.asarray(blocks).shape != y.shape:
-        raise Misuse(f"choices: needs one block for each of some rows; found {np.size(blocks)} for {y.size} rows.")
+        raise Misuse(
+            f"choices: needs at least one row, and one block for each row; found {np.size(blocks)} blocks for "
+            f"{y.size} rows."
+        )
     cheapest, prices = cheapest_class(p, costs), np.asarray(costs, np.float64)
     constant = int(np.argmin(prices[y].sum(axis=0)))
     choices = [np.argmax(p, axis=1), cheapest, np.full(y.size, constant)]

@@ -52,7 +52,7 @@ def unit_losses(
         found = row_losses(metric, labels, scores)
         return found, np.arange(found.size)
     if lists is None:
-        raise Misuse(f"{metric}: needs to know which rows are of one list.")
+        raise Misuse(f"{metric}: needs the list that each row belongs to.")
     values = list_ndcg(labels, scores, lists, top=top)
     informative = ~np.isnan(values)
     first = np.unique(np.asarray(lists), return_index=True)[1]
@@ -150,6 +150,6 @@ def checked_lists(
             f"scores {p.shape}, lists {ids.shape}, top {top}."
         )
     if not np.isfinite(p).all() or not (np.isfinite(gain) & (gain >= 0.0)).all():
-        raise Misuse("ranking metrics: a score is no number, or a relevance is none of at least 0.")
+        raise Misuse("ranking metrics: a score is not a number, or a relevance is not a number of at least 0.")
     place: NDArray[Any] = np.unique(ids, return_inverse=True)[1]
     return gain, p, place.reshape(-1).astype(np.int64)

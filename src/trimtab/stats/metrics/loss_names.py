@@ -103,5 +103,6 @@ def loss_kind(metric: Loss) -> LossKind:
         return "ranking"
     names = ", ".join((*CLASS_LOSSES, *LOSSES))
     raise Misuse(
-        f"metric {metric!r}: is none of {names}, pinball(q) with q between 0 and 1, or ndcg_loss(k) with k from 1 on."
+        f"metric {metric!r}: must be one of {names}, pinball(q) with q between 0 and 1, or ndcg_loss(k) with k of at "
+        "least 1."
     )

@@ -45,7 +45,7 @@ def row_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatArray
     if quantile is not None:
         return np.maximum(quantile * gap, (quantile - 1.0) * gap)
     if loss_kind(metric) == "ranking":  # this also raises an error for an unknown name
-        raise Misuse(f"{metric}: a row of a list has no loss of its own. Ask for those of lists: unit_losses.")
+        raise Misuse(f"{metric}: a single row of a list has no loss. Compute the losses of whole lists: unit_losses.")
     return np.abs(gap) if metric == "absolute_error" else gap * gap
 
 

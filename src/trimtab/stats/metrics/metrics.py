@@ -43,7 +43,7 @@ def score_metrics(
         raise Misuse(f"metrics: needed one score for each label, found labels {y.shape}, scores {p.shape}.")
     bad = int((~np.isfinite(y)).sum() + (~np.isfinite(p)).sum())
     if bad:
-        raise Misuse(f"metrics: found {bad} labels and scores that are no number. Leave those rows out.")
+        raise Misuse(f"metrics: found {bad} labels and scores that are not numbers. Leave those rows out.")
     kind = loss_kind(metric)
     order = np.argsort(p, kind="stable")  # sorted here, once for all metrics
     y, p, blocks = y[order], p[order], np.asarray(blocks)[order]

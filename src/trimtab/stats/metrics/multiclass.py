@@ -64,7 +64,9 @@ def class_metrics(
     number = {label: place for place, label in enumerate(classes)}
     unknown = [label for label in labels if label not in number]
     if unknown:
-        raise Misuse(f"class metrics: {len(unknown)} labels are no class, e.g. {unknown[0]!r}. Leave those rows out.")
+        raise Misuse(
+            f"class metrics: {len(unknown)} labels are not known classes, e.g. {unknown[0]!r}. Leave those rows out."
+        )
     p = np.asarray(probabilities, np.float64)
     if p.shape != (len(labels), len(classes)):
         raise Misuse(

@@ -50,13 +50,15 @@ def ranking_metrics(
     gain, p, place = checked_lists(relevance, scores, groups, top)
     drawn = place if blocks is None else np.asarray(blocks)
     if drawn.shape != place.shape:
-        raise Misuse(f"ranking metrics: {drawn.shape} blocks for {place.shape} items. One for each item is needed.")
+        raise Misuse(
+            f"ranking metrics: needs one block for each item; found blocks {drawn.shape} for items {place.shape}."
+        )
     first = np.unique(place, return_index=True)[1]
     informative = is_informative(gain, place)
     if not informative.any():
         raise Misuse(
-            f"ranking metrics: in all {informative.size} groups the items are alike, so no order is better. Wait for "
-            "labels, or check that labels differ within a group."
+            f"ranking metrics: in each of {informative.size} groups all items have the same label, so no order is "
+            "better. Wait for labels, or check that labels differ within a group."
         )
     ndcg = list_ndcg(gain, p, place, top=top)
     named: list[tuple[str, Better, FloatArray]] = [

@@ -156,7 +156,7 @@ def test_a_column_that_is_added_anywhere_and_one_that_is_removed_leave_recorded_
         assert project.materialise().rows["readings"] == 1
     edited(first, A)
     with shop.opened(first) as project:
-        with pytest.raises(Misuse, match=r"unknown column 'mood'\. Declared are site, level, read_at"):
+        with pytest.raises(Misuse, match=r"unknown column 'mood'\. Declared columns: site, level, read_at"):
             push(project, 8, 4.0, mood="calm")
         push(project, 8, 4.0)
         project.history.refresh()
@@ -171,7 +171,7 @@ def test_a_column_of_another_type_is_refused_once_something_is_recorded(first: P
     edited(first, A.replace('"level": float}', '"level": int}'))
     with (
         shop.opened(first) as project,
-        pytest.raises(Misuse, match="'level' is declared int, and recorded events hold"),
+        pytest.raises(Misuse, match="'level' is declared int, but recorded events hold"),
     ):
         push(project, 1, 5)
 

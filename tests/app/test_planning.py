@@ -153,7 +153,7 @@ def test_a_renamed_view_is_suggested_to_be_joined_under_the_name(applied: Path) 
 
 def test_another_type_of_a_recorded_column_is_refused(applied: Path) -> None:
     with shop.opened(edited(applied, A.replace('"level": float', '"level": int'))) as project:
-        assert "'level' is declared int, and recorded events hold it as float" in project.plan().refused[0]
+        assert "'level' is declared int, but recorded events hold it as float" in project.plan().refused[0]
         with pytest.raises(Misuse, match="Declare it float and convert it in features"):
             project.apply()
 

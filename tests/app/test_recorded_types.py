@@ -14,7 +14,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US
 
 REFUSED = (
-    "source 'readings': column 'level' is declared int, and recorded events hold it as float. Declare it float and "
+    "source 'readings': column 'level' is declared int, but recorded events hold it as float. Declare it float and "
     "convert it in features, or send the new values as a column of another name."
 )
 

@@ -87,7 +87,7 @@ ODD = {  # bytes; who of the rows taken; line and what was found of those that a
     "one that the next quote closes": (
         b'who,at\n"a,1970-01-01\nb,1970-01-01\n"c",1970-01-01\n',
         ["b", "c"],
-        [(2, "text behind a closing quote: '\"a,1970-01-01'")],
+        [(2, "text after a closing quote: '\"a,1970-01-01'")],
     ),
     "bytes that are no text": (
         b"who,at\n\xe9,1970-01-01\n\xc3\xa9,1970-01-01\n",
@@ -152,7 +152,7 @@ def test_a_record_may_be_longer_than_what_is_read_at_a_time(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.ndjson.gz"])
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(b"who,at\na,1970-01-01\n", "no gzip data"), (gzip.compress(b"who,at\n" * 99, mtime=0)[:-9], "ends early")],
+    [(b"who,at\na,1970-01-01\n", "is not gzip data"), (gzip.compress(b"who,at\n" * 99, mtime=0)[:-9], "ends early")],
 )
 def test_a_packed_file_that_is_none_is_refused(tmp_path: Path, name: str, data: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(data)
@@ -263,7 +263,7 @@ def test_a_name_full_of_traps_is_one_file(tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_or_of_no_known_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="there is none"):
+    with pytest.raises(NotFound, match="not found"):
         read_file(tmp_path / "no.csv", PLAIN)
     for address in ("s3://a/b.csv", Path("s3://a/b.csv"), "https://example.org/b.csv"):
         with pytest.raises(Misuse, match=r"file (s3|https)://[a-z.]+/b.csv: found an address, needed a file"):

@@ -167,7 +167,7 @@ def test_history_is_not_dated_ahead_of_the_clock_either_by_row_or_by_table(make_
 
 
 def test_an_unknown_column_is_refused_before_any_work(bench: Bench) -> None:
-    with pytest.raises(Misuse, match=r"row 1 has an unknown column 'y'. Declared are who, x, at"):
+    with pytest.raises(Misuse, match=r"row 1 has an unknown column 'y'. Declared columns: who, x, at"):
         bench.ingestor.push("plain", [{"who": "a", "at": 0}, {"who": "a", "at": 0, "y": 1}])
     assert bench.log.positions() == {}
 
@@ -214,7 +214,7 @@ def test_columns_that_a_row_with_a_key_lacks_are_named_for_it_replaces_the_whole
 
 def test_a_wrong_op_names_those_there_are(bench: Bench) -> None:
     (problem,) = bench.ingestor.push("keyed", [{"k": "a", "at": 0, "_op": "remove"}]).problems
-    assert (problem.reason, problem.found) == ("wrong_type", "'remove'; needed is 'upsert' or 'delete'")
+    assert (problem.reason, problem.found) == ("wrong_type", "'remove'; needed 'upsert' or 'delete'")
 
 
 def test_lines_of_deletions_need_no_more_than_the_key(bench: Bench, tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_a_replay_appends_at_the_given_times_and_judges_the_future_by_them(bench
     ("columns", "at_us", "message"),
     [
         ({"who": ("str", ["a"]), "at": ("time", [0]), "y": ("int", [1])}, None, "unknown column 'y'"),
-        ({"who": ("str", ["a"]), "at": ("int", [0])}, None, "column 'at' is int, needed is time"),
+        ({"who": ("str", ["a"]), "at": ("int", [0])}, None, "column 'at' is int, needed time"),
         ({"who": ("str", ["a"])}, None, "needs column 'at', found who"),
         ({"at": ("time", [0])}, [0, 1], "2 append times for 1 rows"),
         ({"at": ("time", [0, 0])}, [1, 0], "never decrease"),

@@ -76,7 +76,7 @@ def test_a_removed_column_takes_no_new_values_and_comes_back_with_its_old_ones()
 
 def test_another_type_is_refused_with_what_to_do() -> None:
     layout = Layout({"at": "time", "a": "int"})
-    with pytest.raises(Misuse, match=r"'a' is declared float, and recorded events hold it as int\. Declare it int"):
+    with pytest.raises(Misuse, match=r"'a' is declared float, but recorded events hold it as int\. Declare it int"):
         layout_with(layout, source("s", time="at", columns={"a": float}))
 
 

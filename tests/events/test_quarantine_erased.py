@@ -130,7 +130,7 @@ def test_rows_whose_old_bytes_could_not_be_removed_are_not_taken_for_erased(kept
 
     def busy(partition: str, instead: Any) -> int:
         type(kept).erase(kept, partition, instead)
-        raise Unavailable("another process reads it")
+        raise Unavailable("another process is reading it")
 
     kept.erase = busy
     with pytest.raises(Unavailable, match="2 rows are dropped"):

@@ -103,17 +103,17 @@ def test_an_example_that_is_none_is_refused(form: Any) -> None:
 @pytest.mark.parametrize(
     ("rules", "words"),
     [
-        ({"number_format": {"city": "1234.56"}}, "its columns of numbers are amount, count"),
-        ({"number_format": "1234.56"}, "is no mapping"),
-        ({"nulls": "-"}, "no list of texts"),
-        ({"delimiter": "ab"}, "delimiter='ab' is none of"),
+        ({"number_format": {"city": "1234.56"}}, "Columns of numbers: amount, count"),
+        ({"number_format": "1234.56"}, "is not a mapping"),
+        ({"nulls": "-"}, "not a list of texts"),
+        ({"delimiter": "ab"}, "delimiter='ab' must be one of"),
         ({"key_of": ["id", "city"]}, "key_of="),
         ({"key_of": ["nothing"]}, "key_of="),
         ({"constants": {"nothing": "all"}}, "constants has 'nothing'"),
         ({"constants": {"id": "all"}}, "constants has 'id'"),
         ({"constants": {"city": 3}}, "constants has 'city'"),
         ({"constants": ["city"]}, "is no mapping"),
-        ({"known_at": "city"}, "known_at='city' is no column of times"),
+        ({"known_at": "city"}, "known_at='city' is not a time column"),
     ],
 )
 def test_rules_that_do_not_fit_the_columns_are_refused(rules: dict[str, Any], words: str) -> None:

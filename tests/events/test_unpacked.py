@@ -21,7 +21,7 @@ LINE = b"ann,2024-05-01T00:00:00Z\n"
 @pytest.mark.parametrize("name", ["rows.csv.gz", "rows.tsv.gz", "rows.ndjson.gz"])
 def test_a_packed_text_may_not_become_far_longer(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(gzip.compress(bytes(60_000_000)))
-    with pytest.raises(Misuse, match=rf"{name}: unpacked it has more than \d+ bytes, 100 times its size"):
+    with pytest.raises(Misuse, match=rf"{name}: unpacked, it has more than \d+ bytes, 100 times its size"):
         read_file(tmp_path / name, SOURCE)
 
 

@@ -85,7 +85,7 @@ NOTHING: Any = None
         (tt.sum("x", over=0), "over=0 is an empty window"),
         (tt.decayed_sum("x", half_life="1d", over=0), "over=0 is an empty window"),
         (tt.sum("x", over="1h", hop="2h"), "is longer than its window"),
-        (tt.sum("x", over="3h", until="2h", hop="2h"), "longer than what lies between until and over"),
+        (tt.sum("x", over="3h", until="2h", hop="2h"), "longer than its window from over to until, of"),
         (tt.sum("x", over="1h", until="1h"), "until=1h is not before the window's beginning, over=1h"),
         (tt.sum("x", over="1h", until="2h"), "until=2h is not before"),
         (tt.sum("x", until="2h"), "until= needs over="),
@@ -94,8 +94,8 @@ NOTHING: Any = None
         (tt.decayed_sum("x", half_life="1h", over="365d", hop="1min"), "525600 hops"),
         (tt.decayed_sum("x", half_life="1min", over="1d", hop="1h"), "1440 half-lives"),
         (tt.first("x", where=tt.col("n")), "where= is not a truth value"),
-        (tt.count(where=ODD), "where='many' is no expression. Write tt.col('many')."),
-        (tt.count(where=YES), "where=True is no expression. Write a comparison"),
+        (tt.count(where=ODD), "where='many' is not an expression. Write tt.col('many')."),
+        (tt.count(where=YES), "where=True is not an expression. Write a comparison"),
         (tt.sum(YES), "sum of True, which is neither a column's name nor an expression"),
         (tt.count_distinct(YES), "count_distinct of True, which is neither"),
         (tt.latest(YES), "latest of True, which is neither"),
@@ -110,11 +110,11 @@ def test_what_cannot_be_computed_is_refused_by_name(aggregate: Aggregate | Sever
 
 
 def test_two_features_of_one_name_are_refused() -> None:
-    with pytest.raises(Misuse, match="two features are called 'x_2'; 'x' stands for several"):
+    with pytest.raises(Misuse, match="two features are called 'x_2', because 'x' makes several features"):
         view(x_2=tt.count(), x=tt.last_n("x", 2))
-    with pytest.raises(Misuse, match="two features are called 'x_2'; 'x' stands for several"):
+    with pytest.raises(Misuse, match="two features are called 'x_2', because 'x' makes several features"):
         view(x=tt.last_n("x", 2), x_2=tt.count())
-    with pytest.raises(Misuse, match="is no aggregate"):
+    with pytest.raises(Misuse, match="is not an aggregate"):
         view(x=ODD)
 
 

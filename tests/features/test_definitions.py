@@ -23,19 +23,19 @@ COUNTS: Any = [tt.count()]
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: tt.source("s", time="at", columns=NOTHING), "source 's': columns=None is no mapping"),
-        (lambda: tt.source("s", time="at", columns=LIST), r"source 's': columns=\['site'\] is no mapping"),
+        (lambda: tt.source("s", time="at", columns=NOTHING), "source 's': columns=None is not a mapping"),
+        (lambda: tt.source("s", time="at", columns=LIST), r"source 's': columns=\['site'\] is not a mapping"),
         (lambda: tt.source("s", time="at", columns={"site": LIST}), r"column 'site' has type \['site'\]"),
         (lambda: tt.source("s", time="at", key=LIST, columns={"site": str}), r"key=\['site'\] is no text"),
         (lambda: tt.entity("place", LIST), "entity 'place': columns="),
         (lambda: tt.view("v", source=BY_NAME, by="site", features={"n": tt.count()}), "source='readings' is none"),
         (lambda: tt.view("v", source=READINGS, by=NUMBER, features={"n": tt.count()}), "by=5 is neither a column"),
         (lambda: tt.view("v", source=READINGS, by=NOTHING, features={"n": tt.count()}), "by=None is neither"),
-        (lambda: tt.view("v", source=READINGS, by="site", features=COUNTS), "view 'v': features=.* is no mapping"),
+        (lambda: tt.view("v", source=READINGS, by="site", features=COUNTS), "view 'v': features=.* is not a mapping"),
         (lambda: tt.label(BY_NAME, key="site", value="level", wait="1d"), "label: source='readings' is none"),
         (lambda: tt.label(READINGS, key="site", value=NOTHING, wait="1d"), "value=None is neither a column's name"),
-        (lambda: feature_set(VISIT, NOTHING), "features of request 'visit': None is no list"),
-        (lambda: feature_set(VISIT, SITE), "features of request 'visit': .* is no list"),  # type: ignore[arg-type]
+        (lambda: feature_set(VISIT, NOTHING), "features of request 'visit': None is not a list"),
+        (lambda: feature_set(VISIT, SITE), "features of request 'visit': .* is not a list"),  # type: ignore[arg-type]
     ],
 )
 def test_what_is_of_another_kind_than_it_should_be_is_refused_by_name(make: Any, message: str) -> None:

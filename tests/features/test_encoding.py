@@ -80,7 +80,7 @@ def test_features_keep_their_declared_order() -> None:
         ([], "none. Give at least one"),
         ([{"f": col("f")}, {"f": col("i")}], "'f' is defined twice"),
         ([{"f": col("nope")}], "feature 'f': no column 'nope'"),
-        ([{"f": 3}], "is no expression"),
+        ([{"f": 3}], "is not an expression"),
         ([{"f": col("s")}], "feature 'f' is a string. Mark it with .category()"),
         ([3], "neither a view nor a dict"),
         ([SKY, view("sky", source=WEATHER, by="s", features={"n": count()})], "two different views are called 'sky'"),

@@ -254,7 +254,7 @@ def test_entities_are_checked_against_the_source() -> None:
         view("v", source=KEYED, by=entity("e", {"n": str}), features={"c": count()})
     with pytest.raises(Misuse, match="by='x' must be a column of 'readings' of type str or int; it is float"):
         view("v", source=KEYED, by="x", features={"c": count()})
-    with pytest.raises(Misuse, match="Give each column that names the entity, once"):
+    with pytest.raises(Misuse, match="Name each column of the entity once"):
         view("v", source=KEYED, by=["key", "key"], features={"c": count()})
 
 

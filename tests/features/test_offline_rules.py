@@ -174,13 +174,13 @@ def test_what_is_missing_is_named() -> None:
     features = feature_set(ASK, [one(count())])
     frames = {"readings": frame_of([], KEYED)}
     good, at_us = Columns.of({"key": ("str", ["a"])}), np.array([5])
-    with pytest.raises(Misuse, match="needs a column 'key' of str; there are other"):
+    with pytest.raises(Misuse, match="needs a column 'key' of str; found the columns other"):
         evaluate(features, Columns.of({"other": ("str", ["a"])}), at_us, frames)
     with pytest.raises(Misuse, match="column 'key' must be str; it is int"):
         evaluate(features, Columns.of({"key": ("int", [1])}), at_us, frames)
     with pytest.raises(Misuse, match="1 rows, but 2 times"):
         evaluate(features, good, np.array([5, 6]), frames)
-    with pytest.raises(Misuse, match="needs the events of 'readings'; there are those of none"):
+    with pytest.raises(Misuse, match="needs the events of 'readings'; found the events of none"):
         evaluate(features, good, at_us, {})
 
 

@@ -389,7 +389,7 @@ def test_a_reset_that_was_cut_short_is_finished_before_anything_is_applied() -> 
         with pytest.raises(Unavailable):
             OnlineStore(kv, [WINDOW, FIXED]).reset()
         if writes:
-            with pytest.raises(Unavailable, match="being reset"):
+            with pytest.raises(Unavailable, match="being filled again"):
                 read(kv, FIXED, 20)
         kv.left = 10**9
         OnlineStore(kv, [WINDOW, FIXED]).apply(log)

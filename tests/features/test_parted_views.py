@@ -166,7 +166,7 @@ def test_misuse_is_named(tmp_path: Path) -> None:
         opened(tmp_path, RECORDS, memory_bytes=1)
     with opened(tmp_path, RECORDS) as views:
         stranger = view("s", source=ASK.source, by="key", features={"n": count()})
-        with pytest.raises(NotFound, match="needs the events of 'ask'; there are those of readings"):
+        with pytest.raises(NotFound, match="needs the events of 'ask'; found the events of readings"):
             views.answer(stranger.join(), [], np.empty(0, np.int64))
     with claimed(tmp_path / "run"), pytest.raises(Conflict, match="another process"), claimed(tmp_path / "run"):
         pass

@@ -166,9 +166,9 @@ def test_a_feature_that_predicts_one_class_is_a_leak(make: Any):
 @pytest.mark.parametrize(
     ("value", "classes", "message"),
     [
-        ("status", None, r'name what it may be: classes=\["'),
-        ("status", ["a", "b"], "Two classes are yes and no"),
-        ("status", ["a", "b", "a"], "'a' is there twice"),
+        ("status", None, r'list the values that it can have: classes=\["'),
+        ("status", ["a", "b"], "For two classes, leave classes out"),
+        ("status", ["a", "b", "a"], "'a' is listed twice"),
         ("status", [1, 2, 3], "different texts"),
         ("code", ["1", "2", "3"], "different whole numbers"),
         ("code", [0, True, 2], "different whole numbers"),
@@ -176,7 +176,7 @@ def test_a_feature_that_predicts_one_class_is_a_leak(make: Any):
         ("status", "abc", "a list of 3 to 100"),
         ("status", [], "a list of 3 to 100"),
         ("status", [str(n) for n in range(101)], "found 101"),
-        ("delay", ["a", "b", "c"], "classes of a value that is float"),
+        ("delay", ["a", "b", "c"], "needs a value that is a text or a whole number; found float"),
     ],
 )
 def test_classes_that_make_no_sense_are_refused(value: str, classes: Any, message: str):
@@ -189,9 +189,9 @@ def test_classes_that_make_no_sense_are_refused(value: str, classes: Any, messag
     ("changes", "message"),
     [
         ({"metric": "log_loss"}, "its label has 3 classes. Needed: one of multi_log_loss"),
-        ({"metric": "accuracy"}, "is none of multi_log_loss"),
-        ({"classes": None, "value": "code"}, "its label names none"),
-        ({"calibration": "isotonic"}, "for several classes platt alone"),
+        ({"metric": "accuracy"}, "must be one of multi_log_loss"),
+        ({"classes": None, "value": "code"}, "its label declares none"),
+        ({"calibration": "isotonic"}, "for several classes only platt"),
         ({"costs": {"false_positive": 1, "false_negative": 2}}, "for each true class of on_time, late, cancelled"),
         ({"sample": tt.sample(negatives=0.1)}, "of several classes"),
     ],
@@ -203,7 +203,7 @@ def test_what_there_is_for_two_classes_only_is_refused_by_name(make: Any, change
 
 def test_what_cannot_answer_of_several_classes_is_refused(make: Any):
     world = several(make, estimator=Ridge)
-    with pytest.raises(Misuse, match="3 classes were fitted: a probability of each is needed"):
+    with pytest.raises(Misuse, match="needed a probability of each of the 3 fitted classes"):
         fit(world.model, world.training_set())
     with pytest.raises(Misuse, match='Use learn="batch"'):
         fit_online(world.model, world.training_set())
@@ -223,7 +223,7 @@ def test_probabilities_of_some_classes_become_those_of_all_with_the_same_bits_in
     np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-12)
     two = Classes(names=("a", "b", "c"), fitted=(0, 2), rows=9)
     assert [two.probabilities_row(one) for one in scores[:, 0].tolist()] == two.probabilities(scores[:, 0]).tolist()
-    with pytest.raises(Misuse, match="2 classes were fitted"):
+    with pytest.raises(Misuse, match="the 2 fitted classes"):
         two.probabilities(scores)
 
 
@@ -235,7 +235,7 @@ def test_a_version_of_other_classes_is_compared_by_their_names():
     assert aligned(scores, "abc", ["b", "a", "new"], "gate").tolist() == [[1 / 3, 2 / 3, 0.0], [1 / 3] * 3]
     with pytest.raises(Misuse, match="they cannot be compared"):
         aligned(scores, "abc", "xyz", "gate")
-    with pytest.raises(Misuse, match="answers of no classes"):
+    with pytest.raises(Misuse, match="predicts no classes"):
         aligned(scores[:, 0], (), "abc", "gate")
 
 

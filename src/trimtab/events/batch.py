@@ -79,7 +79,7 @@ class Batch:
 
     def problem(self, row: int, offset: int) -> Problem:
         field, reason, found = self.bad[row]
-        needed = f"; needed is {' or '.join(map(repr, OPS))}" if (field, reason) == ("_op", "wrong_type") else ""
+        needed = f"; needed {' or '.join(map(repr, OPS))}" if (field, reason) == ("_op", "wrong_type") else ""
         source = self._call.source
         said = value_shown(found, reason, source.format(field))
         if reason == "future" and isinstance(found, int | float):  # a time is easier to read than a number

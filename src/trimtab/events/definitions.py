@@ -161,7 +161,7 @@ def source(
     if dtypes.setdefault(time, "time") != "time":
         raise Misuse(f"{what}: the time column {time!r} is declared {dtypes[time]}. Declare it as `Time`.")
     if key is not None and not isinstance(key, str):
-        raise Misuse(f"{what}: key={shown(key)[:100]} is no text. Name the one column that identifies an event.")
+        raise Misuse(f"{what}: key={shown(key)[:100]} is not a text. Name the one column that identifies an event.")
     if key is not None and dtypes.get(key) not in ("str", "int"):
         found = dtypes.get(key, f"missing among {', '.join(dtypes)}")
         raise Misuse(f"{what}: the key {key!r} must be a column of type str or int; it is {found}.")
@@ -194,7 +194,9 @@ def source(
 def declared_columns(columns: Mapping[str, type], what: str) -> dict[str, Dtype]:
     """Return the types of declared columns in trimtab's terms. `what` names the definition in errors."""
     if not isinstance(columns, Mapping):
-        raise Misuse(f'{what}: columns={shown(columns)[:100]} is no mapping. Give names and types: {{"temp": float}}.')
+        raise Misuse(
+            f'{what}: columns={shown(columns)[:100]} is not a mapping. Give names and types: {{"temp": float}}.'
+        )
     check_columns(columns, what)
     dtypes: dict[str, Dtype] = {}
     for column, kind in columns.items():
@@ -215,11 +217,13 @@ def check_columns(names: Iterable[str], what: str) -> None:
     seen: dict[str, str] = {}
     for name in names:
         if not isinstance(name, str) or not name:
-            raise Misuse(f"{what}: a column is named {shown(name)[:100]}. Give it a name, as text.")
+            raise Misuse(
+                f"{what}: a column is named {shown(name)[:100]}. The name of a column must be a text that is not empty."
+            )
         if name.startswith("_"):
             raise Misuse(
-                f"{what}: column {name!r} begins with an underscore, as the fields that every event has of its own "
-                f"do. Name it {name.lstrip('_') or 'column'!r}."
+                f"{what}: column {name!r} begins with an underscore, which is reserved for fields that every event "
+                f"has. Name it {name.lstrip('_') or 'column'!r}."
             )
         other = seen.setdefault(name.casefold(), name)
         if other != name:

@@ -200,8 +200,9 @@ class Ingestor:
             show(bad + start + part.rows, good + bad)
         if rows.counted not in (None, done.accepted + done.quarantined):
             raise Corrupt(
-                f"ingest into {source!r}: {rows.counted:,} rows came, but {done.accepted:,} were taken and "
-                f"{done.quarantined:,} quarantined. Ingest them again: what was taken counts once. Report it."
+                f"ingest into {source!r}: of {rows.counted:,} rows, {done.accepted:,} were taken and "
+                f"{done.quarantined:,} quarantined, which is not all. Ingest the rows again (no row counts twice), "
+                "and please report this as a bug of trimtab."
             )
         named = sorted(done.problems, key=lambda problem: problem.row)
         return msgspec.structs.replace(done, problems=tuple(named))
@@ -298,7 +299,7 @@ def _checked_rows(source: Source, rows: object) -> Sequence[Mapping[str, object]
 
 def _unknown_column(where: str, source: Source, name: str) -> Misuse:
     return WrongColumn(
-        f"{where} has an unknown column {name!r}. Declared are {', '.join(source.declared)}; besides there may be "
+        f"{where} has an unknown column {name!r}. Declared columns: {', '.join(source.declared)}; also allowed: "
         f"{', '.join(EXTRA)}.",
         column=name,
     )
@@ -309,11 +310,11 @@ def _check_columns(source: Source, columns: Columns) -> None:
     for name, column in columns.by_name.items():
         if name not in allowed:
             raise Misuse(
-                f"load into {source.name!r}: unknown column {name!r}. Declared are {', '.join(source.declared)}; "
-                f"besides a table may have {', '.join(EXTRA)}."
+                f"load into {source.name!r}: unknown column {name!r}. Declared columns: {', '.join(source.declared)}; "
+                f"also allowed: {', '.join(EXTRA)}."
             )
         if column.dtype != allowed[name] and (column.dtype, allowed[name]) != ("int", "float"):
-            raise Misuse(f"load into {source.name!r}: column {name!r} is {column.dtype}, needed is {allowed[name]}.")
+            raise Misuse(f"load into {source.name!r}: column {name!r} is {column.dtype}, needed {allowed[name]}.")
     for name in filter(None, (source.time, source.key)):
         if name not in columns:
             found = ", ".join(columns.names) or "no column"

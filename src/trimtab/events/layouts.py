@@ -35,7 +35,7 @@ def decode_layout(body: bytes, source: str) -> Layout:
     try:
         return msgspec.json.decode(body, type=Layout)
     except msgspec.MsgspecError as error:
-        raise Corrupt(f"source {source!r}: the places of its columns cannot be read ({error}).") from error
+        raise Corrupt(f"source {source!r}: the stored positions of its columns cannot be read ({error}).") from error
 
 
 def layout_with(layout: Layout | None, source: Source) -> Layout:
@@ -49,7 +49,7 @@ def layout_with(layout: Layout | None, source: Source) -> Layout:
     wrong = retyped(layout, source)
     for name, (before, now) in wrong.items():
         raise Misuse(
-            f"source {source.name!r}: column {name!r} is declared {now}, and recorded events hold it as {before}. "
+            f"source {source.name!r}: column {name!r} is declared {now}, but recorded events hold it as {before}. "
             f"Declare it {before} and convert it in features, or send the new values as a column of another name."
         )
     if source.declared.keys() <= layout.columns.keys():

@@ -186,8 +186,8 @@ class Quarantine:
         refused = self._erase_released()
         if refused:
             raise type(refused[0])(
-                f"quarantine: {len(places):,} rows are dropped and count no longer, but the content of some is still "
-                f"on the disk: {refused[0]} Then drop again, which erases it."
+                f"quarantine: {len(places):,} rows are dropped and no longer counted, but the content of some is "
+                f"still on the disk: {refused[0]} Then drop them again, to erase it."
             )
         return len(places)
 
@@ -336,8 +336,8 @@ class Quarantine:
                         yield (partition, record.position), _decoder.decode(record.payload)
                     except msgspec.DecodeError as error:
                         raise Corrupt(
-                            f"quarantine: record {record.position} of partition {partition!r} is none ({error}). "
-                            "Was another log opened?"
+                            f"quarantine: record {record.position} of partition {partition!r} is not a quarantined "
+                            f"row ({error}). Was another log opened?"
                         ) from error
                 after = records[-1].position
 
@@ -352,7 +352,7 @@ def check_reason(reason: str | None) -> None:
 
     reasons = get_args(Reason)
     if reason is not None and reason not in reasons:
-        raise NotFound(f"quarantine: no reason {reason!r}. There is: {', '.join(reasons)}.")
+        raise NotFound(f"quarantine: no reason {reason!r}. There are: {', '.join(reasons)}.")
 
 
 def line_fields(line: bytes, number: int, file: str | None) -> Row:

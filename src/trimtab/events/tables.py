@@ -73,7 +73,9 @@ def materialise(
     """
     for source in sources:
         if source.name not in tables:
-            raise Misuse(f"materialise: source {source.name!r} has no table. There are: {', '.join(tables) or 'none'}.")
+            raise Misuse(
+                f"materialise: source {source.name!r} has no table. There are tables of: {', '.join(tables) or 'none'}."
+            )
     rows = {source.name: 0 for source in sources}
     unknown = 0
     ends = log.positions()
@@ -184,7 +186,8 @@ def _read(
             found = f"{records[0].position} as the first" if records else "none"
             raise Misuse(
                 f"materialise: needs the records of partition {partition!r} from {after + 1} to {end}, found {found}. "
-                "They were truncated before every table had them: begin such a table with `load`."
+                "The missing records were truncated before every table had a copy: begin the table that lacks them "
+                "with `load`."
             )
         for record in records:
             size_bytes += len(record.payload)

@@ -384,7 +384,9 @@ def expanded(what: str, features: Mapping[str, Aggregate | Several]) -> dict[str
         for one, aggregate in several.items():
             if one in out:
                 some = name if isinstance(given, Several) else one.rpartition("_")[0]
-                raise Misuse(f"{what}: two features are called {one!r}; {some!r} stands for several. Rename one.")
+                raise Misuse(
+                    f"{what}: two features are called {one!r}, because {some!r} makes several features. Rename one."
+                )
             out[one] = aggregate  # type: ignore[assignment]  # `check_aggregate` refuses anything else
     return out
 
@@ -396,17 +398,19 @@ def check_aggregate(what: str, aggregate: Aggregate, source: Source) -> None:
         Misuse: A column does not exist or has the wrong type, or the window is impossible.
     """
     if not isinstance(aggregate, Aggregate):
-        raise Misuse(f"{what}: {shown(aggregate)} is no aggregate. Use tt.latest, tt.count, tt.mean, ...")
+        raise Misuse(f"{what}: {shown(aggregate)} is not an aggregate. Use tt.latest, tt.count, tt.mean, ...")
     _check_window(what, aggregate)
     _check_expressions(what, aggregate)
     if aggregate.where is not None and aggregate.where.dtype(source.columns, what) != "bool":
         raise Misuse(f"{what}: where= is not a truth value. Write a comparison.")
     dtype = "int" if aggregate.of is None else aggregate.of.dtype(source.columns, what)
     if aggregate.traits.numeric and dtype not in ("float", "int", "bool"):
-        raise Misuse(f"{what}: {aggregate.kind} of a {dtype}. Give a number or a comparison.")
+        raise Misuse(f"{what}: {aggregate.kind} cannot be computed of a {dtype}. Give a number or a comparison.")
     keep: Any = aggregate.keep
     if aggregate.kind == "count_distinct" and not (type(keep) is int and 3 <= keep <= MOST_KEPT):
-        raise Misuse(f"{what}: count_distinct with k={shown(keep)}. Give 3 to {MOST_KEPT}; the more, the more exact.")
+        raise Misuse(
+            f"{what}: count_distinct with k={shown(keep)}. Give 3 to {MOST_KEPT}; a larger k counts more exactly."
+        )
 
 
 def _check_expressions(what: str, aggregate: Aggregate) -> None:
@@ -421,15 +425,17 @@ def _check_expressions(what: str, aggregate: Aggregate) -> None:
         )
     if where is not None and not isinstance(where, Expression):
         hint = f"tt.col({where!r})" if isinstance(where, str) else 'a comparison, such as tt.col("x") > 0'
-        raise Misuse(f"{what}: where={shown(where)[:_SHOWN]} is no expression. Write {hint}.")
+        raise Misuse(f"{what}: where={shown(where)[:_SHOWN]} is not an expression. Write {hint}.")
 
 
 def _check_window(what: str, aggregate: Aggregate) -> None:
     over_us, until_us, hop_us = aggregate.over_us, aggregate.until_us, aggregate.hop_us
     if aggregate.traits.decays and not aggregate.half_life_us:
-        raise Misuse(f"{what}: half_life=0 leaves no value any weight. Give a duration.")
+        raise Misuse(f"{what}: half_life=0 gives every value the weight 0. Give a duration above 0.")
     if over_us == 0:
-        raise Misuse(f"{what}: over=0 is an empty window. Give a duration, or none for the whole lifetime.")
+        raise Misuse(
+            f"{what}: over=0 is an empty window. Give a duration above 0, or leave over out for the whole lifetime."
+        )
     if over_us is None:
         if until_us or hop_us:
             raise Misuse(f"{what}: {'until' if until_us else 'hop'}= needs over=: say where the window begins.")
@@ -440,7 +446,7 @@ def _check_window(what: str, aggregate: Aggregate) -> None:
             f"over={format_duration(over_us)}. The window is what lies between them."
         )
     if hop_us > over_us - until_us:
-        between = "its window" if not until_us else "what lies between until and over,"
+        between = "its window" if not until_us else "its window from over to until,"
         raise Misuse(f"{what}: hop={hop_us} us is longer than {between} of {over_us - until_us} us.")
     if aggregate.traits.decays:
         _check_decay(what, over_us, hop_us, aggregate.half_life_us)
@@ -448,11 +454,12 @@ def _check_window(what: str, aggregate: Aggregate) -> None:
 
 def _check_decay(what: str, over_us: int, hop_us: int, half_life_us: int) -> None:
     if not hop_us:
-        raise Misuse(f"{what}: hop=0, but values decay in steps of a hop. Leave it out, or give a duration.")
+        raise Misuse(f"{what}: hop=0, but values decay in steps of a hop. Leave hop out, or give a duration above 0.")
     if over_us > MOST_STEPS * hop_us or over_us > MOST_HALF_LIVES * half_life_us:
         raise Misuse(
             f"{what}: over={format_duration(over_us)} is {over_us // hop_us} hops and {over_us // half_life_us} "
-            f"half-lives; at most {MOST_STEPS} and {MOST_HALF_LIVES}. Give a shorter window or a longer hop."
+            f"half-lives; at most {MOST_STEPS} hops and {MOST_HALF_LIVES} half-lives are allowed. Give a shorter "
+            "window or a longer hop."
         )
 
 

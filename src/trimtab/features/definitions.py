@@ -93,7 +93,10 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         check_name(name, "join")
         columns = self.by if by is None else _columns_of(by, what)
         if len(columns) != len(self.by):
-            raise Misuse(f"{what} {name!r}: it is by {', '.join(self.by)}; by={', '.join(columns)} is not as many.")
+            raise Misuse(
+                f"{what} {name!r}: the view is computed by {', '.join(self.by)}; by={', '.join(columns)} must name as "
+                "many columns."
+            )
         for feature in select or ():
             if feature not in self.features:
                 raise Misuse(f"{what} {name!r}: no feature {feature!r} among {', '.join(self.features)}.")
@@ -269,7 +272,7 @@ def view(
     if not features:
         raise Misuse(f"{what}: no features. Give at least one aggregate.")
     if not isinstance(features, Mapping):
-        raise Misuse(f'{what}: features={shown(features)[:100]} is no mapping. Name each: {{"visits": tt.count()}}.')
+        raise Misuse(f'{what}: features={shown(features)[:100]} is not a mapping. Name each: {{"visits": tt.count()}}.')
     if boundary not in ("before", "inclusive"):
         raise Misuse(f'{what}: boundary={boundary!r} is neither "before" nor "inclusive".')
     declared = expanded(what, features)
@@ -355,7 +358,7 @@ def label(
     """
     _check_source("label", source)
     if key not in source.columns:
-        raise Misuse(f"label: key={key!r} is no column of {source.name!r}: {', '.join(source.columns)}.")
+        raise Misuse(f"label: key={key!r} is not a column of {source.name!r}. Columns: {', '.join(source.columns)}.")
     value = value_of(value)
     if not isinstance(value, Expression):
         raise Misuse(
@@ -366,7 +369,7 @@ def label(
     if classes is None and dtype not in ("float", "int", "bool"):
         raise Misuse(
             f"label from {source.name!r}: its value is of type {dtype}. Give a number or a comparison"
-            + (', or name what it may be: classes=["...", ...].' if dtype == "str" else ".")
+            + (', or list the values that it can have: classes=["...", ...].' if dtype == "str" else ".")
         )
     return Label(source=source, key=key, value=value, wait_us=duration_us(wait), classes=named)
 
@@ -377,15 +380,17 @@ def _checked_classes(
     """Return the classes of a label, after a check that they are distinct and have the label's type."""
     needed = f"{what}: classes={given!r}. Needed: a list of 3 to {_MOST_CLASSES} different "
     if dtype not in ("str", "int"):
-        raise Misuse(f"{what}: classes of a value that is {dtype}. Needed: a text or a whole number.")
+        raise Misuse(f"{what}: classes= needs a value that is a text or a whole number; found {dtype}.")
     kind = str if dtype == "str" else int
     listed = [] if isinstance(given, str) or not isinstance(given, Sequence) else list(given)
     if not listed or any(type(one) is not kind or one == "" for one in listed):
         raise Misuse(f"{needed}{'texts' if kind is str else 'whole numbers'}, as the label's value is {dtype}.")
     if len(listed) == 2:
-        raise Misuse(f"{needed}values. Two classes are yes and no: value=tt.col(...) == {listed[1]!r}, no classes.")
+        raise Misuse(
+            f"{needed}values. For two classes, leave classes out, and compare: value=tt.col(...) == {listed[1]!r}."
+        )
     if len(set(listed)) < len(listed) or not 3 <= len(listed) <= _MOST_CLASSES:
-        twice = next((f"; {one!r} is there twice" for one in listed if listed.count(one) > 1), "")
+        twice = next((f"; {one!r} is listed twice" for one in listed if listed.count(one) > 1), "")
         raise Misuse(f"{needed}values; found {len(listed)}{twice}.")
     return tuple(listed)  # type: ignore[return-value]  # all of one type, as checked above
 
@@ -407,13 +412,13 @@ def _columns_of(by: By, what: str) -> tuple[str, ...]:
             raise Misuse(f"{what}: by={part!r} is neither a column nor a feature. Give a name, or a list of names.")
         names.append(part)
     if not names or len(set(names)) < len(names):
-        raise Misuse(f"{what}: by={', '.join(names) or 'nothing'}. Give each column that names the entity, once.")
+        raise Misuse(f"{what}: by={', '.join(names) or 'nothing'}. Name each column of the entity once.")
     return tuple(names)
 
 
 def _check_source(what: str, given: object) -> None:
     if not isinstance(given, Source):
-        raise Misuse(f"{what}: source={shown(given)[:100]} is none. Give what tt.source(...) made.")
+        raise Misuse(f"{what}: source={shown(given)[:100]} is not a source. Give what tt.source(...) returned.")
 
 
 def _columns_read(aggregate: Aggregate) -> set[str]:

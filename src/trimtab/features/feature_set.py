@@ -79,7 +79,9 @@ def feature_set(request: Request, features: Sequence[Item], *, texts: bool = Fal
             other in a circle, or a text has no `.category()`.
     """
     if isinstance(features, View | Join | Mapping | str) or not isinstance(features, Iterable):
-        raise Misuse(f"features of request {request.name!r}: {shown(features)[:100]} is no list. Write features=[...].")
+        raise Misuse(
+            f"features of request {request.name!r}: {shown(features)[:100]} is not a list. Write features=[...]."
+        )
     joins: dict[str, Join] = {}
     transforms: dict[str, Expression] = {}
     names: list[str] = []  # the features that the model gets
@@ -162,7 +164,7 @@ def _check_transform(name: str, expression: Expression, transforms: Mapping[str,
     if name in transforms:
         raise Misuse(f"features: {name!r} is defined twice. Rename one.")
     if not isinstance(expression, Expression):
-        raise Misuse(f"feature {name!r}: {expression!r} is no expression. Start from tt.col(...).")
+        raise Misuse(f"feature {name!r}: {expression!r} is not an expression. Start from tt.col(...).")
 
 
 def _check_entity(request: Request, join: Join, known: Mapping[str, Dtype]) -> None:
@@ -172,7 +174,7 @@ def _check_entity(request: Request, join: Join, known: Mapping[str, Dtype]) -> N
             there = f"it is {found}" if found else f"it has {', '.join(known)}"
             raise Misuse(
                 f"view {join.view.name!r}: request {request.name!r} needs a column or feature {name!r} of {needed}; "
-                f'{there}. Look it up by another with {join.view.name}.join(by="...").'
+                f'{there}. Look the view up by another column with {join.view.name}.join(by="...").'
             )
 
 

@@ -91,7 +91,9 @@ class LabelIndex:
         cut_us = np.broadcast_to(np.asarray(cut_us, np.int64), at_us.shape)
         wanted = keys.tolist() if isinstance(keys, np.ndarray) else list(keys)
         if len(wanted) != len(at_us):
-            raise Misuse(f"labels: {len(wanted)} keys, but {len(at_us)} times. Give one of each a request.")
+            raise Misuse(
+                f"labels: found {len(wanted)} keys, but {len(at_us)} times. Give one key and one time for each request."
+            )
         row = np.fromiter(map(self._last.get, wanted, repeat(-1)), np.int64, len(wanted))
         best = self._best(row, at_us, cut_us)
         values = np.full(len(wanted), np.nan)

@@ -64,10 +64,11 @@ def decode_features(data: bytes, digest: str) -> FeatureSet:
         found = feature_set(stored.request, _items(stored))
     except (msgspec.MsgspecError, Misuse) as error:
         raise Corrupt(
-            f"{what}: their document cannot be read ({error}). Restore it, or install the trimtab that wrote it."
+            f"{what}: their document cannot be read ({error}). Restore it, or install the version of trimtab that "
+            "wrote it."
         ) from error
     if found.hash != digest:
-        raise Corrupt(f"{what}: their document holds {found.hash[:12]}. Restore it.")
+        raise Corrupt(f"{what}: their document has the hash {found.hash[:12]}. Restore it from a copy.")
     return found
 
 
@@ -105,8 +106,8 @@ def _check_functions(expression: Expression) -> None:
             function_of(expression)
         except Misuse as error:
             raise Misuse(
-                f"{error} Until then keep the old function, as it was, in a file that the project file imports: it is "
-                "known by its code."
+                f"{error} Until then keep the old function, as it was, in a file that the project file imports: "
+                "functions are found by their code."
             ) from None
     for arg in expression.args:
         _check_functions(arg)

@@ -182,7 +182,7 @@ def refusals(system: System) -> list[str]:
         wrong = {} if layout is None else retyped(layout, source)
         if wrong and system.layouts.has_events(source.name):
             found += [
-                f"source {source.name!r}: column {name!r} is declared {now}, and recorded events hold it as {old}. "
+                f"source {source.name!r}: column {name!r} is declared {now}, but recorded events hold it as {old}. "
                 f"Declare it {old} and convert it in features, or send the new values as a column of another name."
                 for name, (old, now) in wrong.items()
             ]

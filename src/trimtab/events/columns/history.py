@@ -92,8 +92,8 @@ class History:
                 count += self._read_tables()
                 if self.positions.get(gap.partition, 0) == before:
                     raise Misuse(
-                        f"history: {gap} They were truncated, and no table of record has them all: start from the "
-                        "tables of record."
+                        f"history: {gap} The missing records were truncated, and no table of record holds all of "
+                        "them. Give tables of record (`tables=`) that do."
                     ) from None
 
     def frame(self, source: str) -> EventFrame:

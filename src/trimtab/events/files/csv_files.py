@@ -59,7 +59,8 @@ def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
     lines = count_lines(path)
     if records.lines != lines:
         raise Corrupt(
-            f"{what}: found {lines:,} lines, but only {records.lines:,} were read. Nothing was taken. Report it."
+            f"{what}: found {lines:,} lines, but only {records.lines:,} were read. Nothing was taken. Please report "
+            "this as a bug of trimtab."
         )
     all_kept = np.concatenate(kept) if kept else np.empty(0, np.int64)
     return file_rows(source, [n for n in names if n], wanted, table, bad, all_kept, records.count)
@@ -141,7 +142,7 @@ class _Records:
             at = next((at for at, line in enumerate(taken) if line.strip("\r\n")), 0)
             raise Misuse(
                 f"{what}, line {at + 1}: needs a header that names the columns, found {_why(error)}: "
-                f"{_shown(taken[at])}. Write it in UTF-8, every quote closed."
+                f"{_shown(taken[at])}. Write the file in UTF-8, with every quote closed."
             ) from None
         if not names:
             found = "blank lines alone" if taken else "an empty file"
@@ -399,8 +400,8 @@ def _why(error: Exception) -> str:
     if isinstance(error, UnicodeEncodeError):
         return "bytes that are not UTF-8"
     if "expected after" in str(error):
-        return "text behind a closing quote"
-    return _OPEN if "end of data" in str(error) else f"a field beyond {_LONGEST:,} characters"
+        return "text after a closing quote"
+    return _OPEN if "end of data" in str(error) else f"a field of more than {_LONGEST:,} characters"
 
 
 def _shown(line: str) -> str:

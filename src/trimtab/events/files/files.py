@@ -83,8 +83,8 @@ def read_rows(
         more = len(rows.bad) - 1
         also = f" {more} more such rows follow." if more else ""
         raise Misuse(
-            f"{what}, {problem_of(rows.bad[0], dtypes_of(source))}{also} Correct it, or put such rows into quarantine "
-            "(on_error='quarantine')."
+            f"{what}, {problem_of(rows.bad[0], dtypes_of(source))}{also} Correct the data, or put such rows into "
+            "quarantine (on_error='quarantine')."
         )
     return rows
 
@@ -92,7 +92,7 @@ def read_rows(
 def problem_of(bad: BadRow, dtypes: Mapping[str, str]) -> str:
     """Return a sentence that says which row does not fit, what was found in it, and what was needed."""
     if bad.reason == "bad_line":
-        return f"{bad.place}: needed a line that fits, found {bad.found} (bad_line)."
+        return f"{bad.place}: needed a line that fits the header, found {bad.found} (bad_line)."
     return f"{bad.place}, column {bad.field!r}: needed {dtypes[bad.field]}, found {bad.found} ({bad.reason})."
 
 
@@ -131,8 +131,8 @@ def _taken(given: Any, source: Source, kind: Format | None, nulls: Sequence[str]
     if isinstance(given, Sequence) and not isinstance(given, bytes | bytearray | memoryview):
         return "rows", fit_rows("rows", source, given)
     raise Misuse(
-        f"rows: a {type(given).__name__} holds none. Give a path, a table (polars, pandas, pyarrow, DuckDB, Columns) "
-        "or a list of dicts."
+        f"rows: a {type(given).__name__} holds no rows. Give a path, a table (polars, pandas, pyarrow, DuckDB, "
+        "Columns) or a list of dicts."
     )
 
 

@@ -28,15 +28,15 @@ def local_file(given: str | Path) -> Path:
     if url := _URL.match(str(given)):  # search the text itself, because `Path` turns the "//" of a URL into "/"
         address = f"{url[1]}://{str(given)[url.end() :].lstrip('/')}"
         raise Misuse(
-            f"file {address}: found an address, needed a file of this machine. Copy it here, or read it with polars, "
+            f"file {address}: found an address, needed a file on this machine. Copy it here, or read it with polars, "
             "pandas or DuckDB and give the table."
         )
     if path.is_dir():
-        raise Misuse(f"{path} is a folder, needed is a file. Give the path of one file of it at a time.")
+        raise Misuse(f"{path} is a folder, not a file. Give the path of one of its files at a time.")
     if not path.exists():
-        raise NotFound(f"file {path}: there is none. Give the path of one file.")
+        raise NotFound(f"file {path}: not found. Give the path of one file.")
     if not path.is_file():
-        raise Misuse(f"{path} is a pipe or device, needed is a file, which is read twice. Write it to a file first.")
+        raise Misuse(f"{path} is a pipe or a device, which cannot be read twice. Write its content to a file first.")
     return path
 
 
@@ -52,13 +52,14 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
             yield stream  # type: ignore[misc]  # gzip's file yields bytes
     except gzip.BadGzipFile as error:
         raise Misuse(
-            f"file {path}: found no gzip data, which a name in .gz needs ({error}). Pack it, or rename it."
+            f"file {path}: its name ends in .gz, and its content is not gzip data ({error}). Compress it with gzip, "
+            "or rename it."
         ) from error
     except (EOFError, zlib.error) as error:
         raise Misuse(f"file {path}: its gzip data ends early or is damaged ({error}). Copy it again.") from error
     except OSError as error:
         raise Misuse(
-            f"file {path}: cannot be read: {error.strerror or error}. Check the path and its rights."
+            f"file {path}: cannot be read: {error.strerror or error}. Check the path and its permissions."
         ) from error
 
 

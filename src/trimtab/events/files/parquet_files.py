@@ -149,7 +149,8 @@ def _named(path: Path) -> Iterator[None]:
     except (duckdb.Error, Unread) as error:
         said = str(error.__cause__ if isinstance(error, Unread) else error).strip().splitlines()[0]
         raise Misuse(
-            f"file {path}: cannot be read as Parquet ({said}). Is it what its name says, and whole? Write it again."
+            f"file {path}: cannot be read as Parquet ({said}). Check whether it is a Parquet file and complete, or "
+            "write it again."
         ) from error
 
 

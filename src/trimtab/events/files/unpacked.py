@@ -29,8 +29,8 @@ def check_gzip(path: Path) -> None:
             found += len(block)
             if found > most:
                 raise Misuse(
-                    f"file {path}: unpacked it has more than {most} bytes, {_TIMES_TEXT} times its size. Is it what it "
-                    "should be? Unpack it yourself, and give the text."
+                    f"file {path}: unpacked, it has more than {most} bytes, {_TIMES_TEXT} times its size. Check that "
+                    "it is the right file; if it is, unpack it yourself and give the result."
                 )
 
 
@@ -50,5 +50,5 @@ def check_table(path: Path, rows: int, wanted: Mapping[str, Dtype]) -> None:
     if needed > most:
         raise Misuse(
             f"file {path}: its {rows} rows would take about {needed} bytes of memory, {_TIMES_TABLE} times its size. "
-            "Is it what it should be? Give it in parts, or its rows as a table."
+            "Check that it is the right file; if it is, give it in parts, or give its rows as a table."
         )

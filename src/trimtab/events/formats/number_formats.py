@@ -68,7 +68,7 @@ def number_format(text: str) -> NumberFormat:
     """
     found = _EXAMPLE.fullmatch(text) if isinstance(text, str) else None
     if found is None or (found["group"] and found["group"] == found["decimal"]):
-        raise Misuse(f"{shown(text)[:100]} is no number format. {_WRITE}")
+        raise Misuse(f"{shown(text)[:100]} is not a number format. {_WRITE}")
     before, behind = found["before"].strip(), found["behind"].strip()
     if before and behind:
         raise Misuse(f"{text!r} has a unit on both sides. {_WRITE}")

@@ -54,17 +54,21 @@ def checked_reading(
         Misuse: A rule names a column that cannot have it, or is of no known form.
     """
     if isinstance(nulls, str) or not all(isinstance(word, str) for word in nulls):
-        raise Misuse(f'{what}: nulls={shown(nulls)[:100]} is no list of texts. Give a list such as ["-", "unknown"].')
+        raise Misuse(
+            f'{what}: nulls={shown(nulls)[:100]} is not a list of texts. Give a list such as ["-", "unknown"].'
+        )
     if delimiter is not None and (not isinstance(delimiter, str) or delimiter not in tuple(DELIMITERS)):
-        raise Misuse(f"{what}: delimiter={shown(delimiter)[:100]} is none of {', '.join(map(repr, DELIMITERS))}.")
+        raise Misuse(f"{what}: delimiter={shown(delimiter)[:100]} must be one of {', '.join(map(repr, DELIMITERS))}.")
     if isinstance(key_of, str) or not all(part in columns and part != key for part in key_of):
         others = ", ".join(name for name in columns if name != key)
-        raise Misuse(f"{what}: key_of={shown(key_of)[:100]} is no list of its other columns, which are {others}.")
+        raise Misuse(
+            f"{what}: key_of={shown(key_of)[:100]} is not a list of the source's other columns, which are {others}."
+        )
     if key_of and (key is None or columns.get(key) != "str"):
         raise Misuse(f'{what}: key_of needs a key of type str, which is made of those columns. Declare key="row_id".')
     if known_at is not None and columns.get(known_at) != "time":
         times = ", ".join(name for name, dtype in columns.items() if dtype == "time")
-        raise Misuse(f"{what}: known_at={shown(known_at)[:100]} is no column of times. Its times are {times}.")
+        raise Misuse(f"{what}: known_at={shown(known_at)[:100]} is not a time column. Time columns: {times}.")
     return Reading(
         number_formats=_checked_numbers(what, columns, number_format or {}),
         nulls=tuple(dict.fromkeys(null_form(word) for word in nulls)),
@@ -92,15 +96,18 @@ def _checked_constants(
 
 def _checked_numbers(what: str, columns: Mapping[str, Dtype], given: Mapping[str, str]) -> dict[str, str]:
     if not isinstance(given, Mapping):
-        raise Misuse(f'{what}: number_format={shown(given)[:100]} is no mapping. Write {{"price": "1.234,56 €"}}.')
+        raise Misuse(f'{what}: number_format={shown(given)[:100]} is not a mapping. Write {{"price": "1.234,56 €"}}.')
     for name, text in given.items():
         if columns.get(name) not in ("float", "int"):
             numbers = ", ".join(column for column, dtype in columns.items() if dtype in ("float", "int")) or "none"
-            raise Misuse(f"{what}: number_format names {shown(name)[:100]}; its columns of numbers are {numbers}.")
+            raise Misuse(
+                f"{what}: number_format names {shown(name)[:100]}, which is not a column of numbers. Columns of "
+                f"numbers: {numbers}."
+            )
         try:
             number_format(text)
         except (Misuse, TypeError) as error:
-            said = error if isinstance(error, Misuse) else f"{shown(text)[:100]} is no text."
+            said = error if isinstance(error, Misuse) else f"{shown(text)[:100]} is not a text."
             raise Misuse(f"{what}: number_format of column {name!r}: {said}") from None
     return dict(given)
 

@@ -102,15 +102,20 @@ def checked_formats(given: str | Mapping[str, str] | None, columns: Mapping[str,
         return {}
     times = [name for name, dtype in columns.items() if dtype == "time"]
     if not isinstance(given, str | Mapping):
-        raise Misuse(f"{what}: time_format={shown(given)[:100]} is no text and no mapping of columns. {_EXAMPLES}")
+        raise Misuse(
+            f"{what}: time_format={shown(given)[:100]} is neither a text nor a mapping of columns. {_EXAMPLES}"
+        )
     by_column = dict.fromkeys(times, given) if isinstance(given, str) else dict(given)
     for name, text in by_column.items():
         if name not in times:
-            raise Misuse(f"{what}: time_format names {shown(name)[:100]}; its time columns are {', '.join(times)}.")
+            raise Misuse(
+                f"{what}: time_format names {shown(name)[:100]}, which is not a time column. Time columns: "
+                f"{', '.join(times)}."
+            )
         try:
             time_format(text)
         except (Misuse, TypeError) as error:  # TypeError: the format is not a text, and cannot even be hashed
-            said = error if isinstance(error, Misuse) else f"{shown(text)[:100]} is no text. {_EXAMPLES}"
+            said = error if isinstance(error, Misuse) else f"{shown(text)[:100]} is not a text. {_EXAMPLES}"
             raise Misuse(f"{what}: time_format of column {name!r}: {said}") from None
     return by_column
 
@@ -190,7 +195,7 @@ def _is_whole(value: int | float | Decimal) -> bool:
 
 def _parts(text: object) -> _Parts:
     if not isinstance(text, str) or text != text.strip() or "%" not in text:
-        raise Misuse(f"{shown(text)[:100]} is no format. {_EXAMPLES}")
+        raise Misuse(f"{shown(text)[:100]} is not a time format. {_EXAMPLES}")
     if _PART.sub("", text):
         raise Misuse(f"{text!r} ends in the middle of a directive. {_EXAMPLES}")
     pieces = list(_pieces(text))
@@ -227,14 +232,14 @@ def _pattern(text: str, directive: str, packed: bool, behind: list[tuple[str, st
         return f"[0-9]{{{most}}}" if packed or directive in _FIXED else f"[0-9]{{1,{most}}}"
     if directive == "f":
         if behind and _is_digits(*behind[0]):
-            raise Misuse(f"{text!r}: digits stand behind %f, which takes any number of them. {_EXAMPLES}")
+            raise Misuse(f"{text!r}: digits follow %f, which reads any number of digits. {_EXAMPLES}")
         return "[0-9]+"
     if directive == "z":
         return _ZONE
     if directive in _WORDS:
         return "|".join(_WORDS[directive])
-    hint = " Names of zones are ambiguous: use %z, a difference to UTC." if directive == "Z" else ""
-    raise Misuse(f"{text!r}: %{directive} is no directive here. There are {_KNOWN}.{hint}")
+    hint = " The names of time zones are ambiguous: use %z, the difference to UTC." if directive == "Z" else ""
+    raise Misuse(f"{text!r}: %{directive} is not a directive that can be used here. Known directives: {_KNOWN}.{hint}")
 
 
 def _check_meaning(text: str, groups: list[str]) -> None:
@@ -243,15 +248,15 @@ def _check_meaning(text: str, groups: list[str]) -> None:
     month, hour = there & {"m", "b", "B"}, there & {"H", "I"}
     wrong = None
     if len(there) < len(groups) or any(len(there & set(same)) > 1 for same in ("Yy", "mbBj", "jd", "HI", "aA")):
-        wrong = "says a part of a time twice"
+        wrong = "gives a part of the time twice"
     elif not there & {"Y", "y"}:
         wrong = "has no year (%Y)"
     elif "d" in there and not month:
         wrong = "has a day without a month (%m)"
     elif ("I" in there) != ("p" in there):
-        wrong = "has one of %I and %p, which mean an hour together"
+        wrong = "has only one of %I and %p, which give the hour together"
     elif ("M" in there and not hour) or ("S" in there and "M" not in there) or ("f" in there and "S" not in there):
-        wrong = "has a smaller part of the day without the larger one"
+        wrong = "has minutes, seconds or fractions without the larger unit"
     elif hour and not ("d" in there or "j" in there):
         wrong = "has an hour without a day (%d)"
     if wrong:

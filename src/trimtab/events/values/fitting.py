@@ -62,8 +62,8 @@ class FileRows(msgspec.Struct, frozen=True, eq=False):
     def __post_init__(self) -> None:
         if self.counted not in (None, self.columns.rows + len(self.bad)):
             raise Corrupt(
-                f"rows: there are {self.counted:,}, but {self.columns.rows:,} were read and {len(self.bad):,} refused. "
-                "Nothing was taken. Report it."
+                f"rows: there are {self.counted:,}, but {self.columns.rows:,} were read and {len(self.bad):,} "
+                "refused. Nothing was taken. Please report this as a bug of trimtab."
             )
 
 

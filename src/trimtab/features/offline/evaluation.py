@@ -47,7 +47,7 @@ def evaluate(
     for view in features.views:
         if view.source.name not in frames:
             found = ", ".join(frames) or "none"
-            raise Misuse(f"view {view.name!r}: needs the events of {view.source.name!r}; there are those of {found}.")
+            raise Misuse(f"view {view.name!r}: needs the events of {view.source.name!r}; found the events of {found}.")
 
     def answer(join: Join, keys: Sequence[Column], at_us: NDArray[Any]) -> Mapping[str, tuple[Column, NDArray[Any]]]:
         return evaluate_view(join.view, keys, at_us, frames[join.view.source.name])
@@ -97,8 +97,8 @@ def check_requests(features: FeatureSet, requests: Columns, at_us: NDArray[Any])
     for name in sorted(needed):
         dtype = features.request.columns[name]
         if name not in requests:
-            raise Misuse(f"{what}: needs a column {name!r} of {dtype}; there are {', '.join(requests.names)}.")
+            raise Misuse(f"{what}: needs a column {name!r} of {dtype}; found the columns {', '.join(requests.names)}.")
         if requests[name].dtype != dtype:
             raise Misuse(f"{what}: column {name!r} must be {dtype}; it is {requests[name].dtype}.")
     if needed and len(at_us) != requests.rows:
-        raise Misuse(f"{what}: {requests.rows} rows, but {len(at_us)} times in at_us. Give one a row.")
+        raise Misuse(f"{what}: {requests.rows} rows, but {len(at_us)} times in at_us. Give one time for each row.")

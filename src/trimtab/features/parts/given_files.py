@@ -78,10 +78,13 @@ def _types(source: Source, files: Sequence[Path], path: Path) -> tuple[dict[str,
     for name, dtype in source.columns.items():
         if name not in there:
             raise Misuse(
-                f"{path}: source {source.name!r} needs a column {name!r} of {dtype}; there are {', '.join(there)}."
+                f"{path}: source {source.name!r} needs a column {name!r} of {dtype}; found the columns "
+                f"{', '.join(there)}."
             )
     if special := [name for name in _RESERVED if name in there]:
-        raise Misuse(f"{path}: column {special[0]!r} has a meaning of its own in events. Ingest this file instead.")
+        raise Misuse(
+            f"{path}: column {special[0]!r} is reserved for a field that every event has. Ingest this file instead."
+        )
     dtypes = dtypes_of(source)
     wanted = [{name: kind for name, kind in types.items() if name in dtypes} for types in found]
     ready = all(kind in _READY[dtypes[name]] for name, kind in wanted[0].items())
@@ -173,7 +176,7 @@ def _refuse_misfits(source: Source, files: Sequence[Path], types: Mapping[str, s
     for what, count in zip(tests, found, strict=True):
         if count:
             raise Misuse(
-                f"{path}: {what} in {count:,} rows, which is no event of {source.name!r}. "
+                f"{path}: {what} in {count:,} rows, which cannot be events of {source.name!r}. "
                 f"{_INSTEAD.format(source.name)}"
             )
 

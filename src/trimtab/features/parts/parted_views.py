@@ -147,7 +147,9 @@ class PartedViews(Closing):
     def _of(self, view: View) -> EventFiles:
         if view.source.name not in self._events:
             found = ", ".join(self._events) or "none"
-            raise NotFound(f"view {view.name!r}: needs the events of {view.source.name!r}; there are those of {found}.")
+            raise NotFound(
+                f"view {view.name!r}: needs the events of {view.source.name!r}; found the events of {found}."
+            )
         return self._events[view.source.name]
 
     def _connected(self, share: int) -> duckdb.DuckDBPyConnection:
@@ -222,7 +224,9 @@ def claimed(folder: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Conflict(f"{folder}: another process is computing the same. Wait for it, or stop it.") from None
+            raise Conflict(
+                f"{folder}: another process is computing the same features. Wait for it, or stop it."
+            ) from None
         yield folder
 
 
@@ -234,8 +238,8 @@ def named_errors(folder: Path) -> Iterator[None]:
     except (duckdb.OutOfMemoryException, duckdb.IOException, OSError) as error:
         first = str(error).splitlines()[0]
         raise Unavailable(
-            f"{folder}: {first} Free some memory or disk, or raise `memory_bytes`, and run it again: it goes on from "
-            "here."
+            f"{folder}: {first} Free some memory or disk, or raise `memory_bytes`, and run it again: it continues "
+            "from here."
         ) from error
     except duckdb.Error as error:  # the file was readable when its columns were read, so it was damaged since
         raise Corrupt(f"{str(error).splitlines()[0]} Restore that file from a copy.") from error

@@ -101,7 +101,8 @@ def log_batches(
             yield in_order(parts)
     except Gap as gap:
         raise Misuse(
-            f"event log: {gap} They were truncated: fill the view from tables of record (trimtab storage materialise)."
+            f"event log: {gap} The missing records were truncated: fill the view from the tables of record (trimtab "
+            "storage materialise)."
         ) from gap
 
 

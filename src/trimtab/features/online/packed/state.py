@@ -371,8 +371,8 @@ def fitting(plan: ViewPlan, state: list[Any]) -> list[Any]:
     """
     if state[0] != FORMAT or state[1] != plan.tag:
         raise Corrupt(
-            f"view {plan.name!r}: a state of format {state[0]} and definition {state[1]:08x}; needed {FORMAT} and "
-            f"{plan.tag:08x}. Rebuild the view from the log."
+            f"view {plan.name!r}: a stored state has the format {state[0]} and the definition {state[1]:08x}; needed "
+            f"{FORMAT} and {plan.tag:08x}. Rebuild the view from the log."
         )
     if state[2]:
         # both have the same length, because the groups are those of the plan; zip() is faster without `strict`

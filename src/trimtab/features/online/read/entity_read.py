@@ -72,7 +72,7 @@ def read_entity(kv: KeyValue, views: Sequence[View], entity: Sequence[str | int]
             read = [_read(plan, state, t_us) for plan, state in zip(plans, found[1:], strict=True)]
             return EntityNow(at_us=t_us, positions=dict(front.positions), views=read)
         packed = found[0]
-    raise Unavailable(f"the views moved on {_TRIES} times while they were looked up. Ask again.")
+    raise Unavailable(f"the views were updated {_TRIES} times during the look-up. Try again.")
 
 
 def _placed(views: Sequence[View], packed: bytes | None) -> list[tuple[ViewPlan, Cursor]]:
@@ -84,7 +84,7 @@ def _placed(views: Sequence[View], packed: bytes | None) -> list[tuple[ViewPlan,
         if GOING + plan.cursor_name in cursors or (cursors and plan.cursor_name not in cursors)
     ]
     if unfilled:
-        raise Unavailable(f"views {', '.join(unfilled)} are not filled yet. Retry shortly.")
+        raise Unavailable(f"views {', '.join(unfilled)} are not filled yet. Try again shortly.")
     return [(plan, cursors.get(plan.cursor_name, BEGIN)) for plan in plans]
 
 

@@ -99,7 +99,8 @@ class RequestPlan:
             if answer is not None:
                 return answer
         raise Unavailable(
-            f"request {self.features.request.name!r}: the views moved on {_TRIES} times during its look-ups. Ask again."
+            f"request {self.features.request.name!r}: the views were updated {_TRIES} times during the look-up. Try "
+            "again."
         )
 
     def _read(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> OnlineRows | None:
@@ -147,15 +148,16 @@ class RequestPlan:
         cursors = cursors_of(packed)
         going = [plan.name for plan in self._plans if GOING + plan.cursor_name in cursors]
         if going:
-            raise Unavailable(f"views {', '.join(going)} are being reset. Apply the log, then ask again.")
+            raise Unavailable(f"views {', '.join(going)} are being filled again from the log. Try again shortly.")
         unfilled = [plan.name for plan in self._plans if cursors and plan.cursor_name not in cursors]
         if unfilled:
-            raise Unavailable(f"views {', '.join(unfilled)} are not filled yet. Retry shortly.")
+            raise Unavailable(f"views {', '.join(unfilled)} are not filled yet. Try again shortly.")
         found = {plan.name: cursors.get(plan.cursor_name, BEGIN) for plan in self._plans}
         if len({(c.s_us, *sorted(c.positions.items())) for c in found.values()}) > 1:
             where = "; ".join(f"{name} at {c.positions}" for name, c in found.items())
             raise Unavailable(
-                f"views are being filled, and stand at different positions: {where}. Apply the log first."
+                f"views are still being filled, and have reached different positions of the log: {where}. Try again "
+                "shortly."
             )
         cursor = next(iter(found.values()), BEGIN)
         generations = tuple(cursors.get(plan.cursor_name, BEGIN).generation for plan in self._plans)
@@ -166,7 +168,9 @@ class RequestPlan:
         request = self.features.request
         needed = request.columns[name]
         if name not in row:
-            return Misuse(f"request {request.name!r}: no {name!r} ({needed}) among {', '.join(row)}. Send it, or null.")
+            return Misuse(
+                f"request {request.name!r}: {name!r} ({needed}) is missing; found {', '.join(row)}. Send it, or null."
+            )
         value = row[name]
         return Misuse(
             f"request {request.name!r}: {name!r} must be {needed}; found {value!r}, a {type(value).__name__}."

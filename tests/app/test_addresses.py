@@ -133,7 +133,7 @@ def test_an_alias_moves_only_from_where_it_is_expected_and_with_what_it_needs(as
     move = {"version": 1, "expected": None, "why": "to look at"}
     assert ask("PUT", f"{ALIASES}/challenger", move)[1]["act"] == "first"
     status, problem = ask("PUT", f"{ALIASES}/challenger", {**move, "version": 2})
-    assert (status, "Read it again" in problem["detail"]) == (409, True)
+    assert (status, "Read the alias again" in problem["detail"]) == (409, True)
     status, moved = ask("PUT", f"{ALIASES}/challenger", {**move, "version": "buyer@2", "expected": "buyer@1"})
     assert (status, moved["actor"], moved["why"]) == (200, "a person", "to look at")
     back = f"{ALIASES}/challenger/rollback"

@@ -83,7 +83,7 @@ def test_the_comparison_reads_well_in_a_terminal_and_on_a_page(compared: Compari
         "+ added",
         "~ changed",
         "may have been fitted on",
-        "This is no gate",
+        "This comparison is not a gate",
         "x2",
     ):
         assert said in text
@@ -101,7 +101,7 @@ def test_a_version_against_itself_differs_in_nothing(trained: Path) -> None:
         assert (found.predictions.moved, found.predictions.most) == (0.0, ())
         assert found.predictions.difference.value == 0.0
         assert all(pair.same for pair in (*found.about, *found.data, *found.recipe))
-        assert "these rows do not separate them" in terminal_text(comparison_document(found))
+        assert "these rows show no significant difference" in terminal_text(comparison_document(found))
         assert project.compare("buyer@2", "buyer@1", window=None).predictions is None
 
 
@@ -122,7 +122,7 @@ def test_what_cannot_be_compared_is_said(trained: Path) -> None:
 def test_versions_that_were_judged_on_the_same_rows_are_not_said_to_have_rows_of_their_own(
     compared: Comparison, trained: Path
 ) -> None:
-    own = "rows of its own"
+    own = "evaluated on its own rows"
     assert own in terminal_text(comparison_document(compared))
     with shop.opened(trained) as project:
         refit = project.compare("buyer@1", "buyer@2", window=None)  # it has the evaluation of what it refits

@@ -448,7 +448,7 @@ def test_every_partition_is_looked_at_once_nobody_writes_it(texts: Path) -> None
             project.push("clicks", [{**click, "seconds": float(n)}])
             project.predict("sale", [market.quote(f"of {n}", TEXTS[2], market.NOW_US)])
         before = one.forget("customer", TEXTS[2], dry_run=True)
-        with market.opened(texts) as third, pytest.raises(Conflict, match="writes it"):
+        with market.opened(texts) as third, pytest.raises(Conflict, match="is writing to it"):
             third.forget("customer", TEXTS[2])
     assert {p.stem for p in (texts / ".trimtab" / "log" / "events").glob("*.db")} >= {"p0001", "p0002"}
     with market.opened(texts) as project:

@@ -100,7 +100,7 @@ def test_a_page_shows_every_part_of_an_evaluation_and_fetches_nothing():
         "Labels and leaks",
         "Version",
     ]
-    assert "could not be judged: 7 missing" in page
+    assert "could not be evaluated: 7 missing" in page
     assert "Not available: linear" in page
     assert "0.0500 before, 0.0200 after" in page
     assert "carrier = &lt;b&gt;EV" in page
@@ -118,9 +118,9 @@ def test_a_model_of_numbers_has_no_column_for_what_only_chances_have():
 @pytest.mark.fast
 def test_a_summary_for_the_terminal_is_short_and_says_what_stands_out():
     text = evaluation_text(full())
-    assert "1,200 labelled rows it had not seen, 2013-07-01 to 2013-07-15" in text
-    assert "could not be judged: 7 missing" in text
-    assert "log_loss is significantly higher than of all rows (0.4000): carrier = <b>EV." in text
+    assert "1,200 labelled rows that the model had not seen, 2013-07-01 to 2013-07-15" in text
+    assert "could not be evaluated: 7 missing" in text
+    assert "log_loss is significantly higher than on all rows (0.4000): carrier = <b>EV." in text
     assert text.index("sky (all)") < text.index("hour")
     assert re.search(r"one half +0\.5000 +1\.2500", text)
     assert len(text.splitlines()) < 45
@@ -182,4 +182,4 @@ def test_leaks_and_classes_stand_on_the_page_and_in_the_summary() -> None:
     assert "Note (group): Groups on both sides. Go by the new ones." in text
     assert re.search(r"0 +9,000 +900 +47\.4% +90\.0% +1,000 +83\.3%", text)
     assert "No leak was found" in evaluation_page(version(), evaluation(leaks=()))
-    assert "Leaks were not looked for" in evaluation_page(version(), evaluation())
+    assert "No check for leaks was made" in evaluation_page(version(), evaluation())

@@ -105,7 +105,7 @@ def test_an_imported_version_says_until_when_it_had_seen_data(trained: Path, tmp
         assert project.loop("buyer").monitor.watch is not None
         known = project.registry.as_known(project.registry.get(name))
         assert (known.cut_us, known.id) == (shop.NOW_US - 20 * DAY_US, project.registry.get(name).id)
-        with pytest.raises(Misuse, match="it was trained here"):
+        with pytest.raises(Misuse, match="the version was trained here"):
             project.promote("buyer@1", seen_until=seen)
         with pytest.raises(Misuse, match="in the future"):
             project.promote(name, seen_until=format_time(shop.NOW_US + DAY_US))
@@ -128,11 +128,11 @@ def test_what_was_said_of_a_version_counts_for_the_trainings_after_it_and_in_the
 def test_the_evaluations_page_goes_by_what_was_said_last_of_an_imported_version(trained: Path, tmp_path: Path) -> None:
     with shop.opened(trained) as project:
         name = imported(project, tmp_path, window="14d")
-        assert "may have been trained on these rows" in project.report(name, tmp_path / "pages").read_text()
+        assert "may have seen these rows" in project.report(name, tmp_path / "pages").read_text()
         seen = format_time(shop.NOW_US - 20 * DAY_US)
         project.promote(name, seen_until=seen)
         page = project.report(name, tmp_path / "pages").read_text()
-        assert "may have been trained" not in page
+        assert "may have seen" not in page
         assert f"<dd>{seen[:19]}</dd>" in page
 
 

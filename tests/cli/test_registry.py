@@ -134,7 +134,7 @@ def test_content_that_is_imported_again_is_said_to_be_there_already(call: Run, t
     assert f"The same content is {name} already, imported " in call(*given, cwd=trained).stdout
     other = call(*given, "--seen-until", "2020-02-01", "--window", "7d", cwd=trained)
     assert (other.returncode, other.stdout) == (4, ""), other.stderr
-    assert f"the same content is {name} already, imported " in other.stderr
+    assert f"the same content was imported already, as {name} at " in other.stderr
     assert (
         "not 2020-02-01T00:00:00 (trimtab promote takes --seen-until, too); it was not scored on a window"
         in other.stderr

@@ -76,7 +76,7 @@ def test_a_card_shows_balance_leaks_gate_checks_lineage_and_remarks(judged: tupl
         assert said in card, said
     assert "leak" in card.partition("## Labels")[2].lower()
     other = registry.card(refit)
-    assert "The sections that follow evaluate late_flight@1, whose recipe this version refits." in other
+    assert "The following sections evaluate late_flight@1, whose recipe was fitted again for this version." in other
     assert "It refits the recipe of late_flight@1 on more data." in other
     assert "| refits | late_flight@1 |" in other
     assert "gate_1" in other

@@ -134,7 +134,7 @@ def test_an_export_scores_files(trees: LoadedModel, tmp_path: Path, capsys: pyte
     assert len(answer) == 3
     (tmp_path / "rows.csv").write_text("carrier.late_rate_7d,name,km\nmany,c1,900\n")
     assert code.main([str(tmp_path / "rows.csv")]) == 1
-    assert "input 'carrier.late_rate_7d' in row 0: 'many' is none; needed: a number" in capsys.readouterr().err
+    assert "input 'carrier.late_rate_7d' in row 0: 'many' is not a number" in capsys.readouterr().err
     assert code.main(["--help"]) == 0
     assert code.main([]) == 2
 
@@ -188,12 +188,12 @@ def test_an_export_refuses_rows_by_name(trees: LoadedModel, tmp_path: Path) -> N
     assert model.predict([]).shape == (0,)
     assert model.predict({name: [value, None] for name, value in good.items()}).shape == (2,)
     for rows, said in (
-        ([{"km": 1.0, "name": "c1"}], "input 'carrier.late_rate_7d' is missing: needed is a number"),
+        ([{"km": 1.0, "name": "c1"}], "input 'carrier.late_rate_7d' is missing: needed a number"),
         ([{**good, "kn": 1}], "column 'kn' is no input"),
         ([{**good, "km": "far"}], "input 'km' in row 0: 'far' is str; needed: a number"),
         ([good, {**good, "km": True}], "input 'km' in row 1: True is bool; needed: a number"),
         ([{**good, "name": 7}], "input 'name' in row 0: 7 is int; needed: a text"),
-        ([good, {"km": 1.0}], "is in this row or in row 0"),
+        ([good, {"km": 1.0}], "only one of this row and row 0 has"),
         ([1], "row 0: 1 is a int"),
         ("rows", "rows: a str"),
         ({**{name: [1.0] for name in good}, "km": [1.0, 2.0]}, "columns of different lengths"),

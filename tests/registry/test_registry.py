@@ -122,9 +122,9 @@ def test_a_loaded_version_scores_like_the_fitted_one(shop: Shop, world: Any) -> 
 def test_other_feature_definitions_or_another_order_are_refused_at_load(shop: Shop, world: Any) -> None:
     features = world.model.features
     other = msgspec.structs.replace(features, transforms={"name": features.transforms["name"]})
-    with pytest.raises(Misuse, match=f"would get {other.hash[:12]}"):
+    with pytest.raises(Misuse, match=f"the project now declares {other.hash[:12]}"):
         shop.registry.load(shop.version(0), features=other)
-    with pytest.raises(Misuse, match="would get 0000"):
+    with pytest.raises(Misuse, match="the project now declares 0000"):
         shop.registry.load(shop.version(0), features="0" * 64)
     turned = msgspec.structs.replace(features, dtypes=dict(reversed(features.dtypes.items())))
     with pytest.raises(Misuse, match=r"order carrier.late_rate_7d, name, km|would get"):
@@ -215,7 +215,7 @@ def test_a_champion_needs_a_passed_gate_record_of_its_own(shop: Shop) -> None:
     move("late_flight", "champion", first, why="the first one of all", first=True)
     with pytest.raises(Misuse, match="no gate record"):
         move("late_flight", "champion", second, why="try")
-    with pytest.raises(Misuse, match=r"to be the first .* is champion. Judge it against that \(trimtab promote"):
+    with pytest.raises(Misuse, match=r"given as the first .* is champion already. Judge it against that version \(trimtab promote"):
         move("late_flight", "champion", second, why="once more the first", first=True)
     with pytest.raises(NotFound, match="no such record"):
         move("late_flight", "champion", second, why="try", gate="gate_x")

@@ -147,7 +147,7 @@ def test_a_path_whose_error_is_in_the_recorded_tolerance_is_not_taken(
     monkeypatch.setattr(sklearn, "quick_row", lambda fitted: ("trees", off(0.01)))
     with caplog.at_level(logging.WARNING):
         assert forest.registry().load(version).row_call == "library"
-    assert "path 'trees' does not repeat the golden predictions here" in caplog.text
+    assert "path 'trees' does not reproduce the golden predictions on this machine" in caplog.text
     monkeypatch.setattr(sklearn, "quick_row", lambda fitted: ("trees", off(1e-10)))
     assert forest.registry().load(version).row_call == "trees"
 

@@ -161,7 +161,7 @@ def test_a_protected_alias_takes_a_record_against_the_champion_in_service_too(de
     registry = desk.registry
     registry.move("late_flight", "champion", one, why="the first one", gate=desk.gate(one, None))
     registry.protect("late_flight", "canary", "gate", why="five percent of all users see it")
-    said = r"no gate record.*Name one that passed its gate \(trimtab versions card late_flight@2.*--needs reason"
+    said = r"no gate record.*Give a version that passed its gate \(trimtab versions card late_flight@2.*--needs reason"
     with pytest.raises(Misuse, match=said):
         registry.move("late_flight", "canary", two, why="better")
     row = registry.move("late_flight", "canary", two, why="better", gate=desk.gate(two, one))
@@ -186,7 +186,7 @@ def test_a_protection_stops_a_running_move(desk: Desk, monkeypatch: pytest.Monke
         return found
 
     monkeypatch.setattr(registry._protections, "needs", then_protect)
-    with pytest.raises(Conflict, match="it was moved meanwhile"):
+    with pytest.raises(Conflict, match="it was changed meanwhile"):
         registry.move("late_flight", "canary", version, why="before anybody looks")
     assert registry.alias("late_flight", "canary") is None
 
@@ -283,12 +283,12 @@ def test_a_machine_of_another_kind_is_warned_of_or_refused(
     assert f"architecture aarch64 -> {here.architecture}" in caplog.text
 
     def refuses(artifact: object) -> object:
-        raise Corrupt("lightgbm: these letters are no booster: unknown version")
+        raise Corrupt("lightgbm: these letters are not a booster: unknown version")
 
     monkeypatch.setattr("trimtab.registry.loading.scorer_for", refuses)
     with pytest.raises(Misuse, match=r"lightgbm cannot load it here: .*architecture aarch64 -> .*retrain it here"):
         desk.registry.load(version)
-    with pytest.raises(Corrupt, match="no booster"):
+    with pytest.raises(Corrupt, match="not a booster"):
         desk.registry.load(desk.version(0))
 
 

@@ -48,7 +48,7 @@ def test_no_page_of_a_log_keeps_an_erased_payload(tmp_path: Path, seed: int) -> 
 def test_erasing_from_a_log_waits_for_no_other_writer_and_no_reader(tmp_path: Path) -> None:
     with SqliteLog(tmp_path) as log, SqliteLog(tmp_path) as other:
         log.append([b"secret"])
-        with pytest.raises(Conflict, match="writes it"):
+        with pytest.raises(Conflict, match="is writing to it"):
             other.erase(log.partition, {1: b"-"})
         with SqliteLog(tmp_path) as reader:
             assert reader.read(log.partition, 0)[0].payload == b"secret"

@@ -53,7 +53,7 @@ def test_a_truncation_gives_the_room_back_while_appends_go_on(tmp_path: Path) ->
 
 
 def test_a_partition_that_another_process_writes_is_left_alone(tmp_path: Path) -> None:
-    with filled(tmp_path, 1_000), SqliteLog(tmp_path) as other, pytest.raises(Conflict, match="writes it"):
+    with filled(tmp_path, 1_000), SqliteLog(tmp_path) as other, pytest.raises(Conflict, match="is writing to it"):
         other.truncate("p0001", 500)
 
 

@@ -70,10 +70,10 @@ def test_a_path_may_hold_any_character(tmp_path: Path) -> None:
         ("sqlite:///", "log", "three slashes"),
         ("/plain/path", "log", "no backend"),
         ("sqlite:///x?mode=fast", "log", "mode is 'fast'. Write durable or relaxed"),
-        ("sqlite:///x?moed=durable", "log", "no option 'moed'; there are: mode"),
-        ("lmdb:///x?mode=durable", "kv", "no option 'mode'; there are: none"),
+        ("sqlite:///x?moed=durable", "log", "no option 'moed'; known options: mode"),
+        ("lmdb:///x?mode=durable", "kv", "no option 'mode'; known options: none"),
         ("sqlite:///x", "logs", "no port 'logs'. There are: log, table, kv, blob, catalog"),
-        ("http://[::1", "log", "no URL"),
+        ("http://[::1", "log", "is not a URL"),
     ],
 )
 def test_what_cannot_be_opened_says_what_can(url: str, port: str, says: str) -> None:

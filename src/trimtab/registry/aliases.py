@@ -160,7 +160,7 @@ def _moved(row: AliasMove, found: Place) -> str:
     what = f"alias {row.model}@{row.alias}: it was moved meanwhile"
     if found.row is not None:
         what += f": it points to {found.row.version[:12]} now ({found.row.actor}: {found.row.why})"
-    return what + ". Read it again, then decide."
+    return what + ". Read the alias again before you decide."
 
 
 def _decoded(body: bytes) -> AliasMove:

@@ -40,7 +40,9 @@ class Gates:
             self._catalog.write(changes)
         except Conflict:
             if self.get(record.id) != record:
-                raise Conflict(f"gate {record.id}: another record has this id. Give each judgement its own.") from None
+                raise Conflict(
+                    f"gate {record.id}: another record has this id. Give each gate record its own id."
+                ) from None
 
     def get(self, gate_id: str) -> GateRecord:
         """Return the gate record with an id.
@@ -50,7 +52,7 @@ class Gates:
         """
         record = self._catalog.get("gate", gate_id)
         if record is None:
-            raise NotFound(f"gate {gate_id!r}: no such record. Keep it with put_gate before it is used.")
+            raise NotFound(f"gate {gate_id!r}: no such record. Store it with put_gate before you use it.")
         return msgspec.json.decode(record.body, type=GateRecord)
 
     def of(self, version: Version) -> list[GateRecord]:
@@ -92,8 +94,9 @@ def check_evidence(
         return
     if first:
         raise Misuse(
-            f"{what}: it is to be the first (--first, first=True), but {champion and champion[:12]} is {alias}. Judge "
-            f"it against that{_how(version, alias)}, or give the passed record."
+            f"{what}: it was given as the first version (--first, first=True), but {champion and champion[:12]} is "
+            f"{alias} already. Judge it against that version{_how(version, alias)}, or give the record of a gate that "
+            "it passed."
         )
     if gate is None:
         alone = _alone(version.metric)
@@ -101,7 +104,7 @@ def check_evidence(
         raise Misuse(f"{what}: no gate record, so nothing shows {needed}. {_instead(version, alias, champion)}")
     if gate.model != version.model or gate.candidate not in (version.id, version.refit_of):
         raise Misuse(
-            f"{what}: gate record {gate.id} judged {gate.candidate[:12]} of {gate.model!r}; needed is one of "
+            f"{what}: gate record {gate.id} judged {gate.candidate[:12]} of {gate.model!r}; needed a record of "
             f"{version.id[:12]}" + (f" or of {version.refit_of[:12]}, which it refits." if version.refit_of else ".")
         )
     if lacking := _lacking(gate):
@@ -127,8 +130,8 @@ def check_ungated(what: str, gate: GateRecord | None, why: str) -> None:
     """
     if gate is None and len(why.strip()) < SHORTEST_REASON:
         raise Misuse(
-            f"{what}: it has no passed gate record, and why={why!r} is no reason. Judge it first (trimtab "
-            f"promote MODEL@N), or give a reason to do without, of {SHORTEST_REASON} letters or more (--why)."
+            f"{what}: it has no passed gate record, and why={why!r} is too short to be a reason. Judge it first "
+            f"(trimtab promote MODEL@N), or say why no gate is needed, in {SHORTEST_REASON} letters or more (--why)."
         )
 
 
@@ -136,13 +139,15 @@ def _instead(version: Version, alias: str, champion: str | None) -> str:
     """Return a sentence that tells the user what to do if a version has no gate record."""
     if alias != "champion":
         return (
-            f"Name one that passed its gate (trimtab versions card {version.name} shows whether it did), or ask for "
-            f"less: trimtab versions protect {version.model} {alias} --needs reason --why TEXT"
+            f"Give a version that passed its gate (trimtab versions card {version.name} shows whether this one did), "
+            f"or require less of the alias: trimtab versions protect {version.model} {alias} --needs reason --why TEXT"
         )
     hint = (
-        "" if champion else ", or bring in the first champion without one (trimtab versions import --first, first=True)"
+        ""
+        if champion
+        else ", or import the first champion without a gate (trimtab versions import --first, first=True)"
     )
-    return f"Judge it first{_how(version, alias)}, or give the passed record{hint}."
+    return f"Judge it first{_how(version, alias)}, or give the record of a gate that it passed{hint}."
 
 
 def _how(version: Version, alias: str) -> str:
@@ -157,7 +162,7 @@ def _lacking(gate: GateRecord) -> list[str]:
     alone = _alone(gate.metric)
     compared = _REFRESHED if _REFRESHED[1] in gate.checks else _COMPARED
     needed = alone if gate.champion_metric is None else (*alone, *compared)
-    lacking += [f"Not {name}: it is not in the record." for name in needed if name not in gate.checks]
+    lacking += [f"Not {name}: the record does not have this check." for name in needed if name not in gate.checks]
     return lacking or ([] if gate.passed else [gate.reason])
 
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("trimtab.registry")
 _OTHER_MACHINE = 1e-9  # the allowed difference of scores, for another processor or another version of a library
-_CODE = "Pickle does not store the code of its class: bring that back as it was when the version was trained."
+_CODE = (
+    "Pickle does not store the code of the model's class: bring that code back as it was when the version was trained."
+)
 
 
 class LoadedModel(msgspec.Struct, frozen=True, eq=False):
@@ -123,7 +125,7 @@ def load_version(
     given = features.hash if isinstance(features, FeatureSet) else features
     if given is not None and given != version.features:
         raise Misuse(
-            f"{what}: it was trained with feature definitions {version.features[:12]}, and would get "
+            f"{what}: it was trained with feature definitions {version.features[:12]}, but the project now declares "
             f"{given[:12]}. Retrain it, or bring the old definitions back."
         )
     sound = False
@@ -184,7 +186,9 @@ def _check_golden(what: str, version: Version, artifact: Artifact, scorer: Score
         inner.choose("library")
         found = golden_difference(artifact, scorer)
         if found <= allowed:
-            _log.warning("%s: path %r does not repeat the golden predictions here; the library does.", what, lost)
+            _log.warning(
+                "%s: path %r does not reproduce the golden predictions on this machine; the library does.", what, lost
+            )
     if found <= allowed:
         return
     text = f"golden predictions differ by {found:.3g} (allowed {allowed:.3g}); changed since training: "

@@ -103,7 +103,7 @@ class Protections:
                 ]
             )
         except Conflict as error:
-            raise Conflict(f"{what}: it was moved meanwhile. Read it again, then decide.") from error
+            raise Conflict(f"{what}: it was changed meanwhile. Read it again before you decide.") from error
         return made
 
 
@@ -132,7 +132,9 @@ def refuse_held(catalog: Catalog, model: str, alias: str) -> None:
     """
     record = catalog.get(_HOLD, f"{model}/{alias}")
     if record is not None:
-        raise Conflict(f"alias {model}@{alias}: {msgspec.json.decode(record.body, type=str)} Answer that first.")
+        raise Conflict(
+            f"alias {model}@{alias}: {msgspec.json.decode(record.body, type=str)} Approve or reject that first."
+        )
 
 
 def check_reason(what: str, why: str) -> None:

@@ -101,7 +101,7 @@ class Registration:
                 continue
             self._records.keep(version)
             return version
-        raise Conflict(f"{what}: others took {_ATTEMPTS} numbers meanwhile. Try again.")
+        raise Conflict(f"{what}: other processes took {_ATTEMPTS} version numbers meanwhile. Try again.")
 
     def _numbered(self, fitted: Fitted, address: str, origin: Origin, actor: str) -> tuple[Version, int]:
         """Return the version with the next free number, and the revision that the model's counter must still have."""

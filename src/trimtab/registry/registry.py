@@ -444,7 +444,7 @@ class Registry:
     def _check_expected(self, what: str, expected: str | msgspec.UnsetType | None, place: Place) -> None:
         if expected is not msgspec.UNSET and expected != place.version:
             found = f"expected at {self._records.name(expected)}, it is at {self._records.name(place.version)}"
-            raise Conflict(f"{what}: {found}. Read it again, then decide.")
+            raise Conflict(f"{what}: {found}. Read the alias again before you decide.")
 
 
 def _by_name(model: str, alias: str) -> str:

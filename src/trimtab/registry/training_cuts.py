@@ -31,10 +31,10 @@ def set_training_cut(catalog: Catalog, version: Version, until_us: int, *, clock
     """
     what = f"version {version.name}: seen_until={format_time(until_us)}"
     if version.imported is None:
-        raise Misuse(f"{what}: it was trained here, so what it has seen is known. Leave the option out.")
+        raise Misuse(f"{what}: the version was trained here, so its training data are known. Leave the option out.")
     now_us = clock.now_us()
     if until_us > now_us:
-        raise Misuse(f"{what} is in the future. Give the time until which it had seen data when it was made.")
+        raise Misuse(f"{what} is in the future. Give the time until which its training data reached.")
     seen = TrainingCut(version=version.id, until_us=until_us, at_us=now_us, actor=actor)
     catalog.write([Put(KIND, version.id, msgspec.json.encode(seen))])
     return seen

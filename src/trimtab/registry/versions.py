@@ -78,8 +78,8 @@ def possibly_seen(version: Version, start_us: int) -> str:
     if version.imported is None or version.cut_us < start_us:
         return ""
     return (
-        f"It was imported, and may have been trained on these rows: its training data before "
-        f"{format_time(version.cut_us)[:19]} are not known. Its metrics may be too good."
+        f"The version was imported, and what it was trained on before {format_time(version.cut_us)[:19]} is not "
+        "known. It may have seen these rows, so its metrics may be too good."
     )
 
 

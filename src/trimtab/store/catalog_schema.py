@@ -91,7 +91,9 @@ def revision_of(connection: sa.Connection, what: str) -> str | None:
     if _version.name not in tables:
         if tables:
             found = ", ".join(sorted(tables)[:5])
-            raise Misuse(f"{what}: no trimtab catalogue: it has tables ({found}) but no version. Give an empty one.")
+            raise Misuse(
+                f"{what}: not a trimtab catalogue: it has tables ({found}) but no version. Give an empty database."
+            )
         return None
     revisions = connection.execute(sa.select(_version.c.version_num)).scalars().all()
     if len(revisions) != 1 or revisions[0] not in KNOWN:

@@ -142,7 +142,7 @@ class FileBlob(Closing):
 
     def _path(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
-            raise Misuse(f"blob: {digest!r} is no hash. Give the 64 hexadecimal digits that put returned.")
+            raise Misuse(f"blob: {digest!r} is not a hash. Give the 64 hexadecimal digits that put returned.")
         return blob_file(self.directory, digest)
 
     def _sync(self, path: Path) -> None:

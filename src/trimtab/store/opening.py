@@ -160,7 +160,7 @@ def _parse(url: str, port: Port) -> tuple[_Backend, str | Path, dict[str, str]]:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise Misuse(f"store: {shown!r} is no URL ({error}). {example}") from None
+        raise Misuse(f"store: {shown!r} is not a URL ({error}). {example}") from None
     backend = _BACKENDS.get((parts.scheme, port))
     if backend is None and parts.scheme in _SERVERS:
         raise Misuse(f"store: {shown!r}: the {parts.scheme} backend is not in this version. {example}")
@@ -175,7 +175,7 @@ def _parse(url: str, port: Port) -> tuple[_Backend, str | Path, dict[str, str]]:
     for name, value in options.items():
         if name != "mode" or "mode" not in backend.takes:
             known = "mode" if "mode" in backend.takes else "none"
-            raise Misuse(f"store: {shown!r}: no option {name!r}; there are: {known}.")
+            raise Misuse(f"store: {shown!r}: no option {name!r}; known options: {known}.")
         if value not in _MODES:
             raise Misuse(f"store: {shown!r}: mode is {value!r}. Write {' or '.join(_MODES)}.")
     return backend, Path(path), options

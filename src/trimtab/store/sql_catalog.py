@@ -86,7 +86,9 @@ class SqlCatalog(Closing):
             if not path.exists():
                 _create_sqlite(path)
             elif path.stat().st_size == 0:
-                raise Corrupt(f"{path}: empty, which no catalogue ever is. Restore it from a copy, or delete it.")
+                raise Corrupt(
+                    f"{path}: the file is empty, so it is not a catalogue. Restore it from a copy, or delete it."
+                )
         except OSError as error:
             raise Unavailable(
                 f"{path}: cannot be made ({error}). Check free space and access, and try again."
@@ -349,7 +351,7 @@ class SqlCatalog(Closing):
     def _expect(self, where: str, what: str, found: int, expected: int | None) -> None:
         if expected is not None and expected != found:
             raise Conflict(
-                f"{self.what}: {where}: expected {what} {expected}, found {found}. Read it again, then decide."
+                f"{self.what}: {where}: expected {what} {expected}, found {found}. Read it again before you decide."
             )
 
     def _lease(self, connection: sa.Connection, name: str) -> Any:

@@ -51,7 +51,7 @@ def stored_parts(version: Version, blob: Blob) -> tuple[Artifact, Manifest]:
 
 def card_document(about: About) -> Document:
     """Make the card of a version."""
-    card = Document(f"{about.version.name}: model card", "Made from the records of the registry alone")
+    card = Document(f"{about.version.name}: model card", "Made only from the records of the registry")
     _identity(card, about)
     _signature(card, signature_of(about.version, about.artifact))
     _training(card, about.version, about.manifest)
@@ -102,7 +102,7 @@ def _identity(card: Document, about: About) -> None:
 
 def _parameters(version: Version) -> str:
     if version.chosen is None:
-        return "not known" if version.imported is not None else "those that its estimator was declared with"
+        return "not known" if version.imported is not None else "as declared with its estimator"
     found = version.chosen
     return f"{parameters_text(found.values)}: trial {found.trial} of search {found.search[:12]}"
 
@@ -110,7 +110,9 @@ def _parameters(version: Version) -> str:
 def _signature(card: Document, signature: Signature) -> None:
     output = signature.output
     card.heading("Signature")
-    card.paragraph(f"Its output is {output.meaning}" + (f" ({', '.join(output.classes)})." if output.classes else "."))
+    card.paragraph(
+        f"The model returns {output.meaning}" + (f" ({', '.join(output.classes)})." if output.classes else ".")
+    )
     _add(card, ("request", "type", "null", "read by features"), [_field(f) for f in signature.request])
     inputs = [(f.name, f.type, f"{len(f.values)} categories" * (f.type == "category")) for f in signature.inputs]
     _add(card, ("input", "type", "values"), inputs)
@@ -119,15 +121,15 @@ def _signature(card: Document, signature: Signature) -> None:
 def _training(card: Document, version: Version, manifest: Manifest) -> None:
     card.heading("Training data")
     if version.imported is not None:
-        card.paragraph("Not known: it was not trained here.")
+        card.paragraph("Not known, because the version was not trained here.")
         return
     states = ", ".join(f"{count:,} {state}" for state, count in manifest.by_state.items())
     card.paragraph(
-        f"{version.rows:,} labelled rows were fitted, of a set of {manifest.rows:,} ({states}). Nothing that became "
-        f"known after {format_time(manifest.cut_us)} was used; labels count as final after "
+        f"The model was fitted on {version.rows:,} labelled rows of a training set of {manifest.rows:,} ({states}). "
+        f"Nothing that became known after {format_time(manifest.cut_us)} was used; labels count as final after "
         f"{format_duration(manifest.wait_us)}. Log positions: "
-        f"{', '.join(f'{name} {at}' for name, at in manifest.positions.items()) or 'none'}. "
-        f"Manifest {version.training_set}, data {manifest.data_hash}."
+        f"{', '.join(f'{name} {at}' for name, at in manifest.positions.items()) or 'none'}. Manifest "
+        f"{version.training_set}, data {manifest.data_hash}."
     )
     if manifest.origins:
         card.paragraph(
@@ -136,14 +138,14 @@ def _training(card: Document, version: Version, manifest: Manifest) -> None:
     for one in manifest.left_out or ():
         until = "the end" if one.end_us is None else format_time(one.end_us)[:16]
         card.paragraph(
-            f"Left out: {one.rows:,} labelled rows of {format_time(one.start_us)[:16]} to {until}, for {one.why}."
+            f"Left out: {one.rows:,} labelled rows of {format_time(one.start_us)[:16]} to {until} ({one.why})."
         )
     if manifest.lists is not msgspec.UNSET:
         lists = manifest.lists
         card.paragraph(
             f"Lists by {lists.column!r}: {lists.lists:,}, of up to {lists.longest:,} rows; {lists.whole:,} have a "
-            f"final label for each row, of which {lists.whole - lists.told:,} have rows that are all alike. "
-            f"{lists.rows_without:,} rows belong to none."
+            f"final label for each row; in {lists.whole - lists.told:,} of these all labels are alike. "
+            f"{lists.rows_without:,} rows belong to no list."
         )
     reasons = [
         (name, *(f"{counts.get(reason, 0):,}" for reason in ("found", "no_entity", "not_yet")), f"{rest:,}")
@@ -159,7 +161,9 @@ def _evaluation(card: Document, about: About) -> None:
         card.paragraph("Not evaluated.")
         return
     if about.judged != about.version.name:
-        card.paragraph(f"The sections that follow evaluate {about.judged}, whose recipe this version refits.")
+        card.paragraph(
+            f"The following sections evaluate {about.judged}, whose recipe was fitted again for this version."
+        )
     seen = possibly_seen(about.version, about.evaluation.start_us)
     add_evaluation(card, about.judged, about.evaluation, seen=seen)
 
@@ -197,7 +201,7 @@ def _checks(gate: GateRecord) -> Iterator[tuple[str, ...]]:
 def _moves(card: Document, moves: Sequence[AliasMove]) -> None:
     card.heading("Where it served")
     if not moves:
-        card.paragraph("No alias ever pointed to it.")
+        card.paragraph("No alias has ever pointed to this version.")
     rows = [(m.alias, format_time(m.at_us), m.act, m.actor, (m.previous or "none")[:12], m.why) for m in moves]
     _add(card, ("alias", "since", "act", "by", "replaced", "why"), rows)
 

@@ -187,7 +187,7 @@ def compare(
     if one.version.model != other.version.model:
         raise Misuse(
             f"compare {one.version.name} and {other.version.name}: versions of two models predict different labels. "
-            "Give two of one model."
+            "Give two versions of one model."
         )
     mine, theirs = parameters_of(one.artifact), parameters_of(other.artifact)
     return Comparison(
@@ -357,7 +357,9 @@ def _judged_on(record: Record) -> str:
         return ""
     start, end = format_time(evaluation.start_us)[:10], format_time(evaluation.end_us)[:10]
     of = f", of {version.refit_of[:12]}, which it refits" if version.evaluation is None and version.refit_of else ""
-    learnt = ", which it may have been trained on: it was imported" * bool(possibly_seen(version, evaluation.start_us))
+    learnt = "; it was imported, and may have been trained on these rows" * bool(
+        possibly_seen(version, evaluation.start_us)
+    )
     return f"{evaluation.rows:,} rows, {start} to {end}{of}{learnt}"
 
 

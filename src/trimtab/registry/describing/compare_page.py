@@ -26,11 +26,13 @@ def comparison_document(comparison: Comparison) -> Document:
     _section(out, "Data", *_differing(comparison, comparison.data))
     _section(out, "Recipe", *_differing(comparison, comparison.recipe))
     if comparison.parameters is None:
-        _section(out, "Parameters", None, ["The format of one of them keeps none."])
+        _section(
+            out, "Parameters", None, ["Not known, because the file format of one version does not keep parameters."]
+        )
     else:
         _section(out, "Parameters", *_differing(comparison, comparison.parameters))
     _section(out, "Environment", *_differing(comparison, comparison.environment))
-    out.heading("All of it", detail=True)
+    out.heading("All values", detail=True)
     everything = (("Data", comparison.data), ("Recipe", comparison.recipe), ("Parameters", comparison.parameters or ()))
     for title, pairs in everything:
         if pairs:
@@ -50,10 +52,11 @@ def _section(out: Document, title: str, table: Table | None, sentences: Iterable
 def _predictions(comparison: Comparison) -> tuple[Table | None, list[str]]:
     found = comparison.predictions
     if found is None:
-        return None, [comparison.not_scored or "They were not scored."]
+        return None, [comparison.not_scored or "The versions were not scored on the same rows."]
     start, end = format_time(found.start_us)[:10], format_time(found.end_us)[:10]
     sentences = [
-        f"{found.rows:,} labelled rows, {start} to {end}, each version by its own features as of their time.",
+        f"{found.rows:,} labelled rows, {start} to {end}, scored by each version with its own features, as of the "
+        "time of each row.",
         f"{found.metric} of {comparison.one} {_with_interval(found.one)}, of {comparison.other} "
         f"{_with_interval(found.other)}.",
         f"Difference {_with_interval(found.difference, '+.4f')}: {_verdict(comparison, found)}",
@@ -78,20 +81,23 @@ def _verdict(comparison: Comparison, found: PredictionComparison) -> str:
         return f"{comparison.other} is significantly better on these rows."
     if interval is not None and interval.low > 0.0:
         return f"{comparison.one} is significantly better on these rows."
-    return "these rows do not separate them."
+    return "these rows show no significant difference."
 
 
 def _seen(comparison: Comparison, found: PredictionComparison) -> Iterator[str]:
     for name, seen in ((comparison.one, found.seen_one), (comparison.other, found.seen_other)):
         if seen:
-            yield f"{name} may have been fitted on {seen:,} of these rows: that flatters it. This is no gate."
+            yield (
+                f"{name} may have been fitted on {seen:,} of these rows, which makes its metrics look better. This "
+                "comparison is not a gate."
+            )
 
 
 def _metrics(comparison: Comparison) -> tuple[Table | None, list[str]]:
     sides = tuple(zip((comparison.one, comparison.other), comparison.metrics_on, strict=True))
-    sentences = [f"{name}: {on or 'it was not evaluated'}." for name, on in sides]
+    sentences = [f"{name}: {on or 'the version was not evaluated'}." for name, on in sides]
     if all(comparison.metrics_on) and not comparison.same_rows:
-        sentences.append("Each was judged on rows of its own: better rows look like a better version.")
+        sentences.append("Each version was evaluated on its own rows, so a version with easier rows looks better.")
     if not comparison.metrics:
         return None, sentences
     headers = ("metric", comparison.one, "95 % interval", comparison.other, "95 % interval", "better")
@@ -108,7 +114,7 @@ def _metrics(comparison: Comparison) -> tuple[Table | None, list[str]]:
 
 
 def _features(comparison: Comparison) -> tuple[Table | None, list[str]]:
-    sentences = [f"{comparison.same_features:,} features are the same, definition by definition."]
+    sentences = [f"{comparison.same_features:,} features have the same definition in both versions."]
     if not comparison.features:
         return None, sentences
     rows = tuple((f"{_SIGNS[change.what]} {change.what}", change.name, change.words) for change in comparison.features)
@@ -119,8 +125,8 @@ def _differing(comparison: Comparison, pairs: Iterable[Pair]) -> tuple[Table | N
     pairs = tuple(pairs)
     differ = [pair for pair in pairs if not pair.same]
     if not differ:
-        return None, [f"The same in all {len(pairs)} respects."]
-    return _pair_table(comparison, differ), [f"{len(pairs) - len(differ)} of {len(pairs)} are the same."]
+        return None, [f"All {len(pairs)} values are the same."]
+    return _pair_table(comparison, differ), [f"{len(pairs) - len(differ)} of {len(pairs)} values are the same."]
 
 
 def _pair_table(comparison: Comparison, pairs: Sequence[Pair]) -> Table:

@@ -58,13 +58,13 @@ def add_evaluation(document: Document, name: str, evaluation: Evaluation, *, see
 def _metrics(document: Document, evaluation: Evaluation, seen: str) -> None:
     document.heading("Metrics")
     window = f"{format_time(evaluation.start_us)[:10]} to {format_time(evaluation.end_us)[:10]}"
-    text = f"{evaluation.rows:,} labelled rows{'' if seen else ' it had not seen'}, {window}"
-    document.paragraph(f"{text}; intervals are drawn by {evaluation.block}. {seen}".rstrip())
+    text = f"{evaluation.rows:,} labelled rows{'' if seen else ' that the model had not seen'}, {window}"
+    document.paragraph(f"{text}; intervals are bootstrapped by {evaluation.block}. {seen}".rstrip())
     rows = [(one.name.replace("_", " "), one.value, one.interval, _goal(one)) for one in evaluation.figures]
     document.table(_table(("metric", "value", "95 % interval", ""), rows))
     if evaluation.left_out:
         why = ", ".join(f"{count:,} {reason}" for reason, count in evaluation.left_out.items())
-        document.note(f"Rows of the window that could not be judged: {why}.")
+        document.note(f"Rows of the window that could not be evaluated: {why}.")
 
 
 def _goal(metric: MetricValue) -> str:
@@ -91,7 +91,7 @@ def _by_class(document: Document, evaluation: Evaluation) -> None:
     if not evaluation.classes:
         return
     document.heading("Classes")
-    document.paragraph("Each class against all others; a row is answered as its likeliest class.", detail=True)
+    document.paragraph("Each class against all others; the prediction for a row is its likeliest class.", detail=True)
     headers = ("class", "rows", "AUC", "interval", "precision", "recall", "mean score", "share")
     rows = [
         (c.name, c.rows, c.auc, c.auc_interval, c.precision, c.recall, c.mean_score, c.share)
@@ -100,7 +100,7 @@ def _by_class(document: Document, evaluation: Evaluation) -> None:
     document.table(_table(headers, rows))
     names = [one.name for one in evaluation.classes]
     confusion = [(name, *row) for name, row in zip(names, evaluation.confusion, strict=True)]
-    document.table(_table(("label, answered as", *names), confusion))
+    document.table(_table(("label, predicted as", *names), confusion))
 
 
 def _calibration(document: Document, name: str, evaluation: Evaluation) -> None:
@@ -108,11 +108,11 @@ def _calibration(document: Document, name: str, evaluation: Evaluation) -> None:
         return
     document.heading("Calibration", detail=True)
     if evaluation.classes:
-        document.paragraph("Of the likeliest class: its probability, and how often it was the label.")
+        document.paragraph("The probability of the likeliest class, and how often that class was the label.")
     if evaluation.raw_calibration:
         document.paragraph(
-            f"Scores are corrected by {evaluation.recalibration} calibration, fitted in training on rows that their "
-            f"model had not seen. Mean distance of predicted and true share: "
+            f"Scores are corrected by {evaluation.recalibration} calibration, which was fitted in training on rows "
+            "that the model had not seen. Mean distance of predicted and true share: "
             f"{_text(evaluation.raw_calibration_error)} before, {_text(evaluation.calibration_error)} after."
         )
     document.plot(
@@ -129,8 +129,8 @@ def _thresholds(document: Document, evaluation: Evaluation) -> None:
         return
     document.heading("Decision threshold")
     document.paragraph(
-        f"A wrong yes costs {found.false_positive:g}, a wrong no {found.false_negative:g}. The threshold of least cost "
-        "was chosen on the rows that it is judged on, so its cost is a little too good.",
+        f"A wrong yes costs {found.false_positive:g}, a wrong no {found.false_negative:g}. The threshold of least "
+        "cost was chosen on the rows that it is evaluated on, so its cost is a little too low.",
         detail=True,
     )
     span = "" if found.best_interval is None else f" ({_text(found.best_interval)})"
@@ -158,9 +158,10 @@ def _choices(document: Document, evaluation: Evaluation) -> None:
     document.heading("Cost of answers")
     saved = f"{_text(found.saved)} a row ({_text(found.saved_interval)})"
     document.paragraph(
-        "What wrong answers cost, and what answering costs on these rows. The class of least expected cost saves "
-        f"{saved} against the likeliest; it is the best answer if the probabilities are right. Predictions name the "
-        "likeliest class; trimtab.stats.cheapest_class takes their scores and gives the other.",
+        "The costs of wrong answers, and the mean cost on these rows of three ways to answer. Answering with the "
+        f"class of least expected cost saves {saved} compared with the likeliest class, and is best if the "
+        "probabilities are right. Predictions name the likeliest class; trimtab.stats.cheapest_class returns the "
+        "cheapest class for the scores of a prediction.",
         detail=True,
     )
     costs = [(name, *(f"{cost:g}" for cost in row)) for name, row in zip(names, found.costs, strict=True)]
@@ -182,12 +183,12 @@ def _slices(document: Document, evaluation: Evaluation) -> None:
     if higher:
         listed = "; ".join(f"{one.column} = {one.holds}" for one in higher)
         document.note(
-            f"{evaluation.metric} is significantly higher than of all rows ({_text(evaluation.value)}): {listed}."
+            f"{evaluation.metric} is significantly higher than on all rows ({_text(evaluation.value)}): {listed}."
         )
     document.paragraph(
-        f"{evaluation.metric} of each slice, with an interval over its days; a dash where there are fewer than three. "
-        "\u25b2 marks those significantly above the value of all rows: a slice may be harder by nature, and of many "
-        "slices one in forty is marked at random.",
+        f"{evaluation.metric} of each slice, with an interval over its days; a dash means that there are fewer than "
+        "three days. \u25b2 marks slices significantly above the value of all rows. A slice may be harder by nature, "
+        "and of many slices about one in forty is marked by coincidence.",
         detail=True,
     )
     rows = [
@@ -219,8 +220,8 @@ def _importance(document: Document, evaluation: Evaluation) -> None:
     if evaluation.permuted:
         ranked = sorted(evaluation.permuted, key=lambda one: -one.rise)
         document.paragraph(
-            f"The rise of {metric} on these rows when a feature is shuffled, mean of {ranked[0].repeats} repeats with "
-            "two standard deviations; (all): the features of a view together.",
+            f"How much {metric} rises on these rows when a feature is shuffled: the mean of {ranked[0].repeats} "
+            "repeats, with two standard deviations. (all) means that all features of a view are shuffled together.",
             detail=True,
         )
         bars = [
@@ -230,7 +231,7 @@ def _importance(document: Document, evaluation: Evaluation) -> None:
         more = len(ranked) - _FEATURES
         document.plot(
             bar_chart(bars, title=f"rise of {metric}"),
-            f"And {more} more, each below the last." if more > 0 else "",
+            f"And {more} more features, each below the last one shown." if more > 0 else "",
             plain=_table(
                 ("shuffled feature", f"rise of {metric}", "spread"),
                 [(one.name, one.rise, one.spread) for one in ranked],
@@ -239,7 +240,7 @@ def _importance(document: Document, evaluation: Evaluation) -> None:
         )
     if evaluation.importance_kind == "library" or not evaluation.permuted:
         document.paragraph(
-            f"Importance by {evaluation.importance_kind}, on the rows that it was fitted on.", detail=True
+            f"Importance by {evaluation.importance_kind}, on the rows that the model was fitted on.", detail=True
         )
         shares = sorted(evaluation.importance.items(), key=lambda item: (-item[1], item[0]))[:_FEATURES]
         document.plot(
@@ -258,9 +259,10 @@ def _contributions(document: Document, evaluation: Evaluation) -> None:
         document.paragraph(f"No SHAP values: {evaluation.no_influences}")
         return
     document.paragraph(
-        "SHAP values on these rows: what each feature adds to the raw score (log odds of a class, the number, the log "
-        "of a count; of several classes each has its own) against an average row, before calibration. Of features that "
-        "carry the same information, the share of each means little. They describe the model, not causes.",
+        "SHAP values on these rows: what each feature adds to the raw score of a row, compared with an average row "
+        "and before calibration. The raw score is the log odds of a class (of each class, if there are several), the "
+        "number, or the log of a count. If several features carry the same information, the share of each means "
+        "little. The values describe the model, not causes.",
         detail=True,
     )
     lines = [Swarm(label=one.name, points=one.points) for one in found if one.points]
@@ -272,7 +274,7 @@ def _contributions(document: Document, evaluation: Evaluation) -> None:
         (one.name, one.mean, *([f"{of.mean:.4f} {_direction(of)}" for of in one.classes] or [_direction(one)]))
         for one in found[:_FEATURES]
     ]
-    table = _table(("feature", "mean contribution", *(classes or ["as it grows"])), rows)
+    table = _table(("feature", "mean contribution", *(classes or ["as the feature grows"])), rows)
     document.table(table, most=_TERMINAL_FEATURES)
 
 
@@ -289,7 +291,7 @@ def _backtest(document: Document, evaluation: Evaluation) -> None:
     document.heading("Backtest")
     document.paragraph(
         f"{evaluation.metric} of the same recipe on each fold before these rows, fitted on what was known when the "
-        "fold began. The spread of the folds says how much a single window can mislead.",
+        "fold began. The spread of the folds shows how misleading a single window can be.",
         detail=True,
     )
     spans = [
@@ -313,7 +315,8 @@ def _learning_curve(document: Document, evaluation: Evaluation) -> None:
         return
     document.heading("Learning curve", detail=True)
     document.paragraph(
-        f"{evaluation.metric} on these rows of the same recipe fitted on the newest rows only; the last is the model."
+        f"{evaluation.metric} on these rows, for the same recipe fitted on fewer rows, the newest ones. The last "
+        "entry is the model itself."
     )
     points = [
         (f"{one.rows:,} rows, since {format_time(one.since_us)[:10]}", one.value, one.interval)
@@ -321,17 +324,17 @@ def _learning_curve(document: Document, evaluation: Evaluation) -> None:
         if one.value is not None
     ]
     document.plot(
-        bar_chart(_bars(points), title=f"{evaluation.metric} by rows to learn from"),
+        bar_chart(_bars(points), title=f"{evaluation.metric} by training rows"),
         plain=_table(("fitted on", evaluation.metric, "interval"), points),
     )
     if failed := [f"{one.rows:,}" for one in evaluation.learning_curve if one.value is None]:
-        document.paragraph(f"Too few to be fitted: {', '.join(failed)} rows.")
+        document.paragraph(f"Too few rows for a fit: {', '.join(failed)}.")
 
 
 def _labels_and_leaks(document: Document, evaluation: Evaluation) -> None:
     document.heading("Labels and leaks", detail=not (evaluation.balance or evaluation.leaks))
     fitted, judged = (sum(getattr(one, of) for one in evaluation.balance) or 1 for of in ("kept", "holdout"))
-    headers = ("label", "rows to learn from", "fitted on", "share", "share of weight", "rows judged", "share")
+    headers = ("label", "training rows", "fitted on", "share", "share of weight", "rows judged", "share")
     rows = [
         (
             one.name or f"{one.label:g}",
@@ -342,12 +345,12 @@ def _labels_and_leaks(document: Document, evaluation: Evaluation) -> None:
     ]
     document.table(_table(headers, rows))
     if any(one.kept < one.rows for one in evaluation.balance):
-        document.paragraph("Rows were sampled; each row kept counts for those left out.", detail=True)
+        document.paragraph("Rows were sampled; the weight of each kept row stands for the rows left out.", detail=True)
     for leak in evaluation.leaks or ():
         document.note(_leak_text(leak))
     if not evaluation.leaks:
         document.paragraph(
-            "Leaks were not looked for."
+            "No check for leaks was made."
             if evaluation.leaks is None
             else "No leak was found: no feature predicts the label too well alone, no column of the request holds what "
             "came later, labels are not known before their time, and no row is on both sides of the split.",

@@ -40,5 +40,5 @@ def exported_code(runtime: str) -> str:
 def _code_of(runtime: str) -> ExportedCode:
     code = runtime_named(runtime).format.exported
     if code is None:
-        raise Misuse(f"runtime {runtime}: its models are not exported. Score them through trimtab.")
+        raise Misuse(f"runtime {runtime}: its models cannot be exported. Score them through trimtab.")
     return code

@@ -81,8 +81,8 @@ def export_version(
             rows, away, allowed = _exported_model(draft, _code_file(mlflow)).check()
             if not away <= allowed:
                 raise Misuse(
-                    f"{what}: the exported code scores golden rows {away:.3g} apart from the version, allowed "
-                    f"{allowed:.3g}. Nothing was written. Use the version through trimtab."
+                    f"{what}: on golden rows the scores of the exported code differ from the version's by {away:.3g} "
+                    f"(allowed {allowed:.3g}). Nothing was written. Use the version through trimtab."
                 )
             draft.chmod(0o755)
             if folder.exists():

@@ -68,7 +68,7 @@ def read_golden(file: Path, *, classes: Sequence[str] = ()) -> GoldenRows:
     except (OSError, ValueError, TypeError) as error:
         raise Misuse(f'{what}: {error}. Give lines of {{"input": 1.5, ..., "score": 0.25}}.') from error
     if not rows or len(rows) != len(wanted) or wanted.shape[1:] != ((len(classes),) if classes else ()):
-        raise Misuse(f"{what}: {len(rows)} rows and scores of shape {wanted.shape}. Each row needs one score.")
+        raise Misuse(f"{what}: found {len(rows)} rows and scores of shape {wanted.shape}. Each row needs one score.")
     return GoldenRows(rows, wanted)
 
 
@@ -103,8 +103,9 @@ def golden_matrix(fitted: Fitted, golden: GoldenRows, first: First) -> NDArray[n
     row = int(worst.argmax())
     if not worst[row] <= golden.tolerance:
         raise Misuse(
-            f"golden row {row}: the model gives {found[row]}, needed is {golden.scores[row]} (allowed "
-            f"{golden.tolerance:g}). Is it another model, another order of inputs, or another numbering of a category?"
+            f"golden row {row}: the model gives {found[row]}, needed {golden.scores[row]} (allowed difference "
+            f"{golden.tolerance:g}). Check for another model, another order of inputs, or another numbering of a "
+            "category."
         )
     return matrix
 

@@ -66,7 +66,7 @@ def find_model(path: Path) -> FoundModel:
             return _read(path, path / about["file"], runtime_row(about["runtime"]).format, kind, exported=about)
         if not (path / MLMODEL).is_file():
             raise NotFound(
-                f"import {path}: no {MLMODEL} and no model.json in it. Give a model folder, or a model file."
+                f"import {path}: the folder has neither {MLMODEL} nor model.json. Give a model folder, or a model file."
             )
         found = read_mlflow(path)
         return _read(path, found.file, found.format, f"MLflow folder, {found.format}", declared=found.inputs)
@@ -76,7 +76,7 @@ def find_model(path: Path) -> FoundModel:
         raise Misuse(f"import {path.name}: it is a file of PyTorch. {OF_TORCH}")
     if row is None:
         known = "; ".join(f"{row.format} {', '.join(row.endings)}" for row in ROWS if row.endings)
-        raise Misuse(f"import {path.name}: its ending {path.suffix!r} is not known. Known are: {known}.")
+        raise Misuse(f"import {path.name}: its ending {path.suffix!r} is not known. Known endings: {known}.")
     return _read(path, path, row.format, row.file_kind)
 
 
@@ -258,8 +258,8 @@ def check_inputs(given: FoundModel, inspected: Inspected, model: Model) -> bool:
     if given.exported is not None and given.exported["features"] != model.features.hash:
         raise Misuse(
             f"{what}: {given.exported['version']} was exported with feature definitions "
-            f"{given.exported['features'][:12]}, model {model.name!r} declares {model.features.hash[:12]}. Bring the "
-            "definitions back."
+            f"{given.exported['features'][:12]}, but model {model.name!r} declares {model.features.hash[:12]}. Bring "
+            "the old definitions back."
         )
     if given.exported is not None:
         _check_kind(what, given.exported, model)
@@ -281,7 +281,7 @@ def check_inputs(given: FoundModel, inspected: Inspected, model: Model) -> bool:
             )
     if inspected.count is not None and inspected.count != len(wanted):
         raise Misuse(
-            f"{what}: it reads {inspected.count} inputs, model {model.name!r} declares {len(wanted)} features: "
+            f"{what}: it reads {inspected.count} inputs, but model {model.name!r} declares {len(wanted)} features: "
             f"{', '.join(wanted)}."
         )
     return bool(named) or given.exported is not None
@@ -298,8 +298,9 @@ def _check_kind(what: str, exported: dict[str, Any], model: Model) -> None:
     classes = exported.get("classes")
     if classes and tuple(classes["names"]) != model.label.class_names:
         raise Misuse(
-            f"{what}: {exported['version']} predicts the classes {', '.join(classes['names'])}; model "
-            f"{model.name!r} declares {', '.join(model.label.class_names)}. Declare the version's classes in its order."
+            f"{what}: {exported['version']} predicts the classes {', '.join(classes['names'])}, but model "
+            f"{model.name!r} declares {', '.join(model.label.class_names)}. Declare the version's classes in its "
+            "order."
         )
 
 
@@ -368,8 +369,8 @@ def check_same(version: Version, what: str, *, seen_until_us: int | None, window
     if other:
         made = format_time(version.made_at_us)[:19]
         raise Conflict(
-            f"{what}: the same content is {version.name} already, imported {made}, and a version stays as it is: "
-            f"{'; '.join(other)}. Leave the option out to go on with {version.name}."
+            f"{what}: the same content was imported already, as {version.name} at {made}, and a version cannot be "
+            f"changed: {'; '.join(other)}. Leave the option out to use {version.name}."
         )
 
 
@@ -387,7 +388,9 @@ def _read(
     except OSError as error:
         raise Unavailable(f"import {path.name}: {file} cannot be read: {error}") from error
     if exported is not None and bytes_hash(data) != exported["sha256"]:
-        raise Corrupt(f"import {path.name}: {file.name} is not what was exported (another SHA-256). Export it again.")
+        raise Corrupt(
+            f"import {path.name}: {file.name} is not what was exported (its SHA-256 differs). Export it again."
+        )
     return FoundModel(path=path, format=name, data=data, kind=kind, declared=declared, exported=exported)
 
 
@@ -415,7 +418,7 @@ def _encoding(
         raise Misuse(f"{what}: categories for {', '.join(strange)}, which the model does not declare as a category.")
     if missing:
         raise Misuse(
-            f"{what}: the values of {', '.join(missing)} are needed, in the order in which the model numbers them: "
+            f"{what}: needed the values of {', '.join(missing)}, in the order in which the model numbers them: "
             'categories={"carrier": ["AA", "UA"]}.'
         )
     return Encoding(dtypes=model.features.dtypes, vocabularies=vocabularies), None, None

@@ -57,14 +57,18 @@ def _score(scorer: Scorer, rows: NDArray[np.float64]) -> None:
     try:
         scores = np.asarray(scorer.predict(rows))
         if scores.size > _MOST_SCORES * len(rows):
-            raise Corrupt(f"the model gives {scores.size // len(rows)} numbers a row; at most {_MOST_SCORES}.")
+            raise Corrupt(
+                f"the model gives {scores.size // len(rows)} numbers a row; at most {_MOST_SCORES} are allowed."
+            )
         for row in rows[:1].tolist() + rows[-1:].tolist():
             scorer.predict_row(row)
     except Corrupt:
         raise
     except Exception as error:  # libraries raise exceptions of any type
         if isinstance(error, MemoryError) or any(text in str(error).lower() for text in _OUT_OF_MEMORY):
-            raise Corrupt(f"the model takes far more memory than its file, for {len(rows)} rows.") from error
+            raise Corrupt(
+                f"the model takes far more memory than the size of its file, to score {len(rows)} rows."
+            ) from error
 
 
 def inspect_file(file: ModelFile) -> Inspected:

@@ -21,12 +21,11 @@ CODE_FOLDER, CODE_MODULE = "code", "trimtab_model"
 _TYPES = {"float": "double", "int": "double", "time": "double", "bool": "boolean", "category": "string"}
 
 OF_TORCH = (
-    "It holds weights, and its module is code that is not in it or that only PyTorch runs. Save it as ONNX and import "
-    "that: let the module take one float input, in which nulls are NaN (torch.nan_to_num), and end with the "
-    "prediction (a probability: with its sigmoid or softmax), pip install onnx onnxscript, then "
-    'torch.onnx.export(module.eval(), (torch.zeros(2, INPUTS),), "model.onnx", dynamo=True, '
-    'dynamic_shapes=({0: "rows"},), external_data=False). Or declare the network with trimtab.training.neural and '
-    "train it here."
+    "The file holds weights, but the code of the module is not in it, or only PyTorch can run it. Save the model as "
+    "ONNX and import that: let the module take one float input, in which nulls are NaN (torch.nan_to_num), and end "
+    "with the prediction (a probability: with its sigmoid or softmax), pip install onnx onnxscript, then "
+    'torch.onnx.export(module.eval(), (torch.zeros(2, INPUTS),), "model.onnx", dynamo=True, dynamic_shapes=({0: '
+    '"rows"},), external_data=False). Or declare the network with trimtab.training.neural and train it here.'
 )
 
 
@@ -93,7 +92,7 @@ def read_mlflow(folder: Path) -> Found:
     try:
         text = (folder / MLMODEL).read_text("utf-8")
     except FileNotFoundError:
-        raise NotFound(f"{what}: there is no {MLMODEL} in it. Give an MLflow model folder, or a model file.") from None
+        raise NotFound(f"{what}: the folder has no {MLMODEL}. Give an MLflow model folder, or a model file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise Misuse(f"{what}: its {MLMODEL} cannot be read: {error}") from error
     document = _read_yaml(what, text)
@@ -108,7 +107,7 @@ def read_mlflow(folder: Path) -> Found:
     if "pytorch" in flavors:
         raise Misuse(f"{what}: it is a model of PyTorch. {OF_TORCH}")
     known = ", ".join(row.name for row in ROWS if row.endings and row.estimators)
-    raise Misuse(f"{what}: it has the flavors {', '.join(flavors) or 'none'}; imported are {known}.")
+    raise Misuse(f"{what}: it has the flavors {', '.join(flavors) or 'none'}; trimtab imports {known}.")
 
 
 def _write_yaml(document: Mapping[str, Any], indent: int = 0) -> str:
@@ -140,9 +139,9 @@ def _read_yaml(what: str, text: str) -> dict[str, Any]:
     try:
         found = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise Misuse(f"{what}: its {MLMODEL} is no YAML: {error}. Give the model's own file.") from error
+        raise Misuse(f"{what}: its {MLMODEL} is not YAML: {error}. Give the model's own file.") from error
     if not isinstance(found, dict):
-        raise Misuse(f"{what}: its {MLMODEL} holds no mapping. Give the model's own file.")
+        raise Misuse(f"{what}: its {MLMODEL} does not hold a mapping. Give the model's own file.")
     return found
 
 
@@ -161,9 +160,9 @@ def _named_file(what: str, folder: Path, flavor: Mapping[str, Any]) -> Path:
         raise Misuse(f"{what}: its {MLMODEL} does not name the model's file.")
     file = (folder / named).resolve()
     if not file.is_relative_to(folder.resolve()):
-        raise Misuse(f"{what}: its {MLMODEL} names {named!r}, which lies outside of it.")
+        raise Misuse(f"{what}: its {MLMODEL} names {named!r}, which is outside the folder.")
     if not file.is_file():
-        raise NotFound(f"{what}: its {MLMODEL} names {named!r}, and there is no such file.")
+        raise NotFound(f"{what}: its {MLMODEL} names {named!r}, but there is no such file.")
     return file
 
 

@@ -69,11 +69,13 @@ class Inputs:
         if missing:
             name = missing[0]
             raise ModelError(
-                f"input {name!r} is missing: needed is {_NEEDED[self._types[name]]} in each row, found are the columns "
+                f"input {name!r} is missing: needed {_NEEDED[self._types[name]]} in each row, found the columns "
                 f"{', '.join(columns) or 'none'}."
             )
         if unknown:
-            raise ModelError(f"column {unknown[0]!r} is no input of this model; its inputs: {', '.join(self.names)}.")
+            raise ModelError(
+                f"column {unknown[0]!r} is not an input of this model; its inputs: {', '.join(self.names)}."
+            )
         out = np.empty((len(columns[self.names[0]]), len(self.names)), np.float64)
         for place, name in enumerate(self.names):
             out[:, place] = [self._number(name, value, row) for row, value in enumerate(columns[name])]
@@ -108,11 +110,11 @@ class Model:
         self.folder = Path(folder)
         self.about = read_document(self.folder / "model.json")
         if self.about.get("format") != FORMAT:
-            raise ModelError(f"{self.folder}: model.json has format {self.about.get('format')}; needed is {FORMAT}.")
+            raise ModelError(f"{self.folder}: model.json has format {self.about.get('format')}; needed {FORMAT}.")
         file = self.folder / self.about["file"]
         data = file.read_bytes()
         if hashlib.sha256(data).hexdigest() != self.about["sha256"]:
-            raise ModelError(f"{file}: it is not what was exported (another SHA-256). Export it again.")
+            raise ModelError(f"{file}: it is not what was exported (its SHA-256 differs). Export it again.")
         self._inputs = Inputs(self.about["inputs"])
         self._score = exported_scorer(self.about["runtime"], data, self._inputs.names)
 
@@ -179,7 +181,7 @@ def read_document(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{file}: it cannot be read: {error}") from error
     if not isinstance(found, dict):
-        raise ModelError(f"{file}: it holds no document.")
+        raise ModelError(f"{file}: it does not hold a JSON document.")
     return found
 
 
@@ -205,7 +207,10 @@ def _columns_of_rows(rows: Any, inputs: list[str]) -> dict[str, list[Any]]:
             raise ModelError(f"row {number}: {row!r} is a {type(row).__name__}. Give dicts of the model's inputs.")
         if row.keys() != rows[0].keys():
             other = sorted(row.keys() ^ rows[0].keys())[0]
-            raise ModelError(f"row {number}: {other!r} is in this row or in row 0, and not in both. Null is None.")
+            raise ModelError(
+                f"row {number}: only one of this row and row 0 has {other!r}. Give all rows the same inputs (None for "
+                "null)."
+            )
     names = [str(name) for name in rows[0]] if len(rows) else inputs
     return {name: [row[name] for row in rows] for name in names}
 
@@ -238,7 +243,7 @@ def _read(name: str, kind: str, text: Any, row: int) -> Any:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
         return int(text) if kind in ("int", "time") else float(text)
     except (ValueError, KeyError):
-        raise ModelError(f"input {name!r} in row {row}: {text!r} is none; needed: {_NEEDED[kind]}.") from None
+        raise ModelError(f"input {name!r} in row {row}: {text!r} is not {_NEEDED[kind]}.") from None
 
 
 def main(arguments: list[str]) -> int:

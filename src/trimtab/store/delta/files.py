@@ -154,7 +154,7 @@ class ParquetFiles:
             return
         match, path = _NAME.fullmatch(name), self.directory / name
         if match is None:
-            raise Corrupt(f"{path}: no file of a trimtab table. Restore the table's _delta_log from a copy.")
+            raise Corrupt(f"{path}: not a file of a trimtab table. Restore the table's _delta_log from a copy.")
         try:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -69,7 +69,8 @@ class DeltaLog:
             name = field.type.type if isinstance(field.type, PrimitiveType) else str(field.type)
             if name not in _DTYPES:
                 raise Misuse(
-                    f"{self.directory}: column {field.name!r} is a {name}, which trimtab does not write. Use another."
+                    f"{self.directory}: column {field.name!r} is a {name}, which trimtab cannot write. Use another "
+                    "type."
                 )
             found[field.name] = _DTYPES[name]
         return found
@@ -281,7 +282,7 @@ class DeltaLog:
             more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
             raise Misuse(
                 f"table {self.directory}: these columns differ from the table's: {'; '.join(differences[:5])}{more}. "
-                "Give rows of its columns; a column whose type changed needs a new name."
+                "Give rows with the columns of the table; a column whose type changed needs a new name."
             )
 
     @contextlib.contextmanager

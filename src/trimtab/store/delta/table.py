@@ -55,7 +55,9 @@ class DeltaTable(Closing):
                 f"{directory}: cannot be made ({error}). Give a directory this user may write."
             ) from error
         if _ESCAPE.search(str(self.directory)):
-            raise Misuse(f"table: {directory}: Delta Lake decodes %20 and its like in a path. Give one without.")
+            raise Misuse(
+                f"table: {directory}: Delta Lake decodes escapes such as %20 in a path. Give a path without them."
+            )
         self._files = ParquetFiles(self.directory)
         self._mutex = threading.RLock()
         try:
@@ -175,7 +177,9 @@ class DeltaTable(Closing):
                 if name not in dtypes:
                     raise NotFound(f"{self.directory}: no column {name!r}; there are: {', '.join(dtypes)}.")
                 if column.dtype != dtypes[name] or column.dtype not in ("str", "int"):
-                    raise Misuse(f"{self.directory}: {name!r} is {dtypes[name]}. Erase by its texts or whole numbers.")
+                    raise Misuse(
+                        f"{self.directory}: {name!r} is {dtypes[name]}. Erase by a column of texts or whole numbers."
+                    )
             if instead is not None:
                 delta = self._log.widened(delta, instead)
                 self._log.check_columns(delta, instead)

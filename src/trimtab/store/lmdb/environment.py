@@ -149,8 +149,8 @@ class LmdbEnvironment:
             return False
         if found is None and not make:
             raise Unavailable(
-                f"{self.path}/data.mdb: was removed while this process reads it. Try again once it is there. If it "
-                f"is not made again: {self.repair}"
+                f"{self.path}/data.mdb: the file was removed while this process reads it. Try again once it is back. "
+                f"If it does not come back: {self.repair}"
             )
         with self._mutex, self._alone():
             self._refuse_closed()
@@ -269,7 +269,7 @@ class LmdbEnvironment:
         check_writable(self.path)
         try:
             if data.exists() and data.stat().st_size == 0:
-                raise Corrupt(f"{data}: empty, which it never is. {self.repair}")
+                raise Corrupt(f"{data}: the file is empty, so its content was lost. {self.repair}")
             if not data.exists():
                 make_folder(self.path)
                 _create(self.path)

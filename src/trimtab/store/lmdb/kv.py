@@ -264,11 +264,11 @@ def _check(transaction: Any, store: LmdbKeyValue) -> int:
         # the loop goes directly from leaf to leaf, but a look-up needs the pages above the leaves, which this checks
         if transaction.get(key) is None:
             raise Corrupt(
-                f"{store.directory}/data.mdb: key {key!r} is there and cannot be found: a page that leads to it is "
+                f"{store.directory}/data.mdb: key {key!r} is stored but cannot be found: a page that leads to it is "
                 f"damaged. {store._repair}"
             )
         before, count = key, count + 1
     entries = transaction.stat()["entries"]
     if count != entries:
-        raise Corrupt(f"{store.directory}/data.mdb: {count} pairs where {entries} were written. {store._repair}")
+        raise Corrupt(f"{store.directory}/data.mdb: found {count} pairs, but {entries} were written. {store._repair}")
     return count - 1  # do not count the key that holds the format

@@ -30,7 +30,7 @@ def named(error: sqlite3.Error | UnicodeDecodeError, what: str) -> TrimtabError:
     if primary == sqlite3.SQLITE_TOOBIG:
         return Misuse(f"{what}: {error}. A value may have up to 1,000,000,000 bytes; store it in smaller parts.")
     if primary == sqlite3.SQLITE_CONSTRAINT:
-        return Conflict(f"{what}: {error}. Another process wrote the same row; read again, then decide.")
+        return Conflict(f"{what}: {error}. Another process wrote the same row; read it again before you decide.")
     if primary in _NOT_NOW and code not in _SHORT_READ:
         return Unavailable(f"{what}: {_NOT_NOW[primary]} (SQLite: {error}).")
     return Corrupt(f"{what}: not a sound database file (SQLite: {error}). Restore it from a copy, or move it away.")

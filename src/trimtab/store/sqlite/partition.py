@@ -203,7 +203,9 @@ class PartitionWriter:
             connection.execute("VACUUM")
             (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
-            raise Unavailable(f"{self.path}-wal: another process reads it, so old bytes stay in it. Do this again.")
+            raise Unavailable(
+                f"{self.path}-wal: another process is reading it, so old bytes stay in it. Do this again later."
+            )
         return changed
 
     def checkpoint(self) -> None:
@@ -433,4 +435,6 @@ def open_writer(path: Path, lock: FileLock, mode: Mode) -> PartitionWriter:
 
 def busy(path: Path, lock_path: Path) -> Conflict:
     """Return the error to raise if another process is writing a partition."""
-    return Conflict(f"{path}: process {FileLock.holder(lock_path)} writes it. Do this there, or once that has ended.")
+    return Conflict(
+        f"{path}: process {FileLock.holder(lock_path)} is writing to it. Do this in that process, or when it has ended."
+    )

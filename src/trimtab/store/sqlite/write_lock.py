@@ -86,4 +86,4 @@ class WriteLock:
             raise Unavailable(f"{self.path}: {error}. Check free space and access, and try again.") from error
 
     def _late(self) -> Unavailable:
-        return Unavailable(f"{self.path}: others wrote for more than {self._wait_s:g} s. Try again.")
+        return Unavailable(f"{self.path}: other processes were writing for more than {self._wait_s:g} s. Try again.")

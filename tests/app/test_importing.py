@@ -119,7 +119,7 @@ def test_a_bare_model_becomes_a_version_that_serves_only_once_it_is_promoted(emp
             project.import_model(
                 tmp_path / "theirs.txt", "buyer", golden=file, window="8d", categories=SITES, seen_until="2024-03-21"
             )
-        assert "may have been trained on these rows" not in project.card(made.name)  # seen until before its window
+        assert "may have seen these rows" not in project.card(made.name)  # seen until before its window
         again = project.import_model(
             tmp_path / "theirs.txt", "buyer", golden=file, categories=SITES, first=True, why="the old system's model"
         )
@@ -239,7 +239,7 @@ def test_an_mlflow_folder_is_read_without_mlflow(empty: Path, tmp_path: Path) ->
         with pytest.raises(Misuse, match="missing x; not declared why"):
             project.import_model(folder, "buyer", golden=file, categories=SITES)
         (folder / "MLmodel").write_text(MLMODEL.replace("model.lgb", "../model.lgb"))
-        with pytest.raises(Misuse, match="outside of it"):
+        with pytest.raises(Misuse, match="outside the folder"):
             project.import_model(folder, "buyer", golden=file, categories=SITES)
         (folder / "MLmodel").write_text("flavors:\n  spark:\n    data: x\n")
         with pytest.raises(Misuse, match="it has the flavors spark"):
@@ -254,7 +254,7 @@ def test_inputs_that_are_not_the_features_are_named(empty: Path) -> None:
         ([*NAMES[:3], "other"], r"missing site\.level_1d; not declared other"),
         ([*NAMES, "more"], "missing none; not declared more"),
         ([NAMES[1], NAMES[0], *NAMES[2:]], "its input 1 is 'site', the feature there is 'x'"),
-        (["Column_0", "Column_1", "Column_2"], "it reads 3 inputs, model 'buyer' declares 4 features"),
+        (["Column_0", "Column_1", "Column_2"], "it reads 3 inputs, but model 'buyer' declares 4 features"),
     ):
         looked = Inspected(runtime="lightgbm", data=b"", kind="Booster", inputs=tuple(names), count=len(names))
         with pytest.raises(Misuse, match=said):
@@ -344,14 +344,14 @@ def test_a_catboost_model_with_categories_of_its_own_is_refused_by_name(tmp_path
     rows = [["a", 1.0], ["b", 2.0]] * 20
     quiet = {"iterations": 2, "verbose": False, "allow_writing_files": False}
     catboost.CatBoostClassifier(**quiet).fit(rows, [0, 1] * 20, cat_features=[0]).save_model(str(tmp_path / "own.cbm"))
-    with pytest.raises(Misuse, match="encodes categories by itself, and trimtab gives it their numbers"):
+    with pytest.raises(Misuse, match="encodes categories by itself, but trimtab gives it numbers for them"):
         look("catboost", (tmp_path / "own.cbm").read_bytes())
 
 
 def test_a_look_says_what_an_estimator_takes() -> None:
     plain = look("skops", skops.io.dumps(LogisticRegression().fit(INPUTS, LABELS)))
     assert (plain.count, plain.inputs, plain.accepts_null) == (4, (), False)
-    with pytest.raises(Misuse, match="no estimator of scikit-learn"):
+    with pytest.raises(Misuse, match="not an estimator of scikit-learn"):
         look("skops", skops.io.dumps({"a": 1}))
     with pytest.raises(Misuse, match="no fit and predict"):
         look("pickle", pickle.dumps({"a": 1}))
@@ -370,7 +370,7 @@ def test_an_onnx_graph_that_takes_so_many_rows_or_has_its_weights_elsewhere_is_r
     elsewhere = TensorProto(name="weights", data_type=TensorProto.DOUBLE, dims=[4, 1])
     elsewhere.data_location = TensorProto.EXTERNAL
     elsewhere.external_data.add(key="location", value="graph.onnx.data")
-    with pytest.raises(Misuse, match=r"its weights lie in another file\. Save it as one"):
+    with pytest.raises(Misuse, match=r"its weights are in another file\. Save all in one"):
         look("onnx", graph(weights=elsewhere))
     with pytest.raises(Misuse, match="it takes 2 rows at a time"):
         look("onnx", graph(rows=2))
@@ -407,7 +407,7 @@ def test_an_onnx_graph_whose_output_is_no_numbers_is_refused_with_its_type() -> 
     worded = one_node_after_another(
         helper.make_node("Cast", ["inputs"], ["out"], to=TensorProto.STRING), weights=[], given=TensorProto.STRING
     )
-    with pytest.raises(Misuse, match=r"its output 'out' is tensor\(string\), numbers are needed"):
+    with pytest.raises(Misuse, match=r"its output 'out' is tensor\(string\), needed numbers"):
         look("onnx", worded)
 
 
@@ -449,7 +449,7 @@ def test_a_small_file_may_not_take_much_memory(empty: Path, tmp_path: Path) -> N
     (tmp_path / "huge.txt").write_text(booster(NAMES).model_to_string().replace("num_class=1", "num_class=2147483647"))
     with shop.opened(empty) as project:
         for file, said in (
-            ("huge.onnx", "far more memory than its file"),
+            ("huge.onnx", "far more memory than the size of its file"),
             ("wide.onnx", "gives 4000000 numbers a row|far more memory"),
             ("huge.txt", "lightgbm"),
         ):

@@ -203,7 +203,7 @@ def test_features_that_were_changed_can_be_trained_at_once_while_the_version_of_
 def test_a_metric_that_is_none_is_refused_where_it_is_declared(trained: Path) -> None:
     project_file = trained / "project.py"
     project_file.write_text(project_file.read_text().replace('metric="log_loss"', 'metric="logloss"'))
-    with pytest.raises(Misuse, match=r"'logloss' is none of .*log_loss"):
+    with pytest.raises(Misuse, match=r"'logloss' must be one of .*log_loss"):
         shop.opened(trained, shop.NOW_US)
 
 

@@ -87,7 +87,7 @@ def test_a_process_of_its_own_trains_a_trusted_class(tmp_path: Path) -> None:
 
 def test_a_class_without_trust_is_refused_and_nothing_is_stored(tmp_path: Path) -> None:
     with loaded(write(tmp_path / "own", trust="")) as project:
-        with pytest.raises(Misuse, match=r'own_estimator\.Own: no safe format stores it .* trust="pickle"'):
+        with pytest.raises(Misuse, match=r'own_estimator\.Own: no safe format can store it .* trust="pickle"'):
             project.train()
         assert project.registry.versions("buyer") == []
         assert project.runs()[-1].state == "failed"
@@ -96,7 +96,7 @@ def test_a_class_without_trust_is_refused_and_nothing_is_stored(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("spoilt", "message"),
     [
-        ("scores * np.nan", r"model 'buyer': \d+ of \d+ predictions are no number, e.g. nan"),
+        ("scores * np.nan", r"model 'buyer': \d+ of \d+ predictions are not numbers, e.g. nan"),
         ("scores[1:]", r"model 'buyer': predictions of shape \(\d+,\) for \d+ rows"),
         ("np.stack([scores, scores], 1)", r"model 'buyer': predictions of shape \(\d+, 2\) for \d+ rows"),
         ("scores + 1", r"model 'buyer': \d+ of \d+ predictions lie outside \[0, 1\]"),
@@ -116,7 +116,7 @@ def test_what_answers_nonsense_is_refused_and_the_run_says_why(tmp_path: Path, s
 def test_trust_is_one_word(tmp_path: Path) -> None:
     order = tt.request("order", key="id", time="at", columns={"id": str, "at": tt.Time, "x": float})
     came = tt.source("came", time="at", columns={"id": str, "at": tt.Time, "came": bool})
-    with pytest.raises(Misuse, match=r"model 'm': trust='yes'. Needed: \"pickle\""):
+    with pytest.raises(Misuse, match=r"model 'm': trust='yes'. Give \"pickle\""):
         tt.model(
             "m",
             request=order,
@@ -174,7 +174,7 @@ def test_a_champion_whose_class_was_changed_can_be_replaced_though_it_answers_no
         (folder / "project.py").write_text(text.replace("class Own", "class Other").replace("Own)", "Other)"))
     with shop.opened(folder) as project:
         project.apply()
-        code = "Pickle does not store the code of its class: bring that back as it was"
+        code = "Pickle does not store the code of the model's class: bring that code back as it was"
         with pytest.raises(Misuse, match=code):
             project.predict("buyer", [shop.visit("new", shop.NOW_US - 1)])
         (red,) = [line for line in project.status().red if "buyer@2" in line]

@@ -153,7 +153,7 @@ def test_a_model_of_logged_rows_is_trained_from_its_own_answers(trained: Path) -
         ("raise OSError('no licence')", "no licence"),
         ("return LogisticRegression(C=-1.0)", r"LogisticRegression.fit raised InvalidParameterError"),
         ("from sklearn.linear_model import Ridge; return Ridge()", r"lie outside \[0, 1\]"),
-        ("from sklearn.svm import SVC; return SVC()", "gives classes and no probabilities"),
+        ("from sklearn.svm import SVC; return SVC()", "predicts classes, not probabilities"),
         ("from sklearn.linear_model import LinearRegression as L\n    from sklearn.multioutput import "
          "MultiOutputRegressor as M; return M(L())", "buyer"),
     ],

@@ -79,7 +79,7 @@ def test_a_target_that_is_no_number_names_its_request(make: Callable[..., Any], 
     world = make(metric=metric, value=KINDS[metric], days=20)
     training_set = with_target(world.training_set(), 3, value)
     key = training_set.keys.to_list()[np.flatnonzero(training_set.usable)[3]]
-    with pytest.raises(Misuse, match=rf"'late_flight': 1 of \d+ labels are no number .*'{key}', {value}"):
+    with pytest.raises(Misuse, match=rf"'late_flight': 1 of \d+ labels are not numbers .*'{key}', {value}"):
         fit(world.model, training_set)
 
 
@@ -101,8 +101,8 @@ def test_windows_that_hold_too_little_are_refused_for_every_kind(make: Callable[
     [
         (two_columns, r"predictions of shape \(\d+, 2\) for \d+ rows. One a row"),
         (one_row_less, r"predictions of shape \(\d+,\) for \d+ rows. One a row"),
-        (not_a_number, "predictions are no number, e.g. nan"),
-        (endless, "predictions are no number, e.g. inf"),
+        (not_a_number, "predictions are not numbers, e.g. nan"),
+        (endless, "predictions are not numbers, e.g. inf"),
         (words, "its prediction raised ValueError"),
     ],
 )
@@ -261,7 +261,7 @@ def test_an_estimator_that_changes_the_rows_it_answers_is_refused(make: Callable
 
 def test_an_estimator_that_nothing_stores_is_named_with_its_model(make: Callable[..., Any]) -> None:
     world = make(estimator=Spoiler)
-    with pytest.raises(Misuse, match=r"^model 'late_flight': estimator .*Spoiler: no safe format stores it"):
+    with pytest.raises(Misuse, match=r"^model 'late_flight': estimator .*Spoiler: no safe format can store it"):
         fit(world.model, world.training_set())
 
 
@@ -279,5 +279,5 @@ def test_what_cannot_be_stored_or_gives_no_probability_is_named_with_its_model(m
     locked, classes = make(estimator=Locked), make(estimator=LinearSVC)
     with pytest.raises(Misuse, match=r"^model 'late_flight': .*cannot pickle '_thread\.lock'.*no lock, open file"):
         fit(locked.model, locked.training_set(), trust="pickle")
-    with pytest.raises(Misuse, match=r"^model 'late_flight': estimator LinearSVC: it gives classes and no prob"):
+    with pytest.raises(Misuse, match=r"^model 'late_flight': estimator LinearSVC: it predicts classes, not prob"):
         fit(classes.model, classes.training_set())

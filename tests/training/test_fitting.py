@@ -128,7 +128,7 @@ def test_a_target_that_is_no_number_is_refused(make: Callable[..., Any], trainin
     row = int(np.flatnonzero(training_set.usable)[3])
     holes[row] = np.nan
     broken = msgspec.structs.replace(training_set, labels=msgspec.structs.replace(training_set.labels, values=holes))
-    with pytest.raises(Misuse, match=f"1 of .* labels are no number .*'f{row}'"):
+    with pytest.raises(Misuse, match=f"1 of .* labels are not numbers .*'f{row}'"):
         fit(world.model, broken)
 
 
@@ -147,13 +147,13 @@ def test_labels_other_than_0_and_1_need_another_metric(make: Callable[..., Any])
         (lambda: Own(raises="empty"), r"prediction raised RuntimeError: no values, in predict at test_fitting\.py"),
         (lambda: Own(raises="empty alone"), r"raised RuntimeError: no values, in predict at test_fitting\.py"),
         (lambda: Own(np.zeros((3, 2))), r"predictions of shape \(3, 2\)"),
-        (lambda: Own(np.nan), "are no number, e.g. nan"),
+        (lambda: Own(np.nan), "are not numbers, e.g. nan"),
         (lambda: Own(1.5), r"lie outside \[0, 1\], e.g. 1.5"),
         (lambda: Own(-0.1), r"lie outside \[0, 1\], e.g. -0.1"),
         (lambda: object(), "has no fit method"),
         (lambda: 1 / 0, "its estimator function raised ZeroDivisionError"),
         (lambda: Path("no/such/file").read_text(), "its estimator function raised FileNotFoundError"),
-        (lambda: SGDClassifier(), "gives classes and no probabilities"),
+        (lambda: SGDClassifier(), "predicts classes, not probabilities"),
     ],
 )
 def test_a_bad_estimator_is_named_with_its_cause(

@@ -121,7 +121,7 @@ def test_a_handful_of_rows_proves_nothing(world: Any, training_set: TrainingSet)
 
 def test_a_column_that_requests_get_only_later_is_refused(world: Any, training_set: TrainingSet) -> None:
     filled = with_hindsight(training_set, distance=seen(twice=50, changed=20, filled=20))
-    with pytest.raises(Misuse, match=r"'distance' was null in 20 of 50 requests .*900 rows .* Read by: km\."):
+    with pytest.raises(Misuse, match=r"'distance' was null in 20 of 50 requests .*900 rows .* Features that read it: km\."):
         fit(world.model, filled)
     assert look(world.model, with_hindsight(training_set, distance=seen(twice=50, changed=20))) == [
         ("known_later", "distance", "warning")
@@ -203,7 +203,7 @@ def test_groups_on_both_sides_are_separated_from_new_ones(world: Any, training_s
     old, new = (one for one in found.slices if one.column == "carrier (group)")
     assert (old.holds, new.holds) == ("learnt from", "new")
     assert old.rows + new.rows == found.rows
-    assert f"{old.rows} of {found.rows} rows judged are of 1 groups" in leak.found
+    assert f"{old.rows} of {found.rows} evaluated rows belong to 1 groups" in leak.found
 
 
 def test_rows_entered_twice_are_noticed(world: Any, training_set: TrainingSet) -> None:

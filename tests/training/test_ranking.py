@@ -163,17 +163,17 @@ def test_a_ranking_names_its_lists_and_they_are_part_of_its_recipe():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"group": None}, r'has no group. Needed: the column of the request.*group="search_id"; there are search_id'),
-        ({"group": "stars"}, "'stars' is no such column"),
+        ({"group": None}, r'has no group. Needed: the column of the request.*group="search_id"; such columns: search_id'),
+        ({"group": "stars"}, "'stars' is not such a column"),
         ({"group": "offer_id"}, "each list has one row"),
-        ({"calibration": "platt"}, "calibration='platt' of a ranking: scores order a list and are no probabilities"),
+        ({"calibration": "platt"}, "calibration='platt' of a ranking: scores order a list and are not probabilities"),
         ({"costs": {"false_positive": 1, "false_negative": 1}}, "its rows are not answered with yes or no"),
-        ({"weights": "balanced"}, 'weights="balanced" needs classes'),
+        ({"weights": "balanced"}, 'weights="balanced" needs a model of classes'),
         (
             {"sample": sample(negatives=0.1)},
-            r"sample\(negatives=0.1, seed=0\) of a model of lists. Give a share of all",
+            r"sample\(negatives=0.1, seed=0\) does not fit a model of lists. Give a share of all",
         ),
-        ({"metric": "ndcg_loss(0)"}, r"none of multi_log_loss.* or tt.ndcg_loss\(places\)"),
+        ({"metric": "ndcg_loss(0)"}, r"one of multi_log_loss.* or tt.ndcg_loss\(places\)"),
         (
             {"label": label(clicks, key="offer_id", value="offer_id", wait="1d", classes=["a", "b", "c"])},
             "its label has 3 classes",
@@ -306,7 +306,7 @@ def test_only_whole_lists_are_learnt_from_and_the_manifest_counts_the_others(sho
         ),
         (lambda d: d * 0.5, "relevance must be a whole number from 0 to 30"),
         (lambda d: d * 20, r"whole number from 0 to 30; .* e.g. 40"),
-        (lambda d: np.ones(d.size), "in each list to learn from all rows are of one relevance"),
+        (lambda d: np.ones(d.size), "in each training list all rows have the same relevance"),
     ],
 )
 def test_a_relevance_that_cannot_be_learnt_from_is_named(change: Any, said: str, shown: Searches):
@@ -320,7 +320,7 @@ def test_lists_beyond_the_library_or_of_no_name_are_named(shown: Searches):
     long = searches(days=1, per_day=4, longest=10_400, seed=3)
     one: list[str | None] = ["all"] * len(long.keys)
     built = msgspec.structs.replace(long, lists=one, at_us=np.full(len(one), START_US)).training_set()
-    with pytest.raises(Misuse, match=r"a list has [12]\d,\d+ rows, and the library takes 10,000 at most"):
+    with pytest.raises(Misuse, match=r"a list has [12]\d,\d+ rows, but LightGBM takes 10,000 at most"):
         fit(made(), built)
 
 

@@ -55,7 +55,7 @@ def same(trials: list[Trial]) -> list[Trial]:
         (lambda: tt.choice(1.0, float("nan")), "two or more"),
         (lambda: tt.choice([1], [2]), "two or more"),
         (lambda: tt.search({}), "names no parameter"),
-        (lambda: tt.search({"a": 3}), "'a': 3 is no space"),
+        (lambda: tt.search({"a": 3}), "'a': 3 is not a search space"),
         (lambda: tt.search(SPACES, trials=0), "trials=0"),
         (lambda: tt.search(SPACES, folds=True), "folds=True"),
         (lambda: tt.search(SPACES, seed=-1), "seed=-1"),
@@ -73,7 +73,7 @@ def test_spaces_and_budgets_that_make_no_sense_are_refused(make: Callable[[], An
 @pytest.mark.parametrize(
     ("estimator", "message"),
     [
-        (lambda strength: None, r"search looks for intercept, and its estimator function takes strength"),
+        (lambda strength: None, r"search looks for intercept, but its estimator function takes strength"),
         (lambda strength, intercept, depth: None, "needs depth, which search does not look for"),
         (LogisticRegression, "search looks for strength, intercept"),
     ],
@@ -97,7 +97,7 @@ def test_parameters_are_of_the_recipe_and_the_search_is_not(world: Any) -> None:
     assert with_parameters(model, {"strength": 0.5, "intercept": False}).new_estimator().C == 0.5
     assert model.new_estimator().C == 1.0
     without = searched(world, lambda strength, intercept: None)
-    with pytest.raises(Misuse, match=r"nothing was chosen yet for strength, intercept. Search first: trimtab search"):
+    with pytest.raises(Misuse, match=r"no search has chosen a value yet for strength, intercept. Search first: trimtab search"):
         without.new_estimator()
 
 

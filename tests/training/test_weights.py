@@ -105,14 +105,14 @@ def test_weights_come_from_a_column_an_expression_or_a_function(world: Any, trai
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": "weight"}, "weights read weight; there are flight_id"),
+        ({"weights": "weight"}, "weights read weight, which is not known. Known: flight_id"),
         ({"weights": "carrier"}, "is str. Needed: a number"),
         ({"weights": 3}, 'Needed: "balanced", the name of a column'),
-        ({"weights": "balanced", "metric": "squared_error"}, "needs classes"),
+        ({"weights": "balanced", "metric": "squared_error"}, "needs a model of classes"),
         ({"sample": 0.1}, r"Needed: tt.sample\(negatives=0.1, seed=1\)"),
         ({"sample": Sample(negatives=0.5), "metric": "squared_error"}, r"tt.sample\(rows=0.1\)"),
         ({"rows": "live"}, 'neither "history" nor "logged"'),
-        ({"group": "customer"}, "group='customer' is none of"),
+        ({"group": "customer"}, "group='customer' must be one of"),
         ({"allow_leakage": "km"}, "allow_leakage='km'. Give a list of names"),
         ({"allow_leakage": ["kms"]}, r"allow_leakage=\['kms'\]"),
     ],

@@ -73,8 +73,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
             return self.estimator(**self.chosen.values)
         if self.search is not None and (without := lacking(self.search, self.estimator)):
             raise Misuse(
-                f"model {self.name!r}: nothing was chosen yet for {', '.join(without)}. Search first: trimtab search "
-                f"{self.name}. Or give the estimator's function defaults."
+                f"model {self.name!r}: no search has chosen a value yet for {', '.join(without)}. Search first: "
+                f"trimtab search {self.name}. Or give the estimator's function defaults."
             )
         return self.estimator()
 
@@ -170,7 +170,9 @@ def model(
     """
     check_name(name, "model")
     if not callable(estimator):
-        raise Misuse(f"model {name!r}: estimator={estimator!r} is no function. Write estimator=lambda: {estimator!r}.")
+        raise Misuse(
+            f"model {name!r}: estimator={estimator!r} is not a function. Write estimator=lambda: {estimator!r}."
+        )
     _check_metric(name, metric, label)
     if loss_kind(metric) == "ranking":
         _check_ranking(name, request, group, calibration=calibration, costs=costs)
@@ -181,7 +183,7 @@ def model(
         raise Misuse(
             f"model {name!r}: calibration={calibration!r} with metric={metric!r}. Needed: one of "
             f"{', '.join(get_args(RecalibrationKind))}, and a metric of probabilities of one class (log_loss, brier); "
-            "for several classes platt alone."
+            "for several classes only platt."
         )
     if label.source.columns.get(label.key) != request.columns[request.key]:
         raise Misuse(
@@ -191,11 +193,13 @@ def model(
     read = feature_set(request, features)
     there = {**request.columns, **read.dtypes}
     if trust is not None and trust not in get_args(Trust):
-        raise Misuse(f'model {name!r}: trust={trust!r}. Needed: "pickle", or no trust where a safe format will do.')
+        raise Misuse(
+            f'model {name!r}: trust={trust!r}. Give "pickle", or leave it out if a safe format can store the model.'
+        )
     if rows not in get_args(RowsFrom):
         raise Misuse(f'model {name!r}: rows={rows!r} is neither "history" nor "logged".')
     if group is not None and group not in there:
-        raise Misuse(f"model {name!r}: group={group!r} is none of {', '.join(there)}.")
+        raise Misuse(f"model {name!r}: group={group!r} must be one of {', '.join(there)}.")
     return Model(
         name=name,
         request=request,
@@ -296,7 +300,7 @@ def _check_metric(name: str, metric: Metric, label: Label) -> None:
     except (Misuse, AttributeError, TypeError):
         names = ", ".join((*CLASS_LOSSES, *LOSSES))
         raise Misuse(
-            f"model {name!r}: metric={metric!r} is none of {names}, tt.pinball(quantile) or tt.ndcg_loss(places)."
+            f"model {name!r}: metric={metric!r} must be one of {names}, tt.pinball(quantile) or tt.ndcg_loss(places)."
         ) from None
     if label.classes and kind != "multiclass":
         raise Misuse(
@@ -305,14 +309,14 @@ def _check_metric(name: str, metric: Metric, label: Label) -> None:
         )
     if kind == "multiclass" and not label.classes:
         raise Misuse(
-            f"model {name!r}: metric={metric!r} is for several classes, and its label names none. Needed: "
+            f"model {name!r}: metric={metric!r} is for several classes, but its label declares none. Needed: "
             'tt.label(..., classes=["...", ...]), or another metric.'
         )
 
 
 _LISTS = ("str", "int")
 _NOT_OF_LISTS = {
-    "calibration": "scores order a list and are no probabilities. Leave it out, or use metric='log_loss'",
+    "calibration": "scores order a list and are not probabilities. Leave it out, or use metric='log_loss'",
     "costs": "a list is ordered, and its rows are not answered with yes or no. Leave them out",
 }
 
@@ -321,10 +325,10 @@ def _check_ranking(name: str, request: Request, group: str | None, **given: obje
     """Check the group of a ranking, and refuse options that a ranking cannot have. # D86"""
     columns = ", ".join(c for c, dtype in request.columns.items() if dtype in _LISTS and c != request.key)
     if group is None or request.columns.get(group) not in _LISTS:
-        found = "has no group" if group is None else f"group={group!r} is no such column"
+        found = "has no group" if group is None else f"group={group!r} is not such a column"
         raise Misuse(
             f"model {name!r}: it ranks lists and {found}. Needed: the column of the request, a str or an int, whose "
-            f'value the rows of one list share, e.g. group="search_id"; there are {columns}.'
+            f'value the rows of one list share, e.g. group="search_id"; such columns: {columns}.'
         )
     if group == request.key:
         raise Misuse(

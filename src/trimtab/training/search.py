@@ -114,7 +114,9 @@ def integer(low: int, high: int, *, log: bool = False) -> Integer:
     Integer(low=7, high=63, log=True)
     """
     if any(isinstance(one, bool) or not isinstance(one, int) for one in (low, high)) or low >= high:
-        raise Misuse(f"integer({low!r}, {high!r}): needed are two whole numbers, the lower one first: integer(3, 12).")
+        raise Misuse(
+            f"integer({low!r}, {high!r}): give two whole numbers, the lower one first, such as integer(3, 12)."
+        )
     if log and low < 1:
         raise Misuse(f"integer({low}, {high}, log=True): the lower bound must be at least 1.")
     return Integer(low, high, log)
@@ -131,7 +133,7 @@ def number(low: float, high: float, *, log: bool = False) -> Number:
     """
     real = all(not isinstance(x, bool) and isinstance(x, int | float) and math.isfinite(x) for x in (low, high))
     if not real or low >= high:
-        raise Misuse(f"number({low!r}, {high!r}): needed are two numbers, the lower one first: number(0.01, 0.3).")
+        raise Misuse(f"number({low!r}, {high!r}): give two numbers, the lower one first, such as number(0.01, 0.3).")
     if log and low <= 0:
         raise Misuse(f"number({low}, {high}, log=True): the lower bound must be above 0.")
     return Number(float(low), float(high), log)
@@ -150,7 +152,7 @@ def choice(*options: Value) -> Choice:
         one is None or isinstance(one, str | int) or (isinstance(one, float) and math.isfinite(one)) for one in options
     )
     if not plain or len(options) < 2 or len({(type(one).__name__, str(one)) for one in options}) < len(options):
-        raise Misuse(f"choice{options!r}: needed are two or more different texts or numbers: choice('gbdt', 'dart').")
+        raise Misuse(f"choice{options!r}: give two or more different texts or numbers, such as choice('gbdt', 'dart').")
     return Choice(options)
 
 
@@ -183,8 +185,8 @@ def search(
     for name, space in spaces.items():
         if not isinstance(name, str) or not isinstance(space, Integer | Number | Choice):
             raise Misuse(
-                f"search: {name!r}: {space!r} is no space. Needed: tt.integer(low, high), tt.number(low, high) or "
-                "tt.choice(one, another)."
+                f"search: {name!r}: {space!r} is not a search space. Needed: tt.integer(low, high), tt.number(low, "
+                "high) or tt.choice(one, another)."
             )
     for what, given, low, high in (("trials", trials, 1, 100_000), ("folds", folds, *_FOLDS), ("seed", seed, 0, 2**31)):
         if isinstance(given, bool) or not isinstance(given, int) or not low <= given <= high:
@@ -232,7 +234,7 @@ def checked_search(name: str, given: Search | None, estimator: Callable[..., Any
         )
     if unknown:
         raise Misuse(
-            f"model {name!r}: search looks for {', '.join(unknown)}, and its estimator function takes "
+            f"model {name!r}: search looks for {', '.join(unknown)}, but its estimator function takes "
             f"{', '.join(named) or 'no argument'}. Write estimator=lambda {', '.join(wanted)}: ..."
         )
     return given

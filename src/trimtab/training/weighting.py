@@ -104,9 +104,11 @@ def checked_sample(
     if not binary and (given.negatives, given.positives) != (1.0, 1.0):
         of = "several classes" if classes else "lists" if ranks else "numbers"
         better = f"shares by class: tt.sample(classes={{{classes[0]!r}: 0.1}})" if classes else "a share of all"
-        raise Misuse(f"model {name!r}: sample={given!r} of a model of {of}. Give {better}, or tt.sample(rows=0.1).")
+        raise Misuse(
+            f"model {name!r}: sample={given!r} does not fit a model of {of}. Give {better}, or tt.sample(rows=0.1)."
+        )
     if given.classes is not msgspec.UNSET and (unknown := [one for one in given.classes if one not in classes]):
-        found = f"its classes are {', '.join(classes)}" if classes else "it is no model of several classes"
+        found = f"its classes are {', '.join(classes)}" if classes else "the model does not have several classes"
         raise Misuse(f"model {name!r}: sample={given!r} names {unknown[0]!r}; {found}.")
     return given
 
@@ -129,15 +131,18 @@ def checked_weights(name: str, given: GivenWeights | None, known: dict[str, Dtyp
     if isinstance(given, str) and given == "balanced":
         if not classes:
             raise Misuse(
-                f'model {name!r}: weights="balanced" needs classes, a metric of probabilities (log_loss, brier).'
+                f'model {name!r}: weights="balanced" needs a model of classes, with a metric of probabilities '
+                "(log_loss, brier)."
             )
         return "balanced"
     expression = _expression(name, given)
     if absent := sorted(expression.columns() - known.keys()):
-        raise Misuse(f"model {name!r}: weights read {', '.join(absent)}; there are {', '.join(known)}.")
+        raise Misuse(
+            f"model {name!r}: weights read {', '.join(absent)}, which is not known. Known: {', '.join(known)}."
+        )
     dtype = expression.dtype(known, f"weights of model {name!r}")
     if dtype not in ("float", "int"):
-        raise Misuse(f"model {name!r}: weights={given!r} is {dtype}. Needed: a number of at least 0 a row.")
+        raise Misuse(f"model {name!r}: weights={given!r} is {dtype}. Needed: a number of at least 0 for each row.")
     return expression
 
 

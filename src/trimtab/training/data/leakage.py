@@ -106,8 +106,9 @@ def _without_values(training_set: TrainingSet, chosen: NDArray[np.int64]) -> Ite
                 check="no_values",
                 name=name,
                 severity="warning",
-                found=f"Feature {name!r} is null in all {chosen.size:,} rows to learn from.",
-                todo="See whether its column was renamed or its source has no events of that time; else leave it out.",
+                found=f"Feature {name!r} is null in all {chosen.size:,} training rows.",
+                todo="Check whether its column was renamed, or its source has no events of that time. Otherwise leave "
+                "the feature out.",
             )
 
 
@@ -155,11 +156,11 @@ def _known_later(model: Model, seen: dict[str, RetroactiveChange]) -> Iterator[L
                 name=column,
                 severity="error",
                 found=(
-                    f"Column {column!r} was null in {one.filled:,} of {one.twice:,} requests at request time and "
-                    f"has a value since; {one.history_filled:,} rows to learn from have it from history alone. "
-                    f"Read by: {features}."
+                    f"Column {column!r} was null in {one.filled:,} of {one.twice:,} requests at request time and has "
+                    f"a value now; {one.history_filled:,} training rows have the value only from history. Features "
+                    f"that read it: {features}."
                 ),
-                todo='Leave it out, or learn from logged requests: rows="logged".',
+                todo='Leave the column out, or train on logged requests: rows="logged".',
             )
         elif one.asked >= _LEAST_ASKED and not one.asked_filled and 2 * one.history_filled >= one.history:
             yield Leak(
@@ -168,9 +169,9 @@ def _known_later(model: Model, seen: dict[str, RetroactiveChange]) -> Iterator[L
                 severity="error",
                 found=(
                     f"Column {column!r} has a value in {one.history_filled:,} of {one.history:,} rows from history, "
-                    f"and in none of {one.asked:,} logged requests. Read by: {features}."
+                    f"and in none of {one.asked:,} logged requests. Features that read it: {features}."
                 ),
-                todo="Leave it out, or send it with requests.",
+                todo="Leave the column out, or send it with requests.",
             )
         elif _often(one.changed, one.twice):
             yield Leak(
@@ -178,11 +179,11 @@ def _known_later(model: Model, seen: dict[str, RetroactiveChange]) -> Iterator[L
                 name=column,
                 severity="warning",
                 found=(
-                    f"Column {column!r} of {one.changed:,} of {one.twice:,} requests has another value now than at "
-                    f"request time; {one.history:,} rows to learn from have it from history alone. "
-                    f"Read by: {features}."
+                    f"Column {column!r} has another value now than at request time in {one.changed:,} of "
+                    f"{one.twice:,} requests; {one.history:,} training rows have its value only from history. "
+                    f"Features that read it: {features}."
                 ),
-                todo='To learn from logged requests: rows="logged".',
+                todo='To train on logged requests: rows="logged".',
             )
 
 
@@ -204,9 +205,9 @@ def _label_at_request(model: Model, training_set: TrainingSet, chosen: NDArray[n
             name=views[0],
             severity="error",
             found=(
-                f"{early:,} of {chosen.size:,} labels were known at the time of their request: {source!r} seems "
-                f"dated by when things were to happen, not by when they did, and {', '.join(views)} counts its events "
-                "as known by then."
+                f"{early:,} of {chosen.size:,} labels were known at the time of their request: {source!r} seems to "
+                f"have the times at which things were planned, not at which they happened, and {', '.join(views)} "
+                "counts its events from these times on."
             ),
             todo=f"Give {source!r} the time at which its rows become known: time=, delay= or _known_at.",
         )
@@ -228,7 +229,7 @@ def _too_good(model: Model, found: Iterable[FeaturePower]) -> Iterator[Leak]:
                 f"least {one.interval.low:.4f}, on {one.rows:,} rows; above {error:g} is refused)."
                 f"{inputs}"
             ),
-            todo="See whether it is known at request time.",
+            todo="Check whether its value is known at request time.",
         )
 
 

@@ -57,7 +57,7 @@ def read_parquet(data: bytes) -> Columns:
         try:
             found = connection.execute(f"SELECT * FROM read_parquet('{path}')").fetchnumpy()
         except duckdb.Error as error:
-            raise Corrupt(f"parquet: these {len(data)} bytes are no table: {error}") from error
+            raise Corrupt(f"parquet: these {len(data)} bytes are not a table: {error}") from error
     return Columns({name: _column(values) for name, values in found.items()})
 
 

@@ -249,7 +249,7 @@ def assemble(
         raise Misuse(f"{what}: its parts have different lengths: {lengths}.")
     if features.values.names != model.features.names:
         raise Misuse(
-            f"{what}: features {', '.join(features.values.names)} where {', '.join(model.features.names)} are needed."
+            f"{what}: found the features {', '.join(features.values.names)}, needed {', '.join(model.features.names)}."
         )
     draft = TrainingSet(
         manifest=Manifest(
@@ -333,7 +333,7 @@ def load_training_set(digest: str, blob: Blob, *, key: str) -> TrainingSet:
     """
     manifest = load_manifest(digest, blob)
     if manifest.parquet is None:
-        raise Corrupt(f"training set {digest}: its manifest names no data.")
+        raise Corrupt(f"training set {digest}: its manifest does not name the data.")
     flat = read_parquet(blob.get(manifest.parquet))
     manifest = msgspec.structs.replace(manifest, parquet=None)
     parts: dict[str, dict[str, Column]] = {"request": {}, "feature": {}, "reason": {}, "failed": {}, "label": {}}

@@ -144,11 +144,13 @@ def _declared(model: Model, expression: Expression, training_set: TrainingSet, r
     if bad.size:
         key = training_set.keys.to_list()[rows[bad[0]]]
         raise Misuse(
-            f"model {model.name!r}: {bad.size} of {rows.size} weights are no number of at least 0 (the first: request "
-            f"{key!r}, {weights[bad[0]]:g}). Fill nulls and clip: tt.col(...).fill_null(1.0).clip(0.0, 100.0)."
+            f"model {model.name!r}: {bad.size} of {rows.size} weights are not numbers of at least 0 (the first: "
+            f"request {key!r}, {weights[bad[0]]:g}). Fill nulls and clip: tt.col(...).fill_null(1.0).clip(0.0, 100.0)."
         )
     if not weights.any():
-        raise Misuse(f"model {model.name!r}: the weights of all {rows.size} rows are 0. Let some rows count.")
+        raise Misuse(
+            f"model {model.name!r}: the weights of all {rows.size} rows are 0. Give some rows a weight above 0."
+        )
     return weights
 
 

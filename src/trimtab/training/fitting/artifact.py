@@ -104,9 +104,9 @@ def decode_artifact(data: bytes) -> Artifact:
     try:
         artifact = msgspec.msgpack.decode(data, type=Artifact)
     except msgspec.DecodeError as error:
-        raise Corrupt(f"artifact: these {len(data)} bytes hold no artifact: {error}") from error
+        raise Corrupt(f"artifact: these {len(data)} bytes are not an artifact: {error}") from error
     if artifact.inputs != artifact.encoding.names:
-        raise Corrupt(f"artifact of {artifact.model!r}: its encoding is not in the order of its inputs.")
+        raise Corrupt(f"artifact of {artifact.model!r}: the order of its encoding is not the order of its inputs.")
     return artifact
 
 

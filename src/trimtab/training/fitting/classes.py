@@ -66,8 +66,8 @@ class Classes(msgspec.Struct, frozen=True, kw_only=True):
         known = len(self.fitted)
         if (scores.shape[1:] or (2,)) != (known,):
             raise Misuse(
-                f"predictions of shape {scores.shape} where {known} classes were fitted: a probability of each is "
-                "needed. Give the estimator predict_proba."
+                f"found predictions of shape {scores.shape}, needed a probability of each of the {known} fitted "
+                "classes. Give the estimator predict_proba."
             )
         found: NDArray[Any] = all_classes(scores, self.fitted, self.width, self.rows)
         return found
@@ -122,8 +122,9 @@ def aligned(scores: NDArray[Any], given: Sequence[str], wanted: Sequence[str], w
     shared = [(place, given.index(name)) for place, name in enumerate(wanted) if name in given]
     if scores.ndim != 2 or not shared:
         raise Misuse(
-            f"{what}: the version in service answers of {', '.join(given) or 'no classes'}, the model declares "
-            f"{', '.join(wanted) or 'none'}: they cannot be compared. Give the model of other classes another name."
+            f"{what}: the version in service predicts {', '.join(given) or 'no classes'}, but the model declares "
+            f"{', '.join(wanted) or 'none'}, so they cannot be compared. Give the model with other classes another "
+            "name."
         )
     found = np.zeros((len(scores), len(wanted)))
     for place, there in shared:

@@ -59,7 +59,7 @@ def contributions(artifact: Artifact, matrix: NDArray[Any]) -> Contributions:
     found, raw = (np.asarray(one, np.float64) for one in computed)
     wanted = (len(inputs), max(len(classes), 1), len(artifact.inputs) + 1)
     if found.size != np.prod(wanted) or raw.size != np.prod(wanted[:2]):
-        raise Misuse(f"contributions of {artifact.model!r}: {found.shape} values for {inputs.shape} inputs.")
+        raise Misuse(f"contributions of {artifact.model!r}: {found.shape} values for inputs of shape {inputs.shape}.")
     # runtimes return a row for each class
     found, raw = np.moveaxis(found.reshape(wanted), 1, 2), raw.reshape(wanted[:2])
     if not classes:
@@ -83,6 +83,7 @@ def _scored_classes(artifact: Artifact) -> tuple[str, ...]:
 
 def _none(artifact: Artifact) -> Misuse:
     return Misuse(
-        f"contributions of {artifact.model!r}: {artifact.kind} ({artifact.runtime}) computes none. LightGBM, XGBoost, "
-        "CatBoost and scikit-learn's plain linear models do; evaluations have permutation importance for every model."
+        f"contributions of {artifact.model!r}: {artifact.kind} ({artifact.runtime}) cannot compute them. LightGBM, "
+        "XGBoost, CatBoost and scikit-learn's plain linear models do; evaluations have permutation importance for "
+        "every model."
     )

@@ -159,13 +159,13 @@ def training_target(
     if bad.size:
         row = training_set.keys.to_list()[chosen[bad[0]]]
         raise Misuse(
-            f"{what}: {bad.size} of {chosen.size} labels are no number (the first: request {row!r}, {target[bad[0]]}). "
-            "Let the label's expression give a number for every event, or leave those events out."
+            f"{what}: {bad.size} of {chosen.size} labels are not numbers (the first: request {row!r}, "
+            f"{target[bad[0]]}). Let the label's expression give a number for every event, or leave those events out."
         )
     features = len(model.features.names)
     if chosen.size < features:
         raise Misuse(
-            f"{what}: {chosen.size} labelled rows for {features} features. Widen the window, or drop features."
+            f"{what}: only {chosen.size} labelled rows for {features} features. Widen the window, or drop features."
         )
     if model.task == "binary":
         values = np.unique(target)
@@ -198,8 +198,8 @@ def _check_lists(model: Model, training_set: TrainingSet, chosen: NDArray[np.int
         )
     if not training_set.informative[chosen].any():
         raise Misuse(
-            f"model {model.name!r}: in each list to learn from all rows are of one relevance ({chosen.size} rows), so "
-            "that no order is better than another. Widen the window until others occur, or see whether "
+            f"model {model.name!r}: in each training list all rows have the same relevance ({chosen.size} rows), so "
+            "no order is better than another. Widen the window until relevances differ, or check whether "
             f"{model.group!r} names the lists."
         )
 
@@ -208,8 +208,8 @@ def _sizes(estimator: Any, prepared: Prepared) -> NDArray[np.int64]:
     if prepared.sizes is None:
         kind = type(estimator).__name__
         raise Misuse(
-            f"{kind} learns from lists, and the model has none. Declare metric=tt.ndcg_loss(10) and group=, or "
-            f"take another estimator than {kind}."
+            f"{kind} learns from lists, but the model has none. Declare metric=tt.ndcg_loss(10) and group=, or take "
+            f"another estimator than {kind}."
         )
     return prepared.sizes
 
@@ -319,7 +319,10 @@ def finish(
         golden = _settle_row_call(plain, scorer, prepared.matrix, sample, golden, runtime)
         tolerance = _row_tolerance(scorer, prepared.matrix[sample[:_ALONE]], scores[:_ALONE])
     if runtime.row_exact and tolerance:
-        raise Misuse(f"model {model.name!r}: {runtime.name} scores one row and a batch {tolerance:.3g} apart here.")
+        raise Misuse(
+            f"model {model.name!r}: on this machine {runtime.name} scores a single row and a batch differently, by "
+            f"{tolerance:.3g}."
+        )
     artifact = msgspec.structs.replace(draft, row_tolerance=tolerance, golden=golden)
     if not runtime.row_exact:  # loading a model scores the golden rows (see `Golden`) one by one
         with answering(model.name):

@@ -63,7 +63,7 @@ def walk(
     among = training_set.usable & among
     count = int(among.sum())
     if folds < 1 or count < folds + 1:
-        raise Misuse(f"{what}: {folds} folds over {count} usable rows. Take fewer folds, or more rows.")
+        raise Misuse(f"{what}: {count} usable rows are too few for {folds} folds. Take fewer folds, or more rows.")
     for number, (start_us, part) in enumerate(time_parts(training_set, among, folds=folds, first=first)):
         here = np.flatnonzero(part)
         try:

@@ -52,14 +52,14 @@ def checked_scores(
     finite = np.isfinite(scores)
     bad = np.flatnonzero(~(finite.all(axis=1) if classes else finite))
     if bad.size:
-        raise Misuse(f"model {name!r}: {bad.size} of {len(matrix)} predictions are no number, e.g. {scores[bad[0]]}.")
+        raise Misuse(f"model {name!r}: {bad.size} of {len(matrix)} predictions are not numbers, e.g. {scores[bad[0]]}.")
     if classes:
         outside = ((scores < 0.0) | (scores > 1.0)).any(axis=1)
         bad = np.flatnonzero(outside | (np.abs(scores.sum(axis=1) - 1.0) > OFF))
         if bad.size:
             raise Misuse(
-                f"model {name!r}: {bad.size} of {len(matrix)} predictions are no probabilities that add up to 1, e.g. "
-                f"{scores[bad[0]].tolist()}. Give the estimator predict_proba."
+                f"model {name!r}: {bad.size} of {len(matrix)} predictions are not probabilities that add up to 1, "
+                f"e.g. {scores[bad[0]].tolist()}. Give the estimator predict_proba."
             )
     bad = np.flatnonzero((scores < 0.0) | (scores > 1.0)) if task == "binary" else bad
     if bad.size:
@@ -103,8 +103,8 @@ def check_parity(
     worst = _apart(_own_answers(estimator, inputs, classes), scores)
     if not worst <= allowed:
         raise Misuse(
-            f"model {name!r}: {type(estimator).__name__} in memory and as stored differ by {worst:.3g}. "
-            "A custom objective or a wrapper was not stored: use a built-in objective."
+            f"model {name!r}: the scores of {type(estimator).__name__} before and after storing differ by "
+            f"{worst:.3g}. A custom objective or a wrapper was not stored: use a built-in objective."
         )
 
 
@@ -114,8 +114,8 @@ def check_repeats(name: str, estimator: Any, inputs: NDArray[Any], allowed: floa
     first = _own_answers(estimator, given, classes)
     if not np.array_equal(given, inputs, equal_nan=True):
         raise Misuse(
-            f"model {name!r}: {type(estimator).__name__} changes the rows that it scores. Let its predict "
-            "work on a copy of them."
+            f"model {name!r}: {type(estimator).__name__} changes the rows that it scores. Let its predict work on a "
+            "copy of the rows."
         )
     worst = _apart(_own_answers(estimator, given, classes), first)
     if not worst <= allowed:

@@ -179,7 +179,7 @@ def _run_trial(
                 losses, _ = unit_losses(model.metric, training_set.target[part.rows], part.scores, lists)
                 if not losses.size:
                     raise Misuse(
-                        f"fold {part.number + 1}: the rows of each list are alike, so that no order is better."
+                        f"fold {part.number + 1}: in each list all rows have the same relevance, so no order is better."
                     )
                 folds, rows = (*trial.folds, float(losses.mean())), (*trial.rows, losses.size)
                 trial = msgspec.structs.replace(trial, folds=folds, rows=rows)

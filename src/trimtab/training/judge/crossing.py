@@ -50,16 +50,18 @@ def group_leaks(model: Model, training_set: TrainingSet, sides: Sides, slices: t
     names, there = _names(group, model, training_set)
     learnt, judged = (rows[there[rows]] for rows in (sides.learnt, sides.judged))
     both = np.intersect1d(names[learnt], names[judged]).size
-    values = f"{model.metric} {slices[0].value:.4f}" + (f", {slices[1].value:.4f} on new ones" if slices[1:] else "")
+    values = f"{model.metric} {slices[0].value:.4f}" + (
+        f", {slices[1].value:.4f} on rows of new groups" if slices[1:] else ""
+    )
     yield Leak(
         check="group",
         name=group,
         severity="warning",
         found=(
-            f"{slices[0].rows:,} of {sides.judged.size:,} rows judged are of {both:,} groups ({group!r}) that were "
-            f"learnt from: {values}."
+            f"{slices[0].rows:,} of {sides.judged.size:,} evaluated rows belong to {both:,} groups ({group!r}) that "
+            f"also have training rows: {values}."
         ),
-        todo="If the model will answer for groups that it never saw, rely on the metric of the new ones.",
+        todo="If the model will serve groups that it never saw, rely on the metric of the new groups.",
     )
 
 
@@ -79,10 +81,10 @@ def repeated_rows(model: Model, fitted: Fitted, training_set: TrainingSet, sides
             name=model.request.key,
             severity="warning",
             found=(
-                f"{again:,} of {judged.size:,} rows judged equal a training row in every feature and in the label, "
-                f"where {kinds.size / learnt.size:.1%} of the training rows are different from each other."
+                f"{again:,} of {judged.size:,} evaluated rows equal a training row in every feature and in the label, "
+                f"although {kinds.size / learnt.size:.1%} of the training rows differ from each other."
             ),
-            todo="See whether requests were entered twice, under different keys.",
+            todo="Check whether requests were entered twice, under different keys.",
         )
 
 

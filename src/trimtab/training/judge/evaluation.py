@@ -163,7 +163,9 @@ def evaluate(
     left_out = _left_out(training_set, rows, int((~finite).sum()), int((finite & ~kept).sum()))
     if not chosen.size:
         why = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "it has no rows"
-        raise Misuse(f"evaluate {model.name!r}: no labelled row in the holdout ({why}). Widen it, or wait for labels.")
+        raise Misuse(
+            f"evaluate {model.name!r}: no labelled row in the holdout ({why}). Widen the holdout, or wait for labels."
+        )
     if champion_scores is not None and len(champion_scores) != usable.size:
         raise Misuse(
             f"evaluate {model.name!r}: {len(champion_scores)} scores of the champion for {usable.size} usable rows."
@@ -318,8 +320,8 @@ def _check_labels(model: Model, labels: NDArray[np.float64]) -> None:
     if unfit is not None and unfit.any():
         needed = {"binary": "labels 0 and 1", "count": "counts of at least 0"}.get(model.task, "a relevance from 0 on")
         raise Misuse(
-            f"evaluate {model.name!r}: metric {model.metric!r} needs {needed}; {int(unfit.sum())} of {labels.size} in "
-            f"the holdout are none, e.g. {labels[unfit][0]:g}. Change the label's expression."
+            f"evaluate {model.name!r}: metric {model.metric!r} needs {needed}; {int(unfit.sum())} of {labels.size} "
+            f"labels in the holdout are not, e.g. {labels[unfit][0]:g}. Change the label's expression."
         )
 
 

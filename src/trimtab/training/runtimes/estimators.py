@@ -79,7 +79,7 @@ class TorchEstimator:
 
     def predict(self, inputs: Any) -> Any:
         """Raise an error, because predictions are made by the scorer that `fit` returns."""
-        raise Misuse(f"{self!r}: it does not predict. Call predict of what fit returned.")
+        raise Misuse(f"{self!r}: this description of a network cannot predict. Call predict on what fit returned.")
 
 
 def neural(
@@ -112,7 +112,7 @@ def neural(
     widths = () if callable(layers) else tuple(layers)
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (*widths, epochs, batch_rows)):
         raise Misuse(
-            f"neural: layers={layers!r}, epochs={epochs!r}, batch_rows={batch_rows!r}. Give numbers from 1 on."
+            f"neural: layers={layers!r}, epochs={epochs!r}, batch_rows={batch_rows!r}. Give numbers of at least 1."
         )
     if not 0.0 < learning_rate < float("inf"):
         raise Misuse(f"neural: learning_rate={learning_rate!r}. Give a number above 0, e.g. 0.001.")

@@ -60,24 +60,23 @@ def _inspect(file: ModelFile) -> Inspected:
     except Exception as error:  # ONNX Runtime has a dozen types of errors, and here all of them mean unreadable bytes
         if "external data" in str(error).lower():
             raise Misuse(
-                "onnx: its weights lie in another file. Save it as one (torch.onnx.export: external_data=False)."
+                "onnx: its weights are in another file. Save all in one file (torch.onnx.export: external_data=False)."
             ) from error
-        raise Corrupt(f"onnx: these bytes are no model: {str(error)[:200]}") from error
+        raise Corrupt(f"onnx: these bytes are not a model: {str(error)[:200]}") from error
     taken, given = session.get_inputs(), session.get_outputs()[-1]
     if len(taken) != 1 or len(taken[0].shape) != 2 or taken[0].type not in ("tensor(float)", "tensor(double)"):
         found = ", ".join(f"{one.name}: {one.type} {one.shape}" for one in taken)
-        raise Misuse(f"onnx: one input of shape (rows, inputs) in floats is needed; found {found}.")
+        raise Misuse(f"onnx: needed one input of floats, of shape (rows, inputs); found {found}.")
     if not given.type.startswith("tensor("):
         raise Misuse(f"onnx: its output {given.name!r} is {given.type}. Convert the model again with zipmap=False.")
     if not _NUMBERS.fullmatch(given.type):
         raise Misuse(
-            f"onnx: its output {given.name!r} is {given.type}, numbers are needed. Let its last output be "
-            "the predictions."
+            f"onnx: its output {given.name!r} is {given.type}, needed numbers. Let its last output be the predictions."
         )
     rows, count = taken[0].shape
     if isinstance(rows, int):
         raise Misuse(
-            f"onnx: it takes {rows} rows at a time, any number is needed. Convert the model again with its first "
+            f"onnx: it takes {rows} rows at a time, but must take any number. Convert the model again with its first "
             "dimension left open (torch.onnx.export: dynamic_shapes)."
         )
     return Inspected(
@@ -148,7 +147,7 @@ class OnnxModel:
             self.session = open_session(data)
         # ONNX Runtime has a dozen types of errors, and here all of them mean unreadable bytes
         except Exception as error:
-            raise Corrupt(f"onnx: these {len(data)} bytes are no model: {str(error)[:200]}") from error
+            raise Corrupt(f"onnx: these {len(data)} bytes are not a model: {str(error)[:200]}") from error
         taken, given = self.session.get_inputs()[0].shape, self.session.get_outputs()[-1].shape
         # 0: any number of columns is accepted
         self._columns = taken[1] if len(taken) == 2 and isinstance(taken[1], int) else 0

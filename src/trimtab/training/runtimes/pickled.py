@@ -37,7 +37,7 @@ def _loads(data: bytes) -> Any:
         return pickle.loads(data)
     except (Exception, SystemExit) as error:  # a pickle may run any code, and raise any exception
         raise Corrupt(
-            f"pickle: these {len(data)} bytes are no estimator of this project: {type(error).__name__}: {error}."
+            f"pickle: these {len(data)} bytes are not an estimator of this project: {type(error).__name__}: {error}."
         ) from error
 
 
@@ -72,9 +72,9 @@ class PickleRuntime(LibraryRuntime):
             return pickle.dumps(fitted, protocol=5)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise Misuse(
-                f"estimator {type(fitted).__qualname__}: pickle cannot store it: {error}. "
-                "Let it hold nothing but data (no lock, open file or lambda), and define its class at the top of a "
-                "module that can be imported."
+                f"estimator {type(fitted).__qualname__}: pickle cannot store it: {error}. Let the estimator hold only "
+                "data (no lock, open file or lambda), and define its class at the top of a module that can be "
+                "imported."
             ) from error
 
     def load(self, data: bytes) -> ScoringPaths:

@@ -49,12 +49,12 @@ def check_columns(library: str, matrix: NDArray[Any], inputs: int) -> None:
         Misuse: The matrix has another number of columns, or is not a matrix.
     """
     if matrix.ndim != 2 or matrix.shape[1] != inputs:
-        raise Misuse(f"{library}: inputs of shape {matrix.shape}; needed are {inputs} columns.")
+        raise Misuse(f"{library}: inputs of shape {matrix.shape}; needed {inputs} columns.")
 
 
 def wrong_row(library: str, given: int, inputs: int) -> Misuse:
     """Return the error for a row that does not have one value for each input of a model."""
-    return Misuse(f"{library}: {inputs} numbers are needed, {given} values were given.")
+    return Misuse(f"{library}: needed {inputs} numbers, found {given} values.")
 
 
 def row_score(scores: NDArray[Any]) -> Score:

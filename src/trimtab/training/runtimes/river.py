@@ -125,8 +125,8 @@ class RiverRuntime(LibraryRuntime):
         for part in _parts(model):
             if not type(part).__module__.startswith("river."):
                 raise Misuse(
-                    f"river: {type(part).__module__}.{type(part).__qualname__} is no part of River, and only those are "
-                    "stored. Use River's own, or a function of the request's features instead."
+                    f"river: {type(part).__module__}.{type(part).__qualname__} is not part of River, and only parts "
+                    "of River can be stored. Use River's own, or a function of the request's features instead."
                 )
         return msgspec.msgpack.encode(_Saved(fitted.names, dumps(model, also=OWN_TYPES), fitted.classes))
 
@@ -134,7 +134,7 @@ class RiverRuntime(LibraryRuntime):
         try:
             saved = msgspec.msgpack.decode(data, type=_Saved)
         except msgspec.DecodeError as error:
-            raise Corrupt(f"river: these {len(data)} bytes are no model: {error}") from error
+            raise Corrupt(f"river: these {len(data)} bytes are not a model: {error}") from error
         return RiverScorer(loads(saved.model, also=OWN_TYPES), saved.names, saved.classes)
 
 

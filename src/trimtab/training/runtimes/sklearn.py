@@ -77,7 +77,7 @@ def _contributions(data: bytes, inputs: NDArray[Any], centred: bool) -> tuple[An
 def _inspect(file: ModelFile) -> Inspected:
     estimator = loads(file.data)
     if not RUNTIME.handles(estimator):
-        raise Misuse(f"skops: it holds a {type(estimator).__name__}, which is no estimator of scikit-learn.")
+        raise Misuse(f"skops: it holds a {type(estimator).__name__}, which is not an estimator of scikit-learn.")
     return Inspected(
         runtime="sklearn",
         data=RUNTIME.save(estimator),
@@ -132,8 +132,8 @@ class SklearnRuntime(LibraryRuntime):
         """Return a scorer of a fitted estimator."""
         if is_classifier(fitted) and not hasattr(fitted, "predict_proba"):
             raise Misuse(
-                f"estimator {type(fitted).__name__}: it gives classes and no probabilities. "
-                'Choose one with predict_proba (SGDClassifier: loss="log_loss").'
+                f"estimator {type(fitted).__name__}: it predicts classes, not probabilities. Choose one with "
+                'predict_proba (SGDClassifier: loss="log_loss").'
             )
         if is_linear(fitted):
             return LinearScorer(fitted)

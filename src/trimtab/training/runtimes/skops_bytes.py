@@ -55,7 +55,7 @@ def loads(data: bytes, *, also: tuple[str, ...] = ()) -> Any:
         return skops.io.loads(data, trusted=[*ALLOWED, *trusted])
     # the format is a zip file of JSON and NumPy files, so damage can raise many kinds of errors
     except Exception as error:
-        raise Corrupt(f"skops: these {len(data)} bytes are no trusted estimator: {error}") from error
+        raise Corrupt(f"skops: these {len(data)} bytes are not a trusted estimator: {error}") from error
 
 
 def _is_allowed(name: str, also: tuple[str, ...]) -> bool:

@@ -136,7 +136,7 @@ def runtime_row(name: str) -> RuntimeRow:
         NotFound: There is no runtime of this name.
     """
     if name not in _BY_NAME:
-        raise NotFound(f"runtime {name!r}: there are {_SAFE} and pickle.")
+        raise NotFound(f"runtime {name!r}: not found. There are {_SAFE} and pickle.")
     return _BY_NAME[name]
 
 
@@ -156,9 +156,9 @@ def runtime_for(estimator: Any, *, trust: Trust | None = None) -> Runtime:
     if trust == "pickle":
         return runtime_named("pickle")
     raise Misuse(
-        f"estimator {type(estimator).__module__}.{type(estimator).__qualname__}: no safe format stores it "
-        f"({_SAFE} do theirs). Use one of those, or accept code that runs at load with "
-        'trust="pickle", which is recorded on the version.'
+        f"estimator {type(estimator).__module__}.{type(estimator).__qualname__}: no safe format can store it. Use an "
+        f'estimator of {_SAFE}, or accept code that runs at load with trust="pickle", which is recorded on the '
+        "version."
     )
 
 
@@ -191,7 +191,7 @@ def missing_library(name: str, error: ImportError | OSError) -> Misuse | Unavail
         extra = _extra_of(name) or _extra_of(absent.partition(".")[0])
         if extra is None:
             return Misuse(
-                f"library {absent}: it is not installed. pip install the distribution that has "
+                f"library {absent}: it is not installed. pip install the distribution that provides "
                 f"{absent.partition('.')[0]!r}"
             )
         return Misuse(f'runtime {extra}: {absent} is not installed. pip install "trimtab[{extra}]"')

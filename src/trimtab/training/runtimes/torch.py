@@ -112,7 +112,7 @@ class TorchRuntime(LibraryRuntime):
         try:
             saved = msgspec.msgpack.decode(data, type=_Saved)
         except msgspec.DecodeError as error:
-            raise Corrupt(f"torch: these {len(data)} bytes are no model: {error}") from error
+            raise Corrupt(f"torch: these {len(data)} bytes are not a model: {error}") from error
         torch.set_num_threads(1)  # more threads would wait for each other if other work runs
         build = None if saved.build is None else _builder(saved.build, saved.code)
         with _drawing(0):  # the network draws initial weights, which are replaced below
@@ -120,7 +120,7 @@ class TorchRuntime(LibraryRuntime):
         try:
             module.load_state_dict({one.name: _tensor(one) for one in saved.arrays}, strict=True)
         except (RuntimeError, ValueError) as error:
-            raise Corrupt(f"torch: the stored weights are none of this module: {error}") from error
+            raise Corrupt(f"torch: the stored weights do not fit this module: {error}") from error
         return TorchScorer(module, msgspec.structs.replace(saved, arrays=()))
 
 
@@ -231,8 +231,8 @@ def _named(build: Any) -> str | None:
         return None
     if isinstance(build, torch.nn.Module):
         raise Misuse(
-            f"torch: neural was given a {type(build).__name__} that is made. Give its class, or a function that makes "
-            "it of the numbers of inputs and outputs."
+            f"torch: neural was given a {type(build).__name__} that was already made. Give its class, or a function "
+            "that makes it from the numbers of inputs and outputs."
         )
     name = f"{getattr(build, '__module__', None)}:{getattr(build, '__qualname__', type(build).__qualname__)}"
     module, _, path = name.partition(":")
@@ -269,10 +269,10 @@ def _shaped(raw: Any, rows: int, outputs: int) -> Any:
     import torch
 
     if not isinstance(raw, torch.Tensor):
-        raise Misuse(f"torch: the module gives a {type(raw).__name__}; needed is a tensor of shape {(rows, outputs)}.")
+        raise Misuse(f"torch: the module gives a {type(raw).__name__}; needed a tensor of shape {(rows, outputs)}.")
     wanted = (rows,) if outputs == 1 else (rows, outputs)
     if tuple(raw.shape) not in {wanted, (rows, outputs)}:
-        raise Misuse(f"torch: the module gives {tuple(raw.shape)} for {rows} rows; needed is {(rows, outputs)}.")
+        raise Misuse(f"torch: the module gives {tuple(raw.shape)} for {rows} rows; needed {(rows, outputs)}.")
     return raw.reshape(wanted)
 
 
@@ -284,7 +284,7 @@ def _builder(name: str, code: str | None) -> Any:
         for part in path.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
-        raise Misuse(f"torch: {name}, which builds the module, is not there: {error}. Bring it back.") from error
+        raise Misuse(f"torch: {name}, which builds the module, cannot be found: {error}. Bring it back.") from error
     if code_hash(found) != code:
         raise Misuse(f"torch: {name}, which builds the module, was changed since it was trained. Train it again.")
     return found
@@ -293,7 +293,7 @@ def _builder(name: str, code: str | None) -> Any:
 def _array(name: str, tensor: Any) -> _Array:
     dtype = str(getattr(tensor, "dtype", type(tensor).__name__)).removeprefix("torch.")
     if dtype not in _DTYPES:
-        raise Misuse(f"torch: {name} of the module is {dtype}; stored are tensors of {', '.join(_DTYPES)}.")
+        raise Misuse(f"torch: {name} of the module is {dtype}; only tensors of {', '.join(_DTYPES)} can be stored.")
     values = tensor.detach().cpu().contiguous().numpy()
     return _Array(name, dtype, tuple(values.shape), values.astype(values.dtype.newbyteorder("<")).tobytes())
 

@@ -66,15 +66,16 @@ def _contributions(data: bytes, inputs: NDArray[Any], centred: bool) -> tuple[An
 
 def _inspect(file: ModelFile) -> Inspected:
     if not file.data.startswith(b"CBM1"):
-        raise Corrupt("catboost: these bytes are no model in its binary format (cbm).")
+        raise Corrupt("catboost: these bytes are not a model in CatBoost's binary format (cbm).")
     model: Any = catboost.CatBoostClassifier() if file.probability else catboost.CatBoostRegressor()
     try:
         model.load_model(blob=file.data, format="cbm")
     except catboost.CatBoostError as error:
-        raise Corrupt(f"catboost: these bytes are no model: {str(error)[:200]}") from error
+        raise Corrupt(f"catboost: these bytes are not a model: {str(error)[:200]}") from error
     if model.get_cat_feature_indices():
         raise Misuse(
-            "catboost: the model encodes categories by itself, and trimtab gives it their numbers. Train it on those."
+            "catboost: the model encodes categories by itself, but trimtab gives it numbers for them. Train it on "
+            "these numbers."
         )
     names = tuple(model.feature_names_ or ())
     return Inspected(
@@ -164,7 +165,7 @@ class CatboostModel:
         try:
             self.model = read_model(data)
         except catboost.CatBoostError as error:
-            raise Corrupt(f"catboost: these {len(data)} bytes are no model: {str(error)[:200]}") from error
+            raise Corrupt(f"catboost: these {len(data)} bytes are not a model: {str(error)[:200]}") from error
         self._inputs = len(self.model.feature_names_)
         self.probability = self.model.get_metadata()["trimtab"] == "probability"
 

@@ -57,12 +57,12 @@ def _inspect(file: ModelFile) -> Inspected:
     import lightgbm
 
     if not file.data.startswith(b"tree\n"):
-        raise Corrupt(f"lightgbm: these {len(file.data)} bytes are no booster in text form.")
+        raise Corrupt(f"lightgbm: these {len(file.data)} bytes are not a booster in text form.")
     _check_trees(file.data)
     try:
         booster = read_booster(file.data)
     except (lightgbm.basic.LightGBMError, UnicodeDecodeError) as error:
-        raise Corrupt(f"lightgbm: these bytes are no booster: {error}.") from error
+        raise Corrupt(f"lightgbm: these bytes are not a booster: {error}.") from error
     names, count = tuple(booster.feature_name()), booster.num_feature()
     return Inspected(runtime="lightgbm", data=file.data, kind="Booster", inputs=names, count=count)
 
@@ -78,7 +78,7 @@ def _check_trees(data: bytes) -> None:
     stated = sum(int(size) for size in sizes[1].split())
     found = len(data) - (data.find(b"\nTree=0") + 1 or len(data))
     if found < stated:
-        raise Corrupt(f"lightgbm: the file was cut short: its trees have {stated} bytes, {found} are there.")
+        raise Corrupt(f"lightgbm: the file was cut short: its trees should have {stated} bytes, found {found}.")
 
 
 class LightgbmRuntime(LibraryRuntime):
@@ -134,16 +134,16 @@ class LightgbmRuntime(LibraryRuntime):
 
         if int(sizes.max()) > _LONGEST:
             raise Misuse(
-                f"LGBMRanker: a list has {int(sizes.max()):,} rows, and the library takes {_LONGEST:,} at most. Give "
+                f"LGBMRanker: a list has {int(sizes.max()):,} rows, but LightGBM takes {_LONGEST:,} at most. Give "
                 "shorter lists (what people were shown), or an estimator that learns each row: LGBMRegressor."
             )
         degrees = len(estimator.get_params().get("label_gain") or range(_DEGREES))
         bad = relevance[(relevance != np.floor(relevance)) | (relevance >= degrees)]
         if bad.size:
             raise Misuse(
-                f"LGBMRanker: relevance must be a whole number from 0 to {degrees - 1}; {bad.size} of {relevance.size} "
-                f"labels are none, e.g. {bad[0]:g}. Let the label's expression give degrees, give LGBMRanker a "
-                "label_gain of more, or take an estimator of numbers: LGBMRegressor."
+                f"LGBMRanker: relevance must be a whole number from 0 to {degrees - 1}; {bad.size} of "
+                f"{relevance.size} labels are not, e.g. {bad[0]:g}. Let the label's expression give degrees, give "
+                "LGBMRanker a label_gain of more, or take an estimator of numbers: LGBMRegressor."
             )
         with self.progress(estimator) as options:
             row_weights = None if weights is None else np.repeat(weights, sizes)

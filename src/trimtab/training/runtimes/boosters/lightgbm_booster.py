@@ -37,7 +37,7 @@ class Booster:
         rounds = ctypes.c_int()
         arguments = ctypes.c_char_p(text), ctypes.byref(rounds), ctypes.byref(self.handle)
         if self.library.LGBM_BoosterLoadModelFromString(*arguments):
-            raise Corrupt(f"lightgbm: these {len(text)} letters are no booster: {self._why()}")
+            raise Corrupt(f"lightgbm: these {len(text)} letters are not a booster: {self._why()}")
         self.inputs = self._number("LGBM_BoosterGetNumFeature")
         self.classes = self._number("LGBM_BoosterNumModelPerIteration")  # 1: there is one number per row
 
@@ -150,7 +150,7 @@ class _RowCall:
             self._pack(self._row, 0, *row)
         except struct.error:
             self._booster.checked(row)
-            raise Misuse("lightgbm: a row holds something that is no number.") from None
+            raise Misuse("lightgbm: a row holds a value that is not a number.") from None
         if self._call(*self._arguments):
             raise OSError("lightgbm: the one-row call failed")
         return self._out[0] if self._single else self._out[:]

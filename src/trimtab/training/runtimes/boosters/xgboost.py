@@ -83,7 +83,7 @@ def _inspect(file: ModelFile) -> Inspected:
     try:
         booster, _ = read_booster(file.data)
     except xgboost.core.XGBoostError as error:
-        raise Corrupt(f"xgboost: these bytes are no booster: {str(error)[:200]}") from error
+        raise Corrupt(f"xgboost: these bytes are not a booster: {str(error)[:200]}") from error
     data = bytes(booster.save_raw("ubj"))
     RUNTIME.load(data)
     config = msgspec.json.decode(booster.save_config())
@@ -160,7 +160,7 @@ class XgboostRuntime(LibraryRuntime):
         if bad.size:
             raise Misuse(
                 f"XGBRanker: relevance must be a whole number with {estimator.objective}; {bad.size} of "
-                f"{relevance.size} labels are none, e.g. {bad[0]:g}. Let the label's expression give degrees, or take "
+                f"{relevance.size} labels are not, e.g. {bad[0]:g}. Let the label's expression give degrees, or take "
                 'objective="rank:pairwise".'
             )
         with self.progress(estimator) as options:
@@ -170,7 +170,9 @@ class XgboostRuntime(LibraryRuntime):
     def save(self, fitted: Any) -> bytes:
         booster = fitted.get_booster()
         if callable(fitted.objective):
-            raise Misuse("xgboost: an objective that is a function is not stored with the model. Use one by name.")
+            raise Misuse(
+                "xgboost: an objective that is a function is not stored with the model. Use an objective by its name."
+            )
         return bytes(booster.save_raw("ubj"))
 
     def load(self, data: bytes) -> ScoringPaths:

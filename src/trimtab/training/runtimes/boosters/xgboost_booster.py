@@ -26,7 +26,7 @@ _QUIET = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(lambda _: None)  # ignores what
 def no_linear(what: str) -> Misuse:
     """Return the error for a linear booster. The library can only score rows in memory with trees."""
     return Misuse(
-        f'{what}: booster="gblinear" is no tree, and XGBoost scores rows in memory with trees alone. Take '
+        f'{what}: booster="gblinear" is not a tree booster, and XGBoost scores rows in memory only with trees. Take '
         'booster="gbtree", or a linear model of scikit-learn (LogisticRegression, ElasticNet).'
     )
 
@@ -37,7 +37,7 @@ class Booster:
     def __init__(self, data: bytes) -> None:
         self.handle = ctypes.c_void_p()  # set first, because `__del__` reads it even if the following code fails
         if data[:1] != b"{":  # other bytes can make the library's parser end the process
-            raise Corrupt(f"xgboost: these {len(data)} bytes are no booster in UBJSON.")
+            raise Corrupt(f"xgboost: these {len(data)} bytes are not a booster in UBJSON.")
         self.library = native_library("xgboost", "lib/libxgboost.so", "lib/libxgboost.dylib", "lib/xgboost.dll")
         if "xgboost" not in sys.modules:  # if the Python package is loaded, its logging stays as it is
             self.library.XGBRegisterLogCallback(_QUIET)
@@ -46,7 +46,7 @@ class Booster:
         try:
             self._done("XGBoosterLoadModelFromBuffer", self.handle, ctypes.c_char_p(data), ctypes.c_uint64(len(data)))
         except OSError as error:
-            raise Corrupt(f"xgboost: these {len(data)} bytes are no booster: {str(error)[:200]}") from error
+            raise Corrupt(f"xgboost: these {len(data)} bytes are not a booster: {str(error)[:200]}") from error
         self._done("XGBoosterSetParam", self.handle, b"nthread", b"1")  # more threads would wait for each other
         if self._is_linear():
             raise no_linear("xgboost")
@@ -168,7 +168,7 @@ class _RowCall:
             self._pack(self._row, 0, *row)
         except struct.error:
             self._booster.checked(row)
-            raise Misuse("xgboost: a row holds something that is no number.") from None
+            raise Misuse("xgboost: a row holds a value that is not a number.") from None
         if self._call(*self._arguments):
             raise OSError(f"xgboost: the one-row call failed: {self._booster.why()}")
         return self._found[: self._classes] if self._classes else self._found[0]

@@ -101,7 +101,7 @@ def test_a_signal_reaches_people_with_all_they_need(tmp_path: Path) -> None:
         shop.move(project, 36 * HOUR_US)
         project.send_alerts()
         assert subjects(server)[1:] == [("alerts", ["ended column x", "ended column y"])]
-        assert server.got[1].json["alerts"][0]["ended_because"] == "it is no longer found"
+        assert server.got[1].json["alerts"][0]["ended_because"] == "the cause is no longer found"
         assert len({one.key for one in server.got}) == 2
 
 
@@ -198,7 +198,7 @@ def test_what_was_refused_is_sent_again_under_the_same_key_after_a_pause(tmp_pat
         project.send_alerts()
         assert len(server.got) == 1
         [one] = project.alerts().receivers
-        assert (one.waiting, one.error, one.failing_since) == (1, "it answered 500 ok", "2024-04-10T00:00:00Z")
+        assert (one.waiting, one.error, one.failing_since) == (1, "the receiver answered 500 ok", "2024-04-10T00:00:00Z")
         shop.move(project, FIRST_US)
         project.send_alerts()
         shop.move(project, FIRST_US)

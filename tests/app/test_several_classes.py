@@ -228,7 +228,7 @@ def test_labels_of_no_declared_class_turn_the_status_red_and_are_counted_apart_f
         (signal,) = [one for one in project.signals() if one.kind == "unlisted_labels"]
         assert (signal.severity, signal.evidence["unlisted"]) == ("red", 4.0)
         status = project.status()
-        assert any("4 of " in line and "none of the declared classes" in line for line in status.red)
+        assert any("4 of " in line and "not among the declared classes" in line for line in status.red)
         assert "4 labels of no declared class" in "\n".join(status.lines())
 
 

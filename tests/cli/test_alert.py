@@ -60,7 +60,7 @@ def test_a_test_alert_that_arrives_is_status_0_and_one_that_does_not_is_status_1
         done = call("alert", "test")
         assert done.returncode == 1
         assert "r1  webhook  FAILED in " in done.stdout
-        assert "it answered 403 ok" in done.stdout
+        assert "the receiver answered 403 ok" in done.stdout
         done = call("alert", "test", "r1", "--json")
         assert (done.returncode, json.loads(done.stdout)[0]["ok"]) == (1, False)
     assert call("alert", "test", "pager").returncode == 3

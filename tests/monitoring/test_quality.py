@@ -239,7 +239,7 @@ def test_lists_that_are_all_alike_say_nothing_for_two_days_and_that_is_red(catal
     silent = [ranked(n, 0.0, judged=0, missing=10) for n in (20, 21)]
     (signal,) = monitor.observe(silent, now_us=0)
     assert (signal.kind, signal.severity) == ("no_labels", "red")
-    assert signal.message.endswith("tells what should come first: 90 had all labels, all alike.")
+    assert signal.message.endswith("shows what should come first: 90 lists have all their labels, but these are all alike.")
 
 
 def strange(number: int, unlisted: int, *, labelled: int = 1_000) -> DayQuality:
@@ -254,7 +254,7 @@ def test_labels_of_no_declared_class_are_told_once_and_again_once_they_are_many(
     assert (few.kind, few.severity, few.evidence) == ("unlisted_labels", "info", {"unlisted": 5.0, "labels": 1005.0})
     (many,) = monitor.observe([strange(23, 60), strange(24, 90), strange(25, 1)], now_us=30 * DAY_US)
     assert (many.severity, many.onset_us) == ("red", 23 * DAY_US)
-    assert many.message.startswith("60 of 1060 labels of 1970-01-24 are none of the declared classes")
+    assert many.message.startswith("60 of 1060 labels of 1970-01-24 are not among the declared classes")
     assert monitor.watch is not None
     assert monitor.watch.unlisted == 162
     assert signals(catalog) == [few, many]

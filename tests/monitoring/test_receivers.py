@@ -90,7 +90,7 @@ def test_slack_gets_one_text_in_which_nothing_is_markup_by_accident(server: Http
 
 def test_an_answer_that_is_no_success_is_a_failure_with_what_it_said() -> None:
     with http_receiver(503, headers={"Retry-After": "120"}) as server:
-        assert sent(WebhookReceiver(url=server.url)) == Sent(False, "it answered 503 ok", 120.0)
+        assert sent(WebhookReceiver(url=server.url)) == Sent(False, "the receiver answered 503 ok", 120.0)
 
 
 def test_a_redirect_is_not_followed_for_it_would_lose_the_body() -> None:
@@ -156,7 +156,7 @@ def test_a_variable_that_is_not_set_is_named(receiver: Receiver) -> None:
 def test_nonsense_in_the_environment_is_no_address_and_is_not_shown(url: str) -> None:
     done = sent(SlackReceiver(url="$URL"), URL=url)
     assert not done.ok
-    assert "no address" in done.said
+    assert "not an address" in done.said
     assert "s3cret" not in done.said
 
 
@@ -272,7 +272,7 @@ def test_a_file_gets_a_line_for_each_alert(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
     assert not sent(FileReceiver(path="nowhere/alerts.jsonl"), tmp_path).ok
-    assert sent(FileReceiver(path="."), tmp_path) == Sent(False, f"{tmp_path} is a folder, needed is a file")
+    assert sent(FileReceiver(path="."), tmp_path) == Sent(False, f"{tmp_path} is a folder, needed a file")
 
 
 def test_a_full_disk_is_a_failure() -> None:

@@ -350,7 +350,7 @@ def test_a_canary_that_is_worse_rings_under_its_own_name_until_it_is_gone(
     monitor.follow_arms({"canary": "third"}, now_us=51 * DAY_US)
     assert standing_signals(catalog, "m") == []
     (ended,) = listed_signals(catalog, "m")
-    assert ended.ended_because == "other does not answer as canary any more"
+    assert ended.ended_because == "other no longer answers as canary"
 
 
 def test_a_canary_that_is_as_good_is_quiet_and_a_shadow_is_never_red(catalog: Catalog, monitor: QualityMonitor) -> None:

@@ -75,7 +75,9 @@ def guardrails(
         false_alarms=false_alarms,
     )
     if limits.latency is not None and not 1.0 < limits.latency < math.inf:
-        raise Misuse(f"guardrails: latency={latency}. Give how many times the champion's it may be, above 1: 1.5.")
+        raise Misuse(
+            f"guardrails: latency={latency}. Give the allowed multiple of the champion's latency, above 1, such as 1.5."
+        )
     for name in ("failures", "degraded", "refused", "constant", "strange"):
         share = getattr(limits, name)
         if share is not None and not 0.0 < share < 1.0:
@@ -85,7 +87,7 @@ def guardrails(
     if not 0.0 < limits.false_alarms < 0.5:
         raise Misuse(f"guardrails: false_alarms={false_alarms}. Give a probability above 0 and below 0.5: 0.01.")
     if not checks_of(limits):
-        raise Misuse("guardrails: all limits are None. Give one at least.")
+        raise Misuse("guardrails: all limits are None. Give at least one.")
     return limits
 
 

@@ -13,7 +13,7 @@ from trimtab.store.ports import Append, Catalog, Put, Remove
 KIND = "signal"  # the kind of catalogue records of signals that hold now or ended recently
 JOURNAL = "signals"  # the journal of everything that happened to signals, in order
 LISTED_US = 7 * DAY_US  # how long a signal stays in the list after its end
-OVER = "it is no longer found"
+OVER = "the cause is no longer found"
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):

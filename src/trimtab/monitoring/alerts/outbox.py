@@ -141,7 +141,7 @@ class Outbox:
             if (before := self._working.get(name)) is not None and before.is_alive():
                 continue  # its thread is still busy, perhaps because the receiver does not answer
             if name not in receivers:
-                self._drop(name, self._records(name), "it is not declared any more")
+                self._drop(name, self._records(name), "the receiver is no longer declared")
                 continue
             work = threading.Thread(
                 target=self._guarded, args=(name, receivers[name], send), name=f"trimtab-alert-{name}", daemon=True
@@ -187,7 +187,9 @@ class Outbox:
     def _drop_old(self, name: str) -> None:
         now_us = self._clock.now_us()
         old = [record for record in self._records(name) if self._is_old(_read(record), now_us)]
-        self._drop(name, old, f"it could not be delivered ({self._state(name).error or 'it was never tried'})")
+        self._drop(
+            name, old, f"the message could not be delivered ({self._state(name).error or 'no delivery was tried'})"
+        )
 
     def _drop(self, name: str, records: list[Record], why: str) -> None:
         if not records:
@@ -217,7 +219,7 @@ def _tried(receiver: Receiver, message: Message, send: Send) -> Sent:
     try:
         return send(receiver, message)
     except Exception as error:  # whatever goes wrong in a library counts as a failure of this receiver, and is shown
-        _logger.exception("a receiver failed in a way that is not expected")
+        _logger.exception("a receiver failed unexpectedly")
         return Sent(False, f"{type(error).__name__}: {error}")
 
 

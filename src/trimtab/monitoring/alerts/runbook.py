@@ -9,8 +9,8 @@ RUNBOOK: dict[str, str] = {
     "train, or roll back.",
     "quality_worse": "Do not wait for the repair of the first rise: see what else changed, and roll back if in doubt.",
     "quality_slice": "Look at the slice (trimtab quality show MODEL --slices COLUMN), and at what feeds it.",
-    "quality_level": "Train or roll back; if the world became harder for good: trimtab quality show MODEL --accept.",
-    "no_labels": "Repair the feed of the labels: until it is back it is not known how good the answers are.",
+    "quality_level": "Train or roll back; if the task has become harder for good: trimtab quality show MODEL --accept.",
+    "no_labels": "Repair the feed of the labels: until labels come again, the quality of the model is not known.",
     "unlisted_labels": "Add the new class to tt.label(..., classes=[...]) and train, or correct the label's value.",
     "monitor_stopped": "See why the monitor does not run (trimtab status): meanwhile nothing is watched.",
     "nulls": "Find out why the column is empty: the caller, the join key, or the source that the message names.",
@@ -21,18 +21,20 @@ RUNBOOK: dict[str, str] = {
     "swapped": "Ask who changed the order of the columns, and put them back at the source.",
     "shape": "Nothing at once: see whether the quality moves with it (trimtab quality show MODEL).",
     "joint_nulls": "Nothing at once: see which of the columns has another source by now.",
-    "feed_stopped": "Restart the feed of the source; answers go on with features that get older.",
-    "feed_late": "See what holds the feed of the source up; answers are made of old features.",
+    "feed_stopped": "Restart the feed of the source; predictions go on, with features that get older.",
+    "feed_late": "See what holds the feed of the source up; predictions are made with old features.",
     "feed_clock": "Check the clock and the time zone of the process that writes the times of the source.",
-    "traffic_stopped": "See whether the callers still ask, and whether the service answers (trimtab service top).",
-    "traffic_doubled": "Find out who asks twice as much: a new caller, or one that tries again too soon.",
-    "duplicates": "Find the caller that repeats its requests: one that tries again too soon, or a replay.",
+    "traffic_stopped": "Check whether clients still send requests, and whether the service answers "
+    "(trimtab service top).",
+    "traffic_doubled": "Find out who sends more requests: a new client, or one that tries again too soon.",
+    "duplicates": "Find the client that repeats its requests: one that tries again too soon, or a replay.",
     "labels_missing": "Look at what became of the missing labels (trimtab quarantine), and at their feed.",
     "one_class": "Check the label's expression and its source: nearly all labels are the same.",
-    "label_shift": "Check how the label is made: turned around, or in another unit. Do not train on it before.",
+    "label_shift": "Check how the label is made: it may be inverted, or in another unit. "
+    "Do not train on it until that is clear.",
     "skew": "Look at the first difference (trimtab quality skew), and at its cause in docs/skew.md.",
 }
-OTHERWISE = "Look at the evidence and at trimtab status, and find out since when it is so."
+OTHERWISE = "Look at the evidence and at trimtab status, and find out when it began."
 
 
 def todo(kind: str) -> str:

@@ -89,11 +89,13 @@ def released(
         Misuse: No reason is given.
     """
     if not why.strip():
-        raise Misuse(f"release {window!r}: no reason was given, needed is one. Say why its rows may count: --why TEXT.")
+        raise Misuse(
+            f"release {window!r}: needed a reason, found none. Say why the rows of this window may be used: --why TEXT."
+        )
     record = catalog.get(KIND, f"{model}/{window}")
     if record is None:
         there = ", ".join(one.id for one in red_windows(catalog, model)) or "none"
-        raise NotFound(f"release {window!r}: no such red window of {model!r}; there is {there}.")
+        raise NotFound(f"release {window!r}: not found. The red windows of {model!r}: {there}.")
     found = msgspec.json.decode(record.body, type=RedWindow)
     freed = msgspec.structs.replace(found, released_why=why, released_by=actor, released_at_us=now_us)
     body = msgspec.json.encode(freed)

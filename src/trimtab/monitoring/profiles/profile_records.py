@@ -181,4 +181,4 @@ def decode_profile(data: bytes) -> InputProfile:
     try:
         return msgspec.msgpack.decode(zlib.decompress(data[1:]), type=InputProfile)
     except (zlib.error, msgspec.MsgspecError) as error:
-        raise Corrupt(f"input profile: damaged ({error}). It is made again from the training set.") from error
+        raise Corrupt(f"input profile: damaged ({error}). The profile is made again from the training set.") from error

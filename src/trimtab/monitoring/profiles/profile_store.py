@@ -77,7 +77,9 @@ class Profiles:
 
     def _made(self, version: Version) -> InputProfile | str:
         if version.imported is not None:
-            return self._without(version, "it was imported: the rows that it was fitted on were never here")
+            return self._without(
+                version, "the version was imported, so the rows that it was fitted on are not stored here"
+            )
         try:
             key = self.inputs_of(version)[0].request.key
             return self.make(version, load_training_set(version.training_set, self._blob, key=key))

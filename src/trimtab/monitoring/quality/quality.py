@@ -170,7 +170,7 @@ class QualityMonitor:
         if version is None or before is None or before.version == version:
             return False
         known, healthy = self._stored(version), _healthy(before)
-        why = "the version was put in service by hand, and no days of its own recipe were kept"
+        why = "the version was put in service by hand, and no evaluated days of its own recipe are stored"
         watch = Watch(
             model=self._model,
             version=version,
@@ -198,7 +198,7 @@ class QualityMonitor:
         changes: list[Change] = [self._arms.remove(watch) for watch in over]
         listed = listed_signals(self._catalog, self._model)
         for watch in over:
-            because = dict.fromkeys(KINDS, f"{watch.version[:12]} does not answer as {watch.arm} any more")
+            because = dict.fromkeys(KINDS, f"{watch.version[:12]} no longer answers as {watch.arm}")
             settled = settle(_about(listed, watch.arm), KINDS, (), now_us=now_us, because=because)
             changes += stored(settled, now_us)
         self._catalog.write(changes)

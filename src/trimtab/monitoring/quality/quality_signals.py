@@ -53,9 +53,9 @@ def _quality(watch: Watch, kind: str, figure: MetricValue, at_us: int, now_us: i
     onset_us = _onset_us(watch, figure)
     what = _WHAT[kind, figure.excess]
     since = f"since about {format_time(onset_us)[:10]}"
-    message = f"The {what} left the level of its reference, {since}."
+    message = f"The {what} has been away from its reference level {since}."
     if number:
-        message = f"The {what} rose further while the alarm stood, {since}."
+        message = f"The {what} rose further while the alarm was open, {since}."
     return _signal(
         watch,
         WORSE if number else kind,
@@ -88,8 +88,8 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
                 now_us,
                 onset_us=onset_us,
                 evidence={**_evidence(watch, kind, figure), "worse_by": by},
-                message=f"The {_WHAT[kind, figure.excess]} is {by:.3g} away from the level of {whose} ({other}), "
-                f"{level:.3g}. It is red until seven days have met that level{_or_accept(watch)}",
+                message=f"The {_WHAT[kind, figure.excess]} is {by:.3g} away from {level:.3g}, the level of {whose} "
+                f"({other}). The signal stays red until seven days have met that level{_or_accept(watch)}",
                 subject=kind,
             )
         )
@@ -97,7 +97,7 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
 
 
 def _or_accept(watch: Watch) -> str:
-    return "." if watch.arm else f"; or accept this one: trimtab quality show {watch.model} --accept --why TEXT"
+    return "." if watch.arm else f". To accept the new level: trimtab quality show {watch.model} --accept --why TEXT"
 
 
 def _of_arm(signal: Signal, arm: str) -> Signal:
@@ -107,7 +107,7 @@ def _of_arm(signal: Signal, arm: str) -> Signal:
     return msgspec.structs.replace(
         signal,
         subject=f"{arm}, {signal.subject}" if signal.subject else arm,
-        message=f"Of the {arm}: {signal.message}",
+        message=f"For the {arm}: {signal.message}",
         severity="info" if arm == SHADOW else signal.severity,
     )
 
@@ -139,7 +139,7 @@ def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
                 onset_us=onset_us,
                 evidence={**_evidence(watch, kind, figure), "mean": mean, "low": mean - half, "high": mean + half},
                 message=f"{name}: the {_WHAT[kind, figure.excess]} is {mean:.3g} ({mean - half:.3g} to "
-                f"{mean + half:.3g}) since about {format_time(onset_us)[:10]}, its reference "
+                f"{mean + half:.3g}) since about {format_time(onset_us)[:10]}, and its reference is "
                 f"{unit * figure.spec.mean:.3g}.{more}",
                 subject=f"slice {name}",
             )
@@ -159,7 +159,10 @@ def _silence(watch: Watch, day: DayQuality, now_us: int) -> Signal:
     since, alike = format_time(since_us)[:10], day.predictions - day.missing
     message = f"No label has come for any prediction since {since}. Is the feed down?"
     if alike:
-        message = f"No list since {since} tells what should come first: {alike} had all labels, all alike."
+        message = (
+            f"No list since {since} shows what should come first: {alike} lists have all their labels, but these are "
+            "all alike."
+        )
     evidence = {"days": float(watch.silent_days), "predictions": float(day.predictions)}
     return _signal(watch, NO_LABELS, day.day_us, now_us, onset_us=since_us, evidence=evidence, message=message)
 
@@ -174,8 +177,8 @@ def _unlisted(watch: Watch, day: DayQuality, severity: Literal["info", "red"], n
         onset_us=day.day_us,
         severity=severity,
         evidence={"unlisted": float(day.unlisted), "labels": float(known)},
-        message=f"{day.unlisted} of {known} labels of {format_time(day.day_us)[:10]} are none of the declared "
-        "classes; they are neither judged nor learnt from. Add the new class to tt.label(..., classes=[...]) and "
+        message=f"{day.unlisted} of {known} labels of {format_time(day.day_us)[:10]} are not among the declared "
+        "classes, so they are neither evaluated nor trained on. Add the new class to tt.label(..., classes=[...]) and "
         "train, or repair the label's expression.",
     )
 

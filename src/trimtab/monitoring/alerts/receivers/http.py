@@ -63,7 +63,9 @@ def signature(secret: str, body: bytes) -> str:
 def _request(method: str, url: str, body: bytes | None, headers: Mapping[str, str], timeout_s: float) -> Sent:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable() or " " in url:
-        raise Misuse("its url in the environment is no address that begins with http:// or https://. Set it again.")
+        raise Misuse(
+            "its url, read from the environment, is not an address that begins with http:// or https://. Set it again."
+        )
     request = urllib.request.Request(url, body, {"User-Agent": "trimtab", **headers}, method=method)
     try:
         with urllib.request.build_opener(_NoRedirects).open(request, timeout=timeout_s) as answer:
@@ -83,7 +85,7 @@ def _refused(error: urllib.error.HTTPError) -> Sent:
         with suppress(OSError, http.client.HTTPException):
             body = error.read(_SHOWN)
     wait = error.headers.get("Retry-After", "")
-    said = f"it answered {_shown(error.code, body)}"
+    said = f"the receiver answered {_shown(error.code, body)}"
     if 300 <= error.code < 400:
         said += ". It redirects: give the final address as url"
     return Sent(False, said, float(wait) if wait.isdecimal() else 0.0)

@@ -37,7 +37,7 @@ def send_to_file(receiver: FileReceiver, message: Message, context: DeliveryCont
     path = context.folder / receiver.path
     kind = other_kind(path)
     if kind is not None:
-        return Sent(False, f"{path} is a {kind}, needed is a file")
+        return Sent(False, f"{path} is a {kind}, needed a file")
     alerts: list[Alert | None] = [*message.alerts] or [None]
     made = [_Line(message.key, message.kind, message.project, message.at, alert) for alert in alerts]
     data = b"".join(msgspec.json.encode(line) + b"\n" for line in made)

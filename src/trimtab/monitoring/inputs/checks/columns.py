@@ -134,7 +134,7 @@ def _nulls(
         evidence = {"share": share, "usual_high": high, "usual": column.null_share, "rows": float(window.rows)}
         said = f"{percent(share)} of its values of {window.said} are null (reason {reason}; {window.rows:,} rows)"
         usual = f"normal is at most {percent(high)}"
-        message = f"Column {column.name}: {said}; {usual}. Check what fills it."
+        message = f"Column {column.name}: {said}; {usual}. Check what fills the column."
         one = Finding("nulls", column.subject, window.onset_us, evidence, message)
         if column.source is not None and reason in _STALE:
             stale.setdefault((column.source, reason), []).append((column.name, one))
@@ -154,7 +154,7 @@ def _null_run(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]
 
 def _of_source(source: str, reason: str, ones: list[tuple[str, Finding]]) -> Finding:
     if reason == "no_entity":
-        said, check = "no event was ever known of the requested keys", "how the keys are spelled on both sides"
+        said, check = "no event of the requested keys was ever known", "how the keys are spelled on both sides"
     else:
         said, check = "its events do not reach the features", "that its events are sent, and for all keys"
     names = [name for name, _ in ones]
@@ -179,9 +179,9 @@ def _new_values(column: ColumnProfile, place: int, graded: list[Window], gross: 
     only = column.distinct <= 1 and column.kind != "category"  # the training rows had at most one value
     evidence = {"share": count / window.rows, "usual_high": high, "rows": float(window.rows)}
     message = (
-        f"Column {column.name}: {percent(count / window.rows)} of its values of {window.said} were never "
-        f"seen in training ({window.rows:,} rows); normal is at most {percent(high)}. Check how it is spelled and "
-        "which system sends it."
+        f"Column {column.name}: {percent(count / window.rows)} of its values of {window.said} were never seen in "
+        f"training ({window.rows:,} rows); normal is at most {percent(high)}. Check how the values are spelled and "
+        "which system sends them."
     )
     return [
         Finding("new_values", column.subject, window.onset_us, evidence, message, severity="info" if only else "red")
@@ -210,8 +210,8 @@ def _constant(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]
     shown = "" if column.kind in ("text", "category") else f" ({value:g})"
     evidence = {"hours": float(span), "rows": float(rows), "usual_hours": float(column.constant_h)}
     message = (
-        f"Column {column.name}: one value{shown} in all {rows:,} rows of the last {span} h; in training it "
-        f"stood still for at most {column.constant_h} h. Check that its sensor or its system still works."
+        f"Column {column.name}: the same value{shown} in all {rows:,} rows of the last {span} h; in training a value "
+        f"lasted at most {column.constant_h} h. Check that the sensor or system that sends it still works."
     )
     return [Finding("constant", column.subject, oldest * HOUR_US, evidence, message)]
 
@@ -234,9 +234,9 @@ def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts], *
     red = stands or count >= max(2.0, _FEW * rows)
     evidence = {"value": worst, "least": column.least, "most": column.most, "rows": float(count)}
     message = (
-        f"Column {column.name}: {worst:,.6g} in {count:,} of {rows:,} rows; in training it was "
-        f"{column.lowest:,.6g} to {column.highest:,.6g}, and beyond {column.least:,.6g} or {column.most:,.6g} it "
-        "is out of all proportion. Check its unit and what measures it."
+        f"Column {column.name}: {worst:,.6g} in {count:,} of {rows:,} rows; in training the values were "
+        f"{column.lowest:,.6g} to {column.highest:,.6g}, and values below {column.least:,.6g} or above "
+        f"{column.most:,.6g} are implausible. Check its unit and what measures it."
     )
     return [Finding("range", column.subject, hits[0] * HOUR_US, evidence, message, severity="red" if red else "info")]
 
@@ -253,8 +253,8 @@ def _joint(profile: InputProfile, graded: list[Window]) -> list[Finding]:
         share = float(apart[0][1] / apart[0][0])
         evidence = {"together": share, "usual": pair.both / pair.either}
         message = (
-            f"Columns {first} and {second}: missing together in {percent(share)} of the rows where one is; "
-            f"normal is {percent(pair.both / pair.either)}. Check what fills the one without the other."
+            f"Columns {first} and {second}: missing together in {percent(share)} of the rows where either is missing; "
+            f"normal is {percent(pair.both / pair.either)}. Check what fills one column without the other."
         )
         found.append(
             Finding(

@@ -58,9 +58,9 @@ def value_findings(arrivals: Arrivals, since_us: int, now_us: int, skipped: froz
         evidence = {"value": value, "least": least, "most": most, "events": float(count)}
         message = (
             f"Source {arrivals.frame.source}: {name} {value:,.6g} in {count:,} of {rows:,} events since "
-            f"{format_time(first_us)[:16]}; in the four weeks before it was {known.min():,.6g} to "
-            f"{known.max():,.6g}, and beyond {least:,.6g} or {most:,.6g} it is out of all proportion. Check its "
-            "unit and what measures it."
+            f"{format_time(first_us)[:16]}; in the four weeks before the values were {known.min():,.6g} to "
+            f"{known.max():,.6g}, and values below {least:,.6g} or above {most:,.6g} are implausible. Check its unit "
+            "and what measures it."
         )
         found.append(
             Finding(

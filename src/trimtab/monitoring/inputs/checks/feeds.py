@@ -91,9 +91,8 @@ def _stopped(feed: Feed, now_us: int) -> list[Finding]:
         return []
     evidence = {"age_s": age_us / 1e6, "usual_s": usual_us / 1e6}
     message = (
-        f"Source {feed.source}: no event for {ago(age_us)}, the last one came "
-        f"{format_time(since_us)[:16]}; the usual gap is at most {ago(max(usual_us, MINUTE_US))}. Check what "
-        "sends them, and the quarantine."
+        f"Source {feed.source}: no event for {ago(age_us)}, the last one came {format_time(since_us)[:16]}; the usual "
+        f"gap is at most {ago(max(usual_us, MINUTE_US))}. Check what sends the events, and the quarantine."
     )
     return [Finding("feed_stopped", f"source {feed.source}", since_us, evidence, message)]
 
@@ -116,9 +115,8 @@ def _late(feed: Feed, now_us: int) -> list[Finding]:
         return []
     evidence = {"behind_s": behind_us / 1e6, "usual_s": usual_us / 1e6}
     message = (
-        f"Source {feed.source}: its newest event is dated {ago(now_us - dated_us)} ago; normal at this "
-        f"time of day is at most {ago(max(usual_us, MINUTE_US))}. Events come, but late: check the queue before "
-        "them."
+        f"Source {feed.source}: its newest event is dated {ago(now_us - dated_us)} ago; normal at this time of day is "
+        f"at most {ago(max(usual_us, MINUTE_US))}. Events come, but late: check the queue that delivers them."
     )
     return [Finding("feed_late", f"source {feed.source}", dated_us + usual_us, evidence, message)]
 
@@ -158,5 +156,5 @@ def _wrong_clock(feed: Feed, now_us: int) -> list[Finding]:
 
 
 def _clock(feed: Feed, onset_us: int, evidence: dict[str, float], said: str) -> Finding:
-    message = f"Source {feed.source}: {said}. Check the clock and the time zone of what sends them."
+    message = f"Source {feed.source}: {said}. Check the clock and the time zone of the sender."
     return Finding("feed_clock", f"source {feed.source}", onset_us, evidence, message)

@@ -69,8 +69,8 @@ def _missing(newest: list[DayQuality], usual: Floats, subject: str) -> list[Find
     came = f"{day.labelled:,} of {day.predictions:,}"
     evidence = {"share": share, "usual_high": high, "predictions": float(day.predictions)}
     message = (
-        f"Labels: {came} came for the requests of {_day(day)}, {percent(share)} are missing; normal is at "
-        f"most {percent(high)}. Check what sends them; those that came may be the fast ones only."
+        f"Labels: {came} came for the requests of {_day(day)}, so {percent(share)} are missing; normal is at most "
+        f"{percent(high)}. Check what sends them; those that came may be the fast ones only."
     )
     return [Finding("labels_missing", subject, off[0][1].day_us, evidence, message)]
 
@@ -83,24 +83,28 @@ def _binary(newest: list[DayQuality], means: Floats, subject: str) -> list[Findi
     share, score = day.label_sum / day.labelled, day.score_sum / day.labelled
     evidence = {"share": share, "usual": middle, "score": score, "labels": float(day.labelled)}
     usual = f"normal is {percent(middle)} ({percent(low)} to {percent(high)})"
-    said = f"Labels: {percent(share)} of the {day.labelled:,} of {_day(day)} are positive; {usual}"
+    said = f"Labels: {percent(share)} of the {day.labelled:,} labels of {_day(day)} are positive; {usual}"
     rare, least = (share, low) if share < 0.5 else (1.0 - share, 1.0 - high)
     if (
         rare <= least / _NEARLY
         and evidence_above(round((1.0 - rare) * day.labelled), day.labelled, 1 - least) >= ENOUGH
     ):
-        message = f"{said}. There is nearly one class only: check the label's expression and its source."
+        message = f"{said}. Nearly all labels are of one class: check the label's expression and its source."
         return [_found("one_class", subject, day, evidence, message)]
     turned = abs(share - (1.0 - middle)) <= _TURNED and abs(1.0 - 2.0 * middle) >= _LOPSIDED
     if turned and abs(share - score) > abs(1.0 - share - score):
-        message = f"{said}. They look turned around, and the scores did not move: check the label's expression."
+        message = f"{said}. The labels look inverted, and the scores did not change: check the label's expression."
         return [_found("label_shift", subject, day, evidence, message)]
     off = [one for one in newest if one.labelled >= _ROWS and _outside(one, low, high)]
     if len(off) < 2:
         return []
     along = abs(score - share) <= abs(middle - share) / 2
-    why = "the scores moved along: requests are others" if along else "the scores did not move along"
-    message = f"{said}; {why}. That is a shift of the base rate and no fault in itself."
+    why = (
+        "the scores changed in the same way, so the requests are different ones"
+        if along
+        else ("the scores did not change in the same way")
+    )
+    message = f"{said}; {why}. That is a shift of the base rate, and not a fault in itself."
     return [_found("label_shift", subject, off[0], evidence, message, "info")]
 
 

@@ -205,9 +205,9 @@ def _swapped(
             first, second = columns[one.place].name, columns[other.place].name
             evidence = {"distance": one.distance, "distance_other": other.distance, "swapped": max(as_other, as_one)}
             message = (
-                f"Columns {first} and {second} look swapped since {one.window.said[:16]}: each has the shape "
-                f"that the other had in training (distance {as_other:.2f} and {as_one:.2f}; to its own "
-                f"{one.distance:.2f} and {other.distance:.2f}). Check the order in which they are sent."
+                f"Columns {first} and {second} look swapped since {one.window.said[:16]}: each has the distribution "
+                f"that the other had in training (distance {as_other:.2f} and {as_one:.2f} to the other's, "
+                f"{one.distance:.2f} and {other.distance:.2f} to its own). Check the order in which they are sent."
             )
             finding = Finding("swapped", subject, one.window.onset_us, evidence, message)
             found.append((finding, (one.place, other.place)))
@@ -254,7 +254,7 @@ def _day_before(column: ColumnProfile, one: _Off, hours: Mapping[int, HourCounts
 def _still(column: ColumnProfile, one: _Off) -> Finding:
     evidence = {"median": float(np.median(one.values))}
     message = (
-        f"Column {column.name} still lies where it never was in training, at a median of "
+        f"Column {column.name}: the values are still where they never were in training, at a median of "
         f"{np.median(one.values):,.5g}. Check the unit in which it is sent."
     )
     return Finding("units", column.subject, one.window.onset_us, evidence, message)
@@ -282,8 +282,8 @@ def _goes_on(layout: Layout, signal: Signal, hours: Mapping[int, HourCounts], ne
     if abs(float(back[0]) - was) >= abs(now - was):
         return []
     message = (
-        f"Column {column.name} is still in another unit: its median is {now:,.5g}, mapped back {float(back[0]):,.5g}; "
-        f"before the change it was {was:,.5g}. Check the unit in which it is sent."
+        f"Column {column.name} still seems to be in another unit: its median is {now:,.5g}, or {float(back[0]):,.5g} "
+        f"if converted back; before the change it was {was:,.5g}. Check the unit in which it is sent."
     )
     evidence = {"median": now, "median_before": was}
     onset_us = newest.onset_us
@@ -318,9 +318,9 @@ def _unit(layout: Layout, one: _Off, before: Floats | None, course: Sequence[Flo
         return []
     evidence = {"factor": best.a, "shift": best.b, "distance": one.distance, "mapped": distance}
     message = (
-        f"Column {column.name} looks like x -> {best.said} since {one.window.said[:16]}: the median is "
-        f"{np.median(one.values):,.5g}, in training {usual[BINS // 2]:,.5g}; mapped back its shape fits again "
-        f"(distance {distance:.2f} instead of {one.distance:.2f}). Check the unit in which it is sent."
+        f"Column {column.name} looks converted by x -> {best.said} since {one.window.said[:16]}: the median is "
+        f"{np.median(one.values):,.5g}, in training {usual[BINS // 2]:,.5g}; converted back, its distribution fits "
+        f"again (distance {distance:.2f} instead of {one.distance:.2f}). Check the unit in which it is sent."
     )
     return [Finding("units", column.subject, one.window.onset_us, evidence, message)]
 
@@ -343,8 +343,8 @@ def _moving_unit(column: ColumnProfile, one: _Off, before: Floats, course: Seque
         return []
     evidence = {"factor": best.a, "shift": best.b, "median": float(now[1]), "median_before": float(then[1])}
     message = (
-        f"Column {column.name} looks like x -> {best.said} since {one.window.said[:16]}: the median is "
-        f"{now[1]:,.5g}, on the day before it was {then[1]:,.5g}; mapped back {percent(inside)} of its values lie "
+        f"Column {column.name} looks converted by x -> {best.said} since {one.window.said[:16]}: the median is "
+        f"{now[1]:,.5g}, on the day before it was {then[1]:,.5g}; converted back, {percent(inside)} of its values are "
         "where they were in training. Check the unit in which it is sent."
     )
     return [Finding("units", column.subject, one.window.onset_us, evidence, message)]
@@ -376,9 +376,9 @@ def _drift(layout: Layout, hours: Mapping[int, HourCounts], standing: Collection
         newest, away, usual = hits[0]
         evidence = {"distance": away, "usual_high": usual}
         message = (
-            f"Column {column.name}: its values of {newest.said} are distributed otherwise than in training "
-            f"(distance {away:.2f}; normal is at most {usual:.2f}). That is drift, and no fault as long as the "
-            "quality holds."
+            f"Column {column.name}: the distribution of its values of {newest.said} differs from training (distance "
+            f"{away:.2f}; normal is at most {usual:.2f}). That is drift, and not a fault as long as the quality stays "
+            "the same."
         )
         found.append(Finding("shape", column.subject, hits[-1][0].onset_us, evidence, message, severity="info"))
     return found

@@ -103,8 +103,8 @@ def _stopped(counts: _Hours, now_us: int, last_us: int) -> list[Finding]:
         return []
     evidence = {"hours": age_us / HOUR_US, "usual_hours": usual_us / HOUR_US, "missed": missed}
     message = (
-        f"No request for {ago(age_us)}, the last one at {format_time(last_us)[:16]}; the usual gap is at "
-        f"most {ago(usual_us)}, and about {missed:,.0f} should have come. Check the clients and the network."
+        f"No request for {ago(age_us)}, the last one at {format_time(last_us)[:16]}; the usual gap is at most "
+        f"{ago(usual_us)}, and about {missed:,.0f} requests were expected. Check the clients and the network."
     )
     return [Finding("traffic_stopped", "traffic", last_us, evidence, message)]
 
@@ -132,8 +132,8 @@ def _doubled(counts: _Hours, profile: InputProfile | None, *, stands: bool) -> l
     ratio = float(np.median(newest[hits]))
     evidence = {"ratio": ratio, "usual_high": high}
     message = (
-        f"{ratio:.1f} times as many requests as usual since {format_time(onset * HOUR_US)[:16]} (normal "
-        f"is at most {high:.1f} times). Check whether a client sends requests twice, or there are new users."
+        f"{ratio:.1f} times as many requests as usual since {format_time(onset * HOUR_US)[:16]} (normal is at most "
+        f"{high:.1f} times). Check whether a client sends requests twice, or whether there are new users."
     )
     return [Finding("traffic_doubled", "traffic", onset * HOUR_US, evidence, message)]
 
@@ -209,8 +209,8 @@ def _repeated(hours: Mapping[int, TrafficHour], is_repeating: Callable[[], Calla
         share, onset_us = hits[0].share, hits[-1].first * HOUR_US
         evidence = {"share": share, "usual_high": high}
         said = (
-            f"{percent(share)} of the requests since {format_time(onset_us)[:16]} repeat one of the same hour; "
-            f"normal is at most {percent(high)}. Check for clients that retry, or a queue read twice."
+            f"{percent(share)} of the requests since {format_time(onset_us)[:16]} repeat another request of the same "
+            f"hour; normal is at most {percent(high)}. Check for clients that retry, or a queue read twice."
         )
     elif again := _asked_again(newest, [one for one in before if one.questions]):
         share, high, onset_us = again

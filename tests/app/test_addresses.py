@@ -138,7 +138,7 @@ def test_an_alias_moves_only_from_where_it_is_expected_and_with_what_it_needs(as
     assert (status, moved["actor"], moved["why"]) == (200, "a person", "to look at")
     back = f"{ALIASES}/challenger/rollback"
     status, problem = ask("POST", back, {"expected": 1, "why": "worse"})
-    assert (status, "expected at buyer@1, it is at buyer@2" in problem["detail"]) == (409, True)
+    assert (status, "expected buyer@1, found buyer@2" in problem["detail"]) == (409, True)
     assert ask("POST", back, {"expected": 2, "why": "worse"})[1]["act"] == "roll_back"
     assert ask("GET", f"{ALIASES}/challenger")[1]["version"] == "buyer@1"
     assert ask("POST", back, {"expected": 1, "why": "worse"})[0] == 404
@@ -162,7 +162,7 @@ def test_a_champion_that_is_moved_or_rolled_back_is_in_the_ledger_with_who_did_i
         project.registry.put_gate(record)
         move = msgspec.structs.replace(move, gate=record.id)
         assert models.move("buyer", "champion", move, actor="release-bot").actor == "release-bot"
-        with pytest.raises(Conflict, match="expected at buyer@2, it is at buyer@1"):
+        with pytest.raises(Conflict, match="expected buyer@2, found buyer@1"):
             models.roll_back("buyer", "champion", RollBack(expected=2, why="no better"), actor="release-bot")
         models.roll_back("buyer", "champion", RollBack(expected="buyer@1", why="no better"), actor="release-bot")
         rows = [(row.act, row.actor, row.cause) for row in project.ledger()[-2:]]

@@ -206,7 +206,7 @@ with LmdbKeyValue(Path({str(store)!r})) as store:
     with forked.Popen([sys.executable, "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        with pytest.raises(Conflict, match="writes here"):
+        with pytest.raises(Conflict, match="is writing here"):
             project.predict_table("buyer", table(2), mode="precomputed", progress=other)
         assert logged(project) == 0
         process.communicate()

@@ -379,7 +379,7 @@ def test_an_onnx_graph_that_takes_so_many_rows_or_has_its_weights_elsewhere_is_r
 def test_an_onnx_graph_that_has_no_number_for_a_null_is_refused(empty: Path, tmp_path: Path) -> None:
     assert look("onnx", graph()).accepts_null
     (tmp_path / "graph.onnx").write_bytes(graph(clean="inputs"))
-    with shop.opened(empty) as project, pytest.raises(Misuse, match="its graph has no number for nulls"):
+    with shop.opened(empty) as project, pytest.raises(Misuse, match="its graph gives no number for nulls"):
         project.import_model(tmp_path / "graph.onnx", "buyer", window="7d", categories=SITES)
 
 

@@ -97,8 +97,8 @@ def test_a_class_without_trust_is_refused_and_nothing_is_stored(tmp_path: Path) 
     ("spoilt", "message"),
     [
         ("scores * np.nan", r"model 'buyer': \d+ of \d+ predictions are not numbers, e.g. nan"),
-        ("scores[1:]", r"model 'buyer': predictions of shape \(\d+,\) for \d+ rows"),
-        ("np.stack([scores, scores], 1)", r"model 'buyer': predictions of shape \(\d+, 2\) for \d+ rows"),
+        ("scores[1:]", r"model 'buyer': found predictions of shape \(\d+,\) for \d+ rows"),
+        ("np.stack([scores, scores], 1)", r"model 'buyer': found predictions of shape \(\d+, 2\) for \d+ rows"),
         ("scores + 1", r"model 'buyer': \d+ of \d+ predictions lie outside \[0, 1\]"),
         ("1 / 0", "model 'buyer': its prediction raised ZeroDivisionError"),
     ],

@@ -104,7 +104,7 @@ store.close()
             pushed = project.push("readings", [reading(0)])
             with pytest.raises(Unavailable):
                 applier.wait_applied({pushed.partition: pushed.position}, 0.3)
-            eventually(lambda: "writes here" in (project.views.blocked or ""))
+            eventually(lambda: "is writing here" in (project.views.blocked or ""))
             process.communicate(timeout=60)  # its standard input closes, and it ends
             assert process.returncode == 0
             applier.wait_applied({pushed.partition: pushed.position}, 60)

@@ -188,7 +188,7 @@ def fresh(project: Project, *, bought: Any = None, days: int = 20) -> None:
 @pytest.mark.parametrize(
     ("bought", "days", "kind", "message"),
     [
-        (True, 20, Misuse, r"all \d+ labels are 1\. Widen the window until both occur"),
+        (True, 20, Misuse, r"all \d+ labels are 1\. Widen the window until both classes occur"),
         ("never", 20, Unavailable, "None of 240 requests has a label"),
         (None, 8, Unavailable, "There are no labels to learn from"),
     ],

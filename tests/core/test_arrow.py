@@ -94,7 +94,7 @@ class Pretender:
     [
         (arro3.Array([1, 2], arro3.DataType.int64()), "cannot be converted to an Arrow table"),
         (5, "cannot be converted to an Arrow table"),
-        (Pretender(ImportError("no module pyarrow")), "through a package that is missing"),
+        (Pretender(ImportError("no module pyarrow")), "through a package that is not installed"),
         (Pretender(RuntimeError("never mind")), "never mind"),
     ],
 )

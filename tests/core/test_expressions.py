@@ -258,7 +258,7 @@ def test_nothing_fails_where_no_row_needs_it() -> None:
         (s.category() == "x", "Make .category\\(\\) the last"),
         (when(f, 1, 2), "a truth value as its condition"),
         (when(b, 1, "x"), "two values of one type"),
-        (s.isin([1]), "values of the type it looks for"),
+        (s.isin([1]), "one type for the column and the values to look for"),
         (s.log1p(), "needs numbers; it was given str"),
     ],
 )

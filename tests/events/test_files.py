@@ -222,7 +222,7 @@ def test_a_row_that_does_not_fit_is_named_by_file_line_and_column(
     ("text", "message"),
     [
         ("", "found an empty file, needed a header"),
-        ("\n\n", "found blank lines alone, needed a header"),
+        ("\n\n", "found only blank lines, needed a header"),
         ("who,x\na,1\n", r"needs column 'at' \(time of source 'plain'\), found who, x"),
         ("who,who,at\n", "has who more than once"),
     ],

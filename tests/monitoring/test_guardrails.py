@@ -120,7 +120,8 @@ def test_a_version_that_fails_always_is_found_as_soon_as_a_verdict_is_allowed() 
     said = breach(figures("canary", requests=50, failures=50), figures("champion", requests=950), LIMITS)
     assert said is not None
     assert said.message == (
-        "100.0 % of its requests failed (50 of 50), but 0.0 % with the version that it is compared with; at most 1.0 % more is allowed."
+        "100.0 % of its requests failed (50 of 50), but 0.0 % with the version that it is compared with; "
+        "at most 1.0 % more is allowed."
     )
     assert breach(figures("canary", requests=49, failures=49), figures("champion", requests=950), LIMITS) is None
 

@@ -198,7 +198,7 @@ def test_a_killed_collection_is_finished_by_the_next_process(shop: Shop, state: 
 
 def test_two_collections_at_once_are_a_conflict(shop: Shop) -> None:
     assert shop.catalog.acquire(LEASE, "other", 10.0)
-    with pytest.raises(Conflict, match="another one is running"):
+    with pytest.raises(Conflict, match="another collection is running"):
         shop.collector().collect(why="disk")
 
 

@@ -132,7 +132,7 @@ def test_a_protected_alias_needs_what_was_declared(desk: Desk) -> None:
     with pytest.raises(Misuse, match="'canary' is protected"):
         desk.version(0, alias="canary")
     registry.move("late_flight", "canary", one, why="the first one", first=True)
-    with pytest.raises(Conflict, match="compared it with no version; canary is now"):
+    with pytest.raises(Conflict, match="compared the version with no version, but canary is now"):
         registry.move("late_flight", "canary", two, why="better", gate=desk.gate(two, None))
     registry.move("late_flight", "canary", two, why="better", gate=desk.gate(two, one))
     assert registry.roll_back("late_flight", "canary", why="breach").version == one.id
@@ -170,7 +170,7 @@ def test_a_protected_alias_takes_a_record_against_the_champion_in_service_too(de
         desk.world.passed_gate(one, two, judged_at_us=NOW_US), id="gate_other", champion="f"
     )
     registry.put_gate(other)
-    with pytest.raises(Conflict, match="compared it with f; canary is now"):
+    with pytest.raises(Conflict, match="compared the version with f, but canary is now"):
         registry.move("late_flight", "canary", one, why="another one", gate=other)
 
 

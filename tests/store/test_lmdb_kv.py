@@ -74,7 +74,7 @@ def test_only_one_process_writes(start_writer: Start, tmp_path: Path) -> None:
     assert writer.stdout is not None
     writer.stdout.readline()
     with LmdbKeyValue(tmp_path) as store:
-        with pytest.raises(Conflict, match=f"process {writer.pid} writes here"):
+        with pytest.raises(Conflict, match=f"process {writer.pid} is writing here"):
             store.write({b"a": b"1"})
         writer.kill()
         writer.wait()

@@ -90,7 +90,7 @@ def test_a_partition_that_was_moved_away_is_never_begun_again(tmp_path: Path) ->
 def test_a_view_that_knows_more_than_the_log_is_told_so(tmp_path: Path) -> None:
     with SqliteLog(tmp_path) as log:
         log.append([b"a"])
-        with pytest.raises(Corrupt, match="it ends at 1, before 5"):
+        with pytest.raises(Corrupt, match="its last record is 1, before 5"):
             log.read("p0001", 5)
 
 
@@ -328,7 +328,7 @@ def test_an_older_copy_in_the_place_of_a_log_is_named(tmp_path: Path) -> None:
         assert log.positions() == {"p0001": 1}  # readers go on in what lies there
         with pytest.raises(Unavailable, match="was removed"):
             log.append([b"d"])
-        with pytest.raises(Corrupt, match=r"it ends at 1, and this process wrote up to 3"):
+        with pytest.raises(Corrupt, match=r"its last record is 1, but this process wrote up to 3"):
             log.append([b"d"])
 
 

@@ -121,7 +121,7 @@ def test_a_handful_of_rows_proves_nothing(world: Any, training_set: TrainingSet)
 
 def test_a_column_that_requests_get_only_later_is_refused(world: Any, training_set: TrainingSet) -> None:
     filled = with_hindsight(training_set, distance=seen(twice=50, changed=20, filled=20))
-    with pytest.raises(Misuse, match=r"'distance' was null in 20 of 50 requests .*900 rows .* Features that read it: km\."):
+    with pytest.raises(Misuse, match=r"'distance' was null in 20 of 50 requests .*900 training rows .* read it: km\."):
         fit(world.model, filled)
     assert look(world.model, with_hindsight(training_set, distance=seen(twice=50, changed=20))) == [
         ("known_later", "distance", "warning")

@@ -293,5 +293,5 @@ def test_trees_that_ask_for_null_are_not_converted_without_an_end() -> None:
     estimator = onnx(make_pipeline(StandardScaler(), RandomForestClassifier(5, random_state=0)))
     runtime = runtime_for(estimator)
     fitted = runtime.fit(estimator, x, np.isnan(x[:, 1]).astype(int), ("a", "b", "c", "d", "e"))
-    with pytest.raises(Misuse, match="its trees ask whether a value is missing"):
+    with pytest.raises(Misuse, match="its trees test for missing values"):
         runtime.save(fitted)

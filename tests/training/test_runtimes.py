@@ -182,8 +182,10 @@ def test_missing_libraries_say_what_to_install() -> None:
     assert 'pip install "trimtab[catboost]"' in str(part)
     other = missing_library("forests", ModuleNotFoundError("No module named 'forests.deep'", name="forests.deep"))
     assert isinstance(other, Misuse)
-    assert str(other) == "library forests.deep: it is not installed. pip install the distribution that provides 'forests'"
-    with pytest.raises(NotFound, match="there are lightgbm"):
+    assert (
+        str(other) == "library forests.deep: it is not installed. pip install the distribution that provides 'forests'"
+    )
+    with pytest.raises(NotFound, match="There are lightgbm"):
         runtime_named("tensorflow")
 
 
@@ -212,7 +214,7 @@ BOOSTER = (lambda pair: pair[1].load(pair[1].save(pair[0])))(fitted(ESTIMATORS["
 def test_a_linear_booster_of_xgboost_is_refused_before_its_fit_and_where_its_bytes_are_read() -> None:
     xgboost = pytest.importorskip("xgboost")
     estimator = xgboost.XGBClassifier(booster="gblinear", n_estimators=3, verbosity=0)
-    with pytest.raises(Misuse, match=r'estimator XGBClassifier: booster="gblinear" is not a tree booster.*booster="gbtree"'):
+    with pytest.raises(Misuse, match=r'estimator XGBClassifier: booster="gblinear" is not a tree.*booster="gbtree"'):
         runtime_for(estimator).configure(estimator, seed=0, threads=1)
     data = bytes(estimator.fit(X, Y).get_booster().save_raw("ubj"))
     with pytest.raises(Misuse, match=r'xgboost: booster="gblinear" is not a tree booster'):

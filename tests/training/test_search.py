@@ -97,7 +97,7 @@ def test_parameters_are_of_the_recipe_and_the_search_is_not(world: Any) -> None:
     assert with_parameters(model, {"strength": 0.5, "intercept": False}).new_estimator().C == 0.5
     assert model.new_estimator().C == 1.0
     without = searched(world, lambda strength, intercept: None)
-    with pytest.raises(Misuse, match=r"no search has chosen a value yet for strength, intercept. Search first: trimtab search"):
+    with pytest.raises(Misuse, match=r"has chosen a value yet for strength, intercept. Search first: trimtab search"):
         without.new_estimator()
 
 
@@ -206,7 +206,7 @@ def test_a_search_in_which_everything_fails_says_why(world: Any, training_set: T
         raise ValueError("no such thing")
 
     kept: list[Trial] = []
-    with pytest.raises(Misuse, match=r"all of 5 trials failed. The newest: .*no such thing"):
+    with pytest.raises(Misuse, match=r"all of 5 trials failed. The newest error: .*no such thing"):
         run_trials(searched(world, broken, trials=50), training_set, training_set.usable, keep=kept.append)
     assert len(kept) == 5
     few = np.zeros(training_set.rows, bool)

@@ -182,7 +182,7 @@ def test_balanced_scores_are_probabilities_once_they_are_calibrated(make: Callab
 
 
 def test_a_sample_that_leaves_too_little_is_refused(world: Any, training_set: TrainingSet) -> None:
-    with pytest.raises(Misuse, match=r"keeps \d+ of \d+ rows, for 2 features"):
+    with pytest.raises(Misuse, match=r"keeps \d+ of \d+ rows, too few for 2 features"):
         fit(declared(world, sample=tt.sample(rows=0.0001)), training_set)
     with pytest.raises(Misuse, match="all of them labelled 1"):
         fit(declared(world, sample=tt.sample(negatives=0.000001)), training_set)

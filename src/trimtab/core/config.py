@@ -225,7 +225,7 @@ def load_config(folder: Path, environment: Mapping[str, str]) -> Config:
     folder = folder.absolute()
     file = folder / FILE
     if not file.is_file():
-        raise NotFound(f"{file}: not found, so this is no trimtab project. Create one: trimtab init FILE.csv")
+        raise NotFound(f"{file}: not found, so this folder is not a trimtab project. Create one: trimtab init FILE.csv")
     try:
         document = tomllib.loads(file.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -227,7 +227,7 @@ def check_columns(names: Iterable[str], what: str) -> None:
             )
         other = seen.setdefault(name.casefold(), name)
         if other != name:
-            raise Misuse(f"{what}: columns {other!r} and {name!r} differ in case alone. Rename one of them.")
+            raise Misuse(f"{what}: columns {other!r} and {name!r} differ only in case. Rename one of them.")
 
 
 def check_name(name: str, kind: str) -> None:

@@ -442,8 +442,8 @@ def _check_window(what: str, aggregate: Aggregate) -> None:
         return
     if until_us >= over_us:
         raise Misuse(
-            f"{what}: until={format_duration(until_us)} is not before the window's beginning, "
-            f"over={format_duration(over_us)}. The window is what lies between them."
+            f"{what}: until={format_duration(until_us)} must be less than over={format_duration(over_us)}, because "
+            "the window is the time between them."
         )
     if hop_us > over_us - until_us:
         between = "its window" if not until_us else "its window from over to until,"

@@ -112,7 +112,7 @@ def check_evidence(
     if gate.champion != champion:
         judged = gate.champion[:12] if gate.champion else "no version"
         raise Conflict(
-            f"{what}: gate record {gate.id} compared it with {judged}; {alias} is now "
+            f"{what}: gate record {gate.id} compared the version with {judged}, but {alias} is now "
             f"{champion[:12] if champion else 'no version'}. Judge it again{_how(version, alias)}."
         )
 

@@ -141,8 +141,9 @@ def load_version(
             raise Misuse(f"{what}: {error} {_CODE} Or retrain it here.") from error
         if sound and (changed := what_matters(version.environment, here, version.runtime)):
             raise Misuse(  # the bytes are intact, but the libraries on this machine cannot read them
-                f"{what}: {version.runtime} cannot load it here: {error} Changed since training: {', '.join(changed)}. "
-                "Load it where it was made, install the versions it was made with, or retrain it here."
+                f"{what}: {version.runtime} cannot load it here: {error} Changed since training: "
+                f"{', '.join(changed)}. Load it on a machine like the one where it was made, install the versions it "
+                "was made with, or retrain it here."
             ) from error
         raise Corrupt(f"{what}: blob {version.artifact}: {error}") from error
     if isinstance(features, FeatureSet) and features.names != artifact.inputs:

@@ -443,7 +443,7 @@ class Registry:
 
     def _check_expected(self, what: str, expected: str | msgspec.UnsetType | None, place: Place) -> None:
         if expected is not msgspec.UNSET and expected != place.version:
-            found = f"expected at {self._records.name(expected)}, it is at {self._records.name(place.version)}"
+            found = f"expected {self._records.name(expected)}, found {self._records.name(place.version)}"
             raise Conflict(f"{what}: {found}. Read the alias again before you decide.")
 
 

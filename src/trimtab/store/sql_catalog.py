@@ -170,7 +170,7 @@ class SqlCatalog(Closing):
         """Take or renew a lease. Return False if another holder has the lease and it has not expired."""
         _check_names(lease, holder)
         if not ttl_s > 0:
-            raise Misuse(f"catalogue: a lease of {ttl_s} s. Give a time to live above zero.")
+            raise Misuse(f"catalogue: found a lease of {ttl_s} s. Give a time to live above zero.")
         now_us = self._clock.now_us()
         expires_at_us = now_us + int(ttl_s * 1e6)
         values = {"holder": holder, "expires_at_us": expires_at_us, "crc": row_crc(lease, holder, expires_at_us)}

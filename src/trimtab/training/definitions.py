@@ -74,7 +74,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         if self.search is not None and (without := lacking(self.search, self.estimator)):
             raise Misuse(
                 f"model {self.name!r}: no search has chosen a value yet for {', '.join(without)}. Search first: "
-                f"trimtab search {self.name}. Or give the estimator's function defaults."
+                f"trimtab search {self.name}. Or give the estimator's function default values."
             )
         return self.estimator()
 
@@ -317,7 +317,7 @@ def _check_metric(name: str, metric: Metric, label: Label) -> None:
 _LISTS = ("str", "int")
 _NOT_OF_LISTS = {
     "calibration": "scores order a list and are not probabilities. Leave it out, or use metric='log_loss'",
-    "costs": "a list is ordered, and its rows are not answered with yes or no. Leave them out",
+    "costs": "a ranking orders lists and does not answer yes or no. Leave them out",
 }
 
 

@@ -75,7 +75,7 @@ def read_columns(
         if is_pandas(given):  # without pyarrow
             return read_pandas(given, only, loose=loose)
         raise Misuse(
-            f"table: a {_named(given)} gives its data through a package that is missing ({error}). Install that "
+            f"table: a {_named(given)} gives its data through a package that is not installed ({error}). Install that "
             "package, or give a list of dicts."
         ) from error
     except (KeyboardInterrupt, SystemExit):

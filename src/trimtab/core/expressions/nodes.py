@@ -396,7 +396,10 @@ def _result(node: Expression, found: list[Dtype], columns: Mapping[str, Dtype], 
         case "is_null":
             return "bool"
         case "isin":
-            need(all(common_dtype(found[0], d) is not None for d in found), "values of the type it looks for")
+            need(
+                all(common_dtype(found[0], d) is not None for d in found),
+                "one type for the column and the values to look for",
+            )
             return "bool"
         case "fill_null" | "when":
             branches = found if node.op == "fill_null" else found[1:]

@@ -145,7 +145,7 @@ class _Records:
                 f"{_shown(taken[at])}. Write the file in UTF-8, with every quote closed."
             ) from None
         if not names:
-            found = "blank lines alone" if taken else "an empty file"
+            found = "only blank lines" if taken else "an empty file"
             raise Misuse(f"{what}: found {found}, needed a header line that names the columns. Write one.")
         self.lines = len(taken)
         return names

@@ -28,8 +28,8 @@ def local_file(given: str | Path) -> Path:
     if url := _URL.match(str(given)):  # search the text itself, because `Path` turns the "//" of a URL into "/"
         address = f"{url[1]}://{str(given)[url.end() :].lstrip('/')}"
         raise Misuse(
-            f"file {address}: found an address, needed a file on this machine. Copy it here, or read it with polars, "
-            "pandas or DuckDB and give the table."
+            f"file {address}: found an address, needed a file on this machine. Copy the file to this machine, or read "
+            "it with polars, pandas or DuckDB and give the table."
         )
     if path.is_dir():
         raise Misuse(f"{path} is a folder, not a file. Give the path of one of its files at a time.")

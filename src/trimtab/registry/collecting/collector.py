@@ -172,7 +172,7 @@ class Collector:
         """
         holder = f"{self._actor} {os.getpid()}"
         if not self._catalog.acquire(gone.LEASE, holder, gone.LEASE_S):
-            raise Conflict("collection: another one is running. Try again when it has ended.")
+            raise Conflict("collection: another collection is running. Try again when it has ended.")
         try:
             gone.finish(self._catalog, self._blob)
             found = self.look()
@@ -189,7 +189,7 @@ class Collector:
     def _collect(self, one: Going, why: str, holder: str) -> bool:
         """Remove the blobs of one version. Return False if the version turned out to be needed."""
         if not self._catalog.acquire(gone.LEASE, holder, gone.LEASE_S):
-            raise Conflict("collection: it took so long that another one began. Run it again.")
+            raise Conflict("collection: it took so long that another collection began. Run it again.")
         digests = [blob.digest for blob in one.blobs]
         note = gone.Removed(
             version=one.version,

@@ -202,12 +202,12 @@ def imported_model(
     runtime = runtime_named(inspected.runtime)
     if step is None and not inspected.accepts_null and inspected.runtime == "onnx":
         raise Misuse(
-            f"{what}: its graph has no number for nulls, which are NaN, and features may be null. Let it replace them "
-            "first (torch.nan_to_num, or a SimpleImputer in the pipeline), save it again, and import it."
+            f"{what}: its graph gives no number for nulls (NaN), but features may be null. Let the graph replace "
+            "nulls first (torch.nan_to_num, or a SimpleImputer in the pipeline), save it again, and import it."
         )
     if step is None and not inspected.accepts_null:
         raise Misuse(
-            f"{what}: its {inspected.kind} refuses nulls, and features may be null. Put it into a scikit-learn "
+            f"{what}: its {inspected.kind} refuses nulls, but features may be null. Put it into a scikit-learn "
             "pipeline with a SimpleImputer, save that with skops, and import it."
         )
     names = model.label.class_names if model.task == "multiclass" else ()

@@ -317,7 +317,9 @@ class LmdbEnvironment:
         except lmdb.Error as error:
             raise named(error, self.path, self.repair) from error
         if found is None:
-            raise Corrupt(f"{self.path}: an LMDB environment that is not trimtab's: it has no format. {self.repair}")
+            raise Corrupt(
+                f"{self.path}: not an LMDB environment of trimtab, because it has no format record. {self.repair}"
+            )
         if found != str(FORMAT).encode():
             version = found.decode("ascii", "replace")
             raise Misuse(
@@ -364,7 +366,8 @@ class LmdbEnvironment:
             raise Unavailable(f"{path}: cannot be made ({error}). Check free space and access.") from error
         if lock is None:
             raise Conflict(
-                f"{self.path}: process {FileLock.holder(path)} writes here, and only one may. Stop it, or read only."
+                f"{self.path}: process {FileLock.holder(path)} is writing here, and only one process may. Stop that "
+                "process, or only read."
             )
         return lock
 

@@ -205,7 +205,9 @@ class LmdbKeyValue(Closing):
         if not keys or (max(map(len, keys)) <= _LONGEST_KEY_BYTES and keys[0][:1] > b"\0"):
             return
         wrong = next(key for key in keys if not 0 < len(key) <= _LONGEST_KEY_BYTES or key[0] == 0)
-        raise Misuse(f"{self.directory}: key {wrong!r} has {len(wrong)} bytes. Give 1 to 511, the first not zero.")
+        raise Misuse(
+            f"{self.directory}: key {wrong!r} has {len(wrong)} bytes. Give 1 to 511 bytes, the first of them not zero."
+        )
 
     def _verified(self, key: bytes, raw: bytes) -> bytes:
         if _crc32(raw, _crc32(key)) != RESIDUE:

@@ -389,7 +389,9 @@ class _Append:
             raise Misuse(f"log: a payload exceeds {_LARGEST_PAYLOAD_BYTES:,} bytes. Put it in a blob; log its hash.")
         if at_us is not None:
             if len(at_us) != len(payloads):
-                raise Misuse(f"log: {len(payloads)} payloads, {len(at_us)} append times. Give one time for each.")
+                raise Misuse(
+                    f"log: found {len(payloads)} payloads, {len(at_us)} append times. Give one time for each payload."
+                )
             if list(at_us) != sorted(at_us):
                 raise Misuse("log: the append times decrease. Sort the records by the time they became known.")
         self.payloads = payloads

@@ -293,11 +293,12 @@ class PartitionWriter:
                 last = sequence(connection, head)
                 found = rows[0][0] if rows else head.truncated_through
                 if last != found:
-                    raise Corrupt(f"{what}: it ends at {found}, not at {last}. Restore the partition from a copy.")
+                    raise Corrupt(f"{what}: its last record is {found}, not {last}. Restore the partition from a copy.")
                 if last < self.position:
                     raise Corrupt(
-                        f"{what}: it ends at {last}, and this process wrote up to {self.position}: it was replaced by "
-                        "an older copy. Put the newer file back, or stop this process and run: trimtab storage recover"
+                        f"{what}: its last record is {last}, but this process wrote up to {self.position}: the file "
+                        "was replaced by an older copy. Put the newer file back, or stop this process and run: "
+                        "trimtab storage recover"
                     )
                 if head.durable != (self.mode == "durable"):
                     write_head(connection, msgspec.structs.replace(head, durable=self.mode == "durable"))
@@ -352,7 +353,11 @@ class PartitionReader:
         records = verified(rows, start, self.path)
         end = records[-1].position if records else start
         if len(rows) < limit and end != last:
-            lost = f"records {end + 1} to {last} are missing" if end < last else f"it ends at {last}, before {end}"
+            lost = (
+                f"records {end + 1} to {last} are missing"
+                if end < last
+                else (f"its last record is {last}, before {end}")
+            )
             raise Corrupt(f"{self.path}: {lost}. Restore the partition from a copy, or rebuild what was read from it.")
         return records
 

@@ -206,7 +206,9 @@ def build_training_set(
     at_us = requests[model.request.time].values - model.request.lead_us
     early = np.flatnonzero(at_us <= cut_us)
     if not early.size:
-        raise Misuse(f"{what}: none of {requests.rows} requests is before {format_time(cut_us)}. Move the cut.")
+        raise Misuse(
+            f"{what}: none of {requests.rows} requests is before {format_time(cut_us)}. Move the cut to a later time."
+        )
     requests, at_us = requests.take(early), at_us[early]
     needed = {view.source.name for view in model.features.views} | {model.label.source.name}
     if absent := sorted(needed - frames.keys()):

@@ -124,8 +124,8 @@ def _check_left(model: Model, target: NDArray[Any], kept: NDArray[np.int64]) -> 
     left = target[kept]
     if left.size < max(needed, 1):
         raise Misuse(
-            f"model {model.name!r}: sample={model.sample!r} keeps {left.size} of {target.size} rows, for {needed} "
-            "features. Keep a larger share."
+            f"model {model.name!r}: sample={model.sample!r} keeps {left.size} of {target.size} rows, too few for "
+            f"{needed} features. Keep a larger share."
         )
     if model.task in ("binary", "multiclass") and np.unique(left).size < 2:
         raise Misuse(
@@ -168,7 +168,7 @@ def _check_of_lists(model: Model, training_set: TrainingSet, rows: NDArray[np.in
         raise Misuse(
             f"model {model.name!r}: rows of one list have different weights (the first: {model.group} {name!r}, "
             f"{weights[first]:g} and {weights[first + 1]:g}), and a list counts as a whole. Let the weight read "
-            "columns that all rows of a list share, or put the worth of a row into its relevance."
+            "columns that all rows of a list share, or express the value of a row by its relevance."
         )
 
 

@@ -172,13 +172,15 @@ def training_target(
         if not np.isin(values, (0.0, 1.0)).all():
             raise Misuse(f"{what}: metric {model.metric!r} needs labels 0 and 1, found {values[:5].tolist()}.")
         if values.size < 2:
-            raise Misuse(f"{what}: all {chosen.size} labels are {values[0]:g}. Widen the window until both occur.")
+            raise Misuse(
+                f"{what}: all {chosen.size} labels are {values[0]:g}. Widen the window until both classes occur."
+            )
         target = target.astype(np.int64)
     elif model.task == "multiclass":
         target = target.astype(np.int64)
         if target.min() == target.max():
             name = model.label.class_names[target[0]]
-            raise Misuse(f"{what}: all {chosen.size} labels are {name!r}. Widen the window until others occur.")
+            raise Misuse(f"{what}: all {chosen.size} labels are {name!r}. Widen the window until other classes occur.")
     elif model.task == "ranking":
         _check_lists(model, training_set, chosen)
     elif model.task == "count" and target.min() < 0.0:

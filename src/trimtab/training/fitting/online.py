@@ -144,8 +144,8 @@ def fit_online(
         raise Misuse(_no_calibration(model.name, model.calibration))
     if model.weights is not None or model.sample is not None:
         raise Misuse(
-            f"online learning of {model.name!r}: weights and sample shape the first fit only, not what is learnt "
-            'afterwards. Leave them out, or use learn="batch".'
+            f"online learning of {model.name!r}: weights and sample apply only to the first fit, not to what is "
+            'learnt afterwards. Leave them out, or use learn="batch".'
         )
     chosen, labels = training_target(model, training_set, rows)
     refuse_leaks(model, find_leaks(model, training_set, chosen))

@@ -45,9 +45,10 @@ def checked_scores(
     with answering(name):
         scores = np.asarray(scorer.predict(matrix), np.float64)
     if scores.shape != ((len(matrix), classes) if classes else (len(matrix),)):
-        needed = f"A probability of each of {classes} classes" if classes else "One"
+        needed = f"a probability of each of {classes} classes" if classes else "one number"
         raise Misuse(
-            f"model {name!r}: predictions of shape {scores.shape} for {len(matrix)} rows. {needed} a row is needed."
+            f"model {name!r}: found predictions of shape {scores.shape} for {len(matrix)} rows, needed {needed} for "
+            "each row."
         )
     finite = np.isfinite(scores)
     bad = np.flatnonzero(~(finite.all(axis=1) if classes else finite))

@@ -108,7 +108,7 @@ def run_trials(
     while not _is_over(search, trials):
         if len(trials) >= _ALIKE and all(trial.state == "failed" for trial in trials):
             raise Misuse(
-                f"search of {model.name!r}: all of {len(trials)} trials failed. The newest: {trials[-1].error}"
+                f"search of {model.name!r}: all of {len(trials)} trials failed. The newest error: {trials[-1].error}"
             )
         progress(_used(search, trials, 0.0))
         proposal = Proposal(search, trials, first=first)
@@ -127,7 +127,9 @@ def run_trials(
         )
         keep(trials[-1])
     if best_trial(trials) is None:
-        raise Misuse(f"search of {model.name!r}: all of {len(trials)} trials failed. The newest: {trials[-1].error}")
+        raise Misuse(
+            f"search of {model.name!r}: all of {len(trials)} trials failed. The newest error: {trials[-1].error}"
+        )
     return trials
 
 

@@ -170,8 +170,8 @@ def _converted(estimator: BaseEstimator) -> bytes:
 
     if _splits_on_null(estimator):
         raise Misuse(
-            f"onnx: {type(estimator).__name__} cannot be converted: its trees ask whether a value is missing, and "
-            "skl2onnx does not finish with those. Use it without onnx(...), as scikit-learn's own."
+            f"onnx: {type(estimator).__name__} cannot be converted: its trees test for missing values, and skl2onnx "
+            "never finishes with such trees. Use the estimator without onnx(...), as scikit-learn's own."
         )
     try:
         data = _graph(estimator, DoubleTensorType)

@@ -135,7 +135,8 @@ class LightgbmRuntime(LibraryRuntime):
         if int(sizes.max()) > _LONGEST:
             raise Misuse(
                 f"LGBMRanker: a list has {int(sizes.max()):,} rows, but LightGBM takes {_LONGEST:,} at most. Give "
-                "shorter lists (what people were shown), or an estimator that learns each row: LGBMRegressor."
+                "shorter lists (what people were shown), or use an estimator that learns from single rows: "
+                "LGBMRegressor."
             )
         degrees = len(estimator.get_params().get("label_gain") or range(_DEGREES))
         bad = relevance[(relevance != np.floor(relevance)) | (relevance >= degrees)]

@@ -128,11 +128,11 @@ def test_a_champion_whose_artifact_is_lost_is_red_and_training_puts_the_same_byt
         harm(path)
     found = next(finding for finding in examine(loaded, {}) if finding.name == "champions")
     assert (found.state, first.name in found.found, file.name[:12] in found.found) == ("missing", True, True)
-    assert found.fix.startswith("Run: trimtab train buyer (it fits it again and puts the same bytes back)")
+    assert found.fix.startswith("Run: trimtab train buyer (it fits the version again and restores the same bytes)")
     with opened(loaded) as project:
         (red,) = [line for line in project.status().red if "artifact" in line]
         assert red.startswith(f"buyer: {first.name} ")
-        assert "Run: trimtab train buyer (it fits it again and puts the same bytes back)" in red
+        assert "Run: trimtab train buyer (it fits the version again and restores the same bytes)" in red
         assert "trimtab storage restore BACKUP --force" in red
         assert project.train() == []
         assert "put back" in project.runs()[-1].outcome

@@ -141,7 +141,7 @@ def test_a_limit_in_seconds_holds_without_a_champion() -> None:
     said = breach(slow, none, guardrails(p99="250ms"))
     assert said is not None
     assert (said.kind, said.bound) == ("latency", 0.25)
-    assert "allowed is 250 ms" in said.message
+    assert "allowed is at most 250 ms" in said.message
     assert breach(slow, none, guardrails(p99="60s")) is None
 
 

@@ -104,7 +104,7 @@ def test_a_version_is_found_by_number_alias_and_beginning_of_its_address(shop: S
             get(wrong)
     with pytest.raises(NotFound, match=r"@1 to @2; aliases: @shadow"):
         get("late_flight@9")
-    with pytest.raises(NotFound, match="there are some of late_flight"):
+    with pytest.raises(NotFound, match="there are versions of late_flight"):
         get("other@1")
 
 

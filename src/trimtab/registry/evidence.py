@@ -101,7 +101,9 @@ def check_evidence(
     if gate is None:
         alone = _alone(version.metric)
         needed = ", ".join((*alone, *_COMPARED) if champion else alone)
-        raise Misuse(f"{what}: no gate record, so nothing shows {needed}. {_instead(version, alias, champion)}")
+        raise Misuse(
+            f"{what}: no gate record, so these checks are missing: {needed}. {_instead(version, alias, champion)}"
+        )
     if gate.model != version.model or gate.candidate not in (version.id, version.refit_of):
         raise Misuse(
             f"{what}: gate record {gate.id} judged {gate.candidate[:12]} of {gate.model!r}; needed a record of "

@@ -89,14 +89,14 @@ def repair_lost(model: str, *, imported: str | None, changed: bool = False) -> s
         changed: Whether the project now declares the model differently.
 
     >>> repair_lost("late_flight", imported=None)[:72]
-    'Run: trimtab train late_flight (it fits it again and puts the same bytes'
+    'Run: trimtab train late_flight (it fits the version again and restores t'
     """
     if imported is not None:
         first = f"Import its file again: trimtab versions import {imported} --model {model}"
     elif changed:
         first = f"Bring back its recipe, and run: trimtab train {model}"
     else:
-        first = f"Run: trimtab train {model} (it fits it again and puts the same bytes back)"
+        first = f"Run: trimtab train {model} (it fits the version again and restores the same bytes)"
     return f"{first}. Or bring all of the state back from a backup: trimtab storage restore BACKUP --force"
 
 

@@ -101,7 +101,8 @@ class VersionRecords:
         count = self._catalog.get("version_count", model)
         if count is None:
             models = self.models()
-            return f"no versions of {model!r}; there are {'some of ' + ', '.join(models) if models else 'none at all'}."
+            found = f"versions of {', '.join(models)}" if models else "none at all"
+            return f"no versions of {model!r}; there are {found}."
         aliases = ", ".join(f"@{name}" for name in self._aliases.places(model)) or "none"
         return f"{model!r} has versions @1 to @{int(count.body)}; aliases: {aliases}."
 

@@ -176,7 +176,7 @@ def decode_profile(data: bytes) -> InputProfile:
     """
     if data[:1] != bytes([FORMAT]):
         raise Corrupt(
-            f"input profile: format {data[:1].hex() or 'empty'}, this trimtab reads {FORMAT:02x}. Upgrade it."
+            f"input profile: format {data[:1].hex() or 'empty'}, this trimtab reads {FORMAT:02x}. Upgrade trimtab."
         )
     try:
         return msgspec.msgpack.decode(zlib.decompress(data[1:]), type=InputProfile)

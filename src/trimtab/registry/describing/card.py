@@ -71,7 +71,7 @@ def _identity(card: Document, about: About) -> None:
         f"Made {format_time(version.made_at_us)} by {version.actor}."
     )
     if version.imported is not None:
-        how = "by name" if version.imported.inputs_named else "by their number alone"
+        how = "by name" if version.imported.inputs_named else "only by their number"
         text += (
             f" It was imported from {version.imported.file} ({version.imported.kind}, SHA-256 "
             f"{version.imported.sha256}) and compared with {version.imported.golden}; its inputs were compared {how}."
@@ -80,7 +80,7 @@ def _identity(card: Document, about: About) -> None:
         refitted = next((name for name, what in about.relatives if what == "refits"), version.refit_of)
         text += f" It refits the recipe of {refitted} on more data."
     if version.trust:
-        text += " Loading it runs code from the artifact (pickle), which was allowed."
+        text += " Loading it runs code from the artifact (pickle), which was explicitly allowed."
     near = "equal bits" if artifact.row_exact else f"within {artifact.row_tolerance:.2g}"
     rows = [
         ("address", version.id),
@@ -92,7 +92,7 @@ def _identity(card: Document, about: About) -> None:
         ("runtime", version.runtime),
         ("nulls", "as they are" if artifact.step is None else "imputed by the mean; columns scaled"),
         ("calibration", "none" if artifact.recalibration is None else artifact.recalibration.kind),
-        ("one row against a batch", near),
+        ("one row compared with a batch", near),
         *((f"one row on {one.machine}", f"{one.text}, measured on {one.rows} rows") for one in about.row_choices),
     ]
     card.heading("What it is")
@@ -126,8 +126,8 @@ def _training(card: Document, version: Version, manifest: Manifest) -> None:
     states = ", ".join(f"{count:,} {state}" for state, count in manifest.by_state.items())
     card.paragraph(
         f"The model was fitted on {version.rows:,} labelled rows of a training set of {manifest.rows:,} ({states}). "
-        f"Nothing that became known after {format_time(manifest.cut_us)} was used; labels count as final after "
-        f"{format_duration(manifest.wait_us)}. Log positions: "
+        f"Nothing that became known after {format_time(manifest.cut_us)} was used; a label counts as final "
+        f"{format_duration(manifest.wait_us)} after its request. Log positions: "
         f"{', '.join(f'{name} {at}' for name, at in manifest.positions.items()) or 'none'}. Manifest "
         f"{version.training_set}, data {manifest.data_hash}."
     )

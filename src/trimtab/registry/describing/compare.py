@@ -356,7 +356,11 @@ def _judged_on(record: Record) -> str:
     if evaluation is None:
         return ""
     start, end = format_time(evaluation.start_us)[:10], format_time(evaluation.end_us)[:10]
-    of = f", of {version.refit_of[:12]}, which it refits" if version.evaluation is None and version.refit_of else ""
+    of = (
+        f"; these are of {version.refit_of[:12]}, which this version refits"
+        if version.evaluation is None and version.refit_of
+        else ""
+    )
     learnt = "; it was imported, and may have been trained on these rows" * bool(
         possibly_seen(version, evaluation.start_us)
     )

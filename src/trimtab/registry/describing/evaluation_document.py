@@ -111,8 +111,8 @@ def _calibration(document: Document, name: str, evaluation: Evaluation) -> None:
         document.paragraph("The probability of the likeliest class, and how often that class was the label.")
     if evaluation.raw_calibration:
         document.paragraph(
-            f"Scores are corrected by {evaluation.recalibration} calibration, which was fitted in training on rows "
-            "that the model had not seen. Mean distance of predicted and true share: "
+            f"Scores are corrected by {evaluation.recalibration} calibration, which was fitted in training on "
+            "out-of-sample scores. Mean distance of predicted and true share: "
             f"{_text(evaluation.raw_calibration_error)} before, {_text(evaluation.calibration_error)} after."
         )
     document.plot(
@@ -352,8 +352,9 @@ def _labels_and_leaks(document: Document, evaluation: Evaluation) -> None:
         document.paragraph(
             "No check for leaks was made."
             if evaluation.leaks is None
-            else "No leak was found: no feature predicts the label too well alone, no column of the request holds what "
-            "came later, labels are not known before their time, and no row is on both sides of the split.",
+            else "No leak was found: no single feature predicts the label too well, no column of the request has "
+            "values that came later, labels are not known before their time, and no row is on both sides of the "
+            "split.",
             detail=True,
         )
 

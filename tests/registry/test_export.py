@@ -189,7 +189,7 @@ def test_an_export_refuses_rows_by_name(trees: LoadedModel, tmp_path: Path) -> N
     assert model.predict({name: [value, None] for name, value in good.items()}).shape == (2,)
     for rows, said in (
         ([{"km": 1.0, "name": "c1"}], "input 'carrier.late_rate_7d' is missing: needed a number"),
-        ([{**good, "kn": 1}], "column 'kn' is no input"),
+        ([{**good, "kn": 1}], "column 'kn' is not an input"),
         ([{**good, "km": "far"}], "input 'km' in row 0: 'far' is str; needed: a number"),
         ([good, {**good, "km": True}], "input 'km' in row 1: True is bool; needed: a number"),
         ([{**good, "name": 7}], "input 'name' in row 0: 7 is int; needed: a text"),

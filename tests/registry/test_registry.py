@@ -127,7 +127,7 @@ def test_other_feature_definitions_or_another_order_are_refused_at_load(shop: Sh
     with pytest.raises(Misuse, match="the project now declares 0000"):
         shop.registry.load(shop.version(0), features="0" * 64)
     turned = msgspec.structs.replace(features, dtypes=dict(reversed(features.dtypes.items())))
-    with pytest.raises(Misuse, match=r"order carrier.late_rate_7d, name, km|would get"):
+    with pytest.raises(Misuse, match=r"order carrier.late_rate_7d, name, km|now declares"):
         shop.registry.load(shop.version(0), features=turned)
 
 

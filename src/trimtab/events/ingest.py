@@ -289,7 +289,9 @@ def _checked_rows(source: Source, rows: object) -> Sequence[Mapping[str, object]
         )
     for row, value in enumerate(rows):
         if not isinstance(value, Mapping):
-            raise Misuse(f"push to {source.name!r}: row {row} is a {type(value).__name__}. Give one mapping a row.")
+            raise Misuse(
+                f"push to {source.name!r}: row {row} is a {type(value).__name__}. Give one mapping for each row."
+            )
     allowed = source.declared.keys() | EXTRA.keys()
     if set().union(*rows) <= allowed:
         return rows
@@ -323,7 +325,10 @@ def _check_columns(source: Source, columns: Columns) -> None:
 
 def _check_append_times(source: Source, columns: Columns, at_us: NDArray[Any]) -> None:
     if len(at_us) != columns.rows:
-        raise Misuse(f"load into {source.name!r}: {len(at_us)} append times for {columns.rows} rows. Give one a row.")
+        raise Misuse(
+            f"load into {source.name!r}: {len(at_us)} append times for {columns.rows} rows. Give one append time for "
+            "each row."
+        )
     if at_us.dtype.kind != "i" or (np.diff(at_us) < 0).any():
         raise Misuse(f"load into {source.name!r}: append times must be integers that never decrease. Sort the rows.")
 

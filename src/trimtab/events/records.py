@@ -65,7 +65,7 @@ def decode(payload: bytes) -> Event:
         return _decoder.decode(payload)
     except msgspec.DecodeError as error:
         raise Corrupt(
-            f"event log: {len(payload)} bytes that are not an event ({error}). Was another log opened?"
+            f"event log: found {len(payload)} bytes that are not an event ({error}). Was another log opened?"
         ) from error
 
 

@@ -99,7 +99,7 @@ def feature_set(request: Request, features: Sequence[Item], *, texts: bool = Fal
         else:
             raise Misuse(f'features: {item!r} is neither a view nor a dict {{"name": expression}}.')
     if not names:
-        raise Misuse(f"features of request {request.name!r}: none. Give at least one view or expression.")
+        raise Misuse(f"features of request {request.name!r}: found none. Give at least one view or expression.")
     known = dict(request.columns)
     for join in joins.values():
         for feature, aggregate in join.view.features.items():

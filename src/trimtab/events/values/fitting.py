@@ -199,7 +199,7 @@ def fit_rows(
     """
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping):
-            raise Misuse(f"{what}: row {number} is a {type(row).__name__}. Give one mapping a row.")
+            raise Misuse(f"{what}: row {number} is a {type(row).__name__}. Give one mapping for each row.")
     names = list(dict.fromkeys(name for row in rows for name in row))
     bare = bool(rows) and all(row.get("_op") == "delete" for row in rows)  # a deletion only needs the key
     if bare and source.time not in names:

@@ -62,7 +62,9 @@ def folder_events(source: Source, path: Path, converted: Path) -> EventFiles:
     source = msgspec.structs.replace(source, columns=source.declared, hidden=(), first=None)
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
-        raise NotFound(f"events of {source.name!r}: no Parquet file at {path}. Give one, or a folder of some.")
+        raise NotFound(
+            f"events of {source.name!r}: no Parquet file at {path}. Give a Parquet file, or a folder of Parquet files."
+        )
     types, same = _types(source, files, path)
     if not same:
         files = _converted(source, files, list(types), converted)

@@ -537,7 +537,7 @@ def test_a_mute_ends_by_itself(tmp_path: Path) -> None:
         ("", "4h", "w", "nothing has this name"),
         ("buyer", "0s", "w", "more than nothing"),
         ("buyer", "400d", "w", "at most 90d"),
-        ("buyer", "soon", "w", "'soon' is not one"),
+        ("buyer", "soon", "w", "'soon' is not a duration"),
         ("buyer", "4h", "  ", "no reason"),
     ],
 )

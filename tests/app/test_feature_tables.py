@@ -375,7 +375,7 @@ def kill(folder: Path, out: Path, steps: int) -> None:
     [
         ("1us", "2024-02-01", "2,678,400,000,000 times; at most 100,000"),
         ("0d", "2024-02-01", "every='0d' gives no next time"),
-        ("daily", "2024-02-01", "every: duration: 'daily' is not one"),
+        ("daily", "2024-02-01", "every: duration: 'daily' is not a duration"),
         ("1d", "2024-01-01", "Give a later end"),
         ("1d", "tomorrow", "end: time: 'tomorrow' is not ISO 8601"),
     ],

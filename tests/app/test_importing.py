@@ -273,7 +273,7 @@ def test_nothing_is_registered_that_was_not_held_against_something(empty: Path, 
             project.import_model(tmp_path / "m.txt", "buyer", categories=SITES)
         with pytest.raises(Misuse, match="golden row 0: the model gives"):
             project.import_model(tmp_path / "m.txt", "buyer", golden=wrong, categories=SITES)
-        with pytest.raises(Misuse, match="the values of site are needed"):
+        with pytest.raises(Misuse, match="needed the values of site"):
             project.import_model(tmp_path / "m.txt", "buyer", window="7d")
         with pytest.raises(Misuse, match="before the window of 300d"):
             project.import_model(tmp_path / "m.txt", "buyer", window="300d", categories=SITES)

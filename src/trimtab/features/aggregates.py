@@ -384,9 +384,7 @@ def expanded(what: str, features: Mapping[str, Aggregate | Several]) -> dict[str
         for one, aggregate in several.items():
             if one in out:
                 some = name if isinstance(given, Several) else one.rpartition("_")[0]
-                raise Misuse(
-                    f"{what}: two features are called {one!r}, because {some!r} makes several features. Rename one."
-                )
+                raise Misuse(f"{what}: two features are called {one!r}; {some!r} makes several features. Rename one.")
             out[one] = aggregate  # type: ignore[assignment]  # `check_aggregate` refuses anything else
     return out
 
@@ -408,9 +406,7 @@ def check_aggregate(what: str, aggregate: Aggregate, source: Source) -> None:
         raise Misuse(f"{what}: {aggregate.kind} cannot be computed of a {dtype}. Give a number or a comparison.")
     keep: Any = aggregate.keep
     if aggregate.kind == "count_distinct" and not (type(keep) is int and 3 <= keep <= MOST_KEPT):
-        raise Misuse(
-            f"{what}: count_distinct with k={shown(keep)}. Give 3 to {MOST_KEPT}; a larger k counts more exactly."
-        )
+        raise Misuse(f"{what}: count_distinct with k={shown(keep)}. Give 3 to {MOST_KEPT}; larger is more exact.")
 
 
 def _check_expressions(what: str, aggregate: Aggregate) -> None:
@@ -433,9 +429,7 @@ def _check_window(what: str, aggregate: Aggregate) -> None:
     if aggregate.traits.decays and not aggregate.half_life_us:
         raise Misuse(f"{what}: half_life=0 gives every value the weight 0. Give a duration above 0.")
     if over_us == 0:
-        raise Misuse(
-            f"{what}: over=0 is an empty window. Give a duration above 0, or leave over out for the whole lifetime."
-        )
+        raise Misuse(f"{what}: over=0 is an empty window. Leave over out for the whole lifetime.")
     if over_us is None:
         if until_us or hop_us:
             raise Misuse(f"{what}: {'until' if until_us else 'hop'}= needs over=: say where the window begins.")
@@ -458,8 +452,7 @@ def _check_decay(what: str, over_us: int, hop_us: int, half_life_us: int) -> Non
     if over_us > MOST_STEPS * hop_us or over_us > MOST_HALF_LIVES * half_life_us:
         raise Misuse(
             f"{what}: over={format_duration(over_us)} is {over_us // hop_us} hops and {over_us // half_life_us} "
-            f"half-lives; at most {MOST_STEPS} hops and {MOST_HALF_LIVES} half-lives are allowed. Give a shorter "
-            "window or a longer hop."
+            f"half-lives; allowed are {MOST_STEPS} and {MOST_HALF_LIVES}. Give a shorter window or a longer hop."
         )
 
 

@@ -135,8 +135,8 @@ def _read(pa: Any, data: bytes, only: Collection[str] | None, loose: bool) -> Ar
     cells = table.num_rows * sum(_is_loose(pa, field.type) for field in table.schema) if loose and only is None else 0
     if cells > _MOST_LOOSE:
         raise TooLarge(
-            f"the Arrow data has {cells:,} values of slow types such as decimal; at most {_MOST_LOOSE:,} are allowed. "
-            "Send it in parts."
+            f"the Arrow data has {cells:,} values of types such as decimal; at most {_MOST_LOOSE:,} are allowed. Send "
+            "it in parts."
         )
     found = read_arrow(table.combine_chunks(pa.system_memory_pool()), loose=loose)
     return ArrowTable(names, found.columns, found.loose, found.rows)

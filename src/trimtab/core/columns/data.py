@@ -29,7 +29,7 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
     def __post_init__(self) -> None:
         lengths = {name: len(c) for name, c in self.by_name.items()}
         if len(set(lengths.values())) > 1:
-            raise Misuse(f"columns: lengths differ: {lengths}. Give every column one value a row.")
+            raise Misuse(f"columns: lengths differ: {lengths}. Give every column one value for each row.")
 
     def __len__(self) -> int:
         """The number of rows. (The columns are in `names`.)"""

@@ -182,8 +182,8 @@ class _Describer:
         state = {**{f: getattr(value, f) for f in fields}, **getattr(value, "__dict__", {})}
         if not state and not hasattr(value, "__dict__") and not fields:
             raise Misuse(
-                f"code of {where}: a {kind.__module__}.{kind.__qualname__} has no content that can be hashed. "
-                "Make it inside the function, or pass plain values."
+                f"code of {where}: a {kind.__module__}.{kind.__qualname__} has no content that can be hashed. Create "
+                "it inside the function, or pass plain values."
             )
         return ["instance", self.describe(kind, where), self.describe(state, where)]
 

@@ -46,7 +46,7 @@ def test_a_champion_of_other_features_answers_with_its_own_for_the_same_requests
         assert acts == ["train", "gate", "promote"]  # no more than .5 worse
         assert gate.champion == project.registry.get("buyer@2").id
         rival = next(one for one in gate.findings if one.name == "rival")
-        assert rival.reason.startswith("buyer@1 answered for its refit buyer@2, which has seen the window")
+        assert rival.reason.startswith("buyer@1 answered with its own features instead of its refit buyer@2")
         first = project.registry.gates_of(project.registry.get("buyer@1"))[0]
         assert gate.champion_metric == pytest.approx(first.candidate_metric)  # of the same window, as it was judged
         assert gate.difference is not None
@@ -134,7 +134,7 @@ def test_the_best_round_of_one_row_predictions_is_held_against_the_limit(
     )
     check = fast_enough(Proving(lambda version: None, slow.stopwatch_ns), loaded, sample, limit_us=5_000)
     assert (check.verdict, check.figure) == (verdict, pytest.approx(row_us / 1e3))
-    assert "allowed p99 5 ms" in check.reason
+    assert "a p99 of 5 ms is allowed" in check.reason
 
 
 def test_a_person_approves_or_rejects_what_passed_and_the_status_shows_who_waits(trained: Path) -> None:
@@ -182,7 +182,7 @@ def test_who_is_rolled_back_under_it_leaves_a_candidate_that_nobody_can_approve(
     with shop.opened(changed(trained, approval, ('{"x"', '{"more": tt.col("x") + 2.0, "x"'))) as project:
         assert retrained(project)[0][-1] == "ask"
         project.roll_back("buyer", why="A test.")
-        with pytest.raises(Conflict, match="It was dropped; train another one"):
+        with pytest.raises(Conflict, match="The candidate was dropped; train another one"):
             project.approve("buyer")
         assert project.ledger()[-1].act == "refuse"
         with pytest.raises(Misuse, match="why"):

@@ -74,7 +74,7 @@ def test_while_a_candidate_waits_for_approval_nobody_moves_past_it(trained: Path
     assert retrained(trained, ("**rules)", 'approval="2d", **rules)'))[-1] == "ask"
     with shop.opened(trained) as project:
         gate = project.registry.gates_of(project.registry.get("buyer@4"))[0]
-        with pytest.raises(Conflict, match=r"A person answers: trimtab approve buyer, or trimtab reject buyer --why"):
+        with pytest.raises(Conflict, match=r"To decide: trimtab approve buyer, or trimtab reject buyer --why"):
             project.registry.move("buyer", "champion", "buyer@4", gate=gate, why="I cannot wait.")
         project.registry.move("buyer", "canary", "buyer@4", why="Another alias.")
         project.reject("buyer", why="A test.")

@@ -95,7 +95,7 @@ def test_an_imported_version_says_until_when_it_had_seen_data(trained: Path, tmp
         name = imported(project, tmp_path)
         with pytest.raises(Unavailable, match=r"may have seen all that was known.*--seen-until TIME") as error:
             project.promote(name)
-        assert "From 2024-04-17 on there are enough." in str(error.value)
+        assert "There are enough from 2024-04-17 on." in str(error.value)
         assert promotion(project).state == "failed"
         seen = format_time(shop.NOW_US - 20 * DAY_US)
         found = project.promote(name, seen_until=seen, actor="Ada")
@@ -160,7 +160,7 @@ def test_a_version_of_other_features_is_asked_with_its_own(trained: Path) -> Non
         assert found.state == "promoted"
         assert found.gate is not None
         said = {one.name: one.reason for one in found.gate.findings}
-        assert said["candidate"].startswith("buyer@1 answered for its refit buyer@2, which has seen the window")
+        assert said["candidate"].startswith("buyer@1 answered with its own features instead of its refit buyer@2")
         assert project.predict("buyer", [shop.visit("a", shop.NOW_US)])[0].version == "buyer@2"
 
 
@@ -170,7 +170,7 @@ def test_a_version_whose_columns_are_gone_cannot_be_asked_and_the_error_says_so(
     with shop.opened(trained) as project:
         project.apply()
         project.train("buyer")
-        with pytest.raises(Misuse, match=r"promote buyer@1: it cannot be asked: .*needs a column 'x'"):
+        with pytest.raises(Misuse, match=r"the version cannot score the days to judge on: .*needs a column 'x'"):
             project.promote("buyer@1")
 
 
@@ -247,5 +247,5 @@ def test_a_window_in_which_all_labels_are_alike_is_waited_out(trained: Path) -> 
         stretch = judging_window(alike, 14 * DAY_US, -(2**62))
         said = lack_of_labels(model, alike, stretch)
         assert said is not None
-        assert "are 0: nothing there tells a good model from a constant" in said
+        assert "are 0, so they cannot tell a good model from a constant" in said
         assert lack_of_labels(model, found, stretch) is None

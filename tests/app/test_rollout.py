@@ -121,7 +121,7 @@ def test_another_canary_is_not_overwritten(rolled: Path) -> None:
     with shop.opened(with_stages(rolled, "canary=[0.5]")) as project:
         project.set_arm("buyer@2", CANARY, share=0.1, why="Somebody looks at the champion itself.")
         assert project.promote("buyer@1", why="The smaller one.").state == "refused"
-        assert "another version answers 10% of the requests as canary" in project.ledger()[-1].cause
+        assert "another version answers 10% of the requests as the canary" in project.ledger()[-1].cause
         project.set_arm("buyer", CANARY, share=0.0)
         assert project.promote("buyer@1", why="The smaller one.").state == "in its rollout"
 

@@ -160,9 +160,7 @@ def test_the_gate_does_not_judge_on_days_that_a_search_has_seen(loaded: Path) ->
     text = (loaded / "project.py").read_text()
     (loaded / "project.py").write_text(text.replace("calibration=0.5)", 'calibration=0.5, window="21d")'))
     with shop.opened(loaded) as project:
-        with pytest.raises(
-            Unavailable, match=r"searched for on what was known by .* Search again: trimtab search run buyer"
-        ):
+        with pytest.raises(Unavailable, match=r"used data known by .* Search again: trimtab search run buyer"):
             project.train()
         shop.move(project, 1)
         project.search(trials=2)

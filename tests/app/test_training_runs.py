@@ -214,7 +214,7 @@ def test_a_lost_artifact_is_put_back_from_its_own_training_set_whatever_came_sin
         said = project.runs()[-1].outcome
         assert "buyer@2: its artifact was lost; it was fitted again and put back." in said
         assert file.read_bytes() == sound
-        with pytest.raises(Unavailable, match="unseen by the champion"):
+        with pytest.raises(Unavailable, match="new to the champion"):
             project.train()
 
 

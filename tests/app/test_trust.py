@@ -185,6 +185,6 @@ def test_a_champion_whose_class_was_changed_can_be_replaced_though_it_answers_no
         gate = project.registry.get_gate(str(decisions[1].evidence["gate"]))
         assert gate.champion_metric is None
         said = next(one.reason for one in gate.findings if one.name == "rival")
-        assert said.startswith("No version answered for buyer@2, which cannot be loaded any more: ")
+        assert said.startswith("Nothing was compared with buyer@2, which cannot be loaded any more: ")
         assert said in gate.reason
         assert project.predict("buyer", [shop.visit("later", shop.NOW_US - 1)])[0].version == "buyer@4"

@@ -91,5 +91,5 @@ def test_a_repair_that_was_asked_for_over_http_is_made_by_the_next_tick_in_the_n
         assert (asked.model, asked.actor) == ("buyer", "ada")
         (row,) = project.tick()  # and it waits: the champion has seen all days
         assert (row.act, row.actor) == ("trigger", "ada")
-        assert row.cause == "Asked for over HTTP by ada: Prices changed today."
+        assert row.cause == "Requested over HTTP by ada: Prices changed today."
         assert project.tick() == []

@@ -49,15 +49,15 @@ def test_the_same_recipe_is_told_from_which_day_on_it_can_be_judged_and_what_can
     enough_us = -(-(shop.NOW_US + 5 * DAY_US) // DAY_US) * DAY_US + 2 * DAY_US  # 7 days after the wait of 2, closed
     with (
         shop.opened(folder, enough_us - 1) as project,
-        pytest.raises(Unavailable, match="unseen by the champ") as found,
+        pytest.raises(Unavailable, match="new to the champ") as found,
     ):
         project.train("buyer")
-    assert f"from {format_time(enough_us)[:10]} on there are enough" in str(found.value)
+    assert f"there are enough from {format_time(enough_us)[:10]} on" in str(found.value)
     assert str(found.value).endswith("Another estimator, other parameters or other features can be judged now.")
     with shop.opened(folder, enough_us) as project, pytest.raises(Unavailable) as found:
         project.train("buyer")  # nothing was loaded since
-    assert "closed days are unseen" not in str(found.value)
-    assert "to judge on, needed are 7d" in str(found.value)
+    assert "closed days are new" not in str(found.value)
+    assert "to judge on, and 7d are needed" in str(found.value)
     assert str(found.value).endswith("Another estimator, other parameters or other features can be judged now.")
 
 
@@ -67,11 +67,11 @@ def test_another_estimator_is_compared_with_the_candidate_whose_refit_serves_on_
     edit(folder, (ESTIMATOR, "return LogisticRegression(C=0.1)"))
     act, gate = tried(folder)
     assert act == "promote"  # the rules allow to be .5 worse
-    assert said(gate, "rival").startswith("buyer@1 answered for its refit buyer@2, which has seen the window")
+    assert said(gate, "rival").startswith("buyer@1 answered instead of its refit buyer@2, which has seen the window")
     assert (gate.window_start_us, gate.window_end_us) == (first.window_start_us, first.window_end_us)
     assert gate.champion_metric == pytest.approx(first.candidate_metric)
     assert said(gate, "tries") == ""
-    assert "at 90%" in gate.reason
+    assert "with 90% confidence" in gate.reason
 
 
 def test_each_further_recipe_of_the_same_days_is_asked_for_more_and_the_same_one_again_is_not(tmp_path: Path) -> None:
@@ -88,11 +88,11 @@ def test_each_further_recipe_of_the_same_days_is_asked_for_more_and_the_same_one
         file.write_text("\n".join(lines) + "\n")
         act, gate = tried(folder, hour)
         assert act == "refuse"
-        assert f" at {level}, margin 0" in gate.reason
+        assert f" with {level} confidence; margin 0" in gate.reason
         assert said(gate, "tries") == (
-            "" if number == 1 else f"Judgement {number} of these days: proof is asked for at {level}."
+            "" if number == 1 else f"Judgement number {number} on these days, so the proof must hold at {level}."
         )
-        assert (f"Judgement {number}" in gate.reason) is (number > 1)
+        assert (f"Judgement number {number}" in gate.reason) is (number > 1)
 
 
 def test_a_version_promoted_by_name_does_not_go_around_what_is_asked_of_its_recipe(tmp_path: Path) -> None:
@@ -114,5 +114,5 @@ def test_a_model_that_learns_as_it_answers_waits_for_days_whatever_its_recipe(tm
         shop.load(project)
         project.train("learner")
     edit(folder, ("eta0=0.05", "eta0=0.01"))
-    with shop.opened(folder) as project, pytest.raises(Unavailable, match="unseen by the champion"):
+    with shop.opened(folder) as project, pytest.raises(Unavailable, match="new to the champion"):
         project.train("learner")

@@ -190,7 +190,7 @@ def fresh(project: Project, *, bought: Any = None, days: int = 20) -> None:
     [
         (True, 20, Misuse, r"all \d+ labels are 1\. Widen the window until both classes occur"),
         ("never", 20, Unavailable, "None of 240 requests has a label"),
-        (None, 8, Unavailable, "There are no labels to learn from"),
+        (None, 8, Unavailable, "No labels were final before"),
     ],
 )
 def test_a_window_that_holds_too_little_trains_nothing(

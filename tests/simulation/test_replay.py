@@ -581,7 +581,7 @@ def test_a_history_that_gives_no_version_is_refused_with_the_reason(tmp_path: Pa
     with pytest.raises(Misuse, match="scenario 'learner' has no version to begin with"):
         worlds.replay(tmp_path / "b", tables, [learner], days=1)
     short = {name: table.take(_times(table, name) >= day_us(-5)) for name, table in tables.items()}
-    with pytest.raises(Misuse, match="no labels to learn from"):
+    with pytest.raises(Misuse, match="No labels were final before"):
         worlds.replay(tmp_path / "c", short, [worlds.never()], days=1)
 
 

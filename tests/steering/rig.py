@@ -191,7 +191,7 @@ class Bench:
     def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:
         self.steps("before the alias moves")
         if self.overtaken_by is not None:
-            raise Conflict("champion is now v9. Judge it again.")
+            raise Conflict("the champion is now v9. Judge it again.")
         if self.in_service != repair.successor:
             self.replaced, self.in_service = self.in_service, repair.successor
         self.steps("after the alias moved")

@@ -225,7 +225,7 @@ def test_a_candidate_that_was_overtaken_before_its_promotion_is_refused(catalog:
     rig.controller.tick()
     rig.bench.overtaken_by = "v9"
     assert rig.days(10, 0.3) == ["trigger", "train", "gate", "refuse"]
-    assert "champion is now v9" in rig.ledger.rows()[-1].cause
+    assert "the champion is now v9" in rig.ledger.rows()[-1].cause
     assert rig.controller.state.phase == "idle"
     assert rig.monitor.watch is not None
     assert rig.monitor.watch.version == "v1"
@@ -266,7 +266,7 @@ def test_a_fit_that_fails_is_written_down_and_rests_while_the_champion_stays(cat
     assert rig.days(16, 0.3) == ["trigger", "failed"]
     failed = rig.ledger.rows()[-1]
     assert "all 10 labels are 0" in failed.cause
-    assert failed.evidence["cause"] == "Schedule: trained 10d ago or more."
+    assert failed.evidence["cause"] == "Schedule: the last training was 10d ago or more."
     assert rig.bench.in_service == "v1"
     assert rig.days(1, 0.3) == ["trigger", "train", "gate", "promote"]
 
@@ -276,7 +276,7 @@ def test_a_person_whose_training_fails_hears_why_and_the_ledger_too(catalog: Cat
     with pytest.raises(Misuse, match="all 10 labels are 0"):
         rig.controller.train("Ada")
     (row,) = rig.ledger.rows()
-    assert (row.act, row.evidence["cause"]) == ("failed", "Asked for by Ada.")
+    assert (row.act, row.evidence["cause"]) == ("failed", "Requested by Ada.")
     assert rig.controller.state.phase == "idle"
 
 
@@ -401,7 +401,7 @@ def test_without_an_answer_the_candidate_is_dropped_and_the_cooldown_doubles(cat
     rig = asked(catalog, [True, True])
     assert later(rig, 2) == ["expire"]
     row = rig.ledger.rows()[-1]
-    assert row.cause.startswith("No one answered until ")
+    assert row.cause.startswith("No one approved or rejected the candidate until ")
     assert (row.version, rig.bench.in_service, rig.controller.state.repair) == ("v1", None, None)
     assert later(rig, 6) == []
     assert later(rig, 1) == ["trigger", "train", "gate", "ask"]
@@ -414,7 +414,7 @@ def test_without_an_answer_the_candidate_is_dropped_and_the_cooldown_doubles(cat
 def test_an_answer_after_the_time_is_a_conflict_and_the_ledger_says_that_nobody_answered(catalog: Catalog) -> None:
     rig = asked(catalog, [True])
     rig.clock.advance_to(rig.clock.now_us() + 3 * DAY_US)
-    with pytest.raises(Conflict, match=r"approve 'click': No one answered until .* It was dropped"):
+    with pytest.raises(Conflict, match=r"No one approved or rejected .* The candidate was dropped"):
         rig.controller.approve("Ada", "yes")
     assert [d.act for d in rig.ledger.rows()][-1] == "expire"
     assert rig.bench.in_service is None
@@ -422,7 +422,7 @@ def test_an_answer_after_the_time_is_a_conflict_and_the_ledger_says_that_nobody_
 
 def test_a_rejected_candidate_is_dropped_with_who_and_why(catalog: Catalog) -> None:
     rig = asked(catalog, [True])
-    with pytest.raises(Misuse, match="reject 'click': why"):
+    with pytest.raises(Misuse, match="reject 'click': no reason is given"):
         rig.controller.reject("Ada", " ")
     assert [d.act for d in rig.controller.reject("Ada", "Days of the strike.")] == ["reject"]
     row = rig.ledger.rows()[-1]
@@ -436,9 +436,9 @@ def test_a_candidate_whose_champion_was_changed_meanwhile_cannot_be_approved(cat
     rig.bench.in_service = "v9"
     if noticed_by == "tick":
         assert later(rig, 1) == ["refuse"]
-    with pytest.raises(Conflict, match="champion is now v9" if noticed_by == "approve" else "no candidate waits"):
+    with pytest.raises(Conflict, match="the champion is now v9" if noticed_by == "approve" else "no candidate waits"):
         rig.controller.approve("Ada", "yes")
-    assert "compared with no version; champion is now v9" in rig.ledger.rows()[-1].cause
+    assert "compared with no version, but the champion is now v9" in rig.ledger.rows()[-1].cause
     assert (rig.bench.in_service, rig.controller.state.phase) == ("v9", "idle")
 
 

@@ -48,7 +48,7 @@ def test_a_candidate_that_is_no_better_than_a_baseline_is_refused_even_where_the
     assert refused.checks["floor"] is False
     assert not refused.passed
     losses = (-np.where(judged.labels > 0, np.log(p), np.log1p(-p)).mean() for p in (constant, weak))
-    assert "The best baseline, {}, has a mean loss of {:.4g}, the candidate has {:.4g}.".format(name, *losses) in (
+    assert "The best baseline, {}, has a mean loss of {:.4g}; the candidate has {:.4g}.".format(name, *losses) in (
         refused.reason
     )
     assert "baselines=False" in refused.reason
@@ -94,7 +94,7 @@ def test_a_slice_that_a_baseline_provably_answers_better_refuses_beyond_its_marg
     refused = held(judged, broken, rule=strict, parts=parts, baselines={"constant": constant})
     assert refused.checks["floor"]
     assert refused.checks["floor_of_slices"] is False
-    assert "Against the baseline constant. Provably worse on region=south" in refused.reason
+    assert "Compared with the baseline constant: Provably worse on these slices: region=south" in refused.reason
     lenient = beats_champion(slices=["region"], slice_margin=0.5, calibration=0.5)
     assert held(judged, broken, rule=lenient, parts=parts, baselines={"constant": constant}).passed
 

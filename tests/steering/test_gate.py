@@ -72,7 +72,7 @@ def test_a_refresh_that_is_better_within_the_noise_passes_and_says_why() -> None
     assert gate.passed, gate.reason
     assert gate.checks["not_provably_worse"]
     assert "provably_better" not in gate.checks
-    assert "A scheduled refit of the recipe in service need not be provably better" in gate.reason
+    assert "A scheduled refit of the same model definition must be better and not provably worse" in gate.reason
     assert "Judgement" not in gate.reason  # it proves nothing, so it shares no error
     assert not record(worse, truth, judged, refreshes=True).passed  # a worse estimate is refused
     assert not record(truth, worse, judged).passed
@@ -223,7 +223,7 @@ def test_a_candidate_that_is_better_on_the_whole_and_worse_on_a_slice_is_refused
     refused = judged_by(rule, judged, candidate, champion, parts=parts)
     assert refused.checks["provably_better"]
     assert not refused.checks["every_slice"]
-    assert "Provably worse on region=south" in refused.reason
+    assert "Provably worse on these slices: region=south" in refused.reason
     passed = judged_by(rule, judged, truth, champion, parts=parts)
     assert passed.passed
     assert [one.name for one in passed.findings][-3:] == ["slice region=south", "slice region=north", "every_slice"]
@@ -278,10 +278,10 @@ def test_a_champion_that_nobody_could_ask_is_told_in_record_and_reason() -> None
     assert "rival" not in gate.checks
     record = judge(
         RULE, judged, gate_id="g", model="m", metric="log_loss", candidate="c", candidate_scores=truth, champion="d",
-        champion_scores=None, judged_at_us=1, loads=True, rival="No version answered for m@1: no column 'x'.",
+        champion_scores=None, judged_at_us=1, loads=True, rival="Nothing was compared with m@1: no column 'x'.",
     )  # fmt: skip
     assert (record.passed, record.champion, record.difference) == (True, "d", None)
-    assert record.reason.endswith("No version answered for m@1: no column 'x'.")
+    assert record.reason.endswith("Nothing was compared with m@1: no column 'x'.")
     assert ("rival", "no evidence") in [(one.name, one.verdict) for one in record.findings]
 
 
@@ -298,7 +298,7 @@ def test_a_record_comes_back_from_its_bytes() -> None:
         ({"slices": {"far": "distance > 1000"}}, r"slices\['far'\] is 'distance > 1000'"),
         ({"slice_margin": -1.0}, "slice_margin=-1.0"),
         ({"calibration_error": 3.0}, "between 0 and 1"),
-        ({"latency": "0ms"}, "No prediction takes no time"),
+        ({"latency": "0ms"}, "would refuse every version"),
         ({"latency": "fast"}, "duration"),
         ({"margin": float("nan")}, "finite margin"),
     ],
@@ -316,4 +316,4 @@ def test_a_window_whose_labels_are_all_alike_refuses_by_name_also_the_first_vers
         gate = record(np.full(len(truth), np.clip(label, 0.01, 0.99)), champion, alike)
         assert not gate.passed
         assert gate.checks["labels"] is False
-        assert f"All 5,600 labels are {label:g}: nothing tells a good model from a constant" in gate.reason
+        assert f"All 5,600 labels are {label:g}, so they cannot tell a good model from a constant" in gate.reason

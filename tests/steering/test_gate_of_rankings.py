@@ -57,7 +57,7 @@ def test_the_difference_and_its_bound_are_of_lists():
     assert found.bound == pytest.approx(bound.high)
     assert (found.rows, found.candidate_metric) == (LISTS.size, pytest.approx(ours[told].mean()))
     (lists,) = [one for one in found.findings if one.name == "lists"]
-    alike = f"{(~told).sum()} were left out, their rows are all alike."
+    alike = f"{(~told).sum()} were left out, because all labels of each are equal."
     assert lists.reason == f"{told.sum()} lists of the window were compared; {alike}"
     assert "calibrated" not in found.checks
     assert found.checks["lists"]
@@ -114,10 +114,10 @@ def ranked() -> Model:
 
 @pytest.mark.fast
 def test_a_deployment_refuses_what_a_ranking_has_not():
-    with pytest.raises(Misuse, match=r'learn="online" of a model that ranks lists.*use learn="batch"'):
+    with pytest.raises(Misuse, match=r'a model that ranks needs all labels.*Use learn="batch"'):
         deployment(ranked(), learn="online")
     with pytest.raises(
-        Misuse, match=r"about probabilities of a class .* its metric is ndcg_loss\(3\). Leave it out\.$"
+        Misuse, match=r"needs probabilities of a class .* metric is ndcg_loss\(3\). Leave calibration_error out\.$"
     ):
         deployment(ranked(), gate=beats_champion(calibration_error=0.1))
     other = msgspec.structs.replace(ranked(), group=None)

@@ -131,13 +131,13 @@ def test_a_newest_row_that_was_removed_is_found(catalog: Catalog, tmp_path: Path
         ledger.write([Draft(at_us=n, model="m", act="a", cause="because")])
     drop_newest(tmp_path)
     for _ in range(2):  # also after another row took its place
-        with pytest.raises(Corrupt, match=r"ledger\.head knows row 3"):
+        with pytest.raises(Corrupt, match=r"ledger\.head recorded row 3"):
             Ledger(catalog).verify()
         Ledger(catalog).write([Draft(at_us=9, model="m", act="b", cause="because")])
     (tmp_path / HEAD).unlink()
     assert Ledger(catalog).verify() == 4
     drop_newest(tmp_path)
-    with pytest.raises(Corrupt, match="knows row 4"):
+    with pytest.raises(Corrupt, match="recorded row 4"):
         Ledger(catalog).verify()
 
 

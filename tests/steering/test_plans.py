@@ -89,7 +89,7 @@ def test_the_newest_week_is_a_window_of_its_own_where_more_days_have_passed() ->
     assert (long.start_us, short.start_us) == ((DAYS - 20) * DAY_US, (DAYS - 7) * DAY_US)
     assert (short.rows == (long.rows & (rows.begun_us >= short.start_us))).all()
     assert plan.choices == 8  # four sources on either, which share the error
-    assert "did best of 8 choices" in plan_in_words(plan, plan.sources[0], short)
+    assert "the best of 8 choices" in plan_in_words(plan, plan.sources[0], short)
 
 
 def test_a_newest_week_with_few_labelled_days_is_no_window_of_its_own() -> None:

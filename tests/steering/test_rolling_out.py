@@ -54,7 +54,7 @@ def test_a_successor_is_compared_in_the_shadow_before_it_takes_over(catalog: Cat
     assert rig.bench.in_service == "v2"
     told = rig.ledger.rows()[-2]
     assert told.evidence["shadow_days"] == 2
-    assert told.cause.startswith("Paired shadow of 2d, 2,000 labelled rows: loss 25.")
+    assert told.cause.startswith("Paired shadow of 2d, 2,000 labelled rows: the loss is 25.")
 
 
 def test_a_worse_successor_is_rejected_and_the_quiet_time_runs(catalog: Catalog) -> None:
@@ -82,7 +82,7 @@ def test_a_champion_that_cannot_answer_does_not_keep_its_successor_out(catalog: 
     rig.days(1, 0.3)
     rig.bench.unanswered = ChampionFailed("The version in service cannot answer: its artifact is damaged.")
     assert rig.days(1, 0.3) == ["compare", "promote"]
-    assert rig.ledger.rows()[-2].cause == "Left out: The version in service cannot answer: its artifact is damaged."
+    assert rig.ledger.rows()[-2].cause.startswith("No comparison: The version in service cannot answer: its")
 
 
 def test_a_store_that_is_away_for_a_moment_lets_nothing_past_the_shadow(catalog: Catalog) -> None:
@@ -101,7 +101,7 @@ def test_a_successor_that_cannot_answer_is_dropped(catalog: Catalog) -> None:
     rig.days(1, 0.3)
     rig.bench.unanswered = Misuse("click@3 cannot be loaded.")
     assert rig.days(1, 0.3) == ["refuse"]
-    assert rig.ledger.rows()[-1].cause == "Its shadow failed: click@3 cannot be loaded."
+    assert rig.ledger.rows()[-1].cause == "The shadow of the candidate failed: click@3 cannot be loaded."
 
 
 def test_a_successor_whose_champion_was_moved_is_dropped(catalog: Catalog) -> None:
@@ -109,7 +109,7 @@ def test_a_successor_whose_champion_was_moved_is_dropped(catalog: Catalog) -> No
     rig.days(1, 0.3)
     rig.bench.in_service = "v9"
     assert [d.act for d in rig.controller.tick()] == ["refuse"]
-    assert "champion is now v9" in rig.ledger.rows()[-1].cause
+    assert "the champion is now v9" in rig.ledger.rows()[-1].cause
 
 
 @pytest.mark.parametrize("before", [{"shadow": "1d"}, {"canary": [0.5]}])
@@ -120,7 +120,7 @@ def test_a_stage_that_is_declared_no_longer_ends(catalog: Catalog, before: dict[
     rig.rules = deployment(target, retrain=every("10d"))
     rig.open()
     assert [d.act for d in rig.controller.tick()] == ["refuse"]
-    assert "stage is declared no longer" in rig.ledger.rows()[-1].cause
+    assert "no longer declares a" in rig.ledger.rows()[-1].cause
     assert rig.bench.shares[-1] == 0.0
     assert rig.controller.state.phase == "idle"
 
@@ -209,7 +209,7 @@ def test_a_canary_that_answers_nobody_is_not_promoted(catalog: Catalog) -> None:
     rig.bench.seen = 3
     assert hours(rig, 23) == []
     assert hours(rig, 1) == ["refuse"]
-    assert "it answered 3 requests in 1d; needed are 50" in rig.ledger.rows()[-1].cause
+    assert "too few requests: 3 in 1d; 50 are needed" in rig.ledger.rows()[-1].cause
     assert rig.bench.in_service == "v1"
 
 
@@ -325,7 +325,7 @@ def test_a_crash_at_any_write_of_a_rollout_leaves_what_an_uninterrupted_one_does
     [
         ({"shadow": "12h"}, "closed days"),
         ({"shadow": "3d", "within": "2d"}, "3d or more"),
-        ({"margin": 0.0}, "above 0"),
+        ({"margin": 0.0}, "between 0 and 1"),
         ({"canary": 0.05}, "Give a list of shares"),
         ({"canary": [0.25, 0.05]}, "growing shares"),
         ({"canary": [0.0]}, "growing shares"),

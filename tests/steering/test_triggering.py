@@ -94,7 +94,7 @@ def test_both_of_two_joined_causes_must_hold_and_the_sentence_names_both() -> No
     assert found is not None
     assert (found.kind, found.cause) == (
         "labels",
-        "5,000 new labels, 5,000 or more. Schedule: trained 30d ago or more.",
+        "5,000 new labels (a training is due from 5,000 on). Schedule: the last training was 30d ago or more.",
     )
 
 
@@ -237,7 +237,7 @@ def test_automation_stays_within_its_budget_and_says_so_once(catalog: Catalog) -
     assert all(sum(0 <= other - one < 7 for other in days) <= 3 for one in days)
     assert len(days) >= 10
     said = [d for d in rows if d.act == "wait"]
-    assert "The budget is spent: 3 fits in 7 days, allowed are 3. From 1970-" in said[0].cause
+    assert "The limit of 3 fits in 7 days is reached (3 were made). The next fit can begin at 1970-" in said[0].cause
     assert len(said) < 6  # not at every tick
     decisions = rig.controller.train("Ada")  # a person is not held up
     assert [d.act for d in decisions] == ["train", "gate", "promote"]
@@ -246,5 +246,5 @@ def test_automation_stays_within_its_budget_and_says_so_once(catalog: Catalog) -
 def test_a_budget_changes_the_address_of_a_deployment_only_where_it_is_declared() -> None:
     plain = deployment(target, retrain=OnNewLabels(5))
     assert plain.hash != deployment(target, retrain=OnNewLabels(5), fits_per_day=3).hash
-    with pytest.raises(Misuse, match="fits_per_week=0 lets nothing be fitted"):
+    with pytest.raises(Misuse, match="fits_per_week=0 allows no fit"):
         deployment(target, fits_per_week=0)

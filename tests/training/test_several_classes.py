@@ -207,7 +207,7 @@ def test_what_cannot_answer_of_several_classes_is_refused(make: Any):
         fit(world.model, world.training_set())
     with pytest.raises(Misuse, match='Use learn="batch"'):
         fit_online(world.model, world.training_set())
-    with pytest.raises(Misuse, match='use learn="batch"'):
+    with pytest.raises(Misuse, match='Use learn="batch"'):
         tt.deployment(world.model, learn="online")
 
 

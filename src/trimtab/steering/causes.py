@@ -102,7 +102,7 @@ def on_new_labels(least: int) -> OnNewLabels:
         Misuse: `least` is below 1.
     """
     if isinstance(least, bool) or not isinstance(least, int) or least < 1:
-        raise Misuse(f"on_new_labels: {least!r} is no number of labels. Give 1 or more.")
+        raise Misuse(f"on_new_labels: {least!r} is not a number of labels. Give 1 or more.")
     return OnNewLabels(least)
 
 

@@ -191,19 +191,19 @@ def beats_champion(
     window_us = duration_us(window)
     if window_us < LEAST_WINDOW_US:
         least = format_duration(LEAST_WINDOW_US)
-        raise Misuse(f"beats_champion: window={window!r} is too short to prove anything by. Give {least} or more.")
+        raise Misuse(f"beats_champion: window={window!r} is too short to prove anything. Give {least} or more.")
     if not math.isfinite(margin) or not 0.5 < level < 1:
-        raise Misuse(f"beats_champion: margin={margin}, level={level}. Needed: a finite margin and 0.5 < level < 1.")
+        raise Misuse(f"beats_champion: margin={margin}, level={level}. Give a finite margin and 0.5 < level < 1.")
     if not 0 <= slice_margin < math.inf:
-        raise Misuse(f"beats_champion: slice_margin={slice_margin}. Needed: how much worse a slice may be, 0 or more.")
+        raise Misuse(f"beats_champion: slice_margin={slice_margin}. Give 0 or more: how much worse a slice may be.")
     if calibration_error is not None and not 0 < calibration_error < 1:
-        raise Misuse(f"beats_champion: calibration_error={calibration_error}. Needed: a distance between 0 and 1.")
+        raise Misuse(f"beats_champion: calibration_error={calibration_error}. Give a distance between 0 and 1.")
     for name, distance in (("refit_distance", refit_distance), ("refit_share", refit_share)):
         if distance is not None and not 0 < distance < math.inf:
-            raise Misuse(f"beats_champion: {name}={distance}. Needed: a number above 0, or leave it out.")
+            raise Misuse(f"beats_champion: {name}={distance}. Give a number above 0, or leave {name} out.")
     latency_us = None if latency is None else duration_us(latency)
     if latency_us == 0:
-        raise Misuse(f'beats_champion: latency={latency!r}. No prediction takes no time. Give a limit such as "5ms".')
+        raise Misuse(f'beats_champion: latency={latency!r} would refuse every version. Give a limit such as "5ms".')
     return BeatsChampion(
         margin=margin,
         level=level,
@@ -322,27 +322,27 @@ def _check(made: Deployment) -> None:
     wrong: tuple[tuple[bool, str], ...] = (
         (
             owner is not None and not (isinstance(owner, str) and owner.strip()),
-            f'owner={owner!r}. Give a text such as "team pricing", or leave it out.',
+            f'owner={owner!r}. Give a text such as "team pricing", or leave owner out.',
         ),
         *(
-            (fits is not None and fits < 1, f"{name}={fits} lets nothing be fitted. Give 1 or more.")
+            (fits is not None and fits < 1, f"{name}={fits} allows no fit. Give 1 or more.")
             for name, fits in budgets.items()
         ),
         (made.learn not in ("batch", "online"), f'learn={made.learn!r} is neither "batch" nor "online".'),
         (
             online and classes > 0,
-            f'learn="online" of a label with {classes} classes. Online learners predict two classes or a number: '
-            'use learn="batch".',
+            f'the label has {classes} classes, and learn="online" can predict only two classes or a number. Use '
+            'learn="batch".',
         ),
         (
             online and model.task == "ranking",
-            'learn="online" of a model that ranks lists. Online learners take label by label, and a list is judged '
-            'once it has all of its labels: use learn="batch".',
+            'learn="online" learns one label at a time, and a model that ranks needs all labels of a list at once. Use '
+            'learn="batch".',
         ),
         (
             online and rollout is not None and rollout.shadow_us is not None,
-            'learn="online" changes the model with each label, and a shadow compares models that stay as they are. '
-            "Leave shadow= out of tt.rollout().",
+            'learn="online" changes the model with each label, and a shadow can only compare models that do not '
+            "change. Leave shadow= out of tt.rollout().",
         ),
         (
             online and made.cache is not None,
@@ -350,9 +350,12 @@ def _check(made: Deployment) -> None:
         ),
         (
             made.degrade is not None and made.degrade.rule is not None and classes > 0,
-            f"degrade's rule gives one number, the model has {classes} classes. Give version= or last_answer= instead.",
+            f"degrade's rule gives one number, but the model has {classes} classes. Give version= or last_answer=.",
         ),
-        (made.approval_us == 0, 'approval=0 leaves no time to answer. Give a duration such as "2d", or leave it out.'),
+        (
+            made.approval_us == 0,
+            'approval=0 leaves no time to approve. Give a duration such as "2d", or leave approval out.',
+        ),
     )
     for is_wrong, why in wrong:
         if is_wrong:
@@ -366,7 +369,7 @@ def _check(made: Deployment) -> None:
             one.of.dtype(known, f"{what}: slice {one.name!r}")
     if gate.calibration_error is not None and model.metric not in PROBABILITIES:
         raise Misuse(
-            f"{what}: calibration_error={gate.calibration_error:g} is about probabilities of a class (log_loss, "
-            f"brier); its metric is {model.metric}. Leave it out"
-            + ("." if model.task == "ranking" else ": `calibration` holds for numbers too.")
+            f"{what}: calibration_error={gate.calibration_error:g} needs probabilities of a class (metric log_loss or "
+            f"brier), but the model's metric is {model.metric}. Leave calibration_error out"
+            + ("." if model.task == "ranking" else ": `calibration` is checked for numbers too.")
         )

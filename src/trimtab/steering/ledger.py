@@ -80,7 +80,7 @@ class Ledger:
             if rows:
                 self._store_head(rows[-1])
             return rows
-        raise Conflict(f"ledger: other processes took the next place {_ATTEMPTS} times. Try again.")
+        raise Conflict(f"ledger: other processes added a row first, {_ATTEMPTS} times in a row. Try again.")
 
     def rows(self, *, after: int = 0) -> list[Decision]:
         """Return all decisions with a number above `after`, oldest first."""
@@ -104,8 +104,9 @@ class Ledger:
             previous = row.hash
         if head is not None and (head.sequence > len(rows) or rows[head.sequence - 1].hash != head.hash):
             raise Corrupt(
-                f"ledger: it has {len(rows)} rows, and {self._head} knows row {head.sequence} as another or the last "
-                "one: rows were removed from its end. Restore the catalogue; to accept the loss, remove that file."
+                f"ledger: rows were removed from its end, or changed: it has {len(rows)} rows, and {self._head} "
+                f"recorded row {head.sequence} and its hash. Restore the catalogue; to accept the loss, remove that "
+                "file."
             )
         if rows:
             self._store_head(rows[-1])
@@ -129,7 +130,7 @@ class Ledger:
         except FileNotFoundError:
             return None
         except (msgspec.MsgspecError, OSError) as error:
-            raise Corrupt(f"{self._head}: cannot be read ({error}). Restore it, or remove it.") from error
+            raise Corrupt(f"{self._head}: cannot be read ({error}). Restore this file, or remove it.") from error
 
     def _newest(self) -> Decision | None:
         newer = self.rows(after=self._last.sequence if self._last else 0)

@@ -80,7 +80,7 @@ def version_target(
     """
     version = registry.as_known(version)
     own = "" if version.features == model.features.hash else "with its own features"
-    note = own and f"{version.name} was asked {own}."
+    note = own and f"{version.name} answered {own}."
     unseen_from_us = model.label.final_until(version.cut_us if seen_until_us is None else seen_until_us)
     if until_us - unseen_from_us >= LEAST_WINDOW_US or version.imported is not None:
         return ComparisonTarget(version, unseen_from_us, note)
@@ -95,7 +95,7 @@ def version_target(
     if version.refit_of is None:  # this is a candidate, which was fitted on what was known when its window began
         return ComparisonTarget(version, started_us, note)
     origin = registry.get(version.refit_of)
-    note = f"{origin.name} answered for its refit {version.name}, which has seen the window{own and f', {own}'}."
+    note = f"{origin.name} answered{own and f' {own}'} instead of its refit {version.name}, which has seen the window."
     return ComparisonTarget(origin, started_us, note)
 
 
@@ -126,9 +126,9 @@ def target_scores(
         own = with_features_of(loaded, parts.data, model, training_set, rows)
         scores = recipe.champion_scores(loaded, own, np.ones(own.rows, bool))
         if not np.isfinite(scores).all():
-            raise Misuse("some of its answers are no finite numbers.")
+            raise Misuse("some of its answers are not finite numbers.")
     except (Misuse, NotFound, Corrupt) as error:
-        return TargetScores(None, f"No version answered for {target.version.name}, which has other features: {error}")
+        return TargetScores(None, f"Nothing was compared with {target.version.name}, which has other features: {error}")
     return TargetScores(scores, target.note)
 
 
@@ -142,7 +142,7 @@ def with_features_of(
         NotFound: A source or column of its features does not exist any more.
     """
     if loaded.artifact.task != model.task:
-        raise Misuse(f"its task is {loaded.artifact.task}, needed is {model.task}.")
+        raise Misuse(f"its task is {loaded.artifact.task}, but the model's task is {model.task}.")
     window = training_set.take(rows)
     if loaded.version.features == model.features.hash:
         return window
@@ -156,7 +156,7 @@ def _to_restore(target: ComparisonTarget) -> str:
     """Return a sentence on how to restore the lost stored model of a comparison target."""
     version = target.version
     if target.note:  # another version takes the place of the version in service
-        days = f"train again once the champion has not seen {format_duration(LEAST_WINDOW_US)} of closed days"
+        days = f"train again once {format_duration(LEAST_WINDOW_US)} of closed days are new to the champion"
         return f"Bring all of the state back from a backup (trimtab storage restore BACKUP --force), or {days}."
     made_of = None if version.imported is None else version.imported.file
     return repair_lost(version.model, imported=made_of, changed=True)
@@ -174,7 +174,7 @@ def _why_champion_cannot_load(registry: Registry, model: Model) -> str | None:
     try:
         registry.load(champion)
     except Misuse as error:
-        return f"No version answered for {champion.name}, which cannot be loaded any more: {error}"
+        return f"Nothing was compared with {champion.name}, which cannot be loaded any more: {error}"
     except (NotFound, Corrupt):
         pass
     return None

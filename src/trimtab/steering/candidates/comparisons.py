@@ -94,16 +94,18 @@ class Comparisons:
         onset = changes.onset
         if onset is not None and closed_us - onset.at_us < LEAST_WINDOW_US:
             return (
-                f"Only {days_of(closed_us - onset.at_us)} of closed days since the change of {day_of(onset.at_us)}; "
-                f"needed are {LEAST_WINDOW}. From {enough_from(onset.at_us, label)} on there are enough."
+                f"Only {days_of(closed_us - onset.at_us)} of days were closed since the change of "
+                f"{day_of(onset.at_us)}; {LEAST_WINDOW} are needed. There are enough from "
+                f"{enough_from(onset.at_us, label)} on."
             )
         target = self.target(closed_us)
         if target is None or closed_us - target.unseen_from_us >= LEAST_WINDOW_US:
             return None
         enough = enough_from(target.unseen_from_us, label)
         return (
-            f"Only {days_of(closed_us - target.unseen_from_us)} of closed days are unseen by the champion; needed are "
-            f"{LEAST_WINDOW}. Keep loading requests and labels, and train again: from {enough} on there are enough."
+            f"Only {days_of(closed_us - target.unseen_from_us)} of closed days are new to the champion; "
+            f"{LEAST_WINDOW} are needed. Keep loading requests and labels, and train again: there are enough from "
+            f"{enough} on."
             f"{self._other_recipe(target, closed_us)}"
         )
 
@@ -116,7 +118,7 @@ class Comparisons:
         """Return the same as `lack`, for a given window and target."""
         model, seen = self._deployment.model, ""
         if target is not None:
-            seen = f", the champion has learnt all that was known at {day_of(target.version.cut_us)}"
+            seen = f", and the champion has learnt all that was known at {day_of(target.version.cut_us)}"
         lack = lack_of_days(training_set, window, seen)
         if lack is not None:
             return lack if target is None else lack + self._other_recipe(target, labelled_until(training_set))
@@ -133,14 +135,14 @@ class Comparisons:
         model = self._deployment.model
         newer = own if target is None or own.unseen_from_us >= target.unseen_from_us else target
         known_us = model.label.final_at(newer.unseen_from_us)
-        seen = f", {newer.version.name} may have seen all that was known at {day_of(known_us)}"
+        seen = f", and {newer.version.name} may have seen all that was known at {day_of(known_us)}"
         lack = lack_of_days(training_set, window, seen if newer.unseen_from_us >= window.start_us else "")
         if lack is None:
             return lack_of_labels(model, training_set, window)
         if training_set.usable.any() and newer.unseen_from_us >= window.start_us:
-            lack += f" From {enough_from(newer.unseen_from_us, model.label)} on there are enough."
+            lack += f" There are enough from {enough_from(newer.unseen_from_us, model.label)} on."
             if newer is own and own.version.imported is not None:
-                lack += " It was not trained here: if it has seen less, say until when (--seen-until TIME)."
+                lack += " That version was imported: if its training data ended earlier, give --seen-until TIME."
         return lack
 
     def answered(
@@ -149,8 +151,8 @@ class Comparisons:
         """Return the target's scores of the window. Without a target, the result has no scores."""
         if target is None:
             champion = self.champion()
-            other = "" if champion is None else f"{champion.name} answers another kind of question, judged by "
-            return TargetScores(None, other and f"{other}{champion and champion.metric}: nothing was compared.")
+            other = "" if champion is None else f"Nothing was compared with {champion.name}, which has another task "
+            return TargetScores(None, other and f"{other}and is judged by {champion and champion.metric}.")
         found = target_scores(self._parts, self._recipe, target, training_set, window.rows)
         if found.scores is not None:
             finite(found.scores, target.version)
@@ -206,7 +208,7 @@ class Comparisons:
             rows = with_features_of(loaded, self._parts.data, model, training_set, window.rows)
             scores = stored_scores(self._recipe, loaded, rows, model)
         except (Misuse, NotFound) as error:
-            raise Misuse(f"promote {version.name}: it cannot be asked: {error}") from error
+            raise Misuse(f"promote {version.name}: the version cannot score the days to judge on: {error}") from error
         return Side(own.version, finite(scores, own.version), rows.features.values, version, own.note)
 
     def refreshes(self, changes: Changes, target: ComparisonTarget | None, answered: TargetScores) -> bool:

@@ -33,7 +33,7 @@ from trimtab.steering.loop_state import PairedDay
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.judge.baselines import baseline_scores
 
-_STEADIER = "It learns single rows by heart: take a smaller model (fewer or smaller trees), or load more rows."
+_STEADIER = "The model memorises single rows: make it smaller (fewer or smaller trees), or load more rows."
 
 
 class Case(msgspec.Struct, frozen=True, eq=False):
@@ -162,7 +162,9 @@ class Judge:
             allowed = max(allowed, self._rules.share_of_change * moved)
         if distance <= allowed:
             return None
-        reason = f"Refused: the refit scores {distance:.3f} away from its candidate, allowed {allowed:.3g}."
+        reason = (
+            f"Refused: the scores of the refit and its candidate differ by {distance:.3f}; {allowed:.3g} is allowed."
+        )
         by_heart = metric in CLASS_LOSSES or self._deployment.model.task == "ranking"
         return f"{reason} {_STEADIER}" if by_heart else reason
 
@@ -233,9 +235,7 @@ def finite(scores: Floats, version: Version) -> Floats:
     """
     bad = int((~np.isfinite(scores)).sum())
     if bad:
-        raise Misuse(
-            f"gate: {version.name} answers {bad} of {len(scores)} rows with no finite number. Repair its model."
-        )
+        raise Misuse(f"gate: {version.name} gives no finite number for {bad} of {len(scores)} rows. Repair its model.")
     return scores
 
 

@@ -116,7 +116,7 @@ def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOn
     labelled_days = np.unique(days[newest.rows & training_set.informative]).size
     sources = [
         Source("all history", usable, usable),
-        Source("all history, where a row of a week ago counts half", usable, usable, _HALF_LIFE_US),
+        Source("all history, with the weight of a row halved for each week of age", usable, usable, _HALF_LIFE_US),
         Source(f"days since {day_of(onset.at_us)}", since, since),
     ]
     if onset.latest_us > onset.at_us:
@@ -135,10 +135,10 @@ def plan_in_words(plan: Plan, source: Source, window: JudgingWindow) -> str:
         return ""
     folds = ""
     if len(plan.folds) > 1:
-        folds = ", in folds of alternate days, each answered by a fit that had not seen it"
+        folds = ", in folds of alternate days; each fold was scored by a fit that had not seen it"
     return (
         f"Judged on the days from {day_of(window.start_us)} to {day_of(window.end_us - 1)}{folds}. "
-        f"Learnt from: {source.name}; it did best of {plan.choices} choices, which share the error."
+        f"Learnt from: {source.name}; this was the best of {plan.choices} choices, which share the allowed error."
     )
 
 

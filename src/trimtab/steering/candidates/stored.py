@@ -84,7 +84,7 @@ def digest_codec(blob: Blob) -> Codec[str | None]:
     def decode(data: bytes) -> str | None:
         digest = data.decode() or None
         if digest is not None and not blob.exists(digest):
-            raise NotFound(f"blob {digest}: not there any more.")
+            raise NotFound(f"blob {digest}: it is no longer stored.")
         return digest
 
     return Codec(lambda digest: (digest or "").encode(), decode)

@@ -70,5 +70,5 @@ class TrainingSets:
         try:
             made_of = msgspec.structs.replace(load_manifest(version.training_set, self._parts.blob), parquet=None)
         except (NotFound, Corrupt):
-            return lambda found: None if self.save(found) == version.training_set else "It is another set."
-        return lambda found: None if found.manifest == made_of else "It is another set."
+            return lambda found: None if self.save(found) == version.training_set else "It is another training set."
+        return lambda found: None if found.manifest == made_of else "It is another training set."

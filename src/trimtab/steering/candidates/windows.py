@@ -72,13 +72,14 @@ def lack_of_days(training_set: TrainingSet, window: JudgingWindow, seen: str) ->
         lists = training_set.manifest.lists
         states += "" if lists is msgspec.UNSET else f"; {lists.text}"
         return (
-            f"None of {training_set.rows} requests has a label that its wait of "
-            f"{format_duration(training_set.manifest.wait_us)} has made final ({states}). Load labels, or wait."
+            f"None of {training_set.rows} requests has a label that is final, which it is "
+            f"{format_duration(training_set.manifest.wait_us)} (the label's wait) after the request ({states}). "
+            "Load labels, or wait."
         )
     if window.end_us - window.start_us < LEAST_WINDOW_US:
         return (
-            f"The newest labels are of {day_of(int(labelled.max()))}{seen}: "
-            f"{days_of(window.end_us - window.start_us)} to judge on, needed are {LEAST_WINDOW}. "
+            f"The newest labels are of {day_of(int(labelled.max()))}{seen}: there are "
+            f"{days_of(window.end_us - window.start_us)} to judge on, and {LEAST_WINDOW} are needed. "
             "Load labels, or wait for more."
         )
     return None
@@ -89,16 +90,16 @@ def lack_of_lessons(model: Model, window: JudgingWindow) -> str | None:
     chosen = model.chosen
     if chosen is not None and window.judged and window.start_us < chosen.until_us:
         return (
-            f"The days to judge on begin {day_of(window.start_us)}, and its parameters were searched for on what "
-            f"was known by {day_of(chosen.until_us)}. Search again: trimtab search run {model.name}"
+            f"The days to judge on begin on {day_of(window.start_us)}, but the search for the model's parameters used "
+            f"data known by {day_of(chosen.until_us)}. Search again: trimtab search run {model.name}"
         )
     before, needed = int(window.before.sum()), max(1, len(model.features.names))
     if before >= needed:
         return None
-    found = "There are no labels to learn from" if not before else f"Only {before} labels are there to learn from"
+    found = "No labels were" if not before else f"Only {before} label{'s were' if before > 1 else ' was'}"
     return (
-        f"{found}, final from before {day_of(window.start_us)}, where the days to judge on begin; "
-        f"needed are {needed}. Load more history, or wait."
+        f"{found} final before {day_of(window.start_us)}, when the days to judge on begin; {needed} are needed to "
+        "learn from. Load more history, or wait."
     )
 
 
@@ -108,18 +109,18 @@ def lack_of_labels(model: Model, training_set: TrainingSet, window: JudgingWindo
     last = day_of(int(training_set.at_us[training_set.usable].max()))
     labelled_days = np.unique(training_set.begun_us[rows & training_set.informative] // DAY_US).size
     if labelled_days < LEAST_DAYS:
-        what = "labels" if training_set.lists is None else "lists with all labels whose rows differ"
+        what = "labels" if training_set.lists is None else "lists that have all labels, and not all labels equal"
         return (
-            f"Only {labelled_days} of the days from {first} to {last} have {what}, "
-            f"needed are {LEAST_DAYS}. Load more, wait, or judge on more days: {_WIDER}."
+            f"Only {labelled_days} of the days from {first} to {last} have {what}; "
+            f"{LEAST_DAYS} such days are needed. Load more, wait, or judge on more days: {_WIDER}."
         )
     labels = np.unique(training_set.target[rows])
     if labels.size == 1 and window.judged:  # with a single label, no model is better than a constant # D0196
         names = model.label.class_names
         said = names[int(labels[0])] if model.task == "multiclass" else f"{labels[0]:g}"
         return (
-            f"All {int(rows.sum()):,} labels of the days from {first} to {last} are {said}: nothing there tells a good "
-            f"model from a constant. Load more, wait, or judge on more days: {_WIDER}."
+            f"All {int(rows.sum()):,} labels of the days from {first} to {last} are {said}, so they cannot tell a "
+            f"good model from a constant. Load more, wait, or judge on more days: {_WIDER}."
         )
     return None
 

@@ -27,7 +27,8 @@ Decide: TypeAlias = Callable[[Facts], Iterator[GateCheck]]
 Shown: TypeAlias = Literal["numbers", "reason", "slices", "remark", "note"]
 _CALIBRATION_LEVEL = 0.95  # one-sided confidence with which a calibration error must exceed the limit
 _REFRESHED = (
-    "A scheduled refit of the recipe in service need not be provably better, only better and not provably worse."
+    "A scheduled refit of the same model definition must be better and not provably worse; no proof that it is better "
+    "is asked for."
 )
 
 
@@ -77,7 +78,7 @@ def _labels(facts: Facts) -> Iterator[GateCheck]:
     values = np.unique(labels)
     if values.size <= 1:
         alike = "There are no labels" if not values.size else f"All {len(labels):,} labels are {values[0]:g}"
-        reason = f"{alike}: nothing tells a good model from a constant. Judge on other days."
+        reason = f"{alike}, so they cannot tell a good model from a constant. Judge on other days."
         yield finding("labels", False, reason)
 
 
@@ -87,7 +88,7 @@ def _lists(facts: Facts) -> Iterator[GateCheck]:
     assert lists is not None  # without lists, the check does not apply
     alike = int(np.unique(lists).size) - compared
     reason = f"{compared:,} lists of the window were compared"
-    reason += f"; {alike:,} were left out, their rows are all alike." if alike else "."
+    reason += f"; {alike:,} were left out, because all labels of each are equal." if alike else "."
     yield finding("lists", compared > 0, reason, value=float(compared), bound=1.0)
 
 
@@ -102,14 +103,15 @@ def _floor(facts: Facts) -> Iterator[GateCheck]:
 def _better_by_margin(facts: Facts) -> Iterator[GateCheck]:
     """Check that the mean loss of the candidate is lower than the champion's by the margin."""
     most, difference = 0.0 - facts.rule.margin, facts.difference[0]
-    reason = f"Mean loss minus the champion's {difference:+.4f}; asked for at most {most:+g}."
+    reason = f"Mean loss minus the champion's: {difference:+.4f}; at most {most:+g} is allowed."
     yield finding("better_by_margin", difference <= most, reason, value=difference, bound=most)
 
 
 def _provably_better(facts: Facts) -> Iterator[GateCheck]:
     """Check that the upper bound of the difference in mean loss is below 0, or below the margin if that is negative."""
     allowed, bound = max(0.0, -facts.rule.margin), facts.difference[1]
-    reason = f"That difference is at most {bound:+.4f} at {percent(facts.rule.level)}; it must be below {allowed:g}."
+    reason = f"The difference in mean loss is at most {bound:+.4f} with {percent(facts.rule.level)} confidence; "
+    reason += f"it must be below {allowed:g}."
     yield finding("provably_better", bound < allowed, reason, value=bound, bound=allowed)
 
 
@@ -120,7 +122,8 @@ def _not_provably_worse(facts: Facts) -> Iterator[GateCheck]:
     """
     allowed, level = max(0.0, -facts.rule.margin), facts.rule.level
     low = paired_mean_bound(facts.differences, facts.at_us // DAY_US, level=level, side="lower").low
-    reason = f"That difference is at least {low:+.4f} at {percent(level)}; above {allowed:g} it would be worse."
+    reason = f"The difference in mean loss is at least {low:+.4f} with {percent(level)} confidence; above {allowed:g} "
+    reason += "the candidate would be worse."
     yield finding("not_provably_worse", low <= allowed, reason, value=low, bound=allowed)
 
 
@@ -130,7 +133,7 @@ def _tries(facts: Facts) -> Iterator[GateCheck]:
     """
     if facts.comparisons > 1:
         level = percent(facts.rule.level)
-        said = f"Judgement {facts.comparisons:.3g} of these days: proof is asked for at {level}."
+        said = f"Judgement number {facts.comparisons:.3g} on these days, so the proof must hold at {level}."
         yield from _note("tries", said, value=facts.comparisons)
 
 
@@ -145,16 +148,17 @@ def _calibrated(facts: Facts) -> Iterator[GateCheck]:
     allowed = most = facts.rule.calibration * gap_unit(facts.metric, labels)
     if facts.champion_scores is not None:
         most = max(allowed, calibration_gap(facts.metric, labels, facts.champion_scores))
-    why = "" if most == allowed else ", as far as the champion is off"
+    why = "" if most == allowed else " (the champion's own gap)"
     if not facts.refreshes:
         yield finding(
-            "calibrated", gap <= most, f"Calibration gap {gap:.4f}, allowed {most:.4g}{why}.", value=gap, bound=most
+            "calibrated", gap <= most, f"Calibration gap {gap:.4f}; allowed: {most:.4g}{why}.", value=gap, bound=most
         )
         return
     residuals = calibration_residuals(facts.metric, labels, facts.scores)
     above, days = residuals * np.sign(residuals.mean()), facts.window.at_us // DAY_US
     low = paired_mean_bound(above, days, level=_CALIBRATION_LEVEL, side="lower").low
-    reason = f"Calibration gap {gap:.4f}, at least {low:.4f} at {_CALIBRATION_LEVEL:.0%}; allowed {most:.4g}{why}."
+    reason = f"Calibration gap {gap:.4f}, at least {low:.4f} with {_CALIBRATION_LEVEL:.0%} confidence; "
+    reason += f"allowed: {most:.4g}{why}."
     yield finding("calibrated", low <= most, reason, value=gap, bound=most)
 
 
@@ -166,15 +170,15 @@ def _calibration_error(facts: Facts) -> Iterator[GateCheck]:
     found = calibration_error_bound(labels, facts.scores, days, level=_CALIBRATION_LEVEL)
     if facts.champion_scores is not None:
         most = max(allowed, calibration_error_bound(labels, facts.champion_scores, days).estimate)
-    why = "" if most == allowed else ", the champion's own"
-    said = f"Calibration error {found.estimate:.4f}, at least {found.low:.4f} at {_CALIBRATION_LEVEL:.0%}"
-    reason = f"{said}; allowed {most:.4g}{why}."
+    why = "" if most == allowed else " (the champion's own error)"
+    said = f"Calibration error {found.estimate:.4f}, at least {found.low:.4f} with {_CALIBRATION_LEVEL:.0%} confidence"
+    reason = f"{said}; allowed: {most:.4g}{why}."
     yield finding("calibration_error", found.low <= most, reason, value=found.estimate, bound=most)
 
 
 def _slices(facts: Facts) -> Iterator[GateCheck]:
     if not facts.compares:
-        said = "No version answered these rows, so there is nothing to be worse than."
+        said = "There is no champion to compare with on these rows."
         yield from _note(EVERY_SLICE, said, evidence=False)
         return
     may_abstain = facts.rule.slices_may_abstain is True

@@ -22,7 +22,7 @@ _LEVEL: Final = 0.95  # a candidate is refused if the linear model is better wit
 _KEPT: Final = 0.8  # the linear model has a gain over the other baselines; a candidate must reach this share of it
 
 _INSTEAD = (
-    "Change the features or the estimator; or let candidates pass that beat no baseline: "
+    "Change the features or the estimator; or let candidates pass without beating a baseline: "
     "gate=tt.beats_champion(baselines=False)."
 )
 
@@ -85,8 +85,8 @@ def _against(name: str, losses: Floats, other: Floats, plain: float | None, at_u
         if np.unique(days).size > 1:
             low = paired_mean_bound(differences, days, level=_LEVEL, side="lower").low
         held = low <= tolerance
-        reason = f"Mean loss {written(loss)} against {written(level)}; the difference is at least {written(low)} "
-        reason += f"at {_LEVEL:.0%}, allowed is {written(tolerance)}."
+        reason = f"Mean loss {written(loss)} against {written(level)}; the difference is at least {written(low)} with "
+        reason += f"{_LEVEL:.0%} confidence, and {written(tolerance)} is allowed."
     else:
         held = difference < 0.0
         reason = f"Mean loss {written(loss)}, {'below' if held else 'not below'} {written(level)}."
@@ -97,11 +97,12 @@ def _against(name: str, losses: Floats, other: Floats, plain: float | None, at_u
 def _together(found: Sequence[_Against], best: _Against, losses: Floats) -> GateCheck:
     worse = [one for one in found if one.check.verdict == "failed"]
     loss, level = float(losses.mean()), float((losses - best.differences).mean())
-    reason = f"The best baseline, {best.name}, has a mean loss of {written(level)}, the candidate has {written(loss)}."
+    reason = f"The best baseline, {best.name}, has a mean loss of {written(level)}; the candidate has {written(loss)}."
     if not worse and loss >= level:
-        reason = f"{reason} It is not provably worse by more than is allowed ({written(best.tolerance)})."
+        allowed = written(best.tolerance)
+        reason = f"{reason} The candidate is not provably worse by more than is allowed ({allowed})."
     elif others := " ".join(f"{one.name}: {one.check.reason}" for one in worse if one is not best):
-        reason = f"{reason} It does not beat other baselines either. {others}"
+        reason = f"{reason} The candidate does not beat these baselines either. {others}"
     if worse:
         reason = f"{reason} {_INSTEAD}"
     return finding(FLOOR, not worse, reason, value=float(best.differences.mean()), bound=best.tolerance)
@@ -111,5 +112,5 @@ def _of_slices(best: _Against, parts: Sequence[Part], at_us: NDArray[np.int64], 
     if not parts:
         return []
     *_, together = slice_checks(parts, best.differences, at_us, slice_margin + best.tolerance, may_abstain=True)
-    reason = f"Against the baseline {best.name}. {together.reason}"
+    reason = f"Compared with the baseline {best.name}: {together.reason}"
     return [msgspec.structs.replace(together, name=FLOOR_OF_SLICES, reason=reason)]

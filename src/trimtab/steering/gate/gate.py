@@ -124,8 +124,8 @@ def _outcome(facts: Facts, decided: Sequence[tuple[Check, GateCheck]]) -> str:
     """Return a text: whether the candidate passed, the deciding numbers, and the reason of each failed check."""
     if facts.compares:
         difference, bound = facts.difference
-        values = f"difference {difference:+.4f}, at most {bound:+.4f} at {percent(facts.rule.level)}"
-        values += f", margin {facts.rule.margin:g}"
+        values = f"mean loss minus the champion's is {difference:+.4f}, at most {bound:+.4f} with "
+        values += f"{percent(facts.rule.level)} confidence; margin {facts.rule.margin:g}"
     elif facts.gap is None:
         values = f"mean loss {facts.losses.mean():.4f}"
     else:

@@ -99,9 +99,9 @@ def hopeless(rollout: Rollout | None, before: Sequence[PairedDay], *, stood_in: 
     table = [(days, visible(before, days)) for days in _TABLE if days <= max(within, _TABLE[1])]
     seen = ", ".join(f"{days}d: {share:.1%}" for days, share in table if share != float("inf")) or "nothing"
     return (
-        f"A shadow of {within}d cannot tell a successor that is {rollout.margin:.1%} worse from an equal one at about "
-        f"{labels:,.0f} labels a day. What can be seen in so many days: {seen}. Declare a larger margin or a longer "
-        "time: tt.rollout(margin=..., within=...)."
+        f"With about {labels:,.0f} labels a day, a shadow of {within}d cannot tell a successor whose loss is "
+        f"{rollout.margin:.1%} higher from an equal one. The smallest visible difference, by days of shadow: {seen}. "
+        "Declare a larger margin or a longer time: tt.rollout(margin=..., within=...)."
     )
 
 
@@ -126,7 +126,7 @@ def said_of_shadow(found: PairedSequence, days: Sequence[PairedDay], margin: flo
     beginning.
     """
     if not days:
-        return "Paired shadow: no day with labels of healthy rows to compare by."
+        return "Paired shadow: there is no day yet with labels of rows that are not excluded."
     rows, more = sum(one.rows for one in days), "higher" if found.mean > 0 else "lower"
     outcome = {
         "reject": "provably worse than the champion",
@@ -134,8 +134,8 @@ def said_of_shadow(found: PairedSequence, days: Sequence[PairedDay], margin: flo
         "hold": "neither provably worse nor provably good enough",
     }[found.verdict]
     return (
-        f"Paired shadow of {len(days)}d, {rows:,} labelled rows: loss {abs(found.mean) / level:.2%} {more} than the "
-        f"champion's (between {_share(found.low / level)} and {_share(found.high / level)}): {outcome}."
+        f"Paired shadow of {len(days)}d, {rows:,} labelled rows: the loss is {abs(found.mean) / level:.2%} {more} than "
+        f"the champion's (between {_share(found.low / level)} and {_share(found.high / level)}), {outcome}."
     )
 
 

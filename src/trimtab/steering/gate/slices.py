@@ -83,13 +83,13 @@ def slice_checks(
 
 def _judged(part: Part, differences: Floats, days: NDArray[np.int64], level: float, margin: float) -> GateCheck:
     found = paired_mean_bound(differences, days, level=level, side="lower")
-    reason = f"Difference {found.estimate:+.4f} on {len(differences):,} rows, at least {found.low:+.4f} at "
-    reason += f"{level:.2%}; allowed {margin:+g}."
+    reason = f"Difference in mean loss {found.estimate:+.4f} on {len(differences):,} rows, at least {found.low:+.4f} "
+    reason += f"with {level:.2%} confidence; allowed: {margin:+g}."
     return finding(f"slice {part.name}", not found.low > margin, reason, value=found.estimate, bound=found.low)
 
 
 def _abstained(part: Part, rows: int, days: int) -> GateCheck:
-    reason = f"{rows:,} rows on {days} days; needed are {LEAST_ROWS} on {LEAST_DAYS}."
+    reason = f"{rows:,} rows on {days} days; {LEAST_ROWS} rows on {LEAST_DAYS} days are needed."
     return finding(f"slice {part.name}", "no evidence", reason)
 
 
@@ -97,19 +97,22 @@ def _together(found: Sequence[GateCheck], margin: float, may_abstain: bool) -> G
     worse = [one.name.removeprefix("slice ") for one in found if one.verdict == "failed"]
     silent = sum(one.verdict == "no evidence" for one in found)
     judged = len(found) - silent
-    said = f"{judged} of {len(found)} slices judged" + (f", {silent} had too few rows" if silent else "")
+    said = f"{judged} of {len(found)} slices were judged" + (f", {silent} had too few rows" if silent else "")
     if worse:
         most = max(one.figure for one in found if one.figure is not None and one.verdict == "failed")
-        return finding(EVERY_SLICE, False, f"Provably worse on {', '.join(worse)}; {said}.", value=most, bound=margin)
+        return finding(
+            EVERY_SLICE, False, f"Provably worse on these slices: {', '.join(worse)}; {said}.", value=most, bound=margin
+        )
     if not judged and not may_abstain:
         reason = f"None of {len(found)} slices could be judged: each needs {LEAST_ROWS} rows on {LEAST_DAYS} days. "
         reason += (
-            "Judge on more days (window=...), declare larger slices, or let them abstain (slices_may_abstain=True)."
+            "Judge on more days (window=...), declare larger slices, or allow slices without enough rows "
+            "(slices_may_abstain=True)."
         )
         return finding(EVERY_SLICE, False, reason, bound=margin)
     most_or_none = max((one.figure for one in found if one.figure is not None), default=None)
     verdict: Verdict = "held" if judged else "no evidence"
-    return finding(EVERY_SLICE, verdict, f"Provably worse on none: {said}.", value=most_or_none, bound=margin)
+    return finding(EVERY_SLICE, verdict, f"Provably worse on no slice: {said}.", value=most_or_none, bound=margin)
 
 
 def _all(training_set: TrainingSet, window: NDArray[np.bool_]) -> Columns:

@@ -20,7 +20,7 @@ _SAMPLE = 200  # how many rows are predicted one by one in a round
 _ROUNDS = 5
 _ROUND_NS = 1_000_000_000  # with a slow model, a round ends after this time
 _LEAST_CALLS = 20  # but a round always has at least this many calls
-_VIRTUAL = "Virtual time has no other process and no clock of the machine to measure it with."
+_VIRTUAL = "Not measured in virtual time, which has no other process and no clock of the machine."
 
 
 class Proving(msgspec.Struct, frozen=True):
@@ -38,7 +38,7 @@ def loads(registry: Registry, version: Version) -> tuple[LoadedModel | None, Gat
         return None, finding(LOADS, False, str(error))
     difference = golden_difference(loaded.artifact, loaded.scorer)
     bound = 0.0 if loaded.artifact.row_exact else loaded.artifact.row_tolerance
-    reason = f"Read back from the registry; repeated its {golden_rows(loaded.artifact)} golden predictions."
+    reason = f"Read back from the registry; it reproduced its {golden_rows(loaded.artifact)} golden predictions."
     return loaded, finding(LOADS, True, reason, value=difference, bound=bound)
 
 
@@ -47,7 +47,7 @@ def loads_in_fresh_process(proving: Proving | None, version: Version) -> GateChe
     if proving is None:
         return finding(FRESH_PROCESS, "not measured", _VIRTUAL)
     why = proving.fresh(version)
-    loaded = "A new process loaded it from the registry and repeated its golden predictions."
+    loaded = "A new process loaded the version from the registry and reproduced its golden predictions."
     return finding(FRESH_PROCESS, why is None, why or loaded)
 
 
@@ -58,13 +58,13 @@ def fast_enough(proving: Proving | None, loaded: LoadedModel | None, sample: Col
     the machine can make a round slower, but not faster.
     """
     if proving is None or loaded is None:
-        why = _VIRTUAL if proving is None else "It could not be loaded."
+        why = _VIRTUAL if proving is None else "The version could not be loaded."
         return finding(LATENCY, "not measured", why, bound=limit_us / 1e3)
     p50_ms, p99_ms, calls = one_row_ms(loaded, sample, proving.stopwatch_ns)
     reason = (
-        f"p99 {p99_ms:.3g} ms, p50 {p50_ms:.3g} ms of one-row predictions, the best of {_ROUNDS} rounds of {calls}; "
+        f"One-row predictions took p99 {p99_ms:.3g} ms, p50 {p50_ms:.3g} ms (best of {_ROUNDS} rounds of {calls}); "
     )
-    reason += f"allowed p99 {limit_us / 1e3:g} ms."
+    reason += f"a p99 of {limit_us / 1e3:g} ms is allowed."
     return finding(LATENCY, p99_ms <= limit_us / 1e3, reason, value=p99_ms, bound=limit_us / 1e3)
 
 

@@ -34,7 +34,7 @@ class Approvals:
         self._record.check_frozen()
         dropped = self.drop_unanswered()
         if dropped:
-            raise Conflict(f"{what}: {dropped[-1].cause} It was dropped; train another one.")
+            raise Conflict(f"{what}: {dropped[-1].cause} The candidate was dropped; train another one.")
         assert self._record.state.repair is not None  # in this phase, there is always a repair
         return self._record.state.repair
 
@@ -47,5 +47,5 @@ class Approvals:
             return self._record.refuse([self._record.entry_about(repair, "refuse", reason, actor="policy")])
         if self._clock.now_us() < expires_us:
             return []
-        reason = f"No one answered until {format_time(expires_us)}."
+        reason = f"No one approved or rejected the candidate until {format_time(expires_us)}."
         return self._record.refuse([self._record.entry_about(repair, "expire", reason, actor="policy")])

@@ -190,7 +190,7 @@ class Controller:
         self._record.write(
             [],
             phase="waiting",
-            cause=f"Asked for by {actor}.",
+            cause=f"Requested by {actor}.",
             begun_by="person",
             changes=changes,
             triggered_at_us=now_us,
@@ -257,7 +257,7 @@ class Controller:
         """
         what = f"reject {self._deployment.name!r}"
         if not why.strip():
-            raise Misuse(f"{what}: why? Give one sentence for the ledger.")
+            raise Misuse(f"{what}: no reason is given. Give one sentence, which the ledger records (--why TEXT).")
         repair = self.state.repair
         # this is also allowed while automation is frozen, because it only ends something
         if repair is None or self.state.phase not in (SHADOW, CANARY):
@@ -273,7 +273,7 @@ class Controller:
         if self.state.phase == APPROVAL:
             decisions += self._approvals.drop_unanswered()
         if self.state.phase == APPROVAL:
-            raise Conflict(f"{what}: {self._record.waits(self.state)} Answer that first.")
+            raise Conflict(f"{what}: {self._record.waits(self.state)} Approve or reject that one first.")
         if self.state.phase in (SHADOW, CANARY):
             name = self._deployment.name
             raise Conflict(
@@ -311,7 +311,9 @@ class Controller:
         if trigger.ready_at_us > now_us:
             until = format_time(trigger.ready_at_us)
             entries.append(
-                self._record.entry("wait", f"For labels from after the change, until {until}.", actor=trigger.actor)
+                self._record.entry(
+                    "wait", f"Waits until {until} for labels from after the change.", actor=trigger.actor
+                )
             )
         watch = self._monitor.watch
         return self._record.write(

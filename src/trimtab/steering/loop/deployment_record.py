@@ -107,14 +107,14 @@ class DeploymentRecord:
         if why is not None:
             raise Conflict(
                 f"{self._deployment.name!r}: automation is frozen ({why}), so nothing is trained or promoted. "
-                "Let it go on first: trimtab unfreeze"
+                "End that first: trimtab unfreeze"
             )
 
     def waits(self, state: LoopState) -> str:
         """Return a message about the candidate that waits for approval: until when, and how to approve or reject it."""
         name = self._deployment.name
         return (
-            f"A candidate waits for approval until {format_time(state.expires_us)}. A person answers: "
+            f"A candidate waits for approval until {format_time(state.expires_us)}. To decide: "
             f"trimtab approve {name}, or trimtab reject {name} --why TEXT."
         )
 

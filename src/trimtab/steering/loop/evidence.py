@@ -13,7 +13,7 @@ def overtaken(repair: Repair, champion: str | None) -> str | None:
     if champion == before:
         return None
     names = ["no version" if one is None else one[:12] for one in (before, champion)]
-    return f"It was compared with {names[0]}; champion is now {names[1]}."
+    return f"The candidate was compared with {names[0]}, but the champion is now {names[1]}."
 
 
 def evidence_of_left_out(repair: Repair) -> Evidence:

@@ -42,12 +42,12 @@ class Exposure:
             return []
         if other and shares.canary:
             raise Conflict(
-                f"rollout of {name!r}: another version answers {shares.canary:.0%} of the requests as canary. End that "
-                f"first: trimtab canary {name} --share 0"
+                f"rollout of {name!r}: another version answers {shares.canary:.0%} of the requests as the canary. "
+                f"End that first: trimtab canary {name} --share 0"
             )
         assert repair.successor is not None  # a repair that is rolled out always has a successor
         if other:
-            why = "The rollout of what passed the gate."
+            why = "The rollout of a version that passed the gate."
             self._registry.move(name, CANARY, repair.successor, gate=repair.gate, why=why)
         changed = msgspec.structs.replace(shares, canary=share)
         revision = 0 if record is None else record.revision

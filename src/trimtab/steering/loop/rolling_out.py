@@ -59,13 +59,12 @@ class RolloutStages:
         if rollout.shadow_us is None or repair.gate.champion is None:
             return self.after_shadow(entries, repair, **changes)
         if not repair.gate_days:
-            said = "Left out: nothing was compared with the version in service."
+            said = "No shadow: the gate compared nothing with the version in service."
             entry = self._entry("shadow", said, repair, entries)
             return self.after_shadow([*entries, entry], repair, **changes)
         said = (
-            "Scores the rows that the version in service answers, as their labels come: "
-            f"{format_duration(rollout.shadow_us)} of closed days at least, "
-            f"{format_duration(rollout.within_us)} at most."
+            "The candidate scores the same rows as the version in service once their labels are known, on at least "
+            f"{format_duration(rollout.shadow_us)} and at most {format_duration(rollout.within_us)} of closed days."
         )
         return self._record.write(
             [*entries, self._entry("shadow", said, repair, entries)],
@@ -83,7 +82,7 @@ class RolloutStages:
         if self._deployment.approval_us is None:
             return self.after_approval(entries, repair, **changes)
         expires_us = self._clock.now_us() + self._deployment.approval_us
-        said = f"For a person to approve it, until {format_time(expires_us)}."
+        said = f"Waits until {format_time(expires_us)} for a person to approve the candidate."
         entry = self._entry("ask", said, repair, entries)
         return self._record.write([*entries, entry], phase=APPROVAL, repair=repair, expires_us=expires_us, **changes)
 
@@ -104,7 +103,7 @@ class RolloutStages:
             return self._drop(repair, reason)
         steps = len(self._rollout.canary)
         if (self._rollout.shadow_us is None) if state.phase == SHADOW else state.canary_step >= steps:
-            return self._drop(repair, f"The {state.phase} stage is declared no longer. Train again.")
+            return self._drop(repair, f"The deployment no longer declares a {state.phase} stage. Train again.")
         return self._compare(now_us, repair) if state.phase == SHADOW else self._guarded(now_us, repair)
 
     def _drop(self, repair: Repair, why: str, evidence: Evidence | None = None, **changes: Any) -> list[Decision]:
@@ -156,14 +155,14 @@ class RolloutStages:
         decisions: list[Decision] = []
 
         def together(row: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
-            said = f"Rolled back to the version before: {why}"
+            said = f"Rolled back to the previous version: {why}"
             entries = [
                 self._record.entry("roll_back", said, version=bake.replaced, replaced=bake.version, actor="policy")
             ]
             also, repair = [*changes], self._record.state.repair
             # a candidate is being rolled out, and the gate compared it with the version that is rolled back
             if repair is not None:
-                gone = "The version that it was compared with was rolled back."
+                gone = "The version that the candidate was compared with was rolled back."
                 entries.append(self._record.entry_about(repair, "refuse", gone))
                 also += self._exposure.share(repair, 0.0)
             before = {"trained_at_us": bake.trained_at_us, "changes": Changes(), "follow_ups_us": ()}
@@ -184,10 +183,10 @@ class RolloutStages:
             new, until_us = self._candidates.shadow_days(repair, state.shadow_until_us, now_us)
         # a champion that cannot score rows must not keep its successor from taking over
         except ChampionFailed as error:
-            entry = self._entry("compare", f"Left out: {error}", repair, [])
+            entry = self._entry("compare", f"No comparison: {error}", repair, [])
             return self.after_shadow([entry], repair)
         except (Corrupt, Misuse, NotFound) as error:
-            return self._drop(repair, f"Its shadow failed: {error}")
+            return self._drop(repair, f"The shadow of the candidate failed: {error}")
         # the labels of the newest day may still be loaded
         if _is_early(new, until_us, repair, label.final_until(now_us)):
             new, until_us = new[:-1], max(state.shadow_until_us, until_us - DAY_US)
@@ -225,8 +224,8 @@ class RolloutStages:
             if now_us < state.stage_since_us + MOST_STEPS * rollout.step_us:
                 return []
             lasted = format_duration(now_us - state.stage_since_us)
-            said = f"The canary saw too little: it answered {seen} requests in {lasted}; needed are {least}."
-            return self._drop(repair, f"{said} Is the service up? Else give it longer steps.")
+            said = f"The canary answered too few requests: {seen} in {lasted}; {least} are needed."
+            return self._drop(repair, f"{said} If the service was running, declare a longer step.")
         if state.canary_step + 1 < len(rollout.canary):
             return self._share(state.canary_step + 1, [], repair)
         return self._record.write([], phase=PROMOTING)
@@ -246,7 +245,7 @@ class RolloutStages:
             refused = self._entry("refuse", str(error), repair, entries)
             spent = {name: value for name, value in changes.items() if name == "fits"}
             return self._record.refuse([*entries, refused], **spent)
-        said = f"Answers {share:.0%} of the requests for {format_duration(self._rollout.step_us)}."
+        said = f"The candidate answers {share:.0%} of the requests for {format_duration(self._rollout.step_us)}."
         entry = self._entry("canary", said, repair, entries, share=share)
         return self._record.write(
             [*entries, entry],

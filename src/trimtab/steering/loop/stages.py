@@ -78,19 +78,22 @@ def _details(name: str, deployment: Deployment, state: LoopState, now_us: int) -
         until_us = state.ready_at_us if is_before(now_us, state.ready_at_us) else None
         return state.triggered_at_us, until_us, " ".join(one for one in (state.cause, state.lack) if one)
     if name == "shadow":
-        repair, said = state.repair, "No day is compared yet: days count once the wait for their labels is over."
+        repair, said = (
+            state.repair,
+            "No day is compared yet: a day counts once its labels are final (the label's wait).",
+        )
         if repair is not None and state.shadow:
             found = judged(rollout, state.shadow, repair)
             said = said_of_shadow(found, state.shadow, rollout.margin, level_of(repair))
         return state.stage_since_us, state.stage_since_us + rollout.within_us, said
     if name == "approval":
         answer = f"trimtab approve {deployment.name}, or trimtab reject {deployment.name} --why TEXT"
-        return None, state.expires_us, f"A person answers: {answer}."
+        return None, state.expires_us, f"To decide: {answer}."
     if name.startswith("canary"):
-        said = "Errors, latency and answers are compared with those of the version in service."
+        said = "Its errors, latency and answers are compared with those of the version in service."
         return state.stage_since_us, state.stage_since_us + rollout.step_us, said
     if name == "bake" and state.bake is not None:
-        said = "It is rolled back to the version before if the service does worse."
+        said = "The new version is rolled back if errors, latency or answers get worse than before."
         return state.bake.since_us, state.bake.until_us, said
     return None, None, _next_repair(deployment, state, now_us) if name == WATCH else state.cause
 
@@ -101,15 +104,15 @@ def _next_repair(deployment: Deployment, state: LoopState, now_us: int) -> str:
     periods = [one.period_us for one in deployment.retrain.singles() if isinstance(one, Every)]
     if periods and state.trained_at_us:
         due_us = max(state.trained_at_us + min(periods), state.quiet_until_us)
-        found.append(f"The schedule is due {format_time(due_us)[:16].replace('T', ' ')}.")
+        found.append(f"The next scheduled training is due {format_time(due_us)[:16].replace('T', ' ')}.")
     if is_before(now_us, state.alarm_quiet_until_us):
         left = format_duration((state.alarm_quiet_until_us - now_us) // 3_600_000_000 * 3_600_000_000 + 3_600_000_000)
-        found.append(f"Alarms begin nothing for {left}: the newest repair was not long ago.")
+        found.append(f"For {left}, alarms begin no repair, because the newest one was not long ago.")
     if not deployment.retrain.any_of:
-        found.append("No cause of a repair is declared: people train.")
-    return " ".join(found) or "A repair begins when a declared cause holds."
+        found.append("The deployment declares no retrain=, so only people begin a training.")
+    return " ".join(found) or "A repair (a new training) begins when a cause declared in retrain= holds."
 
 
 def _follow_ups(state: LoopState) -> list[Stage]:
-    said = "Another candidate is tried when more days have passed since the change."
+    said = "Another candidate is trained then, on more days since the change."
     return [Stage(name="follow up", state="next", until_us=at_us, said=said) for at_us in state.follow_ups_us]

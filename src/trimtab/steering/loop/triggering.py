@@ -64,7 +64,7 @@ def find_trigger(rules: Deployment, state: LoopState, seen: Seen) -> Trigger | N
     requested = _requested(seen, state)
     found += [] if requested is None else [requested]
     if state.follow_ups_us and now_us >= state.follow_ups_us[0]:
-        said = "More labelled days since the change that was repaired."
+        said = "There are more labelled days since the change that was repaired."
         found.append(Trigger("follow-up", said, now_us, state.changes.repaired))
     for rule in rules.retrain.any_of:
         parts = sorted(parts_of_trigger(rule), key=lambda one: PRIORITY.index(_KINDS[type(one)]))
@@ -82,7 +82,7 @@ def _requested(seen: Seen, state: LoopState) -> Trigger | None:
         return None
     request = seen.requested
     onset = None if seen.watch is None else seen.watch.onset
-    return Trigger("call", f"Asked for over HTTP by {request.actor}: {request.why}", seen.now_us, onset, request.actor)
+    return Trigger("call", f"Requested over HTTP by {request.actor}: {request.why}", seen.now_us, onset, request.actor)
 
 
 def _quiet(kind: Cause, state: LoopState, seen: Seen) -> bool:
@@ -115,11 +115,17 @@ def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> T
             return _of_slices("slice", "Slice alarm:", onsets, rules, now_us)
         case OnNewLabels(least=least):
             labels = seen.new_labels()
-            return Trigger("labels", f"{labels:,} new labels, {least:,} or more.", now_us) if labels >= least else None
+            return (
+                Trigger("labels", f"{labels:,} new labels (a training is due from {least:,} on).", now_us)
+                if labels >= least
+                else None
+            )
         case Every(period_us=period_us):
             if now_us - state.trained_at_us < period_us:
                 return None
-            return Trigger("schedule", f"Schedule: trained {format_duration(period_us)} ago or more.", now_us)
+            return Trigger(
+                "schedule", f"Schedule: the last training was {format_duration(period_us)} ago or more.", now_us
+            )
 
 
 def _of_slices(

@@ -43,6 +43,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     has_hours: bool  # whether the times of day differ
     window: str  # the window of the gate
     calibration: float  # the widest calibration gap that the gate allows
+    allow_leakage: tuple[str, ...]
     trees: bool
     rows: int
     assumed: tuple[Assumption, ...]
@@ -104,6 +105,10 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
             *(key.entity if len(key.entity) == 1 and not panel else ()),
         },
     )
+    for name in (*options.leave_out, *options.allow_leakage):
+        existing(table, "--leave-out" if name in options.leave_out else "--allow-leakage", name)
+    left_out |= {name: "was named by --leave-out" for name in options.leave_out if name not in left_out}
+    features = [c for c in features if c.name not in options.leave_out]
     if panel is not None:
         for name in options.known_ahead:
             existing(table, "--known-ahead", name)
@@ -161,6 +166,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
         has_hours=has_hours,
         window=window,
         calibration=min(gap, most),
+        allow_leakage=tuple(options.allow_leakage),
         trees=_trees(options.estimator),
         rows=table.rows,
         assumed=tuple(assumed),

@@ -224,12 +224,15 @@ def _model(planned: Plan) -> str:
         wait = format_duration(planned.panel.horizon_us + duration_us(wait))
         ahead = "\n    # The wait counts from the prediction, so it has the horizon and the wait for a row's label."
     allowed = ""
+    named = list(planned.allow_leakage)
     if planned.key.entity and not (values.binary or values.classes):
         names = _feature_names(planned)
-        own = [names[column] for column in planned.key.entity if column in names]
+        named = list(dict.fromkeys([names[column] for column in planned.key.entity if column in names] + named))
         past = 'f"history.{name}" for name in history.features'
         allowed = "\n    # A key and its past labels may predict the label very well. That is no leak."
-        allowed += f"\n    allow_leakage=[{f'*({past}), {_list(own)[1:-1]}' if own else past}],"
+        allowed += f"\n    allow_leakage=[{f'*({past}), {_list(named)[1:-1]}' if named else past}],"
+    elif named:
+        allowed = f"\n    allow_leakage={_list(named)},"
     return f"""model = tt.model(
     {python(planned.model)},
     request=question,

@@ -75,25 +75,25 @@ def shop(path: Path, moves: bool = True) -> Path:
 
 def test_columns_are_left_out_or_allowed_by_option(tmp_path: Path) -> None:
     file = shop(tmp_path / "orders.csv")
-    found = made(file, label="returned", leave_out=("code",))
-    assert found.left_out["code"] == "was named by --leave-out"
+    found = made(file, label="returned", omit=("code",))
+    assert found.left_out["code"] == "was named by --omit"
     model = load_definitions(found.folder / "project.py").models["returned"]
     assert "code" not in model.features.names
     allowed = scaffold(file, tmp_path / "allowed", Options(label="returned", allow_leakage=("code",)))
     assert load_definitions(allowed.folder / "project.py").models["returned"].allow_leakage == ("code",)
-    with pytest.raises(NotFound, match="--leave-out"):
-        scaffold(file, tmp_path / "none", Options(label="returned", leave_out=("colour",)))
+    with pytest.raises(NotFound, match="--omit"):
+        scaffold(file, tmp_path / "none", Options(label="returned", omit=("colour",)))
 
 
 def test_a_label_whose_mean_moves_widens_the_calibration_that_the_gate_allows(tmp_path: Path) -> None:
     file = shop(tmp_path / "orders.csv")
-    found = made(file, label="returned", leave_out=("code",))
+    found = made(file, label="returned", omit=("code",))
     gate = load_definitions(found.folder / "project.py").deployments["returned"].gate
     assert gate.calibration == 0.1
     assert any("The mean of 'returned' moves" in note for note in found.notes)
 
 
-@pytest.mark.parametrize(("options", "status"), [(["--leave-out", "code"], 0), ([], 1)])
+@pytest.mark.parametrize(("options", "status"), [(["--omit", "code"], 0), ([], 1)])
 def test_run_goes_from_a_file_to_a_closed_loop_or_stops_with_the_reason(
     tmp_path: Path, options: list[str], status: int
 ) -> None:

@@ -38,7 +38,7 @@ from trimtab.core.errors import NotFound
 @click.option("--merge", multiple=True, metavar="COLUMN", help="Make spellings one that differ in case or spaces.")
 @click.option("--horizon", metavar="DURATION", help="How long before its time a row of a series is predicted.")
 @click.option("--known-ahead", multiple=True, metavar="COLUMN", help="A column of a series that is known by then.")
-@click.option("--leave-out", multiple=True, metavar="COLUMN", help="A column that is no feature.")
+@click.option("--omit", multiple=True, metavar="COLUMN", help="A column that is no feature.")
 @click.option("--allow-leakage", multiple=True, metavar="COLUMN", help="A feature that is no leak, though it looks so.")
 @click.option(
     "--estimator",

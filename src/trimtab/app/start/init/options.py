@@ -33,7 +33,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     merge: Sequence[str] = ()  # columns whose spellings are made one
     horizon: str | None = None  # how long before its time a row of a panel is predicted
     known_ahead: Sequence[str] = ()  # columns of a panel whose values are known when it is predicted
-    leave_out: Sequence[str] = ()  # columns that are no features
+    omit: Sequence[str] = ()  # columns that are no features
     allow_leakage: Sequence[str] = ()  # features that tell the label nearly by themselves, and are known in time
     estimator: Estimator = "auto"
 

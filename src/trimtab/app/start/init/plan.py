@@ -105,10 +105,10 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
             *(key.entity if len(key.entity) == 1 and not panel else ()),
         },
     )
-    for name in (*options.leave_out, *options.allow_leakage):
-        existing(table, "--leave-out" if name in options.leave_out else "--allow-leakage", name)
-    left_out |= {name: "was named by --leave-out" for name in options.leave_out if name not in left_out}
-    features = [c for c in features if c.name not in options.leave_out]
+    for name in (*options.omit, *options.allow_leakage):
+        existing(table, "--omit" if name in options.omit else "--allow-leakage", name)
+    left_out |= {name: "was named by --omit" for name in options.omit if name not in left_out}
+    features = [c for c in features if c.name not in options.omit]
     if panel is not None:
         for name in options.known_ahead:
             existing(table, "--known-ahead", name)

@@ -12,8 +12,8 @@ import pytest
 import shop
 
 from trimtab.app.inspect.skew_report import SkewReport
-from trimtab.app.inspect.skew_watch import SkewWatch
 from trimtab.app.project import Project, open_project
+from trimtab.app.serve.skew_watch import SkewWatch
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.expressions import functions
 from trimtab.core.records import Prediction

@@ -63,7 +63,7 @@ def completed(line: str, shell: str = "bash") -> list[str]:
         ("trimtab versions compare old@12 old@ch", ["champion"]),
         ("trimtab versions compare old @ 12 old @ ch", ["champion"]),
         ("trimtab versions show old @", ["12", "champion"]),
-        ("trimtab card o", ["old@12", "old@champion"]),
+        ("trimtab versions card o", ["old@12", "old@champion"]),
         ("trimtab versions protect old ", ["champion"]),
         ("trimtab ingest ", ["landings"]),
         ("trimtab features show ", ["flight", "landings", "site"]),
@@ -73,7 +73,6 @@ def completed(line: str, shell: str = "bash") -> list[str]:
         ("trimtab runs show ", ["run_01jd"]),
         ("trimtab keys remove ", ["shop"]),
         ("trimtab storage ba", ["backup"]),
-        ("trimtab help storage ba", ["backup"]),
         ("trimtab versions show --js", ["--json"]),
     ],
 )
@@ -106,10 +105,7 @@ def test_the_project_may_be_named_or_broken_or_absent(
 
 
 def test_nothing_heavy_is_loaded(project: Path) -> None:
-    code = (
-        "import sys; from trimtab.cli.group import trimtab\n"
-        "try:\n trimtab()\nfinally:\n print(*sys.modules, file=sys.stderr)"
-    )
+    code = "import sys\nfrom trimtab.cli import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)\n"
     typed = {"_TRIMTAB_COMPLETE": "bash_complete", "COMP_WORDS": "trimtab train ", "COMP_CWORD": "2"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=clean_environment(**typed), capture_output=True, text=True, check=True

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trimtab.app.inspect.explain import Explanation
     from trimtab.app.inspect.quality import By
     from trimtab.app.inspect.skew_report import SkewReport
-    from trimtab.app.inspect.status import Status
+    from trimtab.app.inspect.status_text import Status
     from trimtab.app.keep.backup import Backup
     from trimtab.app.keep.disk import Disk
     from trimtab.app.keep.erasure import Forgotten

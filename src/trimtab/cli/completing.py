@@ -5,31 +5,25 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
 import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class
 
-from trimtab.cli.options import project_folder
 from trimtab.core.config import load_config
-from trimtab.core.errors import TrimtabError
 
 _DECLARED = re.compile(r"""\b(source|view|request|model)\(\s*["']([^"'\\]+)["']""")
 _STORED = ("access_key", "alias", "definition", "run", "version_number")
 
 
-def complete_names(
-    ctx: click.Context, parameter: click.Parameter, incomplete: str, kinds: Sequence[str]
+def completed(
+    folder: Path, ctx: click.Context, parameter: click.Parameter, incomplete: str, kinds: tuple[str, ...]
 ) -> list[CompletionItem]:
     """Return the names of some kinds, such as "model" and "version", that begin with what was typed."""
-    try:
-        with ctx.scope(cleanup=False):
-            known = {name for kind, name in _known(project_folder()) if kind in kinds and name.startswith(incomplete)}
-    except (TrimtabError, OSError):  # nothing can be proposed; the command itself will say why
-        return []
     given = ctx.params.get(parameter.name or "")
+    known = {name for kind, name in _known(folder) if kind in kinds and name.startswith(incomplete)}
     return [CompletionItem(name) for name in sorted(known.difference(given if isinstance(given, tuple) else ()))]
 
 

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from trimtab.cli.exits import Manner
 from trimtab.cli.verbs import CAREFUL, CAREFUL_OPTIONS
-from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.errors import Misuse, NotFound, TrimtabError
 
 if TYPE_CHECKING:
     from trimtab.app import Project
@@ -83,14 +83,10 @@ def fewer_proposals() -> Iterator[None]:
         above = error.ctx.parent if error.ctx is not None else None
         if not said and above is not None and above.parent is not None and isinstance(above.command, click.Group):
             others = [(name, above.command.get_command(above, name)) for name in above.command.list_commands(above)]
-            paths = [f"{above.info_name} {name}" for name, one in others if one and _has(one, error.option_name)]
-            having = [path for path in paths if path not in CAREFUL]
+            having = [name for name, one in others if one and any(error.option_name in p.opts for p in one.params)]
+            having = [path for name in having if (path := f"{above.info_name} {name}") not in CAREFUL]
             said = f" It is an option of: trimtab {having[0]}" if having else ""
         raise click.UsageError(f"{error.message}{said}", error.ctx) from None
-
-
-def _has(command: click.Command, option: str) -> bool:
-    return any(option in one.opts for one in command.params)
 
 
 def _check_text(ctx: click.Context) -> None:
@@ -107,12 +103,16 @@ def _check_text(ctx: click.Context) -> None:
 
 
 def names(*kinds: str) -> Callable[[click.Context, click.Parameter, str], Any]:
-    """Return a function by which a shell completes names of the project, such as those of its models."""
+    """Return a function by which a shell completes names of some kinds, such as "model" and "version"."""
 
     def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
-        from trimtab.cli.completing import complete_names
+        from trimtab.cli.completing import completed
 
-        return complete_names(ctx, parameter, incomplete, kinds)
+        try:
+            with ctx.scope(cleanup=False):
+                return completed(project_folder(), ctx, parameter, incomplete, kinds)
+        except (TrimtabError, OSError):  # nothing can be proposed; the command itself will say why
+            return []
 
     return complete
 
@@ -151,11 +151,8 @@ def opened_project(*, as_of: str | None = None) -> Project:
     """Open the project, for use in a `with` statement. With `as_of`, its clock starts at that time, not now."""
     folder = project_folder()  # first, so that a missing project is reported at once
     from trimtab.app import open_project
-    from trimtab.app.calls import show_all_frames
     from trimtab.core.clock import ShiftedClock
 
-    if manner().debug:
-        show_all_frames()
     start_us = time_given("--as-of", as_of)
     clock = None if start_us is None else ShiftedClock(start_us)
     return open_project(folder, clock=clock, environment=os.environ)

@@ -52,26 +52,15 @@ class Served(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     grpc: str | None = None  # left out where nothing answers over gRPC
 
 
-class Rules(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Alerting rules for Prometheus."""
+class Written(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A text, or the file that it was written to. Only the field of what it is exists."""
 
-    rules: str  # the rules, or the file with --out
-    tests: str | None = None  # with --out: the file of their unit tests
-
-
-class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A model card: its text, or the file with --html."""
-
-    markdown: str | None = None
-    page: str | None = None
-
-
-class File(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The file that was written, under the name of what it is."""
-
-    page: str | None = None  # of `versions report`
-    file: str | None = None  # of `quality show --page`
-    document: str | None = None  # of `service openapi --out`
+    document: str | None = None  # the file of the OpenAPI document
+    file: str | None = None  # the page of the quality
+    markdown: str | None = None  # the text of a model card
+    page: str | None = None  # the page of a version's evaluation, or of its card
+    rules: str | None = None  # alerting rules, or their file
+    tests: str | None = None  # the file of the rules' unit tests
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,10 +8,10 @@ import msgspec
 
 from trimtab.app.alerts.alert_overview import red_receivers
 from trimtab.app.features.clock_ahead import REPAIR, stamped_ahead
-from trimtab.app.features.feature_failures import FeatureFailure, feature_failures
+from trimtab.app.features.feature_failures import feature_failures
 from trimtab.app.inspect.skew import skew_lines
 from trimtab.app.inspect.skew_signals import SIGNAL
-from trimtab.app.inspect.status_text import status_lines
+from trimtab.app.inspect.status_text import DeploymentStatus, SourceStatus, Status
 from trimtab.app.keep.disk_usage import over_budget, taken
 from trimtab.app.keep.erasure import unfinished
 from trimtab.app.keep.retention import kept_longer
@@ -53,80 +53,12 @@ if TYPE_CHECKING:
     from trimtab.app.training.loop import DeploymentLoop
     from trimtab.core.records import Decision
     from trimtab.registry.versions import AliasMove, Version
-    from trimtab.report import Picture
     from trimtab.steering.definitions import Deployment
 
 _RECENT_US = 14 * DAY_US
 _TICK_US = 2 * DAY_US  # more time than this since a training loop last ran is an error
 _STUCK_US = MINUTE_US  # how long a log record may stay unapplied while a process applies the log
 _UNFOLLOWED_US = HOUR_US  # the same limit while no process applies the log: the next prediction will
-
-
-class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The status of one deployment."""
-
-    model: str
-    version: str | None  # "late_flight@7"; None if no version is deployed
-    since: str | None
-    trained_until: str | None
-    imported: bool
-    watch: str  # the state of the quality alarm
-    phase: str
-    last_decision: str | None
-    trust: str | None = None  # "pickle" if loading the deployed version runs code from its file
-    cache: str | None = None  # the hit rate of the score cache, if the deployment has one
-    learner: str | None = None  # how many labels an online learner has learnt, and how many it could not learn
-    inputs: str | None = None  # why the input columns are not monitored; None if they are
-    ungated: str | None = None  # why the version is deployed without passing its tests; None if it passed
-    beside: dict[str, str] = {}  # the version and share of requests of the canary and the shadow, if any
-
-
-class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The status of one source of events."""
-
-    name: str
-    events: int
-    newest: str | None  # the event time of the newest event
-    quarantined: dict[str, int]  # by reason: the number of rows that could not become events
-    duplicates: int
-    id_conflicts: int
-
-
-class Status(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """The status of the whole project at one time."""
-
-    at: str
-    frozen: bool
-    deployments: list[DeploymentStatus]
-    skew: dict[str, str]  # by model: the result of its newest skew check
-    sources: list[SourceStatus]
-    unapplied: list[str]  # definitions of the project file, such as "view carrier", that differ from the applied ones
-    lag_records: int | None  # the number of log records not applied yet; None if online features are damaged
-    views: dict[str, dict[str, int]]  # by view and outcome: the number of applied records; empty if views are damaged
-    failures: list[FeatureFailure]  # features that could not be computed for some events
-    disk_bytes: int  # the size of the state folder
-    service: ServiceState | None  # the service that serves the project now
-    signals: list[Signal]  # signals that are open or ended within the last seven days
-    red: list[str]
-
-    @property
-    def is_red(self) -> bool:
-        return bool(self.red)
-
-    def plot(self) -> Picture:
-        """Return a picture of the loss of each deployment by closed day. The project must still be open.
-
-        Raises:
-            Misuse: No day is closed yet, or the status was not given by `project.status()`.
-        """
-        if "draw" not in self.__dict__:  # `project.status()` puts it there
-            raise Misuse("plot: this status is a copy. Ask the project again: project.status().plot()")
-        picture: Picture = self.__dict__["draw"]()
-        return picture
-
-    def lines(self) -> list[str]:
-        """The status as lines of text: what is red first, then warnings; times as ages."""
-        return status_lines(self)
 
 
 def deployment_status(system: System, name: str) -> DeploymentStatus:

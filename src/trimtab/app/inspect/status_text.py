@@ -1,22 +1,90 @@
-"""The status of a project as text: what is red first, then warnings, then the rest; times as ages."""
+"""The parts of a status, and its text: what is red first, then warnings, then the rest; times as ages."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+import msgspec
+
+from trimtab.app.features.feature_failures import FeatureFailure
+from trimtab.core.errors import Misuse
+from trimtab.core.records import Signal
 from trimtab.core.shown import format_bytes
 from trimtab.core.time import format_age, parse_time_us
-
-if TYPE_CHECKING:
-    from trimtab.app.inspect.status import DeploymentStatus, SourceStatus, Status
-    from trimtab.core.records import Signal
-    from trimtab.serving.workers.states import ServiceState
+from trimtab.report import Picture
+from trimtab.serving.workers.states import ServiceState
 
 _ASIDE = ("duplicates", "id_conflicts", "corrections", "too_late", "no_entity", "refused_deletes", "failed")
 _TIME = re.compile(r"(?:\b(since|until|at) )?(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)")
 _PROVISIONAL = re.compile(r"\(provisional: ([^)]*)\)")
+
+
+class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The status of one deployment."""
+
+    model: str
+    version: str | None  # "late_flight@7"; None if no version is deployed
+    since: str | None
+    trained_until: str | None
+    imported: bool
+    watch: str  # the state of the quality alarm
+    phase: str
+    last_decision: str | None
+    trust: str | None = None  # "pickle" if loading the deployed version runs code from its file
+    cache: str | None = None  # the hit rate of the score cache, if the deployment has one
+    learner: str | None = None  # how many labels an online learner has learnt, and how many it could not learn
+    inputs: str | None = None  # why the input columns are not monitored; None if they are
+    ungated: str | None = None  # why the version is deployed without passing its tests; None if it passed
+    beside: dict[str, str] = {}  # the version and share of requests of the canary and the shadow, if any
+
+
+class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The status of one source of events."""
+
+    name: str
+    events: int
+    newest: str | None  # the event time of the newest event
+    quarantined: dict[str, int]  # by reason: the number of rows that could not become events
+    duplicates: int
+    id_conflicts: int
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """The status of the whole project at one time."""
+
+    at: str
+    frozen: bool
+    deployments: list[DeploymentStatus]
+    skew: dict[str, str]  # by model: the result of its newest skew check
+    sources: list[SourceStatus]
+    unapplied: list[str]  # definitions of the project file, such as "view carrier", that differ from the applied ones
+    lag_records: int | None  # the number of log records not applied yet; None if online features are damaged
+    views: dict[str, dict[str, int]]  # by view and outcome: the number of applied records; empty if views are damaged
+    failures: list[FeatureFailure]  # features that could not be computed for some events
+    disk_bytes: int  # the size of the state folder
+    service: ServiceState | None  # the service that serves the project now
+    signals: list[Signal]  # signals that are open or ended within the last seven days
+    red: list[str]
+
+    @property
+    def is_red(self) -> bool:
+        return bool(self.red)
+
+    def plot(self) -> Picture:
+        """Return a picture of the loss of each deployment by closed day. The project must still be open.
+
+        Raises:
+            Misuse: No day is closed yet, or the status was not given by `project.status()`.
+        """
+        if "draw" not in self.__dict__:  # `project.status()` puts it there
+            raise Misuse("plot: this status is a copy. Ask the project again: project.status().plot()")
+        picture: Picture = self.__dict__["draw"]()
+        return picture
+
+    def lines(self) -> list[str]:
+        """The status as lines of text: what is red first, then warnings; times as ages."""
+        return status_lines(self)
 
 
 def status_lines(status: Status) -> list[str]:

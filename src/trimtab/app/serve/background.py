@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from trimtab.app.inspect.skew_watch import SkewWatch
+from trimtab.app.serve.skew_watch import SkewWatch
 from trimtab.app.state.service_failures import KIND, OF_WORKERS, FailureRecord, read_failures
 from trimtab.core.closing import Closing
 from trimtab.core.errors import Conflict, NotFound, TrimtabError

@@ -10,7 +10,7 @@ import click
 from trimtab.cli.exits import FAILED
 from trimtab.cli.options import command, names, opened_project
 from trimtab.cli.output import show, show_each
-from trimtab.cli.printed import File, Verified
+from trimtab.cli.printed import Verified, Written
 
 if TYPE_CHECKING:
     from trimtab.core.records import Decision
@@ -59,7 +59,7 @@ def report(version: str, out: str | None) -> None:
     """
     with opened_project() as project:
         page = project.report(version, out)
-    show(File(page=str(page)), [f"evaluation: {page}"])
+    show(Written(page=str(page)), [f"evaluation: {page}"])
 
 
 @command("list")

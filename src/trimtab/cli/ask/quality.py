@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from trimtab.cli.ask.asking import shown_decisions
 from trimtab.cli.options import account, command, manner, names, opened_project, refuse_given, time_given
 from trimtab.cli.output import show, show_json, show_lines
-from trimtab.cli.printed import File
+from trimtab.cli.printed import Written
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
@@ -35,19 +35,7 @@ if TYPE_CHECKING:
 @click.option("--accept", is_flag=True, help="Accept a level that is worse than that of the last healthy version.")
 @click.option("--why", "reason", default="", metavar="TEXT", help="With --accept: goes into the ledger.")
 @click.option("--actor", "actor", metavar="NAME", help="With --accept: who; left out, the name of your account.")
-def quality(
-    model: str | None,
-    by: str,
-    slices: str | None,
-    since: str | None,
-    until: str | None,
-    version: str | None,
-    amended: bool,
-    page: str | None,
-    accept: bool,
-    reason: str,
-    actor: str | None,
-) -> None:
+def quality(model: str | None, page: str | None, accept: bool, reason: str, actor: str | None, **wanted: Any) -> None:
     """Show the quality of a model's answers, by closed blocks of time.
 
     Prints a table and a plot. A day is closed once the wait for its labels is over. MODEL may be left out when the
@@ -60,30 +48,21 @@ def quality(
       trimtab quality show late_flight --page quality.html
       trimtab quality show late_flight --accept --why "the new route is harder, and stays"
     """
-    since_at, until_at = time_given("--since", since), time_given("--until", until)
+    wanted |= {name: time_given(f"--{name}", wanted[name]) for name in ("since", "until")}
     if accept:
-        blocks = ("by", "slices", "since", "until", "version", "page")
-        refuse_given("shows blocks; --accept changes what is watched.", *blocks)
+        refuse_given("shows blocks; --accept changes what is watched.", *wanted, "page")
         with opened_project() as project:
             decision = project.accept_level(model, why=reason, actor=actor or account())
         show(decision, shown_decisions([decision]))
         return
     if page is not None:
-        refuse_given("shows blocks; --page has its own.", "by", "slices", "since", "until", "version", "amended")
+        refuse_given("shows blocks; --page has its own.", *wanted)
         with opened_project() as project:
             file = project.quality_page(model, to=page)
-        show(File(file=str(file)), [f"Written: {file}"])
+        show(Written(file=str(file)), [f"Written: {file}"])
         return
     with opened_project() as project:
-        table = project.quality(
-            model,
-            by=by,  # type: ignore[arg-type]  # click allows only the valid choices
-            slices=slices,
-            since=since_at,
-            until=until_at,
-            version=version,
-            amended=amended,
-        )
+        table = project.quality(model, **wanted)
         if manner().json:
             for row in table.to_rows():
                 show_json(row)

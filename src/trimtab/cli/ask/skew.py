@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from trimtab.cli.exits import FAILED
@@ -24,15 +26,7 @@ from trimtab.cli.output import progress, show, show_each
 @click.option("--seed", type=int, metavar="N", help="Seed of the sample.")
 @click.option("--scores", is_flag=True, help="Also score the logged inputs again.")
 @click.option("--history", type=click.IntRange(min=1), metavar="N", help="Show the newest N checks instead.")
-def skew(
-    model: str | None,
-    sample: int,
-    everything: bool,
-    since: str | None,
-    seed: int | None,
-    scores: bool,
-    history: int | None,
-) -> int:
+def skew(model: str | None, sample: int, everything: bool, since: str | None, history: int | None, **given: Any) -> int:
     """Compute a sample of logged predictions again as of their own log positions.
 
     Exit status 1 when a value differs that should not, or when there was nothing to compare.
@@ -45,7 +39,7 @@ def skew(
     time_given("--since", since)
     if history is not None:
         alone = "is for a check; --history shows the newest ones of all models."
-        refuse_given(alone, "model", "sample", "everything", "since", "seed", "scores")
+        refuse_given(alone, "model", "sample", "everything", "since", *given)
     if everything:
         refuse_given("and --all exclude each other.", "sample")
     with opened_project() as project:
@@ -54,6 +48,6 @@ def skew(
             show_each(found, [line for one in found for line in one.lines()] or ["No check yet."])
             return 0
         with progress("Computing predictions again"):
-            report = project.skew(model, sample=None if everything else sample, since=since, seed=seed, scores=scores)
+            report = project.skew(model, sample=None if everything else sample, since=since, **given)
     show(report, report.lines())
     return FAILED if report.is_red else 0

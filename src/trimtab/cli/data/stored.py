@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from trimtab.cli.options import command, names, opened_project
 from trimtab.cli.output import progress, show
 from trimtab.cli.printed import Rebuilt
 from trimtab.core.shown import format_bytes
-
-if TYPE_CHECKING:
-    from trimtab.features.online.compaction import StateSize
 
 
 @command("materialise", safe="What was moved is in the tables; run the same command again for the rest.")
@@ -73,9 +68,6 @@ def compact(largest: int) -> None:
         states = largest_states(project.views.store, largest) if largest else []
     freed = f"{format_bytes(done.freed_bytes)} and {done.index_rows:,} index rows given back"
     summary = f"{done.states:,} states looked at, {done.shrunk:,} made smaller, {freed}"
-    show(CompactedStates(compacted=done, largest=states), [summary, *map(_line, states)])
-
-
-def _line(state: StateSize) -> str:
-    entity = "(a long name)" if state.entity is None else repr(state.entity)
-    return f"{format_bytes(state.size_bytes):>10}  {state.view}  {entity}"
+    names_of = {one: "(a long name)" if one.entity is None else repr(one.entity) for one in states}
+    lines = [f"{format_bytes(one.size_bytes):>10}  {one.view}  {name}" for one, name in names_of.items()]
+    show(CompactedStates(compacted=done, largest=states), [summary, *lines])

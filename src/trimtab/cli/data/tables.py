@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -60,16 +60,7 @@ _EVENTS = click.option(
 @_REASONS
 @_EVENTS
 @_OUT
-def join(
-    requests: Path,
-    model: str | None,
-    views: tuple[str, ...],
-    at: str | None,
-    as_known: str,
-    reasons: bool,
-    events: tuple[str, ...],
-    out: Path,
-) -> None:
+def join(requests: Path, model: str | None, views: tuple[str, ...], events: tuple[str, ...], **given: Any) -> None:
     """Add features to a file of requests, each as of its own time.
 
     REQUESTS is .parquet or .csv. The result has its rows, in their order, and its columns, then the features. Data
@@ -84,10 +75,7 @@ def join(
         raise click.UsageError("Give either --model or --view.")
     chosen: Any = list(views) or model
     with opened_project() as project, progress(f"joining {requests.name}") as meter:
-        known = cast(Literal["then", "final"], as_known)
-        made = project.join(
-            requests, chosen, at=at, as_known=known, reasons=reasons, out=out, events=_named(events), progress=meter
-        )
+        made = project.join(requests, chosen, events=_named(events), progress=meter, **given)
     _show(cast("FeatureFile", made))
 
 
@@ -107,10 +95,8 @@ def snapshot(
     start: str | None,
     end: str | None,
     every: str | None,
-    as_known: str,
-    reasons: bool,
     events: tuple[str, ...],
-    out: Path,
+    **given: Any,
 ) -> None:
     """Write the features of every entity that is known at a time, or at several.
 
@@ -125,12 +111,11 @@ def snapshot(
     for option, time in (("--at", at), ("--start", start), ("--end", end)):
         time_given(option, time)
     with opened_project() as project, progress(f"snapshot of {', '.join(views)}") as meter:
-        known = cast(Literal["then", "final"], as_known)
-        rest: dict[str, Any] = {"as_known": known, "reasons": reasons, "out": out, "progress": meter}
+        given |= {"events": _named(events), "progress": meter}
         if start is not None and end is not None and every is not None:
-            made = project.snapshots(list(views), start=start, end=end, every=every, events=_named(events), **rest)
+            made = project.snapshots(list(views), start=start, end=end, every=every, **given)
         else:
-            made = project.snapshot(list(views), at=at, events=_named(events), **rest)
+            made = project.snapshot(list(views), at=at, **given)
     _show(cast("FeatureFile", made))
 
 

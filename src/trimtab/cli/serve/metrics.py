@@ -8,7 +8,7 @@ import click
 
 from trimtab.cli.options import command, manner
 from trimtab.cli.output import show, show_json
-from trimtab.cli.printed import Rules
+from trimtab.cli.printed import Written
 
 
 @command("rules")
@@ -32,7 +32,7 @@ def rules(docs: str | None, out: Path | None) -> None:
 
     if out is None:
         text = rules_text(docs=docs)
-        show_json(Rules(rules=text)) if manner().json else click.echo(text, nl=False)
+        show_json(Written(rules=text)) if manner().json else click.echo(text, nl=False)
         return
     written = [out / RULES, out / TESTS]
     try:
@@ -42,6 +42,6 @@ def rules(docs: str | None, out: Path | None) -> None:
     except OSError as error:
         raise Misuse(f"--out {out}: it cannot be written: {error}") from error
     show(
-        Rules(rules=str(written[0]), tests=str(written[1])),
+        Written(rules=str(written[0]), tests=str(written[1])),
         [f"rules: {written[0]}", f"tests: {written[1]} (promtool test rules {written[1]})"],
     )

@@ -8,7 +8,7 @@ import click
 
 from trimtab.cli.options import command, manner, opened_project
 from trimtab.cli.output import show, show_json
-from trimtab.cli.printed import File
+from trimtab.cli.printed import Written
 
 
 @command("openapi")
@@ -37,4 +37,4 @@ def openapi(out: Path | None) -> None:
         write_durably(out, msgspec.json.format(document, indent=2) + b"\n")
     except OSError as error:
         raise Misuse(f"--out {out}: it cannot be written: {error}") from error
-    show(File(document=str(out)), [f"OpenAPI document: {out}"])
+    show(Written(document=str(out)), [f"OpenAPI document: {out}"])

@@ -9,11 +9,11 @@ import click
 
 from trimtab.cli.options import account, command, names, opened_project, refuse_given
 from trimtab.cli.output import progress, show
-from trimtab.cli.printed import Card
+from trimtab.cli.printed import Written
 from trimtab.core.errors import Misuse
 
 if TYPE_CHECKING:
-    from trimtab.cli.versions.shown_version import ShownVersion
+    from trimtab.registry.describing.signature import DescribedVersion
 
 
 @command("compare")
@@ -56,7 +56,7 @@ def card(version: str, html: str | None) -> None:
         text = project.card(version, html=html is not None)
     if html is not None:
         _write(Path(html), text)
-    show(Card(page=html) if html else Card(markdown=text), [f"card: {html}"] if html else [text])
+    show(Written(page=html) if html else Written(markdown=text), [f"card: {html}"] if html else [text])
 
 
 @command("export")
@@ -139,7 +139,7 @@ def show_one(version: str) -> None:
     Example:
       trimtab versions show late_flight@champion
     """
-    from trimtab.cli.versions.shown_version import ShownVersion
+    from trimtab.registry.describing.signature import DescribedVersion
 
     with opened_project() as project:
         registry = project.registry
@@ -147,11 +147,11 @@ def show_one(version: str) -> None:
         tags = [tag.tag for tag in registry.tags(found)]
         aliases = [name for name, move in registry.aliases(found.model).items() if move.version == found.id]
         calls = [*registry.row_choices(found)]
-    shown = ShownVersion(version=found, signature=signature, tags=tags, aliases=aliases, row_calls=calls)
+    shown = DescribedVersion(version=found, signature=signature, tags=tags, aliases=aliases, row_calls=calls)
     show(shown, _version_lines(shown))
 
 
-def _version_lines(shown: ShownVersion) -> list[str]:
+def _version_lines(shown: DescribedVersion) -> list[str]:
     from trimtab.report.tables import text_table
 
     version, signature = shown.version, shown.signature

@@ -9,6 +9,7 @@ import msgspec
 from trimtab.registry.versions import Version
 from trimtab.training.definitions import Task
 from trimtab.training.fitting.artifact import Artifact
+from trimtab.training.fitting.path_choice import RowChoice
 
 FieldType: TypeAlias = Literal["float", "int", "bool", "str", "time", "category"]
 _OUTPUTS: dict[str, tuple[str, float | None, float | None]] = {
@@ -52,6 +53,16 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
     request: tuple[Field, ...]  # the columns that a caller sends
     inputs: tuple[Field, ...]  # the estimator's inputs in order, which are the columns of an exported model's rows
     output: Output
+
+
+class DescribedVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """A version with what is known of it."""
+
+    version: Version
+    signature: Signature
+    tags: list[str]
+    aliases: list[str]  # that point to it now
+    row_calls: list[RowChoice]  # how it scores a single row, by kind of machine
 
 
 def signature_of(version: Version, artifact: Artifact) -> Signature:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trimtab.app.inspect.quality import version_name
-from trimtab.app.inspect.status import Status, project_status
+from trimtab.app.inspect.status import project_status
+from trimtab.app.inspect.status_text import Status
 from trimtab.core.time import format_time
 from trimtab.report import Document, Link, Table, html_page
 from trimtab.steering.ledger import Ledger

@@ -14,7 +14,7 @@ import trimtab as tt
 from trimtab.app import calls
 from trimtab.app.calls import public_calls
 from trimtab.core.errors import Misuse, Unavailable
-from trimtab.core.progress_line import ProgressLine
+from trimtab.run.progress_line import ProgressLine
 
 
 @public_calls

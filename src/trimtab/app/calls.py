@@ -9,7 +9,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from trimtab.core.errors import TrimtabError
-from trimtab.core.progress_line import ProgressLine, can_update
+from trimtab.run.progress_line import ProgressLine, can_update
 
 if TYPE_CHECKING:
     from trimtab.run import Run
@@ -35,6 +35,20 @@ _DOING = {
 _all_frames = [False]
 Kind = TypeVar("Kind", bound=type)
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class PublicNames(type):
+    """The type of classes that list their public names and nothing else, for completion in notebooks.
+
+    The names of a class are those in its `_public`, if it has such a list, and otherwise its own without an underscore.
+    """
+
+    def __dir__(cls) -> list[str]:
+        names: set[str] = set()
+        for kind in cls.__mro__:
+            if isinstance(kind, PublicNames):
+                names.update(vars(kind).get("_public", [name for name in vars(kind) if not name.startswith("_")]))
+        return sorted(names)
 
 
 def show_all_frames() -> None:
@@ -78,7 +92,9 @@ def public_call(function: Function) -> Function:
         raise failed from cause
 
     own = cast(FunctionType, call)
-    own.__code__ = own.__code__.replace(co_filename=_SHORT, co_name=function.__name__)
+    own.__code__ = own.__code__.replace(
+        co_filename=_SHORT, co_name=function.__name__, co_qualname=function.__qualname__
+    )
     return cast(Function, call)
 
 
@@ -87,6 +103,8 @@ def _shortened(error: TrimtabError) -> tuple[TrimtabError, BaseException | None]
     cause = error.__cause__
     while isinstance(cause, TrimtabError):  # its message is part of the error's own
         cause = cause.__cause__
+    if cause is not None and cause.__cause__ is None:
+        cause.__suppress_context__ = True  # what was handled when it was raised, which says no more
     notes = getattr(error, "__notes__", [])
     notes[:] = [note for note in notes if not note.startswith(_REMOTE)]
     return error.with_traceback(None), cause

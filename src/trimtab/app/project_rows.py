@@ -27,20 +27,17 @@ if TYPE_CHECKING:
 Meter: TypeAlias = Callable[[int, int], object]
 
 
-_PARTS = (
-    *("clock", "close", "config", "definitions", "features_from_us", "history", "ingestor", "keys", "predictions"),
-    *("quarantine", "registry", "served", "sources", "state", "views"),
-)  # of `System`
-
-
 @public_calls
 class ProjectRows(System):
     """The methods of `Project` that take rows or return them."""
 
+    def __repr__(self) -> str:
+        models = ", ".join(self.declared.deployments) or "no deployment"
+        return f"<trimtab project {self.config.project.name!r} in {self.config.folder}: {models}>"
+
     def __dir__(self) -> list[str]:
         """Return the public names: the verbs, and the parts that the documents name."""
-        own = {name for kind in (type(self), ProjectRows) for name in vars(kind) if not name.startswith("_")}
-        return sorted(own.union(_PARTS))
+        return dir(type(self))
 
     def push(self, source: str, rows: Sequence[Mapping[str, object]] | Table) -> Pushed:
         """Append events; they are durable when this returns.

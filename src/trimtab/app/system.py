@@ -11,6 +11,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from trimtab.app.calls import PublicNames
 from trimtab.app.models.version_memory import VersionMemory
 from trimtab.app.online.applier_error import standing
 from trimtab.app.online.views import Views
@@ -57,7 +58,7 @@ _MADE_ONCE = (
 )
 
 
-class System(Closing):
+class System(Closing, metaclass=PublicNames):
     """The parts of an open project: state, definitions, event log, features, registry, served models.
 
     Close it after use, or use it in a `with` statement. Closing it also closes all parts taken from it.
@@ -71,6 +72,11 @@ class System(Closing):
     Raises:
         Misuse: The state was written by a newer trimtab.
     """
+
+    _public = (  # the parts that users may take from a project
+        *("clock", "close", "config", "definitions", "features_from_us", "history", "ingestor", "keys", "predictions"),
+        *("quarantine", "registry", "served", "sources", "state", "views"),
+    )
 
     def __init__(
         self, config: Config, definitions: Definitions, *, clock: Clock | None = None, state: Path | None = None

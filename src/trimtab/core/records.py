@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from trimtab.core.shown import Shown
+
 Mode = Literal["live", "batch", "precomputed", "online", "replay"]
 
 # Flags of answers that are not the ordinary answer of the version: features were null, or the answer was repeated, came
@@ -92,7 +94,7 @@ class ChangeOnset(msgspec.Struct, frozen=True, kw_only=True):
     latest_us: int  # the latest day that is nearly as likely
 
 
-class Signal(msgspec.Struct, frozen=True, kw_only=True):
+class Signal(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """A finding of a monitor: something about a model changed or went wrong.
 
     `severity` "red" means that someone must act. A monitor that lacks data to judge by is red, too.
@@ -124,7 +126,7 @@ class GateCheck(msgspec.Struct, frozen=True, kw_only=True):
     reason: str  # the reason for the verdict, in one sentence
 
 
-class GateRecord(msgspec.Struct, frozen=True, kw_only=True):
+class GateRecord(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The evidence for or against letting a candidate take over."""
 
     id: str
@@ -154,7 +156,7 @@ class GateRecord(msgspec.Struct, frozen=True, kw_only=True):
         return [f"{one.name:{width}}  {one.verdict:12}  {one.reason}".rstrip() for one in self.findings]
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+class Decision(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """One row of the ledger: an automatic or human act, its cause and evidence, and the version it replaced."""
 
     sequence: int

@@ -1,8 +1,12 @@
-"""Any value as text for messages, and sizes in bytes from text and to text."""
+"""Any value as text for messages, results on lines of a screen, and sizes in bytes from text and to text."""
 
 from __future__ import annotations
 
 import re
+import textwrap
+from typing import Any
+
+import msgspec
 
 from trimtab.core.errors import Misuse
 
@@ -10,6 +14,8 @@ _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _BINARY = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\s*")
 _SHOWN = 100  # characters of a value in a message
+_WIDE = 97  # characters of a line; with the brackets and commas of a list it has at most 100
+_GAP = "…"
 
 
 def shown(value: object) -> str:
@@ -55,3 +61,61 @@ def format_bytes(size: float) -> str:
         if abs(size) >= factor > 1:
             return f"{size / factor:.3g} {name}" if abs(size) < 1000 * factor else f"{size / factor:,.0f} {name}"
     return f"{size:.0f} B"
+
+
+class Shown:
+    """A part of Structs, which then show themselves on lines of at most 100 characters.
+
+    If a Struct is short, its `repr` is the usual one. Otherwise it is the text that the Struct has for people
+    (`lines()`), or one line for each field, in which long values are shortened.
+
+    >>> class Row(Shown, msgspec.Struct, frozen=True):
+    ...     name: str
+    ...     values: list[int]
+    >>> Row("a", [1, 2]), Row("b", list(range(99)))
+    (Row(name='a', values=[1, 2]), Row(
+        name='b'
+        values=list of 99 int
+    ))
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        assert isinstance(self, msgspec.Struct)
+        whole = msgspec.Struct.__repr__(self)
+        if len(whole) <= _WIDE and "\n" not in whole:
+            return whole
+        lines = getattr(self, "lines", None)
+        if callable(lines):
+            return "\n".join(part for line in lines() for part in _wrapped(line))
+        names = type(self).__struct_fields__
+        fields = [f"    {name}={_brief(getattr(self, name), _WIDE - 5 - len(name))}" for name in names]
+        return "\n".join([f"{type(self).__name__}(", *fields, ")"])
+
+
+def _wrapped(line: str) -> list[str]:
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.wrap(line, _WIDE, subsequent_indent=indent, drop_whitespace=True) or [""]
+
+
+def _brief(value: Any, room: int) -> str:
+    """Return the `repr` of a value if there is room for it on the line, and otherwise its kind, size or beginning."""
+    kind = type(value).__name__
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"array of {value.dtype}, shape {value.shape}"
+    if isinstance(value, list | tuple | set | frozenset | dict) and len(value) > room:  # not even worth a try
+        return _counted(value)
+    text = repr(value)
+    if len(text) <= room and "\n" not in text:
+        return text
+    if isinstance(value, list | tuple | set | frozenset | dict):
+        return _counted(value)
+    if isinstance(value, msgspec.Struct):
+        return f"{kind}({_GAP})"
+    return text.replace("\n", " ")[: room - 1] + _GAP
+
+
+def _counted(values: Any) -> str:
+    kind, held = type(values).__name__, {type(one).__name__ for one in values}
+    return f"{kind} of {len(values):,} {held.pop() if len(held) == 1 else 'values'}"

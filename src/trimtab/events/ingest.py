@@ -12,6 +12,7 @@ import numpy as np
 from trimtab.core.clock import Clock
 from trimtab.core.columns.data import Columns, WrongColumn
 from trimtab.core.errors import Corrupt, Misuse, NotFound
+from trimtab.core.shown import Shown
 from trimtab.events.batch import OPS, Batch, Call, Problem
 from trimtab.events.definitions import Source
 from trimtab.events.files.files import Table, is_table, read_rows
@@ -31,7 +32,7 @@ _SLICE = 20_000  # after how many rows progress is reported
 _NAMED = 100  # how many problems `Pushed` lists at most; the quarantine has all of them
 
 
-class Pushed(msgspec.Struct, frozen=True):
+class Pushed(Shown, msgspec.Struct, frozen=True):
     """The result of adding rows. The accepted rows are safely stored in the log."""
 
     accepted: int

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias, get_args
 import msgspec
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabError, Unavailable
-from trimtab.core.shown import shown
+from trimtab.core.shown import Shown, shown
 from trimtab.events.records import Op
 from trimtab.store.ports import Log
 
@@ -76,7 +76,7 @@ class Example(msgspec.Struct, frozen=True):
     at_us: int
 
 
-class SetAside(msgspec.Struct, frozen=True):
+class SetAside(Shown, msgspec.Struct, frozen=True):
     """The rows of one source that are in quarantine for the same reason."""
 
     source: str
@@ -88,7 +88,7 @@ class SetAside(msgspec.Struct, frozen=True):
     examples: tuple[Example, ...]  # the newest rows, beginning with the newest one
 
 
-class Replayed(msgspec.Struct, frozen=True):
+class Replayed(Shown, msgspec.Struct, frozen=True):
     """The result of pushing rows in quarantine again."""
 
     accepted: int

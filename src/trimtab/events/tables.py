@@ -11,6 +11,7 @@ import numpy as np
 
 from trimtab.core.columns.data import Columns, Dtype, column
 from trimtab.core.errors import Misuse
+from trimtab.core.shown import Shown
 from trimtab.events.definitions import Source
 from trimtab.events.records import ERASED, Event, decode, encode, known_at_us, padded
 from trimtab.store.ports import Log, LogRecord, Table
@@ -35,7 +36,7 @@ FIELDS: dict[str, Dtype] = {
 }
 
 
-class Materialised(msgspec.Struct, frozen=True):
+class Materialised(Shown, msgspec.Struct, frozen=True):
     """The result of copying the log to tables."""
 
     rows: dict[str, int]  # for each source, the number of new rows in its table

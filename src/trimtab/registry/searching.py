@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.core.errors import Corrupt, Misuse, NotFound
+from trimtab.core.shown import Shown
 from trimtab.registry.aliases import Aliases
 from trimtab.registry.removed import removed
 from trimtab.registry.tags import Note, Tags
@@ -61,7 +62,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
         return name, lambda value: compare(value, limit)
 
 
-class Found(msgspec.Struct, frozen=True):
+class Found(Shown, msgspec.Struct, frozen=True):
     """A version, and what a list of versions shows about it."""
 
     version: Version

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from trimtab.core.hashing import content_hash
+from trimtab.core.shown import Shown
 from trimtab.core.time import format_time
 from trimtab.training.environment import Environment
 from trimtab.training.runtimes.ports import Trust
@@ -26,7 +27,7 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
     window_us: int | None = None  # the length of the window of labelled rows that the model was scored on
 
 
-class Version(msgspec.Struct, frozen=True, kw_only=True):
+class Version(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The record of one registered model: its id, what it was made from, and its environment."""
 
     format: Literal[1] = 1

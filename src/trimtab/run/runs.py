@@ -14,6 +14,7 @@ import msgspec
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.core.ids import Ids
+from trimtab.core.shown import Shown
 from trimtab.run.events import Cancelled, Event, Line, Progress, StepBegan, StepEnded
 from trimtab.run.steps import KIND as STEP
 from trimtab.store.durable_files import make_folder
@@ -43,7 +44,7 @@ class RunStep(msgspec.Struct, frozen=True, kw_only=True):
     progress: float | None = None  # how much is done, from 0 to 1; None if not reported
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
+class Run(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """A run: who requested it, what was requested, its steps and its outcome."""
 
     format: Literal[1] = 1

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Decision, Signal
+from trimtab.core.shown import Shown
 from trimtab.core.time import DAY_US
 from trimtab.report import Mark, Picture, Series, line_chart
 from trimtab.simulation.faults import Fault
@@ -56,7 +57,7 @@ class MonthRow(msgspec.Struct, frozen=True, kw_only=True):
         return self.metrics.get("auc")
 
 
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+class Comparison(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """A comparison of two scenarios on the same labelled rows. Intervals are from a bootstrap of whole weeks."""
 
     line: str
@@ -81,7 +82,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return "better" if own.below(0.0) else "worse" if own.above(0.0) else "no difference shown"
 
 
-class ScenarioResult(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
+class ScenarioResult(Shown, msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
     """The predictions, labels, decisions and signals of one scenario."""
 
     name: str
@@ -144,7 +145,7 @@ class ScenarioResult(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=T
         )
 
 
-class ReplayResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+class ReplayResult(Shown, msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """The result of a replay."""
 
     start_us: int

@@ -15,6 +15,7 @@ from trimtab.core.alert_settings import (
     HeartbeatReceiver,
     Receiver,
 )
+from trimtab.core.shown import Shown
 from trimtab.core.time import SECOND_US, format_time
 from trimtab.monitoring.alerts.alerts import AlertState, Incident
 from trimtab.monitoring.alerts.mutes import Mute, muted, mutes
@@ -69,7 +70,7 @@ class BudgetOverview(msgspec.Struct, frozen=True, kw_only=True):
     held: int  # the number of alerts over the limit, which wait for a summary message
 
 
-class AlertOverview(msgspec.Struct, frozen=True, kw_only=True):
+class AlertOverview(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The alerts of a project at one time."""
 
     at: str

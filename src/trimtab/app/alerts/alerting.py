@@ -17,6 +17,7 @@ from trimtab.core.alert_settings import AlertKind, AlertsSettings, HeartbeatRece
 from trimtab.core.errors import Misuse, NotFound, TrimtabError
 from trimtab.core.ids import TimeIds
 from trimtab.core.records import Signal
+from trimtab.core.shown import Shown
 from trimtab.core.time import DAY_US, duration_us, format_time
 from trimtab.monitoring.alerts.alert_records import Alert, Message, alert_of, title_of, wants
 from trimtab.monitoring.alerts.alerts import (
@@ -46,7 +47,7 @@ _ROUND_S = 45.0  # the time limit for all deliveries together; it exceeds the lo
 _TICKED_US = DAY_US  # a training loop that has not run for this long counts as unhealthy
 
 
-class TriedReceiver(msgspec.Struct, frozen=True, kw_only=True):
+class TriedReceiver(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of a test alert to one receiver."""
 
     receiver: str

@@ -11,6 +11,7 @@ import msgspec
 from trimtab.app.data.given_labels import LabelEvents, MadeLabel
 from trimtab.app.features.request_tables import read_loosely
 from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.shown import Shown
 from trimtab.events.files.files import Rows
 from trimtab.events.values.conversions import Refused, of_text
 from trimtab.serving.http.routes.operations import LabelRow
@@ -23,7 +24,7 @@ _CHUNK = 5_000  # how many labels are appended at once
 _OWN = ("prediction", "value", "at")
 
 
-class RefusedLabel(msgspec.Struct, frozen=True):
+class RefusedLabel(Shown, msgspec.Struct, frozen=True):
     """A label that was not taken, and why."""
 
     place: str  # such as "line 7"
@@ -31,7 +32,7 @@ class RefusedLabel(msgspec.Struct, frozen=True):
     reason: str
 
 
-class LabelsTaken(msgspec.Struct, frozen=True, kw_only=True):
+class LabelsTaken(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """What became of labels: the accepted ones are safe in the log."""
 
     accepted: int

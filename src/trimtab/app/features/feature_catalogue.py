@@ -13,6 +13,7 @@ from trimtab.app.state.applied import AppliedDefinitions
 from trimtab.app.state.documents import documents, expression_words, words_of
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.expressions.nodes import Expression
+from trimtab.core.shown import Shown
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US, format_duration, format_time
 from trimtab.events.about import NOTHING, About
 from trimtab.events.arriving import Arrivals, arrivals
@@ -73,7 +74,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         return any(text.casefold() in one.casefold() for one in [*own, *columns])
 
 
-class Catalogue(msgspec.Struct, frozen=True):
+class Catalogue(Shown, msgspec.Struct, frozen=True):
     """The entries for all sources, entities, views and features."""
 
     entries: list[Entry]

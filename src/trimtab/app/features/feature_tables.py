@@ -20,6 +20,7 @@ from trimtab.core.clock import Clock
 from trimtab.core.columns.data import Column, Columns, Dtype
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.expressions.nodes import Expression, col, may_fail
+from trimtab.core.shown import Shown
 from trimtab.core.time import duration_us, format_time
 from trimtab.events.definitions import Source
 from trimtab.events.files.files import Rows
@@ -56,7 +57,7 @@ class FeatureTable(Columns, frozen=True, eq=False, kw_only=True):
         return True  # a table is true even if it has no rows
 
 
-class FeatureFile(msgspec.Struct, frozen=True, kw_only=True):
+class FeatureFile(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """A feature table written to a file."""
 
     path: Path

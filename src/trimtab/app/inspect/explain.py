@@ -16,6 +16,7 @@ from trimtab.app.state.state import kept_from
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.records import LAST_ANSWER, RULE, Decision, GateRecord, Prediction
+from trimtab.core.shown import Shown
 from trimtab.core.time import format_time
 from trimtab.features.frames import NO_VIEW, REASONS
 from trimtab.features.labels import LABEL_STATES, LabelIndex
@@ -56,7 +57,7 @@ class Shares(msgspec.Struct, frozen=True):
     of: str | None = None  # the class that the raw score belongs to, for a model of several classes
 
 
-class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+class Explanation(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """Everything that led to one prediction."""
 
     prediction: str

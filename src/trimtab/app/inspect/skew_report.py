@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from trimtab.core.shown import Shown
 from trimtab.core.time import format_time
 from trimtab.features.skew import EXPLAINED, Cause, Share
 from trimtab.features.skew import share as share_of
@@ -75,7 +76,7 @@ class ModelSkew(msgspec.Struct, frozen=True, kw_only=True):
         return share_of(self.mismatches, self.values)
 
 
-class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
+class SkewReport(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The result of a skew check."""
 
     format: int = 1

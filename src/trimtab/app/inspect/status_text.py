@@ -10,7 +10,7 @@ import msgspec
 from trimtab.app.features.feature_failures import FeatureFailure
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Signal
-from trimtab.core.shown import format_bytes
+from trimtab.core.shown import Shown, format_bytes
 from trimtab.core.time import format_age, parse_time_us
 from trimtab.report import Picture
 from trimtab.serving.workers.states import ServiceState
@@ -50,7 +50,7 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     id_conflicts: int
 
 
-class Status(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+class Status(Shown, msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The status of the whole project at one time."""
 
     at: str

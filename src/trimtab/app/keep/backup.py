@@ -30,7 +30,7 @@ from trimtab.app.state.state_use import PRIVATE, behind_links, have_alone, set_a
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash
 from trimtab.core.package import VERSION
-from trimtab.core.shown import format_bytes
+from trimtab.core.shown import Shown, format_bytes
 from trimtab.core.time import format_time
 from trimtab.core.urls import store_url
 from trimtab.run.signals import ENDING, caught
@@ -72,7 +72,7 @@ class Positions(msgspec.Struct, frozen=True, kw_only=True):
     views: dict[str, dict[str, int]]  # by view id and partition
 
 
-class Backup(msgspec.Struct, frozen=True, kw_only=True):
+class Backup(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The manifest of a backup, which lists its files."""
 
     format: int

@@ -9,7 +9,7 @@ import msgspec
 
 from trimtab.app.keep.disk_usage import LOGS, Taken, over_budget, taken
 from trimtab.core.errors import Unavailable
-from trimtab.core.shown import format_bytes
+from trimtab.core.shown import Shown, format_bytes
 from trimtab.store.durable_files import existing
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     of: dict[str, int]  # bytes by partition or source
 
 
-class Disk(msgspec.Struct, frozen=True, kw_only=True):
+class Disk(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The disk usage of the state folder."""
 
     folder: str

@@ -25,6 +25,7 @@ from trimtab.app.state.lease import Lease
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Decision
+from trimtab.core.shown import Shown
 from trimtab.core.time import format_time
 from trimtab.features.online.store import OnlineStore
 from trimtab.serving.log.buffered_log import BufferedLog
@@ -60,7 +61,7 @@ _BEYOND = (
 )
 
 
-class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
+class Forgotten(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The result of an erasure, or of a dry run."""
 
     entity: str

@@ -21,6 +21,7 @@ from trimtab.app.state.lease import Lease
 from trimtab.app.state.lost_records import EVENTS, Lost, lost_records
 from trimtab.app.state.state import truncation, truncation_put
 from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.shown import Shown
 from trimtab.events.columns.frames import NEVER_US
 from trimtab.events.records import ERASED, decode
 from trimtab.features.online.store import read_cursors
@@ -62,7 +63,7 @@ class LostRange(msgspec.Struct, frozen=True, kw_only=True):
         return out
 
 
-class Recovered(msgspec.Struct, frozen=True, kw_only=True):
+class Recovered(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The repairs that were made or, with `dry_run`, would be made."""
 
     dry_run: bool

@@ -17,7 +17,7 @@ from trimtab.app.state.lease import Lease
 from trimtab.app.state.retention_needs import lifetime_features, newest_features, source_needs, views_in_use
 from trimtab.app.state.state import KEPT, kept_from, note_kept_from, truncation, truncation_put
 from trimtab.core.errors import Conflict
-from trimtab.core.shown import format_bytes
+from trimtab.core.shown import Shown, format_bytes
 from trimtab.core.time import DAY_US, format_duration, format_time
 from trimtab.events.expiry import expired
 from trimtab.events.records import ERASED, decode_all
@@ -35,7 +35,7 @@ _LEARNT_WAITS = 2  # a learner reads predictions that are up to so many label wa
 _IN_TABLE = 0.3  # an event in a table takes about this share of its bytes in the log
 
 
-class Retained(msgspec.Struct, frozen=True, kw_only=True):
+class Retained(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The result of a run or, with `dry_run`, an estimate of the result."""
 
     at: str

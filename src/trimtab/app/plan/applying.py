@@ -13,6 +13,7 @@ from trimtab.app.state.applied import AppliedDefinitions
 from trimtab.app.state.documents import documents
 from trimtab.core.errors import Conflict, Misuse, Unavailable
 from trimtab.core.records import Decision
+from trimtab.core.shown import Shown
 from trimtab.features.definitions import View
 from trimtab.steering.ledger import Entry, Ledger
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _LOOK_S = 0.1
 
 
-class AppliedPlan(msgspec.Struct, frozen=True, kw_only=True):
+class AppliedPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The result of applying a plan."""
 
     decision: Decision | None  # the row in the ledger of decisions; None if the definitions were applied already

@@ -10,6 +10,7 @@ import msgspec
 from trimtab.app.state.applied import Applied, AppliedDefinitions
 from trimtab.app.state.documents import Document, Kind, differences, documents, note_differences
 from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.shown import Shown
 from trimtab.core.time import format_duration, format_time
 from trimtab.events.layouts import retyped
 from trimtab.features.definitions import View
@@ -57,7 +58,7 @@ class Affected(msgspec.Struct, frozen=True, kw_only=True):
     what: str
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class Plan(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The project file compared with the applied definitions."""
 
     first: bool  # whether no definitions have been applied before

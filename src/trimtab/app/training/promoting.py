@@ -12,6 +12,7 @@ from trimtab.app.training.loops import Loops
 from trimtab.app.training.training_runs import Watch, refusal
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Decision, GateRecord
+from trimtab.core.shown import Shown
 from trimtab.core.time import format_time
 from trimtab.registry.protection import CHAMPION
 
@@ -31,7 +32,7 @@ _STATES: dict[str, State] = {
 }
 
 
-class Promotion(msgspec.Struct, frozen=True, kw_only=True):
+class Promotion(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of a request to promote a version."""
 
     version: str  # "late_flight@7"

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from trimtab.core.errors import NotFound
+from trimtab.core.shown import Shown
 from trimtab.core.time import format_time
 from trimtab.report import Table, text_table
 from trimtab.steering.definitions import Deployment
@@ -36,7 +37,7 @@ class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
     best: Trial | None = None
 
 
-class Searched(msgspec.Struct, frozen=True, kw_only=True):
+class Searched(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """A search together with its trials."""
 
     search: SearchRecord

@@ -11,12 +11,13 @@ from trimtab.app.alerts.alerting import alert_after_tick
 from trimtab.app.state.lost_records import store_ends
 from trimtab.app.training.loops import Loops
 from trimtab.core.records import Decision
+from trimtab.core.shown import Shown
 
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
 
-class Ticked(msgspec.Struct, frozen=True, kw_only=True):
+class Ticked(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The result of a tick for one deployment."""
 
     model: str

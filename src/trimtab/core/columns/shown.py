@@ -10,6 +10,7 @@ from trimtab.core.columns.column import Column
 from trimtab.core.time import format_time
 
 _MOST_ROWS, _MOST_COLUMNS, _MOST_CHARACTERS = 10, 12, 32
+_WIDE = 100  # characters of a line of a terminal
 _NULL, _GAP = "null", "…"
 _RIGHT = ("float", "int")  # columns of these types are right-aligned
 
@@ -26,10 +27,13 @@ def text_table(table: Mapping[str, Column]) -> str:
     ann     1.5
     null   20.0
     """
-    names, cells = _cells(table)
-    dtypes = [_dtype(table, name) for name in names]
-    shown = [[_plain(name) for name in names], dtypes, *cells]
-    widths = [max(len(row[i]) for row in shown) for i in range(len(names))]
+    for most in range(_MOST_COLUMNS, 0, -1):
+        names, cells = _cells(table, most)
+        dtypes = [_dtype(table, name) for name in names]
+        shown = [[_plain(name) for name in names], dtypes, *cells]
+        widths = [max(len(row[i]) for row in shown) for i in range(len(names))]
+        if sum(widths) + 2 * len(widths) - 2 <= _WIDE:
+            break
     right = [_is_right(table, name) for name in names]
     lines = [_line(row, widths, right) for row in shown]
     rule = "  ".join("-" * width for width in widths)
@@ -66,12 +70,11 @@ def _size(table: Mapping[str, Column]) -> str:
     return f"{rows:,} row{'s' * (rows != 1)} x {columns:,} column{'s' * (columns != 1)}"
 
 
-def _cells(table: Mapping[str, Column]) -> tuple[list[str], list[list[str]]]:
-    """Return the names of the shown columns, and the texts of the shown rows."""
+def _cells(table: Mapping[str, Column], most: int = _MOST_COLUMNS) -> tuple[list[str], list[list[str]]]:
+    """Return the names of the shown columns, at most so many, and the texts of the shown rows."""
     names = list(table)
-    if len(names) > _MOST_COLUMNS:
-        half = _MOST_COLUMNS // 2
-        names = [*names[:half], _GAP, *names[-half:]]
+    if len(names) > most:
+        names = [*names[: most - most // 2], _GAP, *names[len(names) - most // 2 :]]
     rows = _rows(table)
     gap = rows > _MOST_ROWS
     head = slice(0, _MOST_ROWS // 2 if gap else rows)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from trimtab.core.shown import Shown
 from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.online.generations import place
 from trimtab.features.online.packed.keys import EVENT_AT, Name
@@ -20,7 +21,7 @@ from trimtab.store.ports import KeyValue
 _SCAN = 5_000
 
 
-class Compacted(msgspec.Struct, frozen=True, kw_only=True):
+class Compacted(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The result of one step."""
 
     states: int = 0  # the number of states that were looked at

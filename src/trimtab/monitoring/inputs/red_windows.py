@@ -8,6 +8,7 @@ import msgspec
 
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Signal
+from trimtab.core.shown import Shown
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.monitoring.inputs.checks.findings import KINDS
 from trimtab.monitoring.inputs.input_state import WatchStore
@@ -24,7 +25,7 @@ _ROWLESS = frozenset(("traffic_stopped",))
 FOUND_WITHIN_US = DAY_US  # the time within which a fault becomes red
 
 
-class RedWindow(msgspec.Struct, frozen=True, kw_only=True):
+class RedWindow(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """A time in which inputs or labels were red; it is kept after its signal has ended."""
 
     id: str

@@ -11,6 +11,7 @@ import msgspec
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import GateRecord
+from trimtab.core.shown import Shown
 from trimtab.core.time import DAY_US, HOUR_US, format_duration, format_time
 from trimtab.registry import removed as gone
 from trimtab.registry.aliases import Aliases
@@ -66,7 +67,7 @@ class Forgotten(msgspec.Struct, frozen=True):
     at_us: int  # the end of the search or step, or its start if it did not end
 
 
-class Collection(msgspec.Struct, frozen=True):
+class Collection(Shown, msgspec.Struct, frozen=True):
     """What a collection found, or what it removed."""
 
     kept: tuple[Kept, ...]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
+from trimtab.core.shown import Shown
 from trimtab.core.time import DAY_US, format_duration, format_time
 from trimtab.registry.versions import Version, possibly_seen
 from trimtab.stats.inference.paired import paired_mean_bound
@@ -100,7 +101,7 @@ class PredictionComparison(msgspec.Struct, frozen=True, kw_only=True):
     most: tuple[RowDifference, ...]  # the rows that differ most
 
 
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+class Comparison(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The differences of two versions."""
 
     format: Literal[1] = 1

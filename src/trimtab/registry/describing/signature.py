@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from trimtab.core.shown import Shown
 from trimtab.registry.versions import Version
 from trimtab.training.definitions import Task
 from trimtab.training.fitting.artifact import Artifact
@@ -45,7 +46,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[str, ...] = ()  # for a model of several classes: the classes in the order of their probabilities
 
 
-class Signature(msgspec.Struct, frozen=True, kw_only=True):
+class Signature(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The schemas of one version, as it was stored."""
 
     format: Literal[1] = 1

@@ -14,6 +14,7 @@ import numpy as np
 from trimtab.core.errors import Conflict, Misuse, Unavailable
 from trimtab.core.expressions.code import distribution_version
 from trimtab.core.hashing import bytes_hash
+from trimtab.core.shown import Shown
 from trimtab.registry.describing.signature import Signature, signature_of
 from trimtab.registry.loading import LoadedModel
 from trimtab.registry.transfer import standalone
@@ -28,7 +29,7 @@ from trimtab.training.runtimes.table import runtime_named, runtime_row
 LEAST_TOLERANCE = 1e-9
 
 
-class Exported(msgspec.Struct, frozen=True, kw_only=True):
+class Exported(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The folder that was written, and the difference between its scores and those of the version."""
 
     version: str

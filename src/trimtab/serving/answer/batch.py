@@ -21,6 +21,7 @@ from trimtab.core.columns.data import Column, Columns
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.hashing import bytes_hash, content_hash
 from trimtab.core.records import Mode, Prediction
+from trimtab.core.shown import Shown
 from trimtab.core.time import format_time
 from trimtab.events.columns.frames import EventFrame
 from trimtab.serving.answer.inputs import OfflineInputs
@@ -46,7 +47,7 @@ class Part(msgspec.Struct, frozen=True):
     rows: int
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+class Manifest(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The definition and the progress of a batch, stored in the catalogue."""
 
     format: Literal[1] = 1

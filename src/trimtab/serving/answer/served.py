@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from trimtab.core.records import Mode, Prediction
+from trimtab.core.shown import Shown
 from trimtab.features.frames import NO_VIEW, REASONS
 from trimtab.serving.answer.request_rows import Row
 
@@ -83,7 +84,7 @@ class ServedVersion(msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[str, ...] = ()  # the names of the classes; empty if the model gives a single number for a row
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+class Answer(Shown, msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """One answer as the client gets it; as JSON, `prediction` and `scores` are there for several classes only."""
 
     id: str  # the id of the prediction, needed to ask for explanations and to send labels

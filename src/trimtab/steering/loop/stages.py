@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from trimtab.core.shown import Shown
 from trimtab.core.time import format_duration, format_time
 from trimtab.steering.causes import Every
 from trimtab.steering.definitions import Deployment
@@ -16,7 +17,7 @@ from trimtab.steering.rollouts import Rollout
 WATCH = "watch"
 
 
-class Stage(msgspec.Struct, frozen=True, kw_only=True):
+class Stage(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """One stage of a deployment's loop, for people."""
 
     # for example "wait for labels", "fit and judge", "shadow", "approval", "canary 5%", "promote", "bake" or "watch"

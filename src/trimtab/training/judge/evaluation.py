@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.shown import Shown
 from trimtab.core.time import DAY_US
 from trimtab.features.labels import LABELLED, LATE, MISSING, PENDING, UNLISTED
 from trimtab.report import Picture
@@ -58,7 +59,7 @@ _DRAWN = 40_000_000
 _PARTS = 4  # the parts that take long, apart from fits: metrics, importance, contributions, baselines
 
 
-class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+class Evaluation(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The evaluation of a model on a holdout. `value` is the model's own metric; smaller is better."""
 
     format: Literal[1] = 1

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from trimtab.core import progress_line
-from trimtab.core.progress_line import ProgressLine
+from trimtab.run import progress_line
+from trimtab.run.progress_line import ProgressLine
 
 
 class Screen(io.StringIO):

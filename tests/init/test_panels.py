@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,36 @@ def test_a_single_series_needs_no_key(tmp_path: Path) -> None:
         # The prediction is made two days before, and then the newest label is that of the day before.
         for name, back in (("last", 3), ("lag_7d", 7), ("lag_14d", 14)):
             assert table[f"history.{name}"].to_list() == [values[day - dt.timedelta(back)]]
+
+
+def test_the_value_of_the_last_day_and_of_the_last_year_is_a_feature_where_rows_have_such_seasons(
+    tmp_path: Path,
+) -> None:
+    cases = {
+        "hourly": (dt.timedelta(hours=1), 40 * 24, {"lag_1d": 24, "lag_7d": 168}),
+        "daily": (dt.timedelta(days=1), 4 * 365, {"lag_7d": 7, "lag_364d": 364}),
+        "weekly": (dt.timedelta(days=7), 200, {"lag_7d": 1, "lag_364d": 52}),
+        "monthly": (None, 60, {"lag_365d": 12}),
+    }
+    begin = dt.datetime(2019, 1, 1, tzinfo=dt.UTC)
+    for name, (step, rows, lags) in cases.items():
+        times = [
+            begin.replace(year=2019 + n // 12, month=n % 12 + 1) if step is None else begin + n * step
+            for n in range(rows)
+        ]
+        file = tmp_path / f"{name}.csv"
+        file.write_text("at,value\n" + "".join(f"{at:%Y-%m-%dT%H:%M:%SZ},{n}.5\n" for n, at in enumerate(times)))
+        found = made(file, estimator="linear")
+        model = load_definitions(found.folder / "project.py").models["value"]
+        table = file_training_set(file, model, 2**61).features.values
+        shutil.rmtree(found.folder)
+        for lag, back in lags.items():
+            values = table[f"history.{lag}"].to_list()
+            assert values[:back] == [None] * back
+            assert values[back + 1 :] == [n + 0.5 for n in range(1, rows - back)], (name, lag)
+        names = {one for one in table.names if one.startswith("history.lag_")}
+        assert ("history.lag_1d" in names) == (name == "hourly")
+        assert ("history.lag_7d" in names) == (name != "monthly")
 
 
 def test_an_entity_of_several_columns_is_found_or_named(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from trimtab.app.start.init.options import Assumption, Options
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, duration_us, format_duration
 
-_LAGS = 3  # how many seasons are looked back
+_LAGS = 3  # how many weeks are looked back
+_WEEK_US = 7 * DAY_US
+_YEARS_US = 3 * 365 * DAY_US  # with less history, most rows would have no label of a year ago
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -26,6 +28,7 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     step_us: int
     horizon_us: int
     wait_us: int
+    has_years: bool  # whether the file has so many years that the label of a year ago is a feature
 
     @property
     def horizon(self) -> str:
@@ -35,28 +38,37 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     def windows(self) -> list[Window]:
         """Return the features of past labels: the newest, means of windows, and the label of past seasons.
 
-        A season is a week of days or hours. The label of a season ago is that of the newest season that is known when
-        the prediction is made.
+        Seasons are weeks; days as well for rows of each hour; and years if there are enough of them. The label of a
+        season ago is that of the newest season that is known when the prediction is made.
         """
-        step, lead = self.step_us, self.horizon_us
+        step = self.step_us
         found = [Window("last", "latest", None)]
         for steps in (7, 28) if step <= DAY_US else (4, 12):
             length = format_duration(steps * max(step, DAY_US))
             found += [Window(f"mean_{length}", "mean", length), Window(f"std_{length}", "std", length)]
-        season = 7 * DAY_US
-        if season % step:
-            return found
-        first = -(-(lead + max(self.wait_us, step)) // season)
-        for season_number in range(first, first + _LAGS):
-            back = season_number * season
-            until = back - lead - step // 2
-            over, end = format_duration(until + step), format_duration(until)
-            found.append(Window(f"lag_{format_duration(back)}", "mean", over, end))
-        return found
+        seasons = {DAY_US: 1 if step < DAY_US else 0, _WEEK_US: _LAGS, self._year_us: 1 if self.has_years else 0}
+        return found + [
+            self._lag(season_us, number)
+            for season_us, lags in seasons.items()
+            for number in range(lags)
+            if season_us % step == 0 or season_us == self._year_us
+        ]
+
+    @property
+    def _year_us(self) -> int:
+        """A year, as whole weeks where rows have weekdays."""
+        return 52 * _WEEK_US if _WEEK_US % self.step_us == 0 else 365 * DAY_US
+
+    def _lag(self, season_us: int, number: int) -> Window:
+        """Return the label of the newest season that is known, or `number` seasons before it."""
+        step, lead = self.step_us, self.horizon_us
+        back = (-(-(lead + max(self.wait_us, step)) // season_us) + number) * season_us
+        until = back - lead - step // 2
+        return Window(f"lag_{format_duration(back)}", "mean", format_duration(until + step), format_duration(until))
 
 
 def panel_in(
-    step_us: int | None, options: Options, is_number: bool, wait: str, assumed: list[Assumption]
+    step_us: int | None, options: Options, is_number: bool, wait: str, span_us: int, assumed: list[Assumption]
 ) -> Panel | None:
     """Return the panel, if a number of regular rows is predicted.
 
@@ -76,4 +88,4 @@ def panel_in(
         assumed.append(
             Assumption("horizon", f"each row is predicted {ahead}, from rows that were known before", "--horizon")
         )
-    return Panel(step_us=step_us, horizon_us=horizon_us, wait_us=duration_us(wait))
+    return Panel(step_us=step_us, horizon_us=horizon_us, wait_us=duration_us(wait), has_years=span_us >= _YEARS_US)

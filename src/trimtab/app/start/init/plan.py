@@ -93,7 +93,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
         step_us if is_number or (step_us or 0) > DAY_US else None,
         assumed,
     )
-    panel = panel_in(step_us, options, is_number, wait.wait, assumed)
+    panel = panel_in(step_us, options, is_number, wait.wait, last_us - first_us, assumed)
     features, left_out = _features(
         table,
         {

@@ -193,6 +193,25 @@ def test_the_value_of_the_last_day_and_of_the_last_year_is_a_feature_where_rows_
         assert ("history.lag_7d" in names) == (name != "monthly")
 
 
+def test_the_key_of_a_panel_is_not_taken_for_its_label(tmp_path: Path) -> None:
+    rng = random.Random(6)
+    days = [BEGIN + dt.timedelta(day) for day in range(60)]
+    numbers = tmp_path / "numbers.csv"
+    numbers.write_text("day,store,units\n" + "".join(f"{d},{s},{rng.randrange(90)}\n" for d in days for s in range(4)))
+    two = tmp_path / "two.csv"
+    two.write_text("day,shop,sales\n" + "".join(f"{d},{s},{rng.random():.3f}\n" for d in days for s in "AB"))
+    for file, label, key in ((numbers, "units", "store"), (two, "sales", "shop")):
+        found = made(file, estimator="linear")
+        assert load_definitions(found.folder / "project.py").views["history"].by == (key,)
+        assert any(one.role == "label" and one.said.startswith(repr(label)) for one in found.assumed)
+        shutil.rmtree(found.folder)
+    holiday = tmp_path / "holiday.csv"
+    rows = "".join(f"{d},{s},{rng.random():.3f},{'ny'[d.day == 1]}\n" for d in days for s in "AB")
+    holiday.write_text("day,shop,sales,holiday\n" + rows)
+    with pytest.raises(Misuse, match="Candidates: 'holiday', 'sales'"):
+        made(holiday)
+
+
 def test_an_entity_of_several_columns_is_found_or_named(tmp_path: Path) -> None:
     file = tmp_path / "margins.csv"
     rows = [

@@ -100,10 +100,15 @@ def label_column(table: DataTable, options: Options, time: str, assumed: list[As
         return label
     usable = [c for c in table.columns.values() if c.name != time and c.dtype not in (None, "time") and c.distinct > 1]
     named = [c.name for c in usable if _LABELS.match(c.name)]
-    two = [c.name for c in usable if c.distinct == 2 and not (c.dtype == "str" and _keys_rows(table, c.name, time))]
+    keys = [c.name for c in usable if c.dtype in ("str", "int") and _keys_rows(table, c.name, time)]
+    two = [c.name for c in usable if c.distinct == 2 and c.name not in keys]
     guess = named if len(named) == 1 else two if len(two) == 1 and not named else []
-    numbers = [c.name for c in usable if c.dtype == "float"]
-    others = {c.dtype for c in usable if c.name not in numbers}
+    numbers = [c.name for c in usable if c.dtype == "float" or (keys and c.dtype == "int" and c.name not in keys)]
+    if (
+        keys and not named and two and numbers
+    ):  # sales and a holiday of each shop, for example: one may explain the other
+        guess, two = [], [*two, *(name for name in numbers if name not in two)]
+    others = {c.dtype for c in usable if c.name not in (*numbers, *keys)}
     only = not guess and not named and not two and len(numbers) == 1 and others <= {"str"}
     guess = numbers if only else guess
     if not guess:
@@ -118,13 +123,16 @@ def label_column(table: DataTable, options: Options, time: str, assumed: list[As
 
 
 def _keys_rows(table: DataTable, name: str, time: str) -> bool:
-    """Return whether a column tells rows of the same time apart, as the shop does in a panel of two shops."""
+    """Return whether a column tells rows of the same time apart, as the shop does in a panel of shops.
+
+    Most of its values occur at most times, and none occurs twice at the same time.
+    """
     n, t = quoted(name), quoted(time)
-    rows, times, pairs = table.one(
-        f'SELECT count(DISTINCT "@same"), count(DISTINCT {t}), count(DISTINCT ({n}, {t})) FROM data '
-        f"WHERE {n} IS NOT NULL AND {t} IS NOT NULL"
+    rows, times, values, pairs = table.one(
+        f'SELECT count(DISTINCT "@same"), count(DISTINCT {t}), count(DISTINCT {n}), count(DISTINCT ({n}, {t})) '
+        f"FROM data WHERE {n} IS NOT NULL AND {t} IS NOT NULL"
     )
-    return bool(2 * times <= rows == pairs)
+    return bool(2 * times <= rows == pairs and 2 * rows >= values * times)
 
 
 def known_column(

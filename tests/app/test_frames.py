@@ -77,7 +77,7 @@ def test_a_frame_comes_back_of_its_library_with_the_answers(made: Scaffolded, ki
         assert project.why(second["prediction_id"]).score == second["score"]
         assert project.why(second["prediction_id"]).request_id.startswith("c2|2026-04-05T06:10:00")
         if kind != "dicts":
-            with pytest.raises(Misuse, match="has a column 'score' already"):
+            with pytest.raises(Misuse, match="there is already a column 'score'"):
                 project.predict_frame(found)
 
 

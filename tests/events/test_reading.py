@@ -112,7 +112,7 @@ def test_an_example_that_is_none_is_refused(form: Any) -> None:
         ({"constants": {"nothing": "all"}}, "constants has 'nothing'"),
         ({"constants": {"id": "all"}}, "constants has 'id'"),
         ({"constants": {"city": 3}}, "constants has 'city'"),
-        ({"constants": ["city"]}, "is no mapping"),
+        ({"constants": ["city"]}, "is not a mapping"),
         ({"known_at": "city"}, "known_at='city' is not a time column"),
     ],
 )

@@ -36,7 +36,7 @@ def with_columns(table: Any, more: Any, like: object | None = None) -> Any:
     names = getattr(table, "column_names", None) or getattr(table, "names", None) or names
     taken = [name for name in more.names if name in list(names)]
     if taken:
-        raise Misuse(f"table: has a column {taken[0]!r} already, which would be replaced. Drop it or rename it.")
+        raise Misuse(f"table: there is already a column {taken[0]!r}, which would be replaced. Drop or rename it.")
     return _added(more, table if like is None else like, table)
 
 

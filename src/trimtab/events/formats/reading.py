@@ -84,7 +84,7 @@ def _checked_constants(
     what: str, columns: Mapping[str, Dtype], key: str | None, given: Mapping[str, str]
 ) -> dict[str, str]:
     if not isinstance(given, Mapping):
-        raise Misuse(f'{what}: constants={shown(given)[:100]} is no mapping. Write {{"series": "all"}}.')
+        raise Misuse(f'{what}: constants={shown(given)[:100]} is not a mapping. Write {{"series": "all"}}.')
     for name, value in given.items():
         if columns.get(name) != "str" or name == key or not isinstance(value, str):
             raise Misuse(

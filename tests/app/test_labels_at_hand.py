@@ -39,6 +39,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "number": {},
     "entity": {"key": "id"},
     "known": {"time": "at", "known_at": "decided_at"},
+    "american": {},  # times that the source declares a format for
 }
 VALUES: dict[str, list[tuple[object, float | str]]] = {  # what is given, and the label that it must be
     "bool": [(True, 1.0), (False, 0.0), ("yes", 1.0), ("no", 0.0), (0, 0.0)],
@@ -49,6 +50,7 @@ VALUES: dict[str, list[tuple[object, float | str]]] = {  # what is given, and th
     "number": [(12, 12.0), (0.5, 0.5)],
     "entity": [(True, 1.0), (False, 0.0)],
     "known": [(True, 1.0), (False, 0.0)],
+    "american": [(True, 1.0), (False, 0.0)],
     "panel": [(12, 12.0), (0.5, 0.5)],
 }
 TEXTS = {
@@ -58,6 +60,7 @@ TEXTS = {
     "ones": ("2", "1"),
     "entity": ("no", "yes"),
     "known": ("no", "yes"),
+    "american": ("no", "yes"),
 }
 
 
@@ -74,7 +77,8 @@ def write(path: Path, kind: str) -> Path:
             label = TEXTS[kind][rng.random() < x]
         key = f"c{row % 40}" if kind == "entity" else f"k{row}"
         known = f",{at + dt.timedelta(hours=rng.uniform(1, 20)):%Y-%m-%dT%H:%M:%S}" if kind == "known" else ""
-        lines.append(f"{key},{at:%Y-%m-%dT%H:%M:%S},{x:.3f},{label}{known}")
+        written = f"{at:%m/%d/%Y %H:%M:%S}" if kind == "american" else f"{at:%Y-%m-%dT%H:%M:%S}"
+        lines.append(f"{key},{written},{x:.3f},{label}{known}")
     path.write_text("\n".join(lines) + "\n")
     return path
 

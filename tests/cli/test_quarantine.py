@@ -90,10 +90,18 @@ def test_a_load_of_which_nothing_was_taken_fails(folder: Path, call: Run) -> Non
     (folder / "bad.ndjson").write_text('{"origin": 5, "temp": 1, "at": "2025-01-01"}\n')
     failed = call("ingest", "weather", "bad.ndjson", cwd=folder)
     assert failed.returncode == 1
-    assert failed.stderr.startswith("Nothing was taken: all 1 rows are in quarantine.")
+    assert failed.stderr.startswith("Nothing was taken: 1 row is in quarantine.")
     assert call("ingest", "weather", "bad.ndjson", "--max-refused", "1", cwd=folder).returncode == 1
     assert call("ingest", "weather", "bad.ndjson", "--json", cwd=folder).returncode == 1
+    (folder / "project.py").write_text(PROJECT.replace('time="at",', 'time="at", delay="7d", only_final=True,'))
     good = '{"origin": "JFK", "temp": 1, "at": "2025-01-01"}\n'
+    (folder / "open.ndjson").write_text(good)
+    early = call("ingest", "weather", "open.ndjson", cwd=folder)
+    assert (early.returncode, early.stderr) == (1, "Nothing was taken.\n")
+    assert "1 rows left out: their delay had not passed at the newest row of the file" in early.stdout
+    assert "load it with --live" in early.stdout
+    assert call("ingest", "weather", "open.ndjson", "--live", cwd=folder).returncode == 0
+    (folder / "project.py").write_text(PROJECT)
     (folder / "few.ndjson").write_text(good * 99 + "no JSON\n")
     few = call("ingest", "weather", "few.ndjson", cwd=folder)
     assert few.returncode == 0

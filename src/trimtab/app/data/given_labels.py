@@ -21,6 +21,7 @@ from trimtab.serving.problems import InvalidField
 if TYPE_CHECKING:
     from trimtab.app.state.definitions import Definitions
     from trimtab.app.system import System
+    from trimtab.events.definitions import Source
     from trimtab.training.definitions import Model
 
 
@@ -110,7 +111,7 @@ class LabelEvents:
         if lost := [column for column in kind.readers if column not in event]:
             raise _left_out(kind.source.name, {column: kind.readers[column] for column in lost}, at)
         late = found is not None and self._system.clock.now_us() > kind.label.final_at(found.at_us)
-        return MadeLabel(event, late)
+        return MadeLabel(_with_times_as_text(event, kind.source), late)
 
     def _time_us(
         self, kind: _Labelled, row: LabelRow, found: Prediction | None, known: dict[str, tuple[Dtype, Any]], at: str
@@ -216,6 +217,14 @@ class _Labelled:
             dtype, value = known.get(name, (None, None))
             if name not in event and dtype == self.source.declared[name]:
                 event[name] = value
+
+
+def _with_times_as_text(event: dict[str, Any], source: Source) -> dict[str, Any]:
+    """Return the event with its times in ISO 8601, which is read whatever format of times the source declares."""
+    return {
+        name: format_time(value) if source.declared.get(name) == "time" and isinstance(value, int) else value
+        for name, value in event.items()
+    }
 
 
 def _readers(definitions: Definitions, declared: Model) -> dict[str, str]:

@@ -46,8 +46,8 @@ def ingest(source: str, file: Path, live: bool, absent_as_null: bool, max_refuse
 
     FILE ends in .csv, .tsv, .parquet, .ndjson, .jsonl, .feather or .arrow; - reads JSON lines (or Arrow) from standard
     input. Rows that do not fit go to quarantine and are counted; columns that are not declared are named and left out.
-    Loading a file again changes nothing. When more rows went to quarantine than --max-refused allows, or all of
-    them, the exit status is 1; what fits is taken all the same.
+    Loading a file again changes nothing. When more rows went to quarantine than --max-refused allows, or no row
+    was taken, the exit status is 1; what fits is taken all the same.
 
     \b
     Example:
@@ -59,14 +59,17 @@ def ingest(source: str, file: Path, live: bool, absent_as_null: bool, max_refuse
     text = any(suffix in _TEXT for suffix in file.suffixes) or str(file) == "-"
     show(taken, _ingested(source, taken, "line" if text else "row"))
     share = taken.quarantined / max(1, taken.accepted + taken.quarantined)
-    if share <= max_refused and share < 1:
+    nothing = not taken.accepted and bool(taken.quarantined + taken.not_final)
+    if share <= max_refused and not nothing:
         return 0
     if not manner().json:
-        what = f"{100 * share:.1f} % of the rows were NOT taken; they are"
-        also = " If so many are known to be wrong, allow them: --max-refused SHARE"
-        if share == 1:
-            what, also = f"Nothing was taken: all {taken.quarantined:,} rows are", ""
-        show_lines([f"{what} in quarantine. See: trimtab quarantine list {source}.{also}"], err=True)
+        see = f"See: trimtab quarantine list {source}."
+        said = f"{100 * share:.1f} % of the rows were NOT taken; they are in quarantine. {see}"
+        said += " If so many are known to be wrong, allow them: --max-refused SHARE"
+        if nothing:
+            rows = "1 row is" if taken.quarantined == 1 else f"{taken.quarantined:,} rows are"
+            said = f"Nothing was taken: {rows} in quarantine. {see}" if taken.quarantined else "Nothing was taken."
+        show_lines([said], err=True)
     return FAILED
 
 
@@ -78,7 +81,9 @@ def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
         lines.append(f"  not declared, left out: {', '.join(taken.ignored)}")
     if taken.not_final:
         lines.append(
-            f"  {taken.not_final:,} rows left out: their delay had not passed at the newest row, so they may change"
+            f"  {taken.not_final:,} rows left out: their delay had not passed at the newest row of the file, so their "
+            "values may still change. A later file that overlaps brings them. If what the file says is final and "
+            "became known now, load it with --live."
         )
     if taken.absent:
         lines.append(f"  not in the file, null: {', '.join(taken.absent)}")
@@ -126,7 +131,7 @@ def predict(model: str, file: Path | None, rows: tuple[str, ...], at: str | None
         chosen = cast(Literal["batch", "precomputed"], mode)
         made = project.predict_table(model, file, at=at, mode=chosen, out=out, progress=meter)
         version = project.registry.get(made.version).name  # the name that single answers use
-    where = f", written to {out}" if out is not None else ""
+    where = f", written to {out}" if out is not None else ", kept in the log; write them with --out answers.csv"
     answered = f"{made.rows:,} rows answered by {version}{where} (batch {made.id})"
     show(msgspec.structs.replace(made, version=version), [answered])
 

@@ -92,7 +92,7 @@ class Explanation(Shown, msgspec.Struct, frozen=True, kw_only=True):
         positions = ", ".join(f"{name} at {at}" for name, at in sorted(self.positions.items()))
         out = [
             f"{self.prediction}: {self.model} answered {self._answer()} to {self.request_id}",
-            f"  made {self.made_at} as of {self.as_of}, mode {self.mode}"
+            f"  made {self.made_at[:19]} as of {self.as_of}, mode {self.mode}"
             + (f", events up to log position {positions}" if positions else "")
             + (f", flags {', '.join(self.flags)}" if self.flags else ""),
             "  request " + ", ".join(f"{name}={value}" for name, value in self.request.items()),
@@ -106,7 +106,7 @@ class Explanation(Shown, msgspec.Struct, frozen=True, kw_only=True):
         ]
         out += [f"  gate {self.gate.id}: {self.gate.reason}"] if self.gate else ["  no gate record"]
         if self.promoted:
-            when, row = format_time(self.promoted.at_us), self.promoted.sequence
+            when, row = format_time(self.promoted.at_us)[:19], self.promoted.sequence
             out.append(f"  promoted {when}: {self.promoted.cause} (ledger row {row})")
         truth = f"{self.label:g}" if isinstance(self.label, float) else self.label
         out.append(f"  label: {self.label_state}" + ("" if truth is None else f", {truth}"))

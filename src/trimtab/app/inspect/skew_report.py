@@ -116,7 +116,7 @@ class SkewReport(Shown, msgspec.Struct, frozen=True, kw_only=True):
         """The result as lines of text."""
         found = self.share
         out = [
-            f"skew as of {format_time(self.at_us)}: {self.rows:,} predictions, {self.values:,} values computed "
+            f"skew as of {format_time(self.at_us)[:19]}: {self.rows:,} predictions, {self.values:,} values computed "
             f"again, {self.mismatches:,} differ"
             + (f" ({found.estimate:.2g}; 95 %: {found.low:.2g} to {found.high:.2g})" if self.values else "")
         ]

@@ -87,7 +87,7 @@ class Backup(Shown, msgspec.Struct, frozen=True, kw_only=True):
         """The backup as lines of text."""
         logs = ", ".join(f"{sum(ends.values()):,} {name}" for name, ends in self.positions.logs.items())
         return [
-            f"{self.project} as of {self.made_at}: {len(self.files):,} files, {format_bytes(self.size_bytes)}; {logs}"
+            f"{self.project}, {self.made_at[:19]}: {len(self.files):,} files, {format_bytes(self.size_bytes)}; {logs}"
         ]
 
 

@@ -318,7 +318,8 @@ class Collector:
         for one in versions.values():
             at_us = max(one.made_at_us, used.get(one.id, 0))
             if now_us - at_us < self._keep.grace_us:
-                within = f"registered {format_time(at_us)}, within the grace of {format_duration(self._keep.grace_us)}"
+                at, grace = format_time(at_us)[:19], format_duration(self._keep.grace_us)
+                within = f"registered {at}, within the grace of {grace}"
                 add(one.id, within, f"--grace {_below(now_us - at_us)}")
         # newest first, so that a refit (the same definition, fitted again) comes before the version that it refits
         for one in sorted(versions.values(), key=lambda version: -version.number):

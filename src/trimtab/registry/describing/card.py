@@ -68,7 +68,7 @@ def _identity(card: Document, about: About) -> None:
     version, artifact = about.version, about.artifact
     text = (
         f"A {artifact.task} model: {artifact.kind} on {len(artifact.inputs)} features, judged by {version.metric}. "
-        f"Made {format_time(version.made_at_us)} by {version.actor}."
+        f"Made {format_time(version.made_at_us)[:19]} by {version.actor}."
     )
     if version.imported is not None:
         how = "by name" if version.imported.inputs_named else "only by their number"
@@ -202,7 +202,7 @@ def _moves(card: Document, moves: Sequence[AliasMove]) -> None:
     card.heading("Where it served")
     if not moves:
         card.paragraph("No alias has ever pointed to this version.")
-    rows = [(m.alias, format_time(m.at_us), m.act, m.actor, (m.previous or "none")[:12], m.why) for m in moves]
+    rows = [(m.alias, format_time(m.at_us)[:19], m.act, m.actor, (m.previous or "none")[:12], m.why) for m in moves]
     _add(card, ("alias", "since", "act", "by", "replaced", "why"), rows)
 
 
@@ -222,8 +222,8 @@ def _remarks(card: Document, about: About) -> None:
     card.heading("Tags and notes")
     if not about.tags and not about.notes:
         card.paragraph("None.")
-    _add(card, ("tag", "since", "by"), [(tag.tag, format_time(tag.at_us), tag.actor) for tag in about.tags])
-    _add(card, ("note", "when", "by"), [(note.text, format_time(note.at_us), note.actor) for note in about.notes])
+    _add(card, ("tag", "since", "by"), [(tag.tag, format_time(tag.at_us)[:19], tag.actor) for tag in about.tags])
+    _add(card, ("note", "when", "by"), [(note.text, format_time(note.at_us)[:19], note.actor) for note in about.notes])
 
 
 def _environment(card: Document, version: Version) -> None:

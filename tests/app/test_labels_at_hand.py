@@ -224,6 +224,18 @@ def test_a_file_of_labels_is_taken_and_the_rest_is_listed(words: Scaffolded, suf
         assert [project.why(one).label for one in ids] == [1.0, 0.0, 1.0, None]
 
 
+def test_many_labels_are_found_in_one_pass_through_the_log(words: Scaffolded, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tt.open(words.folder, clock=ShiftedClock(NOW_US + HOUR_US), environment={}) as project:
+        answers = project.predict(words.model, [request(words, number) for number in range(150)])
+        searched: list[str] = []
+        find = project.predictions.find
+        monkeypatch.setattr(project.predictions, "find", lambda one: (searched.append(one), find(one))[1])
+        rows = [{"prediction": one.id, "value": place % 3 == 0} for place, one in enumerate(answers)]
+        taken = project.label_table([*rows, {"prediction": "p_" + "0" * 26, "value": True}])
+        assert (taken.accepted, taken.refused, searched) == (150, 1, ["p_" + "0" * 26])
+        assert [project.why(one.id).label for one in answers[:4]] == [1.0, 0.0, 0.0, 1.0]
+
+
 def test_the_command_says_how_many_were_taken_and_why_the_rest_was_not(words: Scaffolded, tmp_path: Path) -> None:
     with tt.open(words.folder, environment={}) as project:
         (answer,) = project.predict(words.model, [request(words, 9)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +12,20 @@ import msgspec
 from trimtab.app.data.given_labels import LabelEvents, MadeLabel
 from trimtab.app.features.request_tables import read_loosely
 from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.records import Prediction
 from trimtab.core.shown import Shown
 from trimtab.events.files.files import Rows
 from trimtab.events.values.conversions import Refused, of_text
 from trimtab.serving.http.routes.operations import LabelRow
+from trimtab.serving.log.prediction_ids import id_time_us
 
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
 _NAMED = 100  # how many refused labels are described at most
-_CHUNK = 5_000  # how many labels are appended at once
+_CHUNK = 20_000  # how many labels are appended at once
+_FEW = 100  # so few predictions are searched for one by one
+_READ = 300  # so many predictions are read in a pass through the log in the time of one search
 _OWN = ("prediction", "value", "at")
 
 
@@ -99,12 +104,14 @@ class _Taking:
     def take(self, rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
         """Append the labels in some rows, each given with its place."""
         made: dict[str, list[tuple[str, str, MadeLabel]]] = {}
+        rows = list(rows)
+        read = self._read({row["prediction"] for _, row in rows if row["prediction"] is not None})
         for place, row in rows:
-            prediction = row.get("prediction")
+            prediction = row["prediction"]
             try:
                 if prediction is None:
                     raise Misuse("it names no prediction")
-                found = self._system.predictions.find(prediction)
+                found = read.get(prediction) or self._system.predictions.find(prediction)
                 label = self._row(found.model, prediction, row)
                 event = self._events.one(found.model, label, "label", found=found, text=self._is_text)
             except (Misuse, NotFound) as error:
@@ -113,6 +120,24 @@ class _Taking:
             made.setdefault(found.model, []).append((place, prediction, event))
         for model, labels in made.items():
             self._append(model, labels)
+
+    def _read(self, ids: set[str]) -> dict[str, Prediction]:
+        """Return predictions by id that one pass through the log finds, if that is quicker than a search for each."""
+        log, times = self._system.predictions, []
+        for one in ids:
+            with suppress(Misuse):  # it is no id, which the search for it says
+                times.append(id_time_us(one))
+        if len(times) < _FEW:
+            return {}
+        after = log.positions_before(sorted(times)[len(times) // 100])  # a few may be much older than the others
+        if sum(last - after.get(name, 0) for name, last in log.log.positions().items()) > _READ * len(times):
+            return {}
+        found: dict[str, Prediction] = {}
+        for block in log.scan(after):
+            found |= {prediction.id: prediction for prediction in block if prediction.id in ids}
+            if len(found) == len(ids):
+                break
+        return found
 
     def _row(self, model: str, prediction: str, row: dict[str, Any]) -> LabelRow:
         """Return the label in a row of the table, without columns that its source does not have."""

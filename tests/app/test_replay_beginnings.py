@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from trimtab.app.project import Project
 from trimtab.app.replay.beginnings import last_request, starts
+from trimtab.app.replay.replay_report import comparisons, report_lines
 from trimtab.app.replay.scenarios import scenarios_of_policies
 from trimtab.app.state.definitions import load_definitions
 from trimtab.core.errors import Misuse, NotFound
@@ -119,6 +120,40 @@ def test_what_cannot_be_simulated_is_refused_before_the_replay(tmp_path: Path) -
         project.simulate()
     with loaded(tmp_path / "e") as project, pytest.raises(Misuse, match="can be judged: labels are final after 1d"):
         project.simulate(start=99 * DAY_US + DAY_US // 2)
+
+
+KINDS = {
+    '"poisson_deviance"': (
+        "from sklearn.linear_model import PoissonRegressor as E; return E()",
+        "root mean squared error",
+    ),
+    "tt.pinball(0.9)": (
+        "from sklearn.linear_model import QuantileRegressor as E; return E(quantile=0.9, alpha=0.0)",
+        "coverage",
+    ),
+    '"absolute_error"': (LINEAR, "root mean squared error"),
+}
+
+
+@pytest.mark.parametrize("metric", KINDS)
+def test_counts_and_quantiles_are_reported_by_their_own_metric_in_100_columns(tmp_path: Path, metric: str) -> None:
+    estimator, further = KINDS[metric]
+    with loaded(tmp_path, metric=metric, estimator=estimator) as project:
+        result = project.simulate(policies="never,30d,alarm,alarm|30d,ungated 30d,ungated 60d,60d")
+    own = result.lines["never"].metric
+    assert own == metric.strip('"').removeprefix("tt.")
+    lines = report_lines(result, comparisons(result))
+    assert max(map(len, lines)) <= 100
+    months = lines[lines.index("By month") :]
+    assert months[1] == own.replace("_", " ")
+    names = "never", "every 30d", "alarm", "alarm or 30d", "ungated 30d", "ungated 60d", "every 60d"
+    shown = " ".join(line for line in months[: months.index("Quality over time")] if line.startswith("month"))
+    assert all(name in shown for name in names)
+    assert any(further in line for line in lines)
+    total = next(line for line in months if line.startswith("all"))
+    assert f"{result.lines['never'].months()[-1].metrics[own]:.4f}" in total
+    promoted = [line for line in lines if " promote " in line]
+    assert promoted[0].startswith("1970-01-31  never, every 30d, alarm, alarm or")  # one row for the same first version
 
 
 def test_a_question_that_is_asked_today_leaves_an_old_history_where_it_is(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Write tables for terminals, as HTML, and as Markdown."""
 
+import itertools
 import textwrap
 import unicodedata
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from trimtab.report.markup import Markup, tag
 Align = Literal["left", "right"]
 
 _PAGE = 100  # the width of a terminal, in columns, for which texts are broken
-_LEAST_TEXT = 30  # the least width of a column with broken texts
+_LEAST_TEXT = 30  # columns are made no narrower than this
 _LONGEST_WORD = 32  # longer words, such as hashes, may be broken
 
 
@@ -34,7 +35,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[tuple[Cell, ...], ...]
     align: tuple[Align, ...] | None = None
     caption: str = ""
-    wraps: bool = False  # whether a terminal breaks the texts of the last column, so that lines fit on the page
+    wraps: bool = False  # whether a terminal breaks long texts, so that lines fit on the page
 
     def __post_init__(self) -> None:
         for number, row in enumerate(self.rows):
@@ -68,9 +69,9 @@ def terminal_table(table: Table, most: int | None = None) -> str:
     lines = [[one_line(header) for header in table.headers]]
     lines += [[one_line(written(cell)) for cell in row] for row in shown]
     widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
-    if table.wraps and sum(widths) + 2 * (len(widths) - 1) > _PAGE:
-        lines = _wrapped(lines, max(_LEAST_TEXT, _PAGE - sum(widths[:-1]) - 2 * (len(widths) - 1)))
-        widths[-1] = max(_width(line[-1]) for line in lines)
+    if table.wraps:
+        widths = _narrowed(widths)
+        lines = [part for line in lines for part in _wrapped(line, widths)]
     lines.insert(1, ["-" * width for width in widths])
     text = "\n".join(
         "  ".join(
@@ -135,13 +136,20 @@ def one_line(text: str) -> str:
     return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in " ".join(text.split()))
 
 
-def _wrapped(lines: list[list[str]], width: int) -> list[list[str]]:
-    """Return lines of cells with the last cell broken into several lines where it is wider than `width`."""
-    found: list[list[str]] = []
-    for *before, last in lines:
-        first, *others = textwrap.wrap(last, width) or [""]
-        found += [[*before, first], *([*([""] * len(before)), text] for text in others)]
+def _narrowed(widths: Sequence[int]) -> list[int]:
+    """Return widths of columns that fit on a page, if the widest ones may be made narrower."""
+    found = list(widths)
+    for place in sorted(range(len(found)), key=lambda n: -found[n]):
+        over = sum(found) + 2 * (len(found) - 1) - _PAGE
+        if over > 0 and found[place] > _LEAST_TEXT:
+            found[place] = max(_LEAST_TEXT, found[place] - over)
     return found
+
+
+def _wrapped(line: Sequence[str], widths: Sequence[int]) -> list[list[str]]:
+    """Return a line of cells as several lines, in which no cell is wider than its column."""
+    cells = [textwrap.wrap(cell, width) or [""] for cell, width in zip(line, widths, strict=True)]
+    return [list(part) for part in itertools.zip_longest(*cells, fillvalue="")]
 
 
 def _width(text: str) -> int:

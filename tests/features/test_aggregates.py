@@ -71,9 +71,9 @@ NOTHING: Any = None
 @pytest.mark.parametrize(
     ("aggregate", "message"),
     [
-        (tt.std("kind", over="1d"), "std of a str. Give a number"),
-        (tt.var("at"), "var of a time"),
-        (tt.decayed_sum("kind", half_life="1d"), "decayed_sum of a str"),
+        (tt.std("kind", over="1d"), "std cannot be computed of a str. Give a number"),
+        (tt.var("at"), "var cannot be computed of a time"),
+        (tt.decayed_sum("kind", half_life="1d"), "decayed_sum cannot be computed of a str"),
         (tt.last("nothing"), "no column 'nothing'"),
         (tt.last_n("x", 0), "last_n of 0 values. Give 1 to 100"),
         (tt.last_n("x", 101), "last_n of 101 values"),

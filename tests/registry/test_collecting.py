@@ -144,7 +144,7 @@ def test_every_reason_keeps_a_version(shop: Shop) -> None:
 def test_what_is_new_stays(shop: Shop) -> None:
     version = shop.version("new")
     shop.clock.advance_to(NOW_US + DAY_US)
-    assert "within 7d" in shop.collector().look().kept[0].why[0]
+    assert "within the grace of 7d" in shop.collector().look().kept[0].why[0]
     shop.clock.advance_to(LATER_US)
     os.utime(next((shop.folder / "blobs").rglob(version.artifact)), (LATER_US / 1e6, LATER_US / 1e6))  # put again
     found = shop.collector().look()

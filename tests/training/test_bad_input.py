@@ -99,8 +99,8 @@ def test_windows_that_hold_too_little_are_refused_for_every_kind(make: Callable[
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (two_columns, r"predictions of shape \(\d+, 2\) for \d+ rows. One a row"),
-        (one_row_less, r"predictions of shape \(\d+,\) for \d+ rows. One a row"),
+        (two_columns, r"predictions of shape \(\d+, 2\) for \d+ rows, needed one number"),
+        (one_row_less, r"predictions of shape \(\d+,\) for \d+ rows, needed one number"),
         (not_a_number, "predictions are not numbers, e.g. nan"),
         (endless, "predictions are not numbers, e.g. inf"),
         (words, "its prediction raised ValueError"),
@@ -255,7 +255,7 @@ class Spoiler:
 
 def test_an_estimator_that_changes_the_rows_it_answers_is_refused(make: Callable[..., Any]) -> None:
     world = make(estimator=Spoiler)
-    with pytest.raises(Misuse, match=r"Spoiler changes the rows that it scores\. .* a copy of them"):
+    with pytest.raises(Misuse, match=r"Spoiler changes the rows that it scores\. .* a copy of the rows"):
         fit(world.model, world.training_set(), trust="pickle")
 
 

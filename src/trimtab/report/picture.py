@@ -56,7 +56,7 @@ class Picture(msgspec.Struct, frozen=True):
         """
         file = Path(path)
         if file.suffix != ".svg":
-            raise Misuse(f"picture: {file} is no name of an SVG file. Let it end in .svg.")
+            raise Misuse(f"picture: {file} is not the name of an SVG file. Use a name that ends in .svg.")
         try:
             file.write_text(self.svg, "utf-8")
         except OSError as error:

@@ -205,7 +205,9 @@ def test_without_history_the_past_cannot_be_asked_about(shop: Shop) -> None:
 def test_an_endpoint_without_a_version_is_not_ready(shop: Shop) -> None:
     endpoint = Endpoint("late")
     assert not endpoint.ready
-    with pytest.raises(Unavailable, match=r"no version serves yet. Train one \(trimtab train late\), promote one, or"):
+    with pytest.raises(
+        Unavailable, match=r"no version is in service yet. Train one \(trimtab train late\), promote one, or"
+    ):
         endpoint.answer([shop.ask()])
     endpoint.fails_to_load = True
     with pytest.raises(Unavailable, match=r"cannot be loaded here .* Promote another, or try again soon\.$"):

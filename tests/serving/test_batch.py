@@ -296,7 +296,7 @@ def test_a_batch_is_not_resumed_while_a_part_may_still_be_logged(
         patch.setattr("trimtab.serving.answer.batch.wait", log.wait)
         with pytest.raises(KeyboardInterrupt):
             score(shop, catalog, table, at_us, log=log, scorer=scorer, part_rows=10, batch_id="monday", holder="one")
-    with pytest.raises(Conflict, match="another process is scoring it"):
+    with pytest.raises(Conflict, match="another process is scoring this batch"):
         score(shop, catalog, table, at_us, batch_id="monday")
     log.go.set()
     eventually(lambda: len(shop.log.read()[0]) == 10 + len(live))
@@ -384,7 +384,7 @@ def test_a_batch_goes_on_and_can_be_asked_for_after_the_clock_was_set_back(shop:
         assert [p.score for p in logged(shop, manifest)][:-1] == [p.score for p in live][:-1]
         assert len(shop.log.read()[0]) == 20 + len(live)
     at_us[-1] = begun_us + 1
-    with pytest.raises(Misuse, match=r"row 19 is about .*, which lies in the future"):
+    with pytest.raises(Misuse, match=r"time of row 19, .*, is in the future"):
         score(shop, catalog, table, at_us, batch_id=manifest.id)
 
 
@@ -419,8 +419,8 @@ def no_number(scores: Any) -> Any:
     ("spoil", "said"),
     [
         (raises, "the model raised ZeroDivisionError: by nothing"),
-        (no_number, "the model gave no finite number, of row 15."),
-        (lambda scores: scores[1:], r"found scores of shape \(5,\), needed \(6,\)"),
+        (no_number, "the model gave no finite number for row 15."),
+        (lambda scores: scores[1:], r"the model gave scores of shape \(5,\), needed \(6,\)"),
         (lambda scores: scores.astype(str), "the model gave no finite number."),
     ],
 )

@@ -254,11 +254,11 @@ def context_of(certificate: tuple[Path, Path]) -> ssl.SSLContext:
 def test_a_wrong_scheme_and_a_strange_certificate_are_named(running: Any, certificate: tuple[Path, Path]) -> None:
     with (
         connect(f"https://127.0.0.1:{running.port}") as client,
-        pytest.raises(Unavailable, match="ask by http://"),
+        pytest.raises(Unavailable, match="use http://"),
     ):
         client.predict("late", ROW)
     server = Told(None)
-    with connect(server.url) as client, pytest.raises(Unavailable, match="by https://, where it has a certificate"):
+    with connect(server.url) as client, pytest.raises(Unavailable, match="If it has a certificate"):
         client.predict("late", ROW)
     server.join(30)
     context = context_of(certificate)
@@ -409,7 +409,7 @@ def test_each_type_of_a_problem_is_the_error_that_it_is_in_process(
 
 
 def test_what_is_safe_and_not_applied_is_said_to_be_that() -> None:
-    told = problem_of(not_applied("not within 0.1 s"), "/v1/events/s")
+    told = problem_of(not_applied("waited 0.1 s"), "/v1/events/s")
     assert (told.status, told.type) == (503, "urn:trimtab:problem:not-applied")
     assert "Do not send it again" in told.detail
 

@@ -173,7 +173,9 @@ def test_what_is_recovered_keeps_the_time_of_its_answer(tmp_path: Path) -> None:
 def test_before_1970_no_prediction_gets_an_identifier(now_us: int) -> None:
     clock = VirtualClock(now_us)
     ids = PredictionIds(clock)
-    with pytest.raises(Misuse, match=r"clock: found (1969-12-31|1969-06-01).*, needed 1970 or later"):
+    with pytest.raises(
+        Misuse, match=r"clock: it shows (1969-12-31|1969-06-01).*, but the ids of predictions need 1970 or later"
+    ):
         ids()
     assert ids.now_us() == now_us
     assert len(TimeIds(clock)("run")) == len("run_") + 26

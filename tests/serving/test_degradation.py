@@ -620,7 +620,7 @@ def test_a_model_without_a_version_says_so_however_busy_the_service_is(shop: Any
             others.extend(asyncio.create_task(threads.work(asking.over.wait, 60)) for _ in range(busy))
             await asyncio.sleep(0)
             answer = await client.post(path, content=body, headers={"content-type": media_type, "x-timeout-ms": "50"})
-            assert (answer.status_code, "no version serves yet" in answer.text) == (503, True)
+            assert (answer.status_code, "no version is in service yet" in answer.text) == (503, True)
         assert threads.under_way == threads.at_once
         asking.over.set()
         await asyncio.gather(*others)
@@ -635,7 +635,7 @@ def test_work_that_itself_runs_out_of_time_is_not_taken_for_a_late_answer(
 ) -> None:
     """A model or a load that raised `TimeoutError` was said to need more time, and nothing was logged."""
     degraded = Degraded(shop)
-    if policy:  # of an endpoint whose policy has no answer to this
+    if policy:  # of an endpoint whose policy no fallback is given to this
         Degraded(shop, last_answer="1h")
         degraded.endpoint.swap(degraded.answerer)
     degraded.model.error = TimeoutError("of the user's own")
@@ -664,7 +664,7 @@ def test_a_model_that_raises_is_said_to_have_failed(shop: Any, kind: str, caplog
     one = json.dumps({"request": asking.rows[0]}).encode()
     path, body, media_type = {**asking.requests(), "one": ("/v1/models/late/predict", one, "application/json")}[kind]
     Degraded(shop).model.error = Misuse("a secret of the model's")  # as if the client were at fault
-    said = "late@1: the model raised Misuse; the server's log says what."
+    said = "late@1: the model raised Misuse; the server's log has the message."
 
     async def talk(client: httpx.AsyncClient) -> None:
         answer = await client.post(path, content=body, headers={"content-type": media_type})
@@ -701,13 +701,13 @@ def test_a_rule_that_gives_no_number_is_none(shop: Any, number: float) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({}, "has no answer"),
-        ({"after": "50ms"}, "has no answer"),
+        ({}, "no fallback is given"),
+        ({"after": "50ms"}, "no fallback is given"),
         ({"rule": "0.5"}, "Give a number, or a function"),
         ({"rule": True}, "Give a number, or a function"),
-        ({"version": "champion"}, "is what failed"),
+        ({"version": "champion"}, "is the version that failed"),
         ({"last_answer": "soon"}, "soon"),
-        ({"rule": 0.5, "after": 50}, 'after=50 is 50 us, too short for anything. Give a text: "50ms"'),
+        ({"rule": 0.5, "after": 50}, 'after=50 means 50 microseconds, which is too short. Give a text: "50ms"'),
         ({"last_answer": 600}, "last_answer=600 is 600 us"),
         ({"rule": math.nan}, "rule=nan. Give a finite number"),
         ({"rule": math.inf}, "rule=inf. Give a finite number"),

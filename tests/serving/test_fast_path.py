@@ -100,11 +100,15 @@ def test_an_upgrade_that_is_offered_is_left_alone(running: Any, cuts: tuple[int,
 @pytest.mark.parametrize(
     ("sent", "detail", "instance"),
     [
-        (b"\x16\x03\x01\x02\x00\x01\x00", "no HTTP request", ""),
-        (b"hello\r\n\r\n", "no HTTP request", ""),
-        (message().replace(b"\r\n\r\n", b"\r\nbad header\r\n\r\n", 1), "no HTTP request", "/v1/models/late/predict"),
-        (message().replace(b"HTTP/1.1", b"HTTP/9.9", 1), "no HTTP request", "/v1/models/late/predict"),
-        (b"GET /v1/models?x=\xff\r\n\r\n", "no HTTP request", ""),
+        (b"\x16\x03\x01\x02\x00\x01\x00", "not an HTTP request", ""),
+        (b"hello\r\n\r\n", "not an HTTP request", ""),
+        (
+            message().replace(b"\r\n\r\n", b"\r\nbad header\r\n\r\n", 1),
+            "not an HTTP request",
+            "/v1/models/late/predict",
+        ),
+        (message().replace(b"HTTP/1.1", b"HTTP/9.9", 1), "not an HTTP request", "/v1/models/late/predict"),
+        (b"GET /v1/models?x=\xff\r\n\r\n", "not an HTTP request", ""),
         (b"GET http://:x:y/ HTTP/1.1\r\nhost: x\r\n\r\n", "no HTTP request: invalid url", "http://:x:y/"),
     ],
 )
@@ -538,7 +542,7 @@ def test_a_request_names_one_host(running: Any, hosts: bytes, found: int, road: 
             connection.send(message(**road).replace(b"host: x\r\n", hosts, 1))
             status, headers, problem = connection.answer()
             assert (status, headers["connection"]) == (400, "close")
-            assert f"{found} lines Host" in problem["detail"]
+            assert f"{found} Host lines" in problem["detail"]
             assert connection.ended()
     with Connection(running.port) as connection:
         connection.send(message(version="1.0").replace(b"host: x\r\n", hosts, 1))

@@ -120,7 +120,7 @@ def test_server_and_models_describe_themselves(shop: Shop) -> None:
         ]
         ready = await client.post("/v2/repository/index", json={"ready": True})
         assert [one["name"] for one in ready.json()] == ["late"]
-        assert "no version serves" in refused(await client.get("/v2/health/ready"), 503)
+        assert "no version is in service" in refused(await client.get("/v2/health/ready"), 503)
         assert "no version is in service" in refused(await client.get("/v2/models/unready/ready"), 503)
         assert (await client.head("/v2/health/live")).status_code == 200
 
@@ -291,7 +291,7 @@ def test_datatypes_mean_what_they_say_in_json_as_in_binary() -> None:
         ("x", sent("FP64", raw=struct.pack("<d", float("inf"))), "a number within 1e150"),
         ("b", sent("BOOL", data=[1]), "is 1, which is no BOOL"),
         ("s", sent("BYTES", raw=b"\x01\x00\x00\x00\xff"), "element 0 is not UTF-8"),
-        ("s", sent("BYTES", raw=b"\x02\x00\x00\x00a"), "has 2 bytes by its size; 1 are left"),
+        ("s", sent("BYTES", raw=b"\x02\x00\x00\x00a"), "should have 2 bytes, but 1 are left"),
         ("s", sent("BYTES", raw=b"\x01\x00"), "breaks off in the size of element 0"),
         ("s", sent("BYTES", raw=bytes(8)), "4 bytes more, but its shape says 1"),
         ("x", sent("FP64", raw=bytes(7)), "7 bytes, but 1 of FP64 are 8 bytes"),
@@ -329,7 +329,7 @@ def test_requests_that_cannot_be_understood_are_refused_by_name(shop: Shop) -> N
         assert "shape [-1]" in await no(400, inputs=[{**inputs[0], "shape": [-1]}])
         assert "shape [1, 2]" in await no(400, inputs=[{**inputs[0], "shape": [1, 2]}])
         assert "the limit is 10000" in await no(413, inputs=[{**inputs[0], "shape": [10**18]}])
-        assert "inputs: none" in await no(400, inputs=[])
+        assert "inputs: there are none" in await no(400, inputs=[])
         assert "'soon'" in await no(422, inputs=[*inputs[:-1], tensor("at", "BYTES", "soon")])
         assert "element 0" in await no(422, inputs=[tensor("id", "BYTES", ""), *inputs[1:]])
         assert "output 'probs'" in await no(400, inputs=inputs, outputs=[{"name": "probs"}])
@@ -343,12 +343,12 @@ def test_requests_that_cannot_be_understood_are_refused_by_name(shop: Shop) -> N
         )
         assert "$.inputs" in await no(422, input=[])
         assert "Expected" in await no(422, inputs=3)
-        assert "is no length" in await no(400, headers={LENGTH: "x"}, inputs=inputs)
+        assert "is not a number of bytes" in await no(400, headers={LENGTH: "x"}, inputs=inputs)
         assert "9999 of a body" in await no(400, headers={LENGTH: "9999"}, inputs=inputs)
-        assert "bytes are left behind" in await no(
+        assert "bytes are left after" in await no(
             400, inputs=[{**inputs[0], "parameters": {BINARY_SIZE: 9}}, *inputs[1:]]
         )
-        assert "needed is gzip" in await no(415, headers={"content-encoding": "br"}, inputs=inputs)
+        assert "send gzip" in await no(415, headers={"content-encoding": "br"}, inputs=inputs)
         assert "not gzip" in await no(400, headers={"content-encoding": "gzip"}, inputs=inputs)
         assert "lies in the future" in await no(400, inputs=inputs, parameters={"at": "2099-01-01"})
         for at, said in (("soon", "is not ISO 8601"), (1_600_000_000, "looks like seconds"), (1.6e9, "is a float")):
@@ -357,14 +357,14 @@ def test_requests_that_cannot_be_understood_are_refused_by_name(shop: Shop) -> N
             assert said in error
         body, headers = binary(inputs)
         assert "1 bytes more" in refused(await client.post(INFER, content=body + b"x", headers=headers), 400)
-        assert "left behind" in refused(await client.post(INFER, content=body[:-1], headers=headers), 400)
+        assert "are left after" in refused(await client.post(INFER, content=body[:-1], headers=headers), 400)
         bomb = gzip.compress(bytes(50_000_000))
         big = refused(await client.post(INFER, content=bomb, headers={"content-encoding": "gzip"}), 413)
         assert "decompressed" in big
         packed = gzip.compress(bytes(60))
         for wrong in (packed + b"xx", packed[:20]):
             answer = await client.post(INFER, content=wrong, headers={"content-encoding": "gzip"})
-            assert "is incomplete, or has more data behind its end" in refused(answer, 400)
+            assert "are incomplete, or more data follow after their end" in refused(answer, 400)
         assert "Use POST" in refused(await client.get(INFER), 405)
         assert "Use GET" in refused(await client.post("/v2/models/late"), 405)
         assert "nothing is here" in refused(await client.get("/v2/trace/setting"), 404)

@@ -99,7 +99,7 @@ def test_what_is_no_text_in_utf8_is_refused_from_python_as_from_json() -> None:
 
 VISIT = request("visit", key="id", time="at", columns={"id": str, "at": Time, "born": Time})
 NOON = 1_764_000_000_000_000
-FORMS = "ISO 8601 text (a date is its beginning in UTC) or UTC microseconds"
+FORMS = "ISO 8601 text (a date means midnight UTC) or UTC microseconds"
 
 
 @pytest.mark.parametrize(("value", "unit"), [(NOON // 10**6, "seconds"), (NOON // 1_000, "milliseconds")])

@@ -75,7 +75,7 @@ def test_a_view_of_a_service_that_says_little_has_its_lines_too() -> None:
     found = overview(None, read_scrape("", 0.0), "http://127.0.0.1:1")
     assert "log ok" in "\n".join(found.lines())
     for other in ("<html>", "Hello World"):
-        with pytest.raises(Misuse, match="needed a sample"):
+        with pytest.raises(Misuse, match="is not a sample"):
             read_scrape(other, 0.0)
 
 

@@ -93,7 +93,7 @@ class AccessKeys:
         """
         what = f"key {name!r}"
         if not _NAME.fullmatch(name):
-            raise Misuse(f"{what}: a name begins with a letter and has up to 63 of A-Z, a-z, 0-9 and ._@-")
+            raise Misuse(f"{what}: a name begins with a letter and has at most 63 characters of A-Z, a-z, 0-9, ._@-")
         if not roles or (wrong := [role for role in roles if role not in ROLES]):
             raise Misuse(
                 f"{what}: role {wrong[0]!r}. Give one or more of {', '.join(ROLES)}."
@@ -123,7 +123,8 @@ class AccessKeys:
             )
         except Conflict as error:
             raise Conflict(
-                f"{what}: there is one already. Remove it first (trimtab keys remove {name}), or choose another name."
+                f"{what}: a key of this name exists. Remove it first (trimtab keys remove {name}), or choose another "
+                "name."
             ) from error
         return key
 
@@ -138,7 +139,7 @@ class AccessKeys:
         record = self._catalog.get(_KIND, name)
         if record is None:
             there = ", ".join(one.key for one in self._catalog.find(_KIND)) or "none"
-            raise NotFound(f"key {name!r}: there is no such key. There is: {there}.")
+            raise NotFound(f"key {name!r}: there is no such key. There are: {there}.")
         found = _read(record)
         change = Change(act="remove", name=name, id="" if found is None else found.id, actor=actor)
         self._catalog.write([Remove(_KIND, name), self._row(change)])
@@ -249,8 +250,8 @@ class KeyFollower:
         for name in unreadable:
             if name not in self._warned:
                 _logger.warning(
-                    "access key %r cannot be read, and is refused: its record is damaged, or of a later version. Make "
-                    "it again (trimtab keys remove, trimtab keys add), or serve with the version that made it.",
+                    "access key %r cannot be read, and is refused: its record is damaged, or written by a later "
+                    "trimtab. Make the key again (trimtab keys remove, trimtab keys add), or serve with that trimtab.",
                     name,
                 )
         self._warned = set(unreadable)

@@ -94,7 +94,7 @@ class Applier(Closing):
             self._changed.wait_for(lambda: self.failure is not None or self._reached(positions), timeout_s)
             if self._reached(positions):
                 return
-            why = f"it stopped ({self.failure})" if self.failure else f"not within {timeout_s} s"
+            why = f"the applier stopped ({self.failure})" if self.failure else f"waited {timeout_s} s"
         raise not_applied(why)
 
     def close(self) -> None:

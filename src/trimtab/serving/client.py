@@ -306,19 +306,19 @@ class Client(Closing):
         cause = error.__cause__ if isinstance(error, NewConnectionError) else error.args[-1]
         cause = cause if isinstance(cause, Exception) else error
         if isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError):
-            return Unavailable(f"{self.url}: no answer in time. Give it more (timeout_s), or ask again.")
+            return Unavailable(f"{self.url}: no answer in time. Raise timeout_s, or send the request again.")
         found = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
-        failed = Unavailable(f"{self.url}: cannot be asked ({found}). {self._advice(cause)}")
+        failed = Unavailable(f"{self.url}: cannot be reached ({found}). {self._advice(cause)}")
         again = reads or isinstance(error, NewConnectionError)
         return _RetryableError(failed, 0.0) if again and not _is_tls_fault(cause) else failed
 
     def _advice(self, cause: Exception) -> str:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return "Ask by a name that its certificate is for, and name the certificate to trust (cafile=FILE)."
+            return "Use a host name that is in its certificate, and give the certificate to trust (cafile=FILE)."
         if _is_tls_fault(cause):
-            return "If it speaks no HTTPS, ask by http://."
+            return "If the service has no HTTPS, use http://."
         if isinstance(cause, http.client.RemoteDisconnected) and self._pool.scheme == "http":
-            return "Is `trimtab serve` running there? Ask by https://, where it has a certificate (serve.tls_cert)."
+            return "Is `trimtab serve` running there? If it has a certificate (serve.tls_cert), use https://."
         return "Is `trimtab serve` running there?"
 
 
@@ -419,7 +419,7 @@ def _split(url: str) -> SplitResult:
         raise Misuse(f"connect: {url!r}: {error}.") from None
     strange = place.query or place.fragment or "@" in place.netloc or not host.isprintable() or " " in host
     if place.scheme not in ("http", "https") or not host or strange:
-        raise Misuse(f"connect: {url!r} is no address of a service. Give one such as http://127.0.0.1:8117.")
+        raise Misuse(f"connect: {url!r} is not the address of a service. Give one such as http://127.0.0.1:8117.")
     return place
 
 
@@ -427,7 +427,7 @@ def _path(*parts: str) -> str:
     try:
         return "/" + "/".join(quote(part, safe="@") for part in parts)
     except (TypeError, UnicodeEncodeError) as error:
-        raise Misuse(f"{', '.join(map(repr, parts[1:]))}: no names ({error}). Give texts.") from None
+        raise Misuse(f"{', '.join(map(repr, parts[1:]))}: not a valid name ({error}). Give texts.") from None
 
 
 def _key_text(value: Any) -> str:
@@ -446,7 +446,7 @@ def _check_timeout(timeout_s: float) -> float:
 
 def _header(key: str) -> str:
     if not isinstance(key, str) or not key.isascii() or not key.isprintable() or not key.strip():
-        raise Misuse("connect: this is no key. Give one that `trimtab keys add` printed.")
+        raise Misuse("connect: key is not an API key. Give one that `trimtab keys add` printed.")
     return key
 
 
@@ -476,7 +476,7 @@ def _decoded(content: bytes, kind: type[T], url: str) -> T:
     try:
         return msgspec.json.decode(content, type=kind)
     except _UNREADABLE as error:
-        raise Unavailable(f"{url}: answered what no trimtab of this version does ({error}).") from error
+        raise Unavailable(f"{url}: the answer is not one of a trimtab service of this version ({error}).") from error
 
 
 def _error(status: int, content: bytes, where: str) -> TrimtabError:

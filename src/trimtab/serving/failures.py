@@ -29,7 +29,7 @@ class NotApplied(Unavailable):
 def not_applied(why: str) -> NotApplied:
     """Return the error for a client that waited in vain until its record was applied."""
     return NotApplied(
-        f"the record is safe in the log, but the views have not applied it: {why}. Do not send it again; ask for the "
+        f"the record is safe in the log, but is not in the online features yet: {why}. Do not send it again; read the "
         "features later."
     )
 
@@ -45,4 +45,4 @@ def is_of_all(error: Exception) -> bool:
 def check_deadline(deadline_s: float | None) -> None:
     """Raise `Late` if a deadline (a time of `perf_counter`) has passed."""
     if deadline_s is not None and perf_counter() > deadline_s:
-        raise Late("the time for this answer is over. Ask again, or give it more time.")
+        raise Late("the time allowed for this answer is over. Send the request again, or allow more time.")

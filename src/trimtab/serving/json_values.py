@@ -51,7 +51,7 @@ def _sendable(value: Any, pointer: str, field: str) -> Any:
         raise InvalidField(f"{pointer}: {error}. {_GIVE}", field=field, pointer=pointer) from None
     if isinstance(plain, float) and math.isinf(plain):
         raise InvalidField(
-            f"{pointer}: found {plain}, and JSON has nothing infinite. Give a finite number, or None.",
+            f"{pointer}: found {plain}, which JSON cannot express. Give a finite number, or None.",
             field=field,
             pointer=pointer,
         )

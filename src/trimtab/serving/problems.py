@@ -37,16 +37,16 @@ _TITLES = {
     401: "A key is needed",
     403: "This key may not do that",
     404: "There is no such thing here",
-    405: "This address takes another method",
+    405: "This address does not allow this method",
     408: "The request did not arrive in time",
     409: "Changed or held by another client",
     413: "The request is too large",
-    415: "This media type is not taken",
+    415: "This media type is not accepted",
     422: "A field of the request is not as declared",
     429: "Too many requests at once",
     500: "The server failed",
     503: "Not available now",
-    504: "The answer was not there in time",
+    504: "The answer was not ready in time",
 }
 PROBLEM_TYPE = b"application/problem+json"
 TYPE_PREFIX = "urn:trimtab:problem:"
@@ -75,7 +75,7 @@ class Refused(Misuse):
 
 _OWN: dict[type[TrimtabError], tuple[str, str]] = {  # errors that have their own type and title in the problem detail
     ModelFailed: ("model-failed", "The model failed"),
-    NotApplied: ("not-applied", "It is safe, and not in the online features yet"),
+    NotApplied: ("not-applied", "Safe in the log, but not in the online features yet"),
 }
 
 
@@ -128,7 +128,7 @@ def _detail(error: BaseException) -> str:
         return error.shown
     if isinstance(error, TrimtabError):
         return str(error)
-    return "An unexpected error; the server's log has it. The server goes on."
+    return "An unexpected error; the server's log has the details. The server keeps running."
 
 
 def decode_problem(error: Exception, body: bytes) -> Misuse:

@@ -103,7 +103,7 @@ class Answerer:
                 self.rows.check([dict.fromkeys(self.rows.names) | {request.key: key, request.time: now_us}]), now_us
             )
         except Exception as error:  # a user's function may fail on nulls, or the store may not exist yet
-            _logger.info("%s: not warmed up: %s: %s", self.served.label, type(error).__name__, error)
+            _logger.info("%s: the warm-up call failed: %s: %s", self.served.label, type(error).__name__, error)
 
     def answer(self, rows: Sequence[Mapping[str, Any]], *, at: str | int | dt.datetime | None = None) -> list[Answer]:
         """Answer rows given as Python dicts, and return the answers in the order of the rows.
@@ -262,11 +262,12 @@ class Answerer:
         if at_us > now_us:
             raise Misuse(
                 f"at={format_time(at_us)} lies in the future (now {format_time(now_us)}). "
-                "Give a time in the past, or leave it out for now."
+                "Give a time in the past, or leave `at` out, which means now."
             )
         if self.readers.past is None:
             raise NotFound(
-                f"{self.served.label}: answers about the past need history, which is not here. Leave `at` out."
+                f"{self.served.label}: an answer as of a past time needs the history of events, which this process "
+                "does not have. Leave `at` out."
             )
         return self.readers.past.read(rows, at_us)
 

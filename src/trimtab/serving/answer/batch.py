@@ -117,7 +117,9 @@ def score_table(
     now_us = clock.now_us()
     lease, holder, begun_s = lease_of(name), holder or uuid.uuid4().hex, monotonic()
     if not catalog.acquire(lease, holder, LEASE_S):
-        raise Conflict(f"batch {name!r}: another process is scoring it. If that has ended, try again in {LEASE_S:g} s.")
+        raise Conflict(
+            f"batch {name!r}: another process is scoring this batch. Once it has ended, try again in {LEASE_S:g} s."
+        )
     held = None
     try:
         record = batch_manifest(catalog, name)
@@ -126,7 +128,9 @@ def score_table(
         )  # the clock may have been set back. # D170
         if times_us.size and times_us.max() > latest_us:
             latest = format_time(int(times_us.max()))
-            raise Misuse(f"batch: row {times_us.argmax()} is about {latest}, which lies in the future.")
+            raise Misuse(
+                f"batch: the time of row {times_us.argmax()}, {latest}, is in the future. Leave such rows out."
+            )
         frames, positions = inputs.snapshot(None if record is None else record.positions)
         fresh = Manifest(
             id=name,
@@ -289,7 +293,7 @@ class _Held:
             if record is None or record.revision != self._revision:
                 raise Conflict(
                     f"batch {name!r}: this process paused for over {LEASE_S:g} s, and another one resumed the batch. "
-                    "Once that has ended, run it again: nothing is logged twice."
+                    "Once that process has ended, run the batch again: nothing is logged twice."
                 )
             self._lapsed |= now_s - self._held_at_s >= LEASE_S
             self._held_at_s = now_s
@@ -424,7 +428,7 @@ def _begin(catalog: Catalog, fresh: Manifest) -> tuple[Manifest, int]:
     found = msgspec.json.decode(record.body, type=Manifest)
     if (found.version, found.requests) != (fresh.version, fresh.requests):
         what = "version" if found.version != fresh.version else "table"
-        raise Conflict(f"batch {fresh.id!r}: was begun with another {what}. Give this one another name, or none.")
+        raise Conflict(f"batch {fresh.id!r}: was begun with another {what}. Give this batch another name, or none.")
     return found, record.revision
 
 
@@ -433,14 +437,16 @@ def _checked(inputs: OfflineInputs, requests: Columns, at_us: NDArray[Any]) -> C
     what = f"batch of request {request.name!r}"
     for name, dtype in request.columns.items():
         if name not in requests:
-            raise Misuse(f"{what}: needs a column {name!r} of {dtype}; there are {', '.join(requests.names)}.")
+            raise Misuse(f"{what}: needs a column {name!r} of {dtype}; its columns are {', '.join(requests.names)}.")
         if requests[name].dtype != dtype:
             raise Misuse(f"{what}: column {name!r} must be {dtype}; it is {requests[name].dtype}.")
     unknown = [name for name in requests.names if name not in request.columns]
     if unknown:
         raise Misuse(f"{what}: column {unknown[0]!r} is not declared. Leave it out, or correct its name.")
     if len(at_us) != requests.rows:
-        raise Misuse(f"{what}: {requests.rows} rows, but {len(at_us)} times in at_us. Give one a row, or one for all.")
+        raise Misuse(
+            f"{what}: {requests.rows} rows, but {len(at_us)} times in at_us. Give one time per row, or one for all."
+        )
     missing = np.flatnonzero(~requests[request.key].present())
     if missing.size:
         raise Misuse(f"{what}: row {missing[0]} has no {request.key!r}. Every request needs its key.")

@@ -146,6 +146,6 @@ class OfflineInputs:
 def _check_same(features: FeatureSet, encoding: Encoding) -> None:
     if dict(features.dtypes) != dict(encoding.dtypes) or features.names != encoding.names:
         raise Misuse(
-            f"inputs of request {features.request.name!r}: the features are {', '.join(features.names)}; the version "
-            f"was trained on {', '.join(encoding.names)}. Retrain it, or bring the old definitions back."
+            f"inputs of request {features.request.name!r}: the features are {', '.join(features.names)}, but the "
+            f"version was trained on {', '.join(encoding.names)}. Train again, or bring the old definitions back."
         )

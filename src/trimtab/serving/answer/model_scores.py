@@ -33,7 +33,7 @@ def scores_of(served: ServedVersion, scorer: RowScorer, matrix: NDArray[Any], *,
         raise model_raised(served, error) from error
     needed = (len(matrix), len(served.classes)) if served.classes else (len(matrix),)
     if found.shape != needed:
-        raise ModelFailed(f"{served.label}: found scores of shape {found.shape}, needed {needed}.")
+        raise ModelFailed(f"{served.label}: the model gave scores of shape {found.shape}, needed {needed}.")
     if found.dtype.kind not in _NUMBERS:
         raise no_number(served)
     scores = found.astype(np.float64, copy=False)
@@ -46,11 +46,11 @@ def scores_of(served: ServedVersion, scorer: RowScorer, matrix: NDArray[Any], *,
 def no_number(served: ServedVersion, row: int | None = None) -> ModelFailed:
     """Return the error for a model that returned no finite number. It names the row if that is known."""
     each = f" for each of {len(served.classes)} classes" if served.classes else ""
-    of_row = "" if row is None else f", of row {row}"
+    of_row = "" if row is None else f" for row {row}"
     return ModelFailed(f"{served.label}: the model gave no finite number{each}{of_row}.")
 
 
 def model_raised(served: ServedVersion, error: Exception) -> ModelFailed:
     """Return the error for a model that raised `error`. The text of `error` is not shown to remote clients."""
     raised = f"{served.label}: the model raised {type(error).__name__}"
-    return ModelFailed(f"{raised}: {error}", shown=f"{raised}; the server's log says what.")
+    return ModelFailed(f"{raised}: {error}", shown=f"{raised}; the server's log has the message.")

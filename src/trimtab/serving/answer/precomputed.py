@@ -84,7 +84,7 @@ class Precomputed:
         except msgspec.MsgspecError as error:
             raise Corrupt(f"precomputed answer of {key!r}: cannot be read ({error}). Score the batch again.") from error
         if entry.format != FORMAT:
-            raise Corrupt(f"precomputed answer of {key!r}: format {entry.format}, this trimtab reads {FORMAT}.")
+            raise Corrupt(f"precomputed answer of {key!r}: format {entry.format}, but this trimtab reads {FORMAT}.")
         columns = [*row.values()]
         if entry.columns not in (_encoder.encode(columns), _encoder.encode([*map(_positive, columns)])):
             return MISSING

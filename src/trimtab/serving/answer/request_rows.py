@@ -24,7 +24,7 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _NOTHING = object()
 _UNSET, _datetime = msgspec.UNSET, dt.datetime
 _SHOWN = 60  # the maximum number of characters of a refused value in an error message
-_FORM = 'Send {"request": {...}} for one row or {"rows": [{...}, ...]} for many; "at" next to it is a time.'
+_FORM = 'Send {"request": {...}} for one row or {"rows": [{...}, ...]} for many; "at" next to these is the as-of time.'
 _FINE = re.compile(rb":\d\d[.,]\d{7}")  # finds times with more than six decimals of a second (or similar numbers)
 _NO_TIME = "Invalid RFC3339"  # msgspec's error for dates, and for times without seconds
 _UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -43,7 +43,7 @@ _NEEDED: dict[Dtype, str] = {
     "int": "a 64-bit integer",
     "bool": "true or false",
     "str": "a text",
-    "time": "ISO 8601 text (a date is its beginning in UTC) or UTC microseconds",
+    "time": "ISO 8601 text (a date means midnight UTC) or UTC microseconds",
 }
 
 
@@ -180,7 +180,7 @@ class RequestRows:
                 out.append(plain)
                 continue
             if not isinstance(row, Mapping):
-                raise Misuse(f"row {number}: a {type(row).__name__}. Give a dict with {', '.join(self.names)}.")
+                raise Misuse(f"row {number} is a {type(row).__name__}. Give a dict with {', '.join(self.names)}.")
             try:
                 if any(row.get(name).__class__ is str for name in self._times):
                     row = {**row, **{name: _as_time(row[name]) for name in self._times if name in row}}
@@ -201,7 +201,7 @@ class RequestRows:
             try:
                 value.encode()
             except UnicodeEncodeError:
-                problem = InvalidField(f"$.{name}: half a character", field=name, pointer=f"$.{name}")
+                problem = InvalidField(f"$.{name}: an incomplete character", field=name, pointer=f"$.{name}")
                 raise _in_row(self._explained(problem, row), number) from None
         return row
 
@@ -244,7 +244,7 @@ class RequestRows:
         ):  # the problem is in a field of the body, and not in a row
             known = {"request": "an object", "rows": "a list of objects", "at": _NEEDED["time"]}
             needed = f" Needed: {known[problem.field]}." if problem.field in known else ""
-            unknown = "" if needed else f"$.{problem.field} is no field of a body"
+            unknown = "" if needed else f"$.{problem.field} is not a field of the body"
             found = f"{problem}. Found: {_found(source, problem.pointer)}.{needed}" if needed else f"{unknown}. {_FORM}"
             return InvalidField(found, field=problem.field, pointer=problem.pointer)
         dtype = self.request.columns.get(problem.field)

@@ -35,7 +35,7 @@ class ArmShares(msgspec.Struct, frozen=True, kw_only=True):
         for name in self.__struct_fields__:
             share = getattr(self, name)
             if not 0.0 <= share <= 1.0:
-                raise Misuse(f"{name}: found a share of {share:g}, needed 0 (none) to 1 (all).")
+                raise Misuse(f"{name}: the share is {share:g}. Give a number from 0 (no request) to 1 (all requests).")
 
 
 KIND = "arms"  # the kind of the catalogue records, one for each model

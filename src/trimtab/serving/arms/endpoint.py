@@ -93,7 +93,7 @@ class Endpoint:
         """The reason why there is no version to answer with."""
         if self.fails_to_load:
             return "the version in service cannot be loaded here (trimtab status says why)."
-        return "no version serves yet."
+        return "no version is in service yet."
 
     @property
     def unloaded(self) -> bool:

@@ -295,7 +295,9 @@ def _read(name: str, stored: bytes) -> LearnerState:
     except msgspec.MsgspecError as error:
         raise Corrupt(f"online deployment {name!r}: its saved state cannot be read ({error}).") from error
     if saved.format != FORMAT:
-        raise Corrupt(f"online deployment {name!r}: state format {saved.format}, this trimtab reads {FORMAT}.")
+        raise Corrupt(
+            f"online deployment {name!r}: its saved state has format {saved.format}, but this trimtab reads {FORMAT}."
+        )
     return saved
 
 

@@ -60,8 +60,8 @@ from trimtab.serving.problems import PROBLEM_TYPE, Refused
 from trimtab.serving.protect.admission import GradientLimit
 
 _logger = logging.getLogger(__name__)
-_TOO_MANY = "More predictions are in flight than can be answered soon. Send it again soon."
-_ENDED = "The service ends, and could not wait for this any longer. Send it again soon."
+_TOO_MANY = "Too many predictions are in flight. Send the request again soon."
+_ENDED = "The service is stopping and could not finish this request. Send the request again soon."
 _HINT = "See /v1/models/NAME/predict, /v1/events/SOURCE, /metrics, /health/ready."
 _LEAST = 8  # this many predict requests are always allowed in flight, unless `limits` allows fewer
 _PREDICT_TYPES = (JSON_TYPE, ARROW_TYPE)
@@ -120,7 +120,9 @@ class HttpService:
         self._requests = parts.metrics.counter(
             "trimtab_requests_total", "Requests by route, model and status.", ("route", "model", "status")
         )
-        self._latency = parts.metrics.histogram("trimtab_latency_seconds", "Time by stage.", ("model", "stage"))
+        self._latency = parts.metrics.histogram(
+            "trimtab_latency_seconds", "Seconds that requests took, by stage.", ("model", "stage")
+        )
         self.intake = EventIntake(push, wait_applied, parts)
         shared, shadowing = PredictMetrics(parts.metrics, self._latency), Shadowing(parts.scheduler, parts.commit)
         self.predictors = {one.name: Predictor(one, parts, shared, shadowing) for one in endpoints}
@@ -293,7 +295,7 @@ class HttpService:
             if not match.methods:
                 raise NotFound(f"{scope['path'][:200]}: nothing is here. {match.application.hint}")
             allowed = ", ".join(match.methods)
-            text = f"{scope['method']} is not for this address. Use {allowed}."
+            text = f"{scope['method']} is not allowed at this address. Use {allowed}."
             raise Refused(405, text, headers=((b"allow", allowed.encode()),))
         request = HttpRequest(scope, receive, match.names, self.parts.limits, self.parts.threads)
         if match.address.query is not None:
@@ -346,7 +348,7 @@ class HttpService:
         waiting = [f"model {e.name!r}: {e.missing}" for e in endpoints if not e.ready]
         commit = self.parts.commit
         if commit.failure is not None:
-            buffered = f" ({commit.buffered:,} that were answered wait)" if commit.buffered else ""
+            buffered = f" ({commit.buffered:,} answered ones wait to be logged)" if commit.buffered else ""
             waiting.append(f"predictions cannot be logged{buffered}: {commit.failure}")
         try:
             more = None if self._ready is None else await self.parts.threads.look(self._ready)

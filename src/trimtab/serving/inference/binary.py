@@ -79,7 +79,7 @@ def read_infer(model: str, version: str, body: bytes, header_bytes: int | None) 
         Misuse: The body is not a valid request. The message says where.
     """
     if header_bytes is not None and not 0 < header_bytes <= len(body):
-        raise Misuse(f"inference-header-content-length: {header_bytes} of a body of {len(body)} bytes.")
+        raise Misuse(f"inference-header-content-length: {header_bytes}, but the body has {len(body)} bytes.")
     head = body if header_bytes is None else body[:header_bytes]
     try:
         given = _decoder.decode(head)
@@ -114,15 +114,15 @@ def _inputs(given: Sequence[JsonInput], body: bytes, at: int) -> list[InputTenso
             continue
         if not 0 <= size <= end - at:
             raise Misuse(
-                f"input {one.name[:60]!r}: {BINARY_SIZE} is {str(size)[:60]}; {end - at} bytes are left behind "
-                "the JSON (inference-header-content-length says where it ends)."
+                f"input {one.name[:60]!r}: {BINARY_SIZE} is {str(size)[:60]}, but {end - at} bytes are left after "
+                "the JSON (inference-header-content-length says where the JSON ends)."
             )
         if data is not None:
             raise Misuse(f"input {one.name[:60]!r}: has both `data` and {BINARY_SIZE}. Send one of them.")
         out.append(InputTensor(one.name, one.datatype, one.shape, body[at : at + size]))
         at += size
     if at != end:
-        raise Misuse(f"body: {end - at} bytes more than its tensors have ({BINARY_SIZE}).")
+        raise Misuse(f"body: has {end - at} bytes more than its tensors take by their {BINARY_SIZE}.")
     return out
 
 
@@ -160,7 +160,7 @@ def decompressed(body: bytes, encoding: str, limit_bytes: int) -> bytes:
         return body
     window = _WINDOWS.get(encoding)
     if window is None:
-        raise Refused(415, f"content-encoding {encoding[:60]!r}: needed is gzip, deflate, or none.")
+        raise Refused(415, f"content-encoding {encoding[:60]!r}: send gzip, deflate, or an uncompressed body.")
     inflater = zlib.decompressobj(window)
     try:
         out = inflater.decompress(body, limit_bytes + 1)
@@ -169,7 +169,7 @@ def decompressed(body: bytes, encoding: str, limit_bytes: int) -> bytes:
     if len(out) > limit_bytes:
         raise too_large(f"more than {limit_bytes} bytes decompressed", limit_bytes)
     if not inflater.eof or inflater.unused_data:
-        raise Misuse(f"body: {encoding} that is incomplete, or has more data behind its end.")
+        raise Misuse(f"body: the {encoding} data are incomplete, or more data follow after their end.")
     return out
 
 

@@ -71,7 +71,9 @@ def read_infer(request: Any, size_bytes: int) -> Infer:
     """
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
-        raise Misuse(f"raw_input_contents: {len(raw)} for {len(request.inputs)} inputs. Send one for each, in order.")
+        raise Misuse(
+            f"raw_input_contents: {len(raw)} for {len(request.inputs)} inputs. Send one for each input, in their order."
+        )
     return Infer(
         model=request.model_name,
         version=request.model_version,
@@ -92,8 +94,8 @@ def _tensor(tensor: Any, raw: bytes | None) -> InputTensor:
         field = _CONTENTS.get(tensor.datatype)
         if field is None:
             raise Misuse(
-                f"input {tensor.name[:60]!r}: datatype {tensor.datatype[:20]!r} has no contents. Send it in "
-                "raw_input_contents."
+                f"input {tensor.name[:60]!r}: datatype {tensor.datatype[:20]!r} cannot be sent in contents. "
+                "Send the data in raw_input_contents."
             )
         data = list(getattr(tensor.contents, field))
     elif raw is None and 0 in tensor.shape:

@@ -254,7 +254,9 @@ class GrpcServer:
         finally:
             coming.cancel()
             leaving.cancel()
-        code, text = self._failed("ModelStreamInfer", Unavailable("the server ends. Send it again soon."), None)
+        code, text = self._failed(
+            "ModelStreamInfer", Unavailable("the server is stopping. Send the request again soon."), None
+        )
         await context.abort(code, text)
         return None
 
@@ -363,7 +365,7 @@ def _built() -> dict[str, Any]:
 
         return build_messages()
     except ImportError as error:
-        raise Misuse(f'gRPC: {error.name} is not installed. pip install "trimtab[grpc]"') from error
+        raise Misuse(f'gRPC: {error.name} is not installed. Run: pip install "trimtab[grpc]"') from error
 
 
 def _client(peer: str) -> tuple[str, int] | None:

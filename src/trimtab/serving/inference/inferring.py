@@ -43,8 +43,8 @@ from trimtab.serving.problems import Refused
 Parameter: TypeAlias = bool | int | float | str
 State: TypeAlias = Literal["READY", "UNAVAILABLE"]
 NO_LOADING = (
-    "models: all that are deployed are loaded; other versions replace them by promotion and rollback (trimtab promote, "
-    "trimtab rollback)."
+    "models: all deployed models are loaded already; to change the version of one, use trimtab promote or trimtab "
+    "rollback."
 )
 INLINE_BYTES = 64 << 10  # larger messages are read, written and compressed in a thread
 _TIMEOUT = "timeout"  # the parameter with the time limit in microseconds
@@ -163,7 +163,7 @@ class InferenceService:
             if endpoint.serving is not None:
                 out.append(ModelIndex(endpoint.name, version_number(endpoint.serving), "READY", ""))
             elif endpoint.ready:
-                out.append(ModelIndex(endpoint.name, "", "READY", "it is loaded by its next request"))
+                out.append(ModelIndex(endpoint.name, "", "READY", "the next request loads it"))
             elif not ready:
                 out.append(ModelIndex(endpoint.name, "", "UNAVAILABLE", "no version is in service yet"))
         return out
@@ -179,7 +179,7 @@ class InferenceService:
             # with gRPC, the name of the model is not known yet
             if (predictor := self._predictors.get(model)) is not None:
                 predictor.endpoint.count_refused()
-            raise Refused(429, "More predictions are in flight than can be answered soon. Send it again soon.")
+            raise Refused(429, "Too many predictions are in flight. Send the request again soon.")
 
     async def refusal_turn(self) -> None:
         """Wait until it is the turn of a refusal to be sent."""
@@ -226,7 +226,7 @@ class InferenceService:
         predictor = self._predictors.get(model)
         if predictor is None:
             names = ", ".join(sorted(self._predictors)) or "none"
-            raise NotFound(f"model {model[:60]!r}: no such model is served here; there are: {names}.")
+            raise NotFound(f"model {model[:60]!r}: no such model is served here. Models served here: {names}.")
         return predictor
 
     async def _inferred(
@@ -302,7 +302,7 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     """
     for name, value in parameters.items():
         if type(value) not in _SINGLE:
-            raise Misuse(f"parameter {name[:60]!r}: a {type(value).__name__}. Give a text, a number, true or false.")
+            raise Misuse(f"parameter {name[:60]!r} is a {type(value).__name__}. Give a text, a number, true or false.")
         if value and name in _REFUSED:
             raise Misuse(f"parameter {name!r}: {_REFUSED[name]}.")
 

@@ -55,13 +55,13 @@ def checked_count(tensors: Sequence[InputTensor], limit: int) -> int:
         Refused: There are more than `limit` rows.
     """
     if not tensors:
-        raise Misuse("inputs: none. Send a tensor for each column of the request.")
+        raise Misuse("inputs: there are none. Send a tensor for each column of the request.")
     counts = [row_count(tensor) for tensor in tensors]
     if len(set(counts)) > 1:
         other = next(n for n, count in enumerate(counts) if count != counts[0])
         raise Misuse(
             f"inputs: {tensors[0].name!r} has {counts[0]} rows, {tensors[other].name!r} {counts[other]}. Send tensors "
-            "of equally many rows."
+            "with the same number of rows."
         )
     if counts[0] > limit:
         raise Refused(413, f"inputs: {counts[0]} rows; the limit is {limit}. Send them in parts.")
@@ -135,10 +135,10 @@ def _no_column(name: str, names: Sequence[str], model_inputs: Sequence[str]) -> 
     shown = name[:60]
     if name in model_inputs:
         return Misuse(
-            f"input {shown!r}: an input of the model, which is made from the request and not sent. The request's "
-            f"columns are {', '.join(names)}."
+            f"input {shown!r} is a feature, which the service computes. Send the columns of the request instead: "
+            f"{', '.join(names)}."
         )
-    return Misuse(f"input {shown!r}: no column of the request. Its columns are {', '.join(names)}.")
+    return Misuse(f"input {shown!r} is not a column of the request. The columns are {', '.join(names)}.")
 
 
 def _as_input(error: InvalidField) -> InvalidField:

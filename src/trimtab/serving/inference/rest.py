@@ -104,7 +104,9 @@ async def _infer(service: InferenceService, request: HttpRequest) -> Reply:
     for name, value in scope["headers"]:
         if name == _LENGTH:
             if not _NUMBER.fullmatch(value):
-                raise Misuse(f"inference-header-content-length: {value[:60].decode('latin-1')!r} is no length.")
+                raise Misuse(
+                    f"inference-header-content-length: {value[:60].decode('latin-1')!r} is not a number of bytes."
+                )
             length = int(value)
         elif name == b"accept-encoding":
             accepted = value.decode("latin-1")
@@ -193,26 +195,26 @@ _INDEX: dict[str, Any] = {"type": "object", "properties": {"ready": {"type": "bo
 ADDRESSES = (
     _described("/v2", _server, "v2_server", "About the server"),
     Address(
-        "GET", "/v2/health/live", None, _live, "v2_live", "Whether the process answers", _TAG, {"type": "object"},
+        "GET", "/v2/health/live", None, _live, "v2_live", "Check whether the process answers", _TAG, {"type": "object"},
         query=None, **_SHARED,
     ),
     Address(
-        "GET", "/v2/health/ready", None, _ready, "v2_ready", "Whether it can answer as it should", _TAG,
+        "GET", "/v2/health/ready", None, _ready, "v2_ready", "Check whether the service is ready", _TAG,
         {"type": "object"}, query=None, **_SHARED,
     ),
     Address(
-        "POST", f"{_MODEL}/infer", "predict", _infer, "v2_infer", "Answers, each logged: request columns as tensors",
+        "POST", f"{_MODEL}/infer", "predict", _infer, "v2_infer", "Predict from tensors of columns; answers are logged",
         _TAG, {"application/json": {"schema": {"type": "object"}}, "application/octet-stream": _BINARY},
         {"required": True, "content": {"application/json": {"schema": _INFER}, "application/octet-stream": _BINARY}},
         headers=("X-Timeout-Ms",), query=None, **_SHARED,
     ),
     _described("/v2/models/stats", _statistics, "v2_all_stats", "The statistics of all models"),
-    _described(_MODEL, _model, "v2_model", "What a model takes and gives"),
-    _described(f"{_MODEL}/ready", _model_ready, "v2_model_ready", "Whether it answers"),
-    _described(f"{_MODEL}/config", _config, "v2_config", "How it is set up"),
-    _described(f"{_MODEL}/stats", _statistics, "v2_stats", "Its statistics"),
+    _described(_MODEL, _model, "v2_model", "The inputs and outputs of a model"),
+    _described(f"{_MODEL}/ready", _model_ready, "v2_model_ready", "Check whether a model answers"),
+    _described(f"{_MODEL}/config", _config, "v2_config", "The configuration of a model"),
+    _described(f"{_MODEL}/stats", _statistics, "v2_stats", "The statistics of a model"),
     Address(
-        "POST", "/v2/repository/index", "read", _index, "v2_index", "The models there are", _TAG,
+        "POST", "/v2/repository/index", "read", _index, "v2_index", "All deployed models", _TAG,
         {"type": "array", "items": {"type": "object"}},
         {"required": False, "content": {"application/json": {"schema": _INDEX}}}, query=None, **_SHARED,
     ),

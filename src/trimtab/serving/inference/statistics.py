@@ -97,19 +97,19 @@ def show_statistics(metrics: Metrics, figures: Callable[[], Iterable[ModelStatis
     )
     metrics.counted(
         COUNTS,
-        "How often parts of its requests were done.",
+        "Executions of each part of the model's Open Inference Protocol requests.",
         _OF_PART,
         lambda: {(one.name, one.version, part): took.count for one in figures() for part, took in _of(one)},
     )
     metrics.counted(
         SECONDS,
-        "How long they took in all.",
+        "Seconds spent in each part of the model's Open Inference Protocol requests.",
         _OF_PART,
         lambda: {(one.name, one.version, part): took.ns / 1e9 for one in figures() for part, took in _of(one)},
     )
     metrics.gauge(
         LAST,
-        "When the newest of its requests was answered, in seconds since 1970.",
+        "When the newest Open Inference Protocol request of the model was answered, in seconds since 1970.",
         _OF_VERSION,
         lambda: {(one.name, one.version): one.last_inference / 1e3 for one in figures() if one.last_inference},
     )

@@ -89,7 +89,7 @@ def elements(tensor: InputTensor, count: int) -> Sequence[Any]:
         number = one.unpack(raw)
         return number if number[0] == number[0] else (None,)
     if datatype not in _SIZES and datatype != BYTES:
-        raise Misuse(f"input {_short(name)}: datatype {_short(datatype)}. Known are {', '.join(DATATYPES)}.")
+        raise Misuse(f"input {_short(name)}: datatype {_short(datatype)}. Known datatypes: {', '.join(DATATYPES)}.")
     if raw is not None:
         values = _texts(name, raw, count) if datatype == BYTES else _numbers(name, datatype, raw, count)
     elif tensor.data is not None:
@@ -101,8 +101,8 @@ def elements(tensor: InputTensor, count: int) -> Sequence[Any]:
 
 def _numbers(name: str, datatype: str, raw: bytes, count: int) -> Sequence[Any]:
     if len(raw) != count * _SIZES[datatype]:
-        needed = f"{count} of {datatype} are {count * _SIZES[datatype]} bytes"
-        raise Misuse(f"input {_short(name)}: {len(raw)} bytes, but {needed}. Send as many as the shape says.")
+        needed = f"{count} values of {datatype} (by its shape) take {count * _SIZES[datatype]} bytes"
+        raise Misuse(f"input {_short(name)}: {len(raw)} bytes were sent, but {needed}.")
     if datatype == _BF16:
         halves = struct.unpack(f"<{count}H", raw)
         return struct.unpack(f"<{count}f", struct.pack(f"<{count}I", *(half << 16 for half in halves)))
@@ -115,13 +115,13 @@ def _texts(name: str, raw: bytes, count: int) -> list[str]:
     while at < end and len(out) < count:
         if at + 4 > end:
             raise Misuse(
-                f"input {_short(name)}: breaks off in the size of element {len(out)}. Send four bytes of size."
+                f"input {_short(name)}: the data end within the four bytes that give the size of element {len(out)}."
             )
         begin = at + 4
         at = begin + _SIZE.unpack_from(raw, at)[0]
         if at > end:
             raise Misuse(
-                f"input {_short(name)}: element {len(out)} has {at - begin} bytes by its size; {end - begin} are left."
+                f"input {_short(name)}: element {len(out)} should have {at - begin} bytes, but {end - begin} are left."
             )
         out.append(_text(name, len(out), raw[begin:at]))
     if len(out) != count or at != end:
@@ -144,7 +144,7 @@ def _given(name: str, datatype: str, data: Sequence[Any], count: int) -> Sequenc
     if len(data) != count:
         raise Misuse(f"input {_short(name)}: {len(data)} elements, but its shape says {count}.")
     if datatype == _BF16 and data:
-        raise Misuse(f"input {_short(name)}: {_BF16} is taken as raw bytes only. Send it in binary, or as FP32.")
+        raise Misuse(f"input {_short(name)}: {_BF16} can only be sent as raw bytes. Send it in binary, or as FP32.")
     if data and isinstance(data[0], list):  # a tensor of shape [n, 1] as nested lists
         for index, row in enumerate(data):
             if not isinstance(row, list) or len(row) != 1:
@@ -183,7 +183,7 @@ def _number(name: str, datatype: str, index: int, value: Any) -> Any:
 
 
 def _wrong(name: str, datatype: str, index: int, value: Any) -> Misuse:
-    return Misuse(f"input {_short(name)}: element {index} is {_short(value)}, which is no {datatype}.")
+    return Misuse(f"input {_short(name)}: element {index} is {_short(value)}, which is not a {datatype} value.")
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -226,7 +226,7 @@ class BufferedLog:
             Unavailable: The buffer cannot be written, so the copy would be incomplete.
         """
         if not isinstance(self.log, Copyable):
-            raise Misuse(f"{type(self.log).__name__} cannot be copied to a folder. Copy it by its own means.")
+            raise Misuse(f"{type(self.log).__name__} cannot be copied to a folder. Back it up with its own tools.")
         self.flush()
         return self.log.copy_to(to)
 

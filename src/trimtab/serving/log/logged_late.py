@@ -90,7 +90,7 @@ class LoggedLate:
 def check_search(deadline_s: float | None) -> None:
     """Raise `Late` if a search for a prediction has passed its deadline (a time of `perf_counter`)."""
     if deadline_s is not None and perf_counter() > deadline_s:
-        raise Late("prediction log: the deadline passed during the search. Ask again: it continues where it stopped.")
+        raise Late("prediction log: the deadline passed during the search. Send the request again: it continues there.")
 
 
 def holds_id(payload: bytes, needle: bytes) -> bool:

@@ -69,8 +69,8 @@ class PredictionIds:
             ms = self._newest[0]
             if max(now_ms, ms) < 0:
                 raise Misuse(
-                    f"clock: found {format_time(1_000 * now_ms)}, needed 1970 or later to name predictions. Set the "
-                    "machine's clock."
+                    f"clock: it shows {format_time(1_000 * now_ms)}, but the ids of predictions need 1970 or later. "
+                    "Set the machine's clock."
                 )
             if again or now_ms > ms:  # otherwise another thread has advanced it meanwhile
                 ms = max(now_ms, ms + 1)
@@ -102,7 +102,7 @@ def id_time_us(prediction_id: str) -> int:
     """
     letters = prediction_id.removeprefix(_PREFIX)
     if len(letters) != _LETTERS or len(letters) == len(prediction_id) or not _DIGITS.keys() >= set(letters):
-        raise Misuse(f"prediction id {prediction_id!r}: needed p_ and {_LETTERS} letters and digits.")
+        raise Misuse(f"prediction id {prediction_id!r} is not valid: it must be p_ and {_LETTERS} letters and digits.")
     ms = 0
     for letter in letters[:_TIME_LETTERS]:
         ms = ms * 32 + _DIGITS[letter]

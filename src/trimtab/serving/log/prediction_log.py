@@ -109,10 +109,10 @@ class PredictionLog:
         """
         record = self.look_up(prediction_id, deadline_s)
         if record is None:
-            raise NotFound(f"prediction {prediction_id!r} is not in the log. Give an id as it stood in an answer.")
+            raise NotFound(f"prediction {prediction_id!r} is not in the log. Give the id of an answer.")
         if record.payload.startswith(ERASED):
             raise NotFound(
-                f"prediction {prediction_id!r} was erased with the data of a person it was about. `trimtab ledger` "
+                f"prediction {prediction_id!r} was erased together with other data of a person. `trimtab ledger list` "
                 "says when and why."
             )
         return decode(record.payload, record.partition, record.position)

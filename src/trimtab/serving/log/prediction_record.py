@@ -124,14 +124,14 @@ def decode(payload: bytes, partition: str, position: int) -> Prediction:
     """
     if not payload.startswith(KNOWN):
         raise Corrupt(
-            f"prediction log, {partition} at {position}: found format {payload[:1].hex() or 'empty'}, this trimtab "
-            f"reads {FORMAT.hex()} and {CLASSES.hex()}. Upgrade it."
+            f"prediction log, {partition} at {position}: found format {payload[:1].hex() or 'empty'}, but this "
+            f"trimtab reads {FORMAT.hex()} and {CLASSES.hex()}. Upgrade trimtab."
         )
     try:
         return _decoder.decode(memoryview(payload)[1:])
     except msgspec.MsgspecError as error:
         raise Corrupt(
-            f"prediction log, {partition} at {position}: is no prediction ({error}). Restore the partition from a copy."
+            f"prediction log, {partition} at {position}: not a prediction ({error}). Restore the partition from a copy."
         ) from error
 
 

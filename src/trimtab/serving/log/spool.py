@@ -108,7 +108,9 @@ def remove_spools(directory: Path, log: PredictionLog) -> None:
             held = LockedMmap.take(path, SIZE_BYTES)
             if held is None:
                 holder = FileLock.holder(lock_of(path))
-                raise Conflict(f"{path}: process {holder} uses it. End it, or close its project, and try again.")
+                raise Conflict(
+                    f"{path}: process {holder} uses this spool. End it, or close its project, and try again."
+                )
             with held:
                 _emptied(held.memory, log)
                 path.unlink()

@@ -20,18 +20,23 @@ def show_process(metrics: Metrics) -> None:
     """Register metrics for processor time, memory, open files, threads and garbage collections of this process."""
     gauge, counted = metrics.gauge, metrics.counted
     counted("process_cpu_seconds_total", "Processor time, user and system.", (), lambda: {(): time.process_time()})
-    gauge("process_resident_memory_bytes", "Memory that is held.", (), lambda: _memory(1))
-    gauge("process_virtual_memory_bytes", "Memory that is mapped.", (), lambda: _memory(0))
+    gauge("process_resident_memory_bytes", "Resident memory.", (), lambda: _memory(1))
+    gauge("process_virtual_memory_bytes", "Virtual memory.", (), lambda: _memory(0))
     gauge("process_open_fds", "Open files and connections.", (), _open_files)
-    gauge("process_max_fds", "How many of them there may be.", (), _most_files)
+    gauge("process_max_fds", "Limit of open files and connections.", (), _most_files)
     gauge("process_threads", "Threads of Python.", (), lambda: {(): threading.active_count()})
     begun_s = _begun_s()
-    gauge("process_start_time_seconds", "When it began, seconds since 1970.", (), lambda: {(): begun_s})
+    gauge("process_start_time_seconds", "When the process began, seconds since 1970.", (), lambda: {(): begun_s})
     labels = ("generation",)
     counted(
         "python_gc_collections_total", "Garbage collections by generation.", labels, lambda: _collections("collections")
     )
-    counted("python_gc_objects_collected_total", "Objects that they freed.", labels, lambda: _collections("collected"))
+    counted(
+        "python_gc_objects_collected_total",
+        "Objects freed by garbage collections.",
+        labels,
+        lambda: _collections("collected"),
+    )
     version = ".".join(map(str, sys.version_info[:3]))
     gauge("python_info", "1 for the Python that runs.", ("version",), lambda: {(version,): 1})
 

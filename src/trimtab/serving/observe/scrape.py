@@ -50,7 +50,7 @@ def read_scrape(text: str, at_s: float) -> Scrape:
         try:
             name, labels, value = _sample(line)
         except ValueError:
-            message = f"metrics: found {line[:80]!r}, needed a sample. Give the address of a trimtab service."
+            message = f"metrics: {line[:80]!r} is not a sample of a metric. Give the address of a trimtab service."
             raise Misuse(message) from None
         samples.setdefault(name, {})[labels] = value
     return Scrape(at_s, samples)

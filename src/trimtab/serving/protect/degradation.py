@@ -77,16 +77,18 @@ def degrade(
     50000
     """
     if not (null_features or last_answer is not None or version is not None or rule is not None):
-        raise Misuse("degrade: has no answer. Give null_features=True, last_answer=, version= or rule=.")
+        raise Misuse("degrade: no fallback is given. Give null_features=True, last_answer=, version= or rule=.")
     if rule is not None and not callable(rule) and (isinstance(rule, bool) or not isinstance(rule, int | float)):
         raise Misuse(f"degrade: rule={rule!r}. Give a number, or a function of the request's columns.")
     if isinstance(rule, int | float) and not math.isfinite(rule):
         raise Misuse(f"degrade: rule={rule!r}. Give a finite number, or a function of the request's columns.")
     if version == "champion":
-        raise Misuse('degrade: version="champion" is what failed. Give another alias of the model.')
+        raise Misuse('degrade: version="champion" is the version that failed. Give another alias of the model.')
     for name, given in (("after", after), ("last_answer", last_answer)):
         if isinstance(given, int) and not isinstance(given, bool) and 0 < given < _LEAST_US:
-            raise Misuse(f'degrade: {name}={given} is {given} us, too short for anything. Give a text: "{given}ms".')
+            raise Misuse(
+                f'degrade: {name}={given} means {given} microseconds, which is too short. Give a text: "{given}ms".'
+            )
     return Degradation(
         after_us=None if after is None else duration_us(after),
         null_features=null_features,
@@ -205,7 +207,7 @@ class Degrading:
         Raises:
             Late: No fallback can answer.
         """
-        error = Late("the answer was not there in time. Ask again, or give it more time.")
+        error = Late("the answer was not ready in time. Send the request again, or allow more time.")
         at_fault = self._reads.drags or self._canary_reads.drags or self._fallback_reads.hangs
         until_s = -math.inf if at_fault else self._soon_s(rows)
         return self._instead(answerer, rows, answerer.now_us(), (*flags, LATE), error, until_s)

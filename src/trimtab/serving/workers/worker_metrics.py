@@ -111,7 +111,7 @@ class MetricsWriter:
                 failed = False
             except Exception as error:  # for example a full disk, or a metric that cannot be read now
                 if not failed:
-                    _logger.warning("metrics of this process cannot be written for the others: %s", error)
+                    _logger.warning("metrics of this process cannot be written for the other processes: %s", error)
                 failed = True
             if self._stop.wait(_EVERY_S):
                 return

@@ -38,7 +38,7 @@ class ModelLoading:
         if not self._endpoint.ready:
             raise self._endpoint.refusal()
         if self.waiting >= self._threads.at_once:
-            raise Refused(429, f"{self.waiting} requests wait for the model to be loaded. Send it again soon.")
+            raise Refused(429, f"{self.waiting} requests wait for the model to be loaded. Send the request again soon.")
         if self._load is None:
             self._threads.check_room()
             self._load = asyncio.get_running_loop().create_task(self._threads.wait(lambda: self._endpoint.current))

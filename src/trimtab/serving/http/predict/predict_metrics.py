@@ -21,9 +21,10 @@ class PredictMetrics:
 
     def __init__(self, metrics: Metrics, latency: Histogram) -> None:
         self.latency = latency
-        self.rows = metrics.histogram("trimtab_request_rows", "Rows of a predict request.", ("model",), SIZE_BUCKETS)
-        self.nulls = metrics.counter("trimtab_null_inputs_total", "Inputs without a fresh value.", ("model", "reason"))
-        self.flags = metrics.counter("trimtab_flagged_predictions_total", "Answers with a flag.", ("model", "flag"))
+        inputs = "Model inputs without a fresh value, by reason."
+        self.rows = metrics.histogram("trimtab_request_rows", "Rows per predict request.", ("model",), SIZE_BUCKETS)
+        self.nulls = metrics.counter("trimtab_null_inputs_total", inputs, ("model", "reason"))
+        self.flags = metrics.counter("trimtab_flagged_predictions_total", "Flags of answers.", ("model", "flag"))
 
 
 class ModelMetrics:

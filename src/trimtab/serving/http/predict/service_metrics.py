@@ -32,7 +32,7 @@ def show_service(parts: Parts, predictors: Collection[Predictor]) -> None:
     for row in _ROWS:
         show = parts.metrics.counted if row.is_counter else parts.metrics.gauge
         show(row.name, row.about, row.labels, partial(_read, row, parts, models))
-    waited = "How long requests that had to queue waited for others."
+    waited = "Seconds that queued requests waited before they were processed."
     parts.scheduler.queued_s = parts.metrics.histogram("trimtab_queue_wait_seconds", waited).of(())
     show_cached(parts.metrics, [one.endpoint for one in models])
 
@@ -45,7 +45,7 @@ def show_cached(metrics: Metrics, endpoints: Sequence[Endpoint]) -> None:
         caches = [(one.name, one.cached) for one in endpoints if one.cached is not None]
         return {(n, found): c for n, one in caches for found, c in (("yes", one.hits), ("no", one.misses))}
 
-    about = "Scores by whether they were in the cache."
+    about = "Scores looked up in the cache, by whether they were found."
     metrics.counted(CACHED_SCORES, about, ("model", "found"), read)
 
 
@@ -122,8 +122,8 @@ _ROWS = [_Row(*row) for row in (
     (False, "trimtab_requests_under_way", "Requests in flight.", ("kind",), _in_flight),
     (False, "trimtab_admission_limit", "Predictions that may be in flight.", (),
      lambda parts, _: [((), parts.scheduler.limit.limit)]),
-    (True, "trimtab_untold_requests_total", "Requests missing from access log or traces, which could not keep up.",
-     (), _dropped),
+    (True, "trimtab_untold_requests_total",
+     "Requests not written to the access log or the traces, because these could not keep up.", (), _dropped),
     (False, "trimtab_prediction_log_failing", "1 while predictions cannot be logged.", (),
      lambda parts, _: [((), parts.commit.failure is not None)]),
     (False, "trimtab_predictions_noted", "Predictions in the spool that are not in the log yet.", (),
@@ -133,17 +133,21 @@ _ROWS = [_Row(*row) for row in (
     (True, "trimtab_answered_requests_total", "Predict requests answered.", ("model",),
      lambda _, models: [((one.endpoint.name,), one.metrics.requests) for one in models]),
     (True, "trimtab_predictions_total",
-     "Predictions by fate; dropped stays 0: what can be neither buffered nor logged is refused.", ("model", "fate"),
-     _predictions),
+     "Predictions by fate; dropped is always 0, because a request is refused if its answer can be neither buffered nor "
+     "logged.", ("model", "fate"), _predictions),
     (True, "trimtab_answers_total", "Predictions by the version that made them.", ("model", "version", "arm"),
      _by_version),
     (True, "trimtab_shadow_requests_total",
-     "Requests offered to the shadows of a model; answered are those that were logged.", ("model", "fate"), _shadows),
-    (False, "trimtab_breaker_open", "Features left alone after failures.", ("model", "whose"), _breakers),
-    (False, "trimtab_model_version", "The versions in service.", ("model", "version", "address", "arm"), _versions),
-    (True, "trimtab_model_batches_total", "Shared calls of a model by their largest number of rows.",
+     "Requests offered to the shadow of a model; answered counts shadow answers that were logged.", ("model", "fate"),
+     _shadows),
+    (False, "trimtab_breaker_open", "1 while features are not read, because reads failed.", ("model", "whose"),
+     _breakers),
+    (False, "trimtab_model_version", "1 for each version in service.", ("model", "version", "address", "arm"),
+     _versions),
+    (True, "trimtab_model_batches_total", "Calls of a model with rows of several requests, by number of rows at most.",
      ("model", "rows"), _batches),
-    (True, "trimtab_model_batch_wait_seconds_total", "How long rows waited for others.", ("model",), _batch_waits),
-    (False, "trimtab_model_row_seconds", "Cost of a row, alone or in a batch of so many.", ("model", "rows"),
-     _row_costs),
+    (True, "trimtab_model_batch_wait_seconds_total", "Seconds that rows waited for others to be scored with.",
+     ("model",), _batch_waits),
+    (False, "trimtab_model_row_seconds", "Seconds to score one row, alone or in a batch of that many rows.",
+     ("model", "rows"), _row_costs),
 )]  # fmt: skip

@@ -119,7 +119,8 @@ class Access:
         if holder.rate_per_s and (wait_s := holder.wait_s(self._now_s())):
             raise Refused(
                 429,
-                f"key {holder.name!r}: more than its rate of {holder.rate}. Send it again in {wait_s} s.",
+                f"key {holder.name!r}: more requests than its rate of {holder.rate}. Send the request again in "
+                f"{wait_s} s.",
                 headers=((b"retry-after", b"%d" % wait_s),),
             )
         return holder.name
@@ -151,8 +152,8 @@ class Access:
         if not _LOCAL.fullmatch(host) or _is_cross_site(headers):
             raise Refused(
                 403,
-                "sent by way of another host or page: administration needs a key then (trimtab keys add NAME --role "
-                "admin).",
+                "the request came by way of another host or page, so administration needs a key (trimtab keys add NAME "
+                "--role admin).",
                 headers=_challenge(),
             )
         return NO_KEY
@@ -213,8 +214,8 @@ def _check_page(headers: Iterable[tuple[bytes, bytes]]) -> None:
     if _is_cross_site(headers):
         raise Refused(
             403,
-            "sent by a page of another site: what is logged needs a key then (trimtab keys add NAME --role predict, "
-            "or write), sent as Authorization: Bearer KEY.",
+            "a page of another site sent the request, so it needs a key (trimtab keys add NAME --role predict, or "
+            "write), sent as Authorization: Bearer KEY.",
             headers=_challenge(),
         )
 
@@ -243,7 +244,7 @@ def _not_allowed(holder: _Holder, right: Role) -> Refused:
     has = ", ".join(sorted(holder.rights))
     return Refused(
         403,
-        f"key {holder.name!r} lacks the role {right!r}; it has {has}. Use a key that has it.",
+        f"key {holder.name!r} lacks the role {right!r}; it has {has}. Use a key with the role {right!r}.",
         headers=_challenge(f'error="insufficient_scope", scope="{right}"'),
     )
 

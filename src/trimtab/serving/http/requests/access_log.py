@@ -90,7 +90,7 @@ class AccessLog:
             self._failing = False
         except OSError as error:
             if not self._failing:
-                text = "access_log: %s cannot be opened again; lines go on to the file that is open: %s"
+                text = "access_log: %s cannot be opened again, so lines still go to the file opened before: %s"
                 _logger.warning(text, self._path, error)
             self._failing = True
 

@@ -107,4 +107,4 @@ def _explained(problem: Misuse) -> Misuse:
     """Return the error in words that suit a body that has no declared columns."""
     if not isinstance(problem, InvalidField) or "is missing" not in str(problem):
         return problem
-    return InvalidField(f"{problem.pointer}: is missing, and needed.", field=problem.field, pointer=problem.pointer)
+    return InvalidField(f"{problem.pointer}: is required, but missing.", field=problem.field, pointer=problem.pointer)

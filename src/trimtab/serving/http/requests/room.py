@@ -15,7 +15,7 @@ _COPIES = 3  # bytes of memory per byte of content: the text itself, and the rec
 _LEAST_BYTES = 24 << 20  # any decoded body may take this many bytes plus eight times its size
 _TRIMMED_BYTES = 16 << 20  # after this many bytes were used, free memory is returned to the operating system
 _OBJECT, _LIST, _VALUE = 64, 64, 45  # bytes of memory for each brace, bracket and comma of the JSON
-_FULL = "The bodies of other requests use all the memory for bodies (serve.max_bodies_bytes). Send it again later."
+_FULL = "Other requests use all the memory for bodies (serve.max_bodies_bytes). Send the request again later."
 
 
 def decoded_bytes(part: bytes) -> int:

@@ -47,7 +47,7 @@ class Threads:
             Refused: Too many requests are working or waiting (429).
         """
         if self.under_way >= self.at_once:
-            raise Refused(429, f"{self.under_way} slow requests are in flight. Send it again soon.")
+            raise Refused(429, f"{self.under_way} slow requests are in flight. Send the request again soon.")
 
     async def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Do the first work on a request in a thread.

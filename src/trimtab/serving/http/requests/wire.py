@@ -100,7 +100,7 @@ async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s
                     share_back(scope)
     except TimeoutError:
         check_size(max(announced, size), limit_bytes)
-        text = f"body: incomplete after {timeout_s:g} s. Send it faster, or less of it."
+        text = f"body: incomplete after {timeout_s:g} s. Send the body faster, or a smaller one."
         raise (Refused(408, text, headers=_CLOSE) if fits else no_room()) from None
     check_size(max(announced, size), limit_bytes)
     if not fits:
@@ -133,7 +133,10 @@ def check_media_type(scope: Scope, allowed: tuple[bytes, ...]) -> bytes:
     """
     for name, value in scope["headers"]:
         if name == b"content-encoding" and value.lower() != b"identity":
-            raise Refused(415, f"content-encoding {value[:40].decode('latin-1')!r}: send the body as it is.")
+            raise Refused(
+                415,
+                f"content-encoding {value[:40].decode('latin-1')!r}: not supported here. Send the body uncompressed.",
+            )
     for name, value in scope["headers"]:
         if name == b"content-type":
             if value in allowed:

@@ -32,8 +32,8 @@ _PREDICTION = "/v1/predictions/{prediction}"
 
 SERVICE = (
     Address(
-        "POST", f"{_MODEL}/predict", "predict", service.predict, "predict", "Answers of {}, each logged", "predict",
-        headers=("X-Timeout-Ms",), query=None, each="model", route="predict",
+        "POST", f"{_MODEL}/predict", "predict", service.predict, "predict", "Predict with {}; answers are logged",
+        "predict", headers=("X-Timeout-Ms",), query=None, each="model", route="predict",
     ),
     Address(
         "POST", "/v1/events/{source}", "write", service.events, "push", "Push events of {}", "events and labels",
@@ -41,11 +41,11 @@ SERVICE = (
     ),
     Address("GET", _PREDICTION, "read", service.prediction, query=None, route="prediction"),
     Address(
-        "GET", "/health/live", None, service.live, "live", "Whether the process answers", "service", "Status",
+        "GET", "/health/live", None, service.live, "live", "Check whether the process answers", "service", "Status",
         query=None, route="live",
     ),
     Address(
-        "GET", "/health/ready", None, service.ready, "ready", "Whether it can answer as it should", "service", "Status",
+        "GET", "/health/ready", None, service.ready, "ready", "Check whether the service is ready", "service", "Status",
         query=None, route="ready",
     ),
     Address(
@@ -63,38 +63,40 @@ PROJECT = (
         "GET", "/v1/models", "read", project.listed("models"), "models", "The deployed models", "models",
         Listed("models", ModelShown),
     ),
-    Address("GET", _MODEL, "read", project.model, "model", "One model", "models", ModelShown),
-    Address("GET", f"{_MODEL}/page", "read", project.page, "page", "Its quality as a page", "models", "text/html"),
+    Address("GET", _MODEL, "read", project.model, "model", "A deployed model", "models", ModelShown),
+    Address(
+        "GET", f"{_MODEL}/page", "read", project.page, "page", "The quality of a model as a page", "models", "text/html"
+    ),
     Address(
         "GET", f"{_MODEL}/stages", "read", project.listed("stages"), "stages",
-        "The stages of its loop: what is done, where it stands, what comes next", "models",
+        "The stages of a model's loop: done, current and next", "models",
         Listed("stages", StageShown),
     ),
     Address(
         "GET", f"{_MODEL}/versions", "read", project.listed("versions"), "versions",
-        "Its registered versions, oldest first", "models", Listed("versions", VersionShown),
+        "The registered versions of a model, oldest first", "models", Listed("versions", VersionShown),
     ),
     Address(
         "GET", f"{_MODEL}/versions/{{version}}", "read", project.shown("version"), "version",
         "One version with its signature", "models", VersionShown,
     ),
     Address(
-        "GET", f"{_MODEL}/aliases", "read", project.listed("aliases"), "aliases", "Its aliases", "models",
+        "GET", f"{_MODEL}/aliases", "read", project.listed("aliases"), "aliases", "The aliases of a model", "models",
         Listed("aliases", AliasShown),
     ),
-    Address("GET", _ALIAS, "read", project.alias, "alias", "Where an alias points", "models", AliasShown),
+    Address("GET", _ALIAS, "read", project.alias, "alias", "The version that an alias points to", "models", AliasShown),
     Address(
         "PUT", _ALIAS, "admin", project.changed("move", Move), "move_alias",
-        "Point an alias to a version, if it points now to what is expected", "administration", AliasMove, Move,
+        "Point an alias to a version, if it still points to the expected one", "administration", AliasMove, Move,
     ),
     Address(
         "POST", _ALIAS, "admin", project.changed("move", Move), "move_alias_too",
-        "Point an alias to a version, if it points now to what is expected; the same as PUT", "administration",
+        "Point an alias to a version, if it still points to the expected one; the same as PUT", "administration",
         AliasMove, Move,
     ),
     Address(
         "POST", f"{_ALIAS}/rollback", "admin", project.changed("roll_back", RollBack), "roll_back",
-        "Let the version before answer again, if the alias points now to what is expected", "administration",
+        "Let the previous version answer again, if the alias still points to the expected one", "administration",
         AliasMove, RollBack,
     ),
     Address(
@@ -103,22 +105,25 @@ PROJECT = (
     ),
     Address(
         "POST", "/v1/labels/{model}", "write", project.label, "label",
-        "Tell what became of requests, by prediction or by key", "events and labels", Labelled, list[LabelRow],
+        "Send labels of requests, by prediction or by key", "events and labels", Labelled, list[LabelRow],
         query=("wait",), headers=("X-Timeout-Ms",),
     ),
     Address(
         "GET", _PREDICTION, "read", project.prediction, "prediction",
-        "A prediction as it was logged; with ?why all that led to it", "predictions and features",
+        "A prediction as it was logged; with ?why, everything that led to it", "predictions and features",
         (LoggedPrediction, "Explanation"),
         query=("why",), headers=("X-Timeout-Ms",), route="prediction",
     ),
     Address(
         "GET", "/v1/entities/{entity}/{key*}/features", "read", project.features, "features",
-        "The features of one {} as they stand online", "predictions and features", EntityFeatures,
+        "The current online features of one {}", "predictions and features", EntityFeatures,
         query=("model",), each="entity",
     ),
     Address(
         "GET", "/openapi.json", "read", project.openapi, "openapi", "This document", "service", {"type": "object"},
     ),
-    Address("GET", "/docs", None, project.docs, "docs", "The page for people", "service", "text/html", query=None),
+    Address(
+        "GET", "/docs", None, project.docs, "docs", "This document as a page with forms", "service", "text/html",
+        query=None,
+    ),
 )  # fmt: skip

@@ -53,14 +53,14 @@ class EventIntake:
             Unavailable: This process cannot wait for events to be applied.
         """
         if self._push is None:
-            raise NotFound("events: this server takes none. Push them where the event log is.")
+            raise NotFound("events: this server accepts no events. Push them to the server that has the event log.")
         wait, timeout_s = request.query(("wait",)).get("wait"), timeout_of_request(request.scope)
         if wait is None:
             return None
         if wait != "applied":
-            raise Misuse(f"query wait={wait!r} is unknown. The only one is wait=applied.")
+            raise Misuse(f"query wait={wait!r} is unknown. Give wait=applied, or leave wait out.")
         if self._wait_applied is None:
-            raise Unavailable("wait=applied: no views are applied in this process. Leave it out.")
+            raise Unavailable("wait=applied: this process applies no events to online features. Leave wait out.")
         return monotonic() + (self._wait_s if timeout_s is None else min(timeout_s, self._wait_s))
 
     async def take(self, work: Callable[[Push], Taken], what: str, *, until_s: float | None) -> Taken:

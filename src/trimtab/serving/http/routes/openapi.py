@@ -289,14 +289,14 @@ def _takes(*schemas: Schema, arrow: bool = False, lines: bool = False) -> Schema
     schema = schemas[0] if len(schemas) == 1 else {"anyOf": list(schemas)}
     content: Schema = {_JSON: {"schema": schema}}
     if lines:
-        content["application/x-ndjson"] = {"schema": {"type": "string", "description": "One JSON object a line"}}
+        content["application/x-ndjson"] = {"schema": {"type": "string", "description": "One JSON object per line"}}
     if arrow:
         content[_ARROW] = {"schema": {"type": "string", "format": "binary"}}
     return {"required": True, "content": content}
 
 
 def _parameter(where: str, name: str, models: Sequence[str]) -> Schema:
-    about, schema = _PARAMETERS.get((where, name), ("A value that names it", {"type": "string", "minLength": 1}))
+    about, schema = _PARAMETERS.get((where, name), ("A value of the key", {"type": "string", "minLength": 1}))
     if name == "model":
         schema = {"type": "string", "enum": list(models)} if models else {"type": "string", "minLength": 1}
     made = {"name": name, "in": where, "required": where == "path", "schema": schema, "description": about}
@@ -347,13 +347,13 @@ _TEXT: Schema = {"type": "string", "minLength": 1}
 _PARAMETERS: dict[tuple[str, str], tuple[str, Schema]] = {
     ("path", "model"): ("A deployed model", _TEXT),
     ("path", "alias"): ("champion, or another alias", _TEXT),
-    ("path", "version"): ("Its number, name, alias or address", _TEXT),
+    ("path", "version"): ("The version's number, name, alias or address", _TEXT),
     ("path", "prediction"): ("The id of an answer", _TEXT),
-    ("query", "model"): ("Only those that this model reads", _TEXT),
-    ("query", "wait"): ("Answer once the online features have the events", {"const": "applied"}),
-    ("query", "why"): ("Explain it", {"enum": ["", "true", "1"]}),
+    ("query", "model"): ("Only the features that this model reads", _TEXT),
+    ("query", "wait"): ("Answer once the events are in the online features", {"const": "applied"}),
+    ("query", "why"): ("Explain the prediction", {"enum": ["", "true", "1"]}),
     ("header", "X-Timeout-Ms"): (
-        "Milliseconds from its arrival in which an answer is of use",
+        "Milliseconds from the arrival of the request within which the answer is needed",
         {"type": "number", "exclusiveMinimum": 0, "maximum": 600_000},
     ),
 }

@@ -111,7 +111,8 @@ async def model(project: ProjectRoutes, request: HttpRequest) -> Reply:
     for one in models:
         if one.name == name:
             return as_json(one)
-    raise NotFound(f"no deployment of model {name!r}. There is: {', '.join(one.name for one in models) or 'none'}.")
+    there = ", ".join(one.name for one in models) or "none"
+    raise NotFound(f"no deployment of model {name!r}. Deployed models: {there}.")
 
 
 async def start_page(project: ProjectRoutes, request: HttpRequest) -> Reply:
@@ -134,7 +135,7 @@ async def alias(project: ProjectRoutes, request: HttpRequest) -> Reply:
         if one.alias == wanted:
             return as_json(one)
     there = ", ".join(one.alias for one in aliases) or "none"
-    raise NotFound(f"alias {name}@{wanted}: points nowhere. There is: {there}.")
+    raise NotFound(f"alias {name}@{wanted} does not exist. Aliases of {name}: {there}.")
 
 
 async def features(project: ProjectRoutes, request: HttpRequest) -> Reply:
@@ -145,7 +146,7 @@ async def features(project: ProjectRoutes, request: HttpRequest) -> Reply:
     if len(parts) < 6 or parts[1:3] != ["v1", "entities"] or parts[-1] != "features":
         raise NotFound(
             f"{request.scope['path']}: nothing is here. The features of an entity are at "
-            "/v1/entities/ENTITY/KEY/features; only slashes in a key are encoded."
+            "/v1/entities/ENTITY/KEY/features; encode slashes only inside a key."
         )
     _, _, _, entity, *key, _ = parts
     return as_json(await project.work((await project.records()).features, entity, key, model))
@@ -185,7 +186,7 @@ async def prediction(project: ProjectRoutes, request: HttpRequest) -> Reply:
     if (why := request.query(("why",)).get("why")) is None:
         return await service_routes.prediction(project.service, request)
     if why not in ("", "true", "1"):
-        raise Misuse("query: write ?why for the explanation, or leave it out for the prediction alone.")
+        raise Misuse("query: write ?why for the explanation, or no ?why for the prediction alone.")
     found = await service_routes.found_prediction(project.service, request)
     return as_json(await project.work((await project.records()).why, found))
 

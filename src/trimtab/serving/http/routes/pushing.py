@@ -87,7 +87,7 @@ def event_rows(body: bytes, *, ndjson: bool) -> list[Mapping[str, object]]:
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise InvalidField(
-                f"event {number}: a {type(row).__name__}. Send a JSON object an event.",
+                f"event {number} is a {type(row).__name__}. Send one JSON object per event.",
                 field=f"[{number}]",
                 pointer=f"$[{number}]",
             )

@@ -64,7 +64,7 @@ async def metrics(service: Service, request: HttpRequest) -> Reply:
 async def predict(service: Service, request: HttpRequest) -> Reply:
     """Refuse a request for a model that is not deployed. Other predict requests do not reach this handler."""
     models = ", ".join(sorted(service.predictors)) or "none"
-    raise NotFound(f"{request.scope['path']}: no such model is served here; there are: {models}.")
+    raise NotFound(f"{request.scope['path']}: no such model is served here. Models served here: {models}.")
 
 
 async def events(service: Service, request: HttpRequest) -> Reply:

@@ -79,7 +79,7 @@ class FastPathProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             # the parser wraps errors that our callbacks raise
             wrong = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error
-            self.send_400_response(f"What came is no HTTP request: {wrong}.")
+            self.send_400_response(f"The bytes received are not an HTTP request: {wrong}.")
             return
         if fresh and self._messages == 1 and not self._within and self.parser.get_http_version() == "1.1":
             self._fast.heads.learn(data, self.parser.get_method(), self.url, self.headers)
@@ -107,7 +107,7 @@ class FastPathProtocol(HttpToolsProtocol):
             return  # the parser now stops with `HttpParserUpgrade`
         hosts = [name for name, _ in self.headers].count(b"host")
         if hosts > 1 or not (hosts or self.parser.get_http_version() == "1.0"):  # RFC 9112, section 3.2
-            raise Misuse(f"its head has {hosts} lines Host, and needed is one")
+            raise Misuse(f"its head has {hosts} Host lines, but exactly one is needed")
         super().on_headers_complete()
         if self._leaving:
             self.cycle.keep_alive = False
@@ -124,7 +124,7 @@ class FastPathProtocol(HttpToolsProtocol):
         """
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         if method == b"CONNECT":
-            self.send_400_response("CONNECT is not taken.")
+            self.send_400_response("CONNECT is not supported.")
             return
         lines = [b"%b %b HTTP/%b" % (method, self.url, version)]
         lines += [b"%b: %b" % (name, value) for name, value in self.headers if name != b"upgrade"]
@@ -292,7 +292,7 @@ class FastPathProtocol(HttpToolsProtocol):
             return  # the timer is set again after the response in flight
         waited_s, longest_s = perf_counter() - self._since_s, self._parts.limits.body_timeout_s
         if self._head_bytes >= 0 and waited_s >= longest_s:
-            text = f"The head of the request is incomplete after {longest_s:g} s. Send it faster."
+            text = f"The head of the request is incomplete after {longest_s:g} s. Send the head faster."
             self._refuse(Refused(408, text, headers=_CLOSE))
         elif waited_s >= self.timeout_keep_alive:
             super().timeout_keep_alive_handler()

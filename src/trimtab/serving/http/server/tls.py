@@ -32,7 +32,7 @@ def tls_context(tls: Tls) -> ssl.SSLContext:
         context.load_cert_chain(tls.cert, tls.key, password=_no_password)
     except (OSError, ssl.SSLError, _HasPasswordError) as error:
         raise Misuse(
-            f"{files}: {error}. Needed are a certificate and its private key in PEM, the key without a password."
+            f"{files}: {error}. Give a certificate and its private key, both in PEM; the key must have no password."
         ) from error
     return context
 

@@ -215,6 +215,7 @@ def test_a_file_of_labels_is_taken_and_the_rest_is_listed(words: Scaffolded, suf
         taken = project.label_table(file)
         assert (taken.accepted, taken.refused, taken.models) == (3, 3, {words.model: 3})
         assert taken.ignored == ("customer",)
+        assert taken.counted_as == {"churned": "true", "stayed": "false", "true": "true"}
         unit, first = ("line", 2) if suffix == ".csv" else ("row", 1)
         assert [(one.place, one.reason.split(".")[0]) for one in taken.problems] == [
             (f"{unit} {first + 3}", f"prediction '{'p_' + '0' * 26}' is not in the log"),
@@ -245,6 +246,7 @@ def test_the_command_says_how_many_were_taken_and_why_the_rest_was_not(words: Sc
     assert shown.exit_code == 1
     assert shown.output == (
         "1 labels taken, 1 refused\n"
+        "  counted as true: 'yes'\n"
         "  line 3: prediction 'p_nothing' is not in the log. Give an id as it stood in an answer.\n"
     )
     file.write_text(f"prediction,value\n{answer.id},yes\n")

@@ -166,18 +166,15 @@ def test_rows_of_one_entity_at_one_time_need_more_columns_to_tell_them_apart(tmp
         assert len(set(read_file(tmp_path / folder / "data.csv", source).columns["row_id"].to_list())) == 12
 
 
-def test_without_a_key_rows_can_be_numbered(tmp_path: Path) -> None:
+def test_without_a_key_all_columns_together_are_one(tmp_path: Path) -> None:
     rows = rows_of(30, moment, amount, yes_no)
-    with pytest.raises(Misuse, match="--key row"):
-        make(tmp_path, ["at", "fee", "y"], rows)
-    made = make(tmp_path, ["at", "fee", "y"], rows, key="row")
+    made = make(tmp_path, ["at", "fee", "y"], rows)
+    assert any("a row is identified by all of" in one.said for one in made.assumed)
     assert read_back(made) == {"data": 30, "data_labels": 30}
-
-
-def test_whom_rows_may_be_about_is_said_where_no_column_tells_rows_apart(tmp_path: Path) -> None:
-    rows = rows_of(30, lambda i, _: f"s{i % 3}", moment, amount, yes_no)
-    with pytest.raises(Misuse, match=r"Candidates: 'shop'\. Name it: --key COLUMN"):
-        make(tmp_path, ["shop", "at", "fee", "y"], rows)
+    (tmp_path / "again").mkdir()
+    other = {"yes": "no", "no": "yes"}[rows[0][2]]
+    twice = make(tmp_path / "again", ["at", "fee", "y"], [*rows, (rows[0][0], rows[0][1], other)], key="row")
+    assert any("1 row corrects" in one.said for one in twice.assumed)
 
 
 def test_a_folder_is_told_from_a_file_that_is_not_there(tmp_path: Path) -> None:

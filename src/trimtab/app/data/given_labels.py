@@ -30,6 +30,7 @@ class MadeLabel(msgspec.Struct, frozen=True):
 
     event: dict[str, object]
     late: bool = False  # whether the label of a prediction came after its wait
+    counts_as: str | None = None  # for a text that says whether something happened: "true" or "false"
 
 
 class LabelEvents:
@@ -111,7 +112,8 @@ class LabelEvents:
         if lost := [column for column in kind.readers if column not in event]:
             raise _left_out(kind.source.name, {column: kind.readers[column] for column in lost}, at)
         late = found is not None and self._system.clock.now_us() > kind.label.final_at(found.at_us)
-        return MadeLabel(_with_times_as_text(event, kind.source), late)
+        counts_as = kind.counts_as(row.value, event)
+        return MadeLabel(_with_times_as_text(event, kind.source), late, counts_as)
 
     def _time_us(
         self, kind: _Labelled, row: LabelRow, found: Prediction | None, known: dict[str, tuple[Dtype, Any]], at: str
@@ -210,6 +212,10 @@ class _Labelled:
             return event | {names[0]: self._values.column_value(row.value, text=text)}
         except Misuse as error:
             raise InvalidField(f"{at}.value: {error}", field="value", pointer=f"{at}.value") from None
+
+    def counts_as(self, given: Any, event: dict[str, Any]) -> str | None:
+        """Return as which truth a given text counts, if the label says whether something happened."""
+        return self._values.counts_as(given, event.get(self._values.columns[0])) if isinstance(given, str) else None
 
     def fill(self, event: dict[str, Any], known: dict[str, tuple[Dtype, Any]]) -> None:
         """Add the columns that a label does not give and that its request has, except those that labels are made of."""

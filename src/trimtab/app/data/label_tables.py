@@ -26,6 +26,7 @@ _NAMED = 100  # how many refused labels are described at most
 _CHUNK = 20_000  # how many labels are appended at once
 _FEW = 100  # so few predictions are searched for one by one
 _READ = 300  # so many predictions are read in a pass through the log in the time of one search
+_TEXTS = 10  # so many texts are listed with the truth that they count as
 _OWN = ("prediction", "value", "at")
 
 
@@ -46,6 +47,7 @@ class LabelsTaken(Shown, msgspec.Struct, frozen=True, kw_only=True):
     models: dict[str, int]  # by model: the number of its accepted labels
     problems: tuple[RefusedLabel, ...] = ()  # the first hundred refused labels
     ignored: tuple[str, ...] = ()  # columns of the table that the source of no label has
+    counted_as: dict[str, str] = {}  # texts that say whether something happened (the first ten): "true" or "false"
 
 
 def label_prediction(system: System, row: LabelRow) -> LabelsTaken:
@@ -56,7 +58,8 @@ def label_prediction(system: System, row: LabelRow) -> LabelsTaken:
     pushed = system.ingestor.push(source.name, [made.event])
     for problem in pushed.problems:
         raise Misuse(f"label: {problem.field} is {problem.reason} (found {problem.found}). It is in quarantine.")
-    return LabelsTaken(accepted=1, refused=0, late=int(made.late), models={found.model: 1})
+    counted_as = {} if made.counts_as is None else {str(row.value): made.counts_as}
+    return LabelsTaken(accepted=1, refused=0, late=int(made.late), models={found.model: 1}, counted_as=counted_as)
 
 
 def label_table(system: System, given: Rows, progress: Callable[[int, int], object] | None) -> LabelsTaken:
@@ -94,6 +97,7 @@ class _Taking:
         self._models = dict[str, int]()
         self._problems = list[RefusedLabel]()
         self._ignored = dict[str, None]()
+        self._counted_as = dict[str, str]()
 
     def refuse(self, place: str, prediction: str | None, reason: str) -> None:
         """Count a label that was not taken."""
@@ -118,6 +122,8 @@ class _Taking:
                 self.refuse(place, prediction, str(error))
                 continue
             made.setdefault(found.model, []).append((place, prediction, event))
+            if event.counts_as is not None and len(self._counted_as) < _TEXTS:
+                self._counted_as[str(label.value)] = event.counts_as
         for model, labels in made.items():
             self._append(model, labels)
 
@@ -183,4 +189,5 @@ class _Taking:
             models=self._models,
             problems=tuple(sorted(self._problems, key=lambda one: int(one.place.split()[1]))),
             ignored=tuple(self._ignored),
+            counted_as=self._counted_as,
         )

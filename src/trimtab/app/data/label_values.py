@@ -33,6 +33,7 @@ class LabelValues:
         self.columns = sorted(label.value.columns())
         self._dtypes = {name: label.source.columns[name] for name in self.columns}
         self._is_truth = label.value.dtype(label.source.columns, "label") == "bool"
+        self._row = compile_row(label.value, label.source.columns)
         self._constants = [value for dtype, value in _constants(label.value)]
         self._may_invent = not any(_reads_directly(other, label.value, self.columns) for other in others)
 
@@ -74,7 +75,13 @@ class LabelValues:
 
     def _holds(self, value: Any) -> Any:
         (name,) = self.columns
-        return compile_row(self._label.value, self._label.source.columns)({name: value})
+        return self._row({name: value})
+
+    def counts_as(self, given: Any, value: Any) -> str | None:
+        """Return as which truth a given text counts whose column got `value`, or None if it needs no explanation."""
+        if not self._is_truth or not isinstance(given, str):
+            return None
+        return str(self._holds(value)).lower()
 
     def _value_where(self, truth: bool, name: str, dtype: Dtype) -> Any:
         """Return a value of the column for which the label is `truth`: a constant of the label, or one that differs."""

@@ -42,6 +42,8 @@ def label(file: Path) -> int:
 def _lines(taken: LabelsTaken) -> list[str]:
     models = "".join(f", {count:,} of {model}" for model, count in taken.models.items() if len(taken.models) > 1)
     lines = [f"{taken.accepted:,} labels taken{models}, {taken.refused:,} refused"]
+    counted = {truth: [text for text, as_ in taken.counted_as.items() if as_ == truth] for truth in ("true", "false")}
+    lines += [f"  counted as {truth}: {', '.join(map(repr, texts))}" for truth, texts in counted.items() if texts]
     if taken.late:
         lines.append(f"  {taken.late:,} came after their wait: they are learnt from, and change no day that is closed")
     if taken.ignored:

@@ -83,7 +83,7 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
     if numbered:
         entities = [of for of in entities if _is_filled(table, of, time)]
     if len(entities) == 1:
-        return _entity(table, entities[0], time, assumed, named=numbered)
+        return _entity(table, entities[0], time, assumed)
     guess = both if both else own if own else named
     if not guess and not entities:
         return _all_columns(table, label, assumed)
@@ -164,7 +164,9 @@ def _all_columns(table: DataTable, label: str, assumed: list[Assumption]) -> Key
     found = repeats(table, of)
     if not found.corrects:
         _check_unique(table, of, "--key row", label)
-    assumed.append(Assumption("key", f"a row is identified by all of {listed(of)} together", "--key"))
+    said = f"a row is identified by all of {listed(of)} together; if rows are about something that recurs, such as a "
+    said += "customer, name its column, and its past labels become features"
+    assumed.append(Assumption("key", said, "--key"))
     _say_corrections(found, "values in all of these columns", assumed)
     return Key(name=_new_name(table), dtype="str", of=of)
 

@@ -45,7 +45,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     calibration: float  # the widest calibration gap that the gate allows
     allow_leakage: tuple[str, ...]
     trees: bool
-    rows: int
+    labelled: int  # how many rows have a label
     assumed: tuple[Assumption, ...]
     notes: tuple[str, ...]  # what a reader should know besides
 
@@ -122,6 +122,12 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
             + "; ".join(f"{n!r} {w}" for n, w in left_out.items())
         )
     needed = {name: table.rows - table.columns[name].present for name in (time, *(key.of or (key.name,)))}
+    if table.columns[label].present < 0.5 * table.rows:
+        empty = 1 - table.columns[label].present / table.rows
+        notes.append(
+            f"{empty:.1%} of the rows have no {label!r}. They are loaded, but nothing is learnt from them. If no value "
+            "means a class of its own, write this class into the file."
+        )
     notes += [f"{n:,} rows have no {name!r}: ingestion will quarantine them." for name, n in needed.items() if n]
     final_us = last_us - duration_us(wait.wait)
     window = _window(table, time, label, values, final_us, last_us - first_us)
@@ -168,7 +174,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
         calibration=min(gap, most),
         allow_leakage=tuple(options.allow_leakage),
         trees=_trees(options.estimator),
-        rows=table.rows,
+        labelled=table.columns[label].present,
         assumed=tuple(assumed),
         notes=tuple(notes),
     )
@@ -254,7 +260,8 @@ def _window(table: DataTable, time: str, label: str, values: LabelValues, until_
     """Return the window on which versions are judged.
 
     It is a fifth of the history, but at least the 10 days that the quality alarm needs and at most 14 days. It is
-    longer, up to 28 days or a fifth of the history, while it has too few labels for its calibration to be judged.
+    longer, up to 28 days or a fifth of the history, while it has too few labels for its calibration to be judged. Where
+    labels are rare, it is up to a third of the history.
     """
     days = int(min(14, max(10, span_us // (5 * DAY_US))))
     most = _MOST_GAP[bool(values.binary or values.classes)]
@@ -263,6 +270,11 @@ def _window(table: DataTable, time: str, label: str, values: LabelValues, until_
         if _calibration(table, time, label, values, until_us, days * DAY_US) <= most:
             break
         days += 7
+    else:  # labels are rare
+        while days + 28 < span_us // (3 * DAY_US):
+            if _calibration(table, time, label, values, until_us, days * DAY_US) <= most:
+                break
+            days += 28
     return f"{days}d"
 
 

@@ -11,6 +11,7 @@ from trimtab.app.start.init.plan import Plan, slug
 from trimtab.core.columns.data import Dtype
 from trimtab.core.time import duration_us, format_duration
 
+_MANY_LABELS = 5_000
 _TYPES: dict[Dtype, str] = {"float": "float", "int": "int", "bool": "bool", "str": "str", "time": "tt.Time"}
 
 
@@ -206,8 +207,11 @@ def _estimator(planned: Plan) -> str:
     classifier = planned.values.binary or bool(planned.values.classes)
     kind = "Classifier" if classifier else "Regressor"
     if planned.trees:
-        leaf = max(1, min(20, planned.rows // 50))
-        made = f"LGBM{kind}(n_estimators=200, learning_rate=0.05, num_leaves=15, min_child_samples={leaf}, verbose=-1)"
+        leaf = max(1, min(20, planned.labelled // 50))
+        size = "n_estimators=100, learning_rate=0.05, num_leaves=7"  # larger trees would memorise few rows
+        if planned.labelled >= _MANY_LABELS:
+            size = "n_estimators=200, learning_rate=0.05, num_leaves=15"
+        made = f"LGBM{kind}({size}, min_child_samples={leaf}, verbose=-1)"
         return f"def estimator():\n    from lightgbm import LGBM{kind}\n\n    return {made}"
     name, arguments = ("LogisticRegression", "max_iter=1000") if classifier else ("Ridge", "")
     return f"def estimator():\n    from sklearn.linear_model import {name}\n\n    return {name}({arguments})"

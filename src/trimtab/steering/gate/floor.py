@@ -22,8 +22,8 @@ _LEVEL: Final = 0.95  # a candidate is refused if the linear model is better wit
 _KEPT: Final = 0.8  # the linear model has a gain over the other baselines; a candidate must reach this share of it
 
 _INSTEAD = (
-    "Change the features or the estimator; or let candidates pass without beating a baseline: "
-    "gate=tt.beats_champion(baselines=False)."
+    "Change the features or the estimator, or declare tt.beats_champion(..., baselines=False) to let candidates pass "
+    "that beat no baseline."
 )
 
 Floats = NDArray[np.float64]

@@ -46,13 +46,10 @@ def series_of(model: Model, training_set: TrainingSet) -> list[Series]:
         ]
         if not all(name in table for name, table in zip(by, tables, strict=True)):
             continue
-        codes = np.zeros(training_set.rows, np.int64)
-        for name, table in zip(by, tables, strict=True):
-            own = np.full(training_set.rows, -1, np.int64)
-            there = table[name].present()
-            own[there] = np.unique(table[name].values[there], return_inverse=True)[1].reshape(-1)
-            codes = np.unique(codes * (training_set.rows + 1) + own, return_inverse=True)[1].reshape(-1)
-        if 2 * np.unique(codes).size <= training_set.rows:
+        keys_of_rows = list(zip(*(table[name].to_list() for name, table in zip(by, tables, strict=True)), strict=True))
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys_of_rows))}
+        if 2 * len(numbers) <= training_set.rows:
+            codes = np.fromiter(map(numbers.__getitem__, keys_of_rows), np.int64, training_set.rows)
             found.append(Series(by, codes))
     return found
 

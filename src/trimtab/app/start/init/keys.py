@@ -90,11 +90,11 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
     if len(guess) != 1:
         several = [" and ".join(map(repr, names)) for names in entities]
         what = "several entities" if several else "no single column"
+        single = f", or --key {time} if all rows are one series" if repeats(table, (time,)).corrects else ""
         raise Misuse(
             f"file {table.file}: found {what} that may identify a row{' together with the time' * bool(several)}. "
             f"Candidates: {'; '.join(several) or listed(guess or [c.name for c in usable]) or 'none'}. "
-            f"Name it: --key COLUMN (several with commas between them, --key {ROW} for all columns together, or --key "
-            f"{time} if all rows are one series)"
+            f"Name it: --key COLUMN (several with commas between them, or --key {ROW} for all columns together{single})"
         )
     found = repeats(table, guess)
     if found.unique:

@@ -56,7 +56,7 @@ def test_a_few_rows_of_a_series_are_corrections_once_the_caller_says_so(tmp_path
     said = "corrections: 9 rows correct a row with the same state and date; the last one counts"
     assert any(one.text.startswith(said) for one in found.assumed)
     many = births(tmp_path / "m.csv", 40)
-    with pytest.raises(Misuse, match="40 rows have the values of another row"):
+    with pytest.raises(Misuse, match="40 rows have the same as another row"):
         made(many, label="births", key="state,date")
 
 

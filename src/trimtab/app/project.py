@@ -1069,15 +1069,13 @@ class Project(ProjectRows):
         Args:
             lines: Names of scenarios of [demo]; default: all of them (without [demo]: the project's policy, and never).
             policies: Instead of `lines`: policies of `trimtab.simulation`, or texts for them such as "never", "30d",
-                "alarm|30d", "ungated 30d", "naive", "project" or "FILE.py:FUNCTION". One text may hold several, with
-                commas between them.
+                "alarm|30d", "ungated 30d", "naive" or "FILE.py:FUNCTION"; or one text with commas between them.
             model: The deployment that the policies replace; default: the only one.
             stream: A generated history instead of the ingested one, made with `tt.stream()` for the model, or a text
                 for it such as "days=100 concept=40".
             faults: Faults by name and date: faults of `trimtab.simulation`, rows or a table with kind, start, end,
                 source, column and size, or a CSV file of them.
-            start: The start of virtual time; default: [demo] start, else the first of some days on which every policy
-                has a version; the result says why.
+            start: The start of virtual time; default: [demo] start, else a day on which every policy has a version.
             until: Its end; default: [demo] until, else the last request.
             seed: Default: the setting `seed`.
             progress: Called with microseconds done and microseconds in total.

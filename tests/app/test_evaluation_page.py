@@ -118,7 +118,7 @@ def test_a_model_of_numbers_has_no_column_for_what_only_chances_have():
 @pytest.mark.fast
 def test_a_summary_for_the_terminal_is_short_and_says_what_stands_out():
     text = evaluation_text(full())
-    assert "1,200 labelled rows that the model had not seen, 2013-07-01 to 2013-07-15" in text
+    assert "1,200 labelled rows unseen by the model, 2013-07-01 to 2013-07-15" in text
     assert "could not be evaluated: 7 missing" in text
     assert "log_loss is significantly higher than on all rows (0.4000): carrier = <b>EV." in text
     assert text.index("sky (all)") < text.index("hour")

@@ -58,8 +58,8 @@ def add_evaluation(document: Document, name: str, evaluation: Evaluation, *, see
 def _metrics(document: Document, evaluation: Evaluation, seen: str) -> None:
     document.heading("Metrics")
     window = f"{format_time(evaluation.start_us)[:10]} to {format_time(evaluation.end_us)[:10]}"
-    text = f"{evaluation.rows:,} labelled rows{'' if seen else ' that the model had not seen'}, {window}"
-    document.paragraph(f"{text}; intervals are bootstrapped by {evaluation.block}. {seen}".rstrip())
+    text = f"{evaluation.rows:,} labelled rows{'' if seen else ' unseen by the model'}, {window}"
+    document.paragraph(f"{text}; intervals bootstrapped by {evaluation.block}. {seen}".rstrip())
     rows = [(one.name.replace("_", " "), one.value, one.interval, _goal(one)) for one in evaluation.figures]
     document.table(_table(("metric", "value", "95 % interval", ""), rows))
     if evaluation.left_out:

@@ -105,7 +105,7 @@ def test_an_imported_version_says_until_when_it_had_seen_data(trained: Path, tmp
         assert project.loop("buyer").monitor.watch is not None
         known = project.registry.as_known(project.registry.get(name))
         assert (known.cut_us, known.id) == (shop.NOW_US - 20 * DAY_US, project.registry.get(name).id)
-        with pytest.raises(Misuse, match="the version was trained here"):
+        with pytest.raises(Misuse, match="it was trained here"):
             project.promote("buyer@1", seen_until=seen)
         with pytest.raises(Misuse, match="in the future"):
             project.promote(name, seen_until=format_time(shop.NOW_US + DAY_US))

@@ -326,7 +326,7 @@ def test_records_from_before_a_column_was_added_have_null_there() -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({}, "no 'who' \\(str\\)"),
+        ({}, "'who' \\(str\\) is missing"),
         ({"who": 3}, "'who' must be str; found 3, a int"),
         ({"who": "a", "size": "big"}, "'size' must be float; found 'big', a str"),
     ],

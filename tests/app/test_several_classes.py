@@ -275,6 +275,6 @@ def test_an_export_comes_back_and_is_refused_by_a_model_whose_classes_stand_in_a
         assert made.artifact.class_names == CLASSES
     file = other / "project.py"
     file.write_text(file.read_text().replace('["browsed", "bought", "returned"]', '["bought", "browsed", "returned"]'))
-    said = "predicts the classes browsed, bought, returned; model 'ending' declares bought, browsed, returned"
+    said = "predicts the classes browsed, bought, returned, but model 'ending' declares bought, browsed, returned"
     with shop.opened(other) as project, pytest.raises(Misuse, match=said):
         project.import_model(tmp_path / "out", "ending")

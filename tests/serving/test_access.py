@@ -198,7 +198,7 @@ def test_nonsense_makes_no_key(keys: AccessKeys) -> None:
     keys.add("a", ["read"])
     with pytest.raises(Conflict, match="keys remove a"):
         keys.add("a", ["read"])
-    with pytest.raises(NotFound, match="There is: a"):
+    with pytest.raises(NotFound, match="There are: a"):
         keys.remove("b")
     assert rate_per_s(" 36 / h ") == 0.01
 
@@ -270,7 +270,7 @@ def test_a_key_that_cannot_be_read_is_refused_and_holds_up_no_other(
         assert access.admit(bearer(made["c"]), "read") == "c"
         assert [key.name for key in keys.all()] == ["c"]
         changed(lambda: keys.remove("b"))
-    with pytest.raises(NotFound, match="There is: c"):
+    with pytest.raises(NotFound, match="There are: c"):
         keys.remove("b")
     keys.add("b", ["read"])
 

@@ -168,7 +168,7 @@ def test_a_paused_process_logs_nothing_after_another_finished_the_batch(shop: Sh
         catalog.release("batch/monday", "one")
         assert score(shop, catalog, table, at_us, batch_id="monday", holder="another").complete
 
-    with pytest.raises(Conflict, match=r"paused for .* run it again"):
+    with pytest.raises(Conflict, match=r"paused for .* run the batch again"):
         score(shop, catalog, table, at_us, part_rows=6, batch_id="monday", holder="one", progress=stand_still)
     assert len(shop.log.read()[0]) == 20 + len(live)
 

@@ -72,7 +72,7 @@ def test_decimals_are_the_numbers_that_they_are_in_process(client: Client) -> No
     now = dt.datetime.now(dt.UTC)
     pushed = client.push("payments", [{"user": "eve", "amount": Decimal("0.1"), "paid_at": now}])
     assert (pushed.accepted, pushed.quarantined) == (1, 0)
-    with pytest.raises(InvalidField, match="infinite"):
+    with pytest.raises(InvalidField, match="JSON cannot express"):
         client.predict("late", {**ROW, "basket": Decimal("Infinity")})
 
 
@@ -89,7 +89,7 @@ def test_events_are_pushed_and_applied(client: Client) -> None:
 
 
 def test_errors_are_those_of_a_project(client: Client, running: Any) -> None:
-    with pytest.raises(NotFound, match="no such model is served here; there are: late"):
+    with pytest.raises(NotFound, match="Models served here: late"):
         client.predict("nobody", ROW)
     with pytest.raises(InvalidField, match="basket") as caught:
         client.predict("late", {**ROW, "basket": "much"})
@@ -143,7 +143,7 @@ def test_nonsense_is_refused_before_anything_is_asked() -> None:
     ],
 )
 def test_what_is_infinite_is_not_sent_as_null(ask: Callable[[Client, float], Any], pointer: str) -> None:
-    with connect("http://127.0.0.1:9") as client, pytest.raises(InvalidField, match="infinite") as caught:
+    with connect("http://127.0.0.1:9") as client, pytest.raises(InvalidField, match="JSON cannot express") as caught:
         ask(client, float("inf"))
     assert (caught.value.field, caught.value.pointer) == (pointer.rpartition(".")[2], pointer)
 

@@ -708,7 +708,7 @@ def test_a_rule_that_gives_no_number_is_none(shop: Any, number: float) -> None:
         ({"version": "champion"}, "is the version that failed"),
         ({"last_answer": "soon"}, "soon"),
         ({"rule": 0.5, "after": 50}, 'after=50 means 50 microseconds, which is too short. Give a text: "50ms"'),
-        ({"last_answer": 600}, "last_answer=600 is 600 us"),
+        ({"last_answer": 600}, "last_answer=600 means 600"),
         ({"rule": math.nan}, "rule=nan. Give a finite number"),
         ({"rule": math.inf}, "rule=inf. Give a finite number"),
     ],

@@ -109,7 +109,7 @@ def test_an_upgrade_that_is_offered_is_left_alone(running: Any, cuts: tuple[int,
         ),
         (message().replace(b"HTTP/1.1", b"HTTP/9.9", 1), "not an HTTP request", "/v1/models/late/predict"),
         (b"GET /v1/models?x=\xff\r\n\r\n", "not an HTTP request", ""),
-        (b"GET http://:x:y/ HTTP/1.1\r\nhost: x\r\n\r\n", "no HTTP request: invalid url", "http://:x:y/"),
+        (b"GET http://:x:y/ HTTP/1.1\r\nhost: x\r\n\r\n", "not an HTTP request: invalid url", "http://:x:y/"),
     ],
 )
 def test_what_is_no_http_is_refused_by_a_problem_detail(running: Any, sent: bytes, detail: str, instance: str) -> None:

@@ -283,26 +283,26 @@ def test_datatypes_mean_what_they_say_in_json_as_in_binary() -> None:
         ("n", sent("FP64", data=[1.5]), "Send whole numbers"),
         ("n", sent("FP64", data=[1e300]), "Needed: a 64-bit integer"),
         ("n", sent("UINT64", data=[2**63]), "Needed: a 64-bit integer"),
-        ("n", sent("INT8", data=[128]), "is 128, which is no INT8"),
-        ("n", sent("INT64", data=[True]), "is True, which is no INT64"),
-        ("x", sent("FP32", data=[1e39]), "which is no FP32"),
-        ("x", sent("FP64", data=["1"]), "is '1', which is no FP64"),
+        ("n", sent("INT8", data=[128]), "is 128, which is not of type INT8"),
+        ("n", sent("INT64", data=[True]), "is True, which is not of type INT64"),
+        ("x", sent("FP32", data=[1e39]), "which is not of type FP32"),
+        ("x", sent("FP64", data=["1"]), "is '1', which is not of type FP64"),
         ("x", sent("BOOL", raw=b"\x01"), "the column is declared float"),
         ("x", sent("FP64", raw=struct.pack("<d", float("inf"))), "a number within 1e150"),
-        ("b", sent("BOOL", data=[1]), "is 1, which is no BOOL"),
+        ("b", sent("BOOL", data=[1]), "is 1, which is not of type BOOL"),
         ("s", sent("BYTES", raw=b"\x01\x00\x00\x00\xff"), "element 0 is not UTF-8"),
         ("s", sent("BYTES", raw=b"\x02\x00\x00\x00a"), "should have 2 bytes, but 1 are left"),
-        ("s", sent("BYTES", raw=b"\x01\x00"), "breaks off in the size of element 0"),
+        ("s", sent("BYTES", raw=b"\x01\x00"), "that give the size of element 0"),
         ("s", sent("BYTES", raw=bytes(8)), "4 bytes more, but its shape says 1"),
-        ("x", sent("FP64", raw=bytes(7)), "7 bytes, but 1 of FP64 are 8 bytes"),
+        ("x", sent("FP64", raw=bytes(7)), "7 bytes were sent, but 1 values of FP64"),
         ("x", sent("FP64"), "has no data"),
         ("x", sent("BF16", raw=bytes(4)), "4 bytes, but 1 of BF16 are 2 bytes"),
-        ("x", sent("BF16", data=[1.5]), "BF16 is taken as raw bytes only"),
-        ("x", sent("FP64", data=[{"a": 1}]), "element 0 is a dict of 1, which is no FP64"),
+        ("x", sent("BF16", data=[1.5]), "BF16 can only be sent as raw bytes"),
+        ("x", sent("FP64", data=[{"a": 1}]), "element 0 is a dict of 1, which is not of type FP64"),
         ("x", sent("FP64", data=[[1.0, 2.0]]), "row 0 is a list of 2. Give"),
         ("x", sent("FP64", data=[1.0] * 3), "3 elements, but its shape says 1"),
         ("s", sent("BYTES", data=[["a" * 50, ""]]), "row 0 is a list of 2. Give"),
-        ("n", sent("INT64", data=["a" * 50]), r"is 'a{39}\.\.\., which is no INT64"),
+        ("n", sent("INT64", data=["a" * 50]), r"is 'a{39}\.\.\., which is not of type INT64"),
     ]:
         with pytest.raises(ValueError, match=said):
             read(**{name: wrong})
@@ -315,14 +315,12 @@ def test_requests_that_cannot_be_understood_are_refused_by_name(shop: Shop) -> N
             return refused(await client.post(path, content=content, headers=headers or {}), status)
 
         inputs = asked(shop)
-        assert "there are: late" in await no(404, "/v2/models/x/infer", inputs=inputs)
+        assert "Models served here: late" in await no(404, "/v2/models/x/infer", inputs=inputs)
         assert "version '2' is not in service; '1' is" in await no(
             404, "/v2/models/late/versions/2/infer", inputs=inputs
         )
-        assert "'log_basket': an input of the model" in await no(
-            400, inputs=[*inputs, tensor("log_basket", "FP64", 1.0)]
-        )
-        assert "'nobody': no column" in await no(400, inputs=[*inputs, tensor("nobody", "FP64", 1.0)])
+        assert "'log_basket' is a feature" in await no(400, inputs=[*inputs, tensor("log_basket", "FP64", 1.0)])
+        assert "'nobody' is not a column" in await no(400, inputs=[*inputs, tensor("nobody", "FP64", 1.0)])
         assert "'at': is missing" in await no(400, inputs=inputs[:-1])
         assert "'basket': sent twice" in await no(400, inputs=[*inputs, inputs[2]])
         assert "'id' has 1 rows, 'kind' 2" in await no(400, inputs=[*inputs[:3], tensor("kind", "BYTES", "a", "b")])
@@ -334,7 +332,7 @@ def test_requests_that_cannot_be_understood_are_refused_by_name(shop: Shop) -> N
         assert "element 0" in await no(422, inputs=[tensor("id", "BYTES", ""), *inputs[1:]])
         assert "output 'probs'" in await no(400, inputs=inputs, outputs=[{"name": "probs"}])
         assert "sequence_id" in await no(400, inputs=inputs, parameters={"sequence_id": 7})
-        assert "parameter 'x': a list" in await no(400, inputs=inputs, parameters={"x": [1]})
+        assert "parameter 'x' is a list" in await no(400, inputs=inputs, parameters={"x": [1]})
         assert "shared memory" in await no(
             400, inputs=[{**inputs[0], "parameters": {"shared_memory_region": "r"}}, *inputs[1:]]
         )
@@ -392,13 +390,13 @@ def test_of_too_many_inputs_no_more_are_looked_at_than_there_are_columns(shop: S
         ([*names, *(f"x{n}" for n in range(50_000))], len(names)),
     ):
         looked_at.clear()
-        with pytest.raises(Misuse, match=r"no column|sent twice"):
+        with pytest.raises(Misuse, match=r"not a column|sent twice"):
             check_names(Noted(InputTensor(name, "FP64", [1], bytes(8)) for name in many), rows, ())
         assert looked_at == many[: last + 1]
 
     async def say(client: httpx.AsyncClient) -> None:
         many = [{"name": f"x{n % 5_000}", "datatype": "FP64", "shape": [n]} for n in range(5_001)]
-        assert "'x0': no column" in refused(await client.post(INFER, json={"inputs": many}), 400)
+        assert "'x0' is not a column" in refused(await client.post(INFER, json={"inputs": many}), 400)
 
     talk(shop, say)
 

@@ -54,7 +54,7 @@ def test_what_is_finer_than_a_microsecond_is_cut_off_wherever_it_stands(text: st
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b'{"row": {}}', r'no field of a body. Send {"request": '),
+        (b'{"row": {}}', r'not a field of the body. Send {"request": '),
         (b"[3]", r'got array. Send {"request": '),
         (b'{"request": [3]}', r"Found: \[3\]. Needed: an object"),
         (b'{"rows": {}}', "Needed: a list of objects"),

@@ -195,7 +195,7 @@ def test_spools_are_removed_with_their_payloads_in_the_log_unless_a_process_live
     living.add([encode(one)])
     dead.add([encode(two)])
     dead.close()
-    with pytest.raises(Conflict, match=r"process .* uses it"):
+    with pytest.raises(Conflict, match=r"process .* uses this spool"):
         remove_spools(tmp_path, log)
     assert (tmp_path / "spool-0001").exists()
     living.close()

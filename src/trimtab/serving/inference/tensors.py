@@ -183,7 +183,7 @@ def _number(name: str, datatype: str, index: int, value: Any) -> Any:
 
 
 def _wrong(name: str, datatype: str, index: int, value: Any) -> Misuse:
-    return Misuse(f"input {_short(name)}: element {index} is {_short(value)}, which is not a {datatype} value.")
+    return Misuse(f"input {_short(name)}: element {index} is {_short(value)}, which is not of type {datatype}.")
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -74,8 +74,8 @@ def test_snapshots_list_the_entities_known_at_each_moment(folder: Path, call: Ru
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["features", "join", "asked.csv", "--out", "o.csv"], 2, "features of what"),
-        (["features", "join", "asked.csv", "--view", "by_customer", "--out", "o.csv"], 2, "as of when"),
+        (["features", "join", "asked.csv", "--out", "o.csv"], 2, "whose features to add"),
+        (["features", "join", "asked.csv", "--view", "by_customer", "--out", "o.csv"], 2, "no time is given"),
         (["features", "join", "asked.csv", "--view", "v", "--at", "when", "--out", "o.csv"], 3, "by_customer"),
         (["features", "join", "none.csv", "--view", "by_customer", "--at", "when", "--out", "o.csv"], 3, "none.csv"),
         (
@@ -87,7 +87,7 @@ def test_snapshots_list_the_entities_known_at_each_moment(folder: Path, call: Ru
         (
             ["features", "join", "spending.csv", "--view", "by_customer", "--at", "2999-01-01", "--out", "o.csv"],
             2,
-            "is to come",
+            "is in the future",
         ),
         (
             ["features", "join", "asked.csv", "--view", "by_customer", "--events", "x", "--out", "o.csv"],

@@ -99,7 +99,7 @@ def test_a_restoration_that_is_stopped_says_what_holds(
     [
         (["storage", "backup", "."], 4, "exists"),
         (["storage", "backup", ".trimtab/copy"], 2, "lies in the state folder"),
-        (["storage", "restore", "nowhere"], 3, "no backup (it has no backup.json)"),
+        (["storage", "restore", "nowhere"], 3, "not a backup (it has no backup.json)"),
         (
             ["storage", "backup", "/proc/copy"],
             5,

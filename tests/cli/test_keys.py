@@ -55,8 +55,8 @@ def test_wrong_words_say_what_is_needed(call: Run, project: Path) -> None:
         (("keys", "add", "x", "--role", "root"), 2, "root"),
         (("keys", "add", "1 x", "--role", "read"), 2, "a name begins with a letter"),
         (("keys", "add", "x", "--role", "read", "--rate", "fast"), 2, "100/s"),
-        (("keys", "add", "shop", "--role", "read"), 4, "there is one already"),
-        (("keys", "remove", "x"), 3, "There is: shop"),
+        (("keys", "add", "shop", "--role", "read"), 4, "a key of this name exists"),
+        (("keys", "remove", "x"), 3, "There are: shop"),
         (("keys", "remove", "shop", "--rate", "1/s"), 2, "No such option '--rate'"),
     ):
         done = call(*words)

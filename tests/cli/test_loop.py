@@ -315,7 +315,7 @@ def test_a_state_of_a_newer_format_is_refused_by_file(call: Run, tmp_path: Path)
     (folder / ".trimtab" / "format.json").write_text('{"format": 99}')
     refused = call("status", cwd=folder)
     assert refused.returncode == 2
-    assert "format.json: state of format 99, this trimtab reads up to" in refused.stderr
+    assert "format.json: state of format 99, but this trimtab reads up to" in refused.stderr
 
 
 def test_an_absent_extra_is_told_before_any_work(call: Run, tmp_path: Path) -> None:

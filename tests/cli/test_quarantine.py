@@ -30,8 +30,8 @@ def test_what_a_file_has_and_lacks_is_said(folder: Path, call: Run) -> None:
     done = call("ingest", "weather", "a.csv", cwd=folder)
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
-        "weather: 1 rows taken, 2 quarantined (what had come before counts once)",
-        "  not declared, left out: dewp",
+        "weather: 1 rows taken, 2 quarantined (repeated rows count once)",
+        "  columns that are not declared, left out: dewp",
         "  line 3: temp = '1,5': wrong_type",
         "  line 4: 5 fields where the header has 4: 'JFK,1,5,2025-01-01,3': bad_line",
     ]
@@ -44,7 +44,7 @@ def test_what_a_file_has_and_lacks_is_said(folder: Path, call: Run) -> None:
     assert refused.returncode == 2
     assert "--absent-as-null" in refused.stderr
     taken = call("ingest", "weather", "few.csv", "--absent-as-null", cwd=folder)
-    assert "not in the file, null: temp" in taken.stdout
+    assert "columns that the file lacks, set to null: temp" in taken.stdout
     (folder / "semicolons.csv").write_text("origin;temp;at\nJFK;1,5;2025-01-01\n")
     assert "separated by commas" in call("ingest", "weather", "semicolons.csv", cwd=folder).stderr
 
@@ -176,5 +176,5 @@ def test_lines_of_json_come_from_standard_input(folder: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (
         0,
-        b"weather: 2 rows taken, 0 quarantined (what had come before counts once)\n",
+        b"weather: 2 rows taken, 0 quarantined (repeated rows count once)\n",
     )

@@ -75,12 +75,14 @@ def test_versions_are_listed_tagged_found_protected_and_collected(call: Run, tra
     found = call("versions", "--tag", "seen", "--json", cwd=trained).stdout.splitlines()
     assert [json.loads(line)["tags"] for line in found] == [["region:eu", "seen"]]
     assert f"By hand. ({getpass.getuser()})" in call("versions", "--search", "by HAND", cwd=trained).stdout
-    assert call("versions", "--metric", "auc>1", cwd=trained).stdout == "No version fits. There are versions of late.\n"
+    assert (
+        call("versions", "--metric", "auc>1", cwd=trained).stdout == "No version matches. There are versions of late.\n"
+    )
     assert "auc 0." in call("versions", "--metric", "auc>0", cwd=trained).stdout
     for arguments in (["versions", "list", "ltae"], ["versions", "list", "ltae", "--tag", "seen", "--json"]):
         misspelt = call(*arguments, cwd=trained)
         assert (misspelt.returncode, misspelt.stdout) == (3, "")
-        assert "no model 'ltae'. There is: late." in misspelt.stderr
+        assert "no model 'ltae'. Models: late." in misspelt.stderr
     for option, what in (("--feature", "feature or view"), ("--metric", "metric"), ("--source", "source")):
         none = call("versions", option, "nothing", cwd=trained)
         assert (none.returncode, f"no version has a {what} 'nothing'. There are: " in none.stderr) == (3, True)
@@ -106,7 +108,7 @@ def test_versions_are_listed_tagged_found_protected_and_collected(call: Run, tra
     assert (none.returncode, "no model 'nope'. There are: late." in none.stderr) == (3, True)
     dry = call("storage", "gc", "--dry-run", cwd=trained).stdout
     assert "stays  late@1" in dry
-    assert "0 versions and 0 blobs that nothing names would give back 0 B" in dry
+    assert "0 versions and 0 blobs that nothing names would free 0 B" in dry
     assert call("storage", "gc", "--grace", "x", cwd=trained).returncode == 2
     again = json.loads(call("storage", "gc", "--grace", "0s", "--evidence", "0s", "--json", cwd=trained).stdout)
     assert again["going"] == []  # the champion, and the version that it refits
@@ -131,7 +133,7 @@ def test_content_that_is_imported_again_is_said_to_be_there_already(call: Run, t
     assert first.returncode == 0, first.stderr
     assert "held against 20 golden rows" in first.stdout
     name = first.stdout.split(" ", 1)[0]
-    assert f"The same content is {name} already, imported " in call(*given, cwd=trained).stdout
+    assert f"Nothing is new: this content was imported as {name} on " in call(*given, cwd=trained).stdout
     other = call(*given, "--seen-until", "2020-02-01", "--window", "7d", cwd=trained)
     assert (other.returncode, other.stdout) == (4, ""), other.stderr
     assert f"the same content was imported already, as {name} at " in other.stderr
@@ -140,7 +142,7 @@ def test_content_that_is_imported_again_is_said_to_be_there_already(call: Run, t
         in other.stderr
     )
     shown = call("versions", "show", name, cwd=trained).stdout
-    assert "imported from theirs.txt, may have seen all until" in shown
+    assert "imported from theirs.txt, training data may reach until" in shown
 
 
 def test_where_no_model_is_named_the_first_is_taken_and_the_others_are_said(call: Run, tmp_path: Path) -> None:
@@ -150,7 +152,7 @@ def test_where_no_model_is_named_the_first_is_taken_and_the_others_are_said(call
     (tmp_path / "trimtab.toml").write_text("")
     for name in (["train"], ["search", "run"]):
         verb = " ".join(name)
-        said = f"{verb}: no MODEL was named, so it is 'late'. For the others: trimtab {verb} slow\n"
+        said = f"{verb}: no MODEL was given, so 'late' is taken. For the others: trimtab {verb} slow\n"
         assert said in call(*name).stderr
         assert "no MODEL" not in call(*name, "slow").stderr
     for command in (("approve",), ("reject", "--why", "x")):  # nobody waits at either
@@ -163,4 +165,4 @@ def test_where_no_model_is_named_the_first_is_taken_and_the_others_are_said(call
     assert first.stderr == ""
     assert first.stdout == "No version yet. Train: trimtab train slow\n"
     nobody = call("versions", "list", "slwo")
-    assert (nobody.returncode, "There is: late, slow." in nobody.stderr) == (3, True)
+    assert (nobody.returncode, "Deployments: late, slow." in nobody.stderr) == (3, True)

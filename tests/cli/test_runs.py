@@ -27,7 +27,7 @@ def test_runs_of_a_model_that_is_none_are_not_found(call: Call, tmp_path: Path) 
     (tmp_path / "trimtab.toml").write_text("")
     assert call("runs", "--model", "late").stdout == "No run yet. Train: trimtab train late\n"
     none = call("runs", "--model", "nope")
-    assert (none.returncode, "no deployment of model 'nope'. There is: late." in none.stderr) == (3, True)
+    assert (none.returncode, "no deployment of model 'nope'. Deployments: late." in none.stderr) == (3, True)
 
 
 def test_a_training_whose_page_cannot_be_written_says_what_was_decided(

@@ -43,7 +43,7 @@ def test_a_turn_that_is_another_processs_is_said_to_be_so(tmp_path: Path, call: 
         lease = Lease(project.state.catalog, "loop.late", project.state_folder)
         assert lease.take()
         try:
-            said = "tick 'late': another process is at work on it. Try again when it is done.\n"
+            said = "tick 'late': another process is working on this deployment. Try again when it is done.\n"
             for arguments, out in ((["tick"], ""), (["tick", "--json"], "[]\n")):
                 done = call(*arguments)
                 assert (done.returncode, done.stdout, done.stderr) == (0, out, said)

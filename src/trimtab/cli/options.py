@@ -27,13 +27,13 @@ def manner_options(function: F) -> F:
     """Add `--project`, `--json` and `--debug`, which are accepted before and after the name of the command."""
     for option in (
         click.option("--debug", is_flag=True, expose_value=False, callback=_set_manner, help="Show tracebacks."),
-        click.option("--json", is_flag=True, expose_value=False, callback=_set_manner, help="Answer in JSON."),
+        click.option("--json", is_flag=True, expose_value=False, callback=_set_manner, help="Print JSON."),
         click.option(
             "--project",
             metavar="DIR",
             expose_value=False,
             callback=_set_manner,
-            help="The project's folder; left out, the nearest one upward with trimtab.toml.",
+            help="The project's folder (default: the nearest one upward with trimtab.toml).",
         ),
     ):
         function = option(function)
@@ -169,7 +169,7 @@ def say_which(project: Project, model: str | None, command: str) -> str | None:
         from trimtab.cli.output import show_lines
 
         others = ", ".join(f"trimtab {command} {name}" for name in names[1:])
-        show_lines([f"{command}: no MODEL was named, so it is {names[0]!r}. For the others: {others}"], err=True)
+        show_lines([f"{command}: no MODEL was given, so {names[0]!r} is taken. For the others: {others}"], err=True)
     return next(iter(names), None) if model is None else model
 
 

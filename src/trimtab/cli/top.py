@@ -25,8 +25,8 @@ _TIMEOUT_S = 5.0
 
 
 @command("top", safe="It only looked.")
-@click.option("--url", help="Where the service is; left out, where this project is served.")
-@click.option("--key", help="An API key with the role read, where one is needed; -: the first line of input.")
+@click.option("--url", help="The address of the service (default: where this project is served).")
+@click.option("--key", help="An API key with the role read, if one is needed; - reads it from standard input.")
 @click.option("--cafile", metavar="FILE", help="A PEM file with the certificates to trust, for HTTPS.")
 @click.option("--model", metavar="NAME", shell_complete=names("model"), help="Show the predictions of this model only.")
 @click.option("--every", type=click.FloatRange(0.2, 3_600), default=1.0, show_default=True, help="Seconds.")
@@ -34,7 +34,7 @@ _TIMEOUT_S = 5.0
 def top(url: str | None, key: str | None, cafile: str | None, model: str | None, every: float, once: bool) -> None:
     """Watch a running service: rates, latencies, versions, what fails.
 
-    Ctrl-C ends it. Where no terminal is, one view is printed after the other.
+    Ctrl-C ends it. Without a terminal, the views are printed one after the other.
 
     \b
     Example:
@@ -154,7 +154,7 @@ def _first(file: Path) -> str:
     text = file.read_bytes().decode("latin-1")
     found = re.search("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL)
     if found is None:
-        raise ValueError("no certificate is in it")
+        raise ValueError("it contains no certificate")
     return found[0]
 
 
@@ -174,7 +174,7 @@ def _scrape(url: str, key: str | None, context: SSLContext | None) -> Scrape:
     try:
         place = urlsplit(url)
         if place.scheme not in ("http", "https") or not place.hostname:
-            raise ValueError("no address of a service")
+            raise ValueError("not the address of a service")
         request = urllib.request.Request(f"{url}/metrics", headers=headers)
         with opener.open(request, timeout=_TIMEOUT_S) as response:
             text = response.read().decode(errors="replace")
@@ -189,10 +189,10 @@ def _scrape(url: str, key: str | None, context: SSLContext | None) -> Scrape:
     except (OSError, HTTPException) as error:
         why = getattr(error, "reason", None) or error
         if isinstance(why, ssl.SSLCertVerificationError):
-            trust = "Name the certificate to trust (--cafile FILE), and ask by a name that it is for"
+            trust = "Give the certificate to trust (--cafile FILE), and a host name that is in it"
             raise Unavailable(f"{url}: its certificate is not trusted ({why.verify_message}). {trust}.") from error
         raise Unavailable(
-            f"{url}: no service answers there ({why}). Start one: trimtab serve; or name it: --url."
+            f"{url}: no service answers there ({why}). Start one: trimtab serve; or give its address: --url."
         ) from error
     if not text:
         raise Unavailable(f"{url}/metrics: the answer was empty. Is it a service of trimtab?")

@@ -31,7 +31,9 @@ class MemoryLog:
         if not all(isinstance(payload, bytes) for payload in payloads):
             raise Misuse("log: a payload is not bytes. Encode it first.")
         if at_us is not None and (len(at_us) != len(payloads) or list(at_us) != sorted(at_us)):
-            raise Misuse("log: the append times do not fit the payloads. Give one for each, none below the one before.")
+            raise Misuse(
+                "log: the append times do not fit the payloads. Give one for each payload, in ascending order."
+            )
         if not payloads:
             return range(0)
         with self._mutex:
@@ -82,7 +84,7 @@ class MemoryLog:
 
     def _check(self, partition: str) -> None:
         if partition != self.partition:
-            raise NotFound(f"log: no partition {partition!r}; there is: {self.partition}.")
+            raise NotFound(f"log: no partition {partition!r}; the only one is {self.partition}.")
 
 
 class MemoryKeyValue:

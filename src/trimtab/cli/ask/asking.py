@@ -48,7 +48,7 @@ def why(prediction_id: str) -> None:
 @command("report")
 @click.argument("version", shell_complete=names("version"))
 @click.option(
-    "--out", type=click.Path(), metavar="FILE", help="The file to write; left out, in reports/ of the state folder."
+    "--out", type=click.Path(), metavar="FILE", help="The file to write (default: in reports/ of the state folder)."
 )
 def report(version: str, out: str | None) -> None:
     """Write a version's evaluation and card as a page.

@@ -10,15 +10,15 @@ from trimtab.cli.output import show_each
 
 @command("exclusions")
 @click.argument("model", required=False, shell_complete=names("model"))
-@click.option("--all", "everything", is_flag=True, help="Show those that were released, too.")
-@click.option("--release", "window", metavar="ID", help="Let the rows of this time count again.")
-@click.option("--why", "reason", default="", metavar="TEXT", help="With --release: goes into the ledger.")
-@click.option("--by", "actor", metavar="NAME", help="With --release: who; left out, the name of your account.")
+@click.option("--all", "everything", is_flag=True, help="Show released windows, too.")
+@click.option("--release", "window", metavar="ID", help="End the exclusion of this window.")
+@click.option("--why", "reason", default="", metavar="TEXT", help="With --release: the reason, for the ledger.")
+@click.option("--by", "actor", metavar="NAME", help="With --release: who releases it (default: your account).")
 def exclusions(model: str | None, everything: bool, window: str | None, reason: str, actor: str | None) -> None:
-    """List the times whose rows are not learnt from, or release one.
+    """List the windows of time whose rows are excluded from learning, or release one.
 
-    Rows of times in which inputs or labels were red are used for no fit, gate or reference until a person releases
-    them. MODEL may be left out when the project's first deployment is meant.
+    A window is excluded because inputs or labels were red in it. Until a person releases the window, its rows are not
+    used in fits, gates or references. MODEL may be left out when the project's first deployment is meant.
 
     \b
     Example:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     type=click.Choice(["hour", "day", "week", "month", "all", "batch"]),
     default="day",
     show_default=True,
-    help="The length of a block; or one for each batch of `trimtab predict`.",
+    help="The length of a block; batch: a block for each batch of `trimtab predict`.",
 )
 @click.option("--slices", metavar="COLUMN", help="A row for each value of a column or named expression.")
 @click.option("--since", metavar="T", help="Leave out blocks that begin before T.")
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 @click.option(
     "--version", "version", metavar="VERSION", shell_complete=names("version"), help="Only what this version answered."
 )
-@click.option("--amended", is_flag=True, help="Count labels that came late or were corrected since a day was closed.")
+@click.option("--amended", is_flag=True, help="Also count labels that came or changed after a day was closed.")
 @click.option("--page", "page", metavar="FILE", help="Write a page with plots instead: a file that ends in .html.")
 @click.option("--accept", is_flag=True, help="Accept a level that is worse than that of the last healthy version.")
-@click.option("--why", "reason", default="", metavar="TEXT", help="With --accept: goes into the ledger.")
-@click.option("--actor", "actor", metavar="NAME", help="With --accept: who; left out, the name of your account.")
+@click.option("--why", "reason", default="", metavar="TEXT", help="With --accept: the reason, for the ledger.")
+@click.option("--actor", "actor", metavar="NAME", help="With --accept: who accepts it (default: your account).")
 def quality(model: str | None, page: str | None, accept: bool, reason: str, actor: str | None, **wanted: Any) -> None:
     """Show the quality of a model's answers, by closed blocks of time.
 
-    Prints a table and a plot. A day is closed once the wait for its labels is over. MODEL may be left out when the
-    project's first deployment is meant.
+    Prints a table and a plot. A day is closed once its labels are final, after the label's wait. MODEL may be left out
+    when the project's first deployment is meant.
 
     \b
     Example:

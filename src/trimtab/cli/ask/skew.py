@@ -19,9 +19,9 @@ from trimtab.cli.output import progress, show, show_each
     default=1_000,
     show_default=True,
     metavar="N",
-    help="The number of predictions.",
+    help="The number of predictions to check.",
 )
-@click.option("--all", "everything", is_flag=True, help="All predictions.")
+@click.option("--all", "everything", is_flag=True, help="Check all predictions.")
 @click.option("--since", metavar="T", help="Only predictions made at T or later.")
 @click.option("--seed", type=int, metavar="N", help="Seed of the sample.")
 @click.option("--scores", is_flag=True, help="Also score the logged inputs again.")

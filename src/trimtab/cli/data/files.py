@@ -32,7 +32,7 @@ _INGEST_SAFE = "What was taken is safe in the log; run the same command again: r
 @click.argument("source", shell_complete=names("source"))
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--live", is_flag=True, help="The rows become known now, not at their time plus the source's delay.")
-@click.option("--absent-as-null", is_flag=True, help="Take a file that lacks declared columns; they are null.")
+@click.option("--absent-as-null", is_flag=True, help="Accept a file without some declared columns, as null.")
 @click.option(
     "--max-refused",
     type=click.FloatRange(0, 1),
@@ -74,11 +74,9 @@ def ingest(source: str, file: Path, live: bool, absent_as_null: bool, max_refuse
 
 
 def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
-    lines = [
-        f"{source}: {taken.accepted:,} rows taken, {taken.quarantined:,} quarantined (what had come before counts once)"
-    ]
+    lines = [f"{source}: {taken.accepted:,} rows taken, {taken.quarantined:,} quarantined (repeated rows count once)"]
     if taken.ignored:
-        lines.append(f"  not declared, left out: {', '.join(taken.ignored)}")
+        lines.append(f"  columns that are not declared, left out: {', '.join(taken.ignored)}")
     if taken.not_final:
         lines.append(
             f"  {taken.not_final:,} rows left out: their delay had not passed at the newest row of the file, so their "
@@ -86,7 +84,7 @@ def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
             "became known now, load it with --live."
         )
     if taken.absent:
-        lines.append(f"  not in the file, null: {', '.join(taken.absent)}")
+        lines.append(f"  columns that the file lacks, set to null: {', '.join(taken.absent)}")
     for p in taken.problems[:_NAMED]:
         what = p.found if p.reason == "bad_line" else f"{p.field} = {p.found}"
         lines.append(f"  {unit} {p.row + 1}: {what}: {p.reason}")
@@ -106,7 +104,7 @@ def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
 @click.argument("model", shell_complete=names("model"))
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--row", "rows", multiple=True, metavar="JSON", help="One request as a JSON object; may be repeated.")
-@click.option("--at", metavar="TIME", help="Answer as of this time, ISO 8601; left out, now (rows) or its own (file).")
+@click.option("--at", metavar="TIME", help="Answer as of this time (default: now; for FILE, each row's time).")
 @click.option("--out", type=click.Path(path_type=Path), help="Where the answers to FILE go: .parquet or .csv.")
 @click.option("--mode", type=click.Choice(["batch", "precomputed"]), default="batch", show_default=True)
 def predict(model: str, file: Path | None, rows: tuple[str, ...], at: str | None, out: Path | None, mode: str) -> None:
@@ -153,13 +151,13 @@ def _parsed(text: str) -> dict[str, Any]:
     try:
         row = json.loads(text)
     except json.JSONDecodeError as error:
-        raise Misuse(f"--row: no JSON: {error}. Write an object: '{{\"column\": value, ...}}'") from error
+        raise Misuse(f"--row: not JSON: {error}. Write an object: '{{\"column\": value, ...}}'") from error
     if not isinstance(row, dict):
-        raise Misuse(f"--row: found a {type(row).__name__}, needed is a JSON object: '{{\"column\": value, ...}}'")
+        raise Misuse(f"--row: found a {type(row).__name__}. Give a JSON object: '{{\"column\": value, ...}}'")
     return row
 
 
 def _there(file: Path) -> Path:
     if file.is_dir():
-        raise Misuse(f"{file} is a folder, needed is a file. Give the path of one file of it at a time.")
+        raise Misuse(f"{file} is a folder, not a file. Give the path of one file in it at a time.")
     return regular_file(file)

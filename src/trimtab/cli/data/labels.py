@@ -21,12 +21,12 @@ _NAMED = 10  # at most this many of the refused labels are shown
 @command("label", safe="Labels that were taken are safe in the log; run the same command again for the rest.")
 @click.argument("file", type=click.Path(path_type=Path))
 def label(file: Path) -> int:
-    """Tell what became of predictions, from a file with their ids.
+    """Load labels of predictions from a file with their ids.
 
     FILE has the columns prediction (the id of an answer), value (true or false, the number or the class) and,
-    optionally, at (when it turned out). It ends in .csv, .tsv, .parquet, .ndjson, .jsonl, .feather or .arrow. The other
-    columns of a label's event are taken from the request of its prediction. Labels that cannot be taken are listed, and
-    the exit status is then 1.
+    optionally, at (the time of the outcome). It ends in .csv, .tsv, .parquet, .ndjson, .jsonl, .feather or .arrow. The
+    other columns of a label's event are taken from the request of its prediction. Labels that cannot be taken are
+    listed, and the exit status is then 1.
 
     \b
     Example:
@@ -45,7 +45,9 @@ def _lines(taken: LabelsTaken) -> list[str]:
     counted = {truth: [text for text, as_ in taken.counted_as.items() if as_ == truth] for truth in ("true", "false")}
     lines += [f"  counted as {truth}: {', '.join(map(repr, texts))}" for truth, texts in counted.items() if texts]
     if taken.late:
-        lines.append(f"  {taken.late:,} came after their wait: they are learnt from, and change no day that is closed")
+        lines.append(
+            f"  {taken.late:,} came after the label's wait: models learn from them, but closed days do not change"
+        )
     if taken.ignored:
         lines.append(f"  columns that no label has, left out: {', '.join(taken.ignored)}")
     for one in taken.problems[:_NAMED]:

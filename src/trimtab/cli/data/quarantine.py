@@ -75,7 +75,7 @@ def drop(source: str | None, reason: str | None, yes: bool) -> None:
     with opened_project() as project:
         rows = sum(group.rows for group in project.quarantined(source) if reason in (None, group.reason))
         if rows and not yes:
-            raise click.UsageError(f"{rows:,} rows would be dropped, and could not be had back. Add --yes.")
+            raise click.UsageError(f"{rows:,} rows would be dropped for good. Add --yes.")
         rows = project.drop_quarantined(source, reason=reason)
     show(Dropped(dropped=rows), [f"{rows:,} rows dropped"])
 

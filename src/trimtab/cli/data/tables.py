@@ -24,7 +24,7 @@ _FINAL = click.option(
     type=click.Choice(["then", "final"]),
     default="then",
     show_default=True,
-    help="Use what was known at that time, or what is known now.",
+    help="then: values as known at each time; final: as known now.",
 )
 _REASONS = click.option(
     "--reasons",
@@ -45,7 +45,7 @@ _EVENTS = click.option(
     "--model",
     metavar="NAME",
     shell_complete=names("model"),
-    help="The features of this model; left out, of the project's only one.",
+    help="The features of this model (default: the project's only one).",
 )
 @click.option(
     "--view",
@@ -55,7 +55,7 @@ _EVENTS = click.option(
     shell_complete=names("view"),
     help="The features of this view; may be repeated.",
 )
-@click.option("--at", metavar="TIME", help="The column of times, or one time, ISO 8601; left out, the model's own.")
+@click.option("--at", metavar="TIME", help="The column of times, or one ISO 8601 time (default: the model's own).")
 @_FINAL
 @_REASONS
 @_EVENTS
@@ -81,10 +81,10 @@ def join(requests: Path, model: str | None, views: tuple[str, ...], events: tupl
 
 @command("snapshot", safe=_SAFE)
 @click.argument("views", nargs=-1, required=True, metavar="VIEW...", shell_complete=names("view"))
-@click.option("--at", metavar="TIME", help="The time, ISO 8601; left out, now.")
+@click.option("--at", metavar="TIME", help="The time, ISO 8601 (default: now).")
 @click.option("--start", metavar="TIME", help="The first of several times; with --end and --every.")
 @click.option("--end", metavar="TIME", help="The end of several times, exclusive.")
-@click.option("--every", metavar="TIME", help='From one time to the next, such as "1d".')
+@click.option("--every", metavar="TIME", help='The step from one time to the next, such as "1d".')
 @_FINAL
 @_REASONS
 @_EVENTS

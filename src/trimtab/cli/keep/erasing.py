@@ -27,7 +27,7 @@ _SAFE = "What is erased stays erased; run the same command again to finish."
     help="A file of keys, one a line (its values separated by commas); - reads standard input.",
 )
 @click.option("--dry-run", is_flag=True, help="Change nothing; show what would be erased.")
-@click.option("--why", default="", metavar="TEXT", help="The reason, for the ledger; write no personal data.")
+@click.option("--why", default="", metavar="TEXT", help="The reason, for the ledger; give no personal data.")
 @click.option("--training-sets", is_flag=True, help="Delete the rows of stored training sets that contain the key.")
 def forget(entity: str, key: tuple[str, ...], file: Path | None, dry_run: bool, why: str, training_sets: bool) -> None:
     """Erase a person, or another entity, from everything that the project keeps.
@@ -71,16 +71,16 @@ def _lines(entity: str, file: Path, columns: Sequence[str]) -> list[Sequence[str
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise Misuse(f"--from {file}: no text in UTF-8 ({error.reason} at byte {error.start}).") from None
+        raise Misuse(f"--from {file}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
     rows = [(number, row) for number, row in enumerate(csv.reader(text.splitlines()), 1) if row]
     if rows and rows[0][1] == [*columns]:
         rows = rows[1:]
     for number, row in rows:
         if len(row) != len(columns) or not all(row):
             raise Misuse(
-                f"--from {file}, line {number}: needed is {', '.join(columns)}, separated by commas; found are "
+                f"--from {file}, line {number}: give {', '.join(columns)}, separated by commas; this line has "
                 f"{len(row)} values{'' if all(row) else ', one of them empty'}. Nothing was done."
             )
     if not rows:
-        raise Misuse(f"--from {file}: it holds no key of {entity!r}. Write one a line.")
+        raise Misuse(f"--from {file}: it holds no key of {entity!r}. Write one key per line.")
     return [row for _, row in rows]

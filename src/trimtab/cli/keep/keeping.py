@@ -62,7 +62,7 @@ def backup(to: Path) -> None:
 
 @command("restore", safe="The state is as it was before.")
 @click.argument("backup", metavar="BACKUP", type=click.Path(path_type=Path))
-@click.option("--into", type=click.Path(path_type=Path), help="The state folder to make; left out, the project's.")
+@click.option("--into", type=click.Path(path_type=Path), help="The state folder to make (default: the project's).")
 @click.option("--force", is_flag=True, help="Replace the state that is there.")
 def restore(backup: Path, into: Path | None, force: bool) -> None:
     """Restore a backup's state, after comparing every file's checksum.

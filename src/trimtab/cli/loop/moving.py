@@ -11,22 +11,23 @@ from trimtab.cli.output import progress, show
 
 _SAFE = "What was decided is in the ledger; a step that was not finished is done again by the next call."
 _SHARE = click.option(
-    "--share", type=click.FloatRange(0, 1), required=True, help="The share of the requests; 0 ends it."
+    "--share", type=click.FloatRange(0, 1), required=True, help="The version's share of the requests; 0 withdraws it."
 )
 
 
 @command("promote", safe=_SAFE)
 @click.argument("version", shell_complete=names("version"))
-@click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger and the alias's history.")
+@click.option("--why", "reason", default="", metavar="TEXT", help="The reason, for the ledger and the alias's history.")
 @click.option("--dry-run", is_flag=True, help="Only judge it; nothing is moved or written into the ledger.")
-@click.option("--seen-until", metavar="TIME", help="Until when an imported version has seen data.")
-@click.option("--by", "actor", metavar="NAME", help="Who promotes it; left out, the name of your account.")
+@click.option("--seen-until", metavar="TIME", help="Where the training data of an imported version end.")
+@click.option("--by", "actor", metavar="NAME", help="Who promotes the version (default: your account).")
 def promote(version: str, reason: str, dry_run: bool, seen_until: str | None, actor: str | None) -> int:
     """Judge a registered version, and put it in service when it passes.
 
     VERSION is one of `trimtab versions list`, trained or imported. It is judged by the same gate as every candidate, on
-    the newest labelled days that neither it nor the version in service has seen. Exit status 1: it was refused, and
-    nothing has changed. Where the deployment asks for approval, it waits for `trimtab approve`.
+    the newest labelled days that neither it nor the version in service has seen. Exit status 1: the version was
+    refused, and nothing has changed. If the deployment declares an approval, the version then waits for `trimtab
+    approve`.
 
     \b
     Example:
@@ -50,8 +51,8 @@ def promote(version: str, reason: str, dry_run: bool, seen_until: str | None, ac
 
 @command("approve", safe=_SAFE)
 @click.argument("model", required=False, shell_complete=names("model"))
-@click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger.")
-@click.option("--by", "actor", metavar="NAME", help="Who approves it; left out, the name of your account.")
+@click.option("--why", "reason", default="", metavar="TEXT", help="The reason, for the ledger.")
+@click.option("--by", "actor", metavar="NAME", help="Who approves it (default: your account).")
 def approve(model: str | None, reason: str, actor: str | None) -> int:
     """Let the candidate that waits for approval take over.
 
@@ -69,12 +70,12 @@ def approve(model: str | None, reason: str, actor: str | None) -> int:
 
 @command("reject")
 @click.argument("model", required=False, shell_complete=names("model"))
-@click.option("--why", "reason", required=True, metavar="TEXT", help="Goes into the ledger.")
-@click.option("--by", "actor", metavar="NAME", help="Who rejects it; left out, the name of your account.")
+@click.option("--why", "reason", required=True, metavar="TEXT", help="The reason, for the ledger.")
+@click.option("--by", "actor", metavar="NAME", help="Who rejects it (default: your account).")
 def reject(model: str | None, reason: str, actor: str | None) -> None:
     """Drop the candidate that is in a stage of its rollout, or waits for approval.
 
-    MODEL may be left out when only one waits for approval. The cooldown runs as after a refusal.
+    MODEL may be left out when only one waits for approval. The cooldown begins, as after a refusal.
 
     \b
     Example:
@@ -87,7 +88,7 @@ def reject(model: str | None, reason: str, actor: str | None) -> None:
 
 @command("rollback")
 @click.argument("model", shell_complete=names("model"))
-@click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger and the alias's history.")
+@click.option("--why", "reason", default="", metavar="TEXT", help="The reason, for the ledger and the alias's history.")
 def rollback(model: str, reason: str) -> None:
     """Let the previous version answer again, at once.
 
@@ -106,7 +107,11 @@ def rollback(model: str, reason: str) -> None:
 @click.argument("version", shell_complete=names("version"))
 @_SHARE
 @click.option(
-    "--why", "reason", default="", metavar="TEXT", help="Goes into the ledger; required of one that passed no gate."
+    "--why",
+    "reason",
+    default="",
+    metavar="TEXT",
+    help="The reason, for the ledger; required for a version that passed no gate.",
 )
 def canary(version: str, share: float, reason: str) -> None:
     """Let a version answer a share of the requests, next to the one in service.
@@ -124,12 +129,12 @@ def canary(version: str, share: float, reason: str) -> None:
 @command("shadow")
 @click.argument("version", shell_complete=names("version"))
 @_SHARE
-@click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger.")
+@click.option("--why", "reason", default="", metavar="TEXT", help="The reason, for the ledger.")
 def shadow(version: str, share: float, reason: str) -> None:
-    """Let a version answer a share of the requests once more, only for the log.
+    """Let a version also score a share of the requests, for the log only.
 
-    It does so while the service has nothing else to do, and no client sees its answers. The same entities are always
-    in the share.
+    It scores them while the service has nothing else to do, and no client sees its answers. The same entities are
+    always in the share.
 
     \b
     Example:
@@ -145,7 +150,7 @@ def _arm(version: str, arm: str, share: float, reason: str) -> None:
 
 
 @command("freeze")
-@click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger.")
+@click.option("--why", "reason", default="", metavar="TEXT", help="The reason, for the ledger.")
 def freeze(reason: str) -> None:
     """Stop all automation at once.
 
@@ -161,7 +166,7 @@ def freeze(reason: str) -> None:
 
 
 @command("unfreeze")
-@click.option("--why", "reason", default="", metavar="TEXT", help="Goes into the ledger.")
+@click.option("--why", "reason", default="", metavar="TEXT", help="The reason, for the ledger.")
 def unfreeze(reason: str) -> None:
     """Let automation go on.
 

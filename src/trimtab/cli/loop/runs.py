@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @command("list")
-@click.option("--model", metavar="NAME", shell_complete=names("model"), help="Only those of one deployment.")
+@click.option("--model", metavar="NAME", shell_complete=names("model"), help="Only runs of this model.")
 @click.option("--last", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="The newest N.")
 def runs(model: str | None, last: int) -> None:
     """List the runs: trainings with their outcomes, and those still running.
@@ -61,7 +61,7 @@ def cancel(run_id: str) -> None:
     """
     with opened_project() as project:
         found = project.cancel_run(run_id, actor=account())
-    show(found, [f"{found.id}: requested to end. See: trimtab runs show {found.id}"])
+    show(found, [f"{found.id}: its cancellation was requested. See: trimtab runs show {found.id}"])
 
 
 def run_lines(run: Run, now_us: int | None = None) -> Iterator[str]:
@@ -72,7 +72,7 @@ def run_lines(run: Run, now_us: int | None = None) -> Iterator[str]:
     took = f"; took {_took(run, now_us)}" if run.ended_us is not None else ""
     yield f"started {_shown_time(run.began_us)} by {run.actor}, {run.holder}{took}"
     if run.resumes is not None:
-        yield f"goes on from {run.resumes}, which was interrupted"
+        yield f"resumes {run.resumes}, which was interrupted"
     if run.outcome:
         yield _said(run)
     if run.steps:

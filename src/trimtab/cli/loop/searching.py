@@ -19,7 +19,7 @@ _SHOWN = 10
 
 @command("run", safe=_SAFE)
 @click.argument("model", required=False, shell_complete=names("model"))
-@click.option("--trials", type=int, metavar="N", help="The number of trials; left out, as the model declares.")
+@click.option("--trials", type=int, metavar="N", help="The number of trials (default: as the model declares).")
 @click.option("--time", metavar="TIME", help="The time limit of all trials together, e.g. 10m.")
 def search(model: str | None, trials: int | None, time: str | None) -> None:
     """Look for the parameters of a model's estimator.

@@ -28,8 +28,8 @@ def train(model: str | None) -> int:
     """Train a candidate now, judge it, promote or refuse it.
 
     MODEL may be left out when the project's first deployment is meant. The candidate takes over only when it passes
-    the gate; exit status 1: it was refused. Nothing is done when the version in service is what this data,
-    code and seed give. A training that was killed is resumed: its finished steps are not done again.
+    the gate; exit status 1: it was refused. Nothing is done when this data, code and seed would give the version that
+    is in service already. A training that was killed is resumed: its finished steps are not done again.
 
     \b
     Example:
@@ -69,7 +69,7 @@ def tick() -> None:
     """Look at every deployment once and do what is due.
 
     For schedulers: call it as often as you like. `trimtab serve` does it by itself. A deployment that another process
-    is at work on is left to that, which standard error says.
+    is working on is skipped, with a line on standard error.
 
     \b
     Example:

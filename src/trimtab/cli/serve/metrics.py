@@ -12,9 +12,12 @@ from trimtab.cli.printed import Written
 
 
 @command("rules")
-@click.option("--docs", metavar="URL", help="Where the folder docs can be read, for the links to runbooks.")
+@click.option("--docs", metavar="URL", help="The address of the documentation, for links to runbooks.")
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write them there, with their tests."
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write the rules to this folder, with their tests.",
 )
 def rules(docs: str | None, out: Path | None) -> None:
     """Print alerting rules for Prometheus, which watch a service by its /metrics.

@@ -13,7 +13,7 @@ from trimtab.cli.printed import Written
 
 @command("openapi")
 @click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE", help="The file to write; left out, it is printed."
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="The file to write (default: print the document)."
 )
 def openapi(out: Path | None) -> None:
     """Write the OpenAPI 3.1 document of the service, also served at /openapi.json.

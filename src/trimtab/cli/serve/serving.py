@@ -11,19 +11,20 @@ from trimtab.cli.printed import Served
 
 
 @command("serve", safe="Every answer that was given is logged.")
-@click.option("--host", metavar="ADDRESS", help="Address to listen on; left out, the setting serve.host.")
-@click.option("--port", type=click.IntRange(0, 65_535), help="Port; 0 takes a free one; left out, serve.port.")
-@click.option("--workers", type=click.IntRange(1, 64), help="Processes that answer; left out, serve.workers.")
+@click.option("--host", metavar="ADDRESS", help="Address to listen on (default: the setting serve.host).")
+@click.option("--port", type=click.IntRange(0, 65_535), help="Port; 0 takes a free one (default: serve.port).")
+@click.option("--workers", type=click.IntRange(1, 64), help="Processes that answer (default: serve.workers).")
 @click.option(
     "--grpc-port",
     type=click.IntRange(0, 65_535),
-    help="Port of the Open Inference Protocol over gRPC; left out, serve.grpc_port.",
+    help="Port of the Open Inference Protocol over gRPC (default: serve.grpc_port).",
 )
 @click.option("--as-of", metavar="TIME", help="Let the clock start at this time: to serve a replayed history.")
 def serve(host: str | None, port: int | None, workers: int | None, grpc_port: int | None, as_of: str | None) -> None:
     """Answer over HTTP until stopped.
 
-    Ctrl-C or SIGTERM: requests in flight are finished first, and the exit status is 0; a second one does not wait.
+    After Ctrl-C or SIGTERM, requests in flight are finished first, and the exit status is 0; a second signal ends the
+    service at once.
 
     \b
     Example:

@@ -21,15 +21,17 @@ _SHOWN = 12  # ids are shown with this many digits
 
 @command("list")
 @click.argument("model", required=False, shell_complete=names("model"))
-@click.option("--search", metavar="TEXT", help="In names, addresses, tags, notes, aliases, inputs.")
-@click.option("--tag", metavar="TAG", help="Only those with this tag.")
-@click.option("--metric", metavar="BOUND", help='A metric, also with a bound: "auc>0.8".')
-@click.option("--feature", metavar="NAME", help="Only those that read this feature, or a feature of this view.")
+@click.option(
+    "--search", metavar="TEXT", help="Only versions with TEXT in name, address, tags, notes, aliases or inputs."
+)
+@click.option("--tag", metavar="TAG", help="Only versions with this tag.")
+@click.option("--metric", metavar="BOUND", help='Only versions with this metric, or within a bound: "auc>0.8".')
+@click.option("--feature", metavar="NAME", help="Only versions that read this feature, or a feature of this view.")
 @click.option(
     "--source",
     metavar="NAME",
     shell_complete=names("source"),
-    help="Only those whose features are made of this source.",
+    help="Only versions whose features are made from this source.",
 )
 def versions(model: str | None, **wanted: Any) -> None:
     """List or search the registered versions of models.
@@ -53,14 +55,14 @@ def versions(model: str | None, **wanted: Any) -> None:
         headers = ["version", "address", "made", "metric", "aliases", "tags", ""]
         lines = [text_table(headers, [_row(one) for one in found]), *_notes(found)]
     elif models:
-        lines = [f"No version fits. There are versions of {', '.join(models)}."]
+        lines = [f"No version matches. There are versions of {', '.join(models)}."]
     show_each(found, lines)
 
 
 @command("tag")
 @click.argument("version", shell_complete=names("version"))
 @click.argument("tags", nargs=-1, metavar="TAG...")
-@click.option("--note", metavar="TEXT", help="A remark, kept with who and when.")
+@click.option("--note", metavar="TEXT", help="A remark, kept with its author and time.")
 def tag(version: str, tags: tuple[str, ...], note: str | None) -> None:
     """Give a version tags, or a note.
 
@@ -83,7 +85,7 @@ def tag(version: str, tags: tuple[str, ...], note: str | None) -> None:
 @click.argument("model", shell_complete=names("model"))
 @click.argument("alias", shell_complete=names("alias"))
 @click.option("--needs", required=True, type=click.Choice(["gate", "reason", "nothing"]), help="What a move needs.")
-@click.option("--why", required=True, metavar="TEXT", help="One sentence for the history.")
+@click.option("--why", required=True, metavar="TEXT", help="The reason, for the alias's history.")
 def protect(model: str, alias: str, needs: Any, why: str) -> None:
     """Say what a move of an alias needs: a gate record, a reason, or nothing.
 
@@ -99,18 +101,26 @@ def protect(model: str, alias: str, needs: Any, why: str) -> None:
     show(made, [f"{model}@{alias}: a move needs {needs} from now on"])
 
 
-@command("gc", safe="What went is noted; run the same command again for the rest.")
+@command("gc", safe="What was removed is recorded; run the same command again for the rest.")
 @click.option("--dry-run", is_flag=True, help="Change nothing; show what would be removed, and why the rest stays.")
-@click.option("--grace", default="7d", show_default=True, metavar="DURATION", help="Keep everything newer.")
+@click.option("--grace", default="7d", show_default=True, metavar="DURATION", help="Keep everything newer than this.")
 @click.option(
     "--rollbacks", type=click.IntRange(min=1), default=10, show_default=True, help="Rollbacks of each alias to keep."
 )
 @click.option("--evidence", metavar="DURATION", help="Ignore gate records and ledger rows older than this.")
 @click.option(
-    "--searches", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="Keep the newest N."
+    "--searches",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Keep the newest N searches.",
 )
 @click.option(
-    "--why", default="nothing needs it any more", show_default=True, help="Shown when a removed one is loaded later."
+    "--why",
+    default="nothing needs it any more",
+    show_default=True,
+    help="The reason, shown when a removed version is loaded later.",
 )
 def gc(dry_run: bool, **limits: Any) -> None:
     """Remove unneeded artifacts of versions, searches and results of steps.
@@ -155,8 +165,8 @@ def _collected(done: Collection, dry_run: bool) -> Iterator[str]:
         more = f" (and {_counted(len(kept.why) - len(told), 'more reason')})" if len(kept.why) > len(told) else ""
         yield f"stays  {kept.name:<24} {format_bytes(kept.size_bytes):>10}  {'; '.join(told)}{more}"
         if dry_run:
-            yield f"       it would go with: {', '.join(kept.frees)}"
-    word, said = ("would go", "would give back") if dry_run else ("went", "gave back")
+            yield f"       it could be removed with: {', '.join(kept.frees)}"
+    word, said = ("would remove", "would free") if dry_run else ("removed", "freed")
     for going in done.going:
         yield f"{word}  {going.name}  {format_bytes(going.size_bytes)} in {_counted(len(going.blobs), 'blob')}"
     for orphan in done.orphans:
@@ -166,7 +176,7 @@ def _collected(done: Collection, dry_run: bool) -> Iterator[str]:
         what = "search" if one.what == "search" else "result of step"
         yield f"{word}  {what} {one.name[: one.name.index('/') + 1 + _SHOWN]}, of {format_time(one.at_us)[:16]}"
     if done.unfinished_bytes:
-        yield f"{word}  {format_bytes(done.unfinished_bytes)} that killed processes left half stored"
+        yield f"{word}  {format_bytes(done.unfinished_bytes)} of unfinished files of killed processes"
     yield (
         f"{_counted(len(done.kept), 'version')} stay{'s' * (len(done.kept) == 1)}; "
         f"{_counted(len(done.going), 'version')} and {_counted(len(done.orphans), 'blob')} that nothing names {said} "

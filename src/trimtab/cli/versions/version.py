@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 @command("compare")
 @click.argument("one", shell_complete=names("version"))
 @click.argument("other", shell_complete=names("version"))
-@click.option("--window", default="14d", show_default=True, metavar="DURATION", help="How far back labelled rows go.")
+@click.option(
+    "--window", default="14d", show_default=True, metavar="DURATION", help="The period of labelled rows to compare on."
+)
 @click.option("--no-rows", is_flag=True, help="Compare records only; score no rows.")
-@click.option("--moved", type=float, metavar="X", help="The difference from which an answer counts as moved.")
-@click.option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Write it as a page, too.")
+@click.option("--moved", type=float, metavar="X", help="The smallest difference for which an answer counts as moved.")
+@click.option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Write the comparison as a page, too.")
 def compare(one: str, other: str, window: str, no_rows: bool, moved: float | None, html: str | None) -> None:
     """Show the differences between two versions, and their answers to the same rows.
 
@@ -31,7 +33,7 @@ def compare(one: str, other: str, window: str, no_rows: bool, moved: float | Non
       trimtab versions compare late_flight@champion late_flight@9 --html compare.html
     """
     if no_rows:
-        refuse_given("is about rows, and --no-rows asks neither version.", "window", "moved")
+        refuse_given("is about rows, and --no-rows scores none.", "window", "moved")
     with opened_project() as project, progress("asking both versions"):
         found = project.compare(one, other, window=None if no_rows else window, moved=moved)
     from trimtab.registry.describing.compare_page import comparison_document
@@ -44,7 +46,7 @@ def compare(one: str, other: str, window: str, no_rows: bool, moved: float | Non
 
 @command("card")
 @click.argument("version", shell_complete=names("version"))
-@click.option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Write it as a page instead.")
+@click.option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Write the card as a page instead.")
 def card(version: str, html: str | None) -> None:
     """Show a version's model card as Markdown.
 
@@ -62,7 +64,7 @@ def card(version: str, html: str | None) -> None:
 @command("export")
 @click.argument("version", shell_complete=names("version"))
 @click.argument("folder", type=click.Path(file_okay=False))
-@click.option("--mlflow", is_flag=True, help="Make it an MLflow model folder.")
+@click.option("--mlflow", is_flag=True, help="Write an MLflow model folder.")
 @click.option("--trust", type=click.Choice(["pickle"]), help="Allow a version that is stored with pickle.")
 def export(version: str, folder: str, mlflow: bool, trust: Any) -> None:
     """Write a version as a folder that runs without trimtab, or that MLflow reads.
@@ -76,8 +78,8 @@ def export(version: str, folder: str, mlflow: bool, trust: Any) -> None:
     show(
         done,
         [
-            f"{done.version}: {len(done.files)} files in {done.folder}; its {done.golden} golden predictions come out "
-            f"within {done.difference:.2g} there (allowed {done.tolerance:.2g})",
+            f"{done.version}: {len(done.files)} files in {done.folder}; they reproduce its {done.golden} golden "
+            f"predictions within {done.difference:.2g} (allowed: {done.tolerance:.2g})",
             f"check it anywhere: python {Path(done.folder) / done.check} --check",
         ],
     )
@@ -86,12 +88,14 @@ def export(version: str, folder: str, mlflow: bool, trust: Any) -> None:
 @command("import", safe="Nothing was registered.")
 @click.argument("path", type=click.Path())
 @click.option("--model", required=True, shell_complete=names("model"), help="The declared model.")
-@click.option("--golden", type=click.Path(dir_okay=False), metavar="FILE", help="Rows with the scores it must give.")
-@click.option("--window", metavar="DURATION", help="Score it on the labelled rows of this last period.")
+@click.option(
+    "--golden", type=click.Path(dir_okay=False), metavar="FILE", help="Rows with the scores that the model must give."
+)
+@click.option("--window", metavar="DURATION", help="Score the model on the labelled rows of the last DURATION.")
 @click.option("--category", multiple=True, metavar="NAME=A,B", help="A category's values, in the model's own order.")
-@click.option("--seen-until", metavar="TIME", help="Until when it may have seen data; left out, now.")
+@click.option("--seen-until", metavar="TIME", help="Where the model's training data end (default: now).")
 @click.option("--trust", type=click.Choice(["pickle"]), help="Allow a pickle, which runs code.")
-@click.option("--first", is_flag=True, help="Make it champion; allowed while there is none.")
+@click.option("--first", is_flag=True, help="Make it champion; allowed while there is no champion.")
 @click.option("--why", default="", metavar="TEXT", help="Why it may answer without a gate; required with --first.")
 def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> None:
     """Register a model file, or an MLflow model folder, as a version.
@@ -108,17 +112,18 @@ def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> N
         version = project.import_model(path, model, categories=_categories(category), actor=account(), **given)
         champion = project.registry.alias(model, "champion")
     assert version.imported is not None  # the version was just imported
-    named = "by name" if version.imported.inputs_named else "by their number alone: the file names none"
+    named = "by name" if version.imported.inputs_named else "by their number only, because the file names none"
     lines = [
         f"{version.name} ({version.id[:12]}): {version.imported.kind}, held against {version.imported.golden}; its "
         f"inputs were compared {named}"
     ]
     if version.id in there:
-        lines = [
-            f"The same content is {version.name} already, imported {_shown_time(version.made_at_us)}: nothing is new."
-        ]
+        lines = [f"Nothing is new: this content was imported as {version.name} on {_shown_time(version.made_at_us)}."]
     elif given["seen_until"] is None:
-        lines.append("It counts as knowing all data until now: gates judge it on later days. Better: --seen-until TIME")
+        lines.append(
+            "Its training data are assumed to reach until now, so gates judge it on later days. If they ended earlier, "
+            "import it with --seen-until TIME"
+        )
     if champion is None or champion.id != version.id:
         lines.append(f"It serves nothing yet. Judge it and put it in service: trimtab promote {version.name}")
     show(version, lines)
@@ -157,7 +162,7 @@ def _version_lines(shown: DescribedVersion) -> list[str]:
     version, signature = shown.version, shown.signature
     origin = f"trained on {version.rows:,} rows"
     if version.imported is not None:
-        until = f"may have seen all until {_shown_time(version.cut_us)}: metrics of earlier rows may be too good"
+        until = f"training data may reach until {_shown_time(version.cut_us)}: metrics of earlier rows may be too good"
         origin = f"imported from {version.imported.file}, {until}"
     output = signature.output
     span = (

@@ -122,7 +122,10 @@ def test_models_and_their_versions_are_shown(ask: Asker) -> None:
         status, one = ask("GET", f"/v1/models/buyer/versions/{quote(reference)}")
         assert (status, one["name"]) == (200, "buyer@2")
         assert [field["name"] for field in one["signature"]["request"]] == ["visit_id", "site", "at", "x"]
-    assert ask("GET", "/v1/models/nobody")[1]["detail"] == "no deployment of model 'nobody'. There is: buyer, learner."
+    assert (
+        ask("GET", "/v1/models/nobody")[1]["detail"]
+        == "no deployment of model 'nobody'. Deployed models: buyer, learner."
+    )
     for wrong in ("99", "learner@1", "nonsense", "", "%00", "9" * 40):
         assert ask("GET", f"/v1/models/buyer/versions/{wrong}")[0] in (400, 404)
 
@@ -193,7 +196,7 @@ def test_the_features_of_an_entity_are_those_that_a_request_would_read(ask: Aske
     assert nobody["key"] == {"site": "a/b c"}
     assert {one["reason"] for one in nobody["views"][0]["features"].values()} == {"no_entity"}
     assert nobody["views"][0]["newest_at_us"] is None
-    assert ask("GET", "/v1/entities/visit/x/features")[1]["detail"].endswith("There is: site.")
+    assert ask("GET", "/v1/entities/visit/x/features")[1]["detail"].endswith("Entities of views: site.")
     assert ask("GET", "/v1/entities/site/a/b/features")[0] == 400
     assert ask("GET", "/v1/entities/site/a/features?modle=buyer")[0] == 400
     assert ask("GET", "/v1/entities/site/a/features?model=x")[0] == 404

@@ -149,7 +149,9 @@ def test_labels_that_stop_and_come_back_are_told_by_the_ticks_of_the_loop(traine
 def test_what_no_look_has_seen_yet_is_shown_as_not_told(tmp_path: Path) -> None:
     with opened(tmp_path, receiver("http://127.0.0.1:9/")) as project:
         find(project, a_signal(project))
-        assert "  red   buyer/null_values/column x since 2024-04-10T00:00:00Z (not told)" in project.alerts().lines()
+        assert (
+            "  red   buyer/null_values/column x since 2024-04-10T00:00:00Z (no alert sent)" in project.alerts().lines()
+        )
 
 
 def test_the_owner_is_that_of_the_signal_else_that_of_the_deployment(tmp_path: Path) -> None:
@@ -244,7 +246,7 @@ def test_a_receiver_that_hangs_keeps_no_other_from_its_alert(tmp_path: Path) -> 
             assert len(stuck.got) == 1
             red = [line for line in project.status().red if line.startswith("alerts: ")]
             assert red == [
-                "alerts: receiver a_stuck (webhook): it fails since 2024-04-10T00:00:00Z: "
+                "alerts: receiver a_stuck (webhook): failing since 2024-04-10T00:00:00Z: "
                 "127.0.0.1 gave no answer within 1 s; 2 alerts wait"
             ]
 
@@ -535,7 +537,7 @@ def test_a_mute_ends_by_itself(tmp_path: Path) -> None:
         ("bayer/no_labels", "4h", "w", "no model 'bayer'"),
         ("buyer/no_lables", "4h", "w", "no kind of signal 'no_lables'"),
         ("", "4h", "w", "nothing has this name"),
-        ("buyer", "0s", "w", "more than nothing"),
+        ("buyer", "0s", "w", "more than 0"),
         ("buyer", "400d", "w", "at most 90d"),
         ("buyer", "soon", "w", "'soon' is not a duration"),
         ("buyer", "4h", "  ", "no reason"),
@@ -551,7 +553,7 @@ def test_a_mute_of_nothing_or_without_an_end_or_a_reason_is_refused(
 
 
 def test_what_is_not_muted_cannot_be_unmuted(tmp_path: Path) -> None:
-    with opened(tmp_path) as project, pytest.raises(NotFound, match="Muted is: nothing"):
+    with opened(tmp_path) as project, pytest.raises(NotFound, match="Muted: nothing"):
         project.unmute_alerts("buyer")
 
 
@@ -562,7 +564,7 @@ def test_a_budget_that_is_used_up_is_told_shown_and_ends_in_a_digest(tmp_path: P
         find(project, first)
         project.send_alerts()
         assert server.got[0].json["notes"] == [
-            "buyer: that was page 1 of 1 of a week (red). What comes next waits for a digest."
+            "buyer: this was page 1 of at most 1 a week (red). Further alerts wait for a digest."
         ]
         find(project, first, a_signal(project, "b"), a_signal(project, "c"))
         project.send_alerts()
@@ -602,7 +604,7 @@ def test_a_test_alert_goes_to_one_receiver_past_outbox_and_budget(tmp_path: Path
         assert (tested.receiver, tested.kind, tested.ok, tested.said) == ("team", "webhook", True, "200 ok")
         assert subjects(server) == [("test", [])]
         assert project.alerts().budgets == []
-        with pytest.raises(NotFound, match=r"'taem': there is none. There is: team"):
+        with pytest.raises(NotFound, match=r"'taem' is not declared. Declared receivers: team"):
             project.test_alerts("taem")
 
 

@@ -218,7 +218,7 @@ def test_an_arm_that_cannot_be_is_refused_and_nothing_is_written(trained: Path) 
         rows = len(project.ledger())
         with pytest.raises(Misuse, match="canary, shadow"):
             project.set_arm("buyer@1", "champion", share=0.5)
-        with pytest.raises(Misuse, match="found a share of 2"):
+        with pytest.raises(Misuse, match="the share is 2"):
             project.set_arm("buyer@1", "canary", share=2.0)
         with pytest.raises(NotFound, match="no version is its shadow yet"):
             project.set_arm("buyer", "shadow", share=0.5)

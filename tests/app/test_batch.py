@@ -284,7 +284,7 @@ def test_rows_to_predict_may_be_a_table_and_what_is_none_is_said(project: Projec
     asked = table(-5, -3)
     assert [a.request_id for a in project.predict("buyer", asked)] == ["t-5", "t-3"]
     row = shop.visit("q", shop.NOW_US)
-    for wrong, said in [(row, r"Give a list of them.*\[row\]"), ("q.csv", "predict_table"), (3, "rows is a int")]:
+    for wrong, said in [(row, r"Give a list of dicts.*\[row\]"), ("q.csv", "predict_table"), (3, "rows is a int")]:
         with pytest.raises(Misuse, match=said):
             project.predict("buyer", wrong)
     with pytest.raises(Misuse, match="at: time: 'gestern' is not ISO 8601"):
@@ -325,7 +325,10 @@ def test_the_batch_of_a_process_that_was_killed_goes_on_at_once_and_that_of_a_st
         with forked.Popen([sys.executable, "-c", KILLED, *arguments], stdout=subprocess.PIPE) as process:
             if sent == signal.SIGSTOP:
                 os.waitpid(process.pid, os.WUNTRACED)
-                with shop.opened(trained) as project, pytest.raises(Conflict, match="another process is scoring it"):
+                with (
+                    shop.opened(trained) as project,
+                    pytest.raises(Conflict, match="another process is scoring this batch"),
+                ):
                     project.predict_table("buyer", rows)
                 process.kill()
             process.wait()

@@ -115,7 +115,7 @@ def test_what_cannot_be_compared_is_said(trained: Path) -> None:
             with pytest.raises(Misuse, match=f"compare: window: '{window}'"):
                 project.compare("buyer@1", "buyer@2", window=window)
         for moved in (float("nan"), float("inf"), -1.0):
-            with pytest.raises(Misuse, match=f"compare: moved: {moved} is no difference"):
+            with pytest.raises(Misuse, match=f"compare: moved: {moved} is not a difference"):
                 project.compare("buyer@1", "buyer@2", moved=moved)
 
 

@@ -145,7 +145,7 @@ def test_parquet_files_can_stand_for_a_history(project: Project, tmp_path: Path)
         project.join(visits(), "buyer", events={"readings": folder})
     with pytest.raises(NotFound, match="no Parquet file"):
         project.join(visits(), "buyer", events={"readings": tmp_path / "none"})
-    with pytest.raises(NotFound, match="none of these features is of that source, but of readings"):
+    with pytest.raises(NotFound, match="They use: readings"):
         project.join(visits(), "buyer", events={"sales": folder})
     assert list((project.state_folder / "backfill").iterdir()) == []
 
@@ -187,10 +187,10 @@ def test_wrong_requests_are_refused_before_any_work(project: Project, tmp_path: 
     for given, of, how, words in (
         (asked.select(["visit_id", "at", "x"]), None, {}, "no column 'site' of str"),
         (asked.replace({"site": asked["x"]}), None, {}, "'site'"),
-        (asked, "site", {}, "as of when"),
+        (asked, "site", {}, "no time is given"),
         (asked, "site", {"at": "noon"}, r"at: time: 'noon' is not ISO 8601\. .* Or name a column \("),
         (asked, "site", {"at": "x"}, "must be a column of times; it is float"),
-        (asked, None, {"at": shop.NOW_US + 1}, "is to come"),
+        (asked, None, {"at": shop.NOW_US + 1}, "is in the future"),
         (asked, [], {"at": "at"}, "empty"),
         (asked, None, {"as_known": "now"}, "neither"),
         (asked, None, {"out": tmp_path / "x.xlsx"}, "must end in"),
@@ -286,7 +286,7 @@ def test_moments_whose_events_were_removed_are_refused(project: Project) -> None
     assert project.snapshot("site", at=late).rows == 2
     with pytest.raises(Misuse, match=r"events of 'readings' before 2024-03-02.* were removed, as \[retention\] says"):
         project.snapshot("site", at=shop.BEGIN_US + DAY_US)
-    with pytest.raises(Misuse, match="Leave out what is asked before 2024-03-03"):
+    with pytest.raises(Misuse, match="Leave out rows before 2024-03-03"):
         project.join(visits())
 
 
@@ -425,7 +425,7 @@ def test_a_table_has_a_length_and_what_the_reference_says_of_results_is_there(pr
 
 def test_requests_that_cannot_be_taken_are_told_in_words_of_join(project: Project) -> None:
     row = {"visit_id": "q", "site": "north", "at": shop.NOW_US, "x": "much"}
-    with pytest.raises(Misuse, match=r"row 1, column 'x': needed float, found 'much'.* So it is in 1 more") as refused:
+    with pytest.raises(Misuse, match=r"row 1, column 'x': needed float, found 'much'.* So are 1 more") as refused:
         project.join([row, row])
     assert "on_error" not in str(refused.value)
 

@@ -179,8 +179,13 @@ def test_over_http_a_day_closes_with_a_label_of_an_id_and_a_value(words: Scaffol
         for wrong, status, field, said in (
             ({"prediction": "p_nothing", "value": True}, 404, None, "is not in the log"),
             ({"prediction": ids[6], "value": 0.5}, 422, "y", "wrong_type"),
-            ({"prediction": ids[6], "value": True, "at": "2026-04-05T00:00:00Z"}, 422, "at", "before its prediction"),
-            ({"prediction": ids[6]}, 422, "value", "needed is"),
+            (
+                {"prediction": ids[6], "value": True, "at": "2026-04-05T00:00:00Z"},
+                422,
+                "at",
+                "the as-of time of the prediction",
+            ),
+            ({"prediction": ids[6]}, 422, "value", "give "),
         ):
             found, problem = ask("POST", label, wrong)
             assert (found, problem.get("field")) == (status, field), problem
@@ -247,7 +252,7 @@ def test_the_command_says_how_many_were_taken_and_why_the_rest_was_not(words: Sc
     assert shown.output == (
         "1 labels taken, 1 refused\n"
         "  counted as true: 'yes'\n"
-        "  line 3: prediction 'p_nothing' is not in the log. Give an id as it stood in an answer.\n"
+        "  line 3: prediction 'p_nothing' is not in the log. Give the id of an answer.\n"
     )
     file.write_text(f"prediction,value\n{answer.id},yes\n")
     shown = CliRunner().invoke(trimtab, ["label", str(file), "--json", "--project", str(words.folder)])
@@ -266,11 +271,11 @@ def test_what_does_not_fit_is_said(words: Scaffolded) -> None:
             project.label("p_nothing", True)
         with pytest.raises(Misuse, match="y is wrong_type"):
             project.label(answer.id, 1.5)
-        with pytest.raises(Misuse, match="before its prediction"):
+        with pytest.raises(Misuse, match="the as-of time of the prediction"):
             project.label(answer.id, True, at=NOW_US)
-        with pytest.raises(Misuse, match="no column of"):
+        with pytest.raises(Misuse, match="cannot be given here"):
             project.label(answer.id, columns={"x": 1.0})
-        with pytest.raises(Misuse, match='"value", or "columns"'):
+        with pytest.raises(Misuse, match='give "value" or "columns"'):
             project.label(answer.id)
         assert project.label(answer.id, columns={"y": "stayed"}).accepted == 1
         assert project.why(answer.id).label == 0.0
@@ -289,7 +294,7 @@ def test_a_value_that_does_not_say_what_the_column_holds_is_refused_with_what_is
     with pytest.raises(Misuse, match=r"label is .col\('y'\) >= 30.*true does not say which value 'y' has"):
         values(late("y")).column_value(True)
     assert values(late("y")).column_value(45.0) == 45.0
-    with pytest.raises(Misuse, match="found True, needed a value of 'y', which is of type float"):
+    with pytest.raises(Misuse, match=r"found True\. Give a value of column 'y', which is of type float"):
         values(tt.col("y")).column_value(True)
     assert values(tt.col("y") == 2, kind=int).column_value(False) == 0
     with pytest.raises(Misuse, match="false does not say"):  # a feature reads the column itself

@@ -346,7 +346,7 @@ def test_while_one_trains_others_tick_without_effect_and_are_told_who_trains(pro
         with opened(folder) as other:
             assert other.loop("one").tick() == []
             assert project.loop("one").tick() == []  # another thread of the same process
-            with pytest.raises(Conflict, match=r"process \d+ on .* \(its train\) is at work"):
+            with pytest.raises(Conflict, match=r"process \d+ on .* \(its train\) is working"):
                 other.train("one")
             turn = last_turn(other.state.catalog, "one")
             assert turn is not None
@@ -475,7 +475,7 @@ def test_history_of_long_ago_trains_a_version_judged_on_its_newest_days(tmp_path
         assert project.train("one") == []  # the version in service is what these data give
     with opened(project.config.folder, NOW_US + 30 * DAY_US) as project:
         assert project.train("one") == []
-        assert project.runs()[-1].outcome == "Unchanged: one@2 is what this data, code and seed give."
+        assert project.runs()[-1].outcome == "Unchanged: one@2 is again the result of this data, code and seed."
         lack = project.loop("one")._loop.builder.blocked(project.clock.now_us(), Changes())
         assert "are of 2018-10-18, and the champion has learnt all that was known at 2018-10-" in str(lack)
 

@@ -101,7 +101,10 @@ def test_one_event_that_fails_stops_nothing_and_is_named(poisonable: Path) -> No
         (red,) = [line for line in status.red if "'picked'" in line]
         event_id = status.failures[0].event
         assert "view 'site', feature 'picked': its value failed for 1 event of source 'readings'" in red
-        assert f"the last is {event_id!r} of 2024-04-10T00:00:00Z: transform 'picky' failed on [2000000.0]" in red
+        assert (
+            f"the last one is event {event_id!r} of 2024-04-10T00:00:00Z: transform 'picky' failed on [2000000.0]"
+            in red
+        )
         assert "4611686018427387904 * 4 does not fit an integer of 64 bits" in status.failures[1].error
         project.retain()
         project.apply()
@@ -171,11 +174,11 @@ def test_what_stops_a_project_that_applies_events_itself_is_red_at_once(poisonab
         project.push("readings", [{"site": "north", "level": 1.0, "read_at": shop.NOW_US}])
         with pytest.raises(Corrupt):
             asked(project, "south")
-        assert any("no event is applied since 2024-04-10T00:00:00" in line for line in project.status().red)
+        assert any("no event was applied since 2024-04-10T00:00:00" in line for line in project.status().red)
     with shop.opened(poisonable) as project:
         project.rebuild_all()
         assert asked(project)["site.level"] == (1.0, "found")
-        assert not any("no event is applied" in line for line in project.status().red)
+        assert not any("no event was applied" in line for line in project.status().red)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -189,7 +192,7 @@ def test_an_applier_that_stands_is_red_at_once_and_answers_say_so(poisonable: Pa
         event = {"site": "north", "level": 1.0, "read_at": AS_OF}
         assert shop.call(f"{url}/v1/events/readings?wait=applied", event)[0] == 503
         _, said = trimtab(poisonable, "status", "--json")
-        assert any("no event is applied since" in line and "Corrupt" in line for line in json.loads(said)["red"])
+        assert any("no event was applied since" in line and "Corrupt" in line for line in json.loads(said)["red"])
 
         def flagged() -> bool:
             answers = [shop.call(f"{url}/v1/models/buyer/predict", {"request": visit})[1] for _ in range(4)]

@@ -202,7 +202,10 @@ def test_what_passed_waits_for_approval_where_that_is_declared_and_no_second_one
 def test_of_two_promotions_at_once_one_is_a_conflict(trained: Path) -> None:
     with shop.opened(trained) as project, project.loop("buyer")._turn("train") as mine:
         assert mine
-        with pytest.raises(Conflict, match=r"promote 'buyer': .* is at work on it"), shop.opened(trained) as other:
+        with (
+            pytest.raises(Conflict, match=r"promote 'buyer': .* is working on this deployment"),
+            shop.opened(trained) as other,
+        ):
             other.promote("buyer@1")
 
 

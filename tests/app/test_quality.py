@@ -163,7 +163,7 @@ def test_one_version_and_a_span_of_days(project: tt.Project) -> None:
 def test_nothing_to_accept_is_a_conflict(project: tt.Project) -> None:
     with pytest.raises(Misuse, match="Give one sentence"):
         project.accept_level(why=" ")
-    with pytest.raises(Conflict, match="not below the level of an earlier version"):
+    with pytest.raises(Conflict, match="not worse than that of an earlier version"):
         project.accept_level(why="because")
 
 
@@ -208,7 +208,7 @@ def test_the_command_writes_the_page(folder: Path, tmp_path: Path) -> None:
     assert at.read_text().startswith("<!doctype html>")
     refused = CliRunner().invoke(trimtab, ["--project", str(folder), "quality", "--page", str(at), "--by", "week"])
     assert refused.exit_code == 2
-    assert "--by shows blocks; --page has its own." in refused.output
+    assert "--by is about blocks of the table, and --page has its own." in refused.output
     nowhere = CliRunner().invoke(trimtab, ["--project", str(folder), "quality", "--page", "/proc/none/q.html"])
     assert nowhere.exit_code != 0
     assert "Check free space and access, then try again." in nowhere.output

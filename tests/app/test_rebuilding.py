@@ -63,7 +63,7 @@ def test_all_who_wait_are_told_that_it_failed(rebuilds: Rebuilds) -> None:
 def test_all_who_wait_are_told_that_nobody_is_there_to_do_it(rebuilds: Rebuilds) -> None:
     with waiting(rebuilds, lambda: False) as told:
         for future in told:
-            with pytest.raises(Unavailable, match=r"ended before it was rebuilt.*trimtab storage rebuild site"):
+            with pytest.raises(Unavailable, match=r"ended before the view was rebuilt.*trimtab storage rebuild site"):
                 future.result(LIMIT_S)
 
 

@@ -292,7 +292,7 @@ def test_lifetime_features_over_a_source_that_is_not_kept_are_named(tmp_path: Pa
         ('events = "10d"', r'\[retention\] events = "10d" is too short for source .readings.: site.n_5d looks back 5d, '
          r"and deployment .m.: its gate judges 14d"),
         ('predictions = "10d"', r"\[retention\] predictions = .10d. is too short: deployment .m."),
-        ('sources = {reading = "30d"}', r"reading: no such source. There is: readings, visit"),
+        ('sources = {reading = "30d"}', r"reading: no such source. Sources: readings, visit"),
     ],
 )  # fmt: skip
 def test_settings_that_keep_less_than_is_looked_at_are_refused(tmp_path: Path, settings: str, said: str) -> None:
@@ -312,7 +312,9 @@ def test_questions_about_moments_that_are_not_kept_are_refused_and_sets_leave_th
     with shop.opened(folder) as project:
         asked = [shop.visit("q", shop.NOW_US)]
         assert project.predict("buyer", asked, at=shop.NOW_US - 20 * DAY_US)
-        with pytest.raises(Misuse, match=r"events that the features need were removed \(\[retention\]\). Ask as of"):
+        with pytest.raises(
+            Misuse, match=r"events that the features need were removed \(\[retention\]\). Give a time of"
+        ):
             project.predict("buyer", asked, at=shop.NOW_US - 30 * DAY_US)
         after = project.loop("buyer")._loop.builder._parts.data.training_set(
             project.definitions.models["buyer"], cut_us=shop.NOW_US

@@ -194,7 +194,7 @@ def test_a_search_can_be_cancelled_and_keeps_its_trials(loaded: Path, monkeypatc
 
         def watch(run: Run) -> None:
             if len(run.lines) >= 1 and not run.is_over:
-                with pytest.raises(Conflict, match="another process is at it"):
+                with pytest.raises(Conflict, match="another process is running it"):
                     project.search()
                 project.cancel_run(run.id)
 
@@ -209,7 +209,7 @@ def test_what_cannot_be_searched_for_is_refused(tmp_path: Path) -> None:
     folder = shop.write_project(tmp_path / "plain", online=True)
     with shop.opened(folder) as project:
         shop.load(project)
-        with pytest.raises(Misuse, match=r"search of 'buyer': the model declares none. Add search=tt.search"):
+        with pytest.raises(Misuse, match=r"search of 'buyer': the model declares no search. Add search=tt.search"):
             project.search("buyer")
         with pytest.raises(NotFound, match="no deployment of model 'nobody'"):
             project.search("nobody")

@@ -229,7 +229,7 @@ def test_labels_of_no_declared_class_turn_the_status_red_and_are_counted_apart_f
         assert (signal.severity, signal.evidence["unlisted"]) == ("red", 4.0)
         status = project.status()
         assert any("4 of " in line and "not among the declared classes" in line for line in status.red)
-        assert "4 labels of no declared class" in "\n".join(status.lines())
+        assert "4 labels outside the declared classes" in "\n".join(status.lines())
 
 
 def test_its_days_are_watched_and_the_next_candidate_is_held_against_it_by_the_names_of_its_classes(

@@ -189,9 +189,9 @@ def test_a_difference_stands_until_enough_newer_predictions_agree(project: Proje
     project.skew("buyer", sample=None)
     (signal,) = standing_signals(project.state.catalog)
     assert (signal.subject, signal.evidence["mismatches"]) == ("cause unknown", 1.0)
-    assert len([line for line in project.status().red if "are others now" in line]) == 1
+    assert len([line for line in project.status().red if "differ when computed again" in line]) == 1
     assert newest(2) == [None]  # of as many values it might have been missed
-    assert len([line for line in project.status().red if "are others now" in line]) == 1
+    assert len([line for line in project.status().red if "differ when computed again" in line]) == 1
     assert newest(1) == [None]
     assert newest(4) == ["newer predictions agree again, or the version makes none any more"]
     assert standing_signals(project.state.catalog) == []

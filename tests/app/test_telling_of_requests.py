@@ -331,7 +331,7 @@ def test_top_says_that_no_service_of_trimtab_answers(trained: Path, answer: byte
 def test_top_says_that_what_answers_has_no_figures_of_trimtab(trained: Path, body: bytes) -> None:
     done = top_of(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body), trained)
     assert done.returncode == 2
-    assert "needed a sample. Give the address of a trimtab service." in done.stderr
+    assert "is not a sample of a metric. Give the address of a trimtab service." in done.stderr
 
 
 def test_top_takes_a_key_from_its_input_which_no_list_of_processes_shows(trained: Path) -> None:

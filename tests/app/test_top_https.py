@@ -82,7 +82,7 @@ def test_what_else_a_signer_of_the_certificate_signed_is_not_trusted(
     assert (done.returncode, "its certificate is not trusted" in done.stderr) == (5, True), done.stderr
     with figures(chain) as port:
         done = top(project, "--url", f"https://127.0.0.1:{port}", "--cafile", str(chain[0]))
-    assert (done.returncode, "by a name that it is for" in done.stderr) == (5, True), done.stderr
+    assert (done.returncode, "a host name that is in it" in done.stderr) == (5, True), done.stderr
 
 
 def test_a_certificate_that_is_not_trusted_is_named_as_that(project: Path, chain: tuple[Path, Path]) -> None:

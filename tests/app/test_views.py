@@ -229,7 +229,7 @@ def test_a_view_is_rebuilt_here_or_by_the_process_that_applies(trained: Path) ->
                 other.views.compact()
         serving.views.release()
         assert other.views.compact().done
-        with pytest.raises(NotFound, match="no deployed model uses one of that name"):
+        with pytest.raises(NotFound, match="no deployed model uses a view of this name"):
             other.views.rebuild("nothing")
 
 

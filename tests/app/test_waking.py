@@ -146,7 +146,7 @@ def test_a_service_answers_by_the_version_of_before_where_a_model_sleeps_that_ge
             status, said = shop.call(f"{url}/v1/models/buyer/predict", {"request": shop.visit("one", shop.NOW_US)})
             return status, said.get("version")
 
-        eventually(lambda: state() == "it is loaded by its next request")
+        eventually(lambda: state() == "the next request loads it")
         with shop.opened(trained) as project:
             damage(trained, project.registry.get("buyer@1").artifact)
             promote(project, "buyer@1")
@@ -197,7 +197,7 @@ def test_requests_that_wait_for_a_slow_load_hold_up_neither_other_models_nor_eve
 
         def sleeps() -> bool:
             _, index = shop.call(f"{url}/v2/repository/index", {})
-            return {one["name"]: one["reason"] for one in index}["slow"] == "it is loaded by its next request"
+            return {one["name"]: one["reason"] for one in index}["slow"] == "the next request loads it"
 
         def ask(model: str, rows: int) -> int:
             sent = {"rows": [shop.visit(f"v{n}", shop.NOW_US) for n in range(rows)]}

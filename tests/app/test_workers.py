@@ -353,11 +353,11 @@ def test_a_worker_says_at_once_that_events_are_not_applied_any_more(trained: Pat
         reached = {pushed.partition: pushed.position}
         stopped = ServiceState(**told, stands_still=why, stopped=True)  # type: ignore[arg-type]
         begun = time.monotonic()
-        with pytest.raises(Unavailable, match=f"have not applied it: {why}"):
+        with pytest.raises(Unavailable, match=f"not in the online features yet: {why}"):
             FollowedViews(project, lambda: None, lambda: stopped).wait_applied(reached, 60)
         assert time.monotonic() - begun < 20
         hindered = ServiceState(**told, stands_still="events cannot be applied: x")  # type: ignore[arg-type]
-        with pytest.raises(Unavailable, match=r"not within 0.3 s; events cannot be applied: x\."):
+        with pytest.raises(Unavailable, match=r"waited 0.3 s; events cannot be applied: x\."):
             FollowedViews(project, lambda: None, lambda: hindered).wait_applied(reached, 0.3)
         task = WorkerTask(
             slot=1,

@@ -358,7 +358,7 @@ def _request_rows(given: Sequence[Mapping[str, Any]] | Table) -> Sequence[Mappin
 
         return rows_of_table(given if isinstance(given, Columns) else Columns.from_arrow(given))
     if isinstance(given, Mapping):
-        raise Misuse("predict: one dict. Give a list of them, for one row too: [row]")
+        raise Misuse("predict: rows is one dict. Give a list of dicts, also for one row: [row]")
     if isinstance(given, str | bytes | Path) or not isinstance(given, Sequence):
         raise Misuse(
             f"predict: rows is a {type(given).__name__}. Give a list of dicts, a table (polars, pandas, pyarrow, "

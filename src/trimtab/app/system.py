@@ -251,7 +251,7 @@ class System(Closing, metaclass=PublicNames):
         for model in protected:
             if model not in self.definitions.models:
                 known = ", ".join(self.definitions.models) or "none"
-                raise Misuse(f"trimtab.toml: [registry.protected.{model}] is no declared model. There are: {known}.")
+                raise Misuse(f"trimtab.toml: [registry.protected.{model}] is not a declared model. Models: {known}.")
         return Registry(
             self.state.catalog,
             self.state.blob,

@@ -82,7 +82,7 @@ class AlertOverview(Shown, msgspec.Struct, frozen=True, kw_only=True):
     def lines(self) -> list[str]:
         """The overview as lines of text."""
         if not self.receivers:
-            return ["No receiver is declared: signals cause no alerts. See docs/alerts.md, [alerts.receivers.NAME]."]
+            return ["No receiver is declared, so signals cause no alerts. See docs/alerts.md, [alerts.receivers.NAME]."]
         out = [f"as of {self.at}", "receivers"]
         for one in self.receivers:
             only = f", of {', '.join(one.models)}" if one.models else ""
@@ -92,10 +92,10 @@ class AlertOverview(Shown, msgspec.Struct, frozen=True, kw_only=True):
             out += [f"    RED  {line}" for line in _failing(one)]
             again = f"; next try at {one.next_try}" if one.next_try else ""
             out += [f"    {one.waiting} waiting, the oldest since {one.oldest}{again}"] if one.waiting else []
-        out.append("signals" if self.signals else "no signal stands")
+        out.append("signals" if self.signals else "no signal is open")
         for signal in self.signals:
             flags = [word for word in ("muted", "held") if getattr(signal, word)]
-            flags += [] if signal.told or flags else ["not told"]
+            flags += [] if signal.told or flags else ["no alert sent"]
             flags += [f"came back {signal.returned} times"] if signal.returned else []
             flags += [f"ended {signal.ended}"] if signal.ended else []
             said = f" ({', '.join(flags)})" if flags else ""
@@ -142,7 +142,7 @@ def _failing(one: ReceiverOverview) -> list[str]:
     out = []
     if one.failing_since is not None and one.kind != "gone":
         waiting = f"; {_counted(one.waiting)} wait{'s' * (one.waiting == 1)}" if one.waiting else ""
-        out.append(f"it fails since {one.failing_since}: {one.error}{waiting}")
+        out.append(f"failing since {one.failing_since}: {one.error}{waiting}")
     if one.dropped:
         why = "dropped with its settings" if one.kind == "gone" else "dropped, not delivered in time"
         out.append(f"{_counted(one.dropped)} {why}, the last at {one.dropped_at}")

@@ -121,7 +121,9 @@ class Alerting:
         """
         receivers = self.settings.receivers
         if receiver is not None and receiver not in receivers:
-            raise NotFound(f"alert receiver {receiver!r}: there is none. There is: {', '.join(receivers) or 'none'}.")
+            raise NotFound(
+                f"alert receiver {receiver!r} is not declared. Declared receivers: {', '.join(receivers) or 'none'}."
+            )
         names = list(receivers) if receiver is None else [receiver]
         return [self._tested(name, receivers[name]) for name in names]
 
@@ -166,7 +168,7 @@ class Alerting:
         found = []
         limit = self.settings.pages_per_week
         used_up = [
-            f"{model}: that was page {limit} of {limit} of a week ({severity}). What comes next waits for a digest."
+            f"{model}: this was page {limit} of at most {limit} a week ({severity}). Further alerts wait for a digest."
             for model, severity in plan.exhausted
         ]
         for name, receiver in self.settings.addressees.items():
@@ -176,7 +178,7 @@ class Alerting:
                 found.append((name, self._message("alerts", news, notes, now_us)))
             held = [self._alert(one) for one in plan.digest if wants(receiver, one.what, one.incident.signal)]
             if held:
-                said = f"Held back, for there were {limit} pages of a week already."
+                said = f"Held back, because {limit} pages were sent within a week already."
                 found.append((name, self._message("digest", held, [said], now_us)))
         return found
 
@@ -314,7 +316,9 @@ def check_receivers(settings: AlertsSettings, definitions: Definitions, file: Pa
         for model in receiver.models:
             if model not in definitions.deployments:
                 known = ", ".join(definitions.deployments) or "none"
-                raise Misuse(f"{file}: alerts.receivers.{name}.models: {model!r} is not deployed. There are: {known}.")
+                raise Misuse(
+                    f"{file}: alerts.receivers.{name}.models: {model!r} is not deployed. Deployed models: {known}."
+                )
 
 
 def _wait(threads: Sequence[threading.Thread]) -> None:

@@ -29,7 +29,7 @@ def mute(system: System, what: str, *, time: str | int, why: str, actor: str) ->
         raise Misuse(f"mute {what!r}: no reason is given. Give one: --why TEXT")
     length_us, now_us = duration_us(time), system.clock.now_us()
     if not 0 < length_us <= _LONGEST_US:
-        raise Misuse(f"mute {what!r}: for {time!r}. Give more than nothing and at most 90d; it can be renewed.")
+        raise Misuse(f"mute {what!r}: cannot last {time!r}. Give more than 0 and at most 90d; a mute can be renewed.")
     until_us = (now_us + length_us) // SECOND_US * SECOND_US
     made = Mute(what=what, until_us=until_us, why=why, by=actor, at_us=now_us)
     until = format_time(until_us)
@@ -51,7 +51,7 @@ def unmute(system: System, what: str, *, why: str, actor: str) -> Decision:
     now_us = system.clock.now_us()
     standing = {one.what: one for one in mutes(system.state.catalog) if now_us < one.until_us}
     if what not in standing:
-        raise NotFound(f"unmute {what!r}: it is not muted. Muted is: {', '.join(standing) or 'nothing'}.")
+        raise NotFound(f"unmute {what!r}: there is no such mute. Muted: {', '.join(standing) or 'nothing'}.")
     until = format_time(standing[what].until_us)
     row = Entry(
         at_us=now_us,
@@ -83,9 +83,9 @@ def _check_known(system: System, what: str) -> None:
         return
     kind = rest.partition("/")[0]
     if model not in {ANY, *models}:
-        raise NotFound(f"mute {what!r}: there is no model {model!r}. There is: {_list(models)}.")
+        raise NotFound(f"mute {what!r}: there is no model {model!r}. Models: {_list(models)}.")
     if kind not in {ANY, *kinds}:
-        raise NotFound(f"mute {what!r}: there is no kind of signal {kind!r}. There is: {_list(kinds)}.")
+        raise NotFound(f"mute {what!r}: there is no kind of signal {kind!r}. Kinds: {_list(kinds)}.")
 
 
 def _list(names: set[str]) -> str:

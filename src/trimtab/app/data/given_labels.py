@@ -90,7 +90,7 @@ class LabelEvents:
         """
         if (row.prediction is None) == (row.request is None):
             raise InvalidField(
-                f'{at}: needed is one of "prediction" (the id of an answer) and "request" (its key).',
+                f'{at}: give either "prediction" (its id) or "request" (its key), not both.',
                 field="prediction",
                 pointer=f"{at}.prediction",
             )
@@ -100,7 +100,8 @@ class LabelEvents:
             found = self._find(row.prediction, until_s)
         if found is not None and found.model != model:
             raise InvalidField(
-                f"{at}.prediction: it is of model {found.model!r}, not of {model!r}. Ask /v1/labels/{found.model}.",
+                f"{at}.prediction: model {found.model!r} made it, not {model!r}. Send its label to "
+                f"/v1/labels/{found.model}.",
                 field="prediction",
                 pointer=f"{at}.prediction",
             )
@@ -132,8 +133,8 @@ class LabelEvents:
                 raise InvalidField(str(error), field="at", pointer=f"{at}.at") from error
             if found is not None and at_us < found.at_us:
                 raise InvalidField(
-                    f"{at}.at: {format_time(at_us)} is before its prediction, which was made as of "
-                    f"{format_time(found.at_us)}, so it is no label of it. Leave `at` out, or give a later time.",
+                    f"{at}.at: {format_time(at_us)} is before {format_time(found.at_us)}, the as-of time of the "
+                    "prediction, so it cannot be the time of its label. Leave `at` out, or give a later time.",
                     field="at",
                     pointer=f"{at}.at",
                 )
@@ -145,7 +146,7 @@ class LabelEvents:
         dated_us: int = max(known[time][1], found.at_us)
         if dated_us > now_us + kind.source.future_tolerance_us:
             raise InvalidField(
-                f"{at}.prediction: its request is about {format_time(dated_us)}, which is in the future. Give the "
+                f"{at}.prediction: the time of its request, {format_time(dated_us)}, is in the future. Send the "
                 "label when that time has passed.",
                 field="prediction",
                 pointer=f"{at}.prediction",
@@ -193,14 +194,14 @@ class _Labelled:
             if name not in source.declared or name in (self.label.key, source.time):
                 known = ", ".join(c for c in source.declared if c not in (self.label.key, source.time))
                 raise InvalidField(
-                    f"{at}.columns: {name!r} is no column of {source.name!r} to be given here. There is: {known}.",
+                    f"{at}.columns: {name!r} cannot be given here. Columns of {source.name!r} that can: {known}.",
                     field=name,
                     pointer=f"{at}.columns.{name}",
                 )
         if row.value is msgspec.UNSET:
             if event:
                 return event
-            raise InvalidField(f'{at}: needed is "value", or "columns".', field="value", pointer=f"{at}.value")
+            raise InvalidField(f'{at}: give "value" or "columns".', field="value", pointer=f"{at}.value")
         if len(names) != 1 or names[0] in event:
             needed = ", ".join(f'"{name}": ...' for name in names)
             raise InvalidField(
@@ -275,5 +276,7 @@ def key_value(text: str | int, dtype: Dtype, field: str) -> str | int:
     except ValueError:
         number = 2**63
     if not -(2**63) <= number < 2**63:
-        raise InvalidField(f"{field}: {text!r} is no 64-bit integer, as the key is.", field=field, pointer=field)
+        raise InvalidField(
+            f"{field}: {text!r} is not a 64-bit integer, the type of the key.", field=field, pointer=field
+        )
     return number

@@ -53,7 +53,7 @@ class LabelValues:
                     return given
         if not self._is_truth:
             if isinstance(given, bool | np.bool_) and dtype != "bool":
-                raise Misuse(f"found {given}, needed a value of {name!r}, which is of type {dtype}. Give that.")
+                raise Misuse(f"found {given}. Give a value of column {name!r}, which is of type {dtype}.")
             return given
         truth = self._truth(given, dtype, text)
         return given if truth is None else self._value_where(truth, name, dtype)

@@ -59,7 +59,7 @@ def logged_features(features: FeatureSet, rows: Sequence[LoggedRequest], encodin
     for row in rows:
         if len(row.values) != 8 * width or len(row.reasons) != width:
             raise Corrupt(
-                f"prediction log: the answer to {row.request_id!r} has not the {width} inputs of its version."
+                f"prediction log: the answer to {row.request_id!r} does not have the {width} inputs of its version."
             )
     matrix = np.frombuffer(b"".join(row.values for row in rows), "<f8").reshape(len(rows), width)
     codes = np.frombuffer(b"".join(row.reasons for row in rows), np.uint8).reshape(len(rows), width)

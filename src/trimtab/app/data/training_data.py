@@ -179,7 +179,7 @@ class LivingData:
         kept = self._of_what_is_kept(model, at_us, since_us=since_us)
         if not kept.size:
             raise NotFound(
-                f"model {model.name!r}: no request {model.request.name!r} is known. Load its history: "
+                f"model {model.name!r}: there are no requests {model.request.name!r}. Load their history: "
                 f"trimtab ingest {model.request.name} FILE"
             )
         order = kept[np.argsort(at_us[kept], kind="stable")]
@@ -214,7 +214,9 @@ class LivingData:
             from_us = max(features_from_us(model.features, kept_from), from_us)
         kept = np.flatnonzero(at_us >= from_us)
         if kept.size < at_us.size:
-            said = "%s: %d requests before %s are left out of the training set: not all events they need are kept"
+            said = (
+                "%s: %d requests before %s are left out of the training set: events that they need are no longer kept"
+            )
             _logger.info(said, model.name, at_us.size - kept.size, format_time(from_us))
         return kept if since_us is None else kept[at_us[kept] >= since_us]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 ACT = "restamp"
-REPAIR = "Look at the clock first; if it is right now, run: trimtab storage recover"
+REPAIR = "Check the clock first; once it is right, run: trimtab storage recover"
 
 
 class Ahead(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +39,7 @@ class Ahead(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         unit_us = next(unit for unit in (DAY_US, HOUR_US, MINUTE_US) if self.ahead_us >= 2 * unit)
         by = format_duration(self.ahead_us // unit_us * unit_us)
-        what = f"{self.records:,} records from position {self.first:,} on" if self.first else "its newest time"
+        what = f"{self.records:,} records from position {self.first:,} on are" if self.first else "its newest time is"
         return f"event log, {self.where}: {what} stamped {by} ahead of the clock ({self.newest})"
 
 
@@ -72,12 +72,14 @@ def restamp(system: System, found: Sequence[Ahead], now_us: int, actor: str) -> 
     """
     state = system.state
     if not isinstance(state.events, Repairable):
-        raise Misuse(f"recover: a {type(state.events).__name__} cannot be stamped again. Use its server's own means.")
+        raise Misuse(
+            f"recover: the times of a {type(state.events).__name__} cannot be changed. Use its server's own tools."
+        )
     row = Entry(
         at_us=now_us,
         model="*",
         act=ACT,
-        cause="A clock ahead had stamped records; their append times become the present.",
+        cause="Records were stamped by a clock that was ahead; their append times become the present.",
         actor=actor,
         evidence={f"{one.where} from {one.first or 0}": f"{one.records} records, {one.newest}" for one in found},
     )

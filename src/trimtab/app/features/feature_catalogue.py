@@ -61,7 +61,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         out.append(f"  used by {', '.join(self.used_by) or 'nothing'}")
         if self.events is not None:
             newest = f", the newest of {self.newest}" if self.newest else ""
-            known = f"; the last to become known did so {self.known_ago} ago" if self.known_ago else ""
+            known = f"; the last one became known {self.known_ago} ago" if self.known_ago else ""
             out.append(f"  {self.events:,} events{newest}{known}")
         for name, values in self.values.items():
             out += [f"  values in {name}:", *(f"    {line}" for line in values.lines())]
@@ -92,7 +92,7 @@ class Catalogue(Shown, msgspec.Struct, frozen=True):
         found = [one for one in self.entries if one.name == name]
         found = found or [one for one in self.entries if one.name.partition(":")[2] == name]
         if not found:
-            raise NotFound(f"features: no {name!r}. There are: {', '.join(one.name for one in self.entries)}.")
+            raise NotFound(f"features: there is no {name!r}. There are: {', '.join(one.name for one in self.entries)}.")
         if len(found) > 1 and len({one.name for one in found}) > 1:
             raise Misuse(f"features: {name!r} may be {' or '.join(one.name for one in found)}. Name one of them.")
         return msgspec.structs.replace(found[0], others=tuple(found[1:]))
@@ -111,7 +111,7 @@ class Catalogue(Shown, msgspec.Struct, frozen=True):
             said += [f"{nulls[0]:.1%} null"] if nulls else []
             said += [one.description] if one.description else []
             out.append(f"{one.kind:7}  {one.name:{width}}  {'; '.join(said)}".rstrip())
-        return out or ["Nothing is declared, or nothing has that text."]
+        return out or ["Nothing is declared, or nothing contains that text."]
 
 
 def feature_catalogue(system: System, *, search: str | None = None) -> Catalogue:

@@ -35,7 +35,7 @@ class FeatureFailure(msgspec.Struct, frozen=True, kw_only=True):
         events = "1 event" if self.events == 1 else f"{self.events:,} events"
         return (
             f"view {self.view!r}, feature {self.feature!r}: its value failed for {events} of source {self.source!r} "
-            f"and is null there; the last is {self.event!r} of {self.at}: {self.error.rstrip('.')}. "
+            f"and is null there; the last one is event {self.event!r} of {self.at}: {self.error.rstrip('.')}. "
             "Guard the expression (where=, tt.when) and run: trimtab apply; or correct the event, if it has a key"
         )
 

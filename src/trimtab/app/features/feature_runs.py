@@ -149,9 +149,7 @@ def opened_run(
     sources = {view.source.name: view.source for view in features.views}
     for name in events:
         if name not in sources:
-            raise NotFound(
-                f"events of {name!r}: none of these features is of that source, but of {', '.join(sources)}."
-            )
+            raise NotFound(f"events of {name!r}: no feature here uses this source. They use: {', '.join(sources)}.")
     if not events and _fits(system):
         frames, positions = system.history.frames_at(sources)
         yield _InMemory(frames, positions, progress)

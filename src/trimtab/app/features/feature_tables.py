@@ -111,7 +111,7 @@ def snapshot_features(
     items = _items(system, of)
     views = [item for item in items if isinstance(item, View)]
     if not views:
-        raise Misuse("snapshot: give a view, or a list with one: its entities are the rows.")
+        raise Misuse("snapshot: give at least one view, because its entities are the rows.")
     first = views[0]
     for view in views:
         if view.by != first.by:
@@ -141,8 +141,8 @@ def times_between(start: When, end: When, every: str | int, clock: Clock) -> lis
     count = -((first - last) // step)
     if count > _MOST_TIMES:
         raise Misuse(
-            f"snapshots: every {every} from {start} to {end} are {count:,} times; at most {_MOST_TIMES:,} are "
-            "taken at once. Give a longer every, or a shorter time."
+            f"snapshots: every={every} between {start} and {end} gives {count:,} times; at most {_MOST_TIMES:,} are "
+            "allowed. Give a longer every, or a shorter time."
         )
     return list(range(first, last, step))
 
@@ -169,7 +169,7 @@ def _wanted(system: System, requests: Rows, of: Of | None, at: When | None) -> _
         items = _items(system, of)
         declared = _entity_columns(items)
         if at is None:
-            raise Misuse("join: as of when? Give at= the name of the requests' column of times, or one time for all.")
+            raise Misuse("join: no time is given. Give at=, the name of the column of times or one time for all rows.")
     table = request_table(requests, declared, at if isinstance(at, str) else None)
     column = model.request.time if model is not None and at is None else at
     if isinstance(column, str) and column in table:
@@ -192,7 +192,9 @@ def _model(system: System, of: Of | None) -> Model | None:
         return of
     if of is None:
         if len(models) != 1:
-            raise Misuse(f"join: features of what? Give a model ({', '.join(models) or 'there is none'}) or views.")
+            raise Misuse(
+                f"join: give the model ({', '.join(models) or 'there is none'}) or the views whose features to add."
+            )
         return next(iter(models.values()))
     return models.get(of) if isinstance(of, str) else None
 
@@ -212,9 +214,11 @@ def _items(system: System, of: Of) -> list[View | Join | Mapping[str, Expression
         elif isinstance(item, View | Join | Mapping):
             out.append(item)
         else:
-            raise Misuse(f'join: {item!r} is no view, no join of one and no dict {{"name": expression}}.')
+            raise Misuse(
+                f'join: {item!r} is neither a view, nor the join of a view, nor a dict {{"name": expression}}.'
+            )
     if not out:
-        raise Misuse("join: features of what? The list is empty.")
+        raise Misuse("join: the list of views is empty. Give at least one.")
     return out
 
 
@@ -258,8 +262,8 @@ def _refuse_future(system: System, at_us: int) -> None:
     now_us = system.clock.now_us()
     if at_us > now_us:
         raise Misuse(
-            f"as of {format_time(at_us)}: that is to come, and what will be known then is not known now "
-            f"({format_time(now_us)}). Give at= a time in the past, or leave such rows out."
+            f"as of {format_time(at_us)}: this time is in the future (now is {format_time(now_us)}). Give at= a time "
+            "in the past, or leave such rows out."
         )
 
 
@@ -273,7 +277,7 @@ def _refuse_removed(system: System, features: FeatureSet, first_us: int, events:
                 wanted, removed, from_on = map(format_time, (first_us, removed_us, removed_us + reach.us))
                 raise Misuse(
                     f"as of {wanted}: events of {view.source.name!r} before {removed} were removed, as [retention] "
-                    f"says, and {reach.why}. Leave out what is asked before {from_on}."
+                    f"says, and {reach.why}. Leave out rows before {from_on}."
                 )
 
 

@@ -92,8 +92,8 @@ def _refuse_again(system: System, source: str, rows: FileRows, history: bool) ->
     if again:
         then = "without" if changed[0] in what.declared else "with"
         raise Misuse(
-            f"ingest into {source!r}: {again:,} of {rows.columns.rows:,} rows are recorded already, but for "
-            f"{', '.join(changed)}, which the source was declared {then} "
-            f"then. It has no key, so each would count once more, for good. Nothing was taken. Ingest only rows that "
-            "are new, or rows without such columns (--absent-as-null); give rows that are other events an `_id`."
+            f"ingest into {source!r}: {again:,} of {rows.columns.rows:,} rows are recorded already, {then} "
+            f"{', '.join(changed)}. The source has no key, so these rows would count twice, for good. Nothing was "
+            "taken. Ingest only new rows, or rows without such columns (--absent-as-null); if the rows are other "
+            "events, give them an `_id`."
         )

@@ -39,7 +39,7 @@ def request_table(given: Rows, declared: Mapping[str, Dtype], times: str | None 
     rows, wanted = read_loosely(given, declared, times, "requests")
     if rows.bad:
         more = len(rows.bad) - 1
-        also = f" So it is in {more} more." if more else ""
+        also = f" So are {more} more." if more else ""
         raise Misuse(f"requests, {problem_of(rows.bad[0], wanted)}{also} Correct it, or leave such rows out.")
     return rows.columns.select(wanted)
 

@@ -146,8 +146,8 @@ def explain_found(system: System, prediction: Prediction) -> Explanation:
     values = struct.unpack(f"<{len(prediction.values) // 8}d", prediction.values)
     if not len(values) == len(names) == len(prediction.reasons):
         raise Corrupt(
-            f"prediction {prediction.id}: it has {len(values)} inputs, its version {version.name} takes {len(names)}. "
-            "Restore the prediction log or the version's blob."
+            f"prediction {prediction.id}: it has {len(values)} inputs, but its version {version.name} takes "
+            f"{len(names)}. Restore the prediction log or the version's blob."
         )
     request, note = _request(system, prediction, version)
     shares, no_shares = _shares(artifact, values, prediction.score)

@@ -125,7 +125,8 @@ def accept_level(system: System, model: str | None, why: str, actor: str) -> Dec
     accepted = monitor.accept(now_us=system.clock.now_us())
     if accepted is None or monitor.watch is None:
         raise Conflict(
-            f"{what}: it is not below the level of an earlier version: nothing to accept. See: trimtab status"
+            f"{what}: there is nothing to accept, because its level is not worse than that of an earlier version. See: "
+            "trimtab status"
         )
     before, (_, changes) = monitor.watch, accepted
     version = system.registry.alias(name, CHAMPION)
@@ -152,7 +153,8 @@ def quality_lines(table: Columns, level: float | None) -> list[str]:
     rows = table.to_rows()
     if not rows:
         return [
-            "No block is closed yet. A day closes once its labels had their time, the label's wait; see: trimtab status"
+            "No block is closed yet. A day is closed once its labels are final, after the label's wait. See: trimtab "
+            "status"
         ]
     sliced, arms = any(row["slice"] for row in rows), sorted({row["arm"] for row in rows})
     shown = [

@@ -152,7 +152,7 @@ def red_words(found: ModelSkew) -> str:
     values = sum(n for of in found.red.values() for n in of.values())
     worst = sorted(found.red.items(), key=lambda item: (-sum(item[1].values()), item[0]))
     said = "; ".join(f"{feature}: {', '.join(f'{n:,} {c}' for c, n in of.items())}" for feature, of in worst[:_SHOWN])
-    return f"{values:,} of {found.values:,} values that predictions were made from are others now ({said})"
+    return f"{values:,} of {found.values:,} values that predictions used differ when computed again ({said})"
 
 
 def newest_checks(catalog: Catalog) -> dict[str, CheckedModel]:

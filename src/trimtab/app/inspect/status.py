@@ -136,8 +136,8 @@ def _applying(system: System, lag_records: int) -> list[str]:
     stands = standing(system.state.catalog)
     if stands is not None and (followed or lag_records):
         red.append(
-            f"online features: no event is applied since {format_time(stands.at_us)}: {stands.why} Correct that "
-            "and restart the service; or, with it stopped, run: trimtab storage rebuild --all"
+            f"online features: no event was applied since {format_time(stands.at_us)}: {stands.why} Correct this "
+            "and restart the service; or stop the service and run: trimtab storage rebuild --all"
         )
     if followed:
         notes = shared_statuses(system.state_folder / "spool")
@@ -200,13 +200,16 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
     else:
         text = f"quality steady, last closed day {format_time(watch.last_day_us)[:10]}"
         days = min(figure.spec.reference_blocks for figure in watch.figures.values())
-        text += f" (provisional: its reference is of {days} days)" if watch.provisional else ""
+        text += f" (provisional: its reference has {days} days)" if watch.provisional else ""
         text += detectable_in_words(watch)
         behind_us = loop.deployment.model.label.final_until(now_us) - watch.last_day_us - DAY_US
         has_traffic = not any(one.kind == "traffic_stopped" for one in standing_signals(system.state.catalog, name))
         if behind_us > _RECENT_US and has_traffic:
-            red.append(f"{name}: no day was closed for {format_duration(behind_us // DAY_US * DAY_US)}; is `tick` run?")
-    text += f", {watch.unlisted:,} labels of no declared class" if watch is not None and watch.unlisted else ""
+            red.append(
+                f"{name}: no day was closed for {format_duration(behind_us // DAY_US * DAY_US)}; does `trimtab tick` "
+                "run?"
+            )
+    text += f", {watch.unlisted:,} labels outside the declared classes" if watch is not None and watch.unlisted else ""
     moved = system.registry.history(name, CHAMPION)
     red += [f"{name}: {line}" for line in _ticking(system, name, moved[-1].at_us if moved else None, now_us)]
     state = loop.controller.state

@@ -141,7 +141,7 @@ def _deployment(one: DeploymentStatus, skew: str | None) -> Iterator[str]:
     if one.version is None:
         yield f"{one.model}: nothing in service"
     else:
-        origin = "imported, may know all until" if one.imported else "trained on what was known"
+        origin = "imported, with training data until" if one.imported else "trained on what was known"
         yield f"{one.model}: {one.version} in service since {one.since}, {origin} {one.trained_until}"
     yield from [f"  trust: {one.trust} (loading it runs code from its artifact)"] if one.version and one.trust else []
     yield from (f"  {arm}: {what}" for arm, what in one.beside.items())

@@ -106,7 +106,7 @@ def back_up(system: System, to: Path) -> Backup:
     if behind_links(to).is_relative_to(behind_links(system.state_folder)):
         raise Misuse(f"backup: {to} lies in the state folder that is to be copied. Name a folder outside it.")
     partial = to.with_name(f".{to.name}.partial")
-    otherwise = f"{system.state.folder}: another process retains it or backs it up. Try again later."
+    otherwise = f"{system.state.folder}: another process runs retention or a backup there. Try again later."
     alone = Lease(system.state.catalog, LEASE, system.state.folder).taken(otherwise, patience_s=_PATIENCE_S)
     with alone, _refused_clearly(to, "Nothing is left there"), _whole_or_nothing(partial, to, _put):
         _room(system.state_folder, partial.parent)
@@ -141,7 +141,7 @@ def read_manifest(backup: str | Path) -> Backup:
         raise Misuse(f"{path}: found a {kind}, needed a file. Name a folder that `trimtab storage backup` wrote.")
     if not path.is_file():
         raise NotFound(
-            f"{backup}: no backup (it has no {MANIFEST}). Name a folder that `trimtab storage backup` wrote."
+            f"{backup}: not a backup (it has no {MANIFEST}). Name a folder that `trimtab storage backup` wrote."
         )
     try:
         sealed = msgspec.json.decode(path.read_bytes(), type=_Sealed)
@@ -150,7 +150,7 @@ def read_manifest(backup: str | Path) -> Backup:
         made = msgspec.json.decode(sealed.manifest, type=dict[str, object])
         if made.get("format") != FORMAT:
             raise Misuse(
-                f"{path}: format {made.get('format')}, this trimtab reads {FORMAT}. Use the one that wrote it."
+                f"{path}: format {made.get('format')}, but this trimtab reads {FORMAT}. Use the trimtab that wrote it."
             )
         return msgspec.json.decode(sealed.manifest, type=Backup)
     except msgspec.MsgspecError as error:
@@ -181,7 +181,7 @@ def restore(
     backup, into = Path(backup).absolute(), behind_links(into)
     manifest = read_manifest(backup)
     if into.exists() and not into.is_dir():
-        raise Misuse(f"{into} is a file. Name the folder that the state is to lie in.")
+        raise Misuse(f"{into} is a file. Name the folder for the restored state.")
     _refuse_there(into, force)
     partial = into.with_name(f".{into.name}.partial")
     with _refused_clearly(into, "Nothing was changed"), _had_alone(into):

@@ -81,7 +81,7 @@ class Forgotten(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
     def lines(self) -> list[str]:
         """The result as lines of text."""
-        verb = "would go" if self.dry_run else "erased"
+        verb = "would be erased" if self.dry_run else "erased"
         counts = {_WORDS[place]: n for place, n in self.counts.items() if place != "training_sets"}
         who = self.entity if self.keys == 1 else f"{self.keys:,} keys of {self.entity}"
         out = [f"{who}: {verb}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items())]
@@ -95,13 +95,15 @@ class Forgotten(Shown, msgspec.Struct, frozen=True, kw_only=True):
             fitted = f"; fitted on it: {', '.join(one.versions)}" if one.versions else ""
             what = f"{verb}: all rows of training set" if self.sets_deleted else "training set"
             had = "had" if self.sets_deleted and not self.dry_run else "has"
-            out.append(f"  {what} {one.blob[:12]}, which {had} {one.rows:,} rows of it{fitted}")
+            out.append(f"  {what} {one.blob[:12]}, which {had} {one.rows:,} such rows{fitted}")
         if self.training_sets:
             how = "" if self.sets_deleted else " --training-sets deletes the rows of these sets."
             out.append(f"  Models cannot unlearn: train again.{how}")
         if self.learners:
-            out.append(f"  online learners that may have learnt from it: {', '.join(self.learners)}; train them again.")
-        out += [f"  still has these bytes, perhaps as part of another text: {name}" for name in self.residue]
+            out.append(
+                f"  online learners that may have learnt from these data: {', '.join(self.learners)}; train them again."
+            )
+        out += [f"  still has the bytes of the key, perhaps as part of another text: {name}" for name in self.residue]
         out.append(f"  {_BEYOND}")
         if self.ledger_row is not None:
             out.append(f"  ledger row {self.ledger_row}, key hash {self.key_hash}")

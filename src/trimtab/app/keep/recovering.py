@@ -149,7 +149,7 @@ def _go_on(system: System, lost: LostRange, actor: str) -> None:
         at_us=now_us,
         model="*",
         act=ACT,
-        cause=f"Records of log/{lost.log} were lost; {lost.partition} goes on behind {lost.last}.",
+        cause=f"Records of log/{lost.log} were lost; partition {lost.partition} continues after position {lost.last}.",
         actor=actor,
         evidence={
             "partition": lost.partition,

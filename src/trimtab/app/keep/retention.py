@@ -398,9 +398,9 @@ def kept_longer(system: System) -> list[str]:
         set_us, kept_us = settings.events_us(source), _kept_us(system, source)
         if set_us is not None and kept_us is not None and kept_us > set_us:
             found.append(
-                f"events of {source} are kept for {format_duration(kept_us)} and not for {format_duration(set_us)}, as "
-                f"[retention] says: {need.why} for a version in service. Promote a version of today's definitions, "
-                "or keep them longer."
+                f"events of {source} are kept for {format_duration(kept_us)} and not for the {format_duration(set_us)} "
+                f"of [retention], because {need.why} for a version in service. Promote a version of today's "
+                "definitions, or keep the events longer."
             )
     return found
 
@@ -412,14 +412,14 @@ def _differences(system: System) -> list[str]:
     for source, names in lifetime_features(views).items():
         if settings.events_us(source) is not None:
             notes.append(
-                f"{', '.join(names)}: over the lifetime, and of {source} only a part is kept. Online they count all "
-                "events ever received; training, answers about the past and a rebuild count what is kept"
+                f"{', '.join(names)}: over the lifetime of an entity, but not all events of {source} are kept. Online "
+                "they count all events ever received; training, answers about the past and a rebuild count those kept"
             )
     for source, names in newest_features(views).items():
         if settings.events_us(source) is not None:
             notes.append(
-                f"{', '.join(names)}: each entity's newest event stays, however old; if that one is corrected or "
-                "deleted later, there is none before it"
+                f"{', '.join(names)}: each entity's newest event is kept, however old; if this event is corrected or "
+                "deleted later, no earlier one is left"
             )
     return notes
 

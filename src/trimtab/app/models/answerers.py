@@ -58,8 +58,8 @@ def refuse_before(at_us: int, from_us: int) -> None:
     """
     if at_us < from_us:
         raise Misuse(
-            f"as of {format_time(at_us)}: events that the features need were removed ([retention]). Ask as of "
-            f"{format_time(from_us)} or later."
+            f"as of {format_time(at_us)}: events that the features need were removed ([retention]). Give a "
+            f"time of {format_time(from_us)} or later."
         )
 
 

@@ -309,7 +309,7 @@ class ServedModel:
         features = self.answerers.checked(version, loaded)
         if features.request.hash != self.deployment.model.request.hash:
             raise Misuse(
-                f"{version.name} ({alias}): it takes other request columns than the model has now. Train it again."
+                f"{version.name} ({alias}): it takes other request columns than the model has now. Train again."
             )
         if not self.answerers.holds(features):
             self._waits.add(version.id)

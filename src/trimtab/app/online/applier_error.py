@@ -30,7 +30,7 @@ def note_standing(catalog: Catalog, clock: Clock, error: Exception) -> None:
     try:
         catalog.write([Put(KIND, _KEY, msgspec.json.encode(standing))])
     except TrimtabError as also:  # for example, the disk is full; the readiness check shows the error anyway
-        _logger.warning("that events are not applied cannot be noted: %s", also)
+        _logger.warning("the record that events are not applied cannot be written: %s", also)
 
 
 def standing(catalog: Catalog) -> Standing | None:

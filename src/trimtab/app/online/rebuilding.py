@@ -14,7 +14,7 @@ from trimtab.store.ports import Catalog, Put, Remove
 KIND = "rebuild"
 _LOOK_S = 0.1
 _ENDED = (
-    "the process that applies events ended before it was rebuilt. What was there before is still read. Run again: "
+    "the process that applies events ended before the view was rebuilt. Its previous features are still read. Run: "
     "trimtab storage rebuild {view}"
 )
 
@@ -52,7 +52,7 @@ class Rebuilds:
 
     def failed(self, view: str, why: str) -> None:
         """Store the error of a rebuild that failed."""
-        self.note(view, Rebuild(failure=f"the process that applies events could not rebuild it: {why}"))
+        self.note(view, Rebuild(failure=f"the process that applies events could not rebuild the view: {why}"))
 
     def wait(self, view: str, followed: Callable[[], bool], progress: Callable[[int, int], object] | None) -> None:
         """Request that the process that applies the log rebuilds a view, and wait until it is done.

@@ -151,7 +151,7 @@ class ViewWork:
         self._rebuilt, self._rows = view, 0
         names = [name for name, plan in self._store.plans.items() if plan.name == view]
         if not names:
-            self._fail(f"no model that is served uses it. There are: {', '.join(self._store.plans)}.")
+            self._fail(f"no served model uses this view. Views in use: {', '.join(self._store.plans)}.")
             return None
         return self.fill(names)
 

@@ -246,7 +246,7 @@ class Views:
         names = [name for name, plan in self.store.plans.items() if plan.name == view]
         if not names:
             known = ", ".join(dict.fromkeys(plan.name for plan in self.store.plans.values())) or "none"
-            raise NotFound(f"view {view!r}: no deployed model uses one of that name. There are: {known}.")
+            raise NotFound(f"view {view!r}: no deployed model uses a view of this name. Views in use: {known}.")
         lease = self._lease()
         if self._following is not None or not self._taken(lease):
             Rebuilds(self._state.catalog).wait(view, self.followed, progress)

@@ -73,7 +73,7 @@ def drop_unneeded(system: System, actor: str = "policy") -> list[str]:
     if not views.drop():
         return []  # another process has started to apply the log and will delete them
     said = ", ".join(names)
-    cause = f"No version in service, nor what is applied, uses view {said} any more: online features dropped."
+    cause = f"Online features dropped: no version in service and no applied definition uses view {said} any more."
     entry = Entry(
         at_us=system.clock.now_us(), model="*", act="drop", cause=cause, actor=actor, evidence={"views": len(gone)}
     )

@@ -82,7 +82,7 @@ class Plan(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
     def lines(self) -> list[str]:
         """The plan as lines of text."""
-        out = ["Nothing was applied yet: all of it is new."] if self.first else []
+        out = ["Nothing was applied yet, so all definitions are new."] if self.first else []
         for sign, what in (("+", "new"), ("~", "changed"), ("-", "removed"), (" ", "noted")):
             for change in self.changes:
                 if change.what == what:
@@ -97,8 +97,8 @@ class Plan(Shown, msgspec.Struct, frozen=True, kw_only=True):
             since = f" since {fill.since[:10]}" if fill.since else ""
             about = format_duration(max(1, round(fill.about_s)) * 1_000_000)
             out.append(
-                f"fill      view {fill.view}: {fill.events:,} events of {fill.source}{since}, about {about}; what is "
-                "served goes on meanwhile"
+                f"fill      view {fill.view}: {fill.events:,} events of {fill.source}{since}, about {about}; the "
+                "service keeps answering meanwhile"
             )
         out += [f"affected  {one.version or one.model}: {one.what}" for one in self.affected]
         out += [f"drop      online features of view {name}: nothing uses them" for name in self.dropped]
@@ -208,13 +208,13 @@ def _dangers(system: System, before: Mapping[str, Applied]) -> Iterator[str]:
         itself = old.document.parts[""]
         if itself["key"] != (source.key or "none"):
             yield (
-                f"source {name}: its key is {source.key or 'none'} instead of {itself['key']}. Events recorded before "
-                "were told apart by the old one: corrections will not find them. Record them again under another name."
+                f"source {name}: its key is {source.key or 'none'} instead of {itself['key']}. Recorded events are "
+                "identified by the old key, so corrections will not find them. Record them again under another name."
             )
         if itself["time"] != source.time:
             yield (
-                f"source {name}: its time is {source.time} instead of {itself['time']}. Events recorded before stay "
-                "dated by the old one."
+                f"source {name}: its time is {source.time} instead of {itself['time']}. Recorded events keep the "
+                "time of the old column."
             )
 
 
@@ -246,7 +246,8 @@ def _renames(now: Mapping[str, Document], before: Mapping[str, Applied]) -> Iter
             if old.kind == document.kind and old.kind != "model" and old.parts == document.parts:
                 yield (
                     f"{old.kind} {old.name} -> {document.name} looks like a rename: it is a removal and a new "
-                    f"{old.kind}. A model can call a view otherwise without that: {old.name}.join({document.name!r})."
+                    f"{old.kind}. A model can use a view under another name without a rename: "
+                    f"{old.name}.join({document.name!r})."
                     if old.kind == "view"
                     else f"{old.kind} {old.name} -> {document.name} looks like a rename: it is a removal and a new "
                     f"{old.kind}, and what was recorded stays under the old name."
@@ -321,4 +322,4 @@ def named_views(system: System, gone: Sequence[str]) -> list[str]:
         cursor_name(digest): name for digest, name in AppliedDefinitions(system.state.catalog).view_names().items()
     }
     known |= {cursor_name(view.hash): view.name for view in system.views.views}
-    return [f"{known.get(one, 'of before')}@{one[:8]}" for one in gone]
+    return [f"{known.get(one, 'previous')}@{one[:8]}" for one in gone]

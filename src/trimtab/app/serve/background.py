@@ -137,11 +137,11 @@ class BackgroundTasks(Closing):
         """Register the metrics of background tasks."""
         if self.skew is not None:
             self.skew.show(metrics)
-        failing = "trimtab_keeper_failing", "Background work whose last round failed."
+        failing = "trimtab_keeper_failing", "1 for each background task whose last round failed."
         metrics.gauge(*failing, ("work",), lambda: {(work,): 1 for work in self.failures})
         metrics.counted(
             "trimtab_keeper_failures_total",
-            "Failed rounds of background work.",
+            "Failed rounds of background tasks.",
             ("work",),
             lambda: {(work,): count for work, count in self.failed.items()},
         )

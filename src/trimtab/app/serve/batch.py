@@ -169,7 +169,7 @@ def _write(system: System, manifest: Manifest, out: Path) -> None:
     name = system.registry.get(manifest.version).name  # every answer shows this name of the version
     table = table.replace({"version": column("str", [name] * table.rows)})
     if (kind := other_kind(out)) is not None:
-        raise Misuse(f"file {out}: is a {kind}, needed is a name for a new file. Give another one.")
+        raise Misuse(f"file {out}: is a {kind}. Give the name of a new file.")
     partial = out.with_name(out.name + ".partial")
     arrays = {name: of_column.values for name, of_column in table.by_name.items()}
     try:

@@ -62,7 +62,7 @@ class FollowedViews:
         while self.missing(positions):
             now_s = time.monotonic()
             if now_s - begun_s >= timeout_s:
-                raise _not_applied(f"not within {timeout_s} s", self._state_of_engine())
+                raise _not_applied(f"waited {timeout_s} s", self._state_of_engine())
             if now_s - checked_s >= _ASK_S:
                 checked_s, told = now_s, self._state_of_engine()
                 if told is not None and told.stopped:

@@ -38,7 +38,7 @@ def grpc_address(system: System, host: str, port: int | None, workers: int) -> G
         return None
     if workers > 1 and port == 0:
         raise Misuse(
-            f"gRPC: {workers} workers have one port, and 0 would give each its own. Name a port (--grpc-port)."
+            f"gRPC: {workers} workers share one port, but port 0 would give each its own. Give a port (--grpc-port)."
         )
     return GrpcAddress(host, port, workers > 1)
 

@@ -180,7 +180,9 @@ class ProjectModels:
         except Misuse as error:
             raise InvalidField(str(error), field=field, pointer=f"$.{field}") from error
         if found.model != model:
-            raise NotFound(f"{field} {text!r} is {found.name}, of another model. Give a version of {model!r}.")
+            raise NotFound(
+                f"{field} {text!r} is {found.name}, a version of another model. Give a version of {model!r}."
+            )
         return found
 
 
@@ -209,7 +211,7 @@ class ProjectRecords:
         found = [view for view in by_name.values() if view.entity == entity]
         if not found:
             there = ", ".join(sorted({view.entity for view in by_name.values()})) or "none"
-            raise NotFound(f"no view is about {entity!r}. There is: {there}.")
+            raise NotFound(f"no view has the entity {entity!r}. Entities of views: {there}.")
         values = _values(found[0], key)
         now = read_entity(system.state.online, found, values, system.clock.now_us())
         return EntityFeatures(

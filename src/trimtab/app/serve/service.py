@@ -136,9 +136,9 @@ def refuse_lost_keys(system: System) -> None:
     """
     if system.config.serve.require_key is None and system.keys.lost():
         raise Corrupt(
-            f"{system.state_folder}: this service needed API keys ({MARKER} says so), and the catalogue has none: it "
-            "was lost, or restored from before the first key. Make one (trimtab keys add NAME --role ROLE), bring the "
-            "catalogue back, or set serve.require_key = false to let everybody ask."
+            f"{system.state_folder}: this service needed API keys ({MARKER} says so), but the catalogue has none: it "
+            "was lost, or restored from a time before the first key. Make one (trimtab keys add NAME --role ROLE), "
+            "bring the catalogue back, or set serve.require_key = false to allow requests without a key."
         )
 
 

@@ -56,7 +56,7 @@ class SkewWatch:
         """Register the metrics of skew checks."""
         metrics.counted(
             "trimtab_skew_checked_total",
-            "Logged predictions whose features were computed again as of their own (t, P).",
+            "Logged predictions whose features were computed again as of their own time and log positions.",
             (),
             lambda: {(): self.checked},
         )

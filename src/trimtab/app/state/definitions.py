@@ -69,7 +69,7 @@ class Definitions(msgspec.Struct, frozen=True):
             return next(iter(self.deployments.values()))
         if name is None or name not in self.deployments:
             found = ", ".join(self.deployments) or "none; add tt.deployment(model, ...) to the project file"
-            raise NotFound(f"no deployment of model {name!r}. There is: {found}.")
+            raise NotFound(f"no deployment of model {name!r}. Deployments: {found}.")
         return self.deployments[name]
 
     def source(self, name: str) -> Source:
@@ -79,7 +79,7 @@ class Definitions(msgspec.Struct, frozen=True):
             NotFound: No source has this name.
         """
         if name not in self.sources:
-            raise NotFound(f"no source {name!r}. There is: {', '.join(self.sources)}.")
+            raise NotFound(f"no source {name!r}. Sources: {', '.join(self.sources)}.")
         return self.sources[name]
 
 

@@ -98,7 +98,7 @@ def check_retention(settings: RetentionSettings, definitions: Definitions) -> No
     """
     for name in settings.sources:
         if name not in definitions.sources:
-            raise Misuse(f"[retention.sources] {name}: no such source. There is: {', '.join(definitions.sources)}.")
+            raise Misuse(f"[retention.sources] {name}: no such source. Sources: {', '.join(definitions.sources)}.")
     for name, need in source_needs(definitions).items():
         kept_us = settings.events_us(name)
         if kept_us is not None and kept_us < need.us:
@@ -106,13 +106,13 @@ def check_retention(settings: RetentionSettings, definitions: Definitions) -> No
             kept = settings.sources.get(name, settings.events)
             raise Misuse(
                 f'{key} = "{kept}" is too short for source {name!r}: {need.why}, which needs '
-                f"{_days(need.us)}. Keep its events longer, or shorten what looks at them."
+                f"{_days(need.us)}. Keep its events longer, or shorten the period that is looked at."
             )
     predictions, need = settings.predictions_us, prediction_need(definitions)
     if predictions is not None and predictions < need.us:
         raise Misuse(
             f'[retention] predictions = "{settings.predictions}" is too short: {need.why}, which needs '
-            f"{_days(need.us)}. Keep predictions longer, or shorten that."
+            f"{_days(need.us)}. Keep predictions longer, or shorten this period."
         )
 
 

@@ -305,4 +305,6 @@ def check_format(folder: Path) -> None:
     except (msgspec.MsgspecError, OSError) as error:
         raise Corrupt(f"{file}: cannot be read ({error}). Restore it; this trimtab writes format {FORMAT}.") from error
     if found > FORMAT:
-        raise Misuse(f"{file}: state of format {found}, this trimtab reads up to {FORMAT}. Install a newer trimtab.")
+        raise Misuse(
+            f"{file}: state of format {found}, but this trimtab reads up to {FORMAT}. Install a newer trimtab."
+        )

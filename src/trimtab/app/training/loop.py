@@ -303,7 +303,9 @@ class DeploymentLoop:
         turn = last_turn(self._catalog, self.deployment.name)
         over = turn is None or turn.ended_us is not None  # the process holding the lease has yet to record its work
         who = "another process" if turn is None or over else f"{turn.holder} (its {turn.doing})"
-        return Conflict(f"{what} {self.deployment.name!r}: {who} is at work on it. Try again when it is done.")
+        return Conflict(
+            f"{what} {self.deployment.name!r}: {who} is working on this deployment. Try again when it is done."
+        )
 
     def _outside(self, builder: CandidateBuilder) -> TrainingRuns:
         self._training = TrainingRuns(

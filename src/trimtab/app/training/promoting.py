@@ -100,6 +100,6 @@ def _check_seen(version: Version, seen_until_us: int | None, now_us: int) -> Non
         return
     what = f"promote {version.name}: seen_until={format_time(seen_until_us)}"
     if version.imported is None:
-        raise Misuse(f"{what}: it was trained here, so what it has seen is known. Leave that out.")
+        raise Misuse(f"{what}: it was trained here, so the end of its training data is known. Leave seen_until out.")
     if seen_until_us > now_us:
-        raise Misuse(f"{what} is in the future. Say until when it had seen data when it was made.")
+        raise Misuse(f"{what} is in the future. Give the time at which its training data end.")

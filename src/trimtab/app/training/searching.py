@@ -57,7 +57,7 @@ def search_model(
     model = deployment.model
     if model.search is None:
         raise Misuse(
-            f"search of {model.name!r}: the model declares none. Add search=tt.search({{...}}) to tt.model, and "
+            f"search of {model.name!r}: the model declares no search. Add search=tt.search({{...}}) to tt.model, and "
             "let its estimator be a function of what is searched for."
         )
     if deployment.learn != "batch":
@@ -69,7 +69,7 @@ def search_model(
         project=ProjectSpec.of(system.config, system.state_folder),
     )
     lease = Lease(system.state.catalog, f"search.{model.name}", system.state_folder)
-    otherwise = f"search of {model.name!r}: another process is at it. See: trimtab runs --model {model.name}"
+    otherwise = f"search of {model.name!r}: another process is running it. See: trimtab runs --model {model.name}"
     with lease.taken(otherwise), system.recorded.track(RUN, model.name, actor=actor) as run:
         run.begin()
 

@@ -89,7 +89,7 @@ class TrainingRuns:
         again = "its artifact was lost; it was fitted again and put back."
         if done.same is None:
             return f"{champion.name}: {again} Train again for a candidate of newer data."
-        said = f"Unchanged: {done.same.name} is what this data, code and seed give."
+        said = f"Unchanged: {done.same.name} is again the result of this data, code and seed."
         return f"{said} {again.capitalize()}" if done.put_back else said
 
     def champion(self) -> str | None:

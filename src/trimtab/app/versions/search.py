@@ -18,7 +18,7 @@ def search_versions(system: System, model: str | None = None, wanted: Search | N
     if model is not None and not found:
         known = dict.fromkeys([*system.definitions.models, *system.registry.models()])
         if model not in known:
-            raise NotFound(f"versions: no model {model!r}. There is: {', '.join(known) or 'none'}.")
+            raise NotFound(f"versions: no model {model!r}. Models: {', '.join(known) or 'none'}.")
     return found
 
 

@@ -165,4 +165,4 @@ def test_where_no_model_is_named_the_first_is_taken_and_the_others_are_said(call
     assert first.stderr == ""
     assert first.stdout == "No version yet. Train: trimtab train slow\n"
     nobody = call("versions", "list", "slwo")
-    assert (nobody.returncode, "Deployments: late, slow." in nobody.stderr) == (3, True)
+    assert (nobody.returncode, "Models: late, slow." in nobody.stderr) == (3, True)

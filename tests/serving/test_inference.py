@@ -366,7 +366,7 @@ def test_requests_that_cannot_be_understood_are_refused_by_name(shop: Shop) -> N
         assert "Use POST" in refused(await client.get(INFER), 405)
         assert "Use GET" in refused(await client.post("/v2/models/late"), 405)
         assert "nothing is here" in refused(await client.get("/v2/trace/setting"), 404)
-        assert "promotion" in refused(await client.post("/v2/repository/models/late/load"), 400)
+        assert "trimtab promote" in refused(await client.post("/v2/repository/models/late/load"), 400)
         assert shop.log.read()[0] == []
 
     talk(shop, say)

@@ -35,7 +35,7 @@ def test_values_of_an_added_column_for_events_that_are_recorded_are_refused(tmp_
         with tt.open(tmp_path) as project:
             project.retain()
     declare(tmp_path, ', "page": str')
-    with pytest.raises(Misuse, match=r"2 of 2 rows are recorded already, without page, .*no key"):
+    with pytest.raises(Misuse, match=r"2 of 2 rows are recorded already, without page.*no key"):
         counts(tmp_path, FILE)
     assert counts(tmp_path, "customer,at\nc-1,2026-03-01T00:00:00Z\n", absent_ok=True) == 2
     new = "customer,at,page\nc-3,2026-03-01T00:00:00Z,a\n"
@@ -51,7 +51,7 @@ def test_a_column_that_the_file_still_has_and_the_source_has_not_is_refused(tmp_
     declare(tmp_path, ', "page": str')
     assert counts(tmp_path, FILE) == 2
     declare(tmp_path, "")
-    with pytest.raises(Misuse, match=r"2 of 2 rows are recorded already, with page, "):
+    with pytest.raises(Misuse, match=r"2 of 2 rows are recorded already, with page"):
         counts(tmp_path, FILE)
     assert counts(tmp_path, FILE.replace("c-", "d-")) == 4
     assert counts(tmp_path, FILE.replace("c-", "d-")) == 4

@@ -82,6 +82,8 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
     key = row_key(table, options, time, label, assumed)
     step_us = step_of(table, time, key.entity) if key.entity and time in key.of else None
     is_number = not values.binary and not values.classes
+    snapshots = 2 * table.columns[time].distinct <= table.rows  # of many keys at the same times
+    label_step_us = step_us if is_number or (snapshots and (step_us or 0) > DAY_US) else None
     wait = _wait(
         table,
         options,
@@ -90,7 +92,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
         positive,
         known_at,
         last_us,
-        step_us if is_number or (step_us or 0) > DAY_US else None,
+        label_step_us,
         assumed,
     )
     panel = panel_in(step_us, options, is_number, wait.wait, last_us - first_us, assumed)

@@ -169,7 +169,8 @@ class RequestPlan:
         needed = request.columns[name]
         if name not in row:
             return Misuse(
-                f"request {request.name!r}: {name!r} ({needed}) is missing; found {', '.join(row)}. Send it, or null."
+                f"request {request.name!r}: {name!r} ({needed}) is missing; found {', '.join(row) or 'nothing'}. "
+                "Send it, or null."
             )
         value = row[name]
         return Misuse(

@@ -38,7 +38,7 @@ def skew(model: str | None, sample: int, everything: bool, since: str | None, hi
     """
     time_given("--since", since)
     if history is not None:
-        alone = "is for a check; --history shows the newest ones of all models."
+        alone = "is for a new check; --history shows the newest checks of all models."
         refuse_given(alone, "model", "sample", "everything", "since", *given)
     if everything:
         refuse_given("and --all exclude each other.", "sample")

@@ -490,7 +490,7 @@ def test_a_heartbeat_stops_when_the_loop_fails(tmp_path: Path) -> None:
 
 def test_a_heartbeat_that_does_not_arrive_is_red(tmp_path: Path) -> None:
     with http_receiver(404) as alive, opened(tmp_path, heartbeat(alive.url)) as project:
-        assert any("receiver alive (heartbeat): it fails" in line for line in project.status().red)
+        assert any("receiver alive (heartbeat): failing" in line for line in project.status().red)
 
 
 # --- by hand

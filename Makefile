@@ -35,7 +35,8 @@ environment: .venv/.stamp
 demo: .venv/.stamp
 	$(BIN)/trimtab demo examples/flights $(ARGS)
 	$(BIN)/trimtab simulate --project examples/change --policy project --policy never \
-		--stream "days=118 per_day=500 concept=40" --faults examples/change/faults.csv
+		--stream "days=118 per_day=500 concept=40" --faults examples/change/faults.csv \
+		--html build/change.html --plot build/change.svg
 
 test: .venv/.stamp
 	$(TESTS) -n $(WORKERS) --dist worksteal $(or $(ARGS),$(TESTED))

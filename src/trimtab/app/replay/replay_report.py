@@ -58,6 +58,11 @@ def replay_document(result: ReplayResult, found: Sequence[Comparison], title: st
     for text in about(result):
         document.paragraph(text)
     document.table(quality_table(cards))
+    document.paragraph(
+        "best: the optimum where it is known, otherwise the policy that did best. days above: days whose loss is "
+        "more than a tenth above it. bad requests: answered by a version that is more than a tenth above it over its "
+        "time in service. staleness: the summed loss of all judged requests above it."
+    )
     own = list(dict.fromkeys(one.name for scenario in scenarios for one in scenario.measures[1:]))
     if own:
         rows = [(one.name, *(number(one.months()[-1].metrics.get(name)) for name in own)) for one in scenarios]
@@ -67,7 +72,6 @@ def replay_document(result: ReplayResult, found: Sequence[Comparison], title: st
         document.heading("Faults that were put in")
         for text in in_words(result.faults):
             document.paragraph(text)
-    add_months(document, scenarios)
     metric = shown_name(scenarios[0].metric)
     document.heading("Quality over time")
     caption = f"The mean {metric} over the {SMOOTH_DAYS} days before each day; lower is better."
@@ -75,6 +79,7 @@ def replay_document(result: ReplayResult, found: Sequence[Comparison], title: st
         document.plot(quality_picture(result), caption, plain=_text_charts(cards))
     else:
         document.paragraph("No request of this time has a label by which it could be judged.")
+    add_months(document, scenarios)
     document.heading("Alarms")
     if not any(card.alarms or card.input_alarms for card in cards):
         document.paragraph("None.")

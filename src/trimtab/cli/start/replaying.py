@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--faults", metavar="FILE", help="CSV of faults: kind, start, end, source, column, size.")
 @click.option("--search", is_flag=True, help="Choose among policies on the first half, show them on the second.")
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write a page as well.")
+@click.option("--plot", metavar="FILE.svg", type=click.Path(path_type=Path, dir_okay=False), help="Write the plot.")
 @click.option(
     "--start", metavar="TIME", help="ISO 8601; left out, [demo] start, or where a first version can be trained."
 )
@@ -47,6 +48,7 @@ def simulate(
     faults: str | None,
     search: bool,
     html: Path | None,
+    plot: Path | None,
     start: str | None,
     until: str | None,
     seed: int | None,
@@ -85,6 +87,8 @@ def simulate(
         _show_search(result)
         return
     found = comparisons(result)
+    if plot is not None:
+        result.plot().save(plot)
     if html is not None:
         write_report(result, found, f"{next(iter(result.lines))} and others, replayed", html)
     show(report_document(result), report_lines(result, found))

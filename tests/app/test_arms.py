@@ -85,7 +85,7 @@ def test_an_arm_refuses_rows_that_only_the_request_of_its_champion_takes(trained
         with pytest.raises(Misuse, match="'site' must be str; found 7, a int"):
             canary.inputs([row | {"site": 7}], shop.NOW_US)
         del row["site"]
-        with pytest.raises(Misuse, match="no 'site'"):
+        with pytest.raises(Misuse, match=r"'site' \(str\) is missing"):
             canary.inputs([row], shop.NOW_US)
 
 

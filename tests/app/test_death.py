@@ -33,7 +33,7 @@ buyer("buyer", Ending)
         (
             "os.abort()",
             Unavailable,
-            "training of model 'buyer', step 'fit': .*SIGABRT.* of the estimator's library: try",
+            "training of model 'buyer', step 'fit': .*SIGABRT.* the estimator's library: try",
         ),
         ("raise SystemExit(3)", Misuse, r"Ending.fit raised SystemExit: 3 \(on \d+ rows"),
     ],

@@ -30,7 +30,7 @@ def test_plots_stand_one_below_the_other_and_do_not_overlap(tmp_path: Path) -> N
 
 def test_a_picture_says_what_it_is_and_refuses_other_files(tmp_path: Path) -> None:
     assert repr(Picture((BARS,))).startswith("<Picture of 1 plot, 760 x ")
-    with pytest.raises(Misuse, match=r"end in .svg"):
+    with pytest.raises(Misuse, match=r"ends in .svg"):
         Picture((BARS,)).save(tmp_path / "bars.png")
     with pytest.raises(Unavailable, match="Check the folder"):
         Picture((BARS,)).save(tmp_path / "nothing" / "bars.svg")

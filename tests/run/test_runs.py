@@ -167,7 +167,7 @@ def test_a_run_is_cancelled_from_outside(runs: Runs, monkeypatch: pytest.MonkeyP
         assert run.cancelled() == f"run {run.run.id}: Cancelled by Bob."
         run.end(error=Cancelled(run.cancelled()))
     assert runs.get(run.run.id).state == "cancelled"
-    with pytest.raises(Conflict, match="found it cancelled"):
+    with pytest.raises(Conflict, match="it is already cancelled"):
         runs.cancel(run.run.id, actor="Bob")
 
 
@@ -184,7 +184,7 @@ def test_a_killed_run_is_shown_as_interrupted_and_the_next_one_says_that_it_goes
     seen = runs.get(run_id)
     assert (seen.state, seen.steps[0].state) == ("interrupted", "interrupted")
     assert f"process {child.pid}" in seen.outcome
-    with pytest.raises(Conflict, match="found it interrupted"):
+    with pytest.raises(Conflict, match="it is already interrupted"):
         runs.cancel(run_id, actor="Bob")
     with runs.track("train", "m", actor="Ada") as run:
         run.record(StepBegan("fit", "h1"))  # heard before it is recorded

@@ -68,7 +68,7 @@ def test_who_is_in_a_share_stays_in_it_when_it_grows() -> None:
     assert all(held[3])
     assert all(small <= large for small, large in zip(held[1], held[2], strict=True))
     assert [Share("m", 0.5, ["user"]).holds(r) for r in rows] != [Share("n", 0.5, ["user"]).holds(r) for r in rows]
-    with pytest.raises(Misuse, match=r"a share of 1.5"):
+    with pytest.raises(Misuse, match=r"the share is 1.5"):
         ArmShares(canary=1.5)
 
 

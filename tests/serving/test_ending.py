@@ -49,7 +49,7 @@ def test_a_request_that_comes_to_no_end_keeps_no_process_longer_than_its_grace(
     assert "Traceback" not in complaints, complaints
     (answer,) = answers
     assert answer[0] == 503
-    assert b"The service ends" in answer[1]
+    assert b"The service is stopping" in answer[1]
 
 
 def listens(port: int) -> bool:

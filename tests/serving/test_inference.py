@@ -296,7 +296,7 @@ def test_datatypes_mean_what_they_say_in_json_as_in_binary() -> None:
         ("s", sent("BYTES", raw=bytes(8)), "4 bytes more, but its shape says 1"),
         ("x", sent("FP64", raw=bytes(7)), "7 bytes were sent, but 1 values of FP64"),
         ("x", sent("FP64"), "has no data"),
-        ("x", sent("BF16", raw=bytes(4)), "4 bytes, but 1 of BF16 are 2 bytes"),
+        ("x", sent("BF16", raw=bytes(4)), "4 bytes were sent, but 1 values of BF16"),
         ("x", sent("BF16", data=[1.5]), "BF16 can only be sent as raw bytes"),
         ("x", sent("FP64", data=[{"a": 1}]), "element 0 is a dict of 1, which is not of type FP64"),
         ("x", sent("FP64", data=[[1.0, 2.0]]), "row 0 is a list of 2. Give"),
@@ -342,7 +342,7 @@ def test_requests_that_cannot_be_understood_are_refused_by_name(shop: Shop) -> N
         assert "$.inputs" in await no(422, input=[])
         assert "Expected" in await no(422, inputs=3)
         assert "is not a number of bytes" in await no(400, headers={LENGTH: "x"}, inputs=inputs)
-        assert "9999 of a body" in await no(400, headers={LENGTH: "9999"}, inputs=inputs)
+        assert "9999, but the body has" in await no(400, headers={LENGTH: "9999"}, inputs=inputs)
         assert "bytes are left after" in await no(
             400, inputs=[{**inputs[0], "parameters": {BINARY_SIZE: 9}}, *inputs[1:]]
         )

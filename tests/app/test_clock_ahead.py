@@ -164,7 +164,7 @@ def test_nothing_is_put_right_beside_a_service(trained: Path, tmp_path: Path) ->
     with shop.opened(trained, shop.NOW_US + JUMP_US) as project:
         project.push("readings", [reading(shop.NOW_US - 2, 5.0)])
     with shop.serving(trained, "--as-of", AS_OF), shop.opened(trained) as project:
-        with pytest.raises(Conflict, match="a service is running. Stop it"):
+        with pytest.raises(Conflict, match=r"a service is running\. Stop it"):
             project.recover()
         assert project.recover(dry_run=True).stamped_ahead
 

@@ -59,6 +59,7 @@ PRINTED: dict[str, tuple[Printed, ...]] = {
         Printed("serving.answer.batch:Manifest", when="FILE"),
         Printed("serving.answer.served:Answer", each=True, when="--row"),
     ),
+    "label": _all("app.data.label_tables:LabelsTaken"),
     "serve": _all("cli.printed:Served"),
     "keys list": _all(Printed("cli.printed:ListedKey", each=True)),
     "keys add": _all("cli.printed:NewKey"),
@@ -138,6 +139,7 @@ def own() -> dict[str, Any]:
     card = [(name, kind) for name, kind in hints(named(_CARD)).items() if name != "line"]
     more = [
         ("months", list[MonthRow]),
+        ("final_until_us", int | None),
         ("decisions", list[Decision]),
         ("true_alarms", int | None),
         ("false_alarms", int | None),
@@ -145,7 +147,10 @@ def own() -> dict[str, Any]:
     scenario = msgspec.defstruct("ScenarioReport", [*more, *card], kw_only=True)
     scenario.__doc__ = "How well one scenario of a replay did."
     result = hints(ReplayResult)
-    kept = ("start_us", "until_us", "entered", "quarantined", "checked_values", "mismatches", "faults", "shifts")
+    kept = (
+        *("start_us", "start_why", "refused_starts", "until_us", "entered", "quarantined", "checked_values"),
+        *("mismatches", "faults", "shifts"),
+    )
     replay = msgspec.defstruct(
         "ReplayReport", [*((name, result[name]) for name in kept), ("lines", dict[str, scenario])], kw_only=True
     )

@@ -194,7 +194,7 @@ def test_wrong_requests_are_refused_before_any_work(project: Project, tmp_path: 
         (asked, [], {"at": "at"}, "empty"),
         (asked, None, {"as_known": "now"}, "neither"),
         (asked, None, {"out": tmp_path / "x.xlsx"}, "must end in"),
-        (tmp_path / "x.txt", None, {}, "none"),
+        (tmp_path / "x.txt", None, {}, "not found"),
         ([{"site": 1}, {"site": "a"}], None, {}, "holds int and str"),
         (5, None, {}, "a int"),
     ):  # fmt: skip
@@ -412,6 +412,7 @@ def test_a_table_has_a_length_and_what_the_reference_says_of_results_is_there(pr
             "table",
             "len",
             "dtype",
+            "frame",
             "values",
             "to_list",
             "polars",

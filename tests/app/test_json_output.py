@@ -165,6 +165,8 @@ def answer(o: Outputs, base: Path) -> None:
     row = json.dumps({"visit_id": "new", "site": "north", "at": format_time(NOW_US), "x": 0.5})
     (answered,) = o.run("predict", "buyer", "--row", row, when="--row")
     assert o.run("why", answered["id"])["score"] == answered["score"]
+    (base / "labels.csv").write_text(f"prediction,value\n{answered['id']},1\n")
+    o.run("label", str(base / "labels.csv"))
     asked = base / "asked.csv"
     asked.write_text(f"visit_id,site,at,x\na,north,{format_time(NOW_US)},0.1\nb,east,{format_time(NOW_US)},0.2\n")
     o.run("predict", "buyer", str(asked), "--out", str(base / "answers.csv"), when="FILE")

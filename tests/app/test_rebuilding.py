@@ -56,7 +56,9 @@ def test_all_who_wait_are_told_that_it_failed(rebuilds: Rebuilds) -> None:
     with waiting(rebuilds) as told:
         rebuilds.failed("site", "no room.")
         for future in told:
-            with pytest.raises(Unavailable, match=r"'site': the process that applies .* could not rebuild it: no room"):
+            with pytest.raises(
+                Unavailable, match=r"'site': the process that applies .* could not rebuild the view: no room"
+            ):
                 future.result(LIMIT_S)
 
 

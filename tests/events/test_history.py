@@ -113,7 +113,7 @@ def test_a_record_of_before_a_column_was_added_has_null_there(log: Any) -> None:
 
 def test_a_damaged_record_is_named_and_not_passed_on(log: Any) -> None:
     log.append([b"\xff\xff"], at_us=[1])
-    with pytest.raises(Corrupt, match="no event"):
+    with pytest.raises(Corrupt, match="not an event"):
         _frame(log, PLAIN)
 
 

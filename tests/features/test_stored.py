@@ -86,9 +86,9 @@ def test_what_is_said_for_people_changes_no_document() -> None:
 def test_another_document_a_changed_one_and_one_of_another_format_are_corrupt() -> None:
     features = feature_set(QUESTION, [{"x": tt.col("x") * 2}])
     document = encode_features(features)
-    with pytest.raises(Corrupt, match="holds"):
+    with pytest.raises(Corrupt, match="has the hash"):
         decode_features(document, "0" * 64)
-    with pytest.raises(Corrupt, match="holds"):
+    with pytest.raises(Corrupt, match="has the hash"):
         decode_features(document.replace(b'["int",2]', b'["int",3]'), features.hash)
     with pytest.raises(Corrupt, match="cannot be read"):
         decode_features(document.replace(b'"format":1', b'"format":2'), features.hash)

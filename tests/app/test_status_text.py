@@ -79,3 +79,16 @@ def test_an_age_has_at_most_a_few_digits_and_the_right_size(us: int) -> None:
     assert abs(size_us - abs(us)) <= max(0.26 * abs(us), SECOND_US / 2)
     assert (us > 0) == shown.endswith("ago")
     assert not ISO.search(with_ages(f"at {format_time(us + 10**15)}", 10**15))
+
+
+def test_after_a_refusal_a_project_without_a_version_is_not_only_told_to_train_again(tmp_path: Path) -> None:
+    folder = shop.write_project(tmp_path)
+    with shop.opened(folder) as project:
+        shop.load(project)
+        assert any("no version is in service; run: trimtab train" in line for line in project.status().red)
+    text = (folder / "project.py").read_text()
+    (folder / "project.py").write_text(text.replace("calibration=0.5", "calibration=0.000001"))
+    with shop.opened(folder) as project:
+        assert [one.act for one in project.train("buyer")][-1] == "refuse"
+        (line,) = [one for one in project.status().red if "no version is in service" in one]
+        assert "the last candidate was refused" in line

@@ -178,7 +178,10 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
     decisions = [d for d in ledger if d.model == name]
     if version is None:
         what = "approve" if loop.controller.state.phase == APPROVAL else "train"
-        red.append(f"{name}: no version is in service; run: trimtab {what} {name}")
+        todo = f"run: trimtab {what} {name}"
+        if what == "train" and decisions and decisions[-1].act == "refuse":
+            todo = f"the last candidate was refused. Change what its refusal names, then {todo}"
+        red.append(f"{name}: no version is in service; {todo}")
     elif (lost := lost_artifact(system.state.blob, version)) is not None:
         made_of = None if version.imported is None else version.imported.file
         repair = repair_lost(name, imported=made_of, changed=version.recipe != loop.deployment.model.hash)

@@ -34,6 +34,7 @@ environment: .venv/.stamp
 
 demo: .venv/.stamp
 	$(BIN)/trimtab demo examples/flights $(ARGS)
+	@mkdir -p build
 	$(BIN)/trimtab simulate --project examples/change --policy project --policy never \
 		--stream "days=118 per_day=500 concept=40" --faults examples/change/faults.csv \
 		--html build/change.html --plot build/change.svg

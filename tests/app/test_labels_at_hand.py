@@ -258,7 +258,10 @@ def test_the_command_says_how_many_were_taken_and_why_the_rest_was_not(words: Sc
     shown = CliRunner().invoke(trimtab, ["label", str(file), "--json", "--project", str(words.folder)])
     assert shown.exit_code == 0
     assert msgspec.json.decode(shown.output, type=LabelsTaken).accepted == 1
-    for text, said in (("prediction\np_1\n", "a column 'value'"), ("id,value\np_1,yes\n", "no column 'prediction'")):
+    for text, said in (
+        ("prediction\np_1\n", "the columns 'prediction' and 'value'"),
+        ("id,value\np_1,yes\n", "no column 'prediction'"),
+    ):
         file.write_text(text)
         shown = CliRunner().invoke(trimtab, ["label", str(file), "--project", str(words.folder)])
         assert (shown.exit_code, said in shown.output) == (2, True)

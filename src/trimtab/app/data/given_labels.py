@@ -1,4 +1,4 @@
-"""Make whole events of labels that name a prediction or a request. Missing columns are taken from the request."""
+"""Turn labels of predictions into events of the label's source. Missing columns are copied from the logged request."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class MadeLabel(msgspec.Struct, frozen=True):
     """The event of one label."""
 
     event: dict[str, object]
-    late: bool = False  # whether the label of a prediction came after its wait
+    late: bool = False  # whether the label came later than the label's wait
     counts_as: str | None = None  # for a text that says whether something happened: "true" or "false"
 
 
@@ -48,13 +48,13 @@ class LabelEvents:
         self._requests: dict[str, Request | None] = {}  # by the id of a version: the request that it was trained with
 
     def all(self, model: str, rows: Sequence[LabelRow], until_s: float | None = None) -> GivenLabels:
-        """Return the events of labels of one model, in the form that `RecordOperations` describes."""
+        """Return one event for each label of one model; see `RecordOperations` in serving/http/routes/operations.py."""
         source = self.of_model(model).source
         made = [self.one(model, row, f"$[{number}]", until_s) for number, row in enumerate(rows)]
         return GivenLabels(source.name, [one.event for one in made], sum(one.late for one in made))
 
     def of_model(self, model: str) -> _Labelled:
-        """Return what the label of a deployed model needs.
+        """Return the label of a deployed model with the columns that its events must have. Results are kept.
 
         Raises:
             NotFound: There is no such deployment.
@@ -121,9 +121,9 @@ class LabelEvents:
     ) -> int:
         """Return the time of the event: the given time, that of the request if the source has it, or now.  # D206
 
-        A source that dates outcomes by the time of their request does so here as well. Then a label that is sent again
-        is the same event, and lags in features stay what they are in the history. The time is not earlier than that as
-        of which the prediction was made, because an earlier event is no label.
+        If the history of the source dates each outcome by the time of its request, the new event gets that time too. So
+        a label that is sent twice is one event, and features that measure time agree with the history. The time is
+        never before the as-of time of the prediction, because an earlier event would not count as its label.
         """
         now_us, time = self._system.clock.now_us(), kind.source.time
         if row.at is not None:
@@ -169,7 +169,7 @@ class LabelEvents:
 
 
 class _Labelled:
-    """A model with the columns that its label's source needs, and what reads each of them."""
+    """A model with the columns that an event of its label must have, and for each the view or label that reads it."""
 
     def __init__(self, definitions: Definitions, model: Model) -> None:
         self.model = model
@@ -219,7 +219,7 @@ class _Labelled:
         return self._values.counts_as(given, event.get(self._values.columns[0])) if isinstance(given, str) else None
 
     def fill(self, event: dict[str, Any], known: dict[str, tuple[Dtype, Any]]) -> None:
-        """Add the columns that a label does not give and that its request has, except those that labels are made of."""
+        """Copy columns that the label left out from its request, but none from which a label is computed."""
         for name in self._filled:
             dtype, value = known.get(name, (None, None))
             if name not in event and dtype == self.source.declared[name]:

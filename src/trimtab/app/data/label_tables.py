@@ -43,7 +43,7 @@ class LabelsTaken(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
     accepted: int
     refused: int
-    late: int  # accepted labels whose wait was over: they are learnt from, but change no day that is closed
+    late: int  # accepted labels that came after the wait: they are learnt from, but closed days stay as they are
     models: dict[str, int]  # by model: the number of its accepted labels
     problems: tuple[RefusedLabel, ...] = ()  # the first hundred refused labels
     ignored: tuple[str, ...] = ()  # columns of the table that the source of no label has
@@ -66,7 +66,7 @@ def label_table(system: System, given: Rows, progress: Callable[[int, int], obje
     """Append a table of labels; see `Project.label_table`."""
     rows, found = read_loosely(given, {"prediction": "str"}, "at", "labels")
     if not set(found) - {"prediction", "at"}:
-        raise Misuse(f"labels: needed a column 'value' next to 'prediction', found {', '.join(found)}.")
+        raise Misuse(f"labels: the table needs the columns 'prediction' and 'value'. It has: {', '.join(found)}.")
     is_text = isinstance(given, str | Path) and bool({".csv", ".tsv"} & set(Path(given).suffixes))
     taking = _Taking(system, is_text)
     for bad in rows.bad:

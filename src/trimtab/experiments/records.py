@@ -1,0 +1,96 @@
+"""Records of experiments: their state in the catalogue, exposures, and sums of closed days."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from trimtab.stats.exact_sums import ExactSum
+
+KIND = "experiment"  # the kind of the catalogue records with an `ExperimentState`, one for each experiment
+DAYS = "experiment_day"  # the kind of the catalogue records with an `ExperimentDay`
+Phase = Literal["running", "paused", "stopped", "concluded"]
+
+
+class Allocation(msgspec.Struct, frozen=True, kw_only=True):
+    """Which buckets get which variant from a time on."""
+
+    from_us: int
+    share: float  # the share of the units of the layer that take part
+    weights: dict[str, float]
+    buckets: list[tuple[int, str]]  # runs of equal buckets, in order: the number of buckets, and the variant
+
+
+class ExperimentState(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened to an experiment since its start. A new start after a changed definition is a new generation."""
+
+    name: str
+    hash: str  # of the definition, as it was at the start
+    definition: bytes  # the definition at the start, as JSON for people and reports
+    generation: int  # 1 for the first start; part of the salt, so that a new start assigns the units again
+    phase: Phase
+    started_at_us: int
+    allocations: list[Allocation]  # the newest last
+    ended_at_us: int | None = None  # when no more units were taken in
+    winner: str | None = None
+    versions: dict[str, str] = {}  # for an experiment over versions: the id of each variant's version at the start
+    slots: tuple[int, int] = (0, 10_000)  # the buckets of the layer that belong to this experiment
+
+
+class Exposure(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+    """A unit met its variant. Only the first exposure of a unit counts."""
+
+    experiment: str
+    generation: int
+    unit: str
+    variant: str  # the assigned variant, also if another one was shown instead
+    at_us: int
+    reason: str = ""  # why the assigned variant was not shown, such as "timeout"; empty: it was shown
+    override: bool = False  # whether a tester chose the variant; such units are left out of the analysis
+    attributes: bytes = b""  # the values of the declared attributes, as a msgpack map
+
+
+class ArmSums(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Sums over the units of one variant that were first exposed on one day, for one metric. They can be added up."""
+
+    units: int = 0
+    y: ExactSum = ()  # the values of the metric (for a ratio: of its numerator)
+    yy: ExactSum = ()
+    x: ExactSum = ()  # the covariate before the exposure
+    xx: ExactSum = ()
+    xy: ExactSum = ()
+    d: ExactSum = ()  # for a ratio: the denominator
+    dd: ExactSum = ()
+    yd: ExactSum = ()
+    histogram: dict[int, int] = {}  # for a quantile: the number of units in each bin of values
+
+
+class VariantDay(msgspec.Struct, frozen=True, kw_only=True):
+    """The units of one variant that were first exposed on one day."""
+
+    units: int = 0
+    testers: int = 0  # units with an override, which are in no other count
+    not_shown: dict[str, int] = {}  # the units that did not get their variant, by reason
+    labelled: int = 0  # predictions with and without a label, for metrics about predictions
+    missing: int = 0
+    metrics: dict[str, ArmSums] = {}
+    slices: dict[str, dict[str, ArmSums]] = {}  # by slice, such as "country=DE", and metric
+    slice_units: dict[str, int] = {}
+
+
+class ExperimentDay(msgspec.Struct, frozen=True, kw_only=True):
+    """All variants on one closed day: units, and sums of the metrics."""
+
+    experiment: str
+    generation: int
+    day_us: int
+    variants: dict[str, VariantDay]
+    marks: tuple[str, ...] = ()  # what else happened, such as "retraining"
+    excluded: str | None = None  # why the day does not count, such as "red window: column temp was null"
+
+
+def decoded_definition(state: ExperimentState) -> dict[str, Any]:
+    """Return the definition that an experiment was started with, as JSON values."""
+    found: dict[str, Any] = msgspec.json.decode(state.definition)
+    return found

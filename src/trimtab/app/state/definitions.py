@@ -17,6 +17,7 @@ import msgspec
 
 from trimtab.core.errors import Misuse, NotFound, TrimtabError
 from trimtab.events.definitions import Source
+from trimtab.experiments.definitions import Experiment
 from trimtab.features.definitions import Entity, Request, View
 from trimtab.features.stored import with_sources
 from trimtab.steering.definitions import Deployment, collect_deployments
@@ -34,6 +35,7 @@ class Definitions(msgspec.Struct, frozen=True):
     models: dict[str, Model]
     deployments: dict[str, Deployment]  # by model name
     entities: dict[str, Entity] = {}
+    experiments: dict[str, Experiment] = {}
 
     def placed(self, place: Callable[[Source], Source]) -> Definitions:
         """Return the same definitions with each source column at its position in stored events."""

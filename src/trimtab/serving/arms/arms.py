@@ -6,14 +6,13 @@ import logging
 import math
 from collections import deque
 from collections.abc import Sequence
-from hashlib import blake2b
 from time import perf_counter
-from typing import Any
 
 import msgspec
 
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Prediction
+from trimtab.experiments.unit_hash import UnitHash
 from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.request_rows import Row
 from trimtab.serving.observe.log_throttle import ThrottledLogger
@@ -71,13 +70,11 @@ class Share:
         self._below = round(share * 2**64)
         self.about = tuple(about)
         # "canary" is not part of the hash, so that canary shares stay as they were before `line` existed
-        salted = model if line == CANARY else f"{line}\0{model}"
-        self._salt = blake2b(salted.encode(), digest_size=16).digest()
+        self._number = UnitHash(model if line == CANARY else f"{line}\0{model}", about)
 
     def holds(self, row: Row) -> bool:
         """Return whether the entities of a request are in the share."""
-        named = _encode([row[name] for name in self.about])
-        return int.from_bytes(blake2b(named, digest_size=8, salt=self._salt).digest(), "little") < self._below
+        return self._number(row) < self._below
 
 
 class Canary(msgspec.Struct, frozen=True, eq=False):
@@ -154,6 +151,3 @@ class Shadow:
 
     def _log(self, error: Exception) -> None:
         self._throttled.warning(f"{self.answerer.served.label} (shadow)", error)
-
-
-_encode: Any = msgspec.msgpack.Encoder().encode

@@ -1,0 +1,234 @@
+"""The recommendation that follows from an experiment's results, in plain words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from trimtab.core.time import DAY_US
+from trimtab.experiments.definitions import Experiment
+from trimtab.experiments.records import ExperimentDay, ExperimentState
+
+if TYPE_CHECKING:
+    from trimtab.experiments.checks import RatioCheck
+    from trimtab.experiments.effects import Look
+    from trimtab.experiments.reading import MetricReading
+
+Act = Literal["blocked", "wait", "ship", "stop", "keep running", "cannot be seen", "no difference shown"]
+HORIZON_DAYS = 60  # how long an experiment without a declared duration is taken to run at most
+_EARLY_DAYS = 3  # before this many days, the remaining time is not estimated
+_ANY_TIME_SCORE, _SCORE = 2.9, 2.0  # about how many standard errors wide the half of an interval is
+
+
+class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
+    """What to do, and why."""
+
+    act: Act
+    text: str
+    variant: str | None = None  # the variant that the act is about
+    days_more: int | None = None  # about how many more days are needed at this rate
+    smallest: float | None = None  # the smallest effect that the remaining time can show, as a share of the control
+
+
+def recommend(
+    definition: Experiment,
+    state: ExperimentState,
+    closed: Sequence[ExperimentDay],
+    metrics: Sequence[MetricReading],
+    ratio: RatioCheck,
+    withheld: str | None,
+) -> Recommendation:
+    """Return what to do.
+
+    The order of the rules: a failed sample-ratio check blocks; a guardrail that is proven worse than its margin, or a
+    primary metric that is proven worse, stops a variant; a variant is shipped if a primary metric is proven better,
+    none is proven worse, and all guardrails are proven within their margins; else the experiment goes on.
+    """
+    if not ratio.holds:
+        return Recommendation(act="blocked", text=f"blocked: {ratio.text} No effect can be trusted.")
+    if withheld is not None:
+        return Recommendation(act="wait", text=f"keep running: {withheld}")
+    by_variant = {name: [one for one in metrics if one.variant == name] for name in list(definition.variants)[1:]}
+    by_variant = {name: some for name, some in by_variant.items() if some}
+    if not by_variant:
+        return Recommendation(act="wait", text="keep running: no look is due yet. A look sees closed days only.")
+    shipped = [name for name, some in by_variant.items() if _ships(some)]
+    if shipped:
+        return _ship(max(shipped, key=lambda name: _gain(by_variant[name])), by_variant)
+    stopped = {name: why for name, some in by_variant.items() if (why := _stops(some)) is not None}
+    if len(stopped) == len(by_variant):
+        text = "; ".join(f"{name}: {why}" if len(stopped) > 1 else f"{why} ({name})" for name, why in stopped.items())
+        return Recommendation(act="stop", text=f"stop: {text}", variant=next(iter(stopped)))
+    going = {name: some for name, some in by_variant.items() if name not in stopped}
+    if _is_over(definition, state, closed):
+        return _undecided(going)
+    return _go_on(definition, state, closed, going, stopped)
+
+
+def shown_effect(one: MetricReading) -> str:
+    """Return the newest effect on a metric as text, such as "revenue +3.1 % (1.2 % to 5.0 %)"."""
+    look = one.looks[-1]
+    low, high = (look.low, look.high) if one.bounded is None else one.bounded
+    if look.relative is not None and look.control:
+        size = abs(look.control)
+        ends = [None if end is None else end / size for end in (low, high)]
+        if one.bounded is None and (look.relative_low is not None or look.relative_high is not None):
+            ends = [look.relative_low, look.relative_high]
+        return (
+            f"{one.metric} {percent(look.relative)} ({_ends([None if end is None else percent(end) for end in ends])})"
+        )
+    values = [None if end is None else f"{end:+.3g}" for end in (low, high)]
+    return f"{one.metric} {look.difference:+.3g} ({_ends(values)})"
+
+
+def percent(share: float) -> str:
+    """Return a change as text.
+
+    >>> percent(0.0312), percent(-0.0004)
+    ('+3.1 %', '-0.04 %')
+    """
+    return f"{100.0 * share:+.1f} %" if abs(share) >= 0.001 or not share else f"{100.0 * share:+.1g} %"
+
+
+def days_needed(look: Look, days: int, *, margin: float | None = None) -> float:
+    """Return after how many days in all the interval would exclude 0 (or the margin) if the effect stays as it is.
+
+    The width of an interval shrinks with the square root of the number of days.
+    """
+    distance = look.difference if margin is None else margin
+    reach = _reach(look)
+    return days * (reach / abs(distance)) ** 2 if distance and math.isfinite(reach) else math.inf
+
+
+def smallest_effect(look: Look, days: int, horizon: int) -> float | None:
+    """Return the smallest effect that so many days can show, as a share of the control's value."""
+    reach = _reach(look)
+    if not look.control or not math.isfinite(reach):
+        return None
+    return reach * math.sqrt(days / horizon) / abs(look.control)
+
+
+def _reach(look: Look) -> float:
+    """Return the half-width of an interval."""
+    if look.low is None or look.high is None:
+        ends = [abs(end - look.difference) for end in (look.low, look.high) if end is not None]
+        return ends[0] if ends else math.inf
+    return (look.high - look.low) / 2.0
+
+
+def _ships(some: Sequence[MetricReading]) -> bool:
+    """Return whether a variant may be shipped. Without primary metrics, guardrails within their margins are enough."""
+    primary = [one.verdict for one in some if one.role == "primary"]
+    guardrails = [one.verdict for one in some if one.role == "guardrail"]
+    held = all(one == "within margin" for one in guardrails)
+    return held and "worse" not in primary and ("better" in primary or (bool(guardrails) and not primary))
+
+
+def _stops(some: Sequence[MetricReading]) -> str | None:
+    for one in some:
+        if one.role == "guardrail" and one.verdict == "worse":
+            margin = f"{100 * (one.margin or 0.0):.3g} %"
+            return f"guardrail {one.metric} is worse than its margin of {margin}: {shown_effect(one)}"
+    for one in some:
+        if one.role == "primary" and one.verdict == "worse":
+            return f"it is worse: {shown_effect(one)}"
+    return None
+
+
+def _gain(some: Sequence[MetricReading]) -> float:
+    better = [one.looks[-1] for one in some if one.role == "primary" and one.verdict == "better"]
+    return max((abs(one.relative if one.relative is not None else one.difference) for one in better), default=0.0)
+
+
+def _ship(name: str, by_variant: dict[str, list[MetricReading]]) -> Recommendation:
+    parts = [shown_effect(one) for one in by_variant[name] if one.role == "primary"]
+    guardrails = [one.metric for one in by_variant[name] if one.role == "guardrail"]
+    parts += [f"{', '.join(guardrails)} within {'its margin' if len(guardrails) == 1 else 'their margins'}"] * bool(
+        guardrails
+    )
+    return Recommendation(act="ship", variant=name, text=f"ship {name}: {'; '.join(parts)}")
+
+
+def _is_over(definition: Experiment, state: ExperimentState, closed: Sequence[ExperimentDay]) -> bool:
+    """Return whether no more day will come: the experiment ended, or all its planned days are closed."""
+    end_us = state.ended_at_us
+    if definition.duration_us is not None:
+        planned_us = state.started_at_us + definition.duration_us
+        end_us = planned_us if end_us is None else min(end_us, planned_us)
+    return end_us is not None and bool(closed) and closed[-1].day_us + DAY_US >= end_us
+
+
+def _undecided(going: dict[str, list[MetricReading]]) -> Recommendation:
+    parts, smallest = list[str](), None
+    for name, some in going.items():
+        for one in some:
+            if one.role != "secondary" and one.verdict == "open":
+                reach, control = _reach(one.looks[-1]), abs(one.looks[-1].control)
+                smallest = reach / control if control and math.isfinite(reach) else None
+                seen = f"; effects above about {100 * smallest:.2g} % would have been seen" if smallest else ""
+                parts.append(f"{name}: {shown_effect(one)}{seen}")
+    return Recommendation(act="no difference shown", text=f"no difference shown: {'; '.join(parts)}", smallest=smallest)
+
+
+def _go_on(
+    definition: Experiment,
+    state: ExperimentState,
+    closed: Sequence[ExperimentDay],
+    going: dict[str, list[MetricReading]],
+    stopped: dict[str, str],
+) -> Recommendation:
+    """Return how long to run on, or that the effect cannot be seen with this traffic."""
+    days = sum(one.excluded is None for one in closed)
+    horizon = HORIZON_DAYS
+    if definition.duration_us is not None:
+        horizon = max(days, -(-definition.duration_us // DAY_US))
+    said = f" Stop {', '.join(f'{name} ({why})' for name, why in stopped.items())}." if stopped else ""
+    needed, one = min((_open_needs(some, days) for some in going.values()), key=lambda one: one[0])
+    look = one.looks[-1]
+    smallest = smallest_effect(look, days, horizon)
+    can = (
+        "" if smallest is None else f"the smallest effect that {horizon} days can show is about {100 * smallest:.2g} %"
+    )
+    if days < _EARLY_DAYS:
+        text = f"keep running: too early to say after {days} closed days" + (f"; {can}" if can else "")
+        return Recommendation(act="keep running", text=text + "." + said, smallest=smallest)
+    if needed > horizon:
+        score = _ANY_TIME_SCORE if definition.rule in ("sequence", "msprt") else _SCORE
+        reach = _reach(look)
+        plausible = abs(look.difference) + reach / score  # the effect may well be one standard error larger
+        unseen = not math.isfinite(reach) or days * (reach / plausible) ** 2 > horizon
+        start = "cannot be seen with this traffic" if unseen else "keep running"
+        text = f"{start}: {shown_effect(one)} after {days} days" + (f"; {can}" if can else "")
+        act: Act = "cannot be seen" if unseen else "keep running"
+        return Recommendation(act=act, text=text + "." + said, variant=one.variant, smallest=smallest)
+    more = max(1, math.ceil(needed - days))
+    text = f"keep running: at this rate about {more} more days for {shown_effect(one)}.{said}"
+    return Recommendation(act="keep running", text=text, variant=one.variant, days_more=more, smallest=smallest)
+
+
+def _open_needs(some: Sequence[MetricReading], days: int) -> tuple[float, MetricReading]:
+    """Return the number of days after which a variant could be decided, and the metric that takes longest."""
+    primary = [
+        (days_needed(one.looks[-1], days), one) for one in some if one.role == "primary" and one.verdict == "open"
+    ]
+    if any(one.role == "primary" and one.verdict == "better" for one in some):
+        primary = []  # only guardrails are missing
+    elif primary:
+        primary = [min(primary, key=lambda one: one[0])]
+    guardrails = []
+    for one in some:
+        if one.role == "guardrail" and one.verdict == "open":
+            look, sign = one.looks[-1], 1.0 if one.better == "higher" else -1.0
+            distance = sign * look.difference + (one.margin or 0.0) * abs(look.control)
+            guardrails.append((days_needed(look, days, margin=max(distance, 0.0)), one))
+    return max(primary + guardrails or [(math.inf, some[0])], key=lambda one: one[0])
+
+
+def _ends(ends: Sequence[str | None]) -> str:
+    low, high = ends
+    if low is not None and high is not None:
+        return f"{low.removeprefix('+')} to {high.removeprefix('+')}"
+    return f"at least {low}" if low is not None else f"at most {high}" if high is not None else "no interval yet"

@@ -1,0 +1,302 @@
+"""The reading of an experiment: units, checks, effects over time, guardrails and slices, from its closed days."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from trimtab.core.time import DAY_US, format_duration, format_time
+from trimtab.experiments.checks import Completeness, RatioCheck, check_completeness, check_ratio, wanted_shares
+from trimtab.experiments.decision import Recommendation, recommend
+from trimtab.experiments.definitions import Experiment, Metric, Role
+from trimtab.experiments.effects import (
+    Look,
+    adjusted,
+    bayesian,
+    comparisons,
+    days_until,
+    looks_of,
+    novelty_of,
+    slice_look,
+)
+from trimtab.experiments.records import ExperimentDay, ExperimentState, Phase
+
+Verdict = Literal["better", "worse", "within margin", "open"]
+
+GUARANTEES = {
+    "sequence": "Confidence sequences: the intervals of all looks hold together, so you may look every day and stop at "
+    "any time. If there is no effect, the probability of ever finding one is at most {alpha}.",
+    "msprt": "Mixture sequential probability ratio tests: p-values hold at every look, so you may look every day and "
+    "stop at any time. If there is no effect, the probability of ever finding one is at most {alpha}.",
+    "obrien_fleming": "Group-sequential with O'Brien-Fleming spending: {looks} planned looks share an error of "
+    "{alpha}. Between the planned looks nothing is shown.",
+    "fixed": "Fixed horizon: one look after the planned end, with an error of {alpha}. Before that no effect is shown, "
+    "because looking early would raise the error.",
+}
+
+
+class VariantReading(msgspec.Struct, frozen=True, kw_only=True):
+    """The units of one variant on the days that count."""
+
+    name: str
+    units: int
+    wanted: float  # the declared share of the participants
+    found: float | None  # the share that was found; None without units
+    testers: int  # units with an override, which are in no other count
+    not_shown: dict[str, int]  # units that were assigned the variant and got another one, by reason; they count
+
+
+class MetricReading(msgspec.Struct, frozen=True, kw_only=True):
+    """The effect of one variant on one metric, against the control."""
+
+    metric: str
+    kind: str
+    role: Role
+    better: Literal["higher", "lower"]
+    variant: str
+    looks: list[Look]  # oldest first; empty as long as nothing may be shown
+    verdict: Verdict
+    margin: float | None = None  # for a guardrail: by how much it may be worse, as a share of the control's mean
+    adjusted_p: float | None = None  # for a secondary metric: the p-value after Benjamini-Hochberg
+    bounded: tuple[float, float] | None = None  # the interval after allowing for missing labels, if they differ
+    probability_better: float | None = None  # the Bayesian reading: the probability that the variant is better
+    expected_loss: float | None = None  # the loss to expect from choosing the variant, in units of the metric
+    by_week: list[Look] = []  # the effect on units that were first exposed in each week, to see novelty effects
+
+    @property
+    def now(self) -> Look | None:
+        """The newest look."""
+        return self.looks[-1] if self.looks else None
+
+
+class SliceReading(msgspec.Struct, frozen=True, kw_only=True):
+    """The effect of one variant on a primary metric in one slice."""
+
+    slice: str  # such as "country=DE"
+    metric: str
+    variant: str
+    look: Look
+    adjusted_p: float | None  # after Holm's correction over all slices
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """All that an experiment says up to a time."""
+
+    experiment: str
+    generation: int
+    phase: Phase
+    started_at_us: int
+    ended_at_us: int | None
+    until_us: int | None  # the end of the newest closed day; None: no day is closed
+    hash: str  # of the definition, which was decided before the start
+    decided_before: dict[str, str]
+    guarantee: str
+    days: int  # closed days that count
+    excluded: dict[str, str]  # by day: why it does not count
+    marks: dict[str, list[str]]  # by day: what else happened
+    variants: list[VariantReading]
+    ratio: RatioCheck
+    completeness: list[Completeness]
+    metrics: list[MetricReading]
+    slices: list[SliceReading]
+    withheld: str | None  # why no effect is shown; None if effects are shown
+    decision: Recommendation
+
+
+def read_experiment(definition: Experiment, state: ExperimentState, days: Sequence[ExperimentDay]) -> Reading:
+    """Return what an experiment says from its closed days.
+
+    Args:
+        definition: The definition that the experiment was started with.
+        state: What happened to the experiment since its start.
+        days: Closed days of this generation, in any order.
+    """
+    closed = sorted((one for one in days if one.generation == state.generation), key=lambda one: one.day_us)
+    counted = [one for one in closed if one.excluded is None]
+    ratio = check_ratio(definition, state, counted)
+    completeness = check_completeness(definition, counted)
+    withheld = _withheld(definition, state, closed, ratio)
+    metrics, slices = list[MetricReading](), list[SliceReading]()
+    if counted and withheld is None:
+        metrics = _metrics(definition, state, closed, counted, completeness)
+        slices = _slices(definition, counted)
+    return Reading(
+        experiment=state.name,
+        generation=state.generation,
+        phase=state.phase,
+        started_at_us=state.started_at_us,
+        ended_at_us=state.ended_at_us,
+        until_us=closed[-1].day_us + DAY_US if closed else None,
+        hash=state.hash,
+        decided_before=decided_before(definition),
+        guarantee=guarantee(definition),
+        days=len(counted),
+        excluded={_day(one.day_us): one.excluded for one in closed if one.excluded is not None},
+        marks={_day(one.day_us): list(one.marks) for one in closed if one.marks},
+        variants=[_variant(definition, name, counted) for name in definition.variants],
+        ratio=ratio,
+        completeness=completeness,
+        metrics=metrics,
+        slices=slices,
+        withheld=withheld,
+        decision=recommend(definition, state, closed, metrics, ratio, withheld),
+    )
+
+
+def guarantee(definition: Experiment) -> str:
+    """Return the rule of an experiment and what it guarantees, in words."""
+    alpha = f"{1.0 - definition.level:.3g}"
+    text = GUARANTEES[definition.rule].format(alpha=alpha, looks=definition.looks)
+    primary = sum(one.role == "primary" for one in definition.metrics)
+    shared = comparisons(definition)
+    if shared > 1:
+        what = f"{primary} primary metrics" if primary > 1 else f"{shared} variants"
+        what = f"{shared // primary} variants and {what}" if primary > 1 and shared > primary else what
+        text += f" The error is divided evenly among {what}."
+    sides = "two-sided" if definition.two_sided else "one-sided"
+    return f"{text} Days are the blocks of the standard errors; intervals are {sides}."
+
+
+def decided_before(definition: Experiment) -> dict[str, str]:
+    """Return what was decided before the start, as short texts by name."""
+    found = {
+        "unit": ", ".join(definition.unit),
+        "variants": ", ".join(
+            f"{name} ({weight:.4g})" for name, weight in zip(definition.variants, definition.weights, strict=False)
+        )
+        or ", ".join(definition.variants),
+        "rule": definition.rule,
+        "level": f"{definition.level:.4g}",
+    }
+    found |= {} if definition.duration_us is None else {"duration": format_duration(definition.duration_us)}
+    found |= {"looks": str(definition.looks)} if definition.rule == "obrien_fleming" else {}
+    found |= {"slices": ", ".join(definition.slices)} if definition.slices else {}
+    for role in ("primary", "guardrail", "secondary"):
+        names = [_asked(one) for one in definition.metrics if one.role == role]
+        found |= {role: "; ".join(names)} if names else {}
+    return found
+
+
+def _asked(metric: Metric) -> str:
+    text = f"{metric.name} ({metric.kind}, {metric.better} is better"
+    text += f", within {format_duration(metric.within_us)}" if metric.within_us else ""
+    text += f", may be {metric.margin:.4g} of the control worse" if metric.role == "guardrail" else ""
+    text += f", larger values are cut to {metric.cap:.6g}" if metric.cap is not None else ""
+    text += f", with the {format_duration(metric.before_us)} before the exposure as a covariate" * bool(
+        metric.before_us
+    )
+    return text + ")"
+
+
+def _withheld(
+    definition: Experiment, state: ExperimentState, closed: Sequence[ExperimentDay], ratio: RatioCheck
+) -> str | None:
+    """Return why no effect may be shown, or None."""
+    if not ratio.holds:
+        return f"blocked: {ratio.text}"
+    if definition.rule != "fixed" or definition.duration_us is None:
+        return None
+    end_us = state.started_at_us + definition.duration_us
+    if state.ended_at_us is not None:
+        end_us = min(end_us, state.ended_at_us)
+    planned = days_until(state.started_at_us, end_us)
+    there = sum(one.day_us < end_us for one in closed)
+    if there >= planned:
+        return None
+    return f"{there} of {planned} days are closed. The rule is fixed: no effect is shown before the planned end."
+
+
+def _variant(definition: Experiment, name: str, days: Sequence[ExperimentDay]) -> VariantReading:
+    here = [day.variants[name] for day in days if name in day.variants]
+    units = sum(one.units for one in here)
+    total = sum(one.units for day in days for one in day.variants.values())
+    reasons = sorted({reason for one in here for reason in one.not_shown})
+    return VariantReading(
+        name=name,
+        units=units,
+        wanted=wanted_shares(definition)[name],
+        found=units / total if total else None,
+        testers=sum(one.testers for one in here),
+        not_shown={reason: sum(one.not_shown.get(reason, 0) for one in here) for reason in reasons},
+    )
+
+
+def _metrics(
+    definition: Experiment,
+    state: ExperimentState,
+    closed: Sequence[ExperimentDay],
+    days: Sequence[ExperimentDay],
+    completeness: Sequence[Completeness],
+) -> list[MetricReading]:
+    found = []
+    for metric in definition.metrics:
+        for name in list(definition.variants)[1:]:
+            looks = looks_of(definition, metric, state, closed, name)
+            if not looks:
+                continue
+            share = next((one for one in completeness if one.variant == name), None)
+            last = looks[-1]
+            bounded = (
+                None
+                if share is None or metric.prediction is None
+                else share.bounds(metric, last.low, last.high, (last.control, last.variant))
+            )
+            probability, loss = bayesian(definition, metric, days, name)
+            found.append(
+                MetricReading(
+                    metric=metric.name,
+                    kind=metric.kind,
+                    role=metric.role,
+                    better=metric.better,
+                    variant=name,
+                    looks=looks,
+                    verdict=verdict(metric, looks[-1], bounded),
+                    margin=metric.margin if metric.role == "guardrail" else None,
+                    bounded=bounded,
+                    probability_better=probability,
+                    expected_loss=loss,
+                    by_week=novelty_of(definition, metric, state, days, name),
+                )
+            )
+    secondary = [one for one in found if one.role == "secondary"]
+    corrected = dict(zip(map(id, secondary), adjusted([one.looks[-1].p for one in secondary]), strict=True))
+    return [msgspec.structs.replace(one, adjusted_p=corrected.get(id(one))) for one in found]
+
+
+def verdict(metric: Metric, look: Look, bounded: tuple[float, float] | None = None) -> Verdict:
+    """Return what the interval of a look says about a metric.
+
+    A guardrail is "within margin" once its interval excludes that it is worse by more than its margin, and "worse"
+    once its interval lies beyond the margin. A margin of 0 is kept until the metric is proven worse.
+    """
+    low, high = bounded or (look.low, look.high)
+    low, high = (-math.inf if low is None else low), (math.inf if high is None else high)
+    if metric.better == "lower":  # from here on, higher is better
+        low, high = -high, -low
+    if metric.role != "guardrail":
+        return "better" if low > 0.0 else "worse" if high < 0.0 else "open"
+    limit = -metric.margin * abs(look.control)
+    if high < limit:
+        return "worse"
+    return "within margin" if low > limit or not metric.margin else "open"
+
+
+def _slices(definition: Experiment, days: Sequence[ExperimentDay]) -> list[SliceReading]:
+    names = sorted({name for day in days for one in day.variants.values() for name in one.slices})
+    found = [
+        SliceReading(slice=name, metric=metric.name, variant=variant, look=look, adjusted_p=None)
+        for metric in definition.metrics
+        if metric.role == "primary"
+        for variant in list(definition.variants)[1:]
+        for name in names
+        if (look := slice_look(definition, metric, days, variant, name)) is not None
+    ]
+    corrected = adjusted([one.look.p for one in found], by="holm")
+    return [msgspec.structs.replace(one, adjusted_p=p) for one, p in zip(found, corrected, strict=True)]
+
+
+def _day(at_us: int) -> str:
+    return format_time(at_us)[:10]

@@ -38,6 +38,15 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     better: Literal["higher", "lower"] = "higher"
     margin: float = 0.0  # for a guardrail: by how much it may be worse, as a share of the control's mean
 
+    @property
+    def content(self) -> object:
+        """What the hash of an experiment covers: of the source, only the columns that the metric reads."""
+        if self.source is None:
+            return self
+        parts = [part for one in (self.value, self.denominator) if one is not None for part in (one.of, one.where)]
+        read = {*self.by}.union(*(part.columns() for part in parts if part is not None))
+        return [msgspec.structs.replace(self, source=None), self.source.content_of(sorted(read))]
+
 
 class Switchback(msgspec.Struct, frozen=True, kw_only=True):
     """Blocks of time in which all requests of a region get the same variant."""
@@ -81,5 +90,9 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def hash(self) -> str:
-        """The hash of everything that is decided before the start. It may not change while the experiment runs."""
-        return content_hash(msgspec.structs.replace(self, owner=None))
+        """The hash of everything that is decided before the start. It may not change while the experiment runs.
+
+        Testers may be added later, because they are left out of the analysis.
+        """
+        own = msgspec.structs.replace(self, owner=None, overrides={}, metrics=())
+        return content_hash([own, [metric.content for metric in self.metrics]])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
+from trimtab.experiments.definitions import Experiment
 from trimtab.stats.exact_sums import ExactSum
+from trimtab.store.ports import Catalog, read_record
 
 KIND = "experiment"  # the kind of the catalogue records with an `ExperimentState`, one for each experiment
 DAYS = "experiment_day"  # the kind of the catalogue records with an `ExperimentDay`
@@ -27,7 +29,7 @@ class ExperimentState(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     hash: str  # of the definition, as it was at the start
-    definition: bytes  # the definition at the start, as JSON for people and reports
+    definition: bytes  # the definition at the start, as JSON: see `stored_definition`
     generation: int  # 1 for the first start; part of the salt, so that a new start assigns the units again
     phase: Phase
     started_at_us: int
@@ -47,6 +49,7 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=Fa
     variant: str  # the assigned variant, also if another one was shown instead
     at_us: int
     reason: str = ""  # why the assigned variant was not shown, such as "timeout"; empty: it was shown
+    block: str = ""  # for a switchback: the block of time and the region, as text
     override: bool = False  # whether a tester chose the variant; such units are left out of the analysis
     attributes: bytes = b""  # the values of the declared attributes, as a msgpack map
 
@@ -90,7 +93,14 @@ class ExperimentDay(msgspec.Struct, frozen=True, kw_only=True):
     excluded: str | None = None  # why the day does not count, such as "red window: column temp was null"
 
 
-def decoded_definition(state: ExperimentState) -> dict[str, Any]:
-    """Return the definition that an experiment was started with, as JSON values."""
-    found: dict[str, Any] = msgspec.json.decode(state.definition)
-    return found
+def stored_definition(state: ExperimentState) -> Experiment:
+    """Return the definition that an experiment was started with.
+
+    The sources of its metrics are as they were declared then, without the positions of columns in stored events.
+    """
+    return msgspec.json.decode(state.definition, type=Experiment)
+
+
+def experiment_state(catalog: Catalog, name: str) -> ExperimentState | None:
+    """Return the state of an experiment; None if it was never started."""
+    return read_record(catalog, KIND, name, ExperimentState)

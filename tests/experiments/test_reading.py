@@ -146,7 +146,7 @@ def test_a_variant_ships_only_when_its_guardrails_are_proven() -> None:
 
 
 def test_missing_labels_of_one_variant_widen_its_interval() -> None:
-    definition = experiment(metric("refunds", kind="proportion", prediction="label", better="lower"))
+    definition = experiment(metric("refunds", prediction="label", better="lower"))
     rng = np.random.default_rng(10)
     values = {
         name: {"refunds": [(rng.random(500) < rate).astype(float) for _ in range(20)]}

@@ -12,6 +12,7 @@ from trimtab.core.time import DAY_US
 from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.records import ExperimentDay, ExperimentState
 from trimtab.stats.ab.sample_ratio import sample_ratio
+from trimtab.stats.exact_sums import total_of
 
 _CLEAR_Z = 3.3  # a difference in completeness above this many standard errors counts as real (p = .001)
 _SLICE_P = 0.05  # a slice is named as the place of an imbalance below this p-value, divided by the number of slices
@@ -37,7 +38,7 @@ class Completeness(msgspec.Struct, frozen=True, kw_only=True):
     differs: bool  # whether the difference to the control is more than noise
 
     def bounds(
-        self, metric: Metric, low: float | None, high: float | None, means: tuple[float, float]
+        self, low: float | None, high: float | None, means: tuple[float, float], limit: float | None
     ) -> tuple[float, float] | None:
         """Return an effect's interval, widened by what the surplus of labels in one variant can hide.
 
@@ -45,12 +46,12 @@ class Completeness(msgspec.Struct, frozen=True, kw_only=True):
         2009). None: the shares agree, or the metric's values have no upper limit.
 
         Args:
-            metric: A metric about predictions with values from 0 to `limit_of(metric)`.
             low: The lower end of the interval of the difference; None: unknown.
             high: The upper end.
             means: The means of the control and of the variant.
+            limit: The largest possible value; the smallest is 0.
         """
-        limit, most = limit_of(metric), max(self.share, self.control_share)
+        most = max(self.share, self.control_share)
         surplus = abs(self.share - self.control_share) / most if most else 0.0
         if not self.differs or limit is None or low is None or high is None:
             return None
@@ -64,11 +65,15 @@ class Completeness(msgspec.Struct, frozen=True, kw_only=True):
         return low - greatest, high - least
 
 
-def limit_of(metric: Metric) -> float | None:
-    """Return the largest value that a metric about predictions can have, or None if there is no limit."""
-    if metric.cap is not None:
+def limit_of(metric: Metric, days: Sequence[ExperimentDay]) -> float | None:
+    """Return the largest value that a metric of predictions can have, or None if there is no limit.
+
+    Labels and scores that are shares have a limit of 1: then the sum of the squares is not above the sum.
+    """
+    if metric.cap is not None or metric.prediction == "loss":
         return metric.cap
-    return 1.0 if metric.kind == "proportion" or metric.prediction in ("label", "score") else None
+    sums = [one.metrics[metric.name] for day in days for one in day.variants.values() if metric.name in one.metrics]
+    return 1.0 if total_of(one.yy for one in sums) <= total_of(one.y for one in sums) else None
 
 
 def wanted_shares(definition: Experiment) -> dict[str, float]:

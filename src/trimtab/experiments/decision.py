@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
 from trimtab.core.time import DAY_US
+from trimtab.experiments.checks import RatioCheck
 from trimtab.experiments.definitions import Experiment
+from trimtab.experiments.looks import Look, MetricReading, Verdict, verdict
 from trimtab.experiments.records import ExperimentDay, ExperimentState
-
-if TYPE_CHECKING:
-    from trimtab.experiments.checks import RatioCheck
-    from trimtab.experiments.effects import Look
-    from trimtab.experiments.reading import MetricReading
 
 Act = Literal["blocked", "wait", "ship", "stop", "keep running", "cannot be seen", "no difference shown"]
 HORIZON_DAYS = 60  # how long an experiment without a declared duration is taken to run at most
@@ -52,10 +49,12 @@ def recommend(
     if withheld is not None:
         return Recommendation(act="wait", text=f"keep running: {withheld}")
     by_variant = {name: [one for one in metrics if one.variant == name] for name in list(definition.variants)[1:]}
-    by_variant = {name: some for name, some in by_variant.items() if some}
+    by_variant = {name: some for name, some in by_variant.items() if any(one.role == "primary" for one in some)}
     if not by_variant:
         return Recommendation(act="wait", text="keep running: no look is due yet. A look sees closed days only.")
-    shipped = [name for name, some in by_variant.items() if _ships(some)]
+    shipped = [
+        name for name, some in by_variant.items() if _may_ship(definition, {one.metric: one.verdict for one in some})
+    ]
     if shipped:
         return _ship(max(shipped, key=lambda name: _gain(by_variant[name])), by_variant)
     stopped = {name: why for name, some in by_variant.items() if (why := _stops(some)) is not None}
@@ -66,6 +65,30 @@ def recommend(
     if _is_over(definition, state, closed):
         return _undecided(going)
     return _go_on(definition, state, closed, going, stopped)
+
+
+def first_act(
+    definition: Experiment, looks: Mapping[tuple[str, str], Sequence[Look]]
+) -> tuple[Literal["ship", "stop", "nothing"], str | None, int | None]:
+    """Return what is done first if every look is acted on: the act, the variant, and the time of the look.
+
+    Args:
+        definition: The definition of the experiment.
+        looks: By metric and variant: all looks, oldest first.
+    """
+    metrics = {one.name: one for one in definition.metrics}
+    for at_us in sorted({look.until_us for some in looks.values() for look in some}):
+        found: dict[str, dict[str, Verdict]] = {}
+        for (name, variant), some in looks.items():
+            newest = next((look for look in reversed(some) if look.until_us <= at_us), None)
+            if newest is not None:
+                found.setdefault(variant, {})[name] = verdict(metrics[name], newest)
+        for variant, verdicts in found.items():
+            if _may_ship(definition, verdicts):
+                return "ship", variant, at_us
+        if found and all(_must_stop(definition, verdicts) for verdicts in found.values()):
+            return "stop", next(iter(found)), at_us
+    return "nothing", None, None
 
 
 def shown_effect(one: MetricReading) -> str:
@@ -119,12 +142,15 @@ def _reach(look: Look) -> float:
     return (look.high - look.low) / 2.0
 
 
-def _ships(some: Sequence[MetricReading]) -> bool:
-    """Return whether a variant may be shipped. Without primary metrics, guardrails within their margins are enough."""
-    primary = [one.verdict for one in some if one.role == "primary"]
-    guardrails = [one.verdict for one in some if one.role == "guardrail"]
-    held = all(one == "within margin" for one in guardrails)
-    return held and "worse" not in primary and ("better" in primary or (bool(guardrails) and not primary))
+def _may_ship(definition: Experiment, verdicts: Mapping[str, Verdict]) -> bool:
+    """Return whether a primary metric is better, none is worse, and every guardrail is within its margin."""
+    primary = [verdicts.get(one.name) for one in definition.metrics if one.role == "primary"]
+    guardrails = [verdicts.get(one.name) for one in definition.metrics if one.role == "guardrail"]
+    return "better" in primary and "worse" not in primary and all(one == "within margin" for one in guardrails)
+
+
+def _must_stop(definition: Experiment, verdicts: Mapping[str, Verdict]) -> bool:
+    return any(one.role != "secondary" and verdicts.get(one.name) == "worse" for one in definition.metrics)
 
 
 def _stops(some: Sequence[MetricReading]) -> str | None:
@@ -140,7 +166,7 @@ def _stops(some: Sequence[MetricReading]) -> str | None:
 
 def _gain(some: Sequence[MetricReading]) -> float:
     better = [one.looks[-1] for one in some if one.role == "primary" and one.verdict == "better"]
-    return max((abs(one.relative if one.relative is not None else one.difference) for one in better), default=0.0)
+    return max(abs(one.difference if one.relative is None else one.relative) for one in better)
 
 
 def _ship(name: str, by_variant: dict[str, list[MetricReading]]) -> Recommendation:
@@ -224,7 +250,7 @@ def _open_needs(some: Sequence[MetricReading], days: int) -> tuple[float, Metric
             look, sign = one.looks[-1], 1.0 if one.better == "higher" else -1.0
             distance = sign * look.difference + (one.margin or 0.0) * abs(look.control)
             guardrails.append((days_needed(look, days, margin=max(distance, 0.0)), one))
-    return max(primary + guardrails or [(math.inf, some[0])], key=lambda one: one[0])
+    return max(primary + guardrails, key=lambda one: one[0], default=(0.0, some[0]))
 
 
 def _ends(ends: Sequence[str | None]) -> str:

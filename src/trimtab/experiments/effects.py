@@ -12,6 +12,7 @@ import numpy as np
 
 from trimtab.core.time import DAY_US
 from trimtab.experiments.definitions import Experiment, Metric
+from trimtab.experiments.looks import Look
 from trimtab.experiments.records import ArmSums, ExperimentDay, ExperimentState
 from trimtab.stats.ab.arms import Arm, Effect
 from trimtab.stats.ab.bayes import posterior
@@ -24,23 +25,6 @@ from trimtab.stats.exact_sums import total_of
 _WEEK_US = 7 * DAY_US
 _LEAST = 2  # units of each variant without which nothing is compared
 _SUMS = ("y", "yy", "x", "xx", "xy", "d", "dd", "yd")
-
-
-class Look(msgspec.Struct, frozen=True, kw_only=True):
-    """The effect of a variant on a metric, as it was known at one time. Bounds that are not known yet are None."""
-
-    until_us: int  # the end of the newest day in it
-    units: tuple[int, int]  # of the control and of the variant
-    control: float  # the control's mean, ratio or quantile
-    variant: float
-    difference: float
-    low: float | None
-    high: float | None
-    relative: float | None  # the difference as a share of the control's value
-    relative_low: float | None
-    relative_high: float | None
-    p: float | None
-    method: str
 
 
 def comparisons(definition: Experiment) -> int:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Literal
 
 import msgspec
 
 from trimtab.core.time import DAY_US, format_duration, format_time
-from trimtab.experiments.checks import Completeness, RatioCheck, check_completeness, check_ratio, wanted_shares
+from trimtab.experiments.checks import (
+    Completeness,
+    RatioCheck,
+    check_completeness,
+    check_ratio,
+    limit_of,
+    wanted_shares,
+)
 from trimtab.experiments.decision import Recommendation, recommend
-from trimtab.experiments.definitions import Experiment, Metric, Role
+from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.effects import (
-    Look,
     adjusted,
     bayesian,
     comparisons,
@@ -22,9 +26,8 @@ from trimtab.experiments.effects import (
     novelty_of,
     slice_look,
 )
+from trimtab.experiments.looks import Look, MetricReading, verdict
 from trimtab.experiments.records import ExperimentDay, ExperimentState, Phase
-
-Verdict = Literal["better", "worse", "within margin", "open"]
 
 GUARANTEES = {
     "sequence": "Confidence sequences: the intervals of all looks hold together, so you may look every day and stop at "
@@ -47,29 +50,6 @@ class VariantReading(msgspec.Struct, frozen=True, kw_only=True):
     found: float | None  # the share that was found; None without units
     testers: int  # units with an override, which are in no other count
     not_shown: dict[str, int]  # units that were assigned the variant and got another one, by reason; they count
-
-
-class MetricReading(msgspec.Struct, frozen=True, kw_only=True):
-    """The effect of one variant on one metric, against the control."""
-
-    metric: str
-    kind: str
-    role: Role
-    better: Literal["higher", "lower"]
-    variant: str
-    looks: list[Look]  # oldest first; empty as long as nothing may be shown
-    verdict: Verdict
-    margin: float | None = None  # for a guardrail: by how much it may be worse, as a share of the control's mean
-    adjusted_p: float | None = None  # for a secondary metric: the p-value after Benjamini-Hochberg
-    bounded: tuple[float, float] | None = None  # the interval after allowing for missing labels, if they differ
-    probability_better: float | None = None  # the Bayesian reading: the probability that the variant is better
-    expected_loss: float | None = None  # the loss to expect from choosing the variant, in units of the metric
-    by_week: list[Look] = []  # the effect on units that were first exposed in each week, to see novelty effects
-
-    @property
-    def now(self) -> Look | None:
-        """The newest look."""
-        return self.looks[-1] if self.looks else None
 
 
 class SliceReading(msgspec.Struct, frozen=True, kw_only=True):
@@ -242,7 +222,7 @@ def _metrics(
             bounded = (
                 None
                 if share is None or metric.prediction is None
-                else share.bounds(metric, last.low, last.high, (last.control, last.variant))
+                else share.bounds(last.low, last.high, (last.control, last.variant), limit_of(metric, days))
             )
             probability, loss = bayesian(definition, metric, days, name)
             found.append(
@@ -264,24 +244,6 @@ def _metrics(
     secondary = [one for one in found if one.role == "secondary"]
     corrected = dict(zip(map(id, secondary), adjusted([one.looks[-1].p for one in secondary]), strict=True))
     return [msgspec.structs.replace(one, adjusted_p=corrected.get(id(one))) for one in found]
-
-
-def verdict(metric: Metric, look: Look, bounded: tuple[float, float] | None = None) -> Verdict:
-    """Return what the interval of a look says about a metric.
-
-    A guardrail is "within margin" once its interval excludes that it is worse by more than its margin, and "worse"
-    once its interval lies beyond the margin. A margin of 0 is kept until the metric is proven worse.
-    """
-    low, high = bounded or (look.low, look.high)
-    low, high = (-math.inf if low is None else low), (math.inf if high is None else high)
-    if metric.better == "lower":  # from here on, higher is better
-        low, high = -high, -low
-    if metric.role != "guardrail":
-        return "better" if low > 0.0 else "worse" if high < 0.0 else "open"
-    limit = -metric.margin * abs(look.control)
-    if high < limit:
-        return "worse"
-    return "within margin" if low > limit or not metric.margin else "open"
 
 
 def _slices(definition: Experiment, days: Sequence[ExperimentDay]) -> list[SliceReading]:

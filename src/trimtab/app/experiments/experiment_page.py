@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from trimtab.core.time import format_time, parse_time_us
 from trimtab.experiments.decision import percent, shown_effect
-from trimtab.experiments.effects import Look
-from trimtab.experiments.reading import MetricReading, Reading
+from trimtab.experiments.looks import Look, MetricReading
+from trimtab.experiments.reading import Reading
 from trimtab.report import Document, Mark, Series, Table, line_chart
 from trimtab.report.document import Tone
 
@@ -187,11 +187,11 @@ def _days(page: Document, reading: Reading) -> None:
         page.table(Table(headers=("day", "what happened"), rows=tuple(sorted(rows)), wraps=True), most=10)
 
 
-def _effect_cells(look: Look) -> tuple[str | None, str | None, str | None]:
+def _effect_cells(look: Look) -> list[str | None]:
     if look.relative is None:
-        return tuple(None if one is None else f"{one:+.3g}" for one in (look.difference, look.low, look.high))
+        return [None if one is None else f"{one:+.3g}" for one in (look.difference, look.low, look.high)]
     values = (look.relative, look.relative_low, look.relative_high)
-    return tuple(None if one is None else percent(one) for one in values)
+    return [None if one is None else percent(one) for one in values]
 
 
 def _p(p: float | None) -> str | None:

@@ -12,7 +12,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.expressions.by_rows import compile_row
 from trimtab.core.shown import shown
 from trimtab.core.time import parse_time_us
-from trimtab.experiments.definitions import Experiment
+from trimtab.experiments.definitions import Experiment, Switchback
 from trimtab.experiments.records import Allocation, ExperimentState
 from trimtab.experiments.unit_hash import UnitHash
 
@@ -56,15 +56,15 @@ class Assigner:
         allocation: Allocation | None = None,
     ) -> None:
         self.definition = definition
-        self._switchback = definition.switchback
+        self._unit = definition.unit
         self._overrides = dict(definition.overrides if overrides is None else overrides)
         self._where: Callable[[Mapping[str, Any]], Any] | None = None
         if definition.where is not None:
             what = f"experiment {definition.name!r}: where"
             self._where = compile_row(definition.where, definition.attributes, what)  # type: ignore[arg-type]  # checked when declared
-        self._holdout = UnitHash("holdout\0")
-        self._held_out = round(holdout * BUCKETS)
         self._results: dict[tuple[str, Reason], Assignment] = {}
+        self._holdout = UnitHash("holdout\0").of_packed
+        self._held_out = round(holdout * BUCKETS)
         self._ended: Assignment | None = None
         if state is None:
             self._ended = self._result(definition.control, "not started")
@@ -72,19 +72,13 @@ class Assigner:
         if allocation is None and state.phase != "running":
             self._ended = self._result(state.winner or definition.control, state.phase)
         now = allocation or state.allocations[-1]
-        begin, end = state.slots
-        self._slots = state.slots if end - begin < BUCKETS else None
-        self._layer = UnitHash(f"layer\0{definition.layer}")
-        self._number = UnitHash(f"experiment\0{definition.name}\0{state.generation}")
+        self._slots = begin, end = state.slots
+        self._layer = UnitHash(f"layer\0{definition.layer}").of_packed if end - begin < BUCKETS else None
+        self._number = UnitHash(f"experiment\0{definition.name}\0{state.generation}").of_packed
         self._below = round(now.share * BUCKETS / (end - begin) * BUCKETS)
         chosen = [name for count, name in now.buckets for _ in range(count)]
         self._assigned = [self._result(name, "assigned") for name in chosen]
         self._in_gap = [self._result(name, "carry-over gap") for name in chosen]
-
-    @property
-    def takes_units(self) -> bool:
-        """Whether units are assigned now. Otherwise all of them get the same variant."""
-        return self._ended is None
 
     def assign(self, row: Mapping[str, Any], at_us: int = 0) -> Assignment:
         """Return the assignment of the unit of a row.
@@ -93,33 +87,28 @@ class Assigner:
             row: The unit's columns and attributes, with correct types.
             at_us: The time of the request. Only switchbacks depend on it.
         """
-        texts = [one if type(one := row[name]) is str else _text(one) for name in self.definition.unit]
+        texts = [value if type(value := row[name]) is str else _text(value) for name in self._unit]
         if None in texts:
             return self._result(self.definition.control, "no unit")
         packed = _pack(texts)
-        held_out = self._held_out and self._holdout.of_packed(packed) % BUCKETS < self._held_out
+        held_out = self._held_out and self._holdout(packed) % BUCKETS < self._held_out
         if self._ended is not None:  # a winner is for all units except those of the global holdout
             return self._result(self.definition.control, "holdout") if held_out else self._ended
         if self._overrides and (variant := self._overrides.get(joined(texts))) is not None:
             return self._result(variant, "override")
-        control = self.definition.control
         if held_out:
-            return self._result(control, "holdout")
-        if self._slots is not None:
-            bucket = self._layer.of_packed(packed) % BUCKETS
-            if not self._slots[0] <= bucket < self._slots[1]:
-                return self._result(control, "other slots")
+            return self._result(self.definition.control, "holdout")
+        if self._layer is not None and not self._slots[0] <= self._layer(packed) % BUCKETS < self._slots[1]:
+            return self._result(self.definition.control, "other slots")
         if self._where is not None and self._where(row) is not True:
-            return self._result(control, "not eligible")
-        assigned, switchback = self._assigned, self._switchback
-        if switchback is not None:
-            block = at_us // switchback.every_us
-            packed = _pack([str(block), *(_text(row[name]) for name in switchback.by)])
-            if at_us - block * switchback.every_us < switchback.gap_us:
-                assigned = self._in_gap
-        number = self._number.of_packed(packed)
+            return self._result(self.definition.control, "not eligible")
+        assigned = self._assigned
+        if (switchback := self.definition.switchback) is not None:
+            packed = _pack(self._block(switchback, row, at_us))
+            assigned = self._in_gap if at_us % switchback.every_us < switchback.gap_us else assigned
+        number = self._number(packed)
         if number % BUCKETS >= self._below:
-            return self._result(control, "not in share")
+            return self._result(self.definition.control, "not in share")
         return assigned[number // BUCKETS % BUCKETS]
 
     def unit(self, row: Mapping[str, Any]) -> str:
@@ -128,9 +117,11 @@ class Assigner:
 
     def block(self, row: Mapping[str, Any], at_us: int) -> str:
         """Return the block and region of a switchback as text; empty if there is no switchback."""
-        if (switchback := self._switchback) is None:
-            return ""
-        return joined([str(at_us // switchback.every_us), *(_text(row[name]) for name in switchback.by)])
+        switchback = self.definition.switchback
+        return "" if switchback is None else joined(self._block(switchback, row, at_us))
+
+    def _block(self, switchback: Switchback, row: Mapping[str, Any], at_us: int) -> list[str | None]:
+        return [str(at_us // switchback.every_us), *(_text(row[name]) for name in switchback.by)]
 
     def _result(self, variant: str, reason: Reason) -> Assignment:
         found = self._results.get((variant, reason))

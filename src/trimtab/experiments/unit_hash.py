@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+_number = int.from_bytes
 _encode: Any = msgspec.msgpack.Encoder().encode
 
 
@@ -22,12 +23,12 @@ class UnitHash:
     True
     """
 
-    __slots__ = ("_columns", "_salted")
+    __slots__ = ("_columns", "_copy")
 
     def __init__(self, salt: str, columns: Sequence[str] = ()) -> None:
         self._columns = tuple(columns)
         # copying a hash that already has its salt is faster than making a new one
-        self._salted = blake2b(digest_size=8, salt=blake2b(salt.encode(), digest_size=16).digest())
+        self._copy = blake2b(digest_size=8, salt=blake2b(salt.encode(), digest_size=16).digest()).copy
 
     def __call__(self, row: Mapping[str, Any]) -> int:
         """Return the number of a row's unit."""
@@ -39,6 +40,6 @@ class UnitHash:
 
     def of_packed(self, packed: bytes) -> int:
         """Return the number of a unit, given the values of its columns as a MessagePack array."""
-        salted = self._salted.copy()
+        salted = self._copy()
         salted.update(packed)
-        return int.from_bytes(salted.digest(), "little")
+        return _number(salted.digest(), "little")

@@ -128,6 +128,7 @@ class ExperimentDay(msgspec.Struct, frozen=True, kw_only=True):
     variants: dict[str, VariantDay]
     marks: tuple[str, ...] = ()  # what else happened, such as "retraining"
     excluded: str | None = None  # why the day does not count, such as "red window: column temp was null"
+    known_by_us: int = 0  # what became known later does not count, and does not change the day
 
 
 def stored_definition(state: ExperimentState) -> Experiment:

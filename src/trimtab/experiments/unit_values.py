@@ -1,0 +1,152 @@
+"""The numbers of exposed units: for each metric, an aggregate of a unit's events after its first exposure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.columns.data import Column, Columns, Dtype
+from trimtab.core.expressions.nodes import col
+from trimtab.core.time import SECOND_US
+from trimtab.events.definitions import Time
+from trimtab.experiments.definitions import Metric
+from trimtab.experiments.exposures import unit_columns
+from trimtab.features.aggregates import Aggregate
+from trimtab.features.definitions import Join, View, request
+from trimtab.features.feature_set import FeatureSet, feature_set
+from trimtab.features.frames import FeatureFrame
+
+Array = NDArray[Any]
+# Computes features of units as of times. The last argument says until when an event must have been known in order to
+# count; None: until the time of each row.
+Evaluate: TypeAlias = Callable[[FeatureSet, Columns, Array, "int | None"], FeatureFrame]
+
+_TYPES: tuple[Dtype, ...] = ("str", "int")
+_COVARIATES = ("mean", "proportion")  # the kinds of metrics that can have a covariate
+
+
+class UnitValues(msgspec.Struct, frozen=True, eq=False):
+    """The numbers of some units for one metric: float64 arrays of shape (units,). NaN in `y`: the unit has no value."""
+
+    y: Array
+    x: Array | None = None  # the covariate, which was known at the exposure
+    d: Array | None = None  # for a ratio: the denominator
+
+
+class MetricFeatures:
+    """The metrics of an experiment that are about events, as features of the exposed units.
+
+    The value of a metric is read at the end of its window [exposure, exposure + within). The covariate is the same
+    aggregate, over the time before the exposure. It is read as of the exposure, like a feature of a request at that
+    time. So an event that happened or became known later cannot be in it.
+
+    Args:
+        metrics: The metrics. Those about predictions are ignored.
+        columns: The number of columns that identify a unit.
+    """
+
+    def __init__(self, metrics: Sequence[Metric], columns: int) -> None:
+        self._columns = columns
+        types = {f"{dtype}_{place}": str if dtype == "str" else int for dtype in _TYPES for place in range(columns)}
+        self._request = request("exposure", key="str_0", time="at", columns={**types, "at": Time})
+        self.metrics = [metric for metric in metrics if metric.source is not None]
+        self._sets: list[tuple[FeatureSet, FeatureSet | None]] = []
+        joins: list[Join] = []
+        for number, metric in enumerate(self.metrics):
+            after = self._join(f"after_{number}", metric, metric.within_us, _aggregates(metric))
+            joins.append(after)
+            before = None
+            if metric.before_us and metric.kind in _COVARIATES:
+                same = {"value": _aggregates(metric)["value"]}
+                joins.append(self._join(f"before_{number}", metric, metric.before_us, same))
+                before = feature_set(self._request, [joins[-1]], texts=True)
+            self._sets.append((feature_set(self._request, [after], texts=True), before))
+        self.every = feature_set(self._request, joins, texts=True) if joins else None  # all of them, for one run
+
+    def values(
+        self, units: Sequence[str], exposed_us: Array, known_by_us: int, evaluate: Evaluate
+    ) -> dict[str, UnitValues]:
+        """Return the numbers of some units, by metric.
+
+        Args:
+            units: The units as text.
+            exposed_us: The time of each unit's first exposure.
+            known_by_us: Events that became known later do not count.
+            evaluate: Computes features.
+        """
+        if not self.metrics:
+            return {}
+        named = {
+            f"{dtype}_{place}": one
+            for dtype in _TYPES
+            for place, one in enumerate(unit_columns(units, [dtype] * self._columns))
+        }
+        requests = Columns({**named, "at": Column("time", exposed_us)})
+        found: dict[str, UnitValues] = {}
+        for metric, (after, before) in zip(self.metrics, self._sets, strict=True):
+            read = evaluate(after, requests, exposed_us + metric.within_us, known_by_us).values
+            values = {name.rpartition(".")[2]: read[name] for name in read.names}
+            y = _numbers(metric, values["value"], exposed_us)
+            if metric.kind == "ratio":
+                d = finite(_floats(values["denominator"]))
+                found[metric.name] = UnitValues(np.where(np.isnan(d), np.nan, y), d=d)
+            elif before is not None:
+                past = evaluate(before, requests, exposed_us, None).values
+                found[metric.name] = UnitValues(y, x=np.nan_to_num(_numbers(metric, past[before.names[0]], exposed_us)))
+            else:
+                found[metric.name] = UnitValues(y)
+        return found
+
+    def _join(self, name: str, metric: Metric, over_us: int, features: Mapping[str, Aggregate]) -> Join:
+        source = metric.source
+        assert source is not None  # metrics about predictions were left out
+        windowed = {feature: _over(aggregate, over_us) for feature, aggregate in features.items()}
+        view = View(name=name, source=source, by=metric.by, features=windowed)
+        return view.join(by=[f"{source.columns[by]}_{place}" for place, by in enumerate(metric.by)])
+
+
+def capped(metric: Metric, values: Array) -> Array:
+    """Return values with those above the metric's cap cut to it, and without those that cannot be squared."""
+    return finite(values if metric.cap is None else np.minimum(values, metric.cap))
+
+
+def finite(values: Array) -> Array:
+    """Return values with NaN in place of those whose square is no finite number."""
+    with np.errstate(over="ignore"):
+        return np.where(np.isfinite(values * values), values, np.nan)
+
+
+def _aggregates(metric: Metric) -> dict[str, Aggregate]:
+    """Return the aggregates that a metric is computed from, by name."""
+    value, source = metric.value, metric.source
+    assert value is not None and source is not None  # noqa: PT018 - `metric()` makes sure of both
+    if metric.kind == "time_to_event":
+        value = Aggregate(kind="first", of=col(source.time), where=value.where)
+    return {"value": value} | ({} if metric.denominator is None else {"denominator": metric.denominator})
+
+
+def _over(aggregate: Aggregate, over_us: int) -> Aggregate:
+    if aggregate.traits.online == "latest":
+        return msgspec.structs.replace(aggregate, max_age_us=over_us)
+    return msgspec.structs.replace(aggregate, over_us=over_us, hop_us=0, until_us=0)
+
+
+def _numbers(metric: Metric, read: Column, exposed_us: Array) -> Array:
+    """Return the number of each unit. NaN: it has none."""
+    if metric.kind == "time_to_event":
+        passed_us = np.where(read.present(), read.values - exposed_us, metric.within_us)
+        return capped(metric, passed_us / SECOND_US)
+    found = _floats(read)
+    if metric.kind == "proportion":
+        found = (np.nan_to_num(found) != 0.0).astype(np.float64)
+        return found
+    return capped(metric, found)
+
+
+def _floats(read: Column) -> Array:
+    found: Array = np.where(read.present(), read.values.astype(np.float64), np.nan)
+    return found

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US
 from trimtab.experiments.assignment import Assigner, first_buckets
-from trimtab.experiments.checks import check_ratio, wanted_shares
-from trimtab.experiments.decision import first_act
+from trimtab.experiments.reading.checks import check_ratio, wanted_shares
+from trimtab.experiments.reading.decision import first_act
 from trimtab.experiments.definitions import Experiment, Metric
-from trimtab.experiments.effects import looks_of
+from trimtab.experiments.reading.effects import looks_of
 from trimtab.experiments.records import Allocation, ArmSums, ExperimentDay, ExperimentState, VariantDay
 from trimtab.experiments.unit_values import UnitValues
 from trimtab.stats.ab.quantiles import bins_of

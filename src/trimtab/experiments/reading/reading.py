@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from trimtab.core.shown import Shown
 from trimtab.core.time import DAY_US, format_duration, format_time
-from trimtab.experiments.checks import (
+from trimtab.experiments.reading.checks import (
     Completeness,
     RatioCheck,
     check_completeness,
@@ -15,9 +16,9 @@ from trimtab.experiments.checks import (
     limit_of,
     wanted_shares,
 )
-from trimtab.experiments.decision import Recommendation, recommend
+from trimtab.experiments.reading.decision import Recommendation, recommend, shown_effect
 from trimtab.experiments.definitions import Experiment, Metric
-from trimtab.experiments.effects import (
+from trimtab.experiments.reading.effects import (
     adjusted,
     bayesian,
     comparisons,
@@ -26,7 +27,7 @@ from trimtab.experiments.effects import (
     novelty_of,
     slice_look,
 )
-from trimtab.experiments.looks import Look, MetricReading, verdict
+from trimtab.experiments.reading.looks import Look, MetricReading, verdict
 from trimtab.experiments.records import ExperimentDay, ExperimentState, Phase
 
 GUARANTEES = {
@@ -62,7 +63,7 @@ class SliceReading(msgspec.Struct, frozen=True, kw_only=True):
     adjusted_p: float | None  # after Holm's correction over all slices
 
 
-class Reading(msgspec.Struct, frozen=True, kw_only=True):
+class Reading(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """All that an experiment says up to a time."""
 
     experiment: str
@@ -84,6 +85,13 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     slices: list[SliceReading]
     withheld: str | None  # why no effect is shown; None if effects are shown
     decision: Recommendation
+
+    def lines(self) -> Iterator[str]:
+        """Yield the decision, and the newest effect on each metric."""
+        yield f"{self.experiment}: {self.phase}, {self.days} closed days"
+        yield self.decision.text
+        for one in self.metrics:
+            yield f"  {one.variant}, {one.role}: {shown_effect(one)}: {one.verdict}"
 
 
 def read_experiment(definition: Experiment, state: ExperimentState, days: Sequence[ExperimentDay]) -> Reading:

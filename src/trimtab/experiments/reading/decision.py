@@ -9,9 +9,9 @@ from typing import Literal
 import msgspec
 
 from trimtab.core.time import DAY_US
-from trimtab.experiments.checks import RatioCheck
+from trimtab.experiments.reading.checks import RatioCheck
 from trimtab.experiments.definitions import Experiment
-from trimtab.experiments.looks import Look, MetricReading, Verdict, verdict
+from trimtab.experiments.reading.looks import Look, MetricReading, Verdict, verdict
 from trimtab.experiments.records import ExperimentDay, ExperimentState
 
 Act = Literal["blocked", "wait", "ship", "stop", "keep running", "cannot be seen", "no difference shown"]

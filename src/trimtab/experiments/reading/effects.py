@@ -12,7 +12,7 @@ import numpy as np
 
 from trimtab.core.time import DAY_US
 from trimtab.experiments.definitions import Experiment, Metric
-from trimtab.experiments.looks import Look
+from trimtab.experiments.reading.looks import Look
 from trimtab.experiments.records import ArmSums, ExperimentDay, ExperimentState
 from trimtab.stats.ab.arms import Arm, Effect
 from trimtab.stats.ab.bayes import posterior

@@ -282,7 +282,7 @@ class Project(ProjectRows):
         return apply_first(self)
 
     def tick(self, *, watch: Callable[[Ticked], object] | None = None) -> list[Decision]:
-        """Run the loop of every deployment once: close days, check quality, train and promote as due.
+        """Run the loop of every deployment once, and then experiments: close days, check quality, train, promote, ramp.
 
         Deployments that another process is working on are skipped. If one fails, its error is raised after the others
         had their turn.
@@ -290,9 +290,9 @@ class Project(ProjectRows):
         Args:
             watch: Called with the result of each deployment, or with the process that holds it.
         """
-        from trimtab.app.training.ticking import tick_all
+        from trimtab.app.experiments.ticking import tick_project
 
-        return tick_all(self, watch)
+        return tick_project(self, watch)
 
     # -- features -----------------------------------------------------------------------------------------------
 

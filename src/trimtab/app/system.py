@@ -12,6 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trimtab.app.calls import PublicNames
+from trimtab.app.models.experiment_split import experiment_split
 from trimtab.app.models.version_memory import VersionMemory
 from trimtab.app.online.applier_error import standing
 from trimtab.app.online.views import Views
@@ -302,6 +303,7 @@ class System(Closing, metaclass=PublicNames):
                 registry=self.registry,
                 memory=self.version_memory,
                 shares=partial(arm_shares, self.state.catalog, deployment.name),
+                split=partial(experiment_split, self.state.catalog, self.clock, self.config, self.definitions),
                 answers=self.state.answers,
             )
         return self._served[deployment.name]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import msgspec
 
+from trimtab.core.shown import Shown
+from trimtab.core.time import format_time
 from trimtab.experiments.definitions import Experiment
 from trimtab.stats.exact_sums import ExactSum
 from trimtab.store.ports import Catalog, read_record
@@ -22,6 +25,7 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     share: float  # the share of the units of the layer that take part
     weights: dict[str, float]
     buckets: list[tuple[int, str]]  # runs of equal buckets, in order: the number of buckets, and the variant
+    by_hand: bool = False  # whether a person set it after the start, which ends the declared ramp
 
 
 class ExperimentState(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +42,39 @@ class ExperimentState(msgspec.Struct, frozen=True, kw_only=True):
     winner: str | None = None
     versions: dict[str, str] = {}  # for an experiment over versions: the id of each variant's version at the start
     slots: tuple[int, int] = (0, 10_000)  # the buckets of the layer that belong to this experiment
+
+
+class ExperimentStatus(Shown, msgspec.Struct, frozen=True, kw_only=True):
+    """An experiment as people and clients see it."""
+
+    name: str
+    phase: Literal["not started", "running", "paused", "stopped", "concluded"]
+    unit: tuple[str, ...]
+    variants: dict[str, Any]  # by name: the value, or a version such as "late_flight@7"
+    weights: dict[str, float]
+    share: float  # the share of the units that take part now
+    model: str | None = None
+    layer: str = ""
+    generation: int = 0  # the number of starts
+    started_at_us: int | None = None
+    ended_at_us: int | None = None
+    winner: str | None = None
+    note: str = ""  # what a person should know, such as that the definition changed since the start
+
+    def lines(self) -> Iterator[str]:
+        """Yield lines of text for a terminal.
+
+        >>> status = ExperimentStatus(name="checkout", phase="not started", unit=("user",), weights={"a": 1.0},
+        ...                           variants={"a": 1}, share=0.2)
+        >>> print(*status.lines(), sep=chr(10))
+        checkout: not started, 20 % of the units, a 100 %
+        """
+        shares = ", ".join(f"{name} {100 * weight:.4g} %" for name, weight in self.weights.items())
+        since = "" if self.started_at_us is None else f" since {format_time(self.started_at_us)}"
+        won = "" if self.winner is None else f", winner {self.winner}"
+        yield f"{self.name}: {self.phase}{since}{won}, {100 * self.share:.4g} % of the units, {shares}"
+        if self.note:
+            yield f"  {self.note}"
 
 
 class Exposure(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):

@@ -33,7 +33,7 @@ from trimtab.monitoring.signals import LISTED_US, listed_signals, standing_signa
 from trimtab.registry.loading import lost_artifact, repair_lost
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.answer.score_cache import CACHED_SCORES
-from trimtab.serving.arms.arms import CANARY, arm_shares
+from trimtab.serving.arms.arms import CANARY, SHADOW, arm_shares
 from trimtab.serving.arms.online_learning import described, learner_name, learnt
 from trimtab.serving.observe.shared_status import shared_statuses
 from trimtab.serving.workers.overview import found_share
@@ -281,7 +281,8 @@ def _learner(system: System, deployment: Deployment, version: Version, now_us: i
 
 
 def _arms(system: System, name: str) -> dict[str, str]:
-    shares = msgspec.structs.asdict(arm_shares(system.state.catalog, name))
+    stored = arm_shares(system.state.catalog, name)
+    shares = {CANARY: stored.canary, SHADOW: stored.shadow}
     armed = {arm: system.registry.alias(name, arm) for arm, share in shares.items() if share > 0.0}
     return {
         arm: f"{version.name}, on {100 * shares[arm]:.3g} % of the requests{_armed_ungated(system, arm, version)}"

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeAlias
 
+import msgspec
+
 from trimtab.app.models.answerers import Answerers
 from trimtab.app.models.version_memory import VersionMemory
 from trimtab.core.errors import Misuse, NotFound, TrimtabError, Unavailable
@@ -17,7 +19,7 @@ from trimtab.registry import LoadedModel, Registry, Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.precomputed import Precomputed
-from trimtab.serving.arms.arms import CANARY, SHADOW, ArmShares, Canary, Shadow, Share
+from trimtab.serving.arms.arms import CANARY, SHADOW, ArmShares, Canary, Shadow, Share, Split
 from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.protect.degradation import Degradation, Degrading
 from trimtab.steering.definitions import Deployment
@@ -35,6 +37,7 @@ class ServedModel:
         registry: The versions and aliases.
         memory: The loaded versions.
         shares: Returns the shares of requests that go to the canary and the shadow.
+        split: Returns the rule of an experiment that decides which requests go to the canary.
         answers: Precomputed answers.
         max_age_us: The age up to which a precomputed answer is given.
     """
@@ -46,6 +49,7 @@ class ServedModel:
         registry: Registry,
         memory: VersionMemory,
         shares: Callable[[], ArmShares],
+        split: Callable[[str], Split],
         answers: KeyValue,
         max_age_us: int = 36 * HOUR_US,
     ) -> None:
@@ -56,6 +60,7 @@ class ServedModel:
         self._mutex = threading.Lock()  # `_follow` is called by threads that follow aliases, teach, or wake it
         self._memory = memory
         self._shares = shares
+        self._split = split
         self._loaded: LoadedModel | None = None
         self._last: Version | None = None  # the version that answers, or that answered before the model was unloaded
         self._asked_in_vain = False  # True if a request could not load the model, so `follow` has to
@@ -278,11 +283,10 @@ class ServedModel:
         canary, shadow = found.get(CANARY), found.get(SHADOW)
         if canary is None:
             endpoint.canary = None
-        elif endpoint.canary is None or (endpoint.canary.answerer, endpoint.canary.share.share) != (
-            canary,
-            shares.canary,
-        ):
-            endpoint.canary = Canary(canary, Share(name, shares.canary, about))
+        elif endpoint.canary is None or (endpoint.canary.answerer, endpoint.canary.shares) != (canary, shares):
+            named = shares.experiment
+            split = Share(name, shares.canary, about) if named is msgspec.UNSET else self._split(named)
+            endpoint.canary = Canary(canary, split, shares)
         if shadow is None:
             endpoint.shadow = None
         elif endpoint.shadow is None or endpoint.shadow.answerer is not shadow:

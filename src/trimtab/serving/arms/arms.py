@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from time import perf_counter
+from typing import Protocol
 
 import msgspec
 
@@ -29,9 +30,12 @@ class ArmShares(msgspec.Struct, frozen=True, kw_only=True):
 
     canary: float = 0.0
     shadow: float = 0.0
+    # the name of the experiment that decides which requests the canary gets, and when it last changed the shares
+    experiment: str | msgspec.UnsetType = msgspec.UNSET
+    changed_at_us: int | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
+        for name in (CANARY, SHADOW):
             share = getattr(self, name)
             if not 0.0 <= share <= 1.0:
                 raise Misuse(f"{name}: the share is {share:g}. Give a number from 0 (no request) to 1 (all requests).")
@@ -77,11 +81,18 @@ class Share:
         return self._number(row) < self._below
 
 
+class Split(Protocol):
+    """A rule that says which requests a canary gets."""
+
+    def holds(self, row: Row, /) -> bool: ...
+
+
 class Canary(msgspec.Struct, frozen=True, eq=False):
     """A version that answers a share of the requests instead of the champion."""
 
     answerer: Answerer
-    share: Share
+    share: Split
+    shares: ArmShares | None = None  # the stored shares that `share` was made from
 
 
 class ShadowMetrics:

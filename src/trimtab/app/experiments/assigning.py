@@ -1,0 +1,157 @@
+"""Assign units, record their exposures, and show the experiments of a project."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab.app.models.experiment_split import assigner_of
+from trimtab.core.errors import Misuse
+from trimtab.experiments.assignment import Assigner, Assignment, check_row
+from trimtab.experiments.exposures import log_exposures
+from trimtab.experiments.records import (
+    KIND,
+    ExperimentState,
+    ExperimentStatus,
+    Exposure,
+    experiment_state,
+    stored_definition,
+)
+from trimtab.serving.arms.arms import arm_shares
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from trimtab.app.system import System
+
+_LOOK_S = 0.5  # how long rules are used without a look at the catalogue, if it cannot tell quickly that it changed
+
+
+class Rules:
+    """The compiled rules of a project's experiments, which follow the catalogue. Threads may share them."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._mark: Hashable = None
+        self._of: dict[str, tuple[Assigner, int]] = {}  # by name: the rule and the generation
+
+    def of(self, name: str) -> tuple[Assigner, int]:
+        """Return the rule of an experiment as it is now, and its generation (0 before the first start).
+
+        Raises:
+            NotFound: There is no such experiment.
+        """
+        system, catalog = self._system, self._system.state.catalog
+        mark: Hashable = catalog.mark()  # read before the rules, so that a later change is seen by the next call
+        if mark is None:
+            mark = system.clock.now_us() // round(_LOOK_S * 1e6)
+        if mark != self._mark:
+            self._mark, self._of = mark, {}
+        rules = self._of
+        if name not in rules:
+            state = experiment_state(catalog, name)
+            rule = assigner_of(catalog, system.config, system.definitions, name)
+            rules[name] = rule, 0 if state is None else state.generation
+        return rules[name]
+
+
+def assign(system: System, name: str, unit: object, *, expose: bool) -> Assignment:
+    """Return the variant of a unit; see `Project.assign`."""
+    rule, generation = system.part(Rules).of(name)
+    row, now_us = check_row(rule.definition, unit), system.clock.now_us()
+    found = rule.assign(row, now_us)
+    if expose:
+        _log(system, rule, generation, row, found, now_us, "")
+    return found
+
+
+def expose(system: System, name: str, unit: object, *, not_shown: str) -> Assignment:
+    """Record that a unit met its variant; see `Project.expose`."""
+    rule, generation = system.part(Rules).of(name)
+    row, now_us = check_row(rule.definition, unit), system.clock.now_us()
+    found = rule.assign(row, now_us)
+    _log(system, rule, generation, row, found, now_us, not_shown)
+    return found
+
+
+def _log(
+    system: System,
+    rule: Assigner,
+    generation: int,
+    row: dict[str, object],
+    found: Assignment,
+    now_us: int,
+    not_shown: str,
+) -> None:
+    definition = rule.definition
+    if definition.model is not None:
+        raise Misuse(
+            f"experiment {definition.name!r}: its exposures are the predictions of {definition.model!r}, which are "
+            "logged. Leave expose out."
+        )
+    if not found.takes_part:
+        return
+    one = Exposure(
+        experiment=definition.name,
+        generation=generation,
+        unit=rule.unit(row),
+        variant=found.variant,
+        at_us=now_us,
+        reason=not_shown,
+        block=rule.block(row, now_us),
+        override=found.reason == "override",
+        attributes=msgspec.msgpack.encode({column: row.get(column) for column in definition.attributes}),
+    )
+    log_exposures(system.state.exposures, [one])
+
+
+def experiments(system: System) -> list[ExperimentStatus]:
+    """Return all experiments: those that are declared, and then those that were started and are not declared now."""
+    started = [record.key for record in system.state.catalog.find(KIND)]
+    return [experiment_status(system, name) for name in dict.fromkeys([*system.definitions.experiments, *started])]
+
+
+def experiment_status(system: System, name: str) -> ExperimentStatus:
+    """Return an experiment as it is now.
+
+    Raises:
+        NotFound: There is no such experiment.
+    """
+    state = experiment_state(system.state.catalog, name)
+    if state is None:
+        definition = system.definitions.experiment(name)
+        weights = dict(zip(definition.variants, definition.weights, strict=True))
+        share = definition.share
+    else:
+        definition = stored_definition(state)
+        weights, share = state.allocations[-1].weights, state.allocations[-1].share
+    return ExperimentStatus(
+        name=name,
+        phase="not started" if state is None else state.phase,
+        unit=definition.unit,
+        variants=definition.variants,
+        weights=weights,
+        share=share,
+        model=definition.model,
+        layer=definition.layer,
+        generation=0 if state is None else state.generation,
+        started_at_us=None if state is None else state.started_at_us,
+        ended_at_us=None if state is None else state.ended_at_us,
+        winner=None if state is None else state.winner,
+        note="" if state is None else _note(system, state, definition.model),
+    )
+
+
+def _note(system: System, state: ExperimentState, model: str | None) -> str:
+    """Say what a person should know about an experiment; empty if there is nothing."""
+    if state.phase not in ("running", "paused"):
+        return ""
+    declared = system.declared.experiments.get(state.name)
+    if declared is None:
+        return "the project file does not declare it any more: stop it, or declare it again"
+    if declared.hash != state.hash:
+        return "the definition changed since the start: stop and start it again (units are assigned anew)"
+    if model is not None and arm_shares(system.state.catalog, model).experiment != state.name:
+        return "its canary was ended, so the champion answers all requests: stop it"
+    return ""

@@ -1,0 +1,170 @@
+"""The verbs of a project about experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from trimtab.app.calls import public_calls
+from trimtab.app.system import System
+from trimtab.core.records import Decision
+from trimtab.experiments.records import ExperimentStatus
+
+if TYPE_CHECKING:
+    from trimtab.app.experiments.running import Running
+    from trimtab.experiments.assignment import Assignment
+
+
+@public_calls
+class ProjectExperiments(System):
+    """The methods of `Project` about experiments."""
+
+    def experiments(self) -> list[ExperimentStatus]:
+        """All experiments: phase, variants, weights and the share of the units that take part."""
+        from trimtab.app.experiments.assigning import experiments
+
+        return experiments(self)
+
+    def experiment(self, name: str) -> ExperimentStatus:
+        """One experiment as it is now.
+
+        Raises:
+            NotFound: There is no such experiment.
+        """
+        from trimtab.app.experiments.assigning import experiment_status
+
+        return experiment_status(self, name)
+
+    def assign(self, experiment: str, unit: str | int | Mapping[str, Any], *, expose: bool = False) -> Assignment:
+        """The variant of a unit. Every process and every restart gives the same one.
+
+        Args:
+            experiment: An experiment's name.
+            unit: The columns that identify the unit, and the attributes that the experiment reads; or the only column's
+                value.
+            expose: Whether the unit meets its variant now. This is logged, and the unit counts from now on.
+
+        Raises:
+            NotFound: There is no such experiment.
+            Misuse: A column or attribute lacks or has a wrong type; or `expose` is given for an experiment over
+                versions, whose exposures are the logged predictions.
+        """
+        from trimtab.app.experiments.assigning import assign
+
+        return assign(self, experiment, unit, expose=expose)
+
+    def expose(self, experiment: str, unit: str | int | Mapping[str, Any], *, not_shown: str = "") -> Assignment:
+        """Log that a unit met its variant. Only its first exposure counts. A unit that takes no part is not logged.
+
+        Args:
+            experiment: An experiment's name.
+            unit: As in `assign`.
+            not_shown: Why the unit did not get its variant, such as "timeout". It counts for its variant all the same.
+
+        Raises:
+            NotFound: There is no such experiment.
+            Misuse: As in `assign`.
+        """
+        from trimtab.app.experiments.assigning import expose
+
+        return expose(self, experiment, unit, not_shown=not_shown)
+
+    def start_experiment(self, experiment: str, *, why: str, actor: str = "a person") -> Decision:
+        """Start an experiment as it is declared now. Started again later, it assigns the units again.
+
+        What was decided before the start cannot be changed while it runs. An experiment over versions makes its other
+        version the canary of the model.
+
+        Args:
+            experiment: Its name.
+            why: The hypothesis or the reason, for the ledger.
+            actor: Who starts it.
+
+        Raises:
+            NotFound: There is no such experiment or version.
+            Misuse: No reason is given, or the version passed no gate and the reason is shorter than ten letters.
+            Conflict: It runs, its layer has no room, or the model has a canary.
+        """
+        return self._running(experiment, why, actor).start()
+
+    def ramp_experiment(
+        self,
+        experiment: str,
+        *,
+        share: float | None = None,
+        weights: Mapping[str, float] | None = None,
+        why: str,
+        actor: str = "a person",
+    ) -> Decision:
+        """Change the share of the units that take part, or the weights. A declared ramp ends.
+
+        A larger share keeps all units. New weights move only as many units as necessary.
+
+        Args:
+            experiment: Its name.
+            share: The new share.
+            weights: The new weight of each variant.
+            why: For the ledger.
+            actor: Who changes it.
+
+        Raises:
+            NotFound: There is no such experiment.
+            Misuse: No reason, share or weights are given, or they are not possible.
+            Conflict: It is not running, or another process changed it meanwhile.
+        """
+        return self._running(experiment, why, actor).ramp(share, weights)
+
+    def pause_experiment(self, experiment: str, *, why: str, actor: str = "a person") -> Decision:
+        """Give all units the control until the experiment is resumed or stopped.
+
+        Raises:
+            NotFound: There is no such experiment.
+            Misuse: No reason is given.
+            Conflict: It is not running, or another process changed it meanwhile.
+        """
+        return self._running(experiment, why, actor).pause()
+
+    def resume_experiment(self, experiment: str, *, why: str, actor: str = "a person") -> Decision:
+        """Go on after a pause, with the same units in the same variants. A declared ramp ends.
+
+        Raises:
+            NotFound: There is no such experiment.
+            Misuse: No reason is given.
+            Conflict: It is not paused, or another process changed it meanwhile.
+        """
+        return self._running(experiment, why, actor).resume()
+
+    def stop_experiment(self, experiment: str, *, why: str, actor: str = "a person") -> Decision:
+        """End an experiment without a winner: all units get the control.
+
+        Raises:
+            NotFound: There is no such experiment.
+            Misuse: No reason is given.
+            Conflict: It is not running or paused, or another process changed it meanwhile.
+        """
+        return self._running(experiment, why, actor).stop()
+
+    def conclude_experiment(self, experiment: str, winner: str, *, why: str, actor: str = "a person") -> Decision:
+        """End an experiment with a winner: all units get its value, except those of the global holdout.
+
+        A version that won is judged as by `promote`, and put in service only if it passes the gate. The row says what
+        came of it.
+
+        Args:
+            experiment: Its name.
+            winner: A variant; the control if nothing changes.
+            why: For the ledger.
+            actor: Who concludes it.
+
+        Raises:
+            NotFound: There is no such experiment.
+            Misuse: No reason is given, or there is no such variant.
+            Conflict: It is not running or paused, or as `promote`.
+            Unavailable: There are no days to judge the version on yet; nothing was changed.
+        """
+        return self._running(experiment, why, actor).conclude(winner)
+
+    def _running(self, experiment: str, why: str, actor: str) -> Running:
+        from trimtab.app.experiments.running import Running
+
+        return Running(self, experiment, why=why, actor=actor)

@@ -1,0 +1,338 @@
+"""Comparison of two variants that may be read repeatedly: every day, or at some planned times.
+
+The rules "sequence" and "msprt" may be read after every block, for as long as one likes: the probability that any of
+the intervals is ever wrong is at most 1 - level. The rule of O'Brien and Fleming is for a planned number of looks. It
+detects more, but it is valid only for these looks.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from trimtab.core.errors import Misuse
+from trimtab.stats.ab.arms import Arm, Better, Effect, FloatArray
+from trimtab.stats.ab.readings import Readings, effects, readings, tail_score
+from trimtab.stats.inference.sequences import critical_t, log_evidence
+
+AnyTimeRule = Literal["sequence", "msprt"]
+TUNED = 20_000  # the number of units at which the bounds of the confidence sequence of units are closest
+CLOSEST = -2.0 * math.log(0.05) + math.log(1.0 - 2.0 * math.log(0.05))  # the strength with the closest bounds
+TYPICAL = 0.05  # the typical effect that mSPRT is tuned for, in standard deviations of a unit
+FEWEST = 100  # the fewest units of a variant before a first reading without days
+FARTHEST = 9.0  # the largest score in the numerical integration
+
+
+def compare_any_time(
+    control: Arm,
+    treatment: Arm,
+    *,
+    rule: AnyTimeRule = "sequence",
+    ratio: bool = False,
+    cuped: bool = False,
+    days: bool = True,
+    correlated: bool = True,
+    level: float = 0.95,
+    two_sided: bool = True,
+    better: Better = "higher",
+) -> list[Effect]:
+    """Return the effect after each block. It may be read after every block, and the experiment stopped at any of them.
+
+    With `days`, the "sequence" needs three days before it can find anything. Its evidence is a mixture of Student's t
+    over the daily differences. Without `days` it is the asymptotic confidence sequence of the units. "msprt" is the
+    mixture of normal likelihood ratios.
+
+    Args:
+        control: The sums of the control.
+        treatment: The sums of the treatment, over the same blocks.
+        rule: "sequence" or "msprt".
+        ratio: As in `compare`; so are `cuped`, `days`, `correlated`, `two_sided` and `better`.
+        cuped: See there.
+        days: See there.
+        correlated: See there.
+        level: The confidence level of all intervals together.
+        two_sided: See there.
+        better: See there.
+
+    Raises:
+        Misuse: See `readings`; or the level is not between 0 and 1.
+
+    Source: Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas (2024), "Time-uniform central limit theory and asymptotic
+    confidence sequences"; Johari, Koomen, Pekelis & Walsh (2022), "Always valid inference"; for days see
+    `trimtab.stats.inference.sequences`.
+
+    >>> from trimtab.stats.ab.arms import arm_of
+    >>> rng = np.random.default_rng(5)
+    >>> days = np.repeat(np.arange(20), 500)
+    >>> arms = [arm_of((rng.random(10_000) < rate) * 1.0, days, count=20) for rate in (0.10, 0.13)]
+    >>> found = compare_any_time(*arms)
+    >>> len(found), found[2].low < 0 < found[-1].low, found[-1].p < 0.05
+    (20, True, True)
+    """
+    tail_score(level, two_sided)
+    found = readings(
+        control,
+        treatment,
+        list(range(1, control.units.size + 1)),
+        ratio=ratio,
+        cuped=cuped,
+        days=days,
+        correlated=correlated,
+    )
+    weights, _ = found.relative_weights()
+    error = 1.0 - level
+    if rule == "sequence" and days:
+        reach, p = _reach_of_days, _p_of_days(found, two_sided, better)
+    else:
+        reach, p = _reach_of_mixture, _p_of_mixture(found, rule, two_sided, better)
+    absolute, relative = (reach(found, which, rule, error, two_sided) for which in (None, weights))
+    method = {"sequence": "confidence sequence", "msprt": "msprt"}[rule] + (", day blocks" if days else "")
+    return effects(found, absolute, relative, p, method, two_sided=two_sided, better=better, joined=True)
+
+
+def _reach_of_days(
+    found: Readings, weights: FloatArray | None, rule: AnyTimeRule, error: float, two_sided: bool
+) -> FloatArray:
+    """Return the distance of the bounds by Student's t of the days, shape (looks,)."""
+    errors = found.errors(weights)
+    level = 1.0 - error / (2.0 if two_sided else 1.0)
+    critical = np.array([critical_t(int(freedom) + 1, int(freedom), level) for freedom in found.freedom])
+    with np.errstate(invalid="ignore"):
+        reach: FloatArray = critical * np.sqrt(errors.variance)
+    return reach
+
+
+def _p_of_days(found: Readings, two_sided: bool, better: Better) -> FloatArray:
+    """Return p by Student's t of the days: 1 divided by the largest evidence up to each look, shape (looks,)."""
+    variance = found.errors().variance
+    most = {1.0: 0.0, -1.0: 0.0}
+    p = np.ones(found.freedom.size)
+    for look, freedom in enumerate(found.freedom):
+        if freedom >= 2.0 and variance[look] > 0.0:
+            t = float(found.difference[look] / math.sqrt(variance[look]))
+            for sign in most:
+                # no mixture has more evidence than the likeliest effect alone
+                at_most = (freedom + 1.0) / 2.0 * math.log1p(t * t / freedom) if sign * t > 0.0 else 0.0
+                if at_most > most[sign]:
+                    most[sign] = max(most[sign], log_evidence(sign * t, int(freedom) + 1, int(freedom)))
+        larger = max(most.values()) if two_sided else most[1.0 if better == "higher" else -1.0]
+        p[look] = min(1.0, (2.0 if two_sided else 1.0) * math.exp(-larger))
+    return p
+
+
+def _strength(found: Readings, weights: FloatArray | None, rule: AnyTimeRule) -> FloatArray:
+    """Return the variance of the effects in the mixture, as a multiple of the estimate's variance; shape (looks,)."""
+    if rule == "sequence":
+        return np.where((found.units >= FEWEST).all(0), CLOSEST * found.units.sum(0) / TUNED, 0.0)
+    errors = found.errors(weights)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        strength = TYPICAL**2 * found.information * errors.floor / np.maximum(errors.variance, errors.floor)
+    return np.where(np.isfinite(strength) & (found.days | (found.units >= FEWEST).all(0)), strength, 0.0)
+
+
+def _reach_of_mixture(
+    found: Readings, weights: FloatArray | None, rule: AnyTimeRule, error: float, two_sided: bool
+) -> FloatArray:
+    """Return the distance of the bounds by a mixture of normal likelihood ratios, shape (looks,)."""
+    strength = _strength(found, weights, rule)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        root = np.log1p(strength) / 2.0
+        wanted = root - math.log(error) if two_sided else np.log1p(np.exp(root) / (2.0 * error))
+        critical = np.sqrt(2.0 * wanted * (1.0 + strength) / strength)
+    reach = found.errors(weights).reach(np.where(strength > 0.0, critical, 1.0))
+    return np.where(strength > 0.0, reach, np.inf)
+
+
+def _p_of_mixture(found: Readings, rule: AnyTimeRule, two_sided: bool, better: Better) -> FloatArray:
+    strength = _strength(found, None, rule)
+    score = found.errors().score(found.difference)
+    power = np.minimum(score**2 * strength / (1.0 + strength) / 2.0, 700.0)
+    if two_sided:
+        p = np.sqrt(1.0 + strength) * np.exp(-power)
+    else:
+        right = (score > 0.0) if better == "higher" else (score < 0.0)
+        with np.errstate(divide="ignore"):
+            p = np.where(right, np.sqrt(1.0 + strength) / (2.0 * np.expm1(power)), 1.0)
+    return np.where(strength > 0.0, np.minimum(p, 1.0), 1.0)
+
+
+def obrien_fleming(
+    control: Arm,
+    treatment: Arm,
+    *,
+    looks: int,
+    planned_blocks: int,
+    ratio: bool = False,
+    cuped: bool = False,
+    days: bool = True,
+    correlated: bool = True,
+    level: float = 0.95,
+    two_sided: bool = True,
+    better: Better = "higher",
+) -> list[Effect]:
+    """Return the effect after each planned look that was reached. It may be stopped at any look that shows an effect.
+
+    The looks are evenly spread over the planned blocks. The error is spent by their share of the planned time, and the
+    correlation of the looks is that of the units that were seen. So a day with more units than expected does no harm.
+
+    Args:
+        control: The sums of the control.
+        treatment: The sums of the treatment, over the same blocks.
+        looks: The planned number of looks.
+        planned_blocks: The planned number of blocks. Later blocks are not read.
+        ratio: As in `compare`; so are the other arguments.
+        cuped: See there.
+        days: See there.
+        correlated: See there.
+        level: The confidence level of the intervals of all looks together.
+        two_sided: See there.
+        better: See there.
+
+    Raises:
+        Misuse: See `readings`; or there are more looks than blocks.
+
+    Source: Lan & DeMets (1983), with a spending function that resembles O'Brien & Fleming (1979).
+    """
+    tail_score(level, two_sided)
+    if not 1 <= looks <= planned_blocks:
+        raise Misuse(f"O'Brien-Fleming: needs 1 to {planned_blocks} looks for {planned_blocks} blocks, found {looks}.")
+    ends = [round(planned_blocks * look / looks) for look in range(1, looks + 1)]
+    ends = [end for end in ends if end <= control.units.size]
+    if not ends:
+        return []
+    found = readings(control, treatment, ends, ratio=ratio, cuped=cuped, days=days, correlated=correlated)
+    times = tuple(end / planned_blocks for end in ends)
+    information = _growing(found.information)
+    bounds = np.array(spending_bounds(times, information, level=level, two_sided=two_sided))
+    errors, (weights, _) = found.errors(), found.relative_weights()
+    scores = errors.score(found.difference)
+    p = _repeated_p(times, information, scores if two_sided or better == "higher" else -scores, level, two_sided)
+    absolute, relative = errors.reach(bounds), found.errors(weights).reach(bounds)
+    method = "o'brien-fleming" + (", day blocks" if days else "")
+    return effects(found, absolute, relative, p, method, two_sided=two_sided, better=better, joined=True)
+
+
+@lru_cache(maxsize=256)
+def spending_bounds(
+    times: tuple[float, ...],
+    information: tuple[float, ...] | None = None,
+    *,
+    level: float = 0.95,
+    two_sided: bool = True,
+) -> tuple[float, ...]:
+    """Return the normal score that each look has to exceed, by O'Brien and Fleming's spending of the error.
+
+    Args:
+        times: The share of the planned time at each look, growing, at most 1.
+        information: The information at each look, in any unit; by default it grows like the times.
+        level: The confidence level of all looks together.
+        two_sided: Whether effects in both directions count. Each direction then has half of the error.
+
+    Raises:
+        Misuse: The times do not grow, or are not above 0 and at most 1.
+
+    Source: Lan & DeMets (1983); numerical integration by Armitage, McPherson & Rowe (1969).
+
+    >>> [round(bound, 2) for bound in spending_bounds((0.2, 0.4, 0.6, 0.8, 1.0))]
+    [4.88, 3.36, 2.68, 2.29, 2.03]
+    """
+    if not times or any(later <= sooner for sooner, later in zip((0.0, *times), times, strict=False)) or times[-1] > 1:
+        raise Misuse(f"spending: needs growing times above 0 and at most 1, found {times}.")
+    error = (1.0 - level) / (2.0 if two_sided else 1.0)
+    score = -float(ndtri(error / 2.0))
+    spent = [0.0, *(2.0 * float(ndtr(-score / math.sqrt(time))) for time in times)]
+    walk = _Walk(two_sided)
+    return tuple(
+        walk.bound(seen, max(later - sooner, 1e-16))
+        for seen, sooner, later in zip(information or times, spent, spent[1:], strict=False)
+    )
+
+
+def crossing_probability(bounds: tuple[float, ...], information: tuple[float, ...], *, drift: float = 0.0) -> float:
+    """Return the probability that the score exceeds its bound at some look, in either direction.
+
+    Args:
+        bounds: The bound at each look.
+        information: The information at each look, in any unit, growing.
+        drift: The mean of the score at the last look. 0: there is no effect.
+
+    >>> round(crossing_probability((1.96,) * 5, (1.0, 2.0, 3.0, 4.0, 5.0)), 3)
+    0.142
+    """
+    walk = _Walk(True, drift / math.sqrt(information[-1]))
+    for bound, seen in zip(bounds, information, strict=True):
+        walk.stop(seen, bound)
+    return 1.0 - walk.left
+
+
+class _Walk:
+    """The distribution of a random walk that was stopped at no look until now."""
+
+    def __init__(self, two_sided: bool, drift: float = 0.0) -> None:
+        self.two_sided, self.drift = two_sided, drift
+        self.seen = 0.0
+        self.nodes: FloatArray = np.zeros(1)  # values of the walk, whose variance is the information
+        self.masses: FloatArray = np.ones(1)  # their probabilities
+
+    @property
+    def left(self) -> float:
+        """The probability that the walk was not stopped."""
+        return float(self.masses.sum())
+
+    def beyond(self, step: float, edge: float) -> float:
+        """Return the probability that the walk exceeds an edge after a step."""
+        return float(self.masses @ ndtr((self.nodes + self.drift * step - edge) / math.sqrt(step)))
+
+    def bound(self, seen: float, error: float) -> float:
+        """Return the score that is exceeded with a given probability in one direction, and go on below it."""
+        step, root = seen - self.seen, math.sqrt(seen)
+        low, high = -FARTHEST, FARTHEST
+        while high - low > 1e-8:
+            middle = (low + high) / 2.0
+            low, high = (middle, high) if self.beyond(step, middle * root) > error else (low, middle)
+        self.stop(seen, high)
+        return high
+
+    def stop(self, seen: float, bound: float) -> None:
+        """Take a step, and stop the walk where its score exceeds the bound."""
+        step, root = seen - self.seen, math.sqrt(seen)
+        middle = self.drift * seen
+        top = min(bound * root, middle + FARTHEST * root)
+        bottom = max(-bound * root if self.two_sided else -math.inf, middle - FARTHEST * root)
+        nodes, heights = _quadrature(64 * math.ceil((top - bottom) / math.sqrt(step) / 25.0))
+        nodes = (top - bottom) / 2.0 * nodes + (top + bottom) / 2.0
+        heights = heights * (top - bottom) / 2.0
+        apart = nodes[:, None] - self.nodes[None, :] - self.drift * step
+        density = np.exp(-apart * apart / (2.0 * step)) / math.sqrt(2.0 * math.pi * step) @ self.masses
+        self.seen, self.nodes, self.masses = seen, nodes, density * heights
+
+
+@lru_cache(maxsize=16)
+def _quadrature(nodes: int) -> tuple[FloatArray, FloatArray]:
+    return np.polynomial.legendre.leggauss(min(max(nodes, 64), 1024))
+
+
+def _growing(information: FloatArray) -> tuple[float, ...]:
+    """Return the information relative to the last look, rounded and strictly growing."""
+    shares = np.round(information / max(float(information[-1]), 1e-300), 3)
+    return tuple((np.maximum.accumulate(shares) + 1e-6 * np.arange(1, shares.size + 1)).tolist())
+
+
+def _repeated_p(
+    times: tuple[float, ...], information: tuple[float, ...], scores: FloatArray, level: float, two_sided: bool
+) -> FloatArray:
+    """Return the smallest error at which the bound of each look would have been exceeded, shape (looks,)."""
+    errors = np.unique([*np.geomspace(1e-6, 0.9, 14), 1.0 - level])
+    table = np.array([spending_bounds(times, information, level=1.0 - e, two_sided=two_sided) for e in errors.tolist()])
+    squares = np.sign(scores) * scores**2 if not two_sided else scores**2
+    logs = np.log(errors)
+    return np.array(
+        [
+            math.exp(np.interp(-square, -bounds, logs)) if square > bounds[-1] else 1.0
+            for square, bounds in zip(squares, (table**2).T, strict=True)
+        ]
+    )

@@ -282,7 +282,7 @@ class Project(ProjectRows):
         return apply_first(self)
 
     def tick(self, *, watch: Callable[[Ticked], object] | None = None) -> list[Decision]:
-        """Run the loop of every deployment and experiment once: close days, check quality, train, promote and ramp as due.
+        """Run the loop of every deployment once, and then experiments: close days, check quality, train, promote, ramp.
 
         Deployments that another process is working on are skipped. If one fails, its error is raised after the others
         had their turn.

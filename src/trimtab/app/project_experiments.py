@@ -35,9 +35,7 @@ class ProjectExperiments(System):
 
         return experiment_status(self, name)
 
-    def assign(
-        self, experiment: str, unit: str | int | Mapping[str, Any], *, expose: bool = False
-    ) -> Assignment:
+    def assign(self, experiment: str, unit: str | int | Mapping[str, Any], *, expose: bool = False) -> Assignment:
         """The variant of a unit. Every process and every restart gives the same one.
 
         Args:
@@ -146,9 +144,7 @@ class ProjectExperiments(System):
         """
         return self._running(experiment, why, actor).stop()
 
-    def conclude_experiment(
-        self, experiment: str, winner: str, *, why: str, actor: str = "a person"
-    ) -> Decision:
+    def conclude_experiment(self, experiment: str, winner: str, *, why: str, actor: str = "a person") -> Decision:
         """End an experiment with a winner: all units get its value, except those of the global holdout.
 
         A version that won is judged as by `promote`, and put in service only if it passes the gate. The row says what

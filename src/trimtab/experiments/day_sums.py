@@ -33,7 +33,8 @@ class DaySums:
     def __init__(self, experiment: Experiment) -> None:
         self._experiment = experiment
         self._metrics = {metric.name: metric for metric in experiment.metrics}
-        self._days = {name: VariantDay() for name in experiment.variants}
+        empty = VariantDay(metrics={metric.name: ArmSums() for metric in experiment.metrics})
+        self._days = dict.fromkeys(experiment.variants, empty)
         self._seen: dict[str, set[str]] = {name: set() for name in experiment.slices}
 
     def add(self, units: ExposureBlock, values: Mapping[str, UnitValues], labels: Array | None = None) -> None:

@@ -21,7 +21,7 @@ from trimtab.steering.ledger import Entry, Evidence, Ledger
 from trimtab.steering.loop.service_guard import ServiceGuard
 from trimtab.steering.loop_state import loop_state
 from trimtab.steering.rollouts import Rollout
-from trimtab.store.ports import Append, Put, Remove, read_record
+from trimtab.store.ports import Append, Put, Remove
 
 if TYPE_CHECKING:
     from trimtab.app.system import System
@@ -156,7 +156,9 @@ class Running:
         definition = stored_definition(state)
         more: dict[str, str] = {}
         if winner not in definition.variants:
-            raise Misuse(f"experiment {self._name!r}: {winner!r} is no variant. Variants: {', '.join(definition.variants)}.")
+            raise Misuse(
+                f"experiment {self._name!r}: {winner!r} is no variant. Variants: {', '.join(definition.variants)}."
+            )
         if definition.model is not None and winner != definition.control:
             wanted = PromotionRequest(why=self._why, actor=self._actor, seen_until_us=None, dry_run=False)
             more = {"promotion": promote_version(self._system, state.versions[winner], wanted, None).state}
@@ -191,8 +193,7 @@ class Running:
         """Return the buckets of its layer that an experiment gets, and the change that takes them."""
         if not definition.layer:
             return (0, BUCKETS), []
-        record = self._catalog.get(LAYER, definition.layer)
-        taken: Slots = {} if record is None else msgspec.json.decode(record.body, type=Slots)
+        taken, revision = self._taken(definition.layer)
         wanted = round(max(definition.share, *(share for _, share in definition.ramp), 0.0) * BUCKETS)
         found = free_slots(taken, max(wanted, 1))
         if found is None:
@@ -201,18 +202,22 @@ class Running:
                 f"experiment {self._name!r}: layer {definition.layer!r} has no room for a share of "
                 f"{wanted / BUCKETS:.4g} in one piece. Taken: {runs}. Stop one of these, or declare a smaller share."
             )
-        return found, [self._slots(definition.layer, {**taken, self._name: found})]
+        return found, [_slots(definition.layer, {**taken, self._name: found}, revision)]
 
     def _give_slots(self, state: ExperimentState) -> list[Change]:
         layer = stored_definition(state).layer
         if not layer:
             return []
-        taken = read_record(self._catalog, LAYER, layer, Slots) or {}
-        return [self._slots(layer, {name: run for name, run in taken.items() if name != self._name})]
+        taken, revision = self._taken(layer)
+        return [_slots(layer, taken, revision)]
 
-    def _slots(self, layer: str, taken: Slots) -> Put:
+    def _taken(self, layer: str) -> tuple[Slots, int]:
+        """Return the slots of a layer that other experiments have, and the revision of the record."""
         record = self._catalog.get(LAYER, layer)
-        return Put(LAYER, layer, msgspec.json.encode(taken), expected=0 if record is None else record.revision)
+        if record is None:
+            return {}, 0
+        found = msgspec.json.decode(record.body, type=Slots)
+        return {name: run for name, run in found.items() if name != self._name}, record.revision
 
     def _versions(self, definition: Experiment) -> dict[str, str]:
         """Return the ids of the compared versions, after checking that they can be compared now."""
@@ -221,7 +226,9 @@ class Running:
             return {}
         shares = arm_shares(self._catalog, model)
         if shares.experiment is not msgspec.UNSET:
-            raise Conflict(f"experiment {self._name!r}: {shares.experiment!r} compares versions of {model!r}. Stop it first.")
+            raise Conflict(
+                f"experiment {self._name!r}: {shares.experiment!r} compares versions of {model!r}. Stop it first."
+            )
         if shares.canary > 0:
             raise Conflict(
                 f"experiment {self._name!r}: a canary answers {shares.canary:.0%} of the requests of {model!r}. End it "
@@ -230,7 +237,9 @@ class Running:
         registry = self._system.registry
         found = {name: registry.get(reference).id for name, reference in definition.variants.items()}
         if len({*found.values()}) < len(found):
-            raise Misuse(f"experiment {self._name!r}: both variants are {registry.get(found[definition.control]).name}.")
+            raise Misuse(
+                f"experiment {self._name!r}: both variants are {registry.get(found[definition.control]).name}."
+            )
         return found
 
     def _write(
@@ -268,7 +277,10 @@ class Running:
     def _write_with_canary(
         self, definition: Experiment, state: ExperimentState, entry: Entry, changes: list[Change]
     ) -> Decision:
-        model, treatment = str(definition.model), next(name for name in definition.variants if name != definition.control)
+        model, treatment = (
+            str(definition.model),
+            next(name for name in definition.variants if name != definition.control),
+        )
         version, runs, now = state.versions[treatment], state.phase in ("running", "paused"), state.allocations[-1]
         entry = msgspec.structs.replace(entry, version=version)
         stored, starts = arm_shares(self._catalog, model), len(state.allocations) == 1 and runs
@@ -286,3 +298,7 @@ class Running:
             actor=self._actor,
             experiment=ArmOfExperiment(name=self._name if runs else None, entry=entry, changes=changes),
         )
+
+
+def _slots(layer: str, taken: Slots, revision: int) -> Put:
+    return Put(LAYER, layer, msgspec.json.encode(taken), expected=revision)

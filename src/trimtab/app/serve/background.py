@@ -106,7 +106,10 @@ class BackgroundTasks(Closing):
             "merge service metrics": self._fold,
             **{f"teach {n}": t.teach for n, t in teachers.items()},
         }
-        ticking: dict[str, Work] = {"tick": partial(tick_project, system), "retention": partial(retain_when_due, system)}
+        ticking: dict[str, Work] = {
+            "tick": partial(tick_project, system),
+            "retention": partial(retain_when_due, system),
+        }
         between: dict[str, Work] = {
             f"read ahead {name}": partial(system.part(Loops).read_ahead, name) for name in deployments
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse
+from trimtab.core.shown import Shown
 from trimtab.core.time import DAY_US
 from trimtab.experiments.assignment import Assigner, first_buckets
 from trimtab.experiments.reading.checks import check_ratio, wanted_shares
@@ -45,7 +46,7 @@ class PastUnits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return days - days.min() if len(days) else days
 
 
-class PlantedRuns(msgspec.Struct, frozen=True, kw_only=True):
+class PlantedRuns(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """How often an experiment would have decided rightly about a planted effect, when, and at what cost."""
 
     experiment: str
@@ -64,6 +65,24 @@ class PlantedRuns(msgspec.Struct, frozen=True, kw_only=True):
     days_to_right: list[float] | None  # days until a right act: 10 % quantile, median, 90 % quantile
     worse_units: float  # units that got the worse variant before the act, on average
     cost: dict[str, float]  # by primary metric: how much these units lost in total, on average
+
+    def lines(self) -> Iterator[str]:
+        """Yield what the runs say, for a terminal."""
+        better = "better" if self.effect > 0.0 else "worse"
+        what = f"the primary metrics of {self.variant} are {abs(self.effect):.3g} of the control's {better}"
+        yield f"{self.experiment}, rule {self.rule}: {self.runs} runs of {self.days} days, {self.units:,} units each"
+        yield f"units: {self.origin}; planted: {what if self.effect else 'no variant differs'}"
+        share = f"{self.right / self.runs:.1%} ({self.right_low:.1%} to {self.right_high:.1%})"
+        yield f"right: {self.right} of {self.runs}, {share}"
+        yield f"acts: {', '.join(f'{act} {count}' for act, count in self.acts.items())}"
+        if self.blocked:
+            yield f"blocked by the sample-ratio check: {self.blocked}"
+        if self.days_to_right is not None:
+            low, middle, high = self.days_to_right
+            yield f"days until a right act: median {middle:.0f} (from {low:.0f} to {high:.0f} in 80 % of these runs)"
+        if self.effect:
+            lost = "; ".join(f"{name} {total:,.4g}" for name, total in self.cost.items())
+            yield f"cost until the act: {self.worse_units:,.0f} units with the worse variant, which lost {lost}"
 
 
 def planted_runs(

@@ -1,0 +1,14 @@
+"""The commands `plan` and `power`."""
+
+import click
+from trimtab.cli.options import command
+
+
+@command("plan")
+def plan() -> None:
+    """Plan."""
+
+
+@command("power")
+def power() -> None:
+    """Power."""

@@ -10,7 +10,7 @@ import msgspec
 from trimtab.app.data.given_labels import LabelEvents, key_value
 from trimtab.app.training.loops import stages_of
 from trimtab.app.versions.alias_moves import Ledgered
-from trimtab.app.versions.arms import ARMS, LedgeredArm
+from trimtab.app.versions.arms import ARMS, LedgeredArm, check_not_split
 from trimtab.app.versions.search import search_versions, version_signature
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
@@ -123,7 +123,7 @@ class ProjectModels:
             gate=move.gate,
             expected_previous=expected,
             actor=actor,
-            together=self._ledgered(alias, "promote"),
+            together=self._ledgered(model, alias, "promote"),
         )
 
     def roll_back(self, model: str, alias: str, back: RollBack, *, actor: str) -> AliasMove:
@@ -135,7 +135,7 @@ class ProjectModels:
             why=back.why,
             expected_previous=self._version(model, back.expected, "expected").id,
             actor=actor,
-            together=self._ledgered(alias, "roll_back"),
+            together=self._ledgered(model, alias, "roll_back"),
         )
 
     def ask_repair(self, model: str, wanted: AskRepair, *, actor: str) -> RepairAsked:
@@ -147,9 +147,10 @@ class ProjectModels:
         self._system.state.catalog.write([Put(REQUEST, model, msgspec.json.encode(requested))])
         return RepairAsked(model=model, at_us=at_us, actor=actor, why=requested.why)
 
-    def _ledgered(self, alias: str, act: str) -> Ledgered | LedgeredArm | None:
+    def _ledgered(self, model: str, alias: str, act: str) -> Ledgered | LedgeredArm | None:
         """Return an object that records the move in the ledger, or None if the alias affects no answers.  # D85"""
         if alias in ARMS:
+            check_not_split(self._system, model, alias)
             return LedgeredArm(self._system)
         return Ledgered(self._system, act) if alias == CHAMPION else None
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trimtab.app.data.given_labels import LabelEvents, key_value
+from trimtab.app.experiments.assigning import assign, experiment_status, experiments
 from trimtab.app.training.loops import stages_of
 from trimtab.app.versions.alias_moves import Ledgered
 from trimtab.app.versions.arms import ARMS, LedgeredArm, check_not_split
@@ -15,6 +16,8 @@ from trimtab.app.versions.search import search_versions, version_signature
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.core.time import format_time
+from trimtab.experiments.assignment import Assignment
+from trimtab.experiments.records import ExperimentStatus
 from trimtab.features.definitions import View
 from trimtab.features.online.read.entity_read import read_entity
 from trimtab.registry import AliasMove, Version
@@ -24,6 +27,7 @@ from trimtab.registry.searching import Found
 from trimtab.serving.http.routes.operations import (
     AliasShown,
     AskRepair,
+    AssignUnit,
     EntityFeatures,
     GivenLabels,
     LabelRow,
@@ -146,6 +150,18 @@ class ProjectModels:
         requested = Requested(at_us=at_us, actor=actor, why=wanted.why.strip())
         self._system.state.catalog.write([Put(REQUEST, model, msgspec.json.encode(requested))])
         return RepairAsked(model=model, at_us=at_us, actor=actor, why=requested.why)
+
+    def experiments(self) -> list[ExperimentStatus]:
+        """Return all experiments of the project."""
+        return experiments(self._system)
+
+    def experiment(self, name: str) -> ExperimentStatus:
+        """Return an experiment as it is now."""
+        return experiment_status(self._system, name)
+
+    def assign(self, experiment: str, wanted: AssignUnit, *, actor: str) -> Assignment:
+        """Return the variant of a unit, and log its exposure if that is wanted."""
+        return assign(self._system, experiment, wanted.attributes, expose=wanted.expose, not_shown=wanted.not_shown)
 
     def _ledgered(self, model: str, alias: str, act: str) -> Ledgered | LedgeredArm | None:
         """Return an object that records the move in the ledger, or None if the alias affects no answers.  # D85"""

@@ -85,7 +85,7 @@ PRINTED: dict[str, tuple[Printed, ...]] = {
     "freeze": _all(DECISION),
     "unfreeze": _all(DECISION),
     "experiment list": _all(Printed("experiments.records:ExperimentStatus", each=True)),
-    "experiment show": _all("experiments.reading.reading:Reading", Printed("cli.printed:Written", when="--page")),
+    "experiment show": _all("experiments.reading.results:Reading", Printed("cli.printed:Written", when="--page")),
     **{f"experiment {one}": _all(DECISION) for one in ("start", "ramp", "pause", "resume", "stop", "conclude")},
     "experiment assign": _all("experiments.assignment:Assignment"),
     "versions list": _all(Printed("registry.searching:Found", each=True)),

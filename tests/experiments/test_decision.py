@@ -13,10 +13,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from generated_days import days_of, experiment, metric, normal_days, state_of
 
 from trimtab.core.time import DAY_US
-from trimtab.experiments.reading.decision import Recommendation, days_needed, smallest_effect
+from trimtab.experiments.reading.decision import days_needed, smallest_effect
 from trimtab.experiments.reading.effects import looks_of
 from trimtab.experiments.reading.looks import Look
 from trimtab.experiments.reading.reading import read_experiment
+from trimtab.experiments.reading.results import Recommendation
 
 
 def look(difference: float, reach: float, control: float = 10.0) -> Look:

@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from generated_days import START_US, changed, days_of, experiment, metric, normal_days, state_of
 
 from trimtab.core.time import DAY_US
-from trimtab.experiments.reading.reading import Reading, read_experiment
+from trimtab.experiments.reading.reading import read_experiment
+from trimtab.experiments.reading.results import Reading
 
 
 def one(reading: Reading, name: str = "revenue"):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trimtab.app.experiments.running import Running
     from trimtab.experiments.assignment import Assignment
     from trimtab.experiments.reading.planted_runs import PlantedRuns
-    from trimtab.experiments.reading.reading import Reading
+    from trimtab.experiments.reading.results import Reading
 
 
 @public_calls

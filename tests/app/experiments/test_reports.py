@@ -33,6 +33,8 @@ tt.experiment("checkout", unit="customer", variants={"blue": 1, "green": 2}, att
         tt.metric("bought", value=tt.count(), kind="proportion", role="primary", **events),
         tt.metric("revenue", value=tt.sum("amount"), role="guardrail", margin=0.5, cap=100.0, **events),
         tt.metric("orders", value=tt.count(), **events)])
+tt.experiment("verbs", unit="customer", variants={"a": 1, "b": 2},
+    metrics=[tt.metric("bought", value=tt.count(), kind="proportion", role="primary", **events)])
 tt.experiment("later", unit="customer", variants={"a": 1, "b": 2}, rule="fixed", duration="20d",
     metrics=[tt.metric("bought", value=tt.count(), kind="proportion", role="primary", **events)])
 """
@@ -116,7 +118,8 @@ def test_the_page_has_the_figures_of_the_report(folder: Path, tmp_path: Path) ->
 
 def test_the_list_and_the_status_show_what_runs(folder: Path) -> None:
     listed = printed(folder, "experiment list")
-    assert [(one["name"], one["phase"]) for one in listed] == [("checkout", "running"), ("later", "not started")]
+    phases = {one["name"]: one["phase"] for one in listed}
+    assert (phases["checkout"], phases["later"]) == ("running", "not started")
     assert "checkout: running" in run(folder, "experiment")
     run(folder, "experiment", "show", "checkout")
     status = CliRunner().invoke(trimtab, ["status", "--project", str(folder)]).output
@@ -146,7 +149,7 @@ def run_failing(folder: Path, *words: str, status: int) -> str:
 
 def test_lifecycle_from_the_command_line(folder: Path) -> None:
     why = ["--why", "a test of the verbs", "--by", "Ada"]
-    rows = [printed(folder, f"experiment {verb}", "later", *more, *why) for verb, more in (
+    rows = [printed(folder, f"experiment {verb}", "verbs", *more, *why) for verb, more in (
         ("start", []), ("ramp", ["--share", "1", "--weight", "a=0.4", "--weight", "b=0.6"]), ("pause", []),
         ("resume", []), ("stop", []), ("start", []), ("conclude", ["b"]),
     )]  # fmt: skip
@@ -155,7 +158,7 @@ def test_lifecycle_from_the_command_line(folder: Path) -> None:
     ]
     assert {row["actor"] for row in rows} == {"Ada"}
     assert rows[1]["evidence"]["weight b"] == 0.6
-    assert printed(folder, "experiment assign", "later", "c1")["variant"] == "b"
+    assert printed(folder, "experiment assign", "verbs", "c1")["variant"] == "b"
     found = printed(folder, "experiment assign", "checkout", '{"customer": "c1", "country": "DE"}')
     assert found["takes_part"]
 
@@ -163,7 +166,7 @@ def test_lifecycle_from_the_command_line(folder: Path) -> None:
 def test_simulate_plants_an_effect_in_the_projects_own_history(folder: Path) -> None:
     found = printed(folder, "simulate", "--experiment", "later", "--effect", "0.4", "--runs", "20", when="--experiment")
     assert found["origin"] == "visits"
-    assert found["days"] == DAYS - 2  # the newest orders are on the last day, so its window is not over
+    assert found["days"] == 20
     assert found["units"] == found["days"] * A_DAY
     assert found["acts"].get("stop", 0) == 0
     assert found["right"] >= 15  # 40 % of 40 % with 960 units each: 7 standard errors
@@ -177,3 +180,23 @@ def test_simulate_plants_an_effect_in_the_projects_own_history(folder: Path) -> 
     assert "needs --experiment" in run_failing(folder, "simulate", "--effect", "0.1", status=2)
     with open_project(folder, environment={}) as project, pytest.raises(Misuse, match="not possible"):
         project.simulate_experiment("later", effect=5.0, runs=1)
+
+
+def test_the_service_shows_the_report_and_its_page_is_linked_from_the_first_page(folder: Path) -> None:
+    import urllib.request
+
+    import shop
+
+    with shop.serving(folder) as (_, url):
+        status, found = shop.call(f"{url}/v1/experiments/checkout/report")
+        assert (status, found["decision"]["act"]) == (200, "ship")
+        assert not list(schemas.problems(found, schemas.schemas()[0]["experiments.reading.results:Reading"]))
+        assert shop.call(f"{url}/v1/experiments/later/report")[0] == 409
+        assert shop.call(f"{url}/v1/experiments/nothing/page")[0] == 404
+        pages = []
+        for path in ("/", "/v1/experiments/checkout/page"):
+            with urllib.request.urlopen(url + path) as answer:
+                pages.append(answer.read().decode())
+        assert 'href="/v1/experiments/checkout/page"' in pages[0]
+        assert found["decision"]["text"] in pages[0]
+        assert found["decision"]["text"] in pages[1]

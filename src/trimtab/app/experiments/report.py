@@ -11,7 +11,8 @@ from trimtab.app.experiments.closing import close_due
 from trimtab.core.errors import Conflict, Unavailable
 from trimtab.experiments.days import stored_days
 from trimtab.experiments.reading.document import experiment_document
-from trimtab.experiments.reading.reading import Reading, read_experiment
+from trimtab.experiments.reading.reading import read_experiment
+from trimtab.experiments.reading.results import Reading
 from trimtab.experiments.records import experiment_state, stored_definition
 from trimtab.report import html_page
 from trimtab.store.durable_files import write_durably

@@ -1,6 +1,5 @@
 """The commands `plan` and `power`."""
 
-import click
 from trimtab.cli.options import command
 
 

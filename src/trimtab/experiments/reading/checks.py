@@ -5,64 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import msgspec
 import numpy as np
 
 from trimtab.core.time import DAY_US
 from trimtab.experiments.definitions import Experiment, Metric
+from trimtab.experiments.reading.results import Completeness, RatioCheck
 from trimtab.experiments.records import ExperimentDay, ExperimentState
 from trimtab.stats.ab.sample_ratio import sample_ratio
 from trimtab.stats.exact_sums import total_of
 
 _CLEAR_Z = 3.3  # a difference in completeness above this many standard errors counts as real (p = .001)
 _SLICE_P = 0.05  # a slice is named as the place of an imbalance below this p-value, divided by the number of slices
-
-
-class RatioCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of the sample-ratio check. It may be repeated every day: its error holds for all days together."""
-
-    holds: bool
-    p: float | None  # None: not checked
-    text: str
-    slices: list[str] = []  # the slices in which the units are not split as declared, the clearest first
-
-
-class Completeness(msgspec.Struct, frozen=True, kw_only=True):
-    """The share of a variant's predictions that have their label, and the control's share."""
-
-    variant: str
-    labelled: int
-    missing: int
-    share: float
-    control_share: float
-    differs: bool  # whether the difference to the control is more than noise
-
-    def bounds(
-        self, low: float | None, high: float | None, means: tuple[float, float], limit: float | None
-    ) -> tuple[float, float] | None:
-        """Return an effect's interval, widened by what the surplus of labels in one variant can hide.
-
-        The surplus labels are taken to be the highest or the lowest values of their variant (the bounds of Lee,
-        2009). None: the shares agree, or the metric's values have no upper limit.
-
-        Args:
-            low: The lower end of the interval of the difference; None: unknown.
-            high: The upper end.
-            means: The means of the control and of the variant.
-            limit: The largest possible value; the smallest is 0.
-        """
-        most = max(self.share, self.control_share)
-        surplus = abs(self.share - self.control_share) / most if most else 0.0
-        if not self.differs or limit is None or low is None or high is None:
-            return None
-        if surplus == 1.0:
-            return -limit, limit
-        mean = means[1] if self.share > self.control_share else means[0]
-        least = max(0.0, (mean - surplus * limit) / (1.0 - surplus)) - mean
-        greatest = min(limit, mean / (1.0 - surplus)) - mean
-        if self.share > self.control_share:
-            return low + least, high + greatest
-        return low - greatest, high - least
 
 
 def limit_of(metric: Metric, days: Sequence[ExperimentDay]) -> float | None:

@@ -6,28 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import msgspec
-
 from trimtab.core.time import DAY_US
-from trimtab.experiments.reading.checks import RatioCheck
 from trimtab.experiments.definitions import Experiment
-from trimtab.experiments.reading.looks import Look, MetricReading, Verdict, verdict
+from trimtab.experiments.reading.looks import Look, MetricReading, Verdict, shown_effect, verdict
+from trimtab.experiments.reading.results import Act, RatioCheck, Recommendation
 from trimtab.experiments.records import ExperimentDay, ExperimentState
 
-Act = Literal["blocked", "wait", "ship", "stop", "keep running", "cannot be seen", "no difference shown"]
 HORIZON_DAYS = 60  # how long an experiment without a declared duration is taken to run at most
 _EARLY_DAYS = 3  # before this many days, the remaining time is not estimated
 _ANY_TIME_SCORE, _SCORE = 2.9, 2.0  # about how many standard errors wide the half of an interval is
-
-
-class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do, and why."""
-
-    act: Act
-    text: str
-    variant: str | None = None  # the variant that the act is about
-    days_more: int | None = None  # about how many more days are needed at this rate
-    smallest: float | None = None  # the smallest effect that the remaining time can show, as a share of the control
 
 
 def recommend(
@@ -89,31 +76,6 @@ def first_act(
         if found and all(_must_stop(definition, verdicts) for verdicts in found.values()):
             return "stop", next(iter(found)), at_us
     return "nothing", None, None
-
-
-def shown_effect(one: MetricReading) -> str:
-    """Return the newest effect on a metric as text, such as "revenue +3.1 % (1.2 % to 5.0 %)"."""
-    look = one.looks[-1]
-    low, high = (look.low, look.high) if one.bounded is None else one.bounded
-    if look.relative is not None and look.control:
-        size = abs(look.control)
-        ends = [None if end is None else end / size for end in (low, high)]
-        if one.bounded is None and (look.relative_low is not None or look.relative_high is not None):
-            ends = [look.relative_low, look.relative_high]
-        return (
-            f"{one.metric} {percent(look.relative)} ({_ends([None if end is None else percent(end) for end in ends])})"
-        )
-    values = [None if end is None else f"{end:+.3g}" for end in (low, high)]
-    return f"{one.metric} {look.difference:+.3g} ({_ends(values)})"
-
-
-def percent(share: float) -> str:
-    """Return a change as text.
-
-    >>> percent(0.0312), percent(-0.0004)
-    ('+3.1 %', '-0.04 %')
-    """
-    return f"{100.0 * share:+.1f} %" if abs(share) >= 0.001 or not share else f"{100.0 * share:+.1g} %"
 
 
 def days_needed(look: Look, days: int, *, margin: float | None = None) -> float:
@@ -251,10 +213,3 @@ def _open_needs(some: Sequence[MetricReading], days: int) -> tuple[float, Metric
             distance = sign * look.difference + (one.margin or 0.0) * abs(look.control)
             guardrails.append((days_needed(look, days, margin=max(distance, 0.0)), one))
     return max(primary + guardrails, key=lambda one: one[0], default=(0.0, some[0]))
-
-
-def _ends(ends: Sequence[str | None]) -> str:
-    low, high = ends
-    if low is not None and high is not None:
-        return f"{low.removeprefix('+')} to {high.removeprefix('+')}"
-    return f"at least {low}" if low is not None else f"at most {high}" if high is not None else "no interval yet"

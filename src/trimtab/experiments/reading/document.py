@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from trimtab.core.time import format_time, parse_time_us
-from trimtab.experiments.reading.decision import percent, shown_effect
-from trimtab.experiments.reading.looks import Look, MetricReading
-from trimtab.experiments.reading.reading import Reading
+from trimtab.experiments.reading.looks import Look, MetricReading, percent, shown_effect
+from trimtab.experiments.reading.results import Reading
 from trimtab.report import Document, Mark, Series, Table, line_chart
 from trimtab.report.document import Tone
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -68,3 +69,35 @@ def verdict(metric: Metric, look: Look, bounded: tuple[float, float] | None = No
     if high < limit:
         return "worse"
     return "within margin" if low > limit else "open"
+
+
+def shown_effect(one: MetricReading) -> str:
+    """Return the newest effect on a metric as text, such as "revenue +3.1 % (1.2 % to 5.0 %)"."""
+    look = one.looks[-1]
+    low, high = (look.low, look.high) if one.bounded is None else one.bounded
+    if look.relative is not None and look.control:
+        size = abs(look.control)
+        ends = [None if end is None else end / size for end in (low, high)]
+        if one.bounded is None and (look.relative_low is not None or look.relative_high is not None):
+            ends = [look.relative_low, look.relative_high]
+        return (
+            f"{one.metric} {percent(look.relative)} ({_ends([None if end is None else percent(end) for end in ends])})"
+        )
+    values = [None if end is None else f"{end:+.3g}" for end in (low, high)]
+    return f"{one.metric} {look.difference:+.3g} ({_ends(values)})"
+
+
+def percent(share: float) -> str:
+    """Return a change as text.
+
+    >>> percent(0.0312), percent(-0.0004)
+    ('+3.1 %', '-0.04 %')
+    """
+    return f"{100.0 * share:+.1f} %" if abs(share) >= 0.001 or not share else f"{100.0 * share:+.1g} %"
+
+
+def _ends(ends: Sequence[str | None]) -> str:
+    low, high = ends
+    if low is not None and high is not None:
+        return f"{low.removeprefix('+')} to {high.removeprefix('+')}"
+    return f"at least {low}" if low is not None else f"at most {high}" if high is not None else "no interval yet"

@@ -13,9 +13,9 @@ from trimtab.core.errors import Misuse
 from trimtab.core.shown import Shown
 from trimtab.core.time import DAY_US
 from trimtab.experiments.assignment import Assigner, first_buckets
+from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.reading.checks import check_ratio, wanted_shares
 from trimtab.experiments.reading.decision import first_act
-from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.reading.effects import looks_of
 from trimtab.experiments.records import Allocation, ArmSums, ExperimentDay, ExperimentState, VariantDay
 from trimtab.experiments.unit_values import UnitValues
@@ -44,6 +44,19 @@ class PastUnits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """The day of each unit, from 0."""
         days: Array = self.at_us // DAY_US
         return days - days.min() if len(days) else days
+
+    def first_days(self, duration_us: int | None) -> PastUnits:
+        """Return the units of the first days, as many as an experiment takes in."""
+        if duration_us is None:
+            return self
+        rows = np.flatnonzero(self.day < -(-duration_us // DAY_US))
+        values = {
+            name: UnitValues(*(None if one is None else one[rows] for one in msgspec.structs.astuple(numbers)))
+            for name, numbers in self.values.items()
+        }
+        return PastUnits(
+            origin=self.origin, rows=[self.rows[row] for row in rows], at_us=self.at_us[rows], values=values
+        )
 
 
 class PlantedRuns(Shown, msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +123,7 @@ def planted_runs(
     """
     if not past.rows or runs < 1:
         raise Misuse(f"simulate: found {len(past.rows)} past units and {runs} runs. Needed: at least one of each.")
+    past = past.first_days(definition.duration_us)
     variant = list(definition.variants)[1]
     wanted = ("nothing", None) if not effect else ("ship" if effect > 0.0 else "stop", variant)
     acts: dict[str, int] = {}

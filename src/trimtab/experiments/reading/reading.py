@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
-from trimtab.core.shown import Shown
 from trimtab.core.time import DAY_US, format_duration, format_time
+from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.reading.checks import (
-    Completeness,
-    RatioCheck,
     check_completeness,
     check_ratio,
     limit_of,
     wanted_shares,
 )
-from trimtab.experiments.reading.decision import Recommendation, recommend, shown_effect
-from trimtab.experiments.definitions import Experiment, Metric
+from trimtab.experiments.reading.decision import recommend
 from trimtab.experiments.reading.effects import (
     adjusted,
     bayesian,
@@ -27,8 +24,9 @@ from trimtab.experiments.reading.effects import (
     novelty_of,
     slice_look,
 )
-from trimtab.experiments.reading.looks import Look, MetricReading, verdict
-from trimtab.experiments.records import ExperimentDay, ExperimentState, Phase
+from trimtab.experiments.reading.looks import MetricReading, verdict
+from trimtab.experiments.reading.results import Completeness, RatioCheck, Reading, SliceReading, VariantReading
+from trimtab.experiments.records import ExperimentDay, ExperimentState
 
 GUARANTEES = {
     "sequence": "Confidence sequences: the intervals of all looks hold together, so you may look every day and stop at "
@@ -40,58 +38,6 @@ GUARANTEES = {
     "fixed": "Fixed horizon: one look after the planned end, with an error of {alpha}. Before that no effect is shown, "
     "because looking early would raise the error.",
 }
-
-
-class VariantReading(msgspec.Struct, frozen=True, kw_only=True):
-    """The units of one variant on the days that count."""
-
-    name: str
-    units: int
-    wanted: float  # the declared share of the participants
-    found: float | None  # the share that was found; None without units
-    testers: int  # units with an override, which are in no other count
-    not_shown: dict[str, int]  # units that were assigned the variant and got another one, by reason; they count
-
-
-class SliceReading(msgspec.Struct, frozen=True, kw_only=True):
-    """The effect of one variant on a primary metric in one slice."""
-
-    slice: str  # such as "country=DE"
-    metric: str
-    variant: str
-    look: Look
-    adjusted_p: float | None  # after Holm's correction over all slices
-
-
-class Reading(Shown, msgspec.Struct, frozen=True, kw_only=True):
-    """All that an experiment says up to a time."""
-
-    experiment: str
-    generation: int
-    phase: Phase
-    started_at_us: int
-    ended_at_us: int | None
-    until_us: int | None  # the end of the newest closed day; None: no day is closed
-    hash: str  # of the definition, which was decided before the start
-    decided_before: dict[str, str]
-    guarantee: str
-    days: int  # closed days that count
-    excluded: dict[str, str]  # by day: why it does not count
-    marks: dict[str, list[str]]  # by day: what else happened
-    variants: list[VariantReading]
-    ratio: RatioCheck
-    completeness: list[Completeness]
-    metrics: list[MetricReading]
-    slices: list[SliceReading]
-    withheld: str | None  # why no effect is shown; None if effects are shown
-    decision: Recommendation
-
-    def lines(self) -> Iterator[str]:
-        """Yield the decision, and the newest effect on each metric."""
-        yield f"{self.experiment}: {self.phase}, {self.days} closed days"
-        yield self.decision.text
-        for one in self.metrics:
-            yield f"  {one.variant}, {one.role}: {shown_effect(one)}: {one.verdict}"
 
 
 def read_experiment(definition: Experiment, state: ExperimentState, days: Sequence[ExperimentDay]) -> Reading:

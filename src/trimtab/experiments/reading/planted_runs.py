@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import msgspec
@@ -49,14 +50,14 @@ class PastUnits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """Return the units of the first days, as many as an experiment takes in."""
         if duration_us is None:
             return self
-        rows = np.flatnonzero(self.day < -(-duration_us // DAY_US))
-        values = {
-            name: UnitValues(*(None if one is None else one[rows] for one in msgspec.structs.astuple(numbers)))
-            for name, numbers in self.values.items()
-        }
-        return PastUnits(
-            origin=self.origin, rows=[self.rows[row] for row in rows], at_us=self.at_us[rows], values=values
-        )
+        kept = self.day < -(-duration_us // DAY_US)
+
+        def part(column: Array | None) -> Array | None:
+            return None if column is None else column[kept]
+
+        values = {name: UnitValues(one.y[kept], x=part(one.x), d=part(one.d)) for name, one in self.values.items()}
+        rows = list(compress(self.rows, kept.tolist()))
+        return PastUnits(origin=self.origin, rows=rows, at_us=self.at_us[kept], values=values)
 
 
 class PlantedRuns(Shown, msgspec.Struct, frozen=True, kw_only=True):

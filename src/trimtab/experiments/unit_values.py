@@ -141,10 +141,7 @@ def _numbers(metric: Metric, read: Column, exposed_us: Array) -> Array:
         passed_us = np.where(read.present(), read.values - exposed_us, metric.within_us)
         return capped(metric, passed_us / SECOND_US)
     found = _floats(read)
-    if metric.kind == "proportion":
-        found = (np.nan_to_num(found) != 0.0).astype(np.float64)
-        return found
-    return capped(metric, found)
+    return (np.nan_to_num(found) != 0.0) + 0.0 if metric.kind == "proportion" else capped(metric, found)
 
 
 def _floats(read: Column) -> Array:

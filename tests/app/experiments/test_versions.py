@@ -11,9 +11,11 @@ import shop
 from trimtab.app.project import Project
 from trimtab.app.serve.operations import ProjectModels
 from trimtab.core.errors import Conflict, Misuse, NotFound
+from trimtab.experiments.exposures import decode
 from trimtab.serving.arms.arm_counts import ServiceMetrics
 from trimtab.serving.arms.arm_metrics import metrics_key, write_metrics
 from trimtab.serving.arms.arms import ArmShares, arm_shares
+from trimtab.serving.failures import Late
 from trimtab.serving.http.routes.operations import Move
 
 EXPERIMENT = """
@@ -153,3 +155,27 @@ def test_when_the_control_wins_nothing_is_promoted(project: Project) -> None:
     assert "promotion" not in row.evidence
     assert project.registry.get("buyer@champion").name == "buyer@2"
     assert {*arms(project).values()} == {"champion"}
+
+
+def test_units_whose_request_got_no_answer_are_exposures_with_the_reason(project: Project) -> None:
+    project.start_experiment("smaller", why="The smaller one is as good.")
+    arms(project)
+    canary = project.served("buyer").endpoint.canary
+    assert canary is not None
+    assert canary.unanswered is not None
+    rows = [shop.visit(f"visit-{n}", shop.NOW_US) for n in range(50)]
+    canary.unanswered(rows[:30], Late("too late"))
+    canary.unanswered(rows[30:], ValueError("a bug of the user's"))
+    canary.unanswered(rows[:1], Misuse("no such column"))
+    assert project.state.exposures.positions() == {}
+    project.served("buyer").refresh()
+    log = project.state.exposures
+    logged = [decode(record) for partition in log.positions() for record in log.read(partition, 0)]
+    assigned = {f"visit-{n}": project.assign("smaller", f"visit-{n}") for n in range(50)}
+    assert {one.unit: one.variant for one in logged} == {
+        unit: one.variant for unit, one in assigned.items() if one.takes_part
+    }
+    assert len(logged) == sum(one.takes_part for one in assigned.values())
+    late = {one.unit for one in logged if one.reason == "timeout"}
+    assert late == {one.unit for one in logged if int(one.unit.removeprefix("visit-")) < 30}
+    assert {one.reason for one in logged} == {"timeout", "error"}

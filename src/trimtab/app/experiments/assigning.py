@@ -6,8 +6,6 @@ import threading
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from trimtab.app.models.experiment_split import assigner_of
 from trimtab.core.errors import Misuse
 from trimtab.experiments.assignment import Assigner, Assignment, check_row
@@ -16,7 +14,6 @@ from trimtab.experiments.records import (
     KIND,
     ExperimentState,
     ExperimentStatus,
-    Exposure,
     experiment_state,
     stored_definition,
 )
@@ -78,18 +75,7 @@ def assign(system: System, name: str, unit: object, *, expose: bool, not_shown: 
             f"experiment {name!r}: its exposures are the predictions of {definition.model!r}, which are logged. Leave "
             "expose out."
         )
-    if found.takes_part:
-        one = Exposure(
-            experiment=name,
-            generation=generation,
-            unit=rule.unit(row),
-            variant=found.variant,
-            at_us=now_us,
-            reason=not_shown,
-            block=rule.block(row, now_us),
-            override=found.reason == "override",
-            attributes=msgspec.msgpack.encode({column: row[column] for column in definition.attributes}),
-        )
+    if (one := rule.exposure(row, now_us, generation, reason=not_shown)) is not None:
         log_exposures(system.part(Rules).log, [one])
     return found
 
@@ -139,7 +125,7 @@ def _note(system: System, state: ExperimentState, model: str | None) -> str:
     if declared is None:
         return "the project file does not declare it any more: stop it, or declare it again"
     if declared.hash != state.hash:
-        return "the definition changed since the start: stop and start it again (units are assigned anew)"
+        return "the definition changed since the start: stop and start it again (units are assigned again)"
     if model is not None and arm_shares(system.state.catalog, model).experiment != state.name:
         return "its canary was ended, so the champion answers all requests: stop it"
     return ""

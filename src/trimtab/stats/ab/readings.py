@@ -34,8 +34,8 @@ class Errors(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def reach(self, score: FloatArray | float) -> FloatArray:
         """Return the distance from the estimate that has a given normal score, such as 1.96."""
         known = np.maximum(self.freedom, 1.0)
-        wider = -stdtrit(known, ndtr(-np.asarray(score))) * np.sqrt(self.variance)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
+            wider = -stdtrit(known, ndtr(-np.asarray(score))) * np.sqrt(self.variance)
             found: FloatArray = np.maximum(score * np.sqrt(self.floor), wider)
         return np.where((self.freedom > 0.0) & ~np.isnan(found), found, np.inf)
 
@@ -160,7 +160,7 @@ def readings(
         spread_of_units = np.maximum(squares.sum(2), 0.0) / (n.sum(2) - (n > 0.0).sum(2))
         variances = spread_of_units * (weights**2 * n).sum(2) / scale**2
         used = (weights > 0.0).sum(2)
-        residuals = weights * apart / scale[:, :, None] * np.sqrt(used / (used - 1.0))[:, :, None]
+        residuals = weights * apart / scale[:, :, None] * np.sqrt(used / np.maximum(used - 1.0, 1.0))[:, :, None]
     freedom = np.where((used > 1).all(0), np.where(paired, used[0] - 1.0, used.sum(0) - 2.0), 0.0)
     return Readings(
         means=means,

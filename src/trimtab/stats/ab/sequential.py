@@ -207,16 +207,14 @@ def obrien_fleming(
     found = readings(control, treatment, ends, ratio=ratio, cuped=cuped, days=days, correlated=correlated)
     times = tuple(end / planned_blocks for end in ends)
     information = _growing(found.information)
-    bounds = np.array(spending_bounds(times, information, level=level, two_sided=two_sided))
     errors, (weights, _) = found.errors(), found.relative_weights()
     scores = errors.score(found.difference)
-    p = _repeated_p(times, information, scores if two_sided or better == "higher" else -scores, level, two_sided)
+    bounds, p = _bounds_and_p(times, information, scores if better == "higher" else -scores, 1.0 - level, two_sided)
     absolute, relative = errors.reach(bounds), found.errors(weights).reach(bounds)
     method = "o'brien-fleming" + (", day blocks" if days else "")
     return effects(found, absolute, relative, p, method, two_sided=two_sided, better=better, joined=True)
 
 
-@lru_cache(maxsize=256)
 def spending_bounds(
     times: tuple[float, ...],
     information: tuple[float, ...] | None = None,
@@ -242,14 +240,7 @@ def spending_bounds(
     """
     if not times or any(later <= sooner for sooner, later in zip((0.0, *times), times, strict=False)) or times[-1] > 1:
         raise Misuse(f"spending: needs growing times above 0 and at most 1, found {times}.")
-    error = (1.0 - level) / (2.0 if two_sided else 1.0)
-    score = -float(ndtri(error / 2.0))
-    spent = [0.0, *(2.0 * float(ndtr(-score / math.sqrt(time))) for time in times)]
-    walk = _Walk(two_sided)
-    return tuple(
-        walk.bound(seen, max(later - sooner, 1e-16))
-        for seen, sooner, later in zip(information or times, spent, spent[1:], strict=False)
-    )
+    return tuple(_table(times, information or times, (1.0 - level,), two_sided)[0].tolist())
 
 
 def crossing_probability(bounds: tuple[float, ...], information: tuple[float, ...], *, drift: float = 0.0) -> float:
@@ -265,50 +256,67 @@ def crossing_probability(bounds: tuple[float, ...], information: tuple[float, ..
     """
     walk = _Walk(True, drift / math.sqrt(information[-1]))
     for bound, seen in zip(bounds, information, strict=True):
-        walk.stop(seen, bound)
-    return 1.0 - walk.left
+        walk.stop(seen, np.array([bound]))
+    return 1.0 - float(walk.masses.sum())
+
+
+@lru_cache(maxsize=64)
+def _table(
+    times: tuple[float, ...], information: tuple[float, ...], errors: tuple[float, ...], two_sided: bool
+) -> FloatArray:
+    """Return the bound of each look for several errors, shape (errors, looks)."""
+    scores = ndtri(np.array(errors) / (4.0 if two_sided else 2.0))
+    walk = _Walk(two_sided, designs=len(errors))
+    spent, found = np.zeros(len(errors)), []
+    for time, seen in zip(times, information, strict=True):
+        until = 2.0 * ndtr(scores / math.sqrt(time))
+        found.append(walk.bound(seen, np.maximum(until - spent, 1e-16)))
+        spent = until
+    return np.column_stack(found)
 
 
 class _Walk:
-    """The distribution of a random walk that was stopped at no look until now."""
+    """The distributions of random walks with different bounds that were stopped at no look until now."""
 
-    def __init__(self, two_sided: bool, drift: float = 0.0) -> None:
+    def __init__(self, two_sided: bool, drift: float = 0.0, designs: int = 1) -> None:
         self.two_sided, self.drift = two_sided, drift
         self.seen = 0.0
-        self.nodes: FloatArray = np.zeros(1)  # values of the walk, whose variance is the information
-        self.masses: FloatArray = np.ones(1)  # their probabilities
+        self.nodes: FloatArray = np.zeros((designs, 1))  # values of the walk, whose variance is the information
+        self.masses: FloatArray = np.ones((designs, 1))  # their probabilities
 
-    @property
-    def left(self) -> float:
-        """The probability that the walk was not stopped."""
-        return float(self.masses.sum())
+    def bound(self, seen: float, errors: FloatArray) -> FloatArray:
+        """Return the scores that are exceeded with given probabilities in one direction, and go on below them.
 
-    def beyond(self, step: float, edge: float) -> float:
-        """Return the probability that the walk exceeds an edge after a step."""
-        return float(self.masses @ ndtr((self.nodes + self.drift * step - edge) / math.sqrt(step)))
+        The logarithm of the probability is concave, so Newton's method converges from everywhere.
+        """
+        width, root = math.sqrt(seen - self.seen), math.sqrt(seen)
+        score = np.ones(errors.size)
+        for _ in range(60):
+            apart = (self.nodes - root * score[:, None]) / width
+            beyond = (self.masses * ndtr(apart)).sum(1)
+            slope = (self.masses * np.exp(-apart * apart / 2.0)).sum(1) * root / width / math.sqrt(2.0 * math.pi)
+            moved = np.where(
+                beyond > 1e-250, np.log(np.maximum(beyond, 1e-300) / errors) * beyond / np.maximum(slope, 1e-300), -1.0
+            )
+            score = np.clip(score + moved, -FARTHEST, FARTHEST)
+            if np.abs(moved).max() < 1e-9:
+                break
+        self.stop(seen, score)
+        return score
 
-    def bound(self, seen: float, error: float) -> float:
-        """Return the score that is exceeded with a given probability in one direction, and go on below it."""
-        step, root = seen - self.seen, math.sqrt(seen)
-        low, high = -FARTHEST, FARTHEST
-        while high - low > 1e-8:
-            middle = (low + high) / 2.0
-            low, high = (middle, high) if self.beyond(step, middle * root) > error else (low, middle)
-        self.stop(seen, high)
-        return high
-
-    def stop(self, seen: float, bound: float) -> None:
+    def stop(self, seen: float, bound: FloatArray) -> None:
         """Take a step, and stop the walk where its score exceeds the bound."""
         step, root = seen - self.seen, math.sqrt(seen)
         middle = self.drift * seen
-        top = min(bound * root, middle + FARTHEST * root)
-        bottom = max(-bound * root if self.two_sided else -math.inf, middle - FARTHEST * root)
-        nodes, heights = _quadrature(64 * math.ceil((top - bottom) / math.sqrt(step) / 25.0))
+        top = np.minimum(bound * root, middle + FARTHEST * root)[:, None]
+        bottom = np.maximum(-bound * root if self.two_sided else -np.inf, middle - FARTHEST * root)[..., None]
+        widest = float((top - bottom).max())
+        nodes, heights = _quadrature(64 * math.ceil(widest / math.sqrt(step) / 25.0))
         nodes = (top - bottom) / 2.0 * nodes + (top + bottom) / 2.0
-        heights = heights * (top - bottom) / 2.0
-        apart = nodes[:, None] - self.nodes[None, :] - self.drift * step
-        density = np.exp(-apart * apart / (2.0 * step)) / math.sqrt(2.0 * math.pi * step) @ self.masses
-        self.seen, self.nodes, self.masses = seen, nodes, density * heights
+        apart = nodes[:, :, None] - self.nodes[:, None, :] - self.drift * step
+        density = (np.exp(-apart * apart / (2.0 * step)) @ self.masses[:, :, None])[:, :, 0]
+        self.masses = density * heights * (top - bottom) / 2.0 / math.sqrt(2.0 * math.pi * step)
+        self.seen, self.nodes = seen, nodes
 
 
 @lru_cache(maxsize=16)
@@ -317,22 +325,23 @@ def _quadrature(nodes: int) -> tuple[FloatArray, FloatArray]:
 
 
 def _growing(information: FloatArray) -> tuple[float, ...]:
-    """Return the information relative to the last look, rounded and strictly growing."""
+    """Return the information relative to the last look, rounded; it grows by at least a tenth of an even step."""
     shares = np.round(information / max(float(information[-1]), 1e-300), 3)
-    return tuple((np.maximum.accumulate(shares) + 1e-6 * np.arange(1, shares.size + 1)).tolist())
+    least = 0.1 / shares.size * np.arange(1, shares.size + 1)
+    return tuple((np.maximum.accumulate(np.maximum(shares - least, 0.0)) + least).tolist())
 
 
-def _repeated_p(
-    times: tuple[float, ...], information: tuple[float, ...], scores: FloatArray, level: float, two_sided: bool
-) -> FloatArray:
-    """Return the smallest error at which the bound of each look would have been exceeded, shape (looks,)."""
-    errors = np.unique([*np.geomspace(1e-6, 0.9, 14), 1.0 - level])
-    table = np.array([spending_bounds(times, information, level=1.0 - e, two_sided=two_sided) for e in errors.tolist()])
-    squares = np.sign(scores) * scores**2 if not two_sided else scores**2
-    logs = np.log(errors)
-    return np.array(
+def _bounds_and_p(
+    times: tuple[float, ...], information: tuple[float, ...], scores: FloatArray, error: float, two_sided: bool
+) -> tuple[FloatArray, FloatArray]:
+    """Return the bounds, and the smallest error at which each look would have exceeded its own, shape (looks,)."""
+    errors = np.unique([*np.geomspace(1e-5, 0.9, 8), error])
+    table = _table(times, information, tuple(errors.tolist()), two_sided)
+    squares = scores**2 if two_sided else np.sign(scores) * scores**2
+    p = np.array(
         [
-            math.exp(np.interp(-square, -bounds, logs)) if square > bounds[-1] else 1.0
-            for square, bounds in zip(squares, (table**2).T, strict=True)
+            math.exp(np.interp(-square, -bounds, np.log(errors))) if square > bounds[-1] else 1.0
+            for square, bounds in zip(squares, (np.sign(table) * table**2).T, strict=True)
         ]
     )
+    return table[int(np.searchsorted(errors, error))], p

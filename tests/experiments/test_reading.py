@@ -256,3 +256,34 @@ def test_a_reading_is_json() -> None:
     definition = experiment()
     reading = read_experiment(definition, state_of(definition), days_of(normal_days(np.random.default_rng(17), days=3)))
     assert msgspec.json.decode(msgspec.json.encode(reading), type=Reading) == reading
+
+
+def test_a_quantile_is_read_by_every_rule() -> None:
+    """The 90 % quantile of green is 20 % lower."""
+    from trimtab.experiments.records import ArmSums
+    from trimtab.stats.ab.quantiles import bins_of
+
+    rng = np.random.default_rng(18)
+    waits = {v: [rng.lognormal(1.0, 0.8, 600) * f for _ in range(16)] for v, f in (("blue", 1.0), ("green", 0.8))}
+
+    def counted(values: np.ndarray) -> ArmSums:
+        places, counts = np.unique(bins_of(values), return_counts=True)
+        return ArmSums(units=values.size, histogram=dict(zip(places.tolist(), counts.tolist(), strict=True)))
+
+    plain = days_of({name: {"wait": days} for name, days in waits.items()})
+    days = [
+        changed(day, variants={
+            name: msgspec.structs.replace(one, metrics={"wait": counted(waits[name][number])})
+            for name, one in day.variants.items()
+        })
+        for number, day in enumerate(plain)
+    ]  # fmt: skip
+    truth = np.quantile(np.concatenate(waits["blue"]), 0.9)
+    for rule, looks in (("sequence", 16), ("msprt", 16), ("obrien_fleming", 4), ("fixed", 1)):
+        how = {"rule": rule, "duration_us": 16 * DAY_US, "looks": 4}
+        definition = experiment(metric("wait", kind="quantile", quantile=0.9, better="lower"), **how)
+        found = one(read_experiment(definition, state_of(definition), days), "wait")
+        assert len(found.looks) == looks
+        assert found.looks[-1].control == pytest.approx(truth, rel=0.02)
+        assert found.verdict == "better"
+        assert found.looks[-1].relative == pytest.approx(-0.2, abs=0.06)

@@ -54,8 +54,8 @@ def check_ratio(definition: Experiment, state: ExperimentState, days: Sequence[E
         f"{name} {share:.2%}" for name, share in zip(definition.variants, total / total.sum(), strict=True)
     )
     wanted = np.average(expected, axis=0, weights=np.maximum(np.sum(counts, axis=1), 1e-9))
-    asked = ", ".join(f"{share:.2%}" for share in wanted)
-    text = f"units are split {shares}; declared: {asked} (p = {found.p:.2g})"
+    declared = ", ".join(f"{share:.2%}" for share in wanted)
+    text = f"units are split {shares}; declared: {declared} (p = {found.p:.2g})"
     if found.holds:
         return RatioCheck(holds=True, p=found.p, text=text)
     where = _where(definition, [day for day, _ in steady], expected)

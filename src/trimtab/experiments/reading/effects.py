@@ -18,9 +18,9 @@ from trimtab.stats.ab.arms import Arm, Effect
 from trimtab.stats.ab.bayes import posterior
 from trimtab.stats.ab.fixed import compare
 from trimtab.stats.ab.multiple import benjamini_hochberg, holm
-from trimtab.stats.ab.quantiles import compare_quantiles
+from trimtab.stats.ab.quantiles import quantile_arm
 from trimtab.stats.ab.sequential import compare_any_time, obrien_fleming
-from trimtab.stats.exact_sums import total_of
+from trimtab.stats.exact_sums import rounded
 
 _WEEK_US = 7 * DAY_US
 _LEAST = 2  # units of each variant without which nothing is compared
@@ -43,16 +43,17 @@ def days_until(start_us: int, end_us: int) -> int:
     return -(-end_us // DAY_US) - start_us // DAY_US
 
 
-def arm_of(days: Sequence[ExperimentDay], variant: str, metric: str, slice_: str = "") -> Arm:
+def arm_of(days: Sequence[ExperimentDay], variant: str, metric: Metric, slice_: str = "") -> Arm:
     """Return the sums of a variant and a metric, one block for each day."""
-    sums = [_sums(day, variant, metric, slice_) for day in days]
-    columns = {name: np.array([total_of([getattr(one, name)]) for one in sums], np.float64) for name in _SUMS}
-    has_x, has_d = (any(getattr(one, name) for one in sums) for name in ("xx", "dd"))
-    for name in ("x", "xx", "xy") if not has_x else ():
-        del columns[name]
-    for name in ("d", "dd", "yd") if not has_d else ():
-        del columns[name]
-    return Arm(units=np.array([one.units for one in sums], np.float64), **columns)
+    sums = [_sums(day, variant, metric.name, slice_) for day in days]
+    if metric.kind == "quantile":
+        return quantile_arm([one.histogram for one in sums], metric.quantile)
+    columns = {name: np.array([rounded(getattr(one, name)) for one in sums], np.float64) for name in _SUMS}
+    kept = set("y") | (set("x") if metric.before_us else set()) | (set("d") if metric.kind == "ratio" else set())
+    return Arm(
+        units=np.array([one.units for one in sums], np.float64),
+        **{name: column for name, column in columns.items() if kept.issuperset(name)},
+    )
 
 
 def looks_of(
@@ -69,8 +70,6 @@ def looks_of(
     """
     end_us = state.started_at_us + (definition.duration_us or sys.maxsize)
     days = [one for one in closed if one.excluded is None and one.day_us < end_us]
-    if metric.kind == "quantile":
-        return _quantile_looks(definition, metric, days, variant)
     how = _how(definition, metric)
     if definition.rule == "obrien_fleming":
         planned = days_until(state.started_at_us, end_us)
@@ -92,8 +91,8 @@ def looks_of(
 def slice_look(
     definition: Experiment, metric: Metric, days: Sequence[ExperimentDay], variant: str, slice_: str
 ) -> Look | None:
-    """Return the newest effect in one slice, or None if it has too few units or the metric is a quantile."""
-    if metric.kind == "quantile" or not _enough(definition, metric, days, variant, slice_):
+    """Return the newest effect in one slice, or None if it has too few units."""
+    if not _enough(definition, metric, days, variant, slice_):
         return None
     pair, how = _pair(definition, metric, days, variant, slice_), _how(definition, metric)
     if definition.rule in ("sequence", "msprt"):
@@ -112,7 +111,7 @@ def novelty_of(
     first_us = state.started_at_us // DAY_US * DAY_US
     for day in days:
         weeks.setdefault((day.day_us - first_us) // _WEEK_US, []).append(day)
-    if metric.kind == "quantile" or len(weeks) < 2:
+    if len(weeks) < 2:
         return []
     how = _how(definition, metric)
     return [
@@ -126,10 +125,10 @@ def bayesian(
     definition: Experiment, metric: Metric, days: Sequence[ExperimentDay], variant: str
 ) -> tuple[float | None, float | None]:
     """Return the probability that the variant is better, and the loss to expect from choosing it."""
-    if metric.kind in ("quantile", "ratio") or not _enough(definition, metric, days, variant):
+    if not _enough(definition, metric, days, variant):
         return None, None
-    pair = arm_of(days, definition.control, metric.name), arm_of(days, variant, metric.name)
-    found = posterior(*pair, higher=metric.better == "higher")
+    how = {name: value for name, value in _how(definition, metric).items() if name != "two_sided"}
+    found = posterior(*_pair(definition, metric, days, variant), **how)
     return found.probability_better, found.expected_loss
 
 
@@ -143,22 +142,6 @@ def adjusted(
     if known:
         for number, one in zip(known, correct(np.array([p[number] for number in known])), strict=True):
             found[number] = float(one)
-    return found
-
-
-def _quantile_looks(definition: Experiment, metric: Metric, days: Sequence[ExperimentDay], variant: str) -> list[Look]:
-    """Return the looks at a quantile: for the anytime rules on days 1, 2, 4, 8 and so on, which share the error."""
-    ends = [len(days)]
-    if definition.rule in ("sequence", "msprt"):
-        ends = [1 << number for number in range(len(days).bit_length())]
-    found, error = list[Look](), 1.0 - level_of(definition, metric)
-    for number, end in enumerate(ends, 1):
-        merged = [_histogram(days[:end], name, metric.name) for name in (definition.control, variant)]
-        if min(sum(one.values()) for one in merged) < _LEAST:
-            continue
-        share = error / (number * (number + 1)) if definition.rule in ("sequence", "msprt") else error
-        effect = compare_quantiles(*merged, metric.quantile, 1.0 - share)
-        found.append(_look(effect, days[end - 1]))
     return found
 
 
@@ -182,7 +165,7 @@ def _sums(day: ExperimentDay, variant: str, metric: str, slice_: str) -> ArmSums
 def _pair(
     definition: Experiment, metric: Metric, days: Sequence[ExperimentDay], variant: str, slice_: str = ""
 ) -> tuple[Arm, Arm]:
-    return arm_of(days, definition.control, metric.name, slice_), arm_of(days, variant, metric.name, slice_)
+    return arm_of(days, definition.control, metric, slice_), arm_of(days, variant, metric, slice_)
 
 
 def _enough(
@@ -190,14 +173,6 @@ def _enough(
 ) -> bool:
     names = (definition.control, variant)
     return all(sum(_sums(day, name, metric.name, slice_).units for day in days) >= _LEAST for name in names)
-
-
-def _histogram(days: Sequence[ExperimentDay], variant: str, metric: str) -> dict[int, int]:
-    found: dict[int, int] = {}
-    for day in days:
-        for number, count in _sums(day, variant, metric, "").histogram.items():
-            found[number] = found.get(number, 0) + count
-    return found
 
 
 def _look(effect: Effect, day: ExperimentDay) -> Look:

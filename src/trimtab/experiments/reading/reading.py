@@ -109,12 +109,12 @@ def decided_before(definition: Experiment) -> dict[str, str]:
     found |= {"looks": str(definition.looks)} if definition.rule == "obrien_fleming" else {}
     found |= {"slices": ", ".join(definition.slices)} if definition.slices else {}
     for role in ("primary", "guardrail", "secondary"):
-        names = [_asked(one) for one in definition.metrics if one.role == role]
+        names = [_described(one) for one in definition.metrics if one.role == role]
         found |= {role: "; ".join(names)} if names else {}
     return found
 
 
-def _asked(metric: Metric) -> str:
+def _described(metric: Metric) -> str:
     text = f"{metric.name} ({metric.kind}, {metric.better} is better"
     text += f", within {format_duration(metric.within_us)}" if metric.within_us else ""
     text += f", may be {metric.margin:.4g} of the control worse" if metric.role == "guardrail" else ""

@@ -24,7 +24,8 @@ TUNED = 20_000  # the number of units at which the bounds of the confidence sequ
 CLOSEST = -2.0 * math.log(0.05) + math.log(1.0 - 2.0 * math.log(0.05))  # the strength with the closest bounds
 TYPICAL = 0.05  # the typical effect that mSPRT is tuned for, in standard deviations of a unit
 FEWEST = 100  # the fewest units of a variant before a first reading without days
-FARTHEST = 9.0  # the largest score in the numerical integration
+FARTHEST = 9.0  # the largest bound
+FAR = 6.5  # the numerical integration ends at this score
 
 
 def compare_any_time(
@@ -295,9 +296,8 @@ class _Walk:
             apart = (self.nodes - root * score[:, None]) / width
             beyond = (self.masses * ndtr(apart)).sum(1)
             slope = (self.masses * np.exp(-apart * apart / 2.0)).sum(1) * root / width / math.sqrt(2.0 * math.pi)
-            moved = np.where(
-                beyond > 1e-250, np.log(np.maximum(beyond, 1e-300) / errors) * beyond / np.maximum(slope, 1e-300), -1.0
-            )
+            moved = np.log(np.maximum(beyond, 1e-300) / errors) * beyond / np.maximum(slope, 1e-300)
+            moved = np.where(beyond > 1e-250, moved, -1.0)  # farther out the probability has no logarithm
             score = np.clip(score + moved, -FARTHEST, FARTHEST)
             if np.abs(moved).max() < 1e-9:
                 break
@@ -308,10 +308,10 @@ class _Walk:
         """Take a step, and stop the walk where its score exceeds the bound."""
         step, root = seen - self.seen, math.sqrt(seen)
         middle = self.drift * seen
-        top = np.minimum(bound * root, middle + FARTHEST * root)[:, None]
-        bottom = np.maximum(-bound * root if self.two_sided else -np.inf, middle - FARTHEST * root)[..., None]
+        top = np.minimum(bound * root, middle + FAR * root)[:, None]
+        bottom = np.maximum(-bound * root if self.two_sided else -np.inf, middle - FAR * root)[..., None]
         widest = float((top - bottom).max())
-        nodes, heights = _quadrature(64 * math.ceil(widest / math.sqrt(step) / 25.0))
+        nodes, heights = _quadrature(32 * math.ceil(1.0 + widest / math.sqrt(step) / 20.0))
         nodes = (top - bottom) / 2.0 * nodes + (top + bottom) / 2.0
         apart = nodes[:, :, None] - self.nodes[:, None, :] - self.drift * step
         density = (np.exp(-apart * apart / (2.0 * step)) @ self.masses[:, :, None])[:, :, 0]
@@ -321,7 +321,7 @@ class _Walk:
 
 @lru_cache(maxsize=16)
 def _quadrature(nodes: int) -> tuple[FloatArray, FloatArray]:
-    return np.polynomial.legendre.leggauss(min(max(nodes, 64), 1024))
+    return np.polynomial.legendre.leggauss(min(nodes, 1024))
 
 
 def _growing(information: FloatArray) -> tuple[float, ...]:
@@ -335,7 +335,7 @@ def _bounds_and_p(
     times: tuple[float, ...], information: tuple[float, ...], scores: FloatArray, error: float, two_sided: bool
 ) -> tuple[FloatArray, FloatArray]:
     """Return the bounds, and the smallest error at which each look would have exceeded its own, shape (looks,)."""
-    errors = np.unique([*np.geomspace(1e-5, 0.9, 8), error])
+    errors = np.unique([*np.geomspace(1e-4, 0.9, 6), error])
     table = _table(times, information, tuple(errors.tolist()), two_sided)
     squares = scores**2 if two_sided else np.sign(scores) * scores**2
     p = np.array(

@@ -24,6 +24,8 @@ TUNED = 20_000  # the number of units at which the bounds of the confidence sequ
 CLOSEST = -2.0 * math.log(0.05) + math.log(1.0 - 2.0 * math.log(0.05))  # the strength with the closest bounds
 TYPICAL = 0.05  # the typical effect that mSPRT is tuned for, in standard deviations of a unit
 FEWEST = 100  # the fewest units of a variant before a first reading without days
+# degrees of freedom between which the critical t is interpolated
+_LADDER = np.array([*range(1, 25), *np.unique(np.geomspace(25, 20_000, 120).astype(int))], np.float64)
 FARTHEST = 9.0  # the largest bound
 FAR = 6.5  # the numerical integration ends at this score
 
@@ -101,7 +103,7 @@ def _reach_of_days(
     """Return the distance of the bounds by Student's t of the days, shape (looks,)."""
     errors = found.errors(weights)
     level = 1.0 - error / (2.0 if two_sided else 1.0)
-    critical = np.array([critical_t(int(freedom) + 1, int(freedom), level) for freedom in found.freedom])
+    critical = critical_by_days(found.freedom, level)
     with np.errstate(invalid="ignore"):
         reach: FloatArray = critical * np.sqrt(errors.variance)
     return reach
@@ -140,12 +142,33 @@ def _reach_of_mixture(
 ) -> FloatArray:
     """Return the distance of the bounds by a mixture of normal likelihood ratios, shape (looks,)."""
     strength = _strength(found, weights, rule)
+    critical = mixture_score(strength, error, two_sided)
+    reach = found.errors(weights).reach(np.where(strength > 0.0, critical, 1.0))
+    return np.where(strength > 0.0, reach, np.inf)
+
+
+def mixture_score(strength: FloatArray, error: float, two_sided: bool) -> FloatArray:
+    """Return the normal score at which the evidence of a normal mixture reaches 1 / error.
+
+    Args:
+        strength: The variance of the effects in the mixture, divided by the variance of the estimate.
+        error: The error of all looks together.
+        two_sided: Whether effects in both directions count.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         root = np.log1p(strength) / 2.0
         wanted = root - math.log(error) if two_sided else np.log1p(np.exp(root) / (2.0 * error))
-        critical = np.sqrt(2.0 * wanted * (1.0 + strength) / strength)
-    reach = found.errors(weights).reach(np.where(strength > 0.0, critical, 1.0))
-    return np.where(strength > 0.0, reach, np.inf)
+        found: FloatArray = np.sqrt(2.0 * wanted * (1.0 + strength) / strength)
+    return found
+
+
+def critical_by_days(freedom: FloatArray, level: float) -> FloatArray:
+    """Return the t of the days at which the evidence reaches 1 / (1 - level), for growing degrees of freedom."""
+    rungs = _LADDER[: int(np.searchsorted(_LADDER, freedom.max(initial=1.0))) + 1]
+    known = np.array([critical_t(int(one) + 1, int(one), level) for one in rungs])
+    with np.errstate(invalid="ignore"):
+        found: FloatArray = np.interp(np.log(np.maximum(freedom, 1.0)), np.log(rungs), known)
+    return np.where(freedom >= 2.0, found, np.inf)
 
 
 def _p_of_mixture(found: Readings, rule: AnyTimeRule, two_sided: bool, better: Better) -> FloatArray:

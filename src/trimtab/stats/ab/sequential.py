@@ -24,7 +24,10 @@ TUNED = 20_000  # the number of units at which the bounds of the confidence sequ
 CLOSEST = -2.0 * math.log(0.05) + math.log(1.0 - 2.0 * math.log(0.05))  # the strength with the closest bounds
 TYPICAL = 0.05  # the typical effect that mSPRT is tuned for, in standard deviations of a unit
 FEWEST = 100  # the fewest units of a variant before a first reading without days
-FARTHEST = 9.0  # the largest score in the numerical integration
+# degrees of freedom between which the critical t is interpolated
+_LADDER = np.array([*range(1, 25), *np.unique(np.geomspace(25, 20_000, 120).astype(int))], np.float64)
+FARTHEST = 9.0  # the largest bound
+FAR = 6.5  # the numerical integration ends at this score
 
 
 def compare_any_time(
@@ -100,7 +103,7 @@ def _reach_of_days(
     """Return the distance of the bounds by Student's t of the days, shape (looks,)."""
     errors = found.errors(weights)
     level = 1.0 - error / (2.0 if two_sided else 1.0)
-    critical = np.array([critical_t(int(freedom) + 1, int(freedom), level) for freedom in found.freedom])
+    critical = critical_by_days(found.freedom, level)
     with np.errstate(invalid="ignore"):
         reach: FloatArray = critical * np.sqrt(errors.variance)
     return reach
@@ -139,12 +142,33 @@ def _reach_of_mixture(
 ) -> FloatArray:
     """Return the distance of the bounds by a mixture of normal likelihood ratios, shape (looks,)."""
     strength = _strength(found, weights, rule)
+    critical = mixture_score(strength, error, two_sided)
+    reach = found.errors(weights).reach(np.where(strength > 0.0, critical, 1.0))
+    return np.where(strength > 0.0, reach, np.inf)
+
+
+def mixture_score(strength: FloatArray, error: float, two_sided: bool) -> FloatArray:
+    """Return the normal score at which the evidence of a normal mixture reaches 1 / error.
+
+    Args:
+        strength: The variance of the effects in the mixture, divided by the variance of the estimate.
+        error: The error of all looks together.
+        two_sided: Whether effects in both directions count.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         root = np.log1p(strength) / 2.0
         wanted = root - math.log(error) if two_sided else np.log1p(np.exp(root) / (2.0 * error))
-        critical = np.sqrt(2.0 * wanted * (1.0 + strength) / strength)
-    reach = found.errors(weights).reach(np.where(strength > 0.0, critical, 1.0))
-    return np.where(strength > 0.0, reach, np.inf)
+        found: FloatArray = np.sqrt(2.0 * wanted * (1.0 + strength) / strength)
+    return found
+
+
+def critical_by_days(freedom: FloatArray, level: float) -> FloatArray:
+    """Return the t of the days at which the evidence reaches 1 / (1 - level), for growing degrees of freedom."""
+    rungs = _LADDER[: int(np.searchsorted(_LADDER, freedom.max(initial=1.0))) + 1]
+    known = np.array([critical_t(int(one) + 1, int(one), level) for one in rungs])
+    with np.errstate(invalid="ignore"):
+        found: FloatArray = np.interp(np.log(np.maximum(freedom, 1.0)), np.log(rungs), known)
+    return np.where(freedom >= 2.0, found, np.inf)
 
 
 def _p_of_mixture(found: Readings, rule: AnyTimeRule, two_sided: bool, better: Better) -> FloatArray:
@@ -295,9 +319,8 @@ class _Walk:
             apart = (self.nodes - root * score[:, None]) / width
             beyond = (self.masses * ndtr(apart)).sum(1)
             slope = (self.masses * np.exp(-apart * apart / 2.0)).sum(1) * root / width / math.sqrt(2.0 * math.pi)
-            moved = np.where(
-                beyond > 1e-250, np.log(np.maximum(beyond, 1e-300) / errors) * beyond / np.maximum(slope, 1e-300), -1.0
-            )
+            moved = np.log(np.maximum(beyond, 1e-300) / errors) * beyond / np.maximum(slope, 1e-300)
+            moved = np.where(beyond > 1e-250, moved, -1.0)  # farther out the probability has no logarithm
             score = np.clip(score + moved, -FARTHEST, FARTHEST)
             if np.abs(moved).max() < 1e-9:
                 break
@@ -308,10 +331,10 @@ class _Walk:
         """Take a step, and stop the walk where its score exceeds the bound."""
         step, root = seen - self.seen, math.sqrt(seen)
         middle = self.drift * seen
-        top = np.minimum(bound * root, middle + FARTHEST * root)[:, None]
-        bottom = np.maximum(-bound * root if self.two_sided else -np.inf, middle - FARTHEST * root)[..., None]
+        top = np.minimum(bound * root, middle + FAR * root)[:, None]
+        bottom = np.maximum(-bound * root if self.two_sided else -np.inf, middle - FAR * root)[..., None]
         widest = float((top - bottom).max())
-        nodes, heights = _quadrature(64 * math.ceil(widest / math.sqrt(step) / 25.0))
+        nodes, heights = _quadrature(32 * math.ceil(1.0 + widest / math.sqrt(step) / 20.0))
         nodes = (top - bottom) / 2.0 * nodes + (top + bottom) / 2.0
         apart = nodes[:, :, None] - self.nodes[:, None, :] - self.drift * step
         density = (np.exp(-apart * apart / (2.0 * step)) @ self.masses[:, :, None])[:, :, 0]
@@ -321,7 +344,7 @@ class _Walk:
 
 @lru_cache(maxsize=16)
 def _quadrature(nodes: int) -> tuple[FloatArray, FloatArray]:
-    return np.polynomial.legendre.leggauss(min(max(nodes, 64), 1024))
+    return np.polynomial.legendre.leggauss(min(nodes, 1024))
 
 
 def _growing(information: FloatArray) -> tuple[float, ...]:
@@ -335,7 +358,7 @@ def _bounds_and_p(
     times: tuple[float, ...], information: tuple[float, ...], scores: FloatArray, error: float, two_sided: bool
 ) -> tuple[FloatArray, FloatArray]:
     """Return the bounds, and the smallest error at which each look would have exceeded its own, shape (looks,)."""
-    errors = np.unique([*np.geomspace(1e-5, 0.9, 8), error])
+    errors = np.unique([*np.geomspace(1e-4, 0.9, 6), error])
     table = _table(times, information, tuple(errors.tolist()), two_sided)
     squares = scores**2 if two_sided else np.sign(scores) * scores**2
     p = np.array(

@@ -88,6 +88,8 @@ PRINTED: dict[str, tuple[Printed, ...]] = {
     "experiment show": _all("experiments.reading.results:Reading", Printed("cli.printed:Written", when="--page")),
     **{f"experiment {one}": _all(DECISION) for one in ("start", "ramp", "pause", "resume", "stop", "conclude")},
     "experiment assign": _all("experiments.assignment:Assignment"),
+    "experiment plan": _all("experiments.reading.plan:ExperimentPlan"),
+    "experiment power": _all(Printed("experiments.reading.plan:RulePlan", each=True)),
     "versions list": _all(Printed("registry.searching:Found", each=True)),
     "versions show": _all("registry.describing.signature:DescribedVersion"),
     "versions card": _all("cli.printed:Written"),

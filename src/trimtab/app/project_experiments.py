@@ -65,9 +65,9 @@ class ProjectExperiments(System):
             NotFound: There is no such experiment.
             Misuse: As in `assign`.
         """
-        from trimtab.app.experiments.assigning import expose
+        from trimtab.app.experiments.assigning import assign
 
-        return expose(self, experiment, unit, not_shown=not_shown)
+        return assign(self, experiment, unit, expose=True, not_shown=not_shown)
 
     def start_experiment(self, experiment: str, *, why: str, actor: str = "a person") -> Decision:
         """Start an experiment as it is declared now. Started again later, it assigns the units again.

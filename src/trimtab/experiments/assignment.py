@@ -13,7 +13,7 @@ from trimtab.core.expressions.by_rows import compile_row
 from trimtab.core.shown import shown
 from trimtab.core.time import parse_time_us
 from trimtab.experiments.definitions import Experiment, Switchback
-from trimtab.experiments.records import Allocation, ExperimentState
+from trimtab.experiments.records import Allocation, ExperimentState, Exposure
 from trimtab.experiments.unit_hash import UnitHash
 
 BUCKETS = 10_000
@@ -122,6 +122,30 @@ class Assigner:
 
     def _block(self, switchback: Switchback, row: Mapping[str, Any], at_us: int) -> list[str | None]:
         return [str(at_us // switchback.every_us), *(_text(row[name]) for name in switchback.by)]
+
+    def exposure(self, row: Mapping[str, Any], at_us: int, generation: int, *, reason: str = "") -> Exposure | None:
+        """Return the exposure of the unit of a row; None if it takes no part.
+
+        Args:
+            row: As for `assign`.
+            at_us: The time at which the unit met its variant.
+            generation: The number of the experiment's start.
+            reason: Why the variant was not shown; empty if it was.
+        """
+        found = self.assign(row, at_us)
+        if not found.takes_part:
+            return None
+        return Exposure(
+            experiment=self.definition.name,
+            generation=generation,
+            unit=self.unit(row),
+            variant=found.variant,
+            at_us=at_us,
+            reason=reason,
+            block=self.block(row, at_us),
+            override=found.reason == "override",
+            attributes=_pack({column: row[column] for column in self.definition.attributes}),
+        )
 
     def _result(self, variant: str, reason: Reason) -> Assignment:
         found = self._results.get((variant, reason))

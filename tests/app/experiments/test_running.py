@@ -171,7 +171,7 @@ def test_a_changed_definition_has_no_effect_until_the_next_start(folder: Path) -
     changed = PROJECT.replace('"green": "green"}', '"green": "lime"}').replace('{"tester"', '{"customer-0"')
     (folder / "project.py").write_text(changed)
     with opened(folder) as project:
-        note = "the definition changed since the start: stop and start it again (units are assigned anew)"
+        note = "the definition changed since the start: stop and start it again (units are assigned again)"
         assert project.experiment("checkout").note == note
         assert note in "\n".join(project.experiment("checkout").lines())
         found = project.assign("checkout", "customer-0")

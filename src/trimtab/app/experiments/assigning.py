@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from functools import cached_property
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from trimtab.app.models.experiment_split import assigner_of
 from trimtab.core.errors import Misuse
@@ -14,7 +14,6 @@ from trimtab.experiments.records import (
     KIND,
     ExperimentState,
     ExperimentStatus,
-    Exposure,
     experiment_state,
     stored_definition,
 )
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from trimtab.app.system import System
+    from trimtab.store.ports import Log
 
 _LOOK_S = 0.5  # how long rules are used without a look at the catalogue, if it cannot tell quickly that it changed
 
@@ -33,8 +33,15 @@ class Rules:
 
     def __init__(self, system: System) -> None:
         self._system = system
+        self._mutex = threading.Lock()
         self._mark: Hashable = None
         self._of: dict[str, tuple[Assigner, int]] = {}  # by name: the rule and the generation
+
+    @cached_property
+    def log(self) -> Log:
+        """The log of exposures."""
+        with self._mutex:  # several threads may need it for the first time
+            return self._system.state.exposures
 
     def of(self, name: str) -> tuple[Assigner, int]:
         """Return the rule of an experiment as it is now, and its generation (0 before the first start).
@@ -56,54 +63,21 @@ class Rules:
         return rules[name]
 
 
-def assign(system: System, name: str, unit: object, *, expose: bool) -> Assignment:
-    """Return the variant of a unit; see `Project.assign`."""
+def assign(system: System, name: str, unit: object, *, expose: bool, not_shown: str = "") -> Assignment:
+    """Return the variant of a unit, and log its exposure if that is wanted; see `Project.assign`."""
     rule, generation = system.part(Rules).of(name)
-    row, now_us = check_row(rule.definition, unit), system.clock.now_us()
+    definition, row, now_us = rule.definition, check_row(rule.definition, unit), system.clock.now_us()
     found = rule.assign(row, now_us)
-    if expose:
-        _log(system, rule, generation, row, found, now_us, "")
-    return found
-
-
-def expose(system: System, name: str, unit: object, *, not_shown: str) -> Assignment:
-    """Record that a unit met its variant; see `Project.expose`."""
-    rule, generation = system.part(Rules).of(name)
-    row, now_us = check_row(rule.definition, unit), system.clock.now_us()
-    found = rule.assign(row, now_us)
-    _log(system, rule, generation, row, found, now_us, not_shown)
-    return found
-
-
-def _log(
-    system: System,
-    rule: Assigner,
-    generation: int,
-    row: dict[str, object],
-    found: Assignment,
-    now_us: int,
-    not_shown: str,
-) -> None:
-    definition = rule.definition
+    if not expose:
+        return found
     if definition.model is not None:
         raise Misuse(
-            f"experiment {definition.name!r}: its exposures are the predictions of {definition.model!r}, which are "
-            "logged. Leave expose out."
+            f"experiment {name!r}: its exposures are the predictions of {definition.model!r}, which are logged. Leave "
+            "expose out."
         )
-    if not found.takes_part:
-        return
-    one = Exposure(
-        experiment=definition.name,
-        generation=generation,
-        unit=rule.unit(row),
-        variant=found.variant,
-        at_us=now_us,
-        reason=not_shown,
-        block=rule.block(row, now_us),
-        override=found.reason == "override",
-        attributes=msgspec.msgpack.encode({column: row.get(column) for column in definition.attributes}),
-    )
-    log_exposures(system.state.exposures, [one])
+    if (one := rule.exposure(row, now_us, generation, reason=not_shown)) is not None:
+        log_exposures(system.part(Rules).log, [one])
+    return found
 
 
 def experiments(system: System) -> list[ExperimentStatus]:
@@ -151,7 +125,7 @@ def _note(system: System, state: ExperimentState, model: str | None) -> str:
     if declared is None:
         return "the project file does not declare it any more: stop it, or declare it again"
     if declared.hash != state.hash:
-        return "the definition changed since the start: stop and start it again (units are assigned anew)"
+        return "the definition changed since the start: stop and start it again (units are assigned again)"
     if model is not None and arm_shares(system.state.catalog, model).experiment != state.name:
         return "its canary was ended, so the champion answers all requests: stop it"
     return ""

@@ -270,8 +270,8 @@ class Running:
             return self._write_with_canary(definition, state, entry, changes)
         except Conflict as error:
             raise Conflict(
-                f"experiment {self._name!r}: another process changed it meanwhile, so nothing was done ({error}). "
-                "Look at its state, and try again."
+                f"experiment {self._name!r}: another process changed it meanwhile, so nothing was done. Look at its "
+                "state, and try again."
             ) from error
 
     def _write_with_canary(

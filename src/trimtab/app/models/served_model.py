@@ -11,6 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from trimtab.app.models.answerers import Answerers
+from trimtab.app.models.experiment_split import StoredArms
 from trimtab.app.models.version_memory import VersionMemory
 from trimtab.core.errors import Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.core.time import HOUR_US
@@ -19,7 +20,7 @@ from trimtab.registry import LoadedModel, Registry, Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.precomputed import Precomputed
-from trimtab.serving.arms.arms import CANARY, SHADOW, ArmShares, Canary, Shadow, Share, Split
+from trimtab.serving.arms.arms import CANARY, SHADOW, ArmShares, Canary, Shadow, Share
 from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.protect.degradation import Degradation, Degrading
 from trimtab.steering.definitions import Deployment
@@ -36,8 +37,7 @@ class ServedModel:
         answerers: Makes the answerers of its versions.
         registry: The versions and aliases.
         memory: The loaded versions.
-        shares: Returns the shares of requests that go to the canary and the shadow.
-        split: Returns the rule of an experiment that decides which requests go to the canary.
+        arms: The requests that go to the canary and the shadow.
         answers: Precomputed answers.
         max_age_us: The age up to which a precomputed answer is given.
     """
@@ -48,8 +48,7 @@ class ServedModel:
         *,
         registry: Registry,
         memory: VersionMemory,
-        shares: Callable[[], ArmShares],
-        split: Callable[[str], Split],
+        arms: StoredArms,
         answers: KeyValue,
         max_age_us: int = 36 * HOUR_US,
     ) -> None:
@@ -59,8 +58,7 @@ class ServedModel:
         self._registry = registry
         self._mutex = threading.Lock()  # `_follow` is called by threads that follow aliases, teach, or wake it
         self._memory = memory
-        self._shares = shares
-        self._split = split
+        self._arms = arms
         self._loaded: LoadedModel | None = None
         self._last: Version | None = None  # the version that answers, or that answered before the model was unloaded
         self._asked_in_vain = False  # True if a request could not load the model, so `follow` has to
@@ -153,6 +151,11 @@ class ServedModel:
     def see_stored(self) -> None:
         """Let the endpoint give precomputed answers if any are stored."""
         self.endpoint.precomputed = self.precomputed if self.precomputed.holds_any() else None
+        self.flush()
+
+    def flush(self) -> None:
+        """Log the exposures of experiments that wait."""
+        self._arms.flush()
 
     def sleep(self) -> bool:
         """Unload all versions until the next request, and return whether this was possible.
@@ -259,7 +262,7 @@ class ServedModel:
             self._memory.hold(self.deployment.name, answering, self._waits)
 
     def _put_arms(self, find: Find) -> None:
-        policy, shares = self.deployment.degrade, self._shares()
+        policy, shares = self.deployment.degrade, self._arms.shares()
         wanted = {CANARY: shares.canary, SHADOW: shares.shadow}
         if policy is not None and policy.version is not None:
             wanted[policy.version] = 1.0
@@ -285,8 +288,11 @@ class ServedModel:
             endpoint.canary = None
         elif endpoint.canary is None or (endpoint.canary.answerer, endpoint.canary.shares) != (canary, shares):
             named = shares.experiment
-            split = Share(name, shares.canary, about) if named is msgspec.UNSET else self._split(named)
-            endpoint.canary = Canary(canary, split, shares)
+            if named is msgspec.UNSET:
+                endpoint.canary = Canary(canary, Share(name, shares.canary, about), shares)
+            else:
+                split = self._arms.split(named)
+                endpoint.canary = Canary(canary, split, shares, split.unanswered)
         if shadow is None:
             endpoint.shadow = None
         elif endpoint.shadow is None or endpoint.shadow.answerer is not shadow:

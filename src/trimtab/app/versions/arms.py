@@ -13,7 +13,7 @@ from trimtab.core.records import Decision, GateRecord
 from trimtab.registry import AliasMove, Registry, Version
 from trimtab.registry.evidence import check_ungated
 from trimtab.registry.protection import CHAMPION
-from trimtab.serving.arms.arms import CANARY, KIND, SHADOW, ArmShares, shares_of
+from trimtab.serving.arms.arms import CANARY, KIND, SHADOW, ArmShares, arm_shares, shares_of
 from trimtab.steering.ledger import Entry, Evidence, Ledger
 from trimtab.store.ports import Append, Put, Record, Remove
 
@@ -54,6 +54,8 @@ def set_arm(
     there = registry.aliases(name).get(arm)  # read last, so that any change after this raises Conflict
     if there is None and "@" not in reference:
         raise NotFound(f"{name}: no version is its {arm} yet. Name one: {name}@N")
+    if experiment is None and share > 0.0:
+        check_not_split(system, name, arm)
     version = registry.get(reference if there is None or "@" in reference else there.version)
     if arm == CANARY and share > 0.0:  # a shadow needs no passed tests, because its answers are not returned to clients
         check_ungated(f"arm {version.name} as {arm}", registry.passed_gate(version), why)
@@ -99,10 +101,7 @@ class LedgeredArm:
             shares = msgspec.structs.replace(shares, **{row.alias: self._share})
         if row.alias == CANARY and mine is None and shares.experiment is not msgspec.UNSET:
             if self._share != 0.0:  # ending the canary is always allowed, and the experiment then stops
-                raise Conflict(
-                    f"{row.model}: the experiment {shares.experiment!r} splits its requests. Stop it first: "
-                    f"trimtab experiment stop {shares.experiment}"
-                )
+                check_not_split(self._system, row.model, row.alias)
             shares = _without_experiment(shares)
         if mine is not None:
             shares = _without_experiment(shares)
@@ -118,6 +117,16 @@ class LedgeredArm:
             entry = msgspec.structs.replace(mine.entry, evidence={**evidence, **mine.entry.evidence})
             changes = [*changes, kept, *mine.changes]
             self.decision = Ledger(self._system.state.catalog).write([entry], changes)[0]
+
+
+def check_not_split(system: System, model: str, arm: str) -> None:
+    """Raise Conflict if an experiment decides which requests an arm of a model gets."""
+    shares = arm_shares(system.state.catalog, model)
+    if arm == CANARY and shares.experiment is not msgspec.UNSET:
+        raise Conflict(
+            f"{model}: the experiment {shares.experiment!r} splits its requests. Stop it first: "
+            f"trimtab experiment stop {shares.experiment}"
+        )
 
 
 def _without_experiment(shares: ArmShares) -> ArmShares:

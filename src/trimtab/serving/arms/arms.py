@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 
@@ -81,6 +81,9 @@ class Share:
         return self._number(row) < self._below
 
 
+Unanswered: TypeAlias = Callable[[Sequence[Row], Exception], None]
+
+
 class Split(Protocol):
     """A rule that says which requests a canary gets."""
 
@@ -93,6 +96,7 @@ class Canary(msgspec.Struct, frozen=True, eq=False):
     answerer: Answerer
     share: Split
     shares: ArmShares | None = None  # the stored shares that `share` was made from
+    unanswered: Unanswered | None = None  # is told of requests that got no answer, and why
 
 
 class ShadowMetrics:

@@ -7,6 +7,8 @@ handler.
 
 from __future__ import annotations
 
+from trimtab.experiments.assignment import Assignment
+from trimtab.experiments.records import ExperimentStatus
 from trimtab.registry.versions import AliasMove
 from trimtab.serving.http.routes import project_routes as project
 from trimtab.serving.http.routes import service_routes as service
@@ -14,6 +16,7 @@ from trimtab.serving.http.routes.address import Address, Listed
 from trimtab.serving.http.routes.operations import (
     AliasShown,
     AskRepair,
+    AssignUnit,
     EntityFeatures,
     Labelled,
     LabelRow,
@@ -28,6 +31,7 @@ from trimtab.serving.log.prediction_record import LoggedPrediction
 
 _MODEL = "/v1/models/{model}"
 _ALIAS = f"{_MODEL}/aliases/{{alias}}"
+_EXPERIMENT = "/v1/experiments/{experiment}"
 _PREDICTION = "/v1/predictions/{prediction}"
 
 SERVICE = (
@@ -102,6 +106,18 @@ PROJECT = (
     Address(
         "POST", f"{_MODEL}/repairs", "admin", project.changed("ask_repair", AskRepair), "ask_repair",
         "Make and judge a candidate at the loop's next tick", "administration", RepairAsked, AskRepair,
+    ),
+    Address(
+        "GET", "/v1/experiments", "read", project.listed("experiments"), "experiments", "The experiments",
+        "experiments", Listed("experiments", ExperimentStatus),
+    ),
+    Address(
+        "GET", _EXPERIMENT, "read", project.shown("experiment"), "experiment", "An experiment as it is now",
+        "experiments", ExperimentStatus,
+    ),
+    Address(
+        "POST", f"{_EXPERIMENT}/assign", "predict", project.changed("assign", AssignUnit), "assign",
+        "The variant of a unit, whose exposure is logged if that is wanted", "experiments", Assignment, AssignUnit,
     ),
     Address(
         "POST", "/v1/labels/{model}", "write", project.label, "label",

@@ -34,8 +34,8 @@ class Errors(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def reach(self, score: FloatArray | float) -> FloatArray:
         """Return the distance from the estimate that has a given normal score, such as 1.96."""
         known = np.maximum(self.freedom, 1.0)
-        wider = -stdtrit(known, ndtr(-np.asarray(score))) * np.sqrt(self.variance)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
+            wider = -stdtrit(known, ndtr(-np.asarray(score))) * np.sqrt(self.variance)
             found: FloatArray = np.maximum(score * np.sqrt(self.floor), wider)
         return np.where((self.freedom > 0.0) & ~np.isnan(found), found, np.inf)
 
@@ -83,10 +83,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             return Errors(floor=floor, variance=floor, freedom=freedom)
         by_days: FloatArray = ((weights[:, :, None] * self.residuals).sum(0) ** 2).sum(1)
         if self.correlated:
-            excess = 2.0 * CORRELATION / (1.0 - CORRELATION)
-            # residuals of correlated days add up to 0, so they are smaller than the errors of the days
-            shrunk = np.maximum(1.0 - excess / np.maximum(self.freedom, 1.0), 0.25)
-            by_days = by_days + ((1.0 + excess) / shrunk - 1.0) * np.maximum(by_days - floor, 0.0)
+            by_days = allow_for_correlation(by_days, floor, self.freedom)
         return Errors(floor=floor, variance=by_days, freedom=self.freedom)
 
     def relative_weights(self) -> tuple[FloatArray, FloatArray]:
@@ -96,6 +93,15 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             known = np.abs(control) > MEASURABLE * np.sqrt(self.variances[0])
             size = np.where(known, np.abs(control), 1.0)
             return np.array([-np.sign(control) * treatment / size**2, 1.0 / size]), known
+
+
+def allow_for_correlation(by_days: FloatArray, floor: FloatArray, freedom: FloatArray) -> FloatArray:
+    """Return the variance that days show, whose excess over that of the units is increased for correlated days."""
+    excess = 2.0 * CORRELATION / (1.0 - CORRELATION)
+    # residuals of correlated days add up to 0, so they are smaller than the errors of the days
+    shrunk = np.maximum(1.0 - excess / np.maximum(freedom, 1.0), 0.25)
+    found: FloatArray = by_days + ((1.0 + excess) / shrunk - 1.0) * np.maximum(by_days - floor, 0.0)
+    return found
 
 
 def readings(
@@ -160,7 +166,7 @@ def readings(
         spread_of_units = np.maximum(squares.sum(2), 0.0) / (n.sum(2) - (n > 0.0).sum(2))
         variances = spread_of_units * (weights**2 * n).sum(2) / scale**2
         used = (weights > 0.0).sum(2)
-        residuals = weights * apart / scale[:, :, None] * np.sqrt(used / (used - 1.0))[:, :, None]
+        residuals = weights * apart / scale[:, :, None] * np.sqrt(used / np.maximum(used - 1.0, 1.0))[:, :, None]
     freedom = np.where((used > 1).all(0), np.where(paired, used[0] - 1.0, used.sum(0) - 2.0), 0.0)
     return Readings(
         means=means,

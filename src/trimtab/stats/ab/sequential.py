@@ -24,7 +24,10 @@ TUNED = 20_000  # the number of units at which the bounds of the confidence sequ
 CLOSEST = -2.0 * math.log(0.05) + math.log(1.0 - 2.0 * math.log(0.05))  # the strength with the closest bounds
 TYPICAL = 0.05  # the typical effect that mSPRT is tuned for, in standard deviations of a unit
 FEWEST = 100  # the fewest units of a variant before a first reading without days
-FARTHEST = 9.0  # the largest score in the numerical integration
+# degrees of freedom between which the critical t is interpolated
+_LADDER = np.array([*range(1, 25), *np.unique(np.geomspace(25, 20_000, 120).astype(int))], np.float64)
+FARTHEST = 9.0  # the largest bound
+FAR = 6.5  # the numerical integration ends at this score
 
 
 def compare_any_time(
@@ -100,7 +103,7 @@ def _reach_of_days(
     """Return the distance of the bounds by Student's t of the days, shape (looks,)."""
     errors = found.errors(weights)
     level = 1.0 - error / (2.0 if two_sided else 1.0)
-    critical = np.array([critical_t(int(freedom) + 1, int(freedom), level) for freedom in found.freedom])
+    critical = critical_by_days(found.freedom, level)
     with np.errstate(invalid="ignore"):
         reach: FloatArray = critical * np.sqrt(errors.variance)
     return reach
@@ -139,12 +142,33 @@ def _reach_of_mixture(
 ) -> FloatArray:
     """Return the distance of the bounds by a mixture of normal likelihood ratios, shape (looks,)."""
     strength = _strength(found, weights, rule)
+    critical = mixture_score(strength, error, two_sided)
+    reach = found.errors(weights).reach(np.where(strength > 0.0, critical, 1.0))
+    return np.where(strength > 0.0, reach, np.inf)
+
+
+def mixture_score(strength: FloatArray, error: float, two_sided: bool) -> FloatArray:
+    """Return the normal score at which the evidence of a normal mixture reaches 1 / error.
+
+    Args:
+        strength: The variance of the effects in the mixture, divided by the variance of the estimate.
+        error: The error of all looks together.
+        two_sided: Whether effects in both directions count.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         root = np.log1p(strength) / 2.0
         wanted = root - math.log(error) if two_sided else np.log1p(np.exp(root) / (2.0 * error))
-        critical = np.sqrt(2.0 * wanted * (1.0 + strength) / strength)
-    reach = found.errors(weights).reach(np.where(strength > 0.0, critical, 1.0))
-    return np.where(strength > 0.0, reach, np.inf)
+        found: FloatArray = np.sqrt(2.0 * wanted * (1.0 + strength) / strength)
+    return found
+
+
+def critical_by_days(freedom: FloatArray, level: float) -> FloatArray:
+    """Return the t of the days at which the evidence reaches 1 / (1 - level), for growing degrees of freedom."""
+    rungs = _LADDER[: int(np.searchsorted(_LADDER, freedom.max(initial=1.0))) + 1]
+    known = np.array([critical_t(int(one) + 1, int(one), level) for one in rungs])
+    with np.errstate(invalid="ignore"):
+        found: FloatArray = np.interp(np.log(np.maximum(freedom, 1.0)), np.log(rungs), known)
+    return np.where(freedom >= 2.0, found, np.inf)
 
 
 def _p_of_mixture(found: Readings, rule: AnyTimeRule, two_sided: bool, better: Better) -> FloatArray:
@@ -207,16 +231,14 @@ def obrien_fleming(
     found = readings(control, treatment, ends, ratio=ratio, cuped=cuped, days=days, correlated=correlated)
     times = tuple(end / planned_blocks for end in ends)
     information = _growing(found.information)
-    bounds = np.array(spending_bounds(times, information, level=level, two_sided=two_sided))
     errors, (weights, _) = found.errors(), found.relative_weights()
     scores = errors.score(found.difference)
-    p = _repeated_p(times, information, scores if two_sided or better == "higher" else -scores, level, two_sided)
+    bounds, p = _bounds_and_p(times, information, scores if better == "higher" else -scores, 1.0 - level, two_sided)
     absolute, relative = errors.reach(bounds), found.errors(weights).reach(bounds)
     method = "o'brien-fleming" + (", day blocks" if days else "")
     return effects(found, absolute, relative, p, method, two_sided=two_sided, better=better, joined=True)
 
 
-@lru_cache(maxsize=256)
 def spending_bounds(
     times: tuple[float, ...],
     information: tuple[float, ...] | None = None,
@@ -242,14 +264,7 @@ def spending_bounds(
     """
     if not times or any(later <= sooner for sooner, later in zip((0.0, *times), times, strict=False)) or times[-1] > 1:
         raise Misuse(f"spending: needs growing times above 0 and at most 1, found {times}.")
-    error = (1.0 - level) / (2.0 if two_sided else 1.0)
-    score = -float(ndtri(error / 2.0))
-    spent = [0.0, *(2.0 * float(ndtr(-score / math.sqrt(time))) for time in times)]
-    walk = _Walk(two_sided)
-    return tuple(
-        walk.bound(seen, max(later - sooner, 1e-16))
-        for seen, sooner, later in zip(information or times, spent, spent[1:], strict=False)
-    )
+    return tuple(_table(times, information or times, (1.0 - level,), two_sided)[0].tolist())
 
 
 def crossing_probability(bounds: tuple[float, ...], information: tuple[float, ...], *, drift: float = 0.0) -> float:
@@ -265,74 +280,91 @@ def crossing_probability(bounds: tuple[float, ...], information: tuple[float, ..
     """
     walk = _Walk(True, drift / math.sqrt(information[-1]))
     for bound, seen in zip(bounds, information, strict=True):
-        walk.stop(seen, bound)
-    return 1.0 - walk.left
+        walk.stop(seen, np.array([bound]))
+    return 1.0 - float(walk.masses.sum())
+
+
+@lru_cache(maxsize=64)
+def _table(
+    times: tuple[float, ...], information: tuple[float, ...], errors: tuple[float, ...], two_sided: bool
+) -> FloatArray:
+    """Return the bound of each look for several errors, shape (errors, looks)."""
+    scores = ndtri(np.array(errors) / (4.0 if two_sided else 2.0))
+    walk = _Walk(two_sided, designs=len(errors))
+    spent, found = np.zeros(len(errors)), []
+    for time, seen in zip(times, information, strict=True):
+        until = 2.0 * ndtr(scores / math.sqrt(time))
+        found.append(walk.bound(seen, np.maximum(until - spent, 1e-16)))
+        spent = until
+    return np.column_stack(found)
 
 
 class _Walk:
-    """The distribution of a random walk that was stopped at no look until now."""
+    """The distributions of random walks with different bounds that were stopped at no look until now."""
 
-    def __init__(self, two_sided: bool, drift: float = 0.0) -> None:
+    def __init__(self, two_sided: bool, drift: float = 0.0, designs: int = 1) -> None:
         self.two_sided, self.drift = two_sided, drift
         self.seen = 0.0
-        self.nodes: FloatArray = np.zeros(1)  # values of the walk, whose variance is the information
-        self.masses: FloatArray = np.ones(1)  # their probabilities
+        self.nodes: FloatArray = np.zeros((designs, 1))  # values of the walk, whose variance is the information
+        self.masses: FloatArray = np.ones((designs, 1))  # their probabilities
 
-    @property
-    def left(self) -> float:
-        """The probability that the walk was not stopped."""
-        return float(self.masses.sum())
+    def bound(self, seen: float, errors: FloatArray) -> FloatArray:
+        """Return the scores that are exceeded with given probabilities in one direction, and go on below them.
 
-    def beyond(self, step: float, edge: float) -> float:
-        """Return the probability that the walk exceeds an edge after a step."""
-        return float(self.masses @ ndtr((self.nodes + self.drift * step - edge) / math.sqrt(step)))
+        The logarithm of the probability is concave, so Newton's method converges from everywhere.
+        """
+        width, root = math.sqrt(seen - self.seen), math.sqrt(seen)
+        score = np.ones(errors.size)
+        for _ in range(60):
+            apart = (self.nodes - root * score[:, None]) / width
+            beyond = (self.masses * ndtr(apart)).sum(1)
+            slope = (self.masses * np.exp(-apart * apart / 2.0)).sum(1) * root / width / math.sqrt(2.0 * math.pi)
+            moved = np.log(np.maximum(beyond, 1e-300) / errors) * beyond / np.maximum(slope, 1e-300)
+            moved = np.where(beyond > 1e-250, moved, -1.0)  # farther out the probability has no logarithm
+            score = np.clip(score + moved, -FARTHEST, FARTHEST)
+            if np.abs(moved).max() < 1e-9:
+                break
+        self.stop(seen, score)
+        return score
 
-    def bound(self, seen: float, error: float) -> float:
-        """Return the score that is exceeded with a given probability in one direction, and go on below it."""
-        step, root = seen - self.seen, math.sqrt(seen)
-        low, high = -FARTHEST, FARTHEST
-        while high - low > 1e-8:
-            middle = (low + high) / 2.0
-            low, high = (middle, high) if self.beyond(step, middle * root) > error else (low, middle)
-        self.stop(seen, high)
-        return high
-
-    def stop(self, seen: float, bound: float) -> None:
+    def stop(self, seen: float, bound: FloatArray) -> None:
         """Take a step, and stop the walk where its score exceeds the bound."""
         step, root = seen - self.seen, math.sqrt(seen)
         middle = self.drift * seen
-        top = min(bound * root, middle + FARTHEST * root)
-        bottom = max(-bound * root if self.two_sided else -math.inf, middle - FARTHEST * root)
-        nodes, heights = _quadrature(64 * math.ceil((top - bottom) / math.sqrt(step) / 25.0))
+        top = np.minimum(bound * root, middle + FAR * root)[:, None]
+        bottom = np.maximum(-bound * root if self.two_sided else -np.inf, middle - FAR * root)[..., None]
+        widest = float((top - bottom).max())
+        nodes, heights = _quadrature(32 * math.ceil(1.0 + widest / math.sqrt(step) / 20.0))
         nodes = (top - bottom) / 2.0 * nodes + (top + bottom) / 2.0
-        heights = heights * (top - bottom) / 2.0
-        apart = nodes[:, None] - self.nodes[None, :] - self.drift * step
-        density = np.exp(-apart * apart / (2.0 * step)) / math.sqrt(2.0 * math.pi * step) @ self.masses
-        self.seen, self.nodes, self.masses = seen, nodes, density * heights
+        apart = nodes[:, :, None] - self.nodes[:, None, :] - self.drift * step
+        density = (np.exp(-apart * apart / (2.0 * step)) @ self.masses[:, :, None])[:, :, 0]
+        self.masses = density * heights * (top - bottom) / 2.0 / math.sqrt(2.0 * math.pi * step)
+        self.seen, self.nodes = seen, nodes
 
 
 @lru_cache(maxsize=16)
 def _quadrature(nodes: int) -> tuple[FloatArray, FloatArray]:
-    return np.polynomial.legendre.leggauss(min(max(nodes, 64), 1024))
+    return np.polynomial.legendre.leggauss(min(nodes, 1024))
 
 
 def _growing(information: FloatArray) -> tuple[float, ...]:
-    """Return the information relative to the last look, rounded and strictly growing."""
+    """Return the information relative to the last look, rounded; it grows by at least a tenth of an even step."""
     shares = np.round(information / max(float(information[-1]), 1e-300), 3)
-    return tuple((np.maximum.accumulate(shares) + 1e-6 * np.arange(1, shares.size + 1)).tolist())
+    least = 0.1 / shares.size * np.arange(1, shares.size + 1)
+    return tuple((np.maximum.accumulate(np.maximum(shares - least, 0.0)) + least).tolist())
 
 
-def _repeated_p(
-    times: tuple[float, ...], information: tuple[float, ...], scores: FloatArray, level: float, two_sided: bool
-) -> FloatArray:
-    """Return the smallest error at which the bound of each look would have been exceeded, shape (looks,)."""
-    errors = np.unique([*np.geomspace(1e-6, 0.9, 14), 1.0 - level])
-    table = np.array([spending_bounds(times, information, level=1.0 - e, two_sided=two_sided) for e in errors.tolist()])
-    squares = np.sign(scores) * scores**2 if not two_sided else scores**2
-    logs = np.log(errors)
-    return np.array(
+def _bounds_and_p(
+    times: tuple[float, ...], information: tuple[float, ...], scores: FloatArray, error: float, two_sided: bool
+) -> tuple[FloatArray, FloatArray]:
+    """Return the bounds, and the smallest error at which each look would have exceeded its own, shape (looks,)."""
+    errors = np.unique([*np.geomspace(1e-4, 0.9, 6), error])
+    table = _table(times, information, tuple(errors.tolist()), two_sided)
+    squares = scores**2 if two_sided else np.sign(scores) * scores**2
+    p = np.array(
         [
-            math.exp(np.interp(-square, -bounds, logs)) if square > bounds[-1] else 1.0
-            for square, bounds in zip(squares, (table**2).T, strict=True)
+            math.exp(np.interp(-square, -bounds, np.log(errors))) if square > bounds[-1] else 1.0
+            for square, bounds in zip(squares, (np.sign(table) * table**2).T, strict=True)
         ]
     )
+    return table[int(np.searchsorted(errors, error))], p

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.app.calls import public_calls
@@ -13,6 +14,8 @@ from trimtab.experiments.records import ExperimentStatus
 if TYPE_CHECKING:
     from trimtab.app.experiments.running import Running
     from trimtab.experiments.assignment import Assignment
+    from trimtab.experiments.reading.planted_runs import PlantedRuns
+    from trimtab.experiments.reading.results import Reading
 
 
 @public_calls
@@ -163,6 +166,68 @@ class ProjectExperiments(System):
             Unavailable: There are no days to judge the version on yet; nothing was changed.
         """
         return self._running(experiment, why, actor).conclude(winner)
+
+    def experiment_report(self, experiment: str) -> Reading:
+        """What an experiment says: units, checks, the effect on each metric over time, and what to do.
+
+        Days that are over are closed first; a report sees closed days only.
+
+        Raises:
+            NotFound: There is no such experiment.
+            Conflict: It was not started.
+        """
+        from trimtab.app.experiments.report import experiment_report
+
+        return experiment_report(self, experiment)
+
+    def experiment_page(self, experiment: str, *, to: str | Path) -> Path:
+        """Write the report of an experiment as an HTML page with plots, and return its file.
+
+        Args:
+            experiment: Its name.
+            to: The file (.html), or a folder to write it into.
+
+        Raises:
+            NotFound: There is no such experiment.
+            Conflict: It was not started.
+            Unavailable: The file cannot be written.
+        """
+        from trimtab.app.experiments.report import write_experiment_page
+
+        return write_experiment_page(self, experiment, Path(to))
+
+    def simulate_experiment(
+        self,
+        experiment: str,
+        *,
+        effect: float = 0.0,
+        runs: int = 200,
+        days: int = 56,
+        units: str | None = None,
+        seed: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> PlantedRuns:
+        """Run an experiment on past units with a planted effect: how often it decides rightly, when, and at what cost.
+
+        Args:
+            experiment: A declared experiment.
+            effect: By how much the primary metrics get better in the second variant, as a share; below 0 they get
+                worse. With 0, every decision is an error.
+            runs: The number of runs, each with other assignments.
+            days: The number of past days.
+            units: The source or request whose rows stand for exposures. By default, one with the unit's columns.
+            seed: By default, the setting `seed`.
+            progress: Called with the number of finished runs and of all runs.
+
+        Raises:
+            NotFound: There is no such experiment, or no history of its units.
+            Misuse: The source lacks columns, or the effect is not possible.
+        """
+        from trimtab.app.replay.experiment_replay import simulate_experiment
+
+        return simulate_experiment(
+            self, experiment, effect=effect, runs=runs, days=days, units=units, seed=seed, progress=progress
+        )
 
     def _running(self, experiment: str, why: str, actor: str) -> Running:
         from trimtab.app.experiments.running import Running

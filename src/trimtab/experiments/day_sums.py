@@ -13,6 +13,7 @@ from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.exposures import ExposureBlock
 from trimtab.experiments.records import ArmSums, VariantDay
 from trimtab.experiments.unit_values import UnitValues
+from trimtab.stats.ab.quantiles import bins_of
 from trimtab.stats.exact_sums import ExactSum, add_exact, exact_sum
 
 Array = NDArray[Any]
@@ -33,7 +34,8 @@ class DaySums:
     def __init__(self, experiment: Experiment) -> None:
         self._experiment = experiment
         self._metrics = {metric.name: metric for metric in experiment.metrics}
-        self._days = {name: VariantDay() for name in experiment.variants}
+        empty = VariantDay(metrics={metric.name: ArmSums() for metric in experiment.metrics})
+        self._days = dict.fromkeys(experiment.variants, empty)
         self._seen: dict[str, set[str]] = {name: set() for name in experiment.slices}
 
     def add(self, units: ExposureBlock, values: Mapping[str, UnitValues], labels: Array | None = None) -> None:
@@ -125,8 +127,6 @@ def _sums(metric: Metric, values: UnitValues, rows: Array) -> ArmSums:
     found = msgspec.structs.replace(ArmSums(units=int(there.sum())), **dict(_products(values, there)))
     if metric.kind != "quantile":
         return found
-    from trimtab.stats.ab.quantiles import bins_of
-
     bins, counts = np.unique(bins_of(values.y[there]), return_counts=True)
     return msgspec.structs.replace(found, histogram=dict(zip(bins.tolist(), counts.tolist(), strict=True)))
 

@@ -65,6 +65,7 @@ class MetricFeatures:
                 joins.append(self._join(f"before_{number}", metric, metric.before_us, same))
                 before = feature_set(self._request, [joins[-1]], texts=True)
             self._sets.append((feature_set(self._request, [after], texts=True), before))
+        self._read = {name for join in joins for name in join.by}
         self.every = feature_set(self._request, joins, texts=True) if joins else None  # all of them, for one run
 
     def values(
@@ -83,6 +84,7 @@ class MetricFeatures:
         named = {
             f"{dtype}_{place}": one
             for dtype in _TYPES
+            if any(name.startswith(dtype) for name in self._read)
             for place, one in enumerate(unit_columns(units, [dtype] * self._columns))
         }
         requests = Columns({**named, "at": Column("time", exposed_us)})
@@ -141,10 +143,7 @@ def _numbers(metric: Metric, read: Column, exposed_us: Array) -> Array:
         passed_us = np.where(read.present(), read.values - exposed_us, metric.within_us)
         return capped(metric, passed_us / SECOND_US)
     found = _floats(read)
-    if metric.kind == "proportion":
-        found = (np.nan_to_num(found) != 0.0).astype(np.float64)
-        return found
-    return capped(metric, found)
+    return (np.nan_to_num(found) != 0.0) + 0.0 if metric.kind == "proportion" else capped(metric, found)
 
 
 def _floats(read: Column) -> Array:

@@ -7,7 +7,7 @@ next one closes the same day with the same sums.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -104,7 +104,8 @@ class ExperimentDays:
         days: list[ExperimentDay] = []
         if not due:
             return days
-        with self._evaluating(due) as evaluate:
+        what = ["experiment", self._state.name, self._state.generation, [one.day_us for one in due]]
+        with evaluating(self._system, self._features.every, what) as evaluate:
             for one in due:
                 earlier = (unpacked_keys(blob.get(digest)) for digest in reached.units)
                 day, first = self.day(one, earlier, evaluate)
@@ -156,19 +157,6 @@ class ExperimentDays:
         logged = read_exposures(self._system.state.exposures, intake, state.name, state.generation, codes)
         return logged if self._units is None else chain(self._units.exposures(intake), logged)
 
-    @contextmanager
-    def _evaluating(self, due: list[DueDay]) -> Iterator[Evaluate]:
-        """Give a function that computes features from the events that are recorded now."""
-        features, state = self._features.every, self._state
-        if features is None:
-            yield _without_features
-            return
-        from trimtab.app.features.feature_runs import opened_run  # imported here, because it loads DuckDB
-
-        what = ["experiment", state.name, state.generation, [one.day_us for one in due]]
-        with opened_run(self._system, features, what, {}, None) as run:
-            yield partial(_evaluate, run)
-
     def _marks(self, day_us: int) -> tuple[str, ...]:
         """Return what else happened on a day: changed shares, and what the loop did with the model."""
         state, model = self._state, self.definition.model
@@ -196,6 +184,24 @@ def _placed(system: System, definition: Experiment) -> Experiment:
         for one in definition.metrics
     ]
     return msgspec.structs.replace(definition, metrics=tuple(metrics))
+
+
+@contextmanager
+def evaluating(system: System, features: FeatureSet | None, what: Sequence[Any]) -> Iterator[Evaluate]:
+    """Give a function that computes features from the events that are recorded now.
+
+    Args:
+        system: The project whose events are read.
+        features: All features that are computed; None: no metric reads events.
+        what: Everything else that determines the result, for work that is resumed after a stop.
+    """
+    if features is None:
+        yield _without_features
+        return
+    from trimtab.app.features.feature_runs import opened_run  # imported here, because it loads DuckDB
+
+    with opened_run(system, features, what, {}, None) as run:
+        yield partial(_evaluate, run)
 
 
 def _evaluate(

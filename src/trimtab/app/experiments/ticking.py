@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from trimtab.app.experiments.closing import close_due
 from trimtab.app.experiments.running import Running
 from trimtab.app.training.ticking import Ticked, tick_all
 from trimtab.core.errors import Conflict
@@ -17,8 +18,15 @@ if TYPE_CHECKING:
 
 
 def tick_project(system: System, watch: Callable[[Ticked], object] | None = None) -> list[Decision]:
-    """Run one tick of all deployments and experiments; see `Project.tick`."""
-    return [*tick_all(system, watch), *tick_experiments(system)]
+    """Run one tick of all deployments and experiments; see `Project.tick`.
+
+    The days of experiments are closed last, because the deployments find the red windows of their inputs. They are
+    closed even if a deployment failed.
+    """
+    try:
+        return [*tick_all(system, watch), *tick_experiments(system)]
+    finally:
+        close_due(system)
 
 
 def tick_experiments(system: System) -> list[Decision]:

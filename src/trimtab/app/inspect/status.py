@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.app.alerts.alert_overview import red_receivers
+from trimtab.app.experiments.report import running_lines
 from trimtab.app.features.clock_ahead import REPAIR, stamped_ahead
 from trimtab.app.features.feature_failures import feature_failures
 from trimtab.app.inspect.skew import skew_lines
@@ -117,6 +118,7 @@ def project_status(system: System) -> Status:
         failures=failures,
         disk_bytes=disk_bytes,
         service=service,
+        experiments=dict(running_lines(system)),
         signals=signals,
         red=red,
     )

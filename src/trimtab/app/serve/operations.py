@@ -17,6 +17,7 @@ from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.core.time import format_time
 from trimtab.experiments.assignment import Assignment
+from trimtab.experiments.reading.results import Reading
 from trimtab.experiments.records import ExperimentStatus
 from trimtab.features.definitions import View
 from trimtab.features.online.read.entity_read import read_entity
@@ -158,6 +159,19 @@ class ProjectModels:
     def experiment(self, name: str) -> ExperimentStatus:
         """Return an experiment as it is now."""
         return experiment_status(self._system, name)
+
+    def experiment_report(self, name: str) -> Reading:
+        """Return what an experiment says, from the days that are closed already."""
+        from trimtab.app.experiments.report import experiment_report
+
+        return experiment_report(self._system, name, close=False)
+
+    def experiment_page(self, name: str) -> str:
+        """Return an HTML page about an experiment, from the days that are closed already."""
+        from trimtab.experiments.reading.document import experiment_document
+        from trimtab.report import html_page
+
+        return html_page(experiment_document(self.experiment_report(name)))
 
     def assign(self, experiment: str, wanted: AssignUnit, *, actor: str) -> Assignment:
         """Return the variant of a unit, and log its exposure if that is wanted."""

@@ -8,6 +8,7 @@ handler.
 from __future__ import annotations
 
 from trimtab.experiments.assignment import Assignment
+from trimtab.experiments.reading.results import Reading
 from trimtab.experiments.records import ExperimentStatus
 from trimtab.registry.versions import AliasMove
 from trimtab.serving.http.routes import project_routes as project
@@ -60,7 +61,7 @@ SERVICE = (
 
 PROJECT = (
     Address(
-        "GET", "/", "read", project.start_page, "start_page", "The state of the project as a page", "service",
+        "GET", "/", "read", project.paged("start_page"), "start_page", "The state of the project as a page", "service",
         "text/html",
     ),
     Address(
@@ -69,7 +70,8 @@ PROJECT = (
     ),
     Address("GET", _MODEL, "read", project.model, "model", "A deployed model", "models", ModelShown),
     Address(
-        "GET", f"{_MODEL}/page", "read", project.page, "page", "The quality of a model as a page", "models", "text/html"
+        "GET", f"{_MODEL}/page", "read", project.paged("page"), "page", "The quality of a model as a page", "models",
+        "text/html",
     ),
     Address(
         "GET", f"{_MODEL}/stages", "read", project.listed("stages"), "stages",
@@ -114,6 +116,14 @@ PROJECT = (
     Address(
         "GET", _EXPERIMENT, "read", project.shown("experiment"), "experiment", "An experiment as it is now",
         "experiments", ExperimentStatus,
+    ),
+    Address(
+        "GET", f"{_EXPERIMENT}/report", "read", project.shown("experiment_report"), "experiment_report",
+        "What an experiment says, from its closed days", "experiments", Reading,
+    ),
+    Address(
+        "GET", f"{_EXPERIMENT}/page", "read", project.paged("experiment_page"), "experiment_page",
+        "What an experiment says, as a page", "experiments", "text/html",
     ),
     Address(
         "POST", f"{_EXPERIMENT}/assign", "predict", project.changed("assign", AssignUnit), "assign",

@@ -9,6 +9,7 @@ import msgspec
 
 from trimtab.core.records import Prediction
 from trimtab.experiments.assignment import Assignment
+from trimtab.experiments.reading.results import Reading
 from trimtab.experiments.records import ExperimentStatus
 from trimtab.features.online.read.entity_read import ViewNow
 from trimtab.registry.describing.signature import Signature
@@ -193,6 +194,12 @@ class ModelOperations(Protocol):
     def experiments(self) -> list[ExperimentStatus]: ...
 
     def experiment(self, name: str) -> ExperimentStatus: ...
+
+    def experiment_report(self, name: str) -> Reading: ...
+
+    def experiment_page(self, name: str) -> str:
+        """Return an HTML page about an experiment."""
+        ...
 
     def assign(self, experiment: str, wanted: AssignUnit, *, actor: str) -> Assignment:
         """Return the variant of a unit, and log its exposure if that is wanted."""

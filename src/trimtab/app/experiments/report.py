@@ -1,0 +1,65 @@
+"""Reports about experiments: the reading of one, its page, and a line about each that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trimtab.app.experiments.assigning import experiments
+from trimtab.app.experiments.closing import close_due
+from trimtab.core.errors import Conflict, Unavailable
+from trimtab.experiments.days import stored_days
+from trimtab.experiments.reading.document import experiment_document
+from trimtab.experiments.reading.reading import read_experiment
+from trimtab.experiments.reading.results import Reading
+from trimtab.experiments.records import experiment_state, stored_definition
+from trimtab.report import html_page
+from trimtab.store.durable_files import write_durably
+
+if TYPE_CHECKING:
+    from trimtab.app.system import System
+
+
+def experiment_report(system: System, name: str, *, close: bool = True) -> Reading:
+    """Return what an experiment says now; see `Project.experiment_report`.
+
+    Args:
+        system: The project.
+        name: The experiment.
+        close: Whether to close the days that can be closed now, before they are read.
+    """
+    state = experiment_state(system.state.catalog, name)
+    if state is None:
+        system.definitions.experiment(name)  # raises NotFound
+        raise Conflict(f"experiment {name!r}: it was not started. Start it: trimtab experiment start {name} --why TEXT")
+    if close:
+        close_due(system, name)
+    days = stored_days(system.state.catalog, name, state.generation)
+    return read_experiment(stored_definition(state), state, days)
+
+
+def write_experiment_page(system: System, name: str, to: Path) -> Path:
+    """Write the page of an experiment into the file or folder `to`, and return the path of the file.
+
+    Raises:
+        NotFound: The experiment does not exist.
+        Conflict: It was not started.
+        Unavailable: The file cannot be written, for lack of space or access.
+    """
+    file = to if to.suffix == ".html" else to / f"{name}-experiment.html"
+    page = html_page(experiment_document(experiment_report(system, name)))
+    try:
+        write_durably(file, page.encode())
+    except OSError as error:
+        raise Unavailable(f"{file}: {error.strerror}. Check free space and access, then try again.") from error
+    return file
+
+
+def running_lines(system: System) -> Iterator[tuple[str, str]]:
+    """Yield the name of each experiment that runs or is paused, and what its closed days say, as one line."""
+    for one in experiments(system):
+        if one.phase in ("running", "paused"):
+            reading = experiment_report(system, one.name, close=False)
+            note = f" ({one.note})" if one.note else ""
+            yield one.name, f"{one.phase}, {reading.days} closed days: {reading.decision.text}{note}"

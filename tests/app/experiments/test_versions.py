@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import shop
 
+from processes import eventually
 from trimtab.app.project import Project
 from trimtab.app.serve.operations import ProjectModels
 from trimtab.core.errors import Conflict, Misuse, NotFound
@@ -15,6 +16,7 @@ from trimtab.experiments.exposures import decode
 from trimtab.serving.arms.arm_counts import ServiceMetrics
 from trimtab.serving.arms.arm_metrics import metrics_key, write_metrics
 from trimtab.serving.arms.arms import ArmShares, arm_shares
+from trimtab.serving.client import connect
 from trimtab.serving.failures import Late
 from trimtab.serving.http.routes.operations import Move
 
@@ -179,3 +181,23 @@ def test_units_whose_request_got_no_answer_are_exposures_with_the_reason(project
     late = {one.unit for one in logged if one.reason == "timeout"}
     assert late == {one.unit for one in logged if int(one.unit.removeprefix("visit-")) < 30}
     assert {one.reason for one in logged} == {"timeout", "error"}
+
+
+def test_a_service_splits_its_requests_and_follows_the_end(trained: Path) -> None:
+    with shop.opened(declared(trained)) as project:
+        project.start_experiment("smaller", why="The smaller one is as good.")
+        wanted = {f"visit-{n}": project.assign("smaller", f"visit-{n}").variant for n in range(40)}
+    with shop.serving(trained) as (_, url), connect(url) as client:
+        rows = [shop.visit(name, shop.NOW_US) for name in wanted]
+
+        def arms() -> list[str]:
+            return [answer.arm for answer in client.predict("buyer", rows)]
+
+        expected = ["canary" if variant == "other" else "champion" for variant in wanted.values()]
+        eventually(lambda: arms() == expected)
+        assert client.assign("smaller", "tester").value == "buyer@1"
+        with pytest.raises(Misuse, match="its exposures are the predictions of 'buyer'"):
+            client.assign("smaller", "tester", expose=True)
+        with shop.opened(trained) as project:
+            project.stop_experiment("smaller", why="Enough is known.")
+        eventually(lambda: {*arms()} == {"champion"})

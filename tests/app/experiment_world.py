@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 import trimtab as tt
 from trimtab.core.clock import VirtualClock
@@ -22,6 +23,7 @@ from trimtab.experiments.exposures import log_exposures
 from trimtab.experiments.records import KIND, Allocation, ArmSums, ExperimentState, Exposure, VariantDay
 from trimtab.features.aggregates import Aggregate, count, mean
 from trimtab.features.aggregates import sum as total
+from trimtab.stats.ab.quantiles import bins_of
 from trimtab.store import Put
 
 BEGIN_US = parse_time_us("2024-03-01T00:00:00Z")
@@ -77,6 +79,7 @@ def definition_of(project: tt.Project, **changes: Any) -> Experiment:
             Metric(name="bought", kind="proportion", value=count(where=large), within_us=DAY_US,
                    before_us=30 * HOUR_US, **whole),
             Metric(name="basket", kind="ratio", value=total("amount"), denominator=count(), within_us=DAY_US, **whole),
+            Metric(name="p90", kind="quantile", quantile=0.9, value=total("amount"), within_us=DAY_US, **whole),
             Metric(name="until", kind="time_to_event", value=count(where=large), within_us=DAY_US, **whole),
         ),
     )  # fmt: skip
@@ -242,7 +245,8 @@ def arm(written: Written, metric: Metric, units: Sequence[Exposure], known_by_us
         if rows and all(letter in rows[0] for letter in name):
             products = [row[name[0]] * (row[name[1]] if len(name) == 2 else 1.0) for row in rows]
             sums[name] = parts(sum(map(Fraction, products), Fraction(0)))
-    return msgspec.structs.replace(ArmSums(units=len(rows)), **sums)
+    bins = Counter(int(bins_of(np.array([row["y"]]))[0]) for row in rows) if metric.kind == "quantile" else {}
+    return msgspec.structs.replace(ArmSums(units=len(rows)), **sums, histogram=dict(sorted(bins.items())))
 
 
 def parts(value: Fraction) -> tuple[float, ...]:

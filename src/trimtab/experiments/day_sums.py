@@ -13,6 +13,7 @@ from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.exposures import ExposureBlock
 from trimtab.experiments.records import ArmSums, VariantDay
 from trimtab.experiments.unit_values import UnitValues
+from trimtab.stats.ab.quantiles import bins_of
 from trimtab.stats.exact_sums import ExactSum, add_exact, exact_sum
 
 Array = NDArray[Any]
@@ -126,8 +127,6 @@ def _sums(metric: Metric, values: UnitValues, rows: Array) -> ArmSums:
     found = msgspec.structs.replace(ArmSums(units=int(there.sum())), **dict(_products(values, there)))
     if metric.kind != "quantile":
         return found
-    from trimtab.stats.ab.quantiles import bins_of
-
     bins, counts = np.unique(bins_of(values.y[there]), return_counts=True)
     return msgspec.structs.replace(found, histogram=dict(zip(bins.tolist(), counts.tolist(), strict=True)))
 

@@ -46,9 +46,9 @@ class FirstExposures(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         `blocks` are the exposures that `first_exposures` was given.
         """
         waiting: list[ExposureBlock] = []
-        for block in blocks:
+        for block in blocks if len(self) else ():
             at, there = self.rows_of(block.keys)
-            there &= self.places[at] == block.places if len(self) else False
+            there &= self.places[at] == block.places
             if there.any():
                 waiting.append(block.take(there))
             if sum(map(len, waiting)) >= rows:

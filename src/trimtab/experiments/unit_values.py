@@ -65,6 +65,7 @@ class MetricFeatures:
                 joins.append(self._join(f"before_{number}", metric, metric.before_us, same))
                 before = feature_set(self._request, [joins[-1]], texts=True)
             self._sets.append((feature_set(self._request, [after], texts=True), before))
+        self._read = {name for join in joins for name in join.by}
         self.every = feature_set(self._request, joins, texts=True) if joins else None  # all of them, for one run
 
     def values(
@@ -83,6 +84,7 @@ class MetricFeatures:
         named = {
             f"{dtype}_{place}": one
             for dtype in _TYPES
+            if any(name.startswith(dtype) for name in self._read)
             for place, one in enumerate(unit_columns(units, [dtype] * self._columns))
         }
         requests = Columns({**named, "at": Column("time", exposed_us)})

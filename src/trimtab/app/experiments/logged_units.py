@@ -1,4 +1,4 @@
-"""The units of an experiment over versions: which unit asked for each logged prediction, and its assigned variant."""
+"""The units of an experiment over versions: the unit of each logged prediction, and its assigned variant."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ class LoggedUnits:
         """Return the columns of a logged request; None if it does not have the columns that identify its unit."""
         names = self._columns.get(prediction.version)
         if names is None:
-            asked = self._request_of(prediction.version) or self._request
-            names = self._columns[prediction.version] = list(asked.columns)
+            request = self._request_of(prediction.version) or self._request
+            names = self._columns[prediction.version] = list(request.columns)
         values = msgspec.msgpack.decode(prediction.request)
         if not isinstance(values, list) or len(values) != len(names):
             return None

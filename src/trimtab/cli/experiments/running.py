@@ -40,8 +40,8 @@ def _verb(verb: str, summary: str, example: str) -> click.Command:
 start = _verb(
     "start",
     "Start an experiment as it is declared now.\n\nMetrics, margins and the rule cannot change while it runs: a "
-    "changed definition is a new start, with units assigned again. An experiment over versions makes the other version the "
-    "canary of the model.",
+    "changed definition is a new start, with units assigned again. An experiment over versions makes the other "
+    "version the canary of the model.",
     "a shorter form loses fewer customers",
 )
 pause = _verb("pause", "Give all units the control until the experiment is resumed.", "the payment service is down")

@@ -7,7 +7,7 @@ in common cancels in either, where both variants have units on that day.
 
 The variance of the days is larger than that of the units by what days add. Only this excess can be correlated from one
 day to the next, so only the excess is increased for the correlation. Compared with the estimator of slow changes (see
-`block_sum_variance`), this gives intervals that are shorter by 5 % for 50 days and by 15 % for 14 days (D0213).
+`block_sum_variance`), this gives intervals that are shorter by 5 % for 50 days and by 13 % for 14 days (D0213).
 """
 
 from __future__ import annotations

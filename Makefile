@@ -57,6 +57,9 @@ soak: .venv/.stamp .venv/.data
 own-data: .venv/.stamp .venv/.data
 	$(BIN)/python examples/own_data/report.py
 
+checkout: .venv/.stamp .venv/.data
+	$(BIN)/python examples/checkout/run.py $(ARGS)
+
 docs: .venv/.stamp
 	$(BIN)/pytest -q --doctest-glob="*.md" docs README.md tests/test_repository.py
 

@@ -84,7 +84,7 @@ def test_a_small_effect_cannot_be_seen_with_little_traffic() -> None:
 def test_a_worse_variant_is_stopped() -> None:
     found = read(4, days=30, effect=-0.05)
     assert found.act == "stop"
-    assert found.text.startswith("stop: it is worse: revenue -")
+    assert found.text.startswith("stop green: it is worse: revenue -")
     assert found.variant == "green"
 
 

@@ -192,6 +192,7 @@ VERSIONS = {"model": BUYER, "unit": (), "variants": {"control": "champion", "new
         (VERSIONS | {"variants": {"control": "champion", "new": "champion"}}, 'Make "champion" the first variant'),
         (VERSIONS | {"attributes": {"x": float}}, "with model=, attributes are the request's columns. Leave them out."),
         (VERSIONS | {"unit": "buyer_id"}, "'buyer_id' is not a column of the request. Known: visit_id, customer_id, x"),
+        (VERSIONS | {"unit": "x"}, "'x' is a float. Identify units and regions by texts or integers."),
         (VERSIONS | {"model": "buyer"}, "model='buyer' is no model. Give what tt.model() returned."),
         (VERSIONS | {"switchback": tt.switchback(every="1h", by="city")}, "'city' is not a column of the request."),
     ],

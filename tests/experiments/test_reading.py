@@ -131,7 +131,7 @@ def test_a_guardrail_worse_than_its_margin_stops_the_variant() -> None:
     assert one(reading).verdict == "better"
     assert one(reading, "latency").verdict == "worse"
     assert reading.decision.act == "stop"
-    assert reading.decision.text.startswith("stop: guardrail latency is worse than its margin of 2 %")
+    assert reading.decision.text.startswith("stop green: guardrail latency is worse than its margin of 2 %")
 
 
 def test_a_variant_ships_only_when_its_guardrails_are_proven() -> None:

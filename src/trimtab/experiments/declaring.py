@@ -273,6 +273,9 @@ def experiment(
         if column not in kinds:
             where_to = "a column of the request" if model is not None else 'one of attributes={"country": str}'
             raise Misuse(f"{what}: {column!r} is not {where_to}. Known: {', '.join(kinds) or 'none'}.")
+    for column in (*columns, *regions) if model is not None else ():
+        if kinds[column] not in ("str", "int"):
+            raise Misuse(f"{what}: {column!r} is a {kinds[column]}. Identify units and regions by texts or integers.")
     made = Experiment(
         name=name,
         unit=columns,

@@ -48,7 +48,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return [msgspec.structs.replace(self, source=None), self.source.content_of(sorted(read))]
 
 
-class Switchback(msgspec.Struct, frozen=True, kw_only=True):
+class Switchback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Blocks of time in which all requests of a region get the same variant."""
 
     every_us: int  # the length of a block

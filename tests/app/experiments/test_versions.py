@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import shop
 
+from processes import eventually
 from trimtab.app.project import Project
 from trimtab.app.serve.operations import ProjectModels
 from trimtab.core.errors import Conflict, Misuse, NotFound
@@ -15,6 +16,7 @@ from trimtab.experiments.exposures import decode
 from trimtab.serving.arms.arm_counts import ServiceMetrics
 from trimtab.serving.arms.arm_metrics import metrics_key, write_metrics
 from trimtab.serving.arms.arms import ArmShares, arm_shares
+from trimtab.serving.client import connect
 from trimtab.serving.failures import Late
 from trimtab.serving.http.routes.operations import Move
 
@@ -136,17 +138,22 @@ def test_an_online_learner_is_refused_as_a_confound(trained: Path) -> None:
         shop.opened(trained)
 
 
-def test_a_winner_that_the_gate_refuses_is_not_promoted(project: Project) -> None:
-    project.start_experiment("smaller", why="The smaller one is as good.")
-    shop.move(project, 1)
-    row = project.conclude_experiment("smaller", "other", why="It is better by 3 %.")
-    status = project.experiment("smaller")
-    assert (row.act, row.evidence["winner"], status.phase) == ("conclude_experiment", "other", "concluded")
-    champion = project.registry.get("buyer@champion").name
-    assert champion == ("buyer@1" if row.evidence["promotion"] == "promoted" else "buyer@2")
-    assert any(one.act in ("promote", "refuse") for one in project.ledger())
-    assert {*arms(project).values()} == {"champion"}
-    assert arm_shares(project.state.catalog, "buyer") == ArmShares()
+@pytest.mark.parametrize(("margin", "promotion", "champion"), [("-0.5", "promoted", 1), ("0.5", "refused", 2)])
+def test_a_winner_is_promoted_by_the_gate_or_not_at_all(
+    trained: Path, margin: str, promotion: str, champion: int
+) -> None:
+    declared(trained)
+    text = (trained / "project.py").read_text()
+    (trained / "project.py").write_text(text.replace("margin=-0.5", f"margin={margin}"))
+    with shop.opened(trained) as project:
+        project.start_experiment("smaller", why="The smaller one is as good.")
+        row = project.conclude_experiment("smaller", "other", why="It is better by 3 %.")
+        status = project.experiment("smaller")
+        assert (row.act, row.evidence["winner"], status.phase) == ("conclude_experiment", "other", "concluded")
+        assert row.evidence["promotion"] == promotion
+        assert project.registry.get("buyer@champion").name == f"buyer@{champion}"
+        assert {*arms(project).values()} == {"champion"}
+        assert arm_shares(project.state.catalog, "buyer") == ArmShares()
 
 
 def test_when_the_control_wins_nothing_is_promoted(project: Project) -> None:
@@ -179,3 +186,37 @@ def test_units_whose_request_got_no_answer_are_exposures_with_the_reason(project
     late = {one.unit for one in logged if one.reason == "timeout"}
     assert late == {one.unit for one in logged if int(one.unit.removeprefix("visit-")) < 30}
     assert {one.reason for one in logged} == {"timeout", "error"}
+
+
+def test_a_service_splits_its_requests_and_follows_the_end(trained: Path) -> None:
+    with shop.opened(declared(trained)) as project:
+        project.start_experiment("smaller", why="The smaller one is as good.")
+        wanted = {f"visit-{n}": project.assign("smaller", f"visit-{n}").variant for n in range(40)}
+    with shop.serving(trained) as (_, url), connect(url) as client:
+        rows = [shop.visit(name, shop.NOW_US) for name in wanted]
+
+        def arms() -> list[str]:
+            return [answer.arm for answer in client.predict("buyer", rows)]
+
+        expected = ["canary" if variant == "other" else "champion" for variant in wanted.values()]
+        eventually(lambda: arms() == expected)
+        assert client.assign("smaller", "tester").value == "buyer@1"
+        with pytest.raises(Misuse, match="its exposures are the predictions of 'buyer'"):
+            client.assign("smaller", "tester", expose=True)
+        with shop.opened(trained) as project:
+            project.stop_experiment("smaller", why="Enough is known.")
+        eventually(lambda: {*arms()} == {"champion"})
+
+
+def test_a_winner_whose_deployment_has_a_rollout_goes_through_its_stages(trained: Path) -> None:
+    declared(trained)
+    text = (trained / "project.py").read_text()
+    rollout = 'buyer("buyer", batch, rollout=tt.rollout(canary=[0.05], step="1h"))'
+    (trained / "project.py").write_text(text.replace('buyer("buyer", batch)', rollout))
+    with shop.opened(trained) as project:
+        project.start_experiment("smaller", why="The smaller one is as good.")
+        row = project.conclude_experiment("smaller", "other", why="It is better by 3 %.")
+        assert row.evidence["promotion"] == "in its rollout"
+        assert arm_shares(project.state.catalog, "buyer") == ArmShares(canary=0.05)
+        assert arms(project)["tester"] == "champion"  # the split is by site again, as of every canary
+        assert project.registry.get("buyer@champion").name == "buyer@2"

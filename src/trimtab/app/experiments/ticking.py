@@ -21,12 +21,17 @@ def tick_project(system: System, watch: Callable[[Ticked], object] | None = None
     """Run one tick of all deployments and experiments; see `Project.tick`.
 
     The days of experiments are closed last, because the deployments find the red windows of their inputs. They are
-    closed even if a deployment failed.
+    closed, and experiments that harm the service are stopped, even if a deployment failed.
     """
+    decisions: list[Decision] = []
     try:
-        return [*tick_all(system, watch), *tick_experiments(system)]
+        decisions += tick_all(system, watch)
     finally:
-        close_due(system)
+        try:
+            decisions += tick_experiments(system)
+        finally:
+            close_due(system)
+    return decisions
 
 
 def tick_experiments(system: System) -> list[Decision]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trimtab.core.time import DAY_US
+from trimtab.core.time import DAY_US, format_time
 from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.reading.results import Completeness, RatioCheck
 from trimtab.experiments.records import ExperimentDay, ExperimentState
@@ -59,6 +59,10 @@ def check_ratio(definition: Experiment, state: ExperimentState, days: Sequence[E
     if found.holds:
         return RatioCheck(holds=True, p=found.p, text=text)
     where = _where(definition, [day for day, _ in steady], expected)
+    if found.failed is not None:
+        early = np.sum(counts[: found.failed + 1], axis=0)
+        split = " : ".join(f"{share:.1%}" for share in early / early.sum())
+        text += f". It first failed on {format_time(steady[found.failed][0].day_us)[:10]}, at {split} until then"
     text += f". The imbalance is in {', '.join(where)}." if where else ". No declared slice explains it."
     return RatioCheck(holds=False, p=found.p, text=text, slices=where)
 

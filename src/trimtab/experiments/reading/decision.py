@@ -46,8 +46,8 @@ def recommend(
         return _ship(max(shipped, key=lambda name: _gain(by_variant[name])), by_variant)
     stopped = {name: why for name, some in by_variant.items() if (why := _stops(some)) is not None}
     if len(stopped) == len(by_variant):
-        text = "; ".join(f"{name}: {why}" if len(stopped) > 1 else f"{why} ({name})" for name, why in stopped.items())
-        return Recommendation(act="stop", text=f"stop: {text}", variant=next(iter(stopped)))
+        text = "; ".join(f"stop {name}: {why}" for name, why in stopped.items())
+        return Recommendation(act="stop", text=text, variant=next(iter(stopped)))
     going = {name: some for name, some in by_variant.items() if name not in stopped}
     if _is_over(definition, state, closed):
         return _undecided(going)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -92,3 +93,47 @@ def arm_of(values: FloatArray, blocks: NDArray[np.int64], *, count: int, covaria
         yy=summed(values**2),
         **{name: summed(column) for name, column in known.items()},
     )
+
+
+def post_stratified(strata: Sequence[tuple[Arm, Arm]]) -> tuple[Arm, Arm]:
+    """Join the strata of a control and a treatment, without the differences that both variants have between strata.
+
+    This narrows the interval if strata (such as countries) differ, and a variant that by accident got more units of a
+    good stratum gains nothing by it. It is an adjustment by a covariate with one value for each stratum.
+
+    Args:
+        strata: The sums of the control and of the treatment in each stratum, over the same blocks; for means, not for
+            ratios. The stratum of a unit was known before its exposure.
+
+    Raises:
+        Misuse: There is no stratum.
+
+    Source: Miratrix, Sekhon & Yu (2013), "Adjusting treatment effect estimates by post-stratification".
+
+    >>> low, high = (arm_of(np.array(values), np.array([0, 0]), count=1) for values in ([1.0, 1.5], [5.0, 5.5]))
+    >>> control, treatment = post_stratified([(low, low), (high, high)])
+    >>> float(control.y[0]), float(control.yy[0] - control.y[0] ** 2 / 4)
+    (13.0, 0.25)
+    """
+    if not strata:
+        raise Misuse("post-stratification: needs at least one stratum, found none.")
+    totals = np.array([[np.sum([arm.y for arm in pair]), np.sum([arm.units for arm in pair])] for pair in strata])
+    apart = totals[:, 0] / np.maximum(totals[:, 1], 1.0) - totals[:, 0].sum() / max(totals[:, 1].sum(), 1.0)
+
+    def joined(arms: tuple[Arm, ...]) -> Arm:
+        def added(values: list[FloatArray | None]) -> FloatArray | None:
+            known = [value for value in values if value is not None]
+            return np.sum(known, axis=0) if len(known) == len(values) else None
+
+        moved = list(zip(arms, apart, strict=True))
+        return Arm(
+            units=np.sum([arm.units for arm in arms], axis=0),
+            y=np.sum([arm.y - far * arm.units for arm, far in moved], axis=0),
+            yy=np.sum([arm.yy - 2.0 * far * arm.y + far**2 * arm.units for arm, far in moved], axis=0),
+            x=added([arm.x for arm in arms]),
+            xx=added([arm.xx for arm in arms]),
+            xy=added([None if arm.xy is None or arm.x is None else arm.xy - far * arm.x for arm, far in moved]),
+        )
+
+    control, treatment = zip(*strata, strict=True)
+    return joined(control), joined(treatment)

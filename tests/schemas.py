@@ -86,6 +86,8 @@ PRINTED: dict[str, tuple[Printed, ...]] = {
     "unfreeze": _all(DECISION),
     "experiment list": _all(Printed("experiments.records:ExperimentStatus", each=True)),
     "experiment show": _all("experiments.reading.results:Reading", Printed("cli.printed:Written", when="--page")),
+    "experiment plan": _all("experiments.reading.plan:ExperimentPlan"),
+    "experiment power": _all(Printed("experiments.reading.plan:RulePlan", each=True)),
     **{f"experiment {one}": _all(DECISION) for one in ("start", "ramp", "pause", "resume", "stop", "conclude")},
     "experiment assign": _all("experiments.assignment:Assignment"),
     "versions list": _all(Printed("registry.searching:Found", each=True)),

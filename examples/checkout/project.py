@@ -29,7 +29,7 @@ reply = tt.metric("replied", source=replies, by="person", value=tt.count(), kind
                   role="primary")
 
 # An e-mail to legislators, written from their own district or from another one (Broockman 2013).
-tt.experiment("letter", unit="person", variants={"own_district": 0, "elsewhere": 1}, metrics=[reply],
+tt.experiment("letter", unit="person", variants={"own_district": 0, "another_district": 1}, metrics=[reply],
               attributes={"chamber": str, "party": str}, slices=["chamber", "party"])
 
 # A voucher for those who come back for their test result (Thornton 2008). The data do not say which share was meant to

@@ -110,7 +110,7 @@ def letters() -> list[Person]:
         Person(
             number=int(row["rownames"]),
             group=states[row["statessquireindex"]],
-            variant="elsewhere" if row["treat_out"] else "own_district",
+            variant="another_district" if row["treat_out"] else "own_district",
             answered=bool(row["responded"]),
             attributes={
                 "chamber": "senate" if row["leg_senator"] else "house",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from trimtab.experiments.records import ExperimentStatus
 if TYPE_CHECKING:
     from trimtab.app.experiments.running import Running
     from trimtab.experiments.assignment import Assignment
+    from trimtab.experiments.reading.plan import ExperimentPlan
     from trimtab.experiments.reading.planted_runs import PlantedRuns
     from trimtab.experiments.reading.results import Reading
 
@@ -195,6 +196,30 @@ class ProjectExperiments(System):
         from trimtab.app.experiments.report import write_experiment_page
 
         return write_experiment_page(self, experiment, Path(to))
+
+    def experiment_plan(
+        self,
+        experiment: str,
+        *,
+        effects: Sequence[float] = (0.02, 0.05, 0.1),
+        days: int = 56,
+        units: str | None = None,
+    ) -> ExperimentPlan:
+        """How long an experiment takes, and which effects it can show, from the project's own history.
+
+        Args:
+            experiment: A declared experiment.
+            effects: Effects to find, as shares of the control's value.
+            days: The number of past days to learn from.
+            units: The source or request whose rows stand for exposures. By default, one with the unit's columns.
+
+        Raises:
+            NotFound: There is no such experiment, or no history of its units.
+            Misuse: The source lacks columns, or there are too few days or units.
+        """
+        from trimtab.app.replay.experiment_replay import experiment_plan
+
+        return experiment_plan(self, experiment, effects=effects, days=days, units=units)
 
     def simulate_experiment(
         self,

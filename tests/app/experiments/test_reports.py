@@ -200,3 +200,22 @@ def test_the_service_shows_the_report_and_its_page_is_linked_from_the_first_page
         assert 'href="/v1/experiments/checkout/page"' in pages[0]
         assert found["decision"]["text"] in pages[0]
         assert found["decision"]["text"] in pages[1]
+
+
+def test_plan_reads_the_projects_own_history_and_power_the_given_numbers(folder: Path) -> None:
+    found = printed(folder, "experiment plan", "checkout", "--effect", "0.1")
+    assert found["origin"] == "visits"
+    assert found["units_a_day"] == pytest.approx(A_DAY, abs=1)
+    bought = found["metrics"][0]
+    assert bought["metric"] == "bought"
+    assert 0.3 < bought["mean"] < 0.5
+    assert bought["sd"] == pytest.approx((bought["mean"] * (1 - bought["mean"])) ** 0.5, rel=0.02)
+    rules = {one["rule"]: one for one in bought["rules"]}
+    assert rules["fixed"]["days"]["10 %"] < rules["sequence"]["days"]["10 %"]
+    shown = run(folder, "experiment", "plan", "checkout")
+    assert "sequence (declared)" in shown
+    given = printed(folder, "experiment power", "--mean", "0.4", "--units-a-day", "80", "--effect", "0.1")
+    assert [one["rule"] for one in given] == ["sequence", "msprt", "obrien_fleming", "fixed"]
+    assert given[3]["days"]["10 %"] == pytest.approx(rules["fixed"]["days"]["10 %"], rel=0.15)
+    with open_project(folder, environment={}) as project, pytest.raises(NotFound, match="no source 'nothing'"):
+        project.experiment_plan("checkout", units="nothing")

@@ -24,7 +24,7 @@ from trimtab.stats.ab.quantiles import bins_of
 from trimtab.stats.association import share_interval
 
 Array = NDArray[Any]
-_FIRST = 1_000_000  # the generation of the first run, so that a run assigns units otherwise than any real start
+_FIRST = 100_000  # the generation of the first run of seed 0; no real start of an experiment has such a number
 
 
 class PastUnits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -130,9 +130,7 @@ def planted_runs(
     acts: dict[str, int] = {}
     right, blocked, took, units, worse_units = 0, 0, list[int](), 0, 0
     for run in range(runs):
-        state = _state(definition, past, _FIRST + seed * runs + run)
-        codes = _codes(definition, state, past)
-        days = _days(definition, state, past, codes, effect, np.random.default_rng([seed, run]))
+        state, codes, days = split_days(definition, past, seed=seed, run=run, effect=effect)
         units += int((codes >= 0).sum())
         blocked += not check_ratio(definition, state, days).holds
         looks = {
@@ -174,6 +172,25 @@ def planted_runs(
             one.name: abs(effect) * float(np.nanmean(past.values[one.name].y)) * worse_units / runs for one in primary
         },
     )
+
+
+def split_days(
+    definition: Experiment, past: PastUnits, *, seed: int, run: int, effect: float = 0.0
+) -> tuple[ExperimentState, Array, list[ExperimentDay]]:
+    """Assign past units as in one run, and return the state, the number of each unit's variant, and the days.
+
+    Units that do not take part have the number -1.
+
+    Args:
+        definition: The experiment.
+        past: The units.
+        seed: The seed of the runs.
+        run: The number of the run, below 100,000.
+        effect: By how much the primary metrics of the first variant that is not the control get better.
+    """
+    state = _state(definition, past, _FIRST * (1 + seed % 1_000_000) + run)
+    codes = _codes(definition, state, past)
+    return state, codes, _days(definition, state, past, codes, effect, np.random.default_rng([seed, run]))
 
 
 def _state(definition: Experiment, past: PastUnits, generation: int) -> ExperimentState:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import shop
 from experiment_world import BEGIN_US, parts
 
 import trimtab as tt
@@ -289,3 +290,65 @@ def test_days_are_marked_and_left_out_by_rule(tmp_path: Path) -> None:
     assert [day.marks for day in days] == [("retraining", "promotion"), ("roll back",), ("changed shares",), ()]
     assert [day.excluded for day in days] == [None, None, "red window: null_values of column x", None]
     assert all(one.units == 0 for day in days for one in day.variants.values())
+
+
+EXPERIMENT = """
+compared = buyer("buyer", batch)
+tt.experiment("smaller", model=compared.model, unit="visit_id", slices=["site"], overrides={"tester": "other"},
+    variants={"control": "champion", "other": "buyer@1"},
+    metrics=[tt.metric("loss", prediction="loss", within="1h", role="primary")])
+"""
+
+
+def test_answers_of_a_real_endpoint_are_the_exposures_of_their_units(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some canaries throw: the champion answers, and the units stay where they were assigned."""
+    (trained / "project.py").write_text(shop.PROJECT.replace('\nbuyer("buyer", batch)\n', EXPERIMENT))
+    with shop.opened(trained) as project:
+        project.start_experiment("smaller", why="The smaller one is as good.")
+        units = [{"visit_id": f"v{n}", "site": None} for n in range(80)]
+        assigned = {str(unit["visit_id"]): project.assign("smaller", unit).variant for unit in units}
+        failed = set[str]()
+        losses: dict[str, list[float]] = {"control": [], "other": []}
+        for n, name in enumerate(["tester", *assigned]):
+            shop.move(project, 60 * 10**6)
+            row = shop.visit(name, project.clock.now_us()) | {"site": ("north", "south")[n % 2]}
+            project.served("buyer").refresh()
+            with monkeypatch.context() as patch:
+                if n % 5 == 0 and name != "tester":
+                    canary = project.served("buyer").endpoint.canary
+                    assert canary is not None
+                    patch.setattr(type(canary.answerer), "predict", thrown_by(canary.answerer))
+                    failed |= {name} if assigned[name] == "other" else set()
+                (answer,) = project.predict("buyer", [row])
+            bought = n % 3 == 0
+            project.push("sales", [{"visit_id": name, "closed_at": project.clock.now_us(), "site": "north",
+                                    "bought": bought}])  # fmt: skip
+            if name != "tester":
+                losses[assigned[name]].append(-math.log(answer.score if bought else 1.0 - answer.score))
+        shop.move(project, 4 * DAY_US)
+        project.tick()
+        (day, *_) = stored_days(project.state.catalog, "smaller", 1)
+    counts = Counter(assigned.values())
+    assert {name: one.units for name, one in day.variants.items()} == counts
+    assert 25 < counts["other"] < 55
+    assert day.variants["other"].testers == 1
+    assert day.variants["other"].not_shown.get("canary_failed") == len(failed) > 3
+    assert "canary_failed" not in day.variants["control"].not_shown
+    for name, found in losses.items():
+        sums = day.variants[name].metrics["loss"]
+        assert (sums.units, day.variants[name].missing) == (len(found), 0)
+        assert sums.y[0] == pytest.approx(math.fsum(found), rel=1e-12)
+        assert set(day.variants[name].slice_units) == {"site=north", "site=south"}
+
+
+def thrown_by(answerer: Any) -> Any:
+    whole = type(answerer).predict
+
+    def predict(self: Any, *given: Any, **more: Any) -> Any:
+        if self is answerer and given[0]:
+            raise RuntimeError("a bug of the user's model")
+        return whole(self, *given, **more)
+
+    return predict

@@ -102,7 +102,7 @@ def log_exposures(log: Log, exposures: Sequence[Exposure]) -> None:
 
     An exposure may be logged again, for example after an error: only the first one of each unit counts.
     """
-    log.append([FORMAT + _encode(one) for one in exposures])
+    log.append([encode(one) for one in exposures])
 
 
 def read_exposures(
@@ -137,6 +137,11 @@ def find_exposures(log: Log, wanted: Callable[[Exposure], bool]) -> dict[str, di
             if record.payload[:1] != ERASED and wanted(decode(record)):
                 found.setdefault(partition, {})[record.position] = ERASED
     return found
+
+
+def encode(exposure: Exposure) -> bytes:
+    """Return the payload of an exposure."""
+    return FORMAT + _encode(exposure)
 
 
 def decode(record: LogRecord) -> Exposure:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trimtab.core.columns.data import Column, Columns, Dtype
 from trimtab.core.expressions.nodes import col
 from trimtab.core.time import SECOND_US
-from trimtab.events.definitions import Time
+from trimtab.events.definitions import Source, Time
 from trimtab.experiments.definitions import Metric
 from trimtab.experiments.exposures import unit_columns
 from trimtab.features.aggregates import Aggregate
@@ -54,17 +54,22 @@ class MetricFeatures:
         types = {f"{dtype}_{place}": str if dtype == "str" else int for dtype in _TYPES for place in range(columns)}
         self._request = request("exposure", key="str_0", time="at", columns={**types, "at": Time})
         self.metrics = [metric for metric in metrics if metric.source is not None]
-        self._sets: list[tuple[FeatureSet, FeatureSet | None]] = []
-        joins: list[Join] = []
+        # aggregates of the same source and window are read together: is it before the exposure, how long is it, ...
+        groups: dict[tuple[bool, int, str, tuple[str, ...]], dict[str, Aggregate]] = {}
+        sources: dict[str, Source] = {}
         for number, metric in enumerate(self.metrics):
-            after = self._join(f"after_{number}", metric, metric.within_us, _aggregates(metric))
-            joins.append(after)
-            before = None
+            found = _aggregates(metric)
+            of = _source(metric).name, metric.by
+            sources[of[0]] = _source(metric)
+            after = groups.setdefault((False, metric.within_us, *of), {})
+            after |= {f"{name}_{number}": aggregate for name, aggregate in found.items()}
             if metric.before_us and metric.kind in _COVARIATES:
-                same = {"value": _aggregates(metric)["value"]}
-                joins.append(self._join(f"before_{number}", metric, metric.before_us, same))
-                before = feature_set(self._request, [joins[-1]], texts=True)
-            self._sets.append((feature_set(self._request, [after], texts=True), before))
+                groups.setdefault((True, metric.before_us, *of), {})[f"value_{number}"] = found["value"]
+        joins: list[Join] = []
+        self._sets: list[tuple[bool, int, FeatureSet]] = []
+        for place, ((past, over_us, name, by), features) in enumerate(groups.items()):
+            joins.append(_join(f"{'before' if past else 'after'}_{place}", sources[name], by, over_us, features))
+            self._sets.append((past, over_us, feature_set(self._request, [joins[-1]], texts=True)))
         self._read = {name for join in joins for name in join.by}
         self.every = feature_set(self._request, joins, texts=True) if joins else None  # all of them, for one run
 
@@ -88,27 +93,23 @@ class MetricFeatures:
             for place, one in enumerate(unit_columns(units, [dtype] * self._columns))
         }
         requests = Columns({**named, "at": Column("time", exposed_us)})
-        found: dict[str, UnitValues] = {}
-        for metric, (after, before) in zip(self.metrics, self._sets, strict=True):
-            read = evaluate(after, requests, exposed_us + metric.within_us, known_by_us).values
-            values = {name.rpartition(".")[2]: read[name] for name in read.names}
-            y = _numbers(metric, values["value"], exposed_us)
-            if metric.kind == "ratio":
-                d = finite(_floats(values["denominator"]))
-                found[metric.name] = UnitValues(np.where(np.isnan(d), np.nan, y), d=d)
-            elif before is not None:
-                past = evaluate(before, requests, exposed_us, None).values
-                found[metric.name] = UnitValues(y, x=np.nan_to_num(_numbers(metric, past[before.names[0]], exposed_us)))
+        read: dict[bool, dict[str, Column]] = {False: {}, True: {}}
+        for past, over_us, wanted in self._sets:
+            if past:
+                values = evaluate(wanted, requests, exposed_us, None).values
             else:
-                found[metric.name] = UnitValues(y)
+                values = evaluate(wanted, requests, exposed_us + over_us, known_by_us).values
+            read[past] |= {name.rpartition(".")[2]: values[name] for name in values.names}
+        found: dict[str, UnitValues] = {}
+        for number, metric in enumerate(self.metrics):
+            y, d, x = _numbers(metric, read[False][f"value_{number}"], exposed_us), None, None
+            if metric.kind == "ratio":
+                d = finite(_floats(read[False][f"denominator_{number}"]))
+                y = np.where(np.isnan(d), np.nan, y)
+            if f"value_{number}" in read[True]:
+                x = np.nan_to_num(_numbers(metric, read[True][f"value_{number}"], exposed_us))
+            found[metric.name] = UnitValues(y, x, d)
         return found
-
-    def _join(self, name: str, metric: Metric, over_us: int, features: Mapping[str, Aggregate]) -> Join:
-        source = metric.source
-        assert source is not None  # metrics about predictions were left out
-        windowed = {feature: _over(aggregate, over_us) for feature, aggregate in features.items()}
-        view = View(name=name, source=source, by=metric.by, features=windowed)
-        return view.join(by=[f"{source.columns[by]}_{place}" for place, by in enumerate(metric.by)])
 
 
 def capped(metric: Metric, values: Array) -> Array:
@@ -122,13 +123,24 @@ def finite(values: Array) -> Array:
         return np.where(np.isfinite(values * values), values, np.nan)
 
 
+def _source(metric: Metric) -> Source:
+    assert metric.source is not None  # metrics about predictions were left out
+    return metric.source
+
+
 def _aggregates(metric: Metric) -> dict[str, Aggregate]:
     """Return the aggregates that a metric is computed from, by name."""
-    value, source = metric.value, metric.source
-    assert value is not None and source is not None  # noqa: PT018 - `metric()` makes sure of both
+    value = metric.value
+    assert value is not None  # `metric()` makes sure of this
     if metric.kind == "time_to_event":
-        value = Aggregate(kind="first", of=col(source.time), where=value.where)
+        value = Aggregate(kind="first", of=col(_source(metric).time), where=value.where)
     return {"value": value} | ({} if metric.denominator is None else {"denominator": metric.denominator})
+
+
+def _join(name: str, source: Source, by: tuple[str, ...], over_us: int, features: Mapping[str, Aggregate]) -> Join:
+    windowed = {feature: _over(aggregate, over_us) for feature, aggregate in features.items()}
+    view = View(name=name, source=source, by=by, features=windowed)
+    return view.join(by=[f"{source.columns[column]}_{place}" for place, column in enumerate(by)])
 
 
 def _over(aggregate: Aggregate, over_us: int) -> Aggregate:

@@ -68,8 +68,9 @@ def ramp(name: str, share: float | None, weights: tuple[str, ...], reason: str, 
       trimtab experiment ramp checkout --weight blue=0.4 --weight green=0.6 --why "more data for green"
     """
     given = {one.partition("=")[0]: _number(one) for one in weights} or None
-    by = actor or account()
-    _changed(lambda project: project.ramp_experiment(name, share=share, weights=given, why=reason, actor=by))
+    _changed(
+        lambda project: project.ramp_experiment(name, share=share, weights=given, why=reason, actor=actor or account())
+    )
 
 
 @command("conclude")

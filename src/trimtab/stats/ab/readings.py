@@ -7,7 +7,7 @@ in common cancels in either, where both variants have units on that day.
 
 The variance of the days is larger than that of the units by what days add. Only this excess can be correlated from one
 day to the next, so only the excess is increased for the correlation. Compared with the estimator of slow changes (see
-`block_sum_variance`), this gives intervals that are shorter by 5 % for 50 days and by 15 % for 14 days (D0213).
+`block_sum_variance`), this gives intervals that are shorter by 5 % for 50 days and by 13 % for 14 days (D0213).
 """
 
 from __future__ import annotations
@@ -163,11 +163,12 @@ def readings(
         means = (weights * y).sum(2) / scale
         apart = y - means[:, :, None] * d
         squares = yy - 2.0 * means[:, :, None] * yd + means[:, :, None] ** 2 * dd - apart**2 / counted
-        spread_of_units = np.maximum(squares.sum(2), 0.0) / (n.sum(2) - (n > 0.0).sum(2))
+        used = weights > 0.0
+        spread_of_units = np.maximum((squares * used).sum(2), 0.0) / ((n - 1.0) * used).sum(2)
         variances = spread_of_units * (weights**2 * n).sum(2) / scale**2
-        used = (weights > 0.0).sum(2)
-        residuals = weights * apart / scale[:, :, None] * np.sqrt(used / np.maximum(used - 1.0, 1.0))[:, :, None]
-    freedom = np.where((used > 1).all(0), np.where(paired, used[0] - 1.0, used.sum(0) - 2.0), 0.0)
+        counts = used.sum(2)
+        residuals = weights * apart / scale[:, :, None] * np.sqrt(counts / np.maximum(counts - 1.0, 1.0))[:, :, None]
+    freedom = np.where((counts > 1).all(0), np.where(paired, counts[0] - 1.0, counts.sum(0) - 2.0), 0.0)
     return Readings(
         means=means,
         units=n.sum(2),

@@ -27,6 +27,7 @@ FEWEST = 100  # the fewest units of a variant before a first reading without day
 # degrees of freedom between which the critical t is interpolated
 _LADDER = np.array([*range(1, 25), *np.unique(np.geomspace(25, 20_000, 120).astype(int))], np.float64)
 FARTHEST = 9.0  # the largest bound
+EVEN = 0.05  # information that differs by at most this from the share of the time counts as even
 FAR = 6.5  # the numerical integration ends at this score
 
 
@@ -53,7 +54,7 @@ def compare_any_time(
         control: The sums of the control.
         treatment: The sums of the treatment, over the same blocks.
         rule: "sequence" or "msprt".
-        ratio: As in `compare`; so are `cuped`, `days`, `correlated`, `two_sided` and `better`.
+        ratio: This and the other arguments are those of `compare`.
         cuped: See there.
         days: See there.
         correlated: See there.
@@ -230,7 +231,7 @@ def obrien_fleming(
         return []
     found = readings(control, treatment, ends, ratio=ratio, cuped=cuped, days=days, correlated=correlated)
     times = tuple(end / planned_blocks for end in ends)
-    information = _growing(found.information)
+    information = _information(found.information, times)
     errors, (weights, _) = found.errors(), found.relative_weights()
     scores = errors.score(found.difference)
     bounds, p = _bounds_and_p(times, information, scores if better == "higher" else -scores, 1.0 - level, two_sided)
@@ -267,23 +268,6 @@ def spending_bounds(
     return tuple(_table(times, information or times, (1.0 - level,), two_sided)[0].tolist())
 
 
-def crossing_probability(bounds: tuple[float, ...], information: tuple[float, ...], *, drift: float = 0.0) -> float:
-    """Return the probability that the score exceeds its bound at some look, in either direction.
-
-    Args:
-        bounds: The bound at each look.
-        information: The information at each look, in any unit, growing.
-        drift: The mean of the score at the last look. 0: there is no effect.
-
-    >>> round(crossing_probability((1.96,) * 5, (1.0, 2.0, 3.0, 4.0, 5.0)), 3)
-    0.142
-    """
-    walk = _Walk(True, drift / math.sqrt(information[-1]))
-    for bound, seen in zip(bounds, information, strict=True):
-        walk.stop(seen, np.array([bound]))
-    return 1.0 - float(walk.masses.sum())
-
-
 @lru_cache(maxsize=64)
 def _table(
     times: tuple[float, ...], information: tuple[float, ...], errors: tuple[float, ...], two_sided: bool
@@ -302,8 +286,8 @@ def _table(
 class _Walk:
     """The distributions of random walks with different bounds that were stopped at no look until now."""
 
-    def __init__(self, two_sided: bool, drift: float = 0.0, designs: int = 1) -> None:
-        self.two_sided, self.drift = two_sided, drift
+    def __init__(self, two_sided: bool, designs: int) -> None:
+        self.two_sided = two_sided
         self.seen = 0.0
         self.nodes: FloatArray = np.zeros((designs, 1))  # values of the walk, whose variance is the information
         self.masses: FloatArray = np.ones((designs, 1))  # their probabilities
@@ -330,13 +314,12 @@ class _Walk:
     def stop(self, seen: float, bound: FloatArray) -> None:
         """Take a step, and stop the walk where its score exceeds the bound."""
         step, root = seen - self.seen, math.sqrt(seen)
-        middle = self.drift * seen
-        top = np.minimum(bound * root, middle + FAR * root)[:, None]
-        bottom = np.maximum(-bound * root if self.two_sided else -np.inf, middle - FAR * root)[..., None]
+        top = root * np.minimum(bound, FAR)[:, None]
+        bottom = np.maximum(-top, -FAR * root) if self.two_sided else np.full_like(top, -FAR * root)
         widest = float((top - bottom).max())
         nodes, heights = _quadrature(32 * math.ceil(1.0 + widest / math.sqrt(step) / 20.0))
         nodes = (top - bottom) / 2.0 * nodes + (top + bottom) / 2.0
-        apart = nodes[:, :, None] - self.nodes[:, None, :] - self.drift * step
+        apart = nodes[:, :, None] - self.nodes[:, None, :]
         density = (np.exp(-apart * apart / (2.0 * step)) @ self.masses[:, :, None])[:, :, 0]
         self.masses = density * heights * (top - bottom) / 2.0 / math.sqrt(2.0 * math.pi * step)
         self.seen, self.nodes = seen, nodes
@@ -347,9 +330,15 @@ def _quadrature(nodes: int) -> tuple[FloatArray, FloatArray]:
     return np.polynomial.legendre.leggauss(min(nodes, 1024))
 
 
-def _growing(information: FloatArray) -> tuple[float, ...]:
-    """Return the information relative to the last look, rounded; it grows by at least a tenth of an even step."""
-    shares = np.round(information / max(float(information[-1]), 1e-300), 3)
+def _information(information: FloatArray, times: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the information at each look relative to the last one; it grows by at least a tenth of an even step.
+
+    Where it is close to the share of the time, that is taken instead: the error changes by less than .002, and bounds
+    that are known already are the same for all metrics.
+    """
+    shares, even = information / max(float(information[-1]), 1e-300), np.array(times) / times[-1]
+    if np.abs(shares - even).max() <= EVEN:
+        return times
     least = 0.1 / shares.size * np.arange(1, shares.size + 1)
     return tuple((np.maximum.accumulate(np.maximum(shares - least, 0.0)) + least).tolist())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from trimtab.app.experiments.closing import close_due
 from trimtab.app.experiments.running import Running
 from trimtab.app.training.ticking import Ticked, tick_all
 from trimtab.core.errors import Conflict
@@ -30,7 +29,10 @@ def tick_project(system: System, watch: Callable[[Ticked], object] | None = None
         try:
             decisions += tick_experiments(system)
         finally:
-            close_due(system)
+            if system.state.catalog.find(KIND):
+                from trimtab.app.experiments.closing import close_due  # loads SciPy
+
+                close_due(system)
     return decisions
 
 

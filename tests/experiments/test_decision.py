@@ -45,7 +45,7 @@ def read(seed: int, *, days: int, **given: object) -> Recommendation:
 
 
 def test_an_interval_of_half_the_width_takes_four_times_the_days() -> None:
-    assert days_needed(look(0.5, 1.0), 10) == pytest.approx(40)
+    assert days_needed(look(0.5, 1.0), 10, 0.5) == pytest.approx(40)
     assert smallest_effect(look(0.5, 1.0), 10, 40) == pytest.approx(0.05)
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.app.alerts.alert_overview import red_receivers
-from trimtab.app.experiments.report import running_lines
 from trimtab.app.features.clock_ahead import REPAIR, stamped_ahead
 from trimtab.app.features.feature_failures import feature_failures
 from trimtab.app.inspect.skew import skew_lines
@@ -27,6 +26,7 @@ from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.records import Signal
 from trimtab.core.shown import format_bytes
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_time
+from trimtab.experiments.records import KIND as EXPERIMENT
 from trimtab.features.stored import check_functions
 from trimtab.monitoring.profiles.profile_store import without_profile
 from trimtab.monitoring.quality.detectable_rises import detectable_in_words
@@ -118,10 +118,19 @@ def project_status(system: System) -> Status:
         failures=failures,
         disk_bytes=disk_bytes,
         service=service,
-        experiments=dict(running_lines(system)),
+        experiments=_experiments(system),
         signals=signals,
         red=red,
     )
+
+
+def _experiments(system: System) -> dict[str, str]:
+    """Return what the closed days of each running experiment say."""
+    if not system.state.catalog.find(EXPERIMENT):
+        return {}
+    from trimtab.app.experiments.report import running_lines  # loads SciPy
+
+    return dict(running_lines(system))
 
 
 def _shown(system: System, signal: Signal, now_us: int) -> bool:

@@ -26,21 +26,29 @@ def _changed(change: Callable[[Project], Decision]) -> None:
     show(decision, shown_decisions([decision]))
 
 
-@command("start")
-@_NAME
-@_WHY
-@_BY
-def start(name: str, reason: str, actor: str | None) -> None:
-    """Start an experiment as it is declared now.
+def _verb(verb: str, summary: str, example: str) -> click.Command:
+    """Make a command that only takes the experiment and a reason."""
 
-    Metrics, margins and the rule cannot change while it runs: a changed definition is a new start, with units assigned
-    again. An experiment over versions makes the other version the canary of the model.
+    def change(name: str, reason: str, actor: str | None) -> None:
+        method = f"{verb}_experiment"
+        _changed(lambda project: getattr(project, method)(name, why=reason, actor=actor or account()))
 
-    \b
-    Example:
-      trimtab experiment start checkout --why "a shorter form loses fewer customers"
-    """
-    _changed(lambda project: project.start_experiment(name, why=reason, actor=actor or account()))
+    change.__doc__ = f'{summary}\n\n\b\nExample:\n  trimtab experiment {verb} checkout --why "{example}"\n'
+    return command(verb)(_NAME(_WHY(_BY(change))))
+
+
+start = _verb(
+    "start",
+    "Start an experiment as it is declared now.\n\nMetrics, margins and the rule cannot change while it runs: a "
+    "changed definition is a new start, with units assigned again. An experiment over versions makes the other "
+    "version the canary of the model.",
+    "a shorter form loses fewer customers",
+)
+pause = _verb("pause", "Give all units the control until the experiment is resumed.", "the payment service is down")
+resume = _verb("resume", "Go on after a pause, with the same units in the same variants.", "payment works again")
+stop = _verb(
+    "stop", "End an experiment without a winner: all units get the control.", "latency is worse than its margin"
+)
 
 
 @command("ramp")
@@ -62,48 +70,6 @@ def ramp(name: str, share: float | None, weights: tuple[str, ...], reason: str, 
     given = {one.partition("=")[0]: _number(one) for one in weights} or None
     by = actor or account()
     _changed(lambda project: project.ramp_experiment(name, share=share, weights=given, why=reason, actor=by))
-
-
-@command("pause")
-@_NAME
-@_WHY
-@_BY
-def pause(name: str, reason: str, actor: str | None) -> None:
-    """Give all units the control until the experiment is resumed.
-
-    \b
-    Example:
-      trimtab experiment pause checkout --why "the payment service is down"
-    """
-    _changed(lambda project: project.pause_experiment(name, why=reason, actor=actor or account()))
-
-
-@command("resume")
-@_NAME
-@_WHY
-@_BY
-def resume(name: str, reason: str, actor: str | None) -> None:
-    """Go on after a pause, with the same units in the same variants.
-
-    \b
-    Example:
-      trimtab experiment resume checkout --why "the payment service is back"
-    """
-    _changed(lambda project: project.resume_experiment(name, why=reason, actor=actor or account()))
-
-
-@command("stop")
-@_NAME
-@_WHY
-@_BY
-def stop(name: str, reason: str, actor: str | None) -> None:
-    """End an experiment without a winner: all units get the control.
-
-    \b
-    Example:
-      trimtab experiment stop checkout --why "the guardrail latency is worse than its margin"
-    """
-    _changed(lambda project: project.stop_experiment(name, why=reason, actor=actor or account()))
 
 
 @command("conclude")

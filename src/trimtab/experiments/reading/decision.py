@@ -43,7 +43,8 @@ def recommend(
         name for name, some in by_variant.items() if _may_ship(definition, {one.metric: one.verdict for one in some})
     ]
     if shipped:
-        return _ship(max(shipped, key=lambda name: _gain(by_variant[name])), by_variant)
+        best = max(shipped, key=lambda name: _gain(by_variant[name]))
+        return _ship(best, by_variant[best])
     stopped = {name: why for name, some in by_variant.items() if (why := _stops(some)) is not None}
     if len(stopped) == len(by_variant):
         text = "; ".join(f"stop {name}: {why}" for name, why in stopped.items())
@@ -51,7 +52,7 @@ def recommend(
     going = {name: some for name, some in by_variant.items() if name not in stopped}
     if _is_over(definition, state, closed):
         return _undecided(going)
-    return _go_on(definition, state, closed, going, stopped)
+    return _go_on(definition, sum(one.excluded is None for one in closed), going, stopped)
 
 
 def first_act(
@@ -78,30 +79,23 @@ def first_act(
     return "nothing", None, None
 
 
-def days_needed(look: Look, days: int, *, margin: float | None = None) -> float:
-    """Return after how many days in all the interval would exclude 0 (or the margin) if the effect stays as it is.
+def days_needed(look: Look, days: int, distance: float) -> float:
+    """Return after how many days in all the interval would be as narrow as a distance from the effect.
 
     The width of an interval shrinks with the square root of the number of days.
     """
-    distance = look.difference if margin is None else margin
-    reach = _reach(look)
-    return days * (reach / abs(distance)) ** 2 if distance and math.isfinite(reach) else math.inf
+    return days * (_reach(look) / abs(distance)) ** 2 if distance else math.inf
 
 
 def smallest_effect(look: Look, days: int, horizon: int) -> float | None:
     """Return the smallest effect that so many days can show, as a share of the control's value."""
-    reach = _reach(look)
-    if not look.control or not math.isfinite(reach):
-        return None
-    return reach * math.sqrt(days / horizon) / abs(look.control)
+    found = _reach(look) * math.sqrt(days / horizon)
+    return found / abs(look.control) if look.control and math.isfinite(found) else None
 
 
 def _reach(look: Look) -> float:
-    """Return the half-width of an interval."""
-    if look.low is None or look.high is None:
-        ends = [abs(end - look.difference) for end in (look.low, look.high) if end is not None]
-        return ends[0] if ends else math.inf
-    return (look.high - look.low) / 2.0
+    """Return the half-width of an interval. If it is one-sided, that of its only side."""
+    return max((abs(end - look.difference) for end in (look.low, look.high) if end is not None), default=math.inf)
 
 
 def _may_ship(definition: Experiment, verdicts: Mapping[str, Verdict]) -> bool:
@@ -131,12 +125,11 @@ def _gain(some: Sequence[MetricReading]) -> float:
     return max(abs(one.difference if one.relative is None else one.relative) for one in better)
 
 
-def _ship(name: str, by_variant: dict[str, list[MetricReading]]) -> Recommendation:
-    parts = [shown_effect(one) for one in by_variant[name] if one.role == "primary"]
-    guardrails = [one.metric for one in by_variant[name] if one.role == "guardrail"]
-    parts += [f"{', '.join(guardrails)} within {'its margin' if len(guardrails) == 1 else 'their margins'}"] * bool(
-        guardrails
-    )
+def _ship(name: str, some: Sequence[MetricReading]) -> Recommendation:
+    parts = [shown_effect(one) for one in some if one.role == "primary"]
+    guardrails = [one.metric for one in some if one.role == "guardrail"]
+    if guardrails:
+        parts.append(f"{', '.join(guardrails)} within {'its margin' if len(guardrails) == 1 else 'their margins'}")
     return Recommendation(act="ship", variant=name, text=f"ship {name}: {'; '.join(parts)}")
 
 
@@ -149,67 +142,56 @@ def _is_over(definition: Experiment, state: ExperimentState, closed: Sequence[Ex
     return end_us is not None and bool(closed) and closed[-1].day_us + DAY_US >= end_us
 
 
-def _undecided(going: dict[str, list[MetricReading]]) -> Recommendation:
+def _undecided(going: Mapping[str, Sequence[MetricReading]]) -> Recommendation:
     parts, smallest = list[str](), None
     for name, some in going.items():
         for one in some:
             if one.role != "secondary" and one.verdict == "open":
-                reach, control = _reach(one.looks[-1]), abs(one.looks[-1].control)
-                smallest = reach / control if control and math.isfinite(reach) else None
+                smallest = smallest_effect(one.looks[-1], 1, 1)
                 seen = f"; effects above about {100 * smallest:.2g} % would have been seen" if smallest else ""
                 parts.append(f"{name}: {shown_effect(one)}{seen}")
     return Recommendation(act="no difference shown", text=f"no difference shown: {'; '.join(parts)}", smallest=smallest)
 
 
 def _go_on(
-    definition: Experiment,
-    state: ExperimentState,
-    closed: Sequence[ExperimentDay],
-    going: dict[str, list[MetricReading]],
-    stopped: dict[str, str],
+    definition: Experiment, days: int, going: Mapping[str, Sequence[MetricReading]], stopped: Mapping[str, str]
 ) -> Recommendation:
     """Return how long to run on, or that the effect cannot be seen with this traffic."""
-    days = sum(one.excluded is None for one in closed)
-    horizon = HORIZON_DAYS
-    if definition.duration_us is not None:
-        horizon = max(days, -(-definition.duration_us // DAY_US))
-    said = f" Stop {', '.join(f'{name} ({why})' for name, why in stopped.items())}." if stopped else ""
+    duration_us = definition.duration_us
+    horizon = HORIZON_DAYS if duration_us is None else max(days, -(-duration_us // DAY_US))
     needed, one = min((_open_needs(some, days) for some in going.values()), key=lambda one: one[0])
     look = one.looks[-1]
     smallest = smallest_effect(look, days, horizon)
-    can = (
-        "" if smallest is None else f"the smallest effect that {horizon} days can show is about {100 * smallest:.2g} %"
-    )
+    act: Act = "keep running"
+    more = None
     if days < _EARLY_DAYS:
-        text = f"keep running: too early to say after {days} closed days" + (f"; {can}" if can else "")
-        return Recommendation(act="keep running", text=text + "." + said, smallest=smallest)
-    if needed > horizon:
+        text = f"keep running: too early to say after {days} closed days"
+    elif needed <= horizon:
+        more = max(1, math.ceil(needed - days))
+        text = f"keep running: at this rate about {more} more days for {shown_effect(one)}"
+    else:
         score = _ANY_TIME_SCORE if definition.rule in ("sequence", "msprt") else _SCORE
-        reach = _reach(look)
-        plausible = abs(look.difference) + reach / score  # the effect may well be one standard error larger
-        unseen = not math.isfinite(reach) or days * (reach / plausible) ** 2 > horizon
-        start = "cannot be seen with this traffic" if unseen else "keep running"
-        text = f"{start}: {shown_effect(one)} after {days} days" + (f"; {can}" if can else "")
-        act: Act = "cannot be seen" if unseen else "keep running"
-        return Recommendation(act=act, text=text + "." + said, variant=one.variant, smallest=smallest)
-    more = max(1, math.ceil(needed - days))
-    text = f"keep running: at this rate about {more} more days for {shown_effect(one)}.{said}"
-    return Recommendation(act="keep running", text=text, variant=one.variant, days_more=more, smallest=smallest)
+        plausible = abs(look.difference) + _reach(look) / score  # the effect may well be one standard error larger
+        if not days_needed(look, days, plausible) <= horizon:
+            act = "cannot be seen"
+        text = f"{act}{' with this traffic' * (act != 'keep running')}: {shown_effect(one)} after {days} days"
+    if more is None and smallest is not None:
+        text += f"; the smallest effect that {horizon} days can show is about {100 * smallest:.2g} %"
+    text += "".join(f". Stop {name} ({why})" for name, why in stopped.items())
+    return Recommendation(act=act, text=f"{text}.", variant=one.variant, days_more=more, smallest=smallest)
 
 
 def _open_needs(some: Sequence[MetricReading], days: int) -> tuple[float, MetricReading]:
-    """Return the number of days after which a variant could be decided, and the metric that takes longest."""
-    primary = [
-        (days_needed(one.looks[-1], days), one) for one in some if one.role == "primary" and one.verdict == "open"
-    ]
-    if any(one.role == "primary" and one.verdict == "better" for one in some):
-        primary = []  # only guardrails are missing
-    elif primary:
-        primary = [min(primary, key=lambda one: one[0])]
-    guardrails = []
+    """Return the number of days after which a variant could be decided, and the metric that takes longest.
+
+    One primary metric has to be better, and every guardrail within its margin.
+    """
+    waits: dict[str, list[tuple[float, MetricReading]]] = {"primary": [], "guardrail": []}
     for one in some:
-        if one.role == "guardrail" and one.verdict == "open":
+        if one.role != "secondary" and one.verdict == "open":
             look, sign = one.looks[-1], 1.0 if one.better == "higher" else -1.0
-            distance = sign * look.difference + (one.margin or 0.0) * abs(look.control)
-            guardrails.append((days_needed(look, days, margin=max(distance, 0.0)), one))
-    return max(primary + guardrails, key=lambda one: one[0], default=(0.0, some[0]))
+            room = max(0.0, sign * look.difference + (one.margin or 0.0) * abs(look.control))
+            waits[one.role].append((days_needed(look, days, look.difference if one.margin is None else room), one))
+    decided = any(one.role == "primary" and one.verdict == "better" for one in some)
+    primary = sorted(waits["primary"], key=lambda one: one[0])[: 0 if decided else 1]
+    return max(primary + waits["guardrail"], key=lambda one: one[0], default=(0.0, some[0]))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 from trimtab.core.time import format_time, parse_time_us
-from trimtab.experiments.reading.looks import Look, MetricReading, percent, shown_effect
+from trimtab.experiments.reading.looks import Look, MetricReading, shown_effect, shown_values
 from trimtab.experiments.reading.results import Reading
 from trimtab.report import Document, Mark, Series, Table, line_chart
 from trimtab.report.document import Tone
 
 _TONES: dict[str, Tone] = {"ship": "good", "stop": "bad", "blocked": "bad", "cannot be seen": "warning"}
-_WIDE = 8.0  # looks whose interval is this much wider than the newest one are left out of the plot
+_WIDE = 4.0  # looks whose interval is this much wider than the newest one are left out of the plot
 _MOST_SLICES = 20
 
 
@@ -105,13 +107,12 @@ def _over_time(page: Document, reading: Reading) -> None:
     marks = [Mark(at_us=parse_time_us(day), label=text) for day, some in reading.marks.items() for text in some]
     page.heading("Effects over time", detail=True)
     page.paragraph(
-        "Each point is what was known at the end of a closed day, with its interval. An effect is shown once "
-        "the interval excludes zero.",
+        "Each point is what was known at the end of a closed day, with its interval.",
         detail=True,
     )
     for metric in dict.fromkeys(one.metric for one in reading.metrics):
         some = [one for one in reading.metrics if one.metric == metric]
-        relative = all(look.relative is not None for one in some for look in one.looks)
+        relative = all(look.relative is not None and look.control for one in some for look in one.looks)
         series = [_series(one, relative=relative) for one in some]
         zero = Series(name="no effect", x=series[0].x, y=[0.0] * len(series[0].x))
         title = f"{metric}: difference to the control" + (" in %" if relative else "")
@@ -119,32 +120,22 @@ def _over_time(page: Document, reading: Reading) -> None:
 
 
 def _series(one: MetricReading, *, relative: bool) -> Series:
-    looks = [look for look in one.looks if _narrow(look, one.looks[-1])] or one.looks[-1:]
+    looks = [look for look in one.looks if _reach(look) <= _WIDE * _reach(one.looks[-1])]
 
-    def scaled(look: Look, value: float | None, share: float | None) -> float | None:
-        if not relative:
-            return value
-        return (
-            None if share is None and value is None else 100.0 * (share if share is not None else _share(look, value))
-        )
+    def scaled(look: Look, value: float | None) -> float | None:
+        return 100.0 * value / abs(look.control) if relative and value is not None else value
 
     return Series(
         name=one.variant,
         x=[look.until_us for look in looks],
-        y=[scaled(look, look.difference, look.relative) for look in looks],
-        low=[scaled(look, look.low, look.relative_low) for look in looks],
-        high=[scaled(look, look.high, look.relative_high) for look in looks],
+        y=[scaled(look, look.difference) for look in looks],
+        low=[scaled(look, look.low) for look in looks],
+        high=[scaled(look, look.high) for look in looks],
     )
 
 
-def _share(look: Look, value: float | None) -> float:
-    return (value or 0.0) / abs(look.control) if look.control else 0.0
-
-
-def _narrow(look: Look, last: Look) -> bool:
-    if look.low is None or look.high is None or last.low is None or last.high is None:
-        return last.low is None or last.high is None
-    return look.high - look.low <= _WIDE * (last.high - last.low)
+def _reach(look: Look) -> float:
+    return math.inf if look.low is None or look.high is None else look.high - look.low
 
 
 def _slices(page: Document, reading: Reading) -> None:
@@ -154,7 +145,7 @@ def _slices(page: Document, reading: Reading) -> None:
     page.paragraph("p-values are corrected after Holm for the number of slices.")
     ordered = sorted(reading.slices, key=lambda one: 1.0 if one.adjusted_p is None else one.adjusted_p)
     rows = tuple(
-        (one.slice, one.variant, one.metric, sum(one.look.units), *_effect_cells(one.look), _p(one.adjusted_p))
+        (one.slice, one.variant, one.metric, sum(one.look.units), *shown_values(one.look), _p(one.adjusted_p))
         for one in ordered[:_MOST_SLICES]
     )
     page.table(Table(headers=("slice", "variant", "metric", "units", "effect", "low", "high", "p"), rows=rows), most=10)
@@ -162,7 +153,7 @@ def _slices(page: Document, reading: Reading) -> None:
 
 def _weeks(page: Document, reading: Reading) -> None:
     rows = tuple(
-        (one.metric, one.variant, f"until {_minute(look.until_us)[:10]}", sum(look.units), *_effect_cells(look))
+        (one.metric, one.variant, f"until {_minute(look.until_us)[:10]}", sum(look.units), *shown_values(look))
         for one in reading.metrics
         if one.role == "primary"
         for look in one.by_week
@@ -184,13 +175,6 @@ def _days(page: Document, reading: Reading) -> None:
     if rows:
         page.heading("Days with marks")
         page.table(Table(headers=("day", "what happened"), rows=tuple(sorted(rows)), wraps=True), most=10)
-
-
-def _effect_cells(look: Look) -> list[str | None]:
-    if look.relative is None:
-        return [None if one is None else f"{one:+.3g}" for one in (look.difference, look.low, look.high)]
-    values = (look.relative, look.relative_low, look.relative_high)
-    return [None if one is None else percent(one) for one in values]
 
 
 def _p(p: float | None) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -73,18 +72,21 @@ def verdict(metric: Metric, look: Look, bounded: tuple[float, float] | None = No
 
 def shown_effect(one: MetricReading) -> str:
     """Return the newest effect on a metric as text, such as "revenue +3.1 % (1.2 % to 5.0 %)"."""
-    look = one.looks[-1]
-    low, high = (look.low, look.high) if one.bounded is None else one.bounded
-    if look.relative is not None and look.control:
-        size = abs(look.control)
-        ends = [None if end is None else end / size for end in (low, high)]
-        if one.bounded is None and (look.relative_low is not None or look.relative_high is not None):
-            ends = [look.relative_low, look.relative_high]
-        return (
-            f"{one.metric} {percent(look.relative)} ({_ends([None if end is None else percent(end) for end in ends])})"
-        )
-    values = [None if end is None else f"{end:+.3g}" for end in (low, high)]
-    return f"{one.metric} {look.difference:+.3g} ({_ends(values)})"
+    effect, low, high = shown_values(one.looks[-1], one.bounded)
+    ends = [None if end is None else end.removeprefix("+") for end in (low, high)]
+    if low is None or high is None:
+        between = f"at least {low}" if low is not None else f"at most {high}" if high is not None else "no interval yet"
+    else:
+        between = f"{ends[0]} to {ends[1]}"
+    return f"{one.metric} {effect} ({between})"
+
+
+def shown_values(look: Look, bounds: tuple[float, float] | None = None) -> list[str | None]:
+    """Return the effect and its bounds as texts: in % of the control's value, if that is not too close to 0."""
+    values = [look.difference, *((look.low, look.high) if bounds is None else bounds)]
+    if look.relative is None or not look.control:
+        return [None if one is None else f"{one:+.3g}" for one in values]
+    return [None if one is None else percent(one / abs(look.control)) for one in values]
 
 
 def percent(share: float) -> str:
@@ -94,10 +96,3 @@ def percent(share: float) -> str:
     ('+3.1 %', '-0.04 %')
     """
     return f"{100.0 * share:+.1f} %" if abs(share) >= 0.001 or not share else f"{100.0 * share:+.1g} %"
-
-
-def _ends(ends: Sequence[str | None]) -> str:
-    low, high = ends
-    if low is not None and high is not None:
-        return f"{low.removeprefix('+')} to {high.removeprefix('+')}"
-    return f"at least {low}" if low is not None else f"at most {high}" if high is not None else "no interval yet"

@@ -292,7 +292,7 @@ def _sums(metric: Metric, numbers: UnitValues, day: Array, codes: Array, shape: 
         if all(letter in columns for letter in name)
     }
     units = _counted(day, codes, days, variants)
-    bins = bins_of(numbers.y) if metric.kind == "quantile" else None
+    bins = bins_of(np.nan_to_num(numbers.y)) if metric.kind == "quantile" else None
     return [
         [
             ArmSums(

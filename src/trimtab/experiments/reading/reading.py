@@ -96,33 +96,28 @@ def guarantee(definition: Experiment) -> str:
 
 def decided_before(definition: Experiment) -> dict[str, str]:
     """Return what was decided before the start, as short texts by name."""
+    variants = (f"{name} ({share:.4g})" for name, share in wanted_shares(definition).items())
     found = {
         "unit": ", ".join(definition.unit),
-        "variants": ", ".join(
-            f"{name} ({weight:.4g})" for name, weight in zip(definition.variants, definition.weights, strict=False)
-        )
-        or ", ".join(definition.variants),
+        "variants": ", ".join(variants),
         "rule": definition.rule,
         "level": f"{definition.level:.4g}",
+        "duration": "" if definition.duration_us is None else format_duration(definition.duration_us),
+        "looks": str(definition.looks) if definition.rule == "obrien_fleming" else "",
+        "slices": ", ".join(definition.slices),
     }
-    found |= {} if definition.duration_us is None else {"duration": format_duration(definition.duration_us)}
-    found |= {"looks": str(definition.looks)} if definition.rule == "obrien_fleming" else {}
-    found |= {"slices": ", ".join(definition.slices)} if definition.slices else {}
     for role in ("primary", "guardrail", "secondary"):
-        names = [_described(one) for one in definition.metrics if one.role == role]
-        found |= {role: "; ".join(names)} if names else {}
-    return found
+        found[role] = "; ".join(_described(one) for one in definition.metrics if one.role == role)
+    return {name: text for name, text in found.items() if text}
 
 
 def _described(metric: Metric) -> str:
-    text = f"{metric.name} ({metric.kind}, {metric.better} is better"
-    text += f", within {format_duration(metric.within_us)}" if metric.within_us else ""
-    text += f", may be {metric.margin:.4g} of the control worse" if metric.role == "guardrail" else ""
-    text += f", larger values are cut to {metric.cap:.6g}" if metric.cap is not None else ""
-    text += f", with the {format_duration(metric.before_us)} before the exposure as a covariate" * bool(
-        metric.before_us
-    )
-    return text + ")"
+    parts = [metric.kind, f"{metric.better} is better"]
+    parts += [f"within {format_duration(metric.within_us)}"] if metric.within_us else []
+    parts += [f"may be {metric.margin:.4g} of the control worse"] if metric.role == "guardrail" else []
+    parts += [] if metric.cap is None else [f"larger values are cut to {metric.cap:.6g}"]
+    parts += [f"covariate: the {format_duration(metric.before_us)} before"] if metric.before_us else []
+    return f"{metric.name} ({', '.join(parts)})"
 
 
 def _withheld(

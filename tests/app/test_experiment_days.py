@@ -239,3 +239,16 @@ def test_a_tick_closes_days(tmp_path: Path) -> None:
         clock.advance_to(BEGIN_US + 4 * DAY_US)
         project.tick()
         assert stored_days(project.state.catalog, "prices", 1)[0].variants["old"].units == 1
+
+
+def test_values_that_no_sum_can_hold_are_left_out(tmp_path: Path) -> None:
+    clock = VirtualClock(BEGIN_US)
+    with opened(tmp_path / "p", clock) as project:
+        started(project, definition_of(project), BEGIN_US)
+        exposed(project, "ann", "bob")
+        for number in range(20):
+            order(project, f"o{number}", "ann", BEGIN_US + 5, 9e149)
+        order(project, "o", "bob", BEGIN_US + 5, 1e150)
+        spent = closed(project, clock, BEGIN_US + 5 * DAY_US)[0].variants["old"].metrics
+        assert (spent["spent"].units, spent["spent"].yy) == (1, (1e150 * 1e150,))
+        assert (spent["capped"].units, spent["capped"].y) == (2, (25.0,))

@@ -156,3 +156,25 @@ pairs = tt.experiment("pairs", unit=["seller", "user"], **made)
         clock.advance_to(BEGIN_US + HOUR_US)
         with pytest.raises(tt.NotFound, match="nothing of"):
             project.forget("user", "zacharias", dry_run=True)
+
+
+def test_an_exposure_log_that_was_lost_is_red_and_goes_on_after_a_recovery(tmp_path: Path) -> None:
+    clock = VirtualClock(BEGIN_US)
+    with opened(tmp_path / "p", clock) as project:
+        started(project, definition_of(project), BEGIN_US)
+        for unit in ("ann", "bob"):
+            exposed(project, unit, BEGIN_US)
+        project.tick()
+    log = tmp_path / "p" / ".trimtab" / "log" / "exposures"
+    for file in log.iterdir():
+        file.unlink()
+    with opened(tmp_path / "p", clock) as project:
+        (red,) = [line for line in project.status().red if "log/exposures" in line]
+        assert "2 records after that were read before" in red
+        (lost,) = project.recover().lost
+        assert (lost.log, lost.first, lost.last) == ("exposures", 1, 2)
+        assert [line for line in project.status().red if "log/exposures" in line] == []
+        exposed(project, "cid", BEGIN_US)
+        assert max(project.state.exposures.positions().values()) == 3
+        clock.advance_to(BEGIN_US + 5 * DAY_US)
+        assert days_of(project)[0].variants["old"].units == 1

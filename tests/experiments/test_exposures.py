@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memory import Memory
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Corrupt
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.experiments.exposures import (
     ERASED,
+    ExposureBlock,
     Intake,
     find_exposures,
     log_exposures,
@@ -172,3 +176,25 @@ def test_the_real_log_keeps_exposures(tmp_path: Path) -> None:
         log_exposures(log, [exposed(f"u{n}") for n in range(25)])
         log_exposures(log, [])
         assert read(log) == [(f"u{n}", 0) for n in range(25)]
+
+
+@pytest.mark.soak
+def test_five_million_units_fit_into_little_memory() -> None:
+    """`pytest -m soak tests/experiments/test_exposures.py`: each unit is exposed about twice on one day."""
+    rng, units, rows = np.random.default_rng(1), 5_000_000, 10_000
+
+    def blocks() -> Iterator[ExposureBlock]:
+        none, numbers = np.full(rows, "", object), np.arange(rows)
+        for start in range(0, 2 * units, rows):
+            keys = rng.integers(0, units, rows, dtype=np.uint64) * np.uint64(11_400_714_819_323_198_485)  # odd
+            yield ExposureBlock(
+                units=none, keys=keys, at_us=start + numbers, places=start + numbers,
+                variants=(keys % np.uint64(2)).astype(np.uint8), reasons=none, overrides=none != "", attributes=none,
+            )  # fmt: skip
+
+    memory = Memory(os.getpid())
+    first = first_exposures(blocks())
+    grown = memory.grown()
+    print(f"{len(first):,} units of {2 * units:,} exposures: {grown:.0f} MB, {len(first.packed()):,} bytes stored")
+    assert len(first) > 4_000_000
+    assert grown < 400

@@ -26,6 +26,7 @@ Array = NDArray[Any]
 Evaluate: TypeAlias = Callable[[FeatureSet, Columns, Array, "int | None"], FeatureFrame]
 
 _TYPES: tuple[Dtype, ...] = ("str", "int")
+_LARGEST = 1e150  # the squares of 100,000,000 such values have a finite sum
 _COVARIATES = ("mean", "proportion")  # the kinds of metrics that can have a covariate
 
 
@@ -104,7 +105,7 @@ class MetricFeatures:
         for number, metric in enumerate(self.metrics):
             y, d, x = _numbers(metric, read[False][f"value_{number}"], exposed_us), None, None
             if metric.kind == "ratio":
-                d = finite(_floats(read[False][f"denominator_{number}"]))
+                d = within_range(_floats(read[False][f"denominator_{number}"]))
                 y = np.where(np.isnan(d), np.nan, y)
             if f"value_{number}" in read[True]:
                 x = np.nan_to_num(_numbers(metric, read[True][f"value_{number}"], exposed_us))
@@ -113,14 +114,13 @@ class MetricFeatures:
 
 
 def capped(metric: Metric, values: Array) -> Array:
-    """Return values with those above the metric's cap cut to it, and without those that cannot be squared."""
-    return finite(values if metric.cap is None else np.minimum(values, metric.cap))
+    """Return values with those above the metric's cap cut to it, and NaN in place of those that are too large."""
+    return within_range(values if metric.cap is None else np.minimum(values, metric.cap))
 
 
-def finite(values: Array) -> Array:
-    """Return values with NaN in place of those whose square is no finite number."""
-    with np.errstate(over="ignore"):
-        return np.where(np.isfinite(values * values), values, np.nan)
+def within_range(values: Array) -> Array:
+    """Return values with NaN in place of those whose squares might have no finite sum."""
+    return np.where(np.abs(values) <= _LARGEST, values, np.nan)
 
 
 def _source(metric: Metric) -> Source:

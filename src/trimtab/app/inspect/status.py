@@ -9,6 +9,7 @@ import msgspec
 from trimtab.app.alerts.alert_overview import red_receivers
 from trimtab.app.features.clock_ahead import REPAIR, stamped_ahead
 from trimtab.app.features.feature_failures import feature_failures
+from trimtab.app.features.source_counts import SourceCounts, read_counts
 from trimtab.app.inspect.skew import skew_lines
 from trimtab.app.inspect.skew_signals import SIGNAL
 from trimtab.app.inspect.status_text import DeploymentStatus, SourceStatus, Status
@@ -69,14 +70,18 @@ def deployment_status(system: System, name: str) -> DeploymentStatus:
 def project_status(system: System) -> Status:
     """Return the status of the project; see `Project.status`."""
     now_us = system.clock.now_us()
-    system.history.refresh()
     red: list[str] = []
     ledger = Ledger(system.state.catalog).rows()
     deployments = [_deployment(system, name, ledger, now_us, red) for name in system.definitions.deployments]
     quarantined = system.quarantine.counts()
-    sources = [_source(system, name, quarantined.get(name, {})) for name in system.definitions.sources]
+    counts = read_counts(system)
+    sources = [_source(name, counts, quarantined.get(name, {})) for name in system.definitions.sources]
     labels = {d.model.label.source.name for d in system.definitions.deployments.values()}
-    red += [f"{s.name}: no event was ever loaded or pushed" for s in sources if not s.events and s.name in labels]
+    red += [
+        f"{s.name}: no event was ever loaded or pushed"
+        for s in sources
+        if s.events == 0 and s.name in labels and not counts.behind
+    ]
     skew, differing = skew_lines(system)
     red += differing
     signals = [signal for signal in listed_signals(system.state.catalog) if _shown(system, signal, now_us)]
@@ -351,13 +356,15 @@ def _unwatched(loop: DeploymentLoop, version: str) -> str | None:
     )
 
 
-def _source(system: System, name: str, quarantined: dict[str, int]) -> SourceStatus:
-    frame = system.history.frame(name)
+def _source(name: str, counts: SourceCounts, quarantined: dict[str, int]) -> SourceStatus:
+    found = counts.of(name)
     return SourceStatus(
         name=name,
-        events=frame.rows,
-        newest=format_time(int(frame.event_at_us.max())) if frame.rows else None,
+        events=found.events,
+        newest=None if found.newest_us is None else format_time(found.newest_us),
         quarantined=quarantined,
-        duplicates=system.history.duplicates.get(name, 0),
-        id_conflicts=system.history.id_conflicts.get(name, 0),
+        duplicates=found.duplicates,
+        id_conflicts=found.id_conflicts,
+        exact=found.exact and not counts.behind,
+        uncounted=counts.behind,
     )

@@ -43,11 +43,13 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The status of one source of events."""
 
     name: str
-    events: int
+    events: int  # the number of its events or, if not `exact`, of their records, which may repeat events
     newest: str | None  # the event time of the newest event
     quarantined: dict[str, int]  # by reason: the number of rows that could not become events
     duplicates: int
     id_conflicts: int
+    exact: bool = True  # false if new records of a large log were not compared with earlier events
+    uncounted: int = 0  # the number of newest log records, of all sources, that the next tick will count
 
 
 class Status(Shown, msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -156,7 +158,9 @@ def _source(one: SourceStatus, width: int) -> str:
     remarks += [f"{one.duplicates:,} repeated"] if one.duplicates else []
     remarks += [f"{one.id_conflicts:,} id conflicts"] if one.id_conflicts else []
     newest = f", newest {one.newest}" if one.newest else ""
-    return f"{one.name:{width}}  {one.events:,} events{newest}" + (
+    what = "events" if one.exact else "records"
+    at_least = "at least " if one.uncounted else ""
+    return f"{one.name:{width}}  {at_least}{one.events:,} {what}{newest}" + (
         f" (set aside: {', '.join(remarks)})" * bool(remarks)
     )
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from trimtab.app.features.materialising import writing_tables
+from trimtab.app.features.source_counts import discard_counts, store_counts
 from trimtab.app.keep.personal_data import PersonalData, SeenSet, find_personal_data, open_tables, partitions_of
 from trimtab.app.keep.retention import LEASE as RETENTION
 from trimtab.app.keep.subjects import Subject
@@ -177,6 +178,8 @@ def _erase(system: System, found: PersonalData, run: _Run) -> None:
     The log is erased first, because everything else is made from it.
     """
     state = system.state
+    if run.sources:
+        discard_counts(system)
     for name, log in _logs(system).items():
         for partition in run.partitions.get(name, []):
             log.erase(partition, found.in_log(name).get(partition, {}))
@@ -187,6 +190,7 @@ def _erase(system: System, found: PersonalData, run: _Run) -> None:
     if run.counts["stored_answers"]:
         state.answers.erase(found.answers)
     if run.sources:
+        store_counts(system)
         _reset_views(system, run.sources.keys())
     for leftover in (state.folder / "blob").glob(".*.new"):  # left by a training that was killed; no training runs now
         leftover.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.app.features.materialising import SPARED_H, move_into_tables
+from trimtab.app.features.source_counts import discard_counts, store_counts
 from trimtab.app.keep.disk_usage import Taken, log_growth, over_budget, record_bytes, taken
 from trimtab.app.state.lease import Lease
 from trimtab.app.state.retention_needs import lifetime_features, newest_features, source_needs, views_in_use
@@ -174,6 +175,7 @@ def _retain(system: System) -> Retained:
     truncated, notes = _truncate_events(system)
     tables = state.tables(system.sources, make=True)
     gone = _expire(system, tables)
+    store_counts(system)
     _vacuum(tables, SPARED_H)
     _compact(system, tables)
     predictions = _truncate(state.predictions, _closed_before(system), notes)
@@ -318,6 +320,7 @@ def _expire(system: System, tables: Mapping[str, Table]) -> dict[str, int]:
         condition = expired(before_us, entities[source])
         if table.count(condition):
             note_kept_from(system.state.catalog, source, before_us)  # first, because keeping events longer does no harm
+            discard_counts(system)
             gone[source] = table.prune(condition)
     return gone
 

@@ -6,6 +6,7 @@ import re
 
 import msgspec
 
+from trimtab.app.start.init.entities import Past, pasts, with_numbers
 from trimtab.app.start.init.file.profile import listed_lines
 from trimtab.app.start.init.file.table import DataTable, Profile
 from trimtab.app.start.init.file.texts import quoted
@@ -37,6 +38,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     known_at: str | None  # the column that says when a label became known
     wait: Wait
     panel: Panel | None
+    pasts: tuple[Past, ...]  # the entities besides the key whose past becomes features
     features: tuple[Profile, ...]
     left_out: dict[str, str]  # the columns left out, each with the reason
     merged: frozenset[str]  # the columns whose spellings are made one
@@ -96,17 +98,13 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
         assumed,
     )
     panel = panel_in(step_us, options, is_number, wait.wait, last_us - first_us, assumed)
+    taken = {time, label, known_at, key.name, *table.constants}
+    entities = pasts(table, options, {*taken, *options.omit}, key, time, wait.wait, last_us - first_us, assumed)
+    identifying = {past.column: "identifies whom or what a row is about; its past is a feature" for past in entities}
     features, left_out = _features(
-        table,
-        {
-            time,
-            label,
-            known_at,
-            key.name,
-            *table.constants,
-            *(key.entity if len(key.entity) == 1 and not panel else ()),
-        },
+        table, {*taken, *identifying, *(key.entity if len(key.entity) == 1 and not panel else ())}
     )
+    left_out |= identifying
     for name in (*options.omit, *options.allow_leakage):
         existing(table, "--omit" if name in options.omit else "--allow-leakage", name)
     left_out |= {name: "was named by --omit" for name in options.omit if name not in left_out}
@@ -118,7 +116,8 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
         late = "may not be known when its row is predicted; if it is: --known-ahead {}"
         left_out |= {c.name: late.format(c.name) for c in features if c.name not in ahead}
         features = [c for c in features if c.name in ahead]
-    if not features and not key.entity:
+    entities = with_numbers(entities, features)
+    if not features and not key.entity and not entities:
         raise Misuse(
             f"file {table.file}: found no column left for features: "
             + "; ".join(f"{n!r} {w}" for n, w in left_out.items())
@@ -168,6 +167,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
         known_at=known_at,
         wait=wait,
         panel=panel,
+        pasts=entities,
         features=tuple(features),
         left_out=left_out,
         merged=frozenset(options.merge),

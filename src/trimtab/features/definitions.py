@@ -194,6 +194,8 @@ class Label(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
     wait_us: int
     # the possible values in order; empty if the label is a number or a bool
     classes: tuple[str, ...] | tuple[int, ...] = ()
+    # whether the source has one event for each request, dated by the time of the request; `model()` finds out # D206
+    dated_by_request: bool = False
 
     @property
     def hash(self) -> str:

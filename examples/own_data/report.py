@@ -103,7 +103,7 @@ def section(one: Set) -> str:
     months = printed.index("By month")
     tables = [*printed[1:begin], *_first_table(printed[begin:]), "", *printed[months:end]]
     start = printed[1][:10]
-    left = re.search(r"requests from (\S+) on are answered but not judged", " ".join(printed))
+    left = re.search(r"requests? from (\S+) on (?:is|are) answered but not judged", " ".join(printed))
     rows, loss = refitted(one, start, left and left[1])
     policies = {line.split("  ")[0]: re.split(r"  +", line) for line in _first_table(printed[begin:])[2:]}
     judged, metric = policies["never"][2], re.split(r"  +", printed[begin])[3]

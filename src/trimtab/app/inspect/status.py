@@ -25,7 +25,7 @@ from trimtab.app.training.fresh_process import failure_to_load
 from trimtab.app.training.loops import Loops, stages_of
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.records import Signal
-from trimtab.core.shown import format_bytes
+from trimtab.core.shown import count_of, format_bytes
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_time
 from trimtab.features.stored import check_functions
 from trimtab.monitoring.profiles.profile_store import without_profile
@@ -153,7 +153,7 @@ def _applying(system: System, lag_records: int) -> list[str]:
             "the process that applies events is stuck" if followed else "no process applies them; run: trimtab serve"
         )
         waited = format_duration(behind_us // MINUTE_US * MINUTE_US)
-        red.append(f"online features: {lag_records:,} records have been waiting for up to {waited}; {doing}")
+        red.append(f"online features: {count_of(lag_records, 'record')} waiting for up to {waited}; {doing}")
     return red
 
 
@@ -217,7 +217,11 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
                 f"{name}: no day was closed for {format_duration(behind_us // DAY_US * DAY_US)}; does `trimtab tick` "
                 "run?"
             )
-    text += f", {watch.unlisted:,} labels outside the declared classes" if watch is not None and watch.unlisted else ""
+    text += (
+        f", {count_of(watch.unlisted, 'label')} outside the declared classes"
+        if watch is not None and watch.unlisted
+        else ""
+    )
     moved = system.registry.history(name, CHAMPION)
     red += [f"{name}: {line}" for line in _ticking(system, name, moved[-1].at_us if moved else None, now_us)]
     state = loop.controller.state
@@ -282,7 +286,7 @@ def _learner(system: System, deployment: Deployment, version: Version, now_us: i
         count = "one" if found.set_aside == 1 else f"{found.set_aside:,} in all"
         red.append(f"{deployment.name}: {described(recent[-1])} ({count}; correct the label's source or definition)")
     aside = f", {found.set_aside:,} set aside" if found.set_aside else ""
-    return f"learns online: {found.examples:,} labels learnt{aside}"
+    return f"learns online: {count_of(found.examples, 'label')} learnt{aside}"
 
 
 def _arms(system: System, name: str) -> dict[str, str]:

@@ -26,7 +26,7 @@ from trimtab.app.state.lease import Lease
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Decision
-from trimtab.core.shown import Shown
+from trimtab.core.shown import Shown, count_of
 from trimtab.core.time import format_time
 from trimtab.features.online.store import OnlineStore
 from trimtab.serving.log.buffered_log import BufferedLog
@@ -89,7 +89,7 @@ class Forgotten(Shown, msgspec.Struct, frozen=True, kw_only=True):
         if self.nothing:
             more = f" and {len(self.nothing) - _NAMED:,} more" if len(self.nothing) > _NAMED else ""
             out.append(f"  nothing was found of {', '.join(map(repr, self.nothing[:_NAMED]))}{more}")
-        out += [f"  {n:,} events of {source}" for source, n in sorted(self.sources.items())]
+        out += [f"  {count_of(n, 'event')} of {source}" for source, n in sorted(self.sources.items())]
         out.append("  looked at " + "; ".join(f"{s}: {', '.join(c)}" for s, c in sorted(self.columns.items())))
         out += [f"  {verb}: the folder {name}, which can be made again" for name in self.workspaces]
         for one in self.training_sets:

@@ -18,6 +18,7 @@ from trimtab.app.start.init.roles import existing, known_column, label_column, t
 from trimtab.app.start.init.steps import batch_window_days, step_of
 from trimtab.app.start.init.waits import Wait, wait_in
 from trimtab.core.errors import Misuse
+from trimtab.core.shown import count_of
 from trimtab.core.time import DAY_US, duration_us, format_duration, format_time
 
 _CATEGORIES = 200  # a text column with more different values is not a category
@@ -76,7 +77,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
     notes.append(f"The rows are from {format_time(first_us)} to {format_time(last_us)}, {days:.1f} days.")
     (ahead,) = table.one(f"SELECT count(*) FROM data WHERE epoch_us({quoted(time)}) > {now_us}")
     if ahead:
-        notes.append(f"{ahead:,} rows are dated in the future; their labels would go to quarantine.")
+        notes.append(f"{count_of(ahead, 'row')} dated in the future: their labels would go to quarantine.")
     label = label_column(table, options, time, assumed)
     values = label_values(table, label, options.positive, assumed)
     positive = values.positive(label)
@@ -129,7 +130,11 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
             f"{empty:.1%} of the rows have no {label!r}. They are loaded, but nothing is learnt from them. If no value "
             "means a class of its own, write this class into the file."
         )
-    notes += [f"{n:,} rows have no {name!r}: ingestion will quarantine them." for name, n in needed.items() if n]
+    notes += [
+        f"{count_of(n, 'row')} without {name!r}: ingestion will quarantine {'it' if n == 1 else 'them'}."
+        for name, n in needed.items()
+        if n
+    ]
     final_us = last_us - duration_us(wait.wait)
     window = _window(table, time, label, values, final_us, last_us - first_us)
     batches = batch_window_days(table, time, label, final_us)

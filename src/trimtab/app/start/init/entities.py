@@ -21,7 +21,7 @@ _WHO = re.compile(
     r"sensor|shop|store|student|supplier|user|vehicle|vendor)(_?(code|name|no|nr|number))?$"
 )
 _CATEGORIES = 200  # a text column with more different values identifies something, whatever its name
-_LEAST_VALUES = 20  # a column with fewer values is a category
+_LEAST_VALUES = 50  # a column with fewer values is a category
 _LEAST_ROWS = 2  # rows of a value on average
 _LEAST_PAST = 0.2  # the share of rows that have an older row of the same value, whose wait is over
 _MOST_ENTITIES = 2

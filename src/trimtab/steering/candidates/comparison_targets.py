@@ -15,7 +15,7 @@ from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.time import format_duration
 from trimtab.features.stored import check_functions
 from trimtab.registry import LoadedModel, Registry, Version
-from trimtab.registry.loading import repair_lost
+from trimtab.registry.loading import lost_artifact, repair_lost
 from trimtab.registry.protection import CHAMPION
 from trimtab.stats.metrics.loss_names import loss_kind
 from trimtab.steering.candidates.ports import DeploymentParts, TrainingData
@@ -84,19 +84,46 @@ def version_target(
     unseen_from_us = model.label.final_until(version.cut_us if seen_until_us is None else seen_until_us)
     if until_us - unseen_from_us >= LEAST_WINDOW_US or version.imported is not None:
         return ComparisonTarget(version, unseen_from_us, note)
-    judged = [  # leave out records with several folds, because such a candidate has learnt from part of its own window
-        gate
-        for gate in registry.gates_of(version)
-        if gate.candidate == (version.refit_of or version.id) and gate.folds == 1
-    ]
-    if not judged:
+    found = _judged_candidate(registry, version)
+    if found is None:
         return ComparisonTarget(version, unseen_from_us, note)
-    started_us = max(gate.window_start_us for gate in judged)
+    origin, started_us = found
     if version.refit_of is None:  # this is a candidate, which was fitted on what was known when its window began
         return ComparisonTarget(version, started_us, note)
-    origin = registry.get(version.refit_of)
     note = f"{origin.name} answered{own and f' {own}'} instead of its refit {version.name}, which has seen the window."
     return ComparisonTarget(origin, started_us, note)
+
+
+def target_on_window(parts: DeploymentParts, target: ComparisonTarget, start_us: int) -> ComparisonTarget:
+    """Return what a new candidate of the target's recipe is compared with on a window that begins at `start_us`.
+
+    The candidate learnt only from labels that were final at `start_us`. If the target learnt from later ones, it is the
+    more recent of the two by up to the label's wait, although the candidate's refit would be the more recent one in
+    service. Then the candidate that the target is a refit of is used in its place: it learnt from what was known when
+    its own window began. If there is none that was judged with one fit, the target itself is used. # D0212
+    """
+    version, registry, model = target.version, parts.registry, parts.deployment.model
+    comparable = version.recipe == model.hash and version.refit_of is not None and not target.note
+    if not comparable or model.label.final_at(target.unseen_from_us) <= start_us:
+        return target
+    found = _judged_candidate(registry, version)
+    if found is None or found[1] > start_us or lost_artifact(parts.blob, found[0]) is not None:
+        return target
+    origin, started_us = found
+    note = f"{origin.name} answered instead of its refit {version.name}, which learnt from labels that were not final "
+    note += f"when the window began. Both candidates learnt from those that were, {origin.name} in a window of its own."
+    return ComparisonTarget(origin, started_us, note)
+
+
+def _judged_candidate(registry: Registry, version: Version) -> tuple[Version, int] | None:
+    """Return the judged candidate of a version (itself, or the one that it is a refit of), and the time until which
+    it may have learnt; None if it was not judged, or with several folds: then it has learnt from part of its window.
+    """
+    candidate = version.refit_of or version.id
+    started_us = [
+        gate.window_start_us for gate in registry.gates_of(version) if gate.candidate == candidate and gate.folds == 1
+    ]
+    return (registry.get(candidate), max(started_us)) if started_us else None
 
 
 def target_scores(

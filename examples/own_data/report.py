@@ -99,9 +99,8 @@ def section(one: Set) -> str:
     init = (WORK / f"{one.name}.init.txt").read_text().splitlines()
     printed = (WORK / f"{one.name}.simulate.txt").read_text().splitlines()
     begin = printed.index(next(line for line in printed if line.startswith("scenario")))
-    end = printed.index("Quality over time")
-    months = printed.index("By month")
-    tables = [*printed[1:begin], *_first_table(printed[begin:]), "", *printed[months:end]]
+    months = _first_table(printed[printed.index("By month") :])
+    tables = [*printed[1:begin], *_first_table(printed[begin:]), "", *months]
     start = printed[1][:10]
     left = re.search(r"requests? from (\S+) on (?:is|are) answered but not judged", " ".join(printed))
     rows, loss = refitted(one, start, left and left[1])

@@ -3,7 +3,8 @@
 A target scores the days on which the candidate is judged, from its own features. The version in service may have learnt
 from these days, because it is a refit: the definition of a judged candidate, fitted again on more data. Then this
 earlier candidate is used in its place. It has the same recipe (definition and way of fitting), but has not seen the
-days. # D0195
+days. # D0195 The same is done if labels take so long that the version in service knows labels that the candidate may
+not know yet. # D0212
 """
 
 from __future__ import annotations
@@ -95,29 +96,29 @@ def version_target(
 
 
 def target_on_window(parts: DeploymentParts, target: ComparisonTarget, start_us: int) -> ComparisonTarget:
-    """Return what a new candidate of the target's recipe is compared with on a window that begins at `start_us`.
+    """Return the target that a new candidate of the same recipe is compared with on a window from `start_us` on.
 
-    The candidate learnt only from labels that were final at `start_us`. If the target learnt from later ones, it is the
-    more recent of the two by up to the label's wait, although the candidate's refit would be the more recent one in
-    service. Then the candidate that the target is a refit of is used in its place: it learnt from what was known when
-    its own window began. If there is none that was judged with one fit, the target itself is used. # D0212
+    A candidate learns only from labels that were final at `start_us`. If the version in service also learnt from later
+    ones, its rows are newer than the candidate's, although those of the candidate's refit would be newer still. Then
+    the candidate that it is a refit of is used in its place: it learnt from the labels that were final when its own
+    window began. The target itself is returned if there is no such candidate. # D0212
     """
     version, registry, model = target.version, parts.registry, parts.deployment.model
-    comparable = version.recipe == model.hash and version.refit_of is not None and not target.note
-    if not comparable or model.label.final_at(target.unseen_from_us) <= start_us:
+    refit_of_recipe = version.recipe == model.hash and version.refit_of is not None and not target.note
+    if not refit_of_recipe or model.label.final_at(target.unseen_from_us) <= start_us:
         return target
     found = _judged_candidate(registry, version)
     if found is None or found[1] > start_us or lost_artifact(parts.blob, found[0]) is not None:
         return target
     origin, started_us = found
     note = f"{origin.name} answered instead of its refit {version.name}, which learnt from labels that were not final "
-    note += f"when the window began. Both candidates learnt from those that were, {origin.name} in a window of its own."
-    return ComparisonTarget(origin, started_us, note)
+    return ComparisonTarget(origin, started_us, f"{note}when the window began; neither candidate did.")
 
 
 def _judged_candidate(registry: Registry, version: Version) -> tuple[Version, int] | None:
-    """Return the judged candidate of a version (itself, or the one that it is a refit of), and the time until which
-    it may have learnt; None if it was not judged, or with several folds: then it has learnt from part of its window.
+    """Return the judged candidate of a version (itself, or the one that it is a refit of) and the start of its window.
+
+    None: it was not judged, or with several folds, so that it has learnt from part of its window.
     """
     candidate = version.refit_of or version.id
     started_us = [

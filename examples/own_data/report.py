@@ -62,7 +62,7 @@ SETS = [
         "the key, the wait of 90 days and the column that says when a label became known by itself.",
         "Both refits that the schedule made passed. Where labels take 90 days, a refit is compared with the candidate "
         "of the version in service, because that version knows labels that were not final when the judged days began "
-        "([D0212](decisions/D0212-long-waits.md)). What `ungated 30d` is better by is the cost of a false alarm: after "
+        "([D0214](decisions/D0214-long-waits.md)). What `ungated 30d` is better by is the cost of a false alarm: after "
         "Christmas the newest label was older than usual (`feed_late`), and the requests of the 90 days before, which "
         "might have been concerned, are left out of every later fit. A person who knows that nothing was wrong gives "
         "them back: `trimtab quality exclusions bought_again --release ID --why TEXT`. Without that alarm the schedule "

@@ -134,7 +134,7 @@ class QualityMonitor:
                 reference was scored by the candidate, but the version was fitted again on more data.
             name: The name of the version, for messages.
             continues: Whether to go on with the present watch, if it has no alarm, until seven days of the new version
-                are closed. Otherwise days of the replaced version that are not closed yet are not compared. # D0212
+                are closed. Otherwise days of the replaced version that are not closed yet are not compared. # D0214
         """
         allowed = allowance or {}
         shared = len(self.kinds) + bool(slices)

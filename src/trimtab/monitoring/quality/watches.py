@@ -96,7 +96,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     reference_loss: float | None = None  # mean loss of the reference days, in units of the cap; None: not known
     short_of: dict[str, float] = {}  # by kind, how far the reference itself is above the level of the second anchor
     arm: str = ""  # "canary" or "shadow"; empty: the version in service
-    # the watch over the version that this one replaced on a schedule, while days of that version are not closed # D0212
+    # the watch over the version that this one replaced on a schedule, while days of that version are not closed # D0214
     earlier: Watch | None = None
 
     @property

@@ -4,7 +4,7 @@ A target scores the days on which the candidate is judged, from its own features
 from these days, because it is a refit: the definition of a judged candidate, fitted again on more data. Then this
 earlier candidate is used in its place. It has the same recipe (definition and way of fitting), but has not seen the
 days. # D0195 The same is done if labels take so long that the version in service knows labels that the candidate may
-not know yet. # D0212
+not know yet. # D0214
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def target_on_window(parts: DeploymentParts, target: ComparisonTarget, start_us:
     A candidate learns only from labels that were final at `start_us`. If the version in service also learnt from later
     ones, its rows are newer than the candidate's, although those of the candidate's refit would be newer still. Then
     the candidate that it is a refit of is used in its place: it learnt from the labels that were final when its own
-    window began. The target itself is returned if there is no such candidate. # D0212
+    window began. The target itself is returned if there is no such candidate. # D0214
     """
     version, registry, model = target.version, parts.registry, parts.deployment.model
     refit_of_recipe = version.recipe == model.hash and version.refit_of is not None and not target.note

@@ -163,7 +163,7 @@ class Comparisons:
         """Return what the candidates of a plan are compared with: the target's scores of the plan's longest window.
 
         If the target learnt from labels that were not final when the window began, its own candidate gives the scores.
-        With folds this is not needed, because each fit learns from days of the window. # D0212
+        With folds this is not needed, because each fit learns from days of the window. # D0214
         """
         if target is not None and not plan.folds[1:] and not self._learns:
             target = target_on_window(self._parts, target, plan.window.start_us)

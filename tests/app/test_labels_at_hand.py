@@ -250,7 +250,7 @@ def test_the_command_says_how_many_were_taken_and_why_the_rest_was_not(words: Sc
     shown = CliRunner().invoke(trimtab, ["label", str(file), "--project", str(words.folder)])
     assert shown.exit_code == 1
     assert shown.output == (
-        "1 labels taken, 1 refused\n"
+        "1 label taken, 1 refused\n"
         "  counted as true: 'yes'\n"
         "  line 3: prediction 'p_nothing' is not in the log. Give the id of an answer.\n"
     )

@@ -129,7 +129,7 @@ def test_events_that_nobody_applies_are_red_after_an_hour(project: Project) -> N
     shop.move(project, HOUR_US)
     assert not re.search("records have been waiting", str(project.status().red))
     shop.move(project, MINUTE_US)
-    assert re.search("1 records have been waiting for up to 61min; no process applies", str(project.status().red))
+    assert re.search("1 record waiting for up to 61min; no process applies", str(project.status().red))
     project.views.follow()  # and its applier is never started
     assert re.search("is stuck", str(project.status().red))
     project.views.release()

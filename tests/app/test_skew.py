@@ -86,7 +86,7 @@ def test_no_prediction_is_no_evidence(project: Project) -> None:
     assert not project.skew().is_red
     shop.move(project, HOUR_US)
     assert project.skew(since=project.clock.now_us()).is_red
-    assert "1 predictions, 0 values differ" in project.status().skew["buyer"]  # what was found before still holds
+    assert "1 prediction, 0 values differ" in project.status().skew["buyer"]  # what was found before still holds
 
 
 def test_answers_about_the_past_and_of_batches_are_checked_too(project: Project) -> None:

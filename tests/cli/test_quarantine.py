@@ -30,7 +30,7 @@ def test_what_a_file_has_and_lacks_is_said(folder: Path, call: Run) -> None:
     done = call("ingest", "weather", "a.csv", cwd=folder)
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
-        "weather: 1 rows taken, 2 quarantined (repeated rows count once)",
+        "weather: 1 row taken, 2 quarantined (repeated rows count once)",
         "  columns that are not declared, left out: dewp",
         "  line 3: temp = '1,5': wrong_type",
         "  line 4: 5 fields where the header has 4: 'JFK,1,5,2025-01-01,3': bad_line",
@@ -76,7 +76,7 @@ def test_rows_are_shown_given_back_and_dropped(folder: Path, call: Run) -> None:
         ("missing", {"origin": "JFK", "temp": 1.0, "at": None})
     ]
     (folder / "project.py").write_text(PROJECT.replace('"origin": str', '"origin": int'))
-    assert "1 rows taken, 2 do not fit" in call("quarantine", "replay", "weather", cwd=folder).stdout
+    assert "1 row taken, 2 do not fit" in call("quarantine", "replay", "weather", cwd=folder).stdout
     unsure = call("quarantine", "drop", "weather", cwd=folder)
     assert unsure.returncode == 2
     assert "2 rows would be dropped" in unsure.stderr
@@ -98,7 +98,7 @@ def test_a_load_of_which_nothing_was_taken_fails(folder: Path, call: Run) -> Non
     (folder / "open.ndjson").write_text(good)
     early = call("ingest", "weather", "open.ndjson", cwd=folder)
     assert (early.returncode, early.stderr) == (1, "Nothing was taken.\n")
-    assert "1 rows left out: their delay had not passed at the newest row of the file" in early.stdout
+    assert "1 row left out, whose delay had not passed at the newest row of the file" in early.stdout
     assert "load it with --live" in early.stdout
     assert call("ingest", "weather", "open.ndjson", "--live", cwd=folder).returncode == 0
     (folder / "project.py").write_text(PROJECT)

@@ -127,10 +127,17 @@ def test_no_line_of_a_csv_file_is_lost(tmp_path: Path, lines: list[str]) -> None
 ALIKE = {
     "int": st.sampled_from(["N", "+N", "N_0", "N.0", "Ne1", "\u0661", " N ", "9999999999999999999"]),
     "float": st.sampled_from(["N", "-N.5", "N_0", "Ne400", "nan", "-nan", "inf", ".5", "\u0661", "0xN", "NA"]),
+    "time": st.sampled_from(
+        [
+            *("N-01-31T23:59:59", "N-02-29 12:34:56Z", "2024-01-01T24:00:00", "2024-01-01T00:00:60", "2024-01-01"),
+            *("0000-12-31T23:59:59", "0001-01-01 00:00:00", "9999-12-31T23:59:59", "2024-01-01T00:00:00+01:00"),
+            "2024-01-01T00:00:00\n2024-01-02T00:00:00",
+        ]
+    ),
 }
 
 
-@pytest.mark.parametrize("dtype", ["int", "float"])
+@pytest.mark.parametrize("dtype", ALIKE)
 @given(st.data())
 def test_whole_columns_of_text_are_converted_as_each_text(dtype: Dtype, data: st.DataObject) -> None:
     shape = data.draw(ALIKE[dtype])
@@ -139,6 +146,13 @@ def test_whole_columns_of_text_are_converted_as_each_text(dtype: Dtype, data: st
     quick = csv_files._QUICK[dtype](texts, csv_files._NULLS)
     if quick is not None:  # else each is converted by itself
         assert quick.to_list() == [of_text(dtype, text) for text in texts]
+
+
+def test_times_in_their_usual_form_are_converted_together() -> None:
+    texts = ["2024-02-29T23:59:59", "1969-12-31 00:00:01Z", "", "0001-01-01T00:00:00"]
+    quick = csv_files._QUICK["time"](texts, csv_files._NULLS)
+    assert quick is not None
+    assert quick.to_list() == [of_text("time", text) for text in texts]
 
 
 def test_a_record_may_be_longer_than_what_is_read_at_a_time(tmp_path: Path) -> None:

@@ -25,7 +25,10 @@ LABEL = label(KEYED, key="key", value=col("x") > 0, wait=50)
 
 def naive(records: list[Record], what: Label, key: Any, t: int, cut: int) -> tuple[float | None, str, int]:
     visible = newest([r for r in records if r.known_at_us <= cut], what.source)
-    mine = [r for r in visible if not r.deleted and r.row["key"] == key and key is not None and r.event_at_us >= t]
+    mine = [r for r in visible if not r.deleted and r.row[what.key] == key and key is not None]
+    known_before = [r for r in records if r.row[what.key] == key and r.event_at_us < t and r.known_at_us <= t]
+    by_request = what.dated_by_request and not known_before
+    mine = [r for r in mine if r.event_at_us >= t or (by_request and r.known_at_us > t)]
     best = max(mine, key=lambda r: (r.event_at_us, r.known_at_us, r.partition, r.position), default=None)
     if best is None or best.row["x"] is None:
         return None, "pending" if cut < t + what.wait_us else "missing", NEVER_US
@@ -33,30 +36,48 @@ def naive(records: list[Record], what: Label, key: Any, t: int, cut: int) -> tup
     return float(best.row["x"] > 0), state, best.known_at_us
 
 
+BY_REQUEST = msgspec.structs.replace(label(KEYED, key="id", value=col("x") > 0, wait=50), dated_by_request=True)
+ids = st.sampled_from(["r0", "r1", "r2", "r3", None])
+
+
 @settings(deadline=None)
 @given(
+    what=st.sampled_from([LABEL, BY_REQUEST]),
     records=histories(),
-    wanted=st.lists(st.tuples(request_keys, request_times()), min_size=1, max_size=8),
+    wanted=st.lists(st.tuples(request_keys, ids, request_times()), min_size=1, max_size=8),
     cut=request_times(),
     steps=st.lists(st.integers(0, 16), max_size=3),
 )
 def test_the_label_is_the_greatest_that_was_known_at_the_cut(
-    records: list[Record], wanted: list[tuple[Any, int]], cut: int, steps: list[int]
+    what: Label, records: list[Record], wanted: list[tuple[Any, Any, int]], cut: int, steps: list[int]
 ) -> None:
-    index = LabelIndex(LABEL)
+    index = LabelIndex(what)
+    asked = [(one if what is BY_REQUEST else key, t) for key, one, t in wanted]
     for step in [*sorted(steps), len(records)]:
         index.update(frame_of(records[:step], KEYED))
-    found = index.join([k for k, _ in wanted], np.array([t for _, t in wanted]), cut)
+    found = index.join([k for k, _ in asked], np.array([t for _, t in asked]), cut)
     answers = [
         (None if math.isnan(v) else v, LABEL_STATES[s], k)
         for v, s, k in zip(found.values.tolist(), found.state.tolist(), found.known_at_us.tolist(), strict=True)
     ]
-    assert answers == [naive(records, LABEL, key, t, cut) for key, t in wanted]
+    assert answers == [naive(records, what, key, t, cut) for key, t in asked]
 
 
 def one(event_at_us: int, known_at_us: int) -> list[Record]:
     row = {"id": "r", "key": "a", "at": event_at_us, "x": 1.0, "n": None, "ok": None, "kind": None}
     return [Record(id="r", row=row, event_at_us=event_at_us, known_at_us=known_at_us, position=1)]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("known_at", "state"),
+    [(40, "missing"), (100, "missing"), (101, "labelled"), (150, "labelled"), (151, "late")],
+)
+def test_an_event_with_the_time_of_its_request_is_a_label_if_it_was_not_known_before(known_at: int, state: str) -> None:
+    """The answer was given at 100; the event has the request's date, which is earlier."""
+    index = LabelIndex(BY_REQUEST)
+    index.update(frame_of(one(40, known_at), KEYED))
+    assert LABEL_STATES[index.join(["r"], np.array([100]), 200).state[0]] == state
 
 
 @pytest.mark.fast

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -25,6 +26,7 @@ LABELS = {
     "by id": label(KEYED, key="key", value=col("x") > 0, wait=50),
     "classes": label(KEYED, key="key", value="kind", wait=0, classes=["u", "v", "w"]),
     "by number": label(KEYED, key="n", value="x", wait=20),
+    "by request": msgspec.structs.replace(label(KEYED, key="id", value="x", wait=50), dated_by_request=True),
     "ids decide": label(KEYLESS, key="key", value=col("x") > 0, wait=50),
 }
 cuts = st.one_of(request_times(), request_times().map(lambda at: at + 60))
@@ -34,6 +36,8 @@ def pieces(what: Label, wanted: list[tuple[Any, int, int]], size: int) -> list[L
     """The requests in pieces of some size."""
     dtype = what.source.columns[what.key]
     keys = [(None if key is None else sum(map(ord, key)) % 7 - 3) if dtype == "int" else key for key, _, _ in wanted]
+    if what.dated_by_request:
+        keys = [None if key is None else f"r{sum(map(ord, key)) % 4}" for key in keys]
     parts = [slice(begin, begin + size) for begin in range(0, len(wanted), size)]
     times = np.array([(at, cut) for _, at, cut in wanted], np.int64)
     return [(column(dtype, keys[part]), times[part, 0], times[part, 1]) for part in parts]

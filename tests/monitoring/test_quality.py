@@ -265,3 +265,52 @@ def test_days_whose_labels_are_all_of_no_declared_class_are_not_called_silent(ca
     monitor = anchored(catalog, healthy())
     found = monitor.observe([strange(n, 40, labelled=0) for n in (20, 21, 22)], now_us=30 * DAY_US)
     assert [(one.kind, one.severity) for one in found] == [("unlisted_labels", "red")]
+
+
+def refreshed(catalog: Catalog, monitor: QualityMonitor, version: str, at_day: int, *, continues: bool = True) -> None:
+    _, puts = monitor.anchor(version, healthy(), at_us=at_day * DAY_US, continues=continues)
+    catalog.write(puts)
+    monitor.reload()
+
+
+def test_days_of_versions_that_a_schedule_replaced_before_they_were_closed_ring_all_the_same(catalog: Catalog) -> None:
+    monitor = anchored(catalog, healthy())
+    refreshed(catalog, monitor, "v2", 40)
+    refreshed(catalog, monitor, "v3", 60)  # labels take so long that no day of v1 is closed yet
+    assert monitor.observe([day(n, FLAT[n - 20]) for n in range(20, 34)], now_us=1) == []
+    assert monitor.observe([day(n, FLAT[n - 34]) for n in range(34, 40)], now_us=1) == []
+    rung = monitor.observe([day(n, 0.6, version="v2") for n in range(40, 50)], now_us=2)
+    assert ("quality_loss", "v2") in [(signal.kind, signal.version) for signal in rung]
+    watch = monitor.watch
+    assert watch is not None
+    assert watch.onset is not None
+    assert (watch.version, watch.alarming, set(watch.rung)) == ("v3", True, {"quality_loss"})
+    assert watch.onset.at_us == 40 * DAY_US
+    repaired, puts = monitor.anchor("v4", healthy(), at_us=80 * DAY_US, continues=True)
+    assert repaired.earlier is None  # after an alarm a new watch begins, whatever the promotion was
+    catalog.write(puts)
+    monitor.reload()
+    assert all(one.ended_at_us is not None for one in signals(catalog)[-len(rung) :])
+
+
+def test_an_earlier_watch_ends_when_seven_days_of_the_new_version_are_closed(catalog: Catalog) -> None:
+    monitor = anchored(catalog, healthy())
+    refreshed(catalog, monitor, "v2", 40)
+    monitor.observe([day(n, FLAT[n - 30]) for n in range(30, 40)], now_us=1)
+    monitor.observe([day(n, FLAT[n - 40], version="v2") for n in range(40, 47)], now_us=2)
+    watch = monitor.watch
+    assert watch is not None
+    assert watch.earlier is not None
+    assert watch.earlier.last_day_us == 39 * DAY_US
+    assert watch.first_day_us == 40 * DAY_US  # the days of each version are compared with its own reference
+    monitor.observe([day(47, 0.3, version="v2")], now_us=3)
+    assert monitor.watch is not None
+    assert monitor.watch.earlier is None
+
+
+def test_other_promotions_end_the_watch_over_what_they_replace(catalog: Catalog) -> None:
+    monitor = anchored(catalog, healthy())
+    refreshed(catalog, monitor, "v2", 40, continues=False)
+    before = monitor.watch
+    assert monitor.observe([day(n, 0.6) for n in range(20, 40)], now_us=1) == []
+    assert monitor.watch == before

@@ -34,8 +34,8 @@ def lived(hours: dict[int, TrafficHour]) -> dict[int, set[str]]:
     for now in range(24 * (DAYS - 1), max(hours) + 2):
         known = {hour: one for hour, one in hours.items() if hour < now}
         now_us = now * HOUR_US
-        doubled = "traffic_doubled" in kinds
-        findings = traffic_findings(known, now_us, now_us - 1, None, doubled=doubled, is_repeating=covered)
+        stand = {"doubled": "traffic_doubled" in kinds, "repeated": "duplicates" in kinds}
+        findings = traffic_findings(known, now_us, now_us - 1, None, **stand, is_repeating=covered)
         kinds = {one.kind for one in findings}
         stands = bool(windows) and windows[-1].end_us is None
         if "duplicates" in kinds and not stands:
@@ -107,6 +107,32 @@ def test_what_is_asked_twice_under_other_ids_is_red_while_it_is(sent: str, of: i
     assert red <= set(range(begin + 1, end + 2))
     if of == 10**6 or sent == "on a holiday" or (of == 600 and "twice" in sent):  # else chance repeats nearly as much
         assert red >= set(range(begin + 3, end + 1))
+
+
+@pytest.mark.parametrize("few", ["lost", "too few to prove it"])
+def test_hours_that_cannot_show_a_repetition_do_not_end_it(few: str) -> None:
+    """Few requests come in the last hours of the fault, as at night, after many by day."""
+    questions = drawn(3, DAYS + 3, 10**6 if few == "lost" else 80)
+    begin, end = 24 * DAYS, 24 * (DAYS + 1)
+    for hour in range(begin, end):
+        night = 4 if few == "lost" else 15
+        questions[hour] = np.arange(night if hour >= end - 6 else 60).repeat(2)
+    hours = asked(questions)
+    if few == "lost":
+        hours |= {hour: TrafficHour(8, 8) for hour in (end - 3, end - 1)}
+    red = {now for now, kinds in lived(hours).items() if "duplicates" in kinds}
+    assert set(range(begin + 3, end + 1)) <= red <= set(range(begin + 1, end + 2))
+
+
+def test_a_repetition_is_over_after_a_day_in_which_no_hour_can_show_it() -> None:
+    questions = drawn(3, DAYS + 4, 10**6)
+    begin, end = 24 * DAYS, 24 * (DAYS + 1)
+    for hour in range(begin, end):
+        questions[hour] = questions[hour].repeat(2)
+    hours = asked(questions)
+    hours |= {hour: TrafficHour(60, 60) for hour in hours if hour >= end}
+    red = {now for now, kinds in lived(hours).items() if "duplicates" in kinds}
+    assert set(range(begin + 3, end + 12)) <= red <= set(range(begin + 1, end + 25))
 
 
 @pytest.mark.parametrize("seed", range(3))

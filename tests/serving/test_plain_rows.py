@@ -20,6 +20,7 @@ pytestmark = pytest.mark.fast
 AT = 1_700_000_000_000_000
 COLUMNS = {"id": str, "from": float, "n": int, "ok": bool, "text": str, "back at": dt.datetime}
 VISIT = request("visit", key="id", time="at", columns=COLUMNS)
+RULED = request("visit", key="id", time="at", columns=COLUMNS, nulls=["-", "x"], number_format={"n": "1.234"})
 COUNTED = request("counted", key="n", time="at", columns={"n": int})
 GOOD = {"id": "a", "from": 1.5, "n": 3, "ok": True, "text": "x", "back at": AT, "at": AT}
 VALUES = st.one_of(
@@ -38,7 +39,7 @@ VALUES = st.one_of(
 
 def by_the_longer_way(definition: Request, row: Any) -> Any:
     rows = RequestRows(definition, lambda: AT)
-    rows._plain_check = lambda row: None
+    rows.plain = lambda row: None
     try:
         return rows.check([row])[0]
     except Misuse:
@@ -63,6 +64,17 @@ def test_what_it_takes_the_longer_way_takes_as_well_and_gives_the_same(
     if found is not None:
         there = by_the_longer_way(VISIT, row)
         assert repr(found) == repr(there)  # -0.0 and the types, too
+
+
+@pytest.mark.parametrize("word", ["-", " X ", "xx"])
+@pytest.mark.parametrize("column", ["id", "text"])
+def test_declared_words_for_null_are_left_to_the_longer_way(column: str, word: str) -> None:
+    row = {**GOOD, "text": None, column: word}
+    assert plain_check(VISIT)(row) == row
+    found = plain_check(RULED)({**GOOD, "id": "a", "text": None, column: word})
+    assert found == (row if word == "xx" else None)
+    longer = by_the_longer_way(RULED, row)
+    assert longer == (row if word == "xx" else None if column == "id" else {**row, "text": None})
 
 
 @given(VALUES, VALUES)

@@ -251,6 +251,19 @@ def test_sizes_waits_and_kinds(soak_report: Any, tmp_path: Path, kind: str, per_
     assert late == 0
 
 
+def test_a_change_is_found_although_a_refit_replaced_the_version_before_its_days_were_closed(tmp_path: Path) -> None:
+    """Labels take 30 days, as long as the schedule's period: the version that met the change served until day 60."""
+    made = worlds.model("binary", wait="30d")
+    policy = worlds.line("both", made, tt.on_quality_drop() | tt.every("30d"), gate=tt.beats_champion(calibration=0.05))
+    lives, _ = worlds.lived(
+        tmp_path, [policy], 21, days=87, per_day=300, shifts=worlds.strong(45), history=90, delay=("708h", "719h")
+    )
+    life = lives["both"]
+    assert life.acts(0, 75).count("promote") == 3  # the first version and, each 30 days, a refit
+    alarms = [d for d in life.result.decisions if d.act == "trigger" and d.cause.startswith("Quality alarm")]
+    assert [75 <= (one.at_us - life.start_us) // DAY_US < 86 for one in alarms] == [True]
+
+
 def test_a_sabotaged_refit_never_answers_and_an_outage_is_not_learnt_from(tmp_path: Path) -> None:
     """The short form: a shorter life of a smaller world."""
     found = life_of_faults(tmp_path, 3, SHORT, per_day=600)

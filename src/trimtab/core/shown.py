@@ -51,6 +51,15 @@ def size_bytes(text: str) -> int:
     return int(float(match[1]) * units[match[2].lower()])
 
 
+def count_of(number: int, what: str) -> str:
+    """A number of things in words. `what` is the word for one of them, of which the plural ends in s.
+
+    >>> count_of(1, "row"), count_of(2_500, "row"), count_of(0, "row")
+    ('1 row', '2,500 rows', '0 rows')
+    """
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def format_bytes(size: float) -> str:
     """A size as text with about three digits.
 

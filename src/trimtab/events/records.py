@@ -39,10 +39,20 @@ def padded(values: Sequence[Value], width: int) -> tuple[Value, ...]:
     return (*values[:width], *(None,) * (width - len(values)))
 
 
+# gc=False is safe, because the object cannot be part of a cycle
+class Head(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The first fields of an `Event`, which can be read without its values."""
+
+    source: str
+    id: str
+    event_at_us: int
+
+
 ERASED = "!"  # stands in place of the source's name in an erased record; no source can have this name
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Event)
+_head_decoder = msgspec.msgpack.Decoder(Head)
 
 
 def encode(event: Event) -> bytes:
@@ -79,6 +89,19 @@ def decode_all(payloads: Sequence[bytes]) -> list[Event]:
         return list(map(_decoder.decode, payloads))
     except msgspec.DecodeError:
         return list(map(decode, payloads))  # decodes one by one, to raise the error for the right record
+
+
+def decode_heads(payloads: Sequence[bytes]) -> list[Head]:
+    """Return the first fields of the events in the bytes of several log records.
+
+    Raises:
+        Corrupt: Some bytes are not an event.
+    """
+    try:
+        return list(map(_head_decoder.decode, payloads))
+    except msgspec.DecodeError:
+        decode_all(payloads)  # raises the error for the right record
+        raise
 
 
 def erased(source: str) -> bytes:

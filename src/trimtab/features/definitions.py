@@ -194,6 +194,8 @@ class Label(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
     wait_us: int
     # the possible values in order; empty if the label is a number or a bool
     classes: tuple[str, ...] | tuple[int, ...] = ()
+    # whether the source has one event for each request, dated by the time of the request; `model()` finds out # D206
+    dated_by_request: bool = False
 
     @property
     def hash(self) -> str:
@@ -309,8 +311,9 @@ def request(
 ) -> Request:
     """Declare a kind of request: its key, its time and its columns. A request is made `lead` before its time.
 
-    The formats, `nulls`, `delimiter`, `key_of` and `constants` are those of `source()`. They hold for files of requests
-    and for rows that are pushed. A row that is asked for an answer has values of the declared types, and its key.
+    The formats, `nulls`, `delimiter`, `key_of` and `constants` are those of `source()`. The formats and `nulls` hold
+    for texts in files, in pushed rows, and in rows that are asked for an answer. The others hold for files and pushes
+    alone: a row that is asked for an answer has every column, and its key.
 
     Raises:
         Misuse: As for `source()`.

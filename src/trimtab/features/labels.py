@@ -82,6 +82,9 @@ class LabelIndex:
         request, must have been known at `cut_us`, and must not have been deleted or corrected by then. If it has no
         value, there is no label.
 
+        If the source dates its one event for each key by the time of the request, the event may be earlier than the
+        time at which the request was answered, but only if nothing of it was known then.  # D206
+
         Args:
             keys: The keys of the requests. A request whose key is None has no label.
             at_us: The time of each request, int64.
@@ -136,9 +139,15 @@ class LabelIndex:
             return best
         wanted = np.flatnonzero(row >= 0)
         row = row[wanted]
+        before = np.zeros(len(best), np.bool_)  # whether an event that is dated before the request was known by then
         while len(wanted):  # the number of rounds is the largest number of events of a key
-            counts = (frame.event_at_us[row] >= at_us[wanted]) & ~frame.deleted[row]
-            cut = cut_us[wanted]
+            at, cut = at_us[wanted], cut_us[wanted]
+            dated = frame.event_at_us[row] >= at
+            if self.label.dated_by_request:
+                known = frame.known_at_us[row] <= at
+                before[wanted[known & ~dated]] = True
+                dated |= ~known
+            counts = dated & ~frame.deleted[row]
             counts &= (frame.known_at_us[row] <= cut) & (frame.superseded_at_us[row] > cut)
             hits, of = row[counts], wanted[counts]
             better = (best[of] < 0) | _greater(frame, hits, best[of])
@@ -146,6 +155,8 @@ class LabelIndex:
             row = self._previous[row]
             more = row >= 0
             wanted, row = wanted[more], row[more]
+        known_before = np.flatnonzero(before & (best >= 0))
+        best[known_before[frame.event_at_us[best[known_before]] < at_us[known_before]]] = -1
         return best
 
 

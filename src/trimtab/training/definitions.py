@@ -200,11 +200,12 @@ def model(
         raise Misuse(f'model {name!r}: rows={rows!r} is neither "history" nor "logged".')
     if group is not None and group not in there:
         raise Misuse(f"model {name!r}: group={group!r} must be one of {', '.join(there)}.")
+    by_request = label.source.time == request.time and label.source.key == label.key
     return Model(
         name=name,
         request=request,
         features=read,
-        label=label,
+        label=msgspec.structs.replace(label, dated_by_request=by_request),
         estimator=estimator,
         metric=metric,
         calibration=calibration,

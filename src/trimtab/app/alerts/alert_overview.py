@@ -15,7 +15,7 @@ from trimtab.core.alert_settings import (
     HeartbeatReceiver,
     Receiver,
 )
-from trimtab.core.shown import Shown
+from trimtab.core.shown import Shown, count_of
 from trimtab.core.time import SECOND_US, format_time
 from trimtab.monitoring.alerts.alerts import AlertState, Incident
 from trimtab.monitoring.alerts.mutes import Mute, muted, mutes
@@ -141,16 +141,12 @@ def red_receivers(system: System) -> list[str]:
 def _failing(one: ReceiverOverview) -> list[str]:
     out = []
     if one.failing_since is not None and one.kind != "gone":
-        waiting = f"; {_counted(one.waiting)} wait{'s' * (one.waiting == 1)}" if one.waiting else ""
+        waiting = f"; {count_of(one.waiting, 'alert')} wait{'s' * (one.waiting == 1)}" if one.waiting else ""
         out.append(f"failing since {one.failing_since}: {one.error}{waiting}")
     if one.dropped:
         why = "dropped with its settings" if one.kind == "gone" else "dropped, not delivered in time"
-        out.append(f"{_counted(one.dropped)} {why}, the last at {one.dropped_at}")
+        out.append(f"{count_of(one.dropped, 'alert')} {why}, the last at {one.dropped_at}")
     return out
-
-
-def _counted(alerts: int) -> str:
-    return f"{alerts} alert{'s' * (alerts != 1)}"
 
 
 def _receivers(system: System) -> list[ReceiverOverview]:

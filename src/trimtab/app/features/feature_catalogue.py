@@ -13,7 +13,7 @@ from trimtab.app.state.applied import AppliedDefinitions
 from trimtab.app.state.documents import documents, expression_words, words_of
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.expressions.nodes import Expression
-from trimtab.core.shown import Shown
+from trimtab.core.shown import Shown, count_of
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US, format_duration, format_time
 from trimtab.events.about import NOTHING, About
 from trimtab.events.arriving import Arrivals, arrivals
@@ -62,7 +62,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         if self.events is not None:
             newest = f", the newest of {self.newest}" if self.newest else ""
             known = f"; the last one became known {self.known_ago} ago" if self.known_ago else ""
-            out.append(f"  {self.events:,} events{newest}{known}")
+            out.append(f"  {count_of(self.events, 'event')}{newest}{known}")
         for name, values in self.values.items():
             out += [f"  values in {name}:", *(f"    {line}" for line in values.lines())]
         return out + [line for other in self.others for line in other.lines()]
@@ -106,7 +106,7 @@ class Catalogue(Shown, msgspec.Struct, frozen=True):
             meaning = " ".join(f"{named.get(field, field)} {words}".strip() for field, words in one.meaning.items())
             said = [*([one.dtype] if one.dtype else []), *([meaning] if one.kind == "feature" else [])]
             if one.kind in ("source", "view") and one.events is not None:
-                said.append(f"{one.events:,} events" + (f", newest {one.newest[:16]}" if one.newest else ""))
+                said.append(f"{count_of(one.events, 'event')}" + (f", newest {one.newest[:16]}" if one.newest else ""))
             nulls = [values.null_share for values in one.values.values()]
             said += [f"{nulls[0]:.1%} null"] if nulls else []
             said += [one.description] if one.description else []

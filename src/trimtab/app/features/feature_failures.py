@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.core.errors import TrimtabError
+from trimtab.core.shown import count_of
 from trimtab.core.time import DAY_US, format_time
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class FeatureFailure(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def line(self) -> str:
         """The failure as one line of text, with its remedy."""
-        events = "1 event" if self.events == 1 else f"{self.events:,} events"
+        events = count_of(self.events, "event")
         return (
             f"view {self.view!r}, feature {self.feature!r}: its value failed for {events} of source {self.source!r} "
             f"and is null there; the last one is event {self.event!r} of {self.at}: {self.error.rstrip('.')}. "

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Column
 from trimtab.core.errors import Corrupt, Misuse, NotFound
+from trimtab.core.shown import count_of
 from trimtab.features.frames import NO_VIEW, REASONS
 from trimtab.registry import Version
 from trimtab.registry.protection import CHAMPION
@@ -45,7 +46,7 @@ class Values(msgspec.Struct, frozen=True, kw_only=True):
     def lines(self) -> list[str]:
         """Return the values as lines of text."""
         nulls = ", ".join(f"{share:.1%} {reason}" for reason, share in self.nulls.items()) or "none"
-        out = [f"{self.rows:,} rows: {self.sample}", f"null: {nulls}"]
+        out = [f"{count_of(self.rows, 'row')}: {self.sample}", f"null: {nulls}"]
         if self.mean is not None and self.least is not None and self.greatest is not None:
             spread = "" if self.std is None else f", std {self.std:.4g}"
             out.append(f"mean {self.mean:.4g}{spread}, from {self.least:.4g} to {self.greatest:.4g}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
+from trimtab.app.features.source_counts import store_counts
 from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Source
 from trimtab.events.files.files import Rows, read_rows
@@ -49,6 +50,7 @@ def load_rows(
     rows, not_final = _final(system.definitions.source(source), rows, system.clock.now_us()) if history else (rows, 0)
     _refuse_again(system, source, rows, history)
     pushed = system.ingestor.take(source, rows, history=history, progress=progress)
+    store_counts(system)
     return Ingested(
         accepted=pushed.accepted,
         quarantined=pushed.quarantined,

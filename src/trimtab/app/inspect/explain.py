@@ -16,7 +16,7 @@ from trimtab.app.state.state import kept_from
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.records import LAST_ANSWER, RULE, Decision, GateRecord, Prediction
-from trimtab.core.shown import Shown
+from trimtab.core.shown import Shown, count_of
 from trimtab.core.time import format_time
 from trimtab.features.frames import NO_VIEW, REASONS
 from trimtab.features.labels import LABEL_STATES, LabelIndex
@@ -101,7 +101,7 @@ class Explanation(Shown, msgspec.Struct, frozen=True, kw_only=True):
             + (
                 f"imported from {self.imported}; its training data may reach until {self.trained_until}"
                 if self.imported
-                else f"trained on {self.training_rows:,} labels known at {self.trained_until}"
+                else f"trained on {count_of(self.training_rows, 'label')} known at {self.trained_until}"
             ),
         ]
         out += [f"  gate {self.gate.id}: {self.gate.reason}"] if self.gate else ["  no gate record"]

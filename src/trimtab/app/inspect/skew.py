@@ -24,6 +24,7 @@ from trimtab.app.inspect.skew_sample import draw
 from trimtab.app.inspect.skew_signals import Compared, Difference, settle_skew
 from trimtab.core.errors import Misuse, TrimtabError
 from trimtab.core.records import Prediction
+from trimtab.core.shown import count_of
 from trimtab.core.time import DAY_US, format_age, format_duration, format_time
 from trimtab.features.frames import NO_VIEW, REASONS
 from trimtab.features.skew import EXPLAINED, Cause, differences
@@ -236,7 +237,9 @@ def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
             lines[name] = "skew never checked"
         else:
             found, ago = check.found, format_age(now_us - check.at_us)
-            lines[name] = f"skew checked {ago}: {found.rows:,} predictions, {found.mismatches:,} values differ"
+            lines[name] = (
+                f"skew checked {ago}: {count_of(found.rows, 'prediction')}, {found.mismatches:,} values differ"
+            )
             if not (found.rows or found.unchecked):
                 lines[name] = f"skew checked {ago}: there was no prediction to check, which is no evidence"
             if found.red:

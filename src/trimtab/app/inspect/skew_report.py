@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from trimtab.core.shown import Shown
+from trimtab.core.shown import Shown, count_of
 from trimtab.core.time import format_time
 from trimtab.features.skew import EXPLAINED, Cause, Share
 from trimtab.features.skew import share as share_of
@@ -116,8 +116,8 @@ class SkewReport(Shown, msgspec.Struct, frozen=True, kw_only=True):
         """The result as lines of text."""
         found = self.share
         out = [
-            f"skew as of {format_time(self.at_us)[:19]}: {self.rows:,} predictions, {self.values:,} values computed "
-            f"again, {self.mismatches:,} differ"
+            f"skew as of {format_time(self.at_us)[:19]}: {count_of(self.rows, 'prediction')}, "
+            f"{count_of(self.values, 'value')} computed again, {self.mismatches:,} differ"
             + (f" ({found.estimate:.2g}; 95 %: {found.low:.2g} to {found.high:.2g})" if self.values else "")
         ]
         for one in self.models:
@@ -184,7 +184,7 @@ def keep(
 
 
 def _model_lines(one: ModelSkew) -> list[str]:
-    head = f"  {one.model}: {one.rows:,} predictions"
+    head = f"  {one.model}: {count_of(one.rows, 'prediction')}"
     for counts in (one.versions, one.arms, one.modes):
         head += f"; {_counted(counts)}" if counts else ""
     out = [head]

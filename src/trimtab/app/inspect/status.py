@@ -9,6 +9,7 @@ import msgspec
 from trimtab.app.alerts.alert_overview import red_receivers
 from trimtab.app.features.clock_ahead import REPAIR, stamped_ahead
 from trimtab.app.features.feature_failures import feature_failures
+from trimtab.app.features.source_counts import SourceCounts, read_counts
 from trimtab.app.inspect.skew import skew_lines
 from trimtab.app.inspect.skew_signals import SIGNAL
 from trimtab.app.inspect.status_text import DeploymentStatus, SourceStatus, Status
@@ -24,7 +25,7 @@ from trimtab.app.training.fresh_process import failure_to_load
 from trimtab.app.training.loops import Loops, stages_of
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.records import Signal
-from trimtab.core.shown import format_bytes
+from trimtab.core.shown import count_of, format_bytes
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_time
 from trimtab.experiments.records import KIND as EXPERIMENT
 from trimtab.features.stored import check_functions
@@ -70,14 +71,18 @@ def deployment_status(system: System, name: str) -> DeploymentStatus:
 def project_status(system: System) -> Status:
     """Return the status of the project; see `Project.status`."""
     now_us = system.clock.now_us()
-    system.history.refresh()
     red: list[str] = []
     ledger = Ledger(system.state.catalog).rows()
     deployments = [_deployment(system, name, ledger, now_us, red) for name in system.definitions.deployments]
     quarantined = system.quarantine.counts()
-    sources = [_source(system, name, quarantined.get(name, {})) for name in system.definitions.sources]
+    counts = read_counts(system)
+    sources = [_source(name, counts, quarantined.get(name, {})) for name in system.definitions.sources]
     labels = {d.model.label.source.name for d in system.definitions.deployments.values()}
-    red += [f"{s.name}: no event was ever loaded or pushed" for s in sources if not s.events and s.name in labels]
+    red += [
+        f"{s.name}: no event was ever loaded or pushed"
+        for s in sources
+        if s.events == 0 and s.name in labels and not counts.behind
+    ]
     skew, differing = skew_lines(system)
     red += differing
     signals = [signal for signal in listed_signals(system.state.catalog) if _shown(system, signal, now_us)]
@@ -159,7 +164,7 @@ def _applying(system: System, lag_records: int) -> list[str]:
             "the process that applies events is stuck" if followed else "no process applies them; run: trimtab serve"
         )
         waited = format_duration(behind_us // MINUTE_US * MINUTE_US)
-        red.append(f"online features: {lag_records:,} records have been waiting for up to {waited}; {doing}")
+        red.append(f"online features: {count_of(lag_records, 'record')} waiting for up to {waited}; {doing}")
     return red
 
 
@@ -223,7 +228,11 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
                 f"{name}: no day was closed for {format_duration(behind_us // DAY_US * DAY_US)}; does `trimtab tick` "
                 "run?"
             )
-    text += f", {watch.unlisted:,} labels outside the declared classes" if watch is not None and watch.unlisted else ""
+    text += (
+        f", {count_of(watch.unlisted, 'label')} outside the declared classes"
+        if watch is not None and watch.unlisted
+        else ""
+    )
     moved = system.registry.history(name, CHAMPION)
     red += [f"{name}: {line}" for line in _ticking(system, name, moved[-1].at_us if moved else None, now_us)]
     state = loop.controller.state
@@ -288,7 +297,7 @@ def _learner(system: System, deployment: Deployment, version: Version, now_us: i
         count = "one" if found.set_aside == 1 else f"{found.set_aside:,} in all"
         red.append(f"{deployment.name}: {described(recent[-1])} ({count}; correct the label's source or definition)")
     aside = f", {found.set_aside:,} set aside" if found.set_aside else ""
-    return f"learns online: {found.examples:,} labels learnt{aside}"
+    return f"learns online: {count_of(found.examples, 'label')} learnt{aside}"
 
 
 def _arms(system: System, name: str) -> dict[str, str]:
@@ -363,13 +372,15 @@ def _unwatched(loop: DeploymentLoop, version: str) -> str | None:
     )
 
 
-def _source(system: System, name: str, quarantined: dict[str, int]) -> SourceStatus:
-    frame = system.history.frame(name)
+def _source(name: str, counts: SourceCounts, quarantined: dict[str, int]) -> SourceStatus:
+    found = counts.of(name)
     return SourceStatus(
         name=name,
-        events=frame.rows,
-        newest=format_time(int(frame.event_at_us.max())) if frame.rows else None,
+        events=found.events,
+        newest=None if found.newest_us is None else format_time(found.newest_us),
         quarantined=quarantined,
-        duplicates=system.history.duplicates.get(name, 0),
-        id_conflicts=system.history.id_conflicts.get(name, 0),
+        duplicates=found.duplicates,
+        id_conflicts=found.id_conflicts,
+        exact=found.exact and not counts.behind,
+        uncounted=counts.behind,
     )

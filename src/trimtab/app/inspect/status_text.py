@@ -10,7 +10,7 @@ import msgspec
 from trimtab.app.features.feature_failures import FeatureFailure
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Signal
-from trimtab.core.shown import Shown, format_bytes
+from trimtab.core.shown import Shown, count_of, format_bytes
 from trimtab.core.time import format_age, parse_time_us
 from trimtab.report import Picture
 from trimtab.serving.workers.states import ServiceState
@@ -43,11 +43,13 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The status of one source of events."""
 
     name: str
-    events: int
+    events: int  # the number of its events or, if not `exact`, of their records, which may repeat events
     newest: str | None  # the event time of the newest event
     quarantined: dict[str, int]  # by reason: the number of rows that could not become events
     duplicates: int
     id_conflicts: int
+    exact: bool = True  # false if new records of a large log were not compared with earlier events
+    uncounted: int = 0  # the number of newest log records, of all sources, that the next tick will count
 
 
 class Status(Shown, msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -158,7 +160,9 @@ def _source(one: SourceStatus, width: int) -> str:
     remarks += [f"{one.duplicates:,} repeated"] if one.duplicates else []
     remarks += [f"{one.id_conflicts:,} id conflicts"] if one.id_conflicts else []
     newest = f", newest {one.newest}" if one.newest else ""
-    return f"{one.name:{width}}  {one.events:,} events{newest}" + (
+    what = "event" if one.exact else "record"
+    at_least = "at least " if one.uncounted else ""
+    return f"{one.name:{width}}  {at_least}{count_of(one.events, what)}{newest}" + (
         f" (set aside: {', '.join(remarks)})" * bool(remarks)
     )
 
@@ -166,15 +170,16 @@ def _source(one: SourceStatus, width: int) -> str:
 def _behind(status: Status) -> str:
     if status.lag_records is None:
         return "damaged"
+    behind = count_of(status.lag_records, "record")
     if status.lag_records and not any(counts["applied"] for counts in status.views.values()):
-        return f"not filled yet ({status.lag_records:,} records; the first `trimtab serve` or prediction fills them)"
-    return f"{status.lag_records:,} records behind the log"
+        return f"not filled yet ({behind}; the first `trimtab serve` or prediction fills them)"
+    return f"{behind} behind the log"
 
 
 def _views(status: Status) -> Iterator[str]:
     for name, counts in status.views.items():
         asides = [f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items() if n and what in _ASIDE]
-        yield f"  {name}: {counts['applied']:,} records" + (f" ({', '.join(asides)})" if asides else "")
+        yield f"  {name}: {count_of(counts['applied'], 'record')}" + (f" ({', '.join(asides)})" if asides else "")
 
 
 def _served_by(service: ServiceState) -> str:

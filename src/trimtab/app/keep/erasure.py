@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from trimtab.app.features.materialising import writing_tables
+from trimtab.app.features.source_counts import discard_counts, store_counts
 from trimtab.app.keep.personal_data import PersonalData, SeenSet, find_personal_data, open_tables, partitions_of
 from trimtab.app.keep.retention import LEASE as RETENTION
 from trimtab.app.keep.subjects import Subject
@@ -25,7 +26,7 @@ from trimtab.app.state.lease import Lease
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Decision
-from trimtab.core.shown import Shown
+from trimtab.core.shown import Shown, count_of
 from trimtab.core.time import format_time
 from trimtab.features.online.store import OnlineStore
 from trimtab.serving.log.buffered_log import BufferedLog
@@ -89,7 +90,7 @@ class Forgotten(Shown, msgspec.Struct, frozen=True, kw_only=True):
         if self.nothing:
             more = f" and {len(self.nothing) - _NAMED:,} more" if len(self.nothing) > _NAMED else ""
             out.append(f"  nothing was found of {', '.join(map(repr, self.nothing[:_NAMED]))}{more}")
-        out += [f"  {n:,} events of {source}" for source, n in sorted(self.sources.items())]
+        out += [f"  {count_of(n, 'event')} of {source}" for source, n in sorted(self.sources.items())]
         out.append("  looked at " + "; ".join(f"{s}: {', '.join(c)}" for s, c in sorted(self.columns.items())))
         out += [f"  {verb}: the folder {name}, which can be made again" for name in self.workspaces]
         for one in self.training_sets:
@@ -178,6 +179,8 @@ def _erase(system: System, found: PersonalData, run: _Run) -> None:
     The log is erased first, because everything else is made from it.
     """
     state = system.state
+    if run.sources:
+        discard_counts(system)
     for name, log in _logs(system).items():
         for partition in run.partitions.get(name, []):
             log.erase(partition, found.in_log(name).get(partition, {}))
@@ -188,6 +191,7 @@ def _erase(system: System, found: PersonalData, run: _Run) -> None:
     if run.counts["stored_answers"]:
         state.answers.erase(found.answers)
     if run.sources:
+        store_counts(system)
         _reset_views(system, run.sources.keys())
     for leftover in (state.folder / "blob").glob(".*.new"):  # left by a training that was killed; no training runs now
         leftover.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ import numpy as np
 
 from trimtab.app.features.clock_ahead import Ahead, restamp, stamped_ahead
 from trimtab.app.features.materialising import move_into_tables
+from trimtab.app.features.source_counts import discard_counts, store_counts
 from trimtab.app.online.views import LEASE
 from trimtab.app.state.lease import Lease
 from trimtab.app.state.lost_records import EVENTS, EXPOSURES, Lost, lost_records
@@ -100,10 +101,12 @@ def recover(system: System, *, dry_run: bool = False, actor: str = "a person") -
         move_into_tables(system)
     otherwise = f"{state.folder}: a service is running. Stop it, then run this again."
     with Lease(state.catalog, LEASE, state.folder).taken(otherwise):
+        discard_counts(system)
         for one in lost:
             _go_on(system, one, actor)
         if done.stamped_ahead:
             restamp(system, done.stamped_ahead, now_us, actor)
+    store_counts(system)
     if done.stamped_ahead:
         system.reopen()  # everything that was read before the repair is outdated
         system.views.rebuild_all()

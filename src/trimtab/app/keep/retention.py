@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.app.features.materialising import SPARED_H, move_into_tables
+from trimtab.app.features.source_counts import discard_counts, store_counts
 from trimtab.app.keep.disk_usage import Taken, log_growth, over_budget, record_bytes, taken
 from trimtab.app.state.lease import Lease
 from trimtab.app.state.retention_needs import lifetime_features, newest_features, source_needs, views_in_use
 from trimtab.app.state.state import KEPT, kept_from, note_kept_from, truncation, truncation_put
 from trimtab.core.errors import Conflict
-from trimtab.core.shown import Shown, format_bytes
+from trimtab.core.shown import Shown, count_of, format_bytes
 from trimtab.core.time import DAY_US, format_duration, format_time
 from trimtab.events.expiry import expired
 from trimtab.events.records import ERASED, decode_all
@@ -55,9 +56,10 @@ class Retained(Shown, msgspec.Struct, frozen=True, kw_only=True):
     def lines(self) -> list[str]:
         """The result as lines of text."""
         truncated, removed = ("would truncate", "would remove") if self.dry_run else ("truncated", "removed")
-        out = [f"{truncated} {sum(self.truncated.values()):,} records of the event log, which are in tables of record"]
-        out += [f"{removed} {rows:,} events of {source}" for source, rows in self.expired.items() if rows]
-        out += [f"{removed} {self.predictions:,} predictions"] if self.predictions else []
+        records = count_of(sum(self.truncated.values()), "record")
+        out = [f"{truncated} {records} of the event log, which are in tables of record"]
+        out += [f"{removed} {count_of(rows, 'event')} of {source}" for source, rows in self.expired.items() if rows]
+        out += [f"{removed} {count_of(self.predictions, 'prediction')}"] if self.predictions else []
         out += [f"{removed} {self.quarantined:,} quarantined rows"] if self.quarantined else []
         of = "" if self.budget_bytes is None else f" of a budget of {format_bytes(self.budget_bytes)}"
         room = f"{'would free about' if self.dry_run else 'freed'} {format_bytes(self.freed_bytes)}"
@@ -175,6 +177,7 @@ def _retain(system: System) -> Retained:
     truncated, notes = _truncate_events(system)
     tables = state.tables(system.sources, make=True)
     gone = _expire(system, tables)
+    store_counts(system)
     _vacuum(tables, SPARED_H)
     _compact(system, tables)
     closed_us = _closed_before(system)
@@ -322,6 +325,7 @@ def _expire(system: System, tables: Mapping[str, Table]) -> dict[str, int]:
         condition = expired(before_us, entities[source])
         if table.count(condition):
             note_kept_from(system.state.catalog, source, before_us)  # first, because keeping events longer does no harm
+            discard_counts(system)
             gone[source] = table.prune(condition)
     return gone
 

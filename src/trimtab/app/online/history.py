@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from trimtab.events.columns.frames import EventFrame
 from trimtab.events.columns.history import History
+from trimtab.events.columns.versions import EventCount
 from trimtab.events.definitions import Source
 from trimtab.events.tables import Moved
 from trimtab.store.ports import Log, Table
@@ -31,6 +32,7 @@ class SharedHistory(History):
     ) -> None:
         super().__init__(log, sources, upto=upto, tables=tables)
         self._mutex = threading.RLock()
+        self.outdated = False  # whether events that were read have been removed or erased since
 
     def refresh(self) -> int:
         """Read the new records of the log, and return their number."""
@@ -47,6 +49,12 @@ class SharedHistory(History):
         with self._mutex:
             self.refresh()
             return {name: self.frame(name) for name in sources}, dict(self.positions)
+
+    def counts_at(self) -> tuple[dict[str, EventCount], dict[str, int]]:
+        """Return the newest counts of all sources, and the log positions up to which they were counted."""
+        with self._mutex:
+            self.refresh()
+            return self.counts(), dict(self.positions)
 
 
 def fits_memory(log: Log, memory_bytes: int) -> bool:

@@ -10,7 +10,7 @@ import msgspec
 from trimtab.app.state.applied import Applied, AppliedDefinitions
 from trimtab.app.state.documents import Document, Kind, differences, documents, note_differences
 from trimtab.core.errors import Corrupt, Misuse
-from trimtab.core.shown import Shown
+from trimtab.core.shown import Shown, count_of
 from trimtab.core.time import format_duration, format_time
 from trimtab.events.layouts import retyped
 from trimtab.features.definitions import View
@@ -97,8 +97,8 @@ class Plan(Shown, msgspec.Struct, frozen=True, kw_only=True):
             since = f" since {fill.since[:10]}" if fill.since else ""
             about = format_duration(max(1, round(fill.about_s)) * 1_000_000)
             out.append(
-                f"fill      view {fill.view}: {fill.events:,} events of {fill.source}{since}, about {about}; the "
-                "service keeps answering meanwhile"
+                f"fill      view {fill.view}: {count_of(fill.events, 'event')} of {fill.source}{since}, about {about}; "
+                "the service keeps answering meanwhile"
             )
         out += [f"affected  {one.version or one.model}: {one.what}" for one in self.affected]
         out += [f"drop      online features of view {name}: nothing uses them" for name in self.dropped]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from trimtab.core.shown import count_of
 from trimtab.core.time import DAY_US, format_time
 from trimtab.report import Document, Table
 from trimtab.simulation.results import Comparison, ReplayResult, ScenarioResult, shown_name
@@ -23,13 +24,14 @@ def about(result: ReplayResult) -> list[str]:
     line = next(iter(result.lines.values()))
     if line.final_until_us is not None:
         count = int((line.at_us >= line.final_until_us).sum())
+        are = "is" if count == 1 else "are"
         out.append(
-            f"{count:,} requests from {format_time(line.final_until_us)[:10]} on are answered but not judged: the wait "
-            "for their labels was not over when the recording ended."
+            f"{count_of(count, 'request')} from {format_time(line.final_until_us)[:10]} on {are} answered but not "
+            "judged: the wait for their labels was not over when the recording ended."
         )
-    text = f"{result.entered:,} events, {result.quarantined:,} quarantined"
+    text = f"{count_of(result.entered, 'event')}, {result.quarantined:,} quarantined"
     if result.checked_rows:
-        text += f"; {result.checked_rows:,} requests read again online: {result.mismatches:,} of "
+        text += f"; {count_of(result.checked_rows, 'request')} read again online: {result.mismatches:,} of "
         text += f"{result.checked_values:,} values differ between training and serving"
     return [*out, f"{text}. {result.first_mismatch}".rstrip()]
 

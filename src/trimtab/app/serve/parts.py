@@ -16,6 +16,7 @@ from trimtab.app.serve.background import BackgroundTasks
 from trimtab.app.serve.grpc import MakeGrpc
 from trimtab.app.serve.telemetry import open_telemetry
 from trimtab.core.errors import Unavailable
+from trimtab.core.shown import count_of
 from trimtab.serving.http.requests.limits import Limits
 from trimtab.serving.http.server import accepting
 from trimtab.serving.http.server.server import GRACE_S
@@ -191,4 +192,4 @@ def stands_still(system: System, applier: Applier, begun: Mapping[str, int]) -> 
     left = system.views.missing(begun)  # counted in the store, which another process may have replaced
     if hindrance := what_hinders(system, applier):
         return hindrance
-    return f"online features are being filled: {left:,} records to apply." if left else None
+    return f"online features are being filled: {count_of(left, 'record')} to apply." if left else None

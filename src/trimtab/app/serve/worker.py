@@ -17,6 +17,7 @@ from trimtab.app.features.project_spec import ProjectSpec
 from trimtab.app.serve.grpc import GrpcAddress, grpc_server
 from trimtab.core.errors import TrimtabError, Unavailable
 from trimtab.core.hashing import content_hash
+from trimtab.core.shown import count_of
 from trimtab.serving.workers.channel import BEAT, CHANGED, READY, WAKE, WorkerChannel
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def missing_here(task: WorkerTask, left: int) -> str | None:
         return f"the process that applies events has shown no sign of life for {silent_us // 1_000_000} s."
     if state.stands_still is not None:
         return state.stands_still
-    return f"online features are being filled: {left:,} records to apply." if left else None
+    return f"online features are being filled: {count_of(left, 'record')} to apply." if left else None
 
 
 def _stands(task: WorkerTask) -> bool:

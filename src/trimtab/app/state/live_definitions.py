@@ -87,12 +87,19 @@ class LiveDefinitions:
                 self._of_version.move_to_end(version.id)
                 return self._of_version[version.id]
         artifact = decode_artifact(self._blob.get(version.artifact)) if loaded is None else loaded.artifact
-        features = with_sources(artifact.features(version.features), self._place)
+        features = with_sources(artifact.features(version.features), self._as_declared)
         with self._mutex:
             found = self._of_version.setdefault(version.id, features)
             if len(self._of_version) > _MOST:
                 self._of_version.popitem(last=False)
         return found
+
+    def _as_declared(self, source: Source) -> Source:
+        """Return a stored source, placed, with the rules of reading that the project file declares now.  # D0208"""
+        placed, declared = self._place(source), self._definitions.sources.get(source.name)
+        if declared is None:
+            return placed
+        return msgspec.structs.replace(placed, time_formats=declared.time_formats, reads=declared.reads)
 
     def request_of(self, version: str) -> Request | None:
         """Return the request definition that a version, given by its id, was trained with, or None if it is unknown."""
@@ -109,7 +116,7 @@ class LiveDefinitions:
         found = msgspec.json.decode(record.body, type=AppliedFeatures)
         if found.hash not in self._applied:
             features = decode_features(found.document.encode(), found.hash)
-            self._applied[found.hash] = with_sources(features, self._place)
+            self._applied[found.hash] = with_sources(features, self._as_declared)
         return self._applied[found.hash]
 
     def check_newest(self, model: str) -> None:

@@ -20,6 +20,7 @@ from trimtab.app.data.recent_events import RecentEvents
 from trimtab.app.data.training_data import LivingData
 from trimtab.app.data.training_pin import Pin
 from trimtab.app.features.project_spec import ProjectSpec, executor
+from trimtab.app.features.source_counts import store_counts
 from trimtab.app.state.lease import Lease
 from trimtab.app.state.loop_turn import KIND, Doing, Turn, last_turn
 from trimtab.app.state.state import kept_from
@@ -283,6 +284,7 @@ class DeploymentLoop:
     def catch_up(self) -> None:
         """Read new records, and the state that other processes have stored."""
         self._labels.refresh()
+        store_counts(self._system)
         with self._reading:
             if self._loop.reload():
                 self._inputs_read = False

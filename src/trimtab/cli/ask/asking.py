@@ -11,6 +11,7 @@ from trimtab.cli.exits import FAILED
 from trimtab.cli.options import command, names, opened_project
 from trimtab.cli.output import show, show_each
 from trimtab.cli.printed import Verified, Written
+from trimtab.core.shown import count_of
 
 if TYPE_CHECKING:
     from trimtab.core.records import Decision
@@ -87,7 +88,7 @@ def verify() -> None:
     """
     with opened_project() as project:
         rows = project.verify_ledger()
-    show(Verified(rows=rows, sound=True), [f"{rows:,} rows, all sound."])
+    show(Verified(rows=rows, sound=True), [f"{count_of(rows, 'row')}, all sound."])
 
 
 def shown_decisions(decisions: Sequence[Decision]) -> list[str]:

@@ -15,6 +15,7 @@ from trimtab.cli.exits import FAILED
 from trimtab.cli.options import command, manner, names, opened_project, refuse_given, time_given
 from trimtab.cli.output import progress, show, show_json, show_lines
 from trimtab.core.errors import Misuse
+from trimtab.core.shown import count_of
 from trimtab.store.regular_file import regular_file
 
 if TYPE_CHECKING:
@@ -74,14 +75,15 @@ def ingest(source: str, file: Path, live: bool, absent_as_null: bool, max_refuse
 
 
 def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
-    lines = [f"{source}: {taken.accepted:,} rows taken, {taken.quarantined:,} quarantined (repeated rows count once)"]
+    rows = count_of(taken.accepted, "row")
+    lines = [f"{source}: {rows} taken, {taken.quarantined:,} quarantined (repeated rows count once)"]
     if taken.ignored:
         lines.append(f"  columns that are not declared, left out: {', '.join(taken.ignored)}")
     if taken.not_final:
         lines.append(
-            f"  {taken.not_final:,} rows left out: their delay had not passed at the newest row of the file, so their "
-            "values may still change. A later file that overlaps brings them. If what the file says is final and "
-            "became known now, load it with --live."
+            f"  {count_of(taken.not_final, 'row')} left out, whose delay had not passed at the newest row of the file, "
+            "so the values may still change. A later file that overlaps brings them. If what the file says is final "
+            "and became known now, load it with --live."
         )
     if taken.absent:
         lines.append(f"  columns that the file lacks, set to null: {', '.join(taken.absent)}")
@@ -130,7 +132,7 @@ def predict(model: str, file: Path | None, rows: tuple[str, ...], at: str | None
         made = project.predict_table(model, file, at=at, mode=chosen, out=out, progress=meter)
         version = project.registry.get(made.version).name  # the name that single answers use
     where = f", written to {out}" if out is not None else ", kept in the log; write them with --out answers.csv"
-    answered = f"{made.rows:,} rows answered by {version}{where} (batch {made.id})"
+    answered = f"{count_of(made.rows, 'row')} answered by {version}{where} (batch {made.id})"
     show(msgspec.structs.replace(made, version=version), [answered])
 
 

@@ -10,6 +10,7 @@ import click
 from trimtab.cli.exits import FAILED
 from trimtab.cli.options import command, opened_project
 from trimtab.cli.output import progress, show
+from trimtab.core.shown import count_of
 from trimtab.store.regular_file import regular_file
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def label(file: Path) -> int:
 
 def _lines(taken: LabelsTaken) -> list[str]:
     models = "".join(f", {count:,} of {model}" for model, count in taken.models.items() if len(taken.models) > 1)
-    lines = [f"{taken.accepted:,} labels taken{models}, {taken.refused:,} refused"]
+    lines = [f"{count_of(taken.accepted, 'label')} taken{models}, {taken.refused:,} refused"]
     counted = {truth: [text for text, as_ in taken.counted_as.items() if as_ == truth] for truth in ("true", "false")}
     lines += [f"  counted as {truth}: {', '.join(map(repr, texts))}" for truth, texts in counted.items() if texts]
     if taken.late:

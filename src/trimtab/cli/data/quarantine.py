@@ -11,6 +11,7 @@ import click
 from trimtab.cli.options import command, names, opened_project
 from trimtab.cli.output import progress, show
 from trimtab.cli.printed import Dropped
+from trimtab.core.shown import count_of
 
 if TYPE_CHECKING:
     from trimtab.events.quarantine import Example, SetAside
@@ -55,7 +56,7 @@ def replay(source: str | None, reason: str | None) -> None:
     """
     with opened_project() as project, progress("giving rows back"):
         done = project.replay_quarantine(source, reason=reason)
-    show(done, [f"{done.accepted:,} rows taken, {done.quarantined:,} do not fit and stay in quarantine"])
+    show(done, [f"{count_of(done.accepted, 'row')} taken, {done.quarantined:,} do not fit and stay in quarantine"])
 
 
 @command("drop", safe=_SAFE)
@@ -75,9 +76,9 @@ def drop(source: str | None, reason: str | None, yes: bool) -> None:
     with opened_project() as project:
         rows = sum(group.rows for group in project.quarantined(source) if reason in (None, group.reason))
         if rows and not yes:
-            raise click.UsageError(f"{rows:,} rows would be dropped for good. Add --yes.")
+            raise click.UsageError(f"{count_of(rows, 'row')} would be dropped for good. Add --yes.")
         rows = project.drop_quarantined(source, reason=reason)
-    show(Dropped(dropped=rows), [f"{rows:,} rows dropped"])
+    show(Dropped(dropped=rows), [f"{count_of(rows, 'row')} dropped"])
 
 
 def _shown(groups: Sequence[SetAside]) -> list[str]:
@@ -87,7 +88,7 @@ def _shown(groups: Sequence[SetAside]) -> list[str]:
     for group in groups:
         fields = ", ".join(f"{name} ({rows:,})" for name, rows in group.fields.items())
         since, newest = format_time(group.since_us)[:19], format_time(group.newest_us)[:19]
-        lines.append(f"{group.source}  {group.reason}: {group.rows:,} row{'s' * (group.rows != 1)}, at fault: {fields}")
+        lines.append(f"{group.source}  {group.reason}: {count_of(group.rows, 'row')}, at fault: {fields}")
         lines.append(f"  set aside from {since} to {newest}")
         lines += [f"  {_cut(_example(example))}" for example in group.examples]
     return lines

@@ -7,7 +7,7 @@ import click
 from trimtab.cli.options import command, names, opened_project
 from trimtab.cli.output import progress, show
 from trimtab.cli.printed import Rebuilt
-from trimtab.core.shown import format_bytes
+from trimtab.core.shown import count_of, format_bytes
 
 
 @command("materialise", safe="What was moved is in the tables; run the same command again for the rest.")
@@ -47,7 +47,7 @@ def rebuild(view: str | None, every: bool) -> None:
     what = view or "all views"
     with opened_project() as project, progress(f"rebuilding {what}") as meter:
         rows = project.views.rebuild_all(progress=meter) if view is None else project.rebuild(view, progress=meter)
-    show(Rebuilt(view=view, records=rows), [f"{what}: rebuilt from {rows:,} records"])
+    show(Rebuilt(view=view, records=rows), [f"{what}: rebuilt from {count_of(rows, 'record')}"])
 
 
 @command("compact", safe="Every step is whole: run the same command again for the rest.")

@@ -10,6 +10,7 @@ import click
 
 from trimtab.cli.options import command, names, opened_project, time_given
 from trimtab.cli.output import progress, show
+from trimtab.core.shown import count_of
 
 if TYPE_CHECKING:
     from trimtab.app.features.feature_tables import FeatureFile
@@ -131,7 +132,9 @@ def _named(events: Sequence[str]) -> dict[str, str]:
 
 def _show(made: FeatureFile) -> None:
     parts = f", events in {made.parts} parts" if made.parts > 1 else ""
-    lines = [f"{made.rows:,} rows with {len(made.features)} features written to {made.path}{parts}"]
+    lines = [
+        f"{count_of(made.rows, 'row')} with {count_of(len(made.features), 'feature')} written to {made.path}{parts}"
+    ]
     changed = {name: count for name, count in made.let_in.items() if count}
     lines += [f"  {name}: {count:,} values that were not known then" for name, count in changed.items()]
     if made.let_in and not changed:

@@ -9,7 +9,7 @@ import click
 
 from trimtab.cli.options import account, command, names, opened_project
 from trimtab.cli.output import progress, show, show_each
-from trimtab.core.shown import format_bytes
+from trimtab.core.shown import count_of, format_bytes
 
 if TYPE_CHECKING:
     from trimtab.registry.collecting.collector import Collection
@@ -162,13 +162,13 @@ def _collected(done: Collection, dry_run: bool) -> Iterator[str]:
 
     for kept in done.kept:
         told = kept.why[: _MOST_REASONS if dry_run else 1]
-        more = f" (and {_counted(len(kept.why) - len(told), 'more reason')})" if len(kept.why) > len(told) else ""
+        more = f" (and {count_of(len(kept.why) - len(told), 'more reason')})" if len(kept.why) > len(told) else ""
         yield f"stays  {kept.name:<24} {format_bytes(kept.size_bytes):>10}  {'; '.join(told)}{more}"
         if dry_run:
             yield f"       it could be removed with: {', '.join(kept.frees)}"
     word, said = ("would remove", "would free") if dry_run else ("removed", "freed")
     for going in done.going:
-        yield f"{word}  {going.name}  {format_bytes(going.size_bytes)} in {_counted(len(going.blobs), 'blob')}"
+        yield f"{word}  {going.name}  {format_bytes(going.size_bytes)} in {count_of(len(going.blobs), 'blob')}"
     for orphan in done.orphans:
         stored = f"{format_bytes(orphan.size_bytes)}, stored {format_time(orphan.put_at_us)[:16]}"
         yield f"{word}  blob {orphan.digest[:_SHOWN]}  {stored}: nothing names it"
@@ -178,11 +178,7 @@ def _collected(done: Collection, dry_run: bool) -> Iterator[str]:
     if done.unfinished_bytes:
         yield f"{word}  {format_bytes(done.unfinished_bytes)} of unfinished files of killed processes"
     yield (
-        f"{_counted(len(done.kept), 'version')} stay{'s' * (len(done.kept) == 1)}; "
-        f"{_counted(len(done.going), 'version')} and {_counted(len(done.orphans), 'blob')} that nothing names {said} "
+        f"{count_of(len(done.kept), 'version')} stay{'s' * (len(done.kept) == 1)}; "
+        f"{count_of(len(done.going), 'version')} and {count_of(len(done.orphans), 'blob')} that nothing names {said} "
         f"{format_bytes(done.size_bytes)}"
     )
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

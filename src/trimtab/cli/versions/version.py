@@ -11,6 +11,7 @@ from trimtab.cli.options import account, command, names, opened_project, refuse_
 from trimtab.cli.output import progress, show
 from trimtab.cli.printed import Written
 from trimtab.core.errors import Misuse
+from trimtab.core.shown import count_of
 
 if TYPE_CHECKING:
     from trimtab.registry.describing.signature import DescribedVersion
@@ -160,7 +161,7 @@ def _version_lines(shown: DescribedVersion) -> list[str]:
     from trimtab.report.tables import text_table
 
     version, signature = shown.version, shown.signature
-    origin = f"trained on {version.rows:,} rows"
+    origin = f"trained on {count_of(version.rows, 'row')}"
     if version.imported is not None:
         until = f"training data may reach until {_shown_time(version.cut_us)}: metrics of earlier rows may be too good"
         origin = f"imported from {version.imported.file}, {until}"

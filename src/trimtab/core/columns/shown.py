@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from trimtab.core.columns.column import Column
+from trimtab.core.shown import count_of
 from trimtab.core.time import format_time
 
 _MOST_ROWS, _MOST_COLUMNS, _MOST_CHARACTERS = 10, 12, 32
@@ -67,7 +68,7 @@ def _rows(table: Mapping[str, Column]) -> int:
 
 def _size(table: Mapping[str, Column]) -> str:
     rows, columns = _rows(table), len(table)
-    return f"{rows:,} row{'s' * (rows != 1)} x {columns:,} column{'s' * (columns != 1)}"
+    return f"{count_of(rows, 'row')} x {count_of(columns, 'column')}"
 
 
 def _cells(table: Mapping[str, Column], most: int = _MOST_COLUMNS) -> tuple[list[str], list[list[str]]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.events.columns.frames import EventFrame
-from trimtab.events.columns.versions import Versions
+from trimtab.events.columns.versions import EventCount, Versions
 from trimtab.events.definitions import Source
 from trimtab.events.records import ERASED, Event, decode_all
 from trimtab.events.tables import Moved, read_table
@@ -65,6 +65,10 @@ class History:
     def id_conflicts(self) -> dict[str, int]:
         """For each source without a key, the number of records that give an existing id other content."""
         return {name: v.id_conflicts for name, v in self._versions.items()}
+
+    def counts(self) -> dict[str, EventCount]:
+        """Return for each source the number of its events, as of the last `refresh`."""
+        return {name: v.count() for name, v in self._versions.items()}
 
     def keeps(self, source: Source) -> bool:
         """Return whether the history contains a source, with the same columns as declared in `source`."""

@@ -30,6 +30,16 @@ class _Dropped(msgspec.Struct, frozen=True):
     conflict: bool  # True: it gives an id other content, which its source does not allow. False: it is a repetition.
 
 
+class EventCount(msgspec.Struct, frozen=True, kw_only=True):
+    """The number of events of one source."""
+
+    events: int = 0  # with all versions and deletions
+    newest_us: int | None = None  # the event time of the newest event
+    duplicates: int = 0  # records that repeat an event without any change
+    id_conflicts: int = 0  # records that give an existing id other content, which the source does not allow
+    exact: bool = True  # False: some records of `events` may be repetitions or conflicts
+
+
 class Versions:
     """Finds the versions of the events of one source.
 
@@ -87,6 +97,15 @@ class Versions:
     def frame(self) -> EventFrame:
         """Return all versions that count."""
         return self._rows.frame(self.source.name, self._partitions)
+
+    def count(self) -> EventCount:
+        """Return the number of versions that count, and of the records that do not."""
+        return EventCount(
+            events=self._rows.size,
+            newest_us=int(self._rows[EVENT_AT].max()) if self._rows.size else None,
+            duplicates=self.duplicates,
+            id_conflicts=self.id_conflicts,
+        )
 
     def _add(self, block: Block, ids: Sequence[str], payloads: Sequence[bytes] | None) -> None:
         start = self._rows.size

@@ -6,6 +6,7 @@ No line of a file is lost: each becomes part of a row, or is listed as a bad lin
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from trimtab.core.columns.data import Column, Columns, Dtype, column, float_column
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.shown import shown
+from trimtab.core.time import EARLIEST_US
 from trimtab.events.definitions import Source
 from trimtab.events.files.opened import count_lines, open_text
 from trimtab.events.formats.column_formats import ColumnFormat
@@ -373,7 +375,24 @@ def _quick_ints(texts: Sequence[str], nulls: frozenset[str]) -> Column | None:
     return Column("int", np.array(values, np.int64), there)
 
 
-_QUICK = {"float": _quick_floats, "int": _quick_ints}
+def _quick_times(texts: Sequence[str], nulls: frozenset[str]) -> Column | None:
+    there = np.array([text not in nulls for text in texts], bool)
+    lines = "\n".join([text if ok else _SOME_TIME for text, ok in zip(texts, there.tolist(), strict=True)])
+    if not _PLAIN_TIMES(lines):
+        return None
+    try:
+        values = np.array(lines.replace("Z", "").split("\n"), "datetime64[us]").astype(np.int64)
+    except ValueError:  # there is no such day or time of day
+        return None
+    if len(values) != len(texts) or values.min() < EARLIEST_US:  # a text in quotes may have several lines
+        return None
+    return Column("time", np.where(there, values, 0), None if there.all() else there)
+
+
+_QUICK = {"float": _quick_floats, "int": _quick_ints, "time": _quick_times}
+_SOME_TIME = "1970-01-01T00:00:00"
+_TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}Z?"  # the usual form of times, in UTC
+_PLAIN_TIMES = re.compile(rf"{_TIME}(?:\n{_TIME})*").fullmatch
 _NULLS = frozenset(spelt for word in NULL_WORDS for spelt in (word, word.upper(), word.title())) | {"NaN", "NaT"}
 
 

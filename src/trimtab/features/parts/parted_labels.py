@@ -117,9 +117,12 @@ class PartedLabels:
         key = f"c{list(events.source.columns).index(self._label.key)}"
         times = self._connection.execute(f"SELECT min(at_us), max(cut_us) FROM {parquet(requests)}").fetchone()
         assert times is not None  # an aggregate without groups has one row
+        dated = f"event_at >= {times[0]}"
+        if self._label.dated_by_request:
+            dated = f"({dated} OR known_at > {times[0]})"
         keyed = (
             f"SELECT h AS id, hash({key}) AS h FROM ({events.select}) "
-            f"WHERE event_at >= {times[0]} AND known_at <= {times[1]} AND NOT deleted"
+            f"WHERE {dated} AND known_at <= {times[1]} AND NOT deleted"
         )
         limit_bytes = self._memory_bytes // 2
         ids = with_hashes(keyed, requests, self._folder / "keyed", self._connection, limit_bytes)

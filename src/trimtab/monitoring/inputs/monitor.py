@@ -279,6 +279,7 @@ class InputMonitor:
             self._traffic.last_us,
             None if reading is None else reading.layout.profile,
             doubled=("traffic_doubled", "traffic") in standing,
+            repeated=("duplicates", "traffic") in standing,
             is_repeating=self._is_repeating,
         )
         stopped = any(one.kind == "traffic_stopped" for one in found)

@@ -15,6 +15,7 @@ from trimtab.monitoring.quality.quality_signals import KINDS, LEVEL, SILENT_DAYS
 from trimtab.monitoring.quality.watches import (
     CALIBRATION,
     LOSS,
+    MET_DAYS,
     SLICE,
     MetricValue,
     Watch,
@@ -110,6 +111,7 @@ class QualityMonitor:
         slices: Mapping[str, Sequence[DayQuality]] | None = None,
         allowance: Mapping[str, float] | None = None,
         name: str = "",
+        continues: bool = False,
     ) -> tuple[Watch, list[Change]]:
         """Return a watch over a new version, with the changes that store it.
 
@@ -131,6 +133,8 @@ class QualityMonitor:
             allowance: For each kind of value, how far live days may be from the reference for a known reason: the
                 reference was scored by the candidate, but the version was fitted again on more data.
             name: The name of the version, for messages.
+            continues: Whether to go on with the present watch, if it has no alarm, until seven days of the new version
+                are closed. Otherwise days of the replaced version that are not closed yet are not compared. # D0214
         """
         allowed = allowance or {}
         shared = len(self.kinds) + bool(slices)
@@ -157,6 +161,7 @@ class QualityMonitor:
             healthy_version=None if before is None or not healthy else before.healthy_version or before.version,
             healthy_cap=healthy_cap,
             short_of=shortfalls(healthy, alike, after_alarm=after_alarm),
+            earlier=before if continues and not after_alarm else None,
         )
         return watch, [*self._puts(watch), *self._handed_over(watch, at_us, f"repaired by {name or version[:12]}")]
 
@@ -214,7 +219,8 @@ class QualityMonitor:
         before = self._watch
         if before is None or not before.healthy:
             return None
-        watch = msgspec.structs.replace(before, healthy={}, healthy_version=None, healthy_cap=None, short_of={})
+        nothing: dict[str, object] = {"healthy": {}, "healthy_version": None, "healthy_cap": None, "short_of": {}}
+        watch = msgspec.structs.replace(before, **nothing, earlier=None)
         put = Put(KIND, self._model, msgspec.json.encode(watch), expected=self._revision)
         listed = listed_signals(self._catalog, self._model)
         settled = settle(_about(listed), (LEVEL,), (), now_us=now_us, because={LEVEL: "accepted by a person"})
@@ -250,11 +256,12 @@ class QualityMonitor:
         changes: list[Change] = []
         begun: list[Signal] = []
         for day in days:
-            if after is None or day.version != after.version or day.day_us + DAY_US <= after.anchored_at_us:
+            if after is None:
                 continue
-            if after.last_day_us is not None and day.day_us <= after.last_day_us:
+            compared = _compared(after, day, (slices or {}).get((day.day_us, day.version)))
+            if compared is after:
                 continue
-            after = _after(after, day, (slices or {}).get((day.day_us, day.version)))
+            after = compared
             settled = self._settled(listed, after, day, now_us)
             listed, begun = _with(listed, settled), begun + settled.begun
             changes += stored(settled, now_us)
@@ -289,7 +296,11 @@ class QualityMonitor:
         body = msgspec.json.encode(watch)
         return [
             Put(KIND, self._model, body, expected=self._revision),
-            Put(KIND, f"{self._model}/{watch.version}", body),
+            Put(
+                KIND,
+                f"{self._model}/{watch.version}",
+                body if watch.earlier is None else msgspec.json.encode(msgspec.structs.replace(watch, earlier=None)),
+            ),
         ]
 
     def _stored(self, version: str) -> Watch | None:
@@ -339,6 +350,22 @@ def _healthy_cap(before: Watch | None) -> float | None:
     if before is None:
         return None
     return before.healthy_cap or before.loss_cap if before.healthy else before.loss_cap
+
+
+def _compared(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
+    """Return the watch after one more closed day, which may be of an earlier version; the same watch if it is of no
+    version that is watched, or not newer than the last day.
+    """
+    if day.version != watch.version:
+        earlier = None if watch.earlier is None else _compared(watch.earlier, day, blocks)
+        return watch if earlier is watch.earlier else msgspec.structs.replace(watch, earlier=earlier)
+    if day.day_us + DAY_US <= watch.anchored_at_us:
+        return watch
+    if watch.last_day_us is not None and day.day_us <= watch.last_day_us:
+        return watch
+    if watch.earlier is not None and day.day_us >= watch.anchored_at_us + MET_DAYS * DAY_US:
+        watch = msgspec.structs.replace(watch, earlier=None)
+    return _after(watch, day, blocks)
 
 
 def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:

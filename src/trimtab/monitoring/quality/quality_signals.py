@@ -42,6 +42,8 @@ def signals_of(watch: Watch, day: DayQuality | None, now_us: int) -> list[Signal
     found += _slices(watch, at_us, now_us)
     if watch.arm:
         return [_of_arm(one, watch.arm) for one in found]
+    if watch.earlier is not None:
+        found += signals_of(watch.earlier, day, now_us)
     if day is not None and watch.silent_days >= SILENT_DAYS:
         found.append(_silence(watch, day, now_us))
     if watch.unlisted_day is not None and watch.unlisted_told != "no":

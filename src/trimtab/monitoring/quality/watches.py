@@ -96,43 +96,50 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     reference_loss: float | None = None  # mean loss of the reference days, in units of the cap; None: not known
     short_of: dict[str, float] = {}  # by kind, how far the reference itself is above the level of the second anchor
     arm: str = ""  # "canary" or "shadow"; empty: the version in service
+    # the watch over the version that this one replaced on a schedule, while days of that version are not closed # D0214
+    earlier: Watch | None = None
 
     @property
     def alarming(self) -> bool:
         """Whether there is an alarm about all rows, compared with either reference. Alarms about slices do not
         count.
         """
-        return any(figure.alarming for figure in (*self.figures.values(), *self.healthy.values()))
+        own = any(figure.alarming for figure in (*self.figures.values(), *self.healthy.values()))
+        return own or (self.earlier is not None and self.earlier.alarming)
 
     @property
     def onset(self) -> ChangeOnset | None:
         """The estimated beginning of the newest change that has an alarm; None if there is no alarm."""
         found = [onset for f in (*self.figures.values(), *self.healthy.values()) if (onset := self.onset_of(f))]
+        if self.earlier is not None and self.earlier.onset is not None:
+            found.append(self.earlier.onset)
         return max(found, key=lambda onset: onset.at_us, default=None)
 
     @property
     def risen_us(self) -> int:
         """The day on which a further rise after an alarm was last found; 0 if there was none."""
+        risen_us = 0 if self.earlier is None else self.earlier.risen_us
         if self.first_day_us is None:
-            return 0
+            return risen_us
         figures = [one for f in (*self.figures.values(), *self.healthy.values()) for one in f.rises[1:]]
         days = [one.state.alarm_day for one in figures if one.state.alarm_day is not None]
-        return max((self.first_day_us + (day - 1) * DAY_US for day in days), default=0)
+        return max((risen_us, *(self.first_day_us + (day - 1) * DAY_US for day in days)))
 
     @property
     def rung(self) -> list[str]:
         """The kinds that have an alarm."""
-        return [
+        own = [
             kind
             for kind in dict.fromkeys((*self.figures, *self.healthy))
             for figures in (self.figures, self.healthy)
             if kind in figures and figures[kind].alarming
         ]
+        return own if self.earlier is None else [*own, *self.earlier.rung]
 
     @property
     def slice_onsets(self) -> dict[str, ChangeOnset]:
         """For each slice that has an alarm, the estimated beginning of the newest change."""
-        found: dict[str, ChangeOnset] = {}
+        found: dict[str, ChangeOnset] = {} if self.earlier is None else self.earlier.slice_onsets
         for figures in (self.slices, self.slice_gaps):
             for name, figure in figures.items():
                 onset = self.onset_of(figure)

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from trimtab.core.codegen import define
 from trimtab.core.columns.data import Dtype
 from trimtab.core.time import DAY_US
+from trimtab.events.formats.column_formats import null_test
 from trimtab.features.definitions import Request
 
 PlainCheck: TypeAlias = Callable[[Any], dict[str, Any] | None]
@@ -39,7 +40,9 @@ def plain_check(request: Request) -> PlainCheck:
     True
     """
     names = {f"n{number}": name for number, name in enumerate(request.columns)}
-    check: PlainCheck = define("check", _lines(request, names), names, about=f"rows of request {request.name}")
+    nulls = request.source.reading.nulls
+    bound = {**names, "is_null": null_test(nulls)} if nulls else names
+    check: PlainCheck = define("check", _lines(request, names), bound, about=f"rows of request {request.name}")
     return check
 
 
@@ -53,6 +56,8 @@ def _lines(request: Request, names: dict[str, str]) -> list[str]:
     for name, column in names.items():
         value = f"v{name[1:]}"
         plain = _PLAIN[request.columns[column]].format(v=value)
+        if request.columns[column] == "str" and request.source.reading.nulls:
+            plain = f"{plain} and not is_null({value})"
         if column == request.key and request.columns[column] == "str":
             plain = f"{value} and {plain}"
         if column not in (request.key, request.time):

@@ -6,6 +6,7 @@ import datetime as dt
 import keyword
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from operator import attrgetter
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ import msgspec
 from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.time import parse_time_us
+from trimtab.events.formats.column_formats import null_test
 from trimtab.features.definitions import Request
 from trimtab.serving.answer.plain_rows import EARLY_US, YEAR_9999_US, plain_check
 from trimtab.serving.problems import InvalidField, decode_problem
@@ -62,6 +64,9 @@ class RequestRows:
     Every declared column must be present. Null is allowed except for key and time. An integer time that looks like
     seconds or milliseconds is refused, as in events.  # D178
 
+    Texts are read by the rules that the request declares: its words for null, and its formats of numbers and times. A
+    request without such rules costs nothing more.  # D0208
+
     Args:
         request: The declaration of the request.
         now_us: Returns the time. If it is in early 1970 (in a test), integers that look like seconds are accepted.
@@ -79,18 +84,22 @@ class RequestRows:
         self.names = tuple(request.columns)
         self._times = tuple(name for name, dtype in request.columns.items() if dtype == "time")
         self._texts = tuple(name for name, dtype in request.columns.items() if dtype == "str")
+        formats = {name: request.source.format(name) for name in request.columns}
+        own = request.key if request.key_dtype == "str" else None  # the type of the key refuses words for null
+        self._formats = {name: written for name, written in formats.items() if written is not None and name != own}
+        nulls = request.source.reading.nulls
         required = {request.key, request.time}
         fields: list[tuple[str, Any]] = []
         for index, (name, dtype) in enumerate(request.columns.items()):
-            kind = (
-                Annotated[str, msgspec.Meta(min_length=1)] if name == request.key and dtype == "str" else _TYPES[dtype]
-            )
+            kind = _key_type(nulls) if name == request.key and dtype == "str" else _TYPES[dtype]
             fields.append((f"c{index}", kind if name in required else kind | None))
         if all(name.isidentifier() and not keyword.iskeyword(name) and name[:1] != "_" for name in self.names):
             fields = [(name, kind) for name, (_, kind) in zip(self.names, fields, strict=True)]
             self._as_row: Callable[[Any], Row] = msgspec.structs.asdict  # this is twice as fast as `zip`
         else:
             self._as_row = lambda checked: dict(zip(self.names, msgspec.structs.astuple(checked), strict=True))
+        if nulls:
+            self._as_row = _with_nulls(self._as_row, self._texts, null_test(nulls))
         rename = {field: name for (field, _), name in zip(fields, self.names, strict=True)}
         fields_of_time = [field for field, name in rename.items() if name in self._times]
         self._first_time_of = attrgetter(fields_of_time[0])
@@ -146,19 +155,22 @@ class RequestRows:
         return False
 
     def _decoded_again(self, body: bytes, error: Exception) -> Any:
-        """Decode a body with times that msgspec does not accept. If that fails, raise an error that explains why."""
-        if _NO_TIME in str(error):
+        """Decode a body with texts that msgspec does not accept. If that fails, raise an error that explains why."""
+        if _NO_TIME in str(error) or (self._formats and isinstance(error, msgspec.ValidationError)):
             try:
                 return msgspec.convert(self._with_times(msgspec.json.decode(body)), self._body)
             except _UNDECODABLE as still:  # another field may be wrong as well
                 error = still
         raise self._explained(decode_problem(error, body), body) from error
 
-    def _with_times(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return a body as plain JSON values, with its times converted to a form that msgspec accepts."""
+    def _with_times(self, given: Any) -> Any:
+        """Return a body as plain JSON values, with its texts converted to a form that msgspec accepts."""
+        if not isinstance(given, dict):
+            return given
         rows = [given.get("request"), *(given.get("rows") or ())] if isinstance(given.get("rows"), list) else []
         for row in rows or [given.get("request")]:
             if isinstance(row, dict):
+                row.update(self._read(row))
                 row.update({name: _as_time(row[name]) for name in self._times if name in row})
         if "at" in given:
             given["at"] = _as_time(given["at"])
@@ -181,6 +193,8 @@ class RequestRows:
                 continue
             if not isinstance(row, Mapping):
                 raise Misuse(f"row {number} is a {type(row).__name__}. Give a dict with {', '.join(self.names)}.")
+            if self._formats:
+                row = {**row, **self._read(row)}
             try:
                 if any(row.get(name).__class__ is str for name in self._times):
                     row = {**row, **{name: _as_time(row[name]) for name in self._times if name in row}}
@@ -189,6 +203,22 @@ class RequestRows:
                 checked = self._checked_python(row, number)
             out.append(self._encodable(self._plain(checked, f"rows[{number}]"), number))
         return out
+
+    def _read(self, row: Mapping[str, Any]) -> Row:
+        """Return the texts of a row that its declared formats read, with their values.  # D0208
+
+        A text that does not fit stays as it is, and is refused later if its column needs another type.
+        """
+        found: Row = {}
+        for name, written in self._formats.items():
+            value = row.get(name)
+            if isinstance(value, str):
+                from trimtab.events.values.conversions import Refused, converted
+
+                with suppress(Refused):
+                    read = converted(self.request.columns[name], value, written)
+                    found[name] = _with_unit(read) if name in self._times and isinstance(read, int) else read
+        return found
 
     def _encodable(self, row: Row, number: int) -> Row:
         """Return the row if its texts are valid UTF-8, and otherwise raise an error. Python texts may be invalid."""
@@ -252,8 +282,34 @@ class RequestRows:
             text = f"{problem}. The columns are {', '.join(self.names)}."
         else:
             null = "" if problem.field in (self.request.key, self.request.time) else ", or null"
-            text = f"{problem}. Found: {_found(source, problem.pointer)}. Needed: {_NEEDED[dtype]}{null}."
+            written = self._formats.get(problem.field)
+            form = f" written as {written.text}" if written is not None and written.text else ""
+            text = f"{problem}. Found: {_found(source, problem.pointer)}. Needed: {_NEEDED[dtype]}{form}{null}."
         return InvalidField(text, field=problem.field, pointer=problem.pointer)
+
+
+def _key_type(nulls: Sequence[str]) -> Any:
+    """Return the type of a key of text: it is not empty, and no word for null."""
+    if not nulls:
+        return Annotated[str, msgspec.Meta(min_length=1)]
+    words = "|".join(map(re.escape, nulls))
+    return Annotated[str, msgspec.Meta(min_length=1, pattern=rf"(?i)^(?!\s*(?:{words})\s*$)")]
+
+
+def _with_nulls(
+    as_row: Callable[[Any], Row], names: Sequence[str], is_null: Callable[[str], object]
+) -> Callable[[Any], Row]:
+    """Return a function that does what `as_row` does, and makes declared words for null in some columns null."""
+
+    def nulled(checked: Any) -> Row:
+        row = as_row(checked)
+        for name in names:
+            value = row[name]
+            if value is not None and is_null(value):
+                row[name] = None
+        return row
+
+    return nulled
 
 
 def rows_of_table(table: Columns) -> list[Row]:
@@ -276,9 +332,10 @@ def _with_unit(us: int) -> int | dt.datetime:
 
 def _plainer(problem: Misuse) -> Misuse:
     """Return the problem without the name of a standard (RFC 3339) that clients need not follow exactly."""
-    if not isinstance(problem, InvalidField) or _NO_TIME not in str(problem):
+    if not isinstance(problem, InvalidField):
         return problem
     text = str(problem).replace(f"{_NO_TIME} encoded datetime", "not a time")
+    text = re.sub(r"Expected `?str`? matching regex .*", "a declared word for null", text)
     return InvalidField(text, field=problem.field, pointer=problem.pointer)
 
 

@@ -114,7 +114,7 @@ class CandidateBuilder:
             if not isinstance(self._options.recording.steps, AtOnce):
                 self._sets.discard(training_set)
             raise
-        answered = compared.answered(target, training_set, plan.window)
+        answered = compared.answered_on(target, training_set, plan)
         best, window = self._judge.best(training_set, plan, made, answered)
         self._fits.expect(training_set, best.source.refit, best.source.half_life_us)
         if answered.scores is not None:

@@ -3,7 +3,8 @@
 A target scores the days on which the candidate is judged, from its own features. The version in service may have learnt
 from these days, because it is a refit: the definition of a judged candidate, fitted again on more data. Then this
 earlier candidate is used in its place. It has the same recipe (definition and way of fitting), but has not seen the
-days. # D0195
+days. # D0195 The same is done if labels take so long that the version in service knows labels that the candidate may
+not know yet. # D0214
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.time import format_duration
 from trimtab.features.stored import check_functions
 from trimtab.registry import LoadedModel, Registry, Version
-from trimtab.registry.loading import repair_lost
+from trimtab.registry.loading import lost_artifact, repair_lost
 from trimtab.registry.protection import CHAMPION
 from trimtab.stats.metrics.loss_names import loss_kind
 from trimtab.steering.candidates.ports import DeploymentParts, TrainingData
@@ -84,19 +85,46 @@ def version_target(
     unseen_from_us = model.label.final_until(version.cut_us if seen_until_us is None else seen_until_us)
     if until_us - unseen_from_us >= LEAST_WINDOW_US or version.imported is not None:
         return ComparisonTarget(version, unseen_from_us, note)
-    judged = [  # leave out records with several folds, because such a candidate has learnt from part of its own window
-        gate
-        for gate in registry.gates_of(version)
-        if gate.candidate == (version.refit_of or version.id) and gate.folds == 1
-    ]
-    if not judged:
+    found = _judged_candidate(registry, version)
+    if found is None:
         return ComparisonTarget(version, unseen_from_us, note)
-    started_us = max(gate.window_start_us for gate in judged)
+    origin, started_us = found
     if version.refit_of is None:  # this is a candidate, which was fitted on what was known when its window began
         return ComparisonTarget(version, started_us, note)
-    origin = registry.get(version.refit_of)
     note = f"{origin.name} answered{own and f' {own}'} instead of its refit {version.name}, which has seen the window."
     return ComparisonTarget(origin, started_us, note)
+
+
+def target_on_window(parts: DeploymentParts, target: ComparisonTarget, start_us: int) -> ComparisonTarget:
+    """Return the target that a new candidate of the same recipe is compared with on a window from `start_us` on.
+
+    A candidate learns only from labels that were final at `start_us`. If the version in service also learnt from later
+    ones, its rows are newer than the candidate's, although those of the candidate's refit would be newer still. Then
+    the candidate that it is a refit of is used in its place: it learnt from the labels that were final when its own
+    window began. The target itself is returned if there is no such candidate. # D0214
+    """
+    version, registry, model = target.version, parts.registry, parts.deployment.model
+    refit_of_recipe = version.recipe == model.hash and version.refit_of is not None and not target.note
+    if not refit_of_recipe or model.label.final_at(target.unseen_from_us) <= start_us:
+        return target
+    found = _judged_candidate(registry, version)
+    if found is None or found[1] > start_us or lost_artifact(parts.blob, found[0]) is not None:
+        return target
+    origin, started_us = found
+    note = f"{origin.name} answered instead of its refit {version.name}, which learnt from labels that were not final "
+    return ComparisonTarget(origin, started_us, f"{note}when the window began; neither candidate did.")
+
+
+def _judged_candidate(registry: Registry, version: Version) -> tuple[Version, int] | None:
+    """Return the judged candidate of a version (itself, or the one that it is a refit of) and the start of its window.
+
+    None: it was not judged, or with several folds, so that it has learnt from part of its window.
+    """
+    candidate = version.refit_of or version.id
+    started_us = [
+        gate.window_start_us for gate in registry.gates_of(version) if gate.candidate == candidate and gate.folds == 1
+    ]
+    return (registry.get(candidate), max(started_us)) if started_us else None
 
 
 def target_scores(

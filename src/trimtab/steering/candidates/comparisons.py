@@ -13,6 +13,7 @@ from trimtab.steering.candidates.comparison_targets import (
     ComparisonTarget,
     TargetScores,
     champion_target,
+    target_on_window,
     target_scores,
     version_target,
     with_features_of,
@@ -157,6 +158,16 @@ class Comparisons:
         if found.scores is not None:
             finite(found.scores, target.version)
         return found
+
+    def answered_on(self, target: ComparisonTarget | None, training_set: TrainingSet, plan: Plan) -> TargetScores:
+        """Return what the candidates of a plan are compared with: the target's scores of the plan's longest window.
+
+        If the target learnt from labels that were not final when the window began, its own candidate gives the scores.
+        With folds this is not needed, because each fit learns from days of the window. # D0214
+        """
+        if target is not None and not plan.folds[1:] and not self._learns:
+            target = target_on_window(self._parts, target, plan.window.start_us)
+        return self.answered(target, training_set, plan.window)
 
     def paired_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
         """Return the daily comparison of champion and successor (the new version); see `Candidates.shadow_days`."""

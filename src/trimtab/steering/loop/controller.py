@@ -114,6 +114,7 @@ class Controller:
             slices=repair.slices,
             allowance=repair.allowance,
             name=repair.name,
+            continues=repair.stood_in and "not_provably_worse" in repair.gate.checks,  # a scheduled refit # D0214
         )
         entry = self._record.entry(
             "promote", state.cause, gate, version=repair.successor, replaced=replaced, actor=state.approved_by

@@ -72,13 +72,15 @@ def with_estimator(table: DataTable, planned: Plan, options: Options, now_us: in
 def file_training_set(file: Path, model: Model, now_us: int) -> TrainingSet:
     """Return the training set of the newest rows of a file, as the project will build it from its log.
 
-    Rows that are dated after `now_us` are left out.
+    Rows that are dated after `now_us` are left out, and rows of which a column of either source does not fit.
 
     Raises:
         Misuse: The file has no row that is usable.
     """
-    requests, _ = _newest(file, model.request.source, now_us)
-    events, newest_us = _newest(file, model.label.source, now_us)
+    # Reading takes most of the time, so the file is read once for both sources.
+    columns = read_rows(file, _of_both(model), on_error="quarantine").columns
+    requests, _ = _newest(columns, model.request.source, now_us)
+    events, newest_us = _newest(columns, model.label.source, now_us)
     frames = {model.label.source.name: _frame(model.label.source, events)}
     return build_training_set(model, requests, frames, cut_us=newest_us + model.label.wait_us, positions={})
 
@@ -137,14 +139,30 @@ def _loss(model: Model, rows: TrainingSet, chosen: NDArray[Any], scores: NDArray
     return float(row_losses(model.metric, rows.target[chosen], scores).mean())
 
 
-def _newest(file: Path, source: Source, now_us: int) -> tuple[Columns, int]:
-    """Return the newest rows of a file as the source reads them, the last one of each key, and their newest time."""
-    columns = read_rows(file, source, on_error="quarantine").columns
+def _of_both(model: Model) -> Source:
+    """Return a source with the columns and rules of the model's request and label."""
+    request, label = model.request.source, model.label.source
+    reading = msgspec.structs.replace(
+        label.reading,
+        number_formats=request.reading.number_formats | label.reading.number_formats,
+        constants=request.reading.constants | label.reading.constants,
+    )
+    return msgspec.structs.replace(
+        label,
+        columns=request.columns | label.columns,
+        time_formats=request.declared_formats | label.declared_formats,
+        reads=reading,
+    )
+
+
+def _newest(columns: Columns, source: Source, now_us: int) -> tuple[Columns, int]:
+    """Return the newest rows of a source, the last one of each key, and their newest time."""
+    columns = columns.select(source.columns)
     assert source.key is not None  # `init` declares a key for each source
     there = columns[source.time].present() & columns[source.key].present()
     columns = columns.take(there & (columns[source.time].values <= now_us))
-    last = {key: row for row, key in enumerate(columns[source.key].to_list())}
-    columns = columns.take(np.array(sorted(last.values()), np.int64))
+    last = dict(zip(columns[source.key].to_list(), range(columns.rows), strict=True))
+    columns = columns.take(np.sort(np.fromiter(last.values(), np.int64, len(last))))
     newest_us = int(columns[source.time].values.max(initial=0))
     if source.reading.only_final:
         columns = columns.take(columns[source.time].values + source.delay_us <= newest_us)

@@ -15,7 +15,7 @@ from trimtab.events.formats.time_formats import time_format
 
 Estimator = Literal["auto", "linear", "trees"]
 ROW = "row"  # as the value of --key: a row is identified by all its values
-NONE = "none"  # as the value of --known-at: no column says it
+NONE = "none"  # as the value of --known-at or --entity: there is no such column
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +24,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     time: str | None = None
     key: str | None = None  # a column, or several with commas between them
     label: str | None = None
+    entity: Sequence[str] = ()  # columns that identify whom or what the rows are about, besides the key
     positive: str | None = None  # the value of the label that counts as 1
     known_at: str | None = None  # the column that says when a label became known
     wait: str | None = None  # the time from a row until its label is known

@@ -6,6 +6,7 @@ import re
 
 import msgspec
 
+from trimtab.app.start.init.entities import Past, pasts, with_numbers
 from trimtab.app.start.init.file.profile import listed_lines
 from trimtab.app.start.init.file.table import DataTable, Profile
 from trimtab.app.start.init.file.texts import quoted
@@ -17,6 +18,7 @@ from trimtab.app.start.init.roles import existing, known_column, label_column, t
 from trimtab.app.start.init.steps import batch_window_days, step_of
 from trimtab.app.start.init.waits import Wait, wait_in
 from trimtab.core.errors import Misuse
+from trimtab.core.shown import count_of
 from trimtab.core.time import DAY_US, duration_us, format_duration, format_time
 
 _CATEGORIES = 200  # a text column with more different values is not a category
@@ -37,6 +39,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     known_at: str | None  # the column that says when a label became known
     wait: Wait
     panel: Panel | None
+    pasts: tuple[Past, ...]  # the entities besides the key whose past becomes features
     features: tuple[Profile, ...]
     left_out: dict[str, str]  # the columns left out, each with the reason
     merged: frozenset[str]  # the columns whose spellings are made one
@@ -74,7 +77,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
     notes.append(f"The rows are from {format_time(first_us)} to {format_time(last_us)}, {days:.1f} days.")
     (ahead,) = table.one(f"SELECT count(*) FROM data WHERE epoch_us({quoted(time)}) > {now_us}")
     if ahead:
-        notes.append(f"{ahead:,} rows are dated in the future; their labels would go to quarantine.")
+        notes.append(f"{count_of(ahead, 'row')} dated in the future: their labels would go to quarantine.")
     label = label_column(table, options, time, assumed)
     values = label_values(table, label, options.positive, assumed)
     positive = values.positive(label)
@@ -96,17 +99,13 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
         assumed,
     )
     panel = panel_in(step_us, options, is_number, wait.wait, last_us - first_us, assumed)
+    taken = {time, label, known_at, key.name, *table.constants}
+    entities = pasts(table, options, {*taken, *options.omit}, key, time, wait.wait, last_us - first_us, assumed)
+    identifying = {past.column: "identifies whom or what a row is about; its past is a feature" for past in entities}
     features, left_out = _features(
-        table,
-        {
-            time,
-            label,
-            known_at,
-            key.name,
-            *table.constants,
-            *(key.entity if len(key.entity) == 1 and not panel else ()),
-        },
+        table, {*taken, *identifying, *(key.entity if len(key.entity) == 1 and not panel else ())}
     )
+    left_out |= identifying
     for name in (*options.omit, *options.allow_leakage):
         existing(table, "--omit" if name in options.omit else "--allow-leakage", name)
     left_out |= {name: "was named by --omit" for name in options.omit if name not in left_out}
@@ -118,7 +117,8 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
         late = "may not be known when its row is predicted; if it is: --known-ahead {}"
         left_out |= {c.name: late.format(c.name) for c in features if c.name not in ahead}
         features = [c for c in features if c.name in ahead]
-    if not features and not key.entity:
+    entities = with_numbers(entities, features)
+    if not features and not key.entity and not entities:
         raise Misuse(
             f"file {table.file}: found no column left for features: "
             + "; ".join(f"{n!r} {w}" for n, w in left_out.items())
@@ -130,7 +130,11 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
             f"{empty:.1%} of the rows have no {label!r}. They are loaded, but nothing is learnt from them. If no value "
             "means a class of its own, write this class into the file."
         )
-    notes += [f"{n:,} rows have no {name!r}: ingestion will quarantine them." for name, n in needed.items() if n]
+    notes += [
+        f"{count_of(n, 'row')} without {name!r}: ingestion will quarantine {'it' if n == 1 else 'them'}."
+        for name, n in needed.items()
+        if n
+    ]
     final_us = last_us - duration_us(wait.wait)
     window = _window(table, time, label, values, final_us, last_us - first_us)
     batches = batch_window_days(table, time, label, final_us)
@@ -168,6 +172,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
         known_at=known_at,
         wait=wait,
         panel=panel,
+        pasts=entities,
         features=tuple(features),
         left_out=left_out,
         merged=frozenset(options.merge),

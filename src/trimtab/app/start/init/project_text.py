@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from trimtab.app.start.init.entities import Past
 from trimtab.app.start.init.file.table import DataTable
 from trimtab.app.start.init.labels import python
 from trimtab.app.start.init.panels import Window
@@ -38,6 +39,7 @@ def project_text(table: DataTable, planned: Plan) -> str:
         _request(table, planned),
         _labels(table, planned),
         *([_history(planned)] if planned.key.entity else []),
+        *(_past_view(planned, past) for past in planned.pasts),
         _features(planned),
         _estimator(planned),
         _model(planned),
@@ -48,7 +50,8 @@ def project_text(table: DataTable, planned: Plan) -> str:
 def request_columns(table: DataTable, planned: Plan) -> dict[str, Dtype]:
     """Return the columns of a request: its key, its time, and what the features and the key are made of."""
     columns: dict[str, Dtype] = {planned.key.name: planned.key.dtype, planned.time: "time"}
-    for name in (*planned.key.of, *planned.key.entity, *(c.name for c in planned.features)):
+    entities = [past.column for past in planned.pasts]
+    for name in (*planned.key.of, *planned.key.entity, *entities, *(c.name for c in planned.features)):
         columns.setdefault(name, table.columns[name].dtype or "str")
     return columns
 
@@ -83,7 +86,8 @@ question = tt.request(
 
 def _labels(table: DataTable, planned: Plan) -> str:
     columns: dict[str, Dtype] = {planned.key.name: planned.key.dtype, planned.time: "time"}
-    for name in (*planned.key.of, *planned.key.entity, planned.label, *filter(None, [planned.known_at])):
+    past = [name for one in planned.pasts for name in (one.column, *one.numbers)]
+    for name in (*planned.key.of, *planned.key.entity, *past, planned.label, *filter(None, [planned.known_at])):
         columns.setdefault(name, table.columns[name].dtype or "str")
     wait = planned.wait.wait
     known = f"    known_at={python(planned.known_at)},\n" if planned.known_at else ""
@@ -168,6 +172,49 @@ history = tt.view(
 )"""
 
 
+def _past_view(planned: Plan, past: Past) -> str:
+    name, said = _past_name(planned, past), _one_line(repr(past.column))
+    features = "".join(f"\n        {python(one)}: {text}," for one, text in _past_features(planned, past).items())
+    return f"""# Past rows of the same {said}, up to {past.wait} before a request, when their labels are known.
+# A label that is given with the id of a prediction brings these columns from its request.
+{name} = tt.view(
+    {python(name)},
+    source=labels,
+    by={python(past.column)},
+    features={{{features}
+    }},
+)"""
+
+
+def _past_features(planned: Plan, past: Past) -> dict[str, str]:
+    """Return the features of an entity's past, each with its text."""
+    found: dict[str, str] = {}
+
+    def add(name: str, aggregate: str, value: str, days: int) -> None:
+        window = f"over={python(past.over(days))}, until={python(past.wait)}"
+        found[unique(f"{name}_{days}d", found)] = f"tt.{aggregate}({value}{', ' * bool(value)}{window})"
+
+    labels = {"mean_label": "truth"}
+    if planned.values.classes:
+        labels = {f"share_{n}": f"truth == {python(one)}" for n, one in enumerate(planned.values.classes, 1)}
+    for days in past.days:
+        add("rows", "count", "", days)
+        for name, value in labels.items():
+            add(name, "mean", value, days)
+    for column in past.numbers:
+        for aggregate in ("mean", "sum"):
+            add(f"{aggregate}_{slug(column, 'column')}", aggregate, python(column), past.days[-2])
+    return found
+
+
+def _past_name(planned: Plan, past: Past) -> str:
+    """Return the name of the view of an entity's past."""
+    names: dict[str, str] = {}
+    for one in planned.pasts:
+        names[one.column] = unique(f"past_{slug(one.column, 'entity')}", set(names.values()))
+    return names[past.column]
+
+
 def _window_text(window: Window) -> str:
     over = f", over={python(window.over)}" if window.over else ""
     until = f", until={python(window.until)}" if window.until else ""
@@ -221,7 +268,9 @@ def _model(planned: Plan) -> str:
     values = planned.values
     metric = "multi_log_loss" if values.classes else "log_loss" if values.binary else "squared_error"
     classes = f", classes={_list(values.classes)}" if values.classes else ""
-    listed = "[history, features]" if planned.key.entity else "[features]"
+    past_names = [_past_name(planned, past) for past in planned.pasts]
+    views = ["history"] * bool(planned.key.entity) + past_names
+    listed = f"[{', '.join([*views, 'features'])}]"
     wait = planned.wait.wait
     ahead = ""
     if planned.panel is not None and planned.panel.horizon_us:
@@ -229,12 +278,13 @@ def _model(planned: Plan) -> str:
         ahead = "\n    # The wait counts from the prediction, so it has the horizon and the wait for a row's label."
     allowed = ""
     named = list(planned.allow_leakage)
-    if planned.key.entity and not (values.binary or values.classes):
+    if views and not (values.binary or values.classes):
         names = _feature_names(planned)
         named = list(dict.fromkeys([names[column] for column in planned.key.entity if column in names] + named))
-        past = 'f"history.{name}" for name in history.features'
+        past = [f'f"{view}.{{name}}" for name in {view}.features' for view in views]
         allowed = "\n    # A key and its past labels may predict the label very well. That is no leak."
-        allowed += f"\n    allow_leakage=[{f'*({past}), {_list(named)[1:-1]}' if named else past}],"
+        several = [*(f"*({one})" for one in past), *map(python, named)]
+        allowed += f"\n    allow_leakage=[{past[0] if several == [f'*({past[0]})'] else ', '.join(several)}],"
     elif named:
         allowed = f"\n    allow_leakage={_list(named)},"
     return f"""model = tt.model(

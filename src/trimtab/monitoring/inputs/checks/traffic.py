@@ -38,6 +38,7 @@ def traffic_findings(
     profile: InputProfile | None,
     *,
     doubled: bool = False,
+    repeated: bool = False,
     is_repeating: Callable[[], Callable[[int], bool]] = lambda: lambda at_us: False,
 ) -> list[Finding]:
     """Findings about the number of requests.
@@ -50,6 +51,8 @@ def traffic_findings(
             project.
         doubled: Whether a finding of doubled traffic stands already. It then ends when traffic is normal again, however
             long traffic was high.
+        repeated: Whether a finding of repeated requests stands already. It then goes on through hours that cannot show
+            a repetition, for up to a day.
         is_repeating: Returns a function that says of a time whether requests were found to repeat at that time, because
             such hours do not show what is normal. It is called only if requests repeat now.
     """
@@ -57,7 +60,7 @@ def traffic_findings(
         return []
     counts = _Hours(hours)
     stopped = _stopped(counts, now_us, last_us)
-    return stopped or [*_doubled(counts, profile, stands=doubled), *_repeated(hours, is_repeating)]
+    return stopped or [*_doubled(counts, profile, stands=doubled), *_repeated(hours, is_repeating, stands=repeated)]
 
 
 class _Hours:
@@ -194,14 +197,17 @@ def _together(hours: Mapping[int, TrafficHour]) -> Iterator[_HourGroup]:
             part, rows = [], 0
 
 
-def _repeated(hours: Mapping[int, TrafficHour], is_repeating: Callable[[], Callable[[int], bool]]) -> list[Finding]:
+def _repeated(
+    hours: Mapping[int, TrafficHour], is_repeating: Callable[[], Callable[[int], bool]], *, stands: bool
+) -> list[Finding]:
     """Requests that are repeated within an hour more often than normal, by their ids or by their questions."""
     groups = _together(hours)
     newest = list(islice(groups, 3))
-    if max(sum(one.share >= _MORE for one in newest), sum(one.again >= _MORE for one in newest)) < 2:
+    if not stands and max(sum(one.share >= _MORE for one in newest), sum(one.again >= _MORE for one in newest)) < 2:
         return []
-    repeating = is_repeating()
-    kept = (one for one in groups if not (repeating(one.first * HOUR_US) or repeating(one.last * HOUR_US)))
+    repeating, rest = is_repeating(), list(groups) if stands else groups
+    recent = [one for one in rest if one.last > newest[0].last - _DAY_H] if stands else []
+    kept = (one for one in rest if not (repeating(one.first * HOUR_US) or repeating(one.last * HOUR_US)))
     before = list(islice(kept, 14 * _DAY_H))
     high = _high([one.share for one in before])
     hits = [one for one in newest if one.share >= high + _MORE]
@@ -212,7 +218,7 @@ def _repeated(hours: Mapping[int, TrafficHour], is_repeating: Callable[[], Calla
             f"{percent(share)} of the requests since {format_time(onset_us)[:16]} repeat another request of the same "
             f"hour; normal is at most {percent(high)}. Check for clients that retry, or a queue read twice."
         )
-    elif again := _asked_again(newest, [one for one in before if one.questions]):
+    elif again := _asked_again([*newest, *recent], [one for one in before if one.questions], stands=stands):
         share, high, onset_us = again
         evidence = {"asked_again": share, "usual_high": high}
         said = (
@@ -225,8 +231,13 @@ def _repeated(hours: Mapping[int, TrafficHour], is_repeating: Callable[[], Calla
     return [Finding("duplicates", "traffic", onset_us, evidence, said)]
 
 
-def _asked_again(newest: Sequence[_HourGroup], before: Sequence[_HourGroup]) -> tuple[float, float, int] | None:
+def _asked_again(
+    newest: Sequence[_HourGroup], before: Sequence[_HourGroup], *, stands: bool
+) -> tuple[float, float, int] | None:
     """The share of repeated questions, the normal share, and since when it is high; None if the share is normal.
+
+    A finding that stands ends with the first hours that could show a repetition and show none. Hours with too few
+    questions, or with a lost column, could not.
 
     Questions are counted, not requests, because a single question that many users send at once says nothing about the
     other questions. If there are more requests than ever before, the normal share grows in proportion.
@@ -238,9 +249,11 @@ def _asked_again(newest: Sequence[_HourGroup], before: Sequence[_HourGroup]) -> 
     def high_of(one: _HourGroup) -> float:
         return usual * max(1.0, one.rows / one.hours / busiest)
 
+    if stands:
+        newest = [n for n in newest if n.questions and evidence_above(n.questions, n.questions, high_of(n)) >= ENOUGH]
     hits = [
         one
-        for one in newest
+        for one in newest[:3]
         if one.again >= high_of(one) + _MORE and evidence_above(one.asked_again, one.questions, high_of(one)) >= ENOUGH
     ]
     if len(hits) < 2 or hits[0] is not newest[0]:

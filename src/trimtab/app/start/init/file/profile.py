@@ -9,6 +9,7 @@ import msgspec
 
 from trimtab.app.start.init.file.table import DataTable, Profile
 from trimtab.core.columns.data import Dtype
+from trimtab.core.shown import count_of
 from trimtab.events.files.files import problem_of
 
 _SHOWN = 5
@@ -42,11 +43,12 @@ def profile(table: DataTable) -> FileProfile:
     duplicates, lines = _duplicates(table)
     oddities = []
     if duplicates:
-        oddities.append(f"{duplicates:,} rows repeat another row exactly (lines {lines}); each counts once")
+        repeat = "row repeats" if duplicates == 1 else "rows repeat"
+        oddities.append(f"{duplicates:,} {repeat} another row exactly (lines {lines}); each counts once")
     if table.bad:
         types = {name: c.dtype for name, c in table.columns.items() if c.dtype}
         shown = "; ".join(problem_of(bad, types).rstrip(".") for bad in table.bad[:3])
-        rows = "1 row does" if len(table.bad) == 1 else f"{len(table.bad):,} rows do"
+        rows = f"{count_of(len(table.bad), 'row')} do{'es' * (len(table.bad) == 1)}"
         oddities.append(f"{rows} not fit and will go to quarantine: {shown}")
     oddities += [f"{name!r}: {c.kind.oddity}" for name, c in table.columns.items() if c.kind.oddity]
     oddities += _null_words(table)
@@ -64,7 +66,7 @@ def profile(table: DataTable) -> FileProfile:
 def profile_lines(found: FileProfile) -> list[str]:
     """Return the profile as text for a terminal."""
     fields = f", fields separated by {found.delimiter!r}" if found.delimiter else ""
-    lines = [f"{found.rows:,} rows, {len(found.columns)} columns{fields}", ""]
+    lines = [f"{count_of(found.rows, 'row')}, {count_of(len(found.columns), 'column')}{fields}", ""]
     table = [("column", "type", "null", "different", "examples")]
     for c in found.columns:
         share = f"{100 * c.nulls / max(1, found.rows - found.refused):.1f} %" if c.nulls else "-"

@@ -112,11 +112,16 @@ def test_the_rule_fixed_shows_nothing_before_its_end() -> None:
 
 def test_obrien_fleming_shows_only_planned_looks() -> None:
     definition = experiment(rule="obrien_fleming", duration_us=20 * DAY_US, looks=4)
-    days = days_of(normal_days(np.random.default_rng(7), days=20, effect=0.01))
+    rng = np.random.default_rng(7)
+    where = {"country=DE": normal_days(rng, days=20, units=100, effect=0.01)}
+    days = days_of(normal_days(rng, days=20, effect=0.01), slices=where)
     counts = []
     for count in range(1, 21):
         reading = read_experiment(definition, state_of(definition), days[:count])
         counts.append(max((len(found.looks) for found in reading.metrics), default=0))
+        of_slices = [found.look.until_us for found in reading.slices]
+        assert of_slices == [START_US + count // 5 * 5 * DAY_US] * (count >= 5)
+        assert all(week.until_us <= START_US + count // 5 * 5 * DAY_US for m in reading.metrics for week in m.by_week)
     assert counts == [count // 5 for count in range(1, 21)]
     assert [look.until_us for look in one(reading).looks] == [START_US + n * DAY_US for n in (5, 10, 15, 20)]
 

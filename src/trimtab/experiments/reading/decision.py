@@ -38,6 +38,10 @@ def recommend(
     by_variant = {name: [one for one in metrics if one.variant == name] for name in list(definition.variants)[1:]}
     by_variant = {name: some for name, some in by_variant.items() if any(one.role == "primary" for one in some)}
     if not by_variant:
+        if _is_over(definition, state, closed):
+            return Recommendation(
+                act="no difference shown", text="no difference shown: it ended before its first look."
+            )
         return Recommendation(act="wait", text="keep running: no look is due yet. A look sees closed days only.")
     shipped = [
         name for name, some in by_variant.items() if _may_ship(definition, {one.metric: one.verdict for one in some})

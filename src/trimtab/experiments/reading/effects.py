@@ -14,7 +14,7 @@ from trimtab.core.time import DAY_US
 from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.reading.looks import Look
 from trimtab.experiments.records import ArmSums, ExperimentDay, ExperimentState
-from trimtab.stats.ab.arms import Arm, Effect
+from trimtab.stats.ab.arms import Arm, Effect, post_stratified
 from trimtab.stats.ab.bayes import posterior
 from trimtab.stats.ab.fixed import compare
 from trimtab.stats.ab.multiple import benjamini_hochberg, holm
@@ -175,7 +175,25 @@ def _sums(day: ExperimentDay, variant: str, metric: str, slice_: str) -> ArmSums
 def _pair(
     definition: Experiment, metric: Metric, days: Sequence[ExperimentDay], variant: str, slice_: str = ""
 ) -> tuple[Arm, Arm]:
-    return arm_of(days, definition.control, metric, slice_), arm_of(days, variant, metric, slice_)
+    whole = arm_of(days, definition.control, metric, slice_), arm_of(days, variant, metric, slice_)
+    if not definition.strata or slice_ or metric.kind not in ("mean", "proportion"):
+        return whole
+    parts = {part for day in days for one in day.variants.values() for part in one.slices}
+    names = sorted(part for part in parts if part.partition("=")[0] == definition.strata)
+    strata = [_pair(definition, metric, days, variant, name) for name in names]
+    others = [_without(arm, [pair[at] for pair in strata]) for at, arm in enumerate(whole)]
+    return post_stratified([*strata, (others[0], others[1])])
+
+
+def _without(whole: Arm, parts: Sequence[Arm]) -> Arm:
+    """Return the sums over the units that are in no part, such as those whose attribute is unknown."""
+    values = msgspec.structs.asdict(whole)
+    rest = {
+        name: value - sum((getattr(part, name) for part in parts), np.zeros(value.size))
+        for name, value in values.items()
+        if value is not None
+    }
+    return Arm(**rest)
 
 
 def _enough(

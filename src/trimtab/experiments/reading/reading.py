@@ -105,6 +105,7 @@ def decided_before(definition: Experiment) -> dict[str, str]:
         "duration": "" if definition.duration_us is None else format_duration(definition.duration_us),
         "looks": str(definition.looks) if definition.rule == "obrien_fleming" else "",
         "slices": ", ".join(definition.slices),
+        "strata": definition.strata,
     }
     for role in ("primary", "guardrail", "secondary"):
         found[role] = "; ".join(_described(one) for one in definition.metrics if one.role == role)

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from generated_days import days_of, experiment, metric, normal_days, state_of
+from generated_days import START_US, days_of, experiment, metric, normal_days, state_of
 
 from trimtab.core.time import DAY_US
 from trimtab.experiments.reading.decision import days_needed, smallest_effect
@@ -109,3 +109,13 @@ def test_the_best_of_several_variants_is_shipped_and_a_worse_one_is_named() -> N
     found = read_experiment(definition, state_of(definition), days_of(without)).decision
     assert found.act in ("keep running", "cannot be seen")
     assert "Stop grey" in found.text
+
+
+def test_an_experiment_that_ended_before_its_first_look_says_so() -> None:
+    definition = experiment(rule="obrien_fleming", duration_us=20 * DAY_US, looks=2)
+    days = days_of(normal_days(np.random.default_rng(8), days=5, effect=0.5))
+    running = read_experiment(definition, state_of(definition), days).decision
+    assert running.act == "wait"
+    stopped = state_of(definition, phase="stopped", ended_at_us=START_US + 5 * DAY_US)
+    ended = read_experiment(definition, stopped, days).decision
+    assert ended.text == "no difference shown: it ended before its first look."

@@ -177,6 +177,7 @@ VERSIONS = {"model": BUYER, "unit": (), "variants": {"control": "champion", "new
         ({"rule": "fixed"}, "rule='fixed' needs duration="),
         ({"duration": 0}, "duration=0 takes in no unit."),
         ({"rule": "obrien_fleming", "duration": "14d"}, "looks=1. Give 2 to 50."),
+        ({"strata": "country"}, "strata='country' is not one of slices=[]. Add it there."),
         ({"looks": 5}, "looks= is for rule=\"obrien_fleming\", not 'sequence'."),
         ({"owner": " "}, "owner=' '. Give a text such as \"team shop\"."),
         ({"metrics": [revenue(), revenue()]}, "two metrics are called 'revenue'. Rename one."),

@@ -19,7 +19,7 @@ from trimtab.experiments.reading.plan import MetricPlan, plan_experiment
 from trimtab.experiments.reading.planted_runs import PastUnits, planted_runs
 from trimtab.experiments.unit_values import UnitValues
 
-DAYS, A_DAY = 28, 300
+DAYS, A_DAY = 28, 120
 
 
 def past(seed: int = 1, *, hours_sd: float = 0.0) -> PastUnits:

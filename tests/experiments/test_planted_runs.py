@@ -69,14 +69,22 @@ def test_a_worse_variant_is_stopped() -> None:
     assert found.right == 10
 
 
+def false_decisions(rule: str, runs: int, *, units: int) -> int:
+    found = planted_runs(bought(rule=rule, looks=4), past(4, units=units), effect=0.0, runs=runs)
+    assert found.acts.get("nothing", 0) == found.right
+    assert found.cost == {"bought": 0.0}
+    return runs - found.right
+
+
 @pytest.mark.parametrize("rule", ["sequence", "msprt", "obrien_fleming", "fixed"])
 def test_without_an_effect_the_error_is_near_the_stated_one(rule: str) -> None:
-    runs = 100
-    found = planted_runs(bought(rule=rule, looks=4), past(4), effect=0.0, runs=runs)
-    wrong = runs - found.right
-    assert found.acts.get("nothing", 0) == found.right
-    assert binom.sf(wrong - 1, runs, 0.06) > 0.001
-    assert found.cost == {"bought": 0.0}
+    assert binom.sf(false_decisions(rule, 60, units=3_000) - 1, 60, 0.06) > 0.001
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("rule", ["sequence", "msprt", "obrien_fleming", "fixed"])
+def test_without_an_effect_the_error_is_at_most_the_stated_one_in_many_runs(rule: str) -> None:
+    assert binom.sf(false_decisions(rule, 1_000, units=8_000) - 1, 1_000, 0.06) > 0.001
 
 
 def test_two_calls_give_the_same_and_another_seed_other_runs() -> None:

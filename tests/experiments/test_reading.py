@@ -112,11 +112,16 @@ def test_the_rule_fixed_shows_nothing_before_its_end() -> None:
 
 def test_obrien_fleming_shows_only_planned_looks() -> None:
     definition = experiment(rule="obrien_fleming", duration_us=20 * DAY_US, looks=4)
-    days = days_of(normal_days(np.random.default_rng(7), days=20, effect=0.01))
+    rng = np.random.default_rng(7)
+    where = {"country=DE": normal_days(rng, days=20, units=100, effect=0.01)}
+    days = days_of(normal_days(rng, days=20, effect=0.01), slices=where)
     counts = []
     for count in range(1, 21):
         reading = read_experiment(definition, state_of(definition), days[:count])
         counts.append(max((len(found.looks) for found in reading.metrics), default=0))
+        of_slices = [found.look.until_us for found in reading.slices]
+        assert of_slices == [START_US + count // 5 * 5 * DAY_US] * (count >= 5)
+        assert all(week.until_us <= START_US + count // 5 * 5 * DAY_US for m in reading.metrics for week in m.by_week)
     assert counts == [count // 5 for count in range(1, 21)]
     assert [look.until_us for look in one(reading).looks] == [START_US + n * DAY_US for n in (5, 10, 15, 20)]
 
@@ -287,3 +292,29 @@ def test_a_quantile_is_read_by_every_rule() -> None:
         assert found.looks[-1].control == pytest.approx(truth, rel=0.02)
         assert found.verdict == "better"
         assert found.looks[-1].relative == pytest.approx(-0.2, abs=0.06)
+
+
+def test_strata_narrow_the_interval_and_leave_the_estimate_unbiased() -> None:
+    """Countries differ by far more than units do, and green by accident got more of the better one on some days."""
+    rng = np.random.default_rng(19)
+    plain, split = experiment(slices=("country",)), experiment(slices=("country",), strata="country")
+    differences, widths = {"": [], "country": []}, {"": [], "country": []}
+    for _ in range(20):
+        values, parts = {}, {f"country={code}": {} for code in "AB"}
+        for name, shift in (("blue", 0.0), ("green", 0.5)):
+            counts = rng.binomial(300, 0.5, 12)
+            by_country = {
+                "A": [rng.normal(5.0 + shift, 1.0, n) for n in counts],
+                "B": [rng.normal(15.0 + shift, 1.0, 300 - n) for n in counts],
+            }
+            unknown = [rng.normal(10.0 + shift, 1.0, 20) for _ in range(12)]  # in no slice
+            values[name] = {"revenue": [np.concatenate(day) for day in zip(*by_country.values(), unknown, strict=True)]}
+            for code, some in by_country.items():
+                parts[f"country={code}"][name] = {"revenue": some}
+        for definition in (plain, split):
+            look = one(read_experiment(definition, state_of(definition), days_of(values, slices=parts))).now
+            differences[definition.strata].append(look.difference)
+            widths[definition.strata].append(look.high - look.low)
+    assert np.mean(widths["country"]) < 0.4 * np.mean(widths[""])
+    assert np.std(differences["country"]) < 0.4 * np.std(differences[""])
+    assert np.mean(differences["country"]) == pytest.approx(0.5, abs=0.03)

@@ -193,6 +193,7 @@ def experiment(
     switchback: Switchback | None = None,
     metrics: Sequence[Metric] = (),
     slices: Sequence[str] = (),
+    strata: str = "",
     rule: Rule = "sequence",
     level: float = 0.95,
     two_sided: bool = True,
@@ -221,6 +222,8 @@ def experiment(
         switchback: Assign blocks of time and not units; made with `switchback()`.
         metrics: What is compared, made with `metric()`. One of them is primary.
         slices: Attributes whose values are analysed one by one.
+        strata: One of `slices`, such as "country". What its values differ by in both variants is taken out of means and
+            proportions (post-stratification), which narrows their intervals.
         rule: How the result is read. "sequence" and "msprt" hold at every look; "obrien_fleming" has `looks` planned
             ones; "fixed" has one, at the end.
         level: The confidence of the intervals.
@@ -258,6 +261,7 @@ def experiment(
         (planned == 0, 'duration=0 takes in no unit. Give a duration such as "14d", or leave duration out.'),
         (rule == "obrien_fleming" and not 2 <= looks <= _MOST_LOOKS, f"looks={looks}. Give 2 to {_MOST_LOOKS}."),
         (rule != "obrien_fleming" and looks != 1, f'looks= is for rule="obrien_fleming", not {rule!r}.'),
+        (bool(strata) and strata not in slices, f"strata={strata!r} is not one of slices={[*slices]}. Add it there."),
         (owner is not None and not owner.strip(), f'owner={owner!r}. Give a text such as "team shop".'),
         (not isinstance(switchback, Switchback | None), "switchback= is no switchback. Make it with tt.switchback()."),
     )  # fmt: skip
@@ -291,6 +295,7 @@ def experiment(
         switchback=switchback,
         metrics=_checked_metrics(what, metrics, columns, model),
         slices=tuple(slices),
+        strata=strata,
         rule=rule,
         level=level,
         two_sided=bool(two_sided),

@@ -76,6 +76,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     switchback: Switchback | None = None
     metrics: tuple[Metric, ...] = ()
     slices: tuple[str, ...] = ()  # attributes whose values are analysed one by one
+    strata: str = ""  # the one of them whose differences are taken out of means and proportions (post-stratification)
     rule: Rule = "sequence"
     level: float = 0.95
     two_sided: bool = True

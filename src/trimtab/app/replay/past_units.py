@@ -15,12 +15,11 @@ from trimtab.app.experiments.prediction_values import PredictionValues
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import DAY_US, format_time
 from trimtab.events.definitions import Source
-from trimtab.experiments.assignment import Assigner, first_buckets
+from trimtab.experiments.assignment import Assigner
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.exposures import ExposureBlock, Intake, unit_keys, unit_values
 from trimtab.experiments.first_exposures import first_exposures
-from trimtab.experiments.reading.planted_runs import PastUnits
-from trimtab.experiments.records import Allocation, ExperimentState
+from trimtab.experiments.reading.planted_runs import PastUnits, made_state
 from trimtab.experiments.unit_values import MetricFeatures, UnitValues
 
 if TYPE_CHECKING:
@@ -96,18 +95,9 @@ def _logged(system: System, definition: Experiment, intake: Intake) -> LoggedUni
     if definition.switchback is not None:
         raise Misuse(f"experiment {definition.name!r}: switchbacks over versions cannot be planned or simulated yet.")
     request = system.definitions.deployment(str(definition.model)).model.request
+    everyone = msgspec.structs.replace(definition, overrides={}, share=1.0, ramp=())
     weights = dict.fromkeys(definition.variants, 0.0) | {definition.control: 1.0}
-    everyone = Allocation(from_us=intake.from_us, share=1.0, weights=weights, buckets=first_buckets(weights))
-    state = ExperimentState(
-        name=definition.name,
-        hash="",
-        definition=b"",
-        generation=0,
-        phase="running",
-        started_at_us=intake.from_us,
-        allocations=[everyone],
-    )
-    return LoggedUnits(system, msgspec.structs.replace(definition, overrides={}), state, request)
+    return LoggedUnits(system, everyone, made_state(everyone, intake.from_us, 0, weights), request)
 
 
 def _origin(system: System, definition: Experiment, given: str | None) -> tuple[str, dict[str, str]]:

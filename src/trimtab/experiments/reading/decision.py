@@ -38,6 +38,10 @@ def recommend(
     by_variant = {name: [one for one in metrics if one.variant == name] for name in list(definition.variants)[1:]}
     by_variant = {name: some for name, some in by_variant.items() if any(one.role == "primary" for one in some)}
     if not by_variant:
+        if _is_over(definition, state, closed):
+            return Recommendation(
+                act="no difference shown", text="no difference shown: it ended before its first look."
+            )
         return Recommendation(act="wait", text="keep running: no look is due yet. A look sees closed days only.")
     shipped = [
         name for name, some in by_variant.items() if _may_ship(definition, {one.metric: one.verdict for one in some})
@@ -165,20 +169,24 @@ def _go_on(
     act: Act = "keep running"
     more = None
     if days < _EARLY_DAYS:
-        text = f"keep running: too early to say after {days} closed days"
+        text = f"keep running: too early to say after {_days(days)}"
     elif needed <= horizon:
         more = max(1, math.ceil(needed - days))
-        text = f"keep running: at this rate about {more} more days for {shown_effect(one)}"
+        text = f"keep running: at this rate about {more} more day{'s' * (more != 1)} for {shown_effect(one)}"
     else:
         score = _ANY_TIME_SCORE if definition.rule in ("sequence", "msprt") else _SCORE
         plausible = abs(look.difference) + _reach(look) / score  # the effect may well be one standard error larger
         if not days_needed(look, days, plausible) <= horizon:
             act = "cannot be seen"
-        text = f"{act}{' with this traffic' * (act != 'keep running')}: {shown_effect(one)} after {days} days"
+        text = f"{act}{' with this traffic' * (act != 'keep running')}: {shown_effect(one)} after {_days(days)}"
     if more is None and smallest is not None:
         text += f"; the smallest effect that {horizon} days can show is about {100 * smallest:.2g} %"
     text += "".join(f". Stop {name} ({why})" for name, why in stopped.items())
     return Recommendation(act=act, text=f"{text}.", variant=one.variant, days_more=more, smallest=smallest)
+
+
+def _days(days: int) -> str:
+    return f"{days} closed day{'s' * (days != 1)}"
 
 
 def _open_needs(some: Sequence[MetricReading], days: int) -> tuple[float, MetricReading]:

@@ -14,7 +14,7 @@ from trimtab.core.time import DAY_US
 from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.reading.looks import Look
 from trimtab.experiments.records import ArmSums, ExperimentDay, ExperimentState
-from trimtab.stats.ab.arms import Arm, Effect
+from trimtab.stats.ab.arms import Arm, Effect, post_stratified
 from trimtab.stats.ab.bayes import posterior
 from trimtab.stats.ab.fixed import compare
 from trimtab.stats.ab.multiple import benjamini_hochberg, holm
@@ -57,7 +57,12 @@ def arm_of(days: Sequence[ExperimentDay], variant: str, metric: Metric, slice_: 
 
 
 def looks_of(
-    definition: Experiment, metric: Metric, state: ExperimentState, closed: Sequence[ExperimentDay], variant: str
+    definition: Experiment,
+    metric: Metric,
+    state: ExperimentState,
+    closed: Sequence[ExperimentDay],
+    variant: str,
+    slice_: str = "",
 ) -> list[Look]:
     """Return the effect at each look that the rule of the experiment allows, oldest first.
 
@@ -67,37 +72,42 @@ def looks_of(
         state: What happened to it since its start.
         closed: All its closed days in order, also excluded ones.
         variant: The variant that is compared with the control.
+        slice_: A slice, such as "country=DE"; by default all units.
     """
-    end_us = state.started_at_us + (definition.duration_us or sys.maxsize)
-    days = [one for one in closed if one.excluded is None and one.day_us < end_us]
+    days = days_shown(definition, state, closed)
+    counted = [one for one in days if one.excluded is None]
+    if not _enough(definition, metric, counted, variant, slice_):
+        return []
     how = _how(definition, metric)
     if definition.rule == "obrien_fleming":
-        planned = days_until(state.started_at_us, end_us)
-        shown = [one if one.excluded is None else msgspec.structs.replace(one, variants={}) for one in closed]
-        shown = [one for one in shown if one.day_us < end_us]
-        pair = _pair(definition, metric, shown, variant)
+        without = [one if one.excluded is None else msgspec.structs.replace(one, variants={}) for one in days]
+        planned, ends = _planned_looks(definition, state)
+        pair = _pair(definition, metric, without, variant, slice_)
         effects = obrien_fleming(*pair, looks=definition.looks, planned_blocks=planned, **how)
-        ends = [round(planned * number / definition.looks) for number in range(1, definition.looks + 1)]
-        return [_look(effect, shown[end - 1]) for effect, end in zip(effects, ends, strict=False)]
-    if not _enough(definition, metric, days, variant):
-        return []
-    pair = _pair(definition, metric, days, variant)
+        return [_look(effect, days[end - 1]) for effect, end in zip(effects, ends, strict=False)]
+    pair = _pair(definition, metric, counted, variant, slice_)
     if definition.rule == "fixed":
-        return [_look(compare(*pair, **how), days[-1])]
+        return [_look(compare(*pair, **how), counted[-1])]
     effects = compare_any_time(*pair, rule=definition.rule, **how)
-    return [_look(effect, day) for effect, day in zip(effects, days, strict=True)]
+    return [_look(effect, day) for effect, day in zip(effects, counted, strict=True)]
 
 
-def slice_look(
-    definition: Experiment, metric: Metric, days: Sequence[ExperimentDay], variant: str, slice_: str
-) -> Look | None:
-    """Return the newest effect in one slice, or None if it has too few units."""
-    if not _enough(definition, metric, days, variant, slice_):
-        return None
-    pair, how = _pair(definition, metric, days, variant, slice_), _how(definition, metric)
-    if definition.rule in ("sequence", "msprt"):
-        return _look(compare_any_time(*pair, rule=definition.rule, **how)[-1], days[-1])
-    return _look(compare(*pair, **how), days[-1])
+def days_shown(
+    definition: Experiment, state: ExperimentState, closed: Sequence[ExperimentDay]
+) -> Sequence[ExperimentDay]:
+    """Return the closed days whose effects may be shown: none after the planned end, and none between planned looks."""
+    end_us = state.started_at_us + (definition.duration_us or sys.maxsize)
+    days = [one for one in closed if one.day_us < end_us]
+    if definition.rule != "obrien_fleming":
+        return days
+    _, ends = _planned_looks(definition, state)
+    return days[: max((end for end in ends if end <= len(days)), default=0)]
+
+
+def _planned_looks(definition: Experiment, state: ExperimentState) -> tuple[int, list[int]]:
+    """Return the planned number of days, and after how many of them each look is."""
+    planned = days_until(state.started_at_us, state.started_at_us + (definition.duration_us or 0))
+    return planned, [round(planned * number / definition.looks) for number in range(1, definition.looks + 1)]
 
 
 def novelty_of(
@@ -165,7 +175,25 @@ def _sums(day: ExperimentDay, variant: str, metric: str, slice_: str) -> ArmSums
 def _pair(
     definition: Experiment, metric: Metric, days: Sequence[ExperimentDay], variant: str, slice_: str = ""
 ) -> tuple[Arm, Arm]:
-    return arm_of(days, definition.control, metric, slice_), arm_of(days, variant, metric, slice_)
+    whole = arm_of(days, definition.control, metric, slice_), arm_of(days, variant, metric, slice_)
+    if not definition.strata or slice_ or metric.kind not in ("mean", "proportion"):
+        return whole
+    parts = {part for day in days for one in day.variants.values() for part in one.slices}
+    names = sorted(part for part in parts if part.partition("=")[0] == definition.strata)
+    strata = [_pair(definition, metric, days, variant, name) for name in names]
+    others = [_without(arm, [pair[at] for pair in strata]) for at, arm in enumerate(whole)]
+    return post_stratified([*strata, (others[0], others[1])])
+
+
+def _without(whole: Arm, parts: Sequence[Arm]) -> Arm:
+    """Return the sums over the units that are in no part, such as those whose attribute is unknown."""
+    values = msgspec.structs.asdict(whole)
+    rest = {
+        name: value - sum((getattr(part, name) for part in parts), np.zeros(value.size))
+        for name, value in values.items()
+        if value is not None
+    }
+    return Arm(**rest)
 
 
 def _enough(

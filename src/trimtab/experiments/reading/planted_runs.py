@@ -145,9 +145,7 @@ def planted_runs(
             right += 1
             took += [end] if effect else []
         if effect:
-            treated = codes == 1
-            worse = (codes == 0 if effect > 0.0 else treated) & (past.day < end)
-            worse_units += int(worse.sum())
+            worse_units += int(((codes == (0 if effect > 0.0 else 1)) & (past.day < end)).sum())
         if progress is not None:
             progress(run + 1, runs)
     interval = share_interval(right, runs)
@@ -188,14 +186,14 @@ def split_days(
         run: The number of the run, below 100,000.
         effect: By how much the primary metrics of the first variant that is not the control get better.
     """
-    state = _state(definition, past, _FIRST * (1 + seed % 1_000_000) + run)
+    start_us, generation = int(past.at_us.min()) // DAY_US * DAY_US, _FIRST * (1 + seed % 1_000_000) + run
+    state = made_state(definition, start_us, generation, wanted_shares(definition))
     codes = _codes(definition, state, past)
     return state, codes, _days(definition, state, past, codes, effect, np.random.default_rng([seed, run]))
 
 
-def _state(definition: Experiment, past: PastUnits, generation: int) -> ExperimentState:
-    """Return the state of an experiment that was started at the first unit, with all its share at once."""
-    start_us, weights = int(past.at_us.min()) // DAY_US * DAY_US, wanted_shares(definition)
+def made_state(definition: Experiment, start_us: int, generation: int, weights: dict[str, float]) -> ExperimentState:
+    """Return the state of an experiment that was never started, with all its units at once."""
     share = definition.ramp[-1][1] if definition.ramp else definition.share
     now = Allocation(from_us=start_us, share=share, weights=weights, buckets=first_buckets(weights))
     return ExperimentState(

@@ -19,10 +19,10 @@ from trimtab.experiments.reading.effects import (
     adjusted,
     bayesian,
     comparisons,
+    days_shown,
     days_until,
     looks_of,
     novelty_of,
-    slice_look,
 )
 from trimtab.experiments.reading.looks import MetricReading, verdict
 from trimtab.experiments.reading.results import Completeness, RatioCheck, Reading, SliceReading, VariantReading
@@ -55,8 +55,8 @@ def read_experiment(definition: Experiment, state: ExperimentState, days: Sequen
     withheld = _withheld(definition, state, closed, ratio)
     metrics, slices = list[MetricReading](), list[SliceReading]()
     if counted and withheld is None:
-        metrics = _metrics(definition, state, closed, counted, completeness)
-        slices = _slices(definition, counted)
+        metrics = _metrics(definition, state, closed, completeness)
+        slices = _slices(definition, state, closed)
     return Reading(
         experiment=state.name,
         generation=state.generation,
@@ -105,6 +105,7 @@ def decided_before(definition: Experiment) -> dict[str, str]:
         "duration": "" if definition.duration_us is None else format_duration(definition.duration_us),
         "looks": str(definition.looks) if definition.rule == "obrien_fleming" else "",
         "slices": ", ".join(definition.slices),
+        "strata": definition.strata,
     }
     for role in ("primary", "guardrail", "secondary"):
         found[role] = "; ".join(_described(one) for one in definition.metrics if one.role == role)
@@ -157,10 +158,9 @@ def _metrics(
     definition: Experiment,
     state: ExperimentState,
     closed: Sequence[ExperimentDay],
-    days: Sequence[ExperimentDay],
     completeness: Sequence[Completeness],
 ) -> list[MetricReading]:
-    found = []
+    found, days = [], [one for one in days_shown(definition, state, closed) if one.excluded is None]
     for metric in definition.metrics:
         for name in list(definition.variants)[1:]:
             looks = looks_of(definition, metric, state, closed, name)
@@ -195,15 +195,15 @@ def _metrics(
     return [msgspec.structs.replace(one, adjusted_p=corrected.get(id(one))) for one in found]
 
 
-def _slices(definition: Experiment, days: Sequence[ExperimentDay]) -> list[SliceReading]:
-    names = sorted({name for day in days for one in day.variants.values() for name in one.slices})
+def _slices(definition: Experiment, state: ExperimentState, closed: Sequence[ExperimentDay]) -> list[SliceReading]:
+    names = sorted({name for day in closed for one in day.variants.values() for name in one.slices})
     found = [
-        SliceReading(slice=name, metric=metric.name, variant=variant, look=look, adjusted_p=None)
+        SliceReading(slice=name, metric=metric.name, variant=variant, look=looks[-1], adjusted_p=None)
         for metric in definition.metrics
         if metric.role == "primary"
         for variant in list(definition.variants)[1:]
         for name in names
-        if (look := slice_look(definition, metric, days, variant, name)) is not None
+        if (looks := looks_of(definition, metric, state, closed, variant, name))
     ]
     corrected = adjusted([one.look.p for one in found], by="holm")
     return [msgspec.structs.replace(one, adjusted_p=p) for one, p in zip(found, corrected, strict=True)]

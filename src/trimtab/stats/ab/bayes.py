@@ -50,10 +50,6 @@ def posterior(
     Args:
         control: The sums of the control.
         treatment: The sums of the treatment, over the same blocks.
-        ratio: As in `compare`; so are `cuped`, `days` and `correlated`.
-        cuped: See there.
-        days: See there.
-        correlated: See there.
         prior_sd: The standard deviation of the effects that are believable before the data, in units of the metric. By
             default it is a tenth of the standard deviation of a unit.
         level: The probability of the interval.

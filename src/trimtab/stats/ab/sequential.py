@@ -54,13 +54,7 @@ def compare_any_time(
         control: The sums of the control.
         treatment: The sums of the treatment, over the same blocks.
         rule: "sequence" or "msprt".
-        ratio: This and the other arguments are those of `compare`.
-        cuped: See there.
-        days: See there.
-        correlated: See there.
-        level: The confidence level of all intervals together.
-        two_sided: See there.
-        better: See there.
+        level: The confidence level of all intervals together. The other arguments are those of `compare`.
 
     Raises:
         Misuse: See `readings`; or the level is not between 0 and 1.
@@ -209,13 +203,7 @@ def obrien_fleming(
         treatment: The sums of the treatment, over the same blocks.
         looks: The planned number of looks.
         planned_blocks: The planned number of blocks. Later blocks are not read.
-        ratio: As in `compare`; so are the other arguments.
-        cuped: See there.
-        days: See there.
-        correlated: See there.
-        level: The confidence level of the intervals of all looks together.
-        two_sided: See there.
-        better: See there.
+        level: The confidence level of the intervals of all looks together. The other arguments are those of `compare`.
 
     Raises:
         Misuse: See `readings`; or there are more looks than blocks.

@@ -17,6 +17,8 @@ from trimtab.cli.group import trimtab
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.experiments.exposures import log_exposures
+from trimtab.experiments.records import Exposure
 
 NOW_US = time.time_ns() // 1_000 // DAY_US * DAY_US + HOUR_US
 DAYS = 24
@@ -219,3 +221,24 @@ def test_plan_reads_the_projects_own_history_and_power_the_given_numbers(folder:
     assert given[3]["days"]["10 %"] == pytest.approx(rules["fixed"]["days"]["10 %"], rel=0.15)
     with open_project(folder, environment={}) as project, pytest.raises(NotFound, match="no source 'nothing'"):
         project.experiment_plan("checkout", units="nothing")
+
+
+def test_an_experiment_that_is_blocked_is_red_in_the_status(tmp_path: Path) -> None:
+    (tmp_path / "trimtab.toml").write_text("")
+    (tmp_path / "project.py").write_text(PROJECT)
+    clock = VirtualClock(START_US)
+    with open_project(tmp_path, clock=clock, environment={}) as project:
+        project.start_experiment("checkout", why="units of green get lost")
+        variants = ["blue"] * 700 + ["green"] * 300
+        met = [
+            Exposure(experiment="checkout", generation=1, unit=f"c{n}", variant=one, at_us=clock.now_us())
+            for n, one in enumerate(variants)
+        ]
+        log_exposures(project.state.exposures, met)
+        clock.advance_to(START_US + 2 * DAY_US)
+        assert project.status().experiments["checkout"].startswith("running, 0 closed days")
+        assert project.experiment_report("checkout").decision.act == "blocked"
+        status = project.status()
+        (red,) = [line for line in status.red if line.startswith("experiment")]
+        assert "blocked: units are split blue 70.00%, green 30.00%" in red
+        assert sum("experiment checkout" in line for line in status.lines()) == 1

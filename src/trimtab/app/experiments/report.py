@@ -56,10 +56,14 @@ def write_experiment_page(system: System, name: str, to: Path) -> Path:
     return file
 
 
-def running_lines(system: System) -> Iterator[tuple[str, str]]:
-    """Yield the name of each experiment that runs or is paused, and what its closed days say, as one line."""
+def running_lines(system: System) -> Iterator[tuple[str, str, bool]]:
+    """Yield each experiment that runs or is paused: its name, what its closed days say, and whether that is a problem.
+
+    A failed sample-ratio check, and variants that have to be stopped, are problems.
+    """
     for one in experiments(system):
         if one.phase in ("running", "paused"):
             reading = experiment_report(system, one.name, close=False)
             note = f" ({one.note})" if one.note else ""
-            yield one.name, f"{one.phase}, {reading.days} closed days: {reading.decision.text}{note}"
+            text = f"{one.phase}, {reading.days} closed days: {reading.decision.text}{note}"
+            yield one.name, text, reading.decision.act in ("blocked", "stop")

@@ -22,7 +22,8 @@ from trimtab.experiments.records import Exposure
 
 NOW_US = time.time_ns() // 1_000 // DAY_US * DAY_US + HOUR_US
 DAYS = 24
-START_US = NOW_US - (DAYS + 1) * DAY_US
+START_US = NOW_US - (DAYS + 3) * DAY_US
+CLOSED = DAYS + 1  # the experiment begins at 01:00, so its duration touches one more day; all are closed by now
 A_DAY = 80
 PROJECT = """
 import trimtab as tt
@@ -31,7 +32,7 @@ visits = tt.source("visits", time="at", columns={"customer": str, "country": str
 orders = tt.source("orders", time="at", columns={"customer": str, "amount": float})
 events = {"source": orders, "by": "customer", "within": "12h"}
 tt.experiment("checkout", unit="customer", variants={"blue": 1, "green": 2}, attributes={"country": str},
-    slices=["country"], metrics=[
+    slices=["country"], duration="24d", metrics=[
         tt.metric("bought", value=tt.count(), kind="proportion", role="primary", **events),
         tt.metric("revenue", value=tt.sum("amount"), role="guardrail", margin=0.5, cap=100.0, **events),
         tt.metric("orders", value=tt.count(), **events)])
@@ -92,11 +93,11 @@ def test_the_report_finds_the_effect_and_recommends_to_ship(folder: Path) -> Non
     assert "Confidence sequences" in shown
     assert "country=DE" in shown
     found = printed(folder, "experiment show", "checkout")
-    assert found["days"] == DAYS
+    assert found["days"] == CLOSED
     assert sum(one["units"] for one in found["variants"]) == DAYS * A_DAY
     assert found["decision"]["act"] == "ship"
     bought = next(one for one in found["metrics"] if one["metric"] == "bought")
-    assert len(bought["looks"]) == DAYS
+    assert len(bought["looks"]) == CLOSED
     assert 0.0 < bought["looks"][-1]["low"] < 0.2 < bought["looks"][-1]["high"]
     assert {one["slice"] for one in found["slices"]} == {"country=DE", "country=FR"}
 
@@ -125,7 +126,7 @@ def test_the_list_and_the_status_show_what_runs(folder: Path) -> None:
     assert "checkout: running" in run(folder, "experiment")
     run(folder, "experiment", "show", "checkout")
     status = CliRunner().invoke(trimtab, ["status", "--project", str(folder)]).output
-    assert "experiment checkout: running, 24 closed days: ship green: bought +" in status
+    assert f"experiment checkout: running, {CLOSED} closed days: ship green: bought +" in status
     assert "later" not in status
 
 

@@ -17,10 +17,13 @@ from trimtab.cli.group import trimtab
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.experiments.exposures import log_exposures
+from trimtab.experiments.records import Exposure
 
 NOW_US = time.time_ns() // 1_000 // DAY_US * DAY_US + HOUR_US
 DAYS = 24
-START_US = NOW_US - (DAYS + 1) * DAY_US
+START_US = NOW_US - (DAYS + 3) * DAY_US
+CLOSED = DAYS + 1  # the experiment begins at 01:00, so its duration touches one more day; all are closed by now
 A_DAY = 80
 PROJECT = """
 import trimtab as tt
@@ -29,7 +32,7 @@ visits = tt.source("visits", time="at", columns={"customer": str, "country": str
 orders = tt.source("orders", time="at", columns={"customer": str, "amount": float})
 events = {"source": orders, "by": "customer", "within": "12h"}
 tt.experiment("checkout", unit="customer", variants={"blue": 1, "green": 2}, attributes={"country": str},
-    slices=["country"], metrics=[
+    slices=["country"], duration="24d", metrics=[
         tt.metric("bought", value=tt.count(), kind="proportion", role="primary", **events),
         tt.metric("revenue", value=tt.sum("amount"), role="guardrail", margin=0.5, cap=100.0, **events),
         tt.metric("orders", value=tt.count(), **events)])
@@ -90,11 +93,11 @@ def test_the_report_finds_the_effect_and_recommends_to_ship(folder: Path) -> Non
     assert "Confidence sequences" in shown
     assert "country=DE" in shown
     found = printed(folder, "experiment show", "checkout")
-    assert found["days"] == DAYS
+    assert found["days"] == CLOSED
     assert sum(one["units"] for one in found["variants"]) == DAYS * A_DAY
     assert found["decision"]["act"] == "ship"
     bought = next(one for one in found["metrics"] if one["metric"] == "bought")
-    assert len(bought["looks"]) == DAYS
+    assert len(bought["looks"]) == CLOSED
     assert 0.0 < bought["looks"][-1]["low"] < 0.2 < bought["looks"][-1]["high"]
     assert {one["slice"] for one in found["slices"]} == {"country=DE", "country=FR"}
 
@@ -123,7 +126,7 @@ def test_the_list_and_the_status_show_what_runs(folder: Path) -> None:
     assert "checkout: running" in run(folder, "experiment")
     run(folder, "experiment", "show", "checkout")
     status = CliRunner().invoke(trimtab, ["status", "--project", str(folder)]).output
-    assert "experiment checkout: running, 24 closed days: ship green: bought +" in status
+    assert f"experiment checkout: running, {CLOSED} closed days: ship green: bought +" in status
     assert "later" not in status
 
 
@@ -219,3 +222,24 @@ def test_plan_reads_the_projects_own_history_and_power_the_given_numbers(folder:
     assert given[3]["days"]["10 %"] == pytest.approx(rules["fixed"]["days"]["10 %"], rel=0.15)
     with open_project(folder, environment={}) as project, pytest.raises(NotFound, match="no source 'nothing'"):
         project.experiment_plan("checkout", units="nothing")
+
+
+def test_an_experiment_that_is_blocked_is_red_in_the_status(tmp_path: Path) -> None:
+    (tmp_path / "trimtab.toml").write_text("")
+    (tmp_path / "project.py").write_text(PROJECT)
+    clock = VirtualClock(START_US)
+    with open_project(tmp_path, clock=clock, environment={}) as project:
+        project.start_experiment("checkout", why="units of green get lost")
+        variants = ["blue"] * 700 + ["green"] * 300
+        met = [
+            Exposure(experiment="checkout", generation=1, unit=f"c{n}", variant=one, at_us=clock.now_us())
+            for n, one in enumerate(variants)
+        ]
+        log_exposures(project.state.exposures, met)
+        clock.advance_to(START_US + 2 * DAY_US)
+        assert project.status().experiments["checkout"].startswith("running, 0 closed days")
+        assert project.experiment_report("checkout").decision.act == "blocked"
+        status = project.status()
+        (red,) = [line for line in status.red if line.startswith("experiment")]
+        assert "blocked: units are split blue 70.00%, green 30.00%" in red
+        assert sum("experiment checkout" in line for line in status.lines()) == 1

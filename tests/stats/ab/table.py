@@ -1,4 +1,4 @@
-"""The page docs/experiment-statistics.md, from the figures of the campaign in test_aa.py.
+"""The page docs/experiment-statistics.md, from the rates of the campaign in test_aa.py.
 
 `pytest -m soak tests/stats/ab/test_aa.py` runs the campaign and writes the page. `python tests/stats/ab/table.py`
 writes it again from build/soak.json.
@@ -30,7 +30,7 @@ NAMES = {
 }
 
 
-def rates(figures: dict[str, float]) -> str:
+def rates(found: dict[str, float]) -> str:
     """A table of shares by rule and kind of experiment."""
     head = "| rule | " + " | ".join(world.name for world in WORLDS) + " |"
     rows = [head, "|---|" + "---|" * len(WORLDS)]
@@ -38,16 +38,16 @@ def rates(figures: dict[str, float]) -> str:
         cells = []
         for world in WORLDS:
             invalid = world.days_needed and "days" not in rule
-            text = f"{100 * figures[f'{world.name}: {rule}']:.1f} %"
+            text = f"{100 * found[f'{world.name}: {rule}']:.1f} %"
             cells.append(f"({text})" if invalid or rule.startswith("naive") else text)
         rows.append(f"| {NAMES[rule]} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 
-def few(figures: dict[str, float]) -> str:
+def few(found: dict[str, float]) -> str:
     rows = ["| days | error, independent units | error, effects that differ by day | width |", "|---|---|---|---|"]
     for days in FEW:
-        plain, differ, width = (figures[f"{days} days: {name}"] for name in ("independent", "differ", "width"))
+        plain, differ, width = (found[f"{days} days: {name}"] for name in ("independent", "differ", "width"))
         rows.append(f"| {days} | {100 * plain:.1f} % | {100 * differ:.1f} % | {width:.2f} |")
     return "\n".join(rows)
 
@@ -117,7 +117,8 @@ independent units.
 
 {few}
 
-Fewer than 14 days make wide intervals. With fewer than 4 the sequences find nothing, however large the effect is.
+Fewer than 14 days make wide intervals. The confidence sequence over days needs 3 days, and then finds only effects of \
+13 standard errors; with 7 days, of 5; with 14 days, of 4.
 """
 
 

@@ -30,7 +30,7 @@ def promised(world: World) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("world", [world for world in WORLDS if world.stated], ids=lambda world: world.name)
-def test_no_effect_is_found_as_seldom_as_stated(world: World) -> None:
+def test_no_effect_is_found_as_rarely_as_stated(world: World) -> None:
     runs = 200
     found = campaign(world, runs, seed=1)
     for rule, most in promised(world).items():
@@ -49,7 +49,7 @@ def test_a_true_effect_is_found_as_often_as_stated() -> None:
 
 
 @pytest.mark.parametrize("better", ["higher", "lower"])
-def test_a_one_sided_rule_finds_no_effect_as_seldom_as_stated(better: str) -> None:
+def test_a_one_sided_rule_finds_no_effect_as_rarely_as_stated(better: str) -> None:
     rng = np.random.default_rng(2)
     hits: dict[str, int] = {}
     runs = 200

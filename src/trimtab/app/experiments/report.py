@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 
-def experiment_report(system: System, name: str, *, close: bool = True) -> Reading:
+def experiment_report(system: System, name: str, *, close: bool = True, slices: bool = True) -> Reading:
     """Return what an experiment says now; see `Project.experiment_report`.
 
     Args:
         system: The project.
         name: The experiment.
         close: Whether to close the days that can be closed now, before they are read.
+        slices: Whether to read slices as well.
     """
     state = experiment_state(system.state.catalog, name)
     if state is None:
@@ -36,7 +37,7 @@ def experiment_report(system: System, name: str, *, close: bool = True) -> Readi
     if close:
         close_due(system, name)
     days = stored_days(system.state.catalog, name, state.generation)
-    return read_experiment(stored_definition(state), state, days)
+    return read_experiment(stored_definition(state), state, days, slices=slices)
 
 
 def write_experiment_page(system: System, name: str, to: Path) -> Path:
@@ -56,10 +57,14 @@ def write_experiment_page(system: System, name: str, to: Path) -> Path:
     return file
 
 
-def running_lines(system: System) -> Iterator[tuple[str, str]]:
-    """Yield the name of each experiment that runs or is paused, and what its closed days say, as one line."""
+def running_lines(system: System) -> Iterator[tuple[str, str, bool]]:
+    """Yield each experiment that runs or is paused: its name, what its closed days say, and whether that is a problem.
+
+    A failed sample-ratio check, and variants that have to be stopped, are problems.
+    """
     for one in experiments(system):
         if one.phase in ("running", "paused"):
-            reading = experiment_report(system, one.name, close=False)
+            reading = experiment_report(system, one.name, close=False, slices=False)
             note = f" ({one.note})" if one.note else ""
-            yield one.name, f"{one.phase}, {reading.days} closed days: {reading.decision.text}{note}"
+            text = f"{one.phase}, {reading.days} closed days: {reading.decision.text}{note}"
+            yield one.name, text, reading.decision.act in ("blocked", "stop")

@@ -111,6 +111,7 @@ def project_status(system: System) -> Status:
     red += unfinished(system.state.catalog)
     service = read_state(system.state_folder / FOLDER) if system.views.followed() else None
     red += [] if service is None else [*_not_answering(service), *_reading_another_file(service)]
+    experiments = _experiments(system, red)
     return Status(
         at=format_time(now_us),
         frozen=system.state.catalog.get(FREEZE, "all") is not None,
@@ -123,19 +124,21 @@ def project_status(system: System) -> Status:
         failures=failures,
         disk_bytes=disk_bytes,
         service=service,
-        experiments=_experiments(system),
+        experiments=experiments,
         signals=signals,
         red=red,
     )
 
 
-def _experiments(system: System) -> dict[str, str]:
-    """Return what the closed days of each running experiment say."""
+def _experiments(system: System, red: list[str]) -> dict[str, str]:
+    """Return what the closed days of each running experiment say, and add those with a problem to `red`."""
     if not system.state.catalog.find(EXPERIMENT):
         return {}
     from trimtab.app.experiments.report import running_lines  # loads SciPy
 
-    return dict(running_lines(system))
+    found = list(running_lines(system))
+    red += [f"experiment {name}: {text}" for name, text, problem in found if problem]
+    return {name: text for name, text, _ in found}
 
 
 def _shown(system: System, signal: Signal, now_us: int) -> bool:

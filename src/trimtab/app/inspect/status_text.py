@@ -98,7 +98,8 @@ def status_lines(status: Status) -> list[str]:
     told += f", {len(warnings)} warning{'s' * (len(warnings) != 1)}" if warnings else ""
     lines = [f"RED  {line}" for line in red] + [f"WARN {line}" for line in warnings]
     lines += [line for one in status.deployments for line in _deployment(one, status.skew.get(one.model))]
-    lines += [f"experiment {name}: {text}" for name, text in status.experiments.items()]
+    of_experiments = [f"experiment {name}: {text}" for name, text in status.experiments.items()]
+    lines += [line for line in of_experiments if line not in red]
     width = max((len(one.name) for one in status.sources), default=0)
     lines += [_source(one, width) for one in status.sources]
     lines += [f"online features: {_behind(status)}", *_views(status), f"disk: {format_bytes(status.disk_bytes)}"]

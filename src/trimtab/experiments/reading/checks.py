@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,10 +10,11 @@ from trimtab.core.time import DAY_US, format_time
 from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.reading.results import Completeness, RatioCheck
 from trimtab.experiments.records import ExperimentDay, ExperimentState
+from trimtab.stats.ab.fixed import compare_shares
 from trimtab.stats.ab.sample_ratio import sample_ratio
 from trimtab.stats.exact_sums import total_of
 
-_CLEAR_Z = 3.3  # a difference in completeness above this many standard errors counts as real (p = .001)
+_CLEAR_P = 0.001  # a difference in completeness with a smaller p-value counts as real
 _SLICE_P = 0.05  # a slice is named as the place of an imbalance below this p-value, divided by the number of slices
 
 
@@ -69,34 +69,24 @@ def check_ratio(definition: Experiment, state: ExperimentState, days: Sequence[E
 
 def check_completeness(definition: Experiment, days: Sequence[ExperimentDay]) -> list[Completeness]:
     """Return the share of predictions with a label, by variant; empty if no metric is about predictions."""
-    sums = {
-        name: [
-            sum(getattr(day.variants[name], what) for day in days if name in day.variants)
-            for what in ("labelled", "missing")
-        ]
-        for name in definition.variants
-    }
-    control = sums[definition.control]
-    if not sum(control):
-        return []
-    control_share = control[0] / sum(control)
-    found = []
-    for name, (labelled, missing) in sums.items():
-        if labelled + missing:
-            share, both = labelled / (labelled + missing), labelled + missing + sum(control)
-            pooled = (labelled + control[0]) / both
-            error = math.sqrt(pooled * (1.0 - pooled) * (1.0 / (labelled + missing) + 1.0 / sum(control)))
-            found.append(
-                Completeness(
-                    variant=name,
-                    labelled=labelled,
-                    missing=missing,
-                    share=share,
-                    control_share=control_share,
-                    differs=abs(share - control_share) > _CLEAR_Z * error,
-                )
-            )
-    return found
+    counts = dict.fromkeys(definition.variants, (0, 0))  # predictions with a label, and all
+    for day in days:
+        for name, one in day.variants.items():
+            labelled, total = counts.get(name, (0, 0))
+            counts[name] = labelled + one.labelled, total + one.labelled + one.missing
+    control = counts[definition.control]
+    return [
+        Completeness(
+            variant=name,
+            labelled=labelled,
+            missing=total - labelled,
+            share=labelled / total,
+            control_share=control[0] / control[1],
+            differs=(compare_shares(control, (labelled, total)).p or 0.0) < _CLEAR_P,
+        )
+        for name, (labelled, total) in counts.items()
+        if total and control[1]
+    ]
 
 
 def _weights(definition: Experiment, state: ExperimentState, day_us: int) -> tuple[float, ...] | None:

@@ -40,23 +40,24 @@ GUARANTEES = {
 }
 
 
-def read_experiment(definition: Experiment, state: ExperimentState, days: Sequence[ExperimentDay]) -> Reading:
+def read_experiment(
+    definition: Experiment, state: ExperimentState, days: Sequence[ExperimentDay], *, slices: bool = True
+) -> Reading:
     """Return what an experiment says from its closed days.
 
     Args:
         definition: The definition that the experiment was started with.
         state: What happened to the experiment since its start.
-        days: Closed days of this generation, in any order.
+        days: Closed days, in any order; those of other generations are left out.
+        slices: Whether to read slices as well, which takes longest if there are many.
     """
     closed = sorted((one for one in days if one.generation == state.generation), key=lambda one: one.day_us)
     counted = [one for one in closed if one.excluded is None]
     ratio = check_ratio(definition, state, counted)
     completeness = check_completeness(definition, counted)
     withheld = _withheld(definition, state, closed, ratio)
-    metrics, slices = list[MetricReading](), list[SliceReading]()
-    if counted and withheld is None:
-        metrics = _metrics(definition, state, closed, completeness)
-        slices = _slices(definition, state, closed)
+    shown = bool(counted) and withheld is None
+    metrics = _metrics(definition, state, closed, completeness) if shown else []
     return Reading(
         experiment=state.name,
         generation=state.generation,
@@ -74,7 +75,7 @@ def read_experiment(definition: Experiment, state: ExperimentState, days: Sequen
         ratio=ratio,
         completeness=completeness,
         metrics=metrics,
-        slices=slices,
+        slices=_slices(definition, state, closed) if shown and slices else [],
         withheld=withheld,
         decision=recommend(definition, state, closed, metrics, ratio, withheld),
     )

@@ -1,4 +1,4 @@
-"""Features as if everything that is known now had always been known, to measure how much history was changed later."""
+"""Features as if everything known now had always been known, to measure how much of the history was changed later."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _ALWAYS_US = -(2**62)  # before all requests
 def as_known_now(frame: EventFrame) -> EventFrame:
     """Return a source's events as if each had been known from its event time on.
 
-    Only the newest version of each event counts. The events keep their order by (event time, time at which they became
-    known, partition, position), because the index in this order becomes the position of each row.
+    Only the newest version of each event counts. The position of each row becomes its index in the order (event time,
+    time at which it became known, partition, position), so events keep this order.
     """
     order = np.lexsort((frame.position, frame.partition, frame.known_at_us, frame.event_at_us))
     position = np.empty(frame.rows, np.int64)
@@ -37,9 +37,7 @@ def as_known_now(frame: EventFrame) -> EventFrame:
 
 
 def differing_values(then: FeatureFrame, final: FeatureFrame) -> dict[str, int]:
-    """Return for each feature the number of values that differ between `then` and `final`: in bits, nulls or
-    reasons.
-    """
+    """Return for each feature how many values differ between `then` and `final` in bits, nulls or reasons."""
     return {name: _differing(name, then, final) for name in final.values.names}
 
 

@@ -35,11 +35,11 @@ Row = Mapping[str, Any]
 _RETRIES = 3
 _FIRST_PAUSE_S = 0.05  # pause before the second attempt; it doubles before each further one
 _LONGEST_PAUSE_S = 5.0  # if the service asks for a longer pause (Retry-After), the client gives up
-_SLACK_S = 0.25  # additional time in which a response that was made just in time can arrive
+_SLACK_S = 0.25  # additional time for the arrival of a response that was made just in time
 _CONNECTIONS = 16  # the number of connections that are kept open
 _ADDRESSES = 3  # at most this many addresses of a host are tried; each may use a third of the time
 _LONGEST_MS = 600_000  # the longest X-Timeout-Ms that the service accepts
-_BY_TYPE: dict[str, type[TrimtabError]] = {  # errors that are recognised by the problem's type, not by the status
+_BY_TYPE: dict[str, type[TrimtabError]] = {  # errors that are recognised by the type in the problem detail
     "late": Late,
     "model-failed": ModelFailed,
     "not-applied": NotApplied,
@@ -66,12 +66,12 @@ class PushProblem(msgspec.Struct, frozen=True):
 
 
 class PushedRows(msgspec.Struct, frozen=True, kw_only=True):
-    """The numbers of pushed rows, and the problems with some of them. Accepted rows are safe in the log."""
+    """Counts of pushed rows, and the problems with some of them. Accepted rows are safe in the log."""
 
     accepted: int
     quarantined: int
     problems: tuple[PushProblem, ...] = ()  # the first hundred problems
-    absent: tuple[str, ...] = ()  # declared columns that are missing in some row, where they count as null
+    absent: tuple[str, ...] = ()  # declared columns that some rows lack; they are null there
 
 
 def connect(url: str, *, key: str | None = None, timeout_s: float = 30.0, cafile: str | None = None) -> Client:
@@ -166,9 +166,8 @@ class Client(Closing):
     ) -> PushedRows:
         """Append events. When this returns, the accepted events are safe.
 
-        Rows are not sent again after a failure. In a source with a key, sending them again could replace another
-        client's newer row by an older one. In a source without a key, the caller may push the same rows again, and they
-        count once.
+        Rows are not sent again after a failure. In a source with a key, rows that are sent again could replace a newer
+        row of another client. In a source without a key, the caller may push the same rows again, and they count once.
 
         Args:
             source: The name of the source.
@@ -189,7 +188,7 @@ class Client(Closing):
     def label(
         self, model: str, rows: Row | Sequence[Row], *, wait: bool = False, timeout_s: float | None = None
     ) -> Labelled:
-        """Append labels, which tell the true outcomes of earlier requests.
+        """Append labels: the true outcomes of earlier requests.
 
         Args:
             model: The name of a deployed model.
@@ -325,7 +324,7 @@ class Client(Closing):
 def _is_tls_fault(cause: Exception) -> bool:
     """Return whether TLS itself failed, so that another attempt would fail as well.
 
-    A closed connection does not count as such a failure.
+    A closed connection does not count.
     """
     return isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError)
 
@@ -338,14 +337,14 @@ class _Timed(urllib3.connection.HTTPConnection):
         self.timeout = allowed_s / _ADDRESSES
         try:
             super().connect()
-        except (OSError, HTTPError) as error:  # this may also come from the TLS handshake, before anything was sent
+        except (OSError, HTTPError) as error:  # also from the TLS handshake, before anything was sent
             cause = error.__cause__ if isinstance(error, HTTPError) and error.__cause__ else error
             raise NewConnectionError(self, str(cause)) from cause
         self.timeout = allowed_s
         self.sock.settimeout(allowed_s)
 
     def request(self, *given: Any, **named: Any) -> None:
-        # if the service has closed the connection, it may have sent the reason before
+        # a service that has closed the connection may have sent the reason before
         with suppress(ssl.SSLEOFError, ssl.SSLZeroReturnError):
             super().request(*given, **named)
 
@@ -455,7 +454,7 @@ def _context(cafile: str | None) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=cafile)
     except (OSError, TypeError, ValueError) as error:
         raise Misuse(f"connect: cafile {cafile!r} cannot be read: {error}.") from error
-    # accept a certificate chain without its root as well, as Python 3.13 does by default
+    # also accept a certificate chain without its root, as Python 3.13 does by default
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
 

@@ -27,7 +27,7 @@ _NOTHING = object()
 _UNSET, _datetime = msgspec.UNSET, dt.datetime
 _SHOWN = 60  # the maximum number of characters of a refused value in an error message
 _FORM = 'Send {"request": {...}} for one row or {"rows": [{...}, ...]} for many; "at" next to these is the as-of time.'
-_FINE = re.compile(rb":\d\d[.,]\d{7}")  # finds times with more than six decimals of a second (or similar numbers)
+_FINE = re.compile(rb":\d\d[.,]\d{7}")  # finds times with more than six decimals of a second (and similar texts)
 _NO_TIME = "Invalid RFC3339"  # msgspec's error for dates, and for times without seconds
 _UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _MICROSECOND = dt.timedelta(microseconds=1)
@@ -50,7 +50,7 @@ _NEEDED: dict[Dtype, str] = {
 
 
 class RequestBody(msgspec.Struct, frozen=True, gc=False):
-    """A decoded body: its rows, whether it contained a list of rows, and its as-of time if it had one."""
+    """A decoded body: its rows, whether it has a list of rows, and its as-of time, if it has one."""
 
     rows: list[Row]
     many: bool
@@ -64,12 +64,12 @@ class RequestRows:
     Every declared column must be present. Null is allowed except for key and time. An integer time that looks like
     seconds or milliseconds is refused, as in events.  # D178
 
-    Texts are read by the rules that the request declares: its words for null, and its formats of numbers and times. A
-    request without such rules costs nothing more.  # D0208
+    Texts are read by the rules that the request declares: words for null, and formats of numbers and times. Requests
+    without such rules take no more time.  # D0208
 
     Args:
         request: The declaration of the request.
-        now_us: Returns the time. If it is in early 1970 (in a test), integers that look like seconds are accepted.
+        now_us: Returns the time. If this is in early 1970 (in a test), integers that look like seconds are accepted.
 
     >>> from trimtab.features.definitions import request
     >>> rows = RequestRows(request("visit", key="id", time="at", columns={"id": str, "x": float}))
@@ -85,7 +85,7 @@ class RequestRows:
         self._times = tuple(name for name, dtype in request.columns.items() if dtype == "time")
         self._texts = tuple(name for name, dtype in request.columns.items() if dtype == "str")
         formats = {name: request.source.format(name) for name in request.columns}
-        own = request.key if request.key_dtype == "str" else None  # the type of the key refuses words for null
+        own = request.key if request.key_dtype == "str" else None  # words for null are refused by the type of the key
         self._formats = {name: written for name, written in formats.items() if written is not None and name != own}
         nulls = request.source.reading.nulls
         required = {request.key, request.time}
@@ -95,7 +95,7 @@ class RequestRows:
             fields.append((f"c{index}", kind if name in required else kind | None))
         if all(name.isidentifier() and not keyword.iskeyword(name) and name[:1] != "_" for name in self.names):
             fields = [(name, kind) for name, (_, kind) in zip(self.names, fields, strict=True)]
-            self._as_row: Callable[[Any], Row] = msgspec.structs.asdict  # this is twice as fast as `zip`
+            self._as_row: Callable[[Any], Row] = msgspec.structs.asdict  # twice as fast as `zip`
         else:
             self._as_row = lambda checked: dict(zip(self.names, msgspec.structs.astuple(checked), strict=True))
         if nulls:
@@ -205,9 +205,9 @@ class RequestRows:
         return out
 
     def _read(self, row: Mapping[str, Any]) -> Row:
-        """Return the texts of a row that its declared formats read, with their values.  # D0208
+        """Convert those texts of a row that its declared formats can read, and return them.  # D0208
 
-        A text that does not fit stays as it is, and is refused later if its column needs another type.
+        A text that does not fit stays as it is. If its column needs another type, it is refused later.
         """
         found: Row = {}
         for name, written in self._formats.items():
@@ -265,7 +265,7 @@ class RequestRows:
         return value
 
     def _explained(self, problem: Misuse, source: bytes | Mapping[str, Any]) -> Misuse:
-        """Return the problem with an explanation which value was found and which is needed."""
+        """Return the problem with an explanation of what was found and what is needed."""
         problem = _plainer(problem)
         if not isinstance(problem, InvalidField):
             return Misuse(f"{problem} {_FORM}") if str(problem).startswith("body: Expected") else problem
@@ -289,7 +289,7 @@ class RequestRows:
 
 
 def _key_type(nulls: Sequence[str]) -> Any:
-    """Return the type of a key of text: it is not empty, and no word for null."""
+    """Return the type of a text key, which is neither empty nor a word for null."""
     if not nulls:
         return Annotated[str, msgspec.Meta(min_length=1)]
     words = "|".join(map(re.escape, nulls))
@@ -299,7 +299,7 @@ def _key_type(nulls: Sequence[str]) -> Any:
 def _with_nulls(
     as_row: Callable[[Any], Row], names: Sequence[str], is_null: Callable[[str], object]
 ) -> Callable[[Any], Row]:
-    """Return a function that does what `as_row` does, and makes declared words for null in some columns null."""
+    """Return `as_row`, extended: it replaces declared words for null by null in some columns."""
 
     def nulled(checked: Any) -> Row:
         row = as_row(checked)
@@ -361,7 +361,7 @@ def _in_row(problem: Misuse, number: int) -> Misuse:
 def _as_time(value: Any) -> Any:
     """Return a text or date as microseconds if it is a time.
 
-    Any other value is returned unchanged and refused later.
+    Any other value is returned unchanged, and refused later.
     """
     if isinstance(value, str | dt.date) and not isinstance(value, dt.datetime):
         try:

@@ -109,7 +109,7 @@ def openapi(described: Described, addresses: Sequence[Address]) -> Schema:
 def _row_schema(request: Request) -> Schema:
     """Return the schema of a row of a predict request.
 
-    A row has all columns. All of them except the key and the time may be null.
+    A row has all columns. Key and time must not be null.
     """
     columns: dict[str, Schema] = {}
     for name, dtype in request.columns.items():
@@ -123,7 +123,7 @@ def _row_schema(request: Request) -> Schema:
 def _event_schema(source: Source) -> Schema:
     """Return the schema of an event: its time, its key, its other columns, and `_id`, `_known_at` and `_op`.
 
-    An event that is a deletion needs no time.
+    A deletion needs no time.
     """
     columns = source.declared if source.hidden else source.columns
     needed = [source.time] + ([source.key] if source.key and source.key != source.time else [])
@@ -153,7 +153,7 @@ def _written(source: Source, column: str) -> Schema | None:
 
 
 def _answer_schema(model: ModelSchema, answer: Schema) -> Schema:
-    """Return the schema of a model's predictions. If there are several classes, it has a probability for each class."""
+    """Return the schema of a model's predictions. For several classes, it has a probability for each class."""
     properties = {name: dict(schema) for name, schema in answer["properties"].items()}
     required = list(answer["required"])
     properties["model"] = {"const": model.name}

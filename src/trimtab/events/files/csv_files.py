@@ -1,6 +1,6 @@
-"""Read CSV files. Python's csv module splits the records, and the table of conversions converts the values.  # D160
+"""Read CSV files. Python's csv module splits the records, and `values/conversions.py` has the rules for values.  # D160
 
-No line of a file is lost: each becomes part of a row, or is listed as a bad line.
+No line is lost: each line becomes part of a row, or is listed as bad.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from trimtab.events.values.checks import time_shown, value_shown
 from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, NULL_WORDS, Reason, Refused, of_text
 from trimtab.events.values.fitting import BadRow, FileRows, file_rows, time_text, wanted_columns
 
-_CHUNK = 1_000  # how many records are held as text at a time
+_CHUNK = 1_000  # how many records are in memory as text at a time
 _TOGETHER = 50_000  # how many rows `read_texts` returns at a time
 _LONGEST = 1 << 24  # the largest length of a field in characters
 _OPEN = "a quote that is not closed"
@@ -35,8 +35,8 @@ _OPEN = "a quote that is not closed"
 def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
     """Read the rows of a CSV file with a header; see `read_file`.
 
-    Fields are separated by the source's delimiter, else by commas, or by tabs in .tsv files. They may be quoted, with
-    a quote inside quotes doubled. Lines end in LF, CRLF or CR. Blank lines are not rows.
+    Fields are separated by the source's delimiter; without one, by commas, or by tabs in .tsv files. Fields may be
+    quoted, with quotes in them doubled. Lines end in LF, CRLF or CR. Blank lines are not rows.
     """
     what = f"file {path}"
     with open_text(path) as stream:
@@ -119,7 +119,7 @@ class _Part:
 class _Records:
     """The records of a CSV text, with their line numbers.
 
-    If a record cannot be read, only its first line is listed as bad. The following lines are read again as new records.
+    If a record cannot be read, only its first line is listed as bad. The other lines are read again as new records.
     """
 
     def __init__(self, stream: Iterator[str], delimiter: str) -> None:
@@ -170,7 +170,7 @@ class _Records:
             spans = _spans(records, len(lines))
             end = sum(spans)
             part = self._part(records, spans, lines[:end], width)
-            # an open quote is no error as long as there are more lines, because the record continues in them
+            # an open quote is no error while there are more lines, in which the record continues
             if error and not (error == _OPEN and more):
                 line = lines[end].rstrip("\r\n")
                 fields = next(csv.reader([line], delimiter=self._delimiter), [])
@@ -217,7 +217,7 @@ def _noting(stream: Iterator[str], taken: list[str]) -> Iterator[str]:
 
 
 def _spans(records: list[list[str]], lines: int) -> list[int]:
-    """Return how many lines each record takes. A quoted field may contain line ends."""
+    """Return how many lines each record has. (A quoted field may contain line ends.)"""
     if lines == len(records):
         return [1] * lines
     texts = map("\0".join, records)
@@ -248,7 +248,7 @@ class _ColumnParts:
         return zip(*self._parts.values(), strict=True)
 
     def add(self, rows: Sequence[list[str]]) -> tuple[NDArray[Any], dict[int, tuple[dict[str, Any], str, Reason, str]]]:
-        """Add the rows that fit. Return a boolean array of which rows these are, and the faults of the others.
+        """Add the rows that fit. Return a boolean array that marks these rows, and the faults of the others.
 
         A fault has the values of the row, the column at fault, the reason, and what was found.
         """
@@ -285,7 +285,7 @@ class _ColumnParts:
             shared = self._shared[name]
             if written is not None:
                 shared.update([(text, None) for text in set(texts) if text not in shared and written.is_null(text)])
-            found = list(map(shared.setdefault, texts, texts))  # stores equal texts once, and nulls as None
+            found = list(map(shared.setdefault, texts, texts))  # store equal texts once, and nulls as None
             values = np.empty(len(texts), object)
             values[:] = found
             there = np.array([value is not None for value in found], bool) if None in found else None
@@ -294,7 +294,7 @@ class _ColumnParts:
         return (made, {}) if made is not None else _by_distinct(dtype, texts, self._nulls, written)
 
     def _quick(self, name: str, dtype: Dtype, texts: Sequence[str]) -> Column | None:
-        """Convert a whole column at once, or return None if it may have an unusual text."""
+        """Convert a whole column at once. Return None if the column may have an unusual text."""
         written, nulls = self._formats.get(name), self._nulls | _NULLS
         if written is None:
             quick = _QUICK.get(dtype)
@@ -306,7 +306,7 @@ class _ColumnParts:
 
 
 def _quick_formatted(dtype: Dtype, texts: Sequence[str], nulls: frozenset[str], written: ColumnFormat) -> Column | None:
-    """Convert a column with a declared format at once, or return None if it may have an unusual text."""
+    """Convert a whole column with a declared format at once. Return None if it may have an unusual text."""
     if written.times is not None:
         us = written.times.us
         try:
@@ -327,7 +327,7 @@ def _quick_formatted(dtype: Dtype, texts: Sequence[str], nulls: frozenset[str], 
 def _by_distinct(
     dtype: Dtype, texts: Sequence[str], nulls: frozenset[str], written: ColumnFormat | None
 ) -> tuple[Column, dict[int, Reason]]:
-    """Convert a column with the table of conversions. Each distinct text is converted only once."""
+    """Convert a column by the rules in `values/conversions.py`. Each distinct text is converted only once."""
     known: dict[str, Any] = {}
     refused: dict[str, Reason] = {}
     for text in set(texts):
@@ -340,8 +340,8 @@ def _by_distinct(
     return column(dtype, [known[text] for text in texts]), problems
 
 
-# These functions convert a whole column at once, with the same results as the table of conversions. They return None if
-# the column may have texts that they do not handle.
+# These functions convert a whole column at once, with the results of `values/conversions.py`. They return None if the
+# column may have texts that they do not handle.
 
 
 def _quick_floats(texts: Sequence[str], nulls: frozenset[str]) -> Column | None:
@@ -382,7 +382,7 @@ def _quick_times(texts: Sequence[str], nulls: frozenset[str]) -> Column | None:
         return None
     try:
         values = np.array(lines.replace("Z", "").split("\n"), "datetime64[us]").astype(np.int64)
-    except ValueError:  # there is no such day or time of day
+    except ValueError:  # a text is not a day or time that exists
         return None
     if len(values) != len(texts) or values.min() < EARLIEST_US:  # a text in quotes may have several lines
         return None
@@ -402,7 +402,7 @@ def _plain(text: str) -> bool:
 
 
 def _fields(names: Sequence[str], wanted: Mapping[str, Dtype], values: Sequence[str]) -> dict[str, Any]:
-    """Return the fields of a line that has too many or too few, matched with the header from the left."""
+    """Return the fields of a line with too many or too few fields, matched with the header from the left."""
     pairs = zip(names, values, strict=False)
     return {name: _raw(value).decode(errors="replace") for name, value in pairs if name in wanted}
 
@@ -415,7 +415,7 @@ def _found(reason: Reason, text: str, written: ColumnFormat | None) -> str:
 
 
 def _why(error: Exception) -> str:
-    """Return what Python's csv module found wrong, in words for the owner of the file."""
+    """Return the error of Python's csv module in words for the owner of the file."""
     if isinstance(error, UnicodeEncodeError):
         return "bytes that are not UTF-8"
     if "expected after" in str(error):

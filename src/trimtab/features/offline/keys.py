@@ -19,7 +19,7 @@ def match_keys(events: Sequence[Column], requests: Sequence[Column]) -> tuple[Ar
 
     Returns:
         The index of each event's entity, that of each request's entity, and the number of entities. Indexes are int64;
-            -1: a null, or an entity that no request asks for.
+        -1: a null, or an entity that no request asks for.
 
     >>> from trimtab.core.columns.data import column
     >>> match_keys([column("int", [5, 9, 5])], [column("int", [9, None, 7])])

@@ -58,8 +58,8 @@ class Share:
         model: The name of the model. The shares of different models are independent of each other.
         share: The size of the share, from 0 to 1. A larger share includes all entities of a smaller one.
         about: The columns of a request that identify its entities.
-        line: What the share is for, such as the canary. Shares for different purposes are independent of each other. #
-            D102
+        line: What the share is for, such as the canary. Shares for different purposes are independent of each other.
+            # D102
 
     >>> share = Share("late", 0.25, ["user"])
     >>> 200 < sum(share.holds({"user": n}) for n in range(1_000)) < 300

@@ -49,8 +49,8 @@ def most_frequent(series: Series, window: Window, most: int) -> tuple[Array, Arr
     """Return the values in each request's window, most frequent first. Equally frequent values are sorted by value.
 
     Returns:
-        The distinct values in sorted order, and the ranking of each window as indexes of these values, shape (requests,
-            most). If a window has fewer values, its ranking ends with -1.
+        The distinct values in sorted order, and the ranking of each window as indexes of these values, shape
+        (requests, most). If a window has fewer values, its ranking ends with -1.
     """
     place, start, stop = window.covers(series)
     assert series.column is not None  # `top_k()` makes sure of this

@@ -27,7 +27,7 @@ def latest_state(plan: ViewPlan, packed: bytes | None, rows: list[Row], s_us: in
 
     Returns:
         The bytes that `EntityState` would pack. None if `EntityState` and `Ties` are needed: a row is or was unsealed,
-            or rows of the same event time may be repetitions or ties.
+        or rows of the same event time may be repetitions or ties.
     """
     last_us = s_us if plan.inclusive else s_us - 1
     times = [row[EVENT_AT] for row in rows]

@@ -14,8 +14,8 @@ begins, and what it keeps:
 
 To remove a row, the sketch of its tile is made again from the other rows. The size of a state is at most the number of
 tiles times what a tile keeps. If rows are never removed and all windows end at the time of the request, older tiles
-drop what newer tiles make unnecessary. A state then has about `keep` last rows, or `keep` hashes times a logarithm. #
-D14
+drop what newer tiles make unnecessary. A state then has about `keep` last rows, or `keep` hashes times a logarithm.
+# D14
 """
 
 from __future__ import annotations

@@ -93,8 +93,8 @@ class Ingestor:
             source: The name of the source.
             rows: One dict for each event, or a table with one row for each event.
             op: The operation for rows that have no `_op`.
-            history: Whether the rows are history, of which each became known at its event time plus the source's delay,
-                not now. Rows that are too far ahead of the clock are always refused. # D21
+            history: Whether the rows are history: each became known at its event time plus the source's delay, not now.
+                Rows that are too far ahead of the clock are always refused. # D21
 
         Raises:
             NotFound: There is no source of this name.

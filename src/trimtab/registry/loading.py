@@ -61,9 +61,7 @@ class LoadedModel(msgspec.Struct, frozen=True, eq=False):
         return self.artifact.features(self.version.features)
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """Return the score of each matrix row, shape (rows,). For a model of several classes the shape is (rows,
-        classes).
-        """
+        """Return the scores of matrix rows, shape (rows,), or (rows, classes) for a model of several classes."""
         return self.scorer.predict(matrix)
 
     def predict_row(self, row: list[float]) -> Score:

@@ -326,10 +326,7 @@ def _raised(failure: Failure) -> Exception:
 
 
 def _death(task: Task, step: str | None, status: int) -> str:
-    """Return an error message for a task whose process has ended with a status.
-
-    It names the step that was running.
-    """
+    """Return an error message for a task whose process has ended with a status. It names the running step."""
     what = (task.about or task.function) + ("" if step is None else f", step {step!r}")
     name = next((f" ({known.name})" for known in _CRASHES if known == -status), "")
     how = f"was killed by signal {-status}{name}" if status < 0 else f"ended with status {status}"

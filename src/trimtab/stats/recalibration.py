@@ -156,7 +156,7 @@ def fit_recalibration(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayL
     Source: Platt (1999), with its softened labels; Kull, Silva Filho & Flach (2017); Zadrozny & Elkan (2002).
 
     >>> import numpy as np
-    >>> certain = np.where(np.arange(400) % 4 < 2, 0.999, 0.001)  # says so, and is right three times in four
+    >>> certain = np.where(np.arange(400) % 4 < 2, 0.999, 0.001)  # certain, but only right half of the time
     >>> truth = np.arange(400) % 8 < 4
     >>> [round(float(p), 2) for p in fit_recalibration("platt", truth, certain).mapping()(np.array([0.001, 0.999]))]
     [0.5, 0.5]

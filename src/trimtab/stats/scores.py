@@ -106,8 +106,7 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
 
 
 def calibration_curve(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> list[CalibrationBin]:
-    """Return the mean score and the share of positive labels in bins of equal width over [0, 1]. Empty bins are left
-    out.
+    """Return the mean score and the share of positive labels in equally wide bins over [0, 1], except empty bins.
 
     Args:
         labels: 0 or 1, shape (rows,).

@@ -13,7 +13,7 @@ def positions_before(log: Log, at_us: int) -> dict[str, int]:
 
 
 def position_before(log: Log, partition: str, last: int, at_us: int) -> int:
-    """Return this position for one partition, found by bisection. `last` is the last position of the partition."""
+    """Return the position of `positions_before` for one partition, by bisection. `last` is its last position."""
     low, high = 0, last
     while low < high:
         middle = (low + high) // 2

@@ -151,7 +151,7 @@ def model(
             "late": 3}, ...}; evaluations then compare rules for choosing a class.
         weights: The weight of each row in the fit: "balanced" (all classes have the same total weight), a column, a
             feature, an expression, or a function whose arguments are names of columns and features.
-        sample: `tt.sample(negatives=0.1)` fits on a share of the rows, and gives each row one over its share as weight.
+        sample: `tt.sample(negatives=0.1)` fits on a share of the rows, and gives each kept row the weight 1 / share.
         rows: Which rows to learn from. "history": all known requests, with features computed as of their time.
             "logged": requests that were served, with the feature values that were used then.
         group: A column of the request or a feature, for example the customer. Evaluations then show known and new

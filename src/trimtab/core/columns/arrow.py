@@ -1,7 +1,7 @@
 """Exchange of tables with other libraries (pandas, polars, ...) through the Arrow PyCapsule interface.
 
-The other libraries are not imported. arro3-core, which comes with deltalake, checks their data and keeps these in
-memory. The buffers are then read without a copy.
+The other libraries are not imported. arro3-core, which comes with deltalake, checks their data and keeps the data
+in memory. The buffers are then read without a copy.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Compute the decoded size of Arrow IPC data from the headers of its messages, before the data are decoded.
 
 The data are not trusted: a few bytes of a header may stand for any amount of memory. Columns may share one long name,
-dictionaries may grow with every row, and a compressed buffer may claim any length. In headers of ordinary writers, no
-byte is referred to twice.  # D0166
+dictionaries may grow with every row, and a compressed buffer may claim any length. Headers of
+ordinary writers refer to no byte twice, so headers that do this often are refused.  # D0166
 """
 
 from __future__ import annotations

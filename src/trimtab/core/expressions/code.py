@@ -24,7 +24,7 @@ from typing import Any
 from trimtab.core.errors import Misuse
 from trimtab.core.hashing import content_hash
 
-# for modules of other names: the packages that can contain them
+# the packages that can contain a module, if they have another name than the module
 DISTRIBUTIONS = {"sklearn": ("scikit-learn",), "xgboost": ("xgboost", "xgboost-cpu")}
 _Position = tuple[int, int]
 

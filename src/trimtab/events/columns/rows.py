@@ -70,9 +70,7 @@ class Rows:
         return block
 
     def block_of(self, columns: Columns) -> Block:
-        """Return the declared columns of rows from a table of record (a permanent copy of events). Missing columns
-        are null.
-        """
+        """Return the declared columns of rows from a table of record (a copy of events). Missing ones are null."""
         block: Block = {}
         for name, dtype in self.dtypes.items():
             if name not in columns:

@@ -97,7 +97,7 @@ def _at_once(
     conflicts: Collection[str],
     looked: LookUps,
 ) -> tuple[FeatureFrame, NDArray[np.bool_]]:
-    """Compute the features from all events. Also return which rows may be different as of their t and P.
+    """Compute the features from all events. Also return which rows may have other values as of their t and P.
 
     Append each join to `looked`, with the keys that were looked up.
     """

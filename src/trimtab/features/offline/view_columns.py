@@ -138,10 +138,7 @@ def _began(of_events: Array, times_us: Array, of_requests: Array, at_us: Array, 
 
 
 class _Scatter:
-    """Spreads results for those requests that have events over all requests.
-
-    The other requests get null or 0, and a reason.
-    """
+    """Extends the results of requests with events to all requests. The others get null or 0, and a reason."""
 
     def __init__(self, unknown: Array, rows: Array) -> None:
         self.unknown = unknown

@@ -52,7 +52,7 @@ class ViewApplied(msgspec.Struct, frozen=True, kw_only=True):
     corrections: int = 0  # further versions of events, and deletions
     too_late: int = 0  # events that were already too old for all windows when they became known
     no_entity: int = 0  # events in which a column that identifies the entity is null
-    refused_deletes: int = 0  # deletions in a source without a key, which does not allow the view to find the event
+    refused_deletes: int = 0  # deletions in a source without a key, where a view cannot find the event
     raw_rows_read: int = 0  # single rows that were read from the store to apply corrections
     failed: int = 0  # events for which a feature could not be computed; see `FeatureFailures`
 

@@ -22,8 +22,8 @@ from trimtab.features.parts.event_parts import TOGETHER, Split, frame_of_part, s
 
 Array = NDArray[Any]
 
-# How many bytes of the memory limit each event and each request of a part needs. An event in a `LabelIndex` takes about
-# 600 bytes.
+# Each event and each request of a part counts as this many bytes of the memory limit. An event in a `LabelIndex` takes
+# about 600 bytes.
 _PER_ROW_BYTES = 4_096
 
 
@@ -114,7 +114,7 @@ class PartedLabels:
         return ordered
 
     def _candidates(self, events: EventFiles, requests: list[Path]) -> EventFiles:
-        """All records of the ids with an event that may be the label of a request."""
+        """Return all records of the ids with an event that may be the label of a request."""
         key = f"c{list(events.source.columns).index(self._label.key)}"
         times = self._connection.execute(f"SELECT min(at_us), max(cut_us) FROM {parquet(requests)}").fetchone()
         assert times is not None  # an aggregate without groups has one row

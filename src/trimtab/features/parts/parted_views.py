@@ -37,7 +37,7 @@ from trimtab.store.embedded_files import catalog_file
 Array = NDArray[Any]
 
 LEAST_MEMORY_BYTES = 256 << 20
-# How many bytes of the memory limit an event of a part is counted as. Evaluation needs about 300 bytes per event, but
+# Each event of a part counts as this many bytes of the memory limit. Evaluation needs about 300 bytes per event, but
 # parts differ in size, because some entities have many events.
 _PER_EVENT_BYTES = 4_096
 _LAYOUT = 2  # the version of the format of the files in the folder

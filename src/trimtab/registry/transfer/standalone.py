@@ -118,8 +118,7 @@ class Model:
         self._score = exported_scorer(self.about["runtime"], data, self._inputs.names)
 
     def predict(self, rows: Any) -> Any:
-        """Return the score of each row: float64, shape (rows,). For a model of several classes the shape is (rows,
-        classes).
+        """Return the scores of rows: float64, shape (rows,), or (rows, classes) for a model of several classes.
 
         Args:
             rows: A list of dicts, a dict of columns, or a data frame, with the model's inputs. Null is None or NaN.

@@ -165,7 +165,7 @@ class Endpoint:
         self._state = _Unloaded(load)
 
     def see_applied(self, stands: bool) -> None:
-        """Say whether the features stand still (`stands`): events are no longer applied, so answers are flagged."""
+        """Set whether the features stand still, because events are no longer applied. If so, answers are flagged."""
         answerer = self.loaded
         reads = answerer is None or answerer.readers.reads_state
         self.flags = (BEHIND,) if stands and reads else ()

@@ -32,7 +32,7 @@ class BufferedLog:
     killed, nothing is lost. A power cut may lose the buffer, as with any log that does not wait for the disk. The
     buffer is written to the log by `flush`, by a thread 50 ms after the first payload, and before this object is read.
     While the log cannot be written, reads return what is in the log. `append` works as in any log: when it returns, its
-    payloads are safe, after everything that was buffered before.
+    payloads are safe. They come after everything that was buffered before.
 
     A forked child cannot use this object.
 

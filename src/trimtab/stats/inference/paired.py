@@ -101,9 +101,7 @@ def blocks_needed(
 
 
 def block_sum_variance(residuals: NDArray[np.float64], correlated: bool) -> tuple[float, int]:
-    """Return the variance of the sum of the blocks' residuals, and its degrees of freedom. The residuals add up to
-    0.
-    """
+    """Return the variance of the sum of the blocks' residuals (which add up to 0), and its degrees of freedom."""
     blocks = residuals.size
     slow = min(blocks - 1, max(3, round(0.7 * blocks ** (2 / 3))))
     if not correlated or slow == blocks - 1:  # with all cosines, this is the ordinary estimator

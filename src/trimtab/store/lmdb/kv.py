@@ -162,7 +162,7 @@ class LmdbKeyValue(Closing):
         return self._read(_check, self)
 
     def reopen_if_replaced(self, *, make: bool = False) -> bool:
-        """If another file is in the store's place now, open the store again. Return whether this was the case.
+        """If another file is in the store's place now, open the store again.
 
         Args:
             make: Whether to create an empty store if the file is missing. Only the writer may do this.

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-# Logged scores are only used if the version scores a row alone and in a batch with no larger difference.
+# logged scores are not used if the scores of a row alone and in a batch may differ by more than this
 _ROUNDING = 1e-12
 
 
@@ -67,8 +67,8 @@ class LoggedAnswers(msgspec.Struct, frozen=True, eq=False):
         A score is NaN if the version did not predict for the row, or had other inputs for it.
 
         A score only depends on the version and the inputs, so the version would give the same score again. If the
-        library does not promise equal bits, the score may differ by 1e-12. If a version scores a row alone and in a
-        batch with a larger difference, its logged scores are not used.
+        library does not promise equal bits, the score may differ by 1e-12. If the scores of a row alone and in a batch
+        may differ by more, no logged scores are used.
 
         Args:
             version: The id of the version.

@@ -99,7 +99,7 @@ def as_allowed(model: Model, leaks: Iterable[Leak]) -> tuple[Leak, ...]:
 
 
 def _without_values(training_set: TrainingSet, chosen: NDArray[np.int64]) -> Iterator[Leak]:
-    """Features that are null in all training rows. They are not leaks, but they are overlooked as easily."""
+    """Find features that are null in all training rows. They are not leaks, but are overlooked as easily."""
     for name, column in training_set.features.values.by_name.items():
         if chosen.size and column.valid is not None and not column.valid[chosen].any():
             yield Leak(

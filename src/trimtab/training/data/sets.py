@@ -295,9 +295,7 @@ def assemble(
 
 
 def save_training_set(training_set: TrainingSet, blob: Blob) -> str:
-    """Store a training set as Parquet with its manifest, and return the manifest's hash. Equal sets give equal
-    hashes.
-    """
+    """Store a training set as Parquet with its manifest. Return the manifest's hash, which is equal for equal sets."""
     parquet = blob.put(write_parquet(_flat(training_set)))
     return blob.put(_encoded(msgspec.structs.replace(training_set.manifest, parquet=parquet)))
 

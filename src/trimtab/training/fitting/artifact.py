@@ -35,9 +35,7 @@ class Golden(msgspec.Struct, frozen=True):
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
-    """A fitted model: encoding, scaling, estimator, calibration and golden predictions. Equal trainings give equal
-    bytes.
-    """
+    """A fitted model: encoding, scaling, estimator, calibration, golden predictions. Equal fits give equal bytes."""
 
     format: Literal[1, 2] = 1  # 2: several classes
     model: str

@@ -374,7 +374,6 @@ def _settle_row_call(
 
     Returns:
         The golden predictions. If the path is refused, they include the row of its largest error, so that each load
-
         of the model refuses the path too.
     """
     spread = np.linspace(0, len(matrix) - 1, _ALONE).astype(np.int64)

@@ -138,7 +138,7 @@ def _own_answers(estimator: Any, inputs: NDArray[Any], classes: Classes | None) 
 
 
 def _apart(own: NDArray[np.float64], scores: NDArray[np.float64]) -> float:
-    """Return the largest difference between two arrays of scores; relative to a score above 1."""
+    """Return the largest difference between two arrays of scores. For scores above 1, it is relative."""
     return float(np.max(np.abs(own - scores) / np.maximum(1.0, np.abs(own))))
 
 

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 
 def standardized(matrix: Any, means: Any, scales: Any) -> Any:
-    """Return (value - mean) / scale for each input, and 0 for null. Exports of models contain a copy of this
-    function.
-    """
+    """Return (value - mean) / scale for each input, and 0 for null. Exports of models contain a copy of this."""
     import numpy as np
 
     scaled = (matrix - np.array(means)) / np.array(scales)

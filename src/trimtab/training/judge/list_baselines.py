@@ -48,9 +48,7 @@ def list_baseline_scores(
 
 
 def _best_feature(model: Model, training_set: TrainingSet, learnt: NDArray[Any]) -> tuple[str, float] | None:
-    """Return the feature and direction that order the training rows best. Texts are skipped, because they have no
-    order.
-    """
+    """Return the feature and direction that order the training rows best. Texts, which have no order, are skipped."""
     if not learnt.size:
         return None
     losses = [

@@ -16,7 +16,7 @@ from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.judge.parts import Judged, Slice, column_of, metrics_of
 
 _DISTINCT = 0.9  # repeated rows are only reported if at least this share of training rows is distinct
-# warn if the share of repeated rows among the judged ones exceeds twice that among the training rows by more than this
+# warn if more judged rows equal a training row than this share plus twice the share of repeated training rows
 _LEAST_SHARE = 0.01
 _LEAST_ROWS = 5
 _MOST_LEARNT = 200_000  # at most this many of the newest training rows are compared

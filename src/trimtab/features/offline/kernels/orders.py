@@ -20,8 +20,8 @@ class Orders:
 
     The result is a place: an index into the timeline's events, or -1 for no value. Most events are orderly: they became
     known in the order in which they happened. For these, the place follows from how many values come before the edges
-    of the window. The other events are few, and most of them are too old to be among the last `most` values. Only for
-    windows in which one may be among them, these events are merged in row by row.
+    of the window. The other events are few, and most of them are too old to be among the last `most` values. For
+    windows in which one may be among these values, the events are merged in row by row.
     """
 
     def __init__(self, series: Series, window: Window, most: int) -> None:

@@ -17,7 +17,7 @@ from trimtab.features.online.packed.sketches import SketchPlan
 
 Extreme: TypeAlias = tuple[int, Literal["min", "max"]]  # the index of the series, and which extreme
 
-FEW = 6  # how many of the oldest tiles to look at first; rarely have more expired since the last event
+FEW = 6  # how many of the oldest tiles to look at first; usually, no more have expired since the last event
 
 
 class Feature:

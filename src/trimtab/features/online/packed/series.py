@@ -173,9 +173,7 @@ class ViewSeries:
         return series
 
     def sums(self, kind: Kind, series: Series) -> tuple[int, ...]:
-        """Return the indexes of the series whose sums an aggregate needs. Call this after all features have their
-        series.
-        """
+        """Return the indexes of the series whose sums an aggregate needs. First give all features their series."""
         return tuple(self._sum(one, series) for one in kind.sums)
 
     def compile(self, ranked: Set[int], columns: tuple[str, ...]) -> None:

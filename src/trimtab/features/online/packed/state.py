@@ -192,7 +192,7 @@ class EntityState:
             sketches.drop(sketch, kept, s_us)
 
     def unseal(self, row: Row) -> None:
-        """Remove a sealed row. Afterwards, `restore` must compute again from the stored rows what depended on it."""
+        """Remove a sealed row. Then call `restore`, which computes what depended on it from the stored rows."""
         plan = self.plan
         block = block_of(plan, [row], self._numbers([row]))
         for index, (group, tiles) in enumerate(zip(plan.groups, self.tiles, strict=True)):

@@ -1,4 +1,4 @@
-"""The online read for one model, compiled once for each set of generations of the views.
+"""Online reads for one model, compiled again when the keys of a view's states change.
 
 A read needs one look-up for each stage (there is usually one stage), for all views and rows together.
 """

@@ -25,7 +25,7 @@ _REALM = 'Bearer realm="trimtab"'
 
 
 def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Return the `X-Request-Id` of a request, or a new id unless it has up to 128 characters of A-Z, a-z, 0-9, ._:-
+    """Return the `X-Request-Id` of a request if it is 1 to 128 of A-Z, a-z, 0-9, ._:- and otherwise a new id.
 
     >>> request_id([(b"x-request-id", b"job-7.1")])
     'job-7.1'

@@ -26,7 +26,7 @@ _NO_WORKER = 0xFFFF_FFFF
 _MOST = 64  # the maximum number of workers
 # a worker pauses this long for each connection by which it exceeds another worker, up to a maximum
 _POLITE_S, _MOST_POLITE_S = 0.001, 0.005
-# one connection in 16 more than another worker's causes no pause, so that no client waits long
+# an excess of one connection in 16 causes no pause, so that no client waits long
 _UNEVEN = 16
 _AT_ONCE_S = 0.002  # seconds of accepting before the open connections are served again
 _AT_THE_END_S = 0.5  # seconds of accepting at the end of the server

@@ -1,8 +1,8 @@
 """The fast path: answer predict requests whose headers are known without an HTTP parser and without ASGI.
 
 uvicorn makes a scope, a cycle, an event and a task for each request, and two messages for each response. Together,
-these take longer than the prediction itself. All other requests go through ASGI. Both paths meet in `predicting.py`.  #
-D81
+these take longer than the prediction itself. All other requests go through ASGI. Both paths meet in `predicting.py`.
+# D81
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from trimtab.core.records import Signal
 from trimtab.core.shown import count_of, format_bytes
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_time
 from trimtab.features.stored import check_functions
-from trimtab.monitoring.profiles.profile_store import without_profile
+from trimtab.monitoring.profiles.profile_store import why_no_profile
 from trimtab.monitoring.quality.detectable_rises import detectable_in_words
 from trimtab.monitoring.signals import LISTED_US, listed_signals, standing_signals
 from trimtab.registry.loading import lost_artifact, repair_lost
@@ -238,7 +238,7 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
         trust=None if version is None else version.trust,
         cache=_cache(system, loop.deployment),
         learner=None if version is None else _learner(system, loop.deployment, version, now_us, red),
-        inputs=None if version is None else without_profile(system.state.catalog, version.id),
+        inputs=None if version is None else why_no_profile(system.state.catalog, version.id),
         ungated=None if version is None else _ungated(system, version, moved),
         beside=_arms(system, name),
     )

@@ -22,11 +22,11 @@ from trimtab.serving.log.prediction_ids import id_time_us
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-_NAMED = 100  # how many refused labels are described at most
-_CHUNK = 20_000  # how many labels are appended at once
-_FEW = 100  # so few predictions are searched for one by one
-_READ = 300  # so many predictions are read in a pass through the log in the time of one search
-_TEXTS = 10  # so many texts are listed with the truth that they count as
+_NAMED = 100  # at most this many refused labels are described
+_CHUNK = 20_000  # this many labels are appended at once
+_FEW = 100  # up to this many predictions are searched for one by one
+_READ = 300  # a pass through the log reads this many predictions in the time of one search
+_TEXTS = 10  # for at most this many texts, the report says whether they count as true or false
 _OWN = ("prediction", "value", "at")
 
 
@@ -39,15 +39,15 @@ class RefusedLabel(Shown, msgspec.Struct, frozen=True):
 
 
 class LabelsTaken(Shown, msgspec.Struct, frozen=True, kw_only=True):
-    """What became of labels: the accepted ones are safe in the log."""
+    """What became of some labels. The accepted labels are safe in the log."""
 
     accepted: int
     refused: int
-    late: int  # accepted labels that came after the wait: they are learnt from, but closed days stay as they are
-    models: dict[str, int]  # by model: the number of its accepted labels
+    late: int  # accepted, but after the wait: they count for training, but not for closed days
+    models: dict[str, int]  # the number of accepted labels by model
     problems: tuple[RefusedLabel, ...] = ()  # the first hundred refused labels
-    ignored: tuple[str, ...] = ()  # columns of the table that the source of no label has
-    counted_as: dict[str, str] = {}  # texts that say whether something happened (the first ten): "true" or "false"
+    ignored: tuple[str, ...] = ()  # columns of the table that no label's source has
+    counted_as: dict[str, str] = {}  # for the first ten texts that say whether an event happened: "true" or "false"
 
 
 def label_prediction(system: System, row: LabelRow) -> LabelsTaken:
@@ -128,14 +128,14 @@ class _Taking:
             self._append(model, labels)
 
     def _read(self, ids: set[str]) -> dict[str, Prediction]:
-        """Return predictions by id that one pass through the log finds, if that is quicker than a search for each."""
+        """Return the predictions found by one pass through the log, by id; none if single searches are quicker."""
         log, times = self._system.predictions, []
         for one in ids:
-            with suppress(Misuse):  # it is no id, which the search for it says
+            with suppress(Misuse):  # not an id, which its search reports later
                 times.append(id_time_us(one))
         if len(times) < _FEW:
             return {}
-        after = log.positions_before(sorted(times)[len(times) // 100])  # a few may be much older than the others
+        after = log.positions_before(sorted(times)[len(times) // 100])  # leave out a few that may be much older
         if sum(last - after.get(name, 0) for name, last in log.log.positions().items()) > _READ * len(times):
             return {}
         found: dict[str, Prediction] = {}

@@ -1,4 +1,4 @@
-"""Read tables of requests from files, columns, Arrow tables or rows, and keep all rows and columns."""
+"""Read tables of requests from files, columns, Arrow tables or rows. All rows and columns are kept."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def request_table(given: Rows, declared: Mapping[str, Dtype], times: str | None 
 def read_loosely(
     given: Rows, declared: Mapping[str, Dtype], times: str | None, what: str
 ) -> tuple[FileRows, dict[str, Dtype]]:
-    """Return the rows of the input, with those that do not fit apart, and the types of all columns.
+    """Return the rows of the input (those that do not fit are kept apart), and the types of all columns.
 
-    For the arguments see `request_table`. `what` names the rows in errors.
+    See `request_table` for the arguments. `what` names the rows in errors.
     """
     table, found = _with_columns(given)
     if isinstance(table, list) and not table:  # an empty table
@@ -65,7 +65,7 @@ def read_loosely(
 
 
 def _with_columns(given: Rows) -> tuple[Rows, dict[str, Dtype]]:
-    """Return the input and the types of its columns. Of Parquet and CSV files, only the header is read here."""
+    """Return the input, and the types of its columns. Of Parquet and CSV files, only the header is read here."""
     if isinstance(given, str | Path):
         path = local_file(given)
         ending = next((s for s in reversed(path.suffixes) if s != ".gz"), "").lower()

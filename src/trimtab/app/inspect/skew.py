@@ -32,7 +32,7 @@ from trimtab.features.skew import EXPLAINED, Cause, differences
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-_EXAMPLES = 3  # the number of examples kept for each feature and cause
+_EXAMPLES = 3  # this many examples are kept for each feature and cause
 
 
 def check_skew(
@@ -151,9 +151,9 @@ class _Tally:
             )
 
     def add_scores(self, system: System, rows: Rows) -> None:
-        """Compute scores with the stored version from the logged inputs, and compare them with the logged scores.
+        """Compute the stored version's scores of the logged inputs, and compare them with the logged scores.
 
-        Predictions of online learners are skipped, because a learner has changed since it made them.
+        Predictions of online learners are skipped, because a learner has changed since.
         """
         places = [n for n, p in enumerate(rows.predictions) if p.arm != "online"]
         if not places:
@@ -225,7 +225,7 @@ class _Tally:
 
 
 def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
-    """Return one line for `trimtab status` per deployment, and the lines that report problems."""
+    """Return for `trimtab status` one line for each deployment, and lines about problems."""
     lines: dict[str, str] = {}
     red: list[str] = []
     newest = newest_checks(system.state.catalog)
@@ -255,7 +255,7 @@ def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
 
 
 def _unchecked_us(system: System, check: CheckedModel | None, now_us: int) -> int:
-    """Return how long ago the first prediction since the newest check was logged, or 0 if there is none."""
+    """Return how long ago the first prediction since the newest check was logged; 0 if there is none."""
     predictions = system.predictions
     after = {} if check is None else predictions.positions_before(check.looked_at_us)
     first = [
@@ -267,7 +267,7 @@ def _unchecked_us(system: System, check: CheckedModel | None, now_us: int) -> in
 
 
 def skew_checks(system: System, last: int) -> list[SkewReport]:
-    """Return the last `last` checks, in order of time."""
+    """Return the newest `last` checks, oldest first."""
     found: list[SkewReport] = []
     after = 0
     while block := checks(system.state.catalog, after=after):
@@ -279,11 +279,11 @@ def skew_checks(system: System, last: int) -> list[SkewReport]:
 def _furthest(prediction: Prediction, again: float | list[float]) -> tuple[float, float]:
     """Return the logged score and the recomputed score.
 
-    With several classes, return the two scores of the class where they differ most.
+    With several classes, these are the scores of the class where they differ most.
     """
     if not isinstance(again, list):
         return prediction.score, again
     used = [] if prediction.scores is None else list(prediction.scores.values())
-    if len(used) != len(again):  # the numbers of classes differ, so another version gave the answer
+    if len(used) != len(again):  # not as many classes: another version gave the answer
         return prediction.score, math.nan
     return max(zip(used, again, strict=True), key=lambda pair: abs(pair[0] - pair[1]))

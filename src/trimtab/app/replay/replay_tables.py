@@ -1,4 +1,4 @@
-"""Tables of a replay: quality, the work of the loop, months, alarms, and what the decisions came to."""
+"""Tables of a replay: quality, the work of the loop, months, alarms, and the outcomes of decisions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from trimtab.report import Document, Table
 from trimtab.simulation.results import Comparison, ReplayResult, ScenarioResult, shown_name
 from trimtab.simulation.scorecard import Alarm, Scorecard
 
-PAGE = 100  # the width of a terminal, in columns
-_STEPS = ("trigger", "wait", "train", "gate")  # decisions on the way to an outcome, which only the page lists
+PAGE = 100  # the width of a line, in characters
+_STEPS = ("trigger", "wait", "train", "gate")  # decisions before an outcome, which only the page lists
 
 
 def about(result: ReplayResult) -> list[str]:
-    """Return sentences about where the replay starts, what is not judged, and what was replayed."""
+    """Return sentences about the start of the replay, what is not judged, and what was replayed."""
     why = result.start_why
     if result.refused_starts:
         why = f"the first of {len(result.refused_starts) + 1} days tried on which every scenario has a version."
@@ -88,7 +88,7 @@ def alarm_table(cards: Sequence[Scorecard]) -> Table:
 
 
 def outcome_table(scenarios: Sequence[ScenarioResult]) -> Table:
-    """Return what the decisions came to, in order of time, with the reasons. Equal ones of several are one row."""
+    """Return the outcomes of decisions in order of time, with reasons. Equal rows of several scenarios are one row."""
     found: dict[tuple[int, str, str, str], list[str]] = {}
     for scenario in scenarios:
         for one in scenario.decisions:
@@ -141,7 +141,7 @@ def _add_wide(
     names: Sequence[str],
     values: Sequence[tuple[str, ...]],
 ) -> None:
-    """Add a table, or several with the same first columns if one were wider than a terminal."""
+    """Add a table. If it is wider than `PAGE`, divide it into several with the same first columns."""
 
     def width(cells: Iterable[str]) -> int:
         return 2 + max(map(len, cells))

@@ -1,4 +1,4 @@
-"""Answer a table of requests as a batch, which can be resumed, written to a file, and stored for the service."""
+"""Answer a table of requests as a batch. It can be resumed, written to a file, and stored for the service."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from trimtab.store.regular_file import other_kind
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-_UNUSED_KEY = b"\xff"  # a key that no stored answer has
+_UNUSED_KEY = b"\xff"  # no stored answer has this key
 
 
 def answer_table(
@@ -69,7 +69,7 @@ def answer_table(
     refuse_before(int(np.min(times, initial=made_at_us)), kept_from_us)
     try:
         if mode == "precomputed":
-            system.state.answers.write({}, [_UNUSED_KEY])  # tries now whether answers can be stored
+            system.state.answers.write({}, [_UNUSED_KEY])  # check first that answers can be stored
         with _scoring(system, name) as holder:
             manifest = score_table(
                 answering,
@@ -99,8 +99,8 @@ def answer_table(
 def _scoring(system: System, name: str) -> Iterator[str]:
     """Lock a batch while this process computes its scores.
 
-    The lock is on a file and ends with the process, so that after a crash another process can continue the batch at
-    once. Without the lock, it would have to wait until the lease of the dead process expires.
+    The lock is on a file and ends with the process, so that after a crash, another process can continue the batch at
+    once. It need not wait until the lease of the dead process expires.
     """
     folder, catalog = system.state.folder / "batches", system.state.catalog
     try:
@@ -127,7 +127,7 @@ def _scoring(system: System, name: str) -> Iterator[str]:
 def _batch_name(version: str, table: Columns, at_us: int | None, mode: str) -> str:
     """Return the id of a batch.
 
-    Repeating a batch with the same table, version and time gives the same id, so that no prediction is logged twice.
+    The same table, version and time give the same id, so that no prediction is logged twice.
     """
     columns = [
         [name, of_column.dtype, bytes_hash(msgspec.msgpack.encode(of_column.to_list()))]
@@ -157,7 +157,7 @@ def _write(system: System, manifest: Manifest, out: Path) -> None:
     """Write the answers to a file, either completely or not at all.
 
     Raises:
-        Unavailable: The file cannot be written. The answers are logged, so that another attempt only has to write them.
+        Unavailable: The file cannot be written. The answers are logged, so another attempt only has to write the file.
     """
     import duckdb
 

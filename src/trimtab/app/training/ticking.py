@@ -22,18 +22,18 @@ class Ticked(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     decisions: list[Decision]
-    at_work: str | None = None  # the process that was using the loop, if the tick was skipped for that reason
+    at_work: str | None = None  # if the tick was skipped, the process that used the loop
 
 
 def tick_all(system: System, watch: Callable[[Ticked], object] | None = None) -> list[Decision]:
     """Run one tick of all deployments; see `Project.tick`."""
-    system.state.check_clock()  # if the clock is ahead, days in the future would be closed. # D0170
+    system.state.check_clock()  # with a clock that is ahead, days in the future would be closed # D0170
     decisions: list[Decision] = []
     failed: list[Exception] = []
     for name in system.definitions.deployments:
         try:
             ticked = _tick(system, name)
-        except Exception as error:  # may come from a user's code; the loop records it, and it is raised below
+        except Exception as error:  # also from a user's code; recorded by the loop, and raised below
             failed.append(error)
             continue
         decisions += ticked.decisions

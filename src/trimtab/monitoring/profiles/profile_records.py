@@ -34,8 +34,7 @@ def null_code(reasons: NDArray[Any]) -> NDArray[Any]:
 
 
 class Spread(msgspec.Struct, frozen=True, dict=True):
-    """The median and the high end of a statistic over windows of the training rows, by their length and hour of the
-    day.
+    """A statistic's median and high end over windows of the training rows, by their length and hour of the day.
 
     The high end is the largest value after one window in fourteen was left out, so that a short fault in the training
     rows does not hide later faults.

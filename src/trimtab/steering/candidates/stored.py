@@ -21,8 +21,9 @@ from trimtab.training.search import Chosen
 
 
 class Recording(msgspec.Struct, frozen=True):
-    """How the results of training steps are recorded, and what all steps depend on. The default, for replays, records
-    nothing.
+    """How the results of training steps are recorded, and what all steps depend on.
+
+    The default, for replays, records nothing.
     """
 
     steps: Steps = AtOnce()

@@ -13,8 +13,9 @@ from trimtab.steering.loop_state import APPROVAL, Repair
 
 
 class Approvals:
-    """Finds the candidate that waits for approval. If it can no longer take over, it is dropped, and the ledger says
-    so.
+    """Finds the candidate that waits for approval.
+
+    If it can no longer take over, it is dropped, and the ledger says so.
     """
 
     def __init__(self, record: DeploymentRecord, candidates: Candidates, clock: Clock) -> None:

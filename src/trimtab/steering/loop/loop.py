@@ -136,6 +136,7 @@ class Loop:
 
     def close_days(self) -> list[Signal]:
         """Close the days whose wait for labels is over, and check their quality. Return the signals that began.
+
         Everything is stored in one transaction. If it fails, the days in memory are no longer right: call `reload`.
         """
         now_us = self._clock.now_us()

@@ -21,10 +21,10 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     dtype: Dtype | None
-    written: str  # the declared format of times or numbers; empty for the usual ones
+    written: str  # the declared format of times or numbers; empty: the default
     nulls: int  # the number of rows without a value
     distinct: int
-    examples: tuple[str, ...]  # as the file writes them
+    examples: tuple[str, ...]  # as they are in the file
 
 
 class FileProfile(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,7 +121,7 @@ def _null_words(table: DataTable) -> list[str]:
 
 
 def _spelled(table: DataTable) -> list[str]:
-    """Return notes about spellings that differ in case or spaces alone."""
+    """Return notes about spellings that differ only in case or spaces."""
     found = []
     for name, column in table.columns.items():
         if column.kind.variants:

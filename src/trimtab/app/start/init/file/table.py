@@ -1,4 +1,4 @@
-"""A data file as the project's sources will read it, with the counts that the roles of columns are guessed from."""
+"""A data file as the project's sources will read it, with the counts from which the roles of columns are guessed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from trimtab.store.regular_file import regular_file
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_PART = 100_000  # how many rows are handed to DuckDB at a time
-_MOST_BAD = 0.01  # with a greater share of rows that do not fit, `trimtab ingest` would fail
+_PART = 100_000  # this many rows are handed to DuckDB at a time
+_MOST_BAD = 0.01  # if more than this share of rows does not fit, `trimtab ingest` would fail
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,8 +46,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 class DataTable:
     """A file as the DuckDB table `data`, read by the rules that the project's sources will declare.
 
-    Besides the file's columns the table has "@line", the line or row of each row in the file, and "@same", which is
-    equal for rows that are equal in all columns.
+    In addition to the file's columns, the table has "@line", the row's line (or index) in the file, and "@same", which
+    is equal for rows that are equal in all columns.
     """
 
     def __init__(self, file: Path, choices: Choices | None = None) -> None:
@@ -56,8 +56,8 @@ class DataTable:
         regular_file(file)
         self.file = file
         self.connection = connect()
-        self.merged: set[str] = set()  # the columns whose spellings were made one
-        self.constants: dict[str, str] = {}  # the columns that are made, each with the value of all its rows
+        self.merged: set[str] = set()  # the columns in which spellings were merged
+        self.constants: dict[str, str] = {}  # columns that are not in the file, each with the value of all rows
         try:
             self._load(choices or Choices())
         except BaseException:
@@ -90,7 +90,7 @@ class DataTable:
         return [(value, int(n)) for value, n in self.all(sql)]
 
     def as_time(self, name: str) -> str | None:
-        """Make a column of numbers a column of times, and return the unit. Return None if it held times already.
+        """Make a column of numbers a column of times, and return their unit; None if the column has times already.
 
         Raises:
             Misuse: The column holds no times.
@@ -117,7 +117,7 @@ class DataTable:
         return fit[0]
 
     def merge(self, name: str) -> None:
-        """Make the spellings of a column of texts one, without regard to case and spaces.
+        """Merge the spellings of a column of texts that differ only in case and spaces.
 
         Raises:
             Misuse: The column holds no texts.
@@ -161,7 +161,7 @@ class DataTable:
         self.columns = {name: self._profile(name, kind) for name, kind in self.kinds.items()}
 
     def _kind(self, name: str, choices: Choices) -> Kind:
-        """Return the type of a column of texts. In a Parquet file, texts are numbers only by a declared format."""
+        """Return the type of a column of texts. In a Parquet file, texts are only numbers if a format is declared."""
         kind = kind_of_column(self.connection, name, choices)
         if self.file.suffix.lower() == ".parquet" and kind.dtype in ("int", "float", "bool"):
             return kind if kind.number_format else msgspec.structs.replace(kind, dtype="str")

@@ -1,4 +1,4 @@
-"""The texts of a file's columns as they stand in it, each different text once with its count."""
+"""The texts of a file's columns, as they are in the file."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _INTS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "U
 class FileColumns(msgspec.Struct, frozen=True):
     """The columns of a file, before their texts are looked at."""
 
-    dtypes: dict[str, Dtype | None]  # by column; None if events cannot hold the type. Text columns are "str".
-    left_out: dict[str, str]  # the columns that a source cannot declare, each with the reason
-    delimiter: str | None  # the sign between the fields, if the file is no CSV file with commas
+    dtypes: dict[str, Dtype | None]  # by column; "str" for texts, None if events cannot hold the type
+    left_out: dict[str, str]  # columns that a source cannot declare, each with the reason
+    delimiter: str | None  # the sign between the fields, unless it is a comma
 
 
 def connect() -> DuckDBPyConnection:
@@ -77,7 +77,7 @@ def _load_csv(file: Path, connection: DuckDBPyConnection) -> FileColumns:
     names, delimiter = _header(file)
     left_out = _undeclarable(names)
     kept = [name for name in names if name not in left_out]
-    # Names of columns in SQL differ in more than case, so the file's columns are numbered while they are loaded.
+    # In SQL, names that differ only in case are equal, so columns are numbered while they are loaded.
     numbered = [f"c{place}" for place in range(len(names))]
     connection.execute(f"CREATE TABLE raw ({', '.join(f'{quoted(name)} VARCHAR' for name in kept)})")
     chosen = ", ".join(f"c{names.index(name)}" for name in kept)
@@ -90,7 +90,7 @@ def _load_csv(file: Path, connection: DuckDBPyConnection) -> FileColumns:
 
 
 def _load_parquet(file: Path, connection: DuckDBPyConnection) -> FileColumns:
-    path = "".join(f"[{c}]" if c in "*?[" else c for c in str(file.absolute()))  # as DuckDB takes it literally
+    path = "".join(f"[{c}]" if c in "*?[" else c for c in str(file.absolute()))  # so that DuckDB takes it literally
     scan = f"read_parquet({literal(path)}, hive_partitioning=false)"
     try:
         types = {str(row[0]): str(row[1]) for row in connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall()}

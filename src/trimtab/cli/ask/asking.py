@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @command("status")
-@click.option("--check", is_flag=True, help="Exit status 1 when something is red.")
+@click.option("--check", is_flag=True, help="Exit status 1 if something is red.")
 def status(check: bool) -> int:
     """Show the state of deployments and sources.
 

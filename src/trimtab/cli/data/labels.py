@@ -16,7 +16,7 @@ from trimtab.store.regular_file import regular_file
 if TYPE_CHECKING:
     from trimtab.app.data.label_tables import LabelsTaken
 
-_NAMED = 10  # at most this many of the refused labels are shown
+_NAMED = 10  # of the refused labels, at most this many are shown
 
 
 @command("label", safe="Labels that were taken are safe in the log; run the same command again for the rest.")

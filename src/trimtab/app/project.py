@@ -282,17 +282,17 @@ class Project(ProjectRows):
         return apply_first(self)
 
     def tick(self, *, watch: Callable[[Ticked], object] | None = None) -> list[Decision]:
-        """Run the loop of every deployment once: close days, check quality, train and promote as due.
+        """Run the loop of every deployment once: close days, check quality and skew, train and promote as due.
 
-        Deployments that another process is working on are skipped. If one fails, its error is raised after the others
-        had their turn.
+        Deployments that another process works on are skipped. If one fails, its error is raised after the others ran.
 
         Args:
             watch: Called with the result of each deployment, or with the process that holds it.
         """
+        from trimtab.app.inspect.skew import check_skew_when_due
         from trimtab.app.training.ticking import tick_all
 
-        return tick_all(self, watch)
+        return tick_all(self, watch, check_skew_when_due)
 
     # -- features -----------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from trimtab.core.errors import NotFound
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help="The file, in another way.")
 @click.option("--time", metavar="COLUMN", help="When a row happened, or the time of its request.")
-@click.option("--key", metavar="COLUMN,...", help="What identifies a row, or its entity; `row`: all its values.")
+@click.option("--key", metavar="COLUMN,...", help="What identifies a row, or its entity; `row`: all columns.")
 @click.option("--entity", multiple=True, metavar="COLUMN", help="Whom or what rows are about; its past is a feature.")
 @click.option("--label", metavar="COLUMN", help="What to predict: classes, or a number.")
 @click.option("--positive", metavar="VALUE", help="The label's value that counts as 1.")

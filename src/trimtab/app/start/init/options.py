@@ -14,7 +14,7 @@ from trimtab.events.formats.reading import null_form
 from trimtab.events.formats.time_formats import time_format
 
 Estimator = Literal["auto", "linear", "trees"]
-ROW = "row"  # as the value of --key: a row is identified by all its values
+ROW = "row"  # as the value of --key: a row is identified by all its columns
 NONE = "none"  # as the value of --known-at or --entity: there is no such column
 
 

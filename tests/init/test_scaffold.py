@@ -177,6 +177,16 @@ def test_without_a_key_all_columns_together_are_one(tmp_path: Path) -> None:
     assert any("1 row corrects" in one.said for one in twice.assumed)
 
 
+def test_all_columns_include_the_time_although_a_few_rows_have_none(tmp_path: Path) -> None:
+    rows = [[f"m{i % 40}", "Bonn", f"2024-01-{1 + i % 28:02}", i % 7, "yes" if i % 3 else "no"] for i in range(280)]
+    rows[7][2] = ""
+    made = make(tmp_path, ["who_id", "site", "joined", "age", "y"], rows, key="row", time="joined", label="y")
+    assert load_definitions(made.folder / "project.py").sources["data"].reading.key_of == (
+        "who_id", "site", "joined", "age",
+    )  # fmt: skip
+    assert read_back(made)["data"] == 280
+
+
 def test_a_folder_is_told_from_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(Misuse, match="is a folder, needed a file"):
         scaffold(tmp_path, tmp_path / "made", Options())
@@ -310,6 +320,21 @@ def test_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     file.write_bytes(GOOD.replace("yes", "jé").encode("latin-1"))
     with pytest.raises(Misuse, match=r"data.csv.*(?i:utf-8)"):
         scaffold(file, tmp_path / "made", Options())
+
+
+def test_an_excel_export_gets_the_command_that_converts_it(tmp_path: Path) -> None:
+    file = tmp_path / "data.csv"
+    advice = rf"iconv -f WINDOWS-1252 -t UTF-8 {file} > {tmp_path}/data-utf8.csv"
+    lines = [f"a{i},2024-01-{1 + i % 28:02},{i}.50 \u20ac,{'yes' if i % 3 else 'no'}\n" for i in range(200)]
+    for header in ("who_id,day,fee,y\n", "who_id,tag,geb\u00fchr,y\n"):
+        file.write_bytes((header + "".join(lines)).encode("cp1252"))
+        with pytest.raises(Misuse, match=advice):
+            scaffold(file, tmp_path / "made", Options())
+    file.write_bytes(("who_id,day,fee,y\n" + "".join(lines)).encode("utf-16"))
+    with pytest.raises(Misuse, match="iconv -f UTF-16 -t UTF-8"):
+        scaffold(file, tmp_path / "made", Options())
+    file.write_bytes(b"who_id,day,fee,y\n" + "".join(lines).encode() + "é,2024-01-01,1,no\n".encode("cp1252"))
+    assert scaffold(file, tmp_path / "made", Options()).folder.exists()  # a single bad line goes to quarantine
 
 
 def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from trimtab.app.start.init.file.kinds import Choices, Kind, check_doubts, kind_of_column, null_words
-from trimtab.app.start.init.file.texts import connect, literal, load_texts, one, quoted
+from trimtab.app.start.init.file.texts import MOST_BAD, connect, literal, load_texts, one, quoted
 from trimtab.app.start.init.file.times import UNITS
 from trimtab.core.columns.data import Column, Columns, Dtype
 from trimtab.core.errors import Misuse, NotFound
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PART = 100_000  # how many rows are handed to DuckDB at a time
-_MOST_BAD = 0.01  # with a greater share of rows that do not fit, `trimtab ingest` would fail
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,7 +169,7 @@ class DataTable:
     def _check_bad(self, rows: FileRows, source: Source) -> None:
         if not rows.columns.rows + len(rows.bad):
             raise Misuse(f"file {self.file}: found no rows below its header. Give a file with data.")
-        if len(rows.bad) <= _MOST_BAD * (rows.columns.rows + len(rows.bad)):
+        if len(rows.bad) <= MOST_BAD * (rows.columns.rows + len(rows.bad)):
             return
         mixed = next((name for name, kind in self.kinds.items() if kind.mixed), None)
         if mixed is not None:

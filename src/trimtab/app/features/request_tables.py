@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from trimtab.events.files.csv_files import csv_header
 from trimtab.events.files.files import Rows, is_table, problem_of, read_rows
 from trimtab.events.files.opened import local_file, open_bytes
 from trimtab.events.files.parquet_files import parquet_columns
+from trimtab.events.formats.reading import PLAIN, Reading
 from trimtab.events.values.fitting import FileRows
 
 _PYTHON: dict[type, Dtype] = {bool: "bool", int: "int", float: "float", str: "str", dt.datetime: "time"}
@@ -45,13 +46,20 @@ def request_table(given: Rows, declared: Mapping[str, Dtype], times: str | None 
 
 
 def read_loosely(
-    given: Rows, declared: Mapping[str, Dtype], times: str | None, what: str
+    given: Rows, declared: Mapping[str, Dtype], times: str | None, what: str, delimiters: Iterable[str] = ()
 ) -> tuple[FileRows, dict[str, Dtype]]:
     """Return the rows of the input, with those that do not fit apart, and the types of all columns.
 
-    For the arguments see `request_table`. `what` names the rows in errors.
+    For the arguments see `request_table`. `what` names the rows in errors. `delimiters` may separate the fields of a
+    CSV file that lacks declared columns with the usual one.
     """
     table, found = _with_columns(given)
+    reading = PLAIN
+    if isinstance(given, str | Path) and _is_csv(Path(given)):
+        for delimiter in delimiters:
+            if not declared.keys() <= found.keys():
+                found = dict.fromkeys(csv_header(Path(given), delimiter), "str")
+                reading = Reading(delimiter=delimiter)
     if isinstance(table, list) and not table:  # an empty table
         columns = Columns.of({name: (dtype, []) for name, dtype in declared.items()})
         return FileRows(columns, (), ()), dict(declared)
@@ -61,17 +69,17 @@ def read_loosely(
     wanted = {name: declared.get(name, dtype) for name, dtype in found.items()}
     if times in found and found[times] in ("str", "int"):
         wanted[times] = "time"
-    return read_rows(table, Source(name=what, time="", columns=wanted), on_error="quarantine"), wanted
+    return read_rows(table, Source(name=what, time="", columns=wanted, reads=reading), on_error="quarantine"), wanted
 
 
 def _with_columns(given: Rows) -> tuple[Rows, dict[str, Dtype]]:
     """Return the input and the types of its columns. Of Parquet and CSV files, only the header is read here."""
     if isinstance(given, str | Path):
         path = local_file(given)
-        ending = next((s for s in reversed(path.suffixes) if s != ".gz"), "").lower()
+        ending = _ending(path)
         if ending == ".parquet":
             return path, parquet_columns(path)
-        if ending in (".csv", ".tsv"):
+        if _is_csv(path):
             return path, dict.fromkeys(csv_header(path), "str")
         if ending in (".ndjson", ".jsonl"):
             return _with_columns(_lines(path))
@@ -87,6 +95,14 @@ def _with_columns(given: Rows) -> tuple[Rows, dict[str, Dtype]]:
             names = dict.fromkeys(name for row in rows for name in row)
             return rows, {name: _of_values(name, [row.get(name) for row in rows]) for name in names}
     raise Misuse(f"requests: a {type(given).__name__}. Give a file, a table, or a list of dicts.")
+
+
+def _ending(path: Path) -> str:
+    return next((s for s in reversed(path.suffixes) if s != ".gz"), "").lower()
+
+
+def _is_csv(path: Path) -> bool:
+    return _ending(path) in (".csv", ".tsv")
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -48,7 +48,7 @@ from trimtab.core.errors import NotFound
     show_default=True,
     help="linear: scikit-learn; trees: LightGBM; auto: trees where LightGBM is installed.",
 )
-@click.option("--run", is_flag=True, help="Load the file, train, answer its rows and look at the loop once as well.")
+@click.option("--run", is_flag=True, help="Load the file, train, answer one row and look at the loop once as well.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where; left out, a new folder named after the file.")
 def init(
     file: Path | None,
@@ -142,9 +142,9 @@ def doctor() -> int:
     width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:
-        lines.append(f"{finding.state:8}{finding.name:{width}}  {finding.found}")
+        lines.append(f"{finding.state:10}{finding.name:{width}}  {finding.found}")
         if finding.fix and finding.state != "ok":
-            lines.append(f"{'':8}{'':{width}}  -> {finding.fix}")
+            lines.append(f"{'':10}{'':{width}}  -> {finding.fix}")
     if folder is None:
         lines.append("No project here: only the machine was checked.")
     warnings = sum(finding.state == "warning" for finding in findings)

@@ -54,6 +54,21 @@ def test_another_delimiter_than_the_declared_one_is_named(tmp_path: Path, declar
     assert said in str(refused.value)
 
 
+def test_words_for_true_and_false_are_read_at_every_door(tmp_path: Path) -> None:
+    declared = source("s", time="at", columns={"open": bool})
+    words = ["ja", " Nein ", "TRUE", "0"]
+    rows = [{"at": "2026-01-01", "open": word} for word in words]
+    file = tmp_path / "s.csv"
+    ingestor, log, _ = bench(declared, "2026-01-02")
+    file.write_text("at,open\n" + "".join(f"2026-01-01,{word}\n" for word in words))
+    assert ingestor.push("s", rows).accepted == len(words)
+    pushed = [decode(record.payload).values[0] for record in log.read(log.partition, 0)]
+    assert pushed == read_rows(rows, declared).columns["open"].to_list() == [True, False, True, False]
+    assert read_rows(file, declared).columns["open"].to_list() == pushed
+    with pytest.raises(Misuse, match="needed bool, found 'maybe'"):
+        read_rows([{"at": "2026-01-01", "open": "maybe"}], declared)
+
+
 def test_a_made_key_is_not_missing_where_no_row_fits(tmp_path: Path) -> None:
     declared = source(
         "joins",

@@ -249,6 +249,8 @@ def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
             lines[name] = "skew never checked"
         else:
             found, ago = check.found, format_age(now_us - check.at_us)
+            if check.at_us > now_us and ago.startswith("in "):
+                ago = f"{ago[3:]} later than this clock"
             lines[name] = (
                 f"skew checked {ago}: {count_of(found.rows, 'prediction')}, {found.mismatches:,} values differ"
             )

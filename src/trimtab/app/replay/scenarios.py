@@ -18,7 +18,7 @@ from trimtab.steering.definitions import Deployment
 
 DEMO_LOOKS_US = DAY_US  # a demo checks model inputs once a day, as often as quality
 USUAL = (
-    ScenarioSettings(name="policy", model="", policy="project"),
+    ScenarioSettings(name="project", model="", policy="project"),
     ScenarioSettings(name="never", model="", policy="never"),
 )
 

@@ -158,7 +158,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
     if gap < moved:
         gap = moved
         notes.append(
-            f"The mean of {label!r} moves from {window} to {window}, so the gate allows a calibration gap of "
+            f"The mean of {label!r} differs between one {window} and the next, so the gate allows a calibration gap of "
             f"{min(gap, most):g}."
         )
     name = slug(re.sub(r"(\.(csv|tsv|parquet|gz))+$", "", table.file.name, flags=re.IGNORECASE), "project")

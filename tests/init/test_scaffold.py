@@ -187,6 +187,17 @@ def test_all_columns_include_the_time_although_a_few_rows_have_none(tmp_path: Pa
     assert read_back(made)["data"] == 280
 
 
+def test_a_few_negative_values_and_impossible_years_are_odd(tmp_path: Path) -> None:
+    rows = [[i, f"2024-01-{1 + i % 28:02}", f"{i % 90}.5", 1950 + i % 50, i - 150, i % 2] for i in range(300)]
+    rows[7][2], rows[8][3], rows[9][3] = "-24.9", 0, 1900
+    made = make(tmp_path, ["id", "at", "fee", "born", "drift", "y"], rows, key="id", label="y")
+    strange = [line for line in made.profile.oddities if "negative" in line or "years" in line]
+    assert strange == [
+        "'fee': 1 value is negative, the others are not: -24.9",
+        "'born': 2 values are not between 1901 and 2100, as the other years are: 0, 1900",
+    ]
+
+
 def test_a_folder_is_told_from_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(Misuse, match="is a folder, needed a file"):
         scaffold(tmp_path, tmp_path / "made", Options())
@@ -290,6 +301,8 @@ def test_every_row_of_an_odd_file_is_in_the_project(tmp_path: Path, header: str,
         ("id,at,at,y\n1,2,3,4\n", {}, Misuse, ["'at' more than once"]),
         (GOOD, {"time": "when"}, NotFound, ["--time 'when'", "id, at, fee, y"]),
         (GOOD, {"key": "nr"}, NotFound, ["--key 'nr'"]),
+        (GOOD, {"label": "FEES"}, NotFound, ["Did you mean 'fee'?"]),
+        (GOOD, {"time_format": "feee=%Y-%m-%d"}, NotFound, ["Did you mean 'fee'?"]),
         (GOOD, {"label": "z"}, NotFound, ["--label 'z'"]),
         (GOOD, {"time": "fee"}, Misuse, ["'fee'", "is no time"]),
         (GOOD, {"key": "fee"}, Misuse, ["'fee' is float", "--key row"]),

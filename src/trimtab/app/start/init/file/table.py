@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +143,7 @@ class DataTable:
         self.delimiter = found.delimiter
         for given in (*choices.times, *choices.numbers):
             if given not in found.dtypes:
-                raise NotFound(f"no column {given!r}. {self.file.name} has {', '.join(found.dtypes)}.")
+                raise NotFound(f"no column {given!r}. {columns_in_words(self.file, given, list(found.dtypes))}")
         self.kinds = {
             name: self._kind(name, choices) if dtype == "str" else Kind(dtype=dtype)
             for name, dtype in found.dtypes.items()
@@ -200,6 +201,14 @@ class DataTable:
             f"SELECT count({q}), count(DISTINCT {q}), first({q}) FILTER ({q} IS NOT NULL) FROM data"
         )
         return Profile(name=name, kind=kind, present=int(present), distinct=int(distinct), sample=str(sample)[:80])
+
+
+def columns_in_words(file: Path, wanted: str, names: Sequence[str]) -> str:
+    """Return the columns of a file as a sentence, after a question for the one that is most like `wanted`."""
+    folded = {name.casefold(): name for name in names}
+    near = get_close_matches(wanted.casefold(), folded, n=1)
+    asked = f"Did you mean {folded[near[0]]!r}? " if near else ""
+    return f"{asked}{file.name} has {', '.join(names)}."
 
 
 def mixed_times(file: Path, name: str, kind: Kind, bad: Sequence[BadRow]) -> str:

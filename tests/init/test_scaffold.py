@@ -198,6 +198,18 @@ def test_a_few_negative_values_and_impossible_years_are_odd(tmp_path: Path) -> N
     ]
 
 
+def test_a_column_of_numbers_becomes_a_category_where_the_caller_says_so(tmp_path: Path) -> None:
+    rows = [[i, f"2024-01-{1 + i % 28:02}", f"0{5000 + i % 250}", f"{i}", i % 2] for i in range(1000)]
+    header = ["id", "at", "plz", "x", "y"]
+    made = make(tmp_path, header, rows, key="id", label="y", category=["plz"])
+    source = load_definitions(made.folder / "project.py").sources["data"]
+    assert source.columns["plz"] == "str"
+    assert 'tt.col("plz").category()' in text_of(made)
+    assert read_file(tmp_path / "data.csv", source).columns["plz"].to_list()[0] == "05000"
+    with pytest.raises(NotFound, match="Did you mean 'plz'"):
+        scaffold(tmp_path / "data.csv", tmp_path / "other", Options(key="id", label="y", category=["PLZ"]))
+
+
 def test_a_folder_is_told_from_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(Misuse, match="is a folder, needed a file"):
         scaffold(tmp_path, tmp_path / "made", Options())

@@ -36,6 +36,7 @@ from trimtab.core.errors import NotFound
 )
 @click.option("--number", multiple=True, metavar="COLUMN=EXAMPLE", help='How 1234.56 is written: "price=1.234,56 €".')
 @click.option("--nulls", metavar="WORD,...", help="What means null; left out, as the file shows.")
+@click.option("--category", multiple=True, metavar="COLUMN", help="Numbers that are names, such as postal codes.")
 @click.option("--merge", multiple=True, metavar="COLUMN", help="Make spellings one that differ in case or spaces.")
 @click.option("--horizon", metavar="DURATION", help="How long before its time a row of a series is predicted.")
 @click.option("--known-ahead", multiple=True, metavar="COLUMN", help="A column of a series that is known by then.")

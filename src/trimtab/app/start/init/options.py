@@ -31,6 +31,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     time_format: str | Sequence[str] | None = None  # the format of the time, or COLUMN=FORMAT
     number: Sequence[str] = ()  # COLUMN=EXAMPLE
     nulls: str | None = None  # words for null, with commas between them
+    category: Sequence[str] = ()  # columns that are categories, although they look like numbers
     merge: Sequence[str] = ()  # columns whose spellings are made one
     horizon: str | None = None  # how long before its time a row of a panel is predicted
     known_ahead: Sequence[str] = ()  # columns of a panel whose values are known when it is predicted
@@ -52,7 +53,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         for text in numbers.values():
             number_format(text)
         words = None if self.nulls is None else tuple(null_form(word) for word in self.nulls.split(",") if word.strip())
-        return Choices(times=times, numbers=numbers, nulls=words)
+        return Choices(times=times, numbers=numbers, nulls=words, categories=tuple(self.category))
 
 
 class Assumption(msgspec.Struct, frozen=True):

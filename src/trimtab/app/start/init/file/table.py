@@ -141,9 +141,13 @@ class DataTable:
         found = load_texts(self.file, self.connection)
         self.left_out = found.left_out
         self.delimiter = found.delimiter
-        for given in (*choices.times, *choices.numbers):
+        for given in (*choices.times, *choices.numbers, *choices.categories):
             if given not in found.dtypes:
                 raise NotFound(f"no column {given!r}. {columns_in_words(self.file, given, list(found.dtypes))}")
+        for given in choices.categories:
+            if found.dtypes[given] != "str":
+                kind = found.dtypes[given] or "a list"
+                raise Misuse(f"--category {given!r}: {self.file.name} holds it as {kind}. Write it as text.")
         self.kinds = {
             name: self._kind(name, choices) if dtype == "str" else Kind(dtype=dtype)
             for name, dtype in found.dtypes.items()

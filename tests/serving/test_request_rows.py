@@ -38,7 +38,13 @@ def test_a_date_is_a_time_in_a_request_as_in_an_event() -> None:
 def test_a_key_is_made_and_a_constant_filled_in_as_in_files() -> None:
     columns: dict[str, Any] = {"row_id": str, "site": str, "who": int, "at": Time, "series": str}
     made = request(
-        "visit", key="row_id", time="at", columns=columns, key_of=["site", "who", "at"], constants={"series": "all"}
+        "visit",
+        key="row_id",
+        time="at",
+        columns=columns,
+        key_of=["site", "who", "at"],
+        constants={"series": "all"},
+        nulls=["-"],
     )
     rows, at = RequestRows(made), "2026-11-25T00:00:00Z"
     bare = {"site": "a|b", "who": 7.0, "at": at}

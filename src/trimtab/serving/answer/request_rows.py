@@ -345,7 +345,7 @@ def _with_nulls(
         row = as_row(checked)
         for name in names:
             value = row[name]
-            if value is not None and is_null(value):
+            if isinstance(value, str) and is_null(value):
                 row[name] = None
         return row
 

@@ -19,6 +19,7 @@ from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash, content_hash
 from trimtab.events import Rows, read_rows
 from trimtab.events.files.files import problem_of
+from trimtab.events.values.fitting import FileRows
 from trimtab.features.definitions import Request
 from trimtab.serving.answer.batch import Manifest, batch_manifest, batch_predictions, lease_of, score_table
 from trimtab.serving.answer.served import Answer, ServedVersion, shown
@@ -67,6 +68,9 @@ def answer_table(
     rows = read_rows(requests, request.source, on_error="quarantine")
     table, where = rows.columns, str(requests) if isinstance(requests, str | Path) else "the table"
     unanswered = tuple(problem_of(bad, request.source.declared) for bad in rows.bad)
+    if on_error == "skip":
+        table, nameless = _named_rows(request, rows, "line" if _is_text(requests) else "row")
+        unanswered += nameless
     if unanswered and (on_error == "refuse" or not table.rows):
         more = f" {len(unanswered) - 1:,} more such rows follow." if len(unanswered) > 1 else ""
         skip = " Correct it, or skip such rows: on_error='skip'." if table.rows else " Correct it."
@@ -107,6 +111,24 @@ def answer_table(
     if out is not None:
         _write(system, manifest, out)
     return AnsweredTable(**msgspec.structs.asdict(manifest), unanswered=unanswered)
+
+
+def _named_rows(request: Request, rows: FileRows, unit: str) -> tuple[Columns, tuple[str, ...]]:
+    """Return the rows that have a time and a key, and for each other row where it is and what it lacks."""
+    table, lacking = rows.columns, []
+    good = np.ones(table.rows, bool)
+    for name in (request.time, request.key):
+        there = table[name].present() if name in table else good
+        for row in np.flatnonzero(good & ~there).tolist():
+            number = row if rows.kept is None else int(rows.kept[row])
+            lacking.append(f"{unit} {number + 1}, column {name!r}: needed a value, found none (missing).")
+        good &= there
+    return (table if good.all() else table.take(good)), tuple(lacking)
+
+
+def _is_text(requests: Rows) -> bool:
+    suffixes = Path(requests).suffixes if isinstance(requests, str | Path) else []
+    return bool({".csv", ".tsv", ".ndjson", ".jsonl"} & {suffix.lower() for suffix in suffixes})
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def label_table(system: System, given: Rows, progress: Callable[[int, int], obje
     """Append a table of labels; see `Project.label_table`."""
     is_text = isinstance(given, str | Path) and bool({".csv", ".tsv"} & set(Path(given).suffixes))
     sources = [one.model.label.source for one in system.definitions.deployments.values()]
-    delimiters = dict.fromkeys(one.reading.delimiter for one in sources if one.reading.delimiter)
+    delimiters = dict.fromkeys(one.reading.delimiter for one in sources if is_text and one.reading.delimiter)
     rows, found = read_loosely(given, {"prediction": "str"}, None if is_text else "at", "labels", delimiters)
     if not set(found) - {"prediction", "at"}:
         raise Misuse(f"labels: the table needs the columns 'prediction' and 'value'. It has: {', '.join(found)}.")

@@ -50,16 +50,15 @@ def read_loosely(
 ) -> tuple[FileRows, dict[str, Dtype]]:
     """Return the rows of the input, with those that do not fit apart, and the types of all columns.
 
-    For the arguments see `request_table`. `what` names the rows in errors. `delimiters` may separate the fields of a
-    CSV file that lacks declared columns with the usual one.
+    For the arguments see `request_table`. `what` names the rows in errors. With `delimiters`,
+    which may separate its fields, the input is a CSV file.
     """
     table, found = _with_columns(given)
     reading = PLAIN
-    if isinstance(given, str | Path) and _is_csv(Path(given)):
-        for delimiter in delimiters:
-            if not declared.keys() <= found.keys():
-                found = dict.fromkeys(csv_header(Path(given), delimiter), "str")
-                reading = Reading(delimiter=delimiter)
+    for delimiter in delimiters:
+        if not declared.keys() <= found.keys():
+            found = dict.fromkeys(csv_header(Path(str(given)), delimiter), "str")
+            reading = Reading(delimiter=delimiter)
     if isinstance(table, list) and not table:  # an empty table
         columns = Columns.of({name: (dtype, []) for name, dtype in declared.items()})
         return FileRows(columns, (), ()), dict(declared)
@@ -76,10 +75,10 @@ def _with_columns(given: Rows) -> tuple[Rows, dict[str, Dtype]]:
     """Return the input and the types of its columns. Of Parquet and CSV files, only the header is read here."""
     if isinstance(given, str | Path):
         path = local_file(given)
-        ending = _ending(path)
+        ending = next((s for s in reversed(path.suffixes) if s != ".gz"), "").lower()
         if ending == ".parquet":
             return path, parquet_columns(path)
-        if _is_csv(path):
+        if ending in (".csv", ".tsv"):
             return path, dict.fromkeys(csv_header(path), "str")
         if ending in (".ndjson", ".jsonl"):
             return _with_columns(_lines(path))
@@ -95,14 +94,6 @@ def _with_columns(given: Rows) -> tuple[Rows, dict[str, Dtype]]:
             names = dict.fromkeys(name for row in rows for name in row)
             return rows, {name: _of_values(name, [row.get(name) for row in rows]) for name in names}
     raise Misuse(f"requests: a {type(given).__name__}. Give a file, a table, or a list of dicts.")
-
-
-def _ending(path: Path) -> str:
-    return next((s for s in reversed(path.suffixes) if s != ".gz"), "").lower()
-
-
-def _is_csv(path: Path) -> bool:
-    return _ending(path) in (".csv", ".tsv")
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

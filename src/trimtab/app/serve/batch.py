@@ -69,7 +69,8 @@ def answer_table(
     table, where = rows.columns, str(requests) if isinstance(requests, str | Path) else "the table"
     unanswered = tuple(problem_of(bad, request.source.declared) for bad in rows.bad)
     if on_error == "skip":
-        table, nameless = _named_rows(request, rows, "line" if _is_text(requests) else "row")
+        is_text = rows.kept is not None and isinstance(requests, str | Path)
+        table, nameless = _named_rows(request, rows, rows.bad[0].unit if rows.bad else "line" if is_text else "row")
         unanswered += nameless
     if unanswered and (on_error == "refuse" or not table.rows):
         more = f" {len(unanswered) - 1:,} more such rows follow." if len(unanswered) > 1 else ""
@@ -124,11 +125,6 @@ def _named_rows(request: Request, rows: FileRows, unit: str) -> tuple[Columns, t
             lacking.append(f"{unit} {number + 1}, column {name!r}: needed a value, found none (missing).")
         good &= there
     return (table if good.all() else table.take(good)), tuple(lacking)
-
-
-def _is_text(requests: Rows) -> bool:
-    suffixes = Path(requests).suffixes if isinstance(requests, str | Path) else []
-    return bool({".csv", ".tsv", ".ndjson", ".jsonl"} & {suffix.lower() for suffix in suffixes})
 
 
 @contextmanager

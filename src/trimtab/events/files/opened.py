@@ -73,10 +73,9 @@ def encoding_advice(path: Path | str, encoding: str = "WINDOWS-1252") -> str:
     """
     path = Path(path)
     made = path.name.partition(".")[0] + "-utf8" + "".join(s for s in path.suffixes if s != ".gz")
-    convert = f"iconv -f {encoding} -t UTF-8 {quote(str(path))}"
-    if path.suffix == ".gz":
-        convert = f"gzip -dc {quote(str(path))} | iconv -f {encoding} -t UTF-8"
-    return f"Its encoding is probably {encoding}. Convert it: {convert} > {quote(str(path.with_name(made)))}"
+    unpacked, given = f"gzip -dc {quote(str(path))} | " * (path.suffix == ".gz"), quote(str(path))
+    convert = f"{unpacked}iconv -f {encoding} -t UTF-8 {'' if unpacked else given + ' '}"
+    return f"Its encoding is probably {encoding}. Convert it: {convert}> {quote(str(path.with_name(made)))}"
 
 
 def check_utf8(path: Path, most: float) -> None:

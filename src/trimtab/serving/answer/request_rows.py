@@ -169,11 +169,8 @@ class RequestRows:
 
     def _decoded_again(self, body: bytes, error: Exception) -> Any:
         """Decode a body with texts that msgspec does not accept. If that fails, raise an error that explains why."""
-        if (
-            _NO_TIME in str(error)
-            or _FLOAT in str(error)
-            or (self._formats and isinstance(error, msgspec.ValidationError))
-        ):
+        formatted = self._formats and isinstance(error, msgspec.ValidationError)
+        if formatted or _NO_TIME in str(error) or _FLOAT in str(error):
             try:
                 return msgspec.convert(self._with_times(msgspec.json.decode(body)), self._body)
             except _UNDECODABLE as still:  # another field may be wrong as well

@@ -210,9 +210,8 @@ class DataTable:
 def columns_in_words(file: Path, wanted: str, names: Sequence[str]) -> str:
     """Return the columns of a file as a sentence, after a question for the one that is most like `wanted`."""
     folded = {name.casefold(): name for name in names}
-    near = get_close_matches(wanted.casefold(), folded, n=1)
-    asked = f"Did you mean {folded[near[0]]!r}? " if near else ""
-    return f"{asked}{file.name} has {', '.join(names)}."
+    near = [f"Did you mean {folded[one]!r}? " for one in get_close_matches(wanted.casefold(), folded, n=1)]
+    return f"{''.join(near)}{file.name} has {', '.join(names)}."
 
 
 def mixed_times(file: Path, name: str, kind: Kind, bad: Sequence[BadRow]) -> str:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from trimtab.app.data.label_tables import LabelsTaken
     from trimtab.app.features.feature_tables import AsKnown, FeatureFile, FeatureTable, How, Of
     from trimtab.app.features.loading import Ingested
+    from trimtab.app.serve.batch import AnsweredTable, OnError
     from trimtab.events.files.files import Rows, Table
     from trimtab.events.ingest import Pushed
     from trimtab.events.quarantine import Replayed, SetAside
-    from trimtab.serving.answer.batch import Manifest
 
 Meter: TypeAlias = Callable[[int, int], object]
 
@@ -209,9 +209,10 @@ class ProjectRows(System):
         at: str | int | dt.datetime | None = None,
         mode: Literal["batch", "precomputed"] = "batch",
         out: str | Path | None = None,
+        on_error: OnError = "refuse",
         progress: Meter | None = None,
-    ) -> Manifest:
-        """Predict for a table of requests, each as of its own time or all as of one time.
+    ) -> AnsweredTable:
+        """Predict for a table of requests, each as of its own time or all as of one; resumable, logged once.
 
         A stopped call can be resumed. The same table, version and `at` are the same batch: if it is run again, its
         answers stay as they are. To predict again for future requests, give `at`.
@@ -222,6 +223,7 @@ class ProjectRows(System):
             at: One time for all; default: each request's time minus its lead, but at most the batch's start.
             mode: "precomputed": answers are also stored for the service, which gives them while they are fresh.
             out: A .csv or .parquet file for the answers.
+            on_error: "skip" answers the other rows if some do not fit; `unanswered` of the result lists those.
             progress: Called with rows done and rows in total.
         """
         from trimtab.app.serve.batch import answer_table
@@ -233,6 +235,7 @@ class ProjectRows(System):
             at_us=self._time_us("at", at),
             mode=mode,
             out=None if out is None else checked_path("out", out),
+            on_error=on_error,
             progress=progress,
         )
 

@@ -138,7 +138,8 @@ def _datetime(text: str) -> dt.datetime:
             at = iso[11:].upper().replace("UTC", "Z").replace(" ", "")
             return dt.datetime.fromisoformat(iso[:11].upper() + at)
     except ValueError:
-        pass
+        if _ISO.fullmatch(text.strip()):
+            raise Misuse(f"time: {shown(text)[:_SHOWN]}: there is no such day or time of day.") from None
     raise Misuse(
         f"time: {shown(text)[:_SHOWN]} is not ISO 8601. Write 2013-03-01, 2013-03-01T05:00:00Z or "
         "2013-03-01T06:00:00+01:00; give the zone as a difference to UTC."

@@ -50,7 +50,14 @@ class LabelEvents:
     def all(self, model: str, rows: Sequence[LabelRow], until_s: float | None = None) -> GivenLabels:
         """Return one event for each label of one model; see `RecordOperations` in serving/http/routes/operations.py."""
         source = self.of_model(model).source
-        made = [self.one(model, row, f"$[{number}]", until_s) for number, row in enumerate(rows)]
+        made, none = [], f" None of the {len(rows):,} labels was taken." if len(rows) > 1 else ""
+        for number, row in enumerate(rows):
+            try:
+                made.append(self.one(model, row, f"$[{number}]", until_s))
+            except InvalidField as error:
+                raise InvalidField(f"{error}{none}", field=error.field, pointer=error.pointer) from error
+            except NotFound as error:
+                raise NotFound(f"$[{number}].prediction: {error}{none}") from error
         return GivenLabels(source.name, [one.event for one in made], sum(one.late for one in made))
 
     def of_model(self, model: str) -> _Labelled:
@@ -202,6 +209,13 @@ class _Labelled:
             if event:
                 return event
             raise InvalidField(f'{at}: give "value" or "columns".', field="value", pointer=f"{at}.value")
+        if row.value is None:
+            raise InvalidField(
+                f"{at}.value: null is no label. Give the value, or take a label back with "
+                f'{{"_op": "delete"}} to /v1/events/{source.name}.',
+                field="value",
+                pointer=f"{at}.value",
+            )
         if len(names) != 1 or names[0] in event:
             needed = ", ".join(f'"{name}": ...' for name in names)
             raise InvalidField(

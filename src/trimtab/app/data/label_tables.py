@@ -14,6 +14,7 @@ from trimtab.app.features.request_tables import read_loosely
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.core.shown import Shown
+from trimtab.events.definitions import Source
 from trimtab.events.files.files import Rows
 from trimtab.events.values.conversions import Refused, of_text
 from trimtab.serving.http.routes.operations import LabelRow
@@ -64,10 +65,12 @@ def label_prediction(system: System, row: LabelRow) -> LabelsTaken:
 
 def label_table(system: System, given: Rows, progress: Callable[[int, int], object] | None) -> LabelsTaken:
     """Append a table of labels; see `Project.label_table`."""
-    rows, found = read_loosely(given, {"prediction": "str"}, "at", "labels")
+    is_text = isinstance(given, str | Path) and bool({".csv", ".tsv"} & set(Path(given).suffixes))
+    sources = [one.model.label.source for one in system.definitions.deployments.values()]
+    delimiters = dict.fromkeys(one.reading.delimiter for one in sources if is_text and one.reading.delimiter)
+    rows, found = read_loosely(given, {"prediction": "str"}, None if is_text else "at", "labels", delimiters)
     if not set(found) - {"prediction", "at"}:
         raise Misuse(f"labels: the table needs the columns 'prediction' and 'value'. It has: {', '.join(found)}.")
-    is_text = isinstance(given, str | Path) and bool({".csv", ".tsv"} & set(Path(given).suffixes))
     taking = _Taking(system, is_text)
     for bad in rows.bad:
         taking.refuse(bad.place, None, f"{bad.field} = {bad.found}: {bad.reason}")
@@ -161,12 +164,12 @@ class _Taking:
                     columns[name] = of_text(source.declared[name], value, source.format(name))
                 except Refused as refused:
                     raise Misuse(f"{name} is {refused.reason} (found {value!r})") from None
-        value = row.get("value")
+        value, at = row.get("value"), row.get("at")
         if value is None and not columns:
             raise Misuse("it has no value")
-        return LabelRow(
-            prediction=prediction, value=msgspec.UNSET if value is None else value, columns=columns, at=row.get("at")
-        )
+        if self._is_text and at is not None:
+            at = _time_of(at, source)
+        return LabelRow(prediction=prediction, value=msgspec.UNSET if value is None else value, columns=columns, at=at)
 
     def _append(self, model: str, labels: list[tuple[str, str, MadeLabel]]) -> None:
         source = self._events.of_model(model).source
@@ -191,3 +194,13 @@ class _Taking:
             ignored=tuple(self._ignored),
             counted_as=self._counted_as,
         )
+
+
+def _time_of(text: str, source: Source) -> Any:
+    """Return a time in a text file, in ISO 8601 or in the format of the source's time. Null words give None."""
+    for written in (source.format(source.time), None):
+        with suppress(Refused):
+            return of_text("time", text, written)
+    form = source.format(source.time)
+    also = f" or in the format {form.text!r}" if form is not None and form.text else ""
+    raise Misuse(f"at is bad_time (found {text!r}, needed ISO 8601{also})")

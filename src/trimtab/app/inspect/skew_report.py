@@ -81,7 +81,7 @@ class SkewReport(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
     format: int = 1
     at_us: int
-    by: str  # who started the check: "a person" or "service"
+    by: str  # who started the check: "a person", "service" or "tick"
     seed: int
     since_us: int | None
     models: list[ModelSkew]

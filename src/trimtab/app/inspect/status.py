@@ -330,7 +330,8 @@ def _phase(system: System, state: LoopState, name: str) -> str:
         until = "" if stage.until_us is None else f" until {format_time(stage.until_us)} at most"
         return f"{system.registry.get(tried).name} in its {stage.name} stage{until}. {stage.said}"
     missing = f" Not yet: {state.lack}" if state.lack else ""
-    return f"waiting until {format_time(state.ready_at_us)}: {state.cause}{missing}"
+    word = "until" if state.ready_at_us > system.clock.now_us() else "since"
+    return f"waiting {word} {format_time(state.ready_at_us)}: {state.cause}{missing}"
 
 
 def _ticking(system: System, name: str, since_us: int | None, now_us: int) -> list[str]:

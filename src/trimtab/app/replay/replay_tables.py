@@ -57,12 +57,16 @@ def quality_table(cards: Sequence[Scorecard]) -> Table:
 
 
 def loop_table(cards: Sequence[Scorecard], cpu_s: Sequence[float] | None) -> Table:
-    """Return how many alarms, promotions, refusals and fits each scenario had, with CPU seconds if they are given."""
+    """Return how many alarms, promotions, refusals and fits each scenario had, with CPU seconds if they are given.
+
+    False alarms are shown where the changes in the data are known for some scenario.
+    """
+    known = any(card.false_alarms is not None for card in cards)
     rows = [
         (
             card.line,
             f"{len(card.alarms)}",
-            "?" if card.false_alarms is None else f"{card.false_alarms}",
+            *(["?" if card.false_alarms is None else f"{card.false_alarms}"] if known else []),
             f"{len(card.input_alarms)}",
             f"{card.promotions}",
             f"{len(card.refusals)}",
@@ -70,7 +74,7 @@ def loop_table(cards: Sequence[Scorecard], cpu_s: Sequence[float] | None) -> Tab
         )
         for card in cards
     ]
-    headers = ("scenario", "alarms", "false", "inputs", "promoted", "refused", "fits")
+    headers = ("scenario", "alarms", *(["false"] if known else []), "inputs", "promoted", "refused", "fits")
     if cpu_s is None:
         return table(headers, rows)
     return table((*headers, "CPU s"), [(*row, f"{cpu:.1f}") for row, cpu in zip(rows, cpu_s, strict=True)])

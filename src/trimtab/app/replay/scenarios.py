@@ -18,7 +18,7 @@ from trimtab.steering.definitions import Deployment
 
 DEMO_LOOKS_US = DAY_US  # how often a demo checks model inputs; quality is checked as often
 USUAL = (
-    ScenarioSettings(name="policy", model="", policy="project"),
+    ScenarioSettings(name="project", model="", policy="project"),
     ScenarioSettings(name="never", model="", policy="never"),
 )
 

@@ -39,7 +39,7 @@ def why(prediction_id: str) -> None:
 
     \b
     Example:
-      trimtab why 01JD3Q8Z
+      trimtab why p_01kne71xcn000001ttevzs38xs
     """
     with opened_project() as project:
         found = project.why(prediction_id)

@@ -109,10 +109,11 @@ def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
 @click.option("--at", metavar="TIME", help="Answer as of this time (default: now; for FILE, each row's time).")
 @click.option("--out", type=click.Path(path_type=Path), help="Where the answers to FILE go: .parquet or .csv.")
 @click.option("--mode", type=click.Choice(["batch", "precomputed"]), default="batch", show_default=True)
-def predict(model: str, file: Path | None, rows: tuple[str, ...], at: str | None, out: Path | None, mode: str) -> None:
+def predict(model: str, file: Path | None, rows: tuple[str, ...], at: str | None, out: Path | None, mode: str) -> int:
     """Answer a file of requests, or single rows.
 
-    Every answer is logged with an id, by which `trimtab why` explains it.
+    Every answer is logged under an id, by which `trimtab why` explains it. Rows of FILE that do not fit are listed and
+    get no answer; when there are more than 1 % of them, the exit status is 1.
 
     \b
     Example:
@@ -125,15 +126,20 @@ def predict(model: str, file: Path | None, rows: tuple[str, ...], at: str | None
     if file is None:
         refuse_given("is for FILE; the answers to --row are printed, and made now.", "out", "mode")
         _answer_rows(model, [_parsed(text) for text in rows], at)
-        return
+        return 0
     _there(file)
     with opened_project() as project, progress(f"predicting {file.name}") as meter:
         chosen = cast(Literal["batch", "precomputed"], mode)
-        made = project.predict_table(model, file, at=at, mode=chosen, out=out, progress=meter)
-        version = project.registry.get(made.version).name  # as in single answers
+        made = project.predict_table(model, file, at=at, mode=chosen, out=out, on_error="skip", progress=meter)
+        version = project.registry.get(made.version).name  # the name that single answers use
     where = f", written to {out}" if out is not None else ", kept in the log; write them with --out answers.csv"
     answered = f"{count_of(made.rows, 'row')} answered by {version}{where} (batch {made.id})"
-    show(msgspec.structs.replace(made, version=version), [answered])
+    lines = [f"{count_of(len(made.unanswered), 'row')} not answered:"] if made.unanswered else []
+    lines += [f"  {problem}" for problem in made.unanswered[:_NAMED]]
+    if len(made.unanswered) > _NAMED:
+        lines.append(f"  and {len(made.unanswered) - _NAMED:,} more; --json lists all")
+    show(msgspec.structs.replace(made, version=version), [answered, *lines])
+    return FAILED if len(made.unanswered) > _FEW * (made.rows + len(made.unanswered)) else 0
 
 
 def _answer_rows(model: str, rows: list[dict[str, Any]], at: str | None) -> None:

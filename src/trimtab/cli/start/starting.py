@@ -21,8 +21,8 @@ from trimtab.core.errors import NotFound
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help="Another way to give FILE.")
 @click.option("--time", metavar="COLUMN", help="When a row happened, or the time of its request.")
-@click.option("--key", metavar="COLUMN,...", help="What identifies a row, or its entity; `row`: all its values.")
-@click.option("--entity", multiple=True, metavar="COLUMN", help="What rows are about; its past becomes features.")
+@click.option("--key", metavar="COLUMN,...", help="What identifies a row, or its entity; `row`: all columns.")
+@click.option("--entity", multiple=True, metavar="COLUMN", help="Whom or what rows are about; its past is a feature.")
 @click.option("--label", metavar="COLUMN", help="What to predict: classes, or a number.")
 @click.option("--positive", metavar="VALUE", help="The label's value that counts as 1.")
 @click.option("--known-at", metavar="COLUMN", help="When the label became known; `none`: no column says it.")
@@ -35,8 +35,9 @@ from trimtab.core.errors import NotFound
     help='How a time is written, such as "%d/%m/%Y %H:%M".',
 )
 @click.option("--number", multiple=True, metavar="COLUMN=EXAMPLE", help='How 1234.56 is written: "price=1.234,56 €".')
-@click.option("--nulls", metavar="WORD,...", help="Words that mean null (default: as the file shows).")
-@click.option("--merge", multiple=True, metavar="COLUMN", help="Merge spellings that differ only in case or spaces.")
+@click.option("--nulls", metavar="WORD,...", help="What means null; left out, as the file shows.")
+@click.option("--category", multiple=True, metavar="COLUMN", help="Numbers that are names, such as postal codes.")
+@click.option("--merge", multiple=True, metavar="COLUMN", help="Make spellings one that differ in case or spaces.")
 @click.option("--horizon", metavar="DURATION", help="How long before its time a row of a series is predicted.")
 @click.option("--known-ahead", multiple=True, metavar="COLUMN", help="A column of a series that is known by then.")
 @click.option("--omit", multiple=True, metavar="COLUMN", help="A column that is no feature.")
@@ -48,8 +49,8 @@ from trimtab.core.errors import NotFound
     show_default=True,
     help="linear: scikit-learn; trees: LightGBM; auto: trees where LightGBM is installed.",
 )
-@click.option("--run", is_flag=True, help="Also load the file, train, answer its rows and look at the loop once.")
-@click.option("--folder", type=click.Path(path_type=Path), help="The folder (default: new, named after the file).")
+@click.option("--run", is_flag=True, help="Load the file, train, answer one row and look at the loop once as well.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where; left out, a new folder named after the file.")
 def init(
     file: Path | None,
     csv: Path | None,
@@ -142,9 +143,9 @@ def doctor() -> int:
     width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:
-        lines.append(f"{finding.state:8}{finding.name:{width}}  {finding.found}")
+        lines.append(f"{finding.state:10}{finding.name:{width}}  {finding.found}")
         if finding.fix and finding.state != "ok":
-            lines.append(f"{'':8}{'':{width}}  -> {finding.fix}")
+            lines.append(f"{'':10}{'':{width}}  -> {finding.fix}")
     if folder is None:
         lines.append("No project here: only the machine was checked.")
     warnings = sum(finding.state == "warning" for finding in findings)

@@ -20,7 +20,7 @@ from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.shown import shown
 from trimtab.core.time import EARLIEST_US
 from trimtab.events.definitions import Source
-from trimtab.events.files.opened import count_lines, open_text
+from trimtab.events.files.opened import NOT_UTF8, count_lines, encoding_advice, open_text
 from trimtab.events.formats.column_formats import ColumnFormat
 from trimtab.events.values.checks import time_shown, value_shown
 from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, NULL_WORDS, Reason, Refused, of_text
@@ -40,8 +40,8 @@ def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
     """
     what = f"file {path}"
     with open_text(path) as stream:
-        records = _Records(stream, source.reading.delimiter or _usual_delimiter(path))
-        names = records.header(what)
+        records = _Records(path, stream, source.reading.delimiter or _usual_delimiter(path))
+        names = records.header()
         wanted = wanted_columns(what, source, names)
         columns = _ColumnParts(names, wanted, nulls, source)
         bad: list[BadRow] = []
@@ -71,7 +71,7 @@ def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
 def csv_header(path: Path, delimiter: str | None = None) -> list[str]:
     """Return the names in the first record of a file. By default, fields are separated as in `read_csv`."""
     with open_text(path) as stream:
-        return _Records(stream, delimiter or _usual_delimiter(path)).header(f"file {path}")
+        return _Records(path, stream, delimiter or _usual_delimiter(path)).header()
 
 
 def _usual_delimiter(path: Path) -> str:
@@ -87,8 +87,8 @@ def read_texts(path: Path, delimiter: str, names: Sequence[str]) -> Iterator[Col
         names: The names of the columns, which replace those of the header.
     """
     with open_text(path) as stream:
-        records = _Records(stream, delimiter)
-        width = len(records.header(f"file {path}"))
+        records = _Records(path, stream, delimiter)
+        width = len(records.header())
         texts: list[list[str]] = [[] for _ in names]
         for part in records.parts(width):
             for column_texts, more in zip(texts, zip(*part.rows, strict=True), strict=bool(part.rows)):
@@ -122,19 +122,21 @@ class _Records:
     If a record cannot be read, only its first line is listed as bad. The other lines are read again as new records.
     """
 
-    def __init__(self, stream: Iterator[str], delimiter: str) -> None:
+    def __init__(self, path: Path, stream: Iterator[str], delimiter: str) -> None:
         csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))
         self.lines = 0  # the number of lines that were read
         self.count = 0  # the number of records that were read, without the header
+        self._path = path
         self._stream = stream
         self._delimiter = delimiter
 
-    def header(self, what: str) -> list[str]:
+    def header(self) -> list[str]:
         """Read the first record, and return it as the names of the columns.
 
         Raises:
             Misuse: There is no record, or the first one cannot be read.
         """
+        what = f"file {self._path}"
         names: list[str] = []
         taken: list[str] = []
         try:
@@ -144,7 +146,8 @@ class _Records:
             at = next((at for at, line in enumerate(taken) if line.strip("\r\n")), 0)
             raise Misuse(
                 f"{what}, line {at + 1}: needs a header that names the columns, found {_why(error)}: "
-                f"{_shown(taken[at])}. Write the file in UTF-8, with every quote closed."
+                f"{_shown(taken[at])}. "
+                + (encoding_advice(self._path) if isinstance(error, UnicodeEncodeError) else "Close every quote.")
             ) from None
         if not names:
             found = "only blank lines" if taken else "an empty file"
@@ -202,7 +205,7 @@ class _Records:
             part.rows.append(record)
             part.lines.append(number)
             return
-        found = "bytes that are not UTF-8"
+        found = NOT_UTF8
         if len(record) != width:
             empty = ", the last one empty" if len(record) > width and not record[-1] else ""
             found = f"{len(record)} field{'s' * (len(record) != 1)} where the header has {width}{empty}"
@@ -417,7 +420,7 @@ def _found(reason: Reason, text: str, written: ColumnFormat | None) -> str:
 def _why(error: Exception) -> str:
     """Return the error of Python's csv module in words for the owner of the file."""
     if isinstance(error, UnicodeEncodeError):
-        return "bytes that are not UTF-8"
+        return NOT_UTF8
     if "expected after" in str(error):
         return "text after a closing quote"
     return _OPEN if "end of data" in str(error) else f"a field of more than {_LONGEST:,} characters"

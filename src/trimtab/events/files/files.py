@@ -13,7 +13,7 @@ from trimtab.core.columns.data import ArrowTable, Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
 from trimtab.events.definitions import Source
-from trimtab.events.files.opened import local_file, open_bytes
+from trimtab.events.files.opened import NOT_UTF8, encoding_advice, local_file, open_bytes
 from trimtab.events.files.unpacked import check_gzip
 from trimtab.events.values.fitting import BadRow, FileRows, dtypes_of, fit_rows, fit_table
 
@@ -92,7 +92,8 @@ def read_rows(
 def problem_of(bad: BadRow, dtypes: Mapping[str, str]) -> str:
     """Return a sentence that says which row does not fit, what was found, and what was needed."""
     if bad.reason == "bad_line":
-        return f"{bad.place}: needed a line that fits the header, found {bad.found} (bad_line)."
+        advice = f" {encoding_advice(bad.file)}" if bad.file and bad.found.startswith(NOT_UTF8) else ""
+        return f"{bad.place}: needed a line that fits the header, found {bad.found} (bad_line).{advice}"
     return f"{bad.place}, column {bad.field!r}: needed {dtypes[bad.field]}, found {bad.found} ({bad.reason})."
 
 

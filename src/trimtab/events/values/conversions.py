@@ -268,7 +268,7 @@ TYPED: Mapping[Dtype, Mapping[Kind, Rule]] = {
         "int": "wrong_type",
         "float": "wrong_type",
         "decimal": "wrong_type",
-        "text": "wrong_type",
+        "text": lambda text: _bool_of(text.strip()),
         "date": "wrong_type",
         "datetime": "wrong_type",
         "uuid": "wrong_type",

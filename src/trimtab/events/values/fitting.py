@@ -16,7 +16,7 @@ from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.time import EARLIEST_US, LATEST_US, format_time
 from trimtab.events.definitions import Source
 from trimtab.events.formats.column_formats import ColumnFormat
-from trimtab.events.formats.reading import made_keys
+from trimtab.events.formats.reading import DELIMITERS, made_keys
 from trimtab.events.values.checks import (
     EXTRA,
     LAST_OF_OTHER_UNITS_US,
@@ -88,7 +88,7 @@ def wanted_columns(what: str, source: Source, found: Sequence[str]) -> dict[str,
             role = "time" if name == source.time else "part of the key" if made_of else "key"
             raise WrongColumn(
                 f"{what}: needs column {name!r} ({role} of source {source.name!r}), found "
-                f"{', '.join(found) or 'no columns'}.{_hint(found)}",
+                f"{', '.join(found) or 'no columns'}.{_hint(source, found)}",
                 column=name,
             )
     return {name: dtype for name, dtype in dtypes_of(source).items() if name in found}
@@ -128,7 +128,7 @@ def with_keys(source: Source, columns: Columns) -> Columns:
     if not of or name is None or any(part not in columns for part in of):
         return columns
     given = columns[name].to_list() if name in columns else [None] * columns.rows
-    if None not in given:
+    if None not in given and name in columns:
         return columns
     made = made_keys({part: columns[part].to_list() for part in of}, source.declared, of)
     keys = [new if old is None else old for old, new in zip(given, made, strict=True)]
@@ -284,8 +284,11 @@ def _report_units(values: NDArray[Any], there: NDArray[Any], report: Report) -> 
             report(row, "bad_time", int(values[row]))
 
 
-def _hint(found: Sequence[str]) -> str:
-    """If a header has only one column, return advice, because another character may separate the fields."""
-    if len(found) == 1 and (";" in found[0] or "\t" in found[0]):
-        return " Fields are separated by commas; in a file named .tsv by tabs."
-    return ""
+def _hint(source: Source, found: Sequence[str]) -> str:
+    """Return advice if a header has only one column, because another character may separate the fields."""
+    seen = max(DELIMITERS, key=found[0].count) if len(found) == 1 else ""
+    if not seen or seen not in found[0]:
+        return ""
+    declared = source.reading.delimiter
+    usual = f"the source declares {declared!r}" if declared else "the source declares no delimiter, which means commas"
+    return f" The file seems to be separated by {seen!r}; {usual}{'' if declared else ' (in a .tsv file tabs)'}."

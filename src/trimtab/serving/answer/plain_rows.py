@@ -60,7 +60,7 @@ def _lines(request: Request, names: dict[str, str]) -> list[str]:
             plain = f"{plain} and not is_null({value})"
         if column == request.key and request.columns[column] == "str":
             plain = f"{value} and {plain}"
-        if column not in (request.key, request.time):
+        if column not in (request.key, request.time, *request.source.reading.constants):
             plain = f"{value} is None or {plain}"
         lines.append(f"  if not ({plain}): return None")
     return [*lines, f"  return {{{', '.join(f'{name}: v{name[1:]}' for name in names)}}}"]

@@ -9,6 +9,7 @@ from trimtab.stats.metrics.losses import Loss
 from trimtab.steering.definitions import BeatsChampion
 from trimtab.steering.gate.checks import CHECKS, Check, percent
 from trimtab.steering.gate.facts import Facts
+from trimtab.steering.gate.floor import FLOOR, FLOOR_OF_SLICES
 from trimtab.steering.gate.repeated_comparisons import stricter
 from trimtab.steering.gate.slices import EVERY_SLICE, Part
 from trimtab.steering.gate.window import Floats, Window
@@ -120,6 +121,14 @@ def _decided(found: _Found) -> Iterator[tuple[Check, GateCheck]]:
                 yield check, one
 
 
+_WORDS = {  # what a candidate is that passes a check, where the name of the check does not say it
+    "better_by_margin": "better by the margin",
+    "provably_better": "provably better",
+    FLOOR: "better than the best baseline",
+    FLOOR_OF_SLICES: "better than the best baseline in each slice",
+}
+
+
 def _outcome(facts: Facts, decided: Sequence[tuple[Check, GateCheck]]) -> str:
     """Return a text: whether the candidate passed, the deciding numbers, and the reason of each failed check."""
     if facts.compares:
@@ -133,7 +142,7 @@ def _outcome(facts: Facts, decided: Sequence[tuple[Check, GateCheck]]) -> str:
     failed = [(check, one) for check, one in decided if one.verdict == "failed"]
     if not failed:
         return f"Passed: {values}."
-    refused = f"Refused, not {', not '.join(one.name for _, one in failed)}: {values}."
+    refused = f"Refused, not {', not '.join(_WORDS.get(one.name, one.name) for _, one in failed)}: {values}."
     return " ".join([refused, *(one.reason for check, one in failed if check.shown != "numbers")])
 
 

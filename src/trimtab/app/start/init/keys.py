@@ -86,7 +86,7 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
         return _entity(table, entities[0], time, assumed)
     guess = both if both else own if own else named
     if not guess and not entities:
-        return _all_columns(table, label, assumed)
+        return _all_columns(table, time, label, assumed)
     if len(guess) != 1:
         several = [" and ".join(map(repr, names)) for names in entities]
         what = "several entities" if several else "no single column"
@@ -153,14 +153,16 @@ def _single_key(table: DataTable, time: str, assumed: list[Assumption], *, named
     return Key(name=_new_name(table), dtype="str", of=(time,), entity=(series,))
 
 
-def _all_columns(table: DataTable, label: str, assumed: list[Assumption]) -> Key:
-    """Return the key that is made from all columns without nulls, except the label.
+def _all_columns(table: DataTable, time: str, label: str, assumed: list[Assumption]) -> Key:
+    """Return the key that is made of the time and all columns without nulls, except the label.
+
+    Rows without a time are not read, so that a few of them are no reason to leave the time out.
 
     Raises:
         Misuse: Too many rows repeat another row's values.
     """
     of = tuple(name for name, c in table.columns.items() if name != label and c.dtype is not None)
-    of = tuple(name for name in of if table.columns[name].present == table.rows)
+    of = tuple(name for name in of if name == time or table.columns[name].present == table.rows)
     found = repeats(table, of)
     if not found.corrects:
         _check_unique(table, of, "--key row", label)
@@ -188,7 +190,7 @@ def _is_filled(table: DataTable, entity: Sequence[str], time: str) -> bool:
 
 def _named(table: DataTable, given: str, time: str, label: str, assumed: list[Assumption]) -> Key:
     if given == ROW and ROW not in table.columns:
-        return _all_columns(table, label, assumed)
+        return _all_columns(table, time, label, assumed)
     names = [given] if given in table.columns else [name.strip() for name in given.split(",")]
     for name in names:
         existing(table, "--key", name)

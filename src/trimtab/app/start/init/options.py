@@ -14,8 +14,8 @@ from trimtab.events.formats.reading import null_form
 from trimtab.events.formats.time_formats import time_format
 
 Estimator = Literal["auto", "linear", "trees"]
-ROW = "row"  # the value of --key for: all values together identify a row
-NONE = "none"  # the value of --known-at or --entity for: there is no such column
+ROW = "row"  # as the value of --key: a row is identified by all its columns
+NONE = "none"  # as the value of --known-at or --entity: there is no such column
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,8 +30,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     wait: str | None = None  # how long after a row its label is known
     time_format: str | Sequence[str] | None = None  # the format of the time, or COLUMN=FORMAT
     number: Sequence[str] = ()  # COLUMN=EXAMPLE
-    nulls: str | None = None  # words for null, with commas in between
-    merge: Sequence[str] = ()  # columns in which spellings are merged
+    nulls: str | None = None  # words for null, with commas between them
+    category: Sequence[str] = ()  # columns that are categories, although they look like numbers
+    merge: Sequence[str] = ()  # columns whose spellings are made one
     horizon: str | None = None  # how long before its time a row of a panel is predicted
     known_ahead: Sequence[str] = ()  # columns of a panel whose values are known when a row is predicted
     omit: Sequence[str] = ()  # columns that are no features
@@ -52,7 +53,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         for text in numbers.values():
             number_format(text)
         words = None if self.nulls is None else tuple(null_form(word) for word in self.nulls.split(",") if word.strip())
-        return Choices(times=times, numbers=numbers, nulls=words)
+        return Choices(times=times, numbers=numbers, nulls=words, categories=tuple(self.category))
 
 
 class Assumption(msgspec.Struct, frozen=True):

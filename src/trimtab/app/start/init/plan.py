@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import msgspec
 
@@ -100,11 +101,12 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
     )
     panel = panel_in(step_us, options, is_number, wait.wait, last_us - first_us, assumed)
     taken = {time, label, known_at, key.name, *table.constants}
-    entities = pasts(table, options, {*taken, *options.omit}, key, time, wait.wait, last_us - first_us, assumed)
-    identifying = {past.column: "identifies whom or what a row is about; its past is a feature" for past in entities}
-    features, left_out = _features(
-        table, {*taken, *identifying, *(key.entity if len(key.entity) == 1 and not panel else ())}
+    entities = pasts(
+        table, options, {*taken, *options.omit, *options.category}, key, time, wait.wait, last_us - first_us, assumed
     )
+    identifying = {past.column: "identifies whom or what a row is about; its past is a feature" for past in entities}
+    apart = {*taken, *identifying, *(key.entity if len(key.entity) == 1 and not panel else ())}
+    features, left_out = _features(table, apart, options.category)
     left_out |= identifying
     for name in (*options.omit, *options.allow_leakage):
         existing(table, "--omit" if name in options.omit else "--allow-leakage", name)
@@ -158,7 +160,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
     if gap < moved:
         gap = moved
         notes.append(
-            f"The mean of {label!r} moves from {window} to {window}, so the gate allows a calibration gap of "
+            f"The mean of {label!r} differs between one {window} and the next, so the gate allows a calibration gap of "
             f"{min(gap, most):g}."
         )
     name = slug(re.sub(r"(\.(csv|tsv|parquet|gz))+$", "", table.file.name, flags=re.IGNORECASE), "project")
@@ -229,7 +231,9 @@ def _wait(
     return found
 
 
-def _features(table: DataTable, taken: set[str | None]) -> tuple[list[Profile], dict[str, str]]:
+def _features(
+    table: DataTable, taken: set[str | None], categories: Sequence[str]
+) -> tuple[list[Profile], dict[str, str]]:
     features: list[Profile] = []
     left_out = dict(table.left_out)
     for c in table.columns.values():
@@ -243,6 +247,8 @@ def _features(table: DataTable, taken: set[str | None]) -> tuple[list[Profile], 
             left_out[c.name] = f"is always {c.sample!r}"
         elif c.dtype == "time":
             left_out[c.name] = "is a second time; what becomes known later must not be a feature"
+        elif c.name in categories:
+            features.append(c)
         elif c.dtype == "str" and (c.distinct > _CATEGORIES or (c.distinct > _FEW_ROWS and 2 * c.distinct > c.present)):
             left_out[c.name] = f"is text with {c.distinct:,} different values; .hash_bucket(64) may help"
         elif c.dtype == "str" and c.distinct == table.rows and table.rows > 2:

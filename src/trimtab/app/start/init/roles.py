@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from trimtab.app.start.init.file.table import DataTable, Profile, mixed_times
+from trimtab.app.start.init.file.table import DataTable, Profile, columns_in_words, mixed_times
 from trimtab.app.start.init.file.texts import quoted
 from trimtab.app.start.init.options import NONE, Assumption, Options
 from trimtab.core.errors import Misuse, NotFound
@@ -39,7 +39,7 @@ def existing(table: DataTable, option: str, name: str) -> str:
     if name in table.left_out:
         raise Misuse(f"{option} {name!r}: the column {table.left_out[name]}.")
     if name not in table.columns:
-        raise NotFound(f"{option} {name!r}: no such column. {table.file.name} has {', '.join(table.columns)}.")
+        raise NotFound(f"{option} {name!r}: no such column. {columns_in_words(table.file, name, list(table.columns))}")
     return name
 
 

@@ -109,15 +109,18 @@ def openapi(described: Described, addresses: Sequence[Address]) -> Schema:
 def _row_schema(request: Request) -> Schema:
     """Return the schema of a row of a predict request.
 
-    A row has all columns. Key and time must not be null.
+    A row has all columns except those that are filled in. All except the time, and a key that is not made of other
+    columns, may be null.
     """
+    reading = request.source.reading
+    made = {*reading.constants, *([request.key] if reading.key_of else [])}
     columns: dict[str, Schema] = {}
     for name, dtype in request.columns.items():
         schema = dict(_TYPES[dtype])
         if name == request.key and dtype == "str":
             schema["minLength"] = 1
-        columns[name] = schema if name in (request.key, request.time) else _nullable(schema)
-    return _object(columns, list(columns))
+        columns[name] = schema if name in {request.key, request.time} - made else _nullable(schema)
+    return _object(columns, [name for name in columns if name not in made])
 
 
 def _event_schema(source: Source) -> Schema:

@@ -51,6 +51,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     times: dict[str, str] = {}
     numbers: dict[str, str] = {}
     nulls: tuple[str, ...] | None = None  # the words for null; None: the usual ones that the file has
+    categories: tuple[str, ...] = ()  # columns that are categories, whatever their values look like
 
 
 def kind_of_column(connection: DuckDBPyConnection, name: str, choices: Choices) -> Kind:
@@ -104,7 +105,7 @@ def _typed(connection: DuckDBPyConnection, name: str, sample: Sequence[str], cho
             form = f"--number {name}={choices.numbers[name]}"
             raise Misuse(f"{form}: too many values are written otherwise, such as {shown}.")
         return given
-    if not sample:
+    if not sample or name in choices.categories:
         return None
     lowered = {text.lower() for text in sample}
     if lowered <= BOOL_WORDS.keys() and not all(map(str.isdigit, lowered)):

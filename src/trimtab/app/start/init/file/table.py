@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import msgspec
 import numpy as np
 
 from trimtab.app.start.init.file.kinds import Choices, Kind, check_doubts, kind_of_column, null_words
-from trimtab.app.start.init.file.texts import connect, literal, load_texts, one, quoted
+from trimtab.app.start.init.file.texts import MOST_BAD, connect, literal, load_texts, one, quoted
 from trimtab.app.start.init.file.times import UNITS
 from trimtab.core.columns.data import Column, Columns, Dtype
 from trimtab.core.errors import Misuse, NotFound
@@ -24,8 +25,7 @@ from trimtab.store.regular_file import regular_file
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_PART = 100_000  # this many rows are handed to DuckDB at a time
-_MOST_BAD = 0.01  # if more than this share of rows does not fit, `trimtab ingest` would fail
+_PART = 100_000  # how many rows are handed to DuckDB at a time
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,9 +141,13 @@ class DataTable:
         found = load_texts(self.file, self.connection)
         self.left_out = found.left_out
         self.delimiter = found.delimiter
-        for given in (*choices.times, *choices.numbers):
+        for given in (*choices.times, *choices.numbers, *choices.categories):
             if given not in found.dtypes:
-                raise NotFound(f"no column {given!r}. {self.file.name} has {', '.join(found.dtypes)}.")
+                raise NotFound(f"no column {given!r}. {columns_in_words(self.file, given, list(found.dtypes))}")
+        for given in choices.categories:
+            if found.dtypes[given] != "str":
+                kind = found.dtypes[given] or "a list"
+                raise Misuse(f"--category {given!r}: {self.file.name} holds it as {kind}. Write it as text.")
         self.kinds = {
             name: self._kind(name, choices) if dtype == "str" else Kind(dtype=dtype)
             for name, dtype in found.dtypes.items()
@@ -170,7 +174,7 @@ class DataTable:
     def _check_bad(self, rows: FileRows, source: Source) -> None:
         if not rows.columns.rows + len(rows.bad):
             raise Misuse(f"file {self.file}: found no rows below its header. Give a file with data.")
-        if len(rows.bad) <= _MOST_BAD * (rows.columns.rows + len(rows.bad)):
+        if len(rows.bad) <= MOST_BAD * (rows.columns.rows + len(rows.bad)):
             return
         mixed = next((name for name, kind in self.kinds.items() if kind.mixed), None)
         if mixed is not None:
@@ -201,6 +205,13 @@ class DataTable:
             f"SELECT count({q}), count(DISTINCT {q}), first({q}) FILTER ({q} IS NOT NULL) FROM data"
         )
         return Profile(name=name, kind=kind, present=int(present), distinct=int(distinct), sample=str(sample)[:80])
+
+
+def columns_in_words(file: Path, wanted: str, names: Sequence[str]) -> str:
+    """Return the columns of a file as a sentence, after a question for the one that is most like `wanted`."""
+    folded = {name.casefold(): name for name in names}
+    near = [f"Did you mean {folded[one]!r}? " for one in get_close_matches(wanted.casefold(), folded, n=1)]
+    return f"{''.join(near)}{file.name} has {', '.join(names)}."
 
 
 def mixed_times(file: Path, name: str, kind: Kind, bad: Sequence[BadRow]) -> str:

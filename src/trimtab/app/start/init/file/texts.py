@@ -12,7 +12,7 @@ import msgspec
 from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.events.files.csv_files import csv_header, read_texts
-from trimtab.events.files.opened import open_text
+from trimtab.events.files.opened import check_utf8, open_text
 from trimtab.events.formats.reading import DELIMITERS
 from trimtab.store.duckdb_opening import open_duckdb
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TEXT_FILES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 RESERVED = ("_id", "_known_at", "_op")  # names that the fields of an event use
+MOST_BAD = 0.01  # with a greater share of rows that do not fit, `trimtab ingest` would fail
 _OFFLINE: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -75,6 +76,7 @@ def one(connection: DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
 
 def _load_csv(file: Path, connection: DuckDBPyConnection) -> FileColumns:
     names, delimiter = _header(file)
+    check_utf8(file, MOST_BAD)
     left_out = _undeclarable(names)
     kept = [name for name in names if name not in left_out]
     # In SQL, names that differ only in case are equal, so columns are numbered while they are loaded.

@@ -60,7 +60,7 @@ PRINTED: dict[str, tuple[Printed, ...]] = {
     "features join": _all("app.features.feature_tables:FeatureFile"),
     "features snapshot": _all("app.features.feature_tables:FeatureFile"),
     "predict": _all(
-        Printed("serving.answer.batch:Manifest", when="FILE"),
+        Printed("app.serve.batch:AnsweredTable", when="FILE"),
         Printed("serving.answer.served:Answer", each=True, when="--row"),
     ),
     "label": _all("app.data.label_tables:LabelsTaken"),

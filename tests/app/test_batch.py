@@ -50,6 +50,22 @@ def project(trained: Path) -> Any:
         yield opened
 
 
+def test_rows_that_do_not_fit_are_listed_and_the_others_answered(project: Project, tmp_path: Path) -> None:
+    file, bad = tmp_path / "visits.csv", "b,north,31.02.2026,1\n"
+    file.write_text("visit_id,site,at,x\na,north,2024-01-01T00:00:00,1\n" + bad + "c,north,,2\n")
+    with pytest.raises(Misuse, match=r"visits.csv, line 3, column 'at': .* on_error='skip'"):
+        project.predict_table("buyer", file)
+    made = project.predict_table("buyer", file, on_error="skip")
+    assert (made.rows, made.complete) == (1, True)
+    assert made.unanswered == (
+        "line 3, column 'at': needed time, found '31.02.2026' (bad_time).",
+        "line 4, column 'at': needed a value, found none (missing).",
+    )
+    file.write_text("visit_id,site,at,x\n" + bad)
+    with pytest.raises(Misuse, match=r"line 2"):
+        project.predict_table("buyer", file, on_error="skip")
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_answers_are_written_out(project: Project, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"answers.{suffix}"

@@ -367,7 +367,7 @@ def killed_and_finished(project_folder: Path, tmp_path: Path, key: str, delays_s
     for delay_s in [*delays_s, 60.0]:
         arguments = [str(Path(market.__file__).parent), str(project_folder), str(delay_s), key]
         done = forked.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, timeout=60, check=False)
-        if done.returncode == 0 or b"It was forgotten" in done.stderr:  # killed behind the end
+        if done.returncode == 0 or b"The data of this key was erased" in done.stderr:  # killed behind the end
             break
         assert done.returncode == -signal.SIGKILL, done.stderr
         kills += 1
@@ -376,7 +376,7 @@ def killed_and_finished(project_folder: Path, tmp_path: Path, key: str, delays_s
         rows = [d for d in project.ledger() if d.act == "forget"]
         assert len(rows) == 1
         assert {name: rows[0].evidence[name] for name in planned.counts} == planned.counts
-        with pytest.raises(NotFound, match=r"nothing of customer .* It was forgotten"):
+        with pytest.raises(NotFound, match=r"no data of customer .* The data of this key was erased"):
             project.forget("customer", key)
         assert project.verify_ledger() == len(project.ledger())
         assert files_with(state, key.encode()) == []
@@ -494,7 +494,7 @@ def test_rows_that_were_dropped_are_not_counted_as_there(texts: Path) -> None:
         project.push("clicks", [{"customer": "dropped-1", "clicked_at": "never", "page": "p", "seconds": 1}])
         assert project.forget("customer", "dropped-1", dry_run=True).counts["quarantined"] == 1
         assert project.drop_quarantined("clicks") == 1
-        with pytest.raises(NotFound, match="nothing of"):
+        with pytest.raises(NotFound, match="no data of"):
             project.forget("customer", "dropped-1", dry_run=True)
     assert files_with(texts / ".trimtab", b"dropped-1") == []
 
@@ -595,7 +595,7 @@ def test_what_cannot_be_forgotten_says_why(made_once: Made, tmp_path: Path) -> N
             ("customer", [], Misuse, r"the key has 0 parts"),
             ("customer", [""], Misuse, r"none of them empty"),
             ("amount", ["7"], Misuse, r"column 'amount' is float"),
-            ("customer", ["123456"], NotFound, r"nothing of customer '123456' is there \(clicks: customer;"),
+            ("customer", ["123456"], NotFound, r"no data of customer '123456' was found \(searched: clicks: customer;"),
             ("customer", ["9" * 19], Misuse, r"cannot be a value"),
         ]:
             with pytest.raises(error, match=said):
@@ -623,9 +623,9 @@ def test_several_keys_go_in_one_run_and_each_has_its_row(texts: Path, tmp_path: 
         assert len({row.evidence["key_hash"] for row in rows}) == len(rows) == 2
         assert {row.evidence["keys"] for row in rows} == {2}
         assert dry[0].key_hash not in {None, done.key_hash}
-        with pytest.raises(NotFound, match=r"nothing of customer 'cust-0001' is there .* It was forgotten"):
+        with pytest.raises(NotFound, match=r"no data of customer 'cust-0001' was found .* this key was erased"):
             project.forget("customer", TEXTS[0])
-        with pytest.raises(NotFound, match=r"nothing of these 3 keys of customer is there .* The last of them was"):
+        with pytest.raises(NotFound, match=r"no data of these 3 keys of customer was found .* The last of these"):
             project.forget("customer", keys=keys)
         again = shown(inputs(project, TEXTS))
     shutil.rmtree(texts / ".trimtab" / "online")

@@ -186,6 +186,19 @@ def test_over_http_a_day_closes_with_a_label_of_an_id_and_a_value(words: Scaffol
                 "the as-of time of the prediction",
             ),
             ({"prediction": ids[6]}, 422, "value", "give "),
+            ({"prediction": ids[6], "value": None}, 422, "value", "null is no label"),
+            (
+                [{"prediction": ids[6], "value": True}, {"prediction": "p_nothing", "value": True}],
+                404,
+                None,
+                "$[1].prediction: prediction 'p_nothing' is not",
+            ),
+            (
+                [{"prediction": ids[6], "value": True}, {"prediction": ids[7], "value": None}],
+                422,
+                "value",
+                "None of the 2 labels was taken",
+            ),
         ):
             found, problem = ask("POST", label, wrong)
             assert (found, problem.get("field")) == (status, field), problem
@@ -228,6 +241,26 @@ def test_a_file_of_labels_is_taken_and_the_rest_is_listed(words: Scaffolded, suf
             (f"{unit} {first + 5}", "it has no value"),
         ]
         assert [project.why(one).label for one in ids] == [1.0, 0.0, 1.0, None]
+
+
+def test_a_file_of_labels_is_read_by_the_rules_of_the_labels_source(words: Scaffolded, tmp_path: Path) -> None:
+    project_file = words.folder / "project.py"
+    text, before = project_file.read_text(), f'"{event_source(words)}",'
+    assert before in text
+    project_file.write_text(text.replace(before, before + ' delimiter=";", time_format={"at": "%d.%m.%Y"},'))
+    with tt.open(words.folder, clock=ShiftedClock(NOW_US + HOUR_US), environment={}) as project:
+        answers = project.predict(words.model, [request(words, number) for number in range(3)])
+    with tt.open(words.folder, clock=ShiftedClock(NOW_US + 3 * DAY_US), environment={}) as project:
+        tomorrow = dt.datetime.fromtimestamp(answers[0].at_us / 1e6, dt.UTC) + dt.timedelta(days=1)
+        times = [f"{tomorrow:%d.%m.%Y}", f"{tomorrow:%Y-%m-%d}", "soon"]
+        rows = [f"{one.id};churned;{at}\n" for one, at in zip(answers, times, strict=True)]
+        file = tmp_path / "outcomes.csv"
+        file.write_text("prediction;value;at\n" + "".join(rows))
+        taken = project.label_table(file)
+        assert (taken.accepted, taken.refused) == (2, 1)
+        assert taken.problems[0].reason == (
+            "at is bad_time (found 'soon', needed ISO 8601 or in the format '%d.%m.%Y')"
+        )
 
 
 def test_many_labels_are_found_in_one_pass_through_the_log(words: Scaffolded, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ import trimtab as tt
 from trimtab.app import Project
 from trimtab.app.data.training_data import LivingData
 from trimtab.app.features.feature_runs import run_in_memory
-from trimtab.app.training.loop import last_turn
+from trimtab.app.training.loop import last_activity
 from trimtab.app.training.loops import Loops
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
@@ -348,7 +348,7 @@ def test_while_one_trains_others_tick_without_effect_and_are_told_who_trains(pro
             assert project.loop("one").tick() == []  # another thread of the same process
             with pytest.raises(Conflict, match=r"process \d+ on .* \(its train\) is working"):
                 other.train("one")
-            turn = last_turn(other.state.catalog, "one")
+            turn = last_activity(other.state.catalog, "one")
             assert turn is not None
             assert (turn.doing, turn.ended_us) == ("train", None)
     finally:
@@ -387,18 +387,18 @@ def test_a_deployment_that_fails_does_not_starve_the_others_and_says_so(tmp_path
         with pytest.raises(Unavailable, match="libbroken"):
             project.tick()
         assert {d.model for d in project.ledger() if d.act == "promote"} == {"two"}
-        turns = {name: last_turn(project.state.catalog, name) for name in ("one", "two")}
+        turns = {name: last_activity(project.state.catalog, name) for name in ("one", "two")}
         assert turns["one"] is not None
         assert turns["two"] is not None
         assert "libbroken" in (turns["one"].last_error or "")
         assert (turns["one"].last_tick_us, turns["two"].last_error) == (None, None)
         (folder / "mended").touch()
         project.tick()
-        mended = last_turn(project.state.catalog, "one")
+        mended = last_activity(project.state.catalog, "one")
         assert mended is not None
         assert (mended.last_error, mended.last_tick_us) == (None, NOW_US)
     with opened(folder) as project:
-        assert last_turn(project.state.catalog, "none") is None
+        assert last_activity(project.state.catalog, "none") is None
 
 
 def test_a_fit_that_fails_leaves_no_training_set_behind(tmp_path: Path) -> None:

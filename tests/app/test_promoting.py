@@ -72,10 +72,10 @@ def test_who_is_refused_changes_nothing_but_the_ledger(trained: Path) -> None:
         rows = len(project.ledger())
         found = project.promote("buyer@1", actor="Ada")
         assert (found.state, acts(found.decisions)) == ("refused", [("gate", "Ada"), ("refuse", "Ada")])
-        assert "better_by_margin" in found.decisions[-1].cause
-        assert next(found.lines()).startswith("buyer@1: refused, not better_by_margin, ")
+        assert "better by the margin" in found.decisions[-1].cause
+        assert next(found.lines()).startswith("buyer@1: refused, not better by the margin, ")
         run = [one for one in project.runs("buyer") if one.kind == "promote"][-1]  # of the training's own millisecond
-        assert run.outcome.startswith("buyer@1 was refused, not better_by_margin, ")
+        assert run.outcome.startswith("buyer@1 was refused, not better by the margin, ")
         assert len(project.ledger()) == rows + 2
         assert project.registry.get("buyer@champion").number == 2
         assert project.loop("buyer").controller.state == before  # no quiet time

@@ -16,7 +16,7 @@ from trimtab.app.inspect.explain import _shares
 from trimtab.app.project import Project
 from trimtab.app.serve.background import BackgroundTasks
 from trimtab.app.training.loop import KIND as LOOP
-from trimtab.app.training.loop import Turn
+from trimtab.app.training.loop import LoopActivity
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.store import Append, Put
@@ -158,7 +158,9 @@ def test_a_loop_that_does_not_tick_is_red(project: Project) -> None:
 
 
 def test_a_tick_that_failed_is_red_with_its_error(project: Project) -> None:
-    turn = Turn(doing="tick", holder="x", began_us=0, ended_us=1, last_tick_us=shop.NOW_US, last_error="disk full")
+    turn = LoopActivity(
+        doing="tick", holder="x", began_us=0, ended_us=1, last_tick_us=shop.NOW_US, last_error="disk full"
+    )
     project.state.catalog.write([Put(LOOP, "buyer", msgspec.json.encode(turn))])
     assert "buyer: the newest tick failed: disk full" in project.status().red
 

@@ -429,6 +429,22 @@ def test_predictions_that_no_check_looked_at_for_a_day_are_red(project: Project)
     assert not [line for line in project.status().red if "skew" in line]
 
 
+def test_a_tick_checks_new_predictions_once_a_day(project: Project) -> None:
+    project.tick()
+    assert not project.skew_checks()  # nothing was predicted
+    ask(project, "a")
+    shop.move(project, 1)
+    project.tick()
+    ask(project, "a")
+    project.tick()
+    shop.move(project, DAY_US)
+    project.tick()
+    shop.move(project, 2 * DAY_US)  # with no new prediction
+    project.tick()
+    assert [(report.by, report.rows) for report in project.skew_checks()] == [("tick", 1), ("tick", 1)]
+    assert not [line for line in project.status().red if "skew" in line]
+
+
 def test_a_service_checks_what_is_new_and_shows_it(project: Project) -> None:
     watch, metrics = SkewWatch(project, every_s=0.0), Metrics()
     watch.show(metrics)

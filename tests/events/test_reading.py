@@ -43,6 +43,49 @@ def written(number: Decimal, form: str, before: str, behind: str) -> str:
     return f"{'-' if number < 0 else ''}{before}{text}{behind}"
 
 
+@pytest.mark.parametrize(("declared", "seen"), [(";", ","), (None, ";"), ("\t", "|")])
+def test_another_delimiter_than_the_declared_one_is_named(tmp_path: Path, declared: str | None, seen: str) -> None:
+    file = tmp_path / "sales.csv"
+    file.write_text(seen.join(("at", "id", "amount")) + "\n")
+    said = f"the source declares {declared!r}" if declared else "no delimiter, which means commas"
+    with pytest.raises(Misuse) as refused:
+        read_rows(file, sales(delimiter=declared))
+    assert f"seems to be separated by {seen!r}" in str(refused.value)
+    assert said in str(refused.value)
+
+
+def test_words_for_true_and_false_are_read_at_every_door(tmp_path: Path) -> None:
+    declared = source("s", time="at", columns={"open": bool})
+    words = ["ja", " Nein ", "TRUE", "0"]
+    rows = [{"at": "2026-01-01", "open": word} for word in words]
+    file = tmp_path / "s.csv"
+    ingestor, log, _ = bench(declared, "2026-01-02")
+    file.write_text("at,open\n" + "".join(f"2026-01-01,{word}\n" for word in words))
+    assert ingestor.push("s", rows).accepted == len(words)
+    pushed = [decode(record.payload).values[0] for record in log.read(log.partition, 0)]
+    assert pushed == read_rows(rows, declared).columns["open"].to_list() == [True, False, True, False]
+    assert read_rows(file, declared).columns["open"].to_list() == pushed
+    with pytest.raises(Misuse, match="needed bool, found 'maybe'"):
+        read_rows([{"at": "2026-01-01", "open": "maybe"}], declared)
+
+
+def test_a_made_key_is_not_missing_where_no_row_fits(tmp_path: Path) -> None:
+    declared = source(
+        "joins",
+        time="joined",
+        key="row_id",
+        columns={"row_id": str, "who": str, "joined": Time},
+        key_of=["who", "joined"],
+        time_format={"joined": "%d.%m.%Y"},
+    )
+    file = tmp_path / "joins.csv"
+    file.write_text("who,joined\nm1,2026/09/30\nm2,2026/10/01\n")
+    rows = read_rows(file, declared, on_error="quarantine")
+    assert (rows.absent, rows.columns.rows, "row_id" in rows.columns) == ((), 0, True)
+    with pytest.raises(Misuse, match=r"line 2, column 'joined': .*'2026/09/30'.* '%d.%m.%Y'"):
+        read_rows(file, declared)
+
+
 @given(
     st.decimals(-10_000_000, 10_000_000, places=2, allow_nan=False, allow_infinity=False),
     st.sampled_from(FORMS),

@@ -177,6 +177,39 @@ def test_without_a_key_all_columns_together_are_one(tmp_path: Path) -> None:
     assert any("1 row corrects" in one.said for one in twice.assumed)
 
 
+def test_all_columns_include_the_time_although_a_few_rows_have_none(tmp_path: Path) -> None:
+    rows = [[f"m{i % 40}", "Bonn", f"2024-01-{1 + i % 28:02}", i % 7, "yes" if i % 3 else "no"] for i in range(280)]
+    rows[7][2] = ""
+    made = make(tmp_path, ["who_id", "site", "joined", "age", "y"], rows, key="row", time="joined", label="y")
+    assert load_definitions(made.folder / "project.py").sources["data"].reading.key_of == (
+        "who_id", "site", "joined", "age",
+    )  # fmt: skip
+    assert read_back(made)["data"] == 280
+
+
+def test_a_few_negative_values_and_impossible_years_are_odd(tmp_path: Path) -> None:
+    rows = [[i, f"2024-01-{1 + i % 28:02}", f"{i % 90}.5", 1950 + i % 50, i - 150, i % 2] for i in range(300)]
+    rows[7][2], rows[8][3], rows[9][3] = "-24.9", 0, 1900
+    made = make(tmp_path, ["id", "at", "fee", "born", "drift", "y"], rows, key="id", label="y")
+    strange = [line for line in made.profile.oddities if "negative" in line or "years" in line]
+    assert strange == [
+        "'fee': 1 value is negative, the others are not: -24.9",
+        "'born': 2 values are not between 1901 and 2100, as the other years are: 0, 1900",
+    ]
+
+
+def test_a_column_of_numbers_becomes_a_category_where_the_caller_says_so(tmp_path: Path) -> None:
+    rows = [[i, f"2024-01-{1 + i % 28:02}", f"0{5000 + i % 250}", f"{i}", i % 2] for i in range(1000)]
+    header = ["id", "at", "plz", "x", "y"]
+    made = make(tmp_path, header, rows, key="id", label="y", category=["plz"])
+    source = load_definitions(made.folder / "project.py").sources["data"]
+    assert source.columns["plz"] == "str"
+    assert 'tt.col("plz").category()' in text_of(made)
+    assert read_file(tmp_path / "data.csv", source).columns["plz"].to_list()[0] == "05000"
+    with pytest.raises(NotFound, match="Did you mean 'plz'"):
+        scaffold(tmp_path / "data.csv", tmp_path / "other", Options(key="id", label="y", category=["PLZ"]))
+
+
 def test_a_folder_is_told_from_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(Misuse, match="is a folder, needed a file"):
         scaffold(tmp_path, tmp_path / "made", Options())
@@ -280,6 +313,8 @@ def test_every_row_of_an_odd_file_is_in_the_project(tmp_path: Path, header: str,
         ("id,at,at,y\n1,2,3,4\n", {}, Misuse, ["'at' more than once"]),
         (GOOD, {"time": "when"}, NotFound, ["--time 'when'", "id, at, fee, y"]),
         (GOOD, {"key": "nr"}, NotFound, ["--key 'nr'"]),
+        (GOOD, {"label": "FEES"}, NotFound, ["Did you mean 'fee'?"]),
+        (GOOD, {"time_format": "feee=%Y-%m-%d"}, NotFound, ["Did you mean 'fee'?"]),
         (GOOD, {"label": "z"}, NotFound, ["--label 'z'"]),
         (GOOD, {"time": "fee"}, Misuse, ["'fee'", "is no time"]),
         (GOOD, {"key": "fee"}, Misuse, ["'fee' is float", "--key row"]),
@@ -310,6 +345,21 @@ def test_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     file.write_bytes(GOOD.replace("yes", "jé").encode("latin-1"))
     with pytest.raises(Misuse, match=r"data.csv.*(?i:utf-8)"):
         scaffold(file, tmp_path / "made", Options())
+
+
+def test_an_excel_export_gets_the_command_that_converts_it(tmp_path: Path) -> None:
+    file = tmp_path / "data.csv"
+    advice = rf"iconv -f WINDOWS-1252 -t UTF-8 {file} > {tmp_path}/data-utf8.csv"
+    lines = [f"a{i},2024-01-{1 + i % 28:02},{i}.50 \u20ac,{'yes' if i % 3 else 'no'}\n" for i in range(200)]
+    for header in ("who_id,day,fee,y\n", "who_id,tag,geb\u00fchr,y\n"):
+        file.write_bytes((header + "".join(lines)).encode("cp1252"))
+        with pytest.raises(Misuse, match=advice):
+            scaffold(file, tmp_path / "made", Options())
+    file.write_bytes(("who_id,day,fee,y\n" + "".join(lines)).encode("utf-16"))
+    with pytest.raises(Misuse, match="iconv -f UTF-16 -t UTF-8"):
+        scaffold(file, tmp_path / "made", Options())
+    file.write_bytes(b"who_id,day,fee,y\n" + "".join(lines).encode() + "é,2024-01-01,1,no\n".encode("cp1252"))
+    assert scaffold(file, tmp_path / "made", Options()).folder.exists()  # a single bad line goes to quarantine
 
 
 def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, parse_time_us
 from trimtab.events.definitions import Time
+from trimtab.events.values.fitting import fit_rows
 from trimtab.features.definitions import request
 from trimtab.serving.answer.request_rows import RequestRows, rows_of_table
 from trimtab.serving.problems import InvalidField
@@ -32,6 +33,42 @@ def test_a_date_is_a_time_in_a_request_as_in_an_event() -> None:
     assert [row["at"] for row in many.rows] == [day_us, day_us]
     for value in ("2026-11-25", dt.date(2026, 11, 25)):
         assert rows.check([{"id": "a", "x": 1, "at": value}])[0]["at"] == day_us
+
+
+def test_a_key_is_made_and_a_constant_filled_in_as_in_files() -> None:
+    columns: dict[str, Any] = {"row_id": str, "site": str, "who": int, "at": Time, "series": str}
+    made = request(
+        "visit",
+        key="row_id",
+        time="at",
+        columns=columns,
+        key_of=["site", "who", "at"],
+        constants={"series": "all"},
+        nulls=["-"],
+    )
+    rows, at = RequestRows(made), "2026-11-25T00:00:00Z"
+    bare = {"site": "a|b", "who": 7.0, "at": at}
+    (file,) = fit_rows("rows", made.source, [bare]).columns.to_rows()
+    assert (file["row_id"], file["series"]) == (rf"a\|b|7|{at}", "all")
+    for given in (bare, {**bare, "row_id": None, "series": None}):
+        assert rows.decode(msgspec.json.encode({"request": given})).rows == [file]
+        assert rows.check([given]) == [file]
+    assert rows.check([{**bare, "row_id": "own"}])[0]["row_id"] == "own"
+    with pytest.raises(InvalidField, match=r"\$\.request\.row_id: the key is made of site, who, at, and one of them"):
+        rows.decode(msgspec.json.encode({"request": {**bare, "site": None}}))
+
+
+def test_a_whole_number_may_be_written_as_a_float() -> None:
+    rows = RequestRows(request("visit", key="id", time="at", columns={"id": str, "n": int, "at": Time}))
+    whole = {"id": "a", "n": 2.0, "at": "2026-11-25"}
+    for given in (whole, {**whole, "n": np.float64(2.0)}):
+        assert rows.check([given])[0]["n"] == 2
+    assert rows.decode(msgspec.json.encode({"rows": [whole, {**whole, "n": 1e2}]})).rows[1]["n"] == 100
+    with pytest.raises(InvalidField, match=r"Found: 2.5. Needed: a 64-bit integer"):
+        rows.decode(msgspec.json.encode({"request": {**whole, "n": 2.5}}))
+    for bad in (2.5, 1e30):
+        with pytest.raises(InvalidField):
+            rows.check([{**whole, "n": bad}])
 
 
 @pytest.mark.parametrize("text", ["2024-01-07T23:59:59.9999996Z", "2024-01-07 23:59:59,12345678901+02:00"])

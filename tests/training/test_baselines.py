@@ -21,7 +21,7 @@ from trimtab.features.definitions import label, request, view
 from trimtab.stats.metrics.losses import row_losses
 from trimtab.training import TrainingSet, build_training_set, model
 from trimtab.training.judge.baselines import baseline_scores, constant_scores
-from trimtab.training.judge.past_labels import PastLabels, series_of
+from trimtab.training.judge.past_labels import PastLabels, groupings
 
 START_US = 1_577_836_800_000_000  # 2020-01-01
 Find = Callable[[int], float | None]
@@ -136,7 +136,7 @@ def test_past_labels_of_a_key_are_those_that_were_known_at_the_prediction(kind: 
     assert constant is not None
     past = PastLabels(wanted, rows, constant)
     chosen = np.random.default_rng(seed).permutation(np.flatnonzero(rows.usable))[:12]
-    found = series_of(wanted, rows)
+    found = groupings(wanted, rows)
     assert [one.by for one in found] == [(), ("shop", "part") if "pairs" in kind else ("shop",)]
     seasons = 0
     for series in found:
@@ -166,7 +166,7 @@ def test_of_several_series_the_one_that_is_best_on_the_training_rows_is_taken(ki
     past = PastLabels(wanted, rows, constant)
     for name, predict in (("last_value", past.last_value), ("seasonal_naive", past.last_week)):
         losses = {}
-        for series in series_of(wanted, rows):
+        for series in groupings(wanted, rows):
             of_training = predict(series, learnt)
             if of_training is not None:
                 losses[series.by] = float(row_losses(wanted.metric, rows.target[learnt], of_training).mean())
@@ -177,7 +177,7 @@ def test_of_several_series_the_one_that_is_best_on_the_training_rows_is_taken(ki
         assert best == ("shop",)
         assert scores[name] is not None
         assert scores[name].by == best
-        (series,) = [one for one in series_of(wanted, rows) if one.by == best]
+        (series,) = [one for one in groupings(wanted, rows) if one.by == best]
         assert scores[name].scores == pytest.approx(predict(series, chosen))
 
 

@@ -1,4 +1,4 @@
-"""What all public methods do besides their work: show progress, and raise errors that end in the caller's line."""
+"""What all public methods do besides their work: show progress, and shorten the tracebacks of errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trimtab.run import Run
 
 _SHORT = "<trimtab>"  # the file that tracebacks name instead of trimtab's own frames
-_REMOTE = "Traceback (most recent call last)"  # how the notes begin that tell the traceback of a child process
+_REMOTE = "Traceback (most recent call last)"  # notes with the traceback of a child process begin with this
 _DOING = {
     "apply": "filling views",
     "ingest": "ingesting",
@@ -38,9 +38,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class PublicNames(type):
-    """The type of classes that list their public names and nothing else, for completion in notebooks.
+    """The type of classes for which `dir` only lists public names, for completion in notebooks.
 
-    The names of a class are those in its `_public`, if it has such a list, and otherwise its own without an underscore.
+    These are the names in the class's `_public`, or without such a list its own names without an underscore.
     """
 
     def __dir__(cls) -> list[str]:
@@ -57,7 +57,7 @@ def show_all_frames() -> None:
 
 
 def public_calls(kind: Kind) -> Kind:
-    """Make each public method of a class, except those it inherits, a public call; see `public_call`."""
+    """Apply `public_call` to each public method of a class, except inherited ones."""
     for name, value in list(vars(kind).items()):
         if isinstance(value, FunctionType) and not name.startswith("_"):
             setattr(kind, name, public_call(value))
@@ -65,11 +65,11 @@ def public_calls(kind: Kind) -> Kind:
 
 
 def public_call(function: Function) -> Function:
-    """Return a function whose errors end in the line of its caller, and that shows its progress if it is slow.
+    """Return a function that shows its progress if it is slow, and whose tracebacks end in the caller's line.
 
-    The traceback of a `TrimtabError` has the caller's frames and one line for trimtab, and its cause once: the error of
-    another library or of the caller's own function, with its whole traceback. Other errors are faults of trimtab, so
-    their tracebacks stay whole.
+    The traceback of a `TrimtabError` has the caller's frames and one line for trimtab. Its cause (an error of another
+    library or of the caller's own function) is shown once, with its whole traceback. Other errors are faults of
+    trimtab, so their tracebacks stay whole.
     """
     code = cast(FunctionType, function).__code__
     takes = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
@@ -101,10 +101,10 @@ def public_call(function: Function) -> Function:
 def _shortened(error: TrimtabError) -> tuple[TrimtabError, BaseException | None]:
     """Return an error without its frames, and the first cause that is not an error of trimtab itself."""
     cause = error.__cause__
-    while isinstance(cause, TrimtabError):  # its message is part of the error's own
+    while isinstance(cause, TrimtabError):  # the error's message contains that of this cause
         cause = cause.__cause__
     if cause is not None and cause.__cause__ is None:
-        cause.__suppress_context__ = True  # what was handled when it was raised, which says no more
+        cause.__suppress_context__ = True  # hide the errors before the cause, which say nothing new
     notes = getattr(error, "__notes__", [])
     notes[:] = [note for note in notes if not note.startswith(_REMOTE)]
     return error.with_traceback(None), cause

@@ -113,10 +113,8 @@ class Project(ProjectRows):
     def train(
         self, model: str | None = None, *, actor: str = "a person", watch: Callable[[Run], object] | None = None
     ) -> list[Decision]:
-        """Train a candidate now, judge it, and promote or refuse it.
-
-        Nothing happens when the version in service is what this data, code and seed give. A training that was killed is
-        resumed: its finished steps are not repeated.
+        """Train a candidate now, judge it, and promote or refuse it. Nothing happens if the same data, code and seed
+        gave the version in service. A killed training is resumed: its finished steps are not repeated.
 
         Args:
             model: A deployment's name; optional where there is only one.
@@ -125,9 +123,9 @@ class Project(ProjectRows):
 
         Raises:
             NotFound: No such deployment, or no data.
-            Misuse: Several deployments and none named, or the data cannot be learnt from; the message names the cause.
+            Misuse: Several deployments and none named, or nothing can be learnt from the data. The message says why.
             Unavailable: There are no labelled days to judge on yet.
-            Conflict: Another process trains it, the run was cancelled, or automation is frozen.
+            Conflict: Another process trains the model, the run was cancelled, or automation is frozen.
         """
         check_named("train", model, list(self.definitions.deployments))
         self.state.check_clock()
@@ -146,12 +144,12 @@ class Project(ProjectRows):
     ) -> Searched:
         """Search for the parameters of a model's estimator; its next training uses the best ones.
 
-        A search that was stopped is resumed, with the same trials as without the stop; a finished one continues when it
-        gets more trials or time. Rows that a gate may judge on are never used.
+        A stopped search is resumed, and makes the same trials as without the stop. A finished search continues if it
+        gets more trials or time. Rows on which a gate may judge are never used.
 
         Args:
             model: A deployment's name; optional where there is only one.
-            trials: Their total number; default: as the model declares.
+            trials: The total number of trials; default: as the model declares.
             time: Total time of all trials, earlier ones included.
             actor: Who searches, for the run.
             watch: Called with the run at each progress.
@@ -161,7 +159,7 @@ class Project(ProjectRows):
             Misuse: Several deployments and none named, the model declares no search, Optuna is not installed, or no
                 trial succeeds.
             Unavailable: There are too few labels.
-            Conflict: Another process searches for it, or the run was cancelled.
+            Conflict: Another process runs this search, or the run was cancelled.
         """
         from trimtab.app.training.searching import search_model
 
@@ -173,11 +171,11 @@ class Project(ProjectRows):
         """The newest search of a deployment with its trials, running or finished.
 
         Args:
-            model: A deployment's name; optional where only one was searched.
+            model: A deployment's name; optional if only one was searched.
 
         Raises:
             NotFound: No such deployment, or nothing was searched.
-            Misuse: Several were searched and none named.
+            Misuse: Several deployments were searched and none is named.
         """
         from trimtab.app.training.resolve_deployment import searched_for
         from trimtab.app.training.searches import newest_search
@@ -189,7 +187,7 @@ class Project(ProjectRows):
         """The runs of all deployments or of one, oldest first: their steps, progress and outcome.
 
         Raises:
-            NotFound: No such deployment, and no run of one.
+            NotFound: There is neither such a deployment nor a run of it.
         """
         found = self.recorded.all(model)
         if model is not None and not found:
@@ -206,11 +204,11 @@ class Project(ProjectRows):
         return self.recorded.get(run_id)
 
     def cancel_run(self, run_id: str, *, actor: str = "a person") -> Run:
-        """Cancel a run, in any process; it ends within about a second. Returns the run as it is now.
+        """Cancel a run, in any process. It ends within about a second. Returns the run as it is now.
 
         Raises:
             NotFound: There is none.
-            Conflict: It has ended.
+            Conflict: The run has ended.
         """
         return self.recorded.cancel(run_id, actor=actor)
 
@@ -244,7 +242,7 @@ class Project(ProjectRows):
         return scenario_settings(self.config, names)
 
     def plan(self) -> Plan:
-        """The changes of the project file against the applied definitions, and their consequences; changes nothing."""
+        """What differs between the project file and the applied definitions, with consequences. Nothing is changed."""
         from trimtab.app.plan.planning import plan_project
 
         return plan_project(self)
@@ -252,15 +250,15 @@ class Project(ProjectRows):
     def apply(
         self, *, actor: str = "a person", progress: Meter | None = None, patience: str | int = "1h"
     ) -> AppliedPlan:
-        """Apply the project file's definitions: record them with version numbers, fill new views, drop online features
-        that nothing needs any more.
+        """Apply the project file's definitions: record them with version numbers, fill new views, and drop online
+        features that nothing needs.
 
-        Versions in service keep the definitions that they were trained on. An interrupted run is finished by the next.
+        Versions in service keep the definitions of their training. The next call finishes an interrupted one.
 
         Args:
             actor: Who applies them, for the ledger.
             progress: Called with views filled and views in total.
-            patience: How long to wait for a serving process to fill them.
+            patience: How long to wait until a serving process has filled the views.
 
         Raises:
             Misuse: A recorded column is declared as another type.
@@ -275,31 +273,31 @@ class Project(ProjectRows):
         """Apply the definitions if none were applied yet; `train` and `serve` call this.
 
         Returns:
-            The ledger's row; None when definitions were applied before.
+            The ledger's row; None if definitions were applied before.
         """
         from trimtab.app.plan.applying import apply_first
 
         return apply_first(self)
 
     def tick(self, *, watch: Callable[[Ticked], object] | None = None) -> list[Decision]:
-        """Run the loop of every deployment once, and then experiments: close days, check quality, train, promote, ramp.
+        """Run the loop of every deployment once, then experiments: close days, check quality and skew, train, promote.
 
-        Deployments that another process is working on are skipped. If one fails, its error is raised after the others
-        had their turn.
+        Deployments that another process works on are skipped. If one fails, its error is raised after the others ran.
 
         Args:
-            watch: Called with the result of each deployment, or with the process that holds it.
+            watch: Called for each deployment, with its result or with the process that works on it.
         """
         from trimtab.app.experiments.ticking import tick_project
+        from trimtab.app.inspect.skew import check_skew_when_due
 
-        return tick_project(self, watch)
+        return tick_project(self, watch, check_skew_when_due)
 
     # -- features -----------------------------------------------------------------------------------------------
 
     def catalogue(self, *, search: str | None = None) -> Catalogue:
         """Every source, entity, view and feature: meaning, freshness, values and users.
 
-        Values are from the newest predictions of the version in service, or from its training set when there are few;
+        Values are from the newest predictions of the version in service or, if they are few, from its training set;
         each says which.
 
         Args:
@@ -312,7 +310,7 @@ class Project(ProjectRows):
     # -- questions ----------------------------------------------------------------------------------------------
 
     def why(self, prediction_id: str) -> Explanation:
-        """Everything behind one prediction: features and reasons, version, training set, gate, decision.
+        """Explain one prediction: features and reasons, version, training set, gate, decision.
 
         Raises:
             NotFound: There is no such prediction.
@@ -336,16 +334,16 @@ class Project(ProjectRows):
         seed: int | None = None,
         scores: bool = False,
     ) -> SkewReport:
-        """Recompute logged predictions as of their own time and log position, and compare them bit for bit.
+        """Recompute the features of logged predictions as of their time and log positions, and compare them bit by bit.
 
-        The check is stored; a difference that the previous check did not show becomes a signal.
+        The check is stored. A new kind of difference becomes a signal.
 
         Args:
             model: A deployed model's name; default: all of them.
             sample: Number of predictions to draw; None: all.
             since: Only those made at this time or later.
             seed: Seed of the sample; default: a new one.
-            scores: Recompute the scores by the stored versions, too.
+            scores: Recompute the scores with the stored versions, too.
 
         Raises:
             NotFound: There is no such model.
@@ -356,20 +354,20 @@ class Project(ProjectRows):
         return check_skew(self, model, sample=sample, since_us=since_us, seed=seed, scores=scores)
 
     def skew_checks(self, *, last: int = 20) -> list[SkewReport]:
-        """The newest skew checks, oldest first; those of a running service too."""
+        """The newest skew checks, oldest first, with those of a running service."""
         from trimtab.app.inspect.skew import skew_checks
 
         return skew_checks(self, last)
 
     def report(self, version: str, file: str | Path | None = None) -> Path:
-        """Write a version's evaluation as a self-contained page, with its card and data next to it; the page's path.
+        """Write a version's evaluation as a self-contained page, next to its card and data. Returns the page's path.
 
         Args:
             version: "late_flight@7", "late_flight@champion" or a prefix of its id.
             file: The page; default: in `reports/` of the state folder.
 
         Raises:
-            NotFound: There is no such version, or neither it nor the version it refits was evaluated.
+            NotFound: There is no such version, or neither the version nor the candidate that it refits was evaluated.
         """
         from trimtab.app.versions.evaluation_page import write_evaluation
 
@@ -377,7 +375,7 @@ class Project(ProjectRows):
         return write_evaluation(self.registry, self.state.blob, self.state.catalog, version, to)
 
     def evaluation(self, version: str) -> Evaluation:
-        """A version's evaluation as numbers; of a refit, that of the candidate it refits.
+        """A version's evaluation as numbers; for a refit, the evaluation of its candidate.
 
         Raises:
             NotFound: There is no such version, or it was not evaluated.
@@ -389,53 +387,53 @@ class Project(ProjectRows):
     def materialise(self) -> Materialised:
         """Copy new records of the event log into one Delta table per source, with every version and tombstone.
 
-        The log stays as it is: `retain` truncates it. Histories then start with the tables, and any tool that reads
-        Delta can read them. One process at a time does this, and none while `forget` erases; others wait.
+        The log stays as it is; only `retain` truncates it. Histories then begin with the tables, and any tool that
+        reads Delta can read these. One process at a time does this, and none while `forget` erases; others wait.
 
         Raises:
-            Conflict: Another process was still doing so after a minute.
+            Conflict: Another process is still doing this after a minute.
         """
         from trimtab.app.features.materialising import move_into_tables
 
         return move_into_tables(self)
 
     def rebuild(self, view: str, *, progress: Meter | None = None) -> int:
-        """Rebuild the online features of a view from history; the old ones answer until then.
+        """Rebuild the online features of a view from history. Until then, the old ones are used.
 
-        A serving process does it when there is one. Calling it again does no harm.
+        If there is a serving process, it does the work. A repeated call does no harm.
 
         Returns:
-            The number of records of its source.
+            The number of records of the view's source.
 
         Raises:
             NotFound: No deployed model uses such a view.
             Misuse: Needed records were truncated from the log, and no table of record has them.
-            Unavailable: The serving process ended, or failed, before it was done.
+            Unavailable: The serving process ended or failed before the rebuild was done.
         """
         return self.views.rebuild(view, progress=progress)
 
     def rebuild_all(self, *, progress: Meter | None = None) -> int:
-        """Rebuild all online features from history, also when the stored ones are damaged.
+        """Rebuild all online features from history, even if the stored ones are damaged.
 
         Returns:
             The number of records that the views took, in total.
 
         Raises:
-            Conflict: They are damaged and a service uses them: stop it first.
+            Conflict: The stored features are damaged, and a service uses them: stop it first.
             Misuse: Needed records were truncated from the log, and no table of record has them.
         """
         return self.views.rebuild_all(progress=progress)
 
     def compact(self) -> Compacted:
-        """Reclaim the space of online features that no answer can depend on any more; no value changes.
+        """Free the space of online features that no answer needs any more. No value changes.
 
         Raises:
-            Conflict: A process serves the project: it compacts by itself every hour.
+            Conflict: A process serves the project. It compacts by itself every hour.
         """
         return self.views.compact()
 
     def retain(self, *, dry_run: bool = False) -> Retained:
-        """Move the event log into tables and truncate it, and remove what [retention] does not keep.
+        """Move the event log into tables, truncate it, and remove what [retention] does not keep.
 
         Nothing else is lost: records that leave the log are in the tables.
 
@@ -443,7 +441,7 @@ class Project(ProjectRows):
             dry_run: Change nothing; report what would be done.
 
         Raises:
-            Conflict: Another process does so, or backs up the project.
+            Conflict: Another process does this, or backs up the project.
         """
         from trimtab.app.keep.retention import retain
 
@@ -462,11 +460,11 @@ class Project(ProjectRows):
         """The registered versions that match, with tags, notes, aliases and their evaluated metric.
 
         Args:
-            model: One model's versions; default: all models'.
-            search: A text in its name, id, tags, notes, aliases, inputs, runtime or actor.
+            model: Only versions of this model; default: of all models.
+            search: A text in a version's name, id, tags, notes, aliases, inputs, runtime or actor.
             tag: A tag.
-            metric: A metric of its evaluation, also with a bound: "log_loss<0.4", "auc>0.8".
-            feature: A feature that it reads, or the view of one.
+            metric: A metric of its evaluation, perhaps with a bound: "log_loss<0.4", "auc>0.8".
+            feature: A feature that it reads, or a view of such a feature.
             source: A source of its features.
 
         Raises:
@@ -492,17 +490,17 @@ class Project(ProjectRows):
     ) -> Collection:
         """Remove the artifacts, evaluations and training sets of versions that nothing needs; their records stay.
 
-        Old searches go too, and finished steps of killed trainings that were never resumed. Kept are versions that an
-        alias points to or can roll back to, or that gate records, ledger rows and logged predictions name, and new
-        ones.
+        Old searches are removed, too, and finished steps of killed trainings that were never resumed. New versions are
+        kept, and those to which an alias points or can roll back, or that gate records, ledger rows and logged
+        predictions name.
 
         Args:
-            dry_run: Change nothing; report what would go, and why the rest stays.
+            dry_run: Change nothing; report what would be removed, and why the rest stays.
             why: One sentence, shown when a removed version is requested.
             grace: Keep what was registered or stored within this time.
-            rollbacks: Steps back that each alias must be able to go.
-            evidence: Gate records and ledger rows older than this keep nothing; default: all of them do.
-            searches: Newest searches of each model to keep, besides those that chose a version's parameters.
+            rollbacks: How many steps each alias must be able to roll back.
+            evidence: Gate records and ledger rows older than this do not keep a version; default: all do.
+            searches: How many of each model's newest searches to keep, besides those that chose a version's parameters.
             actor: Who collects.
 
         Raises:
@@ -541,19 +539,18 @@ class Project(ProjectRows):
     ) -> Comparison:
         """Differences of two versions: data, definitions, recipe, environment, metrics and answers.
 
-        Both answer the newest labelled rows, each with its own features as of their time.
+        Both answer the newest labelled rows, each version with its own features as of the time of the row.
 
         Args:
             one: A version, usually the older one.
             other: Another of the same model.
-            window: Time span of the rows, back from the newest one with a final label; None: compare no answers.
-            moved: The difference from which an answer counts as moved; default: 0.05 of a probability, or a twentieth
-                of the standard deviation of a number's labels.
+            window: Time span of the rows, which ends with the newest final label; None: compare no answers.
+            moved: From which difference on an answer counts as moved; default: 0.05 of a probability, or a twentieth of
+                the standard deviation of numeric labels.
 
         Raises:
             NotFound: There is no such version, or its artifact was removed.
-            Misuse: They are versions of two models, the window is invalid or empty, or `moved` is negative or no
-                number.
+            Misuse: The versions are of two models, the window is invalid or empty, or `moved` is negative or no number.
         """
         from trimtab.app.versions.comparing import check_moved, compare_versions, window_of
 
@@ -577,26 +574,26 @@ class Project(ProjectRows):
     ) -> Version:
         """Register a model trained outside trimtab as a version: LightGBM, XGBoost, CatBoost, ONNX, scikit-learn.
 
-        Its inputs must be the declared model's features, in their order, and it must reproduce the scores of golden
-        rows or be scored on a labelled window first. It serves only once an alias points to it, by a gate record or
-        `first`. Content imported before is the existing version, unchanged: `seen_until` and `window` must then be the
-        same, or left out. Other golden rows, categories or labelled rows make another version.
+        Its inputs must be the declared model's features, in their order. It must reproduce the scores of golden rows,
+        or be scored on a labelled window. It answers requests when an alias points to it, which needs a passed gate or
+        `first`. If the same content was imported before, the existing version is returned, unchanged: `seen_until` and
+        `window` must be the same, or left out. Other golden rows, categories or labelled rows make another version.
 
         Args:
             path: A model file, an MLflow model folder, or a folder that `export` wrote.
             model: The declared model that it is a version of.
-            golden: A file of golden rows; default: those of an exported folder.
-            window: Evaluate it on the labelled rows of this newest time span.
-            categories: By category, its values in the order in which the model numbers them.
+            golden: A file of golden rows (inputs with expected scores); default: those of an exported folder.
+            window: Evaluate the model on the newest labelled rows, over this time span.
+            categories: For each category, its values in the order of the model's codes.
             trust: "pickle" allows a pickle, which runs code.
-            seen_until: The end of its training data; default: now, so gates judge on later rows only.
-            first: Make it champion; allowed while there is none.
+            seen_until: The end of its training data; default: now, so that gates only judge on later rows.
+            first: Make it the champion; allowed while there is none.
             why: Why it may answer without having passed a gate; needed with `first`.
             actor: Who imports it.
 
         Raises:
             NotFound: There is no such file or model.
-            Misuse: Its inputs are not the features, it does not reproduce the golden scores, or it cannot be read
+            Misuse: The inputs are not the features, the golden scores are not reproduced, or the file cannot be read
                 safely.
             Conflict: The same content was imported with another `seen_until` or `window`; or, with `first`, a candidate
                 waits for approval.
@@ -631,7 +628,7 @@ class Project(ProjectRows):
 
         Raises:
             NotFound: There is no such version.
-            Misuse: It is a pickle, or the exported code does not reproduce the golden predictions.
+            Misuse: The version is a pickle, or the exported code does not reproduce the golden predictions.
             Conflict: `folder` is not empty.
         """
         from trimtab.registry.transfer.export import export_version
@@ -641,42 +638,42 @@ class Project(ProjectRows):
         return export_version(loaded, checked_path("folder", folder), card=card, mlflow=mlflow, trust=trust)
 
     def disk(self) -> Disk:
-        """Disk usage by part, its growth, and what `retain` would free."""
+        """The disk usage by part, its growth, and what `retain` would free."""
         from trimtab.app.keep.disk import disk_report
 
         return disk_report(self)
 
     def recover(self, *, dry_run: bool = False, actor: str = "a person") -> Recovered:
-        """Repair the state after records were lost from a log, or after a clock that was ahead stamped some.
+        """Repair the state after records were lost from a log, or were stamped by a clock that was ahead.
 
-        A partition continues after the last position that was read, so that no new record gets a position which a
-        reader has passed. Append times in the future become the present, and online features are rebuilt. Each repair
-        has its row in the ledger.
+        A partition continues after the last position that was read, so that no new record gets a position that a reader
+        has passed. Append times in the future become the present, and online features are rebuilt. Each repair has a
+        row in the ledger.
 
         Args:
             dry_run: Change nothing; report what is lost and what would be done.
             actor: Who repairs it, for the ledger.
 
         Raises:
-            Conflict: A process serves the project, or writes the partition. Stop it first.
+            Conflict: Another process serves the project, or writes the partition. Stop it first.
         """
         from trimtab.app.keep.recovering import recover
 
         return recover(self, dry_run=dry_run, actor=actor)
 
     def backup(self, to: str | Path) -> Backup:
-        """Copy the state to a new folder, consistently while others serve and write; all or nothing.
+        """Copy the state to a new folder, completely or not at all. Other processes may serve and write meanwhile.
 
         Raises:
             Conflict: `to` exists, or another process runs `retain` or `backup`.
-            Unavailable: The disk there is full or read-only.
+            Unavailable: The disk of `to` is full or read-only.
         """
         from trimtab.app.keep.backup import back_up
 
         return back_up(self, checked_path("to", to))
 
     def status(self) -> Status:
-        """The state of the project: deployments, freshness, and what is red; its `plot()` shows the loss by day."""
+        """The state of the project: deployments, freshness, problems ("red"). Its `plot()` shows the loss by day."""
         from trimtab.app.inspect.status import project_status
 
         found = project_status(self)
@@ -701,7 +698,7 @@ class Project(ProjectRows):
         return stages_of(self, model)
 
     def quality_page(self, model: str | None = None, *, to: str | Path) -> Path:
-        """Write a page about a deployment's quality: days, what is red, slices, inputs and decisions; the file.
+        """Write a page about a deployment's quality: days, problems, slices, inputs and decisions. Returns the file.
 
         Args:
             model: A deployment's name; default: the first one.
@@ -716,7 +713,7 @@ class Project(ProjectRows):
         return write_quality_page(self, model, Path(to))
 
     def verify_ledger(self) -> int:
-        """Verify the ledger's chain of hashes; the number of rows.
+        """Verify the ledger's chain of hashes. Returns the number of rows.
 
         Raises:
             Corrupt: A row was changed, removed or inserted.
@@ -724,11 +721,11 @@ class Project(ProjectRows):
         return Ledger(self.state.catalog).verify()
 
     def signals(self) -> list[Signal]:
-        """The signals of monitoring, oldest first, as they are now: `ended_at_us` is None while one is active."""
+        """The signals of monitoring in their present state, oldest first. `ended_at_us` is None for open signals."""
         return every_signal(self.state.catalog)
 
     def alerts(self) -> AlertOverview:
-        """An overview of alerts: receivers with their state, signals, mutes, and pages against the budget."""
+        """An overview of alerts: receivers with their state, signals, mutes, and pages against their limit."""
         from trimtab.app.alerts.alert_overview import alert_overview
 
         return alert_overview(self)
@@ -738,7 +735,7 @@ class Project(ProjectRows):
         self.alerting.look()
 
     def test_alerts(self, receiver: str | None = None) -> list[TriedReceiver]:
-        """Send a test alert to one receiver, or to all; the outcome of each.
+        """Send a test alert to one receiver or to all. Returns the outcome for each.
 
         Raises:
             NotFound: There is no such receiver.
@@ -746,27 +743,27 @@ class Project(ProjectRows):
         return self.alerting.test(receiver)
 
     def mute_alerts(self, what: str, *, time: str | int, why: str, actor: str = "a person") -> Decision:
-        """Mute some alerts for a time; the ledger's row.
+        """Mute some alerts for a time. Returns the ledger's row.
 
         Args:
             what: A model, a kind of signal or a subject; or MODEL/KIND, or MODEL/KIND/SUBJECT with * for any.
-            time: The length; at most 90d.
+            time: How long; at most 90d.
             why: The reason, for the ledger.
             actor: Who mutes it.
 
         Raises:
-            NotFound: There is no such thing.
-            Misuse: No reason is given, or an invalid time.
+            NotFound: Nothing has this name.
+            Misuse: No reason is given, or the time is invalid.
         """
         from trimtab.app.alerts.muting import mute
 
         return mute(self, what, time=time, why=why, actor=actor)
 
     def unmute_alerts(self, what: str, *, why: str = "", actor: str = "a person") -> Decision:
-        """End a mute early; the ledger's row.
+        """End a mute early. Returns the ledger's row.
 
         Raises:
-            NotFound: It is not muted.
+            NotFound: There is no such mute.
         """
         from trimtab.app.alerts.muting import unmute
 
@@ -783,25 +780,24 @@ class Project(ProjectRows):
         version: str | None = None,
         amended: bool = False,
     ) -> Columns:
-        """The quality of a model's answers, from closed blocks: one row per block, version, arm and slice.
+        """The quality of a model's answers, from closed days: one row per block (see `by`), version, arm and slice.
 
-        A day closes once its labels' wait is over. `loss` is the mean of the model's metric over labelled rows, with an
-        interval that treats rows as independent; `excess_loss` is the loss above what the scores themselves expect,
-        null where they are not probabilities; `gap` is mean score minus mean label.
+        A day is closed when the wait for its labels is over. `loss` is the mean of the model's metric over labelled
+        rows, with an interval that treats rows as independent. `excess_loss` is the loss minus what the scores
+        themselves expect, null if they are not probabilities. `gap` is mean score minus mean label.
 
         Args:
             model: A deployment's name; default: the first one.
-            by: "hour", "day", "week", "month", "all", or "batch": each table that `predict_table` answered, by its id,
-                once its day is closed.
-            slices: A column, or the name of an expression of the gate's slices: one row per value.
+            by: "hour", "day", "week", "month", "all", or "batch": each table that `predict_table` answered, by its id.
+            slices: A column, or the name of an expression in the gate's slices, to get one row per value.
             since: Leave out blocks that begin earlier.
-            until: Leave out blocks that begin then or later.
+            until: Leave out blocks that begin at this time or later.
             version: Only this version: its name or id.
-            amended: Include labels that came late or were corrected after a day was closed, as far as they were read.
+            amended: Include labels that came late or were corrected, as read 1, 7 and 28 days after a day was closed.
 
         Raises:
             NotFound: There is no such deployment or version.
-            Misuse: No slices of that name are kept, or blocks of that length are not.
+            Misuse: Slices of that name, or blocks of that length, are not kept.
         """
         from trimtab.app.inspect.quality import quality_table
 
@@ -817,14 +813,14 @@ class Project(ProjectRows):
         )
 
     def accept_level(self, model: str | None = None, *, why: str, actor: str = "a person") -> Decision:
-        """Accept the quality of the version in service, although it is worse than that of the last healthy one.
+        """Accept the quality of the version in service, although it is worse than that of the last healthy version.
 
-        Until then the status stays red, however often a version is promoted.
+        Otherwise the status stays red, however often a version is promoted.
 
         Raises:
             NotFound: There is no such deployment.
             Misuse: No reason is given.
-            Conflict: It meets the level already, or no level is known.
+            Conflict: The quality is not worse, or no earlier level is known.
         """
         from trimtab.app.inspect.quality import accept_level
 
@@ -835,7 +831,7 @@ class Project(ProjectRows):
 
         Args:
             model: A deployment's name; default: the first one.
-            released: Include those that were released.
+            released: Include windows that were released.
         """
         from trimtab.app.training.exclusions import exclusions
 
@@ -845,7 +841,7 @@ class Project(ProjectRows):
         """Release an excluded time window: its rows are used again.
 
         Args:
-            window: Its id, as `exclusions` lists it.
+            window: The id of the window, as `exclusions` lists it.
             model: A deployment's name; default: the first one.
             why: Why its rows can be used, for the ledger.
             actor: Who releases it.
@@ -859,23 +855,24 @@ class Project(ProjectRows):
         return release(self, window, model=model, why=why, actor=actor)
 
     def roll_back(self, model: str, *, why: str, actor: str = "a person") -> Decision:
-        """Put the previous version in service again; serving processes follow within a second.
+        """Put the previous version in service again. Serving processes follow within a second.
 
         Raises:
             NotFound: There is no such model, or no previous version.
-            Conflict: The alias was moved by another process at the same time.
+            Conflict: Another process moved the alias at the same time.
         """
         from trimtab.app.versions.alias_moves import roll_back
 
         return roll_back(self, model, why=why, actor=actor)
 
     def set_arm(self, version: str, arm: str, *, share: float, why: str = "", actor: str = "a person") -> Decision:
-        """Let a version answer alongside the one in service; serving processes follow within a second.
+        """Let a version answer next to the version in service. Serving processes follow within a second.
 
         Args:
-            version: "late_flight@7"; the model's name alone keeps the version that the arm has.
+            version: "late_flight@7"; or only the model's name, to keep the arm's version.
             arm: "canary" (clients get its answers) or "shadow" (logged only, on spare capacity).
-            share: Of requests, from 0, which ends it, to 1. A greater share keeps the entities of a smaller one.
+            share: The share of requests, from 0 (ends the arm) to 1. A greater share keeps the entities of a smaller
+                one.
             why: For the ledger and the alias's history; required for a canary that passed no gate.
             actor: Who sets it.
 
@@ -898,23 +895,22 @@ class Project(ProjectRows):
         actor: str = "a person",
         watch: Callable[[Run], object] | None = None,
     ) -> Promotion:
-        """Judge a registered version against the one in service, and put it in service when it passes.
-
-        The gate is that of every candidate, on the newest labelled days that neither has seen. Where the deployment
-        requires approval, it then waits for that. A refused version changes nothing.
+        """Judge a registered version against the version in service. If it passes, put it in service. The gate is the
+        same as for candidates, on the newest labelled days that neither version has seen. If the deployment requires
+        approval, a version that passed waits for it. A refused version changes nothing.
 
         Args:
             version: "late_flight@7", or a prefix of its id.
             why: For the ledger and the alias's history.
             seen_until: The end of an imported version's training data; default: as stated at its import.
-            dry_run: Only judge it.
+            dry_run: Only judge the version.
             actor: Who promotes it.
             watch: Called with the run at each progress.
 
         Raises:
             NotFound: There is no such version, or no deployment of its model.
-            Unavailable: There are no days to judge on yet; the message says when there will be.
-            Misuse: It cannot be loaded here, or its features can no longer be computed.
+            Unavailable: There are no days to judge on yet. The message says when there will be.
+            Misuse: The version cannot be loaded here, or its features can no longer be computed.
             Corrupt: Its artifact is damaged.
             Conflict: Another process works on the deployment, a candidate waits for approval, or automation is frozen.
         """
@@ -928,15 +924,15 @@ class Project(ProjectRows):
         """Promote the candidate of a deployment that waits for approval.
 
         Args:
-            model: A deployment's name; optional where only one candidate waits.
+            model: A deployment's name; optional if only one candidate waits.
             why: For the ledger.
             actor: Who approves it, for the ledger.
 
         Raises:
             NotFound: There is no such deployment.
             Misuse: Several wait and none is named.
-            Conflict: None waits, its time is over, the champion is not the one it was compared with, automation is
-                frozen, or another process works on the deployment.
+            Conflict: None waits, its time is over, another version has become champion, automation is frozen, or
+                another process works on the deployment.
         """
         from trimtab.app.training.resolve_deployment import waiting
 
@@ -944,17 +940,17 @@ class Project(ProjectRows):
         return self.loop(model).answer("approve", actor, why or "No reason was given.")
 
     def reject(self, model: str | None = None, *, why: str, actor: str = "a person") -> list[Decision]:
-        """Reject the candidate of a deployment that waits for approval; the cooldown starts as after a refusal.
+        """Reject a deployment's candidate that waits for approval. The cooldown begins, as after a refusal.
 
         Args:
-            model: A deployment's name; optional where only one candidate waits.
+            model: A deployment's name; optional if only one candidate waits.
             why: For the ledger.
             actor: Who rejects it, for the ledger.
 
         Raises:
             NotFound: There is no such deployment.
             Misuse: No reason is given; or several wait and none is named.
-            Conflict: As `approve`.
+            Conflict: As for `approve`.
         """
         from trimtab.app.training.resolve_deployment import waiting
 
@@ -985,22 +981,22 @@ class Project(ProjectRows):
     ) -> Forgotten:
         """Erase an entity from events, tables, predictions, quarantine, stored answers and online features.
 
-        The project is reopened on the way: parts taken from it before (`history`, `registry`) are closed then.
+        The project is reopened meanwhile, so parts that were taken from it before (`history`, `registry`) are closed.
 
         Args:
-            entity: An entity, or the column of any source that holds its key.
+            entity: An entity, or a column of any source that holds its key.
             key: One value for each of its columns.
-            keys: Several keys in one run, each a value, or one value per column; the views are refilled once.
+            keys: Several keys for one run, each a value, or one value per column.
             why: For the ledger; no personal data.
-            dry_run: Change nothing; report what is there.
-            training_sets: Also delete its rows from stored training sets.
+            dry_run: Change nothing; report what was found.
+            training_sets: Delete the entity's rows from stored training sets, too.
             actor: For the ledger.
 
         Raises:
             NotFound: There is no such entity, or nothing is stored for any key.
             Misuse: A key does not fit the entity's columns.
-            Conflict: Another process serves, trains, writes or reads. What was erased until then stays erased: call
-                again to continue.
+            Conflict: Another process serves, trains, writes or reads. What is erased by then stays erased. Call again
+                to continue.
         """
         from trimtab.app.keep.erasure import forget
 
@@ -1033,8 +1029,8 @@ class Project(ProjectRows):
 
         Args:
             host: The address to listen on; default: the setting `serve.host`.
-            port: 0 takes a free one; default: the setting `serve.port`.
-            ready: Called with the URL once requests are answered.
+            port: The port, or 0 for any free port; default: the setting `serve.port`.
+            ready: Called with the URL when requests can be answered.
             workers: Processes that answer; default: the setting `serve.workers`. With more than one, this process
                 supervises them and does everything else.
             grpc_port: The port of the Open Inference Protocol over gRPC; default: the setting `serve.grpc_port`.
@@ -1064,19 +1060,19 @@ class Project(ProjectRows):
         seed: int | None = None,
         progress: Meter | None = None,
     ) -> ReplayResult:
-        """Replay the ingested history in virtual time under several policies; the project's state stays as it is.
+        """Replay the ingested history in virtual time under several policies. The project's state stays as it is.
 
         Args:
             lines: Names of scenarios of [demo]; default: all of them (without [demo]: the project's policy, and never).
-            policies: Instead of `lines`: policies of `trimtab.simulation`, or texts for them such as "never", "30d",
-                "alarm|30d", "ungated 30d", "naive" or "FILE.py:FUNCTION"; or one text with commas between them.
-            model: The deployment that the policies replace; default: the only one.
-            stream: A generated history instead of the ingested one, made with `tt.stream()` for the model, or a text
+            policies: In place of `lines`: policies of `trimtab.simulation`, or texts for them such as "never", "30d",
+                "alarm|30d", "ungated 30d", "naive" or "FILE.py:FUNCTION"; or one text with commas in between.
+            model: The deployment whose policy is replaced; default: the only one.
+            stream: A generated history in place of the ingested one: made with `tt.stream()` for the model, or a text
                 for it such as "days=100 concept=40".
-            faults: Faults by name and date: faults of `trimtab.simulation`, rows or a table with kind, start, end,
-                source, column and size, or a CSV file of them.
+            faults: Faults to put in: faults of `trimtab.simulation`, or rows, a table or a CSV file with kind, start,
+                end, source, column and size.
             start: The start of virtual time; default: [demo] start, else a day on which every policy has a version.
-            until: Its end; default: [demo] until, else the last request.
+            until: The end of virtual time; default: [demo] until, else the last request.
             seed: Default: the setting `seed`.
             progress: Called with microseconds done and microseconds in total.
         """

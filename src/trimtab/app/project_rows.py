@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from trimtab.app.data.label_tables import LabelsTaken
     from trimtab.app.features.feature_tables import AsKnown, FeatureFile, FeatureTable, How, Of
     from trimtab.app.features.loading import Ingested
+    from trimtab.app.serve.batch import AnsweredTable, OnError
     from trimtab.events.files.files import Rows, Table
     from trimtab.events.ingest import Pushed
     from trimtab.events.quarantine import Replayed, SetAside
-    from trimtab.serving.answer.batch import Manifest
 
 Meter: TypeAlias = Callable[[int, int], object]
 
@@ -40,7 +40,7 @@ class ProjectRows(ProjectExperiments):
         return dir(type(self))
 
     def push(self, source: str, rows: Sequence[Mapping[str, object]] | Table) -> Pushed:
-        """Append events; they are durable when this returns.
+        """Append events. They are durable when this returns.
 
         Args:
             source: The source's name.
@@ -66,7 +66,7 @@ class ProjectRows(ProjectExperiments):
         Args:
             source: The source's name.
             file: A CSV, Parquet, NDJSON or Arrow (Feather) file, or anything else that `events.read_rows` takes.
-            history: Take events as known at event time + the source's delay; False: as known now.
+            history: Events count as known at event time + the source's delay; False: as known now.
             absent_ok: Fill declared columns that the file lacks with nulls instead of refusing it.
             progress: Called with rows done and rows in total, every 20,000 rows.
 
@@ -89,19 +89,19 @@ class ProjectRows(ProjectExperiments):
         """Give the true value of a prediction. It becomes an event of the label's source, safe when this returns.
 
         The event's key and its other columns are taken from the request of the prediction. A second value for the same
-        prediction corrects the first; the same one again changes nothing where the source dates outcomes by requests.
+        prediction corrects the first. If the source dates outcomes by requests, the same value again changes nothing.
 
         Args:
             prediction: The id of an answer.
-            value: True or False, if the model predicts whether something happens; else the number or the class. The
-                value that the label's column has in files is taken too.
-            columns: Values of further columns of the label's source, or of all that the label is made from.
-            at: When it turned out; default: the request's time, if the source has that column, else now.
+            value: True or False if the model predicts whether an event happens, else the number or the class. The value
+                that the label's column has in files is accepted, too.
+            columns: Values of further columns of the label's source, or of all from which the label is computed.
+            at: When the outcome occurred; default: the request's time if the source has that column, else now.
 
         Raises:
             NotFound: There is no such prediction.
-            Misuse: The value does not fit, columns lack, or `at` is before the prediction. The message says what to
-                give.
+            Misuse: The value does not fit, a column is missing, or `at` is before the prediction. The message says what
+                to give.
         """
         from trimtab.app.data.label_tables import label_prediction
         from trimtab.serving.http.routes.operations import LabelRow
@@ -112,8 +112,8 @@ class ProjectRows(ProjectExperiments):
     def label_table(self, labels: Rows, *, progress: Meter | None = None) -> LabelsTaken:
         """Give the true values of predictions as a table with the columns `prediction`, `value` and, optionally, `at`.
 
-        Instead of `value`, or besides it, the table may have columns of the label's source. Labels that cannot be taken
-        are counted, and described with the reason; values of a wrong type are in quarantine, too.
+        The table may also have columns of the label's source, with or without `value`. Labels that cannot be taken are
+        counted, and described with the reason. Values of a wrong type are in quarantine, too.
 
         Args:
             labels: A file, a table of any library, or a list of dicts.
@@ -128,7 +128,7 @@ class ProjectRows(ProjectExperiments):
         return label_table(self, labels, progress)
 
     def quarantined(self, source: str | None = None) -> list[SetAside]:
-        """Quarantined rows by source and reason: their count, since when, and the newest ones.
+        """Quarantined rows by source and reason: how many, since when, and the newest.
 
         Raises:
             NotFound: There is no such source.
@@ -136,16 +136,16 @@ class ProjectRows(ProjectExperiments):
         return self.quarantine.summary(self._named(source))
 
     def replay_quarantine(self, source: str | None = None, *, reason: str | None = None) -> Replayed:
-        """Ingest quarantined rows again, after a fix; rows that fail again stay in quarantine.
+        """Ingest quarantined rows again, after a fix. Rows that fail again stay in quarantine.
 
         Raises:
-            NotFound: There is no such source, or it is no longer declared.
+            NotFound: There is no such source, or the source is no longer declared.
             Misuse: A row has a column that its source does not declare.
         """
         return self.quarantine.replay(self.ingestor, self._named(source), reason=reason)
 
     def drop_quarantined(self, source: str | None = None, *, reason: str | None = None) -> int:
-        """Delete quarantined rows; the number of them.
+        """Delete quarantined rows. Returns their number.
 
         Raises:
             NotFound: There is no such source.
@@ -155,7 +155,7 @@ class ProjectRows(ProjectExperiments):
     def predict(
         self, model: str, rows: Sequence[Mapping[str, Any]] | Table, *, at: str | int | dt.datetime | None = None
     ) -> list[Answer]:
-        """Predict for requests, in their order; each answer is in the prediction log when this returns.
+        """Predict for requests, in their order. All answers are in the prediction log when this returns.
 
         Args:
             model: A deployed model's name.
@@ -164,7 +164,7 @@ class ProjectRows(ProjectExperiments):
 
         Raises:
             NotFound: There is no such model.
-            Misuse: A row is not as declared, `at` is in the future, or there are several models and none is named.
+            Misuse: A row does not fit the request, `at` is in the future, or there are several models and none named.
         """
         check_named("predict", model, list(self.definitions.deployments))
         given = _request_rows(rows)
@@ -180,9 +180,9 @@ class ProjectRows(ProjectExperiments):
     ) -> Any:
         """Predict for the rows of a frame, as `predict` does, and return the frame with the answers.
 
-        The result is of the same library, with the same rows in the same order, and with the columns `score`, `version`
-        and `prediction_id` added (of several classes also `prediction`, and `scores.NAME` for each). Columns that the
-        request does not declare are kept and not read. A key that the request makes of other columns may be left out.
+        The result is a frame of the same library, with the same rows in the same order, and added columns `score`,
+        `version` and `prediction_id` (for several classes also `prediction`, and `scores.NAME` for each). Columns that
+        the request does not declare are kept, but not read. A key that the request computes may be left out.
 
         Args:
             frame: A frame or table of pandas, polars, pyarrow, DuckDB or `Columns`, or a list of dicts.
@@ -192,8 +192,8 @@ class ProjectRows(ProjectExperiments):
 
         Raises:
             NotFound: There is no such model, or no version of it is in service.
-            Misuse: A column lacks or does not fit, the frame has a column `score`, or there are several models and none
-                is named. No answer was given.
+            Misuse: A column is missing or does not fit, the frame has a column `score`, or there are several models and
+                none is named. No answer was given.
         """
         from trimtab.app.serve.predicted_frames import predict_frame
 
@@ -209,19 +209,21 @@ class ProjectRows(ProjectExperiments):
         at: str | int | dt.datetime | None = None,
         mode: Literal["batch", "precomputed"] = "batch",
         out: str | Path | None = None,
+        on_error: OnError = "refuse",
         progress: Meter | None = None,
-    ) -> Manifest:
+    ) -> AnsweredTable:
         """Predict for a table of requests, each as of its own time or all as of one; resumable, logged once.
 
-        The same table, version and `at` are the same batch, however often it is run: its answers stay as they are. To
-        predict again for future requests, give `at`.
+        A stopped call can be resumed. The same table, version and `at` are the same batch: if it is run again, its
+        answers stay as they are. To predict again for future requests, give `at`.
 
         Args:
             model: A deployed model's name.
             requests: A file, a table of polars, pandas, pyarrow, DuckDB or `Columns`, or a list of dicts.
-            at: One time for all; default: each request's time less its lead, but not later than the batch's start.
-            mode: "precomputed" also stores the answers for the service, which gives them while they are fresh.
+            at: One time for all; default: each request's time minus its lead, but at most the batch's start.
+            mode: "precomputed": answers are also stored for the service, which gives them while they are fresh.
             out: A .csv or .parquet file for the answers.
+            on_error: "skip" answers the other rows if some do not fit; `unanswered` of the result lists those.
             progress: Called with rows done and rows in total.
         """
         from trimtab.app.serve.batch import answer_table
@@ -233,6 +235,7 @@ class ProjectRows(ProjectExperiments):
             at_us=self._time_us("at", at),
             mode=mode,
             out=None if out is None else checked_path("out", out),
+            on_error=on_error,
             progress=progress,
         )
 
@@ -248,22 +251,22 @@ class ProjectRows(ProjectExperiments):
         events: Mapping[str, str | Path] | None = None,
         progress: Meter | None = None,
     ) -> FeatureTable | FeatureFile:
-        """Join features to requests, each as of its own time; same rows, same order.
+        """Add features to requests, each as of its own time. Rows stay in their order.
 
-        A history larger than the setting `features.memory_bytes` is split on disk and processed in parts, with the same
-        bits; such a run can be stopped, and resumes when it is called again.
+        If the history is larger than the setting `features.memory_bytes`, it is split on disk and processed in parts,
+        which gives the same bits. If such a run is stopped, the same call resumes it.
 
         Args:
             requests: A file, a table of any library, or a list of dicts; all its columns stay.
-            of: A model or its name; or a view, a join of one, a dict of expressions, or a list of those. Default: the
-                project's only model.
-            at: The requests' column of times, or one time for all. Default: the model's own, the request's time less
-                its lead.
-            as_known: "then": as known at that time; "final": as known now.
-            reasons: Add a column `<feature>.reason` for each value of a view and each expression that may fail.
+            of: A model or its name; or a view, the join of a view, a dict of expressions, or a list of these. Default:
+                the project's only model.
+            at: The requests' column of times, or one time for all. Default: the time in the model's request, minus its
+                lead.
+            as_known: "then": from what was known at that time; "final": from what is known now.
+            reasons: Add a column `<feature>.reason` for each feature of a view, and for each expression that may fail.
             out: A .parquet or .csv file to write instead of returning the table.
-            events: By source: a Parquet file, or a folder of them, to read instead of the project's history.
-            progress: Called with pieces of work done and in total.
+            events: For a source, a Parquet file or a folder of them, to read in place of the project's history.
+            progress: Called with the pieces of work done and in total.
 
         Returns:
             A table, whose `let_in` counts the values that `as_known="final"` changed; with `out`, the file written.
@@ -271,7 +274,7 @@ class ProjectRows(ProjectExperiments):
         Raises:
             NotFound: There is no such file, model or view.
             Misuse: A column is missing or of the wrong type, or a time is in the future. Nothing was done.
-            Conflict: `out` exists, or another process is computing the same.
+            Conflict: `out` exists, or another process computes the same table.
             Unavailable: Memory or disk ran out. Finished parts are kept: run it again.
         """
         from trimtab.app.features.feature_tables import join_features
@@ -289,16 +292,16 @@ class ProjectRows(ProjectExperiments):
         events: Mapping[str, str | Path] | None = None,
         progress: Meter | None = None,
     ) -> FeatureTable | FeatureFile:
-        """The features of every entity known at a time: one row each, ordered by key.
+        """The features of every entity that was known at a time: one row for each, ordered by key.
 
         Args:
-            of: A view or its name, or a list of views of one entity, joins and dicts of expressions.
+            of: A view or its name, or a list: views of one entity, joins, and dicts of expressions.
             at: The time; default: now.
             as_known: See `join`, also for the arguments below.
             reasons: Add the reasons.
             out: The file to write.
-            events: Parquet files instead of the history.
-            progress: Called with pieces of work done and in total.
+            events: Parquet files in place of the history.
+            progress: Called with the pieces of work done and in total.
 
         Raises:
             NotFound: There is no such view.
@@ -323,14 +326,14 @@ class ProjectRows(ProjectExperiments):
         events: Mapping[str, str | Path] | None = None,
         progress: Meter | None = None,
     ) -> FeatureTable | FeatureFile:
-        """Snapshots at `start`, then `every` so long, before `end`, in one table; see `snapshot`."""
+        """Snapshots from `start` (included) to `end` (excluded) in steps of `every`, in one table; see `snapshot`."""
         from trimtab.app.features.feature_tables import snapshot_features, times_between
 
         times = times_between(start, end, every, self.clock)
         return snapshot_features(self, of, times, how=_how(as_known, reasons, out, events, progress))
 
     def _named(self, source: str | None) -> str | None:
-        """Check that a source is declared or has quarantined rows."""
+        """Check that a source is declared, or has quarantined rows."""
         if source is not None and source not in self.quarantine.counts():
             self.definitions.source(source)
         return source
@@ -348,7 +351,7 @@ def check_named(what: str, model: str | None, names: Sequence[str]) -> None:
 
 
 def _request_rows(given: Sequence[Mapping[str, Any]] | Table) -> Sequence[Mapping[str, Any]]:
-    if given.__class__ is list:  # the common case, first
+    if given.__class__ is list:  # the common case
         return cast("list[Mapping[str, Any]]", given)
     from trimtab.core.columns.data import Columns
     from trimtab.events.files.files import is_table

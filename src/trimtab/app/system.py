@@ -1,4 +1,4 @@
-"""The parts of an open project, such as its stores and models. Each part is opened when it is first needed."""
+"""The parts of an open project, such as its stores and models. Each is opened when it is first needed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from trimtab.serving.access_keys import MARKER, AccessKeys
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.training.definitions import Model
 
-if TYPE_CHECKING:  # imported where they are first needed, so that a service starts sooner
+if TYPE_CHECKING:  # imported where first needed, so that a service starts sooner
     from trimtab.app.models.served_model import ServedModel
     from trimtab.app.online.history import SharedHistory
     from trimtab.events import Ingestor, Quarantine
@@ -108,14 +108,11 @@ class System(Closing, metaclass=PublicNames):
         self._served: dict[str, ServedModel] = {}
         self._seen: dict[
             str, tuple[object, float]
-        ] = {}  # by model: the stores' mark at the last check, and the time until which it is valid
+        ] = {}  # for each model, the stores' mark at the last check, and how long it is valid
         self._parts: dict[object, Any] = {}
 
     def part(self, kind: Callable[[System], Part]) -> Part:
-        """Return this project's object of a given class, such as `system.part(Loops)`.
-
-        The object is created when it is first needed.
-        """
+        """Return this project's object of a class, such as `system.part(Loops)`. It is created when first needed."""
         with self._mutex:
             if kind not in self._parts:
                 self._parts[kind] = kind(self)
@@ -171,7 +168,7 @@ class System(Closing, metaclass=PublicNames):
     @property
     def ingestor(self) -> Ingestor:
         """The object that checks rows of events and appends them to the log."""
-        with self._mutex:  # several threads may need it for the first time
+        with self._mutex:  # several threads may be the first to need it
             return self._ingestor
 
     @cached_property
@@ -202,7 +199,7 @@ class System(Closing, metaclass=PublicNames):
 
         It begins with the tables of record (the long-term store of events), if there are any.
         """
-        with self._mutex:  # several threads may need it for the first time
+        with self._mutex:  # several threads may be the first to need it
             return self._history
 
     @cached_property
@@ -226,7 +223,7 @@ class System(Closing, metaclass=PublicNames):
     def asked_history(self) -> SharedHistory:
         """The requests and labels of all deployments, as columns.
 
-        This is `history` itself as long as all events fit into memory.
+        If all events fit into memory, this is `history` itself.
         """
         return self.history if self.in_memory() else self._asked_history
 
@@ -329,14 +326,14 @@ class System(Closing, metaclass=PublicNames):
         return VersionMemory(self._load, self.config.serve.model_memory_bytes)
 
     def _load(self, version: Version) -> LoadedModel:
-        """Load a version and choose the fastest way to score one row. In virtual time, the default way is kept."""
+        """Load a version, and choose the fastest way to score one row. In virtual time, the default way is kept."""
         loaded = self.registry.load(version)
         if isinstance(self.clock, SystemClock):
             self.registry.choose_row_call(loaded)
         return loaded
 
     def make_room(self) -> None:
-        """Unload the least recently used models until the loaded versions are within the memory limit."""
+        """Unload the least recently used models until the loaded versions fit into the memory limit."""
         for model in sorted(self._served.values(), key=lambda one: one.last_used_us()):
             if not self.version_memory.too_full():
                 return

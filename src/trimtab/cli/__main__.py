@@ -1,4 +1,4 @@
-"""Run the command line as `python -m trimtab.cli`, for the case that the script `trimtab` is not installed."""
+"""Run the command line as `python -m trimtab.cli`, if the script `trimtab` is not installed."""
 
 from trimtab.cli.group import main
 

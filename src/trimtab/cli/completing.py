@@ -21,7 +21,7 @@ _STORED = ("access_key", "alias", "definition", "experiment", "run", "version_nu
 def completed(
     folder: Path, ctx: click.Context, parameter: click.Parameter, incomplete: str, kinds: tuple[str, ...]
 ) -> list[CompletionItem]:
-    """Return the names of some kinds, such as "model" and "version", that begin with what was typed."""
+    """Return the names, of kinds such as "model" and "version", that begin with what was typed."""
     given = ctx.params.get(parameter.name or "")
     known = {name for kind, name in _known(folder) if kind in kinds and name.startswith(incomplete)}
     return [CompletionItem(name) for name in sorted(known.difference(given if isinstance(given, tuple) else ()))]
@@ -36,7 +36,7 @@ def _known(folder: Path) -> Iterator[tuple[str, str]]:
     if not file.is_file():
         return
     uri, marks = f"{file.absolute().as_uri()}?mode=ro", ", ".join("?" * len(_STORED))
-    # an error is not shown here: the command itself will say that the file is damaged, or busy
+    # the command itself will say that the file is damaged or busy
     with suppress(sqlite3.Error), closing(sqlite3.connect(uri, uri=True, timeout=0.2)) as catalog:
         for kind, key in catalog.execute(f"SELECT kind, key FROM record WHERE kind IN ({marks})", _STORED):
             name, _, rest = key.partition("/")
@@ -51,7 +51,7 @@ def _known(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 class _Bash(BashComplete):
-    """Completion for Bash, which takes `late@7` for three words, and replaces only the last of them."""
+    """Completion for Bash, which takes `late@7` for three words, and only replaces the last."""
 
     def get_completion_args(self) -> tuple[list[str], str]:
         args, incomplete = super().get_completion_args()

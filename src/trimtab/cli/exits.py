@@ -1,4 +1,4 @@
-"""How the command ends: its exit status for each kind of error, and the messages that it prints."""
+"""How a command ends: the exit status for each kind of error, and the messages."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabErro
 from trimtab.core.urls import mask_url
 from trimtab.run.signals import ENDING, caught
 
-FAILED = 1  # for commands that check something (`doctor`, `status --check`) and have found a problem
+FAILED = 1  # a command that checks something (`doctor`, `status --check`) has found a problem
 UNEXPECTED = 70
 STATUS_BY_ERROR: dict[type[TrimtabError], int] = {Misuse: 2, NotFound: 3, Conflict: 4, Unavailable: 5, Corrupt: 6}
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # 128 plus the number of the signal, as in shells
 _OF_NAMES = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EILSEQ}
 _AGAIN_S = 0.1
-_END_S = 5.0  # the time limit for the end of the process, after everything was closed
+_END_S = 5.0  # after everything was closed, the process must end within this time
 
 
 class Terminated(BaseException):
     """Raised when SIGTERM or SIGHUP arrives. Like KeyboardInterrupt, it passes through every `with` and `finally`.
 
-    It may get lost in a `__del__`, in a callback of the interpreter, or in a C library that raises another error
-    instead. In these cases it is raised again a little later.
+    It may get lost in a `__del__`, in a callback of the interpreter, or in a C library that raises another error. Then
+    it is raised again a little later.
     """
 
 
@@ -43,8 +43,8 @@ class Manner:
         self.debug = False
         self.json = False
         self.project: str | None = None
-        self.safe = "Nothing was changed."  # the sentence that is printed if the command is interrupted
-        # ends the process at once, if it is set; otherwise the interpreter would wait for threads
+        self.safe = "Nothing was changed."  # printed if the command is interrupted
+        # if set, ends the process at once, without waiting for threads
         self.end: Callable[[int], object] | None = None
 
 
@@ -64,15 +64,15 @@ def _guarded(work: Callable[[], object], manner: Manner) -> int:
             done = work()
             sys.stdout.flush()
             return done if isinstance(done, int) else 0
-    except BaseException as error:  # this is the outermost handler, so every error is reported here
+    except BaseException as error:  # the outermost handler reports every error
         return _ended(error, manner)
 
 
 def end_in_time(status: object) -> None:
     """End a process that was stopped by a signal within a few seconds.
 
-    Call this last. At its end, the interpreter waits for threads. There may be a thread that was started just before
-    the signal and that nothing else ends.
+    Call this last. At its end, the interpreter waits for threads, and nothing ends a thread that was started just
+    before the signal.
     """
     if status not in (INTERRUPTED, TERMINATED):
         return
@@ -86,7 +86,7 @@ def end_in_time(status: object) -> None:
 
 
 def status_of(error: BaseException) -> int:
-    """Return the exit status for an error. All of them are listed in docs/cli.md."""
+    """Return the exit status for an error. docs/cli.md lists them."""
     if isinstance(error, Terminated):
         return TERMINATED
     if isinstance(error, RuntimeError) and "Query interrupted" in str(error):
@@ -97,7 +97,7 @@ def status_of(error: BaseException) -> int:
         return BROKEN_PIPE
     if isinstance(error, click.exceptions.Exit | click.ClickException):
         return error.exit_code
-    if isinstance(error, OSError) and error.errno is not None:  # an error of the operating system, such as a full disk
+    if isinstance(error, OSError) and error.errno is not None:  # such as a full disk
         kind = Misuse if error.errno in _OF_NAMES else NotFound if error.errno == errno.ENOENT else Unavailable
         return STATUS_BY_ERROR[kind]
     return next((status for kind, status in STATUS_BY_ERROR.items() if isinstance(error, kind)), UNEXPECTED)
@@ -122,7 +122,7 @@ def _ended(error: BaseException, manner: Manner) -> int:
     status = status_of(error)
     try:
         if status in (INTERRUPTED, TERMINATED):
-            _ignore_signals()  # further signals are ignored, because only the message and the exit remain
+            _ignore_signals()  # only the message and the exit remain
             word = "stopped" if status == TERMINATED else "interrupted"
             _say(status, f"{word}. {manner.safe}", word, manner)
         elif status != BROKEN_PIPE:
@@ -143,7 +143,7 @@ def _ended(error: BaseException, manner: Manner) -> int:
 def _message(error: BaseException, manner: Manner) -> str:
     if isinstance(error, click.UsageError):
         more = f"\nTry: {error.ctx.command_path} --help" if error.ctx is not None else ""
-        return " ".join(error.format_message().split()) + more  # click writes each choice on its own line, so join them
+        return " ".join(error.format_message().split()) + more  # click writes each choice on its own line
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, TrimtabError):
@@ -186,7 +186,7 @@ def printable(text: str) -> str:
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
-    """Raise Terminated when a signal arrives, just as Ctrl-C raises KeyboardInterrupt."""
+    """Raise Terminated when a signal arrives, as Ctrl-C raises KeyboardInterrupt."""
     signal.setitimer(signal.ITIMER_REAL, _AGAIN_S, _AGAIN_S)
     raise Terminated
 
@@ -203,7 +203,7 @@ def _is_unwinding() -> bool:
 
 @contextmanager
 def _raised_again() -> Iterator[None]:
-    """Inside the block, raise a signal's exception again if the interpreter has ignored it."""
+    """Inside the block, if the interpreter has ignored a signal's exception, raise it again."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -244,7 +244,7 @@ def _print_anything() -> None:
 
 
 def _open_closed_streams() -> None:
-    """Replace closed standard streams (`>&-`) by the null device. Otherwise other files would get their numbers."""
+    """Replace closed standard streams (`>&-`) by the null device, so that no other file gets their descriptors."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # stays open as long as the process runs

@@ -17,9 +17,9 @@ from trimtab.cli.options import fewer_proposals, manner_options
 from trimtab.cli.verbs import ALSO, CAREFUL, HIDDEN, OLD, OLD_BELOW, TOP, VERBS, Group, paths
 from trimtab.core.errors import NotFound
 
-_BELOW = {path.rpartition(" ")[2]: path for path in paths()}  # "trimtab disk" is near "storage disk"
+_BELOW = {path.rpartition(" ")[2]: path for path in paths()}  # so that "trimtab disk" proposes "storage disk"
 _KNOWN = _BELOW | {name: name for name in TOP} | ALSO | OLD
-_MANNER = {"--json": 1, "--debug": 1, "--project": 2}  # how many words each option takes
+_MANNER = {"--json": 1, "--debug": 1, "--project": 2}  # the number of words of each option
 
 
 class _Lazy(click.Group):
@@ -43,7 +43,7 @@ class _Lazy(click.Group):
         return "" if command is None else (command.help or "").partition("\n")[0]
 
     def refuse(self, ctx: click.Context, word: str, known: dict[str, str]) -> None:
-        """Raise an error for an unknown verb. Of `known`, it proposes the nearest, unless that must not be proposed."""
+        """Raise an error for an unknown verb. It proposes the nearest of `known`, except those in `CAREFUL`."""
         near = get_close_matches(word, known, n=1)
         proposed = known[near[0]] if near else ""
         said = f" Did you mean {proposed!r}?" if proposed and proposed not in CAREFUL else ""
@@ -51,7 +51,7 @@ class _Lazy(click.Group):
 
 
 class Commands(_Lazy):
-    """The group of all verbs. Old names of verbs work, and a line on standard error says the new one."""
+    """The group of all verbs. Old names of verbs work, and a line on standard error tells the new name."""
 
     places: Mapping[str, str | Group] = MappingProxyType({**TOP, **HIDDEN})
 
@@ -99,7 +99,7 @@ class Commands(_Lazy):
     ) -> Any:
         manner = Manner()
         if "_TRIMTAB_COMPLETE" in os.environ:
-            import trimtab.cli.completing  # noqa: F401  # how Bash is answered
+            import trimtab.cli.completing  # noqa: F401  # completion for Bash
 
         def work() -> object:
             return click.Group.main(self, args, prog_name or "trimtab", complete_var, False, obj=manner, **extra)
@@ -116,7 +116,7 @@ class Below(_Lazy):
         example = f"\n\n\b\nExample:\n  trimtab {group.example}"
         super().__init__(name, help=group.help + example, callback=lambda: None)
         self.verbs, self.places = group, {**group.below}
-        self._read_as: str | None = None  # the word that was taken as a name, as before there were verbs below this one
+        self._read_as: str | None = None  # a word that was taken as a name, as if there were no verbs below this one
         manner_options(self).params.reverse()  # click adds options to a function in the reverse order
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -145,7 +145,7 @@ class Below(_Lazy):
         return super().resolve_command(ctx, args)
 
     def _completed(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Return the arguments with the verb first: also if options stand before it, or if it was left out."""
+        """Return the arguments with the verb first, even if options stand before it, or if it was left out."""
         assert self.name is not None
         start = _first_word(args)
         at = self._first_name(ctx, args, start)
@@ -168,7 +168,7 @@ class Below(_Lazy):
         return [*head, new, *args[start:]]
 
     def _first_name(self, ctx: click.Context, args: list[str], start: int) -> int:
-        """Return the place of the first word that is neither an option nor the value of one."""
+        """Return the index of the first word that is neither an option nor an option's value."""
         if start < len(args) and not args[start].startswith("-"):
             return start
         commands = [self.get_command(ctx, name) for name in self.places]
@@ -189,7 +189,7 @@ def _loaded(name: str, place: str | Group) -> click.Command:
 
 
 def _first_word(args: Sequence[str]) -> int:
-    """Return the place of the first word behind `--json`, `--debug` and `--project DIR`."""
+    """Return the index of the first word after `--json`, `--debug` and `--project DIR`."""
     at = 0
     while at < len(args) and (name := args[at].partition("=")[0]) in _MANNER:
         at += 1 if "=" in args[at] else _MANNER[name]
@@ -210,7 +210,7 @@ def _arm(rest: list[str]) -> tuple[str, list[str]]:
 
 
 def _say_old(old: str, new: str, ctx: click.Context) -> None:
-    if not ctx.resilient_parsing:  # shell completion also parses, and must print nothing
+    if not ctx.resilient_parsing:  # shell completion also parses, but must print nothing
         said = f"`trimtab {old}` is now `trimtab {new}`. The old name works until the next release."
         print(printable(f"trimtab: {said}"), file=sys.stderr)
 

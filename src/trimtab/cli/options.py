@@ -47,7 +47,7 @@ def _set_manner(ctx: click.Context, parameter: click.Parameter, value: Any) -> N
 
 
 def command(name: str, *, safe: str = "Nothing was changed.") -> Callable[[Callable[..., Any]], click.Command]:
-    """Declare a command. `safe` is the sentence that is printed if the command is interrupted."""
+    """Declare a command. `safe` is printed if the command is interrupted."""
 
     def declare(function: Callable[..., Any]) -> click.Command:
         return click.command(name, cls=_command_class(safe))(manner_options(function))
@@ -71,9 +71,9 @@ def _command_class(safe: str) -> type[click.Command]:
 
 @contextmanager
 def fewer_proposals() -> Iterator[None]:
-    """For an unknown option, propose similar ones except those that delete something or change what answers.
+    """For an unknown option, propose similar ones, except those that delete something or change what answers.
 
-    If a harmless verb next to this one has the option, the message names it.
+    If a harmless neighbouring verb has the option, the message names that verb.
     """
     try:
         yield
@@ -90,7 +90,7 @@ def fewer_proposals() -> Iterator[None]:
 
 
 def _check_text(ctx: click.Context) -> None:
-    """Raise an error for text that cannot be stored, before any work. File names may contain any bytes."""
+    """Refuse text that cannot be stored, before any work. File names may contain any bytes."""
     for parameter in ctx.command.params:
         given = ctx.params.get(parameter.name or "")
         for text in given if isinstance(given, tuple) else (given,):
@@ -103,7 +103,7 @@ def _check_text(ctx: click.Context) -> None:
 
 
 def names(*kinds: str) -> Callable[[click.Context, click.Parameter, str], Any]:
-    """Return a function by which a shell completes names of some kinds, such as "model" and "version"."""
+    """Return a function by which a shell completes names of kinds such as "model" and "version"."""
 
     def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
         from trimtab.cli.completing import completed
@@ -111,14 +111,14 @@ def names(*kinds: str) -> Callable[[click.Context, click.Parameter, str], Any]:
         try:
             with ctx.scope(cleanup=False):
                 return completed(project_folder(), ctx, parameter, incomplete, kinds)
-        except (TrimtabError, OSError):  # nothing can be proposed; the command itself will say why
+        except (TrimtabError, OSError):  # propose nothing; the command itself will say why
             return []
 
     return complete
 
 
 def manner() -> Manner:
-    """Return the general options of the running command: how it prints and which project it uses."""
+    """Return the general options of the running command."""
     return click.get_current_context().ensure_object(Manner)
 
 
@@ -149,7 +149,7 @@ def project_config() -> Config:
 
 def opened_project(*, as_of: str | None = None) -> Project:
     """Open the project, for use in a `with` statement. With `as_of`, its clock starts at that time, not now."""
-    folder = project_folder()  # first, so that a missing project is reported at once
+    folder = project_folder()  # first, to report a missing project at once
     from trimtab.app import open_project
     from trimtab.core.clock import ShiftedClock
 
@@ -161,8 +161,8 @@ def opened_project(*, as_of: str | None = None) -> Project:
 def say_which(project: Project, model: str | None, command: str) -> str | None:
     """Return the deployment that a command should use: the named one or, by default, the first.
 
-    If none was named and there are several, a line on standard error tells which one was chosen. The result is None if
-    there is no deployment.
+    If there are several and none was named, a line on standard error names the chosen one. None: there is no
+    deployment.
     """
     names = list(project.definitions.deployments)
     if model is None and len(names) > 1:
@@ -174,12 +174,12 @@ def say_which(project: Project, model: str | None, command: str) -> str | None:
 
 
 def refuse_given(why: str, *names: str) -> None:
-    """Raise an error if one of these options or arguments was given although it would have no effect.
+    """Raise an error if one of some options or arguments was given, although it would have no effect.
 
-    They are named by their parameters.
+    `names` are the names of their parameters.
 
     Raises:
-        UsageError: One of them was given. The message names it and ends with `why`.
+        UsageError: One was given. The message names it and ends with `why`.
     """
     context = click.get_current_context()
     for parameter in context.command.params:
@@ -197,7 +197,7 @@ def account() -> str:
 
 
 def time_given(option: str, text: str | None) -> int | None:
-    """Return the time given by an option in UTC microseconds, or None if the option was not given.
+    """Return the time that an option gives, in UTC microseconds; None if the option was not given.
 
     Raises:
         Misuse: The value is not a time. The message names the option.

@@ -17,17 +17,17 @@ from trimtab.cli.exits import Manner, printable
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-_QUICK_S = 1.0  # if work takes less time than this, no progress is shown
-_EVERY_S = 10.0  # time between two lines of progress if there is no terminal
+_QUICK_S = 1.0  # shorter work shows no progress
+_EVERY_S = 10.0  # without a terminal, the time between two lines of progress
 
 
 def show(document: Any, lines: Iterable[str]) -> None:
-    """Print `document` as JSON if `--json` was given, and otherwise the lines."""
+    """With `--json`, print `document` as JSON; otherwise, print the lines."""
     show_json(document) if _is_json() else show_lines(lines)
 
 
 def show_each(documents: Iterable[Any], lines: Iterable[str]) -> None:
-    """Print one JSON document per line if `--json` was given, and otherwise the lines."""
+    """With `--json`, print one JSON document per line; otherwise, print the lines."""
     if not _is_json():
         show_lines(lines)
         return
@@ -60,7 +60,7 @@ def _plain(value: object) -> object:
 
 @contextmanager
 def progress(what: str) -> Iterator[Meter]:
-    """Show the progress of `what` if it takes longer than a second, and how much is done as soon as that is known."""
+    """Show the progress of `what` if it takes longer than a second, with the share that is done if it is known."""
     meter = Meter(what)
     try:
         yield meter
@@ -69,7 +69,7 @@ def progress(what: str) -> Iterator[Meter]:
 
 
 class Meter:
-    """Shows the progress of slow work: a bar on a terminal, or otherwise a line every ten seconds.
+    """Shows the progress of slow work: a bar on a terminal, otherwise a line every ten seconds.
 
     Call this object with the amount that is done and the total amount.
     """
@@ -96,7 +96,7 @@ class Meter:
                 self._show()
 
     def say(self, what: str, share: float | None = None) -> None:
-        """Show another activity from now on, with the share of it that is done (None if unknown)."""
+        """From now on, show another activity, with the share of it that is done (None: unknown)."""
         with self._lock:
             self._what, self._share = what, share
             if self._bar is not None:
@@ -138,7 +138,7 @@ class Meter:
         bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TaskProgressColumn("{task.percentage:>3.0f}%"),  # empty as long as the share is unknown
+            TaskProgressColumn("{task.percentage:>3.0f}%"),  # empty while the share is unknown
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),

@@ -1,4 +1,4 @@
-"""What commands print with `--json` where nothing else has the form of it. docs/json.md shows the fields of all."""
+"""Documents that only commands print, with `--json`. docs/json.md shows the fields of all documents."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class RemovedKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where the service answers. It is printed once the service is ready."""
+    """Where the service answers. It is printed when the service is ready."""
 
     url: str
-    grpc: str | None = None  # left out where nothing answers over gRPC
+    grpc: str | None = None  # left out if nothing answers over gRPC
 
 
 class Written(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A text, or the file that it was written to. Only the field of what it is exists."""
+    """A text, or the file to which it was written. Only one of the fields exists."""
 
     document: str | None = None  # the file of the OpenAPI document
     file: str | None = None  # the page of the quality

@@ -32,7 +32,7 @@ _TIMEOUT_S = 5.0
 @click.option("--every", type=click.FloatRange(0.2, 3_600), default=1.0, show_default=True, help="Seconds.")
 @click.option("--once", is_flag=True, help="Print one view, with rates over that time, and end.")
 def top(url: str | None, key: str | None, cafile: str | None, model: str | None, every: float, once: bool) -> None:
-    """Watch a running service: rates, latencies, versions, what fails.
+    """Watch a running service: rates, latencies, versions, failures.
 
     Ctrl-C ends it. Without a terminal, the views are printed one after the other.
 
@@ -70,7 +70,7 @@ def _watch(look: Callable[[], tuple[str, Scrape]], before: tuple[str, Scrape], e
 
 @contextmanager
 def _screen() -> Iterator[Callable[[list[str]], object]]:
-    """Yield a function that shows lines: always in the same place on a terminal, and otherwise one below the other."""
+    """Yield a function that shows lines: in the same place on a terminal, otherwise one below the other."""
     if not sys.stdout.isatty() or manner().json:
         yield show_lines
         return
@@ -96,13 +96,13 @@ def _show(
 
 
 def _looking(url: str | None, key: str | None, cafile: str | None) -> Callable[[], tuple[str, Scrape]]:
-    """Return a function that reads the metrics of the service, and returns its URL with them."""
+    """Return a function that reads the metrics of the service, and returns them with its URL."""
     config = None if url is not None else project_config()
     given = f"http://{url}" if url is not None and "//" not in url else url
 
     def look() -> tuple[str, Scrape]:
         where = (given or _address(config)).rstrip("/")
-        # the certificate is read each time, because it may have been renewed
+        # read the certificate each time: it may have been renewed
         return where, _scrape(where, key, _context(config, cafile))
 
     return look
@@ -112,7 +112,7 @@ def _address(config: Config | None) -> str:
     """Return the URL of the running service. If none is running, return the URL from the settings."""
     from trimtab.serving.workers.states import FOLDER, read_state
 
-    assert config is not None  # without --url there is always a project
+    assert config is not None  # without --url, there is a project
     state = read_state(config.state_folder / FOLDER)
     if state is not None:
         return state.url
@@ -147,7 +147,7 @@ def _context(config: Config | None, cafile: str | None) -> SSLContext | None:
 
 
 def _first(file: Path) -> str:
-    """Return the first certificate of a chain, which is that of the service itself.
+    """Return the first certificate of a chain, which is the service's own.
 
     Other certificates of the same issuer are not trusted.
     """

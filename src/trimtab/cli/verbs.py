@@ -1,4 +1,4 @@
-"""The table of verbs: which there are, where they are, what they were called before, and which must not be proposed."""
+"""The table of verbs: their modules, their old names, and which must not be proposed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Group(NamedTuple):
     help: str
     example: str
     default: str | None  # the verb that is meant when none is given
-    before: str | None  # the verb that a name alone meant before: `trimtab versions late_flight`
+    before: str | None  # the verb that is meant by a name alone, as it was before: `trimtab versions late_flight`
     below: dict[str, str]  # the module and the name of each command
 
 
@@ -124,7 +124,7 @@ HIDDEN = {"version": "start.starting:version"}  # `--version` runs it
 TOP: dict[str, str | Group] = {name: place for verbs in VERBS.values() for name, place in verbs.items()}
 ALSO = {"explain": "why"}  # second names that stay
 
-# The names that work until the next release, with those that replace them; `arm` becomes `canary` or `shadow`.
+# Old names that work until the next release, with their new names; `arm` becomes `canary` or `shadow`.
 OLD = {
     "metrics": "service",
     "restore": "storage restore",
@@ -152,7 +152,7 @@ CAREFUL_OPTIONS = {"--accept", "--first", "--force", "--release", "--training-se
 
 
 def paths() -> dict[str, str]:
-    """Return each command's words, such as "versions list", with its module and name; hidden ones are not in it."""
+    """Return each command's words, such as "versions list", with its module and name, without hidden commands."""
     found: dict[str, str] = {}
     for name, place in TOP.items():
         if isinstance(place, Group):

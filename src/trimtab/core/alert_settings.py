@@ -1,4 +1,4 @@
-"""Settings of alerts: rules for when messages are sent, and the receivers of the messages."""
+"""Settings of alerts: the receivers of messages, and rules for when messages are sent."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Timed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
 
 class _Routed(_Timed, frozen=True, kw_only=True):
-    """Filters that every kind of receiver has."""
+    """The filters of all kinds of receivers."""
 
     severity: Severity = "red"  # the least severity that is sent
     models: list[str] = []  # the models whose alerts are sent; empty: all models
@@ -133,7 +133,7 @@ class CommandReceiver(_Routed, frozen=True, tag="command"):
 
 
 class HeartbeatReceiver(_Timed, frozen=True, tag="heartbeat"):
-    """An address that is requested regularly while all is well. Its service raises an alarm when the requests stop."""
+    """An address that is requested regularly while all is well. If requests stop, the service there raises an alarm."""
 
     url: str
     every: str = "1min"
@@ -152,12 +152,12 @@ Receiver: TypeAlias = Addressee | HeartbeatReceiver
 class AlertsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The receivers of alerts, and rules that limit how often they get messages."""
 
-    # for each model and severity; further alerts wait for the digest (a message that collects alerts)
+    # for each model and severity; further alerts wait for the digest (one message for many alerts)
     pages_per_week: int = 5
     digest: str = "1d"  # how long alerts are collected for a digest
-    # a signal that ends and returns within this time counts as one; only after this time is its end sent
+    # a signal that ends and returns within this time counts as one, so its end is sent after this time
     flapping: str = "36h"
-    keep: str = "3d"  # an alert that could not be delivered for this long is dropped
+    keep: str = "3d"  # an alert that cannot be delivered for this long is dropped
     receivers: dict[str, Receiver] = {}
 
     def __post_init__(self) -> None:
@@ -183,7 +183,7 @@ class AlertsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def with_receivers_name(error: str, document: Mapping[str, Any], *, strict: bool) -> str:
     """Return an error message about a receiver, with the receiver's name added.
 
-    If the receiver's kind is wrong, the known kinds are added, too.
+    If the receiver's kind is wrong, the known kinds are added as well.
     """
     if _UNNAMED not in error:
         return error

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from trimtab.core.errors import Misuse, Unavailable
 
-TOLERANCE_US = 900_000_000  # how far the machine's clock may jump ahead, in microseconds, while a process runs
+TOLERANCE_US = 900_000_000  # how far the machine's clock may jump ahead while a process runs, in microseconds
 
 
 class Clock(Protocol):
@@ -39,14 +39,14 @@ _ELAPSED: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class CheckedClock:
-    """A clock that raises an error when the clock that it checks has jumped ahead. # D0170
+    """A clock that raises an error if another clock, which it checks, has jumped ahead. # D0170
 
-    A jump is found by comparing the clock with the time that has really passed since this object was made. A clock that
-    is set back, or ahead by no more than the tolerance, is trusted.
+    The clock is compared with the time that has really passed since this object was made. A clock that was set back, or
+    ahead by at most the tolerance, is trusted.
 
     Args:
         clock: The clock to check.
-        elapsed_us: Returns the time that has passed since a fixed time. It is not affected by setting the clock.
+        elapsed_us: Returns the time since a fixed time. Setting the clock does not change it.
 
     >>> CheckedClock(VirtualClock(5), elapsed_us=lambda: 0).now_us()
     5
@@ -73,7 +73,7 @@ class CheckedClock:
         return now_us
 
     def jump(self) -> str | None:
-        """Return why the clock cannot be trusted now, or None if it can."""
+        """Return why the clock cannot be trusted now; None if it can."""
         ahead_us = self._now_us() - self._elapsed_us() - self._most_us
         return _jumped(ahead_us) if ahead_us > TOLERANCE_US else None
 
@@ -87,7 +87,7 @@ def _jumped(ahead_us: int) -> str:
 
 
 class VirtualClock:
-    """A clock that only moves when it is told to, and never backwards.
+    """A clock that only `advance_to` moves, and never backwards.
 
     >>> clock = VirtualClock(1_000)
     >>> clock.advance_to(2_500)
@@ -115,7 +115,7 @@ class VirtualClock:
 class ShiftedClock:
     """A clock that begins at a given time and then runs at normal speed.
 
-    It is used to serve predictions after the replay of a history, as of the end of that history.
+    After the replay of a history, it serves predictions as of the end of the history.
 
     >>> clock = ShiftedClock(1_000_000)
     >>> 1_000_000 <= clock.now_us() < 2_000_000

@@ -8,7 +8,7 @@ from typing import Self
 
 
 class Closing:
-    """An object with a method `close`. `with` calls it at the end of the block."""
+    """An object with a method `close`, which `with` calls at the end of the block."""
 
     __slots__ = ()
 

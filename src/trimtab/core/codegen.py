@@ -1,4 +1,4 @@
-"""Compilation of generated functions. No other module executes code that trimtab generates."""
+"""Compile generated functions. No other module executes generated code."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _UNSAFE = re.compile(r"[^\w\s.,:;=<>+*/%()\[\]{}!-]|__(?!class__)(?<!__class__)|
 def define(name: str, lines: Iterable[str], names: Mapping[str, object], *, about: str) -> Any:
     """Compile generated code, and return the function `name` that it defines.
 
-    The code may hold numbers, operators and names, but no quotes. So a text from outside, such as the name of a column,
-    can never become code: it can only be the value of a name. A name must be in `names`, be one of a few harmless
-    builtins, or be defined in the code.
+    The code may have numbers, operators and names, but no quotes. So a text from outside, such as a column's name, can
+    never become code, but only the value of a name. Each name must be in `names`, defined in the code, or one of a few
+    harmless builtins.
 
     Args:
         name: The name of the function.
@@ -25,7 +25,7 @@ def define(name: str, lines: Iterable[str], names: Mapping[str, object], *, abou
         about: What the code computes, shown in tracebacks.
 
     Raises:
-        ValueError: The code holds anything else. This is a bug in the caller.
+        ValueError: The code has anything else, which is a bug in the caller.
 
     >>> define("scaled", ["def scaled(x):", "  return factor * x + 1"], {"factor": 3}, about="a scale")(2)
     7
@@ -37,5 +37,5 @@ def define(name: str, lines: Iterable[str], names: Mapping[str, object], *, abou
         raise ValueError(f"{about}: generated code may not hold {wrong if found is None else found[0]!r}.")
     scope: dict[str, Any] = {**names, "__builtins__": {each: getattr(builtins, each) for each in _BUILTINS}}
     exec(compile(text, f"<{about}>", "exec"), scope)
-    # remove the function from its own globals; this cycle would only be freed by the garbage collector
+    # remove the function from its own globals: only the garbage collector would free this cycle
     return scope.pop(name)

@@ -1,4 +1,4 @@
-"""Settings of a project: those in `trimtab.toml`, which environment variables `TRIMTAB_*` override."""
+"""Settings of a project, from `trimtab.toml` and from environment variables `TRIMTAB_*`, which override the file."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grpc_port: int | None = None  # None: no gRPC; 0: any free port
     log: Literal["durable", "relaxed"] = "durable"
     max_body_bytes: int = 8 * 1024 * 1024
-    # the memory for the bodies of all requests that one process handles at once
+    # memory for the bodies of all requests that one process handles at once
     max_bodies_bytes: int = 256 * 1024 * 1024
     max_rows: int = 10_000
-    model_memory_bytes: int = 1024**3  # the memory for loaded versions, measured by the size of their stored models
-    workers: int = 1  # processes that answer requests; with more than one, a further process does all other work
+    model_memory_bytes: int = 1024**3  # memory for loaded versions, by the size of their stored models
+    workers: int = 1  # processes that answer requests; if there are several, one more process does all other work
     require_key: bool | None = None  # None: a key is required as soon as one was created
     tls_cert: str | None = None  # a PEM file, relative to the folder of trimtab.toml; if given, the server speaks HTTPS
     tls_key: str | None = None  # None: the key is in the file of the certificate
     tls_min: Literal["1.2", "1.3"] = "1.2"
     access_log: str = "off"  # "-": to standard output; otherwise a file, relative to the folder of trimtab.toml
     traces: str | None = None  # the URL of an OpenTelemetry collector (OTLP over HTTP)
-    traces_share: float = 1.0  # the share of requests to trace, if their headers do not say whether to trace them
+    traces_share: float = 1.0  # the share of requests to trace among those whose headers do not say whether to
 
     def __post_init__(self) -> None:
         if not 1 <= self.workers <= 64:
@@ -80,7 +80,7 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FeaturesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of the computation of features for many requests."""
+    """Settings for the computation of features of many requests."""
 
     memory_bytes: int = 4 * 1024**3
 
@@ -90,7 +90,7 @@ class FeaturesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of training: in what kind of process, and with what priority."""
+    """Settings of training: the kind of process, and its priority."""
 
     executor: Literal["process", "thread"] = "process"
     nice: int = 10  # added to the nice value of the process that trains
@@ -110,7 +110,7 @@ class ScenarioSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str
     policy: Literal["never", "project", "schedule", "day_ahead"] = "project"
     at: str = "23:00"  # for day_ahead: the time of day (UTC) at which the requests of the next day are scored
-    like: str | None = None  # for day_ahead: the name of the scenario whose model scores them
+    like: str | None = None  # for day_ahead: the name of the scenario whose model scores these requests
 
 
 class DemoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -120,7 +120,7 @@ class DemoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     start: str
     until: str
     lines: list[ScenarioSettings]
-    requires: list[str] = []  # modules that must be importable for the project's models
+    requires: list[str] = []  # modules that the project's models must be able to import
     sampled_rows: int = 1_000
 
 
@@ -179,7 +179,7 @@ class RetentionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 class RegistrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of what moves of aliases require."""
 
-    # for each model and alias: a passed gate (a judged comparison), or a reason
+    # for each model and alias: "gate" (a passed gate, which is a judged comparison) or "reason"
     protected: dict[str, dict[str, Literal["gate", "reason"]]] = {}
 
     def __post_init__(self) -> None:
@@ -201,7 +201,7 @@ class ExperimentsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All settings of one project, and the folder to which paths in them are relative."""
+    """All settings of one project, and the folder to which their paths are relative."""
 
     folder: Path = Path()
     project: ProjectSettings = ProjectSettings()
@@ -253,7 +253,7 @@ def load_config(folder: Path, environment: Mapping[str, str]) -> Config:
 
 def _convert(document: Mapping[str, Any], where: str, *, strict: bool = False) -> Config:
     try:
-        # not strict for the environment, whose values are all texts
+        # not strict for the environment, where all values are texts
         return msgspec.convert(document, Config, strict=strict)
     except msgspec.ValidationError as error:
         said = with_receivers_name(str(error), document, strict=strict)
@@ -261,7 +261,7 @@ def _convert(document: Mapping[str, Any], where: str, *, strict: bool = False) -
 
 
 def _whole(value: Any) -> Any:
-    """Return a document in which floats such as 8e6 are integers. Settings that are floats accept integers, too."""
+    """Return a document with integers for floats such as 8e6. (Float settings also accept integers.)"""
     if isinstance(value, dict):
         return {key: _whole(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -270,7 +270,7 @@ def _whole(value: Any) -> Any:
 
 
 def _allowed(error: str) -> str:
-    """Return a list of the allowed values, if the error is about a value that is not one of them."""
+    """If the error is about a value that is not allowed, return a list of the allowed values."""
     message, _, pointer = error.partition(" - at `$.")
     if not message.startswith("Invalid enum value"):
         return ""

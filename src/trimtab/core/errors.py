@@ -17,7 +17,7 @@ class NotFound(TrimtabError, LookupError):
 
 
 class Conflict(TrimtabError):
-    """Another process changed the thing, or holds it. The caller should read it again, then decide."""
+    """Another process changed or holds the thing. The caller should read it again, then decide."""
 
 
 class Unavailable(TrimtabError):

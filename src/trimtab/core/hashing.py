@@ -23,7 +23,7 @@ def bytes_hash(data: bytes | memoryview) -> str:
 
 
 def row_crc(*values: object) -> int:
-    """Return the CRC-32 of a row. It changes if a value changes or moves to another column."""
+    """Return the CRC-32 of a row, which changes if a value changes or moves to another column."""
     crc = 0
     for value in values:
         data = bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode("utf-8", "surrogatepass")

@@ -1,4 +1,4 @@
-"""Identifiers that sort by time. Different processes never make the same one."""
+"""Identifiers that sort by time. Different processes make different ones."""
 
 import os
 import random
@@ -7,7 +7,7 @@ from typing import Protocol
 
 from trimtab.core.clock import Clock
 
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # base 32 by Douglas Crockford, which leaves out i, l, o and u
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Douglas Crockford's base 32, without i, l, o and u
 
 
 class Ids(Protocol):
@@ -17,11 +17,11 @@ class Ids(Protocol):
 
 
 class TimeIds:
-    """Makes identifiers of a kind, "_" and 26 base-32 digits. These hold the time (48 bits of ms) and 80 random bits.
+    """Makes identifiers: a kind, "_", and 26 base-32 digits of the time (48 bits of ms) and 80 random bits.
 
-    Within one process, identifiers strictly increase: if the time is the same, the random bits are counted up. Each
-    process draws 64 of the random bits when it starts, so that processes make different identifiers. With a `seed` (for
-    simulations), the identifiers can be repeated. Without one, the system gives the random bits.
+    In a process, identifiers strictly increase: within a millisecond, the random bits are counted up. Each process
+    draws 64 of the random bits when it starts, so that processes make different identifiers. With a `seed` (for
+    simulations), identifiers can be repeated. Without a seed, the random bits come from the system.
 
     >>> from trimtab.core.clock import VirtualClock
     >>> ids = TimeIds(VirtualClock(0), seed=1)

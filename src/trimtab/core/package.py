@@ -1,4 +1,4 @@
-"""The version of trimtab, and public names of its packages, which are loaded at their first use."""
+"""The version of trimtab, and the public names of its packages, which are loaded at their first use."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _LINE = re.compile(r"^from (\S+) import (\w+|\*)", re.MULTILINE)
 
 
 def lazily(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return the `__getattr__` of a package, which also computes `__all__`, and its `__dir__`, which lists that alone.
+    """Return the `__getattr__` of a package, which also computes `__all__`, and its `__dir__`, which lists `__all__`.
 
-    The public names are listed once, in the stub `__init__.pyi` of the package, which type checkers and editors read as
-    well. A line of it makes one name public, `from trimtab.core.errors import Misuse as Misuse`, or all names in the
-    `__all__` of a module, `from trimtab.features.aggregates import *`.
+    Only the stub `__init__.pyi` of the package, which type checkers and editors also read, lists the public names. A
+    line makes one name public (`from trimtab.core.errors import Misuse as Misuse`), or all names in the `__all__` of a
+    module (`from trimtab.features.aggregates import *`).
 
     Args:
         package: `__name__` of the package.
@@ -33,7 +33,7 @@ def lazily(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
             return sorted([*homes, *(one for home in whole for one in import_module(home).__all__)])
         if name in homes:
             return getattr(import_module(homes[name]), name)
-        # Python asks for a module of the package before it imports it, and for names of its own.
+        # Python also asks for modules of the package before it imports them, and for special names
         if whole and not name.startswith("_") and find_spec(f"{package}.{name}") is None:
             for module in map(import_module, whole):
                 if name in module.__all__:

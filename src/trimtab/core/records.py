@@ -11,10 +11,10 @@ from trimtab.core.shown import Shown
 
 Mode = Literal["live", "batch", "precomputed", "online", "replay"]
 
-# Flags of answers that are not the ordinary answer of the version: features were null, or the answer was repeated, came
-# from another version, or from a rule.
+# Flags of answers that are not ordinary answers of the version: features were null, or the answer was repeated, or came
+# from another version or from a rule.
 NULL_FEATURES, LAST_ANSWER, FALLBACK_VERSION, RULE = "null_features", "last_answer", "fallback_version", "rule"
-BEHIND = "features_behind"  # the flag of an answer that was made while new events were not applied to online features
+BEHIND = "features_behind"  # the flag of an answer while new events are not applied to online features
 _DEGRADED = frozenset((NULL_FEATURES, LAST_ANSWER, RULE))
 
 
@@ -22,8 +22,8 @@ _DEGRADED = frozenset((NULL_FEATURES, LAST_ANSWER, RULE))
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One answer to one request, as a row of the prediction log. The row holds the fields in this order.
 
-    The features were read as of the time `at_us` and the log positions `positions`. Together with the definitions of
-    `version`, these say exactly which feature values were right. `values` are those that were really used.
+    The features were read as of the time `at_us` and the log positions `positions`. These, and the definitions of
+    `version`, say exactly which feature values were right. `values` are those that were really used.
     """
 
     id: str
@@ -40,30 +40,28 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=
     score: float
     request: bytes  # the columns of the request, as a msgpack array in declared order (times as microseconds)
     values: bytes  # the values of the model's inputs, as little-endian float64 (NaN = null)
-    # for each input, a code of features.REASONS for why it has its value; 255: the input does not come from a view
+    # for each input, the code of the reason for its value (features.REASONS); 255: the input is not from a view
     reasons: bytes
     flags: tuple[str, ...] = ()  # "past", "null_features", ...
     scores: dict[str, float] | None = None  # for a model of several classes: the probability of each class
 
     @property
     def is_degraded(self) -> bool:
-        """Return whether features or the model were not available. Then the score says nothing about the version."""
+        """Return whether features or the model were not available, so that the score says nothing about the version."""
         return bool(self.flags) and not _DEGRADED.isdisjoint(self.flags)
 
     @property
     def prediction(self) -> str | None:
-        """Return the likeliest class, for a model of several classes. If classes are equally likely, return the
-        first.
-        """
+        """Return the likeliest class, for a model of several classes; the first of equally likely ones."""
         return None if self.scores is None else max(self.scores, key=self.scores.__getitem__)
 
 
-# the largest loss that one row can add to the sum of a day: three times the loss of a coin toss
+# the most that one row can add to the sum of a day: three times the loss of a coin toss
 LOSS_CAP = 3.0 * math.log(2.0)
 
 
 class DayQuality(msgspec.Struct, frozen=True, kw_only=True):
-    """The quality of one version on the requests of one UTC day that is over. All values are sums and can be added up.
+    """The quality of one version on the requests of one past UTC day. All values are sums, so they can be added up.
 
     For a ranking, lists are counted instead of rows. A list whose labels are all equal counts neither as labelled nor
     as missing.
@@ -80,9 +78,9 @@ class DayQuality(msgspec.Struct, frozen=True, kw_only=True):
     label_sum: float  # for several classes, the number of rows whose label was the likeliest class
     loss_sum: float  # the sum of log losses (or squared errors) of the labelled rows
     capped_loss_sum: float  # the same sum, with the loss of each row limited to `LOSS_CAP`
-    # The value that `loss_sum` should have if the scores are right. None: the scores are not probabilities.
+    # the value that `loss_sum` has on average if the scores are right; None: the scores are not probabilities
     expected_loss_sum: float | None = None
-    # for several classes, the rows whose label is not a declared class; they are neither labelled nor missing
+    # for several classes, the rows whose label is no declared class; these are neither labelled nor missing
     unlisted: int = 0
 
 
@@ -97,7 +95,7 @@ class ChangeOnset(msgspec.Struct, frozen=True, kw_only=True):
 class Signal(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """A finding of a monitor: something about a model changed or went wrong.
 
-    `severity` "red" means that someone must act. A monitor that lacks data to judge by is red, too.
+    With `severity` "red", someone must act. A monitor without enough data to judge is also red.
     """
 
     id: str
@@ -111,7 +109,7 @@ class Signal(Shown, msgspec.Struct, frozen=True, kw_only=True):
     message: str
     subject: str = ""  # for example "column temp", "source weather" or "slice state=CA"; empty: the whole model
     owner: str | None = None  # the person who should act, as declared in the deployment
-    cause: str | None = None  # the id of another finding from that time that may explain this one
+    cause: str | None = None  # the id of another finding of that time, which may explain this one
     ended_at_us: int | None = None  # None: the finding is still true
     ended_because: str | None = None  # for example "the labels are back" or "repaired by late_flight@8"
 
@@ -120,19 +118,19 @@ class GateCheck(msgspec.Struct, frozen=True, kw_only=True):
     """One check of a candidate: the value found, and the bound."""
 
     name: str  # for example "calibrated", "slice carrier=UA" or "latency"
-    figure: float | None  # None: the value could not be computed as a number, or there were no rows to measure it on
+    figure: float | None  # None: the value is no number, or there were no rows to measure it on
     bound: float | None  # the limit that `figure` must not exceed, or the tolerance of the comparison
     verdict: Literal["held", "failed", "no evidence", "not measured"]
     reason: str  # the reason for the verdict, in one sentence
 
 
 class GateRecord(Shown, msgspec.Struct, frozen=True, kw_only=True):
-    """The evidence for or against letting a candidate take over."""
+    """The evidence on whether a candidate may take over."""
 
     id: str
     model: str
     candidate: str  # the id of the candidate version
-    champion: str | None  # the id of the champion; None: there was none, so only checks that need no champion were made
+    champion: str | None  # the id of the champion; None: there was none, so checks that need one were not made
     judged_at_us: int
     window_start_us: int
     window_end_us: int
@@ -157,7 +155,7 @@ class GateRecord(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decision(Shown, msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the ledger: an automatic or human act, its cause and evidence, and the version it replaced."""
+    """One row of the ledger: an automatic or human act, its cause and evidence, and the version that it replaced."""
 
     sequence: int
     at_us: int

@@ -1,4 +1,4 @@
-"""Any value as text for messages, results on lines of a screen, and sizes in bytes from text and to text."""
+"""Values as text for messages, results as lines for a screen, and sizes in bytes from and to text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _BINARY = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\s*")
 _SHOWN = 100  # characters of a value in a message
-_WIDE = 97  # characters of a line; with the brackets and commas of a list it has at most 100
+_WIDE = 97  # characters of a line, which brackets and commas of a list extend to at most 100
 _GAP = "…"
 
 
@@ -26,17 +26,17 @@ def shown(value: object) -> str:
     """
     try:
         return repr(value)
-    except Exception as error:  # the `__repr__` of a foreign class may raise anything
+    except Exception as error:  # the `__repr__` of a foreign class may raise any error
         if isinstance(value, int):
             return hex(value)  # Python refuses to write very large integers in decimal
         return f"<a {type(value).__name__} whose repr raises {type(error).__name__}>"
 
 
 def size_bytes(text: str) -> int:
-    """Bytes of a size such as "500MB", "20GB" (thousands) or "16GiB" (1,024s); upper or lower case.
+    """Return the bytes of a size such as "500MB", "20GB" (powers of 1,000) or "16GiB" (powers of 1,024), in any case.
 
     Raises:
-        Misuse: It is no size.
+        Misuse: The text is not a size.
 
     >>> size_bytes("1.5GB"), size_bytes("1 kib")
     (1500000000, 1024)
@@ -52,7 +52,7 @@ def size_bytes(text: str) -> int:
 
 
 def count_of(number: int, what: str) -> str:
-    """A number of things in words. `what` is the word for one of them, of which the plural ends in s.
+    """Return a number of things in words. `what` is the word for one of them, with a plural in s.
 
     >>> count_of(1, "row"), count_of(2_500, "row"), count_of(0, "row")
     ('1 row', '2,500 rows', '0 rows')
@@ -61,7 +61,7 @@ def count_of(number: int, what: str) -> str:
 
 
 def format_bytes(size: float) -> str:
-    """A size as text with about three digits.
+    """Return a size as text with about three digits.
 
     >>> format_bytes(999), format_bytes(12_345_678)
     ('999 B', '12.3 MB')
@@ -73,10 +73,10 @@ def format_bytes(size: float) -> str:
 
 
 class Shown:
-    """A part of Structs, which then show themselves on lines of at most 100 characters.
+    """A base of Structs that show themselves on lines of at most 100 characters.
 
-    If a Struct is short, its `repr` is the usual one. Otherwise it is the text that the Struct has for people
-    (`lines()`), or one line for each field, in which long values are shortened.
+    The `repr` of a short Struct is the usual one. For a longer Struct, it is the Struct's text for people (`lines()`),
+    or one line for each field, in which long values are shortened.
 
     >>> class Row(Shown, msgspec.Struct, frozen=True):
     ...     name: str
@@ -113,7 +113,7 @@ def _brief(value: Any, room: int) -> str:
     kind = type(value).__name__
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"array of {value.dtype}, shape {value.shape}"
-    if isinstance(value, list | tuple | set | frozenset | dict) and len(value) > room:  # not even worth a try
+    if isinstance(value, list | tuple | set | frozenset | dict) and len(value) > room:  # too many to try
         return _counted(value)
     text = repr(value)
     if len(text) <= room and "\n" not in text:

@@ -1,4 +1,4 @@
-"""Durations and times: conversion from text to microseconds and back."""
+"""Convert durations and times from text to microseconds and back."""
 
 import datetime as dt
 import re
@@ -26,7 +26,7 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
 EARLIEST_US = -62_135_596_800_000_000  # the beginning of year 1
 LATEST_US = 253_402_300_799_999_999  # the end of year 9999
-_LONGEST_US = LATEST_US - EARLIEST_US + 1  # a time plus a duration of at most this length fits in 64 bits
+_LONGEST_US = LATEST_US - EARLIEST_US + 1  # a time plus a duration up to this fits in 64 bits
 _SHOWN = 100  # the number of characters of a value that a message shows
 _HOUR, _DD, _FRACTION = "(?:[01][0-9]|2[0-3])", "[0-9]{2}", "(?:[.,][0-9]+)?"
 _ZONE = f"(?: ?(?:[Zz]|UTC|[+-]{_HOUR}(?::?[0-5][0-9](?::[0-5][0-9])?)?))?"
@@ -34,11 +34,11 @@ _EXTENDED = f"[0-9]{{4}}-{_DD}-{_DD}(?:[Tt ]{_HOUR}:{_DD}(?::{_DD}{_FRACTION})?{
 _BASIC = f"[0-9]{{8}}(?:[Tt]{_HOUR}{_DD}(?:{_DD}{_FRACTION})?{_ZONE})?"
 ISO_8601 = f"{_EXTENDED}|{_BASIC}"  # a regular expression for texts that are times
 _ISO = re.compile(ISO_8601)
-_TAIL = re.compile(f"(?:[.][0-9]+)?(?:[+-]{_HOUR}:[0-5][0-9]|Z)?")  # what usually follows the seconds in a text
+_TAIL = re.compile(f"(?:[.][0-9]+)?(?:[+-]{_HOUR}:[0-5][0-9]|Z)?")  # the usual text after the seconds
 
 
 def duration_us(text: str | int) -> int:
-    """Return the microseconds of a duration such as "90s", "15min" or "7d". An int is taken as microseconds.
+    """Return the microseconds of a duration such as "90s", "15min" or "7d". An int already counts microseconds.
 
     Raises:
         Misuse: The text is not a duration, is negative, or is longer than the years 1 to 9999.
@@ -56,7 +56,7 @@ def duration_us(text: str | int) -> int:
                 'min, h, d, w: "7d".'
             )
         digits = match[1].lstrip("0")
-        # twenty digits are enough: such a number is too large in every unit
+        # a number of twenty digits is too large in every unit
         us = int(digits[:20] or "0") * _UNITS_US[match[2]]
     if us < 0:
         raise Misuse(f"duration: {shown(us)[:_SHOWN]} us is negative. Give zero or more.")
@@ -81,7 +81,7 @@ def format_duration(us: int) -> str:
 
 
 def format_age(us: int) -> str:
-    """Return about how long ago a time is, or how far ahead if `us` is negative.
+    """Return about how long ago a time is; if `us` is negative, how far ahead it is.
 
     >>> format_age(10_800_000_000), format_age(-172_800_000_000), format_age(300_000)
     ('3 h ago', 'in 2 d', 'just now')
@@ -97,7 +97,7 @@ def format_age(us: int) -> str:
 def parse_time_us(value: str | int | dt.datetime | dt.date) -> int:
     """Return the UTC microseconds of an ISO 8601 text, a datetime, a date or an int.
 
-    A time without a time zone is taken as UTC.
+    A time without a time zone is in UTC.
 
     Raises:
         Misuse: The value is not a time, or lies outside the years 1 to 9999.
@@ -131,14 +131,15 @@ def _datetime(text: str) -> dt.datetime:
     usual = len(text) > 18 and text[4] == text[7] == "-" and text[13] == text[16] == ":" and text[10] in "T "
     try:
         if usual and text[11:13] != "24" and ((tail := text[19:]) in ("", "Z") or _TAIL.fullmatch(tail)):
-            # Python's own parser accepts more texts, and newer versions even 24:00, so the text is checked before
+            # checked first, because Python's own parser accepts more texts, in newer versions even 24:00
             return dt.datetime.fromisoformat(text)
         iso = text.strip()
         if _ISO.fullmatch(iso):
             at = iso[11:].upper().replace("UTC", "Z").replace(" ", "")
             return dt.datetime.fromisoformat(iso[:11].upper() + at)
     except ValueError:
-        pass
+        if _ISO.fullmatch(text.strip()):
+            raise Misuse(f"time: {shown(text)[:_SHOWN]}: there is no such day or time of day.") from None
     raise Misuse(
         f"time: {shown(text)[:_SHOWN]} is not ISO 8601. Write 2013-03-01, 2013-03-01T05:00:00Z or "
         "2013-03-01T06:00:00+01:00; give the zone as a difference to UTC."

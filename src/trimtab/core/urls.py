@@ -13,7 +13,7 @@ _SECRET = re.compile(rf"(?i)([?&;](?:[^=&;#\s]*(?:{_WORDS})[^=&;#\s]*)=)[^&;#\s]
 
 
 def mask_url(url: str) -> str:
-    """Return `url` for use in messages and logs: with its user, password and secret options replaced by ***.
+    """Return `url` for messages and logs, with *** in place of its user, password and secret options.
 
     >>> mask_url("redis://app:s3cret@cache:6379/0?ssl=1&token=abc")
     'redis://***@cache:6379/0?ssl=1&token=***'
@@ -34,7 +34,7 @@ def store_url(scheme: str, path: Path) -> str:
 
 
 def in_utf8(path: Path) -> Path:
-    """Return `path` if its absolute name is UTF-8, so that it can be stored and shown.
+    """Return `path`, after a check that its absolute name is UTF-8, so that it can be stored and shown.
 
     Raises:
         Misuse: The name is not UTF-8.

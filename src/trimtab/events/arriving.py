@@ -21,21 +21,21 @@ from trimtab.events.quarantine import Quarantine
 
 
 class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
-    """Statistics of one source at one time. Durations are in microseconds. They are None if there are no events."""
+    """Statistics of one source at one time. Durations are in microseconds. Times are None without events."""
 
     source: str
-    accepted: int  # all records in the log; the sum of the next five fields
+    accepted: int  # all records in the log; this is the sum of the next five fields
     events: int  # distinct events, including deleted ones
     corrections: int  # later versions of events that exist (an event that is sent again with other content)
     deletions: int  # deletions of events that exist; the deletion of an unknown event is counted in `events`
     duplicates: int  # records that repeat an event without any change
-    id_conflicts: int  # records of a source without a key that give an existing id other content; they have no effect
+    id_conflicts: int  # records without effect: they have an existing id but other content, in a source without a key
     live: int  # events that exist now: those whose newest version is not a deletion
     quarantined: dict[str, int]  # rows in quarantine, by reason
-    recent: int  # versions that became known within `recent_us` (see `arrivals`)
-    late_p50_us: int | None  # the median lateness of the recent versions: the time from an event until it became known
-    late_p95_us: int | None  # the 95 % quantile of the lateness of the recent versions
-    late_max_us: int | None  # the largest lateness of the recent versions
+    recent: int  # versions that became known in the last `recent_us` (see `arrivals`)
+    late_p50_us: int | None  # the median lateness (the time from an event until it became known) of these versions
+    late_p95_us: int | None  # the 95 % quantile of their lateness
+    late_max_us: int | None  # their largest lateness
     newest_event_us: int | None  # the latest event time that is not in the future
     newest_arrival_us: int | None  # the latest time at which an event became known; repetitions do not count
     event_age_us: int | None
@@ -57,11 +57,10 @@ def arrivals(
 ) -> list[Arrivals]:
     """Return the statistics of each source, in the order of the sources.
 
-    They cover the log up to the history's last `refresh`. All of them are computed from the log (and the refused rows
-    from the quarantine) instead of from counters, which could be wrong after a crash. Events that were loaded as
-    history are as late as the `delay` of their source says. After records were copied to tables of record (permanent
-    copies) and removed from the log, repetitions among them are no longer counted. This takes 25 to 110 ms for a
-    million records.
+    They cover the log up to the history's last `refresh`. They are computed from the log (and the refused rows from the
+    quarantine), not from counters, which could be wrong after a crash. The lateness of events that were loaded as
+    history is the `delay` of their source. Repetitions are no longer counted after they were copied to tables of record
+    (permanent copies) and removed from the log. A million records take 25 to 110 ms.
 
     Args:
         history: The event log as columns. Call its `refresh` first.
@@ -125,11 +124,11 @@ def _of_source(
 
 
 def _following_deletions(source: Source, frame: EventFrame, replaced: NDArray[Any]) -> int:
-    """Count the deletions that replaced an existing version."""
+    """Count the deletions of versions that existed."""
     if source.key is None:
         return 0
     gone, at = frame.deleted, frame.known_at_us
-    at_once = gone & (frame.superseded_at_us == at)  # a deletion that another version replaced at the same time
+    at_once = gone & (frame.superseded_at_us == at)  # deletions that another version replaced at the same time
     maybe = np.flatnonzero(replaced & ~at_once)
     maybe = maybe[np.isin(frame.superseded_at_us[maybe], np.unique(at[gone]))]
     keys = frame.columns[source.key].values
@@ -143,5 +142,5 @@ def _greatest(times: NDArray[Any]) -> int | None:
 
 
 def _share(ordered: NDArray[Any], percent: int) -> int | None:
-    """Return the smallest value that at least `percent` % of the sorted values do not exceed."""
+    """Return a percentile of sorted values: the smallest value such that `percent` % of the values are not above it."""
     return int(ordered[max(0, -(-len(ordered) * percent // 100) - 1)]) if len(ordered) else None

@@ -1,4 +1,4 @@
-"""The rows of one call: their values are checked column by column, and then encoded as records of the log."""
+"""The rows of one call: check their values column by column, and encode them as records of the log."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """What is the same for all rows of one call."""
+    """The properties that all rows of one call share."""
 
     source: Source
     op: Op
@@ -55,7 +55,7 @@ class Batch:
     def __init__(
         self, call: Call, lists: dict[str, list[Any]], count: int, at_us: NDArray[Any] | None, *, given: bool = True
     ) -> None:
-        self._given = given  # False if the rows come from a table whose values were already checked
+        self._given = given  # False: the rows come from a table whose values were already checked
         self.bad: dict[int, tuple[str, Reason, object]] = {}
         self._call = call
         self._lists = lists
@@ -69,25 +69,25 @@ class Batch:
         self._ids = self._identify()
 
     def payloads(self) -> list[bytes]:
-        """Return the log record of each row. Do not use the records of bad rows."""
+        """Return the log record of each row. Records of bad rows are not valid."""
         call, times = self._call, self._values[self._call.source.time]
         rows = self._rows()
         ops = repeat(call.op) if self._ops is None else self._ops
         # A record is an encoded tuple that has the fields of `Event` in their order.
         fields = (repeat(call.source.name), self._ids, times, self._known_at(times), ops, repeat(call.history), rows)
-        return list(map(_encode, zip(*fields)))  # noqa: B905  # some are endless
+        return list(map(_encode, zip(*fields)))  # noqa: B905  # some of the iterators are endless
 
     def problem(self, row: int, offset: int) -> Problem:
         field, reason, found = self.bad[row]
         needed = f"; needed {' or '.join(map(repr, OPS))}" if (field, reason) == ("_op", "wrong_type") else ""
         source = self._call.source
         said = value_shown(found, reason, source.format(field))
-        if reason == "future" and isinstance(found, int | float):  # a time is easier to read than a number
+        if reason == "future" and isinstance(found, int | float):  # show a time, which is easier to read than a number
             said = time_text(self._values[source.time][row])  # type: ignore[arg-type]  # it has a time
         return Problem(row + offset, field, reason, said + needed)
 
     def absent(self, rows: Sequence[Mapping[str, object]] | None) -> tuple[str, ...]:
-        """Return the declared columns that some row lacks although it replaces an earlier row with the same key."""
+        """Return the declared columns that a row lacks. None are returned for a source without a key."""
         ops = [self._call.op] * self._count if self._ops is None else self._ops
         replacing = [row for row, op in enumerate(ops) if op != "delete" and row not in self.bad]
         if self._call.source.key is None or not replacing:
@@ -106,8 +106,8 @@ class Batch:
     def _table_row(self, row: int) -> dict[str, Any]:
         """Return the values of one row of a table.
 
-        If a column has a declared time format, its times are returned as texts. As a number, such a time would later be
-        read in the unit of the format.
+        If a column has a declared time format, its times are returned as texts, because a number would later be read in
+        the unit of the format.
         """
         raw = {name: values[row] for name, values in self._lists.items()}
         formatted = [
@@ -150,7 +150,7 @@ class Batch:
             if not known:
                 self.bad.setdefault(row, ("_op", "wrong_type", op))
             ops.append(op if known and op is not None else self._call.op)
-            if keyless and ops[-1] == "delete":  # without a key, nothing says which event to delete # D6
+            if keyless and ops[-1] == "delete":  # without a key, it is unknown which event to delete # D6
                 self.bad[row] = ("_op", "no_key", "delete")
         return ops
 
@@ -167,7 +167,7 @@ class Batch:
         if not times or (self._call.future_ok and not self._given):
             return
         dated: NDArray[np.int64] = np.array(times, np.int64)
-        # if the clock is in early 1970, this is a test, and small numbers are really microseconds
+        # if the clock is in early 1970, this is a test, in which small numbers are microseconds
         if self._given and self._call.now_us > LAST_OF_OTHER_UNITS_US:
             self._refuse_other_units(dated)
         if self._call.future_ok:
@@ -190,7 +190,7 @@ class Batch:
     def _bare_deletions(self) -> None:
         """Set all values of deletions to null, except the key and the time.
 
-        Which entity the deleted event belongs to is known from the version that the deletion replaces.
+        The version that the deletion replaces shows which entity the event belongs to.
         """
         source = self._call.source
         if self._ops is None and self._call.op != "delete":
@@ -214,17 +214,17 @@ class Batch:
         if "_id" not in self._lists:
             return hashes
         given = self._column("_id", "str")
-        # `_id` is followed by the hash of the content # D6
+        # the id is the given `_id`, followed by the hash of the content # D6
         return [made if own is None else f"{own}@{made}" for own, made in zip(given, hashes, strict=True)]
 
     def _rows(self) -> Iterator[tuple[Value, ...]]:
-        """Return the values of each row in the form that an event stores."""
+        """Return the values of each row as an event stores them."""
         source, rows = self._call.source, zip(*self._values.values(), strict=True)
         return rows if source.first is None or source.key is not None else _without_added_nulls(rows, source.first)
 
     def _known_at(self, times: list[Value]) -> Sequence[Value]:
         delay = self._call.source.delay_us
-        # no time is null here, because rows without a time were already refused
+        # no time is null, because rows without a time were already refused
         usual = [time + delay for time in times] if self._call.history else [0] * self._count  # type: ignore[operator]
         column = self._call.source.reading.known_at
         if column is not None:

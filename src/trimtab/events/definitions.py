@@ -35,14 +35,14 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     # how far the time of an event may be ahead of the clock; events further ahead go to quarantine
     future_tolerance_us: int = 5 * MINUTE_US
     about: About = NOTHING
-    # columns that are no longer declared, but that stored events still have (see `layouts.py`)
+    # columns of stored events that are no longer declared (see `layouts.py`)
     hidden: tuple[str, ...] = ()
-    # The number of columns that count for an event's id even if they are null; None: all. Later columns were added.
-    # D34
+    # How many columns, from the first, count for an event's id even if they are null; None: all. The others were added
+    # later. D34
     first: int | None = None
     # the declared format of each time column; left out of stored documents if no format is declared # D0178
     time_formats: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
-    # How given rows become events; not part of any document if unset # D0208
+    # how given rows become events; if unset, not part of any document # D0208
     reads: Reading | msgspec.UnsetType = msgspec.UNSET
 
     @property
@@ -57,11 +57,11 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reading(self) -> Reading:
-        """The rules by which given rows become events, which are the usual ones if none are declared."""
+        """The rules by which given rows become events; the usual ones if none are declared."""
         return PLAIN if self.reads is msgspec.UNSET else self.reads
 
     def format(self, column: str) -> ColumnFormat | None:
-        """Return the declared format of a column's texts. None means the table of conversions alone."""
+        """Return the declared format of a column's texts. None: only the rules in `values/conversions.py` apply."""
         times, reading = self.declared_formats.get(column), self.reading
         if times is None and reading is PLAIN:
             return None
@@ -128,21 +128,21 @@ def source(
         key: The column that identifies an event. A later event with the same key corrects or deletes the earlier event.
             Without a key, an event is identified by its content: equal content is a repetition, and any other content
             is another event.
-        delay: For history that is loaded in bulk: known at = event time + `delay`.
+        delay: How long after its time an event became known, for history that is loaded in bulk.
         future_tolerance: How far ahead of the clock an event may be dated.
         time_format: How texts and numbers represent times, for all time columns or by column. Either directives of
             `strptime` such as "%d.%m.%Y %H:%M" (in UTC, unless %z gives another offset), or "unix_s", "unix_ms",
             "unix_us" or "unix_ns". The default is ISO 8601 text and microseconds. Stored events do not depend on the
             format.
-        number_format: By column, how texts write the number 1234.56: "1.234,56 €". The unit may lack.
+        number_format: By column, how texts write the number 1234.56, for example "1.234,56 €". Texts may lack the unit.
         nulls: Texts that mean null in every column, such as "-" or "unknown". Case and surrounding spaces do not
             matter.
-        delimiter: The sign between the fields of a CSV file. The default is a comma, and a tab in .tsv files.
-        key_of: Columns that the key is made of, in rows that do not have the key.
+        delimiter: The sign between the fields of a CSV file. The default is a comma; in .tsv files, it is a tab.
+        key_of: Columns from whose values the key is made, in rows that do not have the key.
         constants: By column of type str, the value of rows that do not have the column, such as {"series": "all"}.
-        known_at: The column of times that says when an event became known. Where it is null, `delay` holds.
-        only_final: Whether rows of a file of history are left out if their `delay` has not passed at the newest row of
-            the file, because their values may not be final.
+        known_at: The column with the time at which an event became known. Where it is null, `delay` applies.
+        only_final: Whether to leave out the rows of a file of history that may not be final: those whose `delay` had
+            not passed at the time of the newest row.
         description: A text for people.
         owner: Who is responsible.
         tags: Labels for people, such as "pii".

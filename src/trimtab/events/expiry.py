@@ -1,10 +1,10 @@
 """Which rows of a table of record (a permanent copy of events) may be removed after their retention time. # D23
 
-An event expires as a whole, if all of its versions happened and became known before a given time. There are two
+An event expires as a whole, when all of its versions happened and became known before a given time. There are two
 exceptions. First, the newest such event of each entity stays, so that the entity and its newest values stay known.
-Second, some events stay that are old but were appended after the given time, as history that was loaded late: the
-newest one of each hour, and the first one in each partition. Predictions that were made before this history was loaded
-did not use it. The events that stay show which predictions these are. # D23
+Second, old events may have been appended after the given time, when history was loaded late. Of these, the newest one
+of each hour stays, and the first one in each partition. They show which predictions did not use this history, because
+they were made before it was loaded. # D23
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def expired(before_us: int, entities: Collection[Sequence[str]]) -> str:
 def _kept(old: str, before: str, by: Sequence[str]) -> str:
     """Return an SQL query for the ids of old events that must stay, for entities in the columns `by`.
 
-    Events that still count are preferred to deleted ones, then newer events to older ones.
+    Events that still count are preferred to deleted events, and then newer events to older ones.
     """
     entity = ", ".join('"' + column.replace('"', '""') + '"' for column in by)
     versions = 'PARTITION BY "_id" ORDER BY "_known_at" DESC, "_partition" DESC, "_position" DESC'

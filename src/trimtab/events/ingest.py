@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 10_000  # how many rows of a load are appended at once
 _SLICE = 20_000  # after how many rows progress is reported
-_NAMED = 100  # how many problems `Pushed` lists at most; the quarantine has all of them
+_NAMED = 100  # the most problems that `Pushed` lists; the quarantine has all
 
 
 class Pushed(Shown, msgspec.Struct, frozen=True):
@@ -40,12 +40,12 @@ class Pushed(Shown, msgspec.Struct, frozen=True):
     partition: str
     position: int  # the log position of the last accepted row; 0 if none was accepted
     problems: tuple[Problem, ...] = ()  # the first hundred problems
-    # for a source with a key: declared columns that some row did not have, and that became null because of this
+    # for a source with a key: declared columns that a row lacked, so that they became null
     absent: tuple[str, ...] = ()
 
 
 class Ingestor:
-    """Checks events and appends them to an event log. There is no other way to add events.
+    """Checks events and appends them to an event log. All events are added by this class.
 
     Args:
         log: The event log.
@@ -53,7 +53,8 @@ class Ingestor:
         clock: Gives the present time. It is compared with the times of events, and stored with rows in quarantine.
         quarantine: Where refused rows are stored.
         future_ok: The sources whose events may be in the future (such as requests about future times).
-        note: Called with the name of a source before its first event is appended. Its exceptions are passed on.
+        note: Called with the name of a source before the first event of the source is appended. Its exceptions are
+            raised.
     """
 
     def __init__(
@@ -80,20 +81,20 @@ class Ingestor:
         """Add rows, given as dicts or as a table (`Columns`, or a table of polars, pandas, pyarrow or DuckDB).
 
         A row must have its time and its key. Other columns may be left out and are then null. A row may also have
-        `_id`, `_known_at` and `_op`. The id of an event is its key. In a source without a key, it is made from the
-        event's content (its time and all values) and its `_id`. Therefore an exact repetition is dropped, and events
-        with equal content can be kept apart by different `_id` values.
+        `_id`, `_known_at` and `_op`. The id of an event is its key. In a source without a key, the id is made from the
+        event's content (its time and all values) and its `_id`. So an exact repetition is dropped, unless it has
+        another `_id`.
 
-        In a source with a key, a row replaces the whole previous row; `absent` lists the columns that became null
-        because of this. Deletions are only possible in a source with a key. A deletion needs nothing but the key. Other
-        columns are not stored, and its time is the present one if it has none.
+        In a source with a key, a row replaces the whole previous row with its key; `absent` lists the columns that may
+        have become null by this. Only a source with a key can have deletions. A deletion only needs the key. Its other
+        columns are not stored, and if it has no time, its time is the present.
 
         Args:
             source: The name of the source.
             rows: One dict for each event, or a table with one row for each event.
             op: The operation for rows that have no `_op`.
-            history: Whether the rows are history: then each became known at its event time plus the source's delay, not
-                now. Rows that are too far ahead of the clock are refused in any case. # D21
+            history: Whether the rows are history: each became known at its event time plus the source's delay, not now.
+                Rows that are too far ahead of the clock are always refused. # D21
 
         Raises:
             NotFound: There is no source of this name.
@@ -137,15 +138,13 @@ class Ingestor:
         history: bool = True,
         at_us: NDArray[Any] | None = None,
     ) -> Pushed:
-        """Add the rows of a table, ten thousand at a time. If the same table is added again, its rows are repetitions.
+        """Add the rows of a table, ten thousand at a time. If a table is added again, its rows are repetitions.
 
         Args:
             source: The name of the source.
             columns: The columns of the source, and optionally `_id`, `_known_at` and `_op`. Missing columns are null.
-            history: Whether rows became known at their event time plus the source's delay, unless they have a
-                `_known_at`.
-            at_us: For a replay: the append time of each row; times must never decrease. The rows are then not treated
-                as history.
+            history: Whether rows without a `_known_at` became known at their event time plus the source's delay.
+            at_us: For a replay: the append time of each row, never decreasing. Such rows are not treated as history.
 
         Raises:
             NotFound: There is no source of this name.
@@ -170,7 +169,7 @@ class Ingestor:
     ) -> Pushed:
         """Add rows that `read_rows` returned, in parts. Rows that do not fit go to quarantine.
 
-        The result counts both.
+        The result counts both kinds of rows.
 
         Args:
             source: The name of the source.
@@ -249,9 +248,7 @@ class Ingestor:
         at_us: NDArray[Any] | None,
         offset: int,
     ) -> Pushed:
-        """Check rows that are given as lists of values, put bad ones into quarantine, and append the others to the
-        log.
-        """
+        """Check rows, which are given as lists of values. Put bad rows into quarantine, and append the others."""
         count = len(next(iter(lists.values()), ())) if rows is None else len(rows)
         batch = Batch(call, lists, count, at_us, given=rows is not None)
         payloads = batch.payloads()

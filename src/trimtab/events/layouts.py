@@ -1,7 +1,7 @@
-"""Layouts: the place of each column in stored events. A place is never used for another column. # D34
+"""Layouts: the place of each column in stored events. No place is ever used for another column. # D34
 
-A stored event is a list of values without names. Therefore a new column is always added at the end, and the place of a
-column that is no longer declared stays empty. This way all stored events can still be read.
+A stored event is a list of values without names. So a new column is always added at the end, and the place of a column
+that is no longer declared stays empty. Thus all stored events can still be read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Layout(msgspec.Struct, frozen=True):
 
     columns: dict[str, Dtype]
     format: Literal[1] = 1
-    first: int | None = None  # number of columns before one was added; None: no column was added # D34
+    first: int | None = None  # how many columns there were before the first was added; None: none was added # D34
     recorded: bool = False  # whether an event was ever recorded # D34
 
 
@@ -39,7 +39,7 @@ def decode_layout(body: bytes, source: str) -> Layout:
 
 
 def layout_with(layout: Layout | None, source: Source) -> Layout:
-    """Return a layout that has all columns of a source: the given one, with new columns added at the end.
+    """Return a layout with all columns of a source: the given layout, with new columns added at the end.
 
     Raises:
         Misuse: A column is declared with another type than stored events have.
@@ -68,7 +68,7 @@ def continues(layout: Layout, before: Layout) -> bool:
 
 
 def retyped(layout: Layout, source: Source) -> dict[str, tuple[Dtype, Dtype]]:
-    """Return the columns whose declared type is not the stored type, each with the stored and the declared type."""
+    """Return the columns whose declared type is not the stored type, each with both types, stored first."""
     both = layout.columns.keys() & source.declared.keys()
     pairs = {name: (layout.columns[name], source.declared[name]) for name in source.columns if name in both}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

@@ -21,7 +21,7 @@ from trimtab.store.ports import Log
 Row = dict[str, Any]
 Place: TypeAlias = tuple[str, int]  # the partition and the position of a record in the quarantine's log
 _UNREADABLE = "bad_line"  # the reason of lines that could not be split into the fields of the header
-_LINE = ("_line", "_line_base64", "_line_number", "_file")  # fields with which such a line itself is stored
+_LINE = ("_line", "_line_base64", "_line_number", "_file")  # the fields in which such a line is stored
 _TOGETHER = 1_000  # how many rows a replay pushes at once
 
 
@@ -29,7 +29,7 @@ class Quarantined(msgspec.Struct, frozen=True, array_like=True, tag="row"):
     """A row that was refused, with the reason and the time."""
 
     source: str
-    row: str  # the row as it came, as JSON
+    row: str  # the row as it came, encoded as JSON
     reason: str  # one of `trimtab.events.values.conversions.Reason`
     field: str  # the column at fault
     at_us: int
@@ -47,7 +47,7 @@ class Quarantined(msgspec.Struct, frozen=True, array_like=True, tag="row"):
 
 
 class _Released(msgspec.Struct, frozen=True, array_like=True, tag="released"):
-    """A note that rows were replayed or dropped, and therefore are not in quarantine any more.
+    """A note that rows were replayed or dropped, so that they are no longer in quarantine.
 
     The note is kept until the content of these rows is erased.
     """
@@ -63,7 +63,7 @@ class _Begun(msgspec.Struct, frozen=True, array_like=True, tag="begun"):
 
 
 class _Erased(msgspec.Struct, frozen=True, array_like=True, tag="erased"):
-    """A row or note whose content was erased. It is not in quarantine any more. # D26"""
+    """A row or note whose content was erased. It is no longer in quarantine. # D26"""
 
     source: str
 
@@ -84,7 +84,7 @@ class SetAside(Shown, msgspec.Struct, frozen=True):
     rows: int
     since_us: int  # when the oldest of these rows came
     newest_us: int
-    fields: dict[str, int]  # how many rows have their fault in each column; the most frequent column comes first
+    fields: dict[str, int]  # by column, most frequent first: how many rows have their fault there
     examples: tuple[Example, ...]  # the newest rows, beginning with the newest one
 
 
@@ -92,7 +92,7 @@ class Replayed(Shown, msgspec.Struct, frozen=True):
     """The result of pushing rows in quarantine again."""
 
     accepted: int
-    quarantined: int  # rows that still do not fit, and therefore stay in quarantine
+    quarantined: int  # rows that still do not fit, so they stay in quarantine
     left_out: int  # rows for which `fix` returned None; they are removed for good
 
 
@@ -117,14 +117,12 @@ class Quarantine:
         self._log = log
 
     def add(self, rows: Sequence[Quarantined]) -> None:
-        """Put rows into quarantine. They are safely stored when this returns."""
+        """Put rows into quarantine. When this returns, they are safely stored."""
         if rows:
             self._log.append([_encoder.encode(row) for row in rows])
 
     def read(self, source: str | None = None) -> list[Quarantined]:
-        """Return the rows in quarantine, of one source or of all. Within a partition of the log, the oldest come
-        first.
-        """
+        """Return the rows in quarantine, of one source or all. In each partition of the log, the oldest come first."""
         return [row for _, row in self._pending(source)]
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -136,10 +134,10 @@ class Quarantine:
         return out
 
     def find(self, wanted: Callable[[Quarantined], bool]) -> dict[str, dict[int, bytes]]:
-        """Find the rows for which `wanted` returns True, and return the records to replace them with.
+        """Find the rows for which `wanted` returns True, and return records that replace them.
 
-        The result is for `Log.erase`: records by partition and position. It includes rows that were replayed or
-        dropped, as long as their content has not been erased.
+        The result is for `Log.erase`: records by partition and position. It includes replayed and dropped rows whose
+        content was not erased yet.
         """
         found: dict[str, dict[int, bytes]] = {}
         for (partition, position), record in self._records():
@@ -150,7 +148,7 @@ class Quarantine:
     def summary(self, source: str | None = None, *, examples: int = 3) -> list[SetAside]:
         """Return a summary of the rows in quarantine for each source and reason.
 
-        The reasons of a source are sorted by number of rows, with the most frequent first.
+        The reasons of a source are sorted by their number of rows, most frequent first.
         """
         groups: dict[tuple[str, str], list[Quarantined]] = {}
         for row in self.read(source):
@@ -168,10 +166,10 @@ class Quarantine:
         return sorted(out, key=lambda group: (group.source, -group.rows, group.reason))
 
     def drop(self, source: str | None = None, *, reason: str | None = None) -> int:
-        """Remove rows from quarantine: those of one source or of all, and with one reason or any. Return their number.
+        """Remove rows from quarantine, of one source or all, with one reason or any. Return their number.
 
-        The content of the rows is erased from the disk, together with that of rows which an earlier call could not
-        erase. If the call is interrupted, call it again.
+        Their content is erased from the disk, and so is content that an earlier call could not erase. If the call is
+        interrupted, call it again.
 
         Raises:
             NotFound: There is no such reason.
@@ -202,14 +200,15 @@ class Quarantine:
         """Push rows in quarantine again, after `fix` has changed them.
 
         If `fix` returns None, the row is removed. A row that still does not fit stays unchanged, with its first reason.
-        Without a `fix`, lines that could not be split into fields stay, too. Rows are pushed a thousand at a time. If a
-        replay is interrupted, the next one may push some rows again. These are repetitions, which count only once.
+        Without a `fix`, lines that could not be split into fields also stay. Rows are pushed a thousand at a time.
+        After an interrupted replay, the next one may push some rows again; these are repetitions, which count only
+        once.
 
         Args:
             ingestor: The ingestor to push the rows to.
             source: The source of the rows; None: all sources.
             reason: The reason of the rows; None: any reason.
-            fix: Returns the corrected row, or None. Fields such as `_line` (see `Quarantined.raw`) that are still in it
+            fix: Returns the corrected row, or None. If this has fields such as `_line` (see `Quarantined.raw`), they
                 are not pushed.
 
         Raises:
@@ -244,7 +243,7 @@ class Quarantine:
                 accepted += len(good)
                 stay += len(rows) - len(good)
                 left_out += len(part) - len(rows)
-        self._erase_released()  # partitions that could not be erased now are erased by a later call
+        self._erase_released()  # a later call erases partitions that cannot be erased now
         if failed:
             raise failed[0]
         return Replayed(accepted, stay, left_out)
@@ -264,7 +263,7 @@ class Quarantine:
             self._log.append([_encoder.encode(_Released(tuple(places)))])
 
     def _erase_released(self) -> list[Conflict | Unavailable]:
-        """Erase the content of rows that were replayed or dropped, then the notes about them.
+        """Erase the content of replayed and dropped rows, and then the notes about them.
 
         Return the errors for partitions that could not be erased. # D26
         """
@@ -279,7 +278,7 @@ class Quarantine:
                 released.update(record.places if isinstance(record, _Released) else ())
         instead: dict[str, dict[int, bytes]] = {
             partition: {} for partition, _ in released
-        }  # all partitions to rewrite; some may have no row to erase
+        }  # all partitions to rewrite, even if they have no row to erase
         for partition, position in released & rows.keys():
             instead[partition][position] = _encoder.encode(_Erased(rows[partition, position]))
         refused: list[Conflict | Unavailable] = []
@@ -343,7 +342,7 @@ class Quarantine:
 
 
 def check_reason(reason: str | None) -> None:
-    """Refuse a text that is not a reason for quarantine. None is allowed and means any reason.
+    """Refuse a text that is not a reason for quarantine. None is allowed: it means any reason.
 
     Raises:
         NotFound: The text is not a reason. The message lists the reasons.
@@ -356,7 +355,7 @@ def check_reason(reason: str | None) -> None:
 
 
 def line_fields(line: bytes, number: int, file: str | None) -> Row:
-    """Return the fields with which a line is stored that could not be split.
+    """Return the fields in which a line that could not be split is stored.
 
     >>> line_fields(b"a,\\xe9", 7, "a.csv")
     {'_line': 'a,\ufffd', '_line_number': 7, '_file': 'a.csv', '_line_base64': 'YSzp'}
@@ -374,7 +373,7 @@ def line_fields(line: bytes, number: int, file: str | None) -> Row:
 def line_texts(row: Mapping[str, Any]) -> list[str]:
     """Return the text of a line that could not be split.
 
-    If the line is not UTF-8, there is a second text: its bytes read as Latin-1.
+    If the line is not UTF-8, a second text has its bytes read as Latin-1.
     """
     encoded = row.get("_line_base64")
     return [row["_line"], *([] if encoded is None else [base64.b64decode(encoded).decode("latin-1")])]
@@ -385,7 +384,7 @@ def _without_line(row: Row) -> Row:
 
 
 def raw_json(row: Mapping[str, object]) -> str:
-    """Return a row as JSON. Values that JSON does not have become texts, so this never fails.
+    """Return a row as JSON. This never fails, because values that JSON does not have become texts.
 
     >>> raw_json({"x": float("inf"), "at": dt.datetime(2013, 1, 1)})
     '{"x": "inf", "at": "2013-01-01T00:00:00"}'

@@ -26,7 +26,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
     event_at_us: int
     known_at_us: int  # as sent by the caller; 0 if the caller sent none
     op: Op
-    history: bool  # whether it was loaded as history; then `known_at_us` counts, although the record was appended later
+    history: bool  # whether it was loaded as history: then `known_at_us` counts, even if the append was later
     values: tuple[Value, ...]
 
 
@@ -88,7 +88,7 @@ def decode_all(payloads: Sequence[bytes]) -> list[Event]:
     try:
         return list(map(_decoder.decode, payloads))
     except msgspec.DecodeError:
-        return list(map(decode, payloads))  # decodes one by one, to raise the error for the right record
+        return list(map(decode, payloads))  # decode one by one, to raise the error for the right record
 
 
 def decode_heads(payloads: Sequence[bytes]) -> list[Head]:
@@ -105,7 +105,7 @@ def decode_heads(payloads: Sequence[bytes]) -> list[Head]:
 
 
 def erased(source: str) -> bytes:
-    """Return the record that replaces an erased event. It holds nothing but the name of the source. # D26
+    """Return the record that replaces an erased event. It has only the name of the source. # D26
 
     >>> decode(erased("visits")).source == ERASED
     True
@@ -116,10 +116,10 @@ def erased(source: str) -> bytes:
 def known_at_us(event: Event, record: LogRecord) -> int:
     """Return the time at which an event became known.
 
-    This is never before it was appended to the log, unless the event was loaded as history.
+    Unless the event was loaded as history, this is never before the event was appended to the log.
     """
     if event.history:
         return event.known_at_us
-    # 0 means that no time was sent; if the clock is before 1970, 0 would be a time in the future
+    # 0 means that no time was sent; if the clock were before 1970, 0 would be in the future
     declared = event.known_at_us != 0
     return max(event.known_at_us, record.appended_at_us) if declared else record.appended_at_us

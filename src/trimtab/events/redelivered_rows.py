@@ -1,6 +1,6 @@
 """Find rows that were stored earlier and are sent again after the columns of their source changed. # D34
 
-The changed columns give these rows new ids, so they would be stored as new events.
+Because their columns changed, these rows have new ids, so they would be stored as new events.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from trimtab.store.ports import Log
 
 
 def changed_columns(source: Source, rows: FileRows) -> list[str]:
-    """Return the columns by which rows get other ids than before. There are none if the source has a key.
+    """Return the columns because of which rows get new ids; none if the source has a key.
 
-    There are two kinds: columns that were added to the source, if some row has a value there; and columns that the rows
-    have but the source no longer declares.
+    These are columns that were added to the source and in which a row has a value, and columns of the rows that the
+    source no longer declares.
     """
     if source.key is not None:
         return []
@@ -30,19 +30,19 @@ def changed_columns(source: Source, rows: FileRows) -> list[str]:
 
 
 def redelivered(source: Source, events: Iterable[Event], log: Log, moved: Moved) -> int:
-    """Count the events that would be stored as new, although a stored event equals them except for changed columns.
+    """Count the events that would be stored as new, although a stored event differs only in changed columns.
 
     The log and its permanent copy (the table of record) are read once from beginning to end.
 
     Args:
         source: The source of the events, as returned by `laid_out`.
-        events: The events, in the form in which they would be stored.
+        events: The events, as they would be stored.
         log: The event log.
         moved: The part of the log that was moved to tables of record.
     """
     added = [place for place in range(len(source.columns)) if _added(source, place)]
     both = [place for place, name in enumerate(source.columns) if place not in added and name not in source.hidden]
-    # stored events: by the values in the columns `both`, then by id, the values in the columns `added`
+    # of the given events, the values in the columns `added`: by the values in the columns `both`, then by id
     known: dict[object, dict[str, tuple[object, ...]]] = {}
     for event in events:
         known.setdefault(_identity(event, both), {})[event.id] = _values(event, added)

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _COMMIT = 200_000  # how many records of one partition go into one commit of each table
-_COMMIT_BYTES = 4 << 20  # size of payloads that ends a commit; values take 20 times as much memory
+_COMMIT_BYTES = 4 << 20  # a commit ends after this many bytes of payloads; values take 20 times as much memory
 _BATCH = 10_000
 
-# The columns for the fields of a record. They begin with an underscore, which no column of a source does.
+# The columns for the fields of a record. They begin with an underscore, unlike all columns of a source.
 FIELDS: dict[str, Dtype] = {
     "_event_at": "time",
     "_known_at": "time",  # the computed time at which the event became known
@@ -42,15 +42,15 @@ class Materialised(Shown, msgspec.Struct, frozen=True):
     rows: dict[str, int]  # for each source, the number of new rows in its table
     # for each partition, the position up to which the tables have all records of the given sources
     positions: dict[str, int]
-    unknown: int  # the number of records of other sources; they would be lost if the log was truncated
+    unknown: int  # how many records are of other sources; these would be lost if the log was truncated
 
 
 class Moved(msgspec.Struct, frozen=True):
-    """The part of the log that is in tables of record. If it was removed from the log, it is read from these tables."""
+    """The part of the log that is in tables of record. What was removed from the log is read from these tables."""
 
     tables: dict[str, Table]  # by source name
     through: dict[str, int]  # for each partition, the position up to which the tables have all records of all sources
-    newest_us: int = -(2**62)  # the latest append time in the log at the time when records were removed
+    newest_us: int = -(2**62)  # the latest append time in the log when records were removed
 
 
 def materialise(
@@ -59,15 +59,15 @@ def materialise(
     """Copy the new records of the log to the tables of record, with all versions and deletions.
 
     Each commit also stores the position up to which a partition was copied. Records that a table already has are
-    skipped, so no row is lost or doubled by a crash or by another process that copies, too. The log itself is not
-    changed; afterwards its records may be removed up to `positions`.
+    skipped, so a crash, or another process that copies, cannot lose or double a row. The log itself is not changed.
+    Afterwards, its records up to `positions` may be removed.
 
     Args:
         log: The event log.
         sources: The sources whose records are copied.
         tables: The tables by source name.
         through: For each partition, the position up to which the tables have all records of all sources. A source that
-            was declared after records were removed from the log has none before these positions.
+            was declared after records were removed from the log has no records before these positions.
 
     Raises:
         Misuse: A source has no table, or the table has other columns than the source.
@@ -87,7 +87,7 @@ def materialise(
         while after < end:
             after, strange = _commit(log, partition, after, end, sources, tables, reached, rows)
             unknown += strange
-        # The table of a source declared after a truncation counts as complete up to the truncation.
+        # The table of a source that was declared after a truncation counts as complete up to there.
         for source in sources:
             if tables[source.name].position(partition) < end:
                 tables[source.name].append(table_rows(source, []), writer=partition, position=end)
@@ -104,7 +104,7 @@ def _commit(
     reached: Mapping[str, int],
     rows: dict[str, int],
 ) -> tuple[int, int]:
-    """Move the records of one commit, and count them in `rows`; a function, so that they are freed before the next.
+    """Copy the records of one commit, and count them in `rows`. (At the end of this function, they are freed.)
 
     Returns:
         The last position, and how many records belong to no source.
@@ -112,7 +112,7 @@ def _commit(
     groups: dict[str, list[tuple[LogRecord, Event]]] = {name: [] for name in reached}
     upto, strange = _read(log, partition, after, min(end, after + _COMMIT), groups)
     for source in sources:
-        # Another pass may have written more.
+        # another process may have written more
         there = max(reached[source.name], tables[source.name].position(partition))
         new = [(r, e) for r, e in groups.pop(source.name) if r.position > there]
         # The last commit sets the positions of all partitions, where the next pass starts.
@@ -125,9 +125,9 @@ def _commit(
 def recorded(
     tables: Mapping[str, Table], sources: Sequence[Source], after: Mapping[str, int], *, batch: int = 5_000
 ) -> Iterator[list[LogRecord]]:
-    """Yield the records after `after` from the tables of record, in the order of append time, as the log had them.
+    """Yield the records after `after` from the tables of record, as the log had them, by append time.
 
-    For a source that is not in `sources`, records have their partition, position and time, but no values.
+    Records of sources that are not in `sources` have a partition, a position and a time, but no values.
     """
     columns = {source.name: list(source.columns) for source in sources}
     declared = {source.name: source.columns for source in sources}
@@ -223,7 +223,7 @@ def table_rows(source: Source, rows: Sequence[tuple[LogRecord, Event]]) -> Colum
 
 
 def with_columns(rows: Columns, columns: Mapping[str, Dtype]) -> Columns:
-    """Return rows of a table of record with all of the given columns. Columns that they did not have are null."""
+    """Return rows of a table of record with all of the given columns. Missing columns are null."""
     lacking = {name: dtype for name, dtype in columns.items() if name not in rows}
     if not lacking or not rows.by_name:
         return rows
@@ -242,14 +242,14 @@ def read_table(
 ) -> Recorded:
     """Read a table of record. If `upto` is given, read only its partitions, up to its positions.
 
-    `through` are the positions up to which the table is known to be complete. If there is no table, the source has no
-    records up to there.
+    The table is known to be complete up to the positions `through`. If there is no table, the source has no records up
+    to these positions.
     """
     if table is None:
         return Recorded(None, dict(through))
     reached = {
         name: max(table.position(name), through.get(name, 0)) for name in {*partitions, *through}
-    }  # read before the rows, so that the rows are at least as new
+    }  # read before the rows, which are then at least as new
     rows = table.scan()
     if not rows.rows:
         return Recorded(rows, reached)

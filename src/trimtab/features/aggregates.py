@@ -38,14 +38,14 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     dtype: Literal["int", "float", "value", "total"]
     zero: bool = False  # whether it is 0 for an empty window, and not null
     numeric: bool = False  # whether it only accepts numbers and bools
-    # in what form its values are part of an online state
+    # the form in which an online state has its values
     online: Literal["latest", "sums", "extreme", "sketch"] = "sketch"
-    # which sums are kept: of the values, of the values as floats, of the squares
+    # the sums that are kept: of the values, of the values as floats, of their squares
     sums: tuple[Literal["value", "float", "square"], ...] = ()
     decays: bool = False  # whether older values have a smaller weight
     places: str = ""  # the function that declares several places of this kind at once: `last_n` or `top_k`
     explains_loss: Callable[[float, float, int], bool] = lambda used, left, keep: True
-    # of (used, left, keep): whether a window that gives `left` can give `used` with more events in it; NaN is null
+    # the function behind `Aggregate.explains_loss`; its arguments are (used, left, keep)
 
 
 def _null_or(holds: Callable[[float, float], bool]) -> Callable[[float, float, int], bool]:
@@ -65,7 +65,7 @@ KINDS: dict[AggregateKind, Kind] = {
     "std": Kind(dtype="float", numeric=True, online="sums", sums=("float", "square")),
     "first": Kind(dtype="value", explains_loss=_not_null),
     "last": Kind(dtype="value", places="last_n", explains_loss=_not_null),
-    "count_distinct": Kind(  # exact if it is below `keep`, and otherwise an estimate
+    "count_distinct": Kind(  # exact below `keep`, and otherwise an estimate
         dtype="int", zero=True, explains_loss=lambda used, left, keep: used >= builtins.min(left, keep)
     ),
     "top": Kind(dtype="value", places="top_k"),
@@ -99,7 +99,7 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     over_us: int | None = None  # None: the window is unlimited; always None for `latest`
     hop_us: int = 0
     max_age_us: int | None = None  # only for `latest`
-    until_us: int = 0  # the window ends this long before the request, rounded down to a hop (a step of the window)
+    until_us: int = 0  # the window ends this long before the request; its end is rounded down to a hop (step)
     place: int = 1  # for `last` and `top`: 1 is the newest or the most frequent value
     keep: int = 0  # for `count_distinct`: how many hashes are kept
     half_life_us: int = 0  # for `decayed_sum` and `decayed_mean`
@@ -116,7 +116,7 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def reach_us(self) -> int | None:
-        """How far before a request its events may be, including a hop; None: there is no limit."""
+        """How long before a request the events of its window may be, including a hop; None: there is no limit."""
         return None if self.window_us is None else self.window_us + self.hop_us + self.until_us
 
     def dtype(self, columns: Mapping[str, Dtype]) -> Dtype:
@@ -146,7 +146,7 @@ class Several(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def latest(column: str | Expression, *, max_age: Duration | None = None) -> Aggregate:
-    """Declare the value of an entity's newest event. If it is older than `max_age`, it is null (reason "expired")."""
+    """Declare the value of an entity's newest event. If the event is older than `max_age`, this is null ("expired")."""
     return Aggregate(kind="latest", of=value_of(column), max_age_us=None if max_age is None else duration_us(max_age))
 
 
@@ -162,7 +162,7 @@ def count(
     return _windowed("count", column, over, where, hop, until)
 
 
-def sum(  # the field's name for it, used as tt.sum
+def sum(  # the usual name in the field, used as tt.sum
     column: str | Expression,
     *,
     over: Duration | None = None,
@@ -292,8 +292,8 @@ def count_distinct(
 ) -> Aggregate:
     """Declare the number of distinct values in the window.
 
-    It is exact if it is below k (3 to 4,096). Otherwise it is estimated from the k smallest 64-bit hashes of the
-    values. The standard error is then about the number divided by sqrt(k - 2), which is 6.3 % for k=256.
+    Below k (3 to 4,096), the number is exact. Otherwise it is estimated from the k smallest 64-bit hashes of the
+    values, with a relative standard error of about 1 / sqrt(k - 2), which is 6.3 % for k=256.
     """
     found = _windowed("count_distinct", column, over, where, hop, until)
     return msgspec.structs.replace(found, keep=k)
@@ -310,9 +310,9 @@ def top_k(
 ) -> Several:
     """Declare the k most frequent values in the window, for k from 1 to 100.
 
-    If this is declared as `x`, the view has the features `x_1` (the most frequent value) to `x_k`. Values that are
-    equally frequent are in their own order. The result is exact if the window has at most 1,024 distinct values.
-    Otherwise, only the 1,024 values with the smallest hashes are counted.
+    If this is declared as `x`, the view has the features `x_1` (the most frequent value) to `x_k`. Equally frequent
+    values are sorted by value. If the window has more than 1,024 distinct values, only the 1,024 with the smallest
+    hashes are counted. Otherwise the result is exact.
     """
     return Several(of=_windowed("top", column, over, where, hop, until), n=k)
 
@@ -328,8 +328,8 @@ def decayed_sum(
 ) -> Aggregate:
     """Declare the sum of values whose weight halves with each `half_life` of age. It is 0 for an empty window.
 
-    Ages are counted in whole hops. By default a hop is the largest usual step that is at most 1/32 of the half-life.
-    Values older than `over` are left out; by default this is 10 half-lives (a weight of 0.001).
+    Ages are counted in whole hops. By default, a hop is the largest usual step up to 1/32 of the half-life. Values
+    older than `over` are left out. The default of `over` is 10 half-lives (a weight of 0.001).
     """
     return _decayed("decayed_sum", column, half_life, over, where, hop, until)
 
@@ -348,18 +348,18 @@ def decayed_mean(
 
 
 def default_hop_us(over_us: int) -> int:
-    """Return the default hop (step) of a window: the largest usual step that is at most 1/128 of the window.
+    """Return the default hop (step) of a window: the largest usual step up to 1/128 of the window.
 
-    If that is below one second, return 0, which means that the window moves continuously.
+    If that is below one second, the result is 0, which means that the window moves continuously.
 
-    >>> default_hop_us(duration_us("7d")) == duration_us("1h")
-    True
+        >>> default_hop_us(duration_us("7d")) == duration_us("1h")
+        True
     """
     return _usual_step_us(over_us // 128)
 
 
 def value_of(column: str | Expression) -> Expression:
-    """Return an expression: that for a column's name, or the given expression itself."""
+    """Return the expression for a column's name. Return a given expression unchanged."""
     return col(column) if isinstance(column, str) else column
 
 
@@ -471,7 +471,7 @@ def _windowed(
         hop_us = default_hop_us(over_us - until_us)
     of = None if column is None else value_of(column)
     if isinstance(of, Expression) and of.is_category and KINDS[kind].dtype == "int":
-        of = of.args[0]  # counting distinct values does not need the vocabulary of a category
+        of = of.args[0]  # distinct values can be counted without the vocabulary of a category
     return Aggregate(kind=kind, of=of, where=where, over_us=over_us, hop_us=hop_us, until_us=until_us)
 
 

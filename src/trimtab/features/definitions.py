@@ -52,7 +52,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """The hash that identifies this definition. It covers those parts of the source that the view reads. # D34"""
+        """The hash that identifies this definition, including those parts of the source that the view reads. # D34"""
         content = self.source.content_of(sorted(self.columns_read))
         return content_hash([self.name, content, self.by, self.features, self.boundary])
 
@@ -70,14 +70,13 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         return self.join()[feature]
 
     def join(self, name: str | None = None, *, by: By | None = None, select: Sequence[str] | None = None) -> Join:
-        """Return this view for use in a request: under another name, looked up by other columns, or with fewer
-        features.
+        """Return this view for a request: with another name, looked up by other columns, or with fewer features.
 
         Args:
             name: The prefix of the features' names; by default the name of the view.
             by: The columns of the request, or other features (`plane["model"]`), that identify the entity. By default,
-                columns with the same names as those that the view is declared by.
-            select: The features that the model gets; by default all. Expressions can still use the other ones.
+                these columns have the names that the view is declared by.
+            select: The features that the model gets; by default all. Expressions can also use the other features.
 
         Raises:
             Misuse: `by` has another number of columns than the view's own, or a feature does not exist.
@@ -106,9 +105,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Join(msgspec.Struct, frozen=True, kw_only=True):
-    """A view as used by a request. `View.join()` makes one. A view that is used directly is joined under its own
-    name.
-    """
+    """A view as used by a request. `View.join()` makes one. A view without `join()` is joined under its own name."""
 
     name: str  # features are called `name.feature`
     view: View
@@ -134,7 +131,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """A kind of request for a prediction. `request()` makes and checks one."""
 
     source: Source  # a request is also a source, so that past requests can be ingested as events
-    lead_us: int = 0  # how long before its own time the request is made
+    lead_us: int = 0  # how long before its own time (the time that it is about) the request is made
 
     @property
     def name(self) -> str:
@@ -164,13 +161,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LabelWait:
-    """Computations with the time that labels are waited for. A class that has `wait_us` inherits from this."""
+    """Computations with the wait for labels. A class that has `wait_us` inherits from this."""
 
     __slots__ = ()
     wait_us: int
 
     def final_at(self, at_us: Us) -> Us:
-        """Return when the label of a request at `at_us` is final. This also works for arrays."""
+        """Return the time at which the label of a request at `at_us` is final. Arrays are allowed."""
         return at_us + self.wait_us
 
     def final_until(self, now_us: int) -> int:
@@ -180,7 +177,7 @@ class LabelWait:
     def closed_until(self, now_us: int) -> int:
         """Return the latest midnight before which all requests have a final label at `now_us`.
 
-        The days before it are called closed.
+        The days before this midnight are called closed.
         """
         return self.final_until(now_us) // DAY_US * DAY_US
 
@@ -194,7 +191,8 @@ class Label(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
     wait_us: int
     # the possible values in order; empty if the label is a number or a bool
     classes: tuple[str, ...] | tuple[int, ...] = ()
-    # whether the source has one event for each request, dated by the time of the request; `model()` finds out # D206
+    # whether the source has one event for each request, with the request's time as event time; `model()` finds out #
+    # D206
     dated_by_request: bool = False
 
     @property
@@ -206,7 +204,7 @@ class Label(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes as texts, which name them in predictions. The label of a row is the index of its class."""
+        """The classes as texts, which are their names in predictions. The label of a row is the index of its class."""
         return tuple(str(one) for one in self.classes)
 
 
@@ -217,8 +215,8 @@ def entity(
 
     Args:
         name: The name: lower case, and unique in the project.
-        columns: The columns that together identify the entity, each str or int. The source of a view by this entity
-            must have them.
+        columns: The columns that together identify the entity, each str or int. Sources of views by this entity must
+            have them.
         description: A text for people.
         owner: Who is responsible.
         tags: Labels for people, such as "pii".
@@ -311,9 +309,9 @@ def request(
 ) -> Request:
     """Declare a kind of request: its key, its time and its columns. A request is made `lead` before its time.
 
-    The formats, `nulls`, `delimiter`, `key_of` and `constants` are those of `source()`. The formats and `nulls` hold
-    for texts in files, in pushed rows, and in rows that are asked for an answer. The others hold for files and pushes
-    alone: a row that is asked for an answer has every column, and its key.
+    The formats, `nulls`, `delimiter`, `key_of` and `constants` are as in `source()`. The formats and `nulls` apply to
+    texts in files, in pushed rows, and in rows sent for a prediction. The others only apply to files and pushed rows,
+    because a row sent for a prediction has its key and every column.
 
     Raises:
         Misuse: As for `source()`.
@@ -344,7 +342,7 @@ def label(
     wait: str | int,
     classes: Sequence[str] | Sequence[int] | None = None,
 ) -> Label:
-    """Declare the label of a request: a value of the event of `source` that has the request's key in the column `key`.
+    """Declare the label of a request: a value in the event of `source` whose column `key` has the request's key.
 
     The label is final after the time `wait`.
 
@@ -352,7 +350,7 @@ def label(
         source: The source with the events that have the labels.
         key: The column of `source` that has the key of the request.
         value: The value: a number or a bool. With `classes`, a text or a whole number.
-        wait: How long after a request its label is waited for.
+        wait: How long after a request to wait for its label.
         classes: The possible values, 3 to 100. All versions give probabilities in this order. A row with another value
             is called `unlisted`, and is not used for training.
 
@@ -399,7 +397,7 @@ def _checked_classes(
 
 
 def _columns_of(by: By, what: str) -> tuple[str, ...]:
-    """Return the names of the columns that `by` means."""
+    """Return the names of the columns in `by`."""
     if isinstance(by, Entity):
         return tuple(by.columns)
     if not isinstance(by, str | Expression | Sequence):

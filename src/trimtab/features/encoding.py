@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # encoding a single row does not need NumPy
 
 
 class Encoding(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """How features become float64. It is fitted on training rows and stored with a version. `fit()` makes one.
+    """The rules by which features become float64. They are fitted on training rows and stored with a version.
 
     Null becomes NaN, and so does a category that did not occur in training.
     """
@@ -42,7 +42,7 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """
         import numpy as np
 
-        out = np.empty((len(self.dtypes), values.rows), np.float64)  # turned at the end, which is quicker
+        out = np.empty((len(self.dtypes), values.rows), np.float64)  # transposed at the end, which is quicker
         for place, (name, dtype) in enumerate(self.dtypes.items()):
             column = values[name]
             if column.dtype != dtype:
@@ -60,8 +60,8 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def row(self) -> Callable[[Sequence[Any]], list[float]]:
         """Return a function that encodes a single row. Its results equal `matrix`, bit for bit.
 
-        The function takes the values in order, with None for null. It is generated for these features, because a loop
-        would take four times as long.  # D108
+        The function takes the values in the order of the features, with None for null. Its code is generated for these
+        features, because a loop would take four times as long.  # D108
         """
         values = {f"v{n}": name for n, name in enumerate(self.dtypes)}
         scope: dict[str, Any] = {"nan": math.nan}

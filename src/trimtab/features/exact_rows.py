@@ -1,6 +1,6 @@
 """Exact sums of floats, as integers over a power of two. A sum is only rounded when it is read.
 
-A float is `numerator / 2**exponent`. If numerators have the same exponent, their sum is an integer. So it does not
+A float is `numerator / 2**exponent`. Numerators of the same exponent are added as integers, so their sum does not
 depend on the order of rows, and a row can be subtracted again. Python rounds the quotient of integers correctly, so a
 sum that is read equals `math.fsum`.
 """
@@ -10,12 +10,12 @@ from __future__ import annotations
 from trimtab.core.expressions.primitives import INT_MAX, INT_MIN
 
 UNITS = [2.0**-exponent for exponent in range(400)]
-# A numerator times UNITS[exponent] equals `rounded`, in half the time. This holds for sums of values up to 1e150,
-# because the numerator is rounded once when it becomes a float, and a power of two only changes its exponent.
-# Numerators with larger exponents, or of squares, may be too large for a float.
+# A numerator times UNITS[exponent] equals `rounded`, in half the time: the numerator is rounded once, when it becomes a
+# float, and a power of two only changes its exponent. This holds for sums of values up to 1e150. With larger exponents,
+# or for squares, numerators may be too large for a float.
 
 SCALES = [2.0**exponent for exponent in range(400)]
-# if a value times SCALES[exponent] is a whole number, this is its numerator for that exponent
+# if a value times SCALES[exponent] is a whole number, the product is the value's numerator for that exponent
 
 
 def split(value: float) -> tuple[int, int]:
@@ -38,7 +38,7 @@ def rounded(numerator: int, exponent: int) -> float:
 
 
 def fits(total: int) -> bool:
-    """Return whether an integer sum fits in 64 bits. If it does not, the feature has failed.
+    """Return whether an integer sum fits in 64 bits. If not, the feature fails.
 
     >>> fits(2**63 - 1), fits(2**63)
     (True, False)

@@ -30,7 +30,7 @@ class Stage(msgspec.Struct, frozen=True):
 class FeatureSet(msgspec.Struct, frozen=True, kw_only=True):
     """The features of a model, in the order in which they are declared. `feature_set()` makes and checks one.
 
-    A name stands for a column of the request, for a feature of a view (`view.feature`), or for a transform (a named
+    A name stands for a column of the request, a feature of a view (`view.feature`), or a transform (a named
     expression).
     """
 
@@ -71,8 +71,8 @@ def feature_set(request: Request, features: Sequence[Item], *, texts: bool = Fal
         request: The request. Its columns can be used in expressions, and to look up views.
         features: Views, views that are joined under another name, and dicts of named expressions. Expressions can use
             columns of the request and other features.
-        texts: Whether features may be texts. This is for tables that people read, and not for estimators. A table may
-            have a column with the name of a feature. Expressions then use the feature.
+        texts: Whether features may be texts, for tables that people read and not for estimators. In such a table, a
+            column may have the name of a feature. Expressions then use the feature.
 
     Raises:
         Misuse: Two features have the same name, the key of a view is neither a column nor a feature, features need each
@@ -198,8 +198,8 @@ def _stages(request: Request, joins: Mapping[str, Join], transforms: Mapping[str
         circle = error.args[1]
         raise Misuse(f"features: {' needs '.join(circle[::-1])}. Break the circle.") from None
     depth: dict[str, int] = {}
-    # A view is looked up in the stage after the one that computes its keys. A transform is computed in the last stage
-    # that it reads from.
+    # A view is looked up in the stage after the one that computes its keys. A transform is computed in the last of the
+    # stages that it reads from.
     for node in order:
         least = max((depth[n] for n in graph[node]), default=0)
         depth[node] = least + 1 if node.startswith("view ") and graph[node] else least

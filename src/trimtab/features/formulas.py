@@ -41,7 +41,7 @@ def deviation(n: int, s1: float, s2: float) -> float:
 def weights(hop_us: int, half_life_us: int, steps: int) -> tuple[float, ...]:
     """Return the weights of values that are 0, 1, ... `steps` hops (steps of the window) old. # D14
 
-    They are correctly rounded, and therefore the same on every machine.
+    They are correctly rounded, so they are the same on every machine.
 
     >>> weights(1, 2, 4)
     (1.0, 0.7071067811865476, 0.5, 0.3535533905932738, 0.25)
@@ -60,7 +60,7 @@ def steps_of(over_us: int, hop_us: int) -> int:
 
 
 def hash_of(value: float | int | bool | str) -> int:
-    """Return a 64-bit hash of a value. It is the same on every machine, and equal for equal values of the same type.
+    """Return a 64-bit hash of a value. Equal values of the same type have equal hashes on every machine.
 
     >>> hash_of(0), hash_of("a") == hash_of("b")
     (16294208416658607535, False)

@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Reason = Literal["found", "no_entity", "not_yet", "outside_window", "expired", "null", "unavailable", "failed"]
-# in the order of their codes; "unavailable": the value could not be read when it was needed
+# in the order of the reason codes; "unavailable": the value could not be read when it was needed
 REASONS: tuple[Reason, ...] = (
     "found", "no_entity", "not_yet", "outside_window", "expired", "null", "unavailable", "failed"
 )  # fmt: skip
 UNAVAILABLE = REASONS.index("unavailable")
 FAILED = REASONS.index("failed")
-NO_VIEW = 255  # the code of a feature that does not come from a view, and that did not fail
+NO_VIEW = 255  # the code of a transform (a feature that is not from a view) that did not fail
 
 
 class FeatureFrame(msgspec.Struct, frozen=True, eq=False):
     """The feature values of requests: one row for each request, in order.
 
-    `values` has a column for each feature. It is named `view.feature`, or has the name of the transform. `reasons` has
-    an array of codes (uint8, indexes into `REASONS`) for each feature of a view. `failed` has a boolean array for each
-    transform that failed in some row; it is True in these rows.
+    `values` has a column for each feature, named `view.feature` or after the transform. `reasons` has an array of codes
+    (uint8, indexes into `REASONS`) for each feature of a view. `failed` has a boolean array for each transform that
+    failed in some row: True where it failed.
     """
 
     values: Columns
@@ -35,7 +35,7 @@ class FeatureFrame(msgspec.Struct, frozen=True, eq=False):
     failed: Mapping[str, NDArray[Any]] = {}
 
     def codes(self, names: Sequence[str]) -> NDArray[Any]:
-        """Return the reason codes of features in the form in which predictions log them: uint8, shape (rows, names)."""
+        """Return the reason codes of features as predictions log them: uint8, shape (rows, names)."""
         import numpy as np
 
         out = np.full((self.values.rows, len(names)), NO_VIEW, np.uint8)
@@ -56,7 +56,7 @@ class FeatureFrame(msgspec.Struct, frozen=True, eq=False):
 
     @staticmethod
     def concat(parts: Sequence[FeatureFrame]) -> FeatureFrame:
-        """Return frames with the same features joined end to end."""
+        """Return one frame with the rows of all parts, which have the same features."""
         import numpy as np
 
         names = {name for part in parts for name in part.failed}

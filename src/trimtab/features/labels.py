@@ -17,7 +17,7 @@ from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import Label
 
 Array = NDArray[Any]
-LabelRequests: TypeAlias = "tuple[Column, Array, Array]"  # keys, times and cuts of some requests
+LabelRequests: TypeAlias = "tuple[Column, Array, Array]"  # keys, times and cuts of requests (see `LabelIndex.join`)
 LabelState = Literal["labelled", "late", "pending", "missing", "unlisted"]
 # in the order of their codes
 LABEL_STATES: tuple[LabelState, ...] = ("labelled", "late", "pending", "missing", "unlisted")
@@ -49,7 +49,7 @@ class LabelIndex:
         self._rows = 0
 
     def update(self, frame: EventFrame) -> None:
-        """Use a new history of the label's source. This is fast if it continues the previous one.
+        """Use a new history of the label's source. If it continues the previous one, this is fast.
 
         Raises:
             Misuse: The history belongs to another source.
@@ -79,16 +79,16 @@ class LabelIndex:
         """Return the labels of requests as far as they were known at the time `cut_us`.
 
         The label of a request is taken from the last event with its key. The event must not be earlier than the
-        request, must have been known at `cut_us`, and must not have been deleted or corrected by then. If it has no
-        value, there is no label.
+        request, must be known at `cut_us`, and must not be deleted or corrected by then. If the event has no value,
+        there is no label.
 
-        If the source dates its one event for each key by the time of the request, the event may be earlier than the
-        time at which the request was answered, but only if nothing of it was known then.  # D206
+        If the source has one event for each key, with the request's time as event time (`dated_by_request`), the event
+        may be earlier than `at_us`, but only if no version of the event was known then.  # D206
 
         Args:
             keys: The keys of the requests. A request whose key is None has no label.
             at_us: The time of each request, int64.
-            cut_us: Labels that became known later do not count. Either one time for all requests, or one for each.
+            cut_us: One time for all requests, or one for each. Labels that became known later do not count.
         """
         at_us = np.asarray(at_us, np.int64)
         cut_us = np.broadcast_to(np.asarray(cut_us, np.int64), at_us.shape)
@@ -129,9 +129,9 @@ class LabelIndex:
         return state
 
     def _best(self, row: Array, at_us: Array, cut_us: Array) -> Array:
-        """Return for each request the row of the last event that counts. `row` is the last event of its key.
+        """Return for each request the row of the last event that counts; -1: there is none.
 
-        -1: there is none.
+        `row` is the row of the last event with its key.
         """
         best = np.full(len(row), -1, np.int64)
         frame = self._frame
@@ -139,7 +139,7 @@ class LabelIndex:
             return best
         wanted = np.flatnonzero(row >= 0)
         row = row[wanted]
-        before = np.zeros(len(best), np.bool_)  # whether an event that is dated before the request was known by then
+        before = np.zeros(len(best), np.bool_)  # whether an event with an earlier event time was known at `at_us`
         while len(wanted):  # the number of rounds is the largest number of events of a key
             at, cut = at_us[wanted], cut_us[wanted]
             dated = frame.event_at_us[row] >= at
@@ -172,7 +172,7 @@ def _continues(frame: EventFrame, before: EventFrame) -> bool:
 
 
 def _greater(frame: EventFrame, one: Array, other: Array) -> Array:
-    """Return where event `one` comes after event `other`, as a boolean array."""
+    """Return a boolean array: whether event `one` comes after event `other`."""
     greater = np.zeros(len(one), bool)
     for field in (frame.position, frame.partition, frame.known_at_us, frame.event_at_us):
         a, b = field[one], field[other]

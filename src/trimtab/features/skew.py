@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from trimtab.features.definitions import Join
     from trimtab.features.feature_set import FeatureSet
 
-# stored checks from before the change of D0037 may also have the cause "online_state"
+# older stored checks (before a change of D0037) may also have the cause "online_state"
 Cause = Literal["online_state", "definition", "platform", "history_changed", "pruned", "code", "clock", "unknown"]
 EXPLAINED: frozenset[Cause] = frozenset(("platform", "history_changed", "pruned"))  # expected, so not an alarm # D37
-LAST_BITS = 4  # how many floats apart the results of two platforms may be
+LAST_BITS = 4  # how far apart the results of two platforms may be, in neighbouring floats
 _BY_PLATFORM = frozenset(("log", "log1p", "exp", "**", "python"))  # operators whose last bits differ between machines
 
 
@@ -57,7 +57,7 @@ def share(mismatches: int, values: int) -> Share:
 def differences(
     used: NDArray[Any], used_reasons: NDArray[Any], again: NDArray[Any], again_reasons: NDArray[Any]
 ) -> NDArray[np.bool_]:
-    """Return where values or reasons differ, as a boolean array, shape (rows, inputs).
+    """Return a boolean array of shape (rows, inputs): where values or reasons differ.
 
     Args:
         used: The values that the model got, float64, shape (rows, inputs). NaN means null.
@@ -102,7 +102,7 @@ class Dependencies:
     def of(self, feature: str) -> frozenset[str]:
         """Return the features of views that a feature is computed from, as `view.feature`.
 
-        If it is itself a feature of a view, it is included.
+        If the feature is itself of a view, it is included.
         """
         return frozenset(name for name in self._closure(feature) if self._join_of(name) is not None)
 
@@ -116,7 +116,7 @@ class Dependencies:
         return frozenset().union(*(_operators(e) for name in self._closure(feature) for e in self._expressions(name)))
 
     def may_differ_by_platform(self, feature: str) -> bool:
-        """Return whether two machines, or two versions of NumPy, may give a feature different last bits."""
+        """Return whether a feature's last bits may differ between two machines, or two versions of NumPy."""
         return bool(self.operators(feature) & _BY_PLATFORM)
 
     def runs_code(self, feature: str) -> bool:
@@ -158,7 +158,7 @@ def _operators(expression: Expression) -> frozenset[str]:
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found out about one value that differs."""
+    """What is known about one value that differs."""
 
     used: float
     again: float
@@ -169,8 +169,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     history_changed: bool = False  # records of its source that counted then are missing now
     # events that it needs were deleted, because the setting [retention] keeps them only for a time
     pruned: bool = False
-    unsteady: bool = False  # computing it twice, one time after the other, gives different values
-    code_alone: bool = False  # it depends on a Python function that got the same arguments both times
+    unsteady: bool = False  # computing it twice in a row gives different values
+    code_alone: bool = False  # it depends on a Python function, whose arguments were the same both times
     other_platform: bool = False  # the version was made with another NumPy or processor
 
 

@@ -73,7 +73,7 @@ def decode_features(data: bytes, digest: str) -> FeatureSet:
 
 
 def with_sources(features: FeatureSet, change: Callable[[Source], Source]) -> FeatureSet:
-    """Return the same features with changed sources. The hashes of the features must not change by this."""
+    """Return the features with changed sources. The change must not affect the hashes of the features."""
     views: dict[str, View] = {}
 
     def of(join: Join) -> Join:
@@ -114,7 +114,7 @@ def _check_functions(expression: Expression) -> None:
 
 
 def _items(stored: StoredFeatures) -> list[Item]:
-    """Return views and expressions in an order that gives the same names in the same order."""
+    """Return views and expressions in an order in which `feature_set` gives the names in their stored order."""
     joins = {f"{join.name}.{feature}": join for join in stored.joins for feature in join.view.features}
     left = list(stored.joins)
     items: list[Item] = []
@@ -123,7 +123,7 @@ def _items(stored: StoredFeatures) -> list[Item]:
         if join is None:
             items.append({name: stored.transforms[name]})
             continue
-        while join in left:  # joins that come before this one but have no names in the list
+        while join in left:  # joins before this one without names in the list
             items.append(left.pop(0))
     return [*items, *left]
 

@@ -17,12 +17,12 @@ from trimtab.stats.metrics.losses import Loss, bounded_losses, expected_losses, 
 from trimtab.stats.metrics.multiclass import top_class
 
 BINS = 20  # for probabilities, the number of bins, all of equal width
-_STEPS = 4  # for other numbers, the number of bins for each doubling
-_MOST = 1e290  # larger values of a row are cut to this, so that sums stay finite
+_STEPS = 4  # for other numbers, each doubling has this many bins
+_MOST = 1e290  # larger values are cut to this, so that sums stay finite
 
 
 class BlockSums(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """Sums over predictions that no longer wait for labels. They are exact, so blocks can be added in any order.
+    """Sums over predictions that no longer wait for labels. The sums are exact, so blocks can be added in any order.
 
     Scores, labels and losses are summed over labelled rows. The histogram counts all rows. For a model of several
     classes, the score of a row is the probability of its likeliest class, and the label says whether that class was
@@ -38,7 +38,7 @@ class BlockSums(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     label: ExactSum = ()
     loss: ExactSum = ()
     capped_loss: ExactSum = ()  # the sum of the losses, with each row's loss capped, in units of the cap
-    # the average that `capped_loss` would have if the scores were the true probabilities; None: undefined
+    # the expected value of `capped_loss` if the scores are the true probabilities; None: undefined
     expected_loss: ExactSum | None = None
     score_squares: ExactSum = ()
     label_squares: ExactSum = ()
@@ -62,7 +62,7 @@ class DayBlocks(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     # sums for each hour of the day; empty for rankings, whose lists are only summed up by day
     hours: dict[int, BlockSums] = {}
     slices: dict[str, BlockSums] = {}  # sums for each slice, such as "carrier=UA"
-    # the sums of the day again, with labels that arrived late or were corrected; None: there were none
+    # the sums of the day with late and corrected labels; None: there were none
     amended: BlockSums | None = None
     amended_at_us: int | None = None  # when `amended` was last computed
 
@@ -76,7 +76,7 @@ class DayBlocks(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def merged(blocks: Iterable[BlockSums]) -> BlockSums:
-    """Return the sum of blocks. Without any, return an empty block."""
+    """Return the sum of blocks; without blocks, an empty block."""
     found = [one for one in blocks if one.predictions]
     if len(found) == 1:
         return found[0]
@@ -95,7 +95,7 @@ def merged(blocks: Iterable[BlockSums]) -> BlockSums:
 
 
 def merged_days(days: Iterable[DayBlocks]) -> list[DayBlocks]:
-    """Add up blocks of the same day, version and arm, and return one block for each of them."""
+    """Add up blocks of the same day, version and arm."""
     groups: dict[tuple[int, str, str], list[DayBlocks]] = {}
     for one in days:
         groups.setdefault((one.day_us, one.version, one.arm), []).append(one)
@@ -138,10 +138,10 @@ def block_days(
         scores: The scores, shape (rows,). For several classes the shape is (rows, classes).
         labels: The labels, shape (rows,). NaN: no label arrived, or it is not one of the classes.
         cap: The largest loss that a row can have, and the unit of `capped_loss`.
-        unlisted: Which rows have a label that is not one of the declared classes.
-        late: Which rows have a label that arrived after the waiting time.
-        slices: For each column or expression, the value of each row as text. None: the row is in no slice. True: the
-            row is in a slice that has the name of the expression.
+        unlisted: A mask of the rows whose label is not one of the declared classes.
+        late: A mask of the rows whose label arrived after the waiting time.
+        slices: For each column or expression, the value of each row as text. True: the row is in the slice with the
+            name of the expression. None: it is in no slice.
     """
     rows = _Rows(metric, scores, labels, cap, unlisted, late)
     day_us = int(at_us[0]) // (24 * HOUR_US) * 24 * HOUR_US
@@ -180,10 +180,10 @@ def block_of_lists(day: DayQuality, arm: str, cap: float) -> DayBlocks:
 
 
 def score_bins(metric: Loss, scores: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the number of the histogram bin of each score, shape (rows,).
+    """Return the histogram bin of each score, shape (rows,).
 
     Probabilities have 20 bins of equal width. Other numbers have 4 bins for each doubling, mirrored below 0; 0 has bin
-    0. Therefore no range has to be known in advance, and any two blocks have the same bins.
+    0. So no range has to be known in advance, and all blocks have the same bins.
 
     >>> score_bins("brier", np.array([0.0, 0.05, 1.0])).tolist()
     [0, 1, 19]
@@ -215,7 +215,7 @@ class _Rows:
         self._unlisted, self._late = unlisted, late & self._labelled
         there = self._labelled
         y, p = labels[there], scores[there]
-        with np.errstate(over="ignore"):  # if a value is infinite, `_MOST` is used instead
+        with np.errstate(over="ignore"):  # infinite values become `_MOST`
             losses = row_losses(metric, y, p) if len(y) else np.zeros(0)
         expected = expected_losses(metric, p, cap)
         self._bins = score_bins(metric, scores.max(axis=1) if scores.ndim == 2 else scores)
@@ -237,9 +237,7 @@ class _Rows:
             self._summed[name][there] = np.clip(values, -_MOST, _MOST)  # the square may be infinite
 
     def groups(self, rows: NDArray[Any], codes: NDArray[Any], count: int) -> list[BlockSums]:
-        """Return the sums for each group of rows. `codes` is the number of the group of each row, from 0 to `count`
-        - 1.
-        """
+        """Return the sums for each group of rows. `codes` is the index of each row's group, below `count`."""
         order = np.argsort(codes, kind="stable")
         rows, codes = rows[order], codes[order]
         there = self._labelled[rows]

@@ -32,15 +32,15 @@ def day_quality(
         metric: The loss to sum.
         version: The version that made the predictions.
         at_us: The time of each prediction, int64, shape (rows,).
-        scores: The scores, shape (rows,). For several classes the shape is (rows, classes). Then the sums are about the
+        scores: The scores, shape (rows,). For several classes, the shape is (rows, classes), and the sums are about the
             likeliest class of each row: its probability, and whether it was the label.
         labels: The labels, shape (rows,). NaN: no label arrived, or it is not one of the classes.
         cap: The largest loss that a row can have, and the unit of `capped_loss_sum`.
-        lists: For a ranking, the number of each row's list, -1 for none, shape (rows,). Then lists are counted instead
-            of rows, and a list consists of its rows on that day. A list is labelled if all of its rows have labels and
-            the labels differ. It is missing if a label is missing; so is each row without a list. Lists whose labels
-            are all equal are neither, because no order of them is better than another. The sums of scores and labels
-            are 0.
+        lists: For a ranking, the index of each row's list, -1 for none, shape (rows,). Lists are then counted in place
+            of rows, and a list consists of its rows on that day. A list is labelled if all of its rows have labels, and
+            these differ. A list counts as missing if one of its labels is missing, and so does each row without a list.
+            A list whose labels are all equal is neither, because no order of it is better than another. The sums of
+            scores and labels are 0.
     """
     if lists is not None:
         days = at_us // DAY_US
@@ -67,16 +67,16 @@ def days_by_group(
     *,
     cap: float = LOSS_CAP,
 ) -> list[list[DayQuality]]:
-    """Return the daily summaries for each of several groups of rows, by the number of the group.
+    """Return the daily summaries of several groups of rows, in the order of the groups.
 
     Args:
         model: The name of the model.
-        metric: The loss to sum. It cannot be that of a ranking.
+        metric: The loss to sum, but not that of a ranking.
         version: The version that made the predictions.
         at_us: The time of each prediction, int64, shape (rows,).
         scores: As in `day_quality`.
         labels: As in `day_quality`.
-        groups: The number of each row's group, 0 to `count` - 1, shape (rows,).
+        groups: The index of each row's group, 0 to `count` - 1, shape (rows,).
         count: The number of groups.
         cap: The largest loss that a row can have.
     """

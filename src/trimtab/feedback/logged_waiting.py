@@ -12,13 +12,13 @@ from trimtab.core.time import DAY_US
 from trimtab.feedback.open_days import AHEAD_US, counts
 from trimtab.serving.log.prediction_log import PredictionLog
 
-# how long the log positions of a day are kept after the wait for its labels, because labels may be late
+# after the wait for a day's labels, its log positions are kept for this long, for late labels
 KEPT_US = 35 * DAY_US
 _CHUNK_ROWS = 20_000
 
 
 class Extent(msgspec.Struct, frozen=True, array_like=True):
-    """Consecutive records in a partition of the log: those after position `after`, up to and including `through`."""
+    """Consecutive records in a partition of the log: after the position `after`, up to and including `through`."""
 
     partition: str
     after: int
@@ -26,16 +26,16 @@ class Extent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LoggedWaiting:
-    """A `Waiting` (see open_days.py) that only keeps where in the prediction log the predictions of each day are.
+    """A `Waiting` (see open_days.py) that only keeps where in the prediction log each day's predictions are.
 
-    So even a wait of months takes little memory. After a crash nothing is read again, because the few positions are
+    So even a wait of months takes little memory. After a crash nothing is read again, because these few positions are
     stored together with the position up to which the log was read.
 
     Args:
         predictions: The prediction log.
         model: The name of the model.
-        judged: Returns the table of those predictions that count towards quality.
-        extents: Where the predictions of each day are in the log, by the number of the day.
+        judged: Returns the table of the predictions that count towards quality.
+        extents: Where each day's predictions are in the log, by the day (counted since 1970).
         open_from_us: The wait for labels of days before this time is over.
     """
 
@@ -57,13 +57,11 @@ class LoggedWaiting:
 
     @property
     def extents(self) -> dict[int, tuple[Extent, ...]]:
-        """Where the predictions of each day are in the log, by the number of the day."""
+        """Return where each day's predictions are in the log, by the day (counted since 1970)."""
         return {day: tuple(found) for day, found in sorted(self._extents.items())}
 
     def reads(self, before: Mapping[str, int], reached: Mapping[str, int]) -> None:
-        """Say where in the log the predictions are that `add` gets next: after the positions `before`, up to
-        `reached`.
-        """
+        """Set where the predictions of the next `add` are in the log: after the positions `before`, up to `reached`."""
         self._reading = [
             Extent(name, before.get(name, 0), through)
             for name, through in reached.items()
@@ -107,7 +105,7 @@ class LoggedWaiting:
 
 
 def _extend(known: list[Extent], more: Extent) -> None:
-    """Add an extent to those of a day. If it continues the last one, both become one."""
+    """Add an extent to those of a day. If it continues the last extent, they are joined."""
     for place, one in enumerate(known):
         if one.partition == more.partition and one.after <= more.after <= one.through:
             known[place] = Extent(one.partition, one.after, max(one.through, more.through))

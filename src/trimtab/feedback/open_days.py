@@ -21,8 +21,8 @@ from trimtab.feedback.outcomes import OutcomeFrame, OutcomeJoin
 from trimtab.serving.answer.answering import PAST
 from trimtab.stats.metrics.losses import Loss
 
-AHEAD_US = 36 * HOUR_US  # the largest age of a prediction that was computed in advance; the same as in `ServedModel`
-MOST_SLICES = 200  # if a column has more values than this on a day, the day has no slices of this column
+AHEAD_US = 36 * HOUR_US  # the largest age of a prediction that was computed in advance, as in `ServedModel`
+MOST_SLICES = 200  # a column with more values on a day has no slices on that day
 _PART_ROWS = 10_000
 # columns of predictions that are not needed to compute quality
 _NOT_KEPT = frozenset(("id", "model", "mode", "made_at"))
@@ -32,11 +32,11 @@ class Waiting(Protocol):
     """The predictions that are kept until their day is closed."""
 
     def add(self, predictions: Sequence[Prediction], closed_until_us: int) -> int:
-        """Keep predictions for open days. Return the number of predictions for days that are already closed."""
+        """Keep predictions of open days. Return the number of predictions of days that are closed."""
         ...
 
     def about(self, from_us: int, until_us: int) -> Iterator[Columns]:
-        """Yield the predictions in a time interval, in parts. The parts do not change while predictions are added."""
+        """Yield the predictions in a time interval, in parts that do not change while predictions are added."""
         ...
 
     def drop(self, until_us: int) -> None:
@@ -44,7 +44,7 @@ class Waiting(Protocol):
         ...
 
     def first_us(self) -> int | None:
-        """Return a time that no kept prediction is before; None if no prediction is kept."""
+        """Return a time at or before all kept predictions; None if there are none."""
         ...
 
 
@@ -63,7 +63,7 @@ class InMemory:
         return int(late.sum())
 
     def _keep(self, table: Columns) -> None:
-        """Keep a table. It is merged with smaller tables before it, because predictions may be added one at a time."""
+        """Keep a table. It is merged with smaller ones before it, because predictions may be added one at a time."""
         table = table.select([name for name in table.names if name not in _NOT_KEPT])
         while self.parts and self.parts[-1].rows <= min(table.rows, _PART_ROWS):
             table = Columns.concat([self.parts.pop(), table])
@@ -84,16 +84,15 @@ class InMemory:
 
 
 class OpenDays:
-    """The days of one model's predictions that wait for labels. A day is closed once, a fixed wait after its end.
+    """The days of one model's predictions that wait for labels. Each is closed once, a fixed wait after its end.
 
     A closed day never changes. Only labels that become known within the wait count. A prediction that is logged after
-    its day was closed is left out and counted in `too_late`. All of this can be computed again from the logs.
+    its day was closed is only counted in `too_late`. All of this can be computed again from the logs.
 
-    For a ranking, lists are judged instead of rows. The rows of a list on one day form a list for that day, so a list
-    around midnight counts on both days.
+    For a ranking, lists are judged in place of rows. A list's rows on a day are that day's list, so a list around
+    midnight counts on both days.
 
-    Only predictions that were made before the time that they are about count (`made_in_time`). Predictions about the
-    past say nothing about how a version does in service.
+    Predictions about the past do not count (`made_in_time`), because they do not show how good a version is in service.
 
     Args:
         model: The name of the model. Predictions of other models are skipped.
@@ -127,9 +126,7 @@ class OpenDays:
         self.too_late += self._waiting.add(predictions, self.closed_until_us)
 
     def close(self, now_us: int) -> list[DayBlocks]:
-        """Close the days whose wait is over at `now_us`. Return one block per day, version and arm, oldest day
-        first.
-        """
+        """Close the days whose wait is over at `now_us`. Return a block for each day, version and arm, oldest first."""
         until_us = self._outcomes.closed_until(now_us)
         if until_us <= self.closed_until_us:
             return []
@@ -143,15 +140,15 @@ class OpenDays:
         return days
 
     def as_known(self, day_us: int, cut_us: int) -> list[DayBlocks]:
-        """A day of kept predictions with the labels known at `cut_us`; `late` counts labels known after the wait."""
+        """Return a day of kept predictions with the labels known at `cut_us`. `late` counts labels after the wait."""
         return self._blocks(day_us, cut_us)
 
     def of_batch(self, predictions: Callable[[], Iterable[Sequence[Prediction]]], made_at_us: int) -> DayBlocks | None:
-        """The block of a batch on the day it was made, whatever times its rows are about; None for a ranking or no row.
+        """Return a batch as a block of the day on which it was made; None for a ranking, or without rows.
 
         Args:
             predictions: Gives the predictions of one version and arm, in parts; may be called twice.
-            made_at_us: The time at which the batch was begun. The waits for all its labels must be over.
+            made_at_us: When the batch was begun. The waits for all its labels must be over.
         """
         if self._outcomes.lists is not None:
             return None
@@ -173,13 +170,11 @@ class OpenDays:
         tables = self._waiting.about(day_us, day_us + DAY_US)
         if self._outcomes.lists is None:
             return tables
-        parts = list(tables)  # the lists of a ranking are judged as a whole
+        parts = list(tables)  # lists of a ranking are judged as a whole
         return iter([_newest_of_each(Columns.concat(parts))] if parts else [])
 
     def _parts(self, found: OutcomeFrame, crowded: set[str]) -> Iterator[DayBlocks]:
-        """Yield the blocks of some predictions by version and arm. Columns with too many values are added to
-        `crowded`.
-        """
+        """Yield the blocks of some predictions by version and arm. Add columns with too many values to `crowded`."""
         table = found.predictions
         pairs = list(zip(table["version"].values.tolist(), table["arm"].values.tolist(), strict=True))
         codes = {pair: code for code, pair in enumerate(dict.fromkeys(pairs))}
@@ -210,7 +205,7 @@ class OpenDays:
 
 
 def _kinds(column: Column) -> NDArray[Any]:
-    """Return the slice of each row, in the form that `block_days` takes."""
+    """Return the slice of each row, in the form for `block_days`."""
     found: NDArray[Any] = column.values
     if column.dtype == "bool":
         found = np.array([None, True], object)[(column.present() & column.values).astype(np.int64)]
@@ -231,15 +226,15 @@ def judged_table(
 
 
 def counts(prediction: Prediction, model: str) -> bool:
-    """Return whether a prediction counts for its version. It does not if it is about the past or was a fallback."""
+    """Return whether a prediction counts for its version: it is neither about the past nor a fallback answer."""
     return prediction.model == model and not (prediction.flags and (PAST in prediction.flags or prediction.is_degraded))
 
 
 def made_in_time(predictions: Columns) -> NDArray[Any]:
-    """Return which predictions were made at or before the time that they are about, shape (rows,).
+    """Return a mask of the predictions that were made at or before the time that they are about, shape (rows,).
 
-    This is False for rows of a batch that are about an earlier time. A prediction that was computed in advance
-    (`precomputed`) may be given for some time after it was made.
+    It is False for rows of a batch about an earlier time. A prediction that was computed in advance (`precomputed`) may
+    be given for some time after it was made.
     """
     ahead = predictions["mode"].values == "precomputed"
     found: NDArray[Any] = predictions["at"].values + np.where(ahead, AHEAD_US, 0) >= predictions["made_at"].values
@@ -255,10 +250,7 @@ def _few_slices(day: DayBlocks, crowded: set[str]) -> DayBlocks:
 
 
 def _newest_of_each(table: Columns) -> Columns:
-    """Return the last prediction for each row of a list on a day, because a row may be requested repeatedly. # D0086
-
-    This is done for each version separately.
-    """
+    """Return each version's last prediction for each row of a list on a day: rows may be requested again. # D0086"""
     names = ("version", "arm", "list", "request_id")
     keys = zip(*(table[name].to_list() for name in names), (table["at"].values // DAY_US).tolist(), strict=True)
     newest = {key: row for row, key in enumerate(keys)}
@@ -266,7 +258,7 @@ def _newest_of_each(table: Columns) -> Columns:
 
 
 def _numbered(names: Column) -> NDArray[Any]:
-    """Return the number of each row's list, or -1 for rows without a list."""
+    """Return the index of each row's list; -1: the row has no list."""
     found = np.full(len(names.values), -1, np.int64)
     there = names.present()
     found[there] = np.unique(names.values[there], return_inverse=True)[1].reshape(-1)
@@ -274,9 +266,7 @@ def _numbered(names: Column) -> NDArray[Any]:
 
 
 def _fits(prediction: Prediction, classes: Sequence[str]) -> bool:
-    """Return whether a prediction can be compared with labels: for a model of several classes, it must have one of
-    them.
-    """
+    """Return whether a prediction can be compared with labels. With several classes, it must have one of these."""
     if prediction.scores is None or not classes:
         return (prediction.scores is None) == (not classes)
     return any(name in prediction.scores for name in classes)

@@ -22,27 +22,24 @@ from trimtab.stats.metrics.multiclass import normalized
 
 
 class KnownLabels(msgspec.Struct, frozen=True, eq=False):
-    """The labels of requests, in the order of the requests."""
+    """The labels of requests, in their order."""
 
     values: NDArray[Any]  # float64; NaN: there is no label, or it is not one of the classes
     known_at_us: NDArray[Any]  # int64; `NEVER_US`: there is no label
 
 
 class LabelReader(Protocol):
-    """A function that finds the label of each request.
-
-    It is the last event with the request's key, at or after the request's time, that is known at the given cut.
-    """
+    """A function that finds each request's label: the last event with its key, at or after its time, known at a cut."""
 
     def __call__(self, keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels: ...
 
 
 @runtime_checkable
 class BulkLabelReader(Protocol):
-    """A `LabelReader` that may find the labels of many requests at once, before it is called with parts of them."""
+    """A `LabelReader` that may find the labels of many requests in advance, before it is called with parts of these."""
 
     def reading(self, requests: Callable[[], Iterable[LabelRequests]]) -> AbstractContextManager[LabelReader]:
-        """Return a reader that is then called with exactly the requests that `requests` gives, in the same order."""
+        """Return a reader. Callers must call it with exactly the requests that `requests` gives, in the same order."""
         ...
 
 
@@ -61,7 +58,7 @@ class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
     """Predictions with their labels, one row for each prediction, in the order of the predictions.
 
     `predictions` has the columns of `prediction_columns`. If no label is known at the cut, the label is NaN, and the
-    time at which it became known is `NEVER_US`.
+    time of its becoming known is `NEVER_US`.
     """
 
     predictions: Columns
@@ -72,7 +69,7 @@ class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
     def scores(self, classes: Sequence[str] = ()) -> NDArray[Any]:
         """Return the scores, shape (rows,). With `classes`, return class probabilities, shape (rows, classes).
 
-        Probability that belongs to classes which are no longer declared is spread over the other classes.
+        The probability of classes that are no longer declared is spread over the other classes.
         """
         if not classes:
             return self.predictions["score"].values
@@ -81,13 +78,13 @@ class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
 
 
 class ListColumn(msgspec.Struct, frozen=True):
-    """Which column of a logged request names the list that the row belongs to."""
+    """The column of a logged request that names the row's list."""
 
     place: int
     columns: int  # the number of columns that a request must have
 
     def of(self, prediction: Prediction) -> str | None:
-        """Return the list of a prediction; None if its request names none, or has another number of columns."""
+        """Return the list of a prediction; None if its request names none, or does not have `columns` columns."""
         request = msgspec.msgpack.decode(prediction.request)
         if not isinstance(request, list) or len(request) != self.columns or request[self.place] is None:
             return None
@@ -99,11 +96,11 @@ class OutcomeJoin(LabelWait):
 
     Args:
         labels: Finds the labels.
-        wait_us: How long after a request its label is waited for. A label that becomes known later is called late.
+        wait_us: How long after a request its label is waited for. A label that becomes known later is late.
         key_dtype: The type of the request's key: "str" or "int".
         classes: The declared classes, if the model has several.
-        lists: For a ranking: which column of a request names its list.
-        slices: Columns of requests, and expressions over them, whose values are used as slices. Not for rankings.
+        lists: For a ranking: the column of a request that names its list.
+        slices: Columns of requests, and expressions over columns, whose values are slices. Not for rankings.
     """
 
     def __init__(
@@ -124,22 +121,21 @@ class OutcomeJoin(LabelWait):
         self._key_dtype = key_dtype
 
     def join(self, predictions: Sequence[Prediction] | Columns, cut_us: int) -> OutcomeFrame:
-        """Return predictions with their labels as known at `cut_us`. If a label was corrected, the newest version
-        counts.
+        """Return predictions with their labels as known at `cut_us`.
 
-        Such a label is late if its newest version became known after the wait.
+        Of a corrected label, the newest value counts, and the label is late if this value became known after the wait.
         """
         return self._outcomes(self.table(predictions), cut_us, self._labels)
 
     def due(self, predictions: Columns) -> OutcomeFrame:
-        """The outcome of each prediction at the end of its wait, which is final: no outcome is pending or late."""
+        """Return the outcome of each prediction at the end of its wait. It is final, neither pending nor late."""
         return self._outcomes(predictions, None, self._labels)
 
     def each(self, tables: Callable[[], Iterable[Columns]], cut_us: int | None = None) -> Iterator[OutcomeFrame]:
-        """The outcomes of each of some tables of predictions, as known at `cut_us`, or at the end of each wait.
+        """Yield the outcomes of some tables of predictions, as known at `cut_us` or at the end of each wait.
 
         Args:
-            tables: Gives the tables. It is called twice if the labels are found in bulk, and must give the same tables.
+            tables: Gives the tables. If labels are found in bulk, it is called twice, and must give the same tables.
             cut_us: As in `join`. None: as in `due`.
         """
         with self._reading(tables, cut_us) as labels:
@@ -149,8 +145,7 @@ class OutcomeJoin(LabelWait):
     def table(self, predictions: Sequence[Prediction] | Columns) -> Columns:
         """Return the columns of predictions that are needed to join them and to sum up quality.
 
-        For a ranking there is a further column `list`. With slices there is a column `slice.NAME` for each column and
-        expression.
+        For a ranking, there is also a column `list`; with slices, a column `slice.NAME` for each column and expression.
         """
         if isinstance(predictions, Columns):
             return predictions
@@ -187,7 +182,7 @@ class OutcomeJoin(LabelWait):
         return OutcomeFrame(table, self._listed(states, found), found.values, found.known_at_us)
 
     def _listed(self, states: NDArray[Any], found: KnownLabels) -> NDArray[Any]:
-        """Return the states, after giving a state of its own to labels that are not one of the classes."""
+        """Return the states; labels that are not one of the classes get a state of their own."""
         if self.classes:
             states[(found.known_at_us != NEVER_US) & np.isnan(found.values)] = UNLISTED
         return states

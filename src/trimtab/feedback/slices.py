@@ -1,4 +1,4 @@
-"""Slices of logged requests: groups with equal values of a column, or of a named expression over columns."""
+"""Slices of logged requests: groups with the same value of a column, or of a named expression over columns."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from trimtab.core.expressions.by_columns import evaluate_columns
 from trimtab.core.expressions.nodes import Expression
 from trimtab.core.records import Prediction
 
-_MOST_CHARACTERS = 60  # the largest number of characters of a value in the name of a slice
+_MOST_CHARACTERS = 60  # in the name of a slice, a value is cut to this many characters
 _KINDS: dict[Dtype, tuple[type, ...]] = {
     "str": (str,), "bool": (bool,), "int": (int,), "time": (int,), "float": (int, float),
 }  # fmt: skip
 
 
 class RequestSlices(msgspec.Struct, frozen=True):
-    """Computes the slices that each logged request belongs to."""
+    """Computes the slices of each logged request."""
 
     places: dict[str, int]  # the position of each column in a logged request
     columns: int  # the number of columns that a request must have
@@ -29,7 +29,7 @@ class RequestSlices(msgspec.Struct, frozen=True):
     def of(self, predictions: Sequence[Prediction]) -> dict[str, Column]:
         """Return for each column and expression the value of every request, in the form of `slice_column`.
 
-        A value is null if the request has none, or has another number of columns.
+        A value is null if the request has none, or does not have `columns` columns.
         """
         decoded = [msgspec.msgpack.decode(p.request) for p in predictions]
         rows = [one if isinstance(one, list) and len(one) == self.columns else None for one in decoded]
@@ -70,7 +70,5 @@ def _text(value: Any) -> str | None:
 
 
 def _fitting(dtype: Dtype, value: Any) -> Any:
-    """Return the value, or null if it does not have the declared type. Requests to other versions can have such
-    values.
-    """
+    """Return the value; null if it has another than the declared type, as in requests to other versions."""
     return value if isinstance(value, _KINDS[dtype]) else None

@@ -1,9 +1,8 @@
-"""Check the service metrics of a version (latency, failures, ...) against its guardrails, which are limits for them.
+"""Check the service metrics of a version (latency, failures, ...) against its guardrails: limits for these metrics.
 
 Guardrails protect the service, not the quality of predictions. They limit failures, latency, degraded responses,
-saturation, and scores that no working version would give. Each check compares shares with statistical evidence that is
-valid however often it is looked at (`trimtab.stats.inference.share_evidence`). Therefore the check can be repeated at
-any time.  # D0198
+saturation, and scores that no working version would give. The statistical evidence stays valid however often it is
+computed (`trimtab.stats.inference.share_evidence`), so a check can be repeated at any time. # D0198
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from trimtab.serving.arms.arm_counts import LATENCY_EDGES_S, PER_OCTAVE, Service
 from trimtab.stats.inference.share_evidence import log_above, log_below, log_higher
 
 BreachKind = Literal["failures", "latency", "degraded", "constant", "strange", "saturation"]
-_TAILS = (0.1, 0.05, 0.01)  # the compared percentiles of latency, as the share of requests above each of them
-_TAIL = 0.01  # the same for the percentile that has an absolute limit
-# scores are only called unlike the champion's if there are at least this many scores of the champion
+_TAILS = (0.1, 0.05, 0.01)  # the compared percentiles of latency: each is given by the share of requests above it
+_TAIL = 0.01  # likewise, the percentile that has an absolute limit
+# whether scores are unlike the champion's is only checked from this many scores of the champion
 _LEAST_SCORES = 100
 
 
 class Breach(msgspec.Struct, frozen=True, kw_only=True):
-    """A limit that a version exceeds, with the statistical evidence that is required."""
+    """A limit that a version exceeds, with the required statistical evidence."""
 
     kind: BreachKind
     figure: float  # the version's value: seconds for "latency", otherwise a share
@@ -36,12 +35,12 @@ class Breach(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def breach(canary: ServiceMetrics, champion: ServiceMetrics, limits: Guardrails) -> Breach | None:
-    """Return the first limit that a version provably exceeds; None if there is no such limit, or too few requests.
+    """Return the first limit that a version provably exceeds; None if there is none, or if requests are too few.
 
     Args:
-        canary: The metrics of the version since its rollout, or the present stage of it, began.
-        champion: The metrics of the version to compare with, from the same time. After a promotion, those from before
-            it, when this version was in service.
+        canary: The metrics of the version since its rollout, or the present stage of its rollout, began.
+        champion: The metrics of the version to compare with, from the same time. After a promotion, they are from the
+            time before, when that version was in service.
         limits: The limits.
 
     >>> from trimtab.monitoring.guardrails import guardrails
@@ -58,9 +57,7 @@ def breach(canary: ServiceMetrics, champion: ServiceMetrics, limits: Guardrails)
 
 
 def _breaches(ours: ServiceMetrics, theirs: ServiceMetrics, limits: Guardrails, wanted: float) -> Iterator[Breach]:
-    """Yield each exceeded limit with enough statistical evidence. `wanted` is the logarithm of the required
-    evidence.
-    """
+    """Yield each limit that is exceeded. `wanted` is the logarithm of the required statistical evidence."""
     if limits.failures is not None:
         pairs = (ours.failures, ours.requests), (theirs.failures, theirs.requests)
         yield from _more("failures", "of its requests failed", pairs, limits.failures, wanted)
@@ -84,7 +81,7 @@ def _breaches(ours: ServiceMetrics, theirs: ServiceMetrics, limits: Guardrails, 
 def _more(
     kind: BreachKind, what: str, pairs: tuple[tuple[int, int], tuple[int, int]], allowed: float, wanted: float
 ) -> Iterator[Breach]:
-    """Yield a breach (an exceeded limit) if a share exceeds that of the other version by more than is allowed."""
+    """Yield a breach if a share exceeds the other version's share by more than is allowed."""
     (count, total), (before, of) = pairs
     if log_higher((min(count, total), total), (min(before, of), of), lambda share: share + allowed) >= wanted:
         theirs = before / max(of, 1)
@@ -96,10 +93,9 @@ def _more(
 def _slower(
     ours: ServiceMetrics, theirs: ServiceMetrics, times: float, easy_s: float, wanted: float
 ) -> Iterator[Breach]:
-    """Yield a breach if a percentile of latency is more than `times` that of the other version.
+    """Yield a breach if a percentile of latency is more than `times` the other version's.
 
-    Latencies are counted in buckets. The other version's percentile is only known up to the width of its bucket, so
-    every value in it is considered.
+    Latencies are counted in buckets, so the other version's percentile may be any value in its bucket: all are tried.
     """
     if not ours.timed:
         return

@@ -46,15 +46,15 @@ def guardrails(
         easy: If a percentile is below this, `latency` does not apply to it.
         failures: A limit for the share of requests for which features or model failed: how much larger than the
             champion's it may be.
-        degraded: The same for the share of requests that got a degraded response.
-        refused: The same for the share of requests that were refused because of saturation. It is only checked if the
-            two versions served one after the other.
-        constant: The largest share of scores that equal the previous score, if the champion's scores vary.
+        degraded: A limit like `failures`, for the share of requests that got a degraded response.
+        refused: A limit like `failures`, for the share of requests that were refused because of saturation. It is only
+            checked if the two versions served one after the other.
+        constant: The largest share of scores that equal the previous score; not checked unless the champion's vary.
         strange: The largest share of scores that are unlike all scores of the champion: of another sign, less than half
-            as large, or more than twice as large. This is approximate, because scores are counted by powers of two.
+            as large, or more than twice as large (approximately: scores are counted by powers of two).
         least: A verdict needs at least this many requests.
-        false_alarms: The probability that a version that is no worse is ever found to exceed a limit. It covers all
-            checks and all repetitions of them.
+        false_alarms: For a version that is no worse than the champion, the probability that any check ever finds that
+            it exceeds a limit.
 
     Raises:
         Misuse: A limit is out of its range, or all limits are None.
@@ -92,6 +92,6 @@ def guardrails(
 
 
 def checks_of(limits: Guardrails) -> int:
-    """Return how many checks have a limit."""
+    """Return the number of checks that have a limit."""
     checks = (limits.latency, limits.latency_s, limits.failures, limits.degraded, limits.refused)
     return sum(one is not None for one in (*checks, limits.constant, limits.strange))

@@ -17,7 +17,7 @@ OVER = "the cause is no longer found"
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
-    """What changes for signals after one look of a monitor."""
+    """The changes of signals after one look of a monitor."""
 
     begun: list[Signal] = []  # signals that are new, or that became red
     ended: list[Signal] = []
@@ -38,7 +38,7 @@ def standing_signals(catalog: Catalog, model: str | None = None) -> list[Signal]
 
 
 def every_signal(catalog: Catalog) -> list[Signal]:
-    """Return all signals that were ever raised, each in its newest state, sorted by when they began."""
+    """Return all signals that were ever raised, each in its newest state, sorted by their beginning."""
     found: dict[str, Signal] = {}
     after = 0
     while entries := catalog.journal(JOURNAL, after=after):
@@ -58,7 +58,7 @@ def settle(
     because: Mapping[str, str] | None = None,
     owner: str | None = None,
 ) -> Settled:
-    """Compare what a monitor finds now with the signals up to now. New findings begin, and missing ones end.
+    """Compare what a monitor finds now with its earlier signals. New signals begin, and those not found again end.
 
     Two signals are the same if they have the same version, kind and subject. Nothing is stored by this call; use
     `stored`.
@@ -68,7 +68,7 @@ def settle(
         kinds: The kinds of signals that this monitor finds. Signals of other kinds are not changed.
         found: Everything that the monitor finds now.
         now_us: The present time.
-        because: For each kind, the reason to give for the end of signals.
+        because: For each kind, the reason that is stored for signals that end; by default, `OVER`.
         owner: The owner of signals that begin.
     """
     before = {_identity(one): one for one in listed if one.ended_at_us is None and one.kind in kinds}
@@ -116,7 +116,7 @@ def settle_signals(
 
 
 def _cause(signal: Signal, others: Sequence[Signal]) -> str | None:
-    """Return the ids of red signals about inputs, labels or traffic from that time, which may explain a signal."""
+    """Name the red signals about inputs, labels or traffic that may explain a signal, because they began earlier."""
     if signal.cause is not None:
         return signal.cause
     found = [one for one in others if one.severity == "red" and one.onset_us <= signal.onset_us + DAY_US]
@@ -133,7 +133,7 @@ def _became_red(now: Signal, before: Signal) -> bool:
 
 
 def _as_begun(now: Signal, before: Signal | None) -> Signal:
-    """Return a signal that became red. It keeps the id and the time of its beginning."""
+    """Return a signal that is new or became red. In the second case, keep its earlier id and beginning."""
     return now if before is None else msgspec.structs.replace(now, id=before.id, raised_at_us=before.raised_at_us)
 
 

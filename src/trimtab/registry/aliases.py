@@ -14,15 +14,15 @@ from trimtab.store.ports import Append, Catalog, Put, Remove
 
 # a function that writes a move of an alias and further changes in one transaction
 Together = Callable[[AliasMove, Sequence[Put | Append | Remove]], object]
-_NOWHERE = b"null"  # the stored body of an alias that was protected before it pointed to any version
-_ATTEMPTS = 50  # how often a move is tried again when it conflicts only with garbage collection
+_NOWHERE = b"null"  # the body of an alias that is protected, but has never pointed to a version
+_ATTEMPTS = 50  # how often a move is tried again if it only conflicts with garbage collection
 
 
 class Place(msgspec.Struct, frozen=True):
     """The state of an alias.
 
-    `row` is the newest row of the history; None before the first move. `revision` is the revision of the stored alias.
-    A later change is refused if the alias has another revision by then.
+    `row` is the newest row of the history; None before the first move. `revision` is that of the stored alias. If the
+    alias has another revision when a change is written, the change is refused.
     """
 
     row: AliasMove | None
@@ -50,7 +50,7 @@ class Aliases:
         return Place(None if record.body == _NOWHERE else _decoded(record.body), record.revision)
 
     def touch(self, model: str, alias: str) -> Put:
-        """Return a change that keeps the alias as it is, but conflicts with all moves that read the alias earlier."""
+        """Return a change that keeps the alias as it is, but conflicts with all moves that have already read it."""
         record = self._catalog.get("alias", f"{model}/{alias}")
         if record is None:
             return Put("alias", f"{model}/{alias}", _NOWHERE, expected=0)
@@ -72,13 +72,13 @@ class Aliases:
     def earlier(self, model: str, alias: str) -> str | None:
         """The version that a roll-back would restore; None if there is none.
 
-        A roll-back undoes the newest move that was not undone yet.
+        A roll-back undoes the newest move that is not undone.
         """
         reach = self.reach(model, alias)
         return reach[1] if len(reach) > 1 else None
 
     def reach(self, model: str, alias: str) -> list[str]:
-        """Return the version that the alias points to, then those that consecutive roll-backs would restore."""
+        """Return the version that the alias points to, then those that one roll-back after another would restore."""
         stack: list[str] = []
         for row in self.history(model, alias):
             if row.act == "roll_back":
@@ -130,13 +130,12 @@ class Aliases:
         Args:
             row: The row to write, made by `next_row`.
             place: The state of the alias when the row was made.
-            unless: Removals that make the write conflict if their records exist.
-            together: Writes the row and further changes in one transaction. It is called again if the transaction
-                conflicted, but not with a move of the alias.
+            unless: Removals whose records must not exist; otherwise the write conflicts.
+            together: Writes the row and further changes in one transaction. After a conflict other than with a move of
+                the alias, it is called again.
 
         Raises:
-            Conflict: The state of the alias is no longer `place`; the message says who moved the alias, and to which
-                version.
+            Conflict: The state of the alias is no longer `place`. The message says who moved it, and to which version.
         """
         for _ in range(_ATTEMPTS):
             changes = [*self.changes(row, place), Remove(REMOVED, row.version, expected=0), *unless]

@@ -1,4 +1,4 @@
-"""Gate records (stored judgements of candidates), and the check that a new champion has a passed one."""
+"""Gate records (stored judgements of candidates), and the check that a new champion has passed a gate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trimtab.store.ports import Catalog, Put
 
 # the names of the checks that every candidate must pass, with or without a champion to compare with
 _ALONE = ("loads", "finite", "calibrated")
-_OF_LISTS = ("loads", "finite", "lists")  # the same for candidates that rank lists
+_OF_LISTS = ("loads", "finite", "lists")  # these checks for candidates that rank lists
 # the further checks of a candidate that is compared with the present champion
 _COMPARED = ("better_by_margin", "provably_better")
 # the further checks of a scheduled refit (the same definition, fitted on more data)
@@ -64,7 +64,7 @@ class Gates:
     def passed(self, version: Version) -> GateRecord | None:
         """Return the newest gate record that a version passed; None if there is none.
 
-        If the version refits another one, records of that other version count as well.
+        If the version refits another one, records of the other version count as well.
         """
         passed = [gate for gate in self.of(version) if gate.passed]
         return max(passed, key=lambda gate: gate.judged_at_us, default=None)
@@ -81,13 +81,13 @@ def check_evidence(
         version: The version to promote.
         gate: The gate record that the caller gives as evidence; None if the caller gives none.
         first: Whether this is to be the first champion, which needs no gate record.
-        champion: The id of the present champion; None if there is none. If `alias` is another protected alias, the id
-            of the version that the gate record must compare with.
+        champion: The id of the version that the gate record must compare with: that of the present champion, or another
+            one for other protected aliases. None: there is none.
         alias: The alias to move.
 
     Raises:
         Misuse: There is no gate record, it judged another version, or it was not passed.
-        Conflict: The gate record compares the version with another version than the present champion.
+        Conflict: The gate record compares with a version other than `champion`.
     """
     what = f"promote {version.name} ({version.id[:12]})" + ("" if alias == "champion" else f" to {alias!r}")
     if first and champion is None:
@@ -120,7 +120,7 @@ def check_evidence(
 
 
 def check_ungated(what: str, gate: GateRecord | None, why: str) -> None:
-    """Check that a version has passed a gate, or that the user gives a reason to put it in service without.  # D196
+    """Check that a version has passed a gate, or that the user gives a reason to put it in service without one.  # D196
 
     Args:
         what: The action to check, for the error message.
@@ -138,7 +138,7 @@ def check_ungated(what: str, gate: GateRecord | None, why: str) -> None:
 
 
 def _instead(version: Version, alias: str, champion: str | None) -> str:
-    """Return a sentence that tells the user what to do if a version has no gate record."""
+    """Return a sentence about what to do if a version has no gate record."""
     if alias != "champion":
         return (
             f"Give a version that passed its gate (trimtab versions card {version.name} shows whether this one did), "
@@ -153,7 +153,7 @@ def _instead(version: Version, alias: str, champion: str | None) -> str:
 
 
 def _how(version: Version, alias: str) -> str:
-    """Return the command that judges a version and promotes it, in brackets. It is empty for aliases but "champion"."""
+    """Return the command that judges and promotes a version, in brackets; "" for aliases other than "champion"."""
     return f" (trimtab promote {version.name})" if alias == "champion" else ""
 
 

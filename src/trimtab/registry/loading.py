@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _log = logging.getLogger("trimtab.registry")
-_OTHER_MACHINE = 1e-9  # the allowed difference of scores, for another processor or another version of a library
+_OTHER_MACHINE = 1e-9  # the allowed difference of scores if the processor or a library's version differs
 _CODE = (
     "Pickle does not store the code of the model's class: bring that code back as it was when the version was trained."
 )
@@ -53,7 +53,7 @@ class LoadedModel(msgspec.Struct, frozen=True, eq=False):
         return self.artifact.inputs
 
     def features(self) -> FeatureSet:
-        """The feature definitions that the version was trained with. The project may declare others by now.
+        """The feature definitions that the version was trained with. (The project may now declare others.)
 
         Raises:
             Corrupt: The definitions cannot be read, or have another hash.
@@ -61,9 +61,7 @@ class LoadedModel(msgspec.Struct, frozen=True, eq=False):
         return self.artifact.features(self.version.features)
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """Return the score of each matrix row, shape (rows,). For a model of several classes the shape is (rows,
-        classes).
-        """
+        """Return the scores of matrix rows, shape (rows,), or (rows, classes) for a model of several classes."""
         return self.scorer.predict(matrix)
 
     def predict_row(self, row: list[float]) -> Score:
@@ -72,7 +70,7 @@ class LoadedModel(msgspec.Struct, frozen=True, eq=False):
 
 
 def lost_artifact(blob: Blob, version: Version) -> str | None:
-    """Return what is wrong with a stored artifact (it is missing, or its hash is wrong). None: it is intact."""
+    """Return what is wrong with a stored artifact (missing, or a wrong hash); None if it is intact."""
     try:
         blob.get(version.artifact)
     except (Corrupt, NotFound) as error:
@@ -81,7 +79,7 @@ def lost_artifact(blob: Blob, version: Version) -> str | None:
 
 
 def repair_lost(model: str, *, imported: str | None, changed: bool = False) -> str:
-    """Return the commands that help if the artifact of the version in service is lost.
+    """Return the commands to use if the artifact of the version in service is lost.
 
     Args:
         model: The name of the model.
@@ -113,8 +111,7 @@ def load_version(
         blob: The blob store.
         version: The version.
         features: The definitions of the features that the caller will pass in, or the hash of these definitions.
-        row_call: Returns the chosen path of a version for scoring single rows. It is only called if there are several
-            paths.
+        row_call: Returns a version's chosen path for scoring single rows. It is only called if there are several paths.
 
     Raises:
         Corrupt: The blob is missing or damaged, or does not belong to the version.
@@ -140,7 +137,7 @@ def load_version(
         if sound and version.runtime == "pickle":
             raise Misuse(f"{what}: {error} {_CODE} Or retrain it here.") from error
         if sound and (changed := what_matters(version.environment, here, version.runtime)):
-            raise Misuse(  # the bytes are intact, but the libraries on this machine cannot read them
+            raise Misuse(  # the bytes are intact, but libraries on this machine cannot read them
                 f"{what}: {version.runtime} cannot load it here: {error} Changed since training: "
                 f"{', '.join(changed)}. Load it on a machine like the one where it was made, install the versions it "
                 "was made with, or retrain it here."
@@ -203,9 +200,9 @@ def _check_golden(what: str, version: Version, artifact: Artifact, scorer: Score
 
 
 def _is_off(artifact: Artifact, scorer: Scorer, found: float, allowed: float) -> bool:
-    """Whether the scoring path gives wrong scores.
+    """Return whether the scoring path gives wrong scores.
 
-    The stored tolerance may itself have been measured with a wrong path. Therefore a difference above rounding is
-    checked against the library, too.
+    A wrong path may even have been used to measure the stored tolerance, so a difference above rounding is also
+    compared with the library.
     """
     return not found <= allowed or (found > ROUNDING and refuse_unlike_here(artifact, scorer, golden_rows(artifact)))

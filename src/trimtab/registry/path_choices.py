@@ -32,7 +32,7 @@ class RowCalls:
     def of(self, version: Version) -> list[RowChoice]:
         """Return the choices for a version, one per kind of machine.
 
-        A refit (the same definition, fitted on more data) without choices has those of the version that it refits.
+        A refit (the definition fitted on more data) without choices has those of the version that it refits.
         """
         for address in filter(None, (version.id, version.refit_of)):
             if records := self._catalog.find(_KIND, f"{address}/"):
@@ -45,9 +45,7 @@ class RowCalls:
         return None if found is None else found.chosen
 
     def choose(self, loaded: LoadedModel, rows: Sequence[list[float]]) -> RowChoice | None:
-        """Return the stored choice for machines like this one. If there is none, measure the paths, choose one and
-        store it.
-        """
+        """Return the stored choice for machines like this one, or measure the paths, choose one and store it."""
         version, machine = loaded.version, self._machine(loaded.version)
         before = self._here(version)
         if before is not None or loaded.row_call is None:
@@ -63,7 +61,7 @@ class RowCalls:
     def _here(self, version: Version) -> RowChoice | None:
         """Return the stored choice for machines like this one.
 
-        This is called at each load, so the choice is read by its key instead of with a search.
+        Each load calls this, so the choice is read by its key, without a search.
         """
         machine = self._machine(version)
         for address in filter(None, (version.id, version.refit_of)):

@@ -1,4 +1,4 @@
-"""Protected aliases: the evidence that a move of an alias needs, and moves that wait for an approval."""
+"""Protected aliases: the evidence that moves of an alias need, and moves that wait for an approval."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HOLD = "hold"  # the kind of catalogue record that marks an alias as waiting fo
 
 
 class Protection(msgspec.Struct, frozen=True, kw_only=True):
-    """A record of what moves of an alias need."""
+    """A record of the evidence that moves of an alias need."""
 
     format: Literal[1] = 1
     model: str
@@ -35,10 +35,10 @@ class Protection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Protections:
-    """Reads and changes protections. A change even applies to moves that have begun but are not committed.
+    """Reads and changes protections. A change also applies to moves that have begun but are not committed.
 
-    This works because a protection is written in one transaction with the alias's own record. A move that read the
-    previous protection therefore conflicts.
+    A protection is written in one transaction with the alias's own record, so a move that read the previous protection
+    conflicts.
     """
 
     def __init__(self, catalog: Catalog, aliases: Aliases, *, declared: Declared, clock: Clock, actor: str) -> None:
@@ -51,7 +51,7 @@ class Protections:
     def needs(self, model: str, alias: str) -> Needs:
         """Return what a move of an alias needs: the stricter of the settings and the stored protection.
 
-        Read the alias before you call this. Otherwise a change between the two calls is not noticed.
+        Read the alias before you call this. Otherwise a change in between is not noticed.
         """
         if alias == CHAMPION:
             return "gate"
@@ -108,9 +108,7 @@ class Protections:
 
 
 def hold(model: str, alias: str, reason: str) -> Put:
-    """Return the change that forbids moves of an alias until `release`, except roll-backs. `reason` is the error
-    message.
-    """
+    """Return the change that forbids moves of an alias, except roll-backs, until `release`. `reason` is the message."""
     return Put(_HOLD, f"{model}/{alias}", msgspec.json.encode(reason))
 
 

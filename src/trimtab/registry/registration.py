@@ -1,4 +1,4 @@
-"""Registration of fitted models as versions, even while other processes register models or collect garbage."""
+"""Register fitted models as versions, even while other processes register models or collect garbage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ATTEMPTS = 50  # how often registration is tried again after a conflict with an
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """The hashes and records that are stored with a new version: its training data, its evaluation, its source."""
+    """The hashes and records to store with a new version: of its training data, its evaluation, its source."""
 
     training_set: str  # the hash of the training set's manifest
     refit_of: str | None = None
@@ -55,7 +55,7 @@ class Registration:
         self._folder = folder
 
     def register(self, fitted: Fitted, origin: Origin, *, alias: str | None, actor: str) -> Version:
-        """Return the version of a fitted model. An equal version that exists is reused; see `Registry.register`."""
+        """Return the version of a fitted model, which may exist already; see `Registry.register`."""
         what = f"register {fitted.model!r}"
         for name, digest in (("training set", origin.training_set), ("evaluation", origin.evaluation)):
             if digest is not None and not self._blob.exists(digest):
@@ -76,10 +76,10 @@ class Registration:
         )
         blobs = [fitted.digest, origin.training_set, *([] if origin.evaluation is None else [origin.evaluation])]
         for attempt in range(_ATTEMPTS):
-            if attempt:  # the conflict may have been with a garbage collection
+            if attempt:  # the conflict may be due to a garbage collection
                 settle(self._catalog, self._blob, blobs)
             returned = take_back(self._catalog, address, blobs, look=attempt > 0)
-            # This must follow `take_back`: if a collection begins after `take_back`, it makes the transaction fail.
+            # must follow `take_back`, so that a collection that begins after `take_back` makes the transaction fail
             if attempt:
                 self._put_again(fitted, blobs)
             found = self._records.find(address) if attempt else self._records.cached(address)
@@ -97,7 +97,7 @@ class Registration:
             try:
                 self._catalog.write(changes)
             except Conflict:
-                # An equal version was registered, another process took the number, or the alias was moved: try again.
+                # another process registered an equal version, took the number, or moved the alias: try again
                 continue
             self._records.keep(version)
             return version
@@ -107,7 +107,7 @@ class Registration:
         """Return the version with the next free number, and the revision that the model's counter must still have."""
         count = self._catalog.get("version_count", fitted.model)
         if self._environment is None:
-            self._environment = current_environment(self._folder)  # starts git, so only for a new version
+            self._environment = current_environment(self._folder)  # only for a new version, because this starts Git
         version = Version(
             id=address,
             model=fitted.model,
@@ -133,7 +133,7 @@ class Registration:
         return version, 0 if count is None else count.revision
 
     def _pointing(self, model: str, alias: str | None, address: str) -> list[Put | Append]:
-        """Return the changes that point an alias to the version. There are none if it already points there."""
+        """Return the changes that point an alias to the version. If it already points there, there are none."""
         if alias is None:
             return []
         place = self._aliases.place(model, alias)

@@ -102,7 +102,7 @@ class Registry:
         imported: Imported | None = None,
         actor: str | None = None,
     ) -> Version:
-        """Register a fitted model, and return its version. If an equal model is registered, return its version.
+        """Register a fitted model, and return its version. If an equal model is registered, this is its version.
 
         Args:
             fitted: The result of `fit`.
@@ -116,7 +116,7 @@ class Registry:
         Raises:
             Misuse: The training set or the evaluation is not stored, or the alias is "champion".
             NotFound: `refit_of` names no version.
-            Conflict: Other processes took the next number each time; try again.
+            Conflict: In all attempts, other processes took the next number; try again.
         """
         if alias is not None:
             _check_alias(f"alias {fitted.model}@{alias}", alias, "Registered.")
@@ -154,7 +154,7 @@ class Registry:
         return self._searcher.find(versions, search or Search())
 
     def tag(self, version: Version | str, *tags: str, note: str | None = None, actor: str | None = None) -> list[Tag]:
-        """Add tags and a note to a version, and return those tags that are new. The version's id does not change.
+        """Add tags and a note to a version, and return the tags that are new. The version's id does not change.
 
         Args:
             version: The version, or any reference that `get` takes.
@@ -180,7 +180,7 @@ class Registry:
         return self._tags.notes(self._records.resolved(version).id)
 
     def set_training_cut(self, version: Version | str, until_us: int, *, actor: str | None = None) -> TrainingCut:
-        """Set the training cut of an imported version: the time until which its training data may reach.
+        """Set the training cut of an imported version: the latest time that its training data may have.
 
         Args:
             version: The version, or any reference that `get` takes.
@@ -195,11 +195,11 @@ class Registry:
         )
 
     def as_known(self, version: Version) -> Version:
-        """Return the version, with the newest training cut that was set for it."""
+        """Return the version with the newest training cut that was set for it."""
         return as_known(self._catalog, version)
 
     def protect(self, model: str, alias: str, needs: Needs, *, why: str, actor: str | None = None) -> Protection:
-        """Set what moves of an alias need from now on. This even applies to moves that other processes have begun.
+        """Set what moves of an alias need from now on, even moves that other processes have already begun.
 
         Args:
             model: The model.
@@ -226,7 +226,7 @@ class Registry:
         return self._protections.of(model)
 
     def needs(self, model: str) -> dict[str, Needs]:
-        """Return what moves need, for each alias that exists or that `protect` or the settings protect."""
+        """Return what moves need for each alias that exists, or that `protect` or the settings protect."""
         known = {CHAMPION, *self._declared.get(model, {}), *self._protections.of(model), *self.aliases(model)}
         return {alias: self._protections.needs(model, alias) for alias in sorted(known)}
 
@@ -235,8 +235,8 @@ class Registry:
 
         Args:
             version: The version, or any reference that `get` takes.
-            features: The definitions of the features that the caller will pass in. They must equal those of the
-                training, in the same order. If only a hash is given, the order is not checked.
+            features: The definitions of the features that the caller will pass in. They must equal the definitions at
+                training, in their order. With only a hash, the order is not checked.
 
         Raises:
             NotFound: There is no such version, or its artifact was removed; the message says by whom, and when.
@@ -251,7 +251,7 @@ class Registry:
             raise
 
     def choose_row_call(self, loaded: LoadedModel, rows: Sequence[list[float]] = ()) -> RowChoice | None:
-        """Measure the scoring paths of a loaded version on this machine, and choose the fastest. Choices are stored.
+        """Measure the scoring paths of a loaded version on this machine, choose the fastest, and store the choice.
 
         Args:
             loaded: The loaded version, which uses the chosen path from now on. No other thread may use it during this
@@ -264,7 +264,7 @@ class Registry:
         return self._row_calls.choose(loaded, rows)
 
     def row_choices(self, version: Version | str) -> list[RowChoice]:
-        """Return a version's choices of a scoring path by kind of machine. A refit without any has its original's."""
+        """Return a version's choices of a scoring path, by kind of machine. A refit without any has its original's."""
         return self._row_calls.of(self._records.resolved(version))
 
     def alias(self, model: str, alias: str) -> Version | None:
@@ -277,7 +277,7 @@ class Registry:
         return self._aliases.places(model)
 
     def touch(self, model: str, alias: str) -> Put:
-        """Return a change that keeps the alias as it is, but conflicts with all moves that read the alias earlier."""
+        """Return a change that keeps the alias as it is, but conflicts with all moves that have already read it."""
         return self._aliases.touch(model, alias)
 
     def move(
@@ -295,7 +295,7 @@ class Registry:
     ) -> AliasMove:
         """Point an alias to a version, and add a row to the alias's history in the same transaction.
 
-        If the alias already points to this version, nothing changes, and the row of the earlier move is returned.
+        If the alias already points to this version, return the row of the earlier move, and change nothing.
 
         Args:
             model: The model.
@@ -326,7 +326,7 @@ class Registry:
         stored = None if gate is None else self.get_gate(gate if isinstance(gate, str) else gate.id)
         if stored is not None and isinstance(gate, GateRecord) and stored != gate:
             raise Misuse(f"{what}: gate record {gate.id} differs from the stored one. Give the stored one.")
-        # This is read after the alias, so that a later change of the protection makes the move conflict.
+        # read after the alias, so that a later change of the protection makes the move conflict
         needs = self._protections.needs(model, alias)
         if needs == "gate":
             compared = place.version
@@ -364,7 +364,7 @@ class Registry:
         actor: str | None = None,
         together: Together | None = None,
     ) -> AliasMove:
-        """Undo the newest move of an alias that was not undone yet: the alias points to the version before it again.
+        """Undo the newest move of an alias that is not undone, so that the alias points to the version before again.
 
         Args:
             model: The model.
@@ -424,12 +424,12 @@ class Registry:
     def passed_gate(self, version: Version) -> GateRecord | None:
         """Return the newest gate record that this version passed; None if there is none.
 
-        If this version refits another one, records of that other version count as well.
+        If this version refits another one, records of the other version count as well.
         """
         return self._gates.passed(version)
 
     def card(self, version: Version | str, *, html: bool = False) -> str:
-        """Return the model card as Markdown or HTML. It is made from stored records only.
+        """Return the model card as Markdown or HTML, made only from stored records.
 
         Raises:
             NotFound: There is no such version, or its artifact was removed.
@@ -448,7 +448,7 @@ class Registry:
 
 
 def _by_name(model: str, alias: str) -> str:
-    """Return the command that points an alias to a version that the user chooses."""
+    """Return the command by which the user points an alias to any version."""
     if alias == CHAMPION:
         return f"Put one of `trimtab versions list {model}` in service by its name: trimtab promote {model}@N"
     return f"Point it to a version by its name: registry.move({model!r}, {alias!r}, ...)."

@@ -1,10 +1,10 @@
-"""Removed versions: their artifacts are deleted, but their records stay and say who removed them, when and why.
+"""Removed versions: their artifacts are deleted, but their records stay, and say who removed them, when and why.
 
 Garbage collection and registration may run at the same time. Therefore a collection removes a blob in three steps.
-First it stores a record of the state `condemned` for the blob, in one transaction with the record of the version's
-removal. Registrations and moves of aliases require in their own transactions that no such record exists, so all
-processes agree on what came first. Second, the collection checks again which blobs are needed, and keeps those. Third,
-it marks the other blobs as `leaving` and deletes them. # D59
+First it stores a record with the state `condemned` for the blob, in one transaction with the record of the version's
+removal. Transactions of registrations and moves require that no such record exists, so all processes agree on what came
+first. Second, the collection checks again which blobs are needed, and keeps these. Third, it marks the other blobs as
+`leaving` and deletes them. # D59
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from trimtab.store.ports import Blob, Catalog, Put, Record, Remove, read_record
 VERSION, BLOB, USED = "removed", "removed_blob", "version_used"  # kinds of records in the catalogue
 LEASE = "collection"  # the lease (a lock that expires) that a process holds while it removes blobs
 LEASE_S = 60.0
-NO_VERSION = "-"  # the version that is recorded for blobs that belong to no version
+NO_VERSION = "-"  # recorded as the version of blobs without a version
 _WAIT_S = 30.0
 
 
 class Removed(msgspec.Struct, frozen=True, kw_only=True):
-    """The record that says that a version's artifact was removed."""
+    """The record of the removal of a version's artifact."""
 
     format: Literal[1] = 1
     version: str
@@ -49,7 +49,7 @@ class Fate(msgspec.Struct, frozen=True):
     version: str  # the version whose removal includes this blob
 
     def put(self, digest: str, *, expected: int | None = None) -> Put:
-        """Return the change that stores this state, if the record in its place has the revision `expected`."""
+        """Return the change that stores this state. It requires that the stored record has the revision `expected`."""
         return Put(BLOB, digest, msgspec.json.encode(self), expected=expected)
 
 
@@ -85,8 +85,8 @@ def take_back(catalog: Catalog, version: str, blobs: Iterable[str], *, look: boo
         catalog: The catalogue.
         version: The id of the version.
         blobs: The blobs of the version.
-        look: Whether to look for records of the removal, and delete them. If False, the transaction conflicts if there
-            are any.
+        look: Whether to look for records of the removal, and delete them. If False, the transaction conflicts with any
+            such record.
     """
     keys = [(VERSION, version), *((BLOB, digest) for digest in dict.fromkeys(blobs))]
     found = [catalog.get(kind, key) if look else None for kind, key in keys]
@@ -118,8 +118,8 @@ def settle(catalog: Catalog, blob: Blob, blobs: Sequence[str]) -> None:
 def finish(catalog: Catalog, blob: Blob) -> None:
     """Finish the work of a garbage collection that was killed. The caller must hold the lease `LEASE`.
 
-    Blobs in the state `leaving` are deleted. Blobs that are only `condemned` are kept, because it was not checked again
-    whether they are needed.
+    Blobs in the state `leaving` are deleted. Blobs in the state `condemned` are kept, because they were not checked
+    again.
     """
     for record in catalog.find(BLOB):
         fate = fate_of(record.body)
@@ -133,7 +133,7 @@ def finish(catalog: Catalog, blob: Blob) -> None:
 def _leaves(record: Record) -> bool:
     """Return whether a record says that a blob is being deleted.
 
-    Such a removal cannot be taken back. A transaction that needs the blob must conflict, and is then tried again.
+    This cannot be taken back, so a transaction that needs the blob must conflict and be tried again.
     """
     return record.kind == BLOB and fate_of(record.body).state == "leaving"
 
@@ -144,5 +144,5 @@ def _going(catalog: Catalog, blobs: Sequence[str]) -> bool:
 
 
 def restart_grace(version: str, at_us: int) -> Put:
-    """Return the change that makes a version's grace period (in which it is not collected) start again."""
+    """Return the change that restarts a version's grace period, in which it is not collected."""
     return Put(USED, version, str(at_us).encode())

@@ -31,7 +31,7 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True):
-    """The conditions of a search. A version must fulfil all that are given."""
+    """The conditions of a search. A version must fulfil all given conditions."""
 
     text: str | None = None  # text that occurs in the name, id, actor, tags, notes, aliases or names of inputs
     tag: str | None = None
@@ -66,8 +66,8 @@ class Found(Shown, msgspec.Struct, frozen=True):
     """A version, and what a list of versions shows about it."""
 
     version: Version
-    metric: str  # the metric of the search, or otherwise the version's own metric
-    # the value of `metric`; None if neither this version nor the one whose definition it fitted again was evaluated
+    metric: str  # the metric of the search, or else the version's own metric
+    # the value of `metric`; None: neither this version nor the one that it refits was evaluated
     value: float | None
     tags: tuple[str, ...]
     notes: tuple[Note, ...]
@@ -88,11 +88,11 @@ class Searcher:
         self._blob = blob
         self._tags = tags
         self._aliases = aliases
-        # the features and views that were already decoded, by the hash of the feature definitions
+        # decoded features and views, by the hash of the feature definitions
         self._made: dict[str, _Made] = {}
 
     def find(self, versions: list[Version], search: Search) -> list[Found]:
-        """Return those of `versions` that match, in the same order.
+        """Return the versions that match, in the given order.
 
         Raises:
             NotFound: None of the versions has such a metric, feature or source.
@@ -169,7 +169,7 @@ class Searcher:
         if judged is None:
             return {}
         try:
-            # imported here, because serving uses this module but not the import
+            # imported here, because serving uses this module without this import
             from trimtab.training.judge.evaluation import load_evaluation
 
             return _metrics_of(load_evaluation(judged, self._blob))

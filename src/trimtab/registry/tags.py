@@ -1,4 +1,4 @@
-"""Tags and notes of versions, with author and time. They can only be added, and do not affect a version's id."""
+"""Tags and notes of versions, with author and time. They are only added, and do not affect a version's id."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Tags:
             made = Tag(version=version, tag=tag, at_us=self._clock.now_us(), actor=actor or self._actor)
             try:
                 self._catalog.write([Put("tag", f"{version}/{tag}", msgspec.json.encode(made), expected=0)])
-            except Conflict:  # the tag exists already; another process may just have added it
+            except Conflict:  # the tag exists; another process may just have added it
                 continue
             new.append(made)
         return new

@@ -1,4 +1,4 @@
-"""Training cuts of imported versions: the times until which their training data reach, as set by the user.  # D62"""
+"""Training cuts of imported versions: the latest times of their training data, as set by the user.  # D62"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KIND = "seen_until"
 
 
 class TrainingCut(msgspec.Struct, frozen=True, kw_only=True):
-    """A training cut that was set for an imported version. The newest one of a version counts."""
+    """A training cut that was set for an imported version. The newest cut counts."""
 
     format: int = 1
     version: str
@@ -24,7 +24,7 @@ class TrainingCut(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def set_training_cut(catalog: Catalog, version: Version, until_us: int, *, clock: Clock, actor: str) -> TrainingCut:
-    """Store the training cut of an imported version: the time until which it may have been trained on data.
+    """Store the training cut of an imported version: the latest time that its training data may have.
 
     Raises:
         Misuse: The version was trained here, or the time is in the future.
@@ -41,7 +41,7 @@ def set_training_cut(catalog: Catalog, version: Version, until_us: int, *, clock
 
 
 def as_known(catalog: Catalog, version: Version) -> Version:
-    """Return the version, with the newest training cut that was set for it."""
+    """Return the version with the newest training cut that was set for it."""
     record = None if version.imported is None else catalog.get(KIND, version.id)
     if record is None:
         return version

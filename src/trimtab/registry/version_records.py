@@ -15,7 +15,7 @@ _PREFIX = re.compile(r"[0-9a-f]{6,64}")
 
 
 class VersionRecords:
-    """The versions in a catalogue. Versions never change, so those that were read are cached in memory."""
+    """The versions in a catalogue. Versions never change, so each is cached in memory once it was read."""
 
     def __init__(self, catalog: Catalog, aliases: Aliases) -> None:
         self._catalog = catalog
@@ -51,7 +51,7 @@ class VersionRecords:
         return [record.key for record in self._catalog.find("version_count")]
 
     def name(self, version_id: str | None) -> str:
-        """Return the name of a version for messages, even if no such version is stored."""
+        """Return the name of a version for messages, also if no such version is stored."""
         found = None if version_id is None else self.find(version_id)
         return "no version" if version_id is None else version_id if found is None else found.name
 

@@ -22,7 +22,7 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
     file: str  # the name of the file or folder
     sha256: str  # the SHA-256 of the model file's bytes
     kind: str  # for example "LightGBM text" or "MLflow folder, flavour xgboost"
-    inputs_named: bool  # False if the file has no names of inputs, so only their number could be checked
+    inputs_named: bool  # False: the file has no names of inputs, so only their number was checked
     golden: str  # the rows with which the model was checked: "12 golden rows", "the 413 labelled rows from ..."
     window_us: int | None = None  # the length of the window of labelled rows that the model was scored on
 
@@ -38,12 +38,12 @@ class Version(Shown, msgspec.Struct, frozen=True, kw_only=True):
     recipe: str  # the hash of the model's definition, including the estimator's code
     features: str  # the hash of the feature definitions
     runtime: str
-    trust: Trust | None  # "pickle": loading the version runs code, and the user allowed that
+    trust: Trust | None  # "pickle": loading the version runs code, which the user allowed
     training_set: str  # the hash of the blob with the training set's manifest
-    # the id of the version whose definition was fitted again on more data; None if this is no refit
+    # the id of the version whose definition was fitted again on more data; None: this is no refit
     refit_of: str | None
     metric: str
-    cut_us: int  # the training cut: the training used only what was known at this time
+    cut_us: int  # the training cut: the training only used what was known at this time
     positions: dict[str, int]  # for each log, the position up to which the training read
     rows: int  # the number of training rows with a label
     evaluation: str | None  # the hash of the blob with the version's evaluation
@@ -59,7 +59,7 @@ class Version(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AliasMove(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of an alias's history; the alias points to the version of the newest row."""
+    """One row of an alias's history. The alias points to the version in the newest row."""
 
     format: Literal[1] = 1
     sequence: int  # 1, 2, ... within the alias's history
@@ -75,7 +75,7 @@ class AliasMove(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def possibly_seen(version: Version, start_us: int) -> str:
-    """Return a warning if an imported version may have been trained on rows since `start_us`; otherwise ""."""
+    """Return a warning if an imported version may have been trained on rows from `start_us` on; otherwise ""."""
     if version.imported is None or version.cut_us < start_us:
         return ""
     return (
@@ -95,7 +95,7 @@ def version_id(
     training_set: str,
     refit_of: str | None,
 ) -> str:
-    """Return the id of a version: the hash of its content. Equal trainings give equal ids, on every machine."""
+    """Return the id of a version: the hash of its content. Equal trainings give equal ids on all machines."""
     return content_hash(["version", 1, model, artifact, recipe, features, runtime, trust, training_set, refit_of])
 
 

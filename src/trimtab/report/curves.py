@@ -31,8 +31,8 @@ def curve_chart(
         title: The text above the plot, which screen readers read aloud.
         x_label: The text under the axis.
         y_label: The text along the y axis.
-        places: Positions on the x axis with names, drawn as vertical lines. Each name has its own line of text above
-            the plot.
+        places: Named positions on the x axis, drawn as vertical lines. Each name has its own line of text above the
+            plot.
         height: The height of the plot, in its own units (the width is 760).
 
     Raises:

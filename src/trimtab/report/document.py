@@ -1,4 +1,4 @@
-"""A document that consists of headings, texts, facts, tables and plots, in the order in which they were added."""
+"""A document of headings, texts, facts, tables and plots, in the order in which they were added."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Heading(msgspec.Struct, frozen=True):
 
 
 class Paragraph(msgspec.Struct, frozen=True):
-    """A text. If it has a tone, it is a statement that is set apart, such as the result of a test."""
+    """A text. A text with a tone is a statement that is set apart, such as the result of a test."""
 
     text: str
     tone: Tone | None = None
 
     @property
     def prefix(self) -> str:
-        """The tone as a word, so that it is not shown by colour alone."""
+        """The tone as a word, because colour alone is not enough."""
         return {"good": "Good: ", "bad": "Bad: ", "warning": "Warning: "}.get(self.tone or "", "")
 
 
@@ -40,7 +40,7 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class Plot(msgspec.Struct, frozen=True):
-    """A drawing, with a table or lines of text to show instead if nothing can be drawn."""
+    """A drawing, with a table or lines of text to show where drawings cannot be shown."""
 
     svg: Markup
     caption: str = ""
@@ -61,8 +61,8 @@ class Part(msgspec.Struct, frozen=True):
 class Document:
     """A document to which parts are added in order. Write it with `html_page`, `markdown_text` or `terminal_text`.
 
-    Every method that adds a part has the option `detail`. A part with this option is left out in a terminal, which
-    shows only a summary. If a heading has it, its whole section is left out.
+    Every method that adds a part has the option `detail`. A terminal, which shows a summary, leaves out parts with this
+    option. If a heading has the option, its whole section is left out.
 
     >>> from trimtab.report import html_page, terminal_text
     >>> document = Document("Late flights, July")
@@ -84,7 +84,7 @@ class Document:
         self.parts: list[Part] = []
 
     def heading(self, text: str, level: Literal[2, 3] = 2, *, detail: bool = False) -> None:
-        """Begin a section. If a page has three or more sections of level 2, it lists them at its top."""
+        """Begin a section. A page with three or more sections of level 2 lists them at its top."""
         self.parts.append(Part(Heading(text, level), detail))
 
     def paragraph(self, text: str, *, detail: bool = False) -> None:
@@ -96,7 +96,7 @@ class Document:
         self.parts.append(Part(Paragraph(text, tone), detail))
 
     def facts(self, facts: Mapping[str, Cell], *, detail: bool = False) -> None:
-        """Add names and values, which are shown side by side."""
+        """Add names and values, shown side by side."""
         self.parts.append(Part(Facts(dict(facts)), detail))
 
     def table(self, table: Table, *, detail: bool = False, most: int | None = None) -> None:
@@ -104,8 +104,8 @@ class Document:
 
         Args:
             table: The table with its headers and rows.
-            detail: Whether to leave it out in a terminal.
-            most: The maximum number of rows shown in a terminal. Further rows are only counted. None shows all rows.
+            detail: Whether to leave the table out in a terminal.
+            most: The maximum number of rows shown in a terminal. Further rows are only counted. None: all rows.
         """
         if table.rows:
             self.parts.append(Part(table, detail, most))
@@ -124,8 +124,8 @@ class Document:
         Args:
             svg: The drawing, as returned by a function of `trimtab.report`.
             caption: One or two sentences under the drawing.
-            plain: A table, or lines such as those of `text_chart`. In Markdown and in a terminal, it is shown instead
-                of the drawing.
+            plain: A table, or lines such as those of `text_chart`, to show in Markdown and in a terminal instead of the
+                drawing.
             detail: Whether to leave it out in a terminal.
             most: If `plain` is a table: the maximum number of its rows shown in a terminal.
 

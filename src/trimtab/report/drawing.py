@@ -1,10 +1,10 @@
-"""What all plots need: the sheet (the SVG element), scales, texts, colours and the legend."""
+"""The common parts of all plots: the sheet (the SVG element), scales, texts, colours and the legend."""
 
 from collections.abc import Callable, Sequence
 
 from trimtab.report.markup import Markup, join, tag
 
-# Okabe & Ito (2008): distinguishable with every common colour blindness. A page may set other colours (dark mode).
+# Okabe & Ito (2008): distinguishable with all common kinds of colour blindness. A page may set others (dark mode).
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#555555")
 _DASHES = (None, "7 3", "2 3")  # the line styles when the palette is used for the first, second and third time
 WIDTH = 760  # the width of every sheet, in its own units
@@ -35,7 +35,7 @@ def svg(title: str, described: str, height: float, *parts: Markup | None) -> Mar
 
 
 def legend_of(names: Sequence[str]) -> tuple[Markup, float]:
-    """Return a legend with a sample line for each name, in several rows if necessary, and its total height."""
+    """Return a legend with a sample line for each name, in as many rows as needed, and the height of the legend."""
     at, row = 0.0, 0
     parts = []
     for number, name in enumerate(names):
@@ -72,13 +72,13 @@ def upright(x: float, y: float, content: str) -> Markup:
 
 
 def colour_of(number: int) -> str:
-    """Return the colour of the series with this number. A page may set other colours."""
+    """Return the colour of the series with this index. A page may set other colours."""
     place = number % len(PALETTE)
     return f"var(--series-{place + 1},{PALETTE[place]})"
 
 
 def stroke(number: int) -> str:
-    """Return the line style of the series with this number. Lines are dashed if their colour is used again."""
+    """Return the line style of the series with this index. If its colour is used again, the line is dashed."""
     dash = _DASHES[number // len(PALETTE) % len(_DASHES)]
     return f"stroke:{colour_of(number)};fill:none;stroke-width:1.8;stroke-linejoin:round" + (
         f";stroke-dasharray:{dash}" if dash else ""
@@ -91,7 +91,7 @@ def text_width(content: str) -> float:
 
 
 def shortened(content: str, width: float) -> str:
-    """Return a text, shortened and with an ellipsis at its end if it is wider than the limit."""
+    """Return a text. If it is wider than the limit, shorten it, with an ellipsis at its end."""
     if text_width(content) <= width:
         return content
     while content and text_width(content) > width - 8:

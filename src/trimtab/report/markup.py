@@ -1,4 +1,4 @@
-"""Build HTML and SVG safely: everything that is not `Markup` is escaped, so that data cannot inject markup."""
+"""Build HTML and SVG safely: everything except `Markup` is escaped, so data cannot inject markup."""
 
 import html
 import re
@@ -8,7 +8,7 @@ _VOID = {"br", "hr", "meta"}
 
 
 class Markup(str):
-    """A string that is markup already and is not escaped again. Only `tag` and `join` should make such strings."""
+    """A string that is already markup, so it is not escaped again. Only `tag` and `join` should make such strings."""
 
     __slots__ = ()
 
@@ -16,8 +16,8 @@ class Markup(str):
 def tag(name: str, /, *children: object, **attributes: object) -> Markup:
     """Return an HTML or SVG element. Children are escaped unless they are markup, and attributes always.
 
-    An attribute that is None or False is left out, and one that is True is written without a value. The argument
-    `class_` becomes the attribute `class`, and `stroke_width` becomes `stroke-width`.
+    Attributes that are None or False are left out, and attributes that are True have no value. The argument `class_`
+    becomes the attribute `class`, and `stroke_width` becomes `stroke-width`.
 
     >>> tag("td", "a < b", class_="number", data_row=3)
     '<td class="number" data-row="3">a &lt; b</td>'

@@ -1,4 +1,4 @@
-"""Write a document as one self-contained HTML file, which loads nothing and in which every text is escaped."""
+"""Write a document as one HTML file, which loads nothing else, and in which every text is escaped."""
 
 from trimtab.report.document import Document, Facts, Heading, Paragraph, Part
 from trimtab.report.drawing import PALETTE

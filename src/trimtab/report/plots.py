@@ -34,7 +34,7 @@ _MARKS: dict[MarkKind, tuple[str, str | None]] = {
     "note": ("var(--faint,#777)", "2 2"),
 }
 _LEFT, _RIGHT = 62, 16
-_LANES = 4  # rows of mark labels above a plot; a mark without room for a label has only a line and a tooltip
+_LANES = 4  # rows of labels of marks above a plot; without room for its label, a mark only has a line and a tooltip
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,11 +91,11 @@ def line_chart(
     """Draw lines over time with a legend, bands and marks, and return them as SVG.
 
     Args:
-        series: At least one series, of which at least one has a value. Values that are not finite make gaps.
+        series: The series, at least one of them with a value. Values that are not finite make gaps.
         title: The text above the plot, which screen readers read aloud.
         x_label: The text under the time axis, which is in UTC.
         y_label: The text along the value axis.
-        marks: Events such as alarms, promotions and changes. The axis is extended so that it includes them all.
+        marks: Events such as alarms, promotions and changes. The axis is extended to include all of them.
         height: The height of the drawing, in its own units (the width is 760).
 
     Raises:
@@ -149,7 +149,7 @@ def line_chart(
 
 
 def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str = "") -> Markup:
-    """Draw horizontal bars from zero in the given order, each with its value and its interval, as SVG."""
+    """Draw horizontal bars from zero as SVG, in the given order, each with its value and its interval."""
     ends = [v for bar in bars for v in (bar.value, bar.low, bar.high) if v is not None]
     if not ends or not all(map(math.isfinite, ends)):
         raise Misuse(f"plot {title!r}: needs at least one bar and only finite values, found {len(bars)} bars.")
@@ -189,7 +189,7 @@ def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str = "") -> Markup:
 
 
 def calibration_plot(curves: Sequence[tuple[str, Sequence[CalibrationPoint]]], *, title: str) -> Markup:
-    """Draw the share of positive labels against the mean score, with a larger point for a larger bin, as SVG.
+    """Draw the share of positive labels against the mean score as SVG, with larger points for larger bins.
 
     The points of a calibrated model lie on the diagonal.
 
@@ -296,7 +296,7 @@ def _band(one: Series, number: int, x: Scale, y: Scale) -> Markup | None:
 
 
 def _lanes(marks: Sequence[Mark], x: Scale) -> dict[int, int]:
-    """Return the row for the label of each mark, so that labels do not overlap. Marks without room are left out."""
+    """Return a row for the label of each mark, so that labels do not overlap. Marks without room are left out."""
     ends = [-math.inf] * _LANES
     lanes: dict[int, int] = {}
     for number in sorted(range(len(marks)), key=lambda n: marks[n].at_us):

@@ -14,13 +14,13 @@ from trimtab.report.tables import written
 from trimtab.report.ticks import number_ticks
 
 _TOP, _LINE, _SPREAD = 54, 30, 11.0
-_BIN = 5.0  # points that are closer than this along the axis are stacked
-# colours that are distinguishable with every kind of colour blindness
+_BIN = 5.0  # points that are closer together than this along the axis are stacked
+# colours that are distinguishable with all kinds of colour blindness
 _LOW, _HIGH, _NONE = (0, 114, 178), (213, 94, 0), "var(--faint,#999)"
 
 
 class Swarm(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of points in a swarm chart. Each point has a position on the axis and a shade from 0 to 1, or None."""
+    """A line of points in a swarm chart. A point is a position and a shade (0 to 1; None: null or not ordered)."""
 
     label: str
     points: Sequence[tuple[float, float | None]]
@@ -40,7 +40,7 @@ def swarm_chart(swarms: Sequence[Swarm], *, title: str, x_label: str = "", shade
     """
     places = [at for swarm in swarms for at, _ in swarm.points]
     if not places or not all(map(math.isfinite, places)):
-        raise Misuse(f"plot {title!r}: needs at least one point and only finite ones, found {len(places)}.")
+        raise Misuse(f"plot {title!r}: needs at least one point, and a finite position for each of the {len(places)}.")
     left = 24 + min(240.0, max(text_width(swarm.label) for swarm in swarms))
     ticks = number_ticks(min(0.0, *places), max(0.0, *places))
     x = scale(ticks[0], ticks[-1], left, WIDTH - 16)
@@ -67,9 +67,9 @@ def swarm_chart(swarms: Sequence[Swarm], *, title: str, x_label: str = "", shade
 
 
 def _spread(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float, float | None]]:
-    """Return each point with its distance from its line, so that points at the same position do not overlap.
+    """Return each point with a distance from its line, so that points at the same position do not overlap.
 
-    Such points are moved alternately down and up.
+    Such points are moved down and up by turns.
     """
     by_bin: dict[int, list[tuple[float, float | None]]] = {}
     for at, shade in points:

@@ -13,13 +13,13 @@ from trimtab.report.markup import Markup, tag
 
 Align = Literal["left", "right"]
 
-_PAGE = 100  # the width of a terminal, in columns, for which texts are broken
-_LEAST_TEXT = 30  # columns are made no narrower than this
+_PAGE = 100  # the most characters in a line; longer texts are wrapped
+_LEAST_TEXT = 30  # no column is made narrower than this
 _LONGEST_WORD = 32  # longer words, such as hashes, may be broken
 
 
 class Link(msgspec.Struct, frozen=True):
-    """A text that leads to another page of the same service. Outside of HTML, only the text is shown."""
+    """A text with a link to another page of the service. Outside of HTML, only the text is shown."""
 
     text: str
     path: str  # begins with "/"
@@ -35,7 +35,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[tuple[Cell, ...], ...]
     align: tuple[Align, ...] | None = None
     caption: str = ""
-    wraps: bool = False  # whether a terminal breaks long texts, so that lines fit on the page
+    wraps: bool = False  # whether to wrap long texts in a terminal, so that lines fit on the page
 
     def __post_init__(self) -> None:
         for number, row in enumerate(self.rows):
@@ -64,7 +64,7 @@ def text_table(headers: Sequence[str], rows: Sequence[Sequence[Cell]], align: Se
 
 
 def terminal_table(table: Table, most: int | None = None) -> str:
-    """Return the first `most` rows of a table (None: all) for a terminal, and the number of further rows."""
+    """Return the first `most` rows of a table (None: all) as text. If there are more, a last line says how many."""
     shown = table.rows[:most]
     lines = [[one_line(header) for header in table.headers]]
     lines += [[one_line(written(cell)) for cell in row] for row in shown]
@@ -102,13 +102,13 @@ def html_table(table: Table) -> Markup:
 
 def _html_cell(cell: Cell, side: Align) -> Markup:
     text = written(cell)
-    whole = len(text) <= _LONGEST_WORD and " " not in text  # keeps dates from being broken at hyphens
+    whole = len(text) <= _LONGEST_WORD and " " not in text  # so that dates are not broken at hyphens
     inner = tag("a", text, href=cell.path) if isinstance(cell, Link) else text
     return tag("td", inner, class_=f"{side} whole" if whole else side)
 
 
 def written(cell: Cell) -> str:
-    """Return a cell as text, with separators of thousands, floats with 4 significant digits, and None as a dash.
+    """Return a cell as text. Thousands have separators, floats have 4 significant digits, and None is a dash.
 
     >>> [written(cell) for cell in (336776, 0.123456, 12345.6, None, True)]
     ['336,776', '0.1235', '12,346', '–', 'yes']
@@ -137,7 +137,7 @@ def one_line(text: str) -> str:
 
 
 def _narrowed(widths: Sequence[int]) -> list[int]:
-    """Return widths of columns that fit on a page, if the widest ones may be made narrower."""
+    """Make the widest columns narrower until the table fits on a page, but none below `_LEAST_TEXT`. Return widths."""
     found = list(widths)
     for place in sorted(range(len(found)), key=lambda n: -found[n]):
         over = sum(found) + 2 * (len(found) - 1) - _PAGE

@@ -12,7 +12,7 @@ _LABEL = 10  # the width of the values at the left, in characters
 def text_chart(
     values: Sequence[float | None], *, level: float | None = None, height: int = 8, width: int = 78
 ) -> list[str]:
-    """Return the lines of a bar chart, from top to bottom. If no value is known, there are no lines.
+    """Return the lines of a bar chart, from top to bottom; none if no value is known.
 
     Args:
         values: The values, oldest first. None makes a gap. If there are too many to fit, neighbours are averaged.
@@ -31,7 +31,7 @@ def text_chart(
         return []
     low, high = min(known), max(known)
     spread = (high - low) or abs(high) or 1.0
-    low = low - spread / (height - 1) if height > 1 else low  # lowered, so that even the lowest value has a bar
+    low = low - spread / (height - 1) if height > 1 else low  # lower, so that even the lowest value has a bar
     step = (high - low) / height
     lines = []
     for row in range(height - 1, -1, -1):
@@ -48,7 +48,7 @@ def _cell(value: float | None, bottom: float, step: float, dashed: bool) -> str:
 
 
 def _fitting(values: Sequence[float | None], width: int) -> list[float | None]:
-    """Return as many values as fit into the width. If there are too many, neighbours are averaged."""
+    """Return at most as many values as fit into the width. If there are too many, neighbours are averaged."""
     each = max(1, math.ceil(len(values) / width))
     groups = [[one for one in values[n : n + each] if one is not None] for n in range(0, len(values), each)]
     return [sum(group) / len(group) if group else None for group in groups]

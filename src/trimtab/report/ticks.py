@@ -12,9 +12,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def number_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Return round numbers, from one at or below `low` to one at or above `high`.
+    """Return round numbers, the first at or below `low` and the last at or above `high`.
 
-    Their distance is 1, 2 or 5 times a power of ten.
+    They are 1, 2 or 5 times a power of ten apart.
 
     >>> number_ticks(0.37, 0.41)
     [0.37, 0.38, 0.39, 0.4, 0.41]
@@ -37,7 +37,7 @@ def number_ticks(low: float, high: float, most: int = 6) -> list[float]:
 def time_ticks(low_us: int, high_us: int, most: int = 8) -> list[tuple[int, str]]:
     """Return round UTC times within [low, high], each with a label.
 
-    A label includes the day or the year if it differs from that of the previous label.
+    If the day or the year differs from that of the previous label, the label includes it.
 
     >>> day = 86_400_000_000
     >>> [label for _, label in time_ticks(15_706 * day, 16_070 * day, most=5)]

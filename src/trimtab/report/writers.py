@@ -21,7 +21,7 @@ def markdown_text(document: Document) -> str:
 
 
 def terminal_text(document: Document) -> str:
-    """Return a document's summary for a terminal, without a newline at its end. Details are left out."""
+    """Return a document's summary, without details, for a terminal. There is no newline at its end."""
     head = one_line(document.title) + (f"\n{one_line(document.subtitle)}" if document.subtitle else "")
     out, after_heading = head, False
     for part in _summary(document):
@@ -32,8 +32,8 @@ def terminal_text(document: Document) -> str:
 
 
 def _summary(document: Document) -> Iterator[Part]:
-    """Yield the parts that are no details: not marked as detail, and not in a section whose heading is marked."""
-    hidden: int | None = None  # the level of a heading marked as detail, which hides the parts after it
+    """Yield the parts that are not marked as detail, and not in a section whose heading is so marked."""
+    hidden: int | None = None  # the level of the heading whose mark as detail hides the following parts
     for part in document.parts:
         if isinstance(part.content, Heading) and (hidden is None or part.content.level <= hidden):
             hidden = part.content.level if part.detail else None

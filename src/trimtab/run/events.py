@@ -1,4 +1,4 @@
-"""Events that running work sends: steps that begin and end, progress, and printed lines."""
+"""Events of running work: steps that begin and end, progress, and printed lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class StepBegan(msgspec.Struct, frozen=True, tag="began", array_like=True):
 
 
 class StepEnded(msgspec.Struct, frozen=True, tag="ended", array_like=True):
-    """A step has ended with a result or with an error. After an error, its run may still continue."""
+    """A step has ended with a result or an error. Even after an error, its run may continue."""
 
     name: str
     cached: bool

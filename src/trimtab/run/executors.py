@@ -25,7 +25,7 @@ from trimtab.run.events import Cancelled, Event, Line, Progress, StepBegan, Step
 
 T = TypeVar("T")
 _POLL_S = 0.2  # time between two checks for cancellation
-_GRACE_S = 2.0  # seconds in which a child process may end by itself
+_GRACE_S = 2.0  # how long a child process may take to end by itself
 _THREAD_LIMITS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -39,7 +39,7 @@ _ERRORS = (Cancelled, Misuse, NotFound, Conflict, Unavailable, Corrupt)
 
 
 class Task(msgspec.Struct, frozen=True):
-    """A function, given by its name, and its argument. Both can be sent to another process."""
+    """The name of a function, and its argument. Both can be sent to another process."""
 
     function: str  # "package.module:name" of a function that takes the argument and a `Workplace`, and returns bytes
     argument: bytes
@@ -54,7 +54,7 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Workplace:
-    """What a running task can use: a function that receives its events, and objects that are kept between tasks.
+    """The means of a running task: a function that receives its events, and objects that are kept between tasks.
 
     Args:
         send: Receives the events of the task.
@@ -82,9 +82,9 @@ class Workplace:
         self.emit(Progress(done, total))
 
     def keep(self, name: str, make: Callable[[ExitStack], T]) -> T:
-        """Return the object that is kept under a name. If it does not exist, it is made and kept.
+        """Return the object that is kept under a name. If there is none, make and keep it.
 
-        Resources that `make` puts on the exit stack are closed by `close`.
+        `close` closes the resources that `make` puts on the exit stack.
         """
         if name not in self._kept:
             self._kept[name] = make(self._stack)
@@ -107,7 +107,7 @@ class Executor(Protocol):
         Args:
             task: The task.
             on_event: Receives the events of the task.
-            cancelled: Called every 0.2 s. It returns why the task must end, or None.
+            cancelled: Called every 0.2 s. Returns why the task must end, or None.
 
         Raises:
             Cancelled: The task was cancelled, and it has ended.
@@ -124,7 +124,7 @@ class TaskFailed(RuntimeError):
 
 
 class ThreadExecutor:
-    """Runs tasks in a thread of this process. If a task is cancelled, it ends at its next event.
+    """Runs tasks in a thread of this process. A cancelled task ends at its next event.
 
     Args:
         kept: Objects by name that tasks find in their `Workplace`.
@@ -141,7 +141,7 @@ class ThreadExecutor:
             try:
                 with _logged(self._events.put):
                     ended.append(task.call(self._place))
-            except BaseException as error:  # raised again below, in the thread that waits
+            except BaseException as error:  # raised again below, in the caller's thread
                 ended.append(error)
             self._events.put(None)
 
@@ -171,12 +171,11 @@ class ThreadExecutor:
 class ProcessExecutor:
     """Runs tasks in one child process, which is started when the first task arrives.
 
-    The child is a new interpreter and not a fork, so it is not affected by the threads of this process. It has a low
-    priority. It ends when this process ends, for whatever reason, and when a task is cancelled.
+    The child is a new interpreter, not a fork, so threads of this process do not affect it. It has a low priority. It
+    ends when this process ends in any way, and when a task is cancelled.
 
     Args:
-        nice: How much to increase the child's nice level. With 10, a server that needs the processor gets nearly all of
-            it.
+        nice: How much to increase the child's nice level. With 10, a busy server gets nearly all of the processor.
         threads: The number of threads that numerical libraries may use in the child.
     """
 
@@ -203,7 +202,7 @@ class ProcessExecutor:
                         on_event(event)
         except BaseException as error:
             if not isinstance(error, _ERRORS) or isinstance(error, Cancelled):
-                self._end()  # the work of the child is no longer needed
+                self._end()  # the child's work is no longer needed
             raise
         raise Unavailable(_death(task, step, self._end()))
 
@@ -229,7 +228,7 @@ class ProcessExecutor:
                     stderr=subprocess.STDOUT,
                     pass_fds=(writing,),
                     env={**os.environ, **limits, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                    start_new_session=True,  # Ctrl-C must reach only this process, which then ends the child
+                    start_new_session=True,  # Ctrl-C must reach only this process, which ends the child
                 )
             except OSError as error:
                 os.close(reading)
@@ -243,7 +242,7 @@ class ProcessExecutor:
 
     def _send(self, child: subprocess.Popen[bytes], task: Task) -> None:
         assert child.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the child has died, as the reader of its events will notice
+        with contextlib.suppress(BrokenPipeError):  # the child has died, which the reader of its events will notice
             child.stdin.write(framed(msgspec.msgpack.encode(task)))
             child.stdin.flush()
 
@@ -327,17 +326,14 @@ def _raised(failure: Failure) -> Exception:
 
 
 def _death(task: Task, step: str | None, status: int) -> str:
-    """Return an error message for a task whose process has ended with a status.
-
-    The message names the step that was running.
-    """
+    """Return an error message for a task whose process has ended with a status. It names the running step."""
     what = (task.about or task.function) + ("" if step is None else f", step {step!r}")
     name = next((f" ({known.name})" for known in _CRASHES if known == -status), "")
     how = f"was killed by signal {-status}{name}" if status < 0 else f"ended with status {status}"
     text = f"{what}: its process {how} before it was done."
     if status == -signal.SIGKILL:
         return f"{text} The system may have run out of memory. Try again."
-    if not task.native or (status < 0 and not name):  # the process was probably ended from outside
+    if not task.native or (status < 0 and not name):  # something outside has probably ended the process
         return f"{text} Try again."
     return (
         f"{text} Native code failed or ended the process, most likely {task.native}: try fewer rows, other parameters "
@@ -386,7 +382,7 @@ class Printed:
 
 @contextlib.contextmanager
 def _logged(send: Callable[[Event], None]) -> Any:
-    """Inside the block, send the log messages of this thread as lines as well."""
+    """In the block, also send the log messages of this thread as lines."""
     me, handler = threading.get_ident(), logging.Handler(logging.INFO)
     handler.addFilter(lambda record: record.thread == me)
     handler.emit = lambda record: send(Line(record.getMessage()))  # type: ignore[method-assign]  # a handler that is used only here

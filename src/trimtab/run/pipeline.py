@@ -1,4 +1,4 @@
-"""Mark parts of some work as steps, which can be recorded (so that they are done once) or simply run."""
+"""Divide work into steps, which are recorded (so that each is done only once) or simply run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Codec(msgspec.Struct, Generic[T], frozen=True):
     """Converts the result of a step to bytes and back."""
 
     encode: Callable[[T], bytes]
-    # if this raises NotFound or Corrupt, something that the result refers to is lost, and the step is run again
+    # if something that the result refers to is lost, this raises NotFound or Corrupt, and the step is run again
     decode: Callable[[bytes], T]
 
 
@@ -30,20 +30,20 @@ class Steps(Protocol):
     """Runs the steps of some work."""
 
     def do(self, name: str, inputs: Callable[[], object] | None, work: Callable[[], T], codec: Codec[T]) -> T:
-        """Return the result of a step, computed now or earlier.
+        """Return the result of a step, which is computed now or was computed earlier.
 
         Args:
             name: The name of the step, e.g. "fit".
-            inputs: Returns everything that determines the result, including the code, as JSON values. If it is None,
-                the step is never cached.
+            inputs: Returns everything that determines the result, including the code, as JSON values. None: the step is
+                never cached.
             work: A function that depends only on these inputs. It may be called again after a crash.
-            codec: Converts the result to bytes and back, for storing it.
+            codec: Converts the result to bytes and back.
         """
         ...
 
 
 class AtOnce:
-    """Runs steps without recording them, because a replay runs thousands of them."""
+    """Runs steps without recording them, for a replay with its thousands of steps."""
 
     def do(self, name: str, inputs: Callable[[], object] | None, work: Callable[[], T], codec: Codec[T]) -> T:
         return work()
@@ -52,7 +52,7 @@ class AtOnce:
 class Recorded:
     """Runs steps and records them by a hash of their inputs, so that none is run twice.
 
-    The caller holds a lease, so that no other process does the same work at the same time.
+    The caller must hold a lease, so that no other process does this work at the same time.
 
     Args:
         pipeline: The prefix of the names of steps in the catalogue, e.g. "train".

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_EVERY_S = 0.2  # reports are passed on at most once in this time
+_EVERY_S = 0.2  # at most one report is passed on in this time
 
 ProgressListener = Callable[[float, float], object]  # called with the amount that is done and the total amount
 _listener: ContextVar[ProgressListener | None] = ContextVar("progress", default=None)
@@ -15,7 +15,7 @@ _listener: ContextVar[ProgressListener | None] = ContextVar("progress", default=
 
 @contextmanager
 def listening(listener: ProgressListener | None) -> Iterator[None]:
-    """Inside the block, pass reports of this thread to `listener`, at most five a second.
+    """In the block, pass reports of this thread to `listener`, at most five a second.
 
     If it is None, reports are dropped.
     """
@@ -27,7 +27,7 @@ def listening(listener: ProgressListener | None) -> Iterator[None]:
 
 
 def is_listening() -> bool:
-    """Return whether there is a listener. Otherwise a loop can save the effort of reporting."""
+    """Return whether there is a listener. Without one, a loop need not report."""
     return _listener.get() is not None
 
 

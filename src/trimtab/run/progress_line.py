@@ -13,11 +13,11 @@ _WIDTH = 99
 
 
 class ProgressLine:
-    """Shows what is being done, how much of it, and for how long, on one line of standard error that updates.
+    """Shows on one line of standard error, which is updated, what is being done, how much of it, and for how long.
 
-    The line appears if the work takes longer than a second, and goes when the work ends. If standard error is neither a
-    terminal nor in a notebook, nothing is shown. Use the object in `with`, and call it with the amount that is done and
-    the total amount.
+    The line appears if the work takes longer than a second, and disappears at its end. If standard error is neither a
+    terminal nor in a notebook, nothing is shown. Use the object in `with`, and call it with the amount done and the
+    total amount.
 
     Args:
         what: The work, such as "ingesting orders".
@@ -49,7 +49,7 @@ class ProgressLine:
         self._share = min(1.0, done / total) if total else None
 
     def say(self, what: str, share: float | None = None) -> None:
-        """Name other work from now on, with the share of it that is done, if it is known."""
+        """Name other work from now on, with the share of it that is done, if this is known."""
         self._what, self._share = what, share
 
     def _show(self) -> None:
@@ -70,6 +70,6 @@ class ProgressLine:
 
 
 def can_update() -> bool:
-    """Return whether standard error shows a line that is written again: on a terminal, or in a notebook."""
+    """Return whether standard error can update a line: on a terminal, or in a notebook."""
     stream = sys.stderr
     return stream is not None and (type(stream).__module__.startswith("ipykernel") or stream.isatty())

@@ -24,7 +24,7 @@ from trimtab.store.ports import Catalog, Put, Record, Remove
 KIND = "run"
 _CANCEL = "run_cancel"
 _KEPT = 200  # this many runs are kept; older ones are deleted
-_LINES = 200  # of each run, this many of the newest lines are kept
+_LINES = 200  # this many of the newest lines of each run are kept
 _LINE_LENGTH = 500
 _WRITE_S = 0.5  # time between two writes of a run's progress
 
@@ -45,7 +45,7 @@ class RunStep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run(Shown, msgspec.Struct, frozen=True, kw_only=True):
-    """A run: who requested it, what was requested, its steps and its outcome."""
+    """A run: the request and who made it, the steps, and the outcome."""
 
     format: Literal[1] = 1
     id: str
@@ -73,10 +73,10 @@ class Run(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Runs:
-    """The runs of a project, the newest last. Any process may read and cancel them.
+    """The runs of a project, newest last. Any process may read and cancel them.
 
-    Each running run holds a lock on a file. The operating system frees this lock when the process ends, for whatever
-    reason. So a run whose process has died is recognised, and is shown as interrupted.
+    While a run is running, its process holds a lock on a file. When the process ends in any way, the operating system
+    frees this lock. So a run whose process has died is recognised and shown as interrupted.
 
     Args:
         catalog: The catalogue with the records of runs.
@@ -128,7 +128,7 @@ class Runs:
         return Tracked(self, kind, model, actor)
 
     def _seen(self, run: Run) -> Run:
-        """Return a run in its present state. If its process has died, the run is interrupted."""
+        """Return a run with its present state. If its process has died, this is "interrupted"."""
         if run.is_over or FileLock.is_held(self._lock_path(run.id)):
             return run
         return _interrupted(run)
@@ -187,7 +187,7 @@ class Tracked:
         )
 
     def begin(self) -> None:
-        """Record the run together with its events so far. A second call does nothing.
+        """Record the run and its events so far. A second call does nothing.
 
         Raises:
             Unavailable: The state folder cannot be written.
@@ -224,7 +224,7 @@ class Tracked:
     def cancelled(self) -> str | None:
         """Return why the run must end, or None if it was not cancelled.
 
-        Call this from time to time, because it also stores the recorded events.
+        Call this from time to time, because it also writes the recorded events to the catalogue.
         """
         self._write()
         if self._lock is not None and self._cancelled is None and time.monotonic() - self._checked_s >= _WRITE_S:
@@ -235,7 +235,7 @@ class Tracked:
         return self._cancelled
 
     def end(self, outcome: str = "", *, error: BaseException | None = None) -> None:
-        """Record the outcome of the run. Only the first call has an effect, and only if `begin` was called."""
+        """Record the outcome of the run. Without `begin`, and after the first call, this does nothing."""
         if self.run.is_over:
             return
         state: State = "done" if error is None else _state_after(error)
@@ -264,12 +264,12 @@ class Tracked:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
             self.end(error=error)
-        except TrimtabError:  # the error that ended the work, such as a full disk, matters more
+        except TrimtabError:  # the error that ended the work matters more, such as a full disk
             if error is None:
                 raise
 
     def _look_back(self, step: RunStep) -> None:
-        """Find an interrupted run that had got as far as this step, and record that this run resumes it."""
+        """Find an interrupted run that has reached this step, and record that this run resumes it."""
         if self.run.resumes is None and step.inputs_hash is not None:
             same = [run.id for run in self._before if _reached(run, self.run, step)]
             if same:
@@ -319,7 +319,7 @@ def _interrupted(run: Run) -> Run:
 def _next(run: Run) -> str:
     """Return advice about the next run of this kind.
 
-    A promotion keeps no results of steps, because it must use the data that is known at its time.
+    A promotion keeps no results of steps, because it must use the data that are known at its time.
     """
     kept = run.kind != "promote"
     return f"the next {run.kind} run " + (

@@ -18,17 +18,17 @@ def caught(
     *,
     for_good: bool = False,
 ) -> Iterator[None]:
-    """Inside the block, call `handle` when one of these signals arrives.
+    """In the block, call `handle` when one of these signals arrives.
 
-    Signals can be handled only in the main thread; in any other thread, this does nothing. A terminal that closes sends
-    SIGHUP twice, once from its shell and once from the kernel. The first one is handled, and later ones are ignored. If
-    SIGHUP was ignored before (`nohup`), it stays ignored.
+    Signals can only be handled in the main thread; in other threads, this does nothing. When a terminal closes, its
+    shell and the kernel both send SIGHUP. The first SIGHUP is handled, and later ones are ignored. If SIGHUP was
+    ignored before (`nohup`), it stays ignored.
 
     Args:
         handle: Called in the main thread, between two instructions.
         numbers: The signals to handle.
-        for_good: Whether to ignore the signals after the block, because the process is about to end. Otherwise the
-            previous handlers are restored.
+        for_good: Whether to ignore the signals after the block (if the process then ends). Otherwise the previous
+            handlers are restored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -51,5 +51,5 @@ def caught(
 
 
 def _is_nohup(number: signal.Signals) -> bool:
-    """Return whether the signal is SIGHUP and is ignored because of `nohup`."""
+    """Return whether the signal is a SIGHUP that `nohup` lets the process ignore."""
     return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN

@@ -30,7 +30,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a step, and whether it was computed now or read from the cache."""
 
     result: bytes
-    cached: bool  # whether the result is from an earlier time
+    cached: bool  # whether the result was computed earlier
     attempts: int
 
 
@@ -58,8 +58,8 @@ def step(
 ) -> Done:
     """Return the result of a function, which is computed only once for the same inputs.
 
-    The result is stored before the step is recorded as finished. So a crash leaves either nothing or a finished step.
-    No other process may do the same step at the same time: the caller must hold a lease, or be the only user of the
+    The result is stored before the step is recorded as finished, so a crash leaves either nothing or a finished step.
+    No other process may do the step at the same time: the caller must hold a lease, or be the only user of the
     catalogue.
 
     Args:
@@ -79,7 +79,7 @@ def step(
     done = _done(catalog, blob, name, inputs_hash)
     if done is not None:
         return done
-    if finished(catalog, name, inputs_hash) is not None:  # the step was finished before, but its result is lost
+    if finished(catalog, name, inputs_hash) is not None:  # the step is finished, but its result is lost
         forget_step(catalog, name, inputs_hash)
     result, attempts = _attempts(function, retry or Retry(), sleep)
     _record(catalog, name, inputs_hash, blob.put(result), attempts, clock)
@@ -97,9 +97,9 @@ def forget_step(catalog: Catalog, name: str, inputs_hash: str) -> None:
 
 
 def _done(catalog: Catalog, blob: Blob, name: str, inputs_hash: str) -> Done | None:
-    """Return the stored result of a finished step, or None.
+    """Return the stored result of a finished step.
 
-    It is None if the step is not finished, or if its result was removed or damaged since.
+    Return None if the step is not finished, or if its result was removed or damaged.
     """
     found = finished(catalog, name, inputs_hash)
     if found is None:

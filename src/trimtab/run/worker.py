@@ -26,7 +26,7 @@ def main() -> None:
         os.nice(int(sys.argv[2]))
     requests = os.fdopen(os.dup(0), "rb", buffering=0)
     nowhere = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nowhere, 0)  # so that tasks cannot read the requests to this process
+    os.dup2(nowhere, 0)  # tasks must not read the requests to this process
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
     idle = threading.Event()
@@ -53,7 +53,7 @@ def main() -> None:
 def _listen(requests: IO[bytes], tasks: queue.SimpleQueue[Task | None], idle: threading.Event) -> None:
     """Put the requested tasks into the queue, and end the process when the parent is gone.
 
-    If the parent was waiting for the running task, the process ends at once.
+    If a task is running, for which the parent was waiting, the process ends at once.
     """
     frames = Frames()
     while data := requests.read(1 << 16):
@@ -68,7 +68,7 @@ def _listen(requests: IO[bytes], tasks: queue.SimpleQueue[Task | None], idle: th
 def _done(task: Task, place: Workplace) -> Result | Failure:
     try:
         return Result(task.call(place))
-    except BaseException as error:  # this is the outer loop of the process; the parent raises the error
+    except BaseException as error:  # the outer loop of the process; the parent raises the error
         return failure_of(error, traceback.format_exc())
 
 

@@ -28,13 +28,13 @@ Role: TypeAlias = Literal["read", "predict", "write", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 MARKER = "keys.json"  # the name of the marker file in the state folder
-_KIND = "access_key"  # the kind of the catalogue records; each is stored under the name of its API key
-_JOURNAL = "access_keys"  # the journal of who made and removed which key; servers read it to notice changes
+_KIND = "access_key"  # the kind of the catalogue records; the key of a record is the name of its API key
+_JOURNAL = "access_keys"  # the journal that records who made or removed a key; servers read it to notice changes
 _PREFIX = "trimtab"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._@-]{0,62}")  # the allowed names, which appear in ledgers and logs
 _RATE = re.compile(r"\s*(\d{1,9}(?:\.\d{1,6})?)\s*/\s*(s|min|h)\s*")
 _SECONDS = {"s": 1, "min": 60, "h": 3_600}
-_POLL_S = 0.5  # time between two checks in which a server looks for changes
+_POLL_S = 0.5  # time between two checks for changes
 _logger = logging.getLogger(__name__)
 
 
@@ -70,7 +70,7 @@ class AccessKeys:
     Args:
         catalog: The catalogue that holds the keys.
         clock: Gives the time when a key is made.
-        marker: A file outside the catalogue that shows that a key was once made.  # D0096
+        marker: A file outside the catalogue whose existence shows that a key was once made.  # D0096
     """
 
     def __init__(self, catalog: Catalog, *, clock: Clock, marker: Path | None = None) -> None:
@@ -113,7 +113,7 @@ class AccessKeys:
             made_at_us=self._clock.now_us(),
             actor=actor,
         )
-        self.mark()  # marked first, so that a process killed after this leaves the service closed, not open
+        self.mark()  # first, so that the service stays closed, not open, if the process is killed now
         try:
             self._catalog.write(
                 [
@@ -181,8 +181,7 @@ class AccessKeys:
     def changes(self, *, after: int = 0) -> int:
         """Return the number of changes of keys ever made.
 
-        The caller may already know of the first `after` changes, which saves time. The result 0 means that no key was
-        ever made.
+        If the caller knows of the first `after` changes already, this saves time. 0 means that no key was ever made.
         """
         while entries := self._catalog.journal(_JOURNAL, after=after):
             after = entries[-1].sequence
@@ -193,7 +192,7 @@ class AccessKeys:
 
 
 class KeyFollower:
-    """A thread that notices changes of the keys, so that a server knows of them within two seconds.
+    """A thread that notices changes of the keys, so that a server uses the new keys within two seconds.
 
     Use it in a `with` statement. Keys that cannot be read are left out, so that requests with them are refused.
 
@@ -212,7 +211,7 @@ class KeyFollower:
         self._changes = keys.changes()
         if self._changes:
             with suppress(Unavailable):  # the state folder may be read-only
-                keys.mark()  # the keys may have been made by a version that did not create the marker
+                keys.mark()  # an earlier version of trimtab may have made the keys without creating the marker
         publish(self._readable(), keys.ever())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trimtab-keys", daemon=True)

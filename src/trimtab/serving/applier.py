@@ -20,21 +20,20 @@ _LONGEST_PAUSE_S = 5.0  # the longest pause between two attempts
 class Applier(Closing):
     """Follows every partition of a log and applies new records in micro-batches, in the order of append time.
 
-    The process that starts this thread must hold the lease that makes it the only one to apply events. After
-    `Unavailable`, the thread tries again. Any other error stops the thread and is kept in `failure`. Then the views are
-    no longer updated, which must be noticed.
+    The process that starts this thread must hold the lease that makes it the only process to apply events. After
+    `Unavailable`, the thread tries again. Any other error stops the thread and is kept in `failure`. From then on,
+    views are not updated, so the caller must check `failure`.
 
     Args:
         log: The event log.
         apply: Adds records to the views, in one transaction. It skips records that a view already has.
         applied: Returns by partition the position up to which records have been applied.
-        batch: The maximum number of records of a partition that are applied together. In a batch, an entity with many
-            records is written only once, and the disk is synced only once. A batch should take less than a tenth of a
-            second.  # D114
-        reading: Returns by partition the position after which to read. By default, this is the applied position. It can
-            be earlier while a new view is being filled.
-        between: Does a limited piece of other work. It is called after each read of the log with whether there were new
-            records, and returns whether it has more work to do at once.
+        batch: The maximum number of records of a partition that are applied together. A batch writes each entity only
+            once and syncs the disk only once. It should take less than a tenth of a second.  # D114
+        reading: Returns by partition the position after which to read. By default, this is the applied position. While
+            a new view is being filled, it may be earlier.
+        between: Does a limited piece of other work. It is called after each read of the log. Its argument says whether
+            there were new records. It returns whether there is more work to do at once.
         stopped: Called once, with the error that stops the thread.
     """
 
@@ -69,7 +68,7 @@ class Applier(Closing):
         return self
 
     def wake(self) -> None:
-        """Let the thread read the log now, because something was appended."""
+        """Let the thread read the log now. Call this when something was appended."""
         self._wake.set()
 
     @property

@@ -38,7 +38,7 @@ _FIRST_PAUSE_S = 0.05  # pause before the second attempt; it doubles before each
 _LONGEST_PAUSE_S = 5.0  # if the service asks for a longer pause (Retry-After), the client gives up
 _SLACK_S = 0.25  # additional time in which a response that was made just in time can arrive
 _LONGEST_MS = 600_000  # the longest X-Timeout-Ms that the service accepts
-_BY_TYPE: dict[str, type[TrimtabError]] = {  # errors that are recognised by the problem's type, not by the status
+_BY_TYPE: dict[str, type[TrimtabError]] = {  # errors that are recognised by the type in the problem detail
     "late": Late,
     "model-failed": ModelFailed,
     "not-applied": NotApplied,
@@ -65,12 +65,12 @@ class PushProblem(msgspec.Struct, frozen=True):
 
 
 class PushedRows(msgspec.Struct, frozen=True, kw_only=True):
-    """The numbers of pushed rows, and the problems with some of them. Accepted rows are safe in the log."""
+    """Counts of pushed rows, and the problems with some of them. Accepted rows are safe in the log."""
 
     accepted: int
     quarantined: int
     problems: tuple[PushProblem, ...] = ()  # the first hundred problems
-    absent: tuple[str, ...] = ()  # declared columns that are missing in some row, where they count as null
+    absent: tuple[str, ...] = ()  # declared columns that some rows lack; they are null there
 
 
 def connect(url: str, *, key: str | None = None, timeout_s: float = 30.0, cafile: str | None = None) -> Client:
@@ -165,9 +165,8 @@ class Client(Closing):
     ) -> PushedRows:
         """Append events. When this returns, the accepted events are safe.
 
-        Rows are not sent again after a failure. In a source with a key, sending them again could replace another
-        client's newer row by an older one. In a source without a key, the caller may push the same rows again, and they
-        count once.
+        Rows are not sent again after a failure. In a source with a key, rows that are sent again could replace a newer
+        row of another client. In a source without a key, the caller may push the same rows again, and they count once.
 
         Args:
             source: The name of the source.
@@ -188,7 +187,7 @@ class Client(Closing):
     def label(
         self, model: str, rows: Row | Sequence[Row], *, wait: bool = False, timeout_s: float | None = None
     ) -> Labelled:
-        """Append labels, which tell the true outcomes of earlier requests.
+        """Append labels: the true outcomes of earlier requests.
 
         Args:
             model: The name of a deployed model.
@@ -359,7 +358,7 @@ class Client(Closing):
 def _is_tls_fault(cause: Exception) -> bool:
     """Return whether TLS itself failed, so that another attempt would fail as well.
 
-    A closed connection does not count as such a failure.
+    A closed connection does not count.
     """
     return isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError)
 

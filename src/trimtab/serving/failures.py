@@ -27,7 +27,7 @@ class NotApplied(Unavailable):
 
 
 def not_applied(why: str) -> NotApplied:
-    """Return the error for a client that waited in vain until its record was applied."""
+    """Return the error for a client whose record was not applied in time."""
     return NotApplied(
         f"the record is safe in the log, but is not in the online features yet: {why}. Do not send it again; read the "
         "features later."
@@ -35,7 +35,7 @@ def not_applied(why: str) -> NotApplied:
 
 
 def is_of_all(error: Exception) -> bool:
-    """Return whether an error concerns all rows of a call: its deadline passed, or the store cannot be read.
+    """Return whether an error concerns all rows of a call: the deadline passed, or the store cannot be read.
 
     Damage (`Corrupt`) may concern only one entity, so it does not count.
     """

@@ -34,7 +34,7 @@ def _sendable(value: Any, pointer: str, field: str) -> Any:
     """Return a value in a form that the JSON encoder does not change.
 
     The encoder would silently change some values (infinity to null, bytes to base 64, a UUID to a text). These are
-    refused. A decimal, which it would write as a text, becomes a number.
+    refused. A decimal, which the encoder would write as a text, becomes a number.
     """
     if isinstance(value, str | int | None):
         return value

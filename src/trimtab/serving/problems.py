@@ -1,4 +1,4 @@
-"""Errors in HTTP responses: problem details according to RFC 9457, from one table."""
+"""Errors in HTTP responses: one table of problem details (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def problem_of(error: BaseException, instance: str) -> Problem:
     """Return the problem detail for an error of a request to the path `instance`.
 
     Only the messages of trimtab's own errors are shown to clients. Any other error is a fault of the server or of a
-    model, so its text is only logged. Every response with status 500 should have an entry in the log.
+    model, so its text is only logged. Each response with status 500 should have an entry in the log.
 
     >>> problem_of(NotFound("model 'x': none such"), "/v1/models/x/predict").status
     404
@@ -132,7 +132,7 @@ def _detail(error: BaseException) -> str:
 
 
 def decode_problem(error: Exception, body: bytes) -> Misuse:
-    """Return an error for the client whose body msgspec refused: which field is wrong, or where the JSON is wrong."""
+    """Return the error for a body that msgspec refused. It says which field is wrong, or where the JSON is wrong."""
     text = str(error)
     if isinstance(error, msgspec.ValidationError):
         message, _, pointer = text.partition(" - at `")

@@ -1,4 +1,4 @@
-"""Replay of a history: the same loop as in service runs in virtual time, with several retraining policies compared."""
+"""Replay of a history: the same loop as in service runs in virtual time, to compare retraining policies."""
 
 from trimtab.simulation.faults import Fault, fault, read_faults
 from trimtab.simulation.policies import Policy, Refit, Standing, alarm, every, naive, never, project, ungated

@@ -28,12 +28,12 @@ _FIELDS = ("kind", "start", "end", "source", "column", "size")
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that goes wrong during a time interval. `fault()` makes and checks one."""
+    """An error that is simulated during a time interval. `fault()` makes and checks one."""
 
     kind: FaultKind
     start_us: int
     end_us: int
-    # an event source or the request; None: the source that this kind of fault usually concerns
+    # an event source or the request; None: the default for this kind of fault
     source: str | None = None
     column: str | None = None
     size: float | None = None
@@ -72,8 +72,8 @@ def fault(
             (automatic changes are stopped).
         start: When the fault begins, as ISO 8601 or in microseconds.
         end: When the fault ends. A restart has no end.
-        source: The source with the fault. By default it is the request, if the fault concerns a column, or otherwise
-            the source of the label.
+        source: The source with the fault; by default the request if the fault concerns a column, otherwise the source
+            of the label.
         column: The column with the fault, if the fault concerns a column.
         size: The size of the fault, explained at `kind`.
 

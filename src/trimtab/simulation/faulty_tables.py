@@ -32,7 +32,7 @@ def with_faults(
         tables: The tables by source name. The table of requests has the name of the request.
         faults: The faults. They are applied in this order.
         sources: The declarations of the sources.
-        model: The model whose request or label a fault concerns if it does not name a source.
+        model: The model whose request or label a fault without a source concerns.
 
     Raises:
         NotFound: A source or a column does not exist.
@@ -59,7 +59,7 @@ def with_faults(
 def recorded_labels(
     label: Label, table: Columns, keys: Sequence[object], *, until_us: int = 2**62
 ) -> NDArray[np.float64]:
-    """Return the newest label of each key that was known at a time, from rows without faults; NaN if there is none."""
+    """Return for each key the newest label that was known at a time, from rows without faults; NaN: there is none."""
     table = table.take(known_at_us(table, label.source) <= until_us)
     values = evaluate_columns(label.value, table)
     found = values.to_list()
@@ -106,9 +106,7 @@ def _other_unit(table: Columns, source: Source, one: Fault, rows: NDArray[np.boo
 
 
 def _stuck(table: Columns, source: Source, one: Fault, rows: NDArray[np.bool_], model: Model) -> Columns:
-    """Replace the measurements of each entity by its last ones before the fault. The texts in a row identify its
-    entity.
-    """
+    """Replace measurements by the entity's last ones before the fault. The texts in a row identify its entity."""
     times = table[source.time].values
     texts = [table[name].to_list() for name in table.names if table[name].dtype == "str" and name != source.key]
     who = list(zip(*texts, strict=True)) if texts else [()] * table.rows

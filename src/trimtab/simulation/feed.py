@@ -31,10 +31,10 @@ class Feed:
     Each source writes a log partition of its own, so that append times never decrease within a partition.
 
     Args:
-        tables: The recorded events by source name. If a row's `_known_at` says when it became known, that time is used,
-            also as the time at which a request was made.
+        tables: The recorded events by source name. If a row has a value of `_known_at`, that is when it became known
+            or, for a request, when it was made.
         sources: The definitions of the sources.
-        requests: The sources that are requests. A request is known when it is asked, `lead` before its time.
+        requests: The sources that are requests. A request is known when it is made, `lead` before its time.
         logs: One writer of the event log for each source.
         clock: Gives the dates of quarantined rows.
         quarantine: Stores the rows that were refused.
@@ -57,7 +57,7 @@ class Feed:
                 source,
                 source.delay_us - leads.get(source.name, 0),
                 "left" if source.name in leads else "right",
-                # History may contain rows about later times: they were accepted when they came, and are no typos.
+                # Rows about later times are no typos: they were accepted when they came.
                 Ingestor(logs[source.name], [source], clock=clock, quarantine=quarantine, future_ok={source.name}),
                 Ingestor(logs[source.name], [source], clock=clock, quarantine=quarantine, future_ok=frozenset(leads)),
             )
@@ -66,13 +66,13 @@ class Feed:
         ]
 
     def load_history(self, until_us: int) -> Entered:
-        """Write everything known by `until_us` to the log as history: known at its own time, appended now."""
+        """Write all that was known by `until_us` to the log as history: known at its own time, appended now."""
         return self._enter([stream.load_history(until_us) for stream in self._streams])
 
     def advance(self, until_us: int) -> Entered:
         """Write each record that became known since the last call, and by `until_us`, at its time.
 
-        At the same instant, events are written before questions: a question asked at `until_us` is not written yet.
+        At equal times, events come before requests: a request that is made at `until_us` is not written yet.
         """
         return self._enter([stream.advance(until_us) for stream in self._streams])
 
@@ -82,7 +82,7 @@ class Feed:
 
 
 class _Stream:
-    """The rows of one source by the time they became known; rows without a time come first and end in quarantine."""
+    """The rows of one source in the order in which they became known. Rows without a time come first."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class _Stream:
         self._source = source
         self._rows = rows
         self._known_at_us = known_at_us
-        self._side = side  # side "right": rows that become known exactly at the end are included
+        self._side = side  # "right": rows that become known exactly at the end are included
         self._past = past
         self._ingestor = ingestor
         self._next = 0
@@ -123,7 +123,7 @@ class _Stream:
         if not rows.rows:
             return Entered(0, 0)
         at_us = self._known_at_us[start : self._next]
-        declared = rows.select(name for name in rows.names if name != "_known_at")  # as the append times already say
+        declared = rows.select(name for name in rows.names if name != "_known_at")  # which the append times say
         pushed = self._ingestor.load(self._source.name, declared, at_us=at_us)
         return Entered(pushed.accepted, pushed.quarantined)
 

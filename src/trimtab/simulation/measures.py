@@ -23,16 +23,16 @@ class Judged(msgspec.Struct, frozen=True, eq=False):
 
     labels: Floats  # shape (rows,)
     scores: Floats  # shape (rows,); for a model of several classes (rows, classes)
-    lists: Ints | None = None  # for rankings: the number of the list of each row
+    lists: Ints | None = None  # for rankings: the index of each row's list
 
 
 class Measure(msgspec.Struct, frozen=True, kw_only=True):
-    """A metric. It is either the mean of a value per unit (a row or a list), or computed from all rows together."""
+    """A metric: either the mean of a value of each unit (a row or a list), or computed from all rows together."""
 
     name: str
     lower_is_better: bool = True
     goal: float | None = None  # the best value, if it is neither the smallest nor the largest
-    # returns the value of each unit, and one row of each unit; None: the metric is computed from all rows together
+    # returns each unit's value, and the index of one of its rows; None: computed from all rows together
     units: Callable[[Judged], tuple[Floats, Ints]] | None = None
     of_mean: Callable[[Any], Any] = lambda mean: mean
     of_all: Callable[[Floats, Floats], float | None] = lambda labels, scores: None
@@ -65,7 +65,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
                     "auc", one.labels, one.scores, other.scores, blocks, seed=seed, repeats=repeats
                 )
             except Misuse:
-                block_draws(blocks, repeats, seed)  # raises an error that says what is wrong with the blocks
+                block_draws(blocks, repeats, seed)  # its error says what is wrong with the blocks
                 return None
         (a, rows), (b, _) = self.units(one), self.units(other)
         place, counts = block_draws(blocks[rows], repeats, seed)
@@ -75,8 +75,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measures(metric: Loss) -> tuple[Measure, ...]:
-    """Return the metrics for a model that is judged by `metric`: first `metric`, then others that are usual for such
-    models.
+    """Return the metrics for a model that is judged by `metric`: `metric` itself, then others for such models.
 
     Raises:
         Misuse: There is no loss of this name.
@@ -95,7 +94,7 @@ def _loss(metric: Loss) -> Measure:
 
 
 def _by_row(values: Callable[[Judged], Floats]) -> Callable[[Judged], tuple[Floats, Ints]]:
-    """Return a function for `units`, if each unit is a single row."""
+    """Return a function for `units` where each unit is a single row."""
 
     def units(rows: Judged) -> tuple[Floats, Ints]:
         found = values(rows)
@@ -117,7 +116,7 @@ _WRONG = Measure(name="error_rate", units=_by_row(lambda rows: row_losses("error
 
 
 def _coverage(metric: Loss) -> Measure:
-    """Return the share of labels at or below the prediction as a metric. It should equal the predicted quantile."""
+    """Return as a metric the share of labels at or below the prediction, which should equal the quantile."""
     return Measure(
         name="coverage",
         goal=quantile_of(metric),

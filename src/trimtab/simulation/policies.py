@@ -18,25 +18,25 @@ from trimtab.steering.definitions import Deployment
 from trimtab.training.data.sets import TrainingSet
 
 _BINS = 10
-_LEAST_ROWS = 200  # a histogram is only made of at least this many rows
+_LEAST_ROWS = 200  # a histogram needs this many rows
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """What a policy without a gate may look at when it decides at the end of a day. All of it was known by then."""
+    """The facts for the decision of a policy without a gate at the end of a day. All of them were known by then."""
 
     now_us: int
     fitted_us: int  # when the present version was fitted
     inputs: tuple[str, ...]  # the names of the model's inputs
-    # the inputs of up to 20,000 of the rows that the version was fitted on; shape (rows, inputs)
+    # the inputs of up to 20,000 rows on which the version was fitted; shape (rows, inputs)
     learnt: NDArray[np.float64]
-    # a function of a number of days: returns the inputs of the predictions in these last days; shape (rows, inputs)
+    # returns the inputs of the predictions in the last days, for a number of days; shape (rows, inputs)
     asked: Callable[[int], NDArray[np.float64]]
-    # a function that returns all rows with the labels known by now; this takes some time
+    # returns all rows with the labels known by now, which takes some time
     training_set: Callable[[], TrainingSet]
 
 
 class Refit(msgspec.Struct, frozen=True, kw_only=True):
-    """The decision of a policy to fit a new version, which goes into service at once."""
+    """The decision to fit a new version, which goes into service at once."""
 
     why: str
     since_us: int | None = None  # rows before this time are not used for the fit; None: all rows are used
@@ -46,7 +46,7 @@ Decide = Callable[[Standing], Refit | None]
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """A policy for retraining. Without `decide`, the project's loop runs with the rules in `rules`."""
+    """A retraining policy. Without `decide`, the project's loop runs with the rules in `rules`."""
 
     name: str
     rules: Callable[[Deployment], Deployment] = lambda deployment: deployment
@@ -104,8 +104,7 @@ def alarm(period: str | int | None = None) -> Policy:
 
 
 def ungated(period: str | int) -> Policy:
-    """Return the policy that retrains after each period on all rows. New versions go into service at once, without a
-    gate.
+    """Return the policy that retrains on all rows after each period. New versions need not pass a gate.
 
     Raises:
         Misuse: The period is no whole number of days.
@@ -120,14 +119,14 @@ def ungated(period: str | int) -> Policy:
 
 
 def naive(*, window: str | int = "7d", most: float = 0.2, keep: str | int = "60d") -> Policy:
-    """Return the policy that retrains on the newest rows when any input drifts, as a simple drift report would suggest.
+    """Return the policy that retrains on the newest rows when any input drifts, as simple drift reports suggest.
 
     New versions go into service at once, without a gate.
 
     Args:
-        window: How far back the inputs of predictions are compared with the rows that the model was fitted on.
-        most: An input counts as drifted if its population stability index is above this.
-        keep: The largest age of the rows that a new version is fitted on.
+        window: The inputs of the last predictions over this time are compared with the rows of the model's fit.
+        most: An input has drifted if its population stability index is above this.
+        keep: New versions are fitted on rows up to this age.
 
     Raises:
         Misuse: `window` or `keep` is no whole number of days.
@@ -155,11 +154,11 @@ def stability(learnt: NDArray[np.float64], live: NDArray[np.float64]) -> NDArray
     """Return the population stability index of each input. The bins are tenths of the rows in `learnt`.
 
     Args:
-        learnt: The rows that the model was fitted on, shape (rows, inputs). Nulls are NaN, and have a bin of their own.
-        asked: The rows that are compared with `learnt`, in the same form.
+        learnt: The rows of the model's fit, shape (rows, inputs). Nulls are NaN, and have a bin of their own.
+        live: The rows to compare with `learnt`, in the same form.
 
     Returns:
-        Shape (inputs,); empty where either has fewer than 200 rows.
+        Shape (inputs,); empty if `learnt` or `live` has fewer than 200 rows.
 
     >>> rng = np.random.default_rng(0)
     >>> stability(rng.normal(size=(4000, 1)), rng.normal(size=(4000, 1)) + [1.0]).round(1).tolist()
@@ -183,7 +182,7 @@ def policy_of(text: str, folder: Path) -> Policy:
     Args:
         text: "project", "never", "30d" or "every 30d", "alarm", "alarm or 30d" or "alarm|30d", "ungated 30d" or
             "naive". Or FILE.py:FUNCTION, for a function that takes a `Standing` and returns a `Refit` or None.
-        folder: The folder that FILE is relative to.
+        folder: The folder to which FILE is relative.
 
     Raises:
         Misuse: The text is not a policy.

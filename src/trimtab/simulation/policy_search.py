@@ -28,7 +28,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     first: Part
     second: Part
-    best: bool  # in the first part, no policy with as few or fewer trainings had a lower loss
+    best: bool  # no policy with at most as many trainings had a lower loss in the first part
 
 
 class PolicyChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,8 +39,8 @@ class PolicyChoice(msgspec.Struct, frozen=True, kw_only=True):
     trials: list[Trial]  # sorted by the number of trainings in the first part, fewest first
     chosen: str
     why: str  # the reason for the choice, in one sentence
-    # for each other policy, the loss of the chosen one minus its loss, in the second part; below 0, the chosen one is
-    # better
+    # for each other policy, in the second part, the loss of the chosen policy minus its loss (below 0: chosen is
+    # better)
     gains: dict[str, Interval]
 
 
@@ -57,9 +57,8 @@ def grid() -> list[Policy]:
 def choose_policy(result: ReplayResult, *, share: float = 0.5, seed: int = 0) -> PolicyChoice:
     """Choose a policy on the first part of a replay, and measure on the second part how good it is.
 
-    A policy is considered if it is not provably worse than the one with the lowest loss. It is provably worse if the 95
-    % interval of the difference (bootstrap of whole days) does not contain 0. Of the policies that are considered, the
-    one with the fewest trainings is chosen.
+    Of the policies that are not provably worse than the policy with the lowest loss, the one with the fewest trainings
+    is chosen. Provably worse: the 95 % interval of the difference (bootstrap of whole days) does not contain 0.
 
     Args:
         result: The result of a replay in which several policies scored the same requests.

@@ -1,4 +1,4 @@
-"""A year in a minute: recorded history through the same code as in service, in virtual time, for several policies."""
+"""Run recorded history through the code of the service in virtual time, for several policies: a year in a minute."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ from trimtab.store.ports import Log
 
 
 class Recording(msgspec.Struct, frozen=True, eq=False):
-    """Recorded events and requests, and their faults and best answers as far as these are known."""
+    """Recorded events and requests and, if they are known, their faults and the best answers."""
 
     tables: Mapping[str, Columns]  # tables of events by source
     sources: Sequence[Source]
-    stream: Stream | None = None  # the generated stream, of which the best answers and the shifts are known
-    faults: Sequence[Fault] = ()  # faults that are put in; quality is judged by the rows without faults
-    until_us: int | None = None  # when the recording ends: labels whose wait is open then are not final; None: all are
+    stream: Stream | None = None  # the generated stream, whose best answers and shifts are known
+    faults: Sequence[Fault] = ()  # faults to put in; quality is judged by the rows without faults
+    until_us: int | None = None  # when the recording ends: later labels are not final; None: all labels are final
 
 
 class ReplaySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The time that is replayed, and how often the loop looks at it.
+    """The time that is replayed, and how often the loop checks inputs.
 
     Raises:
         Misuse: The end is not after every start, or the looks are not whole hours apart.
@@ -58,11 +58,11 @@ class ReplaySettings(msgspec.Struct, frozen=True, kw_only=True):
 
     start_us: int  # everything known before this time is history
     until_us: int
-    # later times at which to start, in this order, as long as a scenario has no version to begin with
+    # later starts, to be tried in this order while a scenario has no version to begin with
     or_start_us: tuple[int, ...] = ()
-    start_why: str = ""  # why the first start was chosen, as a sentence, for the result
+    start_why: str = ""  # a sentence for the result: why the first start was chosen
     seed: int  # the same seed gives the same ledgers
-    sampled_rows: int = 0  # number of questions that are also read through the online path and compared
+    sampled_rows: int = 0  # this many requests are also read through the online path, and compared
     # time between two checks of inputs, feeds and traffic (in a service 1 h); 0: no checks
     look_every_us: int = 6 * HOUR_US
 
@@ -75,19 +75,19 @@ class ReplaySettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a replay is, and what was decided at that point of virtual time."""
+    """How far a replay has come, and what was decided at this point of virtual time."""
 
     now_us: int
     predictions: int  # number of predictions of all scenarios
     entered: int  # number of events
-    decisions: list[tuple[str, Decision]]  # decisions by scenario
+    decisions: list[tuple[str, Decision]]  # decisions, each with its scenario
 
 
 class _Beginning(msgspec.Struct, frozen=True):
-    """The start of a replay at which every scenario has a version, and what was loaded before it."""
+    """The start of a replay, at which every scenario has a version, and what was loaded before."""
 
     start_us: int
-    first_row: int  # the first request that is replayed
+    first_row: int  # the index of the first request that is replayed
     accepted: int  # number of events
     quarantined: int
     refused: list[RefusedStart]  # earlier starts that were tried
@@ -97,14 +97,14 @@ class Replay(Closing):
     """Replays recorded events and requests in virtual time, all scenarios side by side.
 
     Everything known before the start is loaded as history, and each scenario is trained on it. Then virtual time runs
-    from one control point to the next. Control points are every midnight UTC, and the times at which batches are made
-    ahead. Between two control points, events are written to the log, and the questions asked in between are answered in
-    columns, each as of its own time. At a control point every scenario closes days, checks its quality and acts.
+    from one control point to the next. Control points are every midnight UTC, and the times at which batches are scored
+    ahead. Between two control points, events are written to the log, and requests are answered in columns, each as of
+    its own time. At a control point, every scenario closes days, checks its quality and acts.
 
     Args:
         scenarios: The models and policies to compare.
         recording: The recorded events and requests.
-        folder: Where the state is stored, laid out like a project's. Scenarios that are not `main` are stored in
+        folder: Where the state is stored, with the layout of a project's state. Scenarios other than `main` are in
             `replay/`.
         settings: The time that is replayed.
         progress: Called after each control point.
@@ -154,8 +154,8 @@ class Replay(Closing):
         """Replay everything.
 
         Raises:
-            Misuse: A scenario has no version to begin with, because the history before the start is too short to fit
-                one, or its gate refused it.
+            Misuse: A scenario has no version to begin with: the history before the start is too short to fit one, or
+                the gate refused it.
         """
         feature_sets = _distinct(self._scenarios)
         begun = self._begin(feature_sets)
@@ -172,7 +172,7 @@ class Replay(Closing):
             self._check.compare(blocks[self._scenarios[0].deployment.model.features.hash])
             self._clock.advance_to(point_us)
             self._make_ahead(point_us, ahead)
-            # Only at midnight, not when a batch of another scenario is due: scenarios must not affect each other.
+            # Only at midnight: another scenario's batch must not affect this scenario.
 
             self._show(accepted, self._tick() if point_us % DAY_US == 0 else [])
         return self._result(begun, accepted, quarantined)
@@ -224,7 +224,7 @@ class Replay(Closing):
         self._blob.close()
 
     def _control_points(self, start_us: int) -> list[int]:
-        """Every midnight, every time at which a batch is made ahead, and the end."""
+        """Return every midnight, every time at which a batch is scored ahead, and the end."""
         first = start_us // DAY_US
         last = self._settings.until_us // DAY_US + 1
         times = {0} | {one.scored_at_us for one in self._scenarios if one.answers == "day_ahead"}
@@ -234,7 +234,7 @@ class Replay(Closing):
     def _answer(
         self, blocks: Mapping[str, Block], ahead: Mapping[str, Sequence[tuple[Block, Answers]]], until_us: int
     ) -> None:
-        """Answer the questions before a control point: live scenarios first, then scenarios with answers made ahead."""
+        """Answer the requests before a control point: live scenarios first, then scenarios that score ahead."""
         live: dict[str, Answers] = {}
         for name, world in sorted(self.worlds.items(), key=lambda item: item[1].scenario.answers != "live"):
             block = blocks[world.scenario.deployment.model.features.hash]
@@ -245,7 +245,7 @@ class Replay(Closing):
             world.log(block, answers, until_us)
 
     def _make_ahead(self, point_us: int, ahead: dict[str, list[tuple[Block, Answers]]]) -> None:
-        """Score the coming day for every scenario whose batch is due now."""
+        """Score the requests of the next day for each scenario whose batch is due now."""
         for scenario in self._scenarios:
             if scenario.answers != "day_ahead" or point_us % DAY_US != scenario.scored_at_us:
                 continue
@@ -300,7 +300,7 @@ class Replay(Closing):
         )
 
     def _optimum(self, rows: slice, like: ScenarioResult) -> ScenarioResult | None:
-        """The best possible answers to the same questions, as a further scenario."""
+        """Return the best possible answers to the same requests, as another scenario."""
         if self._recording.stream is None:
             return None
         return msgspec.structs.replace(
@@ -336,7 +336,7 @@ class Replay(Closing):
         )
 
     def _labels(self, label: Label, rows: slice) -> NDArray[Any]:
-        """The labels of some questions that were known in the end; with faults, as recorded without the faults."""
+        """Return the labels of some requests, as known at the end, from rows without simulated faults."""
         if any(one.kind in OF_DATA for one in self._recording.faults):
             table = self._recording.tables[label.source.name]
             return recorded_labels(label, table, self._rows.keys(rows), until_us=self._settings.until_us)
@@ -344,10 +344,7 @@ class Replay(Closing):
 
 
 def _final_until(at_us: NDArray[Any], wait_us: int, known_until_us: int | None) -> int | None:
-    """Return the beginning of the first day with a request whose label was not final when the recording ended.
-
-    None if there is no such day.
-    """
+    """Return when the first day begins with a request whose label was not final when the recording ended; or None."""
     if known_until_us is None or not len(at_us) or at_us[-1] + wait_us <= known_until_us:
         return None
     return int(at_us[np.argmax(at_us + wait_us > known_until_us)]) // DAY_US * DAY_US

@@ -24,7 +24,7 @@ from trimtab.training.data.sets import whole_lists
 
 WEEK_US = 7 * DAY_US
 SMOOTH_DAYS = 14  # the moving window of plots
-_DRAWN = 4  # the maximum number of scenarios in a plot, because more lines would hide each other
+_DRAWN = 4  # a plot has at most this many scenarios: more curves would hide each other
 
 
 class RefusedStart(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +40,7 @@ class MonthRow(msgspec.Struct, frozen=True, kw_only=True):
     month: str  # "2013-07", or "all"
     predictions: int
     labelled: int
-    # the mean label; for a model of several classes, the share of rows whose likeliest class is the label
+    # the mean label; for several classes, the share of rows whose likeliest class is the label
     label_rate: float | None
     # the mean score; for several classes, the mean probability of the likeliest class; None for rankings
     mean_score: float | None
@@ -48,7 +48,7 @@ class MonthRow(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def log_loss(self) -> float | None:
-        """The metric "log_loss"; None if the model is not judged by it."""
+        """The metric "log_loss"; None if another metric judges the model."""
         return self.metrics.get("log_loss")
 
     @property
@@ -77,7 +77,7 @@ class Comparison(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def verdict(self) -> str:
-        """What the difference in the model's own metric shows, in words."""
+        """In words, what the difference in the model's own metric shows."""
         own = next(iter(self.metrics.values()))
         return "better" if own.below(0.0) else "worse" if own.above(0.0) else "no difference shown"
 
@@ -94,11 +94,11 @@ class ScenarioResult(Shown, msgspec.Struct, frozen=True, kw_only=True, eq=False,
     input_signals: list[Signal] = []  # signals about inputs: columns, feeds, traffic and labels
     metric: Loss = "log_loss"  # the model's own metric
     versions: NDArray[Any] | None = None  # the version that made each prediction
-    fits: int = 0  # how many models were fitted
-    fitted_rows: int = 0  # the number of rows of all fits added up
-    cpu_s: float = 0.0  # CPU time without work that scenarios share; it differs from run to run
-    lists: NDArray[Any] | None = None  # for rankings: the number of the list of each row; -1 if it belongs to no list
-    # rows from this time on are not judged, because the wait for their labels was not over; None: all are judged
+    fits: int = 0  # the number of fits
+    fitted_rows: int = 0  # the sum of the numbers of rows of all fits
+    cpu_s: float = 0.0  # CPU time, without work that scenarios share; differs from run to run
+    lists: NDArray[Any] | None = None  # for rankings: the index of each row's list; -1: no list
+    # rows since this time are not judged: the wait for their labels was not over; None: all rows are judged
     final_until_us: int | None = None
 
     @cached_property
@@ -108,9 +108,9 @@ class ScenarioResult(Shown, msgspec.Struct, frozen=True, kw_only=True, eq=False,
 
     @cached_property
     def judged(self) -> NDArray[np.bool_]:
-        """Which rows can be judged: those with a label, if the wait for labels of their day was over.
+        """A mask of the rows that can be judged: those with a label, on days whose wait for labels was over.
 
-        For rankings, these are the rows of lists whose rows all have such labels.
+        For rankings, all rows of a list must have such labels.
         """
         there = ~np.isnan(self.labels)
         if self.final_until_us is not None:
@@ -153,20 +153,20 @@ class ReplayResult(Shown, msgspec.Struct, frozen=True, kw_only=True, eq=False):
     lines: dict[str, ScenarioResult]
     entered: int  # the number of events that were written to the log
     quarantined: int
-    # how many requests were also read through the online path, to check that both ways give the same features
+    # this many requests were also read through the online path, to check that the features are the same
     checked_rows: int
     checked_values: int
-    mismatches: int  # how many values or null reasons differed between the two ways; 0 is expected
+    mismatches: int  # this many values or null reasons differed; 0 is expected
     first_mismatch: str  # the first difference in words; "" if there is none
     faults: list[Fault] = []  # the faults that were simulated
-    shifts: list[Shift] = []  # for generated data: the shifts that they contain
+    shifts: list[Shift] = []  # for generated data: their shifts
     # for generated data: the best possible predictions, as if a scenario had made them
     optimum: ScenarioResult | None = None
-    start_why: str = ""  # why the replay starts when it does, as a sentence; "" if the caller chose the start
+    start_why: str = ""  # a sentence: why this start was chosen; "": the caller chose it
     refused_starts: list[RefusedStart] = []  # earlier times at which the replay could not start
 
     def compare(self, line: str, rival: str, *, seed: int = 0, repeats: int = 500) -> Comparison:
-        """Compare two scenarios on the labelled rows that both scored, with the metrics of the first one's model.
+        """Compare two scenarios on the labelled rows that both scored, with the metrics of the first scenario's model.
 
         Raises:
             Misuse: The scenarios predict different things (another kind of model, or other labels), or all labelled
@@ -186,7 +186,7 @@ class ReplayResult(Shown, msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def plot(self) -> Picture:
         """Return a picture of the metric over a moving window of 14 days, for the first four scenarios.
 
-        Alarms and promotions of the first scenario are marked, and simulated faults and shifts.
+        Alarms and promotions of the first scenario, simulated faults and shifts are marked.
         """
         lines = list(self.lines.values())[:_DRAWN]
         series = [_moving(line) for line in reversed(lines)]  # the first scenario is drawn last, on top

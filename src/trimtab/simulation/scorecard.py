@@ -13,10 +13,10 @@ from trimtab.core.records import Decision, Signal
 from trimtab.core.time import DAY_US
 from trimtab.simulation.results import ReplayResult, ScenarioResult
 
-ABOVE = 0.10  # a loss is called bad if it exceeds the reference by more than this share
-_SMOOTH = 3  # how many days the loss is averaged over before it is compared with the reference
-_TOLD_FOR_US = 60 * DAY_US  # an alarm counts as true if a change began at most this long before it
-_AFTER_US = 2 * DAY_US  # an alarm counts as true if a fault ended at most this long before it
+ABOVE = 0.10  # a loss is bad if it exceeds the reference by more than this share
+_SMOOTH = 3  # the loss is averaged over this many days before it is compared with the reference
+_TOLD_FOR_US = 60 * DAY_US  # a change explains alarms until this long after it is complete
+_AFTER_US = 2 * DAY_US  # a fault is complete this long after its end; a shift when it has its full size
 
 Floats = NDArray[np.float64]
 
@@ -28,7 +28,7 @@ class Day(msgspec.Struct, frozen=True, kw_only=True):
     predictions: int
     judged: int  # the number of labelled rows, or for rankings the number of lists
     value: float | None  # the mean loss
-    # the mean loss of the reference: the best possible predictions, or else those of the best scenario of the replay
+    # the mean loss of the reference: the best possible predictions, or else the best scenario of the replay
     best: float | None
 
 
@@ -39,9 +39,9 @@ class Alarm(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     subject: str
     onset_us: int
-    explained_by: str | None  # the shift or fault that explains the alarm; None: there was none at that time
+    explained_by: str | None  # the shift or fault that explains the alarm; None: no change at that time does
     delay_us: int | None = None  # the time from the beginning of the change until the alarm
-    onset_off_us: int | None = None  # how far the alarm's own estimate of the beginning is from the true one
+    onset_off_us: int | None = None  # the alarm's estimate of the beginning minus the true beginning
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,14 +61,14 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
     best: float | None  # the mean loss of the reference on the same rows
     predictions: int
     days: list[Day]
-    # the number of days on which the mean of three days exceeds that of the reference by more than a tenth
+    # the number of days on which the mean of three days exceeds the reference by more than a tenth
     days_above: int
     # the number of requests scored by versions whose mean loss in service exceeds the reference by more than a tenth
     bad_requests: int
-    above: float | None  # the sum over all labelled rows of the loss minus the reference's loss
+    above: float | None  # the sum, over all labelled rows, of the loss minus the reference's loss
     alarms: list[Alarm]  # alarms about quality
     input_alarms: list[Alarm]  # alarms about inputs, feeds, traffic and labels
-    changes_known: bool  # whether all changes are known, so that each alarm can be called true or false
+    changes_known: bool  # whether all changes are known, so that each alarm is either true or false
     promotions: int  # how often a version was promoted after the first one
     refusals: list[Refusal]
     fits: int
@@ -90,7 +90,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
     said: str
     start_us: int
-    until_us: int  # alarms up to this time are explained by the change
+    until_us: int  # the change explains alarms up to this time
 
 
 def scorecards(result: ReplayResult) -> list[Scorecard]:
@@ -119,7 +119,7 @@ def _changes(result: ReplayResult) -> list[Change] | None:
 
 
 def _by_row(scenario: ScenarioResult) -> Floats:
-    """Return the loss of each labelled row, or for rankings of one row of each list. All other rows are NaN."""
+    """Return an array with the loss of each labelled row or (at one of its rows) list. All other rows are NaN."""
     losses = np.full(len(scenario.at_us), np.nan)
     rows = np.flatnonzero(scenario.judged)
     own = scenario.measures[0]
@@ -132,8 +132,8 @@ def _by_row(scenario: ScenarioResult) -> Floats:
 def _reference(result: ReplayResult, by_scenario: dict[str, Floats], name: str) -> tuple[str, Floats]:
     """Return the name and the losses of a scenario's reference.
 
-    The reference is the best possible predictions, if they are known, and otherwise the best scenario that predicts the
-    same.
+    The reference is the best possible predictions, if they are known, and otherwise the best of the scenarios that have
+    the same metric and the same labels.
     """
     scenario = result.lines[name]
     if result.optimum is not None and result.optimum.metric == scenario.metric:
@@ -206,7 +206,7 @@ def _days(scenario: ScenarioResult, losses: Floats, best: Floats) -> list[Day]:
 
 
 def _days_above(days: Sequence[Day]) -> int:
-    """Return the number of days on which the mean of three days is more than a tenth above that of the reference."""
+    """Return the number of days on which the mean of three days exceeds the reference's by more than a tenth."""
     count = 0
     for n in range(len(days)):
         part = [one for one in days[max(0, n - _SMOOTH + 1) : n + 1] if one.value is not None and one.best is not None]
@@ -217,7 +217,7 @@ def _days_above(days: Sequence[Day]) -> int:
 
 
 def _bad_requests(scenario: ScenarioResult, losses: Floats, best: Floats) -> int:
-    """Return the number of requests scored by versions whose mean loss is more than a tenth above the reference."""
+    """Return the number of requests scored by versions whose mean loss exceeds the reference by more than a tenth."""
     if scenario.versions is None or not len(scenario.versions):
         return 0
     begins = np.flatnonzero(np.append(True, scenario.versions[1:] != scenario.versions[:-1]))

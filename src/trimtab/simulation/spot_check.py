@@ -1,8 +1,8 @@
-"""Check that sampled requests of a replay have the same features when they are read as in service.
+"""Check that sampled requests of a replay have the same features as in service.
 
-A child process follows the event log as `trimtab serve` does. It reads the log from the disk, applies the events before
-each sampled request to the online state in LMDB, and then reads the request's features there. It runs at the same time
-as the replay, on another core.
+Like `trimtab serve`, a child process reads the event log from the disk, applies the events before each sampled request
+to the online state in LMDB, and reads the request's features there. It runs at the same time as the replay, on another
+core.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.run.executors import ProcessExecutor, Task
 from trimtab.simulation.scenarios.rows import Block
 
-_RUN = 20  # requests are sampled in groups of this many neighbours, because few events lie between neighbours
+_RUN = 20  # requests are sampled in groups of this many neighbours, because there are few events in between
 
 
 class Setup(msgspec.Struct, frozen=True):
@@ -29,7 +29,7 @@ class Setup(msgspec.Struct, frozen=True):
 
     folder: str
     features: FeatureSet
-    # the files that define Python functions used in features, with the names that they had as modules
+    # the files that define Python functions used in features, with their module names
     code: dict[str, str] = {}
 
 
@@ -39,7 +39,7 @@ class Question(msgspec.Struct, frozen=True):
     at_us: int
     request: dict[str, Any]
     values: list[Any]
-    # the code of the reason why a value is null or not; None if the value does not come from a view
+    # for each value, the code that says why it is null, or that it is not; None: it does not come from a view
     reasons: list[int | None]
 
 
@@ -73,8 +73,8 @@ class SpotCheck:
 
     Args:
         features: The features to compare.
-        folder: The folder of the state. The event log is in `log/events`. The online state is written to `online/`, and
-            has the whole log applied at the end.
+        folder: The folder of the state, with the event log in `log/events`. The online state is written to `online/`.
+            At the end, the whole log is applied to it.
         count: How many requests to sample. If it is 0, no process is started.
         seed: The seed of the sample.
     """
@@ -83,7 +83,7 @@ class SpotCheck:
         self._features = features
         self._count = count
         self._seed = seed
-        self._setup: Setup | None = Setup(str(folder), features, code_of(features))  # set to None once it was sent
+        self._setup: Setup | None = Setup(str(folder), features, code_of(features))  # None after it was sent
         self._chosen: NDArray[Any] = np.zeros(0, np.int64)
         self._executor = ProcessExecutor(nice=0)
         self._thread = ThreadPoolExecutor(1, "trimtab-spot-check")  # a thread that waits for the child process
@@ -91,7 +91,7 @@ class SpotCheck:
         self._verdicts: list[Future[Verdict]] = []
 
     def choose(self, first: int, stop: int) -> None:
-        """Sample the requests to check among numbers first to stop - 1: groups of neighbours, spread evenly."""
+        """Sample requests to check among the indices first to stop - 1: groups of neighbours, spread evenly."""
         count = min(self._count, stop - first)
         if 2 * count > stop - first:
             self._chosen = np.arange(first, first + count)
@@ -104,7 +104,7 @@ class SpotCheck:
         self._chosen = (spread[:, None] + np.arange(run)).ravel()[:count]
 
     def compare(self, block: Block) -> None:
-        """Send the sampled requests of a block to the child process. The log must have all events before them."""
+        """Send the sampled requests of a block to the child process. The log must have all events before these."""
         names, codes = self._features.names, block.features.reasons
         questions = []
         for row in self._chosen[(self._chosen >= block.start) & (self._chosen < block.stop)].tolist():

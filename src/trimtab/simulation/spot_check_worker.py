@@ -36,7 +36,7 @@ class Follower:
     def __init__(self, log: Log, online: OnlineStore) -> None:
         self._log = log
         self._online = online
-        # for each partition, the records that were read but are too late to be applied yet
+        # for each partition, the records that were read, but are about later times
         self._waiting: dict[str, list[LogRecord]] = {}
         self._read: dict[str, int] = {}
 
@@ -50,7 +50,7 @@ class Follower:
     def _due(self, partition: str, at_us: int) -> list[LogRecord]:
         """Return a partition's records up to a time. More records are read if needed.
 
-        Partitions are written independently, so each has to be read up to that time.
+        Partitions are written independently, so each is read up to that time.
         """
         waiting = self._waiting.setdefault(partition, [])
         while not waiting or waiting[-1].appended_at_us <= at_us:
@@ -66,7 +66,7 @@ class Follower:
 
 
 def load_code(code: dict[str, str]) -> None:
-    """Run the files that define Python functions used in features, so that the functions are known in this process."""
+    """Run the files that define Python functions used in features, so that this process knows the functions."""
     for file, name in code.items():
         found = None if name in ("", "__main__") or name in sys.modules else importlib.util.find_spec(name)
         if found is not None and found.origin == file:

@@ -16,7 +16,7 @@ from trimtab.stats.metrics.loss_names import LossKind
 from trimtab.training.definitions import Model
 
 Floats = NDArray[np.float64]
-_SIGNS = {">=": 1.0, ">": 1.0, "<=": -1.0, "<": -1.0}  # on which side of a limit a label is "yes"
+_SIGNS = {">=": 1.0, ">": 1.0, "<=": -1.0, "<": -1.0}  # the side of a limit on which a label is "yes"
 
 
 class Outcomes(msgspec.Struct, frozen=True, eq=False):
@@ -33,9 +33,8 @@ def outcomes(rng: np.random.Generator, model: Model, score: Floats, effects: Flo
     Args:
         rng: The random generator.
         model: The model whose label is drawn.
-        score: The part of each outcome that can be predicted, shape (rows,): a logit, a mean, or the logarithm of a
-            rate.
-        effects: A part that is added to the score and that no model can know, shape (rows,).
+        score: The predictable part of each outcome, shape (rows,): a logit, a mean, or the logarithm of a rate.
+        effects: What is added to the score and no model can know, shape (rows,).
 
     Raises:
         Misuse: The label's value is neither a column, nor a comparison of a column with a number.
@@ -104,7 +103,7 @@ def _quantile(rng: np.random.Generator, model: Model, score: Floats, effects: Fl
     from statistics import NormalDist
 
     quantile = quantile_of(model.metric)
-    assert quantile is not None  # such a model always has a quantile
+    assert quantile is not None  # such a model has a quantile
     drawn, best = _number(rng, model, score, effects)
     return drawn, best + NormalDist().inv_cdf(quantile)
 

@@ -25,7 +25,7 @@ _LEAST_LEVELS = 0.8  # the default weight of a source's measurements
 
 
 class Shift(msgspec.Struct, frozen=True, kw_only=True):
-    """A change in the generated data that begins on some day. `shift()` makes and checks one."""
+    """A change of the generated data that begins on some day. `shift()` makes and checks one."""
 
     kind: ShiftKind
     day: float  # the day on which it begins, counted from the end of the history
@@ -44,9 +44,9 @@ def shift(
             effect on the label. "prior": the label is more frequent or larger, whatever the columns are.
         day: The day on which the change begins, counted from the end of the history.
         over: How long the change takes to reach its full size, such as "14d". 0: it is sudden.
-        size: The size, by default 1. For "concept", 1 reverses the effect of the column, and 0.5 removes it. For
-            "covariate", it is how many standard deviations the values move. For "prior", it is added to the score of
-            each row (logits for a probability).
+        size: The size, by default 1. "concept": 1 reverses the effect of the column, 0.5 removes it. "covariate": the
+            number of standard deviations by which the values move. "prior": what is added to the score of each row
+            (logits for a probability).
         column: A column of the request; by default the first one that has a weight. It is not used for "prior".
 
     Raises:
@@ -66,7 +66,7 @@ def shift(
 class Truth(msgspec.Struct, frozen=True, eq=False):
     """What only the generator knows: the best possible prediction for each request.
 
-    The random effect of each day is not part of it, because no model can know that.
+    It leaves out the random effect of each day, which no model can know.
     """
 
     keys: NDArray[Any]  # the key of each request, shape (rows,)
@@ -122,9 +122,9 @@ def stream(
     """Generate a history and the days after it for a declared model. The best possible predictions are known, too.
 
     Numbers in requests are normally distributed, and texts have six values. A source of a view has one event per hour
-    for each value of the columns that the view is looked up by. The numbers in its events change slowly. The label
-    depends on the numbers in the request and on the newest measurements of the sources. Together they add up to a
-    score. It is a logit, a mean, the logarithm of a rate, or what a list is sorted by.
+    for each value of the columns by which the view is looked up. The numbers in its events change slowly. The label
+    depends on a score: a weighted sum of the numbers in the request and the newest measurements of the sources. The
+    score is a logit, a mean, the logarithm of a rate, or that by which a list is sorted.
 
     Args:
         model: The model. Data are generated for its request, its sources and its label.
@@ -133,14 +133,14 @@ def stream(
         history: How many days come before the first prediction.
         days: How many days come after the history.
         per_day: How many requests there are per day.
-        weights: For columns of the request and for "source.column", how much the score rises per standard deviation. By
-            default the request's columns have 1.2, 0.8, -0.5 and so on, and measurements have 0.8.
+        weights: For columns of the request and for "source.column", how much the score rises for each standard
+            deviation. By default, 1.2, 0.8, -0.5 and so on for the request's columns, and 0.8 for measurements.
         columns: The mean and the standard deviation of columns of the request; by default 0 and 1.
         season: How far the score rises and falls over a year.
         week: How far the score rises and falls over a week. On Saturdays and Sundays there are also a fifth fewer
             requests.
-        holidays: Days, counted from the end of the history (negative: before it), with a third of the requests and a
-            score that is lower by 0.5.
+        holidays: Days with a third of the requests and a score that is lower by 0.5, counted from the end of the
+            history (negative: before it).
         day_sd: The standard deviation of a random effect of each day that no model can know. The effects of
             neighbouring days have a correlation of 0.4.
         shifts: Changes in the data, made with `shift()`.
@@ -193,7 +193,7 @@ def stream(
 
 
 def grown(one: Shift, day: Floats) -> Floats:
-    """Return on some days how much of a change is reached: 0 before it begins, 1 once it has its full size."""
+    """Return for some days how much of a change is reached: 0 before it begins, 1 at its full size."""
     if not one.over_us:
         return np.asarray(day >= one.day, np.float64)
     return np.clip((day - one.day) * DAY_US / one.over_us, 0.0, 1.0)
@@ -206,7 +206,7 @@ class _Plan:
         request, label = model.request, model.label
         self.sources: dict[
             str, tuple[Source, tuple[str, ...], tuple[str, ...]]
-        ] = {}  # for each source: pairs of the column in the request and the column in the source
+        ] = {}  # for each source, pairs of a column in the request and a column in the source
         for join in model.features.joins:
             if join.view.source.name not in (label.source.name, request.name):
                 self.sources.setdefault(join.view.source.name, (join.view.source, join.by, join.view.by))
@@ -299,12 +299,10 @@ def _sources(
     begin_us: int,
     spans: int,
 ) -> tuple[dict[str, Columns], dict[str, Floats]]:
-    """Return the events of each source of a view, and for each request the newest measurement of each
-    "source.column".
-    """
+    """Return the events of each source of a view, and each request's newest measurement of each "source.column"."""
     tables: dict[str, Columns] = {}
     levels: dict[str, Floats] = {}
-    hours = spans * 24 + 1  # one more, because the last event is at the hour at which the stream ends
+    hours = spans * 24 + 1  # with the hour at which the stream ends
     for name, (source, by, own) in plan.sources.items():
         view_by = by if all(one in requests for one in by) else ()
         own = own if view_by else ()

@@ -1,4 +1,4 @@
-"""Confidence intervals for how well one number predicts another, computed without resampling."""
+"""Confidence intervals of measures of how well one number predicts another, computed without resampling."""
 
 import math
 from collections.abc import Callable
@@ -13,8 +13,8 @@ _HALVINGS = 60  # how often the search for a bound halves its interval
 def auc_interval(value: float, positives: int, negatives: int, *, level: float = 0.95) -> Interval:
     """Return the confidence interval of an area under the ROC curve (AUC). The rows must be independent.
 
-    The interval stays inside [0, 1]. Even if the observed area is 1, the interval has some width, because a few rows
-    that are perfectly separated prove little.
+    The interval stays inside [0, 1]. It has some width even if the observed area is 1, because a few perfectly
+    separated rows prove little.
 
     Args:
         value: The observed area, in [0, 1].
@@ -97,9 +97,7 @@ def _auc_variance(area: float, positives: int, negatives: int) -> float:
 
 
 def _edge(beyond: Callable[[float], bool], inside: float, outside: float) -> float:
-    """Return the bound of an interval, between `inside` and `outside`. `beyond` says whether a value lies outside of
-    it.
-    """
+    """Return the bound of an interval, between `inside` and `outside`. `beyond` says whether a value is outside."""
     if not beyond(outside):
         return outside
     for _ in range(_HALVINGS):

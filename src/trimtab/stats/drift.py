@@ -13,7 +13,7 @@ def psi(expected: ArrayLike, actual: ArrayLike, *, floor: float = 1e-4) -> float
     Args:
         expected: Counts of the reference, shape (bins,).
         actual: Counts of the live data in the same bins, shape (bins,).
-        floor: The smallest share that a bin counts with. It keeps the index finite if a bin is empty.
+        floor: Smaller shares of a bin count as this, which keeps the index finite if a bin is empty.
 
     Raises:
         Misuse: The bins differ, or a histogram is empty.
@@ -30,7 +30,7 @@ def psi(expected: ArrayLike, actual: ArrayLike, *, floor: float = 1e-4) -> float
 def js_distance(expected: ArrayLike, actual: ArrayLike) -> float:
     """Return the Jensen-Shannon distance of two histograms, in [0, 1] (0 = same shape, 1 = no bin in common).
 
-    It is a metric in the mathematical sense, and always finite.
+    It is a metric in the mathematical sense, and it is always finite.
 
     Raises:
         Misuse: The bins differ, or a histogram is empty.
@@ -69,7 +69,7 @@ def ks_distance(expected: ArrayLike, actual: ArrayLike) -> float:
         Misuse: The bins differ, or a histogram is empty.
 
     This is the largest difference between the two cumulative shares, measured at the edges of bins. Differences within
-    a bin are not seen, so the distance of the samples themselves may be larger. Source: Smirnov (1939).
+    a bin are not noticed, so the distance of the samples themselves may be larger. Source: Smirnov (1939).
 
     >>> ks_distance([50, 50], [90, 10])
     0.4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-ExactSum = tuple[float, ...]  # the rounded sum, then the rounded error of that, and so on; () stands for 0
+ExactSum = tuple[float, ...]  # the rounded sum, its rounded error, the rounded error of both, and so on; (): 0
 
 
 def exact_sum(values: Sequence[float]) -> ExactSum:
@@ -40,5 +40,5 @@ def rounded(total: ExactSum) -> float:
 
 
 def total_of(sums: Iterable[ExactSum]) -> float:
-    """Return the sum of exact sums, as a double that is rounded only once."""
+    """Return the sum of exact sums as a double, rounded only once."""
     return math.fsum(part for one in sums for part in one)

@@ -6,7 +6,7 @@ from trimtab.core.errors import Misuse
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
-    """An estimate and its confidence bounds. If a bound is infinite, the interval has no limit on that side.
+    """An estimate and its confidence bounds. An infinite bound means no limit on that side.
 
     >>> Interval(estimate=-0.004, low=float("-inf"), high=-0.001, level=0.95).below(0.0)
     True
@@ -33,7 +33,7 @@ def check_level(level: float) -> None:
     """Refuse a confidence level that is not between 0 and 1.
 
     Raises:
-        Misuse: The level is not above 0 and below 1; it may be a percentage.
+        Misuse: The level is not above 0 and below 1 (perhaps a percentage).
     """
     if not 0.0 < level < 1.0:
         raise Misuse(f"confidence level: needs a share between 0 and 1 such as 0.95, found {level}.")

@@ -1,4 +1,4 @@
-"""Recalibration: correct scores so that predicted and observed rates agree, without changing their order."""
+"""Recalibration: correct scores, without changing their order, so that predicted and observed rates agree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 RecalibrationKind = Literal["platt", "isotonic", "beta"]
 LEAST_ROWS = 50
-_EDGE = 1e-15  # scores closer to 0 or 1 than this are moved to this distance
+_EDGE = 1e-15  # scores are moved to at least this distance from 0 and 1
 _STEEPEST = 35.0  # the largest log odds that a correction returns
 
 
@@ -46,7 +46,7 @@ def map_class_odds(scores: Any, rise: float, offsets: Any) -> Any:
     logs = rise * np.log(np.clip(scores, _EDGE, 1.0)) + offsets
     powers = np.exp(np.maximum(logs - logs.max(axis=1, keepdims=True), -_STEEPEST))
     total = powers[:, 0].copy()
-    # added one by one, so that the result is the same, bit for bit, for one row as for many
+    # added one by one, so that a row alone and among many has equal bits
     for place in range(1, powers.shape[1]):
         total += powers[:, place]
     return powers / total[:, None]
@@ -65,7 +65,7 @@ class LogOdds(msgspec.Struct, frozen=True, kw_only=True, tag="log_odds"):
         return lambda scores: map_log_odds(scores, self.rise, self.fall, self.offset)
 
     def row_mapping(self) -> Callable[[float], float]:
-        """Return a function that corrects a single score. It gives the same result, bit for bit, without arrays."""
+        """Return a function that corrects a single score without arrays, with the same result bit for bit."""
         import numpy as np
 
         rise, fall, offset = self.rise, self.fall, self.offset
@@ -139,8 +139,8 @@ Recalibration = LogOdds | Steps | ClassOdds
 def fit_recalibration(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -> Recalibration:
     """Fit a correction of scores to observed labels. The model must not have been fitted on these rows.
 
-    If the fitted correction would reverse the order of scores, it is replaced by a constant, because the scores then
-    say nothing about these labels.
+    A correction that would reverse the order of scores is replaced by a constant, because such scores say nothing about
+    these labels.
 
     Args:
         kind: "platt" has two parameters and needs a few hundred rows. "beta" has three parameters, and may leave the
@@ -156,7 +156,7 @@ def fit_recalibration(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayL
     Source: Platt (1999), with its softened labels; Kull, Silva Filho & Flach (2017); Zadrozny & Elkan (2002).
 
     >>> import numpy as np
-    >>> certain = np.where(np.arange(400) % 4 < 2, 0.999, 0.001)  # says so, and is right three times in four
+    >>> certain = np.where(np.arange(400) % 4 < 2, 0.999, 0.001)  # certain, but only right half of the time
     >>> truth = np.arange(400) % 8 < 4
     >>> [round(float(p), 2) for p in fit_recalibration("platt", truth, certain).mapping()(np.array([0.001, 0.999]))]
     [0.5, 0.5]
@@ -185,7 +185,7 @@ def fit_recalibration(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayL
 
 
 def shift_level(scores: NDArray[Any], mean: float) -> NDArray[Any]:
-    """Return scores that are all shifted by the same log odds, so that their mean is `mean` (above 0 and below 1).
+    """Shift all scores by the same log odds, so that their mean is `mean` (above 0 and below 1), and return them.
 
     >>> import numpy as np
     >>> [round(float(p), 3) for p in shift_level(np.array([0.2, 0.5]), 0.5)]
@@ -208,10 +208,9 @@ def shift_level(scores: NDArray[Any], mean: float) -> NDArray[Any]:
 
 
 def shift_levels(chances: NDArray[Any], means: ArrayLike) -> NDArray[Any]:
-    """Return class probabilities, after multiplying each class by a factor that gives it the wanted mean.
+    """Return class probabilities in which each class is multiplied by a factor that gives it the wanted mean.
 
-    `means` has the wanted mean of each class; they are above 0 and add up to 1. The factors are found by iterative
-    scaling.
+    `means` has these means, which are above 0 and add up to 1. Iterative scaling finds the factors.
 
     >>> import numpy as np
     >>> shift_levels(np.array([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]]), [0.2, 0.3, 0.5]).mean(axis=0).round(3).tolist()
@@ -268,7 +267,7 @@ def _class_odds(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -
         return value / rows, slope / rows
 
     start = np.concatenate([[1.0], np.zeros(width)])
-    # the slope must not be negative, because that would reverse the order of the scores
+    # a negative slope would reverse the order of the scores
     bounds = [(0.0, None), *[(None, None)] * width]
     found = minimize(
         loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500, "ftol": 1e-14, "gtol": 1e-9}
@@ -280,7 +279,7 @@ def _class_odds(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -
 def _isotonic(y: NDArray[Any], p: NDArray[Any]) -> Steps:
     """Fit isotonic regression (pool adjacent violators).
 
-    Corrected probabilities stay away from 0 and 1, as if each step had one more row of the other class.
+    Corrected probabilities are never 0 or 1: each step counts one more row of the other class.
     """
     from sklearn.isotonic import IsotonicRegression
 
@@ -292,7 +291,7 @@ def _isotonic(y: NDArray[Any], p: NDArray[Any]) -> Steps:
 def _logistic(y: NDArray[Any], columns: NDArray[Any]) -> tuple[list[float], float]:
     """Fit a logistic regression with weights of at least 0, and return the weights and the offset.
 
-    The labels are softened as if there was one more row of each class, so that no weight becomes infinite.
+    Labels are softened as if there were one more row of each class, so that no weight becomes infinite.
     """
     import numpy as np
     from sklearn.exceptions import ConvergenceWarning

@@ -6,8 +6,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from trimtab.core.errors import Misuse
 
-CLIP = 1e-15  # scores are clipped to this distance from 0 and 1, so a row's log loss is at most 34.5 nats
-OFF = 1e-5  # how far the sum of a row's probabilities may be from 1, because some libraries compute in single precision
+CLIP = 1e-15  # scores are clipped to at least this distance from 0 and 1, so a row's log loss is at most 34.5 nats
+OFF = 1e-5  # how far a sum of probabilities may be from 1, because some libraries compute in single precision
 
 FloatArray = NDArray[np.float64]
 
@@ -53,8 +53,8 @@ def log_loss_rows(labels: ArrayLike, scores: ArrayLike) -> FloatArray:
 
     Args:
         labels: 0 or 1 (or booleans), shape (rows,).
-        scores: Probabilities of label 1, shape (rows,). The probability of the true label is clipped to [1e-15, 1 -
-            1e-15].
+        scores: Probabilities of label 1, shape (rows,). The probability of the true label is clipped to
+            [1e-15, 1 - 1e-15].
 
     Raises:
         Misuse: The lengths differ, or a value is NaN or outside of its range.
@@ -106,8 +106,7 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
 
 
 def calibration_curve(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> list[CalibrationBin]:
-    """Return the mean score and the share of positive labels in bins of equal width over [0, 1]. Empty bins are left
-    out.
+    """Return the mean score and the share of positive labels in equally wide bins over [0, 1], except empty bins.
 
     Args:
         labels: 0 or 1, shape (rows,).
@@ -136,7 +135,7 @@ def calibration_curve(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> l
 def expected_calibration_error(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> float:
     """Return the mean distance between predicted and observed shares, weighted by rows, in [0, 1] (0 = calibrated).
 
-    Source: Naeini, Cooper & Hauskrecht (2015). The smaller the sample, the larger this is by chance, so only compare
+    Source: Naeini, Cooper & Hauskrecht (2015). Coincidence makes this larger for smaller samples, so only compare
     samples of equal size.
     """
     curve = calibration_curve(labels, scores, bins)
@@ -147,7 +146,7 @@ def expected_calibration_error(labels: ArrayLike, scores: ArrayLike, bins: int =
 
 
 def confusion(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> Confusion:
-    """Count right and wrong predictions, if rows that score at least `threshold` are predicted as positive."""
+    """Predict rows that score at least `threshold` as positive, and count right and wrong predictions."""
     y, p = checked(labels, scores, "confusion")
     called = p >= threshold
     true_positives = int((called & y).sum())

@@ -12,7 +12,7 @@ from trimtab.core.time import duration_us
 
 
 class _Joined(msgspec.Struct, frozen=True):
-    """A trigger that can be joined with others. `a | b`: either is enough. `a & b`: both must hold at the same time."""
+    """A trigger that can be joined with others. `a | b`: one is enough. `a & b`: both must hold at the same time."""
 
     def __or__(self, other: Trigger | Triggers) -> Triggers:
         return _listed(self) | other
@@ -22,15 +22,13 @@ class _Joined(msgspec.Struct, frozen=True):
 
 
 class OnQualityDrop(_Joined, frozen=True, tag="on_quality_drop"):
-    """Retrain when the quality alarm rings. In `run_length_days` days there is at most one false alarm on average."""
+    """Retrain when the quality alarm rings. On average, there is at most one false alarm in `run_length_days` days."""
 
     run_length_days: float = 1_000.0
 
 
 class OnSliceDrop(_Joined, frozen=True, tag="on_slice_drop"):
-    """Retrain when the quality alarm of a slice rings. All slices together have the rate of false alarms of
-    `OnQualityDrop`.
-    """
+    """Retrain when the quality alarm of a slice rings. The rate of false alarms is shared with `OnQualityDrop`."""
 
 
 class OnNewLabels(_Joined, frozen=True, tag="on_new_labels"):
@@ -73,19 +71,19 @@ class Triggers(msgspec.Struct, frozen=True):
 
 
 def parts_of_trigger(trigger: Trigger) -> tuple[Single, ...]:
-    """Return the single triggers of a joined one that must hold at the same time."""
+    """Return the single triggers that must all hold at the same time for a trigger to hold."""
     return trigger.all_of if isinstance(trigger, AllOf) else (trigger,)
 
 
 def shortest_period_us(triggers: Triggers) -> int | None:
-    """Return the period of the most frequent schedule among the triggers, or None if there is no schedule."""
+    """Return the shortest period of the schedules among the triggers; None if there is no schedule."""
     return min((one.period_us for one in triggers.singles() if isinstance(one, Every)), default=None)
 
 
 def on_quality_drop(*, run_length: str | int = "1000d") -> OnQualityDrop:
     """Retrain when the quality alarm rings. `run_length` is the mean time between two false alarms.
 
-    The alarm of a slice also counts, if this slice alone has raised the mean loss of all rows by a tenth or more.
+    If a slice alone has raised the mean loss of all rows by a tenth or more, the alarm of the slice also counts.
     """
     return OnQualityDrop(duration_us(run_length) / duration_us("1d"))
 

@@ -28,9 +28,7 @@ LEAST_WINDOW_US = 7 * DAY_US  # with fewer days, the standard error would be too
 
 
 class NamedSlice(msgspec.Struct, frozen=True):
-    """Named rows on which a candidate may not be worse: those where an expression is True, or those with equal
-    values.
-    """
+    """A name for rows on which candidates may not be worse: those where an expression is True, or has some value."""
 
     name: str
     of: Expression
@@ -40,14 +38,14 @@ class NamedSlice(msgspec.Struct, frozen=True):
 
 
 class BeatsChampion(msgspec.Struct, frozen=True, kw_only=True):
-    """The rules of a gate: what a candidate must prove on the newest days that neither it nor the champion has seen."""
+    """The rules of a gate: what a candidate must prove on the newest days that candidate and champion have not seen."""
 
-    margin: float = 0.0  # the least improvement of the mean loss; if negative, by how much the candidate may be worse
+    margin: float = 0.0  # by how much the mean loss must be lower; if negative, by how much it may be higher
     level: float = 0.9  # the one-sided confidence with which the candidate must be better
     window_us: int = 14 * 86_400_000_000
     # the largest |mean score - mean label|; for numbers, in standard deviations of the labels
     calibration: float = 0.03
-    slices: tuple[str | NamedSlice, ...] = ()  # columns and features whose values are slices, and expressions
+    slices: tuple[str | NamedSlice, ...] = ()  # columns and features, each value of which is a slice, and expressions
     slice_margin: float = 0.0  # by how much the mean loss of a slice may be larger than the champion's
     # the largest distance between predicted and observed shares over bins; None: no limit
     calibration_error: float | None = None
@@ -59,25 +57,25 @@ class BeatsChampion(msgspec.Struct, frozen=True, kw_only=True):
     # the largest distance between a candidate and its refit (the final fit on more data), in label units (see
     # gate/scales.py)
     refit_distance: float | msgspec.UnsetType = msgspec.UNSET
-    # another limit for the same, as a share of the distance between candidate and champion; the larger limit counts
+    # likewise, as a share of the distance between candidate and champion; the larger limit counts
     refit_share: float | msgspec.UnsetType = msgspec.UNSET
-    # whether scheduled refits must also be provably better
+    # whether scheduled refits must be provably better, too
     prove_refreshes: Literal[True] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def share_of_change(self) -> float:
-        """The largest distance between a refit and its candidate, as a share of that between candidate and champion."""
+        """The set or default `refit_share`."""
         return _REFIT_SHARE if self.refit_share is msgspec.UNSET else self.refit_share
 
     def compares(self, baseline: str) -> bool:
-        """Return whether a candidate must beat a baseline. A list that is given does not leave out the constant."""
+        """Return whether a candidate must beat a baseline. The constant need not be in a declared list."""
         if isinstance(self.baselines, tuple):
             return baseline in (*ALWAYS_COMPARED, *self.baselines)
         return self.baselines is not False
 
 
 class _FirstRules(msgspec.Struct, frozen=True):
-    """The first four rules of a gate. If no other rule is set, only these are hashed."""
+    """The first four rules of a gate. If no other rule is set, only these four are hashed."""
 
     margin: float
     level: float
@@ -92,7 +90,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     retrain: Triggers
     gate: BeatsChampion
     learn: Learn = "batch"
-    # how long nothing is retrained after a candidate; doubles with each refusal in a row
+    # for how long after a candidate nothing is retrained; doubles with each refusal in a row
     cooldown_us: int = 7 * 86_400_000_000
     settle_us: int = 7 * 86_400_000_000  # how many days with labels to wait for after a change of the data began
     fits_per_day: int | None = None  # how many fits automation may make; None: no limit
@@ -127,7 +125,7 @@ _collected: ContextVar[list[Deployment] | None] = ContextVar("collected_deployme
 
 
 def collect_deployments(into: list[Deployment] | None) -> None:
-    """While a project file is read, let `deployment()` add each deployment to `into`. None ends this."""
+    """Let `deployment()` add each deployment to `into`, while a project file is read. None ends this."""
     _collected.set(into)
 
 
@@ -149,40 +147,38 @@ def beats_champion(
 ) -> BeatsChampion:
     """Declare that a candidate must beat the champion: its mean loss must be lower by `margin`, and provably lower.
 
-    For a scheduled refit of the recipe in service, it is enough that its mean loss is lower by `margin` and not
-    provably higher.
+    A scheduled refit of the recipe in service only needs a mean loss that is lower by `margin` and not provably higher.
 
     Args:
-        margin: The least improvement of the mean loss on the window. If it is negative, it says how much worse the
-            candidate may be, and the candidate must be provably no worse than that. This is for a model that is
-            replaced for another reason than its loss.
+        margin: By how much the mean loss on the window must be lower. If negative, it says how much higher it may be,
+            and the candidate must be provably no worse than that. Use this to replace a model for another reason than
+            its loss.
         level: The one-sided confidence with which the candidate must be better. Rows of one day are not taken as
-            independent. With 0.9, one in ten candidates passes that are really only as good as the champion. This does
-            no harm, because the quality of the promoted version is watched.
-        window: How long the window is. It consists of the newest days with labels that the candidate has not seen.
+            independent. With 0.9, one in ten candidates that are only as good as the champion passes. This does no
+            harm, because the quality of promoted versions is watched.
+        window: The length of the window: the newest days with labels that candidate and champion have not seen.
         calibration: The largest distance between mean score and mean label. For numbers, it is a share of the standard
             deviation of the labels.
-        slices: Names of request columns and features, or a dict of expressions by slice name. A candidate is refused if
-            it is provably worse than the champion on the rows with some value of a column, or where an expression is
-            True. Of candidates that are worse on no slice, this refuses at most one in twenty.
+        slices: Names of request columns and features, each value of which is a slice, or a dict of expressions by slice
+            name. A candidate is refused if it is provably worse than the champion on a slice. Of candidates that are
+            worse on no slice, at most one in twenty is refused.
         slice_margin: By how much the mean loss of a slice may be larger than the champion's.
         calibration_error: The largest root mean squared distance between predicted and observed shares over ten bins. A
-            candidate is refused if its error provably exceeds this and the champion's error. Only for models that
+            candidate is refused if its distance provably exceeds both this and the champion's. Only for models that
             predict the probability of one class.
         latency: The largest 99th percentile of the time of one-row predictions, such as "5ms". The gate measures it.
         slices_may_abstain: Whether a candidate may pass if no slice has enough rows to be judged.
         baselines: The baselines that a candidate must beat, even if the champion does not: "last_value",
             "seasonal_naive", "last_year" and "linear"; for a ranking "as_shown", "best_feature" and "linear". A
-            constant (in a ranking, a random order) is always added to a list. By default all are included. False: a
-            candidate need not beat any baseline, not even the constant.
-        refit_distance: The largest mean distance between the scores of the candidate and of its refit. By default it is
-            0.1 for probabilities, 0.25 standard deviations of the labels for numbers, and for a ranking 0.2 of the
-            length of the list, by which a row moves on average.
-        refit_share: The same limit as a share of the distance between candidate and champion, by default 0.5. The
-            larger of the two limits counts. So if a large change is repaired, scores may differ more.
-        prove_refreshes: Whether a refit of the recipe in service must be provably better, even if it is made on a
-            schedule or because of new labels. By default such a refit must be better by `margin` and not provably
-            worse.
+            constant (in a ranking, a random order) is always added to a list. By default, a candidate must beat all.
+            False: it need not beat any, not even the constant.
+        refit_distance: The largest mean distance between the scores of the candidate and of its refit. By default, it
+            is 0.1 for probabilities, and 0.25 standard deviations of the labels for numbers. In a ranking, it is how
+            far a row moves, as a share of the list's length, by default 0.2.
+        refit_share: Likewise, as a share of the distance between candidate and champion, by default 0.5. The larger of
+            the two limits counts, so after a large change of the data, the scores may differ more.
+        prove_refreshes: Whether a scheduled refit (also one because of new labels) must be provably better, too. By
+            default, it must be better by `margin` and not provably worse.
 
     Raises:
         Misuse: A baseline is unknown; a margin, level or distance makes no sense; the window is shorter than 7 days; or
@@ -267,24 +263,24 @@ def deployment(
     Args:
         model: The model that answers requests.
         retrain: When to retrain: `on_quality_drop()`, `on_slice_drop()`, `on_new_labels(5_000)`, `every("30d")`, or
-            several of these joined by `|` (any of them) and `&` (all at the same time). None: never.
+            several of these joined by `|` (one is enough) and `&` (all at the same time). None: never.
         gate: What a candidate must prove; by default `beats_champion()`.
         learn: "batch"; or "online": the model predicts first, then learns from each label as it arrives (needs
             `partial_fit`).
-        cooldown: How long nothing is retrained after a candidate. It doubles with each refusal in a row; a refused
-            schedule is tried again after its period at the latest.
-        settle: How many days with labels a repair waits for after a change of the data began.
-        approval: How long a candidate that passed the gate waits for a person to approve it, such as "2d". After that
-            it is dropped, as if it had been refused. None: no approval is needed.
+        cooldown: For how long after a candidate nothing is retrained. It doubles with each refusal in a row. After a
+            refusal, a schedule tries again after its period at the latest.
+        settle: After a change of the data began, a repair waits for this many days with labels.
+        approval: How long a candidate that passed the gate waits for a person's approval, such as "2d". Then it is
+            dropped, as if it had been refused. None: no approval is needed.
         rollout: The stages from the gate to full service, made with `rollout()`: a shadow, then growing shares of the
             requests. None: full service at once.
-        fits_per_day: How many fits automation may make in 24 hours. Once they are used up, a repair waits, and the
-            ledger says so. Fits that a person asks for are counted, but are always allowed. None: no limit.
-        fits_per_week: The same for seven days.
+        fits_per_day: How many fits automation may make in 24 hours. When they are used up, a repair waits, and the
+            ledger says so. Fits that a person asks for are counted, but always allowed. None: no limit.
+        fits_per_week: A limit like `fits_per_day`, for seven days.
         degrade: What to answer if features or the model fail or are late, made with `degrade()`. None: such requests
             get an error.
-        cache: A cache for scores of the version in service, made with `cache()`. It is for models that take much longer
-            than a look-up (about a microsecond), and that often get equal requests. None: no cache.
+        cache: A cache for scores of the version in service, made with `cache()`. It is for models that often get equal
+            requests, and take much longer than a look-up (about a microsecond). None: no cache.
         owner: The team or person responsible for signals about this deployment. Alerts name the owner.
 
     Raises:
@@ -315,7 +311,7 @@ def deployment(
 
 
 def _check(made: Deployment) -> None:
-    """Refuse rules that contradict each other, and a gate that names a column that the model does not have."""
+    """Refuse rules that contradict each other, and a gate that names an unknown column."""
     model, gate, rollout = made.model, made.gate, made.rollout
     what, classes, online = f"deployment of {model.name!r}", len(model.label.classes), made.learn == "online"
     owner, budgets = made.owner, {"fits_per_day": made.fits_per_day, "fits_per_week": made.fits_per_week}

@@ -1,8 +1,8 @@
 """The ledger: a record of all decisions. Each row contains the hash of the previous row, so changes are noticed.
 
-The number and the hash of the newest row are also written to a file next to the catalogue. So rows that were removed
-from the end are noticed, too. The file is written after the row. If the process is killed in between, the file is one
-row behind, but it is never ahead.
+The sequence number and the hash of the newest row are also written to a file next to the catalogue, so that rows that
+were removed from the end are noticed, too. The file is written after the row. If the process is killed in between, the
+file is one row behind. It is never ahead.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ HEAD = "ledger.head"  # the name of that file
 FORGET = "forget"  # the `act` of a row that records the erasure of data
 
 Evidence = Mapping[str, str | int | float | bool | None]
-_ATTEMPTS = 20  # how often appending is tried again, because other deployments and people write to the ledger as well
+_ATTEMPTS = 20  # how often appending is tried, because other processes write to the ledger, too
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision that is to be written: a row of the ledger without its number and hashes."""
+    """A decision to write: a row of the ledger without its sequence number and hashes."""
 
     at_us: int
     model: str
@@ -43,14 +43,14 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """The contents of the file next to the catalogue: the number and the hash of the newest row."""
+    """The contents of the file next to the catalogue: the sequence number and the hash of the newest row."""
 
     sequence: int
     hash: str
 
 
 class Ledger:
-    """The decisions in a journal of the catalogue. Each contains the hash of the previous one."""
+    """The decisions in a journal of the catalogue. Each contains the hash of the previous decision."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -74,7 +74,7 @@ class Ledger:
                 self._catalog.write([*appends, *also])
             except Conflict:
                 if self._newest() == last:
-                    raise  # no other process appended, so it was an `expected` in `also` that did not hold
+                    raise  # no other process appended, so an `expected` in `also` does not hold
                 continue
             self._last = rows[-1] if rows else last
             if rows:
@@ -83,7 +83,7 @@ class Ledger:
         raise Conflict(f"ledger: other processes added a row first, {_ATTEMPTS} times in a row. Try again.")
 
     def rows(self, *, after: int = 0) -> list[Decision]:
-        """Return all decisions with a number above `after`, oldest first."""
+        """Return all decisions with a sequence number above `after`, oldest first."""
         out: list[Decision] = []
         while entries := self._catalog.journal(JOURNAL, after=after):
             out += [msgspec.json.decode(entry.body, type=Decision) for entry in entries]
@@ -96,7 +96,7 @@ class Ledger:
         Raises:
             Corrupt: A row was changed, removed or inserted. The message names the first such row.
         """
-        head, previous = self._read_head(), GENESIS  # read the file first, because rows may be added in the meantime
+        head, previous = self._read_head(), GENESIS  # the file first, because rows may be added meanwhile
         rows = self.rows()
         for n, row in enumerate(rows, 1):
             if row.sequence != n or row.previous_hash != previous or row.hash != _hash(row):
@@ -113,7 +113,7 @@ class Ledger:
         return len(rows)
 
     def _store_head(self, last: Decision) -> None:
-        """Write the number and hash of the newest row to the file, unless the file already has a newer one."""
+        """Write the sequence number and hash of the newest row to the file, unless it already has a newer row."""
         if self._head is None:
             return
         # if the disk is full, the next row tries again; if the file is damaged, `verify` reports it

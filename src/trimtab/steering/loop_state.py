@@ -13,7 +13,7 @@ Cause = Literal["first", "call", "alarm", "slice", "follow-up", "labels", "sched
 KIND = "loop"  # the kind of catalogue records that hold a `LoopState`
 FREEZE = "freeze"
 REQUEST: Final = "repair_request"  # the kind of catalogue records for repairs that were requested over HTTP
-APART: Final = ("call", "slice", "labels")  # kinds of causes whose quiet times are in `LoopState.quiets`
+APART: Final = ("call", "slice", "labels")  # causes whose quiet times are in `LoopState.quiets`
 SHADOW: Final = "shadow"
 APPROVAL: Final = "waiting for approval"
 CANARY: Final = "canary"
@@ -25,7 +25,7 @@ class PairedDay(msgspec.Struct, frozen=True, kw_only=True):
     """One closed day (a day whose labels are final) on which two models scored the same rows."""
 
     day_us: int  # the beginning of the day
-    rows: int  # the number of labelled rows, or for a ranking of lists
+    rows: int  # the number of labelled rows, or of lists for a ranking
     difference: float  # the mean loss of the successor (the new version), minus that of the champion
     champion: float  # the mean loss of the champion
 
@@ -35,7 +35,7 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
 
     candidate: str  # the id of the version that was judged
     gate: GateRecord
-    # the id of its refit (the final fit on more data), which goes into service; None: it was refused
+    # the id of the candidate's refit on more data, which goes into service; None: the candidate was refused
     successor: str | None
     reason: str  # why it passed or was refused, in one sentence
     reference: tuple[DayQuality, ...]  # days that the successor's quality in service is compared with
@@ -43,17 +43,17 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     rows: int  # the number of rows that the candidate was fitted on
     data_hash: str
     loss_cap: float = LOSS_CAP  # the largest loss that a row in `reference` can have
-    slices: dict[str, tuple[DayQuality, ...]] = {}  # the same days for each slice
-    allowance: dict[str, float] = {}  # for each kind of value, how far the successor's days may be from `reference`
+    slices: dict[str, tuple[DayQuality, ...]] = {}  # for each slice, its sums on these days
+    allowance: dict[str, float] = {}  # for each kind of value, a distance from `reference` that is no evidence
     name: str = ""  # the name of the successor
     left_out: dict[str, int] = {}  # how many rows were left out for each reason (faulty inputs or labels)
     fits: int = 1  # how many fits were made for this repair
     unseen_from_us: int = 0  # the successor has not learnt from requests since this time
     # candidate and champion on the days of the gate; empty: there was no comparison
     gate_days: tuple[PairedDay, ...] = ()
-    # whether another version took the champion's place on these days, so that they do not show the usual variation
+    # whether another version took the champion's place on these days, which then do not show the usual variation
     stood_in: bool = False
-    # the training cut of a stored version that was put forward; None: the same as `cut_us`
+    # the cut of a stored version that a person put forward; None: `cut_us`
     trained_us: int | None = None
 
 
@@ -69,11 +69,11 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     """Known changes of the data, which the plan of a repair takes into account."""
 
     onset: ChangeOnset | None = None  # the change to repair now
-    repaired: ChangeOnset | None = None  # the last change; the version in service has already learnt from days after it
-    refreshes: bool = False  # whether no change is known, and the repair is made on a schedule or because of new labels
+    repaired: ChangeOnset | None = None  # repaired last: the version in service has learnt from days after it
+    refreshes: bool = False  # whether it is a scheduled repair (or one for new labels), without a known change
 
 
-IDLE: dict[str, Any] = {  # the values of a state's fields about a repair when there is none
+IDLE: dict[str, Any] = {  # the state's fields about a repair, when there is none
     "phase": "idle",
     "cause": "",
     "repair": None,
@@ -88,7 +88,7 @@ IDLE: dict[str, Any] = {  # the values of a state's fields about a repair when t
 
 
 def is_before(now_us: int, until_us: int) -> bool:
-    """Return whether a time is before another time, which is one of a `LoopState`. 0 means that it is not set.
+    """Return whether a time is before `until_us`, a time of a `LoopState` (0: not set).
 
     >>> is_before(-5, 0), is_before(5, 10)
     (False, True)
@@ -97,7 +97,7 @@ def is_before(now_us: int, until_us: int) -> bool:
 
 
 def loop_state(catalog: Catalog, model: str) -> LoopState:
-    """The state of a deployment's loop; idle before its first tick."""
+    """Return the state of a deployment's loop; idle before its first tick."""
     return read_record(catalog, KIND, model, LoopState) or LoopState()
 
 
@@ -130,22 +130,22 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     follow_ups_us: tuple[int, ...] = ()  # when to repeat the repair of the last change, with more days
     quiet_until_us: int = 0  # the schedule starts no repair before this time
     cooldown_us: int = 0  # how long the schedule's quiet time after its next refusal is
-    alarm_quiet_until_us: int = 0  # the quiet time of alarms, whose refusals are counted separately
+    alarm_quiet_until_us: int = 0  # likewise for alarms, whose refusals are counted separately
     alarm_cooldown_us: int = 0
     quiets: dict[str, Quiet] = {}  # the quiet times of the causes call, slice and labels
-    fits: tuple[tuple[int, int], ...] = ()  # pairs of time and number: the fits of the last seven days
-    lack: str = ""  # phase "waiting": the data that were missing at the last look; "": there was none yet
+    fits: tuple[tuple[int, int], ...] = ()  # the fits of the last seven days, as pairs of time and count
+    lack: str = ""  # phase "waiting": which data were missing at the last look; "": none, or no look yet
     looked_us: int = 0  # the time of that look; in phase "shadow": of the last comparison
     looked_for: str | None = None  # the id of the version in service at that look
-    risen_us: int = 0  # the last rise after an alarm that was repaired; a newer rise ends the quiet time of alarms
+    risen_us: int = 0  # the last further rise that was repaired; a newer one ends the quiet time of alarms
     trained_at_us: int = 0  # the cut of the version in service, from which schedules count
-    repair: Repair | None = None  # in phases from shadow to promoting: the repair that passed the gate
+    repair: Repair | None = None  # phases "shadow" to "promoting": the repair that passed the gate
     stage_since_us: int = 0  # phases "shadow" and "canary": when the stage, or its present share, began
     shadow_until_us: int = 0  # phase "shadow": days before this time were already compared
     shadow: tuple[PairedDay, ...] = ()  # the days of the shadow; they are kept until the next repair
     canary_step: int = 0  # phase "canary": the index of the present share
     bake: Bake | None = None  # set while a promoted version is guarded
-    expires_us: int = 0  # phase "approval": the candidate waits until this time
+    expires_us: int = 0  # phase "waiting for approval": the candidate waits until this time
     approved_by: str | None = None  # phase "promoting": the person who approved the candidate, if any
     asked_by: str | None = None  # the person who asked for the present repair, if any
 

@@ -17,7 +17,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
 
     shadow_us: int | None = None  # how long the shadow lasts at least; None: no shadow
     within_us: int = 14 * DAY_US  # how long the shadow lasts at most
-    margin: float = 0.02  # by how much the successor (the new version) may be worse, as a share of the champion's loss
+    margin: float = 0.02  # as a share of the champion's loss, how much worse the successor (the new version) may be
     canary: tuple[float, ...] = ()  # the growing shares of the requests that the successor answers
     step_us: int = 3_600_000_000  # how long each share lasts
     bake_us: int = 0  # how long the version is guarded after it took over
@@ -34,21 +34,21 @@ def rollout(
     bake: str | int | None = None,
     guardrails: Guardrails | None = None,
 ) -> Rollout:
-    """Declare the stages by which a candidate that passed the gate comes into service.
+    """Declare the stages through which a candidate that passed the gate comes into service.
 
     In the shadow, the successor (the new version) also scores the logged rows that the champion answered, as their
-    labels arrive. No request waits for it or is answered by it. Each day, a sequential test decides whether to promote,
-    hold or reject. Then canaries answer growing shares of the requests, always those of the same entities. They protect
-    the service from errors, latency, and scores unlike the champion's. They do not test quality, because their labels
-    are few and belong to other requests than the champion's.
+    labels arrive. It answers no request, and no request waits for it. Each day, a sequential test decides whether to
+    promote, hold or reject it. Then canaries answer growing shares of the requests, always those of the same entities.
+    They protect the service from errors, latency, and scores unlike the champion's. They do not test quality, because
+    their labels are few and belong to other requests than the champion's.
 
     Args:
         shadow: How long the shadow lasts at least ("1d"), in whole days whose labels are final. None: no shadow.
-        within: How long the shadow lasts at most. It is doubled if faulty days delay the shadow. A successor that is
-            not decided by then is refused. If there are too few labels to decide by then, it is refused at once.
+        within: How long the shadow lasts at most. It is doubled if faulty days delay the shadow. Without a decision by
+            then, the successor is refused. If labels are too few to decide by then, it is refused at once.
         margin: By how much the successor may be worse than the champion, as a share of the champion's loss.
-        canary: The growing shares of the requests, each above 0 and below 1. If empty, the successor answers all
-            requests at once.
+        canary: The growing shares of the requests, each above 0 and below 1. If there are none, the successor answers
+            all requests at once.
         step: How long each share lasts.
         bake: How long the service is guarded after the last step. If a limit is exceeded, the successor is rolled back.
             By default it is as long as a step if there are canaries, and otherwise 0.

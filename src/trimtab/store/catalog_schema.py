@@ -9,7 +9,7 @@ from trimtab.core.errors import Misuse
 HEAD = "0002"
 KNOWN = ("0001", "0002")  # every schema revision that this version of trimtab can read or migrate, oldest first
 
-_text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")  # texts are sorted by bytes, as in SQLite
+_text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")  # sorts texts by bytes, like SQLite
 metadata = sa.MetaData()
 record = sa.Table(
     "record",
@@ -82,7 +82,7 @@ NEW_SQLITE = (
 
 
 def revision_of(connection: sa.Connection, what: str) -> str | None:
-    """Return the database's schema revision, or None if it has no tables yet.
+    """Return the database's schema revision; None if it has no tables yet.
 
     Raises:
         Misuse: A newer trimtab made the database, or it belongs to another program.
@@ -118,7 +118,7 @@ def migrate(connection: sa.Connection) -> None:
     scripts = ScriptDirectory.from_config(config)
 
     def steps(revision: object, context: object) -> object:
-        return scripts._upgrade_revs(HEAD, revision)  # type: ignore[arg-type]  # as Alembic's own upgrade does
+        return scripts._upgrade_revs(HEAD, revision)  # type: ignore[arg-type]  # like Alembic's own upgrade
 
     with EnvironmentContext(config, scripts, fn=steps, destination_rev=HEAD) as environment:
         environment.configure(connection=connection, target_metadata=metadata)

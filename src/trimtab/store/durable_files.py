@@ -10,20 +10,20 @@ from pathlib import Path
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.store.regular_file import other_kind
 
-# Prefix and suffix of the name of an unfinished file. If the writer died, the file keeps this name.
+# Prefix and suffix of the name of an unfinished file, which it keeps if the writer dies.
 TEMPORARY = (".", ".new")
-# With less free space than this, the disk counts as full. A database that is opened makes files of half this size.
+# With less free space than this, the disk counts as full. Opening a database makes files of half this size.
 _ROOM_BYTES = 1 << 18
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write a whole file and sync it. After a crash, the file has either its old content or the new one.
+    """Write a whole file and sync it. After a crash, the file has either the old or the new content.
 
     Raises:
         Misuse: The path names a device or a pipe.
     """
     kind = other_kind(path)
-    if kind not in (None, "folder"):  # if the path names a folder, the system raises an error itself
+    if kind not in (None, "folder"):  # for a folder, the system raises an error itself
         raise Misuse(f"file {path}: found a {kind}, needed the name of a new file. Give another one.")
     fd, temporary = tempfile.mkstemp(prefix=TEMPORARY[0], suffix=TEMPORARY[1], dir=path.parent)
     try:
@@ -44,8 +44,8 @@ def write_content(path: Path, data: bytes) -> None:
     """Write content to a file that is named by the content's hash, and sync the file and its name.
 
     If the process is killed, the file is either complete or absent. A power cut before the function returns may leave a
-    damaged file. The file gets its name before the first sync. This sync then writes both to the disk, and the second
-    sync has little left to do. # D83
+    damaged file. The file gets its name before the first sync, which writes both content and name, so the second sync
+    has little to do. # D83
     """
     fd, temporary = tempfile.mkstemp(prefix=TEMPORARY[0], suffix=TEMPORARY[1], dir=path.parent)
     with open(fd, "wb", buffering=0) as file:
@@ -66,8 +66,8 @@ def write_content(path: Path, data: bytes) -> None:
 def make_folder(folder: Path) -> None:
     """Make a folder and its missing parents. Each gets the permissions of the folder above it.
 
-    Therefore everything in a private folder is private, and a group that may read a folder may read everything that is
-    made in it.
+    So everything in a private folder is private, and a group that may read a folder may read everything that is made in
+    it.
     """
     if not folder.is_dir():
         make_folder(folder.parent)
@@ -78,13 +78,13 @@ def make_folder(folder: Path) -> None:
 def file_mode(folder: Path) -> int:
     """Return the permissions for a new file in a folder.
 
-    The owner may write the file. Everyone who may read the folder may read the file.
+    The owner may write the file, and everyone who may read the folder may read it.
     """
     return 0o600 | folder.stat().st_mode & 0o044
 
 
 def narrow(path: Path) -> None:
-    """Take from a file those permissions that its folder does not give."""
+    """Remove the permissions of a file that its folder does not give."""
     with contextlib.suppress(PermissionError):  # the file belongs to another user of the folder
         path.chmod(path.stat().st_mode & (0o700 | path.parent.stat().st_mode & 0o077))
 
@@ -92,13 +92,13 @@ def narrow(path: Path) -> None:
 def publish(made: Path, path: Path) -> None:
     """Give a finished, synced file its final name, unless another process has already made a file of that name.
 
-    The name `made` does not exist afterwards, in either case.
+    In either case, the name `made` does not exist afterwards.
     """
     try:
         os.link(made, path)
     except FileExistsError:
         pass
-    # The file system has no hard links. Only locks can keep two processes from making the file at once.
+    # The file system has no hard links, so only locks can keep two processes from making the file at once.
     except OSError:
         os.replace(made, path)
     made.unlink(missing_ok=True)
@@ -115,7 +115,7 @@ def check_writable(folder: Path) -> None:
         Unavailable: The folder is read-only for this user, or its disk is full.
     """
     there = existing(folder)
-    if not os.access(there, os.W_OK):  # this also finds a file system that is mounted read-only
+    if not os.access(there, os.W_OK):  # also if the file system is mounted read-only
         raise Unavailable(
             f"{folder}: cannot be written: {there} is read-only for this user. Give this user write access, or copy "
             "the project to a folder that can be written."

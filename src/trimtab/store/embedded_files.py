@@ -16,7 +16,7 @@ Kind = Literal["catalogue", "log file", "key-value store", "blob store"]
 _CATALOG, _BLOBS = "catalog.db", "format"
 _LOCKS = (".lock", ".holder")  # suffixes of files
 _SQLITE = b"SQLite format 3\x00"
-# the bytes in the header of an SQLite file that hold the application id; only logs set this id
+# the place of the application id in the header of an SQLite file; only logs set this id
 _APPLICATION = slice(68, 72)
 
 
@@ -35,24 +35,24 @@ def catalog_file(folder: Path) -> Path:
 
 
 def is_of_catalog(name: str) -> bool:
-    """Return whether a file name is that of the catalogue's database, or of a file that SQLite keeps next to it."""
+    """Return whether a file name is that of the catalogue's database, or of a file that SQLite keeps for it."""
     return name.startswith(_CATALOG)
 
 
 def is_of_process(path: Path) -> bool:
-    """Return whether a file only says which processes use a store now. A copy of the folder does not need it."""
+    """Return whether a file only says which processes use a store now. Copies of the folder do not need it."""
     return path.suffix in _LOCKS or path.name == "lock.mdb"
 
 
 def check_file(path: Path, repair: str) -> Kind | None:
-    """Check that trimtab can read a file of a state folder, and return the kind of store that it is the main file of.
+    """Check that trimtab can read a file of a state folder, and return the kind of the store whose main file it is.
 
     Args:
         path: A file of a store, or any other file.
         repair: The advice in the error message if the file is a damaged key-value store.
 
     Returns:
-        The kind of store it is the main file of; None: of no store.
+        The kind of the store whose main file this is; None: it is no main file.
 
     Raises:
         Misuse: This version does not read the file's format.

@@ -14,12 +14,12 @@ from trimtab.store.durable_files import TEMPORARY, make_folder, sync_directory, 
 from trimtab.store.ports import StoredBlob
 
 FORMAT = 2
-KNOWN = ("2",)  # format 1, which had two levels of folders, was never released # D83
+KNOWN = ("2",)  # format 1 (two levels of folders) was never released # D83
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class FileBlob(Closing):
-    """A `Blob` in a directory, all in one folder. Safe to use from many threads and processes.
+    """A `Blob` in one directory. Many threads and processes may use it.
 
     >>> import tempfile
     >>> blobs = FileBlob(Path(tempfile.mkdtemp()))
@@ -30,7 +30,7 @@ class FileBlob(Closing):
     def __init__(self, directory: Path) -> None:
         self.directory = Path(directory)
         try:
-            # the file that tells the format is written together with the first blob
+            # the first `put` writes the file that says the format
             self._marked = self._format() == str(FORMAT)
         except OSError as error:
             raise self._unavailable(error) from error
@@ -45,7 +45,7 @@ class FileBlob(Closing):
         path = self._path(digest)
         try:
             if _holds(path, data) and _renewed(path):
-                self._sync(path)  # the file exists, but its writer may have been killed before it synced the file
+                self._sync(path)  # the file exists, but its writer may have been killed before the sync
             else:
                 self._mark()
                 write_content(path, data)
@@ -75,7 +75,7 @@ class FileBlob(Closing):
         return self._path(digest).is_file()
 
     def stored(self, digest: str) -> StoredBlob | None:
-        """Return a blob's size and the time of its last `put`, or None if the blob does not exist."""
+        """Return the size of a blob and the time of its last `put`; None if the blob does not exist."""
         try:
             return _weighed(digest, self._path(digest).stat())
         except FileNotFoundError:
@@ -94,7 +94,7 @@ class FileBlob(Closing):
         path = self._path(digest)
         aside = path.with_name(f"{TEMPORARY[0]}{digest}.{os.getpid()}{TEMPORARY[1]}")
         try:
-            os.rename(path, aside)  # from here on, a `put` does not find the blob, and stores it again
+            os.rename(path, aside)  # from now on, `put` does not find the blob, and stores it again
             if aside.stat().st_mtime_ns // 1_000 >= before_us:
                 os.rename(aside, path)
                 return False
@@ -107,8 +107,7 @@ class FileBlob(Closing):
         return True
 
     def sweep(self, before_us: int, *, look: bool = False) -> int:
-        """Remove unfinished files that killed processes left behind before a time, and return the number of bytes
-        freed.
+        """Remove unfinished files that killed processes left before a time. Return the number of bytes freed.
 
         If `look` is True, only count the bytes.
         """
@@ -152,7 +151,7 @@ class FileBlob(Closing):
         sync_directory(self.directory)
 
     def _mark(self) -> None:
-        """Write the file that tells the format, unless this was already done."""
+        """Write the file that says the format, unless this was done before."""
         if not self._marked:
             make_folder(self.directory)
             if self._format() != str(FORMAT):
@@ -169,7 +168,7 @@ class FileBlob(Closing):
             others = self.directory.exists() and any(e.name[0] != "." for e in self.directory.iterdir())
             if not others:
                 return None
-            if not path.exists():  # otherwise another process has written the format by now
+            if not path.exists():  # otherwise another process has written the format
                 raise Misuse(
                     f"{self.directory}: holds other files. Give an empty directory, or a blob store."
                 ) from None
@@ -207,7 +206,7 @@ def _weighed(digest: str, found: os.stat_result) -> StoredBlob:
 
 
 def _renewed(path: Path) -> bool:
-    """Set the time of a blob to now, so that garbage collection keeps the blob. Return False if it was just removed."""
+    """Set the time of a blob to now, so that garbage collection keeps it. Return False if the blob was just removed."""
     try:
         os.utime(path)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A lock on a file. It is taken without waiting, and the system releases it when its process dies."""
+"""A lock on a file. It is taken without waiting. If its process dies, the system releases it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FileLock:
 
     @staticmethod
     def take(path: Path) -> FileLock | None:
-        """Take the lock on `path` and return it. Return None if another process or object holds it."""
+        """Take the lock on `path` and return it; None: another process or object holds the lock."""
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, file_mode(path.parent))
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -58,7 +58,7 @@ class FileLock:
 
     @staticmethod
     def holder(path: Path) -> str:
-        """Return the pid in the lock file, or "unknown" if the file holds none."""
+        """Return the pid in the lock file, or "unknown" if there is none."""
         try:
             return path.read_text() or "unknown"
         except OSError:
@@ -69,7 +69,7 @@ class FileLock:
         fd, self._fd = self._fd, -1
         unguard(self)
         if fd >= 0:
-            fcntl.flock(fd, fcntl.LOCK_UN)  # this frees the lock even if a child still has a copy of the open file
+            fcntl.flock(fd, fcntl.LOCK_UN)  # frees the lock even if a child has a copy of the open file
             os.close(fd)
 
     def after_fork(self) -> None:

@@ -1,7 +1,7 @@
 """Make sure that a forked child does not use the stores that its parent has open.
 
-SQLite and LMDB keep locks per process. A child that used its parent's connections, or opened the same files again,
-would take the parent's locks for its own, and could damage the files.
+SQLite and LMDB keep locks per process. A child that used its parent's connections, or opened their files again, would
+treat the parent's locks as its own, and could damage the files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _inherited: set[str] = set()  # in a forked child: the paths that its parent had
 
 
 def guard(thing: Guarded, path: Path) -> None:
-    """Record that `thing` has `path` open. A forked child can then use neither of them."""
+    """Record that `thing` has `path` open. A forked child may use neither of them."""
     _open[thing] = os.path.realpath(path)
 
 
@@ -58,7 +58,7 @@ def forked(path: Path) -> Misuse:
 def _after_fork_in_child() -> None:
     for thing, path in list(_open.items()):
         _inherited.add(path)
-        # keep the object for ever, because finalising it would close the parent's files
+        # keep the object for ever: its end would close the parent's files
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
         thing.after_fork()
     _open.clear()

@@ -13,9 +13,9 @@ _appended_at = attrgetter("appended_at_us")
 
 
 class Gap(Exception):
-    """Raised because records that are to be read were already removed from the log.
+    """Raised if records to read were removed from the log.
 
-    A caller may have copied these records to a table earlier, and can then read them there.
+    A caller that has copied these records to a table can read them there.
     """
 
     def __init__(self, partition: str, first: int, last: int, found: int | None) -> None:
@@ -39,9 +39,8 @@ def intervals(
 ) -> Iterator[list[list[LogRecord]]]:
     """Yield the records after `after` and up to `upto`, one interval of append times at a time.
 
-    Each item has one list of records per partition, in the order of the partitions' names. A partition without records
-    in the interval is left out. All records of an interval come before those of the next interval. No record is read
-    twice.
+    Each item has one list for each partition with records in the interval, in the order of the partitions' names. All
+    records of an interval come before those of the next one. No record is read twice.
 
     Args:
         log: The log to read.
@@ -62,7 +61,7 @@ def intervals(
         if not held:
             return
         unread = [(r[-1].appended_at_us, name) for name, r in held.items() if r[-1].position < upto[name]]
-        # Do not return records after this one yet: records that were not read yet may come before them.
+        # do not return records after this one yet, because records that were not read yet may come before them
         bound = min(unread, default=None)
         cuts = {name: _until(records, name, bound) for name, records in held.items()}
         yield [records[: cuts[name]] for name, records in held.items() if cuts[name]]
@@ -84,7 +83,7 @@ def _chunks(log: Log, partition: str, after: int, end: int, batch: int, gaps: bo
 
 
 def _until(records: list[LogRecord], partition: str, bound: tuple[int, str] | None) -> int:
-    """Return how many of the records do not come after `bound`, which is an append time and a partition."""
+    """Return how many of the records do not come after `bound` (append time, partition)."""
     if bound is None:
         return len(records)
     cut = bisect_right if partition <= bound[1] else bisect_left

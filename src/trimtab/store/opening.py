@@ -1,4 +1,4 @@
-"""Open a store, given its URL and the kind of store that is wanted."""
+"""Open a store, given its URL and the kind of store."""
 
 # ruff: noqa: A001 - `store.open` is named after `io.open`
 from __future__ import annotations
@@ -22,11 +22,11 @@ Port = Literal["log", "table", "kv", "blob", "catalog"]
 
 
 class _Backend(msgspec.Struct, frozen=True, kw_only=True):
-    """One implementation of a port, given by a class that takes a path or, for a server, a URL."""
+    """One implementation of a port: a class that takes a path or, for a server, a URL."""
 
     opens: str  # "module:name" in trimtab.store
     example: str  # a URL
-    takes: tuple[str, ...] = ()  # some of the arguments `clock`, `repair` and `mode`
+    takes: tuple[str, ...] = ()  # which of the arguments `clock`, `repair` and `mode` it takes
     place: str | None = None  # "module:name" of the place of an embedded key-value store
     server: bool = False
 

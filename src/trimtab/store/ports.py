@@ -1,4 +1,4 @@
-"""The five ports: the protocols that every kind of store follows. `trimtab.testing` has tests for implementations."""
+"""The five ports: a protocol for each kind of store. `trimtab.testing` has tests for implementations."""
 
 from __future__ import annotations
 
@@ -29,15 +29,14 @@ class Log(Protocol):
 
     @property
     def partition(self) -> str:
-        """The partition that this process appends to. It is taken at the first append, or when this is first read."""
+        """The partition that this process appends to. The first append, or the first use of this property, takes it."""
         ...
 
     def append(self, payloads: Sequence[bytes], *, at_us: Sequence[int] | None = None) -> range:
         """Append all of `payloads` or none. Return their positions once they are safe.
 
-        `at_us` are the append times of the payloads, which a replay gives. By default the clock gives them. A time
-        below the partition's last append time is raised to that time. Threads may append at once, and then share one
-        sync.
+        `at_us` are the append times of the payloads, for a replay. By default, they are from the clock. A time before
+        the partition's last append time is raised to that time. Threads that append at once share one sync.
         """
         ...
 
@@ -60,23 +59,22 @@ class Log(Protocol):
         ...
 
     def erase(self, partition: str, instead: Mapping[int, bytes]) -> int:
-        """Replace the payloads of the records at the given positions, and return the number replaced. Append times
-        stay.
+        """Replace the payloads at the given positions, but not the append times. Return how many were replaced.
 
-        When this returns, neither the old payloads nor removed records are on any page of the disk. Raise Conflict, and
-        do nothing, while another process writes the partition.
+        When this returns, the old payloads and removed records are on no page of the disk. If another process writes
+        the partition, raise Conflict and do nothing.
         """
         ...
 
     def mark(self) -> Hashable | None:
-        """Return a value that changes whenever a process appends. None: this log has no cheap way to tell."""
+        """Return a value that changes whenever a process appends. None: this log cannot find this out cheaply."""
         ...
 
     def maintenance(self) -> None:
         """Do work that appends would otherwise have to do, such as a checkpoint. Appends wait meanwhile.
 
-        After the first call, appends only do this work themselves if it is long overdue. Raise Unavailable if it cannot
-        be done now.
+        After the first call, appends only do this work if it is long overdue. If it cannot be done now, raise
+        Unavailable.
         """
         ...
 
@@ -90,7 +88,7 @@ class Repairable(Protocol):
     def skip_to(self, partition: str, position: int, again: Iterable[tuple[bytes, int]]) -> None:
         """Continue a partition after `position`: remove the records up to there, and append payloads with append times.
 
-        Either all of this is done or nothing. A partition that does not exist is created.
+        All of this is done, or nothing. A partition that does not exist is created.
         """
         ...
 
@@ -100,7 +98,7 @@ class Repairable(Protocol):
 
 
 class Table(Protocol):
-    """A table that rows are appended to, each time with the position in a log that the rows were read up to."""
+    """A table to which rows are appended, each time with the log position up to which the rows were read."""
 
     def append(self, rows: Columns, *, writer: str, position: int) -> bool:
         """Add rows in one commit that also stores `position` for `writer`.
@@ -118,7 +116,7 @@ class Table(Protocol):
         ...
 
     def erase(self, rows: Columns, instead: Columns | None = None) -> int:
-        """Remove every row that equals one of `rows` in all of its columns, even from the files of older versions.
+        """Remove each row that equals one of `rows` in all columns of `rows`, even from the files of older versions.
 
         The rows `instead` are added in the same commit. Return the number of removed rows.
         """
@@ -148,13 +146,13 @@ class Prunable(Protocol):
         ...
 
     def vacuum(self, older_h: int) -> int:
-        """Delete files that only versions replaced `older_h` hours ago or earlier need. Return the bytes freed."""
+        """Delete files that no version has needed in the last `older_h` hours. Return the bytes freed."""
         ...
 
 
 @runtime_checkable
 class Copyable(Protocol):
-    """A store that can write a consistent copy of itself while other processes write to the store."""
+    """A store that can write a consistent copy of itself while other processes write to it."""
 
     def copy_to(self, to: Path, /) -> object: ...
 
@@ -167,9 +165,7 @@ class InFolder(Protocol):
 
 
 class KeyValue(Protocol):
-    """A map of bytes to bytes. One process writes, and many read. A write is synced, and is done as a whole or not at
-    all.
-    """
+    """A map of bytes to bytes. One process writes, and many read. A write is synced and atomic."""
 
     def get(self, key: bytes) -> bytes | None: ...
 
@@ -180,15 +176,14 @@ class KeyValue(Protocol):
     def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
         """Store and delete pairs in one transaction.
 
-        For example, the log position of a view is stored under a key of its own, so it always changes together with the
-        view's state.
+        For example, the log position of a view has its own key, and changes together with the view's state.
         """
         ...
 
     def release_writer(self) -> None:
         """Let another process write, until this process writes again.
 
-        A write makes its process the only process that may write.
+        After a write, only its process may write.
         """
         ...
 
@@ -197,16 +192,16 @@ class KeyValue(Protocol):
         ...
 
     def erase(self, keys: Iterable[bytes] = ()) -> None:
-        """Delete keys, and remove them from the disk, with everything that was deleted or replaced earlier.
+        """Delete keys, and remove from the disk these and everything that was deleted or replaced earlier.
 
-        Raise Conflict, and do nothing, while another process has the store open.
+        If another process has the store open, raise Conflict and do nothing.
         """
         ...
 
     def reopen_if_replaced(self, *, make: bool = False) -> bool:
-        """Open the store again if other files are in its place by now. Return whether this was the case.
+        """If other files are in the store's place now, open it again. Return whether this was the case.
 
-        If the files are missing, raise Unavailable. The writer may pass `make`, and an empty store is then created
+        If the files are missing, raise Unavailable. With `make`, which only the writer may set, create an empty store
         instead.
         """
         ...
@@ -215,10 +210,10 @@ class KeyValue(Protocol):
 
 
 class Place(Protocol):
-    """The place of a key-value store. Unlike opening the store, a look at its place makes nothing."""
+    """The place of a key-value store. Its methods do not open or create the store."""
 
     def mark(self) -> Hashable | None:
-        """Return a value that changes when the store is replaced by another one, or None while there is no store."""
+        """Return a value that changes when another store replaces this one; None while there is no store."""
         ...
 
     def is_aside(self) -> bool:
@@ -271,9 +266,7 @@ class Listed(Protocol):
         ...
 
     def all(self) -> Iterator[StoredBlob]:
-        """Yield every blob, in no particular order. A blob that is stored or removed meanwhile may or may not be
-        included.
-        """
+        """Yield every blob in any order, perhaps with or without blobs that are stored or removed meanwhile."""
         ...
 
     def expire(self, digest: str, before_us: int) -> bool:
@@ -281,7 +274,7 @@ class Listed(Protocol):
         ...
 
     def sweep(self, before_us: int, *, look: bool = False) -> int:
-        """Remove unfinished files that killed processes left behind before a time. Return the number of bytes freed.
+        """Remove unfinished files that killed processes left before a time. Return the number of bytes freed.
 
         If `look` is True, only count the bytes.
         """
@@ -348,9 +341,7 @@ class Catalog(Protocol):
         ...
 
     def write(self, changes: Sequence[Put | Remove | Append]) -> None:
-        """Make all changes or none. Raise Conflict if an `expected` does not hold; the message names the first such
-        change.
-        """
+        """Make all changes or none. If an `expected` is not met, raise Conflict with the first such change."""
         ...
 
     def journal(self, name: str, *, after: int = 0, limit: int = 10_000) -> list[Entry]:
@@ -358,9 +349,7 @@ class Catalog(Protocol):
         ...
 
     def acquire(self, lease: str, holder: str, ttl_s: float) -> bool:
-        """Take or renew a lease for `ttl_s` seconds. Return False if another holder has the lease and it has not
-        expired.
-        """
+        """Take or renew a lease for `ttl_s` seconds. Return False if another holder has it and it has not expired."""
         ...
 
     def release(self, lease: str, holder: str) -> None:
@@ -368,13 +357,13 @@ class Catalog(Protocol):
         ...
 
     def mark(self) -> Hashable | None:
-        """Return a value that changes whenever a process writes. None: this catalogue has no cheap way to tell."""
+        """Return a value that changes whenever a process writes. None: this catalogue cannot find this out cheaply."""
         ...
 
     def close(self) -> None: ...
 
 
 def read_record(catalog: Catalog, kind: str, key: str, what: type[_Stored]) -> _Stored | None:
-    """Return what a record holds, or None if there is no such record."""
+    """Return the document in a record, or None if there is no such record."""
     record = catalog.get(kind, key)
     return None if record is None else msgspec.json.decode(record.body, type=what)

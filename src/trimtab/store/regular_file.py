@@ -17,7 +17,7 @@ _KINDS = {
 
 
 def other_kind(path: Path) -> str | None:
-    """Return the kind of a thing that is no regular file, for example "folder".
+    """Return the kind of what a path names, for example "folder".
 
     Return None if the path names a regular file, or nothing.
     """
@@ -36,7 +36,7 @@ def regular_file(path: Path, what: str = "file") -> Path:
 
     Raises:
         NotFound: Nothing exists at the path.
-        Misuse: The path names something else than a regular file, such as a named pipe.
+        Misuse: The path names something other than a regular file, such as a named pipe.
     """
     kind = other_kind(path)
     if kind is not None:

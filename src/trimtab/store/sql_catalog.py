@@ -1,4 +1,4 @@
-"""The catalogue in an SQL database, over SQLAlchemy Core. It uses SQLite; its statements also fit PostgreSQL."""
+"""The catalogue in an SQL database, over SQLAlchemy Core: SQLite, with statements that would also fit PostgreSQL."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from trimtab.store.sqlite.partition_file import FileId, file_id
 from trimtab.store.sqlite.wal import acknowledged_frames
 from trimtab.store.sqlite.write_lock import WriteLock
 
-_CHECKED_PAGES = 1_000  # 4 MB; smaller databases are checked whenever they are opened, which takes a few ms
+_CHECKED_PAGES = 1_000  # 4 MB; smaller databases are checked at each opening, which takes a few ms
 _THREADS = 64  # the number of threads that may use a catalogue at once; further threads wait
 _SYNCHRONOUS = {"durable": "FULL", "relaxed": "NORMAL"}
 _BUSY_S = 30.0  # how long a writer waits for other writers before it fails
 
 
 class SqlCatalog(Closing):
-    """A `Catalog` in one database. Safe to use from many threads and processes; opening it migrates it.
+    """A `Catalog` in one database, for many threads and processes. Opening an older catalogue migrates it.
 
     >>> import tempfile
     >>> with SqlCatalog.sqlite(Path(tempfile.mkdtemp()) / "catalog.db") as catalog:
@@ -76,7 +76,7 @@ class SqlCatalog(Closing):
         """Open the catalogue in an SQLite file. A file that does not exist is created.
 
         In mode `durable`, each write is synced before it returns. In mode `relaxed`, all writes survive kill -9, but a
-        power failure may lose the last ones (never a part of a write). `relaxed` is meant for data that can be computed
+        power failure may lose the last ones (never a part of a write). `relaxed` is for data that can be computed
         again, such as those of a replay. # D0190
         """
         check_inherited(path)
@@ -121,7 +121,7 @@ class SqlCatalog(Closing):
         """Make all changes or none. When this returns, the changes are durable.
 
         Raises:
-            Conflict: An `expected` does not hold. The message names the first such change. Nothing was written.
+            Conflict: An `expected` is not met. The message names the first such change. Nothing was written.
             Unavailable: The disk is full, other processes wrote for too long, or the file was moved or replaced.
                 Nothing was written.
         """
@@ -194,7 +194,7 @@ class SqlCatalog(Closing):
     def check(self) -> int:
         """Check the structure of the database and every row. Return the number of rows.
 
-        Reading only checks the rows that are found. `check` also finds rows that damage has hidden.
+        A read only checks the rows that it finds. `check` also finds rows that damage has hidden.
 
         Raises:
             Corrupt: A row or a page is damaged or missing. The message names it.
@@ -213,7 +213,7 @@ class SqlCatalog(Closing):
         return rows
 
     def mark(self) -> tuple[int, int] | None:
-        """Return a value that changes whenever a process writes. None: this database has no cheap way to tell."""
+        """Return a value that changes whenever a process writes. None: this database cannot find this out cheaply."""
         self._refuse_forked()
         return None if self._changes is None else self._changes.mark()
 
@@ -258,12 +258,12 @@ class SqlCatalog(Closing):
                 revision = schema.revision_of(connection, what)
         if revision != schema.HEAD:
             with self._transaction(self._writing) as connection:
-                # another process may have migrated the database by now
+                # another process may have migrated the database meanwhile
                 if schema.revision_of(connection, what) != schema.HEAD:
                     schema.migrate(connection)
 
     def _prepare_wal(self, path: Path) -> None:
-        """Switch the file to WAL mode if it is not yet, and raise an error if its write-ahead log is damaged.
+        """Switch the file to WAL mode, and raise an error if its write-ahead log is damaged.
 
         SQLite would silently ignore the rest of a damaged log. # D57
         """
@@ -274,7 +274,7 @@ class SqlCatalog(Closing):
                 raw.execute("PRAGMA journal_mode = WAL").fetchone()
             if acknowledged:
                 _, frames, _ = raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                # if the last connection of another process has removed the log by now, its frames are not missing
+                # if the last connection of another process has removed the log meanwhile, no frames are missing
                 if frames < acknowledged <= acknowledged_frames(path):
                     raise Corrupt(
                         f"{path}-wal: damaged: only {frames} of at least {acknowledged} acknowledged frames are sound. "
@@ -362,7 +362,7 @@ class SqlCatalog(Closing):
         return row
 
     def _check_structure(self, connection: sa.Connection) -> None:
-        """Run SQLite's own check of its pages and indexes. A database server does such checks itself."""
+        """Run SQLite's own check of pages and indexes. (A database server does this itself.)"""
         if connection.dialect.name == "sqlite":
             (found, *_) = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalars().all()
             if found != "ok":
@@ -386,7 +386,7 @@ class SqlCatalog(Closing):
 def _run(connection: sa.Connection, statement: sa.Executable, values: dict[str, Any]) -> Any:
     """Run a statement and return its cursor.
 
-    For SQLite this bypasses SQLAlchemy, which takes seven times as long. # D83
+    For SQLite, this bypasses SQLAlchemy, which takes seven times as long. # D83
     """
     raw: Any = connection.connection.dbapi_connection
     if not isinstance(raw, sqlite3.Connection):
@@ -409,13 +409,13 @@ def _pages(connection: sa.Connection) -> int:
 def _above(prefix: str) -> str | None:
     """Return the smallest text above all texts that start with `prefix`.
 
-    Return None if replacing the last character of the prefix does not give such a text.
+    Return None if no other last character of the prefix gives such a text.
 
     >>> _above("day/2024-05")
     'day/2024-06'
     """
     last = prefix[-1]
-    # these two have no next code point that is a character
+    # the code points after these two are not characters
     return None if last in "\ud7ff\U0010ffff" else prefix[:-1] + chr(ord(last) + 1)
 
 
@@ -457,7 +457,7 @@ def _sqlite_engine(path: Path, synchronous: str = "FULL") -> sa.Engine:
 
 
 def _prepare_sqlite(synchronous: str, connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # do not let the driver begin transactions, because `_begin_sqlite` does
+    connection.isolation_level = None  # `_begin_sqlite` begins transactions, not the driver
     for pragma in (f"synchronous = {synchronous}", "journal_size_limit = 1048576"):
         connection.execute(f"PRAGMA {pragma}").close()
 
@@ -479,7 +479,7 @@ _HERE = (schema.record.c.kind == sa.bindparam("of_kind"), schema.record.c.key ==
 _GET = sa.select(schema.record).where(*_HERE)
 _FIND = sa.select(schema.record).where(_HERE[0]).order_by(schema.record.c.key)
 _FROM = _FIND.where(schema.record.c.key >= sa.bindparam("of_prefix"))
-_FIND_PREFIX = _FROM.where(  # another database may sort texts in another order, so this compares the prefix itself
+_FIND_PREFIX = _FROM.where(  # compares the prefix itself, because databases sort texts differently
     sa.func.substr(schema.record.c.key, sa.literal_column("1"), sa.bindparam("of_length")) == sa.bindparam("of_prefix")
 )
 # this bound keeps SQLite from scanning later keys

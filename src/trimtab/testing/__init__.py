@@ -1,4 +1,4 @@
-"""Test suites that every backend must pass, for authors of backends, and backends in memory for fast tests."""
+"""Tests that every backend must pass, for authors of backends, and backends in memory for fast tests."""
 
 from trimtab.core.package import lazily
 

@@ -16,7 +16,7 @@ _new_id = PredictionIds(SystemClock())
 
 
 def a_prediction(**changes: Any) -> Prediction:
-    """Make a prediction of version "v" of model "m". Each one has its own id.
+    """Make a prediction of version "v" of model "m". Each prediction has an id of its own.
 
     >>> a_prediction(model="late", score=0.25).score
     0.25
@@ -64,7 +64,7 @@ def a_signal(raised_at_us: int = 0, **changes: Any) -> Signal:
 def a_gate_record(**changes: Any) -> GateRecord:
     """Make the record of a first version of model "m" that passed its gate.
 
-    Unless checks are given, the record has those that it needs. If it did not pass, the last one failed.
+    By default, the record has the checks that it needs. If `passed` is False, the last check failed.
 
     >>> a_gate_record().lines()[-1], a_gate_record(passed=False, reason="Off by 0.1.").checks["calibrated"]
     ('calibrated  held          It passed.', False)

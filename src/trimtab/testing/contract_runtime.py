@@ -28,10 +28,10 @@ sys.stdout.buffer.write(np.asarray(scorer.predict(np.load(sys.argv[3]))).tobytes
 class RuntimeContract:
     """Tests for a runtime. To use them, write a subclass named `Test...` with a fixture `make`.
 
-    The fixture returns a function that makes an unfitted estimator. The attribute `classes` tells whether the estimator
-    predicts the probability of the positive class; otherwise it predicts numbers. With `several`, it predicts the
-    probabilities of three classes instead. `trust` is passed to `runtime_for`. If rows have too few or too many inputs,
-    `refusal` must be raised, with a message that matches the pattern `refused`.
+    The fixture returns a function that makes an unfitted estimator. With `classes`, the estimator predicts the
+    probability of the positive class; with `several`, the probabilities of three classes; otherwise numbers. `trust` is
+    passed to `runtime_for`. For rows with too few or too many inputs, `refusal` must be raised, with a message that
+    matches the pattern `refused`.
     """
 
     classes = True
@@ -129,7 +129,7 @@ class RuntimeContract:
 
     def test_bytes_that_are_no_model_are_corrupt(self, make: Callable[[], Any]) -> None:
         runtime = runtime_for(make(), trust=self.trust)
-        # other damage is not tested, because the bytes of a version are first checked by their hash
+        # no other damage, because the bytes of a version are first checked by their hash
         for data in (b"", b"nothing"):
             with pytest.raises(Corrupt):
                 runtime.load(data)
@@ -144,7 +144,7 @@ class RuntimeContract:
             scorer.predict_row(rows[0].tolist())
         if isinstance(scorer, PlainScorer):
             with pytest.raises(self.refusal, match=self.refused):
-                # together, these rows have as many numbers as two valid rows
+                # together, they have as many numbers as two valid rows
                 scorer.predict_rows([rows[0].tolist(), [0.5] * (2 * len(NAMES) - inputs)])
         for name, call in getattr(scorer, "row_calls", {}).items():
             with pytest.raises(self.refusal, match=self.refused):
@@ -157,7 +157,7 @@ class RuntimeContract:
         try:
             found = runtime.fit(estimator, inputs, target, NAMES, np.where(target > target.mean(), 9.0, 1.0))
         except Misuse as error:
-            assert "sample_weight" in str(error)  # noqa: PT017  # weights may be refused, but only with this error
+            assert "sample_weight" in str(error)  # noqa: PT017  # weights may be refused with this error
             return
         heavier, plain = (runtime.load(data).predict(inputs) for data in (runtime.save(found), saved))
         assert heavier[..., -1].mean() > plain[..., -1].mean() if self.several else heavier.mean() > plain.mean()

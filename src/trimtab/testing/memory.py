@@ -1,4 +1,4 @@
-"""A log and a key-value store in memory. They are real implementations that pass the same tests as other backends."""
+"""A log and a key-value store in memory: real implementations, which pass the tests of all backends."""
 
 from __future__ import annotations
 

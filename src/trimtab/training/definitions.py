@@ -49,7 +49,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     estimator: Callable[..., Any]  # a function that returns a new, unfitted estimator; it is called for each fit
     metric: Metric
     calibration: RecalibrationKind | None = None  # part of the model's hash
-    # columns and features whose values are evaluated separately; not part of the model's hash
+    # columns and features for whose values there are separate evaluations; not part of the model's hash
     slices: tuple[str, ...] = ()
     costs: Costs | ClassCosts | None = None  # for evaluations; not part of the model's hash
     weights: Weights | None = None  # part of the model's hash, as are the next two fields
@@ -84,15 +84,13 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def about(self) -> list[str]:
-        """The columns of a request that identify its entities. If it has none, this is its key."""
+        """The columns of a request that identify its entities. If there are none, this is the request's key."""
         named = {name for join in self.features.joins for name in join.by} & self.request.columns.keys()
         return [name for name in self.request.columns if name in named] or [self.request.key]
 
     @property
     def hash(self) -> str:
-        """The hash of everything declared that affects training: features, label, metric, the estimator's code and
-        more.
-        """
+        """The hash of everything declared that affects training, such as features, label and the estimator's code."""
         parts: list[object] = [self.name, self.features.hash, self.label.hash, self.metric, code_hash(self.estimator)]
         if self.calibration is not None:
             parts.append(self.calibration)
@@ -139,31 +137,31 @@ def model(
         label: What the model predicts.
         estimator: A function without arguments that returns an unfitted estimator with `fit` and `predict_proba` (or
             `predict` for a number). With `search`, its arguments are the parameters that are searched for.
-        metric: The loss by which the gate compares versions. For the probability of a class: "log_loss" or "brier". For
+        metric: The loss by which versions are compared. For the probability of a class: "log_loss" or "brier". For
             several classes (`tt.label(..., classes=[...])`): "multi_log_loss", "multi_brier" or "error_rate". For a
             number: "squared_error" or "absolute_error". For a count: "poisson_deviance". For a quantile:
             `tt.pinball(0.9)`. For the order of a list: `tt.ndcg_loss(10)`. The estimator should have the same
             objective.
         calibration: For probabilities, how to correct the estimator's scores: "platt", "beta", "isotonic" or None; for
-            several classes "platt" or None. Training fits the correction on the newer half of the rows, each scored by
-            an estimator that was not fitted on it.
+            several classes "platt" or None. Training fits the correction on the newer half of the rows. Each row is
+            scored by an estimator that was not fitted on it.
         slices: Columns of the request, and features. Evaluations show the metric for each of their values.
         costs: For probabilities: {"false_positive": 1, "false_negative": 5}; evaluations then find the best threshold.
             For several classes: the costs of wrong predictions by true class, {"late": 1, "cancelled": {"on_time": 9,
             "late": 3}, ...}; evaluations then compare rules for choosing a class.
         weights: The weight of each row in the fit: "balanced" (all classes have the same total weight), a column, a
             feature, an expression, or a function whose arguments are names of columns and features.
-        sample: `tt.sample(negatives=0.1)` fits on a share of the rows, and gives each row one over its share as weight.
+        sample: `tt.sample(negatives=0.1)` fits on a share of the rows, and gives each kept row the weight 1 / share.
         rows: Which rows to learn from. "history": all known requests, with features computed as of their time.
             "logged": requests that were served, with the feature values that were used then.
         group: A column of the request or a feature, for example the customer. Evaluations then show known and new
-            groups separately. In a ranking, it is the column of the request that names the list (a search, a page).
-            Rows of one list are learnt from, split and judged together.
+            groups separately. In a ranking, the group is the list, and the column names it (a search, a page). Rows of
+            one list stay together when a model learns, splits and judges.
         allow_leakage: Features, columns and views that look like leaks but are none.
         trust: "pickle" allows estimators that no safe format can store: any class with `fit` and `predict`. Loading a
             version of such a model runs code from its file. The version records this.
         search: `tt.search({"depth": tt.integer(3, 12)}, trials=50)` declares the parameters that `trimtab search`
-            tries. Until it was run, the defaults of the estimator's function are used.
+            tries. Before the first search, the defaults of the estimator's function are used.
 
     Raises:
         Misuse: Two features have the same name, a column does not exist, or the estimator cannot be called.
@@ -230,7 +228,7 @@ def model(
 
 
 def checked_slices(name: str, request: Request, features: FeatureSet, slices: Sequence[str]) -> tuple[str, ...]:
-    """Check the columns and features whose values are evaluated separately, and return them.
+    """Check that the slices are columns or features, and return them.
 
     Raises:
         Misuse: A name is neither a column of the request nor a feature of the model.
@@ -259,7 +257,7 @@ def checked_costs(name: str, costs: GivenCosts, *, binary: bool, label: Label) -
 
 
 def _class_costs(name: str, costs: GivenCosts, classes: Sequence[str]) -> tuple[tuple[float, ...], ...]:
-    """Return the cost of each prediction (second axis) for each true class (first axis). A right one costs 0.  # D76"""
+    """Return the cost of each prediction (second axis) for each true class (first axis). Right ones cost 0.  # D76"""
     first, second = classes[:2]
     needed = (
         f"model {name!r}: costs={costs!r}. Needed: the costs of wrong answers, for each true class of "

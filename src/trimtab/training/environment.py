@@ -1,4 +1,4 @@
-"""The environment in which a version was made. The version records it, but it does not affect the version's id."""
+"""The environment in which a version was made. A version records it, but its id does not depend on it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def current_environment(folder: Path | None = None) -> Environment:
 
 
 def what_matters(there: Environment, here: Environment, runtime: str) -> list[str]:
-    """Return the differences between two environments that may change scores or keep a version from loading.
+    """Return the differences between two environments that may change scores, or make loading a version fail.
 
     These are differences of the processor, the architecture, the major version of the library that reads the model,
     and, for pickles, the Python version. Missing libraries are not listed, because loading the model reports them.
@@ -114,7 +114,7 @@ def _version(package: str) -> str | None:
 def cpu_level() -> str:
     """Return the widest instruction set that NumPy uses on this machine: avx512, avx2, asimd or baseline.
 
-    On Linux it is read from /proc/cpuinfo. On other systems, or if settings disable a part of it, NumPy reports it.
+    On Linux, /proc/cpuinfo says it. On other systems, or if settings disable instructions, NumPy says it.
     """
     flags = None if os.environ.keys() & _NUMPY_SETTINGS else _processor_flags()
     if flags is None or "numpy" in sys.modules:
@@ -144,7 +144,7 @@ def _processor_flags() -> frozenset[str] | None:
 
 
 def git_commit(folder: Path) -> str | None:
-    """Return the commit that is checked out in `folder`; None if it is in no repository or there is no git."""
+    """Return the commit that is checked out in `folder`; None if there is no repository, or Git is not installed."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False

@@ -1,4 +1,4 @@
-"""The declaration of parameter searches: parameters and their ranges, budget, trials, and the chosen parameters."""
+"""Parameter searches: the declaration of ranges and budget, and the results: trials and chosen parameters."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """The hash of everything that trials depend on: all but the budget."""
+        """The hash of everything that trials depend on. This excludes the budget."""
         return content_hash([list(self.spaces.items()), self.seed, self.prune, self.folds])
 
     def holds(self, values: Mapping[str, Value]) -> bool:
@@ -79,7 +79,7 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, Value]
     search: str  # the hash of the search
     trial: int
-    until_us: int  # no label that became known later was used
+    until_us: int  # the search used no label that became known later
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +105,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 def integer(low: int, high: int, *, log: bool = False) -> Integer:
     """Declare a parameter that is a whole number from `low` to `high`, both included.
 
-    With `log`, it is searched evenly on a logarithmic scale.
+    With `log`, all orders of magnitude are searched equally.
 
     Raises:
         Misuse: A bound is not a whole number, the range is empty, or `log` is set and a bound is below 1.
@@ -170,11 +170,11 @@ def search(
     Args:
         spaces: For each argument of the estimator's function that is searched for: `integer`, `number` or `choice`.
         trials: How many sets of parameters to try.
-        time: How long all trials together may take, such as "10m". A running trial is completed. None: no limit.
+        time: How long all trials together may take, such as "10m". A trial that runs then is completed. None: no limit.
         seed: The seed. With the same data and number of trials, it leads to the same parameters, even if the search is
             interrupted.
         prune: Whether to stop a trial early if it is worse than the median of earlier trials.
-        folds: Into how many parts the newer half of the rows is divided. Each part is predicted by a fit on earlier
+        folds: How many parts the newer half of the rows is divided into. Each part is predicted by a fit on earlier
             rows.
 
     Raises:
@@ -200,7 +200,7 @@ def search(
 
 
 def with_budget(declared: Search, *, trials: int | None, time: str | int | None) -> Search:
-    """Return the search with another number of trials or time. It begins with the same trials.
+    """Return the search with another number of trials or time. Both searches begin with the same trials.
 
     Raises:
         Misuse: The budget is invalid.
@@ -241,7 +241,7 @@ def checked_search(name: str, given: Search | None, estimator: Callable[..., Any
 
 
 def defaults(given: Search, estimator: Callable[..., Any]) -> dict[str, Value] | None:
-    """Return the function's defaults of all parameters; None if one has no default, or one outside of its range."""
+    """Return the function's default for each parameter; None if one is missing or outside its parameter's range."""
     taken = _arguments(estimator) or {}
     own = {n: taken[n].default for n in given.spaces if n in taken and taken[n].default is not inspect.Parameter.empty}
     return own if given.holds(own) else None

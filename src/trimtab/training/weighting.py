@@ -18,16 +18,16 @@ GivenWeights: TypeAlias = Expression | str | Callable[..., Any]
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """What share of rows to fit on. Each kept row gets one over its share as weight. `sample()` makes one.
+    """What share of rows to fit on. The weight of a kept row is 1 / share. `sample()` makes one.
 
-    The key of a row and the seed decide whether a row is kept, so that another training keeps the same rows.  # D54
+    The row's key and the seed decide whether a row is kept, so each training keeps the same rows.  # D54
     """
 
     negatives: float = 1.0
     positives: float = 1.0
     rows: float = 1.0
     seed: int = 0
-    # not part of the hash if unset, so that models of an earlier trimtab keep their hashes
+    # if unset, not part of the hash, so that models of an earlier trimtab keep their hashes
     classes: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
 
     def __repr__(self) -> str:
@@ -45,16 +45,16 @@ def sample(
     classes: Mapping[str | int, float] | None = None,
     seed: int = 0,
 ) -> Sample:
-    """Fit on a share of the rows, and give each row one over its share as weight, so that mean predictions stay right.
+    """Fit on a share of the rows. Each row has the weight 1 / share, so that mean predictions stay right.
 
     Args:
         negatives: The share of rows with label 0 that are kept.
         positives: The share of rows with label 1 that are kept.
-        rows: The share of all rows that are kept, whatever their label. For numbers and counts, it is the only one
-            allowed.
+        rows: The share of all rows that are kept, whatever their label. Models of numbers and counts can only have this
+            one.
         classes: For several classes, the shares of some of them, such as {"on_time": 0.1}. Other classes are kept
             completely.
-        seed: The seed. With another one, other rows are kept.
+        seed: The seed. Another seed keeps other rows.
 
     Raises:
         Misuse: A share is outside (0, 1], or all shares are 1.

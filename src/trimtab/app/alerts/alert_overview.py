@@ -36,7 +36,7 @@ class ReceiverOverview(msgspec.Struct, frozen=True, kw_only=True):
     severity: str
     models: list[str]
     waiting: int  # the number of alerts that are not delivered yet
-    oldest: str | None  # the time since which the oldest alert has waited
+    oldest: str | None  # since when the oldest alert waits
     delivered: int  # the number of messages delivered
     delivered_at: str | None
     failing_since: str | None
@@ -47,7 +47,7 @@ class ReceiverOverview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IncidentOverview(msgspec.Struct, frozen=True, kw_only=True):
-    """A signal for which an alert was or will be sent, and which may still continue."""
+    """A signal about which an alert was or will be sent, and which is open or may soon begin again."""
 
     what: str  # "late_flight/no_labels"
     severity: str
@@ -66,8 +66,8 @@ class BudgetOverview(msgspec.Struct, frozen=True, kw_only=True):
     severity: str
     pages: int  # the number of pages in the last seven days
     of: int
-    a_week: float  # the mean number of pages a week over the last four weeks
-    held: int  # the number of alerts over the limit, which wait for a summary message
+    a_week: float  # the mean number of pages a week, over the last four weeks
+    held: int  # the number of alerts over the limit, which wait for the digest (one message about all of them)
 
 
 class AlertOverview(Shown, msgspec.Struct, frozen=True, kw_only=True):
@@ -126,7 +126,7 @@ def alert_overview(system: System) -> AlertOverview:
 
 
 def red_receivers(system: System) -> list[str]:
-    """Return one line for `trimtab status` per failing receiver or receiver with recently dropped alerts."""
+    """Return for `trimtab status` a line for each receiver that fails, or for which alerts were dropped recently."""
     now_us, states = system.clock.now_us(), system.part(Alerting).outbox.states()
     if not any(one.failing_since_us or one.dropped_us for one in states.values()):
         return []

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 LEASE = "alerts"
-_ROUND_S = 45.0  # the time limit for all deliveries together; it exceeds the longest timeout
+_ROUND_S = 45.0  # the time limit for all deliveries together, which is above the longest timeout
 _TICKED_US = DAY_US  # a training loop that has not run for this long counts as unhealthy
 
 
@@ -89,10 +89,10 @@ class Alerting:
         another thread or process delivers alerts.
 
         Raises:
-            Unavailable: The catalogue cannot be read or written now. Or the clock jumped ahead, so that mutes would
-                wrongly count as ended.
-            Conflict: This process lost its lease (the right to be the one that delivers), and another process wrote
-                meanwhile. Nothing was done.
+            Unavailable: The catalogue cannot be read or written now, or the clock jumped ahead, which would end mutes
+                too early.
+            Conflict: This process lost its lease (the right to deliver), and another process wrote meanwhile. Nothing
+                was done.
         """
         if not self._looking.acquire(blocking=False):
             return
@@ -133,7 +133,7 @@ class Alerting:
         return take_in(state, entries, duration_us(self.settings.flapping))
 
     def plan(self) -> tuple[Plan, AlertState | None, int]:
-        """Return what `look` would send now, the stored state that it starts from, and that state's revision number."""
+        """Return what `look` would send now, the stored state that it begins with, and the revision of this state."""
         before, revision = self._stored()
         now_us = self._clock.now_us()
         found = mutes(self._catalog)
@@ -259,11 +259,11 @@ class Alerting:
         self.outbox.note(name, self._send(receiver, nothing))
 
     def _is_unwell(self) -> bool:
-        """Return whether a training loop fails or has not run for long, or alerts do not reach a receiver."""
-        from trimtab.app.state.loop_turn import last_turn
+        """Return whether a training loop fails or has not run for long, or a receiver does not get its alerts."""
+        from trimtab.app.state.loop_turn import last_activity
 
         now_us, addressees = self._clock.now_us(), self.settings.addressees
-        ticks = [last_turn(self._catalog, name) for name in self._system.definitions.deployments]
+        ticks = [last_activity(self._catalog, name) for name in self._system.definitions.deployments]
         failing = any(tick is not None and tick.last_error is not None for tick in ticks)
         late = any(tick is not None and now_us - (tick.last_tick_us or now_us) > _TICKED_US for tick in ticks)
         states = self.outbox.states()
@@ -307,7 +307,7 @@ def kind_of(receiver: Receiver) -> str:
 
 
 def check_receivers(settings: AlertsSettings, definitions: Definitions, file: Path) -> None:
-    """Raise an error if a receiver is for a model that is not deployed.
+    """Check that the models of receivers are deployed.
 
     Raises:
         Misuse: A receiver names a model that is not deployed.

@@ -30,7 +30,7 @@ class MadeLabel(msgspec.Struct, frozen=True):
 
     event: dict[str, object]
     late: bool = False  # whether the label came later than the label's wait
-    counts_as: str | None = None  # for a text that says whether something happened: "true" or "false"
+    counts_as: str | None = None  # for a text that says whether an event happened: "true" or "false"
 
 
 class LabelEvents:
@@ -45,16 +45,23 @@ class LabelEvents:
         self._system = system
         self._find = find
         self._labelled: dict[str, _Labelled] = {}  # by model
-        self._requests: dict[str, Request | None] = {}  # by the id of a version: the request that it was trained with
+        self._requests: dict[str, Request | None] = {}  # by id of a version: the request with which it was trained
 
     def all(self, model: str, rows: Sequence[LabelRow], until_s: float | None = None) -> GivenLabels:
         """Return one event for each label of one model; see `RecordOperations` in serving/http/routes/operations.py."""
         source = self.of_model(model).source
-        made = [self.one(model, row, f"$[{number}]", until_s) for number, row in enumerate(rows)]
+        made, none = [], f" None of the {len(rows):,} labels was taken." if len(rows) > 1 else ""
+        for number, row in enumerate(rows):
+            try:
+                made.append(self.one(model, row, f"$[{number}]", until_s))
+            except InvalidField as error:
+                raise InvalidField(f"{error}{none}", field=error.field, pointer=error.pointer) from error
+            except NotFound as error:
+                raise NotFound(f"$[{number}].prediction: {error}{none}") from error
         return GivenLabels(source.name, [one.event for one in made], sum(one.late for one in made))
 
     def of_model(self, model: str) -> _Labelled:
-        """Return the label of a deployed model with the columns that its events must have. Results are kept.
+        """Return the label of a deployed model, with the columns that the label's events must have. Results are kept.
 
         Raises:
             NotFound: There is no such deployment.
@@ -79,7 +86,7 @@ class LabelEvents:
         Args:
             model: A deployed model.
             row: The label.
-            at: The place of the label, with which messages begin.
+            at: The place of the label, for the beginning of messages.
             until_s: Until when to search for the prediction.
             found: The prediction, if it was found already.
             text: Whether the values are fields of a text file.
@@ -119,11 +126,11 @@ class LabelEvents:
     def _time_us(
         self, kind: _Labelled, row: LabelRow, found: Prediction | None, known: dict[str, tuple[Dtype, Any]], at: str
     ) -> int:
-        """Return the time of the event: the given time, that of the request if the source has it, or now.  # D206
+        """Return the time of the event: the given time, the time of the request if the source uses it, or now. # D206
 
-        If the history of the source dates each outcome by the time of its request, the new event gets that time too. So
-        a label that is sent twice is one event, and features that measure time agree with the history. The time is
-        never before the as-of time of the prediction, because an earlier event would not count as its label.
+        If the source dates each outcome by the time of its request, the new event gets that time, too. So a label that
+        is sent twice is one event, and features that measure time agree with the history. A time before the
+        prediction's as-of time is refused, because an earlier event would not count as the label.
         """
         now_us, time = self._system.clock.now_us(), kind.source.time
         if row.at is not None:
@@ -154,7 +161,7 @@ class LabelEvents:
         return dated_us
 
     def _request_columns(self, found: Prediction) -> dict[str, tuple[Dtype, Any]]:
-        """Return type and value of each column of a logged request, or nothing if its columns are unknown."""
+        """Return the type and the value of each column of a logged request, or nothing if its columns are unknown."""
         if found.version not in self._requests:
             try:
                 declared = self._system.live.of(self._system.registry.get(found.version)).request
@@ -169,7 +176,7 @@ class LabelEvents:
 
 
 class _Labelled:
-    """A model with the columns that an event of its label must have, and for each the view or label that reads it."""
+    """A model, with the columns that an event of its label must have, each with a view or label that reads it."""
 
     def __init__(self, definitions: Definitions, model: Model) -> None:
         self.model = model
@@ -202,6 +209,13 @@ class _Labelled:
             if event:
                 return event
             raise InvalidField(f'{at}: give "value" or "columns".', field="value", pointer=f"{at}.value")
+        if row.value is None:
+            raise InvalidField(
+                f"{at}.value: null is no label. Give the value, or take a label back with "
+                f'{{"_op": "delete"}} to /v1/events/{source.name}.',
+                field="value",
+                pointer=f"{at}.value",
+            )
         if len(names) != 1 or names[0] in event:
             needed = ", ".join(f'"{name}": ...' for name in names)
             raise InvalidField(
@@ -215,11 +229,11 @@ class _Labelled:
             raise InvalidField(f"{at}.value: {error}", field="value", pointer=f"{at}.value") from None
 
     def counts_as(self, given: Any, event: dict[str, Any]) -> str | None:
-        """Return as which truth a given text counts, if the label says whether something happened."""
+        """If the label says whether an event happened, return whether a given text counts as true or false."""
         return self._values.counts_as(given, event.get(self._values.columns[0])) if isinstance(given, str) else None
 
     def fill(self, event: dict[str, Any], known: dict[str, tuple[Dtype, Any]]) -> None:
-        """Copy columns that the label left out from its request, but none from which a label is computed."""
+        """Copy the columns that were not given from the request, except those from which a label is computed."""
         for name in self._filled:
             dtype, value = known.get(name, (None, None))
             if name not in event and dtype == self.source.declared[name]:
@@ -227,7 +241,7 @@ class _Labelled:
 
 
 def _with_times_as_text(event: dict[str, Any], source: Source) -> dict[str, Any]:
-    """Return the event with its times in ISO 8601, which is read whatever format of times the source declares."""
+    """Return the event with its times in ISO 8601, which is accepted whatever format the source declares."""
     return {
         name: format_time(value) if source.declared.get(name) == "time" and isinstance(value, int) else value
         for name, value in event.items()
@@ -254,8 +268,7 @@ def _readers(definitions: Definitions, declared: Model) -> dict[str, str]:
 def _left_out(source: str, lost: dict[str, str], at: str) -> InvalidField:
     """Return the error for a label that leaves out columns that something reads.
 
-    The newest event of a key replaces the earlier ones, so these columns would become null for everything that reads
-    them.  # D21
+    The newest event of a key replaces earlier events, so these columns would become null for their readers. # D21
     """
     field = next(iter(lost))
     readers = ", ".join(f"{column!r} ({who} reads it)" for column, who in lost.items())

@@ -14,6 +14,7 @@ from trimtab.app.features.request_tables import read_loosely
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.core.shown import Shown
+from trimtab.events.definitions import Source
 from trimtab.events.files.files import Rows
 from trimtab.events.values.conversions import Refused, of_text
 from trimtab.serving.http.routes.operations import LabelRow
@@ -22,11 +23,11 @@ from trimtab.serving.log.prediction_ids import id_time_us
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-_NAMED = 100  # how many refused labels are described at most
-_CHUNK = 20_000  # how many labels are appended at once
-_FEW = 100  # so few predictions are searched for one by one
-_READ = 300  # so many predictions are read in a pass through the log in the time of one search
-_TEXTS = 10  # so many texts are listed with the truth that they count as
+_NAMED = 100  # at most this many refused labels are described
+_CHUNK = 20_000  # this many labels are appended at once
+_FEW = 100  # up to this many predictions are searched for one by one
+_READ = 300  # a pass through the log reads this many predictions in the time of one search
+_TEXTS = 10  # for at most this many texts, the report says whether they count as true or false
 _OWN = ("prediction", "value", "at")
 
 
@@ -39,15 +40,15 @@ class RefusedLabel(Shown, msgspec.Struct, frozen=True):
 
 
 class LabelsTaken(Shown, msgspec.Struct, frozen=True, kw_only=True):
-    """What became of labels: the accepted ones are safe in the log."""
+    """What became of some labels. The accepted labels are safe in the log."""
 
     accepted: int
     refused: int
-    late: int  # accepted labels that came after the wait: they are learnt from, but closed days stay as they are
-    models: dict[str, int]  # by model: the number of its accepted labels
+    late: int  # accepted, but after the wait: they count for training, but not for closed days
+    models: dict[str, int]  # the number of accepted labels by model
     problems: tuple[RefusedLabel, ...] = ()  # the first hundred refused labels
-    ignored: tuple[str, ...] = ()  # columns of the table that the source of no label has
-    counted_as: dict[str, str] = {}  # texts that say whether something happened (the first ten): "true" or "false"
+    ignored: tuple[str, ...] = ()  # columns of the table that no label's source has
+    counted_as: dict[str, str] = {}  # for the first ten texts that say whether an event happened: "true" or "false"
 
 
 def label_prediction(system: System, row: LabelRow) -> LabelsTaken:
@@ -64,10 +65,12 @@ def label_prediction(system: System, row: LabelRow) -> LabelsTaken:
 
 def label_table(system: System, given: Rows, progress: Callable[[int, int], object] | None) -> LabelsTaken:
     """Append a table of labels; see `Project.label_table`."""
-    rows, found = read_loosely(given, {"prediction": "str"}, "at", "labels")
+    is_text = isinstance(given, str | Path) and bool({".csv", ".tsv"} & set(Path(given).suffixes))
+    sources = [one.model.label.source for one in system.definitions.deployments.values()]
+    delimiters = dict.fromkeys(one.reading.delimiter for one in sources if is_text and one.reading.delimiter)
+    rows, found = read_loosely(given, {"prediction": "str"}, None if is_text else "at", "labels", delimiters)
     if not set(found) - {"prediction", "at"}:
         raise Misuse(f"labels: the table needs the columns 'prediction' and 'value'. It has: {', '.join(found)}.")
-    is_text = isinstance(given, str | Path) and bool({".csv", ".tsv"} & set(Path(given).suffixes))
     taking = _Taking(system, is_text)
     for bad in rows.bad:
         taking.refuse(bad.place, None, f"{bad.field} = {bad.found}: {bad.reason}")
@@ -128,14 +131,14 @@ class _Taking:
             self._append(model, labels)
 
     def _read(self, ids: set[str]) -> dict[str, Prediction]:
-        """Return predictions by id that one pass through the log finds, if that is quicker than a search for each."""
+        """Return the predictions found by one pass through the log, by id; none if single searches are quicker."""
         log, times = self._system.predictions, []
         for one in ids:
-            with suppress(Misuse):  # it is no id, which the search for it says
+            with suppress(Misuse):  # not an id, which its search reports later
                 times.append(id_time_us(one))
         if len(times) < _FEW:
             return {}
-        after = log.positions_before(sorted(times)[len(times) // 100])  # a few may be much older than the others
+        after = log.positions_before(sorted(times)[len(times) // 100])  # leave out a few that may be much older
         if sum(last - after.get(name, 0) for name, last in log.log.positions().items()) > _READ * len(times):
             return {}
         found: dict[str, Prediction] = {}
@@ -161,12 +164,12 @@ class _Taking:
                     columns[name] = of_text(source.declared[name], value, source.format(name))
                 except Refused as refused:
                     raise Misuse(f"{name} is {refused.reason} (found {value!r})") from None
-        value = row.get("value")
+        value, at = row.get("value"), row.get("at")
         if value is None and not columns:
             raise Misuse("it has no value")
-        return LabelRow(
-            prediction=prediction, value=msgspec.UNSET if value is None else value, columns=columns, at=row.get("at")
-        )
+        if self._is_text and at is not None:
+            at = _time_of(at, source)
+        return LabelRow(prediction=prediction, value=msgspec.UNSET if value is None else value, columns=columns, at=at)
 
     def _append(self, model: str, labels: list[tuple[str, str, MadeLabel]]) -> None:
         source = self._events.of_model(model).source
@@ -191,3 +194,13 @@ class _Taking:
             ignored=tuple(self._ignored),
             counted_as=self._counted_as,
         )
+
+
+def _time_of(text: str, source: Source) -> Any:
+    """Return a time in a text file, in ISO 8601 or in the format of the source's time. Null words give None."""
+    for written in (source.format(source.time), None):
+        with suppress(Refused):
+            return of_text("time", text, written)
+    form = source.format(source.time)
+    also = f" or in the format {form.text!r}" if form is not None and form.text else ""
+    raise Misuse(f"at is bad_time (found {text!r}, needed ISO 8601{also})")

@@ -1,4 +1,4 @@
-"""Turn the given value of a label into the value of the column that the label is made from."""
+"""Turn the given value of a label into the value of the column from which the label is computed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from trimtab.core.expressions.nodes import Expression
 from trimtab.events.values.conversions import BOOL_WORDS, Refused, of_text
 from trimtab.features.definitions import Label
 
-# an expression of these functions alone compares a column with constants, so that its result names a value
+# an expression with only these functions compares a column with constants, so its truth determines a value
 _COMPARED = frozenset({"col", "lit", "==", "!=", "isin", "~", "python"})
 
 
 class LabelValues:
     """Turns the value of a label, as a caller gives it, into the value of its one column.
 
-    True and false say whether that came true which the model predicts. Every other value is that of the column.
+    True and false say whether the predicted event happened. Every other value is the value of the column.
 
     Args:
         label: The declared label.
@@ -41,14 +41,14 @@ class LabelValues:
         """Return the value of the label's column. With `text`, the given value is a field of a text file.
 
         Raises:
-            Misuse: The value does not say which value the column has. The message says what to give.
+            Misuse: The given value does not determine the value of the column. The message says what to give.
         """
         (name,) = self.columns
         dtype = self._dtypes[name]
         if text and isinstance(given, str):
             try:
                 given = of_text(dtype, given, self._label.source.format(name))
-            except Refused:  # a word such as "yes", or a wrong value, which goes to quarantine
+            except Refused:  # a word such as "yes"; or a wrong value, which goes to quarantine
                 if not self._is_truth:
                     return given
         if not self._is_truth:
@@ -59,7 +59,7 @@ class LabelValues:
         return given if truth is None else self._value_where(truth, name, dtype)
 
     def _truth(self, given: Any, dtype: Dtype, text: bool) -> bool | None:
-        """Return the truth that a value says, or None if it is a value of the column."""
+        """Return whether a value says true or false; None if it is a value of the column."""
         if isinstance(given, bool | np.bool_):
             return bool(given)
         if dtype in ("str", "bool") and type(given) is int and given in (0, 1):
@@ -70,7 +70,7 @@ class LabelValues:
         said = BOOL_WORDS.get(word)
         own = {str(value).strip().lower() for value in self._constants} & BOOL_WORDS.keys()
         if said is None or (own and (word not in ("true", "false") or own & {"true", "false"})):
-            return None  # the column itself says yes and no
+            return None  # the column itself has such values
         return None if dtype == "str" and self._holds(given) is said else said
 
     def _holds(self, value: Any) -> Any:
@@ -78,13 +78,13 @@ class LabelValues:
         return self._row({name: value})
 
     def counts_as(self, given: Any, value: Any) -> str | None:
-        """Return as which truth a given text counts whose column got `value`, or None if it needs no explanation."""
+        """Return as what a given text counts, for which the column got `value`: "true", "false" or None (no text)."""
         if not self._is_truth or not isinstance(given, str):
             return None
         return str(self._holds(value)).lower()
 
     def _value_where(self, truth: bool, name: str, dtype: Dtype) -> Any:
-        """Return a value of the column for which the label is `truth`: a constant of the label, or one that differs."""
+        """Return a value of the column for which the label is `truth`: a constant in the label, or another value."""
         known: list[Any] = [True, False] if dtype == "bool" else list(self._constants)
         made: list[Any] = []
         if self._may_invent:
@@ -110,7 +110,7 @@ def _ops(node: Expression) -> set[str]:
 
 
 def _reads_directly(node: Expression, truth: Expression, columns: list[str]) -> bool:
-    """Return whether an expression reads one of the columns other than through the label's own expression."""
+    """Return whether an expression reads one of the columns outside of the label's own expression."""
     if node.same_as(truth):
         return False
     if node.op == "col":

@@ -33,24 +33,24 @@ class LoggedRequest(msgspec.Struct, frozen=True, gc=False):
     version: str  # the id of the version that answered
     request: bytes  # the columns of the request, as encoded in the prediction log
     values: bytes  # the model's inputs, if requested
-    reasons: bytes = b""  # why each missing input is missing, as one code per input
+    reasons: bytes = b""  # for each input, the code that says why it is missing
     answer: float | dict[str, float] | None = None  # the score that the version computed from `values`, if requested
 
 
 class LoggedRequests:
     """The requests of a model with their first answers, from the prediction log.
 
-    Only live requests count. Precomputed answers, batches and requests about the past do not. The declared columns of a
-    request may have changed since the request was logged. Then its columns are matched by name, and new columns are
-    null. A request that cannot be converted like this is skipped and counted.
+    Only live requests count. Precomputed answers, batches and requests about the past do not. If the declared columns
+    changed after a request was logged, its columns are matched by name, and new columns are null. A request that cannot
+    be converted like this is skipped and counted.
 
     Args:
         model: The model.
         predictions: The prediction log.
         since_us: Requests before this time are skipped.
-        inputs: Whether to keep the model's inputs and its answer as well.
-        request_of: Returns the request definition that a version, given by its id, was trained with. Without this
-            function, all logged requests are assumed to have the columns that are declared now.
+        inputs: Whether to keep the model's inputs and its answer, too.
+        request_of: Returns for the id of a version the request with which it was trained. Without it, all logged
+            requests are assumed to have the columns that are declared now.
     """
 
     def __init__(
@@ -106,16 +106,13 @@ class LoggedRequests:
 
 def _own_answer(p: Prediction) -> float | dict[str, float] | None:
     """Return the score of a prediction if a registered version computed it from the logged inputs, else None."""
-    if p.mode != "live" or p.arm == "online" or p.is_degraded:  # an online learner has changed since it gave this score
+    if p.mode != "live" or p.arm == "online" or p.is_degraded:  # since then, an online learner has changed
         return None
     return p.score if p.scores is None else p.scores
 
 
 def _taken_as(known: Request, now: Request) -> Callable[[bytes], bytes | None]:
-    """Return a converter from a logged request to the columns declared now.
-
-    The converter returns None if a request cannot be converted.
-    """
+    """Return a function that converts a logged request to the columns declared now. It returns None if it cannot."""
     unchanged = list(known.columns.items()) == list(now.columns.items())
     names, same = list(known.columns), known.columns.items() & now.columns.items()
     places = [names.index(name) if (name, dtype) in same else None for name, dtype in now.columns.items()]
@@ -181,10 +178,10 @@ def are_among(keys: NDArray[Any], some: NDArray[Any]) -> NDArray[np.bool_]:
 def ingested_requests(
     request: Request, frame: EventFrame, cut_us: int, *, deleted: bool = False
 ) -> tuple[Columns, NDArray[Any]]:
-    """Return the ingested requests that were known at the time `cut_us`, each once, and the time of each request.
+    """Return the ingested requests that were known at `cut_us`, each once, and their times.
 
-    If a request was corrected, the correction that was valid at the request's own time is used. Requests that were
-    deleted by `cut_us` are left out. With `deleted`, only those deleted before their own time are left out.
+    Of a corrected request, the correction that was valid at the request's own time is used. Requests that were deleted
+    by `cut_us` are left out; with `deleted`, only those that were deleted before their own time.
     """
     at_us: NDArray[Any] = frame.event_at_us - request.lead_us
     keys = frame.columns[request.key].values

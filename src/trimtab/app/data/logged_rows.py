@@ -25,9 +25,9 @@ _KINDS = {"float": np.float64, "int": np.int64, "time": np.int64, "bool": np.boo
 
 
 def encodings(registry: Registry, blob: Blob) -> EncodingOf:
-    """Return a function that finds the input encoding of a version, given the version's id.
+    """Return a function that returns the input encoding of a version, given its id. Encodings are cached.
 
-    That function returns None for a version with other features. It caches the encodings that it has found.
+    It returns None if the version has other features.
     """
     known: dict[tuple[str, str], Encoding | None] = {}
 
@@ -50,7 +50,7 @@ def logged_features(features: FeatureSet, rows: Sequence[LoggedRequest], encodin
     Args:
         features: The model's features.
         rows: Requests with their logged inputs. All of them must have been answered by versions with these features.
-        encoding_of: Returns the encoding of a version, which maps the logged number of a category to its text.
+        encoding_of: Returns the encoding of a version, which maps the logged code of a category to its text.
 
     Raises:
         Corrupt: A logged row does not match the features of its version.
@@ -88,7 +88,7 @@ def _texts(
     values = np.full(len(numbers), None, object)
     for version in set(versions.tolist()):
         encoding = encoding_of(version, features)
-        assert encoding is not None  # the caller has excluded rows of versions with other features
+        assert encoding is not None  # rows of versions with other features are excluded
         here = there & (versions == version)
         values[here] = np.array(encoding.vocabularies[name], object)[numbers[here].astype(np.int64)]
     return Column("str", values, None if there.all() else there)

@@ -1,4 +1,4 @@
-"""The labels that a loop judges its predictions by, from memory or from tables of record."""
+"""The labels by which a loop judges its predictions, from memory or from tables of record."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 class LoopLabels:
     """Finds the labels of a model's requests in no more memory than `features.memory_bytes` allows.
 
-    As long as all events fit into half of it, the history is in memory, indexed by key. After that nothing of it is in
-    memory. The labels are then read from the tables of record whenever a day is judged, for some of its keys at a time,
-    within 256 MiB. Both ways give the same labels.
+    As long as all events fit into half of that, the history is in memory, indexed by key. Otherwise nothing of it is in
+    memory: whenever a day is judged, labels are read from the tables of record, for some keys at a time, within 256
+    MiB. Both ways give the same labels.
 
-    Reading from tables takes a pass over all events of the label's source. It is therefore done once for all
-    predictions of a day (`reading`), not for each part of them.
+    A read from tables passes over all events of the label's source. Therefore one read serves all predictions of a day
+    (`reading`).
     """
 
     def __init__(self, system: System, model: Model) -> None:
@@ -59,7 +59,7 @@ class LoopLabels:
 
     @contextmanager
     def reading(self, requests: Callable[[], Iterable[LabelRequests]]) -> Iterator[LabelReader]:
-        """Return a reader that is then called with exactly the requests that `requests` gives, in the same order.
+        """Return a reader. The caller must call it with exactly the requests that `requests` gives, in the same order.
 
         Raises:
             Conflict: Another process moves events into the tables of record, or reads labels of the same model.

@@ -16,8 +16,8 @@ from trimtab.monitoring.inputs.checks.feeds import REACH_US
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-_AGAIN_US = 30 * MINUTE_US  # the age at which a sample is read again; below the hour after which feeds count as late
-_ALL_EVENTS = 60_000  # about how many events all samples have together; each takes at most a kilobyte
+_AGAIN_US = 30 * MINUTE_US  # a sample is read again at this age; below the hour after which feeds are late
+_ALL_EVENTS = 60_000  # all samples together have about this many events, of at most a kilobyte each
 
 
 class _Sample(msgspec.Struct, frozen=True, eq=False):
@@ -28,8 +28,8 @@ class _Sample(msgspec.Struct, frozen=True, eq=False):
 class RecentEvents:
     """Samples of the events that became known in the last six weeks, read from the tables of record.
 
-    All samples together take less than 60 MB. The sample of a source with few events is complete. Of other sources it
-    has every version of each n-th id, chosen by the hash of the id, so that repetitions and corrections are recognised.
+    All samples together take less than 60 MB. The sample of a source with few events is complete. Otherwise, it has all
+    versions of each n-th id (by the hash of the id), so that repetitions and corrections are recognised.
     """
 
     def __init__(self, system: System, model: str) -> None:
@@ -38,7 +38,7 @@ class RecentEvents:
         self._samples: dict[str, _Sample] = {}
 
     def frame(self, source: str) -> EventFrame:
-        """Return the sample of a source, with its times and numbers, as it was up to half an hour ago."""
+        """Return the sample of a source, with its times and numbers, which is at most half an hour old."""
         now_us, known = self._system.clock.now_us(), self._samples.get(source)
         if known is None or not 0 <= now_us - known.read_at_us < _AGAIN_US:
             frame = self._read(self._system.definitions.sources[source], now_us - REACH_US)

@@ -17,9 +17,9 @@ def retroactive_changes_of(
 ) -> dict[str, RetroactiveChange]:
     """Return for each column its values when the requests were made, and its values now.
 
-    The original values of a request come from its logged prediction. Without a prediction, they come from the event as
-    it was stored at the time of the request, if it was corrected later. Requests with neither are known only by their
-    current values.
+    The original values of a request come from its logged prediction. If there is no prediction, but the event was
+    corrected after the request, they come from the event as it was before the correction. Of other requests, only the
+    current values are known.
 
     Args:
         request: The definition of the request.
@@ -27,7 +27,7 @@ def retroactive_changes_of(
         frame: The history of the requests.
         logged: The requests of the prediction log.
         learnt: The training requests, with the values that the history contains now.
-        cut_us: Whatever became known after this time is ignored.
+        cut_us: What became known after this time is ignored.
     """
     names = [name for name in sorted(names) if name not in (request.key, request.time)]
     if not names:

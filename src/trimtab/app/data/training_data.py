@@ -45,21 +45,20 @@ _logger = logging.getLogger(__name__)
 class LivingData:
     """Builds training sets from the data known at a time, the cut. Each request gets its features as of its own time.
 
-    A request may be ingested, logged, or both. If it is both, the logged request is used. Its time was recorded when it
-    was answered, whereas the time of an ingested request is derived from a column.
+    A request may be ingested, logged, or both. Of a request that is both, the logged one is used: its time was recorded
+    when it was answered, whereas the time of an ingested request is derived from a column.
 
     Args:
         open_run: Opens the computation of a model's features, in memory or on disk, with the history of its requests
             and labels.
         predictions: The prediction log.
-        kept_from: Returns by source the time before which events were removed. A request is excluded if its features or
-            its label need removed events.
-        request_of: Returns the request definition that a version, given by its id, was trained with, or None if
-            unknown.
-        check: Raises an error if the model of this name must not be trained in this process.
+        kept_from: Returns for each source the time before which events were removed. Requests whose features or label
+            need removed events are excluded.
+        request_of: Returns for the id of a version the request with which it was trained; None if unknown.
+        check: Raises an error if the model with a given name must not be trained in this process.
         encoding_of: Returns the input encoding of a version that has the model's features. It is needed to decode
             logged rows.
-        placed: Returns the feature definitions with each column at its position in the events stored here.
+        placed: Returns feature definitions, with each column at its position in the events stored here.
         left_out: Returns the time windows whose rows are excluded from training, given a model and a cut.
     """
 
@@ -76,7 +75,7 @@ class LivingData:
         left_out: Callable[[Model, int], Sequence[LeftOut]] = lambda model, cut_us: (),
     ) -> None:
         self._kept: tuple[str, int, LoggedRequests] | None = None  # read by `requests`, used again by `training_set`
-        self.other_shapes = 0  # the number of predictions skipped because their request had other columns
+        self.other_shapes = 0  # this many predictions were skipped, because their request had other columns
         self._open_run = open_run
         self._predictions = predictions
         self._kept_from = kept_from
@@ -89,7 +88,7 @@ class LivingData:
     def training_set(
         self, model: Model, *, cut_us: int, since_us: int | None = None, answers: bool = False
     ) -> TrainingSet:
-        """Return the training set of all requests up to `cut_us`, or of those from `since_us` on.
+        """Return the training set of all requests up to `cut_us` or, with `since_us`, of those since then.
 
         With `answers`, the logged scores of the requests are included.
 
@@ -128,7 +127,7 @@ class LivingData:
     def features_of(
         self, model: Model, features: FeatureSet, requests: Columns, at_us: NDArray[np.int64]
     ) -> FeatureFrame:
-        """Compute some requests' features with the feature definitions of another version of the model.
+        """Compute features of some requests, with the feature definitions of another version of the model.
 
         Raises:
             Misuse: The definitions need a column of the request that is no longer declared.
@@ -156,7 +155,7 @@ class LivingData:
         return LoggedRequests(model, self._predictions, since_us=since_us, inputs=inputs, request_of=request_of)
 
     def _read_for_pin(self, model: Model, cut_us: int, since_us: int | None, answers: bool) -> LoggedRequests:
-        """Return the logged requests, from memory if they were read just before to compute the pin.
+        """Return the logged requests. If they were just read to compute the pin, they are still in memory.
 
         A pin is a hash of everything that a training set depends on. Requests that were read for another cut are
         dropped, because they may hold data that was erased since.
@@ -191,7 +190,7 @@ class LivingData:
         return _Chosen(requests.take(order), at_us[order], origins, rows, logged=logged, history=history)
 
     def _logged(self, model: Model, logged: list[LoggedRequest]) -> _Chosen:
-        """Return the requests, with their logged inputs, that were answered by versions with the model's features."""
+        """Return the requests that versions with the model's features answered, with their logged inputs."""
         rows = [row for row in logged if self._encoding_of(row.version, model.features) is not None]
         rows.sort(key=lambda row: row.at_us)
         requests, at_us = _table(model, rows)
@@ -257,14 +256,14 @@ def _table(model: Model, rows: Sequence[LoggedRequest]) -> tuple[Columns, NDArra
 
 
 def settled_cut(model: Model, frames: Mapping[str, EventFrame], at_us: NDArray[Any], cut_us: int) -> int:
-    """Return the last time up to `cut_us` at which the data of the training set changed.
+    """Return the newest time up to `cut_us` at which the data of the training set changed.
 
-    The training sets as of both times are equal. Using the earlier time as the cut gives two trainings on the same data
-    the same version id, however much time passes between them.
+    The training sets as of both times are equal. With this time as the cut, two trainings on the same data give the
+    same version id, however much time passes between them.
 
     Args:
         model: The model.
-        frames: Events by source. The sources of the model's requests and labels must be included.
+        frames: Events by source, at least those of the model's requests and labels.
         at_us: The times of the requests.
         cut_us: Whatever became known after this time is ignored.
     """

@@ -22,7 +22,7 @@ class Pin:
     Args:
         data: Finds the requests of the set.
         history: Returns the history of requests and labels.
-        kept_from: Returns by source the time before which events were removed.
+        kept_from: Returns for each source the time before which events were removed.
         catalog: Holds the ledger of decisions, in which erasures are recorded.
     """
 
@@ -40,7 +40,7 @@ class Pin:
         self._kept_from = kept_from
 
     def __call__(self, model: Model, cut_us: int) -> object:
-        """Return the pin of a model's training set, with the data known at the time `cut_us`, as a JSON value.
+        """Return as a JSON value the pin of a model's training set with the data known at `cut_us`.
 
         Raises:
             NotFound: The model has no request.

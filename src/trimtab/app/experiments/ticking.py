@@ -16,15 +16,19 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 
-def tick_project(system: System, watch: Callable[[Ticked], object] | None = None) -> list[Decision]:
-    """Run one tick of all deployments and experiments; see `Project.tick`.
+def tick_project(
+    system: System,
+    watch: Callable[[Ticked], object] | None = None,
+    check_skew: Callable[[System], object] | None = None,
+) -> list[Decision]:
+    """Run one tick of all deployments and experiments; see `Project.tick`. A service checks for skew by itself.
 
     The days of experiments are closed last, because the deployments find the red windows of their inputs. They are
     closed, and experiments that harm the service are stopped, even if a deployment failed.
     """
     decisions: list[Decision] = []
     try:
-        decisions += tick_all(system, watch)
+        decisions += tick_all(system, watch, check_skew)
     finally:
         try:
             decisions += tick_experiments(system)

@@ -28,9 +28,9 @@ REPAIR = "Check the clock first; once it is right, run: trimtab storage recover"
 
 
 class Ahead(msgspec.Struct, frozen=True, kw_only=True):
-    """Records of one place, or one stored time, with a timestamp in the future."""
+    """Records in one place with a timestamp in the future, or one stored time in the future."""
 
-    where: str  # a partition of the event log, such as "p0001", or what else stores the time
+    where: str  # a partition of the event log, such as "p0001", or what else has a stored time
     first: int | None  # the position of the first record stamped in the future; None if unknown
     records: int
     newest: str  # the latest of these timestamps
@@ -44,7 +44,7 @@ class Ahead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
-    """Find log records, and progress of log readers, with timestamps later than now plus a tolerance."""
+    """Find timestamps of log records, and of the progress of log readers, that are later than now plus a tolerance."""
     log, found = state.events, list[Ahead]()
     for partition, last in log.positions().items():
         newest = log.read(partition, max(0, last - 1), limit=1)
@@ -64,8 +64,8 @@ def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
 def restamp(system: System, found: Sequence[Ahead], now_us: int, actor: str) -> None:
     """Set append times in the future to now, first in the tables of record (the long-term store), then in the log.
 
-    The online features must be rebuilt afterwards. Until then, they still hold times in the future, which shows that
-    the repair is not finished.
+    Rebuild the online features afterwards. Until then, they still hold times in the future, so that an interrupted
+    repair is noticed.
 
     Raises:
         Conflict: Another process writes to a partition or to the tables.

@@ -38,13 +38,13 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     description: str = ""
     owner: str = ""
     tags: tuple[str, ...] = ()
-    version: int | None = None  # the number under which this definition was applied; None if it is not applied
+    version: int | None = None  # this definition was applied under this number; None: it is not applied
     hash: str | None = None  # the hash of the definition
-    lineage: tuple[str, ...] = ()  # the columns that the entry is computed from, as `source.column`
+    lineage: tuple[str, ...] = ()  # the columns from which the entry is computed, as `source.column`
     used_by: tuple[str, ...] = ()
     events: int | None = None  # the number of events of the source
     newest: str | None = None  # the time of the newest event
-    known_ago: str | None = None  # how long ago an event last became known; events may become known out of order
+    known_ago: str | None = None  # how long ago the last event became known (perhaps not the newest event)
     values: dict[str, Values] = {}  # recent values, by model and the feature's name in that model
     others: tuple[Entry, ...] = ()  # other entries of the same name, set by `Catalogue.find`
 
@@ -267,7 +267,7 @@ class _Entries:
 
 
 def aggregate_words(view: View, name: str) -> dict[str, str]:
-    """Describe how a feature of a view is computed, such as `last_n(x, 3), place 2`, and list its arguments by name.
+    """Describe how a feature of a view is computed, such as `last_n(x, 3), place 2`, with its arguments by name.
 
     >>> from trimtab import features as f
     >>> from trimtab.events import source

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from trimtab.features.online.failures import FeatureFailures
     from trimtab.store.ports import Log
 
-_RED_US = DAY_US  # a failure counts as recent for this long, compared with the newest time in the log
+_RED_US = DAY_US  # a failure is recent if it is at most this much older than the newest time in the log
 
 
 class FeatureFailure(msgspec.Struct, frozen=True, kw_only=True):
-    """A feature that could not be computed for some events. The newest of these events is named."""
+    """A feature that could not be computed for some events, with the newest of these events."""
 
     view: str
     feature: str
@@ -79,7 +79,7 @@ def failure_counts(system: System) -> dict[tuple[str, ...], int]:
 def _appended_us(log: Log, failure: FeatureFailures) -> int:
     """Return when the last failed event was appended.
 
-    If that event is no longer in the log, return the time at which it became known.
+    If that event is no longer in the log, return when it became known.
     """
     if failure.partition in log.positions():
         for record in log.read(failure.partition, failure.position - 1, limit=1):

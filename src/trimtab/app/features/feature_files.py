@@ -21,10 +21,10 @@ from trimtab.features.parts.event_files import literal, parquet
 from trimtab.store.duckdb_opening import open_duckdb, quoted
 from trimtab.store.durable_files import publish
 
-GROUP_ROWS = 122_880  # rows in a Parquet row group; blocks are whole groups, so that the file's bytes stay the same
+GROUP_ROWS = 122_880  # rows in a Parquet row group; blocks are whole groups, so that equal tables give equal bytes
 
 _SQL: dict[Dtype, str] = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN", "str": "VARCHAR"}
-Block = Callable[[slice], "tuple[Columns, dict[str, int]]"]  # computes the table of a block and one count per feature
+Block = Callable[[slice], "tuple[Columns, dict[str, int]]"]  # computes a block's table, and a count for each feature
 
 
 def write_table(
@@ -39,7 +39,7 @@ def write_table(
         scratch: A folder for finished blocks, so that a stopped run can resume. With None, a stopped run begins again.
         cuts: The range of rows of each block.
         block: Computes the table and the counts of one block.
-        counts: The name of each count, with the value zero.
+        counts: The names of the counts, each with the value zero.
 
     Raises:
         Conflict: The file exists.

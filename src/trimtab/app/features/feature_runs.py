@@ -46,15 +46,15 @@ if TYPE_CHECKING:
 
 Meter = Callable[[int, int], object]
 
-_LEFT_S = 7 * 86_400  # the files of a stopped run are kept this long so that it can resume
-_VALUE_BYTES = 48  # the approximate memory of one value; texts, the largest type, take this much
+_LEFT_S = 7 * 86_400  # the files of a stopped run are kept for this long, so that it can resume
+_VALUE_BYTES = 48  # the approximate memory of one value of the largest type, text
 
 
 class Run(Protocol):
     """Computes the features of one table of requests."""
 
-    positions: dict[str, int]  # the last position that was read, by partition of the event log
-    parts: int  # the largest number of parts into which the events of a view are divided
+    positions: dict[str, int]  # for each partition of the event log, the last position that was read
+    parts: int  # the events of a view are divided into at most this many parts
     scratch: Path | None  # folder for intermediate files; None if no folder is needed
 
     @property
@@ -65,8 +65,7 @@ class Run(Protocol):
     def begin(self, rows: int, *, evaluations: int, columns: int) -> None:
         """Prepare to compute features for a number of requests.
 
-        `evaluations` is the number of times that each request is evaluated; `columns` is the number of values per
-        request.
+        `evaluations`: how many times each request is evaluated. `columns`: the number of values of each request.
         """
         ...
 
@@ -84,10 +83,7 @@ class Run(Protocol):
         ...
 
     def entities(self, view: View, known_by_us: int | None) -> list[Column]:
-        """Return the key columns of all entities of a view that have a record known by `known_by_us`, sorted by key.
-
-        If `known_by_us` is None, all records count.
-        """
+        """Return the keys of all entities of a view with a record known by `known_by_us` (None: any), sorted."""
         ...
 
 
@@ -117,7 +113,7 @@ def run_in_memory(history: SharedHistory, model: Model) -> Iterator[OpenedRun]:
 
 @contextmanager
 def run_of_model(system: System, model: Model) -> Iterator[OpenedRun]:
-    """Open a run that computes a model's features, in memory or on disk as `opened_run` decides.  # D28
+    """Open a run that computes a model's features, in memory or on disk (see `opened_run`). # D28
 
     Both give values that are equal to the last bit.
     """
@@ -144,8 +140,8 @@ def opened_run(
     Args:
         system: The project whose history is read.
         features: The features to compute.
-        what: Everything else that determines the result. A stopped run is resumed only if all of this is unchanged.
-        events: Parquet files to read instead of the history, by the name of the source.
+        what: Everything else that determines the result. A stopped run is only resumed if this is unchanged.
+        events: Parquet files by name of the source, to read instead of the history.
         progress: Called after each piece of work with the number of pieces done and the total number.
     """
     sources = {view.source.name: view.source for view in features.views}
@@ -170,9 +166,9 @@ def _kept(
     progress: Meter | None,
     positions: Mapping[str, int] | None = None,
 ) -> Iterator[Run]:
-    """Open a run that works on disk. Its folder is kept if the run is stopped, so that it can resume.
+    """Open a run that works on disk. If it is stopped, its folder is kept, so that it can resume.
 
-    `positions` says up to where the event log is read; by default, this is its current end.
+    `positions` says up to where the event log is read; by default, up to its current end.
     """
     limit_bytes = system.config.features.memory_bytes
     made_by = [limit_bytes, VERSION, duckdb.__version__, np.__version__]
@@ -184,7 +180,7 @@ def _kept(
             with _on_disk(system, features, sources, events, folder, progress, positions) as run:
                 yield run
         except (Misuse, NotFound, Corrupt):
-            shutil.rmtree(folder, ignore_errors=True)  # after such an error there is nothing to resume
+            shutil.rmtree(folder, ignore_errors=True)  # after such an error, the run cannot resume
             raise
         shutil.rmtree(folder, ignore_errors=True)  # the run is finished
 
@@ -319,7 +315,7 @@ def _pinned(system: System, folder: Path) -> dict[str, int]:
     if not file.exists():
         positions = system.state.events.positions()
         tables = system.state.tables(system.sources, make=False)
-        for table in tables.values():  # for partitions removed from the log, the tables know the last position
+        for table in tables.values():  # partitions that were removed from the log end in the tables
             for name, last in reached_in(table).items():
                 positions.setdefault(name, last)
         write_durably(file, msgspec.json.encode(dict(sorted(positions.items()))))
@@ -341,7 +337,7 @@ def _event_files(
         move_into_tables(system)
         tables = system.state.tables(system.sources, make=False)
         return found | {s.name: table_events(s, table_files(tables[s.name]), list(positions), positions) for s in rest}
-    with ExitStack() as stack:  # there are no tables of record yet: write the log as tables for this run only
+    with ExitStack() as stack:  # without tables of record, write the log as tables for this run only
         made: dict[str, Table] = {}
         for source in rest:
             url = store_url("delta", folder / "tables" / source.name)
@@ -354,7 +350,7 @@ def _event_files(
 
 
 def _files(events: Mapping[str, Path]) -> list[Any]:
-    """Return the names, sizes and modification times of Parquet files, which change if the files change."""
+    """Return the names, sizes and modification times of Parquet files, which show whether the files changed."""
     out: list[Any] = []
     for name, path in sorted(events.items()):
         files = sorted(Path(path).glob("*.parquet")) if Path(path).is_dir() else [Path(path)]

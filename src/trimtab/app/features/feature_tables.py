@@ -48,8 +48,8 @@ _MOST_TIMES = 100_000  # the largest number of snapshot times in one call, such 
 class FeatureTable(Columns, frozen=True, eq=False, kw_only=True):
     """Requests and their features, in the order of the requests."""
 
-    positions: dict[str, int]  # the last position that was read, by partition of the event log
-    let_in: dict[str, int]  # with as_known="final", the number of values that later events changed, by feature
+    positions: dict[str, int]  # for each partition of the event log, the last position that was read
+    let_in: dict[str, int]  # with as_known="final": by feature, how many values later events changed
 
     def __len__(self) -> int:
         return self.rows
@@ -66,7 +66,7 @@ class FeatureFile(Shown, msgspec.Struct, frozen=True, kw_only=True):
     features: tuple[str, ...]
     positions: dict[str, int]
     let_in: dict[str, int]
-    parts: int  # into how many parts the largest view was divided; 1 if computed in memory
+    parts: int  # the number of parts of the largest view; 1 if computed in memory
 
 
 class How(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +75,7 @@ class How(msgspec.Struct, frozen=True, kw_only=True):
     as_known: AsKnown = "then"
     reasons: bool = False
     out: Path | None = None
-    events: Mapping[str, Path] = {}  # Parquet files to read instead of the history, by the name of the source
+    events: Mapping[str, Path] = {}  # Parquet files by name of the source, to read instead of the history
     progress: Meter | None = None
 
     def __post_init__(self) -> None:
@@ -177,7 +177,7 @@ def _wanted(system: System, requests: Rows, of: Of | None, at: When | None) -> _
         lead_us = model.request.lead_us if model is not None and at is None else 0
         at_us = _times(table, column) - lead_us
     else:
-        assert at is not None  # if `at` is missing, the model's time column was used above, which always exists
+        assert at is not None  # without `at`, the model's time column was used above
         at_us = np.full(table.rows, _one_time(table, at, system.clock), np.int64)
     if table.rows:
         _refuse_future(system, int(at_us.max()))
@@ -187,7 +187,7 @@ def _wanted(system: System, requests: Rows, of: Of | None, at: When | None) -> _
 
 
 def _model(system: System, of: Of | None) -> Model | None:
-    """Return the model whose features are requested, or None if features of views are requested."""
+    """Return the model whose features are requested; None if it is features of views."""
     models = system.definitions.models
     if isinstance(of, Model):
         return of
@@ -335,9 +335,9 @@ def _computed(run: Run, wanted: _Wanted, how: How) -> FeatureTable | FeatureFile
 def _joined(features: FeatureSet, requests: Columns, found: FeatureFrame, *, reasons: bool) -> Columns:
     """Return the columns of the requests, followed by the features.
 
-    With `reasons`, a feature that can be null for several reasons is followed by a column with its reason. A feature
-    that only repeats the request column of the same name is not added again. Any other feature with the name of a
-    request column is renamed to `feature.<name>`.
+    With `reasons`, a feature that can be null for several reasons is followed by a column with the reason. A feature
+    that only repeats the request column of the same name is not added. Any other feature with the name of a request
+    column is called `feature.<name>`.
     """
     out = dict(requests.by_name)
     names = np.array(REASONS, object)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 _ROWS = 5_000
-_ENOUGH = 100  # with fewer logged predictions than this, the training set is used
+_ENOUGH = 100  # with fewer logged predictions, the training set is used
 _TOP = 5
 
 
@@ -32,7 +32,7 @@ class Values(msgspec.Struct, frozen=True, kw_only=True):
     sample: str  # "the newest 5,000 predictions of late_flight@7"
     rows: int
     nulls: dict[str, float]  # the share of rows without a value, by reason
-    mean: float | None = None  # this field and the following ones up to `greatest` are only for numbers
+    mean: float | None = None  # this field and those up to `greatest` are only for numbers
     std: float | None = None
     least: float | None = None
     quantiles: dict[str, float] = {}  # "5%", "25%", "50%", "75%", "95%"
@@ -63,11 +63,11 @@ class Sample(msgspec.Struct, frozen=True, eq=False):
     model: str  # "late_flight@7"
     what: str
     values: dict[str, Column]
-    reasons: dict[str, NDArray[Any]]  # by view feature: codes that say why a value is missing
+    reasons: dict[str, NDArray[Any]]  # for each feature of a view, codes that say why a value is missing
 
 
 def sample_of(system: System, model: str) -> Sample | None:
-    """Return the newest predictions of a model's version in service or, if these are few, rows of its training set.
+    """Return the newest predictions of a model's version in service or, if they are few, rows of its training set.
 
     If no version of the model is in service, the newest version is taken.
     """

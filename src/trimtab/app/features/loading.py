@@ -64,12 +64,12 @@ def load_rows(
 
 
 def _final(source: Source, rows: FileRows, now_us: int) -> tuple[FileRows, int]:
-    """Leave out rows whose delay has not passed at the newest row, if the source asks for it. Return their count too.
+    """If the source asks for it, leave out rows whose delay had not passed at the newest row. Return their number, too.
 
-    A row that is dated in the future is not taken for the newest one.
+    Rows that are dated in the future do not count as newest.
 
-    In a file that was written before the delay of its newest rows had passed, the values of these rows are not final:
-    of two outcomes, often only the one that is known early is in it.
+    When a file is written before the delay of its newest rows has passed, their values are not final. Often, of two
+    outcomes only the one that is known early is in the file.
     """
     if not source.reading.only_final:
         return rows, 0
@@ -84,7 +84,7 @@ def _final(source: Source, rows: FileRows, now_us: int) -> tuple[FileRows, int]:
 
 
 def _refuse_again(system: System, source: str, rows: FileRows, history: bool) -> None:
-    """Raise an error if rows without a key were already recorded, because they would count twice.  # D34"""
+    """Refuse rows without a key that are recorded already, because they would count twice. # D34"""
     what = system.definitions.source(source)
     changed = changed_columns(what, rows)
     if not changed:

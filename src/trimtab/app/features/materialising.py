@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 LEASE = "tables"
-SPARED_H = 1  # replaced files of a table stay so long, for other tools that read the table
-_PATIENCE_S = 60.0  # by then another process has usually finished
+SPARED_H = 1  # replaced files of a table stay for this long, for other tools that read the table
+_PATIENCE_S = 60.0  # another process has usually finished within this time
 
 
 def move_into_tables(system: System) -> Materialised:

@@ -1,4 +1,4 @@
-"""A serialisable description of a project for other processes, and the choice of where the project's tasks run."""
+"""A serialisable description of a project for other processes, and the choice of the process in which tasks run."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def child(settings: TrainingSettings) -> ProcessExecutor:
 def executor(settings: TrainingSettings, clock: Clock, here: dict[str, Any]) -> Executor:
     """Return the executor of a project's tasks: a child process, or a thread that uses the objects in `here`.
 
-    The executor is a thread if the clock is not the system's clock, because a child process would see another time.
+    If the clock is not the system's, it is a thread, because a child process would see another time.
     """
     if settings.executor == "thread" or not isinstance(clock, SystemClock):
         return ThreadExecutor(here)

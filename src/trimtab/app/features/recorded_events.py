@@ -1,4 +1,4 @@
-"""Events in tables of record, as files for what does not fit into memory."""
+"""Events in tables of record, as files for computations that do not fit into memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 _SMALL_BYTES = 8 << 20
-_MOST_SMALL = 64  # number of small files of a table above which files are merged
+_MOST_SMALL = 64  # if a table has more small files, they are merged
 
 
 @runtime_checkable
@@ -26,7 +26,7 @@ class _InFiles(Protocol):
 
 
 def recorded_events(system: System, source: Source) -> EventFiles:
-    """Return all records of a source, after moving what is new in the log into the tables of record.
+    """Move what is new in the log into the tables of record, and return all records of a source.
 
     Raises:
         Conflict: Another process holds the tables.
@@ -35,14 +35,14 @@ def recorded_events(system: System, source: Source) -> EventFiles:
     move_into_tables(system)
     merge_files(system)
     table = system.state.tables(system.sources, make=False)[source.name]
-    positions = system.state.events.positions()  # no lower than what the table has just reached
+    positions = system.state.events.positions()  # at least what the table has just reached
     for partition, last in reached_in(table).items():  # partitions that are gone from the log
         positions.setdefault(partition, last)
     return table_events(source, table_files(table), list(positions), positions)
 
 
 def merge_files(system: System) -> None:
-    """Merge the files of tables that have many small files, since each move adds a file."""
+    """Merge the files of tables that have many small files: each move adds one."""
     for table in system.state.tables(system.sources, make=False).values():
         small = sum(file.stat().st_size < _SMALL_BYTES for file in table_files(table))
         if small > _MOST_SMALL and isinstance(table, Prunable):
@@ -66,7 +66,7 @@ def table_files(table: Table) -> list[Path]:
 
 
 def reached_in(table: Table) -> dict[str, int]:
-    """Return the last position of each partition of which a table of record has rows."""
+    """Return for each partition the last position that a table of record has."""
     files = table_files(table)
     if not files:
         return {}

@@ -1,9 +1,9 @@
-"""Read tables of requests from files, columns, Arrow tables or rows, and keep all rows and columns."""
+"""Read tables of requests from files, columns, Arrow tables or rows. All rows and columns are kept."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from trimtab.events.files.csv_files import csv_header
 from trimtab.events.files.files import Rows, is_table, problem_of, read_rows
 from trimtab.events.files.opened import local_file, open_bytes
 from trimtab.events.files.parquet_files import parquet_columns
+from trimtab.events.formats.reading import PLAIN, Reading
 from trimtab.events.values.fitting import FileRows
 
 _PYTHON: dict[type, Dtype] = {bool: "bool", int: "int", float: "float", str: "str", dt.datetime: "time"}
@@ -45,13 +46,19 @@ def request_table(given: Rows, declared: Mapping[str, Dtype], times: str | None 
 
 
 def read_loosely(
-    given: Rows, declared: Mapping[str, Dtype], times: str | None, what: str
+    given: Rows, declared: Mapping[str, Dtype], times: str | None, what: str, delimiters: Iterable[str] = ()
 ) -> tuple[FileRows, dict[str, Dtype]]:
-    """Return the rows of the input, with those that do not fit apart, and the types of all columns.
+    """Return the rows of the input (those that do not fit are kept apart), and the types of all columns.
 
-    For the arguments see `request_table`. `what` names the rows in errors.
+    For the arguments see `request_table`. `what` names the rows in errors. With `delimiters`,
+    which may separate its fields, the input is a CSV file.
     """
     table, found = _with_columns(given)
+    reading = PLAIN
+    for delimiter in delimiters:
+        if not declared.keys() <= found.keys():
+            found = dict.fromkeys(csv_header(Path(str(given)), delimiter), "str")
+            reading = Reading(delimiter=delimiter)
     if isinstance(table, list) and not table:  # an empty table
         columns = Columns.of({name: (dtype, []) for name, dtype in declared.items()})
         return FileRows(columns, (), ()), dict(declared)
@@ -61,11 +68,11 @@ def read_loosely(
     wanted = {name: declared.get(name, dtype) for name, dtype in found.items()}
     if times in found and found[times] in ("str", "int"):
         wanted[times] = "time"
-    return read_rows(table, Source(name=what, time="", columns=wanted), on_error="quarantine"), wanted
+    return read_rows(table, Source(name=what, time="", columns=wanted, reads=reading), on_error="quarantine"), wanted
 
 
 def _with_columns(given: Rows) -> tuple[Rows, dict[str, Dtype]]:
-    """Return the input and the types of its columns. Of Parquet and CSV files, only the header is read here."""
+    """Return the input, and the types of its columns. Of Parquet and CSV files, only the header is read here."""
     if isinstance(given, str | Path):
         path = local_file(given)
         ending = next((s for s in reversed(path.suffixes) if s != ".gz"), "").lower()

@@ -1,8 +1,8 @@
 """Count the events of each source for the status, without reading the whole log.
 
-The counts are stored in the catalogue with the log positions that they include, so only newer records are read. Counts
-from a history are exact. Records that are counted without one are not compared with earlier events, so repetitions of
-an event count as events.
+The counts are stored in the catalogue with the log positions up to which records are counted, so only newer records are
+read. Counts from a history are exact. Without a history, records are not compared with earlier events, so a repetition
+of an event counts as another event.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 KIND = "source_counts"  # the kind of the catalogue record
 _KEY = "all"
-_FEW = 20_000  # the most records that are read for a status, which takes about 100 ms as a history and 30 ms without
+_FEW = 20_000  # at most so many records are read for a status: about 100 ms with a history, 30 ms without
 _BATCH = 10_000
 
 
 class SourceCounts(msgspec.Struct, frozen=True):
     """The number of events of each source in the log up to some positions."""
 
-    positions: dict[str, int] = {}  # by partition: the position up to which records are counted
+    positions: dict[str, int] = {}  # for each partition, up to where records are counted
     sources: dict[str, EventCount] = {}
     unknown: int = 0  # the number of records of undeclared sources, which are not in `sources`
     behind: int = 0  # the number of records in the log that are not counted
@@ -44,8 +44,8 @@ class SourceCounts(msgspec.Struct, frozen=True):
 def read_counts(system: System) -> SourceCounts:
     """Return the counts for a status, for which at most 20,000 records are read.
 
-    They are exact if the log has no more records, or if the history is in memory already. If more records are new,
-    `behind` says how many are not counted; `store_counts` counts all of them.
+    They are exact if the log has no more records, or if the history is in memory. If more records are new, `behind`
+    says how many are not counted; `store_counts` counts all.
     """
     if system.in_memory() and (_is_small(system) or _has_history(system)):
         return _exact(system)
@@ -66,7 +66,7 @@ def store_counts(system: System) -> None:
 
 
 def discard_counts(system: System) -> None:
-    """Remove the stored counts before events are removed. Call `store_counts` afterwards, to count what is left."""
+    """Remove the stored counts. Call this before events are removed, and `store_counts` afterwards."""
     if "_history" in system.__dict__:
         system.history.outdated = True
     system.state.catalog.write([Remove(KIND, _KEY)])
@@ -87,7 +87,7 @@ def _exact(system: System) -> SourceCounts:
 
 
 def _stored(system: System) -> tuple[SourceCounts, int]:
-    """Return the stored counts, or empty ones if they do not fit the log and the declared sources.
+    """Return the stored counts; empty counts if these do not fit the log and the declared sources.
 
     The second value is the revision of the stored record.
     """
@@ -96,7 +96,7 @@ def _stored(system: System) -> tuple[SourceCounts, int]:
         return SourceCounts(), 0
     stored = msgspec.json.decode(record.body, type=SourceCounts)
     if any(position > ends.get(name, position) for name, position in stored.positions.items()):
-        return SourceCounts(), record.revision  # the log was replaced by an older copy
+        return SourceCounts(), record.revision  # an older copy replaced the log
     if stored.unknown and not stored.sources.keys() >= system.definitions.sources.keys():
         # the unknown records may be those of a source that was declared since
         return SourceCounts(), record.revision
@@ -105,7 +105,7 @@ def _stored(system: System) -> tuple[SourceCounts, int]:
 
 def _store(system: System, before: SourceCounts, revision: int, now: SourceCounts) -> None:
     if now != before:
-        # an unwritable disk, or a process that stored or discarded counts meanwhile: the next status counts again
+        # the disk cannot be written, or another process wrote or removed counts: the next status counts again
         with suppress(Conflict, Unavailable):
             system.state.catalog.write([Put(KIND, _KEY, msgspec.json.encode(now), expected=revision)])
 
@@ -121,7 +121,7 @@ def _with_new(system: System, *, most: int | None = None) -> SourceCounts:
         while after < end and left:
             records = log.read(partition, after, limit=min(_BATCH, end - after, left))
             first = records[0].position if records else end + 1
-            if first > after + 1:  # the records before it were removed from the log
+            if first > after + 1:  # earlier records were removed from the log
                 if most is not None:
                     break
                 _add(sources, _in_tables(system, partition, after, first - 1))
@@ -137,7 +137,7 @@ def _with_new(system: System, *, most: int | None = None) -> SourceCounts:
 
 
 def _add(sources: dict[str, EventCount], new: Iterable[tuple[str, int, int]]) -> None:
-    """Add records to the counts. `new` yields source, number of records, and the newest of their event times."""
+    """Add records to the counts. `new` yields source, number of records, and their newest event time."""
     found: dict[str, tuple[int, int]] = {}
     for source, records, newest_us in new:
         count, before_us = found.get(source, (0, newest_us))

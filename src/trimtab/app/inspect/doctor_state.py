@@ -39,7 +39,7 @@ def check_state(folder: Path) -> str:
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """Problems in the contents of stores that do open, each with its repair."""
+    """Problems in the contents of stores that can be opened, each with its repair."""
 
     logs: list[tuple[str, str]] = []  # partitions with lost records, or with times in the future from a wrong clock
     artifacts: list[tuple[str, str]] = []  # missing or damaged artifacts of deployed versions

@@ -1,4 +1,4 @@
-"""Explain a prediction: its features, its version, the training set and tests of that version, and its promotion."""
+"""Explain a prediction: its features, and its version with training set, tests and promotion."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
     from trimtab.registry import Version
 
-_NEAR = 1e-6  # the largest relative difference at which a recomputed score counts as equal to the logged one
+_NEAR = 1e-6  # a recomputed score counts as equal to the logged score up to this relative difference
 
 
 class Input(msgspec.Struct, frozen=True):
@@ -37,8 +37,8 @@ class Input(msgspec.Struct, frozen=True):
     feature: str
     value: float | None
     reason: str | None  # "found", or why the value is null; None if the input does not come from a view
-    text: str | None = None  # only for categories: the text. `value` is its number in the version's vocabulary
-    unseen: bool = False  # True if the text did not occur in training, so that `value` is None
+    text: str | None = None  # only for categories: the text, of which `value` is the index in the version's vocabulary
+    unseen: bool = False  # whether the text did not occur in training, so that `value` is None
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -63,7 +63,7 @@ class Explanation(Shown, msgspec.Struct, frozen=True, kw_only=True):
     prediction: str
     request_id: str
     request: dict[str, Any]
-    request_note: str | None  # why the names of the request's columns are unknown, if they are
+    request_note: str | None  # if the names of the request's columns are unknown, the reason
     model: str
     version: str  # "late_flight@7"
     address: str
@@ -74,7 +74,7 @@ class Explanation(Shown, msgspec.Struct, frozen=True, kw_only=True):
     as_of: str
     positions: dict[str, int]
     inputs: list[Input]
-    shares: Shares | None  # if there are none, `no_shares` says why
+    shares: Shares | None  # None: `no_shares` says why
     no_shares: str | None
     trained_until: str
     training_rows: int
@@ -189,7 +189,7 @@ def explain_found(system: System, prediction: Prediction) -> Explanation:
 
 
 def _shares(artifact: Artifact, values: Sequence[float], score: float) -> tuple[Shares | None, str | None]:
-    """Return the contribution of each feature to the score, or else the reason why there are none."""
+    """Return the contribution of each feature to the score, or the reason why there are none."""
     from trimtab.training.fitting.contributions import contributions
 
     row = np.array([values], np.float64)
@@ -220,7 +220,7 @@ def _with_texts(
 ) -> list[Input]:
     """Add the texts of categories to the inputs.
 
-    The texts come from the version's vocabulary. `computed` returns those that are not in the vocabulary.
+    The texts come from the version's vocabulary. `computed` returns the texts that are not in the vocabulary.
     """
     out = []
     texts: Mapping[str, str | None] | None = None
@@ -232,16 +232,16 @@ def _with_texts(
         else:
             texts = computed() if texts is None else texts
             text = texts.get(one.feature)
-            seen = text in vocabularies[one.feature]  # then the history has changed since
+            seen = text in vocabularies[one.feature]  # if so, the history has changed since
             unseen = one.reason == "found" or (text is not None and not seen)
             out.append(msgspec.structs.replace(one, text=None if seen else text, unseen=unseen))
     return out
 
 
 def _texts(system: System, prediction: Prediction, version: Version) -> dict[str, str | None]:
-    """Return the text features of a prediction, recomputed as of its time from the records that were applied then.
+    """Compute the text features of a prediction again, as of its time, from the records that were applied then.
 
-    The result is empty if they cannot be recomputed.
+    Empty if that is impossible.
     """
     try:
         features = system.live.of(version)
@@ -260,7 +260,7 @@ def _texts(system: System, prediction: Prediction, version: Version) -> dict[str
 def _request(system: System, prediction: Prediction, version: Version) -> tuple[dict[str, Any], str | None]:
     """Return the request by column name, with the columns that were declared when the version was trained.
 
-    If their names are unknown, return the values by number, and the reason.
+    If the names are unknown, the columns are numbered, and the reason is returned, too.
     """
     row = msgspec.msgpack.decode(prediction.request)
     try:

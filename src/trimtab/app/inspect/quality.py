@@ -1,4 +1,4 @@
-"""Report a model's quality by day, week, slice or other group, from stored sums over its labelled predictions."""
+"""Report a model's quality by day, week, slice or another group, from stored sums over its labelled predictions."""
 
 from __future__ import annotations
 
@@ -64,10 +64,7 @@ def quality_table(
     version: str | None,
     amended: bool,
 ) -> Columns:
-    """Return the quality of a deployment; see `Project.quality`.
-
-    The table has a row for each group, version and arm. The arms of a deployment are champion, canary and shadow.
-    """
+    """Return the quality of a deployment: a row for each group, version and arm; see `Project.quality`."""
     from trimtab.core.columns.data import Columns
     from trimtab.monitoring.quality.quality_days import stored_batches, stored_days
 
@@ -202,7 +199,7 @@ def quality_lines(table: Columns, level: float | None) -> list[str]:
 def version_name(system: System, address: str) -> str:
     """Return the name of a version, given its id.
 
-    If the version was deleted because nothing used it, return the first characters of the id.
+    If the version was deleted as unused, return the first characters of its id.
     """
     from trimtab.core.errors import NotFound
 
@@ -213,10 +210,10 @@ def version_name(system: System, address: str) -> str:
 
 
 def mean_excess(blocks: Sequence[tuple[BlockSums, float]]) -> float | None:
-    """Return the mean loss minus the loss that the model's own scores predict, or None without labels.
+    """Return the mean loss minus the loss that the model's own scores predict; None without labels.
 
-    `blocks` has the sums of each block of predictions, and the cap on its losses. Losses are summed in units of the
-    cap.
+    `blocks` has the sums of each block of predictions, with the cap of its losses. Losses are summed as multiples of
+    the cap.
     """
     from trimtab.stats.exact_sums import total_of
 
@@ -228,7 +225,7 @@ def mean_excess(blocks: Sequence[tuple[BlockSums, float]]) -> float | None:
 
 
 def _grouped(days: Iterable[DayBlocks], wanted: Wanted) -> dict[tuple[Any, ...], list[tuple[BlockSums, DayBlocks]]]:
-    """Return the sums to add up for each row of the table, sorted by time, version, arm and slice."""
+    """Return for each row of the table the sums to add up, sorted by time, version, arm and slice."""
     groups: dict[tuple[Any, ...], list[tuple[BlockSums, DayBlocks]]] = {}
     for day in days:
         for start_us, name, sums in _parts(day, wanted):

@@ -25,13 +25,15 @@ from trimtab.app.inspect.skew_signals import Compared, Difference, settle_skew
 from trimtab.core.errors import Misuse, TrimtabError
 from trimtab.core.records import Prediction
 from trimtab.core.shown import count_of
-from trimtab.core.time import DAY_US, format_age, format_duration, format_time
+from trimtab.core.time import DAY_US, HOUR_US, format_age, format_duration, format_time
 from trimtab.features.frames import NO_VIEW, REASONS
 from trimtab.features.skew import EXPLAINED, Cause, differences
 
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
+_DUE_US = 20 * HOUR_US  # less than a day, so that a daily job checks each day
+_SAMPLE = 200  # how many predictions a check looks at that no person asked for
 _EXAMPLES = 3  # the number of examples kept for each feature and cause
 
 
@@ -87,6 +89,16 @@ def check_skew(
         changes += writes
     keep(catalog, report, agreed, changes)
     return report
+
+
+def check_skew_when_due(system: System) -> None:
+    """Check a sample of the predictions since the newest check, if that is most of a day ago and there are any."""
+    newest, now_us = newest_checks(system.state.catalog), system.clock.now_us()
+    found = [newest.get(name) for name in system.definitions.deployments]
+    due = [check for check in found if check is None or now_us - check.looked_at_us >= _DUE_US]
+    if any(_unchecked_us(system, check, now_us) is not None for check in due):
+        since_us = min(0 if check is None else check.looked_at_us for check in due) or None
+        check_skew(system, None, sample=_SAMPLE, since_us=since_us, seed=None, by="tick")
 
 
 def _compared(
@@ -151,9 +163,9 @@ class _Tally:
             )
 
     def add_scores(self, system: System, rows: Rows) -> None:
-        """Compute scores with the stored version from the logged inputs, and compare them with the logged scores.
+        """Compute the stored version's scores of the logged inputs, and compare them with the logged scores.
 
-        Predictions of online learners are skipped, because a learner has changed since it made them.
+        Predictions of online learners are skipped, because a learner has changed since.
         """
         places = [n for n, p in enumerate(rows.predictions) if p.arm != "online"]
         if not places:
@@ -225,7 +237,7 @@ class _Tally:
 
 
 def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
-    """Return one line for `trimtab status` per deployment, and the lines that report problems."""
+    """Return for `trimtab status` one line for each deployment, and lines about problems."""
     lines: dict[str, str] = {}
     red: list[str] = []
     newest = newest_checks(system.state.catalog)
@@ -237,6 +249,8 @@ def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
             lines[name] = "skew never checked"
         else:
             found, ago = check.found, format_age(now_us - check.at_us)
+            if check.at_us > now_us and ago.startswith("in "):
+                ago = f"{ago[3:]} later than this clock"
             lines[name] = (
                 f"skew checked {ago}: {count_of(found.rows, 'prediction')}, {found.mismatches:,} values differ"
             )
@@ -246,7 +260,7 @@ def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
                 red.append(f"{name}: skew: {red_words(found)}; run: trimtab quality skew {name}")
             elif found.unchecked and not found.rows:
                 red.append(f"{name}: skew: no prediction could be checked ({'; '.join(found.unchecked)})")
-        if waiting_us > DAY_US:
+        if waiting_us is not None and waiting_us > DAY_US:
             waited = format_duration(waiting_us // DAY_US * DAY_US)
             red.append(
                 f"{name}: predictions have not been checked for skew for {waited}; run: trimtab quality skew {name}"
@@ -254,8 +268,8 @@ def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
     return lines, red
 
 
-def _unchecked_us(system: System, check: CheckedModel | None, now_us: int) -> int:
-    """Return how long ago the first prediction since the newest check was logged, or 0 if there is none."""
+def _unchecked_us(system: System, check: CheckedModel | None, now_us: int) -> int | None:
+    """Return how long ago the first prediction since the newest check was logged, or None if there is none."""
     predictions = system.predictions
     after = {} if check is None else predictions.positions_before(check.looked_at_us)
     first = [
@@ -263,11 +277,11 @@ def _unchecked_us(system: System, check: CheckedModel | None, now_us: int) -> in
         for name in predictions.log.positions()
         if (records := predictions.log.read(name, after.get(name, 0), limit=1))
     ]
-    return now_us - min(first) if first else 0
+    return now_us - min(first) if first else None
 
 
 def skew_checks(system: System, last: int) -> list[SkewReport]:
-    """Return the last `last` checks, in order of time."""
+    """Return the newest `last` checks, oldest first."""
     found: list[SkewReport] = []
     after = 0
     while block := checks(system.state.catalog, after=after):
@@ -279,11 +293,11 @@ def skew_checks(system: System, last: int) -> list[SkewReport]:
 def _furthest(prediction: Prediction, again: float | list[float]) -> tuple[float, float]:
     """Return the logged score and the recomputed score.
 
-    With several classes, return the two scores of the class where they differ most.
+    With several classes, these are the scores of the class where they differ most.
     """
     if not isinstance(again, list):
         return prediction.score, again
     used = [] if prediction.scores is None else list(prediction.scores.values())
-    if len(used) != len(again):  # the numbers of classes differ, so another version gave the answer
+    if len(used) != len(again):  # not as many classes: another version gave the answer
         return prediction.score, math.nan
     return max(zip(used, again, strict=True), key=lambda pair: abs(pair[0] - pair[1]))

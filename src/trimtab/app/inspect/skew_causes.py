@@ -39,7 +39,7 @@ class Diagnosis:
         self._appended: dict[tuple[str, int], int] = {}
 
     def causes(self, rows: Rows, differ: Array) -> dict[tuple[int, int], Cause]:
-        """Return the cause of each difference by row and input.
+        """Return the cause of each difference, by row and input.
 
         `differ` marks the values that differ, as bool (rows, inputs).
         """
@@ -88,19 +88,19 @@ class Diagnosis:
         return found
 
     def _again(self, features: FeatureSet, part: Rows) -> Array:
-        """Return a mask of the values that are the same when they are recomputed a second time.
+        """Return a mask of the values that are the same when they are computed a second time.
 
         Only a user function that depends on more than its arguments can give another value.
         """
         try:
             found = self._past.as_of(features, part.requests, part.at_us, part.positions)
             values, reasons = part.known.matrix(found.features)
-        except TrimtabError:  # a function of the user fails now
+        except TrimtabError:  # a user's function fails now
             return np.zeros(part.again.shape, bool)
         return ~differences(part.again, part.again_reasons, values, reasons)
 
     def _other_definitions(self, part: Rows) -> Array:
-        """Return a mask of the values that would be right under another version's feature definitions."""
+        """Return a mask of the used values that another version's feature definitions give."""
         found = np.zeros(part.used.shape, bool)
         for features in self._versions.others(part.known):
             try:
@@ -134,7 +134,7 @@ class Diagnosis:
     def _history_changed(self, prediction: Prediction, sources: frozenset[str]) -> bool:
         """Return whether records that the prediction may have used are gone.
 
-        They are gone if the log is shorter now, or if records of these sources were erased.
+        This is so if the log is shorter now, or if records of these sources were erased.
         """
         if any(position > self._past.positions.get(name, 0) for name, position in prediction.positions.items()):
             return True
@@ -149,7 +149,7 @@ class Diagnosis:
     def _removed(
         self, prediction: Prediction, views: Mapping[str, View], features: Iterable[str], lacking: Collection[str]
     ) -> bool:
-        """Return whether one of these features reads events that the settings in [retention] removed."""
+        """Return whether one of the features reads events that were removed because of [retention]."""
         places = [(name, *name.partition(".")[::2]) for name in features]
         return any(
             sees_removed(views[view], one, self._kept_from, prediction.at_us, lacks=name in lacking)
@@ -179,11 +179,11 @@ def _may_have_lost(views: Mapping[str, View], name: str, used: float, again: flo
     """Return whether the removal of events can have changed a view's feature from `used` to `again`."""
     view, _, feature = name.partition(".")
     aggregate = views[view].features[feature]
-    if aggregate.of is not None and aggregate.of.is_category:  # its values are only indices into a vocabulary
+    if aggregate.of is not None and aggregate.of.is_category:  # values are only indices into a vocabulary
         return True
     return aggregate.explains_loss(used, again)
 
 
 def _inputs_agree(needed: frozenset[str], names: Sequence[str], differ: Array) -> bool:
-    """Return whether all view features that a feature is computed from are model inputs and do not differ."""
+    """Return whether all view features from which a feature is computed are model inputs that do not differ."""
     return all(name in names and not differ[names.index(name)] for name in needed)

@@ -14,7 +14,7 @@ from trimtab.store.ports import Append, Catalog, Put, Remove
 
 KIND = "skew"  # the kind of the catalogue records that hold the newest check of each model
 JOURNAL = "skew"  # the journal that holds all checks
-SCORE = "(score)"  # used instead of an input's name for the model's score
+SCORE = "(score)"  # stands for the model's score in place of an input's name
 _SHOWN = 5
 
 
@@ -28,7 +28,7 @@ class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
     mode: str
     made_at: str
     at: str  # the time of the request, as of which its features were computed
-    positions: dict[str, int]  # by partition: the last event that was applied when the prediction was made
+    positions: dict[str, int]  # for each partition, the last event that was applied when the prediction was made
     feature: str
     cause: Cause
     used: float | None  # the value that the model got
@@ -52,7 +52,7 @@ class ModelSkew(msgspec.Struct, frozen=True, kw_only=True):
     values: int = 0
     rows_differing: int = 0
     causes: dict[str, dict[str, int]] = {}  # the number of values that differ, by feature and cause
-    stale_rows: int = 0  # predictions whose values would differ if all logged records had been applied by then
+    stale_rows: int = 0  # predictions that would differ if all records logged by then had been applied
     arms: dict[str, int] = {}
     versions: dict[str, int] = {}
     modes: dict[str, int] = {}
@@ -81,7 +81,7 @@ class SkewReport(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
     format: int = 1
     at_us: int
-    by: str  # who started the check: "a person" or "service"
+    by: str  # who started the check: "a person", "service" or "tick"
     seed: int
     since_us: int | None
     models: list[ModelSkew]
@@ -131,7 +131,7 @@ class SkewReport(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Agreement(msgspec.Struct, frozen=True):
-    """The number of values that were compared for a signal since its last difference, and when."""
+    """How many values were compared for a signal since its last difference, and when."""
 
     values: int
     compared_us: int  # when predictions of the signal's version were last compared
@@ -144,7 +144,7 @@ class CheckedModel(msgspec.Struct, frozen=True):
     at_us: int  # when predictions were last checked
     by: str
     found: ModelSkew
-    agreed: dict[str, Agreement] = {}  # by open signal: the values that agreed since its last difference
+    agreed: dict[str, Agreement] = {}  # for each open signal, how many values agreed since its last difference
 
 
 def red_words(found: ModelSkew) -> str:

@@ -72,14 +72,14 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
 
 
 class Past:
-    """Reads the event log as it is now, and computes features as of the past from it."""
+    """Reads the event log as it is now, and computes features as of past times from it."""
 
     def __init__(self, system: System) -> None:
         self._system = system
         self.frames: dict[str, EventFrame] = {}
         self.positions: dict[str, int] = {}
         self.conflicts: frozenset[str] = frozenset()
-        self.failure: str | None = None  # the reason if the history cannot be read
+        self.failure: str | None = None  # why the history cannot be read, if so
         self._blocks: list[Sequence[LogRecord]] | None = None  # all records, if they fit into memory
         try:
             self.frames, self.positions = system.history.frames_at(system.definitions.sources)
@@ -106,8 +106,8 @@ class Past:
     def reread(self) -> Iterator[Sequence[LogRecord]]:
         """Yield all records.
 
-        Old records that were removed from the log come from the tables of record, their long-term store. The records
-        are kept in memory if they fit, because they are read several times.
+        Old records that were removed from the log come from the tables of record, their long-term store. If they fit
+        into memory, they are kept there, because they are read several times.
         """
         if self._blocks is not None:
             yield from self._blocks
@@ -134,7 +134,7 @@ class Past:
 
 
 class Versions:
-    """Loads the versions that made predictions, with their feature definitions, each once."""
+    """Loads the versions that made predictions, with their feature definitions. Each is loaded once."""
 
     def __init__(self, system: System) -> None:
         self._system = system
@@ -180,7 +180,7 @@ class Versions:
 
 
 def fits(known: Known, prediction: Prediction) -> str | None:
-    """Return None if a prediction can be compared using its version's definitions, and otherwise the reason why not."""
+    """Return why a prediction cannot be compared with its version's definitions; None if it can."""
     width = len(known.features.names)
     if len(prediction.values) != 8 * width or len(prediction.reasons) != width:
         return f"the prediction does not have the inputs of {known.version.name}"

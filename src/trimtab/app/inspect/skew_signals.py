@@ -14,7 +14,7 @@ from trimtab.monitoring.signals import listed_signals, settle_signals
 from trimtab.store.ports import Append, Catalog, Put, Remove
 
 SIGNAL = "skew"  # the kind of all signals made here
-_ENOUGH = 3.0  # if 3 differences are expected, there are none only 1 time in 20 (Poisson)
+_ENOUGH = 3.0  # where 3 differences are expected, finding none has a probability of 1 in 20 (Poisson)
 _GONE_US = DAY_US  # a signal ends when its version has made no predictions for this long
 _OVER = "newer predictions agree again, or the version makes none any more"
 
@@ -23,13 +23,13 @@ class Difference(msgspec.Struct):
     """The values of one version that differ for the same cause."""
 
     mismatches: int
-    first_us: int  # when the oldest prediction with such a value was made
+    first_us: int  # the time of the oldest prediction with such a value
     newest_us: int
     line: str  # the first difference, as text
 
 
 class Compared(msgspec.Struct):
-    """The number of values that a check compared for one version, and the differences that it found."""
+    """How many values a check compared for one version, and the differences that it found."""
 
     values: int = 0
     red: dict[str, Difference] = {}  # the differences by cause, for causes that need action
@@ -45,15 +45,15 @@ def settle_skew(
     owner: str | None,
     now_us: int,
 ) -> tuple[list[Put | Remove | Append], dict[str, Agreement]]:
-    """Return the writes that begin and end signals, and for each open signal the values that have agreed so far.
+    """Return the writes that begin and end signals, and for each open signal how many values have agreed since.
 
-    A signal records in which share of values it found a difference. It ends when so many newer values agree that three
-    differences would be expected among them. It also ends when its version has made no prediction for a day. If older
-    predictions are checked again, their differences do not begin a signal a second time.
+    A signal records the share of values that differed. It ends when newer values agree, and are so many that three
+    differences would be expected among them at that share. It also ends when its version has made no prediction for a
+    day. If older predictions are checked again, their differences do not begin a signal a second time.
 
     Args:
         versions: The result of the check, by version id.
-        agreed: By open signal: the values that had agreed before this check.
+        agreed: For each open signal, how many values had agreed before this check.
         found: The result of the check in a few words.
     """
     listed = [one for one in listed_signals(catalog, model) if one.kind == SIGNAL]

@@ -18,7 +18,7 @@ from trimtab.app.keep.erasure import unfinished
 from trimtab.app.keep.retention import kept_longer
 from trimtab.app.online.applier_error import standing
 from trimtab.app.plan.planning import unapplied
-from trimtab.app.state.loop_turn import last_turn
+from trimtab.app.state.loop_turn import last_activity
 from trimtab.app.state.lost_records import RECOVER, lost_records
 from trimtab.app.state.service_failures import service_failures
 from trimtab.app.training.fresh_process import failure_to_load
@@ -29,7 +29,7 @@ from trimtab.core.shown import count_of, format_bytes
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_time
 from trimtab.experiments.records import KIND as EXPERIMENT
 from trimtab.features.stored import check_functions
-from trimtab.monitoring.profiles.profile_store import without_profile
+from trimtab.monitoring.profiles.profile_store import why_no_profile
 from trimtab.monitoring.quality.detectable_rises import detectable_in_words
 from trimtab.monitoring.signals import LISTED_US, listed_signals, standing_signals
 from trimtab.registry.loading import lost_artifact, repair_lost
@@ -58,13 +58,13 @@ if TYPE_CHECKING:
     from trimtab.steering.definitions import Deployment
 
 _RECENT_US = 14 * DAY_US
-_TICK_US = 2 * DAY_US  # more time than this since a training loop last ran is an error
-_STUCK_US = MINUTE_US  # how long a log record may stay unapplied while a process applies the log
-_UNFOLLOWED_US = HOUR_US  # the same limit while no process applies the log: the next prediction will
+_TICK_US = 2 * DAY_US  # it is an error if a training loop has not run for this long
+_STUCK_US = MINUTE_US  # while a process applies the log, a record may wait for this long
+_UNFOLLOWED_US = HOUR_US  # while none does, for this long: the next prediction applies records
 
 
 def deployment_status(system: System, name: str) -> DeploymentStatus:
-    """Return the status of one deployment, for which no event is read."""
+    """Return the status of one deployment, without reading events."""
     return _deployment(system, name, Ledger(system.state.catalog).rows(), system.clock.now_us(), [])
 
 
@@ -86,7 +86,7 @@ def project_status(system: System) -> Status:
     skew, differing = skew_lines(system)
     red += differing
     signals = [signal for signal in listed_signals(system.state.catalog) if _shown(system, signal, now_us)]
-    told = {(SIGNAL, line.partition(": skew: ")[0]) for line in differing}  # signals that are shown already
+    told = {(SIGNAL, line.partition(": skew: ")[0]) for line in differing}  # these signals are shown already
     red += [
         f"{one.model}: {one.message}" + (f" At that time: {one.cause}." if one.cause else "")
         for one in signals
@@ -150,7 +150,7 @@ def _shown(system: System, signal: Signal, now_us: int) -> bool:
 def _applying(system: System, lag_records: int) -> list[str]:
     """Return the errors of the online features and of a serving process that applies events."""
     followed = system.views.followed()
-    failures = service_failures(system.state.catalog) if followed else {}  # else the service has ended
+    failures = service_failures(system.state.catalog) if followed else {}  # not followed: the service has ended
     red = [f"the serving process: {work} failed: {text}" for work, text in failures.items()]
     stands = standing(system.state.catalog)
     if stands is not None and (followed or lag_records):
@@ -181,7 +181,7 @@ def _not_answering(service: ServiceState) -> list[str]:
 
 
 def _reading_another_file(service: ServiceState) -> list[str]:
-    """Return a line for each worker that reads another project file than the service started with. # D36"""
+    """Return a line for each worker whose project file differs from the one with which the service started. # D36"""
     return [
         f"worker {one.slot} of the service reads a project file that has changed since the service started, and may "
         "answer differently from the others: restart the service"
@@ -252,14 +252,14 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
         trust=None if version is None else version.trust,
         cache=_cache(system, loop.deployment),
         learner=None if version is None else _learner(system, loop.deployment, version, now_us, red),
-        inputs=None if version is None else without_profile(system.state.catalog, version.id),
+        inputs=None if version is None else why_no_profile(system.state.catalog, version.id),
         ungated=None if version is None else _ungated(system, version, moved),
         beside=_arms(system, name),
     )
 
 
 def _failure(system: System, version: Version) -> str | None:
-    """Return why a version cannot answer on this machine, or None if no reason is known."""
+    """Return why a version cannot answer on this machine; None if no reason is known."""
     absent = absent_library(version.runtime)
     if absent is not None:
         return f"{missing_library(version.runtime, ModuleNotFoundError(name=absent))}."
@@ -267,7 +267,7 @@ def _failure(system: System, version: Version) -> str | None:
         check_functions(system.live.of(version))
     except (Misuse, Corrupt) as error:
         return str(error)
-    if version.runtime in ("pickle", "torch"):  # the version runs the project's code, which may have changed
+    if version.runtime in ("pickle", "torch"):  # it runs the project's code, which may have changed
         return failure_to_load(system.config, system.state_folder, version)
     return None
 
@@ -315,7 +315,7 @@ def _arms(system: System, name: str) -> dict[str, str]:
 
 
 def _armed_ungated(system: System, arm: str, version: Version) -> str:
-    """Say who made a version the canary although it did not pass its tests (the gate), and why."""
+    """Say who made a version that did not pass its tests (the gate) the canary, and why."""
     if arm != CANARY or system.registry.passed_gate(version) is not None:
         return ""
     move = system.registry.aliases(version.model)[arm]
@@ -323,7 +323,7 @@ def _armed_ungated(system: System, arm: str, version: Version) -> str:
 
 
 def _ungated(system: System, version: Version, moved: Sequence[AliasMove]) -> str | None:
-    """Say who deployed a version although it did not pass its gate, and why. Return None if it passed."""
+    """Say who deployed a version that did not pass its gate, and why. Return None if it passed."""
     if system.registry.passed_gate(version) is not None:
         return None
     by = [f"{move.actor}: {move.why}" for move in moved if move.version == version.id]
@@ -345,12 +345,13 @@ def _phase(system: System, state: LoopState, name: str) -> str:
         until = "" if stage.until_us is None else f" until {format_time(stage.until_us)} at most"
         return f"{system.registry.get(tried).name} in its {stage.name} stage{until}. {stage.said}"
     missing = f" Not yet: {state.lack}" if state.lack else ""
-    return f"waiting until {format_time(state.ready_at_us)}: {state.cause}{missing}"
+    word = "until" if state.ready_at_us > system.clock.now_us() else "since"
+    return f"waiting {word} {format_time(state.ready_at_us)}: {state.cause}{missing}"
 
 
 def _ticking(system: System, name: str, since_us: int | None, now_us: int) -> list[str]:
-    """Return an error if the last run of a training loop failed or was too long ago."""
-    turn = last_turn(system.state.catalog, name)
+    """Return an error if the last run of a training loop failed, or was too long ago."""
+    turn = last_activity(system.state.catalog, name)
     if turn is not None and turn.last_error is not None:
         return [f"the newest tick failed: {turn.last_error}"]
     ticked_us = turn.last_tick_us if turn is not None and turn.last_tick_us is not None else since_us
@@ -361,7 +362,7 @@ def _ticking(system: System, name: str, since_us: int | None, now_us: int) -> li
 
 
 def _unwatched(loop: DeploymentLoop, version: str) -> str | None:
-    """Return what part of the deployed version's quality is not monitored and why, or None if all is."""
+    """Return what of the deployed version's quality is not monitored, and why; None if all is."""
     watch = loop.monitor.watch
     if watch is None or watch.version != version:
         return "quality is not watched: the version in service was not promoted by the loop; run: trimtab train"

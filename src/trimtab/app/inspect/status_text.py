@@ -1,4 +1,4 @@
-"""The parts of a status, and its text: what is red first, then warnings, then the rest; times as ages."""
+"""The parts of a status, and its text: errors ("red") first, then warnings, then the rest; times as ages."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     trust: str | None = None  # "pickle" if loading the deployed version runs code from its file
     cache: str | None = None  # the hit rate of the score cache, if the deployment has one
     learner: str | None = None  # how many labels an online learner has learnt, and how many it could not learn
-    inputs: str | None = None  # why the input columns are not monitored; None if they are
-    ungated: str | None = None  # why the version is deployed without passing its tests; None if it passed
+    inputs: str | None = None  # why input columns are not monitored; None: they are
+    ungated: str | None = None  # why the version is deployed although it did not pass its tests; None: it passed
     beside: dict[str, str] = {}  # the version and share of requests of the canary and the shadow, if any
 
 
@@ -43,13 +43,13 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The status of one source of events."""
 
     name: str
-    events: int  # the number of its events or, if not `exact`, of their records, which may repeat events
+    events: int  # the number of events or, if not `exact`, of records, which may repeat events
     newest: str | None  # the event time of the newest event
-    quarantined: dict[str, int]  # by reason: the number of rows that could not become events
+    quarantined: dict[str, int]  # the number of rows that could not become events, by reason
     duplicates: int
     id_conflicts: int
-    exact: bool = True  # false if new records of a large log were not compared with earlier events
-    uncounted: int = 0  # the number of newest log records, of all sources, that the next tick will count
+    exact: bool = True  # False: new records of a large log were not compared with earlier events
+    uncounted: int = 0  # this many of the newest log records, of all sources, are not counted before the next tick
 
 
 class Status(Shown, msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -58,11 +58,11 @@ class Status(Shown, msgspec.Struct, frozen=True, kw_only=True, dict=True):
     at: str
     frozen: bool
     deployments: list[DeploymentStatus]
-    skew: dict[str, str]  # by model: the result of its newest skew check
+    skew: dict[str, str]  # the result of each model's newest skew check
     sources: list[SourceStatus]
     unapplied: list[str]  # definitions of the project file, such as "view carrier", that differ from the applied ones
     lag_records: int | None  # the number of log records not applied yet; None if online features are damaged
-    views: dict[str, dict[str, int]]  # by view and outcome: the number of applied records; empty if views are damaged
+    views: dict[str, dict[str, int]]  # the number of applied records by view and outcome; empty if views are damaged
     failures: list[FeatureFailure]  # features that could not be computed for some events
     disk_bytes: int  # the size of the state folder
     service: ServiceState | None  # the service that serves the project now
@@ -75,7 +75,7 @@ class Status(Shown, msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return bool(self.red)
 
     def plot(self) -> Picture:
-        """Return a picture of the loss of each deployment by closed day. The project must still be open.
+        """Return a picture of each deployment's loss by closed day. The project must still be open.
 
         Raises:
             Misuse: No day is closed yet, or the status was not given by `project.status()`.
@@ -86,7 +86,7 @@ class Status(Shown, msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return picture
 
     def lines(self) -> list[str]:
-        """The status as lines of text: what is red first, then warnings; times as ages."""
+        """The status as lines of text: errors ("red") first, then warnings; times as ages."""
         return status_lines(self)
 
 
@@ -139,7 +139,7 @@ def _warnings(status: Status) -> Iterator[str]:
             yield f"{one.model}: columns of inputs are not watched: {one.inputs}"
     if status.unapplied:
         yield f"not applied: {', '.join(status.unapplied)} (changed in the project file; see: trimtab plan)"
-    yield from (one.line for one in status.failures if not one.recent)  # recent ones are red
+    yield from (one.line for one in status.failures if not one.recent)  # recent failures are red
 
 
 def _deployment(one: DeploymentStatus, skew: str | None) -> Iterator[str]:

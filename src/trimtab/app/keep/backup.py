@@ -1,8 +1,8 @@
 """Back up and restore the state folder (`trimtab storage backup`, `trimtab storage restore`).  # D25
 
-A backup is complete and verified, or it is not made at all. Two rules make it consistent. Parts that store positions in
-a log are copied before that log, so that no stored position lies beyond the copied log. Parts that store addresses of
-blobs are copied before the blobs, so that no copied address leads nowhere.
+A backup is complete and verified, or it is not made. Two rules make it consistent. Parts that store positions in a log
+are copied before the log, so that no copied position lies beyond the copied log. Parts that store addresses of blobs
+are copied before the blobs, so that each copied address leads to a blob.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _LOGS = ("exposures", "quarantine", "predictions", "events")
 _STORES = ("online", "answers", "learners")
 _OWN = {"log", "tables", "blob", *_STORES}  # parts that are copied by their own stores, not file by file
 _PASSING = ("trimtab-replay-", "backfill")  # temporary folders of runs, which are not copied
-_PATIENCE_S = 60.0  # how long to wait while another process applies the retention settings
+_PATIENCE_S = 60.0  # another process that applies the retention settings is waited for this long
 _BLOCK = 1 << 20
 _HASH_DIGITS = 64
 
@@ -66,7 +66,7 @@ class BackupFile(msgspec.Struct, frozen=True):
 
 
 class Positions(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the copies end: the last positions of the copied logs, and those that copied tables and views have read."""
+    """Where the copies end: the last positions in copied logs, and the last that copied tables and views have read."""
 
     logs: dict[str, dict[str, int]]  # by log and partition
     tables: dict[str, dict[str, int]]  # by source and partition
@@ -167,8 +167,7 @@ def restore(
 
     Args:
         backup: The folder that `back_up` wrote.
-        into: The state folder to restore to; in a project, this is `.trimtab`. If it is a link, the link stays and its
-            target is replaced.
+        into: The state folder to restore to; in a project, `.trimtab`. Of a link, the target is replaced.
         force: Whether to replace a state that the folder already contains.
         progress: Called with the number of bytes done and the total number of bytes.
 
@@ -189,22 +188,22 @@ def restore(
         _refuse_there(into, force)  # checked again, because another process may have written a state meanwhile
         with _whole_or_nothing(partial, into, _replace):
             done = 0
-            partial.chmod(stat.S_IMODE(into.stat().st_mode))  # the new folder gets the access rights of the old one
+            partial.chmod(stat.S_IMODE(into.stat().st_mode))  # the new folder gets the old folder's access rights
             for file in manifest.files:
                 _restore_file(backup / _STATE, partial, file)
                 done += file.size_bytes
                 if progress is not None:
                     progress(done, manifest.size_bytes)
             check_format(partial)
-            if (into / MARKER).exists() and not (partial / MARKER).exists():  # at that time there was no API key yet
+            if (into / MARKER).exists() and not (partial / MARKER).exists():  # the backup is older than API keys
                 shutil.copyfile(into / MARKER, partial / MARKER)
     return manifest
 
 
 def _copy_parts(system: System, to: Path) -> Positions:
-    """Copy all parts in the right order, and return the positions that the copies reach."""
+    """Copy all parts in the right order, and return where the copies end."""
     state, folder = system.state, system.state_folder
-    _copy_rest(folder, to)  # this includes buffered answers that are not in the prediction log yet
+    _copy_rest(folder, to)  # with buffered answers that are not in the prediction log yet
     _copied(state.catalog, catalog_file(to))
     for name in _STORES:
         if (folder / name).exists():
@@ -245,7 +244,7 @@ def _copied(part: object, to: Path) -> object:
 
 
 def _copy_rest(folder: Path, to: Path) -> None:
-    """Copy all other files, but no locks and no temporary files."""
+    """Copy all other files except locks and temporary files."""
     make_folder(to)
     for path in sorted(folder.iterdir()):
         if path.is_dir() and path.name not in _OWN and not path.name.startswith((".", *_PASSING)):
@@ -271,7 +270,7 @@ def _copy_file(path: Path, to: Path) -> None:
 def _hashed(path: Path, folder: Path) -> BackupFile:
     """Write a copied file through to the disk, and return its entry in the manifest.
 
-    If the file's name is the hash of its content, the content is checked against the name.
+    If the file's name is the hash of its content, the hash is checked.
     """
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -306,7 +305,7 @@ def _restore_file(source: Path, to: Path, file: BackupFile) -> None:
 
 
 def _refuse_there(folder: Path, force: bool) -> None:
-    """Raise an error if `folder` has a state that a process uses or that, without `force`, must not be replaced."""
+    """Raise an error if a process uses the state in `folder`, or if it has a state and `force` is not given."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not force:
@@ -320,7 +319,7 @@ def _refuse_there(folder: Path, force: bool) -> None:
 def _had_alone(folder: Path) -> Iterator[None]:
     """Lock the folder, so that no other process opens a project in it while the block runs.
 
-    If the folder was created for this purpose, it is removed again when the block fails.
+    If the folder was created for this, it is removed when the block fails.
     """
     hold, made = have_alone(folder)
     try:
@@ -377,8 +376,8 @@ def _replace(partial: Path, to: Path) -> None:
     If this fails, the old folder is put back. Otherwise the old folder is removed.
     """
     old = set_aside(to)
-    _remove(old)  # left by a process that was killed after it had put its state in place
-    with _uninterrupted():  # an interrupt after the swap must not be reported as "nothing was changed"
+    _remove(old)  # left by a process that was killed after its swap
+    with _uninterrupted():  # after an interrupt, "nothing was changed" would be wrong
         try:
             _refuse_there(to, force=True)
             if any(to.iterdir()):
@@ -389,7 +388,7 @@ def _replace(partial: Path, to: Path) -> None:
             _put_back(old, to, partial)
             raise
         if old.exists():
-            old.rename(partial)  # under this name, the old state is no longer put back after a crash
+            old.rename(partial)  # after a crash, a state with this name is not put back
         _remove(partial)
 
 

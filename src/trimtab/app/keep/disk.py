@@ -32,8 +32,8 @@ class Disk(Shown, msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     free_bytes: int  # the free space on the disk of the folder
     budget_bytes: int | None
-    frees_bytes: int | None  # about how many bytes `trimtab storage prune` would free; None if unknown
-    growth_bytes: int | None  # about how many bytes are added a day; None if unknown
+    frees_bytes: int | None  # `trimtab storage prune` would free about this many bytes; None: unknown
+    growth_bytes: int | None  # about this many bytes are added a day; None: unknown
     notes: list[str]
     red: list[str]
 
@@ -63,7 +63,7 @@ class Disk(Shown, msgspec.Struct, frozen=True, kw_only=True):
 def disk_report(system: System) -> Disk:
     """Return the disk usage of a project; see `Project.disk`.
 
-    On a full disk, the report contains only what can be seen from file sizes.
+    On a full disk, the report is made from file sizes alone.
     """
     now = taken(system.state_folder)
     budget = system.config.retention.budget_bytes
@@ -84,7 +84,7 @@ def disk_report(system: System) -> Disk:
 
 
 def _outlook(system: System, now: Taken) -> tuple[int | None, int | None, list[str]]:
-    """Return the bytes that `trimtab storage prune` would free, the bytes that a day adds, and remarks."""
+    """Return how many bytes `trimtab storage prune` would free, how many a day adds, and remarks."""
     from trimtab.app.keep.retention import growths, last_retained, plan_retention
 
     try:

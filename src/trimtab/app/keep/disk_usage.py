@@ -36,7 +36,7 @@ _PARTS = {
 
 _WINDOW_US = 7 * DAY_US  # the time over which growth is measured
 
-_SAMPLED = 200  # how many events are read to estimate which share was not loaded as history
+_SAMPLED = 200  # this many events are read to estimate which share was not loaded as history
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -74,10 +74,7 @@ def over_budget(size_bytes: int, budget_bytes: int | None) -> str | None:
 
 
 def log_growth(log: Log, sizes: Mapping[str, int], now_us: int, *, events: bool) -> float | None:
-    """Return by how many bytes a log grew per day in the last week, without loads of history.
-
-    The result is None if the log is empty.
-    """
+    """Return how many bytes a log grew a day in the last week, without loads of history; None if the log is empty."""
     bytes_a_day, days = 0.0, 0.0
     since = positions_before(log, now_us - _WINDOW_US)
     for partition, after in since.items():
@@ -93,7 +90,7 @@ def log_growth(log: Log, sizes: Mapping[str, int], now_us: int, *, events: bool)
 
 
 def record_bytes(log: Log, partition: str, size: int) -> float:
-    """Return the mean size of a partition's records in its file, in bytes, or 0 if it has no records."""
+    """Return the mean size in bytes of a partition's records in its file; 0 if there are none."""
     held = _held(log, partition)
     return 0.0 if held is None else size / max(1, held[1] - held[0])
 
@@ -105,7 +102,7 @@ def _held(log: Log, partition: str) -> tuple[int, int, int] | None:
 
 
 def _live_share(log: Log, partition: str, after: int, last: int) -> float:
-    """Return the share of events that were appended when they happened, rather than loaded later as history."""
+    """Return the share of events that were appended when they happened, and not loaded later as history."""
     from trimtab.events.records import decode_all
 
     step = max(1, (last - after) // _SAMPLED)

@@ -41,12 +41,12 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 ACT = "forget"
-KIND = "forget"  # the kind of the catalogue records of unfinished runs, named by the hash of their keys
+KIND = "forget"  # the kind of the catalogue records of unfinished runs; a record's key is the hash of the run's keys
 _SALT = "forget_salt"
-# folders made from the logs, which can be made again
+# folders that can be made again from the logs
 _WORKSPACES = ("trimtab-replay-*", "backfill/*", "demo", f"*{ASIDE}")
-_NAMED = 10  # the most keys without data that are named
-_LEAST_BYTES = 6  # a shorter key would be found in any file by chance
+_NAMED = 10  # of the keys without data, at most this many are named
+_LEAST_BYTES = 6  # shorter keys occur in any file by chance
 _WORDS = {
     "events": "events",
     "table_rows": "rows of tables of record",
@@ -67,18 +67,18 @@ class Forgotten(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The result of an erasure, or of a dry run."""
 
     entity: str
-    keys: int  # how many keys were given
+    keys: int  # the number of given keys
     nothing: list[str]  # the keys for which no data was found
-    columns: dict[str, list[str]]  # by source: the columns that were searched
-    counts: dict[str, int]  # by kind of data: how many records or rows were found
-    sources: dict[str, int]  # by source: the number of events
+    columns: dict[str, list[str]]  # the searched columns, by source
+    counts: dict[str, int]  # the number of records or rows that were found, by kind of data
+    sources: dict[str, int]  # the number of events by source
     training_sets: list[SeenSet]  # the stored training sets with rows about the keys; see `sets_deleted`
     learners: list[str]  # models whose online learner may have learnt from the erased data
-    workspaces: list[str]  # folders with copies of the data, left by simulations, demos and joins
-    residue: list[str]  # files of the state folder that still contain a key afterwards
+    workspaces: list[str]  # folders with copies of the data, left by simulations, demos and joins on disk
+    residue: list[str]  # files of the state folder that still contain a key
     dry_run: bool
     key_hash: str  # the hash of all keys together; the ledger has a hash of each key
-    ledger_row: int | None  # the number of the last ledger row; each key has its own row
+    ledger_row: int | None  # the sequence number of the last ledger row; each key has its own row
     sets_deleted: bool = False  # whether the rows of training sets were deleted, or would be
 
     def lines(self) -> list[str]:
@@ -115,14 +115,14 @@ class Forgotten(Shown, msgspec.Struct, frozen=True, kw_only=True):
 class _Run(msgspec.Struct, frozen=True, kw_only=True):
     """The plan of an unfinished run, without personal data.
 
-    It stores what a new search could not find again once some data is erased.
+    It stores what a search no longer finds after some data is erased.
     """
 
     begun_at_us: int
     counts: dict[str, int]
     sources: dict[str, int]
-    partitions: dict[str, list[str]]  # by log: the partitions whose files must be rewritten
-    rows: dict[str, list[tuple[str, int, str]]]  # by source: the rows of its table to erase
+    partitions: dict[str, list[str]]  # for each log, the partitions whose files must be rewritten
+    rows: dict[str, list[tuple[str, int, str]]]  # for each source, the rows of its table to erase
     sets: list[SeenSet]
     workspaces: list[str]
     why: str = ""
@@ -176,7 +176,7 @@ def unfinished(catalog: Catalog) -> list[str]:
 def _erase(system: System, found: PersonalData, run: _Run) -> None:
     """Carry out the plan of a run. Every step may be repeated.
 
-    The log is erased first, because everything else is made from it.
+    The log comes first, because everything else is made from it.
     """
     state = system.state
     if run.sources:
@@ -193,14 +193,14 @@ def _erase(system: System, found: PersonalData, run: _Run) -> None:
     if run.sources:
         store_counts(system)
         _reset_views(system, run.sources.keys())
-    for leftover in (state.folder / "blob").glob(".*.new"):  # left by a training that was killed; no training runs now
+    for leftover in (state.folder / "blob").glob(".*.new"):  # left by killed trainings; no training runs now
         leftover.unlink(missing_ok=True)
     for name in run.workspaces:
         shutil.rmtree(state.folder / name, ignore_errors=True)
 
 
 def _empty_spools(system: System) -> None:
-    """Move answers from the buffer files of killed services into the prediction log, where they are searched."""
+    """Move answers from the buffer files of killed services into the prediction log, which is searched."""
     folder, answers = system.state.spools, system.state.predictions
     if isinstance(answers, BufferedLog):
         answers.release()
@@ -211,12 +211,12 @@ def _empty_spools(system: System) -> None:
 def _reset_views(system: System, sources: Collection[str]) -> None:
     """Reset the online features of the views over these sources, so that they are filled again from the log.
 
-    Afterwards, no page of the database file contains the old values.
+    Afterwards, the database file nowhere contains the old values.
     """
     if system.state.online_place.mark() is None:
         return
     kv = system.state.online
-    kv.erase()  # raises an error, with nothing lost, if another process has the store open
+    kv.erase()  # if another process has the store open, an error is raised and nothing is lost
     every = system.views.views
     OnlineStore(kv, every).drop_others()
     if reset := [view for view in every if view.source.name in sources]:
@@ -226,7 +226,7 @@ def _reset_views(system: System, sources: Collection[str]) -> None:
 
 
 def _write_rows(system: System, subject: Subject, run: _Run, salt: bytes, *, actor: str, deleted: bool) -> Decision:
-    """Write a row of the ledger for each key that had data. Every row has the counts of the whole run."""
+    """Write a ledger row for each key that had data. Each row has the counts of the whole run."""
     met = [key for key in subject.keys if key in subject.met] or list(subject.keys)
     versions = sorted({version for one in run.sets for version in one.versions})
     entries = [
@@ -312,11 +312,11 @@ def _refuse_without_data(system: System, subject: Subject, run: _Run, *, sets: b
     hashes = {_hashed(subject, key, _salt(system, make=False)) for key in subject.keys}
     before = [d for d in Ledger(system.state.catalog).rows() if d.act == ACT and d.evidence.get("key_hash") in hashes]
     if before:
-        it = "It" if len(subject.keys) == 1 else "The last of them"
-        said += f" {it} was forgotten {format_time(before[-1].at_us)} (ledger row {before[-1].sequence})."
+        erased = "The data of this key was" if len(subject.keys) == 1 else "The last of these keys was"
+        said += f" {erased} erased {format_time(before[-1].at_us)} (ledger row {before[-1].sequence})."
     if run.sets:
         said += f" Training sets with rows of it: {len(run.sets)}; --training-sets deletes those."
-    raise NotFound(f"forget: nothing of {subject.shown} is there ({places}).{said} Nothing was changed.")
+    raise NotFound(f"forget: no data of {subject.shown} was found (searched: {places}).{said} Nothing was changed.")
 
 
 def _result(
@@ -359,7 +359,7 @@ def _learners(system: System, subject: Subject) -> list[str]:
 def _workspaces(folder: Path) -> Iterator[str]:
     """Yield the folders of simulations, demos and long joins that are no longer running.
 
-    A run that is still going on holds a lock on a file in its folder.
+    While a run goes on, it holds a lock on a file in its folder.
     """
     for path in sorted(path for pattern in _WORKSPACES for path in folder.glob(pattern)):
         files = [lock for lock in sorted(path.rglob("*")) if lock.name == "lock" or lock.suffix == ".lock"]
@@ -372,9 +372,9 @@ def _workspaces(folder: Path) -> Iterator[str]:
 
 
 def _leftovers(folder: Path, subject: Subject) -> Iterator[str]:
-    """Yield the files that contain the bytes of a key.
+    """Yield the files that contain a key.
 
-    Keys that are so short that they occur in any file by chance are not searched for.
+    Short keys, which occur in any file by chance, are not searched for.
     """
     needles = subject.stored_as(_LEAST_BYTES)
     if not needles:
@@ -393,14 +393,11 @@ def _leftovers(folder: Path, subject: Subject) -> Iterator[str]:
 
 @contextmanager
 def _alone(system: System) -> Iterator[None]:
-    """Keep other processes from serving, training, applying retention and making backups while the block runs.
-
-    The locks of the logs keep other processes from appending.
-    """
+    """While the block runs, keep other processes from serving, training, retention, backups and appending."""
     state = system.state
     names = [LEASE, RETENTION, *(f"loop.{name}" for name in system.definitions.deployments)]
     with ExitStack() as held:
-        held.enter_context(writing_tables(state))  # otherwise another process could move erased records into the tables
+        held.enter_context(writing_tables(state))  # so that no other process moves erased records into the tables
         for name in names:
             otherwise = (
                 f"{state.folder}: another process serves or trains this project ({name}). Stop it, run forget, and "
@@ -414,7 +411,7 @@ def _pending(system: System, subject: Subject, digest: str) -> _Run | None:
     record = system.state.catalog.get(KIND, digest)
     if record is None:
         return None
-    subject.met.update(subject.keys)  # the stored plan does not say which keys had data: assume that all had
+    subject.met.update(subject.keys)  # the stored plan does not say which keys had data: assume all
     return msgspec.json.decode(record.body, type=_Run)
 
 
@@ -435,7 +432,7 @@ def _hashed(subject: Subject, key: Sequence[str], salt: bytes) -> str:
 
 
 def _digest(subject: Subject, salt: bytes) -> str:
-    """Return one hash of all the keys of a subject, whatever their order."""
+    """Return one hash of all keys of a subject, which does not depend on their order."""
     hashes = sorted(_hashed(subject, key, salt) for key in subject.keys)
     return hashes[0] if len(hashes) == 1 else hashlib.blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Find the data of a subject in logs, tables, stored answers and training sets, and prepare what replaces it."""
+"""Find the data of a subject in logs, tables, stored answers and training sets, and prepare replacements."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def open_tables(system: System) -> Iterator[dict[str, Table]]:
 def _predictions(
     system: System, subject: Subject, erased_ids: Callable[[str], set[str]]
 ) -> tuple[Instead, RequestKeys]:
-    """Return the replacements of predictions, and by model the keys of the erased requests."""
+    """Return the replacements of predictions, and the keys of the erased requests by model."""
     models = system.definitions.models
     shapes = {name: request_shape(model.request) for name, model in models.items()}
     keys: RequestKeys = {name: (erased_ids(models[name].request.name), set()) for name in shapes}
@@ -204,8 +204,8 @@ def _size(places: Instead) -> int:
 def partitions_of(log: Log, changed: Iterable[str]) -> list[str]:
     """Return the partitions whose files must be rewritten.
 
-    These are the partitions with changes, and all partitions that were ever truncated, because their files may still
-    contain removed records.
+    These are the partitions with changes, and those that were ever truncated: their files may still contain removed
+    records.
     """
     wanted = set(changed)
     wanted.update(partition for partition, last in log.positions().items() if begin_of(log, partition, last))

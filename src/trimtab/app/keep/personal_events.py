@@ -1,4 +1,4 @@
-"""Find a subject's events in the log and in the tables of record (their long-term store), and what replaces them."""
+"""Find a subject's events in the log and in the tables of record (the long-term store), and make replacements."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from trimtab.training.definitions import Model
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-Instead = dict[str, dict[int, bytes]]  # by partition and position: the new payload of a record
+Instead = dict[str, dict[int, bytes]]  # the new payload of a record, by partition and position
 Place = tuple[str, int]  # partition and position
-# By model: the keys of erased requests, and those among them that other, remaining requests have as well.
+# For each model, the keys of erased requests, and those of them that remaining requests have, too.
 RequestKeys = dict[str, tuple[set[str], set[str]]]
 
 
@@ -40,9 +40,9 @@ class _Seen(msgspec.Struct):
 
     source: str
     id: str
-    order: tuple[int, str, int]  # the order of an event's versions: when it became known, partition, position
+    order: tuple[int, str, int]  # orders the versions of an event: when it became known, partition, position
     deletes: bool
-    wanted: bool  # whether this record has the key; if not, another version of its event has it
+    wanted: bool  # whether this record has the key; otherwise, another version of its event has it
     appended_at_us: int
     event: Event
     in_log: bool = False
@@ -54,9 +54,9 @@ class _Seen(msgspec.Struct):
 class PersonalEvents:
     """Finds a subject's events and the deletions of these events.
 
-    In a source whose events have ids, an event may be corrected later, and may then belong to another entity. If an
-    earlier version of the event belonged to another entity, the erased version is replaced by a deletion. Otherwise the
-    earlier version would become valid again.  # D26
+    In a source whose events have ids, a correction of an event may belong to another entity. If an earlier version of
+    an event belonged to another entity, the erased version is replaced by a deletion. Otherwise the earlier version
+    would become valid again. # D26
     """
 
     def __init__(self, system: System, subject: Subject) -> None:
@@ -233,7 +233,7 @@ class _Link:
             self.keys.discard(event.id)
 
     def key_of(self, event: Event, sources: Mapping[str, Source]) -> str | None:
-        """Return the key of the request that a label event belongs to, if that request is erased."""
+        """Return the key of a label event's request, if that request is erased."""
         place = list(sources[self.labels].columns).index(self.column)
         value = event.values[place] if place < len(event.values) else None
         return None if value is None or str(value) not in self.keys else str(value)

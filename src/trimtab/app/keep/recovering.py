@@ -1,7 +1,7 @@
 """Recover after records were lost, or were stamped by a wrong clock (`trimtab storage recover`).  # D0169, # D0170
 
-First, the remaining records of the log are moved to the tables of record, the long-term store of events. So none of
-them is lost. Each step may be repeated, so the same command can continue after it was killed.
+First, the remaining records of the log are moved to the tables of record, the long-term store of events, so that none
+of them is lost. Each step may be repeated: if the command was killed, run it again.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class LostRange(msgspec.Struct, frozen=True, kw_only=True):
     partition: str
     first: int
     last: int
-    in_tables: int  # how many of the lost records are still in the tables of record, counted from the first
-    readers: dict[str, int]  # by reader: its position, for readers that had read some of the lost records
-    appended_again: int  # the number of remaining records that get new positions, because readers would skip them
+    in_tables: int  # this many of the lost records, from the first on, are still in the tables of record
+    readers: dict[str, int]  # readers that had read some of the lost records, with their positions
+    appended_again: int  # this many remaining records get new positions, because readers would skip them
 
     def lines(self) -> list[str]:
         """The lost range as lines of text."""
@@ -108,7 +108,7 @@ def recover(system: System, *, dry_run: bool = False, actor: str = "a person") -
             restamp(system, done.stamped_ahead, now_us, actor)
     store_counts(system)
     if done.stamped_ahead:
-        system.reopen()  # everything that was read before the repair is outdated
+        system.reopen()  # what was read before the repair is outdated
         system.views.rebuild_all()
     return done
 
@@ -132,7 +132,7 @@ def _range(system: System, lost: Lost) -> LostRange:
 
 
 def _named(system: System, readers: Mapping[str, int]) -> dict[str, int]:
-    """Return the readers, with the name of each view that is in use instead of its hash."""
+    """Return the readers. Views that are in use are shown by their names in place of their hashes."""
     names = {f"view {plan.cursor_name[:8]}": f"view {name}" for name, plan in system.views.store.plans.items()}
     return {names.get(reader, reader): position for reader, position in readers.items()}
 
@@ -140,7 +140,7 @@ def _named(system: System, readers: Mapping[str, int]) -> dict[str, int]:
 def _go_on(system: System, lost: LostRange, actor: str) -> None:
     """Let a partition continue after the last position that any reader has read.
 
-    This is first recorded in the ledger of decisions.
+    It is recorded in the ledger of decisions first.
     """
     state = system.state
     log = {EVENTS: state.events, EXPOSURES: state.exposures}.get(lost.log, state.written_predictions)
@@ -177,8 +177,8 @@ def _go_on(system: System, lost: LostRange, actor: str) -> None:
 def _unread(system: System, partition: str, end: int) -> Iterator[LogRecord]:
     """Yield the remaining events that no reader has read.
 
-    Some were appended after the loss, at positions that readers had already passed. Others belong to sources that are
-    not declared, so that no table takes them.
+    Some were appended after the loss, at positions that readers had passed before. Others are of undeclared sources,
+    which have no table.
     """
     seen_us, known = _seen_us(system, partition, end), {ERASED, *system.definitions.sources}
     for record in chain.from_iterable(records_between(system.state.events, partition, 0, end)):
@@ -187,7 +187,7 @@ def _unread(system: System, partition: str, end: int) -> Iterator[LogRecord]:
 
 
 def _seen_us(system: System, partition: str, end: int) -> int:
-    """Return the greatest append time that was seen by a reader beyond the end of the partition."""
+    """Return the greatest append time that readers have seen beyond the end of the partition."""
     state, seen = system.state, [_NOTHING_US]
     if state.online_place.mark() is not None:
         with suppress(Corrupt):  # damaged features are rebuilt in any case

@@ -1,7 +1,7 @@
 """Move the log into tables, truncate it, and remove data past its retention (`trimtab storage prune`). # D23
 
-The process may be killed at any point without harm. Records are safely in a table before the log loses them, removals
-are recorded before they happen, and each step may be repeated.
+The process may be killed at any point without harm. Records are in a table before the log loses them, removals are
+recorded before they happen, and each step may be repeated.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LEASE = "retention"
 _BATCH = 10_000
 _FILES = 32  # a table with more files is compacted
-_LEARNT_WAITS = 2  # a learner reads predictions that are up to so many label waits old
+_LEARNT_WAITS = 2  # a learner reads predictions that are up to this many label waits old
 _IN_TABLE = 0.3  # an event in a table takes about this share of its bytes in the log
 
 
@@ -42,15 +42,15 @@ class Retained(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
     at: str
     dry_run: bool
-    truncated: dict[str, int]  # by partition of the event log: the number of records that are now only in tables
-    expired: dict[str, int]  # by source: the number of events removed
+    truncated: dict[str, int]  # for each partition of the event log, how many records are now only in tables
+    expired: dict[str, int]  # the number of removed events by source
     predictions: int
     quarantined: int
     freed_bytes: int
     size_bytes: int  # the size of the state folder afterwards
     budget_bytes: int | None
-    growth_bytes: dict[str, float]  # by log: bytes added per day, as measured before the log was truncated
-    notes: list[str]  # what was kept longer and why, and which features change from now on
+    growth_bytes: dict[str, float]  # the growth of each log in bytes a day, measured before it was truncated
+    notes: list[str]  # what was kept longer, and why, and which features change from now on
     red: list[str]
 
     def lines(self) -> list[str]:
@@ -81,7 +81,7 @@ def retain(system: System, *, dry_run: bool = False) -> Retained:
 def retain_when_due(system: System) -> Retained | None:
     """Apply the retention settings if they are set and were not applied in the last day.
 
-    The result is None if nothing was due, or if another process is doing it.
+    The result is None if nothing was due, or if another process does it.
     """
     last = last_retained(system.state.catalog)
     if not system.config.retention.is_set:
@@ -100,7 +100,7 @@ def plan_retention(system: System) -> Retained:
     log, notes = system.state.events, _differences(system)
     followed, held = (
         _follower_positions(system) if system.views.followed() else ({}, [])
-    )  # else: `storage prune` catches up
+    )  # otherwise, `storage prune` catches up
     truncated, freed = {}, 0.0
     through = truncation(system.state.catalog).through
     for partition, last in log.positions().items():
@@ -233,7 +233,7 @@ def _truncate_events(system: System) -> tuple[dict[str, int], list[str]]:
         cuts[partition] = cut
         notes += strange
     noted = truncation_put(state.catalog, reached, cuts, _newest_us(system))
-    state.catalog.write([noted])  # stored before the truncation, so that readers can tell it from a loss of records
+    state.catalog.write([noted])  # stored first, so that readers can tell the truncation from a loss of records
     truncated = {}
     for partition, cut in cuts.items():
         truncated[partition] = _truncate(log, {partition: cut}, notes)
@@ -258,10 +258,10 @@ def _truncate(log: Log, cuts: Mapping[str, int], notes: list[str]) -> int:
 
 
 def _follower_positions(system: System) -> tuple[dict[str, int], list[str]]:
-    """Return by partition the position of the slowest online view, and remarks about these views.
+    """Return for each partition the position of the slowest online view, and remarks about these views.
 
-    Only online views read the log directly. Tables have just been brought up to date by `materialise`. Labels,
-    outcomes, learners and training sets read the history, which includes the tables.
+    No other reader needs the log: `materialise` has just brought the tables up to date, and labels, outcomes, learners
+    and training sets read the history, which includes the tables.
     """
     if not system.views.views:
         return {}, []
@@ -280,15 +280,15 @@ def _follower_positions(system: System) -> tuple[dict[str, int], list[str]]:
 def _filling_positions(system: System) -> tuple[list[dict[str, int]], list[str]]:
     """Return the positions after which views that are being filled need the log, and remarks with their names.  # D31
 
-    A view is filled by the process that applies the log. If there is no such process, the filling was interrupted and
-    will begin again, so it needs no positions.
+    The process that applies the log fills views. Without such a process, a filling was interrupted and will begin
+    again, so it needs no positions.
     """
     if not system.views.followed():
         return [], []
     store = system.views.store
     names = {plan.cursor_name: plan.name for plan in store.plans.values()}
     filling = {id_of(name): cursor for name, cursor in store.cursors().items() if name.startswith(FILLING)}
-    # A view that has no counts yet is still reading the tables, so it needs the log from its beginning.
+    # A view without counts still reads the tables, so it needs the log from its beginning.
     reading = [cursor.positions if cursor.counts else {} for cursor in filling.values()]
     return reading, [names.get(one, one) for one in filling]
 
@@ -324,7 +324,7 @@ def _expire(system: System, tables: Mapping[str, Table]) -> dict[str, int]:
         before_us = max((_newest_us(system) - kept_us) // DAY_US * DAY_US, already.get(source, -(2**62)))
         condition = expired(before_us, entities[source])
         if table.count(condition):
-            note_kept_from(system.state.catalog, source, before_us)  # first, because keeping events longer does no harm
+            note_kept_from(system.state.catalog, source, before_us)  # first: events that stay longer do no harm
             discard_counts(system)
             gone[source] = table.prune(condition)
     return gone
@@ -339,9 +339,9 @@ def _entities(system: System) -> dict[str, list[tuple[str, ...]]]:
 
 
 def _kept_us(system: System, source: str) -> int | None:
-    """Return for how long the events of a source are kept.
+    """Return how long the events of a source are kept.
 
-    This is the time in the settings or, if longer, the time that features of a deployed version look back.
+    This is the set time or, if longer, the time that features of a deployed version look back.
     """
     kept_us = system.config.retention.events_us(source)
     need = source_needs(system.definitions, system.live.views()).get(source)
@@ -380,7 +380,7 @@ def _quarantined_before(system: System) -> dict[str, int]:
 def _newest_us(system: System) -> int:
     """Return the greatest append time of events and predictions, but at most the present time.
 
-    The age of data is measured from this time, so that a clock that is ahead removes nothing.
+    The age of data is measured from this time, so that a clock that is ahead removes no data.
     """
     newest = [
         record.appended_at_us
@@ -419,7 +419,7 @@ def kept_longer(system: System) -> list[str]:
 
 
 def _differences(system: System) -> list[str]:
-    """Return the features whose values retention changes, because they used events that are no longer kept."""
+    """Return the features whose values change because of retention: they used events that are no longer kept."""
     settings, notes = system.config.retention, []
     views = views_in_use(system.definitions, system.live.views())
     for source, names in lifetime_features(views).items():
@@ -438,7 +438,7 @@ def _differences(system: System) -> list[str]:
 
 
 def growths(system: System, size: Taken) -> dict[str, float]:
-    """Return the growth of each log in bytes per day. For a truncated log, this is the result of the previous run."""
+    """Return the growth of each log in bytes a day. Of a truncated log, it is what the previous run measured."""
     last = last_retained(system.state.catalog)
     growths = {} if last is None else dict(last.growth_bytes)
     state, now_us = system.state, system.clock.now_us()

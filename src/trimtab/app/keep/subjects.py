@@ -1,4 +1,4 @@
-"""The subject of an erasure: an entity's keys, the columns that hold them, and tests whether a row has them."""
+"""The subject of an erasure: keys of an entity, the columns that hold them, and tests whether a row has one."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Key = tuple[str, ...]  # the parts of a key as text, one for each column
 Fits = Callable[[Sequence[Any]], bool]  # tells whether a row (a list of values) has one of the keys
 
 _KEYS: tuple[Dtype, ...] = ("str", "int")
-_FEW = 20  # with more keys than this, it is cheaper to decode each record than to search its bytes
+_FEW = 20  # with more keys, it is cheaper to decode each record than to search its bytes
 _ENDS: tuple[Literal["big", "little"], ...] = ("big", "little")
 _WHOLE = re.compile(r"-?[0-9]{1,19}")
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Subject:
-    """An entity and some of its keys. The attribute `met` collects the keys that were found in data.
+    """An entity and some of its keys. `met` collects the keys that were found in data.
 
     Columns of the same name hold the same entity in every source. Columns of different names hold the same entity if
-    they are joined in one of two ways. The first is a label, which has a column with the key of its request. The second
-    is a view, whose columns are looked up by columns of a request.
+    they are joined: a label has a column with the key of its request, and the key columns of a view are looked up by
+    columns of a request.
 
     Args:
         definitions: The project's definitions.
@@ -80,7 +80,7 @@ class Subject:
         return f"{self.entity} {', '.join(map(repr, self.keys[0]))}"
 
     def names(self, source: str, columns: Sequence[str]) -> list[str | int | tuple[str | int, ...]]:
-        """Return the keys as the names under which a view of a source stores its entities.
+        """Return the names under which a view of a source stores the entities with these keys.
 
         Keys that the given columns cannot hold are left out.
         """
@@ -97,7 +97,7 @@ class Subject:
         """Return the longest part of each key in all forms in which files may contain it.
 
         The forms are text and, for whole numbers, MessagePack, eight bytes in either byte order (in tables and packed
-        values) and the names of online features. Parts with fewer than `least_bytes` bytes are left out.
+        values), and the names of online features. Parts with fewer than `least_bytes` bytes are left out.
         """
         longest = [max(key, key=lambda part: len(part.encode())) for key in self.keys]
         parts = [part for part in longest if len(part.encode()) >= least_bytes]
@@ -120,7 +120,7 @@ class Subject:
         return self._fits(self._requests[model].name, self._requests[model].columns)
 
     def of_table(self, source: str | None, rows: Columns) -> list[int]:
-        """Return the numbers of the rows that have a key. Without a source, all columns with the right names count."""
+        """Return the indices of the rows that have a key. Without a source, all columns with the right names count."""
         known = self.places.get(source or "")
         every = {names for _, names in self._places} if known is None else set(known)
         found: set[int] = set()
@@ -209,7 +209,7 @@ def columns_of(definitions: Definitions, sources: Sequence[Source], entity: str)
 
 
 def _places(definitions: Definitions, sources: Sequence[Source], columns: Names) -> set[tuple[str, Names]]:
-    """Return pairs of a source and those of its columns that hold the entity, by their name or by a join."""
+    """Return pairs of a source and its columns that hold the entity, by their name or by a join."""
     links: list[tuple[tuple[str, Names], tuple[str, Names]]] = []
     for model in definitions.models.values():
         request, label = model.request, model.label
@@ -230,7 +230,7 @@ def _places(definitions: Definitions, sources: Sequence[Source], columns: Names)
 
 
 def _values(dtypes: Mapping[str, Dtype], names: Names, key: Key) -> tuple[Any, ...] | None:
-    """Return the key as values of these columns, or None if a column is missing or cannot hold its value."""
+    """Return the key as values of the columns; None if a column is missing or cannot hold its value."""
     values: list[Any] = []
     for name, part in zip(names, key, strict=True):
         dtype = dtypes.get(name)
@@ -248,7 +248,7 @@ def _word(part: str) -> re.Pattern[str]:
 
 
 def _whole(key: str) -> list[int]:
-    """Return the whole number that a text stands for, in a list. The list is empty if no column can hold it."""
+    """Return a list with the whole number that a text stands for. It is empty if no column can hold the number."""
     found = [int(key)] if _WHOLE.fullmatch(key) else []
     return [n for n in found if -(2**63) <= n < 2**63]
 

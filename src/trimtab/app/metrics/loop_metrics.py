@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 UNREADABLE = "trimtab_loop_unreadable"
 _DAY = ("model", "version", "arm")
-# By metric: its help text and its labels. The values come from `loop_values.py`.
+# For each metric, its help text and its labels. The values come from `loop_values.py`.
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "trimtab_quality_newest_day_timestamp_seconds": ("When the newest closed day begins.", ("model",)),
     "trimtab_quality_day_predictions": ("Number of predictions of the newest closed day.", _DAY),
@@ -72,8 +72,8 @@ class LoopMetrics:
         self._mutex = threading.Lock()
         self._values: LoopValues | None = None
         self._samples: Samples = {}
-        self._mark: Hashable | None = None  # the catalogue's mark at the last read; every write changes this mark
-        self._next_s = 0.0  # if there is no mark: the monotonic time of the next read
+        self._mark: Hashable | None = None  # the catalogue's mark at the last read, which every write changes
+        self._next_s = 0.0  # without a mark: the monotonic time of the next read
         self._failed = False
         self._throttled = ThrottledLogger(_logger)
 
@@ -94,7 +94,7 @@ class LoopMetrics:
             return {(): float(self._failed)}
 
     def _refresh(self) -> None:
-        """Read the metrics again if they may have changed. After an error, no values are shown rather than old ones."""
+        """Read the metrics again if they may have changed. After an error, there are no values, and not old ones."""
         try:
             mark = self._system.state.catalog.mark()
             if not self._is_due(mark):
@@ -113,7 +113,7 @@ class LoopMetrics:
     def _read(self) -> Samples:
         if self._values is None:
             from trimtab.app.metrics.loop_values import (
-                LoopValues,  # imported here, because it loads NumPy, and a service must start quickly
+                LoopValues,  # imported here, because it loads NumPy
             )
 
             self._values = LoopValues(self._system)

@@ -26,15 +26,15 @@ Samples: TypeAlias = "dict[str, dict[Labels, float]]"  # the value of each metri
 
 PHASES = ("idle", "waiting", "shadow", "waiting for approval", "canary", "promoting")
 SEVERITIES = ("red", "info")
-# By age in days: which closed days, counted back from the newest (0), were last read when they had this age.
-# A day is read again 1, 7 and 28 days after its close (`steering.loop.AMENDED_AFTER`).
+# For each age in days: the closed days, counted back from the newest (0), that were last read at this age. A day is
+# read again 1, 7 and 28 days after its close (`steering.loop.AMENDED_AFTER`).
 AGES = {0: range(7), 1: range(1, 7), 7: range(7, 14), 28: range(28, 35)}
 
 
 class DayValues(msgspec.Struct, frozen=True, kw_only=True):
-    """Values from a model's closed days, whose labels had time to arrive. They change only when a day is closed."""
+    """Values from a model's closed days, whose wait for labels is over. They only change when a day is closed."""
 
-    read_at: int  # the revision of the record of closed days from which the values come
+    read_at: int  # the revision of the record of closed days that was read
     samples: dict[str, dict[Labels, float]]
 
 
@@ -64,12 +64,12 @@ class LoopValues:
         return found
 
     def _of_loop(self, deployment: Deployment) -> Iterator[tuple[str, Labels, float]]:
-        from trimtab.app.state.loop_turn import last_turn
+        from trimtab.app.state.loop_turn import last_activity
         from trimtab.monitoring.quality.quality_signals import KINDS
         from trimtab.monitoring.signals import standing_signals
 
         catalog, model = self._system.state.catalog, deployment.name
-        turn = last_turn(catalog, model)
+        turn = last_activity(catalog, model)
         ticked_us = None if turn is None else turn.last_tick_us
         yield "trimtab_loop_last_tick_timestamp_seconds", (), (ticked_us or 0) / 1e6
         yield "trimtab_loop_tick_failed", (), turn is not None and turn.last_error is not None
@@ -95,7 +95,7 @@ class LoopValues:
         watch = read_record(self._system.state.catalog, KIND, deployment.name, Watch)
         champion = self._system.registry.aliases(deployment.name).get(CHAMPION)
         if watch is not None and (champion is None or watch.version != champion.version):
-            watch = None  # until the loop runs again, the record is about a version that is no longer deployed
+            watch = None  # the record is about a version that is no longer deployed, until the loop runs again
         for kind in (LOSS,) if deployment.model.task == "ranking" else (LOSS, CALIBRATION):
             yield "trimtab_quality_watched", (kind,), watch is not None and kind in watch.figures
         if watch is not None and watch.figures:
@@ -172,7 +172,7 @@ def _newest(day: DaySums) -> Iterator[tuple[str, float]]:
 def _evidence(watch: Watch) -> Iterator[tuple[str, Labels, float]]:
     """Yield for each alarm how strong the evidence for a problem is.
 
-    Of all slices, only the largest value is taken, so that many slices do not create many time series.
+    Of the slices, only the largest value is taken, because each slice would be a time series.
     """
     from trimtab.monitoring.quality.watches import SLICE
 
@@ -193,7 +193,7 @@ def _ratio(figure: MetricValue) -> float:
 
 
 def _put_share(found: Samples, name: str, labels: Labels, days: Iterable[DaySums], *, amended: bool) -> None:
-    """Add the share of predictions that have labels, over some days. Nothing is added without predictions."""
+    """Add the share of some days' predictions that have labels. Without predictions, nothing is added."""
     sums = [one.amended if amended and one.amended is not None else one.whole for one in days]
     predictions = sum(one.predictions for one in sums)
     if predictions:

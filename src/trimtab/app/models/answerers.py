@@ -1,4 +1,4 @@
-"""Make answerers: each answers requests with one loaded version, from features to the prediction log."""
+"""Make answerers. Each answers requests with one loaded version, from the features to the prediction log."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trimtab.store.ports import KeyValue
 
 
 class FeaturesOf(Protocol):
-    """Returns the feature definitions that a version was trained with."""
+    """Returns the feature definitions with which a version was trained."""
 
     def __call__(self, version: Version, loaded: LoadedModel | None = None) -> FeatureSet: ...
 
@@ -66,8 +66,8 @@ def refuse_before(at_us: int, from_us: int) -> None:
 class VersionFeatures(msgspec.Struct, frozen=True):
     """Three functions about the feature definitions of versions.
 
-    `of` returns the definitions that a version was trained with. `holds` returns whether the online store has the
-    features of some definitions; if it does not, it begins to fill them. `from_us` returns the first time as of which
+    `of` returns the definitions with which a version was trained. `holds` returns whether the online store has the
+    features of some definitions; otherwise, the store begins to fill them. `from_us` returns the first time as of which
     the features can be computed from the events that are still kept.
     """
 
@@ -116,7 +116,7 @@ class Answerers:
     def holds(self, features: FeatureSet) -> bool:
         """Return whether the online store has the features of some definitions.
 
-        If it does not, it begins to fill them.
+        Otherwise, the store begins to fill them.
         """
         return self._features.holds(features)
 
@@ -125,7 +125,7 @@ class Answerers:
         return self._features.from_us(features)
 
     def features(self, loaded: LoadedModel) -> FeatureSet:
-        """Return the definitions that a version was trained with, with each column at its position in stored events."""
+        """Return the definitions with which a version was trained, each column at its position in stored events."""
         return self._features.of(loaded.version, loaded)
 
     def checked(self, version: Version, loaded: LoadedModel | None = None) -> FeatureSet:
@@ -159,7 +159,7 @@ class Answerers:
         return OfflineInputs(self.features(loaded), loaded.encoding, self._snapshot)
 
     def scorer(self, loaded: LoadedModel) -> RowScorer:
-        """Return the fitted model or, for an online deployment, the learner with all that it has learnt so far."""
+        """Return the fitted model or, for an online deployment, the learner in its present state."""
         if self.deployment.learn == "batch":
             return self._caching(loaded)
         name = learner_name(self.deployment.name, loaded.version.id)

@@ -26,7 +26,7 @@ from trimtab.serving.protect.degradation import Degradation, Degrading
 from trimtab.steering.definitions import Deployment
 from trimtab.store.ports import KeyValue
 
-Find: TypeAlias = Callable[[Version], LoadedModel | None]  # returns a version if it is in memory, and otherwise None
+Find: TypeAlias = Callable[[Version], LoadedModel | None]  # returns a version if it is in memory; otherwise None
 _logger = logging.getLogger(__name__)
 
 
@@ -54,19 +54,19 @@ class ServedModel:
     ) -> None:
         deployment = answerers.deployment
         self.answerers = answerers
-        self._use = answerers.clock.now_us(), 0  # when new requests were last seen, and the number of requests then
+        self._use = answerers.clock.now_us(), 0  # when new requests were last noticed, and how many there were by then
         self._registry = registry
-        self._mutex = threading.Lock()  # `_follow` is called by threads that follow aliases, teach, or wake it
+        self._mutex = threading.Lock()  # threads that follow aliases, teach, or load it for a request call `_follow`
         self._memory = memory
         self._arms = arms
         self._loaded: LoadedModel | None = None
         self._last: Version | None = None  # the version that answers, or that answered before the model was unloaded
-        self._asked_in_vain = False  # True if a request could not load the model, so `follow` has to
-        self._told_waiting: str | None = None  # the version that was already reported as not ready
-        self._waits: set[str] = set()  # ids of versions not ready to answer; they stay in memory
+        self._asked_in_vain = False  # a request could not load the model, so `follow` has to
+        self._told_waiting: str | None = None  # the version that was last reported as not ready
+        self._waits: set[str] = set()  # ids of versions that are not ready to answer; they stay in memory
         self.precomputed = Precomputed(answers, deployment.name, max_age_us=max_age_us)
         self._other_arms: dict[str, Answerer] = {}  # the answerers of the canary and the shadow, by alias
-        self._arm_failure: TrimtabError | None = None  # why the canary or the shadow cannot answer, if so
+        self._arm_failure: TrimtabError | None = None  # why the canary or the shadow cannot answer
         degrading = None if deployment.degrade is None else self._degrading(deployment.degrade)
         self.endpoint = Endpoint(deployment.name, degrading=degrading)
 
@@ -89,7 +89,7 @@ class ServedModel:
         return self._load_and_follow(arms=True)
 
     def _load_and_follow(self, *, arms: bool) -> LoadedModel:
-        """Load the version of the alias and put it into service. With `arms`, do so for canary and shadow as well."""
+        """Load the version of the alias and put it into service; with `arms`, canary and shadow, too."""
         missing: list[Version] = []
         failed: dict[str, Exception] = {}
         while True:
@@ -115,9 +115,8 @@ class ServedModel:
     def follow(self, *, wait: bool = False) -> None:
         """Follow the alias. A background thread calls this regularly.
 
-        An unloaded model stays unloaded unless a request has failed to load it. If a version is not in memory, a thread
-        begins to load it, and a later call puts it into service. With `wait`, this call itself loads the version and
-        puts it into service.
+        An unloaded model stays unloaded, unless a request has failed to load it. If a version is not in memory, a
+        thread begins to load it, and a later call puts it into service. With `wait`, this call does both itself.
         """
         self.last_used_us()
         if self._stays_unloaded:
@@ -145,7 +144,7 @@ class ServedModel:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the champion, the canary and the shadow all answer, as far as each is set."""
+        """Whether the champion and, if they are set, the canary and the shadow answer."""
         return self._loaded is not None and self._arm_failure is None
 
     def see_stored(self) -> None:
@@ -160,8 +159,8 @@ class ServedModel:
     def sleep(self) -> bool:
         """Unload all versions until the next request, and return whether this was possible.
 
-        Nothing is unloaded if no version is loaded, or if the state of an online learner would be lost, or
-        while another version waits to take over, because only a loaded model checks whether the next one is ready.
+        Nothing is unloaded if no version is loaded, or if the state of an online learner would be lost. Nor while
+        another version waits to take over, because only a loaded model checks whether the next version is ready.
         """
         with self._mutex:
             if self._loaded is None or self.answerers.learner is not None or self.endpoint.unloaded:
@@ -182,7 +181,7 @@ class ServedModel:
         """
         try:
             self._load_and_follow(arms=False)
-            self._use = self.answerers.clock.now_us(), self._use[1]  # this request itself is counted later
+            self._use = self.answerers.clock.now_us(), self._use[1]  # this request is counted later
         except Exception:  # may come from a user's estimator; the thread that follows aliases logs it and retries
             self._asked_in_vain = self.endpoint.unloaded
             raise
@@ -197,7 +196,7 @@ class ServedModel:
         self._waits = set()
         try:
             return self._follow_champion(version, find)
-        finally:  # also if the champion failed, so that a canary can always be ended
+        finally:  # even if the champion failed, so that a canary can always be ended
             if self._loaded is not None:
                 self._follow_arms(find)
 
@@ -218,7 +217,7 @@ class ServedModel:
         return before
 
     def _wake_with(self, version: Version, before: Version, find: Find) -> LoadedModel | None:
-        """Load the deployed version if it can answer, and otherwise the version that answered before it.  # D80
+        """Load the deployed version if it can answer, or else the version that answered before it. # D80
 
         Raises:
             Unavailable: Neither of the two versions can answer.
@@ -235,7 +234,7 @@ class ServedModel:
         try:
             loaded = find(before)
             return None if loaded is None else self._put(loaded, self.answerers.checked(before, loaded))
-        except Exception as error:  # again, a user's estimator may raise any error
+        except Exception as error:  # also from a user's estimator
             raise Unavailable(
                 f"{version.name} cannot answer yet ({why}), and {before.name}, which answered before it, cannot any "
                 f"more: {error}"
@@ -252,7 +251,7 @@ class ServedModel:
         return loaded
 
     def _follow_arms(self, find: Find) -> None:
-        """Put the canary and the shadow into service. If this fails, keep the error until `follow` raises it."""
+        """Put the canary and the shadow into service. An error is kept until `follow` raises it."""
         try:
             self._put_arms(find)
         finally:
@@ -274,7 +273,7 @@ class ServedModel:
                     found[alias] = one
             except TrimtabError as error:  # the champion and the other arm continue without this arm
                 self._arm_failure = error
-            except Exception as error:  # only its text is kept, because its traceback refers to all data that was read
+            except Exception as error:  # keep only the text: the traceback refers to all data that was read
                 self._arm_failure = Misuse(
                     f"{self.deployment.name} ({alias}): it cannot be loaded here: {type(error).__name__}: {error}"
                 )
@@ -300,12 +299,12 @@ class ServedModel:
         elif endpoint.shadow.share.share != shares.shadow:
             endpoint.shadow.share = Share(name, shares.shadow, about, line=SHADOW)
         for one in found.values():
-            endpoint.know(one.served)  # so that the endpoint still knows the version after many promotions
+            endpoint.know(one.served)  # so that the endpoint knows it even after many promotions
 
     def _arm_answerer(self, alias: str, find: Find) -> Answerer | None:
         """Return the answerer of the version to which an alias points.
 
-        The result is None if the alias points to no version, or while the features of its version are being filled.
+        The result is None if the alias points to no version, and while the features of its version are being filled.
         While a new version is being loaded, the result is the previous answerer.
         """
         version = self._registry.alias(self.deployment.name, alias)

@@ -17,7 +17,7 @@ from trimtab.registry import LoadedModel, Version
 if TYPE_CHECKING:
     from trimtab.serving.answer.batching import BatchCosts
 
-_RETRY_S = 2.0  # a failed load is retried only after this time, because each try reads the whole version  # D80
+_RETRY_S = 2.0  # pause after a failed load, because each attempt reads the whole version  # D80
 _logger = logging.getLogger(__name__)
 
 
@@ -28,7 +28,7 @@ class VersionMemory:
     several threads request it at the same time. A thread never waits for the load of a version that it did not request.
     # D80
 
-    Each version counts with the size of its stored model, although it may take more in memory.
+    A version counts as large as its stored model, although it may take more in memory.
 
     Args:
         load: Loads a version. Several threads may call it at the same time.
@@ -40,11 +40,11 @@ class VersionMemory:
         self.cap_bytes = cap_bytes
         self._load = load
         self._retry_s = retry_s
-        self._mutex = threading.RLock()  # it is never held while a version is being loaded
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()  # by version id; the most recently used version is last
-        self._answering: dict[str, frozenset[str]] = {}  # by holder: ids of versions that answer requests
-        self._waiting: dict[str, frozenset[str]] = {}  # by holder: ids of versions that will answer later
-        self._loads: dict[str, Future[LoadedModel]] = {}  # by version id: loads that are running
+        self._mutex = threading.RLock()  # never held while a version is being loaded
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()  # by version id; the last was used most recently
+        self._answering: dict[str, frozenset[str]] = {}  # for each holder, the ids of versions that answer requests
+        self._waiting: dict[str, frozenset[str]] = {}  # for each holder, the ids of versions that will answer later
+        self._loads: dict[str, Future[LoadedModel]] = {}  # the running loads, by version id
         self._failed: dict[str, _Failed] = {}
         self._threads: dict[str, threading.Thread] = {}
 
@@ -78,7 +78,7 @@ class VersionMemory:
                     return found
                 under_way = self._loads.setdefault(version.id, load)
             return self._run(version, load) if under_way is load else under_way.result()
-        except BaseException as error:  # this includes interrupts, because other threads may wait for this load
+        except BaseException as error:  # even for an interrupt, because other threads may wait for this load
             self._give_up(version, load, error)
             raise
 
@@ -100,7 +100,7 @@ class VersionMemory:
                 load: Future[LoadedModel] = Future()
                 given = version, load
                 thread = threading.Thread(target=self._run_apart, args=given, name="trimtab-load", daemon=True)
-                # Starting may fail, so the thread is entered below afterwards. Its end waits for the mutex, held here.
+                # The start may fail, so the thread is stored afterwards. It cannot end before, without the mutex.
                 thread.start()
                 self._loads[version.id], self._threads[version.id] = load, thread
         if failed is not None:
@@ -110,18 +110,18 @@ class VersionMemory:
     def hold(self, holder: str, answering: Iterable[str], waiting: Iterable[str] = ()) -> None:
         """Set which versions `holder` needs: those that answer, and those that will answer later.
 
-        Its other versions may be dropped.
+        The holder's other versions may be dropped.
         """
         with self._mutex:
             before, now = self._answering.get(holder, frozenset()), frozenset(answering)
-            for address in before - now:  # a rollback would need the previous version, so it counts as just used
+            for address in before - now:  # previous versions count as just used, for a rollback
                 if address in self._kept:
                     self._kept.move_to_end(address)
             self._answering[holder], self._waiting[holder] = now, frozenset(waiting)
             self._drop()
 
     def costs(self, version: Version) -> BatchCosts | None:
-        """Return the time that a version takes per row, alone and in a batch, or None if it is not in memory."""
+        """Return the time that a version takes for a row, alone and in a batch; None if it is not in memory."""
         with self._mutex:
             kept = self._kept.get(version.id)
         return None if kept is None else kept.costs
@@ -138,7 +138,7 @@ class VersionMemory:
             return sum(map(_size, self._kept.values()))
 
     def too_full(self) -> bool:
-        """Return whether the versions that answer exceed the limit by themselves.  # D80"""
+        """Return whether the versions that answer already exceed the limit. # D80"""
         with self._mutex:
             answering = frozenset().union(*self._answering.values())
             return sum(_size(one) for address, one in self._kept.items() if address in answering) > self.cap_bytes
@@ -164,7 +164,7 @@ class VersionMemory:
     def _give_up(self, version: Version, load: Future[LoadedModel], error: BaseException) -> None:
         """End a failed load: pass an error to the threads that wait for it, and let later requests try again.
 
-        If this thread was interrupted, the others get an error that only says that the load failed.
+        If this thread was interrupted, they get an error that only says that the load failed.
         """
         failed = _failure(version, error, monotonic() + self._retry_s)
         try:
@@ -180,7 +180,7 @@ class VersionMemory:
         try:
             with suppress(TrimtabError):  # the next call of `begin` raises the error
                 self._run(version, load)
-        except Exception:  # a user's estimator may raise anything, and this is the top of the thread
+        except Exception:  # from a user's estimator; this is the top of the thread
             _logger.exception("%s cannot be loaded", version.name)
         finally:
             with self._mutex:
@@ -202,7 +202,7 @@ class _Kept(NamedTuple):
 
 
 class _Failed(NamedTuple):
-    """A failed load. The error itself is not kept, because its traceback refers to all data that was read."""
+    """A failed load. The error is not kept, because its traceback refers to all data that was read."""
 
     kind: type[TrimtabError]
     said: str

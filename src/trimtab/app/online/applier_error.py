@@ -1,4 +1,4 @@
-"""Store in the catalogue, for all other processes, the error that stopped the process that applies events."""
+"""Store in the catalogue the error that stopped the process that applies events, for all other processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """The error because of which events are no longer applied to online features, and its time."""
+    """The error that stopped the application of events to online features, and its time."""
 
     why: str
     at_us: int
@@ -29,21 +29,18 @@ def note_standing(catalog: Catalog, clock: Clock, error: Exception) -> None:
     standing = Standing(f"{type(error).__name__}: {error}", clock.now_us())
     try:
         catalog.write([Put(KIND, _KEY, msgspec.json.encode(standing))])
-    except TrimtabError as also:  # for example, the disk is full; the readiness check shows the error anyway
+    except TrimtabError as also:  # for example, a full disk; the readiness check shows the error anyway
         _logger.warning("the record that events are not applied cannot be written: %s", also)
 
 
 def standing(catalog: Catalog) -> Standing | None:
-    """Return the error that stopped the process that applies events, or None.
-
-    The result is None if no error was stored, or if events have been applied since.
-    """
+    """Return the error that stopped the process that applies events; None if there was none, or if it is over."""
     return read_record(catalog, KIND, _KEY, Standing)
 
 
 @contextmanager
 def standing_recorded(catalog: Catalog, clock: Clock) -> Iterator[None]:
-    """Store an error with which the block fails, and remove the stored error if the block succeeds."""
+    """If the block fails, store its error. If it succeeds, remove the stored error."""
     try:
         yield
     except (Conflict, Unavailable):  # these errors are temporary, so they are not stored

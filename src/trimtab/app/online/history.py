@@ -13,14 +13,14 @@ from trimtab.events.definitions import Source
 from trimtab.events.tables import Moved
 from trimtab.store.ports import Log, Table
 
-# event frames by source, and by partition the log positions up to which they contain the events
+# event frames by source, and the log positions by partition up to which the frames contain events
 FramesAt: TypeAlias = "tuple[dict[str, EventFrame], dict[str, int]]"
 
-_EVENT_BYTES = 1_000  # approximate memory needed for one event, including the computation of features
+_EVENT_BYTES = 1_000  # the approximate memory of one event, with the computation of its features
 
 
 class SharedHistory(History):
-    """A `History` that several threads may use at the same time, because its frames never change once returned."""
+    """A `History` that several threads may use at the same time: a returned frame never changes."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class SharedHistory(History):
     ) -> None:
         super().__init__(log, sources, upto=upto, tables=tables)
         self._mutex = threading.RLock()
-        self.outdated = False  # whether events that were read have been removed or erased since
+        self.outdated = False  # whether events were removed or erased after they were read
 
     def refresh(self) -> int:
         """Read the new records of the log, and return their number."""
@@ -45,7 +45,7 @@ class SharedHistory(History):
             return super().frame(source)
 
     def frames_at(self, sources: Iterable[str]) -> FramesAt:
-        """Return the newest events of some sources, and the log positions up to which all of them were read."""
+        """Return the newest events of some sources, and the log positions up to which they were read."""
         with self._mutex:
             self.refresh()
             return {name: self.frame(name) for name in sources}, dict(self.positions)

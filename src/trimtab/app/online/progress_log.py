@@ -7,7 +7,7 @@ import threading
 from types import TracebackType
 
 _logger = logging.getLogger(__name__)
-_QUICK_S = 0.5  # work that takes less time than this logs nothing
+_QUICK_S = 0.5  # shorter work logs nothing
 _EVERY_S = 10.0  # the time between two messages
 
 

@@ -30,8 +30,8 @@ class Rebuild(msgspec.Struct, frozen=True):
 class Rebuilds:
     """The requested rebuilds. Each view has one record in the catalogue, which is removed after the rebuild.
 
-    The record of a failed rebuild stays until the view's rebuild is requested again, so that every waiting process can
-    read the error.
+    The record of a failed rebuild stays until the rebuild is requested again, so that every waiting process can read
+    the error.
     """
 
     def __init__(self, catalog: Catalog) -> None:
@@ -55,7 +55,7 @@ class Rebuilds:
         self.note(view, Rebuild(failure=f"the process that applies events could not rebuild the view: {why}"))
 
     def wait(self, view: str, followed: Callable[[], bool], progress: Callable[[int, int], object] | None) -> None:
-        """Request that the process that applies the log rebuilds a view, and wait until it is done.
+        """Request a view's rebuild from the process that applies the log, and wait until it is done.
 
         Args:
             view: The view's name.

@@ -11,9 +11,9 @@ from trimtab.features.online.store import BEGIN, Cursor, read_cursors
 
 
 def damage(state: State) -> str | None:
-    """Return why online features cannot be read and how to repair them, or None if they can be read.
+    """Return why online features cannot be read, and how to repair them; None if they can be read.
 
-    Damage to the features of a single entity is not found here, but when that entity is read.
+    Damage to the features of a single entity is only found when that entity is read.
 
     >>> import tempfile
     >>> from pathlib import Path

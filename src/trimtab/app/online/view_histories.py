@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class ViewHistories:
     """The event histories of the sources that views read.
 
-    If this process has a source with the same declaration, its own history is used. Other sources get a separate
-    history.
+    A source that this process declares in the same way is read from the process's own history. Other sources get a
+    separate history.
     """
 
     def __init__(self, state: State, sources: Sequence[Source], shared: Callable[[], SharedHistory]) -> None:

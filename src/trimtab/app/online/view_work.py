@@ -1,4 +1,4 @@
-"""Fill new views, rebuild views and compact their storage, in the pauses between applying records."""
+"""Fill new views, rebuild views and compact their storage, in the pauses of applying records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 _COMPACT_US = HOUR_US  # the time between two compactions
 _LOOK_S = 1.0  # the time between two checks for requested rebuilds
-_AGAIN_S = 60.0  # the time until another attempt after a failure
+_AGAIN_S = 60.0  # after a failure, the time until another attempt
 _NOTE_S = 0.5  # the time between two updates of the stored progress
 
 
@@ -40,7 +40,7 @@ class ViewWork:
     """
 
     def __init__(self, state: State, store: OnlineStore, sources: Sequence[Source], *, clock: Clock) -> None:
-        self.failure: str | None = None  # the error because of which new views could not be filled
+        self.failure: str | None = None  # why new views could not be filled
         self._state = state
         self._store = store
         self._sources = sources
@@ -58,7 +58,7 @@ class ViewWork:
     def fill(self, names: Sequence[str] | None = None) -> Iterator[Filled]:
         """Fill the named views, or all new views, from the log.
 
-        Records that were truncated from the log are read from the tables of record, their long-term store.
+        Records that are no longer in the log are read from the tables of record, their long-term store.
         """
         moved = self._state.moved(self._sources) if any(self._truncated().values()) else None
         return fill(self._store, self._state.events, views=names, moved=moved)
@@ -83,7 +83,7 @@ class ViewWork:
         return {name: begin_of(log, name, last) for name, last in log.positions().items()}
 
     def _reached(self, moved: Moved, partition: str) -> int:
-        """Return the last position of a partition before which all records of the views' sources are in tables."""
+        """Return the position of a partition up to which all records of the views' sources are in tables."""
         tables, through = moved.tables, moved.through.get(partition, 0)
         found = [tables[s.name].position(partition) if s.name in tables else 0 for s in self._sources]
         return min((max(position, through) for position in found), default=0)
@@ -91,15 +91,13 @@ class ViewWork:
     def mark(self) -> None:
         """Leave new views out when the next records are applied.
 
-        New views must be filled first. From then on, they get the same records as the other views.
+        They are filled first, and from then on get the same records as the other views.
         """
         moved = self._state.moved(self._sources) if any(self._truncated().values()) else None
         mark_unfilled(self._store, self._state.events, moved)
 
     def reading(self) -> Mapping[str, int]:
-        """Return by partition the position after which to read the log next.
-
-        Only views that are filled completely count.
+        """Return for each partition the position after which to read the log next, for the views that are filled.
 
         Raises:
             Corrupt: The log no longer has the records after these positions.
@@ -115,7 +113,7 @@ class ViewWork:
         """Do one short piece of work that is due, and return whether more work is waiting.
 
         Args:
-            busy: Whether records were applied just before this call. If so, only work that another process waits for is
+            busy: Whether records were applied just before this call. Then only work for which another process waits is
                 done.
 
         Raises:
@@ -137,7 +135,7 @@ class ViewWork:
             return False
 
     def _next(self) -> Iterator[Filled] | None:
-        """Return an iterator over the steps of the next fill, or None if nothing must be filled now."""
+        """Return an iterator over the steps of the next fill; None if nothing must be filled now."""
         now_s = time.monotonic()
         if now_s >= self._again_s and unfilled(self._store) and any(self._state.events.positions().values()):
             self._rebuilt = None

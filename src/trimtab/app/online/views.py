@@ -35,15 +35,14 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 LEASE = "views"
 _BATCH = 5_000
-_PATIENCE_S = 3.0  # another process that catches up usually finishes within this time
+_PATIENCE_S = 3.0  # another process usually catches up within this time
 
 
 class Views:
     """The online features that deployed versions need, kept up to date with the event log.
 
-    Threads may share this object. The needed views change while a project is open. When a version is promoted or new
-    definitions are applied, their views are filled in addition to the existing ones. Views that nothing needs are
-    removed by `drop`.
+    Threads may share this object. While a project is open, the needed views change: when a version is promoted or new
+    definitions are applied, their views are filled in addition to the others. `drop` removes views that nothing needs.
 
     Args:
         state: The stores of the project, including the event log, and its leases.
@@ -67,7 +66,7 @@ class Views:
         self._following: Lease | None = None
         self._conflict: str | None = None
         self._new: tuple[View, ...] = ()  # views that the applier must add
-        self._file: Hashable | None = None  # the mark of the store of online features that this process reads
+        self._file: Hashable | None = None  # identifies the file of online features that this process reads
         self._dropping = False
         self._have(needed())
 
@@ -78,7 +77,7 @@ class Views:
 
     @property
     def blocked(self) -> str | None:
-        """Why records cannot be applied or a new view cannot be filled, or None if both work."""
+        """Why records cannot be applied or a new view cannot be filled; None if both work."""
         return self._conflict or (self._work.failure if "_work" in self.__dict__ else None)
 
     @cached_property
@@ -91,7 +90,7 @@ class Views:
         return ViewWork(self._state, self.store, self._sources, clock=self._clock)
 
     def holds(self, features: FeatureSet) -> bool:
-        """Return whether these features can be read: their views are filled and as current as the other views."""
+        """Return whether these features can be read: their views are filled, and as current as the other views."""
         self.look()
         return self.filled(features.views)
 
@@ -112,14 +111,14 @@ class Views:
 
     @property
     def follows(self) -> bool:
-        """Whether this object is the one that applies the event log."""
+        """Whether this object applies the event log."""
         return self._following is not None
 
     def unneeded(self, needed: Iterable[str] | None = None) -> list[str]:
-        """Return the stored views that nothing needs any more, each as a prefix of its hash.
+        """Return the stored views that nothing needs, each as a prefix of its hash.
 
         Args:
-            needed: The hashes of needed views. By default, these are the views needed now.
+            needed: The hashes of needed views; by default, of those needed now.
         """
         addresses = [view.hash for view in self._needed()] if needed is None else needed
         kept = {cursor_name(address) for address in addresses}
@@ -129,7 +128,7 @@ class Views:
     def drop(self) -> bool:
         """Delete online features that nothing needs. Return False if another process applies the log.
 
-        In a serving process, they are deleted soon afterwards by the thread that applies the log.
+        In a serving process, the thread that applies the log deletes them soon afterwards.
         """
         if self._following is not None:
             self._dropping = True
@@ -156,10 +155,10 @@ class Views:
         """Apply new records of the log to the views, and return whether this call did so.
 
         Nothing is done if another process, or a thread of this process, applies the log. Records that are appended
-        during the call are left to the next call, so that this call ends even if other processes append quickly. New
-        views are filled from history. A call that takes longer than half a second logs its progress.
+        during the call are left to the next, so that the call ends even if other processes append quickly. New views
+        are filled from history. If the call takes more than half a second, it logs its progress.
 
-        If another process has replaced the file of online features, the new file is read as soon as it is filled.
+        If another process has replaced the file of online features, the new file is read when it is filled.
         """
         if self._following is not None:
             return False
@@ -258,9 +257,9 @@ class Views:
         return max(self.store.counts()[name].applied for name in names)
 
     def damage(self) -> str | None:
-        """Return why online features cannot be read and how to repair them, or None if they can be read.
+        """Return why online features cannot be read, and how to repair them; None if they can be read.
 
-        Damage to the features of a single entity is not found here, but when that entity is read.
+        Damage to the features of a single entity is only found when that entity is read.
         """
         return damage(self._state)
 
@@ -275,8 +274,8 @@ class Views:
     def rebuild_all(self, *, progress: Callable[[int, int], object] | None = None) -> int:
         """Rebuild all online features from history, even if the stored features are damaged.
 
-        If another process applies the log, that process rebuilds view after view, and this call waits. Otherwise the
-        rebuild starts with an empty store. If it fails, the old store is put back.
+        If another process applies the log, it rebuilds view after view, and this call waits. Otherwise, the rebuild
+        begins with an empty store, and if it fails, the old store is put back.
 
         Returns:
             The total number of records that the views have taken.
@@ -306,7 +305,7 @@ class Views:
                 self._give_back(lease)
 
     def compact(self) -> Compacted:
-        """Free the disk space of stored values that no answer can need any more.
+        """Free the disk space of stored values that no answer needs any more.
 
         Raises:
             Conflict: Another process applies the log. That process compacts by itself.
@@ -329,7 +328,7 @@ class Views:
         return sum(last - applied for applied, last in self._lags().values())
 
     def behind_us(self) -> int:
-        """Return the age of the oldest log record that has not been applied, or 0 if all have been applied."""
+        """Return the age of the oldest log record that has not been applied; 0 if all have been applied."""
         waiting = [
             record.appended_at_us
             for name, (applied, _) in self._lags().items()
@@ -345,7 +344,7 @@ class Views:
         return self._histories.frames(upto)
 
     def _reopen_if_replaced(self, lease: Lease) -> bool:
-        """Switch to the current file; False while another process is building that file."""
+        """Switch to the current file. Return False while another process is building it."""
         online, file = self._state.online, self._state.online_place.mark()
         if file != self._file:
             if (file is None or self._state.online_place.is_aside()) and not lease.free():
@@ -386,7 +385,7 @@ class Views:
 
     def _reload(self, another: bool) -> None:
         if another:
-            self.__dict__.pop("_work", None)  # its unfinished work may be on data that was removed
+            self.__dict__.pop("_work", None)  # unfinished work may be on data that was removed
 
     def _lease(self) -> Lease:
         return Lease(self._state.catalog, LEASE, self._state.folder)
@@ -394,7 +393,7 @@ class Views:
     def _applying(self, store: OnlineStore, lease: Lease) -> Callable[[Sequence[LogRecord]], object]:
         """Return a function that applies records.
 
-        The function raises an error while another process writes, and the thread that called it tries again.
+        While another process writes, it raises an error, and the calling thread tries again.
         """
 
         def apply(records: Sequence[LogRecord]) -> object:
@@ -418,7 +417,7 @@ class Views:
             return False
         if self._state.online.reopen_if_replaced(make=True):
             _logger.warning("online features: the stored ones are gone; they are rebuilt from the log")
-            self.__dict__.pop("_work", None)  # its unfinished work may be on data that was removed
+            self.__dict__.pop("_work", None)  # unfinished work may be on data that was removed
             self._work.mark()
         if self._dropping:
             self._dropping = False
@@ -432,7 +431,7 @@ class Views:
         return self.store.positions() if self.views else self._state.events.positions()
 
     def _lags(self) -> dict[str, tuple[int, int]]:
-        """Return by partition the last applied position and the last position in the log, where they differ."""
+        """Return for each partition that is behind the last applied position, and the last position in the log."""
         if not self.views:
             return {}
         applied = self.store.positions()

@@ -26,7 +26,7 @@ _LOOK_S = 0.1
 class AppliedPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The result of applying a plan."""
 
-    decision: Decision | None  # the row in the ledger of decisions; None if the definitions were applied already
+    decision: Decision | None  # the row in the ledger of decisions; None: the definitions were applied already
     filled: list[str]  # the names of the views that were filled
     dropped: list[str]
 
@@ -68,10 +68,10 @@ def drop_unneeded(system: System, actor: str = "policy") -> list[str]:
     views = system.views
     gone = views.unneeded()
     if not gone or (views.followed() and not views.follows):
-        return []  # the serving process deletes them in the next pass of its training loop
+        return []  # the serving process deletes them in its next tick
     names = named_views(system, gone)
     if not views.drop():
-        return []  # another process has started to apply the log and will delete them
+        return []  # another process now applies the log, and will delete them
     said = ", ".join(names)
     cause = f"Online features dropped: no version in service and no applied definition uses view {said} any more."
     entry = Entry(

@@ -35,7 +35,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     name: str
     what: What
-    version: int | None  # the number of the applied version of this definition
+    version: int | None  # this definition is applied under this number
     changes: list[str]  # the changed fields, as text
     notes: list[str]  # changes of the description, owner or tags, which affect no values
 

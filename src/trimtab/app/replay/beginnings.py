@@ -15,9 +15,9 @@ from trimtab.core.time import DAY_US, format_duration, format_time
 from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.training.fitting.fit import new_estimator
 
-_LONGEST_US = 365 * DAY_US  # how much is replayed where the caller chooses no start
-_TRIES = 8  # how many starts are tried at most
-_LEAST_REPLAYED_US = 14 * DAY_US  # how many days with final labels should follow the start
+_LONGEST_US = 365 * DAY_US  # how much is replayed if the caller chooses no start
+_TRIES = 8  # at most this many starts are tried
+_LEAST_REPLAYED_US = 14 * DAY_US  # the start should be followed by this many days with final labels
 
 
 def check_labels(chosen: Sequence[Scenario], tables: Mapping[str, Columns]) -> None:
@@ -49,8 +49,8 @@ def check_labels(chosen: Sequence[Scenario], tables: Mapping[str, Columns]) -> N
 def last_request(asked_us: NDArray[Any]) -> int:
     """Return the time of the newest request that is no straggler.
 
-    Stragglers are up to 1 % of the requests, after a gap that is longer than half of all the time before it. So a
-    question that is asked today does not prolong a history that ended years ago.
+    Stragglers are at most 1 % of the requests, after a gap that is longer than half of the time before it. So a single
+    request today does not prolong a history that ended years ago.
     """
     first = len(asked_us) - 1 - len(asked_us) // 100
     gaps = np.diff(asked_us[first:]) > (asked_us[first:-1] - asked_us[0]) / 2
@@ -58,7 +58,7 @@ def last_request(asked_us: NDArray[Any]) -> int:
 
 
 def recording_end(chosen: Sequence[Scenario], tables: Mapping[str, Columns], last_us: int) -> int:
-    """Return the time of the newest request or label. Nothing is known of what happened later.
+    """Return the time of the newest request or label, with which the recording ends.
 
     Args:
         chosen: The scenarios.
@@ -74,10 +74,10 @@ def recording_end(chosen: Sequence[Scenario], tables: Mapping[str, Columns], las
 
 
 def check_judged(chosen: Sequence[Scenario], asked_us: NDArray[Any], span: tuple[int, int], ended_us: int) -> None:
-    """Check that some request of the time that is replayed has a final label when the recording ends.
+    """Check that at least one replayed request has a final label when the recording ends.
 
     Raises:
-        Misuse: None has.
+        Misuse: No replayed request has one.
     """
     wait_us = min(one.deployment.model.label.wait_us for one in chosen)
     inside = asked_us[(asked_us >= span[0]) & (asked_us < span[1])]
@@ -90,7 +90,7 @@ def check_judged(chosen: Sequence[Scenario], asked_us: NDArray[Any], span: tuple
 
 
 class Starts(msgspec.Struct, frozen=True):
-    """Midnights at which a replay may start, the first one to be tried first, and the reason for the first one."""
+    """Midnights at which a replay may start, in the order of trying, and the reason for the first."""
 
     at_us: tuple[int, ...]
     why: str = ""
@@ -99,9 +99,9 @@ class Starts(msgspec.Struct, frozen=True):
 def starts(chosen: Sequence[Scenario], asked_us: NDArray[Any], ended_us: int) -> Starts:
     """Return midnights at which a replay may start.
 
-    A version is judged by the gate on the newest days whose labels are final, and fitted on rows whose labels were
-    final when these days began. So two waits, the gate's window and some days to learn from lie before the start. The
-    first start has a quarter of the requests before it as well, and lies in the newest year.
+    The gate judges a version on the newest days whose labels are final, and the version is fitted on rows whose labels
+    were final when these days began. So before the start lie two waits for labels, the gate's window, and some days to
+    learn from. The first start also has a quarter of the requests before it, and lies in the newest year.
 
     Args:
         chosen: The scenarios.

@@ -37,7 +37,7 @@ _SHOWN = 40  # the maximum number of alarms and of decisions shown in a terminal
 
 
 def report_lines(result: ReplayResult, found: Sequence[Comparison]) -> list[str]:
-    """Return a replay as lines of text of up to 100 columns: quality, months, alarms, decisions and comparisons."""
+    """Return a replay as lines of at most 100 characters: quality, months, alarms, decisions and comparisons."""
     lines = terminal_text(replay_document(result, found, "Replay", cpu=True)).splitlines()
     return [part for line in lines for part in ([line] if "  " in line else textwrap.wrap(line, PAGE) or [""])]
 
@@ -153,7 +153,7 @@ def report_document(result: ReplayResult) -> dict[str, Any]:
 
 
 def search_lines(found: PolicyChoice) -> list[str]:
-    """Return a search over policies as lines: the choice, and all results in both parts of the history."""
+    """Return a search over policies as lines of text: the choice, and all results in both parts of the history."""
     headers = [
         "policy",
         "trainings",
@@ -189,11 +189,11 @@ def search_lines(found: PolicyChoice) -> list[str]:
 
 
 def comparisons(result: ReplayResult) -> list[Comparison]:
-    """Compare the first scenario with every other scenario for the same requests, if there are enough weeks."""
+    """Compare the first scenario with each other one that has the same requests, if there are enough weeks."""
     main, *others = result.lines
     found = []
     for other in others:
-        with suppress(Misuse):  # the scenario has other requests, or lasts only one week
+        with suppress(Misuse):  # other requests, or a single week
             found.append(result.compare(main, other))
     return found
 

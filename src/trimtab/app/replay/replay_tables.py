@@ -1,4 +1,4 @@
-"""Tables of a replay: quality, the work of the loop, months, alarms, and what the decisions came to."""
+"""Tables of a replay: quality, the work of the loop, months, alarms, and the outcomes of decisions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from trimtab.report import Document, Table
 from trimtab.simulation.results import Comparison, ReplayResult, ScenarioResult, shown_name
 from trimtab.simulation.scorecard import Alarm, Scorecard
 
-PAGE = 100  # the width of a terminal, in columns
-_STEPS = ("trigger", "wait", "train", "gate")  # decisions on the way to an outcome, which only the page lists
+PAGE = 100  # the width of a line, in characters
+_STEPS = ("trigger", "wait", "train", "gate")  # decisions before an outcome, which only the page lists
 
 
 def about(result: ReplayResult) -> list[str]:
-    """Return sentences about where the replay starts, what is not judged, and what was replayed."""
+    """Return sentences about the start of the replay, what is not judged, and what was replayed."""
     why = result.start_why
     if result.refused_starts:
         why = f"the first of {len(result.refused_starts) + 1} days tried on which every scenario has a version."
@@ -57,12 +57,16 @@ def quality_table(cards: Sequence[Scorecard]) -> Table:
 
 
 def loop_table(cards: Sequence[Scorecard], cpu_s: Sequence[float] | None) -> Table:
-    """Return how many alarms, promotions, refusals and fits each scenario had, with CPU seconds if they are given."""
+    """Return how many alarms, promotions, refusals and fits each scenario had, with CPU seconds if they are given.
+
+    False alarms are shown where the changes in the data are known for some scenario.
+    """
+    known = any(card.false_alarms is not None for card in cards)
     rows = [
         (
             card.line,
             f"{len(card.alarms)}",
-            "?" if card.false_alarms is None else f"{card.false_alarms}",
+            *(["?" if card.false_alarms is None else f"{card.false_alarms}"] if known else []),
             f"{len(card.input_alarms)}",
             f"{card.promotions}",
             f"{len(card.refusals)}",
@@ -70,7 +74,7 @@ def loop_table(cards: Sequence[Scorecard], cpu_s: Sequence[float] | None) -> Tab
         )
         for card in cards
     ]
-    headers = ("scenario", "alarms", "false", "inputs", "promoted", "refused", "fits")
+    headers = ("scenario", "alarms", *(["false"] if known else []), "inputs", "promoted", "refused", "fits")
     if cpu_s is None:
         return table(headers, rows)
     return table((*headers, "CPU s"), [(*row, f"{cpu:.1f}") for row, cpu in zip(rows, cpu_s, strict=True)])
@@ -88,7 +92,7 @@ def alarm_table(cards: Sequence[Scorecard]) -> Table:
 
 
 def outcome_table(scenarios: Sequence[ScenarioResult]) -> Table:
-    """Return what the decisions came to, in order of time, with the reasons. Equal ones of several are one row."""
+    """Return the outcomes of decisions in order of time, with reasons. Equal rows of several scenarios are one row."""
     found: dict[tuple[int, str, str, str], list[str]] = {}
     for scenario in scenarios:
         for one in scenario.decisions:
@@ -141,7 +145,7 @@ def _add_wide(
     names: Sequence[str],
     values: Sequence[tuple[str, ...]],
 ) -> None:
-    """Add a table, or several with the same first columns if one were wider than a terminal."""
+    """Add a table. If it is wider than `PAGE`, divide it into several with the same first columns."""
 
     def width(cells: Iterable[str]) -> int:
         return 2 + max(map(len, cells))

@@ -32,7 +32,7 @@ from trimtab.store.file_lock import FileLock
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-_REPLAYS = "trimtab-replay-"  # the prefix of the names of replay folders; erasures and backups look for it too
+_REPLAYS = "trimtab-replay-"  # the names of replay folders begin with this; erasures and backups use it, too
 _LOCK = "replay.lock"
 
 
@@ -103,14 +103,14 @@ def simulate_project(
 
 
 def _history(system: System, chosen: Sequence[Scenario]) -> tuple[dict[str, Columns], int]:
-    """Return the recorded events by source, and the time from which on the events that features need are kept."""
+    """Return the recorded events by source, and since when all events that features need are kept."""
     request = chosen[0].deployment.model.request
     frames, _ = system.history.frames_at(system.definitions.sources)
     tables = {name: _recorded(source, frames[name]) for name, source in system.definitions.sources.items()}
     tables[request.name] = _requests(system, request, frames[request.name])
     from_us = max(system.features_from_us(line.deployment.model) for line in chosen)
     whole = tables[request.name]["_known_at"].values >= from_us
-    tables[request.name] = tables[request.name].take(whole)  # only requests whose events are all kept. # D23
+    tables[request.name] = tables[request.name].take(whole)  # requests whose events are all kept # D23
     if not tables[request.name].rows:
         raise NotFound(
             f"simulate: no request {request.name!r} was ingested or logged. Run: trimtab ingest {request.name} FILE"
@@ -188,7 +188,7 @@ def _recorded(source: Source, frame: EventFrame) -> Columns:
             "_known_at": Column("time", frame.known_at_us),
         }
     )
-    if source.key is None:  # in a source without a key, equal events are different events
+    if source.key is None:  # without a key, even equal events are different events
         ids = [f"{part}/{position}" for part, position in zip(frame.partition, frame.position, strict=True)]
         return columns.replace({"_id": column("str", ids)})
     if frame.deleted.any():
@@ -200,7 +200,7 @@ def _recorded(source: Source, frame: EventFrame) -> Columns:
 def _requests(system: System, request: Request, frame: EventFrame) -> Columns:
     """Return every request once, as it was when it was answered. The column `_known_at` is the time of the answer.
 
-    A request that was ingested, and answered only when its label was final, is replayed at its own time instead.
+    A request that was ingested, and only answered after its label was final, is replayed at its own time.
     """
     logged: dict[str, LoggedRequest] = {}
     for model in system.definitions.models.values():

@@ -1,4 +1,4 @@
-"""Replay some scenarios in a child process at the same time as the others, if they share no features with them."""
+"""Replay scenarios that share no features with the others in a child process, at the same time."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class ReplayTask(msgspec.Struct, frozen=True):
     """The scenarios that a child process replays, and the data that it needs."""
 
     project: str
-    files: dict[str, str]  # by source: the file of its recorded events
+    files: dict[str, str]  # for each source, the file of its recorded events
     folder: str  # the folder in which the child process keeps its state
     scenarios: list[str]
     seed: int
 
 
 def split(scenarios: Sequence[Scenario]) -> tuple[list[Scenario], list[Scenario]]:
-    """Divide scenarios into those that are replayed in this process and those for a child process.
+    """Divide scenarios into those that this process replays, and those for a child process.
 
     Scenarios that share features, or that use the project's own state, stay in this process.
     """

@@ -16,15 +16,15 @@ from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.steering.causes import Every, Triggers
 from trimtab.steering.definitions import Deployment
 
-DEMO_LOOKS_US = DAY_US  # a demo checks model inputs once a day, as often as quality
+DEMO_LOOKS_US = DAY_US  # how often a demo checks model inputs; quality is checked as often
 USUAL = (
-    ScenarioSettings(name="policy", model="", policy="project"),
+    ScenarioSettings(name="project", model="", policy="project"),
     ScenarioSettings(name="never", model="", policy="never"),
 )
 
 
 def scenarios_of(definitions: Definitions, settings: Sequence[ScenarioSettings]) -> list[Scenario]:
-    """Return one scenario for each entry of the settings.
+    """Return a scenario for each entry of the settings.
 
     Raises:
         Misuse: A model or scenario is unknown, or a time of day is invalid.
@@ -79,7 +79,7 @@ def _deployment(definitions: Definitions, one: ScenarioSettings) -> Deployment:
         raise Misuse(f"line {one.name!r}: no model {one.model!r}. There is: {', '.join(definitions.models)}.")
     usual = definitions.deployment(None)
     found = definitions.deployments.get(one.model, usual)
-    if one.model and found.name != one.model:  # a model to compare with follows the default rules
+    if one.model and found.name != one.model:  # models for comparison follow the default rules
         found = msgspec.structs.replace(found, model=definitions.models[one.model])
     if one.policy == "never":
         return msgspec.structs.replace(found, retrain=Triggers())
@@ -99,7 +99,7 @@ def _time_of_day(one: ScenarioSettings) -> int:
 
 
 def scenario_settings(config: Config, names: Sequence[str] | None = None) -> list[ScenarioSettings]:
-    """Return the scenarios in the section [demo] of the settings, or those with the given names.
+    """Return the scenarios in the section [demo] of the settings, or only those with the given names.
 
     Raises:
         Misuse: There is no scenario of a given name.

@@ -26,7 +26,7 @@ def open_access(system: System, opened: ExitStack, *, host: str, workers: int) -
         system: The project that is served.
         opened: Closes the access rights at its end.
         host: The address at which the service listens.
-        workers: The number of worker processes. Each of them allows an equal share of a key's request rate.
+        workers: The number of worker processes. Each allows an equal share of a key's request rate.
     """
     access = Access(required=system.config.serve.require_key, host=host, share=1 / workers)
     opened.enter_context(KeyFollower(system.keys, access.take))

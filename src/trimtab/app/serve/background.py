@@ -28,30 +28,30 @@ if TYPE_CHECKING:
     from trimtab.serving.observe.metrics import Metrics
 
 _logger = logging.getLogger(__name__)
-_FOLLOW_S = 0.2  # the time between two checks of aliases, and thus the longest wait of a rollback  # D80
+_FOLLOW_S = 0.2  # the time between two checks of aliases, which a rollback waits at most  # D80
 _ROUND_S = 2.0  # the time between two checks for labels, and between two attempts
 _TICK_S = 60.0
-_SKEW_S = 5.0  # how often it is checked whether a skew check is due
-_ALERTS_S = 5.0  # how often signals are checked for new alerts
-_GRACE_S = 5.0  # how long running tasks may continue after `close`; interrupting them loses no state
+_SKEW_S = 5.0  # the time between two looks whether a skew check is due
+_ALERTS_S = 5.0  # the time between two looks for new alerts
+_GRACE_S = 5.0  # after `close`, running tasks may continue for this long; an interruption loses no state
 Work: TypeAlias = "Callable[[], object]"
 
 
 class BackgroundTasks(Closing):
-    """Six threads: follow aliases, write service metrics, teach learners, tick loops, check skew, deliver alerts.
+    """Six threads: they follow aliases, write service metrics, teach learners, tick loops, check skew, deliver alerts.
 
     The thread that follows aliases never waits until a version is loaded.  # D80
 
-    A task that fails is tried again in the next round and does not delay the other tasks. The errors of the last round
-    are in `failures` and, for other processes, in a catalogue record (`service_failures`). The record belongs to the
-    newest process, so that a process left over from a killed service cannot overwrite it.
+    A task that fails is tried again in the next round, and does not delay other tasks. The errors of the last round are
+    in `failures` and, for other processes, in a catalogue record (`service_failures`). The record belongs to the newest
+    process, so that processes of a killed service cannot overwrite it.
 
     Args:
         system: The project that is served.
-        answers: Whether this process answers requests and must therefore follow aliases.
+        answers: Whether this process answers requests, and must therefore follow aliases.
         keeps: Whether this process does all other tasks. Exactly one process of a service does them.
-        worker: The number of the worker, which names its record of failures.
-        stands: Returns whether events are no longer applied to online features. In that case, answers are flagged.
+        worker: The worker's index, which names its record of failures.
+        stands: Returns whether events are no longer applied to online features. If so, answers are flagged.
     """
 
     def __init__(
@@ -63,19 +63,19 @@ class BackgroundTasks(Closing):
         worker: int | None = None,
         stands: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.failures: dict[str, str] = {}  # by task: the error in its last round
-        self.failed: Counter[str] = Counter()  # by task: the number of failed rounds
-        _ = system.registry, system.views, system.state.learners  # opened here, before several threads use these parts
+        self.failures: dict[str, str] = {}  # the error of each task in its last round
+        self.failed: Counter[str] = Counter()  # the number of failed rounds of each task
+        _ = system.registry, system.views, system.state.learners  # opened before several threads use them
         self._system = system
         self._catalog = system.state.catalog
         self._record_key = "failures" if worker is None else f"{OF_WORKERS}{worker}"
-        self._name = f"{os.getpid()}-{id(self):x}"  # identifies this process among those that are running
+        self._name = f"{os.getpid()}-{id(self):x}"  # identifies this process
         self._mutex = threading.Lock()
         self._stop = threading.Event()
         self._names = tuple(system.definitions.deployments) if answers else ()
         self._stands = stands
         self._follow = {**self._following(wait=False), "flag answers": self._flag}
-        if answers and not keeps:  # a process with `keeps` applies events itself, and sees there if this fails
+        if answers and not keeps:  # with `keeps`, this process applies events itself
             self._follow["read online features"] = system.state.online.reopen_if_replaced
         self._metrics = ArmMetrics(self._catalog, system.clock, self._counts)
         self._folded_h = 0
@@ -92,7 +92,7 @@ class BackgroundTasks(Closing):
         from trimtab.app.experiments.ticking import tick_project
         from trimtab.app.keep.retention import (
             retain_when_due,
-        )  # imported here, because a process that only answers does not need them
+        )  # imported here, because processes that only answer do not need them
         from trimtab.app.training.loops import Loops
 
         system = self._system
@@ -169,7 +169,7 @@ class BackgroundTasks(Closing):
         return self
 
     def close(self) -> None:
-        """Stop after the current rounds. Rounds that take too long are not waited for, and end with the process."""
+        """Stop after the current rounds. Rounds that take too long end with the process."""
         self._stop.set()
         end_s = time.monotonic() + _GRACE_S
         for thread in [*self._threads, *self._system.version_memory.threads]:
@@ -190,14 +190,14 @@ class BackgroundTasks(Closing):
         ticked_s = time.monotonic()
         while not self._stop.wait(min(_ROUND_S, _TICK_S)):
             if time.monotonic() < ticked_s + _TICK_S:
-                if "tick" not in self.failures:  # otherwise days are not closed, and reading more would fill the memory
+                if "tick" not in self.failures:  # if days are not closed, more predictions would fill the memory
                     self._round(between, count=False)
                 continue
             self._round(ticking)
             ticked_s = time.monotonic()
 
     def _run_following(self) -> None:
-        """Follow each alias in every round, even after an error, because the alias may have moved in the meantime."""
+        """Follow each alias in every round, even after an error, because the alias may have moved meanwhile."""
         counted_s = time.monotonic()
         while not self._stop.wait(_FOLLOW_S):
             count = time.monotonic() >= counted_s + _ROUND_S
@@ -215,10 +215,10 @@ class BackgroundTasks(Closing):
                 work()
             except TrimtabError as error:
                 failure = str(error)
-            except Exception as error:  # a user's estimator may raise anything, and no error may end the thread
+            except Exception as error:  # also from a user's estimator; no error may end the thread
                 failure = f"{type(error).__name__}: {error}"
                 if not self._stop.is_set() and (count or self.failures.get(name) != failure):
-                    _logger.exception("%s failed", name)  # a task that is interrupted at the end may raise anything
+                    _logger.exception("%s failed", name)  # an interrupted task may raise anything
             if not self._stop.is_set() and (count or self.failures.get(name) != failure):
                 self._judge(name, failure)
 
@@ -227,7 +227,7 @@ class BackgroundTasks(Closing):
             before = self.failures
             self.failures = {
                 work: said for work, said in before.items() if work != name
-            }  # replaced, not changed, because other threads may be reading the old dict
+            }  # a new dict, because other threads may read the old one
             if failure is not None:
                 self.failures[name] = failure
                 self.failed = Counter({**self.failed, name: self.failed[name] + 1})
@@ -266,7 +266,7 @@ class BackgroundTasks(Closing):
         try:
             served.follow(wait=wait)
             endpoint.fails_to_load = False
-        except NotFound:  # no version exists yet; the endpoint and `trimtab status` report this
+        except NotFound:  # no version exists yet, as the endpoint and `trimtab status` report
             if endpoint.ready:
                 raise
         except Exception:

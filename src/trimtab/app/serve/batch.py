@@ -1,4 +1,4 @@
-"""Answer a table of requests as a batch, which can be resumed, written to a file, and stored for the service."""
+"""Answer a table of requests as a batch. It can be resumed, written to a file, and stored for the service."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash, content_hash
 from trimtab.events import Rows, read_rows
+from trimtab.events.files.files import problem_of
+from trimtab.events.values.fitting import FileRows
 from trimtab.features.definitions import Request
 from trimtab.serving.answer.batch import Manifest, batch_manifest, batch_predictions, lease_of, score_table
 from trimtab.serving.answer.served import Answer, ServedVersion, shown
@@ -30,7 +32,14 @@ from trimtab.store.regular_file import other_kind
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
+OnError = Literal["refuse", "skip"]
 _UNUSED_KEY = b"\xff"  # a key that no stored answer has
+
+
+class AnsweredTable(Manifest, frozen=True, kw_only=True):
+    """A batch, and the rows of its table that do not fit and have no answer."""
+
+    unanswered: tuple[str, ...] = ()  # for each such row: where it is, what was found and what was needed
 
 
 def answer_table(
@@ -41,8 +50,9 @@ def answer_table(
     at_us: int | None,
     mode: Literal["batch", "precomputed"],
     out: Path | None,
+    on_error: OnError,
     progress: Callable[[int, int], object] | None,
-) -> Manifest:
+) -> AnsweredTable:
     """Answer a table of requests; see `Project.predict_table`."""
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise Misuse(f"--out {out}: the name must end in .csv or .parquet.")
@@ -55,10 +65,19 @@ def answer_table(
     answerers = served.answerers
     answering = answerers.served(loaded)
     request = answerers.features(loaded).request
-    table = read_rows(requests, request.source).columns
+    rows = read_rows(requests, request.source, on_error="quarantine")
+    table, where = rows.columns, str(requests) if isinstance(requests, str | Path) else "the table"
+    unanswered = tuple(problem_of(bad, request.source.declared) for bad in rows.bad)
+    if on_error == "skip":
+        is_text = rows.kept is not None and isinstance(requests, str | Path)
+        table, nameless = _named_rows(request, rows, rows.bad[0].unit if rows.bad else "line" if is_text else "row")
+        unanswered += nameless
+    if unanswered and (on_error == "refuse" or not table.rows):
+        more = f" {len(unanswered) - 1:,} more such rows follow." if len(unanswered) > 1 else ""
+        skip = " Correct it, or skip such rows: on_error='skip'." if table.rows else " Correct it."
+        raise Misuse(f"{where}, {unanswered[0]}{more}{skip}")
     absent = [name for name in request.columns if name not in table]
     if absent:
-        where = str(requests) if isinstance(requests, str | Path) else "the table"
         raise Misuse(f"{where}: no column {absent[0]!r}, which request {request.name!r} declares. Add it.")
     table = table.select(request.columns)
     name = _batch_name(loaded.version.id, table, at_us, mode)
@@ -69,7 +88,7 @@ def answer_table(
     refuse_before(int(np.min(times, initial=made_at_us)), kept_from_us)
     try:
         if mode == "precomputed":
-            system.state.answers.write({}, [_UNUSED_KEY])  # tries now whether answers can be stored
+            system.state.answers.write({}, [_UNUSED_KEY])  # check first that answers can be stored
         with _scoring(system, name) as holder:
             manifest = score_table(
                 answering,
@@ -92,15 +111,28 @@ def answer_table(
             system.state.answers.release_writer()
     if out is not None:
         _write(system, manifest, out)
-    return manifest
+    return AnsweredTable(**msgspec.structs.asdict(manifest), unanswered=unanswered)
+
+
+def _named_rows(request: Request, rows: FileRows, unit: str) -> tuple[Columns, tuple[str, ...]]:
+    """Return the rows that have a time and a key, and for each other row where it is and what it lacks."""
+    table, lacking = rows.columns, []
+    good = np.ones(table.rows, bool)
+    for name in (request.time, request.key):
+        there = table[name].present() if name in table else good
+        for row in np.flatnonzero(good & ~there).tolist():
+            number = row if rows.kept is None else int(rows.kept[row])
+            lacking.append(f"{unit} {number + 1}, column {name!r}: needed a value, found none (missing).")
+        good &= there
+    return (table if good.all() else table.take(good)), tuple(lacking)
 
 
 @contextmanager
 def _scoring(system: System, name: str) -> Iterator[str]:
     """Lock a batch while this process computes its scores.
 
-    The lock is on a file and ends with the process, so that after a crash another process can continue the batch at
-    once. Without the lock, it would have to wait until the lease of the dead process expires.
+    The lock is on a file and ends with the process, so that after a crash, another process can continue the batch at
+    once. It need not wait until the lease of the dead process expires.
     """
     folder, catalog = system.state.folder / "batches", system.state.catalog
     try:
@@ -127,7 +159,7 @@ def _scoring(system: System, name: str) -> Iterator[str]:
 def _batch_name(version: str, table: Columns, at_us: int | None, mode: str) -> str:
     """Return the id of a batch.
 
-    Repeating a batch with the same table, version and time gives the same id, so that no prediction is logged twice.
+    The same table, version and time give the same id, so that no prediction is logged twice.
     """
     columns = [
         [name, of_column.dtype, bytes_hash(msgspec.msgpack.encode(of_column.to_list()))]
@@ -157,7 +189,7 @@ def _write(system: System, manifest: Manifest, out: Path) -> None:
     """Write the answers to a file, either completely or not at all.
 
     Raises:
-        Unavailable: The file cannot be written. The answers are logged, so that another attempt only has to write them.
+        Unavailable: The file cannot be written. The answers are logged, so another attempt only has to write the file.
     """
     import duckdb
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
     from trimtab.serving.applier import Applier
 
-NAME = "engine"  # the name under which this process writes its metrics, next to those of the workers
+NAME = "engine"  # this process writes its metrics under this name, next to those of the workers
 _WRITE_S = 1.0  # the time between two writes of metrics and state
 _logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def serve_with_workers(
         Unavailable: The port is taken, or no worker can be started.
         Conflict: Another process serves the project.
     """
-    limits(system)  # raises an error for wrong settings, before every worker would raise it
+    limits(system)  # raises an error for wrong settings, before each worker would
     tls = tls_of(system)
     if tls is not None:
         tls_context(tls)
@@ -78,13 +78,13 @@ def serve_with_workers(
     with ExitStack() as opened:
         applier = system.views.follow()
         opened.callback(system.views.release)
-        with suppress(OSError):  # if the folder cannot be written, an error follows below
+        with suppress(OSError):  # if the folder cannot be written, there is an error below
             remove_state(folder)
         forget_failures(system.state.catalog)
         listener = opened.enter_context(when_port_is_free(folder, lambda: listen(host, port)))
         when_port_is_free(folder, lambda: check_grpc(grpc, tls))
         opened.callback(accepting.end, folder)
-        _cleared(folder)  # only after the wait, so that a start that is killed leaves the mark for the next one
+        _cleared(folder)  # after the wait, so that a killed start leaves the mark for the next start
         opened.enter_context(applier.start())
         background = BackgroundTasks(system, answers=False)
         metrics = SharedMetrics(folder, NAME, task.start)
@@ -169,7 +169,7 @@ class _Engine:
                 ),
             )
             self._failed = False
-        except Exception as error:  # a full disk or an unreadable log must not stop the supervision of the workers
+        except Exception as error:  # a full disk or an unreadable log must not end the supervision of workers
             if not self._failed:
                 _logger.warning("the state of the service cannot be written: %s", error)
             self._failed = True
@@ -180,7 +180,7 @@ class _Engine:
             clear(self._folder, str(slot), pid)
             accepting.left(self._folder, slot)
             forget_failures(self._system.state.catalog, slot)
-        except Exception as error:  # the next worker will overwrite these metrics
+        except Exception as error:  # the next worker overwrites these metrics
             _logger.warning("what worker %d left cannot be removed: %s", slot, error)
 
     def close(self) -> None:
@@ -209,12 +209,12 @@ def _task(system: System, folder: Path) -> WorkerTask:
         fill_s=FILL_S,
         grace_s=GRACE_S,
         definitions=definitions_hash(system.definitions),
-        start=uuid.uuid4().hex,  # a process id would not do, because it is 1 in every container
+        start=uuid.uuid4().hex,  # not a process id, which is 1 in every container
     )
 
 
 def _cleared(folder: Path) -> None:
-    """Remove the files of a killed service's workers, and mark that workers may be running from now on."""
+    """Remove the files of a killed service's workers, and mark that workers may run from now on."""
     try:
         make_folder(folder)
         clear(folder)

@@ -19,12 +19,12 @@ _KNOWN_S = 1.0  # how long the list of views is cached
 
 
 class FollowedViews:
-    """Tells how far events are applied, in a process that only reads online features. Threads may share this object.
+    """Tells a process that only reads online features how far events are applied. Threads may share this object.
 
     Args:
         system: The project that has the views.
-        wake: Wakes the process that applies events, so that it looks for new ones.
-        told: Returns the state that the applying process published last.
+        wake: Wakes the process that applies events, so that it looks for new events.
+        told: Returns the newest state that the applying process has published.
     """
 
     def __init__(

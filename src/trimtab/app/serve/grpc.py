@@ -1,4 +1,4 @@
-"""Serve a project over gRPC as well, if `serve.grpc_port` is set. Every answering process does so next to HTTP."""
+"""Serve a project over gRPC next to HTTP if `serve.grpc_port` is set, in every process that answers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class GrpcAddress(msgspec.Struct, frozen=True):
     """The address at which the gRPC server listens."""
 
     host: str
-    port: int  # 0 means any free port
+    port: int  # 0: any free port
     shared: bool = False  # whether several processes listen at the same port
 
 
 def grpc_address(system: System, host: str, port: int | None, workers: int) -> GrpcAddress | None:
-    """Return the gRPC address from the option or the settings, or None if gRPC is off.
+    """Return the gRPC address from the option or the settings; None if gRPC is off.
 
     Raises:
         Misuse: The port is 0, so that each of several processes would get another port.
@@ -67,7 +67,7 @@ def grpc_server(
 
 
 def check_grpc(address: GrpcAddress | None, tls: Tls | None) -> None:
-    """Check the gRPC settings before any worker starts, because otherwise every worker would fail.
+    """Check the gRPC settings before any worker starts, because each worker would fail.
 
     The port must not be in use by another service. If workers of two services shared it, each service would get some of
     the other's requests.

@@ -118,7 +118,7 @@ class ProjectModels:
         self._known(model)
         expected = None if move.expected is None else self._version(model, move.expected, "expected").id
         version, registry = self._version(model, move.version, "version"), self._system.registry
-        if alias != CHAMPION:  # a champion must have passed its tests (the gate), even if a reason is given
+        if alias != CHAMPION:  # a reason can replace a passed gate, except for the champion
             check_ungated(f"alias {model}@{alias} to {version.name}", registry.passed_gate(version), move.why)
         return registry.move(
             model,
@@ -144,7 +144,7 @@ class ProjectModels:
         )
 
     def ask_repair(self, model: str, wanted: AskRepair, *, actor: str) -> RepairAsked:
-        """Request a new candidate in the next pass of the training loop. A newer request replaces an older one."""
+        """Request a new candidate in the next tick of the training loop. A newer request replaces an older one."""
         self._known(model)
         check_reason(f"repair of {model!r}", wanted.why)
         at_us = self._system.clock.now_us()
@@ -201,7 +201,7 @@ class ProjectModels:
         self._system.definitions.deployment(model)
 
     def _version(self, model: str, reference: str | int, field: str = "version") -> Version:
-        """Return the version of a model with the given number, name, alias or id."""
+        """Return the version of a model with a given number, name, alias or id."""
         text = str(reference)
         self._known(model)
         if text.isdecimal() and len(text) < 10:
@@ -254,7 +254,7 @@ class ProjectRecords:
         )
 
     def label_events(self, model: str, rows: Sequence[LabelRow], until_s: float | None = None) -> GivenLabels:
-        """Return one event of the source of a model's labels for each label."""
+        """Return the given labels as events of the source from which the model takes its labels, one for each label."""
         return self._labels.all(model, rows, until_s)
 
     def find(self, prediction_id: str, until_s: float | None = None) -> Prediction:

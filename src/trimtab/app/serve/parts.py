@@ -38,7 +38,7 @@ FILL_S = 10.0  # how long the start waits until online features are filled
 
 T = TypeVar("T")
 
-_LEFT_S = GRACE_S + 5.0  # after this time, workers whose supervisor was killed have released the port
+_LEFT_S = GRACE_S + 5.0  # workers whose supervisor was killed have released the port after this time
 
 _LOOK_S = 0.05
 
@@ -48,16 +48,16 @@ _MARK = "connections"  # a file that exists while workers may be running; made a
 def when_port_is_free(folder: Path, take: Callable[[], T]) -> T:
     """Return the result of `take`, which listens at a port.
 
-    If a service was killed, its workers may still hold the port for a while, and `take` is called again until they end.
-    A file, the mark, tells that such workers may exist. The mark is kept until the port is taken, so that it is still
-    found if this start is killed while it waits. Without a mark, `take` is called only once.
+    If a service was killed, its workers may hold the port for a while, and `take` is called again until they end. A
+    file (the mark) says that there may be such workers. It is kept until the port is taken, so that the next start
+    finds it if this one is killed while it waits. Without a mark, `take` is called once.
 
     Args:
         folder: The folder in which the service's processes keep their files.
         take: Listens at the port, or checks whether that is possible.
 
     Raises:
-        Unavailable: `take` raised this error, at once or after the wait.
+        Unavailable: The error of `take`, at once or after the wait.
     """
     end_s = monotonic() + _LEFT_S
     while True:
@@ -104,15 +104,15 @@ def http_service(
         host: The address at which the service listens.
         workers: The number of answering processes.
         wait_applied: Waits until events are applied to the online features.
-        ready: Returns why the service cannot answer yet, or None if it can.
+        ready: Returns why the service cannot answer yet; None if it can.
         grpc: Creates the gRPC server.
     """
     models = [system.served(name) for name in system.definitions.deployments]
     spools, answers = system.state.spools, system.state.predictions
-    if isinstance(answers, BufferedLog):  # answers are buffered in a file, which survives the end of the process
+    if isinstance(answers, BufferedLog):  # answers are buffered in a file, which outlives the process
         answers.open()
     else:
-        recover_spools(spools, system.predictions)  # move answers that a killed service left in buffers into the log
+        recover_spools(spools, system.predictions)  # move answers from the buffers of a killed service into the log
     status = opened.enter_context(SharedStatus(spools))
     service = HttpService(
         [model.endpoint for model in models],
@@ -147,7 +147,7 @@ def limits(system: System) -> Limits:
 
 
 def tls_of(system: System) -> Tls | None:
-    """Return the certificate named in the settings, or None for plain HTTP."""
+    """Return the certificate that the settings name; None for plain HTTP."""
     settings, folder = system.config.serve, system.config.folder
     if settings.tls_cert is None:
         return None
@@ -170,7 +170,7 @@ def show_engine(system: System, metrics: Metrics, applier: Applier, background: 
 
 
 def what_hinders(system: System, applier: Applier) -> str | None:
-    """Return why events cannot be recorded or applied to online features, or None if they can."""
+    """Return why events cannot be recorded or applied to online features; None if they can."""
     if (jump := system.state.clock_jump()) is not None:
         return jump
     if applier.failure:
@@ -179,7 +179,7 @@ def what_hinders(system: System, applier: Applier) -> str | None:
 
 
 def stands_still(system: System, applier: Applier, begun: Mapping[str, int]) -> str | None:
-    """Return why online features do not keep up with the log, or None if they do.
+    """Return why online features do not keep up with the log; None if they do.
 
     Args:
         system: The project that is served.
@@ -189,7 +189,7 @@ def stands_still(system: System, applier: Applier, begun: Mapping[str, int]) -> 
     Raises:
         Corrupt: The features are damaged. The message has the command that repairs them.
     """
-    left = system.views.missing(begun)  # counted in the store, which another process may have replaced
+    left = system.views.missing(begun)  # counted in the store: another process may have replaced it
     if hindrance := what_hinders(system, applier):
         return hindrance
     return f"online features are being filled: {count_of(left, 'record')} to apply." if left else None

@@ -1,4 +1,4 @@
-"""Predict for the rows of a frame, and return the frame of the same library with the answers as further columns."""
+"""Predict for the rows of a frame, and return a frame of the same library with the answers as further columns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
     from trimtab.serving.answer.served import Answer
 
-_CHUNK = 5_000  # how many rows are answered together
+_CHUNK = 5_000  # this many rows are answered together
 
 
 def predict_frame(system: System, frame: Any, model: str, at_us: int | None, progress: Any) -> Any:
@@ -31,7 +31,7 @@ def predict_frame(system: System, frame: Any, model: str, at_us: int | None, pro
     loaded = served.refresh()
     request = served.answerers.features(loaded).request
     given: Any = frame
-    if library_of(frame) == "duckdb":  # a relation is a query, which may give its rows in another order next time
+    if library_of(frame) == "duckdb":  # a relation is a query, which may give its rows in another order each time
         given = Columns.from_arrow(frame)
     table = read_rows(given, request.source).columns
     absent = [name for name in request.columns if name not in table]
@@ -50,7 +50,7 @@ def predict_frame(system: System, frame: Any, model: str, at_us: int | None, pro
 
 
 def answer_columns(answers: Sequence[Answer], classes: Sequence[str]) -> Columns:
-    """Return the answers as columns: prediction and scores of classes if there are several, score, version and id."""
+    """Return the answers as columns: score, version and id; for several classes also prediction and all scores."""
     found = {}
     if classes:
         found["prediction"] = column("str", [one.prediction for one in answers])

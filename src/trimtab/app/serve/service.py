@@ -96,7 +96,7 @@ def serve_project(
         )
         background.follow()
         opened.enter_context(background.start())
-        with suppress(Unavailable):  # the readiness check reports it; until then, answers use the features that exist
+        with suppress(Unavailable):  # the readiness check reports this; answers use the features that exist
             applier.wait_applied(begun, FILL_S)
         listener = opened.enter_context(when_port_is_free(folder, lambda: listen(host, port)))
         accepting.end(folder)  # all workers of an earlier service have ended
@@ -116,7 +116,7 @@ def serve_project(
 def _write_cache_metrics(system: System, opened: ExitStack, folder: Path) -> None:
     """Write the metrics of score caches to a file for `trimtab status`.
 
-    With several workers, each worker writes all of its metrics instead.
+    With several workers, each worker writes all of its metrics.
     """
     cached = [name for name, one in system.definitions.deployments.items() if one.cache is not None]
     with suppress(OSError):  # if the disk is full, `status` shows no score caches
@@ -129,10 +129,10 @@ def _write_cache_metrics(system: System, opened: ExitStack, folder: Path) -> Non
 
 
 def refuse_lost_keys(system: System) -> None:
-    """Raise an error if API keys existed and are lost, unless the settings say that no key is needed.  # D0096
+    """Raise an error if API keys existed and were lost, unless the settings say that no key is needed. # D0096
 
     Raises:
-        Corrupt: The catalogue was lost, or it was restored from a time before the first key.
+        Corrupt: The catalogue was lost, or restored from a time before the first key.
     """
     if system.config.serve.require_key is None and system.keys.lost():
         raise Corrupt(
@@ -143,7 +143,7 @@ def refuse_lost_keys(system: System) -> None:
 
 
 def open_to_all(system: System, host: str) -> str | None:
-    """Return a warning if other machines can reach a service that needs no key, and otherwise None."""
+    """Return a warning if other machines can reach a service that needs no key; otherwise None."""
     required = system.config.serve.require_key
     closed = system.keys.ever() if required is None else required
     if closed or is_loopback(host):

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 _SAMPLE = 200
 _EVERY_S = 300.0  # the least time between two checks
-_REST = 50.0  # a pause lasts at least this many times the last check, so that checks take under 2 % of a core
+_REST = 50.0  # pauses last at least this many times the last check, so checks take under 2 % of a core
 
 
 class SkewWatch:
     """Checks samples of a service's newest predictions for skew.
 
-    A check starts at most every `every_s` seconds, and less often if checks take long.
+    Between checks are at least `every_s` seconds, and more if checks take long.
     """
 
     def __init__(self, system: System, *, every_s: float = _EVERY_S) -> None:

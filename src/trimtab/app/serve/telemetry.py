@@ -1,4 +1,4 @@
-"""The access log and the OpenTelemetry traces of a service, as far as the settings turn them on."""
+"""The access log and the OpenTelemetry traces of a service, if the settings turn them on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OFF = "off"
 
 
 def check_telemetry(system: System, workers: int) -> None:
-    """Check the telemetry settings before any worker starts, because otherwise every worker would fail.
+    """Check the telemetry settings before any worker starts, because each worker would fail.
 
     Raises:
         Misuse: Several processes cannot write one access log to standard output.
@@ -28,7 +28,7 @@ def check_telemetry(system: System, workers: int) -> None:
 
 
 def open_telemetry(system: System, opened: ExitStack) -> Telemetry | None:
-    """Return the telemetry of requests, or None if the settings turn none on.
+    """Return the telemetry of requests; None if the settings turn none on.
 
     Raises:
         Misuse: Traces are turned on, but the extra `otel` is not installed.

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 _LOAD_S, _RETRY_S = 3.0, 0.5
-_OVER_S = 2.0  # additional seconds after the grace period for closing everything
+_OVER_S = 2.0  # after the grace period, seconds to close everything
 _SILENT_US = 10_000_000  # after this time without progress, the process that applies events counts as stopped
 
 
 class WorkerTask(msgspec.Struct, frozen=True, kw_only=True):
     """The arguments of a worker process."""
 
-    slot: int  # the number of the worker, from 1
+    slot: int  # the index of the worker, from 1
     count: int  # the number of workers
     project: ProjectSpec
     folder: str  # the folder in which the service's processes keep their files
@@ -88,7 +88,7 @@ def _definitions(file: Path) -> Definitions:
 
 
 def _end_alone(grace_s: float) -> None:
-    """End this worker properly although its supervisor is gone.  # D92"""
+    """End this worker in order, although its supervisor is gone. # D92"""
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(grace_s + _OVER_S)
     os._exit(1)
@@ -140,7 +140,7 @@ def answer(system: System, task: WorkerTask, line: WorkerChannel, listener: sock
 
 
 def _load(background: BackgroundTasks) -> None:
-    """Load all deployed versions. If a load fails, it is tried again for a short time, while other workers answer."""
+    """Load all deployed versions. A failed load is tried again for a short time, while other workers answer."""
     end_s = time.monotonic() + _LOAD_S
     background.follow()
     while background.failures and time.monotonic() < end_s:

@@ -20,7 +20,7 @@ _NOW, _EVERY = "definition", "definition_version"
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
-    """A definition as it was applied. Its version number changes only when its content changes."""
+    """A definition as it was applied. Its version number only changes with its content."""
 
     document: Document
     version: int

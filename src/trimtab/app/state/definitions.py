@@ -30,7 +30,7 @@ Named = TypeVar("Named", Source, Entity, Request, View, Model, Deployment, Exper
 class Definitions(msgspec.Struct, frozen=True):
     """The definitions of a project, by name."""
 
-    sources: dict[str, Source]  # this includes the sources that record requests
+    sources: dict[str, Source]  # including the sources that record requests
     requests: dict[str, Request]
     views: dict[str, View]
     models: dict[str, Model]
@@ -128,7 +128,7 @@ def load_definitions(file: Path) -> Definitions:
 class _Compiled(SourceFileLoader):
     """A loader of Python files that always compiles them.
 
-    Cached bytecode would be used for an edited file if its size and the second of its last change were the same.
+    Otherwise, cached bytecode would be used for a file that was edited within a second and kept its size.
     """
 
     def get_code(self, fullname: str) -> CodeType:
@@ -142,13 +142,13 @@ def _run(file: Path) -> ModuleType:
     assert spec is not None  # a .py file always has a spec
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # functions in the file may look up their own module there
+    sys.modules[spec.name] = module  # functions in the file may look up their module there
     sys.path.insert(0, str(file.parent))
     try:
         spec.loader.exec_module(module)
     except TrimtabError as error:
         raise Misuse(f"{file}{_line(error, file)}: {error}") from error
-    except (Exception, SystemExit) as error:  # the user's file may raise anything; the error is shown with its line
+    except (Exception, SystemExit) as error:  # the user's file may raise anything
         raise Misuse(f"{file}{_line(error, file)}: {type(error).__name__}: {error}{_meant(error, module)}") from error
     finally:
         sys.path.remove(str(file.parent))
@@ -159,7 +159,7 @@ def _meant(error: BaseException, module: ModuleType) -> str:
     if not isinstance(error, (AttributeError, NameError)):
         return ""
     near: list[str] = []
-    with suppress(Exception, SystemExit):  # listing names may run code of the file; if it fails, no hint is given
+    with suppress(Exception, SystemExit):  # listing names may run code of the file; no hint if it fails
         listed = vars(module) if isinstance(error, NameError) else getattr(error.obj, "__all__", None) or dir(error.obj)
         near = get_close_matches(error.name or "", listed, n=1)
     return f". Did you mean {near[0]!r}?" if near else ""

@@ -20,8 +20,8 @@ from trimtab.steering.definitions import Deployment
 from trimtab.training.definitions import Model
 
 Kind = Literal["source", "entity", "view", "request", "model", "deployment"]
-Part = dict[str, str]  # text by field; "" is the field without a name
-_FORMAT_OF, _READS = "time format of", "reading, "  # how the name of a note about the reading of rows begins
+Part = dict[str, str]  # text by field; "": the field without a name
+_FORMAT_OF, _READS = "time format of", "reading, "  # with these begin the names of notes about the reading of rows
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +32,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     hash: str
     parts: dict[str, Part]  # the definition itself ("") and its columns, features and joined views
-    notes: Part  # descriptions, which affect no values
+    notes: Part  # descriptions and rules of reading, which affect no stored values
 
     @property
     def key(self) -> str:
@@ -64,7 +64,7 @@ def documents(definitions: Definitions) -> dict[str, Document]:
 
 
 def formats_of(document: Document) -> Part:
-    """Return the notes about how rows of a source are read, on which all workers must agree."""
+    """Return the notes about how a source's rows are read, which must be the same for all workers."""
     return {name: said for name, said in document.notes.items() if name.startswith((_FORMAT_OF, _READS))}
 
 
@@ -116,7 +116,7 @@ def _document(
 
 
 def _formats(source: Source) -> Part:
-    """Return the rules of reading of a source as text.
+    """Return as text the rules by which a source's rows are read.
 
     A changed rule changes how new rows are read, but nothing that is stored.  # D0178, D0208
     """

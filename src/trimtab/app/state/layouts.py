@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class Layouts:
     """The layouts of a project's sources: which column is at which position in stored events.
 
-    A new column gets its position when it is first looked up. The position is stored by `note`, before the first event
-    with this column is recorded. So the catalogue knows the type of every column that was ever recorded, even after its
-    events were removed.  # D34
+    A new column gets its position when it is first looked up. `note` stores the position before the first event with
+    this column is recorded. So the catalogue knows the type of every column that was ever recorded, even after its
+    events were removed. # D34
 
     Args:
         state: The state folder, which contains the catalogue.
@@ -32,7 +32,7 @@ class Layouts:
         self._now = {name: layout for name, (layout, _) in self._kept.items()}
 
     def kept(self, source: str) -> Layout | None:
-        """Return the stored layout of a source, or None before its first event."""
+        """Return the stored layout of a source; None before its first event."""
         return self._kept[source][0] if source in self._kept else None
 
     def place(self, source: Source) -> Source:
@@ -59,7 +59,7 @@ class Layouts:
         self._write([source])
 
     def keep(self) -> None:
-        """Store the positions of new columns, for sources that have a stored layout already.
+        """Store the positions of new columns of sources that already have a stored layout.
 
         Raises:
             Conflict: Another process has stored other columns meanwhile.

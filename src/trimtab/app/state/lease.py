@@ -1,4 +1,4 @@
-"""Exclusive leases: a catalogue record that a thread keeps renewing, and a file lock that ends with the process."""
+"""Exclusive leases. Each is a catalogue record that a thread renews, and a file lock that ends with the process."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _LOOK_S = 0.05  # the time between two attempts while another process holds the 
 class Lease:
     """A lease, held by at most one object in all processes at a time.
 
-    It is stored in the catalogue and comes with a lock on a file of the state folder. The operating system frees this
-    lock when the holder's process dies, so that the next holder need not wait until the lease expires.
+    It is stored in the catalogue, and comes with a lock on a file in the state folder. When the holder's process dies,
+    the operating system frees the lock, so that the next holder need not wait until the lease expires.
 
     Args:
         catalog: The catalogue that stores the lease.
@@ -34,7 +34,7 @@ class Lease:
     """
 
     def __init__(self, catalog: Catalog, name: str, folder: Path, *, ttl_s: float = LEASE_S) -> None:
-        self.holder = uuid.uuid4().hex  # a process id would not do, because it is 1 in every container
+        self.holder = uuid.uuid4().hex  # not a process id, which is 1 in every container
         self._catalog = catalog
         self._name = name
         self._path = folder / f"{name}.lock"
@@ -101,7 +101,7 @@ class Lease:
             lock.release()
 
     def free(self) -> bool:
-        """Return whether no one holds the lease, as far as this can be found out without writing."""
+        """Return whether no one holds the lease, as far as can be told without writing."""
         try:
             return self._lock is None and not FileLock.is_held(self._path)
         except OSError as error:
@@ -141,7 +141,7 @@ class Lease:
     def _release_the_dead(self) -> None:
         """Remove the lease record of a process that has died.
 
-        The caller holds the file lock, so the process that wrote the record must be dead.
+        The caller holds the file lock, so the process that wrote the record is dead.
         """
         if self._holder_path.exists():
             self._catalog.release(self._name, self._holder_path.read_text())

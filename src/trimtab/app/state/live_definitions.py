@@ -22,7 +22,7 @@ from trimtab.steering.loop_state import LoopState
 from trimtab.store.ports import Blob, Catalog
 from trimtab.training.fitting.artifact import decode_artifact
 
-APPLIED = "applied_features"  # the kind of the catalogue records with the feature definitions applied for each model
+APPLIED = "applied_features"  # the kind of the catalogue records with each model's applied feature definitions
 _MOST = 1_024  # the maximum number of versions whose definitions are cached
 
 
@@ -61,19 +61,19 @@ class LiveDefinitions:
         self._blob = blob
         self._place = place
         self._clock = clock
-        self._begun = {record.key: record.body for record in catalog.find(APPLIED)}  # applied when the file was read
+        self._begun = {record.key: record.body for record in catalog.find(APPLIED)}  # what was applied at first
         self._mutex = threading.Lock()  # protects the cache; not held while definitions are read
-        self._of_version: OrderedDict[str, FeatureSet] = OrderedDict()  # a cache by version id, oldest use first
+        self._of_version: OrderedDict[str, FeatureSet] = OrderedDict()  # by version id, least recently used first
         self._applied: dict[str, FeatureSet] = {}  # a cache by the hash of the stored definitions
 
     def of(self, version: Version, loaded: LoadedModel | None = None) -> FeatureSet:
-        """Return the feature definitions that a version was trained with.
+        """Return the feature definitions with which a version was trained.
 
         If they equal the definitions of the project file, the project file's own objects are returned.
 
         Args:
             version: The version.
-            loaded: The loaded version, if it is in memory. Then its artifact, which may be large, is not read again.
+            loaded: The loaded version, if it is in memory. It saves reading the artifact, which may be large.
 
         Raises:
             Misuse: A column has another type than in recorded events.
@@ -95,21 +95,21 @@ class LiveDefinitions:
         return found
 
     def _as_declared(self, source: Source) -> Source:
-        """Return a stored source, placed, with the rules of reading that the project file declares now.  # D0208"""
+        """Return a stored source with its columns placed, and the rules of reading that are declared now. # D0208"""
         placed, declared = self._place(source), self._definitions.sources.get(source.name)
         if declared is None:
             return placed
         return msgspec.structs.replace(placed, time_formats=declared.time_formats, reads=declared.reads)
 
     def request_of(self, version: str) -> Request | None:
-        """Return the request definition that a version, given by its id, was trained with, or None if it is unknown."""
+        """Return for the id of a version the request with which it was trained; None if it is unknown."""
         try:
             return self.of(self._registry.get(version)).request
         except (NotFound, Misuse, Corrupt):  # erased or damaged, or a column has another type now
             return None
 
     def applied(self, model: str) -> FeatureSet | None:
-        """Return the feature definitions applied for a model, or None if none were applied yet."""
+        """Return a model's applied feature definitions; None if none were applied yet."""
         record = self._catalog.get(APPLIED, model)
         if record is None:
             return None
@@ -139,8 +139,8 @@ class LiveDefinitions:
     def versions(self, model: str) -> list[Version]:
         """Return the versions of a model whose features must be kept up to date.
 
-        These are the versions to which an alias points, and a version that is about to be promoted. After a promotion,
-        the replaced champion remains one of them during the cooldown.
+        These are the versions to which an alias points, a version that is about to be promoted and, during the cooldown
+        after a promotion, the replaced champion.
         """
         moves = self._registry.aliases(model)
         needed = [move.version for move in moves.values()]
@@ -156,18 +156,18 @@ class LiveDefinitions:
         return [self._registry.get(address) for address in dict.fromkeys(needed)]
 
     def features(self) -> dict[str, list[FeatureSet]]:
-        """Return by model the definitions whose online features must be kept up to date."""
+        """Return for each model the definitions whose online features must be kept up to date."""
         found: dict[str, list[FeatureSet]] = {}
         for name in self._models():
             sets: list[FeatureSet] = []
             for version in self.versions(name):
                 try:
                     sets.append(self.of(version))
-                except (Misuse, Corrupt):  # stored in an earlier format; predictions report this
+                except (Misuse, Corrupt):  # in an earlier format, as predictions report
                     continue
             try:
                 applied = self.applied(name)
-            except Corrupt:  # stored in an earlier format; the views are filled when the version is promoted
+            except Corrupt:  # in an earlier format; views are filled at the promotion
                 applied = None
             deployment = self._definitions.deployments.get(name)
             if applied is not None:

@@ -13,20 +13,20 @@ KIND = "loop_turn"
 Doing = Literal["tick", "train", "promote", "approve", "reject"]
 
 
-class Turn(msgspec.Struct, frozen=True, kw_only=True):
+class LoopActivity(msgspec.Struct, frozen=True, kw_only=True):
     """The last activity of a training loop, and the result of its last tick."""
 
     doing: Doing
     holder: str  # "process 412 on wheelhouse"
     began_us: int
-    ended_us: int | None  # None while the activity is going on, or if its process died
+    ended_us: int | None  # None: the activity goes on, or its process died
     last_tick_us: int | None  # the time at which the last successful tick ended
-    last_error: str | None  # the error of the last tick; None if it succeeded
+    last_error: str | None  # the error of the last tick; None: it succeeded
 
 
-def last_turn(catalog: Catalog, model: str) -> Turn | None:
-    """Return the last activity of a deployment's training loop, or None if there was none.
+def last_activity(catalog: Catalog, model: str) -> LoopActivity | None:
+    """Return the last activity of a deployment's training loop; None if there was none.
 
     The loop is failing if `last_error` is not None, or if `last_tick_us` is long ago.
     """
-    return read_record(catalog, KIND, model, Turn)
+    return read_record(catalog, KIND, model, LoopActivity)

@@ -1,8 +1,8 @@
-"""Find records that readers have read but a log no longer has.  # D0169
+"""Find records that readers have read, but that a log no longer has. # D0169
 
-Such records were lost, or the log was replaced by an older copy. Readers of a log store the position that they have
-reached. If a stored position is beyond the end of the log, the log would give this position to a new record, and the
-reader would skip that record. Therefore nothing may be appended until `trimtab storage recover` has run.
+Such records were lost, or an older copy replaced the log. Readers of a log store the position that they have reached.
+If it is beyond the end of the log, new records would get positions that the reader has passed, and the reader would
+skip them. Therefore nothing may be appended until `trimtab storage recover` has run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
     partition: str
     end: int  # the last position in the log; 0 if the file is missing or empty
     reached: int  # the last position that was read
-    readers: dict[str, int]  # the positions of all readers that are beyond the end of the log
+    readers: dict[str, int]  # the readers beyond the end of the log, with their positions
 
     def __str__(self) -> str:
         records = self.reached - self.end
@@ -53,9 +53,8 @@ def read_past(log: str, ends: Mapping[str, int], readers: Mapping[str, Mapping[s
 
     Args:
         log: The name of the log.
-        ends: The last position of each partition. Read it after the positions of the readers, so that it is not too
-            low.
-        readers: By reader and partition: the position that the reader has reached.
+        ends: The last position of each partition, read after the positions of the readers, so that it is not too low.
+        readers: The position that each reader has reached in each partition.
     """
     found: dict[str, dict[str, int]] = {}
     for name, reached in readers.items():
@@ -137,7 +136,7 @@ def _greater(stored: Mapping[str, int], found: Mapping[str, int]) -> dict[str, i
 
 
 def _views(state: State) -> dict[str, Mapping[str, int]]:
-    """Return the positions of the stored views. Without stored views, or if they are damaged, return nothing."""
+    """Return the positions of the stored views; nothing if there are none, or if they are damaged."""
     if state.online_place.mark() is None:
         return {}
     try:
@@ -148,7 +147,7 @@ def _views(state: State) -> dict[str, Mapping[str, int]]:
 
 
 def _learners(state: State) -> dict[str, dict[str, int]]:
-    """Return the positions that online learners have read, or nothing if there are none or they are damaged."""
+    """Return the positions that online learners have read; nothing if there are none, or if they are damaged."""
     if state.place("learners").mark() is None:
         return {}
     try:
@@ -159,7 +158,7 @@ def _learners(state: State) -> dict[str, dict[str, int]]:
 
 
 def _tables(state: State, readers: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-    """Return by table of record and partition its last position, for partitions known to the log or another reader."""
+    """Return each table of record's last position in the partitions that the log or another reader knows."""
     partitions = {*state.events.positions(), *(name for reached in readers.values() for name in reached)}
     found: dict[str, dict[str, int]] = {}
     for path in sorted((state.folder / "tables").glob("*/_delta_log")):

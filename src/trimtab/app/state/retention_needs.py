@@ -34,7 +34,7 @@ class Need(msgspec.Struct, frozen=True):
 def view_reach(view: View) -> Need:
     """Return the longest window of a view's features.
 
-    Features over the whole lifetime, and features of the newest event of an entity, are not counted.
+    Features over the whole lifetime, and features of an entity's newest event, do not count.
     """
     reach = Need(0, f"view {view.name!r}")
     for name, aggregate in view.features.items():
@@ -50,7 +50,7 @@ def views_in_use(definitions: Definitions, live: Iterable[View]) -> list[View]:
 
 
 def source_needs(definitions: Definitions, live: Iterable[View] = ()) -> dict[str, Need]:
-    """Return by source how long its events must be kept at least. `live` are the views of deployed versions."""
+    """Return for each source how long its events must be kept. `live` are the views of deployed versions."""
     needs: dict[str, Need] = {}
     of_live = ((view.source.name, view_reach(view)) for view in live)
     for source, need in chain(_all_needs(definitions), of_live):
@@ -60,7 +60,7 @@ def source_needs(definitions: Definitions, live: Iterable[View] = ()) -> dict[st
 
 
 def prediction_need(definitions: Definitions) -> Need:
-    """Return how long predictions must be kept, so that their labels can arrive, be evaluated and be learnt from."""
+    """Return how long predictions must be kept, until their labels have arrived, and were evaluated and learnt from."""
     need = Need(0, "nothing")
     for deployment in definitions.deployments.values():
         us = deployment.model.label.final_at(_judged_us(deployment))
@@ -74,7 +74,7 @@ def prediction_need(definitions: Definitions) -> Need:
 
 
 def lifetime_features(views: Iterable[View]) -> dict[str, list[str]]:
-    """Return by source the features that use all past events, such as `carrier.flights`."""
+    """Return for each source the features that use all past events, such as `carrier.flights`."""
     found: dict[str, list[str]] = {}
     for view in views:
         names = [
@@ -86,7 +86,7 @@ def lifetime_features(views: Iterable[View]) -> dict[str, list[str]]:
 
 
 def newest_features(views: Iterable[View]) -> dict[str, list[str]]:
-    """Return by source the features that use an entity's newest event, however old it is."""
+    """Return for each source the features that use an entity's newest event, however old it is."""
     found: dict[str, list[str]] = {}
     for view in views:
         for name, one in view.features.items():
@@ -99,8 +99,8 @@ def check_retention(settings: RetentionSettings, definitions: Definitions) -> No
     """Raise an error if the settings keep data for less time than the definitions need.
 
     Raises:
-        Misuse: The settings keep data too briefly, or name an undeclared source. The message names the setting and the
-            need.
+        Misuse: The settings keep data for too short a time, or name an undeclared source. The message names the
+            setting.
     """
     for name in settings.sources:
         if name not in definitions.sources:
@@ -126,7 +126,7 @@ def features_from_us(features: FeatureSet, kept_from_us: Mapping[str, int]) -> i
     """Return the first time as of which features can be computed from the events that are still kept.
 
     Args:
-        features: The features of a model, or those that a version was trained with.
+        features: The features of a model, or those with which a version was trained.
         kept_from_us: The time before which events were removed, by source.
     """
     times = [
@@ -138,15 +138,15 @@ def features_from_us(features: FeatureSet, kept_from_us: Mapping[str, int]) -> i
 
 
 def sees_removed(view: View, feature: str, kept_from_us: Mapping[str, int], at_us: int, *, lacks: bool) -> bool:
-    """Return whether a view's feature as of `at_us` reads events that have been removed since.
+    """Return whether a view's feature as of `at_us` reads events that were removed.
 
     Args:
         view: The view as defined for the version.
         feature: The name of a feature of the view.
         kept_from_us: The time before which events were removed, by source.
         at_us: The time as of which the feature is computed.
-        lacks: Whether the feature has no value when it is computed from the remaining events. The newest event of an
-            entity is always kept, unless it is corrected or deleted later.
+        lacks: Whether the feature has no value without the removed events. An entity's newest event is always kept,
+            unless it is corrected or deleted later.
     """
     removed_us = kept_from_us.get(view.source.name)
     if removed_us is None:
@@ -159,7 +159,7 @@ def sees_removed(view: View, feature: str, kept_from_us: Mapping[str, int], at_u
 
 
 def labels_from_us(model: Model, kept_from_us: Mapping[str, int]) -> int:
-    """Return the first request time for which a request's label can still be found."""
+    """Return the time since which the labels of requests can still be found."""
     return kept_from_us.get(model.label.source.name, ALWAYS_US)
 
 

@@ -14,8 +14,8 @@ OF_WORKERS = "failures/"
 class FailureRecord(msgspec.Struct, frozen=True):
     """The errors of one process's background tasks in their last round."""
 
-    by: str = ""  # the process that may write the record: the newest one in its role
-    failures: dict[str, str] = msgspec.field(default_factory=dict)  # by task: its error
+    by: str = ""  # the process that may write the record: the newest of its role
+    failures: dict[str, str] = msgspec.field(default_factory=dict)  # the error of each task
 
 
 def service_failures(catalog: Catalog) -> dict[str, str]:

@@ -53,13 +53,13 @@ class State:
     Args:
         folder: The state folder, which is made if it does not exist.
         clock: Stamps the records that are appended.
-        prediction_mode: Whether an appended prediction waits until it is synced to the disk.
-        urls: The URLs of stores on a server, by the name of their part, such as `online`.
+        prediction_mode: Whether appending a prediction waits until it is synced to the disk.
+        urls: The URLs of stores on a server, by the name of the store, such as `online`.
 
     Raises:
         Misuse: The folder was written by a newer trimtab, or a URL is not that of a server.
         Corrupt: `format.json` cannot be read.
-        Conflict: A backup is being restored to the folder, or the process that restored one was killed.
+        Conflict: A backup is being restored to the folder, or a restoration was killed.
         Unavailable: The folder cannot be created.
     """
 
@@ -102,7 +102,7 @@ class State:
         return self._log("predictions", self._prediction_mode, self.prediction_ids)  # D170
 
     def clock_jump(self) -> str | None:
-        """The reason why nothing can be recorded because the machine's clock jumped ahead, or None if it did not."""
+        """If the machine's clock jumped ahead, so that nothing can be recorded, a message about it; otherwise None."""
         return None if self._checked is None else self._checked.jump()
 
     def check_clock(self) -> None:
@@ -143,7 +143,7 @@ class State:
         return self.place("online")
 
     def place(self, name: str) -> Place:
-        """Return the place of the store `online`, `answers` or `learners`. A look at it makes no store."""
+        """Return the place of the store `online`, `answers` or `learners`. This does not make the store."""
         return store.place(self._urls[name])
 
     @cached_property
@@ -163,7 +163,7 @@ class State:
         """
         found: list[str] = []
         for name in ("answers", "learners"):
-            if self.place(name).mark() is not None:  # opening a missing store would make it
+            if self.place(name).mark() is not None:  # opened, a missing store would be made
                 try:
                     getattr(self, name)
                 except Corrupt as error:
@@ -171,9 +171,9 @@ class State:
         return found
 
     def tables(self, sources: Sequence[Source], *, make: bool) -> dict[str, Table]:
-        """Return the tables of record of these sources, by source. They are the long-term store of events.
+        """Return the tables of record (the long-term store of events) of these sources, by source.
 
-        Tables that do not exist are created if `make` is set, and otherwise left out.
+        With `make`, missing tables are created. Otherwise, they are left out.
         """
         found = {source.name: self.table(source.name, make=make) for source in sources}
         return {name: table for name, table in found.items() if table is not None}
@@ -181,7 +181,7 @@ class State:
     def table(self, source: str, *, make: bool) -> Table | None:
         """Return the table of record of a source.
 
-        A table that does not exist is created if `make` is set. Otherwise the result is None.
+        If there is none, it is created with `make`; otherwise the result is None.
         """
         folder = self.folder / "tables" / source
         if source not in self._tables and (make or folder.exists()):
@@ -210,9 +210,9 @@ class State:
         return Moved(tables, truncated.through, truncated.newest_us)
 
     def mark(self) -> Hashable | None:
-        """Return a value that changes whenever the catalogue, the event log or the file of online features changes.
+        """Return a value that changes with every write of the catalogue, the event log or the online features.
 
-        The result is None if there is no such value that can be read quickly.
+        None: no such value can be read quickly.
         """
         catalog, events = self.catalog.mark(), self.events.mark()
         return None if catalog is None or events is None else (catalog, events, self.online_place.mark())
@@ -248,11 +248,11 @@ class State:
 
 
 class Truncation(msgspec.Struct, frozen=True):
-    """The part of the event log that was truncated. This is stored before the truncation."""
+    """The part of the event log that was truncated. It is stored before the truncation."""
 
-    through: dict[str, int] = {}  # by partition: all records up to this position are in the tables of their sources
-    sources: dict[str, dict[str, int]] = {}  # by source and partition: the position that the table had reached
-    newest_us: int = -(2**62)  # the greatest append time in the log at that time; the default precedes all times
+    through: dict[str, int] = {}  # for each partition, the position up to which all records are in tables
+    sources: dict[str, dict[str, int]] = {}  # for each source and partition, the position that the table had reached
+    newest_us: int = -(2**62)  # the greatest append time in the log by then; the default precedes all times
 
 
 def truncation(catalog: Catalog) -> Truncation:
@@ -261,7 +261,7 @@ def truncation(catalog: Catalog) -> Truncation:
 
 
 def kept_from(catalog: Catalog) -> dict[str, int]:
-    """Return by source the time before which the retention settings have removed events, or are removing them."""
+    """Return for each source the time before which the retention settings have removed events, or now remove them."""
     found = catalog.find(KEPT, _SOURCE)
     return {record.key.removeprefix(_SOURCE): msgspec.json.decode(record.body, type=int) for record in found}
 
@@ -273,8 +273,8 @@ def truncation_put(
 
     Args:
         catalog: The catalogue.
-        tables: By source and partition: the last position in the table.
-        through: By partition: the last position to remove from the log.
+        tables: For each source and partition, the last position in the table.
+        through: For each partition, the last position to remove from the log.
         newest_us: The latest append time in the log.
     """
     before = truncation(catalog)

@@ -1,6 +1,6 @@
-"""Lock a state folder: open projects share the lock, and a restoration needs it alone.  # D25
+"""Lock a state folder. Open projects share the lock; a restoration needs it alone. # D25
 
-The lock is on the folder itself. So there is no extra file, no process can overlook the lock, and the operating system
+The lock is on the folder itself, so there is no extra file, no process can overlook the lock, and the operating system
 frees it when the process dies.
 """
 
@@ -42,7 +42,7 @@ class FolderHold:
             except BlockingIOError:
                 hold.release()
                 return None
-            except OSError:  # the file system has no folder locks; the stores' own locks remain
+            except OSError:  # the file system has no folder locks, so the stores' own locks must do
                 return hold
             if hold.is_of(folder):
                 return hold
@@ -99,7 +99,7 @@ def use(folder: Path) -> FolderHold | None:
             _refuse_set_aside(folder)
             made = _make(folder)
             continue
-        except OSError:  # a later attempt to read the folder reports the error in more detail
+        except OSError:  # reading the folder later gives a better error
             return None
         if hold is None:
             raise _restoring(folder)
@@ -110,7 +110,7 @@ def use(folder: Path) -> FolderHold | None:
         except Conflict:
             hold.release()
             if made:
-                with suppress(OSError):  # the restored state is in place, so the old one may stay
+                with suppress(OSError):  # the restored state is in place, so the old state may stay
                     folder.rmdir()
             raise
         if hold.is_of(folder):
@@ -119,7 +119,7 @@ def use(folder: Path) -> FolderHold | None:
 
 
 def have_alone(folder: Path) -> tuple[FolderHold, bool]:
-    """Lock a state folder exclusively, and return whether it was created for this purpose.
+    """Lock a state folder exclusively. Also return whether it was created for this.
 
     If a killed restoration had set the old state aside, that state is put back first.
 
@@ -160,7 +160,7 @@ def _make(folder: Path) -> bool:
 
 
 def _refuse_set_aside(folder: Path) -> None:
-    """Raise an error if an old state is set aside, so that no new state is started instead of it."""
+    """Raise an error if an old state is set aside, so that no new state is begun in its place."""
     old = set_aside(folder)
     try:
         hold = FolderHold.take(old, alone=False)
@@ -181,5 +181,5 @@ def _restoring(folder: Path) -> Conflict:
 
 def _unlock(fd: int) -> None:
     with suppress(OSError):  # some file systems lock no folders
-        fcntl.flock(fd, fcntl.LOCK_UN)  # frees the lock even if a child has a copy of the descriptor
+        fcntl.flock(fd, fcntl.LOCK_UN)  # frees the lock, even if a child has a copy of the descriptor
     os.close(fd)

@@ -1,6 +1,6 @@
 """Try whether a version can be loaded in a new process, as a service must do after a restart.
 
-Versions whose artifact runs code when it is loaded are inspected in a new process for safety.  # D53
+For safety, versions whose artifact runs code when it is loaded are inspected in a new process. # D53
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 _logger = logging.getLogger(__name__)
-_LONGEST_S = 60.0  # the time limit for the code of a version that is inspected
-_TRIED = 200  # the number of rows on which different ways to score one row are compared
+_LONGEST_S = 60.0  # the time limit for an inspected version's code
+_TRIED = 200  # ways to score one row are compared on this many rows
 
 
 class LoadArguments(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,14 +33,14 @@ class LoadArguments(msgspec.Struct, frozen=True, kw_only=True):
 
     version: str
     project: ProjectSpec
-    chooses: bool = True  # whether to choose the fastest way to score one row as well
+    chooses: bool = True  # whether to choose the fastest way to score one row, too
 
 
 def loads_in_new_process(config: Config, state: Path, version: Version) -> str | None:
-    """Return why a new process cannot load a version, or None if it can.
+    """Return why a new process cannot load a version; None if it can.
 
-    The process must also reproduce the stored predictions of the version for its golden rows. The fastest way to score
-    one row is chosen there as well; it is logged and shown in the training run.
+    The process must also reproduce the version's stored predictions for its golden rows. It also chooses the fastest
+    way to score one row, which is logged and shown in the training run.
     """
     try:
         chosen = _load_in_child(config, state, version, chooses=True, longest_s=math.inf)
@@ -52,7 +52,7 @@ def loads_in_new_process(config: Config, state: Path, version: Version) -> str |
 
 
 def failure_to_load(config: Config, state: Path, version: Version) -> str | None:
-    """Return why a new process cannot load a version whose artifact runs code, or None if it can.
+    """Return why a new process cannot load a version whose artifact runs code; None if it can.
 
     Nothing is stored, and the code may run for one minute.
     """
@@ -78,10 +78,10 @@ def _load_in_child(config: Config, state: Path, version: Version, *, chooses: bo
 
 
 def load(argument: bytes, place: Workplace) -> bytes:
-    """Load a version in a project opened for this purpose, and choose its fastest way to score one row if requested.
+    """Load a version in a project that is opened for this. If requested, choose its fastest way to score one row.
 
     Returns:
-        What was found, for people; empty if the version has only one way to score a row.
+        What was chosen, for people; empty if the version has only one way to score a row.
     """
     arguments = msgspec.msgpack.decode(argument, type=LoadArguments)
     with arguments.project.open() as system:
@@ -93,7 +93,7 @@ def load(argument: bytes, place: Workplace) -> bytes:
 
 
 def _newest_rows(system: System, loaded: LoadedModel) -> list[list[float]]:
-    """Return the newest rows on which the version was trained or evaluated, or no rows if they are lost."""
+    """Return the newest rows on which the version was trained or evaluated; none if they are lost."""
     import numpy as np
 
     from trimtab.training.data.sets import load_training_set
@@ -104,6 +104,6 @@ def _newest_rows(system: System, loaded: LoadedModel) -> list[list[float]]:
         rows = load_training_set(version.training_set, system.state.blob, key=key)
         newest = np.flatnonzero(rows.usable)[-_TRIED:]
         found: list[list[float]] = loaded.encoding.matrix(rows.features.values.take(newest)).tolist()
-    except TrimtabError:  # without them, the golden rows are used, which always exist
+    except TrimtabError:  # without them, the golden rows are used
         return []
     return found

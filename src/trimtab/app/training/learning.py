@@ -24,20 +24,19 @@ from trimtab.steering.definitions import Deployment
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-_WAITS = 2  # after this many times the wait for labels, a prediction without a label is dropped
-_GRACE_US = 60 * SECOND_US  # after this time, an event that became known has reached the log and was read
+_WAITS = 2  # a prediction without a label is dropped after this many times the wait for labels
+_GRACE_US = 60 * SECOND_US  # an event has reached the log and was read this long after it became known
 
 
 class Teacher:
-    """Teaches one deployment's online learner the labels of its own predictions, in the order they became known.
+    """Teaches one deployment's online learner the labels of its own predictions, as they become known.
 
-    The time at which labels become known is divided into blocks of equal length. Each request teaches once: in the
-    first block in which it has a label, with the value that the label has at the end of the block. Later corrections of
-    a label are not taught. Neither are requests of time windows that are known to be excluded from training at that
-    time. All of this follows from the logs and from the learner's saved position, so that another process can continue
-    in the same way.
+    Time is divided into blocks of equal length. The label of each request is taught once: in the first block in which
+    it is known, with its value at the end of the block. Later corrections of a label are not taught, nor are requests
+    in time windows that are excluded from training by then. All of this follows from the logs and from the learner's
+    saved position, so another process can continue in the same way.
 
-    A new version starts as it was fitted, and then learns what became known after its training data. Predictions of the
+    A new version begins as it was fitted, and learns what became known after its training data. Predictions of the
     previous version that still wait for a label are encoded again for the new version. Several threads may share a
     teacher.
     """
@@ -72,8 +71,8 @@ class Teacher:
         loaded = served.refresh()
         learner = served.answerers.learner
         if learner is None or learner.name != learner_name(model.name, loaded.version.id):
-            return 0  # another version was deployed meanwhile; its learner is taught in the next round
-        system.state.check_clock()  # if the clock is ahead, learning would stop until the time that it shows. # D0170
+            return 0  # another version was deployed meanwhile, and is taught in the next round
+        system.state.check_clock()  # with a clock that is ahead, learning would stop until that time # D0170
         now_us = system.clock.now_us()
         until_us = now_us - _GRACE_US
         if loaded.version.id != self._version:
@@ -81,7 +80,7 @@ class Teacher:
             self._taught.clear()
             self._requests = None
         if self._requests is None:
-            request = served.answerers.features(loaded).request  # the definition that this version was trained with
+            request = served.answerers.features(loaded).request  # as in the version's training
             self._requests = LoggedRequests(
                 msgspec.structs.replace(model, request=request),
                 system.predictions,
@@ -111,7 +110,7 @@ class Teacher:
             Example(inputs.get(key, b""), label, known_us, key, faults.get(key, "")) for key, known_us, label in found
         ]
         taught = learner.learn(examples, until_us=until_us, positions=positions)
-        self._taught |= seen  # only now, so that the next call teaches what could not be saved
+        self._taught |= seen  # after the save, so that the next call teaches what could not be saved
         self._forget(now_us - _WAITS * model.label.final_at(0))
         return taught
 
@@ -150,14 +149,14 @@ class Teacher:
                 inputs |= compute(others)
             except (Unavailable, Corrupt, OSError, MemoryError):
                 raise
-            except Exception:  # if only some requests cause the error, the others are taught
+            except Exception:  # perhaps only some requests cause the error
                 for one in others:
                     try:
                         inputs |= compute([one])
                     except Exception as error:
                         faults[one.request_id] = f"its inputs: {type(error).__name__}: {error}"
                 if len(faults) == len(others) > 1:
-                    raise  # all requests cause an error
+                    raise  # all requests cause it
         return inputs, faults
 
     def _offline(self, loaded: LoadedModel) -> Callable[[list[LoggedRequest]], dict[str, bytes]]:

@@ -22,7 +22,7 @@ from trimtab.app.data.training_pin import Pin
 from trimtab.app.features.project_spec import ProjectSpec, executor
 from trimtab.app.features.source_counts import store_counts
 from trimtab.app.state.lease import Lease
-from trimtab.app.state.loop_turn import KIND, Doing, Turn, last_turn
+from trimtab.app.state.loop_turn import KIND, Doing, LoopActivity, last_activity
 from trimtab.app.state.state import kept_from
 from trimtab.app.system import System
 from trimtab.app.training.fresh_process import loads_in_new_process
@@ -54,9 +54,9 @@ _OWN_TIME = ("live", "online", "replay")  # answers in these modes were given at
 class DeploymentLoop:
     """Monitors the quality of one deployment, and trains and promotes its versions.
 
-    Any number of processes and threads may call `tick` and `train`. A lease lets only one of them work at a time, and
-    that one first reads what the others have stored. If a process loses the lease while it works, its writes fail,
-    because they expect an older revision of the stored state.
+    Any number of processes and threads may call `tick` and `train`. A lease lets one of them work at a time, which
+    first reads what others have stored. If a process loses the lease while it works, its writes fail, because they
+    expect an older revision of the stored state.
     """
 
     def __init__(self, system: System, deployment: Deployment, data: LivingData) -> None:
@@ -91,8 +91,8 @@ class DeploymentLoop:
         self.monitor = self._loop.monitor
         self.controller = self._loop.controller
         self._ticked = False  # whether the last tick closed all days that were due
-        self._inputs_read = False  # whether the input monitor has read the predictions of the hours that are not closed
-        self._reading = threading.Lock()  # held while the sums of days that are not closed change
+        self._inputs_read = False  # whether the input monitor has read the predictions of the open hours
+        self._reading = threading.Lock()  # held while the sums of open days change
 
     @cached_property
     def inputs(self) -> InputMonitor:
@@ -114,11 +114,11 @@ class DeploymentLoop:
     def tick(self, busy: Callable[[str], object] | None = None) -> list[Decision]:
         """Do a regular pass: close the days that are due, check their quality, and act on it.
 
-        A day is due when its labels have had time to arrive. To close it is to store its results, which then no longer
+        A day is due when the wait for its labels is over. When it is closed, its results are stored, and no longer
         change. While another process does this, nothing is done.
 
         Args:
-            busy: Called with a text about the process that is using the loop, if there is one.
+            busy: Called with a text about another process that uses the loop, if there is one.
         """
         with self._turn("tick") as mine, self._training.turn("the loop"):
             self._ticked = False
@@ -142,7 +142,7 @@ class DeploymentLoop:
     def train(self, actor: str, watch: Watch | None = None) -> list[Decision]:
         """Train a candidate now, and decide whether to promote it.
 
-        Nothing is done if training on the present data and code would give the deployed version again.
+        Nothing is done if the present data and code would give the deployed version again.
 
         Args:
             actor: Who starts the training.
@@ -150,7 +150,7 @@ class DeploymentLoop:
 
         Raises:
             Cancelled: The run was cancelled.
-            Conflict: Another process, which the message names, is using the loop. Or automation is frozen.
+            Conflict: Another process uses the loop (the message names it), or automation is frozen.
         """
         with self._turn("train") as mine:
             if not mine:
@@ -171,27 +171,26 @@ class DeploymentLoop:
     def promote(
         self, version: Version, actor: str, why: str, *, seen_until_us: int | None, watch: Watch | None = None
     ) -> list[Decision]:
-        """Evaluate a stored version, and promote it if it passes. Do nothing if it is already the champion.
+        """Evaluate a stored version, and promote it if it passes. If it is the champion already, do nothing.
 
         Args:
             version: The version.
             actor: Who promotes it.
             why: The reason, for the ledger of decisions and for the history of the alias.
-            seen_until_us: The end of the version's training data, if the caller knows it better than the version's
-                record.
+            seen_until_us: The end of the version's training data, if the caller knows it better than the record does.
             watch: Called with the run whenever it makes progress.
 
         Raises:
             Unavailable: There is no window of labelled data to evaluate on. The message says when there will be one.
             Misuse: The version cannot answer on this machine.
-            Conflict: Another process, which the message names, is using the loop. Or automation is frozen, or a
-                candidate waits for approval.
+            Conflict: Another process uses the loop (the message names it), automation is frozen, or a candidate waits
+                for approval.
         """
         with self._turn("promote") as mine:
             if not mine:
                 raise self._at_work("promote")
             self.catch_up()
-            if seen_until_us is not None:  # the stated end is used from now on, even if the version does not pass
+            if seen_until_us is not None:  # stored even if the version does not pass
                 self._system.registry.set_training_cut(version, seen_until_us, actor=actor)
             with self._training.turn(actor, watch, "promote"):
                 stored = Stored(version=version.id, seen_until_us=seen_until_us)
@@ -202,10 +201,7 @@ class DeploymentLoop:
     def judge_stored(
         self, version: Version, actor: str, *, seen_until_us: int | None, watch: Watch | None = None
     ) -> GateRecord:
-        """Evaluate a stored version. The result is stored only in the run.
-
-        The same errors are raised as by `promote`.
-        """
+        """Evaluate a stored version. The result is only stored in the run. The errors are those of `promote`."""
         with self._turn("promote") as mine:
             if not mine:
                 raise self._at_work("promote")
@@ -233,7 +229,7 @@ class DeploymentLoop:
                 check = self.controller.check_frozen
                 return TrainingResult(repair=builder.repair(cut_us, check, arguments.changes, arguments.actor))
             case "judge":
-                assert arguments.stored is not None  # this kind of task always names a version
+                assert arguments.stored is not None  # this kind of task names a version
                 return TrainingResult(repair=builder.judge_stored(arguments.stored, cut_us, keep=arguments.keep))
 
     def searchable(self, cut_us: int) -> tuple[TrainingSet, NDArray[np.bool_], int]:
@@ -265,7 +261,7 @@ class DeploymentLoop:
                 return decisions
 
     def scores_of(self, keys: list[object], *, version: str, since_us: int) -> NDArray[np.float64]:
-        """Return the first live score that a version gave each request since a time, or NaN if it gave none.
+        """Return the first live score that a version gave to each request since a time; NaN if it gave none.
 
         Precomputed answers, batches and requests about the past are ignored, because they say nothing about quality in
         service.
@@ -292,7 +288,7 @@ class DeploymentLoop:
     def read_ahead(self) -> None:
         """Read new predictions, so that the next tick has less to do.
 
-        Nothing is read before the first tick, during a tick, or after a tick that could not close its days.
+        Nothing is read before the first tick, during a tick, and after a tick that could not close its days.
         """
         if self._reading.acquire(blocking=False):
             try:
@@ -302,8 +298,8 @@ class DeploymentLoop:
                 self._reading.release()
 
     def _at_work(self, what: Doing) -> Conflict:
-        turn = last_turn(self._catalog, self.deployment.name)
-        over = turn is None or turn.ended_us is not None  # the process holding the lease has yet to record its work
+        turn = last_activity(self._catalog, self.deployment.name)
+        over = turn is None or turn.ended_us is not None  # the holder of the lease has not recorded its work yet
         who = "another process" if turn is None or over else f"{turn.holder} (its {turn.doing})"
         return Conflict(
             f"{what} {self.deployment.name!r}: {who} is working on this deployment. Try again when it is done."
@@ -322,7 +318,7 @@ class DeploymentLoop:
         return self._training
 
     def _arguments(self, **what: Any) -> TrainingArguments:
-        """Return the arguments of a training task, completed with those that are the same for all tasks."""
+        """Return the arguments of a training task, with those that all tasks share."""
         return TrainingArguments(
             **what,
             actor=self.controller.state.asked_by or "policy",
@@ -365,7 +361,7 @@ class DeploymentLoop:
             seen = reached
 
     def _read_inputs_again(self, until: Mapping[str, int]) -> None:
-        """Give the input monitor the predictions of hours that are not closed, as far as the loop has read them."""
+        """Give the input monitor the predictions of open hours that the loop has read."""
         self.inputs.reload()
         for name, after in self._system.predictions.positions_before(self.inputs.read_from_us).items():
             for block in self._system.predictions.between(name, after, until.get(name, 0), model=self.deployment.name):
@@ -378,20 +374,20 @@ class DeploymentLoop:
 
     @contextmanager
     def _turn(self, doing: Doing) -> Iterator[bool]:
-        """Keep other processes and threads from using the loop during the block, and record what was done.
+        """Keep other processes and threads from using the loop during the block, and record the activity.
 
         The block gets False if another process or thread is using the loop.
         """
         name, who = self.deployment.name, f"process {os.getpid()} on {platform.node()}"
         lease = Lease(
             self._catalog, f"loop.{name}", self._system.state_folder
-        )  # each use takes a new lease, so that threads exclude each other as well
+        )  # each use takes a new lease, so that threads exclude each other, too
         if not lease.take():
             yield False
             return
         try:
-            before = last_turn(self._catalog, name)
-            turn = Turn(
+            before = last_activity(self._catalog, name)
+            turn = LoopActivity(
                 doing=doing,
                 holder=who,
                 began_us=self._clock.now_us(),
@@ -412,5 +408,5 @@ class DeploymentLoop:
         finally:
             lease.release()
 
-    def _note(self, turn: Turn) -> None:
+    def _note(self, turn: LoopActivity) -> None:
         self._catalog.write([Put(KIND, self.deployment.name, msgspec.json.encode(turn))])

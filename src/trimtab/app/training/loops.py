@@ -40,7 +40,7 @@ class Loops:
     def loop(self, model: str | None = None) -> DeploymentLoop:
         """Return the training loop of a deployment, with the parameters that the last search chose.
 
-        After a search has ended, the next call makes a new loop.
+        The first call after a search makes a new loop.
         """
         system = self._system
         catalog = system.state.catalog
@@ -74,7 +74,7 @@ class Loops:
     def read_ahead(self, model: str) -> None:
         """Read new predictions between two ticks (regular passes of the loop), if the loop has ticked before.
 
-        If there are many requests, reading even one minute of predictions takes long.
+        With many requests, even the predictions of one minute take long to read.
         """
         loop = self._loops.get(model)
         if loop is not None:

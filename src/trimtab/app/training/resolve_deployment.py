@@ -1,4 +1,4 @@
-"""Find the deployment that a command means if the user names none, or raise an error if several are possible."""
+"""Find the deployment that a command means if the user names none, and refuse if several are possible."""
 
 from __future__ import annotations
 

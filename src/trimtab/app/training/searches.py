@@ -29,11 +29,11 @@ class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
     metric: str
     made_by: str  # a hash of everything that the trials depend on, except the data
     search: Search  # the declared search, with the budget of the last call
-    cut_us: int  # the search uses only data that was known by this time
-    until_us: int  # the search uses only requests up to this time; candidates are tested on later days
+    cut_us: int  # only data that was known by this time is used
+    until_us: int  # only requests up to this time are used; candidates are judged on later days
     rows: int
     began_us: int
-    ended_us: int | None = None  # None while the search is running, and if it was interrupted
+    ended_us: int | None = None  # None: the search runs, or was interrupted
     best: Trial | None = None
 
 
@@ -110,10 +110,7 @@ def newest_search(catalog: Catalog, model: str) -> Searched:
 
 
 def search_of(catalog: Catalog, model: str, chosen: Chosen | None) -> Searched | None:
-    """Return the search that chose a version's parameters.
-
-    The result is None if they were not chosen by a search, or if the search was removed.
-    """
+    """Return the search that chose a version's parameters; None if no search did, or if it was removed."""
     record = None if chosen is None else catalog.get(KIND, f"{model}/{chosen.search}")
     return None if record is None else searched(catalog, _decoded(record.body))
 
@@ -121,7 +118,7 @@ def search_of(catalog: Catalog, model: str, chosen: Chosen | None) -> Searched |
 def old_searches(catalog: Catalog, *, newest: int, keep: Collection[str], before_us: int) -> list[SearchRecord]:
     """Return the searches that may be removed.
 
-    These were made before `before_us`, are not among the `newest` searches of their model, and are not in `keep`.
+    They were made before `before_us`, and are neither among the `newest` searches of their model nor in `keep`.
     """
     found = sorted((_decoded(one.body) for one in catalog.find(KIND)), key=lambda one: (one.model, -one.began_us))
     out: list[SearchRecord] = []

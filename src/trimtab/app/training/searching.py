@@ -33,12 +33,12 @@ class SearchArguments(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     search: Search  # the declared search, with the budget of this call
-    made_by: str  # a hash of the caller's definitions; a process with other definitions does not search
+    made_by: str  # a hash of the caller's definitions; with others, a process does not search
     project: ProjectSpec
 
 
 class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The id of the search, or None if the project file had changed, so that nothing was searched."""
+    """The id of the search; None if nothing was searched, because the project file had changed."""
 
     search: str | None
 
@@ -118,7 +118,7 @@ def _search(system: System, model: Model, arguments: SearchArguments, place: Wor
     for cut_us in [*(one.cut_us for one in before[-1:]), system.clock.now_us()]:
         training_set, rows, until_us = system.part(Loops).loop(model.name).searchable(cut_us)
         address = content_hash([arguments.made_by, address_of_set(training_set), address_of_rows(rows)])
-        if any(one.id == address for one in before):  # an interrupted search on this data exists and is continued
+        if any(one.id == address for one in before):  # continue an interrupted search on this data
             break
     place.emit(StepEnded("snapshot", cached=False, attempts=1))
     there = catalog.get(KIND, f"{model.name}/{address}")
@@ -169,7 +169,7 @@ def _search(system: System, model: Model, arguments: SearchArguments, place: Wor
 
 def _made_by(system: System, model: Model) -> str:
     """Return a hash of everything that a search depends on, except its data and budget."""
-    assert model.search is not None  # the caller has checked that the model declares a search
+    assert model.search is not None  # the model declares a search, as the caller has checked
     where = msgspec.to_builtins(current_environment())
     return content_hash([model.hash, model.search.hash, system.config.seed, system.config.training.threads, where])
 

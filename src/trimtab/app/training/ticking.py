@@ -10,6 +10,7 @@ import msgspec
 from trimtab.app.alerts.alerting import alert_after_tick
 from trimtab.app.state.lost_records import store_ends
 from trimtab.app.training.loops import Loops
+from trimtab.core.errors import TrimtabError
 from trimtab.core.records import Decision
 from trimtab.core.shown import Shown
 
@@ -22,27 +23,36 @@ class Ticked(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     decisions: list[Decision]
-    at_work: str | None = None  # the process that was using the loop, if the tick was skipped for that reason
+    at_work: str | None = None  # if the tick was skipped, the process that used the loop
 
 
-def tick_all(system: System, watch: Callable[[Ticked], object] | None = None) -> list[Decision]:
-    """Run one tick of all deployments; see `Project.tick`."""
+def tick_all(
+    system: System,
+    watch: Callable[[Ticked], object] | None = None,
+    check_skew: Callable[[System], object] | None = None,
+) -> list[Decision]:
+    """Run one tick of all deployments; see `Project.tick`. A service checks for skew by itself."""
     system.state.check_clock()  # if the clock is ahead, days in the future would be closed. # D0170
     decisions: list[Decision] = []
     failed: list[Exception] = []
     for name in system.definitions.deployments:
         try:
             ticked = _tick(system, name)
-        except Exception as error:  # may come from a user's code; the loop records it, and it is raised below
+        except Exception as error:  # also from a user's code; recorded by the loop, and raised below
             failed.append(error)
             continue
         decisions += ticked.decisions
         if watch is not None:
             watch(ticked)
+    if check_skew is not None:
+        try:
+            check_skew(system)
+        except TrimtabError as error:
+            failed.append(error)
     alert_after_tick(system)
     if failed:
         for other in failed[1:]:
-            failed[0].add_note(f"Another deployment failed too: {other}")
+            failed[0].add_note(f"Another step failed too: {other}")
         raise failed[0]
     from trimtab.app.plan.applying import drop_unneeded
 

@@ -27,11 +27,12 @@ class TrainingRuns:
     Args:
         builder: Does the steps, in this process or in another.
         runs: Records the runs.
-        registry: Gives new versions their names.
+        registry: Gives the names of versions, and the version in service.
         model: The name of the model.
         arguments: Returns the complete arguments of a task.
         executor: Runs the tasks.
-        worker: Does a task in this process if the other process has read another project file.
+        worker: Does a task in this process if the project file was changed after this process read it, because a child
+            process would read the changed file.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class TrainingRuns:
 
     @contextmanager
     def turn(self, actor: str, watch: Watch | None = None, kind: Kind = "train") -> Iterator[Tracked]:
-        """Record one training as a run. If there turns out to be nothing to train, no run is recorded."""
+        """Record one training as a run. If nothing is to be trained, no run is recorded."""
         self._run, self._watch = self._runs.track(kind, self._model, actor=actor), watch or (lambda run: None)
         try:
             with self._run:
@@ -78,17 +79,17 @@ class TrainingRuns:
             self._run.end(said.get(last.act) or f"{name} was {refusal(last.cause)}")
 
     def unchanged(self, cut_us: int) -> str | None:
-        """Return a text that says why training would give no new candidate, or None if it would give one.
+        """Return why training gives no new candidate; None if it would give one.
 
-        There is no new candidate if training would give the deployed version again, or if it only restored that
-        version's lost files.
+        There is no new candidate if training would give the deployed version again, or if the only result was that the
+        lost files of that version were restored.
         """
         done, champion = self._done("same", cut_us), self._registry.alias(self._model, CHAMPION)
         if champion is None or (done.same is None and not done.put_back):
             return None
         again = "its artifact was lost; it was fitted again and put back."
         if done.same is None:
-            return f"{champion.name}: {again} Train again for a candidate of newer data."
+            return f"{champion.name}: {again} Train again to get a candidate that is fitted on newer data."
         said = f"Unchanged: {done.same.name} is again the result of this data, code and seed."
         return f"{said} {again.capitalize()}" if done.put_back else said
 
@@ -103,7 +104,7 @@ class TrainingRuns:
         self._run.begin()
         try:
             repair = self._done("repair", cut_us, changes=changes).repair
-        except Exception as error:  # every error is recorded in the run, even if the loop continues after it
+        except Exception as error:  # recorded in the run, even if the loop continues
             self._run.end(error=error)
             raise
         assert repair is not None
@@ -133,7 +134,7 @@ class TrainingRuns:
         arguments = self._arguments(what=what, cut_us=cut_us, **more)
         done = self._did(arguments)
         if done.changed:
-            said = "%s: the project file was changed since this process read it, so it trains in this process"
+            said = "%s: the project file was changed after it was read, so the model is trained in this process"
             _logger.warning(said, self._model)
             if self._executor is not None:
                 self._executor.close()

@@ -32,10 +32,10 @@ class TrainingArguments(msgspec.Struct, frozen=True, kw_only=True):
 class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a training task."""
 
-    changed: bool = False  # whether the project file has changed since the caller read it, so that nothing was done
+    changed: bool = False  # nothing was done, because the project file has changed since the caller read it
     lack: str | None = None
     same: Version | None = None
-    put_back: bool = False  # whether the version's lost artifact was restored
+    put_back: bool = False  # whether a lost artifact of the version was restored
     repair: Repair | None = None
 
 

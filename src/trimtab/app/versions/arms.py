@@ -51,13 +51,13 @@ def set_arm(
     catalog, registry = system.state.catalog, system.registry
     name, reason = system.definitions.deployment(reference.partition("@")[0]).name, why or NO_REASON
     before, unmoved = catalog.get(KIND, name), registry.touch(name, arm)
-    there = registry.aliases(name).get(arm)  # read last, so that any change after this raises Conflict
+    there = registry.aliases(name).get(arm)  # read last, so that a later change raises Conflict
     if there is None and "@" not in reference:
         raise NotFound(f"{name}: no version is its {arm} yet. Name one: {name}@N")
     if experiment is None and share > 0.0:
         check_not_split(system, name, arm)
     version = registry.get(reference if there is None or "@" in reference else there.version)
-    if arm == CANARY and share > 0.0:  # a shadow needs no passed tests, because its answers are not returned to clients
+    if arm == CANARY and share > 0.0:  # clients do not get a shadow's answers, so it need not have passed tests
         check_ungated(f"arm {version.name} as {arm}", registry.passed_gate(version), why)
     ledgered = LedgeredArm(system, share, experiment)
     if there is not None and there.version == version.id:
@@ -80,7 +80,7 @@ def set_arm(
 class LedgeredArm:
     """Writes the move of a canary or shadow alias, its share, and the row of the ledger of decisions together.
 
-    If `share` is None, the share stays as it is.
+    `share` None: the share stays as it is.
     """
 
     decision: Decision  # the row that was written to the ledger
@@ -136,8 +136,7 @@ def _without_experiment(shares: ArmShares) -> ArmShares:
 def _evidence(registry: Registry, model: str, arm: str, version: Version) -> GateRecord | None:
     """Return the last passed gate of a version, as evidence for moving an arm to it.
 
-    A gate is the set of tests before deployment. The result is None if the move needs no gate, or if the version has
-    passed none.
+    A gate is the set of tests before deployment. None: the move needs no gate, or the version has passed none.
     """
     if registry.needs(model).get(arm) != "gate":
         return None

@@ -19,14 +19,13 @@ _ADDRESS_DIGITS = 64
 
 
 def collect_garbage(system: System, *, dry_run: bool, keep: Keep, searches: int, why: str, actor: str) -> Collection:
-    """Remove what nothing needs any more. With `dry_run`, list what would be removed and kept, with reasons.
+    """Remove what nothing needs. With `dry_run`, list what would be removed and kept, with reasons.
 
-    Searches and finished run steps are removed first, so that their blobs can be removed together with the other blobs.
-    # D59
+    Searches and finished run steps come first, so that their blobs can be removed together with the other blobs. # D59
 
     Raises:
         Conflict: Another process is collecting garbage.
-        Misuse: The arguments would not even keep the newest search.
+        Misuse: `searches` would not even keep the newest search.
     """
     from trimtab.registry.collecting.collector import Collector, Forgotten
 
@@ -66,7 +65,7 @@ def _searches_in_use(system: System) -> set[str]:
 
 
 def _of_ledger(system: System, keep: Keep) -> dict[str, Reason]:
-    """Return by version the newest row of the ledger of decisions that names it, as the reason to keep it."""
+    """Return for each version the newest row of the ledger of decisions that names it, as the reason to keep it."""
     from trimtab.registry.collecting.collector import Reason
 
     now_us, found = system.clock.now_us(), {}
@@ -81,7 +80,7 @@ def _of_ledger(system: System, keep: Keep) -> dict[str, Reason]:
 
 
 def _of_predictions(system: System) -> dict[str, Reason]:
-    """Return by version the number of its logged predictions, as the reason to keep it."""
+    """Return for each version the number of its logged predictions, as the reason to keep it."""
     from trimtab.registry.collecting.collector import Reason
 
     counts: Counter[str] = Counter()

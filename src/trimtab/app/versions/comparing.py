@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from trimtab.registry.describing.compare import Floats
     from trimtab.training.definitions import Model
 
-_MOVED_UNITS = 0.05  # scores that differ by more than this count as moved (0.05 of probability, or 1/20 of the spread)
+_MOVED_UNITS = 0.05  # scores that differ by more count as moved (0.05 of probability, or 1/20 of the spread)
 
 
 def compare_versions(
@@ -56,7 +56,7 @@ def compare_versions(
     if window_us is not None and sides[0].version.model == sides[1].version.model:
         try:
             predictions = _answers(system, sides, window_us, moved_by)
-        except (NotFound, Misuse, Conflict, Corrupt, Unavailable) as error:  # everything else is still compared
+        except (NotFound, Misuse, Conflict, Corrupt, Unavailable) as error:  # the rest is compared
             why = str(error)
     return compare(*sides, features=features, predictions=predictions, not_scored=why)
 
@@ -65,7 +65,7 @@ def window_of(window: str | int | None) -> int | None:
     """Return the length of a window in microseconds.
 
     Raises:
-        Misuse: The text is no duration, or the duration is empty.
+        Misuse: The text is no duration, or the duration is 0.
     """
     try:
         window_us = None if window is None else duration_us(window)
@@ -89,7 +89,7 @@ def check_moved(moved: float | None) -> None:
 
 
 def feature_changes(one: FeatureSet, other: FeatureSet) -> tuple[list[FeatureChange], int]:
-    """Return the changed features among those that the models read, and the number of unchanged features."""
+    """Return the changed features that the models read, and the number of unchanged features."""
     before, now = dict(_features(one)), dict(_features(other))
     found, same = [], 0
     for name in dict.fromkeys([*before, *now]):
@@ -114,7 +114,7 @@ def _record(system: System, reference: str) -> Record:
     try:
         return record_of(version, system.state.blob, evaluation)
     except NotFound:
-        system.registry.load(version)  # raises an error, which says who removed the version and when
+        system.registry.load(version)  # its error says who removed the version, and when
         raise
 
 
@@ -171,7 +171,7 @@ class _LabelledRows(msgspec.Struct, frozen=True, eq=False):
     requests: Columns
     at_us: NDArray[np.int64]
     labels: Floats
-    lists: NDArray[np.int64] | None  # for a ranking: the number of the list to which each request belongs
+    lists: NDArray[np.int64] | None  # for a ranking, the index of each request's list
 
 
 def _answers(
@@ -206,7 +206,7 @@ def _answers(
 
 
 def _labelled(system: System, model: Model, versions: tuple[Version, Version], window_us: int) -> _LabelledRows:
-    """Return the newest requests with final labels for which the features of both versions can be computed."""
+    """Return the newest requests with final labels whose features can be computed for both versions."""
     now_us = system.clock.now_us()
     kept = kept_from(system.state.catalog)
     from_us = max(labels_from_us(model, kept), *(features_from_us(system.live.of(v), kept) for v in versions))

@@ -26,7 +26,7 @@ def write_evaluation(registry: Registry, blob: Blob, catalog: Catalog, reference
     A summary (the card) is written next to it as Markdown, and the numbers as JSON.
 
     Raises:
-        NotFound: The version was not evaluated. If it is a refit of a candidate, neither was the candidate.
+        NotFound: Neither the version nor, for a refit, its candidate was evaluated.
         Unavailable: A file cannot be written, for lack of space or access. No incomplete file is left.
     """
     version = registry.get(reference)
@@ -54,10 +54,10 @@ def write_evaluation(registry: Registry, blob: Blob, catalog: Catalog, reference
 
 
 def evaluation_of(registry: Registry, blob: Blob, version: Version) -> Evaluation:
-    """Return the evaluation of a version or, if it is a refit of a candidate, of that candidate.
+    """Return the evaluation of a version or, for a refit, of its candidate.
 
     Raises:
-        NotFound: Neither the version nor the candidate was evaluated.
+        NotFound: There is no such evaluation.
     """
     judged = version if version.refit_of is None else registry.get(version.refit_of)
     if judged.evaluation is None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from trimtab.training.definitions import Model
     from trimtab.training.fitting.fitted import Fitted
 
-ACT = "import"  # what the ledger of decisions calls the import of a model as the first champion
+ACT = "import"  # in the ledger of decisions, the import of a model as the first champion
 
 
 class ImportRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -88,7 +88,7 @@ def import_version(system: System, path: Path, name: str, request: ImportRequest
         actor=request.actor,
     )
     check_same(version, f"import {path.name}", seen_until_us=request.seen_until_us, window_us=request.window_us)
-    if request.first:  # this writes a row of the ledger, and may be repeated
+    if request.first:  # writes a row of the ledger, and may be repeated
         why, actor, together = request.why, request.actor, Ledgered(system, ACT)
         system.registry.move(version.model, CHAMPION, version, first=True, why=why, actor=actor, together=together)
     return version
@@ -97,7 +97,7 @@ def import_version(system: System, path: Path, name: str, request: ImportRequest
 def _scored(
     system: System, file: str, model: Model, fitted: Fitted, window_us: int, first: First
 ) -> tuple[Fitted, Evaluation]:
-    """Return the model with golden predictions (stored to check later loads), and its evaluation on a window.
+    """Return the model with golden predictions (which check later loads), and its evaluation on a window.
 
     If the file has no golden predictions, they are made from the rows of the window.
     """

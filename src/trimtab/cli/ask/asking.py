@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @command("status")
-@click.option("--check", is_flag=True, help="Exit status 1 when something is red.")
+@click.option("--check", is_flag=True, help="Exit status 1 if something is red.")
 def status(check: bool) -> int:
     """Show the state of deployments and sources.
 
@@ -39,7 +39,7 @@ def why(prediction_id: str) -> None:
 
     \b
     Example:
-      trimtab why 01JD3Q8Z
+      trimtab why p_01kne71xcn000001ttevzs38xs
     """
     with opened_project() as project:
         found = project.why(prediction_id)

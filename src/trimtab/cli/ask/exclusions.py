@@ -15,10 +15,10 @@ from trimtab.cli.output import show_each
 @click.option("--why", "reason", default="", metavar="TEXT", help="With --release: the reason, for the ledger.")
 @click.option("--by", "actor", metavar="NAME", help="With --release: who releases it (default: your account).")
 def exclusions(model: str | None, everything: bool, window: str | None, reason: str, actor: str | None) -> None:
-    """List the windows of time whose rows are excluded from learning, or release one.
+    """List the time windows whose rows are excluded from training, or release one.
 
-    A window is excluded because inputs or labels were red in it. Until a person releases the window, its rows are not
-    used in fits, gates or references. MODEL may be left out when the project's first deployment is meant.
+    A window is excluded because its inputs or labels were red. Until a person releases it, its rows are not used in
+    fits, gates and references. Without MODEL, the project's first deployment is meant.
 
     \b
     Example:

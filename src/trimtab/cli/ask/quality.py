@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     type=click.Choice(["hour", "day", "week", "month", "all", "batch"]),
     default="day",
     show_default=True,
-    help="The length of a block; batch: a block for each batch of `trimtab predict`.",
+    help="The length of a block (batch: a block for each batch of `trimtab predict`).",
 )
 @click.option("--slices", metavar="COLUMN", help="A row for each value of a column or named expression.")
 @click.option("--since", metavar="T", help="Leave out blocks that begin before T.")
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 def quality(model: str | None, page: str | None, accept: bool, reason: str, actor: str | None, **wanted: Any) -> None:
     """Show the quality of a model's answers, by closed blocks of time.
 
-    Prints a table and a plot. A day is closed once its labels are final, after the label's wait. MODEL may be left out
-    when the project's first deployment is meant.
+    Prints a table and a plot. A day is closed when its labels are final, after the label's wait. Without MODEL, the
+    project's first deployment is meant.
 
     \b
     Example:
@@ -75,8 +75,7 @@ def quality(model: str | None, page: str | None, accept: bool, reason: str, acto
 def _level(project: Project, model: str | None) -> float | None:
     """Return the normal excess loss of the deployed version, in units of the metric.
 
-    The excess loss is the loss minus the loss that the scores themselves predict. The result is None if it is not
-    monitored.
+    The excess loss is the loss minus the loss that the scores themselves predict. None: it is not monitored.
     """
     from trimtab.monitoring.quality.watches import LOSS
 

@@ -27,9 +27,10 @@ from trimtab.cli.output import progress, show, show_each
 @click.option("--scores", is_flag=True, help="Also score the logged inputs again.")
 @click.option("--history", type=click.IntRange(min=1), metavar="N", help="Show the newest N checks instead.")
 def skew(model: str | None, sample: int, everything: bool, since: str | None, history: int | None, **given: Any) -> int:
-    """Compute a sample of logged predictions again as of their own log positions.
+    """Compute features of logged predictions again, and compare them bit by bit.
 
-    Exit status 1 when a value differs that should not, or when there was nothing to compare.
+    They are computed for a sample, from the events that each prediction could use. Exit status 1 if a value differs
+    that should not, or if there was nothing to compare.
 
     \b
     Example:

@@ -21,8 +21,8 @@ from trimtab.store.regular_file import regular_file
 if TYPE_CHECKING:
     from trimtab.app.features.loading import Ingested
 
-_WORD = re.compile(r"'[^0-9]+'")  # a text without digits where a number, a time or a truth value is declared
-_NAMED = 5  # at most this many of the rows that could not become events are shown
+_WORD = re.compile(r"'[^0-9]+'")  # a text without digits in a column of numbers, times or bools
+_NAMED = 5  # of the rows that could not become events, at most this many are shown
 _FEW = 0.01  # the load succeeds if at most this share of the rows could not become events
 _TEXT = {".csv", ".tsv", ".ndjson", ".jsonl"}
 
@@ -32,7 +32,7 @@ _INGEST_SAFE = "What was taken is safe in the log; run the same command again: r
 @command("ingest", safe=_INGEST_SAFE)
 @click.argument("source", shell_complete=names("source"))
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
-@click.option("--live", is_flag=True, help="The rows become known now, not at their time plus the source's delay.")
+@click.option("--live", is_flag=True, help="The rows count as known now, not at their time plus the source's delay.")
 @click.option("--absent-as-null", is_flag=True, help="Accept a file without some declared columns, as null.")
 @click.option(
     "--max-refused",
@@ -40,15 +40,15 @@ _INGEST_SAFE = "What was taken is safe in the log; run the same command again: r
     default=_FEW,
     show_default=True,
     metavar="SHARE",
-    help="The share of rows that may go to quarantine; beyond it the exit status is 1.",
+    help="The share of rows that may go to quarantine; if there are more, the exit status is 1.",
 )
 def ingest(source: str, file: Path, live: bool, absent_as_null: bool, max_refused: float) -> int:
     """Load a file of a source's history into the log.
 
     FILE ends in .csv, .tsv, .parquet, .ndjson, .jsonl, .feather or .arrow; - reads JSON lines (or Arrow) from standard
-    input. Rows that do not fit go to quarantine and are counted; columns that are not declared are named and left out.
-    Loading a file again changes nothing. When more rows went to quarantine than --max-refused allows, or no row
-    was taken, the exit status is 1; what fits is taken all the same.
+    input. Rows that do not fit go to quarantine and are counted. Columns that are not declared are named and left out.
+    Loading a file again changes nothing. The exit status is 1 if more rows went to quarantine than --max-refused
+    allows, or if no row was taken. Rows that fit are taken even then.
 
     \b
     Example:
@@ -109,10 +109,11 @@ def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
 @click.option("--at", metavar="TIME", help="Answer as of this time (default: now; for FILE, each row's time).")
 @click.option("--out", type=click.Path(path_type=Path), help="Where the answers to FILE go: .parquet or .csv.")
 @click.option("--mode", type=click.Choice(["batch", "precomputed"]), default="batch", show_default=True)
-def predict(model: str, file: Path | None, rows: tuple[str, ...], at: str | None, out: Path | None, mode: str) -> None:
+def predict(model: str, file: Path | None, rows: tuple[str, ...], at: str | None, out: Path | None, mode: str) -> int:
     """Answer a file of requests, or single rows.
 
-    Every answer is logged under an id, by which `trimtab why` explains it.
+    Every answer is logged under an id, by which `trimtab why` explains it. Rows of FILE that do not fit are listed and
+    get no answer; when there are more than 1 % of them, the exit status is 1.
 
     \b
     Example:
@@ -125,15 +126,20 @@ def predict(model: str, file: Path | None, rows: tuple[str, ...], at: str | None
     if file is None:
         refuse_given("is for FILE; the answers to --row are printed, and made now.", "out", "mode")
         _answer_rows(model, [_parsed(text) for text in rows], at)
-        return
+        return 0
     _there(file)
     with opened_project() as project, progress(f"predicting {file.name}") as meter:
         chosen = cast(Literal["batch", "precomputed"], mode)
-        made = project.predict_table(model, file, at=at, mode=chosen, out=out, progress=meter)
+        made = project.predict_table(model, file, at=at, mode=chosen, out=out, on_error="skip", progress=meter)
         version = project.registry.get(made.version).name  # the name that single answers use
     where = f", written to {out}" if out is not None else ", kept in the log; write them with --out answers.csv"
     answered = f"{count_of(made.rows, 'row')} answered by {version}{where} (batch {made.id})"
-    show(msgspec.structs.replace(made, version=version), [answered])
+    lines = [f"{count_of(len(made.unanswered), 'row')} not answered:"] if made.unanswered else []
+    lines += [f"  {problem}" for problem in made.unanswered[:_NAMED]]
+    if len(made.unanswered) > _NAMED:
+        lines.append(f"  and {len(made.unanswered) - _NAMED:,} more; --json lists all")
+    show(msgspec.structs.replace(made, version=version), [answered, *lines])
+    return FAILED if len(made.unanswered) > _FEW * (made.rows + len(made.unanswered)) else 0
 
 
 def _answer_rows(model: str, rows: list[dict[str, Any]], at: str | None) -> None:

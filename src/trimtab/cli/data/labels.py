@@ -16,6 +16,7 @@ from trimtab.store.regular_file import regular_file
 if TYPE_CHECKING:
     from trimtab.app.data.label_tables import LabelsTaken
 
+_SHORT = 100  # so many characters of a reason are shown after the first, which is shown in full
 _NAMED = 10  # at most this many of the refused labels are shown
 
 
@@ -51,9 +52,10 @@ def _lines(taken: LabelsTaken) -> list[str]:
         )
     if taken.ignored:
         lines.append(f"  columns that no label has, left out: {', '.join(taken.ignored)}")
-    for one in taken.problems[:_NAMED]:
+    for place, one in enumerate(taken.problems[:_NAMED]):
         named = f", {one.prediction}" if one.prediction and one.prediction not in one.reason else ""
-        lines.append(f"  {one.place}{named}: {one.reason}")
+        reason = one.reason if place == 0 or len(one.reason) <= _SHORT else f"{one.reason[:_SHORT]}..."
+        lines.append(f"  {one.place}{named}: {reason}")
     if taken.refused > _NAMED:
         lines.append(f"  and {taken.refused - _NAMED:,} more")
     return lines

@@ -48,7 +48,7 @@ def list_(source: str | None, reason: str | None) -> None:
 @_SOURCE
 @_REASON
 def replay(source: str | None, reason: str | None) -> None:
-    """Try the rows again, after a fix of project.py for example. Those that fail again stay in quarantine.
+    """Try the rows again, for example after a fix of project.py. Rows that fail again stay in quarantine.
 
     \b
     Example:

@@ -14,7 +14,7 @@ from trimtab.core.shown import count_of, format_bytes
 def materialise() -> None:
     """Move new events from the log into one Delta table per source.
 
-    The log stays as it is; training and questions about the past then begin with the tables.
+    The log stays as it is. Training and requests about the past then read the tables first.
 
     \b
     Example:
@@ -31,11 +31,11 @@ def materialise() -> None:
 def rebuild(view: str | None, every: bool) -> None:
     """Rebuild the online features of a view from history.
 
-    Requests read the previous ones until the new ones replace them in one step. A serving process does the work when
-    there is one; this command waits for it.
+    Requests read the previous features until the new ones replace them in one step. If there is a serving process, it
+    does the work, and this command waits for it.
 
-    With --all and no serving process all views are rebuilt from nothing, which also repairs damaged ones. A process
-    that has the project open reads the previous ones until then; one that opens it meanwhile finds the finished ones.
+    With --all and no serving process, all views are rebuilt from nothing, which also repairs damaged views. Until then,
+    processes that have the project open read the previous features.
 
     \b
     Example:
@@ -53,7 +53,7 @@ def rebuild(view: str | None, every: bool) -> None:
 @command("compact", safe="Every step is whole: run the same command again for the rest.")
 @click.option("--largest", type=click.IntRange(0, 1_000), default=0, metavar="N", help="Show the N largest states too.")
 def compact(largest: int) -> None:
-    """Free the space of online features that no answer depends on any more.
+    """Free the space of online features that no answer needs any more.
 
     No answer changes. A serving process does this by itself every hour.
 

@@ -15,7 +15,7 @@ from trimtab.core.shown import count_of
 if TYPE_CHECKING:
     from trimtab.app.features.feature_tables import FeatureFile
 
-_SAFE = "Nothing was written; what is done is kept: run the same command again and it goes on."
+_SAFE = "Nothing was written, but finished parts are kept: run the same command again to go on."
 
 _OUT = click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="The file to write: .parquet or .csv."
@@ -25,18 +25,18 @@ _FINAL = click.option(
     type=click.Choice(["then", "final"]),
     default="then",
     show_default=True,
-    help="then: values as known at each time; final: as known now.",
+    help="then: from what was known at each time; final: from what is known now.",
 )
 _REASONS = click.option(
     "--reasons",
     is_flag=True,
-    help="Add a column with the reason of each value of a view, and of each expression that may fail.",
+    help="Add a column with reasons for each feature of a view, and for each expression that may fail.",
 )
 _EVENTS = click.option(
     "--events",
     multiple=True,
     metavar="SOURCE=PATH",
-    help="A Parquet file or folder to use instead of the history of a source; may be repeated.",
+    help="A Parquet file or folder to use in place of a source's history; may be repeated.",
 )
 
 
@@ -64,8 +64,8 @@ _EVENTS = click.option(
 def join(requests: Path, model: str | None, views: tuple[str, ...], events: tuple[str, ...], **given: Any) -> None:
     """Add features to a file of requests, each as of its own time.
 
-    REQUESTS is .parquet or .csv. The result has its rows, in their order, and its columns, then the features. Data
-    that do not fit into memory are processed in parts; a run that was stopped resumes when it is started again.
+    REQUESTS is .parquet or .csv. The result has its rows, in their order, with its columns and then the features. Data
+    that do not fit into memory are processed in parts. If a run was stopped, the same command resumes it.
 
     \b
     Example:
@@ -99,7 +99,7 @@ def snapshot(
     events: tuple[str, ...],
     **given: Any,
 ) -> None:
-    """Write the features of every entity that is known at a time, or at several.
+    """Write the features of every entity that is known at a time, or at several times.
 
     \b
     Example:

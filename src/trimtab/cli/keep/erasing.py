@@ -24,7 +24,7 @@ _SAFE = "What is erased stays erased; run the same command again to finish."
     "--from",
     "file",
     type=click.Path(path_type=Path, allow_dash=True),
-    help="A file of keys, one a line (its values separated by commas); - reads standard input.",
+    help="A file with one key a line (its values separated by commas); - reads standard input.",
 )
 @click.option("--dry-run", is_flag=True, help="Change nothing; show what would be erased.")
 @click.option("--why", default="", metavar="TEXT", help="The reason, for the ledger; give no personal data.")
@@ -32,8 +32,8 @@ _SAFE = "What is erased stays erased; run the same command again to finish."
 def forget(entity: str, key: tuple[str, ...], file: Path | None, dry_run: bool, why: str, training_sets: bool) -> None:
     """Erase a person, or another entity, from everything that the project keeps.
 
-    ENTITY is an entity, or the column of a source that holds its key; KEY is one value for each of its columns, and
-    may be repeated. Stop the service first. The same command finishes a run that was stopped.
+    ENTITY is an entity, or a column of a source that holds its key. KEY has one value for each of its columns, and may
+    be repeated. Stop the service first. If a run was stopped, the same command finishes it.
 
     \b
     Example:
@@ -65,7 +65,7 @@ def _groups(entity: str, values: Sequence[str], columns: Sequence[str]) -> list[
 
 
 def _lines(entity: str, file: Path, columns: Sequence[str]) -> list[Sequence[str]]:
-    """Return the keys in a file. If the first line contains the names of the columns, it is skipped."""
+    """Return the keys in a file. A first line with the names of the columns is skipped."""
     if str(file) != "-":
         regular_file(file, "--from")
     try:

@@ -32,8 +32,8 @@ def disk() -> None:
 def prune(dry_run: bool) -> None:
     """Truncate the log, and remove data past its retention.
 
-    Events go to the tables of record first, so only data past a limit of [retention] in trimtab.toml are removed. A
-    running `trimtab serve` does this once a day when [retention] says anything.
+    Events are moved to the tables of record first, so only data past a limit of [retention] in trimtab.toml are
+    removed. If [retention] has a limit, a running `trimtab serve` does this once a day.
 
     \b
     Example:
@@ -44,12 +44,12 @@ def prune(dry_run: bool) -> None:
     show(done, done.lines())
 
 
-@command("backup", safe="No backup was left there.")
+@command("backup", safe="No incomplete backup was left.")
 @click.argument("to", metavar="DEST", type=click.Path(path_type=Path))
 def backup(to: Path) -> None:
     """Copy the project's state to a new folder, while it is served and written to.
 
-    DEST must not exist. It appears when the backup is whole.
+    DEST must not exist. It appears when the backup is complete.
 
     \b
     Example:
@@ -80,15 +80,15 @@ def restore(backup: Path, into: Path | None, force: bool) -> None:
     show(made, [f"{folder}: restored", *made.lines()])
 
 
-@command("recover", safe="Nothing that is there is lost; run the same command again to finish.")
+@command("recover", safe="No more was lost; run the same command again to finish.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Change nothing; say what is lost and what would be done.")
 def recover(yes: bool, dry_run: bool) -> None:
     """Go on after records were lost, or stamped by a clock that was ahead.
 
-    It shows which positions of which log are lost and what had read them, then continues the log behind them. Append
-    times in the future become the present, and online features are rebuilt. Stop the service first. If the lost files
-    or a newer backup can still be found, restore those instead.
+    It shows which positions of which log are lost and what had read them, and lets the log continue after them. Append
+    times in the future become the present, and online features are rebuilt. Stop the service first. If you can still
+    find the lost files or a newer backup, restore these instead.
 
     \b
     Example:

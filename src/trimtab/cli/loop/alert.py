@@ -14,7 +14,7 @@ _WHY = click.option("--why", "reason", default="", metavar="TEXT", help="The rea
 
 @command("list")
 def list_() -> None:
-    """Show receivers, what waits to be sent, signals, mutes and pages.
+    """Show receivers, waiting alerts, signals, mutes and pages (alerts sent at once).
 
     \b
     Example:
@@ -28,7 +28,7 @@ def list_() -> None:
 @command("test")
 @click.argument("receiver", required=False)
 def test(receiver: str | None) -> int:
-    """Send a test alert to every receiver, or to one. Exit status 1: it did not arrive.
+    """Send a test alert to all receivers, or to one. Exit status 1: one did not arrive.
 
     \b
     Example:
@@ -68,7 +68,7 @@ def mute(what: str, time: str | None, reason: str) -> None:
 @click.argument("what", shell_complete=names("model"))
 @_WHY
 def unmute(what: str, reason: str) -> None:
-    """End a mute. WHAT is as it was given to `trimtab alert mute`.
+    """End a mute. WHAT is what was given to `trimtab alert mute`.
 
     \b
     Example:

@@ -9,7 +9,7 @@ from trimtab.cli.exits import FAILED
 from trimtab.cli.options import account, command, names, opened_project
 from trimtab.cli.output import progress, show
 
-_SAFE = "What was decided is in the ledger; a step that was not finished is done again by the next call."
+_SAFE = "Decisions are in the ledger; the next call repeats a step that was not finished."
 _SHARE = click.option(
     "--share", type=click.FloatRange(0, 1), required=True, help="The version's share of the requests; 0 withdraws it."
 )
@@ -19,15 +19,14 @@ _SHARE = click.option(
 @click.argument("version", shell_complete=names("version"))
 @click.option("--why", "reason", default="", metavar="TEXT", help="The reason, for the ledger and the alias's history.")
 @click.option("--dry-run", is_flag=True, help="Only judge it; nothing is moved or written into the ledger.")
-@click.option("--seen-until", metavar="TIME", help="Where the training data of an imported version end.")
+@click.option("--seen-until", metavar="TIME", help="The end of an imported version's training data.")
 @click.option("--by", "actor", metavar="NAME", help="Who promotes the version (default: your account).")
 def promote(version: str, reason: str, dry_run: bool, seen_until: str | None, actor: str | None) -> int:
-    """Judge a registered version, and put it in service when it passes.
+    """Judge a registered version, and if it passes, put it in service.
 
-    VERSION is one of `trimtab versions list`, trained or imported. It is judged by the same gate as every candidate, on
-    the newest labelled days that neither it nor the version in service has seen. Exit status 1: the version was
-    refused, and nothing has changed. If the deployment declares an approval, the version then waits for `trimtab
-    approve`.
+    VERSION is one of `trimtab versions list`, trained or imported. It is judged by the gate for candidates, on the
+    newest labelled days that neither it nor the version in service has seen. If it passes and the deployment declares
+    an approval, it waits for `trimtab approve`. Exit status 1: the version was refused, and nothing has changed.
 
     \b
     Example:
@@ -56,7 +55,7 @@ def promote(version: str, reason: str, dry_run: bool, seen_until: str | None, ac
 def approve(model: str | None, reason: str, actor: str | None) -> int:
     """Let the candidate that waits for approval take over.
 
-    MODEL may be left out when only one waits.
+    MODEL may be left out if only one candidate waits.
 
     \b
     Example:
@@ -73,9 +72,9 @@ def approve(model: str | None, reason: str, actor: str | None) -> int:
 @click.option("--why", "reason", required=True, metavar="TEXT", help="The reason, for the ledger.")
 @click.option("--by", "actor", metavar="NAME", help="Who rejects it (default: your account).")
 def reject(model: str | None, reason: str, actor: str | None) -> None:
-    """Drop the candidate that is in a stage of its rollout, or waits for approval.
+    """Drop a candidate that is in its rollout, or waits for approval.
 
-    MODEL may be left out when only one waits for approval. The cooldown begins, as after a refusal.
+    MODEL may be left out if only one candidate waits for approval. The cooldown begins, as after a refusal.
 
     \b
     Example:
@@ -92,7 +91,7 @@ def reject(model: str | None, reason: str, actor: str | None) -> None:
 def rollback(model: str, reason: str) -> None:
     """Let the previous version answer again, at once.
 
-    A running service follows within a second and fails no request. Called again, it goes one version further back.
+    A running service follows within a second and fails no request. A second call goes one more version back.
 
     \b
     Example:
@@ -114,9 +113,9 @@ def rollback(model: str, reason: str) -> None:
     help="The reason, for the ledger; required for a version that passed no gate.",
 )
 def canary(version: str, share: float, reason: str) -> None:
-    """Let a version answer a share of the requests, next to the one in service.
+    """Let a version answer a share of the requests, next to the version in service.
 
-    Its answers are logged as those of the canary. The same entities are always in the share.
+    Its answers are logged as those of the canary. The share always has the same entities.
 
     \b
     Example:
@@ -133,8 +132,8 @@ def canary(version: str, share: float, reason: str) -> None:
 def shadow(version: str, share: float, reason: str) -> None:
     """Let a version also score a share of the requests, for the log only.
 
-    It scores them while the service has nothing else to do, and no client sees its answers. The same entities are
-    always in the share.
+    It scores them when the service has nothing else to do, and no client sees its answers. The share always has the
+    same entities.
 
     \b
     Example:
@@ -154,7 +153,7 @@ def _arm(version: str, arm: str, share: float, reason: str) -> None:
 def freeze(reason: str) -> None:
     """Stop all automation at once.
 
-    Predictions go on; nothing is trained, promoted or rolled back until `trimtab unfreeze`.
+    Predictions go on. Nothing is trained, promoted or rolled back until `trimtab unfreeze`.
 
     \b
     Example:

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @command("plan")
 def plan() -> int:
-    """Compare the project file with the applied definitions, and show what a change means.
+    """Compare the project file with the applied definitions, and show the consequences.
 
-    It lists new, changed (field by field) and removed definitions, the views to fill and from how many events, what
-    happens to the versions in service, what is dropped, and what is dangerous. Nothing is done. Exit status 0: there is
-    nothing to do; 1: there is.
+    It lists new, changed (field by field) and removed definitions, the views to fill and the number of their events,
+    what happens to the versions in service, what is dropped, and what is dangerous. Nothing is changed. Exit status 0:
+    there is nothing to do; 1: there is.
 
     \b
     Example:
@@ -41,8 +41,8 @@ def plan() -> int:
 def apply(yes: bool) -> None:
     """Apply the project file: fill new views, drop unused ones.
 
-    Versions in service go on with the definitions that they were trained on, until one that was trained on the new
-    ones is promoted.
+    Versions in service keep the definitions of their training, until a version that was trained with the new
+    definitions is promoted.
 
     \b
     Example:
@@ -80,7 +80,7 @@ def features(search: str | None) -> None:
 def feature(name: str) -> None:
     """Show a source, an entity, a view or a feature in full.
 
-    NAME is that of a source or an entity, of a view such as carrier, or of a feature such as carrier.late_rate_7d.
+    NAME names a source, an entity, a view such as carrier, or a feature such as carrier.late_rate_7d.
 
     \b
     Example:

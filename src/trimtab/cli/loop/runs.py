@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--model", metavar="NAME", shell_complete=names("model"), help="Only runs of this model.")
 @click.option("--last", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="The newest N.")
 def runs(model: str | None, last: int) -> None:
-    """List the runs: trainings with their outcomes, and those still running.
+    """List the runs: trainings with their outcomes, and those that still run.
 
     \b
     Example:
@@ -39,7 +39,7 @@ def runs(model: str | None, last: int) -> None:
 def show_one(run_id: str) -> None:
     """Show a run with its steps, and what it printed.
 
-    ID is that of `trimtab runs list`, or the beginning of it.
+    ID is an id of `trimtab runs list`, or its beginning.
 
     \b
     Example:
@@ -53,7 +53,7 @@ def show_one(run_id: str) -> None:
 @command("cancel")
 @click.argument("run_id", metavar="ID", shell_complete=names("run"))
 def cancel(run_id: str) -> None:
-    """Cancel a running run, also one of another process. Its finished steps stay.
+    """Cancel a run in any process. Its finished steps stay.
 
     \b
     Example:
@@ -65,7 +65,7 @@ def cancel(run_id: str) -> None:
 
 
 def run_lines(run: Run, now_us: int | None = None) -> Iterator[str]:
-    """Return lines of text about a run. If the present time is given, they tell how long it has been running."""
+    """Yield lines of text about a run. With the present time, they tell how long it has been running."""
     from trimtab.report.tables import text_table
 
     yield f"{run.id}: {run.kind} {run.model}, {run.state}"
@@ -99,7 +99,7 @@ def show_doing(meter: Meter, run: Run) -> None:
 
 
 def _said(run: Run) -> str:
-    """Return how a run ended. For a cancelled run, this is only its outcome, because its state says the rest."""
+    """Return how a run ended, without what its state already says."""
     told = run.outcome.removeprefix(f"run {run.id}: ")
     return f"{run.error}: {told}" if run.error and run.state != "cancelled" else told
 
@@ -120,7 +120,7 @@ def _at(run: Run) -> str:
 def _step(run: Run) -> RunStep:
     """Return the current step of a run that has steps.
 
-    If steps are nested, this is the outermost, because its progress includes the others.
+    Of nested steps, it is the outermost, because its progress includes the others.
     """
     return next((step for step in run.steps if step.state == "running"), run.steps[-1])
 
@@ -134,7 +134,7 @@ def _state(step: RunStep) -> str:
 def _far(step: RunStep) -> str:
     """Return how much of a step is done.
 
-    The longest part of a step reports its progress. So a step may continue for a while after 100 %.
+    Only the longest part of a step reports progress, so a step may continue for a while after 100 %.
     """
     if step.progress is None:
         return ""
@@ -148,7 +148,7 @@ def _shown_time(at_us: int) -> str:
 
 
 def _took(work: Run | RunStep, now_us: int | None) -> str:
-    """Return how long a run or step took or has taken so far, or "" if its end is unknown."""
+    """Return how long a run or step took, or has taken so far; "" if its end is unknown."""
     if work.ended_us is not None:
         return f"{(work.ended_us - work.began_us) / 1e6:.1f} s"
     if now_us is None or work.state != "running":

@@ -24,8 +24,8 @@ _SHOWN = 10
 def search(model: str | None, trials: int | None, time: str | None) -> None:
     """Look for the parameters of a model's estimator.
 
-    MODEL may be left out when the project's first deployment is meant; it declares where to look with tt.search. The
-    best parameters are taken by the next `trimtab train`. A search that was stopped is resumed.
+    The model declares with tt.search where to look. The next `trimtab train` takes the best parameters. A stopped
+    search is resumed. Without MODEL, the project's first deployment is meant.
 
     \b
     Example:
@@ -45,12 +45,12 @@ def search(model: str | None, trials: int | None, time: str | None) -> None:
 
 @command("trials")
 @click.argument("model", required=False, shell_complete=names("model"))
-@click.option("--best", type=click.IntRange(min=1), metavar="N", help="Only the N best ones.")
+@click.option("--best", type=click.IntRange(min=1), metavar="N", help="Only the N best trials.")
 def trials(model: str | None, best: int | None) -> None:
     """Show the trials of a model's newest search.
 
-    MODEL may be left out when only one deployment was searched for. The best ones come first, then those that were
-    ended early, then those that failed.
+    The best trials come first, then those that were ended early, then those that failed. MODEL may be left out if only
+    one deployment was searched for.
 
     \b
     Example:

@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from trimtab.run import Run
     from trimtab.steering.loop.stages import Stage
 
-_SAFE = "What was decided is in the ledger; a step that was not finished is done again by the next call."
+_SAFE = "Decisions are in the ledger; the next call repeats a step that was not finished."
 
 
 @command("train", safe=_SAFE)
 @click.argument("model", required=False, shell_complete=names("model"))
 def train(model: str | None) -> int:
-    """Train a candidate now, judge it, promote or refuse it.
+    """Train a candidate now, judge it, and promote or refuse it.
 
-    MODEL may be left out when the project's first deployment is meant. The candidate takes over only when it passes
-    the gate; exit status 1: it was refused. Nothing is done when this data, code and seed would give the version that
-    is in service already. A training that was killed is resumed: its finished steps are not done again.
+    The candidate takes over only if it passes the gate. Exit status 1: it was refused. Nothing is done if this data,
+    code and seed would give the version in service again. A killed training is resumed: its finished steps are not
+    repeated. Without MODEL, the project's first deployment is meant.
 
     \b
     Example:
@@ -58,7 +58,7 @@ def train(model: str | None) -> int:
             show_lines(shown_decisions(decisions) or [outcome or "Nothing was decided."])
             show_lines(f"      {line}" for gate in gates for line in gate.lines())
             show_lines(f"\n{evaluation_text(project.evaluation(version))}" for version in made)
-        for version in made:  # done last, because the decisions are valid even if there is no space for a page
+        for version in made:  # last, because decisions are valid even without space for a page
             page = project.report(version)
             show_lines([] if manner().json else [f"\nevaluation: {page}"])
     return FAILED if decisions and decisions[-1].act == "refuse" else 0
@@ -66,9 +66,10 @@ def train(model: str | None) -> int:
 
 @command("tick", safe=_SAFE)
 def tick() -> None:
-    """Look at every deployment once and do what is due.
+    """Look at every deployment once, and do what is due.
 
-    For schedulers: call it as often as you like. `trimtab serve` does it by itself. A deployment that another process
+    For schedulers: call it as often as you like. Once a day it also checks a sample of the new predictions for skew.
+    `trimtab serve` does all that by itself. A deployment that another process
     is working on is skipped, with a line on standard error.
 
     \b
@@ -79,7 +80,7 @@ def tick() -> None:
     try:
         with opened_project() as project, progress("looking at the deployments"):
             project.tick(watch=turns.append)
-    finally:  # an error in one deployment must not hide the results of the others
+    finally:  # one deployment's error must not hide the results of others
         busy = [turn.at_work for turn in turns if turn.at_work is not None]
         decisions = [decision for turn in turns for decision in turn.decisions]
         show_lines(busy, err=True)
@@ -96,7 +97,7 @@ def tick() -> None:
 def stages(model: str | None) -> None:
     """Show the stages of a model's loop: done, current and next.
 
-    MODEL may be left out when the project's first deployment is meant.
+    Without MODEL, the project's first deployment is meant.
 
     \b
     Example:
@@ -108,7 +109,7 @@ def stages(model: str | None) -> None:
 
 
 def stage_lines(found: Sequence[Stage]) -> Iterator[str]:
-    """Return one line of text for each stage, with a mark, its name, its times, and what it waits for."""
+    """Yield a line of text for each stage: a mark, its name, its times, and what it waits for."""
     marks = {"done": "+", "now": ">", "next": " "}
     width = max(len(one.name) for one in found)
     for one in found:

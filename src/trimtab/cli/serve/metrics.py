@@ -20,7 +20,7 @@ from trimtab.cli.printed import Written
     help="Write the rules to this folder, with their tests.",
 )
 def rules(docs: str | None, out: Path | None) -> None:
-    """Print alerting rules for Prometheus, which watch a service by its /metrics.
+    """Print alerting rules for Prometheus, which watch a service's /metrics.
 
     With --out they are written to a folder, together with unit tests for promtool.
 

@@ -19,12 +19,12 @@ from trimtab.cli.printed import Served
     type=click.IntRange(0, 65_535),
     help="Port of the Open Inference Protocol over gRPC (default: serve.grpc_port).",
 )
-@click.option("--as-of", metavar="TIME", help="Let the clock start at this time: to serve a replayed history.")
+@click.option("--as-of", metavar="TIME", help="Start the clock at this time, to serve a replayed history.")
 def serve(host: str | None, port: int | None, workers: int | None, grpc_port: int | None, as_of: str | None) -> None:
     """Answer over HTTP until stopped.
 
-    After Ctrl-C or SIGTERM, requests in flight are finished first, and the exit status is 0; a second signal ends the
-    service at once.
+    After Ctrl-C or SIGTERM, requests in flight are finished, and the exit status is 0. A second signal ends the service
+    at once.
 
     \b
     Example:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     help='Generated events instead of the ingested ones: "days=100 per_day=500 season=0.3 concept=40 prior=60+14".',
 )
 @click.option("--faults", metavar="FILE", help="CSV of faults: kind, start, end, source, column, size.")
-@click.option("--search", is_flag=True, help="Choose among policies on the first half, show them on the second.")
-@click.option("--html", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write a page as well.")
+@click.option("--search", is_flag=True, help="Choose a policy on the first half, and show its quality on the second.")
+@click.option("--html", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write a page, too.")
 @click.option("--plot", metavar="FILE.svg", type=click.Path(path_type=Path, dir_okay=False), help="Write the plot.")
 @click.option(
     "--start", metavar="TIME", help="ISO 8601; left out, [demo] start, or where a first version can be trained."

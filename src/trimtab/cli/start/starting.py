@@ -19,14 +19,14 @@ from trimtab.core.errors import NotFound
 
 @command("init", safe="No file was made.")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-@click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help="The file, in another way.")
+@click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help="Another way to give FILE.")
 @click.option("--time", metavar="COLUMN", help="When a row happened, or the time of its request.")
-@click.option("--key", metavar="COLUMN,...", help="What identifies a row, or its entity; `row`: all its values.")
+@click.option("--key", metavar="COLUMN,...", help="What identifies a row, or its entity; `row`: all columns.")
 @click.option("--entity", multiple=True, metavar="COLUMN", help="Whom or what rows are about; its past is a feature.")
 @click.option("--label", metavar="COLUMN", help="What to predict: classes, or a number.")
 @click.option("--positive", metavar="VALUE", help="The label's value that counts as 1.")
 @click.option("--known-at", metavar="COLUMN", help="When the label became known; `none`: no column says it.")
-@click.option("--wait", metavar="DURATION", help="How long a label takes to be known; left out, as the file shows.")
+@click.option("--wait", metavar="DURATION", help="How long a label takes to be known (default: as the file shows).")
 @click.option(
     "--time-format",
     "time_formats",
@@ -36,11 +36,12 @@ from trimtab.core.errors import NotFound
 )
 @click.option("--number", multiple=True, metavar="COLUMN=EXAMPLE", help='How 1234.56 is written: "price=1.234,56 €".')
 @click.option("--nulls", metavar="WORD,...", help="What means null; left out, as the file shows.")
+@click.option("--category", multiple=True, metavar="COLUMN", help="Numbers that are names, such as postal codes.")
 @click.option("--merge", multiple=True, metavar="COLUMN", help="Make spellings one that differ in case or spaces.")
 @click.option("--horizon", metavar="DURATION", help="How long before its time a row of a series is predicted.")
 @click.option("--known-ahead", multiple=True, metavar="COLUMN", help="A column of a series that is known by then.")
 @click.option("--omit", multiple=True, metavar="COLUMN", help="A column that is no feature.")
-@click.option("--allow-leakage", multiple=True, metavar="COLUMN", help="A feature that is no leak, though it looks so.")
+@click.option("--allow-leakage", multiple=True, metavar="COLUMN", help="A feature that looks like a leak, but is none.")
 @click.option(
     "--estimator",
     type=click.Choice(["auto", "linear", "trees"]),
@@ -48,7 +49,7 @@ from trimtab.core.errors import NotFound
     show_default=True,
     help="linear: scikit-learn; trees: LightGBM; auto: trees where LightGBM is installed.",
 )
-@click.option("--run", is_flag=True, help="Load the file, train, answer its rows and look at the loop once as well.")
+@click.option("--run", is_flag=True, help="Load the file, train, answer one row and look at the loop once as well.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where; left out, a new folder named after the file.")
 def init(
     file: Path | None,
@@ -60,12 +61,12 @@ def init(
 ) -> int:
     """Make a project from one CSV or Parquet file.
 
-    Shows what is in the file, then what was assumed, each with the option that changes it. What cannot be told from the
-    file is asked for. The file stays as it is; the project reads it, and later files like it, by declared rules. No
-    file is ever overwritten.
+    Shows what is in the file, then what was assumed, each assumption with the option that changes it. What the file
+    does not show is asked for. The file stays as it is. The project reads it, and later files like it, by declared
+    rules. No file is ever overwritten.
 
-    With --run, the commands that are printed at the end are run as well, up to the first that fails, and then
-    `trimtab tick`. Exit status 1 when one fails.
+    With --run, the commands that are printed at the end are also run, up to the first that fails, and then `trimtab
+    tick`. Exit status 1: one failed.
 
     \b
     Example:
@@ -122,9 +123,9 @@ def _run(commands: Sequence[str], folder: Path) -> bool:
 
 @command("doctor")
 def doctor() -> int:
-    """Check this machine and project, and say how to fix what is missing.
+    """Check this machine and the project, and say how to fix what is missing.
 
-    Exit status 1 when something needed is missing.
+    Exit status 1: something that is needed is missing.
 
     \b
     Example:
@@ -142,9 +143,9 @@ def doctor() -> int:
     width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:
-        lines.append(f"{finding.state:8}{finding.name:{width}}  {finding.found}")
+        lines.append(f"{finding.state:10}{finding.name:{width}}  {finding.found}")
         if finding.fix and finding.state != "ok":
-            lines.append(f"{'':8}{'':{width}}  -> {finding.fix}")
+            lines.append(f"{'':10}{'':{width}}  -> {finding.fix}")
     if folder is None:
         lines.append("No project here: only the machine was checked.")
     warnings = sum(finding.state == "warning" for finding in findings)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trimtab.registry.collecting.collector import Collection
     from trimtab.registry.searching import Found
 
-_MOST_REASONS = 3  # a dry run prints at most this many reasons for each version that is kept
+_MOST_REASONS = 3  # of the reasons to keep a version, a dry run prints at most this many
 _SHOWN = 12  # ids are shown with this many digits
 
 
@@ -31,7 +31,7 @@ _SHOWN = 12  # ids are shown with this many digits
     "--source",
     metavar="NAME",
     shell_complete=names("source"),
-    help="Only versions whose features are made from this source.",
+    help="Only versions whose features read this source.",
 )
 def versions(model: str | None, **wanted: Any) -> None:
     """List or search the registered versions of models.
@@ -66,7 +66,7 @@ def versions(model: str | None, **wanted: Any) -> None:
 def tag(version: str, tags: tuple[str, ...], note: str | None) -> None:
     """Give a version tags, or a note.
 
-    Tags are never removed, and neither they nor notes change the version's address.
+    Tags are never removed. Neither tags nor notes change the version's address.
 
     \b
     Example:
@@ -89,7 +89,7 @@ def tag(version: str, tags: tuple[str, ...], note: str | None) -> None:
 def protect(model: str, alias: str, needs: Any, why: str) -> None:
     """Say what a move of an alias needs: a gate record, a reason, or nothing.
 
-    It counts at once, for every process, in addition to [registry.protected] of trimtab.toml. Rolling back is always
+    It counts at once, for all processes, in addition to [registry.protected] in trimtab.toml. Rolling back is always
     allowed.
 
     \b
@@ -105,7 +105,7 @@ def protect(model: str, alias: str, needs: Any, why: str) -> None:
 @click.option("--dry-run", is_flag=True, help="Change nothing; show what would be removed, and why the rest stays.")
 @click.option("--grace", default="7d", show_default=True, metavar="DURATION", help="Keep everything newer than this.")
 @click.option(
-    "--rollbacks", type=click.IntRange(min=1), default=10, show_default=True, help="Rollbacks of each alias to keep."
+    "--rollbacks", type=click.IntRange(min=1), default=10, show_default=True, help="Steps to keep for rolling back."
 )
 @click.option("--evidence", metavar="DURATION", help="Ignore gate records and ledger rows older than this.")
 @click.option(
@@ -125,11 +125,11 @@ def protect(model: str, alias: str, needs: Any, why: str) -> None:
 def gc(dry_run: bool, **limits: Any) -> None:
     """Remove unneeded artifacts of versions, searches and results of steps.
 
-    Their records stay, so questions about the past can still be answered. Kept are versions that an alias points to or
-    can roll back to, versions named by a gate record, a ledger row or a logged prediction, and everything new. Every
-    version that the loop trained has a gate record, so it stays without --evidence. A dry run shows what keeps each.
+    Their records stay, so questions about the past can still be answered. Everything new is kept, and versions to which
+    an alias points or can roll back, or that a gate record, a ledger row or a logged prediction names. Every version
+    that the loop trained has a gate record, so without --evidence it is kept. A dry run shows what keeps each version.
 
-    The newest searches stay, and those that chose a version's parameters. Results of steps are removed when their
+    The newest searches are kept, and those that chose a version's parameters. Results of steps are removed if their
     training was killed and never resumed.
 
     \b

@@ -90,19 +90,19 @@ def export(version: str, folder: str, mlflow: bool, trust: Any) -> None:
 @click.argument("path", type=click.Path())
 @click.option("--model", required=True, shell_complete=names("model"), help="The declared model.")
 @click.option(
-    "--golden", type=click.Path(dir_okay=False), metavar="FILE", help="Rows with the scores that the model must give."
+    "--golden", type=click.Path(dir_okay=False), metavar="FILE", help="Rows with scores that the model must reproduce."
 )
 @click.option("--window", metavar="DURATION", help="Score the model on the labelled rows of the last DURATION.")
-@click.option("--category", multiple=True, metavar="NAME=A,B", help="A category's values, in the model's own order.")
-@click.option("--seen-until", metavar="TIME", help="Where the model's training data end (default: now).")
+@click.option("--category", multiple=True, metavar="NAME=A,B", help="A category's values, in the order of its codes.")
+@click.option("--seen-until", metavar="TIME", help="The end of the model's training data (default: now).")
 @click.option("--trust", type=click.Choice(["pickle"]), help="Allow a pickle, which runs code.")
 @click.option("--first", is_flag=True, help="Make it champion; allowed while there is no champion.")
 @click.option("--why", default="", metavar="TEXT", help="Why it may answer without a gate; required with --first.")
 def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> None:
     """Register a model file, or an MLflow model folder, as a version.
 
-    LightGBM text, XGBoost JSON or UBJSON, CatBoost, ONNX, skops. Its inputs must be the model's features, in their
-    order, and it must give golden scores or be scored on labelled rows first.
+    Formats: LightGBM text, XGBoost JSON or UBJSON, CatBoost, ONNX, skops. Its inputs must be the declared model's
+        features, in their order. It must reproduce golden scores, or be scored on labelled rows (--golden or --window).
 
     \b
     Example:

@@ -1,7 +1,7 @@
 """Exchange of tables with other libraries (pandas, polars, ...) through the Arrow PyCapsule interface.
 
-The other libraries are not imported. arro3-core, which comes with deltalake, checks the data of the other library and
-keeps them in memory. Their buffers are then read without a copy.
+The other libraries are not imported. arro3-core, which comes with deltalake, checks their data and keeps the data
+in memory. The buffers are then read without a copy.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _TYPES: dict[Dtype, arro3.DataType] = {
     "time": arro3.DataType.timestamp("us", tz="UTC"),
 }
 _Values = TypeVar("_Values")
-_LARGE_BYTES = 500_000_000  # above this, the texts of a column may need offsets of 64 bits
+_LARGE_BYTES = 500_000_000  # if a column has more bytes of text, it may need offsets of 64 bits
 
 
 def is_arrow(given: object) -> bool:
@@ -51,11 +51,11 @@ def is_arrow(given: object) -> bool:
 
 
 class Unread(Misuse):
-    """Raised because the data of an object could not be read; `__cause__` has the reason."""
+    """Raised if the data of an object cannot be read. `__cause__` is the reason."""
 
 
 class Extension(msgspec.Struct, frozen=True):
-    """A value of an Arrow extension type. The type decides what the stored value means."""
+    """A value of an Arrow extension type, which decides what the stored value means."""
 
     type: str
     stored: Any
@@ -80,7 +80,7 @@ def read_columns(
         ) from error
     except (KeyboardInterrupt, SystemExit):
         raise
-    # The other library and arro3 raise errors of their own types. A panic in either one is not even an `Exception`.
+    # The other library and arro3 raise errors of their own types. A panic is not even an `Exception`.
     except BaseException as error:
         raise Unread(_unread(given, error)) from error
     columns: list[list[Column]] = []
@@ -94,9 +94,7 @@ def read_columns(
 
 
 def _without_nulls(given: Any) -> Any:
-    """Return a polars frame in which untyped columns are bool columns. polars exports untyped ones with a wrong
-    buffer.
-    """
+    """Return a polars frame with bool columns for untyped columns, which polars exports with a wrong buffer."""
     polars = sys.modules.get("polars")
     if polars is not None and isinstance(given, polars.DataFrame) and polars.Null in given.dtypes:
         return given.cast({polars.Null: polars.Boolean})
@@ -120,20 +118,20 @@ def _unread(given: Any, error: BaseException) -> str:
 
 
 def arrow_stream(columns: Mapping[str, Column], requested_schema: object = None) -> object:
-    """Return the capsule (see PyCapsule) of a table's data. Times become timestamps in UTC microseconds."""
+    """Return a table's data as a PyCapsule. Times become timestamps in UTC microseconds."""
     arrays = [_array(name, column) for name, column in columns.items()]
     table = arro3.Table.from_arrays(arrays, names=list(columns))
     return table.__arrow_c_stream__(requested_schema)
 
 
 def arrow_schema(columns: Mapping[str, Column]) -> object:
-    """Return the capsule of a table's schema."""
+    """Return a table's schema as a PyCapsule."""
     fields = [arro3.Field(name, _TYPES[column.dtype], nullable=True) for name, column in columns.items()]
     return arro3.Schema(fields).__arrow_c_schema__()
 
 
 def _joined(names: Sequence[str], parts: Sequence[Sequence[Column]]) -> tuple[tuple[str, ...], dict[str, Column]]:
-    """Return all names, and the columns that have parts, joined. The row numbers of pandas are left out.
+    """Join the parts of each column. Return all names, and the columns that have parts, without pandas' row numbers.
 
     Raises:
         Misuse: Two columns have the same name.
@@ -149,7 +147,7 @@ def _joined(names: Sequence[str], parts: Sequence[Sequence[Column]]) -> tuple[tu
 def _parts(name: str, chunked: arro3.ChunkedArray, loose: bool) -> list[Column]:
     """Return the chunks of a column as columns. The result is empty if no `Column` can hold the values exactly.
 
-    Even a column without rows gives one chunk, so that it has a type. Only if `loose` is True is the result ever empty.
+    Even a column without rows gives one chunk, so that it has a type. The result can only be empty if `loose` is True.
     """
     kind = _extension(chunked)
     if kind == "arrow.uuid" and not loose:
@@ -168,7 +166,7 @@ def _parts(name: str, chunked: arro3.ChunkedArray, loose: bool) -> list[Column]:
     if loose and not is_exact(held):
         return []
     parts = [_of_array(name, array, read_piece) for array in chunked.chunks] or [_read_nothing(name, chunked.field)]
-    # unsigned integers of 64 bits do not fit in an int column
+    # not all unsigned integers of 64 bits fit in an int column
     beyond = loose and held == "L" and any(part.dtype == "float" for part in parts)
     return [] if beyond else parts
 
@@ -178,7 +176,7 @@ def _extension(chunked: arro3.ChunkedArray) -> str:
 
 
 def _python_values(name: str, chunked: arro3.ChunkedArray) -> list[Any]:
-    """Return the values of a column as Python objects. Those of an extension type become `Extension` objects."""
+    """Return the values of a column as Python objects. Values of an extension type become `Extension` objects."""
     if "Interval" in str(chunked.type):  # arro3 cannot convert intervals
         raw = [value for array in chunked.chunks for value in _of_array(name, array, read_intervals)]
         return [None if value is None else Extension("interval", value) for value in raw]
@@ -233,7 +231,7 @@ _pointer.restype, _pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes
 
 
 def _of_array(name: str, array: arro3.Array, read: Callable[[Piece], _Values]) -> _Values:
-    """Return the values of one array. They are copied, because the array's memory may be freed afterwards."""
+    """Return a copy of one array's values, because the array's memory may be freed afterwards."""
     schema, data = array.__arrow_c_array__()  # these two objects keep the memory until this function returns
     piece = _piece(
         name,

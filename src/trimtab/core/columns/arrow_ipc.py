@@ -1,7 +1,7 @@
 """Read Arrow IPC files and streams, and write streams, with pyarrow (the extra `arrow`, imported at the first use).
 
-The bytes may come from anyone. Therefore their decoded size is computed from their headers before pyarrow reads them,
-and the result is validated before it is used.  # D0166
+The bytes may come from anyone. So their decoded size is computed from headers before pyarrow reads them, and the result
+is validated before it is used.  # D0166
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ Values: TypeAlias = "Sequence[str] | Sequence[float] | Sequence[int]"
 
 _INDEX = re.compile(r"__index_level_\d+__")  # the name that pandas gives to the column of row numbers
 _LEAST_BYTES = 24 << 20  # decoded data of this size are always allowed
-# decoded data may be larger than the file by this factor, because Feather compresses repetitive columns well
+# decoded data may have up to this many times the file's size, because Feather compresses repetitive columns well
 _TIMES_OF_FILE = 100
 _TAKEN = (
     "null bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 string large_string "
     "string_view date32 date64"
 )
-# types whose values become Python objects of some 100 bytes each
+# types whose values become Python objects of about 100 bytes each
 _LOOSE = "decimal time duration interval binary large_binary fixed_size_binary"
-_MOST_LOOSE = 250_000  # the largest number of such values in one request
+_MOST_LOOSE = 250_000  # the most of these values in one request
 
 
 class NoPyarrow(Misuse):
-    """Raised because Arrow bytes are to be read and pyarrow is not installed."""
+    """Raised if Arrow bytes must be read but pyarrow is not installed."""
 
 
 def is_ipc(data: bytes) -> bool:
@@ -60,17 +60,17 @@ def read_ipc(
 
     Args:
         data: The bytes. Their buffers may be compressed with lz4 or zstd.
-        what: What the bytes are, for error messages.
+        what: The name of the bytes in error messages.
         only: The names of the wanted columns; None: all.
         most_rows: The largest allowed number of rows.
-        times: The decoded data may be `times` as large as the bytes, plus 24 MB.
-        loose: As in `read_arrow`. Lists, structs and the like are only read if `only` names their columns.
+        times: The decoded data may have `times` the size of the bytes, plus 24 MB.
+        loose: As in `read_arrow`. Columns of lists, structs and the like are only read if `only` names them.
 
     Raises:
         TooManyRows: The table has more than `most_rows` rows.
         TooLarge: The decoded data would be too large.
         NoPyarrow: pyarrow is not installed.
-        Misuse: The bytes are no Arrow data, are damaged, or have a wanted column of a type that no table can have.
+        Misuse: The bytes are not Arrow data, are damaged, or have a wanted column of a type that no table can have.
     """
     if not is_ipc(data):
         raise Misuse(
@@ -167,7 +167,7 @@ def _is_loose(pa: Any, kind: Any) -> bool:
 def _is_plain(pa: Any, kind: Any) -> bool:
     """Return whether no two values of this type share memory.
 
-    If so, the values need no more memory one by one than in the file.
+    If so, they take no more memory when decoded than in the file.
     """
     shared = "dictionary union run_end_encoded list_view large_list_view binary_view string_view"
     if any(getattr(pa.types, f"is_{name}")(kind) for name in shared.split()):

@@ -19,12 +19,12 @@ Bytes = NDArray[np.uint8]
 
 _WIDTHS = "c=i1 C=u1 s=i2 S=u2 i=i4 I=u4 l=i8 L=u8 e=f2 f=f4 g=f8"
 _NUMBERS = {pair[0]: "<" + pair[2:] for pair in _WIDTHS.split()}
-# for each format: how numbers are stored, microseconds per unit, units per microsecond
+# for each format: the stored type of number, microseconds per unit, units per microsecond
 _TIMES = {"tdD": ("<i4", DAY_US, 1), "tdm": ("<i8", 1_000, 1)}
 _TIMES |= {"tss": ("<i8", 1_000_000, 1), "tsm": ("<i8", 1_000, 1), "tsu": ("<i8", 1, 1), "tsn": ("<i8", 1, 1_000)}
 _NAMES = {"w:": "bytes", "td": "durations", "tD": "durations", "tt": "times of day", "ti": "intervals", "vz": "bytes"}
 _NAMES |= {"z": "bytes", "Z": "bytes", "+s": "structs", "+m": "maps", "+u": "unions", "+r": "run-end-encoded values"}
-# words for formats that are not supported, by the beginning of the format
+# words for unsupported formats, by the beginning of the format
 _NAMES |= {"+l": "lists", "+L": "lists", "+v": "lists", "+w": "lists"}
 INTERVALS = {"tiM": 4, "tiD": 8, "tin": 16}  # formats of intervals, with the bytes per value
 _VIEW = Struct("<iiii")
@@ -39,15 +39,15 @@ class Piece(msgspec.Struct, frozen=True, eq=False):
     rows: int
     buffers: Sequence[Bytes | None]
     offset: int = 0  # the position of the first row in the buffers
-    dictionary: Column | None = None  # if given, the buffers hold positions in this column instead of values
+    dictionary: Column | None = None  # if given, the buffers have positions in this column instead of values
 
 
 def read_piece(piece: Piece) -> Column:
     """Return the values of an Arrow array as a column.
 
-    Decimals without digits after the point become integers if 64 bits hold them. Other decimals become the nearest
-    double. Times are rounded down to microseconds. A time that 64 bits cannot hold becomes the first or last one that
-    they can.
+    Decimals without digits after the point become integers if these fit in 64 bits. Other decimals become the nearest
+    double. Times are rounded down to microseconds. A time that does not fit in 64 bits becomes the first or last that
+    does.
 
     Raises:
         Misuse: No column can hold values of this type, or the buffers do not fit together.
@@ -80,7 +80,7 @@ def read_piece(piece: Piece) -> Column:
 
 
 def join_columns(parts: Sequence[Column]) -> Column:
-    """Return columns joined end to end. If int and float columns are joined, the result is a float column."""
+    """Return columns joined end to end. The result of joining int and float columns is a float column."""
     dtypes = {part.dtype for part in parts}
     if dtypes == {"int", "float"}:
         parts = [part if part.dtype == "float" else floats_of(part) for part in parts]
@@ -102,7 +102,7 @@ def is_exact(kind: str) -> bool:
 
 
 def buffer_bytes(kind: str, end: int) -> list[int]:
-    """Return the least size that each buffer must have to hold `end` values of a format, in bytes."""
+    """Return the least size in bytes that each buffer must have for `end` values of a format."""
     bitmap = (end + 7) // 8
     if kind == "b":
         return [bitmap, bitmap]
@@ -120,7 +120,7 @@ def buffer_bytes(kind: str, end: int) -> list[int]:
 
 
 def read_intervals(piece: Piece) -> list[bytes | None]:
-    """Return the values of an array of intervals as the bytes in memory."""
+    """Return the values of an array of intervals as their bytes in memory."""
     valid = _valid(piece)
     raw = _fixed(piece, f"V{INTERVALS[piece.format]}")
     there = np.ones(piece.rows, bool) if valid is None else valid
@@ -142,7 +142,7 @@ def _number(piece: Piece, values: NDArray[Any], valid: NDArray[Any] | None) -> C
         return float_column(floats if valid is None else np.where(valid, floats, np.nan))
     if values.dtype == np.uint64:
         there = values if valid is None else values[valid]
-        # integers above the largest int64 become the nearest double, as all integers in a float column do
+        # integers above the largest int64 become the nearest double, like all integers in a float column
         if len(there) and int(there.max()) > _INT_MAX:
             return float_column(np.where(True if valid is None else valid, values.astype(np.float64), np.nan))
     return _column("int", values.astype(np.int64), valid)
@@ -205,7 +205,7 @@ def _texts(piece: Piece, parts: list[bytes | None], valid: NDArray[Any] | None) 
 
 
 def _slices(piece: Piece, kind: str) -> list[bytes | None]:
-    """Return the texts of a column that stores an offset for each text and all texts in one buffer."""
+    """Return the texts of a column that has an offset for each text, and all texts in one buffer."""
     if not piece.rows:
         return []
     offsets = _typed(piece, 1, kind, piece.offset, piece.rows + 1).astype(np.int64)
@@ -220,9 +220,7 @@ def _slices(piece: Piece, kind: str) -> list[bytes | None]:
 
 
 def _views(piece: Piece, valid: NDArray[Any] | None) -> list[bytes | None]:
-    """Return the texts of a column of views. A view holds a short text itself, or the place of a long text in a
-    buffer.
-    """
+    """Return the texts of a column of views. A view has a short text, or the place of a long text in a buffer."""
     raw = _typed(piece, 1, "V16", piece.offset, piece.rows).tobytes()
     held = [b"" if data is None else data.tobytes() for data in piece.buffers[2:]]
     # limit the total size, because many views of one long text could take far more memory than the buffers
@@ -290,7 +288,7 @@ def _fixed(piece: Piece, kind: str) -> NDArray[Any]:
 
 
 def _typed(piece: Piece, number: int, kind: str, first: int, count: int) -> NDArray[Any]:
-    """Return `count` values of a buffer, beginning with number `first`."""
+    """Return `count` values of a buffer, beginning at index `first`."""
     dtype = np.dtype(kind)
     data = piece.buffers[number] if number < len(piece.buffers) else None
     if not count:

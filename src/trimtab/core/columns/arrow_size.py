@@ -1,8 +1,8 @@
 """Compute the decoded size of Arrow IPC data from the headers of its messages, before the data are decoded.
 
-The data are not trusted, and a few bytes of a header may stand for any amount of memory. Columns may share one long
-name, dictionaries may grow with every row, and a compressed buffer may claim any length. An ordinary writer makes
-headers that refer to no byte twice.  # D0166
+The data are not trusted: a few bytes of a header may stand for any amount of memory. Columns may share one long name,
+dictionaries may grow with every row, and a compressed buffer may claim any length. Headers of
+ordinary writers refer to no byte twice, so headers that do this often are refused.  # D0166
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from trimtab.core.errors import Misuse
 MAGIC = b"ARROW1"
 MORE = b"\xff\xff\xff\xff"  # begins each message
 
-_SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3  # the numbers of the kinds of messages
-_TIMESTAMP, _UNION = 10, 14  # the numbers of two types; a timestamp also has a text, a union also a vector of ids
-# by the type's number, how many values its unit, precision or mode can have
+_SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3  # codes of the kinds of messages
+_TIMESTAMP, _UNION = 10, 14  # codes of two types; a timestamp also has a text, and a union a vector of ids
+# by the code of the type: how many values its unit, precision or mode can have
 _CODES = {3: 3, 8: 2, 9: 4, 10: 4, 11: 3, 14: 2, 18: 4}
 _BLOCK_BYTES = 24
 _MOST_FIELDS = 10_000  # the largest number of columns, including columns inside of other columns
 _MOST_DEPTH = 32
-_FIELD_BYTES = 700  # the memory for the description of a column, and also for its array in each batch
+_FIELD_BYTES = 700  # memory for the description of a column, and again for its array in each batch
 _VALUE_BYTES = {
     1: 9,
     5: 72,
@@ -35,18 +35,18 @@ _VALUE_BYTES = {
     7: 72,
     20: 72,
     24: 72,
-}  # by the type's number, the bytes that a value takes in a `Column`; most of these are texts and decimals
+}  # by the code of the type, the bytes of a value in a `Column`; most of these types are texts and decimals
 _USUAL_BYTES = 17  # the bytes per value for other types: eight for a number, and the memory for its conversion
 
 _Message: TypeAlias = tuple[FlatTable, memoryview]  # the header and the body of a message
 
 
 class TooManyRows(Misuse):
-    """Raised because the data have more rows than are allowed."""
+    """Raised if the data have more rows than allowed."""
 
 
 class TooLarge(Misuse):
-    """Raised because the decoded data would be larger than is allowed."""
+    """Raised if the decoded data would be larger than allowed."""
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -72,7 +72,7 @@ def check_size(data: bytes, what: str, bounds: Bounds) -> None:
 
 
 class _Size:
-    """The memory that all messages up to now take when decoded."""
+    """The memory that all messages so far take when decoded."""
 
     def __init__(self, what: str, bounds: Bounds) -> None:
         self._what = what
@@ -80,7 +80,7 @@ class _Size:
         self._bytes = self._rows = 0
         # for each array of a batch, the bytes per value; None until the schema was read
         self._weights: list[int] | None = None
-        # the same for the arrays of each dictionary, by the dictionary's number
+        # the same for the arrays of each dictionary, by the dictionary's id
         self._dictionaries: dict[int, list[int]] = {}
         self._users: dict[int, int] = {}  # for each dictionary, the number of columns that use it
         self._held: dict[int, int] = {}  # for each dictionary, its present size in bytes
@@ -117,7 +117,7 @@ class _Size:
         if batch is None or number not in self._dictionaries:
             raise ValueError("a dictionary belongs to no column")
         size = self._batch(batch, body, self._dictionaries[number])
-        # A delta adds values to a dictionary. The earlier values are copied, because earlier batches may use them.
+        # a delta adds values to a dictionary, and copies the earlier ones, because earlier batches may use them
         if header.number(2, "<B"):
             size += self._held.get(number, 0)
         self._held[number] = size
@@ -144,7 +144,7 @@ class _Size:
         return values + 2 * plain + _FIELD_BYTES * (1 + len(nodes))
 
     def _field(self, field: FlatTable, budget: _Budget, depth: int) -> list[int]:
-        """Return, for each array that a column has in a batch, the bytes per value."""
+        """Return the bytes per value for each array that a column has in a batch."""
         budget.spend_field(field, depth)
         kind = field.number(2, "<B")
         weights = [_VALUE_BYTES.get(kind, _USUAL_BYTES)]
@@ -170,7 +170,7 @@ class _Size:
 class _Budget:
     """A limit on how many bytes a header may refer to in total.
 
-    The limit is reached if a header refers to much of itself more than once.
+    A header that refers to much of itself more than once reaches the limit.
     """
 
     def __init__(self, message: FlatTable) -> None:
@@ -195,7 +195,7 @@ class _Budget:
         if kind is None:
             raise ValueError("a column has no type")
         if number in _CODES:
-            # pyarrow would take an unknown code for the first or the last one
+            # pyarrow would treat an unknown code like the first or the last one
             _check_code(kind.number(0, "<h"), _CODES[number])
         held = kind.length(1) if number in (_TIMESTAMP, _UNION) else 0
         self.spend(16 + field.length(0) + held * (4 if number == _UNION else 1))
@@ -208,7 +208,7 @@ def _check_code(code: int, count: int) -> None:
 
 
 def _unpacked(body: memoryview, at: int, size: int) -> int:
-    """Return the length of a compressed buffer after decompression, as the buffer itself claims."""
+    """Return the length after decompression that a compressed buffer claims."""
     if not size:
         return 0
     (plain,) = struct.unpack_from("<q", body, at)
@@ -222,7 +222,7 @@ def _of_stream(data: memoryview) -> Iterator[_Message]:
     while at < len(data):
         found = _message(data, at)
         if found is None:
-            return  # a marker for the end of the stream
+            return  # the mark for the end of the stream
         message, at = found
         yield message
 

@@ -27,8 +27,8 @@ class Column(msgspec.Struct, frozen=True, eq=False):
     """The values of one column, and which of them are null.
 
     `values` is an array of float64, int64 (for int and time), bool, or object (for str). `valid` is False where a value
-    is null; None means that no value is null. Null values are placeholders in `values`: NaN, 0, False or None. In a
-    float column, null and NaN are the same.
+    is null; None: no value is null. In `values`, nulls have placeholders: NaN, 0, False or None. In a float column,
+    null and NaN are the same.
     """
 
     dtype: Dtype
@@ -73,7 +73,7 @@ def column(dtype: Dtype, values: Sequence[Any]) -> Column:
 
 
 def float_column(values: NDArray[Any]) -> Column:
-    """Return a float column of an array. NaN becomes null, and -0.0 becomes 0.0, as for all data that come in."""
+    """Return a float column of an array. NaN becomes null and -0.0 becomes 0.0, as in all data from outside."""
     import numpy as np
 
     with np.errstate(invalid="ignore"):  # NumPy would warn about signalling NaNs

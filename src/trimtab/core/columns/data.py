@@ -36,7 +36,7 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
         return self.rows
 
     def __bool__(self) -> bool:
-        return True  # a table without rows also counts as true
+        return True  # even a table without rows is true
 
     def __getitem__(self, name: str) -> Column:
         try:
@@ -101,7 +101,7 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
         return arrow_schema(self.by_name)
 
     def like(self, frame: object) -> Any:
-        """Return this table as a table of the library that `frame` is of: pandas, polars, pyarrow or DuckDB.
+        """Return this table as a table of the library of `frame`: pandas, polars, pyarrow or DuckDB.
 
         >>> import polars
         >>> Columns.of({"x": ("int", [1, 2])}).like(polars.DataFrame())["x"].to_list()
@@ -115,13 +115,13 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
     def from_arrow(table: object) -> Columns:
         """Return a copy of the table that an object offers through the Arrow PyCapsule interface.
 
-        The object must have `__arrow_c_stream__` or `__arrow_c_array__`. This holds for tables and record batches of
-        pyarrow, polars, arro3 and DuckDB, and for pandas frames, which need no pyarrow. The row numbers of
-        pandas are left out.
+        The object must have `__arrow_c_stream__` or `__arrow_c_array__`, like tables and record batches of pyarrow,
+        polars, arro3 and DuckDB. It may also be a pandas frame, for which pyarrow is not needed; its row numbers are
+        left out.
 
         Numbers of any width become int or float. Integers and decimals beyond 64 bits become the nearest float. Dates
-        and timestamps become times, rounded down to a microsecond; without a time zone they are taken as UTC. Times
-        that 64 bits cannot hold become the first or last time that they can. Categories become texts.
+        and timestamps become times, rounded down to a microsecond; without a time zone, they are in UTC. Times that do
+        not fit in 64 bits become the first or last time that does. Categories become texts.
 
         Raises:
             Misuse: The object gives no table, or a column holds something else, such as lists. The message names the
@@ -165,9 +165,8 @@ def read_arrow(given: Any, only: Collection[str] | None = None, *, loose: bool =
     Args:
         given: A table or record batch of another library.
         only: The names of the wanted columns; None: all.
-        loose: What happens to columns that no `Column` can hold exactly (decimals, lists, extension types). True: their
-            values become Python objects. False: decimals become the nearest doubles, and other such columns are an
-            error.
+        loose: How to read columns that no `Column` can hold exactly (decimals, lists, extension types). True: their
+            values become Python objects. False: decimals become the nearest doubles, and the others are an error.
     """
     from trimtab.core.columns.arrow import read_columns
 

@@ -1,4 +1,4 @@
-"""Read pandas frames without pyarrow, which pandas itself needs to give its data to other libraries."""
+"""Read pandas frames without pyarrow. (pandas itself needs pyarrow to give its data to other libraries.)"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from trimtab.core.columns.column import Column, Dtype, WrongColumn, column, float_column
 
 _INT_MAX = 2**63 - 1
-_PER_UNIT = {"s": (1_000_000, 1), "ms": (1_000, 1), "us": (1, 1), "ns": (1, 1_000)}  # microseconds, in how many units
+_PER_UNIT = {"s": (1_000_000, 1), "ms": (1_000, 1), "us": (1, 1), "ns": (1, 1_000)}  # (microseconds, as many units)
 _PYTHON: dict[type, Dtype] = {bool: "bool", int: "int", float: "float", str: "str"}
 
 
@@ -26,7 +26,7 @@ def read_pandas(
     """Read a pandas frame; the arguments and the result are those of `read_columns`.
 
     Raises:
-        WrongColumn: A column holds values of several types, or of a type that no `Column` can hold, and not `loose`.
+        WrongColumn: A column has values of several types, or (without `loose`) of a type that no `Column` can hold.
     """
     names = tuple(map(str, frame.columns))
     columns: dict[str, Column] = {}

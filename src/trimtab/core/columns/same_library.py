@@ -1,4 +1,4 @@
-"""Give tables (`Columns`) to the library that a caller's own table comes from: pandas, polars, pyarrow or DuckDB."""
+"""Convert tables (`Columns`) to the library of a caller's own table: pandas, polars, pyarrow or DuckDB."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def library_of(table: object) -> str:
 
 
 def like(columns: Any, table: object) -> Any:
-    """Return columns as a table of the library of another table, or as they are if this library is not known."""
+    """Return columns as a table of the library of another table. If this library is unknown, return them unchanged."""
     return _added(columns, table, None)
 
 
 def with_columns(table: Any, more: Any, like: object | None = None) -> Any:
-    """Return a table of any library with columns added at its end. Its own columns and their types stay.
+    """Return a table of any library with columns added at its end. Its own columns, with their types, stay.
 
     Args:
         table: The table.
         more: The columns to add.
-        like: A table of the library that the result is to be of, if `table` was read from it.
+        like: If `table` was read from a table of another library: that table. The result is of its library.
 
     Raises:
         Misuse: The table has a column of such a name.
@@ -64,7 +64,7 @@ def _added(more: Any, like_table: object, to: Any) -> Any:
 
 
 def _series(pandas: Any, one: Column, index: Any) -> Any:
-    """Return a column as a pandas series. pandas needs no pyarrow for this."""
+    """Return a column as a pandas series, without pyarrow."""
     if one.dtype == "time":
         times = one.values.astype("datetime64[us]")
         times[~one.present()] = np.datetime64("NaT")

@@ -72,7 +72,7 @@ def _size(table: Mapping[str, Column]) -> str:
 
 
 def _cells(table: Mapping[str, Column], most: int = _MOST_COLUMNS) -> tuple[list[str], list[list[str]]]:
-    """Return the names of the shown columns, at most so many, and the texts of the shown rows."""
+    """Return the names of the shown columns (at most `most`), and the texts of the shown rows."""
     names = list(table)
     if len(names) > most:
         names = [*names[: most - most // 2], _GAP, *names[len(names) - most // 2 :]]

@@ -48,7 +48,7 @@ class Evaluated(NamedTuple):
     """The values of an expression for all rows, and the rows for which it failed."""
 
     column: Column
-    failed: Array | None  # True for rows in which a needed part of the expression failed; None: there are none
+    failed: Array | None  # True for rows in which a needed part of the expression failed; None: no row
     error: str  # the message of the first failure
 
 
@@ -93,7 +93,7 @@ def evaluate_marked(
 
 
 class _Evaluation:
-    """One evaluation over columns. It collects the rows in which a node (a part of the expression) fails."""
+    """One evaluation over columns, which collects the rows in which a node (a part of the expression) fails."""
 
     def __init__(self, columns: Columns) -> None:
         self.failed: Array | None = None
@@ -101,7 +101,7 @@ class _Evaluation:
         self._columns = columns
 
     def of(self, node: Expression, needed: Array | None) -> Column:
-        """Return the values of a node. The value in a row that is not needed is arbitrary."""
+        """Return the values of a node. In rows that are not needed, they are arbitrary."""
         if node.op == "col":
             found = self._columns[str(node.params[0])]
             return _float(found.values) if found.dtype == "float" else found
@@ -123,7 +123,7 @@ class _Evaluation:
         return self._one_argument(node, args[0], needed)
 
     def _fail(self, wrong: Array, needed: Array | None, error: Callable[[int], str]) -> None:
-        """Mark the needed rows among those where a node fails. `error` returns the reason for one row."""
+        """Of the rows where a node fails, mark those that are needed. `error` returns the reason for one row."""
         if needed is not None:
             wrong = wrong & needed
         if wrong.any():
@@ -131,7 +131,7 @@ class _Evaluation:
             self.failed = wrong if self.failed is None else self.failed | wrong
 
     def _branches(self, node: Expression, needed: Array | None) -> Column:
-        """Evaluate a node that does not need all of its arguments in every row (`when`, for example)."""
+        """Evaluate a node that does not need all arguments in every row, such as `when`."""
         first = self.of(node.args[0], needed)
         present = first.present()
         if node.op == "when":
@@ -258,14 +258,14 @@ def _constant(node: Expression, rows: int) -> Column:
     dtype: Dtype = node.params[0]  # type: ignore[assignment]  # lit() wrote it
     kind = {"float": np.float64, "bool": np.bool_, "str": np.object_}.get(dtype, np.int64)
     values: Array = np.empty(rows, kind)
-    # `np.full`, and comparing with a text itself, would drop NUL characters at the end of the text
+    # `np.full`, or a comparison with a text itself, would drop NUL characters at the end of the text
     values.fill(node.params[1])
     return Column(dtype, values)
 
 
 def _float(values: Array) -> Column:
     """Return a float column. Values that are infinite, NaN or beyond 1e150 become null, and -0.0 becomes 0.0."""
-    # the comparison is False if a value is NaN
+    # for NaN, the comparison is False
     if len(values) == 0 or (values.min() >= -GREATEST and values.max() <= GREATEST):
         return Column("float", values + 0.0)
     present = np.abs(values) <= GREATEST
@@ -348,9 +348,9 @@ def _hash_bucket(arg: Column, n: int) -> Column:
 
 
 def _offsets(at_us: Array, tz: str) -> Array:
-    """Return the UTC offset of each time. It is looked up once for each quarter of an hour.
+    """Return the UTC offset of each time, which is looked up once for each quarter of an hour.
 
-    If the offset changes within a quarter of an hour, it is looked up for each of the rows in it.
+    For a quarter of an hour in which the offset changes, it is looked up for each row.
     """
     zone = zoneinfo.ZoneInfo(tz)
     quarters, where = np.unique(at_us // _QUARTER_US, return_inverse=True)
@@ -383,11 +383,11 @@ def _int_arithmetic(op: str, x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def _power(x: Array, y: Array) -> Column:
-    # If an exponent is the same in all rows, or if there is only one row, NumPy takes short cuts (such as a square
-    # root) that round differently. Therefore both evaluators pass at least two rows in arrays of equal length.
+    # If the exponent is equal in all rows, or if there is only one row, NumPy takes short cuts (such as a square root)
+    # that round differently. So both evaluators pass arrays of equal length with at least two rows.
     rows = len(x)
     values = np.power(np.resize(x, 2), np.resize(y, 2))[:rows] if rows == 1 else np.power(x, y)
-    # both evaluators treat this exponent separately, because x * x is fast for one row
+    # both evaluators compute x * x for this exponent, which is fast for one row
     values = np.where(y == 2.0, x * x, values)
-    # IEEE 754 defines NaN**0 as 1, but here NaN stands for null, which must stay null
+    # IEEE 754 defines NaN**0 as 1, but NaN stands for null, which must stay null
     return _float(np.where(np.isnan(x) | np.isnan(y), np.nan, values))

@@ -48,8 +48,8 @@ def compile_row(expression: Expression, columns: Mapping[str, Dtype], what: str 
     Returns:
         A function of a mapping from column names to values, with None for null and ints for times. If the expression
         fails for a row (an integer overflows, or a Python function raises an error), the value is null and the failure
-        is counted (see `failed.py`). If the row lacks a needed column, the function raises KeyError, so rows from
-        outside must be checked first.
+        is counted (see `failed.py`). If the row lacks a needed column, the function raises KeyError, so check rows from
+        outside first.
 
     Raises:
         Misuse: The expression does not fit the columns.
@@ -194,7 +194,7 @@ def _widen(function: RowFunction, found: Dtype, dtype: Dtype) -> RowFunction:
 def _kleene(decisive: bool, left: RowFunction, right: RowFunction) -> RowFunction:
     """Return a function for `|` (`decisive` is True) or `&` (`decisive` is False).
 
-    If one side has the decisive value, so has the result. Otherwise the result is null if either side is null.
+    If one side has the decisive value, the result has it, too. Otherwise, if one side is null, the result is null.
     """
 
     def evaluate(row: Row) -> bool | None:
@@ -259,7 +259,7 @@ def _power(left: RowFunction, right: RowFunction) -> RowFunction:
             result = a * a
         else:
             with np.errstate(all="ignore"):
-                # computed with two rows, for the reason given in by_columns.py
+                # two rows, for the reason in by_columns.py
                 result = float(np.power(np.array((a, a)), np.array((b, b)))[0])
         return result + 0.0 if _LOWEST <= result <= GREATEST else None
 
@@ -267,7 +267,7 @@ def _power(left: RowFunction, right: RowFunction) -> RowFunction:
 
 
 def _transcendental(op: str) -> Callable[[float], float | None]:
-    """Return the function named `op`. NumPy is only called where its result is finite, so that it never warns."""
+    """Return the function named `op`. NumPy is only called if the result is finite, so it never warns."""
     import numpy as np
 
     if op == "sqrt":

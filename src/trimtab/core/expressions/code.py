@@ -1,4 +1,4 @@
-"""Hash a Python function by its source and by everything that it uses.
+"""Hash a Python function by its source and everything that it uses.
 
 The hash does not depend on how Python compiled the function.
 """
@@ -24,7 +24,7 @@ from typing import Any
 from trimtab.core.errors import Misuse
 from trimtab.core.hashing import content_hash
 
-# for some modules, the names of the packages that can contain them
+# the packages that can contain a module, if they have another name than the module
 DISTRIBUTIONS = {"sklearn": ("scikit-learn",), "xgboost": ("xgboost", "xgboost-cpu")}
 _Position = tuple[int, int]
 
@@ -33,15 +33,15 @@ def code_hash(function: Callable[..., Any]) -> str:
     """Return the SHA-256 of a function's source and of everything that it refers to, as 64 hexadecimal digits.
 
     The hash covers the source text (of a lambda only the expression), the default values, the values in the closure,
-    and the global variables that the function reads. Such a value may be plain data, or a function or class of the
-    user; then it is hashed in the same way. Objects of libraries are hashed by their qualified name and the version of
-    their package. Bytecode is not part of the hash, so it is the same with every version of Python.
+    and the global variables that the function reads. A value may be plain data, or a function or class of the user,
+    which is hashed in the same way. Objects of libraries are hashed by their qualified name and the version of their
+    package. The hash is the same with every version of Python, because it does not depend on bytecode.
 
-    If the source text is not available (after `exec`, or at some prompts), constants and names are hashed instead.
-    Therefore the hash changes when such a function is moved into a file.
+    If there is no source text (after `exec`, or at some prompts), constants and names are hashed instead. So the hash
+    changes when such a function is moved into a file.
 
     Raises:
-        Misuse: The function uses a value whose content cannot be hashed (a lock, an open file, a generator).
+        Misuse: The function uses a value whose content cannot be hashed, such as a lock, an open file or a generator.
 
     >>> code_hash(lambda: 1) == code_hash(lambda: 2)
     False
@@ -53,14 +53,14 @@ def code_hash(function: Callable[..., Any]) -> str:
 def distribution_version(module: str) -> str | None:
     """Return the installed version of the package that contains a top-level module, or None if there is none.
 
-    Each version is read once in a process, because every hash of a model needs some.
+    A process reads each version only once, because each hash of a model needs versions.
 
     >>> distribution_version("msgspec") is not None
     True
     """
     from importlib import metadata  # imported here, because this import takes 20 ms
 
-    # try the package with the same name first, because its version becomes part of hashes
+    # try the package of the module's name first, because its version becomes part of hashes
     for name in (module, *DISTRIBUTIONS.get(module, ())):
         with suppress(metadata.PackageNotFoundError):
             return metadata.version(name)
@@ -71,12 +71,12 @@ def distribution_version(module: str) -> str | None:
 class _Describer:
     """Converts objects to JSON values, so that they can be hashed.
 
-    An object that was converted before is replaced by its number in the order of first occurrence.
+    An object that occurs again is replaced by its index in the order of first occurrence.
     """
 
     def __init__(self) -> None:
         self._met: dict[int, int] = {}
-        self._alive: list[object] = []  # keep all objects alive, because an `id` is only unique among living objects
+        self._alive: list[object] = []  # keep objects alive, because an `id` is only unique among living objects
 
     def describe(self, value: Any, where: str) -> Any:
         if value is None or isinstance(value, bool | str):
@@ -191,7 +191,7 @@ class _Describer:
 def _class_source(kind: type) -> str:
     """Return the source text of a class, from the file that contains its methods.
 
-    The file is not looked up by the module's name, because another module may have this name by now.
+    The file is not looked up by the module's name, which another module may have now.
     """
     for method in vars(kind).values():
         if isinstance(method, types.FunctionType) and method.__qualname__ == f"{kind.__qualname__}.{method.__name__}":
@@ -216,7 +216,7 @@ def _source(code: types.CodeType) -> Any:
 def _lambda_source(code: types.CodeType) -> Any:
     """Return the syntax tree of a lambda's expression.
 
-    A line may have several lambdas. The right one is found by the positions that the compiler recorded.
+    Of several lambdas in a line, the right one is found by the positions that the compiler recorded.
     """
     lines, _ = inspect.findsource(code)
     text = "".join(lines)
@@ -233,8 +233,7 @@ def _lambda_source(code: types.CodeType) -> Any:
 def _same_constants(node: ast.Lambda, code: types.CodeType) -> bool:
     """Return whether the constants of a lambda are those of the compiled code.
 
-    This tells lambdas apart whose positions are unknown: Python 3.12 records none for a lambda that only returns a
-    constant.
+    This is for lambdas whose positions are unknown: Python 3.12 records none for a lambda that only returns a constant.
     """
     compiled = compile(ast.Expression(node), "<lambda>", "eval")
     inner = next(c for c in compiled.co_consts if isinstance(c, types.CodeType))
@@ -256,13 +255,13 @@ def _end(node: ast.expr) -> _Position:
 
 
 def _without_source(code: types.CodeType) -> Any:
-    """Return a description of a function without source text: its constants and names, and those of inner functions."""
+    """Describe a function without source text by its constants and names, and those of inner functions."""
     constants = [_without_source(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
     return {"constants": constants, "names": [*code.co_names], "arguments": [*code.co_varnames[: code.co_argcount]]}
 
 
 def _reads(code: types.CodeType) -> Iterator[tuple[str, ...]]:
-    """Yield each global variable that is read, with the attributes that are then taken from it.
+    """Yield each global variable that is read, with the attributes that are taken from it.
 
     For an import, yield `("import", module)`.
     """
@@ -286,9 +285,7 @@ def _reads(code: types.CodeType) -> Iterator[tuple[str, ...]]:
 
 
 def _follow(value: Any, path: tuple[str, ...]) -> tuple[Any, str]:
-    """Follow attributes of modules to the value that is used, and return it. For `settings.rates.LOW` this is a
-    number.
-    """
+    """Follow attributes of modules to the value that is used (for `settings.rates.LOW` a number), and return it."""
     taken = 1
     while isinstance(value, types.ModuleType) and taken < len(path) and hasattr(value, path[taken]):
         value, taken = getattr(value, path[taken]), taken + 1
@@ -358,7 +355,7 @@ def _library_folders() -> tuple[str, ...]:
 
 @functools.cache
 def _distributions() -> Mapping[str, list[str]]:
-    """Return the installed packages that contain each module. This takes 0.2 s, because all packages are read."""
+    """Return the installed packages that contain each module. This reads all packages, which takes 0.2 s."""
     from importlib import metadata
 
     return metadata.packages_distributions()

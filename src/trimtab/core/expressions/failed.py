@@ -1,7 +1,7 @@
-"""Count the values whose computation failed. They are null, and the count tells them apart from other nulls.
+"""Count values whose computation failed. Such values are null, and the count distinguishes them from other nulls.
 
-An evaluator never raises an error because of the values in a row. Instead, a caller reads `failures.count` before and
-after. If it has grown, a needed part of the expression has failed for some row, and `failures.error` is the last
+An evaluator never raises an error because of values in a row. Instead, a caller reads `failures.count` before and
+after. If the count has grown, a needed part of the expression has failed for a row, and `failures.error` is the last
 message.
 """
 

@@ -22,7 +22,7 @@ _KNOWN: dict[str, Function] = {}  # functions by the hash of their code
 
 
 class Transform:
-    """A Python function that can be called with expressions and then returns an expression. `transform` makes one."""
+    """A Python function that returns an expression when it is called with expressions. `transform` makes one."""
 
     def __init__(self, function: Function, returns: Dtype, nulls: Nulls) -> None:
         from trimtab.core.expressions.code import code_hash  # imported here, because importing it takes time
@@ -39,7 +39,7 @@ class Transform:
         Each argument is an expression, the name of a column (which stands for `tt.col`), or a constant.
 
         Raises:
-            Misuse: The number of arguments is not what the function takes.
+            Misuse: The function takes another number of arguments.
         """
         nodes = tuple(
             arg if isinstance(arg, Expression) else col(arg) if isinstance(arg, str) else lit(arg) for arg in args
@@ -56,8 +56,8 @@ def transform(
 ) -> Any:  # a Transform, or a decorator if `function` is None
     """Make a plain Python function usable in features. It is called for each row, both offline and online.
 
-    The result must only depend on the arguments. The code, with everything that it uses, is part of the definition's
-    hash. Times are passed as microseconds since 1970, UTC.
+    The result must only depend on the arguments. The hash of the definition includes the code and everything that it
+    uses. Times are passed as microseconds since 1970, UTC.
 
     Args:
         function: A function of one or more values.
@@ -116,7 +116,7 @@ def function_of(expression: Expression) -> Callable[[Sequence[Any]], Any]:
 def files_of(expressions: Iterable[Expression]) -> tuple[str, ...]:
     """Return the files that define the functions inside expressions.
 
-    Another process must import these files to know the functions.
+    Another process knows the functions once it has imported these files.
     """
     found: dict[str, None] = {}
     for expression in expressions:
@@ -148,7 +148,7 @@ def _as_declared(result: Any, returns: str) -> float | int | bool | str | None:
 
 
 def _said(error: BaseException) -> str:
-    """Return the message of an exception, even if its class fails to produce one."""
+    """Return the message of an exception, or a substitute if its class fails to produce one."""
     try:
         return f"{type(error).__name__}: {error}"
     except Exception:  # the class of the exception may be the user's

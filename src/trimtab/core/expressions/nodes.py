@@ -1,4 +1,4 @@
-"""Expressions over the columns of one row. One definition can be evaluated for whole columns and for single rows.
+"""Expressions over the columns of one row. An expression can be evaluated for whole columns and for single rows.
 
 An expression is a tree of functions from a fixed set. `evaluate_columns` and `compile_row` give the same results, bit
 for bit. The table in docs/expressions.md has their rules for types and nulls.
@@ -23,7 +23,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.hashing import content_hash
 from trimtab.core.time import parse_time_us
 
-GREATEST = 1e150  # a float result beyond this is null, because its square or sums of it might not be finite
+GREATEST = 1e150  # a larger float result is null, because its square, or sums of it, might not be finite
 
 Scalar: TypeAlias = bool | int | float | str | dt.datetime
 Param: TypeAlias = bool | int | float | str | None
@@ -147,7 +147,7 @@ class Expression(msgspec.Struct, frozen=True, eq=False):
     def __abs__(self) -> Expression:
         return self.abs()
 
-    # As in other libraries for columns, `==` and `!=` make expressions. `same_as` compares the expressions themselves.
+    # Like in other libraries for columns, `==` and `!=` make expressions. `same_as` compares expressions themselves.
     def __eq__(self, other: Expression | Scalar) -> Expression:  # type: ignore[override]  # not bool, on purpose
         return Expression("==", (self, _node(other)))
 
@@ -251,13 +251,13 @@ class Expression(msgspec.Struct, frozen=True, eq=False):
         return Expression("bucket", (self,), numbers)
 
     def hash_bucket(self, n: int) -> Expression:
-        """A number from 0 to n - 1: a hash of the value that is the same on every machine and in every release."""
+        """A hash of the value from 0 to n - 1, the same on every machine and in every release."""
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= 2**31:
             raise Misuse(f"hash_bucket({n!r}): give a number of buckets from 1 to 2**31.")
         return Expression("hash_bucket", (self,), (n,))
 
     def category(self) -> Expression:
-        """The string as a category. The model gets the string's number in the vocabulary of the training data."""
+        """The string as a category. The model gets the index of the string in the vocabulary of the training data."""
         return Expression("category", (self,))
 
 
@@ -295,9 +295,7 @@ def lit(value: Scalar) -> Expression:
 
 
 def when(condition: Expression, then: Expression | Scalar, otherwise: Expression | Scalar | None = None) -> Expression:
-    """Return `then` where the condition is true. Return `otherwise` where it is false or null.
-
-    If `otherwise` is None, null is returned there.
+    """Return `then` where the condition is true, and `otherwise` where it is false or null (None: null).
 
     >>> when(col("x") > 0, 1, -1)
     when((col('x') > 0), 1, -1)
@@ -307,7 +305,7 @@ def when(condition: Expression, then: Expression | Scalar, otherwise: Expression
 
 
 def common_dtype(one: Dtype, other: Dtype) -> Dtype | None:
-    """Return the type that can hold values of both types, or None. A bool can become an int, and an int a float."""
+    """Return the type that can hold values of both types, or None. (A bool can become an int, and an int a float.)"""
     if one == other:
         return one
     if one in _NUMBERS and other in _NUMBERS:

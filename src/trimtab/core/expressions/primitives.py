@@ -1,4 +1,4 @@
-"""Arithmetic that both evaluators of expressions use, for Python ints as well as for int64 arrays."""
+"""Arithmetic for both evaluators of expressions, on Python ints and on int64 arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US
 
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 
-# the first second that is safe: one day after the first that datetime can convert between time zones
+# the first safe second: a day after the first one that datetime can convert between time zones
 _FIRST_S = -62_135_596_800 + 2 * 86_400
 _LAST_S = 253_402_300_799 - 2 * 86_400
 
@@ -42,7 +42,7 @@ def month(local_us: Any) -> Any:
 def day_of_year(local_us: Any) -> Any:
     """The day of the year, 1 to 366."""
     day, year = _march_day(local_us)
-    # months are counted from March, so January and February belong to the year that began in the previous March
+    # years are counted from March, so January and February belong to the year that began in the previous March
     new_year = (5 * day + 2) // 153 // 10
     leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
     return day + 60 + leap * (1 - new_year) - 365 * new_year
@@ -70,9 +70,7 @@ TIME_PARTS: dict[str, Callable[[Any], Any]] = {
 
 
 def utc_offset_us(zone: zoneinfo.ZoneInfo, at_us: int) -> int:
-    """Return the difference between local time and UTC. For times that `datetime` cannot hold, use the nearest that
-    it can.
-    """
+    """Return local time minus UTC. For times that `datetime` cannot hold, use the nearest time that it can."""
     seconds = min(max(at_us // SECOND_US, _FIRST_S), _LAST_S)
     offset = dt.datetime.fromtimestamp(seconds, zone).utcoffset()
     assert offset is not None  # a ZoneInfo gives an offset for every time

@@ -16,7 +16,7 @@ from trimtab.events.records import NEVER_US
 
 Array = NDArray[Any]
 
-_BLOCK = 1_024  # for each block of this many rows, the earliest and the latest event time are kept
+_BLOCK = 1_024  # the earliest and the latest event time are kept for each block of this many rows
 
 
 def key_values(columns: Sequence[Column]) -> list[Any]:
@@ -41,23 +41,21 @@ class Frame(Protocol):
 
 
 class Entities(msgspec.Struct, frozen=True, eq=False):
-    """The distinct entities in some columns of a frame, numbered in the order in which they first appear.
+    """The distinct entities in some columns of a frame, with indexes in the order in which they first appear.
 
-    Arrays that are indexed by this number have one more element at the end. It belongs to the number -1, which means
-    that there is no entity.
+    Arrays over entities have one more element at the end, for the index -1, which means that there is no entity.
     """
 
-    # the number of each value (a tuple for several columns); may also have entities of later frames
+    # the index of each entity, which is a value, or a tuple for several columns; may have entities of later frames
     numbers: Mapping[Any, int]
     count: int
-    of_rows: Array  # int32: for each row the number of its entity, or -1 if a value is null
-    known_us: Array  # for each number, when the first event of the entity became known; `NEVER_US` if none did
-    # for each number, the first time at which an event of the entity counts, if events count after or already at their
-    # time
+    of_rows: Array  # int32: for each row the index of its entity, or -1 if a value is null
+    known_us: Array  # for each entity, when its first event became known; `NEVER_US`: none did
+    # for each entity, the first time at which an event counts: if events count after their time, and if already at it
     enters_us: tuple[Array, Array]
 
     def of(self, keys: Sequence[Column]) -> Array:
-        """Return the number of each entity, or -1 if a value is null or the frame does not have the entity."""
+        """Return the index of each entity, or -1 if a value is null or the frame does not have the entity."""
         found = np.fromiter(map(self.numbers.get, key_values(keys), repeat(-1)), np.int64, len(keys[0]))
         found[found >= self.count] = -1
         return found
@@ -86,7 +84,7 @@ class FrameIndex:
             return growing.upto(frame)
 
     def around(self, frame: Frame, first_us: int, last_us: int) -> slice:
-        """Return a range of rows that has all events from `first_us` to `last_us`. It may have other events, too."""
+        """Return a range of rows that has all events from `first_us` to `last_us`, and perhaps other events."""
         with self._lock:
             full = frame.rows // _BLOCK
             known = len(self._first_us)
@@ -146,9 +144,7 @@ class _Growing:
         self._of_rows[self.rows : rows] = of_new
 
     def _earliest(self, before: Array, of_new: Array, times_us: Array) -> Array:
-        """Return the earliest time of each entity, over earlier and new rows. The array of earlier times is not
-        changed.
-        """
+        """Return the earliest time of each entity over old and new rows, as a new array."""
         first = np.full(len(self._numbers) + 1, NEVER_US)
         first[: len(before) - 1] = before[:-1]
         np.minimum.at(first, of_new, times_us)

@@ -8,7 +8,7 @@ import msgspec
 
 from trimtab.core.columns.data import Columns
 
-# exported again from here, because many modules import it from here
+# exported again, because many modules import it from here
 from trimtab.events.records import NEVER_US as NEVER_US
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
     """The events of one source as columns, in the order of the log.
 
     Each element of an array is one version of an event; exact repetitions are left out. A version counts from
-    `known_at_us` until `superseded_at_us`, the time at which the next version of the same id became known. For the
-    newest version this is `NEVER_US`. The versions of one id are ordered by (known at, partition, position), see D4. A
-    version that deletes the event (`deleted`) ends the previous one, but does not count itself.
+    `known_at_us` until `superseded_at_us`, the time at which the next version of its id became known (`NEVER_US` for
+    the newest version). The versions of an id are ordered by (known at, partition, position), see D4. A version that
+    deletes the event (`deleted`) ends the previous version, but does not count itself.
     """
 
     source: str

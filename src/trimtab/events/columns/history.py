@@ -25,7 +25,7 @@ _position = attrgetter("position")
 class History:
     """The events in a log as columns.
 
-    `refresh` reads what is new in the log. The result is always the same as if the whole log had been read at once.
+    `refresh` reads what is new in the log. The result is as if the whole log had been read at once.
 
     Args:
         log: The event log.
@@ -34,7 +34,7 @@ class History:
             all.
         tables: The tables of record (copies of the log's events, one for each source), by source name, or a function
             that returns them. They are needed if copied records were removed from the log. They are read at the first
-            `refresh`, and again when records were removed that have not been read yet.
+            `refresh`, and again if records were removed before they were read from the log.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class History:
 
     @property
     def id_conflicts(self) -> dict[str, int]:
-        """For each source without a key, the number of records that give an existing id other content."""
+        """For each source without a key, the number of records that have an existing id but other content."""
         return {name: v.id_conflicts for name, v in self._versions.items()}
 
     def counts(self) -> dict[str, EventCount]:
@@ -71,7 +71,7 @@ class History:
         return {name: v.count() for name, v in self._versions.items()}
 
     def keeps(self, source: Source) -> bool:
-        """Return whether the history contains a source, with the same columns as declared in `source`."""
+        """Return whether the history contains a source with the columns that `source` declares."""
         kept = self._versions.get(source.name)
         return kept is not None and kept.source == source
 
@@ -138,7 +138,7 @@ class History:
             held.update({p: max(after[p], found.reached.get(p, 0)) for p in self._partitions})
         for partition in self._partitions:
             reached = [positions.get(partition, 0) for positions in self._recorded.values()]
-            # a partition that the log no longer has cannot be read, so take the position of the furthest table
+            # the log no longer has this partition, so take the position of the furthest table
             position = min(reached) if partition in partitions else max(reached)
             self.positions[partition] = self._end(partition, max(position, self.positions.get(partition, 0)))
         return count

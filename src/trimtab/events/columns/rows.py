@@ -13,7 +13,7 @@ from trimtab.events.columns.frame_index import FrameIndex
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.records import Value, padded
 
-Block = dict[str, NDArray[Any]]  # values by the name of a column of `Rows`, or by the name of one of the fields below
+Block = dict[str, NDArray[Any]]  # values by the name of a column, or of one of the fields below
 
 EVENT_AT, KNOWN_AT, SUPERSEDED_AT = "@event_at", "@known_at", "@superseded_at"
 DELETED, PARTITION, POSITION = "@deleted", "@partition", "@position"
@@ -27,15 +27,15 @@ _KINDS: dict[str, Any] = {
     POSITION: np.int64,
 }
 _VALUES: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "time": np.int64, "bool": np.bool_, "str": object}
-# the number of distinct texts up to which equal texts share memory; a column with more probably has keys
+# equal texts share memory in columns with up to this many distinct texts; a column with more probably has keys
 _SHARED_TEXTS = 20_000
 
 
 class Rows:
     """The rows of one source in buffers. A full buffer is doubled, so the cost per row stays constant.
 
-    A frame (see `EventFrame`) is a view of the buffers and must never change. New rows are added after those of all
-    frames. If a row that a frame shows has to be changed, the buffer is copied first.
+    A frame (see `EventFrame`) is a view of the buffers, and must never change. New rows are added after the rows of all
+    frames. Before a row of a frame is changed, the buffer is copied.
     """
 
     def __init__(self, dtypes: Mapping[str, Dtype]) -> None:
@@ -48,8 +48,8 @@ class Rows:
             kinds[name], kinds[_valid(name)] = _VALUES[dtype], np.bool_
         self._data: Block = {name: np.empty(0, kind) for name, kind in kinds.items()}
         self._index = FrameIndex()
-        self._shown = 0  # the number of rows that some frame shows
-        self._lent: set[str] = set()  # the names of the buffers that some frame is a view of
+        self._shown = 0  # how many rows are in frames
+        self._lent: set[str] = set()  # the names of the buffers that frames are views of
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """Return the values of a column, or of a field such as `EVENT_AT`. The caller must not change them."""
@@ -60,7 +60,7 @@ class Rows:
         return self._data[_valid(name)][: self.size]
 
     def block(self, tuples: Sequence[Sequence[Value]]) -> Block:
-        """Return rows of values as columns. Columns that were added after a row was stored are null in it."""
+        """Return rows of values as columns. Where a row was stored before a column was added, it has null."""
         width = len(self.dtypes)
         if not {width}.issuperset(map(len, tuples)):
             tuples = [padded(row, width) for row in tuples]
@@ -70,9 +70,7 @@ class Rows:
         return block
 
     def block_of(self, columns: Columns) -> Block:
-        """Return the declared columns of rows from a table of record (a permanent copy of events). Missing columns
-        are null.
-        """
+        """Return the declared columns of rows from a table of record (a copy of events). Missing ones are null."""
         block: Block = {}
         for name, dtype in self.dtypes.items():
             if name not in columns:
@@ -114,7 +112,7 @@ class Rows:
             self._nullable.add(name)
 
     def keep(self, start: int, kept: NDArray[Any]) -> None:
-        """Remove those rows from `start` on where `kept` is False. The rows after them move up."""
+        """Remove the rows from `start` on for which `kept` is False. The rows after them move up."""
         end = start + int(kept.sum())
         for name in self._data:
             self._own(name, start)
@@ -123,7 +121,7 @@ class Rows:
         self.size = end
 
     def same(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
-        """Return where row a[i] equals row b[i]: the same event time, operation, values and nulls."""
+        """Return a boolean array: whether rows a[i] and b[i] have the same event time, operation, values and nulls."""
         equal: NDArray[np.bool_] = self[EVENT_AT][a] == self[EVENT_AT][b]
         equal &= self[DELETED][a] == self[DELETED][b]
         for name in self.dtypes:
@@ -176,7 +174,7 @@ class Rows:
         return self._shared_texts(name, values), valid
 
     def _shared_texts(self, name: str, values: Any) -> NDArray[Any]:
-        """Return texts as an array. As long as few texts are distinct, equal texts are one object."""
+        """Return texts as an array. If few texts are distinct, equal texts are one object."""
         texts = self._texts[name]
         if len(texts) < _SHARED_TEXTS:
             values = list(map(texts.setdefault, values, values))

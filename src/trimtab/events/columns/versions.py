@@ -18,16 +18,16 @@ from trimtab.store.ports import LogRecord
 
 
 class _Dropped(msgspec.Struct, frozen=True):
-    """A record that does not count at present, because it repeats or contradicts another record.
+    """A record that does not count now, because it repeats or contradicts another record.
 
-    It may count later, if a late record comes between it and the one that it repeats.
+    If a late record comes between the two, it may count later.
     """
 
     partition: int
     position: int
     known_at_us: int
     payload: bytes
-    conflict: bool  # True: it gives an id other content, which its source does not allow. False: it is a repetition.
+    conflict: bool  # True: it has other content than the record whose id it has, in a source without a key
 
 
 class EventCount(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,17 +36,17 @@ class EventCount(msgspec.Struct, frozen=True, kw_only=True):
     events: int = 0  # with all versions and deletions
     newest_us: int | None = None  # the event time of the newest event
     duplicates: int = 0  # records that repeat an event without any change
-    id_conflicts: int = 0  # records that give an existing id other content, which the source does not allow
+    id_conflicts: int = 0  # records that have an existing id but other content, in a source without a key
     exact: bool = True  # False: some records of `events` may be repetitions or conflicts
 
 
 class Versions:
     """Finds the versions of the events of one source.
 
-    The result only depends on which records there are, not on the order in which they are added. The versions of an id
-    are ordered by (known at, partition, position). A version with the same content as the previous one is a repetition
-    and does not count. In a source without a key, the first version of an id decides its content; versions with other
-    content are conflicts and do not count.
+    The result depends on the records, but not on the order in which they are added. The versions of an id are ordered
+    by (known at, partition, position). A version with the content of the previous one is a repetition and does not
+    count. In a source without a key, the first version of an id decides the content; versions with other content are
+    conflicts and do not count.
     """
 
     def __init__(self, source: Source, partitions: list[str]) -> None:
@@ -58,7 +58,7 @@ class Versions:
         self._first: dict[str, int] = {}  # for each id, its first row
         self._all: dict[str, list[int]] = {}  # for each id with several versions, all of its rows in order
         self._dropped: dict[str, list[_Dropped]] = {}  # for each id, its records that do not count
-        # for each deletion (by partition and position), the columns that were null in its record
+        # for each deletion (by partition and position), the columns that are null in its record
         self._holes: dict[tuple[int, int], tuple[str, ...]] = {}
 
     def add(self, records: Sequence[LogRecord], events: Sequence[Event]) -> None:
@@ -67,7 +67,7 @@ class Versions:
         appended_at = np.array([r.appended_at_us for r in records], np.int64)
         declared = np.array([e.known_at_us for e in events], np.int64)
         history = np.array([e.history for e in events], bool)
-        # the same rule as in the function `known_at_us`
+        # the rule of the function `known_at_us`
         known = np.where(declared == 0, appended_at, np.maximum(declared, appended_at))
         block = self._rows.block([e.values for e in events])
         block |= {
@@ -132,9 +132,7 @@ class Versions:
             self._holes[int(partition[row]), int(position[row])] = nulls
 
     def _bring_back(self, touched: dict[str, list[int]], payloads: dict[int, bytes]) -> None:
-        """Add the dropped records of the ids in `touched` again, so that they are judged together with the new
-        ones.
-        """
+        """Add the dropped records of the ids in `touched` again, to judge them together with the new records."""
         back = [(event_id, dropped) for event_id in touched for dropped in self._dropped.pop(event_id, [])]
         if not back:
             return
@@ -181,12 +179,12 @@ class Versions:
             self._close_gaps(dropped, start, batch | touched.keys())
 
     def _version_order(self, rows: NDArray[Any], group: NDArray[Any]) -> NDArray[Any]:
-        rank = np.argsort(np.argsort(np.array(self._partitions)))  # compare partitions by name, not by number
+        rank = np.argsort(np.argsort(np.array(self._partitions)))  # compare partitions by name, not by index
         partition = rank[self._rows[PARTITION][rows]]
         return np.lexsort((self._rows[POSITION][rows], partition, self._rows[KNOWN_AT][rows], group))
 
     def _conflicts(self, rows: NDArray[Any], group: NDArray[Any]) -> NDArray[Any]:
-        """Return where a row is no deletion and differs from the first such row of its id."""
+        """Return a boolean array: rows that are not deletions, and differ from the first such row of their id."""
         live = ~self._rows[DELETED][rows]
         starts = np.flatnonzero(np.diff(group, prepend=-1))
         nowhere = len(rows)
@@ -196,9 +194,7 @@ class Versions:
         return conflict
 
     def _fill_tombstones(self, kept: NDArray[Any], group: NDArray[Any]) -> None:
-        """Give deletions the values of the version that they delete, so that it stays known which entity they belong
-        to.
-        """
+        """Give deletions the values of the version that they delete, which say what entity the event belongs to."""
         for i in np.flatnonzero(self._rows[DELETED][kept]).tolist():
             row = int(kept[i])
             before = int(kept[i - 1]) if i and group[i - 1] == group[i] else None
@@ -226,7 +222,7 @@ class Versions:
         self.duplicates += len(rows) - conflicts
 
     def _payload(self, row: int, event_id: str) -> bytes:
-        """Encode a row as the record that it came from. Its known-at time is the one that was computed."""
+        """Encode a row as the record that it came from, but with the computed known-at time."""
         deleted = bool(self._rows[DELETED][row])
         values = self._rows.values(row)
         if deleted:
@@ -240,7 +236,7 @@ class Versions:
         return int(self._rows[PARTITION][row]), int(self._rows[POSITION][row])
 
     def _close_gaps(self, dropped: NDArray[Any], start: int, ids: set[str]) -> None:
-        """Remove dropped rows from the buffers, and correct the row numbers that point to later rows.
+        """Remove dropped rows from the buffers, and correct the indexes of later rows.
 
         This is fast as long as only new rows are dropped.
         """

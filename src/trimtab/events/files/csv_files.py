@@ -1,6 +1,6 @@
-"""Read CSV files. Python's csv module splits the records, and the table of conversions converts the values.  # D160
+"""Read CSV files. Python's csv module splits the records, and `values/conversions.py` has the rules for values.  # D160
 
-No line of a file is lost: each becomes part of a row, or is listed as a bad line.
+No line is lost: each line becomes part of a row, or is listed as bad.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.shown import shown
 from trimtab.core.time import EARLIEST_US
 from trimtab.events.definitions import Source
-from trimtab.events.files.opened import count_lines, open_text
+from trimtab.events.files.opened import NOT_UTF8, count_lines, encoding_advice, open_text
 from trimtab.events.formats.column_formats import ColumnFormat
 from trimtab.events.values.checks import time_shown, value_shown
 from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, NULL_WORDS, Reason, Refused, of_text
 from trimtab.events.values.fitting import BadRow, FileRows, file_rows, time_text, wanted_columns
 
-_CHUNK = 1_000  # how many records are held as text at a time
+_CHUNK = 1_000  # how many records are in memory as text at a time
 _TOGETHER = 50_000  # how many rows `read_texts` returns at a time
 _LONGEST = 1 << 24  # the largest length of a field in characters
 _OPEN = "a quote that is not closed"
@@ -35,13 +35,13 @@ _OPEN = "a quote that is not closed"
 def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
     """Read the rows of a CSV file with a header; see `read_file`.
 
-    Fields are separated by the source's delimiter, else by commas, or by tabs in .tsv files. They may be quoted, with
-    a quote inside quotes doubled. Lines end in LF, CRLF or CR. Blank lines are not rows.
+    Fields are separated by the source's delimiter; without one, by commas, or by tabs in .tsv files. Fields may be
+    quoted, with quotes in them doubled. Lines end in LF, CRLF or CR. Blank lines are not rows.
     """
     what = f"file {path}"
     with open_text(path) as stream:
-        records = _Records(stream, source.reading.delimiter or _usual_delimiter(path))
-        names = records.header(what)
+        records = _Records(path, stream, source.reading.delimiter or _usual_delimiter(path))
+        names = records.header()
         wanted = wanted_columns(what, source, names)
         columns = _ColumnParts(names, wanted, nulls, source)
         bad: list[BadRow] = []
@@ -71,7 +71,7 @@ def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
 def csv_header(path: Path, delimiter: str | None = None) -> list[str]:
     """Return the names in the first record of a file. By default, fields are separated as in `read_csv`."""
     with open_text(path) as stream:
-        return _Records(stream, delimiter or _usual_delimiter(path)).header(f"file {path}")
+        return _Records(path, stream, delimiter or _usual_delimiter(path)).header()
 
 
 def _usual_delimiter(path: Path) -> str:
@@ -87,8 +87,8 @@ def read_texts(path: Path, delimiter: str, names: Sequence[str]) -> Iterator[Col
         names: The names of the columns, which replace those of the header.
     """
     with open_text(path) as stream:
-        records = _Records(stream, delimiter)
-        width = len(records.header(f"file {path}"))
+        records = _Records(path, stream, delimiter)
+        width = len(records.header())
         texts: list[list[str]] = [[] for _ in names]
         for part in records.parts(width):
             for column_texts, more in zip(texts, zip(*part.rows, strict=True), strict=bool(part.rows)):
@@ -119,22 +119,24 @@ class _Part:
 class _Records:
     """The records of a CSV text, with their line numbers.
 
-    If a record cannot be read, only its first line is listed as bad. The following lines are read again as new records.
+    If a record cannot be read, only its first line is listed as bad. The other lines are read again as new records.
     """
 
-    def __init__(self, stream: Iterator[str], delimiter: str) -> None:
+    def __init__(self, path: Path, stream: Iterator[str], delimiter: str) -> None:
         csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))
         self.lines = 0  # the number of lines that were read
         self.count = 0  # the number of records that were read, without the header
+        self._path = path
         self._stream = stream
         self._delimiter = delimiter
 
-    def header(self, what: str) -> list[str]:
+    def header(self) -> list[str]:
         """Read the first record, and return it as the names of the columns.
 
         Raises:
             Misuse: There is no record, or the first one cannot be read.
         """
+        what = f"file {self._path}"
         names: list[str] = []
         taken: list[str] = []
         try:
@@ -144,7 +146,8 @@ class _Records:
             at = next((at for at, line in enumerate(taken) if line.strip("\r\n")), 0)
             raise Misuse(
                 f"{what}, line {at + 1}: needs a header that names the columns, found {_why(error)}: "
-                f"{_shown(taken[at])}. Write the file in UTF-8, with every quote closed."
+                f"{_shown(taken[at])}. "
+                + (encoding_advice(self._path) if isinstance(error, UnicodeEncodeError) else "Close every quote.")
             ) from None
         if not names:
             found = "only blank lines" if taken else "an empty file"
@@ -170,7 +173,7 @@ class _Records:
             spans = _spans(records, len(lines))
             end = sum(spans)
             part = self._part(records, spans, lines[:end], width)
-            # an open quote is no error as long as there are more lines, because the record continues in them
+            # an open quote is no error while there are more lines, in which the record continues
             if error and not (error == _OPEN and more):
                 line = lines[end].rstrip("\r\n")
                 fields = next(csv.reader([line], delimiter=self._delimiter), [])
@@ -202,7 +205,7 @@ class _Records:
             part.rows.append(record)
             part.lines.append(number)
             return
-        found = "bytes that are not UTF-8"
+        found = NOT_UTF8
         if len(record) != width:
             empty = ", the last one empty" if len(record) > width and not record[-1] else ""
             found = f"{len(record)} field{'s' * (len(record) != 1)} where the header has {width}{empty}"
@@ -217,7 +220,7 @@ def _noting(stream: Iterator[str], taken: list[str]) -> Iterator[str]:
 
 
 def _spans(records: list[list[str]], lines: int) -> list[int]:
-    """Return how many lines each record takes. A quoted field may contain line ends."""
+    """Return how many lines each record has. (A quoted field may contain line ends.)"""
     if lines == len(records):
         return [1] * lines
     texts = map("\0".join, records)
@@ -248,7 +251,7 @@ class _ColumnParts:
         return zip(*self._parts.values(), strict=True)
 
     def add(self, rows: Sequence[list[str]]) -> tuple[NDArray[Any], dict[int, tuple[dict[str, Any], str, Reason, str]]]:
-        """Add the rows that fit. Return a boolean array of which rows these are, and the faults of the others.
+        """Add the rows that fit. Return a boolean array that marks these rows, and the faults of the others.
 
         A fault has the values of the row, the column at fault, the reason, and what was found.
         """
@@ -285,7 +288,7 @@ class _ColumnParts:
             shared = self._shared[name]
             if written is not None:
                 shared.update([(text, None) for text in set(texts) if text not in shared and written.is_null(text)])
-            found = list(map(shared.setdefault, texts, texts))  # stores equal texts once, and nulls as None
+            found = list(map(shared.setdefault, texts, texts))  # store equal texts once, and nulls as None
             values = np.empty(len(texts), object)
             values[:] = found
             there = np.array([value is not None for value in found], bool) if None in found else None
@@ -294,7 +297,7 @@ class _ColumnParts:
         return (made, {}) if made is not None else _by_distinct(dtype, texts, self._nulls, written)
 
     def _quick(self, name: str, dtype: Dtype, texts: Sequence[str]) -> Column | None:
-        """Convert a whole column at once, or return None if it may have an unusual text."""
+        """Convert a whole column at once. Return None if the column may have an unusual text."""
         written, nulls = self._formats.get(name), self._nulls | _NULLS
         if written is None:
             quick = _QUICK.get(dtype)
@@ -306,7 +309,7 @@ class _ColumnParts:
 
 
 def _quick_formatted(dtype: Dtype, texts: Sequence[str], nulls: frozenset[str], written: ColumnFormat) -> Column | None:
-    """Convert a column with a declared format at once, or return None if it may have an unusual text."""
+    """Convert a whole column with a declared format at once. Return None if it may have an unusual text."""
     if written.times is not None:
         us = written.times.us
         try:
@@ -327,7 +330,7 @@ def _quick_formatted(dtype: Dtype, texts: Sequence[str], nulls: frozenset[str], 
 def _by_distinct(
     dtype: Dtype, texts: Sequence[str], nulls: frozenset[str], written: ColumnFormat | None
 ) -> tuple[Column, dict[int, Reason]]:
-    """Convert a column with the table of conversions. Each distinct text is converted only once."""
+    """Convert a column by the rules in `values/conversions.py`. Each distinct text is converted only once."""
     known: dict[str, Any] = {}
     refused: dict[str, Reason] = {}
     for text in set(texts):
@@ -340,8 +343,8 @@ def _by_distinct(
     return column(dtype, [known[text] for text in texts]), problems
 
 
-# These functions convert a whole column at once, with the same results as the table of conversions. They return None if
-# the column may have texts that they do not handle.
+# These functions convert a whole column at once, with the results of `values/conversions.py`. They return None if the
+# column may have texts that they do not handle.
 
 
 def _quick_floats(texts: Sequence[str], nulls: frozenset[str]) -> Column | None:
@@ -382,7 +385,7 @@ def _quick_times(texts: Sequence[str], nulls: frozenset[str]) -> Column | None:
         return None
     try:
         values = np.array(lines.replace("Z", "").split("\n"), "datetime64[us]").astype(np.int64)
-    except ValueError:  # there is no such day or time of day
+    except ValueError:  # a text is not a day or time that exists
         return None
     if len(values) != len(texts) or values.min() < EARLIEST_US:  # a text in quotes may have several lines
         return None
@@ -402,7 +405,7 @@ def _plain(text: str) -> bool:
 
 
 def _fields(names: Sequence[str], wanted: Mapping[str, Dtype], values: Sequence[str]) -> dict[str, Any]:
-    """Return the fields of a line that has too many or too few, matched with the header from the left."""
+    """Return the fields of a line with too many or too few fields, matched with the header from the left."""
     pairs = zip(names, values, strict=False)
     return {name: _raw(value).decode(errors="replace") for name, value in pairs if name in wanted}
 
@@ -415,9 +418,9 @@ def _found(reason: Reason, text: str, written: ColumnFormat | None) -> str:
 
 
 def _why(error: Exception) -> str:
-    """Return what Python's csv module found wrong, in words for the owner of the file."""
+    """Return the error of Python's csv module in words for the owner of the file."""
     if isinstance(error, UnicodeEncodeError):
-        return "bytes that are not UTF-8"
+        return NOT_UTF8
     if "expected after" in str(error):
         return "text after a closing quote"
     return _OPEN if "end of data" in str(error) else f"a field of more than {_LONGEST:,} characters"

@@ -13,7 +13,7 @@ from trimtab.core.columns.data import ArrowTable, Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
 from trimtab.events.definitions import Source
-from trimtab.events.files.opened import local_file, open_bytes
+from trimtab.events.files.opened import NOT_UTF8, encoding_advice, local_file, open_bytes
 from trimtab.events.files.unpacked import check_gzip
 from trimtab.events.values.fitting import BadRow, FileRows, dtypes_of, fit_rows, fit_table
 
@@ -57,10 +57,10 @@ def read_rows(
     file_format: Format | None = None,
     nulls: Sequence[str] = ("",),
 ) -> FileRows:
-    """Read rows of a source from any object that holds rows. The values are converted to the types of the source.
+    """Read rows of a source from any object that holds rows. Values are converted to the types of the source.
 
-    Times without a time zone are in UTC. Besides the declared columns, `_id`, `_known_at` and `_op` are read if they
-    are there.
+    Times without a time zone are in UTC. If there are `_id`, `_known_at` and `_op`, they are read in addition to the
+    declared columns.
 
     Args:
         given: One of these: the path of a file that ends in .csv, .tsv, .ndjson or .jsonl (also with .gz), .parquet,
@@ -76,7 +76,7 @@ def read_rows(
     Raises:
         NotFound: The file does not exist.
         Misuse: The rows cannot be read, lack the source's time or key, or have a column of another type. If `on_error`
-            is "refuse", also if a row does not fit; the message then names the file, the line and the column.
+            is "refuse", a row does not fit; the message names the file, the line and the column.
     """
     what, rows = _taken(given, source, file_format, nulls)
     if rows.bad and on_error == "refuse":
@@ -90,9 +90,10 @@ def read_rows(
 
 
 def problem_of(bad: BadRow, dtypes: Mapping[str, str]) -> str:
-    """Return a sentence that says which row does not fit, what was found in it, and what was needed."""
+    """Return a sentence that says which row does not fit, what was found, and what was needed."""
     if bad.reason == "bad_line":
-        return f"{bad.place}: needed a line that fits the header, found {bad.found} (bad_line)."
+        advice = f" {encoding_advice(bad.file)}" if bad.file and bad.found.startswith(NOT_UTF8) else ""
+        return f"{bad.place}: needed a line that fits the header, found {bad.found} (bad_line).{advice}"
     return f"{bad.place}, column {bad.field!r}: needed {dtypes[bad.field]}, found {bad.found} ({bad.reason})."
 
 
@@ -115,7 +116,7 @@ def is_table(given: object) -> TypeGuard[Table]:
 
 
 def _taken(given: Any, source: Source, kind: Format | None, nulls: Sequence[str]) -> tuple[str, FileRows]:
-    """Return a name for the rows, for errors, and the rows."""
+    """Return a name for use in errors, and the rows."""
     if isinstance(given, str | Path):
         path = local_file(given)
         return f"file {path}", _read(path, source, kind or _format(path), nulls)

@@ -9,10 +9,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import IO
 
 from trimtab.core.errors import Misuse, NotFound
 
+NOT_UTF8 = "bytes that are not UTF-8"
 _BLOCK = 1 << 20
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
@@ -63,6 +65,38 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
         ) from error
 
 
+def encoding_advice(path: Path | str, encoding: str = "WINDOWS-1252") -> str:
+    """Return a sentence that says how to convert a text file to UTF-8.
+
+    >>> encoding_advice("in.csv")
+    'Its encoding is probably WINDOWS-1252. Convert it: iconv -f WINDOWS-1252 -t UTF-8 in.csv > in-utf8.csv'
+    """
+    path = Path(path)
+    made = path.name.partition(".")[0] + "-utf8" + "".join(s for s in path.suffixes if s != ".gz")
+    unpacked, given = f"gzip -dc {quote(str(path))} | " * (path.suffix == ".gz"), quote(str(path))
+    convert = f"{unpacked}iconv -f {encoding} -t UTF-8 {'' if unpacked else given + ' '}"
+    return f"Its encoding is probably {encoding}. Convert it: {convert}> {quote(str(path.with_name(made)))}"
+
+
+def check_utf8(path: Path, most: float) -> None:
+    """Refuse a text file in which more than the share `most` of all lines are not UTF-8.
+
+    Raises:
+        Misuse: The file cannot be read, or is in another encoding.
+    """
+    lines, bad, first = 0, 0, 0
+    with open_bytes(path) as stream:
+        for lines, line in enumerate(stream, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                bad, first = bad + 1, first or lines
+    if bad > most * lines:
+        raise Misuse(
+            f"file {path}: {bad:,} of {lines:,} lines are not UTF-8, the first is line {first}. {encoding_advice(path)}"
+        )
+
+
 @contextmanager
 def open_text(path: Path) -> Iterator[Iterator[str]]:
     """Open a file for reading lines, which keep their ends (LF, CRLF or CR).
@@ -75,7 +109,7 @@ def open_text(path: Path) -> Iterator[Iterator[str]]:
     with open_bytes(path) as stream:
         start = stream.read(2)
         if start in (b"\xff\xfe", b"\xfe\xff"):
-            raise Misuse(f"file {path}: found UTF-16, needed UTF-8. Convert it: iconv -f UTF-16 -t UTF-8.")
+            raise Misuse(f"file {path}: found UTF-16, needed UTF-8. {encoding_advice(path, 'UTF-16')}")
         stream.seek(0)
         yield io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
 

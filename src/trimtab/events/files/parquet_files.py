@@ -1,4 +1,4 @@
-"""Read Parquet files. DuckDB reads them as Arrow data, so their values are treated like those of other Arrow tables."""
+"""Read Parquet files. DuckDB reads them as Arrow data, so values are treated like those of other Arrow tables."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from trimtab.events.files.unpacked import check_table
 from trimtab.events.values.fitting import FileRows, fit_table, wanted_columns
 from trimtab.store.duckdb_opening import open_duckdb, quoted
 
-_DURATION = 18  # the number of the type Duration in Arrow's schema
-# keeps DuckDB from adding or changing columns because of a file's path or a column's name
+_DURATION = 18  # the code of the type Duration in Arrow's schema
+# with these options, DuckDB does not add or change columns because of a file's path or a column's name
 _AS_IT_IS = "hive_partitioning=false, union_by_name=false, binary_as_string=false"
 
 
@@ -40,7 +40,7 @@ def read_parquet(path: Path, source: Source) -> FileRows:
 
 
 def parquet_batches(path: Path, source: Source) -> Iterator[FileRows]:
-    """Yield the rows of a Parquet file some hundred thousand at a time, each time as `read_parquet` returns them.
+    """Yield the rows of a Parquet file, some hundred thousand at a time, in the form of `read_parquet`.
 
     Raises:
         Misuse: The file cannot be read, or lacks the time or key.
@@ -60,7 +60,7 @@ def parquet_batches(path: Path, source: Source) -> Iterator[FileRows]:
 
 
 def parquet_types(paths: Sequence[Path]) -> list[dict[str, str]]:
-    """Return for each Parquet file the DuckDB type of each column. For an Arrow extension type, return its name.
+    """Return for each Parquet file the DuckDB type of each column, or the name of its Arrow extension type.
 
     Raises:
         Misuse: A file cannot be read.
@@ -76,7 +76,7 @@ def parquet_types(paths: Sequence[Path]) -> list[dict[str, str]]:
 
 
 def _extended(names: tuple[str, ...], found: ArrowTable, kinds: Mapping[str, str], rows: int) -> ArrowTable:
-    """Return the table, in which the values of extension types are marked as such."""
+    """Mark the values of extension types in a table, and return the table."""
     extended = {
         name: [None if value is None else Extension(kind, value) for value in found.columns[name].to_list()]
         for name, kind in kinds.items()
@@ -98,10 +98,7 @@ def parquet_columns(path: Path) -> dict[str, Dtype]:
 
 
 def _extensions(connection: duckdb.DuckDBPyConnection, path: Path) -> dict[str, str]:
-    """Return the types that are only recorded in a Parquet file's additional Arrow schema, by column.
-
-    These are extension types and durations.
-    """
+    """Return by column the types that only the Arrow schema in a Parquet file says: extension types and durations."""
     pairs = connection.execute(f"SELECT key, value FROM parquet_kv_metadata({_path(path)})").fetchall()
     stored = next((value for key, value in pairs if bytes(key) == b"ARROW:schema"), None)
     found: dict[str, str] = {}
@@ -121,7 +118,7 @@ def _extensions(connection: duckdb.DuckDBPyConnection, path: Path) -> dict[str, 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
-    """Open a connection for the block. Return it with the SQL that scans the file."""
+    """Open a connection for the block. Return the connection and the SQL that scans the file."""
     with _named(path), _connected() as connection:
         yield connection, _scan(path)
 

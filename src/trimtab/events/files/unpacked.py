@@ -10,9 +10,9 @@ from trimtab.core.errors import Misuse
 from trimtab.events.files.opened import open_bytes
 
 _BLOCK = 1 << 20
-# limit of a decompressed text: a size in bytes that is always allowed, and a multiple of the file's size
+# a decompressed text may always have so many bytes, and otherwise so many times the file's size
 _LEAST_TEXT, _TIMES_TEXT = 4 << 20, 100
-# limit of a Parquet file's rows in memory: a size in bytes that is always allowed, and a multiple of the file's size
+# the rows of a Parquet file may always take so many bytes of memory, and otherwise so many times the file's size
 _LEAST_TABLE, _TIMES_TABLE = 48 << 20, 400
 _VALUE_BYTES: dict[Dtype, int] = {"str": 80}  # memory per value in bytes; other types than text take 20
 
@@ -35,7 +35,7 @@ def check_gzip(path: Path) -> None:
 
 
 def check_table(path: Path, rows: int, wanted: Mapping[str, Dtype]) -> None:
-    """Refuse a file whose rows would take far more memory than the file takes on the disk.
+    """Refuse a file whose rows would take far more memory than the file has bytes.
 
     Args:
         path: The file.

@@ -13,7 +13,7 @@ from trimtab.events.formats.time_formats import TimeFormat
 
 
 class ColumnFormat(msgspec.Struct, frozen=True, kw_only=True):
-    """The rules for the texts of a column, in addition to the table of conversions."""
+    """The rules for the texts of a column, in addition to those in `values/conversions.py`."""
 
     is_null: Callable[[str], object]  # whether a text is a declared word for null
     times: TimeFormat | None = None
@@ -27,7 +27,7 @@ class ColumnFormat(msgspec.Struct, frozen=True, kw_only=True):
 
 @lru_cache(maxsize=256)
 def null_test(words: Sequence[str]) -> Callable[[str], object]:
-    """Return the test whether a text is one of some words. Case and surrounding spaces do not matter.
+    """Return a function that tests whether a text is one of some words. Case and surrounding spaces do not matter.
 
     >>> is_null = null_test(("-", "unknown"))
     >>> bool(is_null(" Unknown")), bool(is_null("--"))
@@ -39,5 +39,5 @@ def null_test(words: Sequence[str]) -> Callable[[str], object]:
 
 
 def _never(text: str) -> bool:
-    """Return that a text is no word for null."""
+    """Return False, because no words for null are declared."""
     return False

@@ -1,7 +1,7 @@
 """Number formats that a source declares by an example, such as `1.234,56 €`.  # D0208
 
-The example writes the number 1234.56 as the file does. It says which sign groups thousands, which one is the decimal
-sign, and which unit may stand before or behind a number.
+The example writes the number 1234.56 as the file does. It shows the sign between thousands, the decimal sign, and the
+unit that may stand before or behind a number.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class NumberFormat:
 
     def __init__(self, text: str, group: str, decimal: str, before: str, behind: str) -> None:
         self.text = text
-        self.group = group  # the sign between thousands, or nothing
-        self.decimal = decimal  # the decimal sign, or nothing for whole numbers
+        self.group = group  # the sign between thousands, or ""
+        self.decimal = decimal  # the decimal sign, or "" for whole numbers
         self.unit = before or behind
         space, end = f"[{SPACES}]*", "[eE][+-]?[0-9]{1,9}"
         sign = f"[+{_MINUS}]?"
@@ -41,14 +41,14 @@ class NumberFormat:
         self._plain = str.maketrans({**dict.fromkeys(SPACES + group, ""), (decimal or "."): ".", "\u2212": "-"})
 
     def plain(self, texts: Sequence[str]) -> list[str] | None:
-        """Return numbers as Python writes them, or None if a text is no such number or has two signs."""
+        """Return numbers as Python writes them. None: a text is no such number, or has two signs."""
         lines = "\n".join(texts) + "\n"
         if not self._match_lines(lines):
             return None
         return (lines.replace(self.unit, "") if self.unit else lines).translate(self._plain).split("\n")[:-1]
 
     def number(self, text: str) -> Decimal | None:
-        """Return the number that a text without surrounding spaces writes, or None if the text is no such number."""
+        """Return the number in a text without surrounding spaces; None: the text is no such number."""
         found = self._match(text)
         if found is None or (found[1] and found[2]):
             return None

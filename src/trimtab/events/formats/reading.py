@@ -1,7 +1,7 @@
-"""Rules by which the rows of files and calls become events: formats, words for null, made keys.  # D0208
+"""Rules by which the rows of files and calls become events: formats, words for null, keys made of columns.  # D0208
 
-The rules belong to a source, so that they hold for each later file as well. They are no part of the source's hash,
-because stored events do not depend on them.
+The rules belong to a source, so that they also apply to later files. They are not part of the source's hash, because
+stored events do not depend on them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DELIMITERS = ",;\t|"
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The rules of one source. The arguments of `source()` say what each of them means."""
+    """The rules of one source. Each is described as an argument of `source()`."""
 
     number_formats: dict[str, str] = {}
     nulls: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ def checked_reading(
     """Return the rules of a source with these columns. `what` names the source in errors.
 
     Raises:
-        Misuse: A rule names a column that cannot have it, or is of no known form.
+        Misuse: A rule names a column that cannot have it, or has an unknown form.
     """
     if isinstance(nulls, str) or not all(isinstance(word, str) for word in nulls):
         raise Misuse(
@@ -113,7 +113,7 @@ def _checked_numbers(what: str, columns: Mapping[str, Dtype], given: Mapping[str
 
 
 def null_form(word: str) -> str:
-    """Return a word for null in the form in which words are compared: without surrounding spaces, in lower case."""
+    """Return a word for null in the form for comparisons: without surrounding spaces, in lower case."""
     return word.strip().lower()
 
 
@@ -132,7 +132,7 @@ def key_text(parts: Iterable[Any]) -> str | None:
 
 
 def made_keys(columns: Mapping[str, Sequence[Any]], dtypes: Mapping[str, Dtype], of: Sequence[str]) -> list[str | None]:
-    """Return the key of each row, made of the values of the columns `of`, with times as ISO 8601 in UTC."""
+    """Return the key of each row, made of its values in the columns `of`, with times as ISO 8601 in UTC."""
     parts = [list(map(_TEXTS.get(dtypes[name], _same), columns[name])) for name in of]
     return [key_text(values) for values in zip(*parts, strict=True)]
 

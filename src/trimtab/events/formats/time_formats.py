@@ -1,6 +1,6 @@
 """Time formats that a source can declare, such as `%d.%m.%Y %H:%M` or `unix_s`.  # D0178
 
-In each format, a text stands for exactly one time, or for none. Therefore the formats are stricter than those of
+In each format, a text stands for exactly one time, or for none. Therefore formats are stricter than those of
 `strptime`: the number of digits is fixed where it matters, time zones are offsets from UTC, and names are in English.
 """
 
@@ -19,12 +19,12 @@ from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
 from trimtab.core.time import DAY_US, EARLIEST_US, LATEST_US, SECOND_US, parse_time_us
 
-# by how many decimal places to shift a number to get microseconds
+# the decimal places by which to shift a number to get microseconds
 _UNITS = {"unix_s": 6, "unix_ms": 3, "unix_us": 0, "unix_ns": -3}
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?")
 _EXACT = Context(prec=60)
-_LARGEST_EXPONENT = 30  # larger numbers are outside of the years 1 to 9999 in every unit
-# The form in which Python, pandas, msgspec and trimtab write times as text. Every format accepts it, too.
+_LARGEST_EXPONENT = 30  # numbers with a larger exponent are outside of the years 1 to 9999 in every unit
+# The form in which Python, pandas, msgspec and trimtab write times as text. Every format also accepts this form.
 _FULL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d(?::\d\d)?)?", re.ASCII)
 
 _MONTHS = ["January", "February", "March", "April", "May", "June", "July"]
@@ -37,10 +37,10 @@ _WORDS = {
     "A": _DAYS,
     "p": ["AM", "PM"],
 }
-_DIGITS = {"Y": 4, "y": 2, "m": 2, "d": 2, "H": 2, "I": 2, "M": 2, "S": 2, "j": 3}  # the greatest number of digits
+_DIGITS = {"Y": 4, "y": 2, "m": 2, "d": 2, "H": 2, "I": 2, "M": 2, "S": 2, "j": 3}  # the most digits of a directive
 _CLOCK = {"H", "I", "M", "S", "f", "p", "z"}  # the directives of a time of day
 _EPOCH = dt.date(1970, 1, 1)
-_FIXED = {"Y", "y"}  # directives that always need exactly this number of digits
+_FIXED = {"Y", "y"}  # directives that always need exactly that many digits
 _ZONE = r"Z|UTC|[+-](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?"
 _SHORT = {"T": "%H:%M:%S", "F": "%Y-%m-%d", "D": "%m/%d/%y", "R": "%H:%M"}
 _PART = re.compile(r"%(.)|([^%])", re.DOTALL)
@@ -67,7 +67,7 @@ class TimeFormat:
         bare = value.strip()
         found = self._of_text(bare)
         if found is not None:
-            return found if EARLIEST_US <= found <= LATEST_US else parse_time_us(found)  # which refuses it
+            return found if EARLIEST_US <= found <= LATEST_US else parse_time_us(found)  # raises the error
         if _FULL.fullmatch(bare):
             return parse_time_us(bare)
         raise _misfit(self.text, value)
@@ -114,7 +114,7 @@ def checked_formats(given: str | Mapping[str, str] | None, columns: Mapping[str,
             )
         try:
             time_format(text)
-        except (Misuse, TypeError) as error:  # TypeError: the format is not a text, and cannot even be hashed
+        except (Misuse, TypeError) as error:  # TypeError: the format is not a text, and cannot be hashed
             said = error if isinstance(error, Misuse) else f"{shown(text)[:100]} is not a text. {_EXAMPLES}"
             raise Misuse(f"{what}: time_format of column {name!r}: {said}") from None
     return by_column
@@ -126,7 +126,7 @@ def _misfit(text: str, value: object) -> Misuse:
 
 def _counted(text: str, places: int) -> TimeFormat:
     """Return the format for numbers that count a unit since 1970."""
-    quantum = Decimal(1).scaleb(-places)  # one microsecond, in this unit
+    quantum = Decimal(1).scaleb(-places)  # one microsecond in this unit
 
     def of_number(value: int | float | Decimal) -> int:
         # the `repr` of a float is the number as it was written in JSON or CSV
@@ -142,7 +142,7 @@ def _counted(text: str, places: int) -> TimeFormat:
 
 
 class _Parts(msgspec.Struct):
-    """A format of directives as a regular expression, with the directive of each group."""
+    """A format of directives as a regular expression, with the directive for each group."""
 
     pattern: str = ""
     groups: list[str] = []
@@ -156,8 +156,8 @@ def _written(text: str) -> TimeFormat:
     at = next((place for place, part in enumerate(parts.groups) if part in _CLOCK), len(parts.groups))
     days, clocks = tuple(parts.groups[:at]), tuple(parts.groups[at:])
     if not _CLOCK.issuperset(clocks) or not _CLOCK.isdisjoint(days):
-        days, clocks = tuple(parts.groups), ()  # day and time of day are not apart
-    # A file has few days and few times of day, so each of them is computed once.
+        days, clocks = tuple(parts.groups), ()  # day and time of day are not separate in this format
+    # A file has few distinct days and times of day, so each is computed once.
     day_us = lru_cache(maxsize=1 << 14)(lambda values: _us(dict(zip(days, values, strict=True))))
     clock_us = lru_cache(maxsize=1 << 14)(lambda values: _clock_us(dict(zip(clocks, values, strict=True))))
 
@@ -294,7 +294,7 @@ def _clock_us(found: Mapping[str, str]) -> int:
 
 
 def _century(year: int) -> int:
-    return year + (1900 if year > 68 else 2000)  # the years of two digits, as POSIX defines them
+    return year + (1900 if year > 68 else 2000)  # years of two digits, as POSIX defines them
 
 
 def _month(found: Mapping[str, str]) -> int:

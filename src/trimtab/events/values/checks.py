@@ -1,4 +1,4 @@
-"""The rules for values: how the values of a row are converted for an event, or why the row goes to quarantine."""
+"""Check values: convert them for an event, or report why their row goes to quarantine."""
 
 from __future__ import annotations
 
@@ -17,23 +17,21 @@ from trimtab.events.formats.column_formats import ColumnFormat
 from trimtab.events.records import Value
 from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, Reason, Refused, converted, kind_of
 
-Report = Callable[[int, Reason, object], None]  # a function of the row number, the reason, and the value that was found
+Report = Callable[[int, Reason, object], None]  # a function of the row's index, the reason, and the value found
 
 EXTRA: dict[str, Dtype] = {
     "_id": "str",
     "_known_at": "time",
     "_op": "str",
 }  # columns that a row may have in addition to the declared ones
-# Integers in these ranges are times from 1980 to 2050 if they are in this unit. As microseconds they would be in 1970.
-# D178
+# Integers in these ranges are times from 1980 to 2050 in this unit. As microseconds, they are in 1970. D178
 OTHER_UNITS = {"seconds": (315_532_800, 2_524_608_000), "milliseconds": (315_532_800_000, 2_524_608_000_000)}
 LAST_OF_OTHER_UNITS_US = OTHER_UNITS["milliseconds"][1]
 _ABSENT = type(None)
 
 
 def other_unit(value: object) -> str | None:
-    """Return the unit that an integer time is probably in, if as microseconds it would be in early 1970; otherwise
-    None.
+    """Return the probable unit of an integer time that as microseconds would be in early 1970; None for other times.
 
     >>> other_unit(1_709_251_200), other_unit(1_709_251_200_000), other_unit(1_709_251_200_000_000)
     ('seconds', 'milliseconds', None)
@@ -44,16 +42,16 @@ def other_unit(value: object) -> str | None:
 
 
 def value_shown(value: object, reason: Reason, written: ColumnFormat | None) -> str:
-    """Return a value that does not fit its column in a form for people."""
+    """Return a text for people about a value that does not fit its column."""
     if reason == "bad_time" or (written is not None and written.numbers is not None and reason == "wrong_type"):
         return time_shown(value, written)
     return shown(value)[:200]
 
 
 def time_shown(value: object, written: ColumnFormat | None = None) -> str:
-    """Return a value that is not a valid time, or does not fit its declared format, in a form for people.
+    """Return a text for people about a value that is not a valid time, or does not fit its declared format.
 
-    The text also names the format that the value does not fit, or the unit that an integer is probably in.
+    The text also names this format, or the probable unit of an integer.
     """
     if written is not None and written.text:
         return f"{shown(value)[:150]}, which does not fit the format {written.text!r}"
@@ -65,12 +63,12 @@ def time_shown(value: object, written: ColumnFormat | None = None) -> str:
 def given_time_us(value: str | int | dt.datetime | dt.date, field: str, clock: Clock | None = None) -> int:
     """Return the time that a caller gave, in UTC microseconds.
 
-    An integer that is probably in another unit is refused, as in events. # D178
+    An integer that is probably in another unit is refused, like in events. # D178
 
     Args:
         value: An ISO 8601 text, a datetime, a date, or an integer in microseconds.
         field: The name of the argument, with which messages begin.
-        clock: The clock. If it shows a time in early 1970, as in tests and simulations, small integers are accepted.
+        clock: The clock. If it is in early 1970, as in tests and simulations, small integers are accepted.
 
     Raises:
         Misuse: The value is not a time, or an integer in another unit.
@@ -95,7 +93,7 @@ def typed_time(value: object) -> object:
 
 
 def check(dtype: Dtype, values: Sequence[object], report: Report, written: ColumnFormat | None = None) -> list[Value]:
-    """Convert values to the form of an event: NaN is null, -0.0 is 0.0, and times are microseconds.
+    """Convert values to the form of an event: NaN becomes null, -0.0 becomes 0.0, and times become microseconds.
 
     A value that cannot be converted is reported, and is None in the result. `written` is explained in `converted`.
 
@@ -124,7 +122,7 @@ def _one_by_one(
     return out
 
 
-# These functions convert a whole column fast. They return None if the column may have values that they do not handle.
+# These functions convert whole columns. They return None if the column may have values that they do not handle.
 
 
 def _quick_floats(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
@@ -172,7 +170,7 @@ def _quick_times(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
         return list(values) if in_range else None
     try:
         return [None if v is None else parse_time_us(v) for v in values]
-    except (Misuse, ValueError):  # ValueError: the integer is too long for Python to write it into the message
+    except (Misuse, ValueError):  # ValueError: Python cannot write so long an integer into the message
         return None
 
 

@@ -1,8 +1,8 @@
-"""The table of conversions: how a value of some kind becomes a value of a column's declared type.  # D160
+"""The table of conversions: for each kind of value and each declared type, how the value is converted.  # D160
 
-A conversion returns the value for the event, or refuses the value with a reason. All ways of adding events use this
-table: `TYPED` for rows, JSON, Arrow, pandas, polars, DuckDB and Parquet, and `TEXTS` for CSV files. Other modules have
-faster functions for whole columns; tests check that these give the same results.
+A conversion returns the value for the event, or refuses the value with a reason. All ways of adding events use these
+rules: `TYPED` for rows, JSON, Arrow, pandas, polars, DuckDB and Parquet, and `TEXTS` for CSV files. Other modules have
+faster functions for whole columns, which tests compare with these rules.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 
 
 class Refused(Exception):
-    """Raised because a value cannot be converted; it has the reason."""
+    """Raised if a value cannot be converted, with the reason."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
@@ -83,7 +83,7 @@ def converted(dtype: Dtype, value: object, written: ColumnFormat | None = None) 
 
 
 def of_text(dtype: Dtype, text: str, written: ColumnFormat | None = None) -> Value:
-    """Convert a field of a text file. For `written` see `converted`.
+    """Convert a field of a text file. `written` is as in `converted`.
 
     Raises:
         Refused: The field cannot be converted to the type.
@@ -137,7 +137,7 @@ def _unusual(value: Any) -> tuple[Kind, Any]:
 
 
 def _numpy_us(value: Any) -> int:
-    """Return a NumPy time of any unit in microseconds, rounded down. NumPy's own conversion can overflow silently."""
+    """Return a NumPy time of any unit in microseconds, rounded down. (NumPy's own conversion can overflow silently.)"""
     unit, count = np.datetime_data(value.dtype)
     if unit in ("Y", "M"):
         months = (12 if unit == "Y" else 1) * count * int(value.astype(np.int64))
@@ -149,7 +149,7 @@ def _numpy_us(value: Any) -> int:
     return int(value.astype(np.int64)) * count * over // under
 
 
-_PER_UNIT = {  # how many microseconds are in how many of the unit
+_PER_UNIT = {  # by unit: so many microseconds are in so many of the unit
     **{u: (us, 1) for u, us in {"W": 604_800_000_000, "D": 86_400_000_000, "h": 3_600_000_000}.items()},
     **{u: (us, 1) for u, us in {"m": 60_000_000, "s": 1_000_000, "ms": 1_000, "us": 1}.items()},
     **{u: (1, of) for u, of in {"ns": 1_000, "ps": 10**6, "fs": 10**9, "as": 10**12}.items()},
@@ -166,9 +166,9 @@ _KINDS: dict[type, Kind] = {
     UUID: "uuid",
 }
 _PARENTS: tuple[tuple[Kind, type, Callable[[Any], Any]], ...] = (
-    ("int", int, int.__int__),  # a member of an integer enumeration is converted as its number
+    ("int", int, int.__int__),  # a member of an integer enumeration becomes its number
     ("float", float, float.__float__),
-    # a member of a text enumeration is converted as its text, whatever `str` returns for it
+    # a member of a text enumeration becomes its text, whatever `str` returns for it
     ("text", str, str.__str__),
     ("decimal", Decimal, lambda value: value),
     ("datetime", dt.datetime, lambda value: value),
@@ -239,7 +239,7 @@ def _same(value: Any) -> Value:
     return given
 
 
-# By declared type and kind of value: the function that converts the value, or the reason to refuse it.
+# by declared type and kind of value: the function that converts the value, or the reason to refuse it
 TYPED: Mapping[Dtype, Mapping[Kind, Rule]] = {
     "float": {
         "bool": "wrong_type",
@@ -268,7 +268,7 @@ TYPED: Mapping[Dtype, Mapping[Kind, Rule]] = {
         "int": "wrong_type",
         "float": "wrong_type",
         "decimal": "wrong_type",
-        "text": "wrong_type",
+        "text": lambda text: _bool_of(text.strip()),
         "date": "wrong_type",
         "datetime": "wrong_type",
         "uuid": "wrong_type",
@@ -300,10 +300,10 @@ TYPED: Mapping[Dtype, Mapping[Kind, Rule]] = {
 
 WRITTEN: frozenset[Kind] = frozenset(
     {"int", "float", "decimal", "text"}
-)  # if a time format is declared, it is used for texts and numbers
+)  # if a time format is declared, it reads texts and numbers instead
 
-# For text files. All of their values are texts, so more forms are accepted than from other sources. In columns that are
-# not texts, these words mean null, in upper or lower case.
+# For text files. Their values are all texts, so more forms are accepted than from other sources. In columns of other
+# types than text, these words mean null, in upper or lower case.
 NULL_WORDS = frozenset({"", "na", "n/a", "nan", "nat", "null", "none"})
 _TRUE = ("true", "t", "yes", "y", "1", "ja", "j", "oui", "si", "sí")
 _FALSE = ("false", "f", "no", "n", "0", "nein", "nee", "nej", "non")
@@ -324,7 +324,7 @@ def _int_of(text: str) -> int:
     number = _number(text)
     if "e" not in text.lower():
         return _int(number)
-    nearest = float(number)  # as in JSON, an integer is accepted in a float column
+    nearest = float(number)  # as in JSON, a number with an exponent is a float
     if math.isinf(nearest):
         raise Refused("too_large")
     return _int(nearest)

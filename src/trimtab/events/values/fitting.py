@@ -16,7 +16,7 @@ from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.time import EARLIEST_US, LATEST_US, format_time
 from trimtab.events.definitions import Source
 from trimtab.events.formats.column_formats import ColumnFormat
-from trimtab.events.formats.reading import made_keys
+from trimtab.events.formats.reading import DELIMITERS, made_keys
 from trimtab.events.values.checks import (
     EXTRA,
     LAST_OF_OTHER_UNITS_US,
@@ -34,7 +34,7 @@ class BadRow(msgspec.Struct, frozen=True):
 
     unit: Literal["line", "row"]  # "line" only for text files
     number: int  # beginning with 1
-    # the value of each declared column: converted if that was possible, otherwise the text as it came
+    # by column: the converted value, or if it could not be converted, the text as it came
     row: dict[str, Any]
     field: str
     reason: Reason
@@ -49,13 +49,13 @@ class BadRow(msgspec.Struct, frozen=True):
 
 
 class FileRows(msgspec.Struct, frozen=True, eq=False):
-    """The rows that were read from a file or table, and what does not fit."""
+    """The rows that were read from a file or table, and the rows that do not fit."""
 
     columns: Columns
     ignored: tuple[str, ...]  # columns of the file or table that the source does not declare
     absent: tuple[str, ...]  # declared columns that the file or table does not have; they are null
     bad: tuple[BadRow, ...] = ()
-    # for each row in `columns`, its number in the file or table, beginning with 0; None if all rows fit
+    # for each row in `columns`, its index in the file or table; None if all rows fit
     kept: NDArray[Any] | None = None
     counted: int | None = None  # the number of rows in the file or table; None: unknown
 
@@ -73,7 +73,7 @@ def dtypes_of(source: Source) -> dict[str, Dtype]:
 
 
 def wanted_columns(what: str, source: Source, found: Sequence[str]) -> dict[str, Dtype]:
-    """Return those columns in `found` that are to be read, with their types. `what` names the file or table in errors.
+    """Return the columns in `found` to read, with their types. `what` names the file or table in errors.
 
     Raises:
         Misuse: A column name occurs twice, or the source's time or key is missing.
@@ -88,7 +88,7 @@ def wanted_columns(what: str, source: Source, found: Sequence[str]) -> dict[str,
             role = "time" if name == source.time else "part of the key" if made_of else "key"
             raise WrongColumn(
                 f"{what}: needs column {name!r} ({role} of source {source.name!r}), found "
-                f"{', '.join(found) or 'no columns'}.{_hint(found)}",
+                f"{', '.join(found) or 'no columns'}.{_hint(source, found)}",
                 column=name,
             )
     return {name: dtype for name, dtype in dtypes_of(source).items() if name in found}
@@ -105,7 +105,7 @@ def file_rows(
 ) -> FileRows:
     """Return the result of reading a file with the columns `found`, of which `wanted` were read.
 
-    Constants that the source declares, and a key that it makes of other columns, are added where they lack.
+    Where rows lack a constant that the source declares, or a key that it makes of other columns, these are added.
     """
     columns = with_keys(source, _with_constants(source, columns))
     ignored = tuple(name for name in found if name not in wanted)
@@ -114,7 +114,7 @@ def file_rows(
 
 
 def _with_constants(source: Source, columns: Columns) -> Columns:
-    """Return a table with the columns that have one declared value in all rows that lack it."""
+    """Return a table with the declared constants added."""
     made = {}
     for name, value in source.reading.constants.items():
         given = columns[name].to_list() if name in columns else [None] * columns.rows
@@ -123,12 +123,12 @@ def _with_constants(source: Source, columns: Columns) -> Columns:
 
 
 def with_keys(source: Source, columns: Columns) -> Columns:
-    """Return a table with the keys that the source makes of other columns, in rows that have no key."""
+    """Return a table in which rows without a key have the key that the source makes of other columns."""
     of, name = source.reading.key_of, source.key
     if not of or name is None or any(part not in columns for part in of):
         return columns
     given = columns[name].to_list() if name in columns else [None] * columns.rows
-    if None not in given:
+    if None not in given and name in columns:
         return columns
     made = made_keys({part: columns[part].to_list() for part in of}, source.declared, of)
     keys = [new if old is None else old for old, new in zip(given, made, strict=True)]
@@ -136,7 +136,7 @@ def with_keys(source: Source, columns: Columns) -> Columns:
 
 
 def fit_table(what: str, source: Source, table: ArrowTable) -> FileRows:
-    """Convert a table to the declared columns of a source, with the table of conversions.
+    """Convert a table to the declared columns of a source, by the rules in `conversions.py`.
 
     Args:
         what: The name of the table in errors.
@@ -168,7 +168,7 @@ def fit_table(what: str, source: Source, table: ArrowTable) -> FileRows:
 
 
 def _raw_value(source: Source, table: ArrowTable, name: str, row: int) -> Any:
-    """Return a value as it came, to store it. A time becomes a text if its number would be misread later."""
+    """Return a value as it came, for storage. A time becomes a text if its number would later be misread."""
     if name in table.loose:
         return table.loose[name][row]
     found = table.columns[name]
@@ -201,7 +201,7 @@ def fit_rows(
         if not isinstance(row, Mapping):
             raise Misuse(f"{what}: row {number} is a {type(row).__name__}. Give one mapping for each row.")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    bare = bool(rows) and all(row.get("_op") == "delete" for row in rows)  # a deletion only needs the key
+    bare = bool(rows) and all(row.get("_op") == "delete" for row in rows)  # only deletions, which only need the key
     if bare and source.time not in names:
         names.append(source.time)
     wanted = wanted_columns(what, source, names) if rows else source.declared
@@ -227,7 +227,7 @@ def fit_rows(
 
 
 def raw_row(source: Source, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row as it came. Dates and times become texts if the declared format could not read them from JSON."""
+    """Return a row as it came. Dates and times that a declared format could not read from JSON become texts."""
     return {n: typed_time(value) if n in source.declared_formats else value for n, value in row.items()}
 
 
@@ -255,7 +255,7 @@ _KINDS: dict[Dtype, Kind] = {"float": "float", "int": "int", "bool": "bool", "st
 
 
 def _fit(found: Column, dtype: Dtype, report: Report, written: ColumnFormat | None) -> Column:
-    """Convert a column by the table of conversions."""
+    """Convert a column by the rules in `conversions.py`."""
     kind = _KINDS[found.dtype]
     if found.dtype == dtype and not (written is not None and kind == "text"):
         return found
@@ -284,8 +284,11 @@ def _report_units(values: NDArray[Any], there: NDArray[Any], report: Report) -> 
             report(row, "bad_time", int(values[row]))
 
 
-def _hint(found: Sequence[str]) -> str:
+def _hint(source: Source, found: Sequence[str]) -> str:
     """Return advice if a header has only one column, because another character may separate the fields."""
-    if len(found) == 1 and (";" in found[0] or "\t" in found[0]):
-        return " Fields are separated by commas; in a file named .tsv by tabs."
-    return ""
+    seen = max(DELIMITERS, key=found[0].count) if len(found) == 1 else ""
+    if not seen or seen not in found[0]:
+        return ""
+    declared = source.reading.delimiter
+    usual = f"the source declares {declared!r}" if declared else "the source declares no delimiter, which means commas"
+    return f" The file seems to be separated by {seen!r}; {usual}{'' if declared else ' (in a .tsv file tabs)'}."

@@ -1,4 +1,4 @@
-"""Features as if everything that is known now had always been known, to measure how much history was changed later."""
+"""Features as if everything known now had always been known, to measure how much of the history was changed later."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ def as_known_now(frame: EventFrame, known_by_us: int = NEVER_US) -> EventFrame:
 
 
 def differing_values(then: FeatureFrame, final: FeatureFrame) -> dict[str, int]:
-    """Return for each feature the number of values that differ between `then` and `final`: in bits, nulls or
-    reasons.
-    """
+    """Return for each feature how many values differ between `then` and `final` in bits, nulls or reasons."""
     return {name: _differing(name, then, final) for name in final.values.names}
 
 

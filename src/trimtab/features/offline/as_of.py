@@ -1,6 +1,6 @@
 """Features of many requests, each as of its own time t and its own position P in the log.
 
-P says how much of the log a request had seen. It is a position in each partition.
+P is how much of the log was used for the request: a position in each partition.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Reread: TypeAlias = Callable[[], Iterable[Sequence[LogRecord]]]
 Wanted: TypeAlias = "dict[str, set[Any]]"  # the keys of entities, by the hash of the view
 LookUps: TypeAlias = "list[tuple[Join, Sequence[Column]]]"  # joins, each with the keys that were looked up
 
-_SINGLE = 4  # up to this number of rows are evaluated one by one
+_SINGLE = 4  # if there are at most this many rows, they are evaluated one by one
 
 
 class AsOf(msgspec.Struct, frozen=True, eq=False):
@@ -41,7 +41,7 @@ class AsOf(msgspec.Struct, frozen=True, eq=False):
 
     features: FeatureFrame  # from records up to P that were known at t
     newest: FeatureFrame  # from all records that were known at t
-    apart: NDArray[np.bool_]  # rows with an entity that has records after P which were known at t, as a boolean array
+    apart: NDArray[np.bool_]  # a boolean array: rows with an entity that has records after P which were known at t
 
 
 def evaluate_as_of(
@@ -56,9 +56,9 @@ def evaluate_as_of(
 ) -> AsOf:
     """Compute the features of each request as of its own time t and its own position P in the log.
 
-    A record after P usually became known after t, and then does not matter. So nearly all rows can be evaluated
-    together, with the events of the whole log. A row may come out differently if one of its entities has a record after
-    P that was known at t. These rows are evaluated again, using only the records of their entities up to P. # D37
+    Most records after P became known after t, so they do not matter. Therefore all rows are first evaluated together,
+    with the events of the whole log. If one of a row's entities has a record after P that was known at t, the result
+    may be wrong. These rows are evaluated again, using only the records of their entities up to P. # D37
 
     Args:
         features: The features to compute.
@@ -66,8 +66,8 @@ def evaluate_as_of(
         at_us: The time t of each request in microseconds, int64.
         positions: The position P of each request, by partition.
         frames: For each source of a view, the events in the whole log.
-        conflicts: Sources in which records were dropped because their ids conflict. For these, any record may affect
-            any row.
+        conflicts: Sources in which records were dropped because their ids conflict. Any record of such a source may
+            affect any row.
         reread: Returns the records of the log again. It is called if rows have to be evaluated a second time.
 
     Raises:
@@ -97,9 +97,9 @@ def _at_once(
     conflicts: Collection[str],
     looked: LookUps,
 ) -> tuple[FeatureFrame, NDArray[np.bool_]]:
-    """Compute the features from all events. Also return which rows may be different as of their t and P.
+    """Compute the features from all events. Also return which rows may have other values as of their t and P.
 
-    Joins, with the keys that were looked up, are appended to `looked`.
+    Append each join to `looked`, with the keys that were looked up.
     """
     behind = {name: _Behind(frame, at_us, positions) for name, frame in frames.items()}
     apart = np.zeros(len(at_us), bool)
@@ -160,8 +160,8 @@ class _Behind:
     def _was_replaced(self, events: Array, row: int) -> bool:
         """Return whether an event may have been replaced by a record after P.
 
-        The table of events does not say which record has replaced an event. So all records that became known at the
-        time of the replacement are considered.
+        The table of events does not say which record replaced an event. So this considers all records that became known
+        at the time of the replacement.
         """
         until = self._frame.superseded_at_us[events]
         times = np.unique(until[until <= self._at_us[row]])
@@ -180,8 +180,8 @@ class _RowsApart:
 
     Args:
         features: The features to compute.
-        wanted: The keys of the entities, by the hash of the view. Keys are added if a feature of one view is the key of
-            another.
+        wanted: The keys of the entities, by the hash of the view. If a feature of one view is the key of another, keys
+            are added.
         conflicts: Sources in which any record may affect any row.
         reread: Returns the records of the log.
     """
@@ -201,8 +201,7 @@ class _RowsApart:
             found = self._pass(records, requests, at_us, positions, looked)
             complete = True
             for join, keys in looked:  # a view may be looked up several times, under different names
-                # with fewer records, a feature that is a key of another view may have another value; look this key up,
-                # too
+                # with fewer records, a feature that is another view's key may have another value; look this key up, too
                 new = _keys(keys) - self._wanted[join.view.hash]
                 self._wanted[join.view.hash] |= new
                 complete = complete and not new
@@ -219,8 +218,8 @@ class _RowsApart:
     ) -> FeatureFrame:
         """Evaluate all requests once, with the given records.
 
-        As long as this saves work, many requests are evaluated together, as of the largest P. The others are evaluated
-        in groups of equal P, beginning with the smallest.
+        Requests are evaluated together, as of the largest P, as long as this saves work. The others are evaluated in
+        groups of equal P, beginning with the smallest.
         """
         parts: list[FeatureFrame] = []
         order: list[Array] = []
@@ -258,9 +257,9 @@ def _within(positions: Mapping[str, int], upto: Mapping[str, int]) -> bool:
 
 
 class _Growing:
-    """The events in some records, up to positions that grow.
+    """The events in some records, up to some positions.
 
-    If positions only grow from call to call, each call only adds the new records.
+    If positions grow from call to call, each call only adds the new records.
     """
 
     def __init__(self, sources: Mapping[str, Source], records: Mapping[str, Sequence[tuple[LogRecord, Event]]]) -> None:
@@ -337,7 +336,7 @@ def entity_records(
 
 
 def _key_reader(places: Sequence[int]) -> Callable[[Event], Any]:
-    """Return a function that returns the entity of an event, in the same form as `key_values`."""
+    """Return a function that returns the entity of an event in the form of `key_values`."""
     if len(places) == 1:
         place = places[0]
         return lambda event: event.values[place] if place < len(event.values) else None

@@ -22,8 +22,8 @@ from trimtab.features.frames import FeatureFrame
 from trimtab.features.offline.view_columns import evaluate_view
 
 _logger = logging.getLogger(__name__)
-# A function of a joined view, the key columns of the entities, and the times of the requests. It returns for each
-# feature of the view its values and the codes of their reasons.
+# A function of a joined view, the key columns of the entities, and the times of the requests. It returns the values and
+# reason codes of each feature of the view.
 ViewAnswer: TypeAlias = Callable[[Join, Sequence[Column], NDArray[Any]], Mapping[str, tuple[Column, NDArray[Any]]]]
 
 
@@ -56,10 +56,10 @@ def evaluate(
 
 
 def evaluate_by(answer: ViewAnswer, features: FeatureSet, requests: Columns, at_us: NDArray[Any]) -> FeatureFrame:
-    """Compute features, with the values of views computed by `answer` from wherever events are stored."""
+    """Compute features. `answer` computes the values of views, wherever events are stored."""
     at_us = np.asarray(at_us, np.int64)
     check_requests(features, requests, at_us)
-    columns = features.request.columns  # other columns of the table must not affect the features
+    columns = features.request.columns  # features must not depend on other columns of the table
     known = Columns({n: c for n, c in requests.by_name.items() if n in columns or n not in features.known})
     values: dict[str, Column] = {}
     reasons: dict[str, NDArray[Any]] = {}

@@ -15,12 +15,11 @@ Array = NDArray[Any]
 
 
 def match_keys(events: Sequence[Column], requests: Sequence[Column]) -> tuple[Array, Array, int]:
-    """Number the entities of requests, and find the number of each event's and each request's entity.
+    """Give each entity of the requests an index, and find the index of each event's and each request's entity.
 
     Returns:
-        The number of each event's entity, the number of each request's entity, and the count of entities. The numbers
-
-        are int64, and -1 for a null or an entity that no request asks for.
+        The index of each event's entity, that of each request's entity, and the number of entities. Indexes are int64;
+        -1: a null, or an entity that no request asks for.
 
     >>> from trimtab.core.columns.data import column
     >>> match_keys([column("int", [5, 9, 5])], [column("int", [9, None, 7])])
@@ -39,7 +38,7 @@ def _match(events: Column, requests: Column) -> tuple[Array, Array, int]:
 
 
 def _paired(first: Array, second: Array, width: int) -> Column:
-    """Return one number for each pair of numbers; null if either is -1."""
+    """Return one number for each pair of indexes; null if either is -1."""
     there = (first >= 0) & (second >= 0)
     return Column("int", np.where(there, first * max(width, 1) + second, 0), there)
 
@@ -62,7 +61,7 @@ def _match_ints(events: Column, requests: Column) -> tuple[Array, Array, int]:
         return np.full(len(events), -1, np.int64), of_requests, 0
     low, high = int(wanted.min()), int(wanted.max())
     if high - low <= 4 * (len(events) + len(requests)) and low > -(2**63) and high < 2**63 - 1:
-        # one unused element more at each end, for keys that are out of range
+        # one more, unused element at each end, for keys that are out of range
         numbers = np.full(high - low + 3, -1, np.int64)
         numbers[wanted - low + 1] = 0
         there = np.flatnonzero(numbers == 0)

@@ -1,9 +1,9 @@
 """Timeline: the events of the requested entities and the requests, both sorted by entity and time.
 
-An event counts from when it has both happened and become known, until it is replaced or leaves the window. Most events
-become known in the order in which they happened; these are called orderly. At any time, the orderly events of an entity
-that count for a window are next to each other in this order. The few other events became known after a later event of
-their entity, or were corrected. They are added one by one to the requests that see them.
+An event counts from the time when it has both happened and become known, until it is replaced or leaves the window.
+Most events become known in the order in which they happened; these are called orderly. At any time, the orderly events
+of an entity that count for a window are next to each other in this order. The few other events became known after a
+later event of their entity, or were corrected. These are added one by one to the requests that see them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FAR_US = 2**61  # longer than any window
 class Places(msgspec.Struct, frozen=True, eq=False):
     """Turns pairs of an entity and a time into integers (places) that sort by entity and then by time.
 
-    The integer is the number of the entity * span + the place of the time.
+    A place is (index of the entity) * span + (place of the time).
     """
 
     first_us: int
@@ -42,7 +42,7 @@ class Places(msgspec.Struct, frozen=True, eq=False):
         return Places(first, len(distinct) + 1, distinct)
 
     def of_times(self, entity: Array, at_us: Array) -> Array:
-        """Return the places of times. `entity` has the number of the entity for each time."""
+        """Return the places of times. `entity` has the index of the entity for each time."""
         if self.times is None:
             place = np.clip(at_us, self.first_us, self.first_us + self.span - 1)
             place -= self.first_us
@@ -55,7 +55,7 @@ class Places(msgspec.Struct, frozen=True, eq=False):
 class RequestPlaces(msgspec.Struct, frozen=True, eq=False):
     """The requests about known entities, sorted by their places."""
 
-    rows: Array  # the number of each request among all requests
+    rows: Array  # the index of each request among all requests
     entity: Array
     at_us: Array
     place: Array
@@ -74,7 +74,7 @@ class Timeline(msgspec.Struct, frozen=True, eq=False):
     other_superseded_at_us: Array
     event_place: Array  # the places of the orderly events
     first: Array  # for each request, the first orderly event of its entity
-    entered: Array  # for each request, the first orderly event of its entity that does not count yet
+    entered: Array  # for each request, the first orderly event of its entity that it does not count yet
     other_from: Array  # for each event that is not orderly, the first request that counts it
 
     def since(self, start_us: Array) -> Array:
@@ -106,9 +106,9 @@ def timeline(
     Args:
         frame: The history that holds the events.
         rows: The rows of the history with events that count, of requested entities.
-        entity: The number of the entity of each of `rows`.
+        entity: The index of the entity of each of `rows`.
         enters_us: For each of `rows`, the time at which it has both happened and become known.
-        given: The numbers of the requests, the numbers of their entities, and their times.
+        given: The indexes of the requests, the indexes of their entities, and the times of the requests.
         entities: The number of entities.
     """
     event_at = frame.event_at_us[rows]
@@ -188,9 +188,9 @@ def _total_order(place: Array, frame: EventFrame, rows: Array) -> tuple[Array, A
 
 
 def _orderly(enters: Array, stays: Array) -> Array:
-    """Return which events are orderly, as a boolean array.
+    """Return a boolean array: which events are orderly.
 
-    No later event of the entity became known before such an event, and no version replaced it.
+    An event is orderly if no later event of its entity became known before it, and no version replaced it.
     """
     bound = enters if stays.all() else np.where(stays, enters, NEVER_US)
     least = np.minimum.accumulate(bound[::-1])[::-1]  # all places of an entity are smaller than those of the next one

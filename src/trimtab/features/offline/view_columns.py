@@ -69,7 +69,7 @@ def _enters(view: View, frame: EventFrame, rows: Array | slice) -> Array:
 
 
 def _near(view: View, at_us: Array, frame: EventFrame) -> Array | slice:
-    """Return the events that can affect any request, if these are few; otherwise return all events."""
+    """If few events can affect a request, return these; otherwise return all events."""
     start = _earliest(view, int(at_us.min(initial=NEVER_US)))
     if start is None or len(at_us) == 0:
         return slice(None)
@@ -81,7 +81,7 @@ def _near(view: View, at_us: Array, frame: EventFrame) -> Array | slice:
 
 
 def _earliest(view: View, at_us: int) -> int | None:
-    """Return a time such that no event before it affects requests from `at_us` on; None: there is no such time."""
+    """Return a time before which no event affects requests from `at_us` on; None: there is no such time."""
     starts = []
     for aggregate in view.features.values():
         if aggregate.window_us is None:
@@ -94,7 +94,7 @@ def _earliest(view: View, at_us: int) -> int | None:
 def _match_known(
     view: View, known: Entities, keys: Sequence[Column], at_us: Array, near: Array | slice
 ) -> tuple[Array, Array, int, Array]:
-    """Number the entities that can have a value, for events and requests. Other requests get their reason."""
+    """Give the entities that can have a value an index, for events and requests. Other requests get their reason."""
     numbers = known.of(keys)
     unknown = np.full(len(at_us), NO_ENTITY, np.uint8)
     unknown[at_us >= known.known_us[numbers]] = NOT_YET
@@ -117,7 +117,7 @@ def _unknown_at_all(view: View, keys: Sequence[Column], at_us: Array, frame: Eve
 def _unknown(
     of_events: Array, enters: Array, known_at_us: Array, of_requests: Array, at_us: Array, entities: int
 ) -> Array:
-    """Return why a request cannot have any value; FOUND if it can have one.
+    """Return the reason why a request cannot have any value; FOUND if it can.
 
     It cannot if its entity is unknown, or if all events of the entity come after the request.
     """
@@ -129,8 +129,8 @@ def _unknown(
 
 
 def _began(of_events: Array, times_us: Array, of_requests: Array, at_us: Array, entities: int) -> Array:
-    """Return which requests are not before the earliest time of their entity, as a boolean array."""
-    first = np.full(entities + 1, NEVER_US)  # the last element is for the number -1, which means no entity
+    """Return a boolean array: which requests are not before the earliest time of their entity."""
+    first = np.full(entities + 1, NEVER_US)  # the last element is for the index -1, which means no entity
     np.minimum.at(first, of_events, times_us)
     first[-1] = NEVER_US
     began: Array = at_us >= first[of_requests]
@@ -138,10 +138,7 @@ def _began(of_events: Array, times_us: Array, of_requests: Array, at_us: Array, 
 
 
 class _Scatter:
-    """Spreads results for those requests that have events over all requests.
-
-    The other requests get null or 0, and a reason.
-    """
+    """Extends the results of requests with events to all requests. The others get null or 0, and a reason."""
 
     def __init__(self, unknown: Array, rows: Array) -> None:
         self.unknown = unknown
@@ -151,7 +148,7 @@ class _Scatter:
     def column(self, dtype: Dtype, answer: tuple[Array, Array] | None, zero: bool) -> tuple[Column, Array]:
         """Return a feature's column and reason codes for all requests.
 
-        With `zero`, a value that is neither found nor failed is 0 instead of null.
+        With `zero`, a value that is neither found nor failed becomes 0 instead of null.
         """
         kind = {"float": np.float64, "bool": np.bool_, "str": np.object_}.get(dtype, np.int64)
         missing: Any = {"float": 0.0 if zero else np.nan, "str": None}.get(dtype, 0)
@@ -172,7 +169,7 @@ class _Scatter:
     def _of(self, codes: Array) -> tuple[Array, Array]:
         """Return the reasons of all requests, and which values are found.
 
-        Aggregates may share an array of codes. For each such array, this is only computed once.
+        Aggregates may share an array of codes, so results are stored by array.
         """
         if id(codes) not in self._reasons:
             reasons = self.unknown.copy()

@@ -26,7 +26,7 @@ class Compacted(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
     states: int = 0  # the number of states that were looked at
     shrunk: int = 0
-    freed_bytes: int = 0  # the bytes by which states became smaller; the store's file reuses this space
+    freed_bytes: int = 0  # how many bytes smaller the states became; the store's file reuses this space
     index_rows: int = 0  # the number of index rows that were deleted
     done: bool = False  # whether all views have been processed once
 
@@ -44,7 +44,7 @@ class StateSize(msgspec.Struct, frozen=True, kw_only=True):
     """The size of the state of one entity."""
 
     view: str
-    entity: Name | None  # None: the key only has a hash of the name, because the name is too long
+    entity: Name | None  # None: the name is too long, so the key only has its hash
     size_bytes: int
 
 
@@ -59,9 +59,9 @@ class Compaction:
     """Goes through all states of a store again and again. It runs in the process that applies records to the store.
 
     Let S be the append time up to which a view has applied the log. Rows before S are sealed, that is, added to sums.
-    What no read at S or later can need is dropped: tiles (sums over one hop), extremes and latest values. Entities are
-    not forgotten: a stub remains of an entity without further events. Index rows that no correction or repetition can
-    need are deleted. All reads give the same bits as before.
+    Tiles (sums over one hop), extremes and latest values that no read at S or later can need are dropped. If nothing
+    else is left of an entity, a stub remains, so that the entity stays known. Index rows that no correction or
+    repetition can need are deleted. Reads give the same bits as before.
     """
 
     def __init__(self, store: OnlineStore) -> None:
@@ -182,7 +182,7 @@ def name_of(raw: bytes) -> Name | None:
 
 
 def _smaller(plan: ViewPlan, packed: bytes, s_us: int) -> bytes | None:
-    """Return a state as of S if that is smaller than the stored one; otherwise None."""
+    """Return the state as of S if it is smaller than the stored one; otherwise None."""
     state = EntityState(plan, packed)
     state.seal(s_us)
     ages = [feature.max_age_us for feature in plan.latest]
@@ -195,7 +195,7 @@ def _smaller(plan: ViewPlan, packed: bytes, s_us: int) -> bytes | None:
 
 
 def _lost_ties(plan: ViewPlan, kv: KeyValue, name: bytes, before: bytes, after: bytes) -> Changes:
-    """Return changes that delete an entity's stored ties that its new state does not need.
+    """Return changes that delete the stored ties of an entity that its new state does not need.
 
     Ties are rows with the newest event time that do not fit in the state (see `ties.py`).
     """
@@ -210,7 +210,7 @@ def _shrinks(plan: ViewPlan) -> bool:
 
 
 def _horizon_us(plan: ViewPlan, s_us: int) -> int | None:
-    """Return a time such that no event before it matters any more; None: there is no such time."""
+    """Return a time before which no event matters any more; None: there is no such time."""
     if plan.life is not None:
         return None
     horizon_us = plan.earliest_us(s_us) if plan.groups else NEVER_US

@@ -1,4 +1,4 @@
-"""Count the events for which a feature could not be computed, and keep the last one of each feature. # D156"""
+"""Count the events for which a feature could not be computed, and keep the last such event of each feature. # D156"""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Counts(Counter[str]):
     def fail_new(self, plan: ViewPlan, come: Sequence[tuple[bytes | None, Row]], version: Sequence[Any]) -> None:
         """Count a version of an event if some series failed for it.
 
-        `come` has the entities and rows that count because of this version.
+        `come` has the entities and rows that newly count because of this version.
         """
         _, partition, position, _, _, values = version
         for entity, row in come:

@@ -1,7 +1,8 @@
 """Generations: several sets of states of the same view in the key-value store, of which at most one is read. # D31
 
 A view is filled from history under new keys (a new generation), while the previous generation is still read. The record
-of positions says which generation is read. The transaction that completes a filling changes this record.
+of positions (the cursors of all views) says which generation is read. The transaction that completes a filling changes
+this record.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def left_name(view_id: str, generation: int) -> str:
 
 
 def id_of(name: str) -> str:
-    """Return the hexadecimal id of the view that a name in the record of positions belongs to."""
+    """Return the hexadecimal id of the view in a name of the record of positions."""
     return name.lstrip(GOING + FILLING + LEFT).partition(".")[0]
 
 

@@ -40,25 +40,25 @@ POSITIONS_KEY = b"p"
 Changes: TypeAlias = dict[bytes, bytes | None]  # None: the key is deleted
 
 _check = struct.Struct(">I").pack
-_PRUNE = 2_000  # how many index entries of expired events one batch deletes at most
+_PRUNE = 2_000  # the most index entries of expired events that one batch deletes
 
 
 class ViewApplied(msgspec.Struct, frozen=True, kw_only=True):
-    """What one batch of records did to one view. All fields are counts."""
+    """What one batch of records changed in one view. All fields are counts."""
 
     applied: int = 0  # all records of the view's source
-    duplicates: int = 0  # repetitions of an event, as far as they were noticed
-    id_conflicts: int = 0  # records of a source without a key that give an id other content; the first content stays
+    duplicates: int = 0  # repetitions of an event that were noticed
+    id_conflicts: int = 0  # no key: records with an earlier record's id but other content; the first counts
     corrections: int = 0  # further versions of events, and deletions
     too_late: int = 0  # events that were already too old for all windows when they became known
     no_entity: int = 0  # events in which a column that identifies the entity is null
-    refused_deletes: int = 0  # deletions in a source without a key, for which the view cannot find the event
+    refused_deletes: int = 0  # deletions in a source without a key, where a view cannot find the event
     raw_rows_read: int = 0  # single rows that were read from the store to apply corrections
     failed: int = 0  # events for which a feature could not be computed; see `FeatureFailures`
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
-    """What one batch of records did."""
+    """What one batch of records changed."""
 
     records: int
     skipped: int  # records that all views had applied before
@@ -74,7 +74,7 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 
     s_us: int  # the latest append time that was applied (S)
     positions: dict[str, int]  # for each partition, the last position that was applied
-    generation: int = 0  # the generation of the view's states (which set of keys they have)
+    generation: int = 0  # the generation of the view's states (see `generations.py`)
     counts: tuple[int, ...] = ()  # the counts of `ViewApplied` over all applied records, in the order of its fields
     failures: dict[str, FeatureFailures] = {}  # by feature
 
@@ -99,13 +99,13 @@ _decode = msgspec.msgpack.Decoder(dict[str, Cursor]).decode
 class OnlineStore:
     """Views of the event log in a key-value store. There is one encoded state for each view and entity.
 
-    All changes of a batch are written in one transaction, together with the new positions. So after a crash, the same
-    records can be given again: those up to a view's position are skipped.
+    All changes of a batch are written in one transaction, together with the new positions. After a crash, records can
+    be given again: those up to a view's position are skipped.
 
     Args:
         kv: The store for the states. One process may apply records, and many processes may read.
-        views: The views to keep up to date. If the definition of a view has changed, it begins without states, and the
-            old ones are kept.
+        views: The views to keep up to date. A view whose definition has changed begins without states, and its old
+            states are kept.
         filling: Whether to apply records to the states that are being filled, instead of those that are read (see
             `fill/fill.py`).
     """
@@ -113,7 +113,7 @@ class OnlineStore:
     def __init__(self, kv: KeyValue, views: Sequence[View], *, filling: bool = False) -> None:
         self.kv = kv
         self._filling = filling
-        # by name; if there are two definitions with the same name, the second has a part of its hash added to the name
+        # by name; if two definitions have the same name, that of the second ends with a part of its hash
         self.plans: dict[str, ViewPlan] = {}
         self._set_views(views)
 
@@ -124,8 +124,8 @@ class OnlineStore:
 
         Args:
             records: The records to apply.
-            reached: The positions in the log that the records go up to, if they come from tables of record (permanent
-                copies of the log). Only records that no view needs may be missing before these positions. # D23
+            reached: For records from tables of record (permanent copies of the log): the positions in the log up to
+                which these are complete. Only records that no view needs may be missing before these positions. # D23
 
         Raises:
             Misuse: Records between a view's position and the given ones are missing.
@@ -171,18 +171,16 @@ class OnlineStore:
     def counts(self) -> dict[str, ViewApplied]:
         """For each view (by name), the counts over all records that it has applied. Each record counts once.
 
-        A view that was filled from history has the same counts as if it had applied the records one by one. Only
-        repetitions that do not matter any more may be missing.
+        A view that was filled from history has the counts that it would have if it had applied the records one by one.
+        Only repetitions that do not matter any more may be missing.
         """
         cursors = self.cursors()
         found = {name: cursors.get(self._name(plan), BEGIN).counts for name, plan in self.plans.items()}
         return {name: ViewApplied(**dict(zip(COUNT_NAMES, counts, strict=False))) for name, counts in found.items()}
 
     def failures(self) -> dict[str, dict[str, FeatureFailures]]:
-        """For each view and feature, the events for which the feature could not be computed since the view was
-        filled.
-        """
-        cursors = read_cursors(self.kv)  # safe even while another thread applies records
+        """For each view and feature, the events for which it could not be computed since the view was filled."""
+        cursors = read_cursors(self.kv)  # safe while another thread applies records
         found = {name: cursors.get(self._name(plan), BEGIN).failures for name, plan in self.plans.items()}
         return {name: failures for name, failures in found.items() if failures}
 
@@ -205,8 +203,8 @@ class OnlineStore:
     def take_up(self, views: Sequence[View]) -> None:
         """Keep exactly these views up to date from now on. No records may be applied during this call.
 
-        If a view was not kept up to date for some time, its states are deleted, so that it is filled again. The states
-        of views that are not in `views` are kept; see `drop_others`.
+        The states of a view that was not kept up to date for some time are deleted, so that it is filled again. The
+        states of views that are not in `views` are kept; see `drop_others`.
         """
         self._set_views(views)
         cursors = self.cursors()
@@ -255,7 +253,7 @@ class OnlineStore:
         groups: list[tuple[Cursor, list[ViewPlan]]] = []
         for plan in self.plans.values():
             if self._name(plan) not in stored and FILLING + plan.cursor_name in stored:
-                continue  # records are applied to the view once it is filled
+                continue  # the view is being filled, and records are applied to it afterwards
             cursor = stored.get(self._name(plan), BEGIN)
             for other, plans in groups:
                 if other.place == cursor.place:
@@ -266,7 +264,7 @@ class OnlineStore:
         return groups
 
     def _apply_plain(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counts) -> None:
-        """Apply events of a source without a key. They are never corrected, so only repetitions have to be found."""
+        """Apply events of a source without a key. These are never corrected, so only repetitions must be found."""
         count["applied"] += len(arrivals)
         repeats = self._repeats(plan, arrivals, changes, count) if plan.windowed else None
         kept = Kept(plan, arrivals, repeats, count)
@@ -337,7 +335,7 @@ class OnlineStore:
         return repeats
 
     def _apply_keyed(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counts) -> None:
-        """Apply events that may be corrected or deleted. Their versions decide which rows each entity has."""
+        """Apply events of a source with a key, which may be corrected or deleted. Versions decide which rows count."""
         index = VersionIndex(plan, self.kv, [event.id for _, _, _, event in arrivals])
         groups: dict[bytes, _RowChanges] = defaultdict(_RowChanges)
         for s_us, known_at, record, event in arrivals:
@@ -481,7 +479,7 @@ def _count_failed(
     errors: Mapping[tuple[str, int], Mapping[int, str]],
     count: Counts,
 ) -> None:
-    """Count the rows for which a value for features could not be computed, except rows that repeat an event."""
+    """Count the rows with a series that could not be computed, except rows that repeat an event."""
     for row in rows:
         place = row[PARTITION], row[POSITION]
         if place in errors and place not in again:
@@ -489,7 +487,7 @@ def _count_failed(
 
 
 def _withdraw(state: EntityState, row: Row) -> None:
-    """Remove a row that no longer counts, whether or not it is in sums. A row that had ended before is in neither."""
+    """Remove a row that no longer counts, if it is unsealed or in sums. A row that ended before is in neither."""
     last = state.s_us if state.plan.inclusive else state.s_us - 1
     found = state.find_open(row[PARTITION], row[POSITION])
     if found is not None:

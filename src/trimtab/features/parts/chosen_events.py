@@ -1,4 +1,4 @@
-"""A small part of the events on disk: those with some hashes, with all versions of their ids."""
+"""Choose some of the events on disk by hashes, with all versions of their ids."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import duckdb
 
 from trimtab.features.parts.event_files import EventFiles, literal, parquet
 
-_HASHED_BYTES = 64  # about the memory of one hash that rows are compared with; above the limit DuckDB would write rows
+_HASHED_BYTES = 64  # about how much memory DuckDB needs for each hash that rows are compared with
 
 
 def with_hashes(
     rows: str, hashes: Sequence[Path], to: Path, connection: duckdb.DuckDBPyConnection, memory_bytes: int
 ) -> list[Path]:
-    """Write those rows of a query whose column `h` is one of some hashes, in one pass for each part of the hashes.
+    """Write those rows of a query whose column `h` is among some hashes, in one pass for each part of the hashes.
 
     Args:
         rows: The query.
@@ -40,11 +40,11 @@ def with_hashes(
 def with_all_versions(
     events: EventFiles, ids: Sequence[Path], folder: Path, connection: duckdb.DuckDBPyConnection, memory_bytes: int
 ) -> EventFiles:
-    """Write all records of some ids, because which version of an id counts depends on all its versions.
+    """Write all records of some ids. (Which version of an id counts depends on all its versions.)
 
     Args:
         events: All records of a source.
-        ids: Parquet files with the hashes of the ids, in a column `h`, each any number of times.
+        ids: Parquet files with the hashes of the ids, in a column `h`. A hash may occur several times.
         folder: An existing folder, which the result is read from and which must be kept.
         connection: The DuckDB connection.
         memory_bytes: As for `with_hashes`.

@@ -1,4 +1,4 @@
-"""Files with the events of a source, as queries that DuckDB can run and that all have the same columns."""
+"""Files with the events of a source, as DuckDB queries that all have the same columns."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SQL: dict[Dtype, str] = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN",
 class EventFiles(msgspec.Struct, frozen=True, kw_only=True):
     """The records of one source in Parquet files. Repetitions and versions are not resolved yet.
 
-    `select` is a query with these columns: `id` (text); `h` (uint64), which is equal for equal ids; `event_at`,
-    `known_at` and `position` (int64); `partition` (index into `partitions`); `deleted`; and the source's columns as
-    `c0`, `c1`, ... in declared order. Times are in microseconds.
+    `select` is a query with these columns: `id` (text); `h` (uint64), equal for equal ids; `event_at`, `known_at` and
+    `position` (int64); `partition` (index into `partitions`); `deleted`; and the source's columns as `c0`, `c1`, ... in
+    declared order. Times are in microseconds.
     """
 
     source: Source
@@ -46,7 +46,7 @@ def connected(scratch: Path, memory_bytes: int) -> duckdb.DuckDBPyConnection:
         "memory_limit": f"{memory_bytes >> 20}MiB",
         "preserve_insertion_order": False,
         "temp_directory": str(scratch),
-        # each thread holds row groups of its own, so a second one needs more memory
+        # each thread holds row groups of its own, so a second thread needs more memory
         "threads": 2 if memory_bytes >= _FOR_TWO_THREADS else 1,
     }
     connection = open_duckdb(config)

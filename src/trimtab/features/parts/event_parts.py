@@ -29,8 +29,8 @@ Array = NDArray[Any]
 _OWN = ("event_at", "known_at", "superseded_at", "deleted", '"partition"', '"position"')
 _NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_, "time": np.int64}
 _BLANK: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
-_COUNTED = 16  # ids are counted for this many parts at once
-_WRITTEN = 4  # this many groups of records with repeated ids are written at once
+_COUNTED = 16  # ids are counted for this many parts in one query
+_WRITTEN = 4  # this many groups of records with repeated ids are written in one query
 TOGETHER = 500_000  # versions of at most this many records are resolved at once
 
 
@@ -45,7 +45,7 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
     folder: Path
 
     def files(self, part: int | None = None) -> list[Path]:
-        """Return a pattern for the files of one part; of all parts if `part` is None."""
+        """Return the files of one part, or of all parts if `part` is None."""
         return sorted(self.folder.glob(f"part={'*' if part is None else part}/*.parquet"))
 
 
@@ -54,7 +54,7 @@ def settle(
 ) -> str:  # fmt: skip
     """Return a query for the versions that count, with `superseded_at` and without ids.
 
-    Only records whose id occurs more than once are processed in Python. All others are the only version of their event.
+    A record whose id occurs once is the only version of its event. Only the other records are processed in Python.
 
     Args:
         events: All records.
@@ -62,7 +62,7 @@ def settle(
             query is used.
         connection: The DuckDB connection.
         parts: How many parts the events will be split into. Ids are counted for a few parts at a time.
-        together: How many records are resolved at once; they are in memory with all columns.
+        together: How many records are resolved at once, in memory with all columns.
     """
     recurring = [folder / f"recurring-{turn:05}.parquet" for turn in range(-(-parts // _COUNTED))]
     if not folder.exists():
@@ -88,7 +88,7 @@ def split(
     settled: str, events: EventFiles, by: tuple[str, ...], names: Sequence[str], parts: int, folder: Path,
     connection: duckdb.DuckDBPyConnection,
 ) -> Split:  # fmt: skip
-    """Split versions by entity, unless the folder already exists. Without entities, all versions are in one part.
+    """Split versions by entity, unless the folder already exists. If `by` is empty, all versions are in one part.
 
     Args:
         settled: The query that `settle` returned.
@@ -152,7 +152,7 @@ def parts_of(keys: Sequence[Column], parts: int, connection: duckdb.DuckDBPyConn
 def entities_of(
     split: Split, known_by_us: int | None, connection: duckdb.DuckDBPyConnection
 ) -> list[Column]:  # fmt: skip
-    """Return the distinct entities that have a record which was known at a given time (None: at any time), in order."""
+    """Return the distinct entities with a record that was known at `known_by_us` (None: at any time), in order."""
     columns = list(split.source.columns)
     keys = [f"c{columns.index(name)}" for name in split.by]
     dtypes = [split.source.columns[name] for name in split.by]
@@ -172,7 +172,7 @@ def entities_of(
 def _settle_recurring(
     events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnection, together: int
 ) -> None:  # fmt: skip
-    """Resolve the versions of ids that occur more than once, for some of these ids at a time."""
+    """Resolve the versions of ids that occur more than once, some of these ids at a time."""
     recurring = parquet(sorted(folder.glob("recurring-*.parquet")))
     found = connection.execute(f"SELECT sum(n) FROM {recurring}").fetchone()
     groups = -(-int((found and found[0]) or 0) // together)
@@ -281,7 +281,7 @@ def _columns(numbers: Any) -> str:
 
 
 def _fresh(folder: Path) -> Path:
-    """Return an empty folder to write to, which is renamed when it is complete. Remains of a crash are removed."""
+    """Return an empty folder to write to, for `_keep` to rename when it is complete. Remains of a crash are removed."""
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Parquet files as the history of a source, read directly or after a conversion by the rules of `ingest`."""
+"""Parquet files as the history of a source. Where needed, columns are converted first, by the rules of `ingest`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from trimtab.features.parts.event_files import EventFiles, literal, parquet, pat
 from trimtab.store.duckdb_opening import open_duckdb, quoted
 
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
-# Types of columns that DuckDB reads exactly as the table of conversions does. Other columns are converted with that
-# table.
+# For each declared type, the types of Parquet columns from which DuckDB reads the same values as ingestion. Columns of
+# other types are converted first, as ingestion does it.
 _READY: dict[Dtype, set[str]] = {
     "float": {"FLOAT", "DOUBLE", *_INTEGERS},
     "int": _INTEGERS,
@@ -50,15 +50,15 @@ def folder_events(source: Source, path: Path, converted: Path) -> EventFiles:
     Args:
         source: The source of the events.
         path: The file, or the folder.
-        converted: The folder to create for converted files, if they need it. If it exists, it is reused. Keep it as
-            long as the events are read.
+        converted: The folder for converted files, which is created if files need a conversion. If it exists, it is
+            reused. Keep it as long as the events are read.
 
     Raises:
         NotFound: There is no such file.
         Misuse: A column is missing, or a row is not an event. The message says which.
         Corrupt: A file is damaged.
     """
-    # these files have no events that were stored with earlier columns
+    # earlier columns of the source only matter for events that are already in the log
     source = msgspec.structs.replace(source, columns=source.declared, hidden=(), first=None)
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
@@ -74,7 +74,7 @@ def folder_events(source: Source, path: Path, converted: Path) -> EventFiles:
 
 
 def _types(source: Source, files: Sequence[Path], path: Path) -> tuple[dict[str, str], bool]:
-    """Return the columns with their types, and whether all files have exactly these and need no conversion."""
+    """Return the columns with their types, and whether all files have exactly these types and need no conversion."""
     found = parquet_types(files)
     there = dict.fromkeys(name for types in found for name in types)
     for name, dtype in source.columns.items():
@@ -84,9 +84,7 @@ def _types(source: Source, files: Sequence[Path], path: Path) -> tuple[dict[str,
                 f"{', '.join(there)}."
             )
     if special := [name for name in _RESERVED if name in there]:
-        raise Misuse(
-            f"{path}: column {special[0]!r} is reserved for a field that every event has. Ingest this file instead."
-        )
+        raise Misuse(f"{path}: column {special[0]!r} needs `trimtab ingest`. Ingest this file, or rename the column.")
     dtypes = dtypes_of(source)
     wanted = [{name: kind for name, kind in types.items() if name in dtypes} for types in found]
     ready = all(kind in _READY[dtypes[name]] for name, kind in wanted[0].items())
@@ -95,7 +93,7 @@ def _types(source: Source, files: Sequence[Path], path: Path) -> tuple[dict[str,
 
 
 def _converted(source: Source, files: Sequence[Path], names: Sequence[str], folder: Path) -> list[Path]:
-    """Convert rows with the table of conversions, and return files in the same order."""
+    """Convert the rows as ingestion does. Return new files that have the rows in the given order."""
     if not folder.exists():
         fresh = folder.with_name(folder.name + ".new")
         shutil.rmtree(fresh, ignore_errors=True)  # an interrupted run may have left it
@@ -141,7 +139,7 @@ def _select(source: Source, files: Sequence[Path], types: Mapping[str, str]) -> 
     else:
         identity, hashed = f"md5(to_json(struct_pack({struct}))::VARCHAR)", f"hash({', '.join(columns.values())})"
     picked = "".join(f", {sql} AS c{i}" for i, sql in enumerate(columns.values()))
-    names = ", ".join(map(literal, files))  # each file is taken as a partition, and partitions are sorted
+    names = ", ".join(map(literal, files))  # each file counts as a partition, and partitions are sorted
     return (
         f"SELECT {identity} AS id, {hashed} AS h, {time} AS event_at, {known} AS known_at, "
         f'(list_position([{names}], "_trimtab_file") - 1)::SMALLINT AS "partition", '
@@ -174,7 +172,7 @@ def _refuse_misfits(source: Source, files: Sequence[Path], types: Mapping[str, s
             found = connection.execute(f"SELECT {counts} FROM {parquet(files)}").fetchone()
     except duckdb.Error as error:
         raise Corrupt(f"{path}: {str(error).splitlines()[0]} Restore that file from a copy.") from error
-    assert found is not None  # such a query always returns one row
+    assert found is not None  # a query of counts always returns one row
     for what, count in zip(tests, found, strict=True):
         if count:
             raise Misuse(
@@ -184,7 +182,7 @@ def _refuse_misfits(source: Source, files: Sequence[Path], types: Mapping[str, s
 
 
 def _beyond(name: str, kind: str) -> str:
-    """Return the SQL for whether a time is infinite, or outside of the years 1 to 9999."""
+    """Return the SQL that is true if a time is infinite, or outside of the years 1 to 9999."""
     if kind == "TIMESTAMP_NS":  # this type only covers the years 1677 to 2262
         return f"NOT isfinite({quoted(name)})"
     bound, zone = ("TIMESTAMPTZ", " 00:00:00+00") if kind.endswith("ZONE") else (kind.split("_")[0], "")

@@ -1,4 +1,4 @@
-"""The results of a view as bytes, and how results of parts are put together."""
+"""Results of a view: encode them as bytes, and put the results of parts together."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def unpacked(data: bytes) -> Answers:
 def scattered(found: Sequence[tuple[Array, Answers]], rows: int) -> Answers:
     """Return the results of all rows, put together from the results of parts.
 
-    Each part comes with the numbers of its rows. Together, the parts have all rows.
+    Each part comes with the indexes of its rows. Together, the parts have all rows.
     """
     if not found:
         return {}

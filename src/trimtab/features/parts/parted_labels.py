@@ -1,6 +1,6 @@
 """Labels found in events on disk, one part of the keys at a time.
 
-This replaces a `LabelIndex` over a history in memory for histories that do not fit. The labels have the same bits.
+For a history that does not fit in memory, this replaces `LabelIndex`. The labels have the same bits.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from trimtab.features.parts.event_parts import TOGETHER, Split, frame_of_part, s
 
 Array = NDArray[Any]
 
-# Bytes of the limit for each event and each request of a part. An event in a `LabelIndex` takes about 600 bytes.
+# Each event and each request of a part counts as this many bytes of the memory limit. An event in a `LabelIndex` takes
+# about 600 bytes.
 _PER_ROW_BYTES = 4_096
 
 
 class PartedLabels:
-    """The labels of requests, found in events on disk within a limit of memory, whatever the number of events.
+    """The labels of requests, found in any number of events on disk within a memory limit.
 
-    The requests are written to disk, and split by the hash of their keys together with the events of these keys. The
-    labels are found part by part, written to disk in the order of the requests, and read back by `take`.
+    The requests are written to disk. Requests and the events of their keys are split by the hash of the key. Labels are
+    found part by part, written to disk in the order of the requests, and read by `take`.
 
     Args:
         label: The label.
@@ -70,7 +71,7 @@ class PartedLabels:
         self._connection.close()
 
     def _write_requests(self, requests: Iterable[LabelRequests]) -> int:
-        """Write the requests that have a key, each with its number, and return the number of all requests."""
+        """Write the requests that have a key, each with its index, and return the number of all requests."""
         rows = 0
         for keys, at_us, cut_us in requests:
             there = np.flatnonzero(keys.present())
@@ -87,7 +88,7 @@ class PartedLabels:
         return rows
 
     def _find(self, events: EventFiles, rows: int) -> Path | None:
-        """Find the labels, and return the file with them in the order of the requests; None if there is no label."""
+        """Find the labels. Return a file with them, in the order of the requests; None if there is no label."""
         requests = sorted(self._folder.glob("requests-*.parquet"))
         if not requests:
             return None
@@ -113,7 +114,7 @@ class PartedLabels:
         return ordered
 
     def _candidates(self, events: EventFiles, requests: list[Path]) -> EventFiles:
-        """All records of the ids that have an event which may be the label of one of the requests."""
+        """Return all records of the ids with an event that may be the label of a request."""
         key = f"c{list(events.source.columns).index(self._label.key)}"
         times = self._connection.execute(f"SELECT min(at_us), max(cut_us) FROM {parquet(requests)}").fetchone()
         assert times is not None  # an aggregate without groups has one row
@@ -131,7 +132,7 @@ class PartedLabels:
         return with_all_versions(events, chosen, self._folder, self._connection, limit_bytes)
 
     def _find_part(self, divided: Split, part: int, by_part: Path) -> Path | None:
-        """Find the labels of one part of the keys, and return the file with them; None if there is no label."""
+        """Find the labels of one part of the keys. Return a file with them; None if there is no label."""
         requests, connection = sorted(by_part.glob(f"part={part}/*.parquet")), self._connection
         frame = frame_of_part(divided, part, connection)
         if not requests or not frame.rows:

@@ -1,6 +1,6 @@
 """Evaluate views from events on disk, one part of the entities after another.
 
-This is used instead of `evaluate` if the history does not fit in memory. The values are the same, bit for bit.
+For a history that does not fit in memory, this replaces `evaluate`. The values are the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from trimtab.store.embedded_files import catalog_file
 Array = NDArray[Any]
 
 LEAST_MEMORY_BYTES = 256 << 20
-# How many bytes of the memory limit are counted for each event of a part. Evaluation needs about 300 bytes per event,
-# but some entities have many events.
+# Each event of a part counts as this many bytes of the memory limit. Evaluation needs about 300 bytes per event, but
+# parts differ in size, because some entities have many events.
 _PER_EVENT_BYTES = 4_096
 _LAYOUT = 2  # the version of the format of the files in the folder
 
@@ -50,11 +50,11 @@ class PartedViews(Closing):
     use the folder; see `claimed`.
 
     Args:
-        folder: The folder. It is created if needed. Results for other events in it are not used.
+        folder: The folder. It is created if needed. It may also have results for other events, which are not used.
         events: For each source, its events.
         address: A hash that identifies these events, for example of positions or files.
         memory_bytes: About how much memory to use, including that of Python and of the requests.
-        clock: Gives the time to store with finished parts.
+        clock: Gives the time that is stored with finished parts.
         done: Called after each piece of work.
 
     Raises:
@@ -186,7 +186,7 @@ class PartedViews(Closing):
         return in_slices(view, keys, at_us, known, self._slices(view, known))
 
     def _slices(self, view: View, frame: EventFrame) -> int:
-        """Return into how many time intervals a part is divided, because an entity may have too many events."""
+        """Return how many time intervals a part is divided into. One is too few if an entity has too many events."""
         bounded = all(a.window_us is not None for a in view.features.values())
         return math.ceil(frame.rows * _PER_EVENT_BYTES / 4 / self.memory_bytes) if bounded else 1
 
@@ -243,5 +243,5 @@ def named_errors(folder: Path) -> Iterator[None]:
             f"{folder}: {first} Free some memory or disk, or raise `memory_bytes`, and run it again: it continues "
             "from here."
         ) from error
-    except duckdb.Error as error:  # the file was readable when its columns were read, so it was damaged since
+    except duckdb.Error as error:  # the file was readable when its columns were read, so it was damaged afterwards
         raise Corrupt(f"{str(error).splitlines()[0]} Restore that file from a copy.") from error

@@ -15,7 +15,7 @@ _WORDS = {"begun": "", "graver": "GRAVER ", "ended": "ENDED "}
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
-    """The text and the facts that people get about one change of one signal."""
+    """What people are told about one change of one signal."""
 
     id: str  # the same for all receivers and all attempts of delivery
     what: AlertKind
@@ -32,7 +32,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     evidence: dict[str, float]
     ended: str | None
     ended_because: str | None
-    returned: int  # how often the signal ended and came back soon afterwards (see the setting `flapping`)
+    returned: int  # how often the signal ended and soon came back (see the setting `flapping`)
     todo: str
     docs: str
     look: list[str]  # commands that help to find the cause

@@ -16,19 +16,18 @@ from trimtab.store.ports import Catalog, Entry
 
 KIND, KEY = "alerts", "state"  # the kind and the key of the catalogue record that holds an `AlertState`
 WEEK_US = 7 * DAY_US
-_LISTED_US = 4 * WEEK_US  # how long pages (messages that are sent at once) are stored, to show how many there were
-Budget: TypeAlias = tuple[str, Severity]  # pages are limited for each model and severity
+_LISTED_US = 4 * WEEK_US  # how long records of pages (messages sent at once) are kept, to show how many there were
+Budget: TypeAlias = tuple[str, Severity]  # a model and a severity, for which the number of pages is limited
 
 
 class Incident(msgspec.Struct, frozen=True, kw_only=True):
-    """A signal as the receivers of alerts see it.
+    """What receivers of alerts count as one event: a signal, even if it ends and soon returns.
 
-    If the signal ends and returns soon afterwards (within the setting `flapping`), this is the same incident. It lasts
-    until its end was sent.
+    If the signal returns within the setting `flapping`, the incident goes on. It is over when its end was sent.
     """
 
     signal: Signal  # the signal, as its monitor last found it
-    seen_us: int  # when the journal of signals last said that the signal has not ended
+    seen_us: int  # the time of the newest journal entry by which the signal was open
     returned: int = 0
     told: Literal["", "info", "red"] = ""  # the highest severity that was sent; "": nothing was sent yet
     held_us: int | None = None  # since when the incident waits to be sent in a digest; None: it does not wait
@@ -36,7 +35,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def waits(self) -> bool:
-        """Whether the incident waits for the digest. It no longer does if it began as info and is red by now."""
+        """Whether the incident waits for the digest. One that began to wait as info and became red no longer waits."""
         return self.held_us is not None and (self.held_as == "red" or self.signal.severity == "info")
 
     @property
@@ -48,9 +47,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """A record that a message was sent at once, because a signal began or became red. The number of pages is
-    limited.
-    """
+    """A record that a message was sent at once. The number of such messages is limited."""
 
     model: str
     severity: Severity
@@ -62,12 +59,12 @@ class AlertState(msgspec.Struct, frozen=True, kw_only=True):
 
     cursor: int = 0
     incidents: dict[str, Incident] = {}  # by model, kind and subject of the signal
-    # incidents whose end is still to be sent, although a new incident with the same name has begun
+    # incidents whose end was not sent yet, although a new incident with the same name has begun
     over: list[Incident] = []
     pages: list[Page] = []
 
     def spent(self, now_us: int, *, days: int = 7) -> Counter[Budget]:
-        """Return the number of pages in the last days, by model and severity."""
+        """Return for each model and severity the number of pages in the last days."""
         return Counter((one.model, one.severity) for one in self.pages if one.at_us > now_us - days * DAY_US)
 
 
@@ -82,7 +79,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that decides what is sent, apart from the signals themselves."""
 
     settings: AlertsSettings
-    wanted: Callable[[AlertKind, Signal], bool]  # returns whether any receiver wants to know of a change of a signal
+    wanted: Callable[[AlertKind, Signal], bool]  # whether any receiver wants such a change
     muted: Callable[[Signal], bool]
     stands: Collection[str]  # the ids of the signals that have not ended according to their monitors
 
@@ -97,7 +94,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     state: AlertState
     alerts: list[SignalChange] = []
     digest: list[SignalChange] = []
-    exhausted: list[Budget] = []  # the limits of pages (messages that are sent at once) that are reached by this plan
+    exhausted: list[Budget] = []  # the limits on pages that this plan reaches
 
 
 def read_signals(catalog: Catalog, state: AlertState | None) -> tuple[AlertState, list[Entry]]:
@@ -165,9 +162,9 @@ def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
         if name not in paged:
             kept[name] = msgspec.structs.replace(one, held_us=one.held_us or now_us, held_as=one.signal.severity)
             continue
-        assert one.news is not None  # a fresh incident always has something to send
+        assert one.news is not None  # incidents in `fresh` have news
         alerts.append(SignalChange(one, one.news))
-        if not _is_quiet(one, rules, now_us):  # if it is over already, the message also says that it ended
+        if not _is_quiet(one, rules, now_us):  # if the signal has ended already, the message also says so
             kept[name] = _as_sent(one)
     waiting = [one for one in state.over if one.held_us is not None or rules.muted(one.signal)]
     before = [one for one in state.over if one not in waiting and one.signal.ended_at_us is not None]
@@ -180,7 +177,7 @@ def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
 def _within_budget(
     fresh: dict[str, Incident], state: AlertState, rules: Rules, now_us: int
 ) -> tuple[set[str], list[Page], list[Budget]]:
-    """Return which incidents are sent now, the new list of pages, and the limits that are reached with them.
+    """Return the incidents that may be sent now, all pages including theirs, and the limits that are reached by then.
 
     All incidents of one model and severity that begin at the same time count as one page. Incidents that no receiver
     wants do not count.
@@ -197,7 +194,7 @@ def _within_budget(
 
 
 def _with_digest(plan: Plan, rules: Rules, now_us: int) -> Plan:
-    """Return the plan. If an incident has waited long enough, a digest of all that wait is added to the plan."""
+    """Return the plan. If one incident has waited long enough, add a digest of all incidents that wait."""
     state = plan.state
     held = [one for one in [*state.over, *state.incidents.values()] if one.held_us is not None]
     held = [one for one in held if not rules.muted(one.signal)]
@@ -217,9 +214,9 @@ def _with_digest(plan: Plan, rules: Rules, now_us: int) -> Plan:
 
 
 def _is_quiet(one: Incident, rules: Rules, now_us: int) -> bool:
-    """Return whether the signal ended longer ago than the setting `flapping`, so that a return would be a new incident.
+    """Return whether the signal ended so long ago that its return would be a new incident (setting `flapping`).
 
-    Some monitors do not record the end of signals. Then the time at which the signal was last found counts.
+    Some monitors do not record the end of a signal. For these, the time at which it was last found counts.
     """
     ended_us = one.signal.ended_at_us
     if ended_us is None and one.signal.id in rules.stands:
@@ -236,9 +233,7 @@ def _budget(one: Incident) -> Budget:
 
 
 def _name(signal: Signal) -> str:
-    """Return the name of a signal for people. It leaves out the version, because the same fault of another version
-    is not new.
-    """
+    """Return the name of a signal without its version, because a fault that another version had before is not new."""
     return f"{signal.model}/{signal.kind}/{signal.subject}"
 
 

@@ -14,14 +14,14 @@ ANY = "*"
 class Mute(msgspec.Struct, frozen=True, kw_only=True):
     """A mute that a person requested."""
 
-    what: str  # a model, a kind or a subject; or MODEL/KIND, or MODEL/KIND/SUBJECT; * stands for any
+    what: str  # MODEL, KIND, SUBJECT, MODEL/KIND or MODEL/KIND/SUBJECT; * stands for any
     until_us: int
     why: str
     by: str
     at_us: int
 
     def covers(self, signal: Signal) -> bool:
-        """Return whether this mute applies to a signal, whatever the time.
+        """Return whether this mute is about a signal. Its time is not checked.
 
         >>> mute = Mute(what="m/*/column x", until_us=9, why="", by="", at_us=0)
         >>> mute.covers(Signal(id="", kind="k", model="m", version="", raised_at_us=0, onset_us=0, severity="red",

@@ -21,7 +21,7 @@ _logger = logging.getLogger(__name__)
 KIND, STATES = "alert_outbox", "alert_receiver"
 FIRST_US, LONGEST_US = 10 * SECOND_US, 15 * MINUTE_US  # the first and the longest pause between two attempts
 DROPPED_US = 7 * DAY_US  # after messages were dropped, the receiver's status stays red for this long
-_ROUND_S = 10.0  # how long messages to one receiver are sent at a time; the others wait for the next call
+_ROUND_S = 10.0  # after this time, a thread sends no more messages; the next call goes on
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -44,7 +44,7 @@ class ReceiverState(msgspec.Struct, frozen=True, kw_only=True):
 
     delivered: int = 0
     delivered_us: int | None = None  # the time of the last successful delivery
-    said: str = ""  # the outcome of the last attempt in words
+    said: str = ""  # the outcome of the last attempt, in words
     failing_since_us: int | None = None
     error: str = ""
     tries: int = 0  # how many attempts in a row failed
@@ -78,7 +78,7 @@ class ReceiverState(msgspec.Struct, frozen=True, kw_only=True):
     def is_due(self, now_us: int) -> bool:
         """Return whether a message may be sent now.
 
-        If the next attempt is further away than the longest pause, the clock was set back, and a message may be sent.
+        This is also so if the next attempt is further away than the longest pause: the clock was set back.
         """
         return not now_us < self.next_us <= now_us + LONGEST_US
 
@@ -101,7 +101,7 @@ class Outbox:
         self._catalog = catalog
         self._clock = clock
         self._keep_us = keep_us
-        # for each receiver, the thread that is delivering messages to it
+        # for each receiver, the thread that delivers to it
         self._working: dict[str, threading.Thread] = {}
 
     @staticmethod
@@ -152,9 +152,7 @@ class Outbox:
         return threads
 
     def note(self, name: str, sent: Sent) -> None:
-        """Store the outcome of a heartbeat, which is sent without the queue. Nothing is written if the outcome is
-        the same.
-        """
+        """Store the outcome of a heartbeat, which is sent without the queue, if it differs from the stored outcome."""
         before = self._state(name)
         if sent.ok and before.failing_since_us is None:
             return
@@ -218,7 +216,7 @@ class Outbox:
 def _tried(receiver: Receiver, message: Message, send: Send) -> Sent:
     try:
         return send(receiver, message)
-    except Exception as error:  # whatever goes wrong in a library counts as a failure of this receiver, and is shown
+    except Exception as error:  # an error in a library is a failure of this receiver
         _logger.exception("a receiver failed unexpectedly")
         return Sent(False, f"{type(error).__name__}: {error}")
 

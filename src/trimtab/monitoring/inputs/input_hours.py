@@ -17,8 +17,8 @@ from trimtab.core.time import HOUR_US
 from trimtab.monitoring.profiles.input_rows import RowReader, Rows
 from trimtab.monitoring.profiles.profile_records import NULL_CODES, Floats, InputProfile, null_code
 
-SAMPLED = 128  # number of rows of an hour that are kept whole, for checks that compare distributions
-_QUICKLY = 1  # level of zlib: its output is a twelfth larger than with the default 6, in a fifth of the time
+SAMPLED = 128  # this many rows of an hour are kept whole, for checks that compare distributions
+_QUICKLY = 1  # level of zlib: compared with the default 6, a twelfth more bytes in a fifth of the time
 Counts = NDArray[np.int64]
 
 
@@ -72,27 +72,27 @@ class HourCounts(msgspec.Struct, frozen=True, eq=False, dict=True):
     low: Floats  # (columns,): the least value, infinity if there are no values
     high: Floats
     pairs: Counts  # (pairs, 2): rows where either column is null, and rows where both are
-    marks: NDArray[np.uint64]  # the least hashes of prediction ids, ascending: the sampled rows
+    marks: NDArray[np.uint64]  # ascending: the hashes of the sampled rows' prediction ids, which are the least of all
     sample: Floats  # (sampled, columns)
 
     @cached_property
     def null_rows(self) -> list[int]:
-        """The number of nulls of each column, for whatever reason."""
+        """The number of nulls of each column, for all reasons together."""
         found: list[int] = self.nulls.sum(axis=1).tolist()
         return found
 
     def without_sample(self) -> HourCounts:
-        """The same summary without the rows that were kept whole."""
+        """Return the summary without the rows that are kept whole."""
         return msgspec.structs.replace(self, marks=self.marks[:0], sample=self.sample[:0])
 
     def encode(self) -> bytes:
-        """The bytes that are stored, which include the sampled rows."""
+        """Return the bytes that are stored. They include the sampled rows."""
         packed = b"".join(np.ascontiguousarray(getattr(self, name)).tobytes() for name in _FIELDS)
         return zlib.compress(msgspec.msgpack.encode((self.rows, len(self.marks), packed)), _QUICKLY)
 
     @staticmethod
     def decode(data: bytes, layout: Layout) -> HourCounts | None:
-        """The summary that some bytes contain; None if it was made with another profile."""
+        """Return the summary that some bytes contain; None if it was made with another profile."""
         rows, sampled, packed = msgspec.msgpack.decode(zlib.decompress(data), type=tuple[int, int, bytes])
         shapes = [field.shape(layout, sampled) for field in _FIELDS.values()]
         sizes = [math.prod(shape) for shape in shapes]
@@ -128,7 +128,7 @@ _FIELDS: dict[str, _Field] = {  # in the order of the fields of the struct and o
 
 
 def merged(parts: Sequence[HourCounts], *, sampled: bool = True) -> HourCounts:
-    """One or more summaries merged into one, whatever their order; without `sampled`, rows kept whole are dropped."""
+    """Merge one or more summaries, in any order. Without `sampled`, the rows that are kept whole are dropped."""
     if len(parts) == 1:
         return parts[0] if sampled else parts[0].without_sample()
     whole: dict[str, Any] = {
@@ -145,7 +145,7 @@ def merged(parts: Sequence[HourCounts], *, sampled: bool = True) -> HourCounts:
 
 
 def summarise(layout: Layout, reader: RowReader, predictions: Sequence[Prediction]) -> dict[int, HourCounts]:
-    """Summaries of the logged predictions of one version, by the hour (since 1970) in which they were made."""
+    """Summarise the logged predictions of one version, by the hour (since 1970) in which they were made."""
     if not predictions:
         return {}
     made_at_us = np.array([p.made_at_us for p in predictions], np.int64)
@@ -169,11 +169,11 @@ def summarise_rows(
 
 
 def sampled(ids: Sequence[str]) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
-    """The rows to keep whole and their hashes: the rows with the least hashes of 64 bits, the same in every process."""
+    """Return the rows to keep whole, and their hashes. These are the rows whose ids have the least hashes."""
     encoded = [text.encode("utf-8", "surrogatepass") for text in ids]
     first = np.fromiter(map(zlib.crc32, encoded), np.uint64, len(encoded))
     rows = np.arange(len(encoded))
-    if rows.size > SAMPLED:  # only these rows need the second half of a hash
+    if rows.size > SAMPLED:  # only rows that may be kept need the second half of their hash
         rows = np.flatnonzero(first <= np.partition(first, SAMPLED - 1)[SAMPLED - 1])
     second = np.array([zlib.crc32(encoded[row][::-1], 77) for row in rows.tolist()], np.uint64)
     marks = (first[rows] << np.uint64(32)) | second
@@ -182,7 +182,7 @@ def sampled(ids: Sequence[str]) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
 
 
 def text_hashes(texts: Sequence[str]) -> NDArray[np.int64]:
-    """A hash of 64 bits for each text; hashes are comparable within this process."""
+    """Return a hash of 64 bits for each text. Only compare hashes within one process."""
     return np.fromiter(map(hash, texts), np.int64, len(texts))
 
 
@@ -195,7 +195,7 @@ def _counted(layout: Layout, rows: Rows, ids: Sequence[str]) -> HourCounts:
     new = strange.sum(axis=0) if strange.any() else np.zeros(layout.width, np.int64)
     outside = np.zeros(layout.width, np.int64)
     low, high = np.full(layout.width, np.inf), np.full(layout.width, -np.inf)
-    # nulls are sorted last; edges are searched among the values, because the values are many more
+    # nulls are sorted last; edges are searched among the values, which are many more
     in_order = np.sort(values.T, axis=1)
     present = len(values) - missing.sum(axis=0)
     for column, limits in enumerate(layout.counted_upto):

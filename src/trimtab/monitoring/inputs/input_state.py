@@ -69,7 +69,7 @@ class WatchStore:
         return found
 
     def put(self, watch: InputWatch, revision: int) -> Put:
-        """The write of the state; it fails if another process has written the state meanwhile."""
+        """Return the write of the state. It fails if another process has written the state meanwhile."""
         return Put(KIND, self._model, msgspec.json.encode(watch), expected=revision)
 
     def put_hour(self, hour: int, version: str, counts: HourCounts) -> Put:
@@ -86,5 +86,5 @@ class WatchStore:
 
 
 def hour_of(at_us: int) -> int:
-    """The number of the hour since 1970."""
+    """Return the hour, counted since 1970."""
     return at_us // HOUR_US

@@ -36,18 +36,18 @@ from trimtab.training.definitions import Model
 
 GRACE_US = 5 * MINUTE_US  # time after the end of an hour in which answers may be logged late
 _AGAIN_US = 5 * MINUTE_US  # time between two looks at the current hour
-_SAMPLES = 4_000  # number of the newest hours whose sampled rows are kept whole
+_SAMPLES = 4_000  # at most this many sampled rows are kept in all hours
 _LIVE = frozenset(("live", "online", "replay"))
 _Standing: TypeAlias = Mapping[tuple[str, str], Signal]  # signals by kind and subject
 _Changes: TypeAlias = list[Put | Remove | Append]
 
 
 class InputMonitor:
-    """Watches the requests of one model and the data that its features are computed from.
+    """Watches the requests of one model, and the data from which its features are computed.
 
-    `add` takes logged predictions. Those of closed hours change nothing, so that predictions may be given again. The
-    closed hours, the signals, and the time up to which hours are closed are stored in one write. The open hours are
-    rebuilt from the log: after a restart, give all predictions that were made since `read_from_us`.
+    `add` takes logged predictions. Those of closed hours change nothing, so predictions may be given again. Closed
+    hours and signals are stored in one write; open hours are not. After a restart, give all predictions since
+    `read_from_us`.
 
     Args:
         catalog: Stores the hours and the signals.
@@ -86,12 +86,12 @@ class InputMonitor:
 
     @property
     def unprofiled(self) -> str | None:
-        """The reason why the columns of the version in service are not checked; None if they are checked."""
+        """Why the columns of the version in service are not checked; None if they are checked."""
         return self._watched.unprofiled
 
     @property
     def read_from_us(self) -> int:
-        """Predictions made since this time must be given by `add`, also again after a restart or a `reload`."""
+        """Predictions since this time must be given to `add`, and given again after a restart or a `reload`."""
         return max(self._watch.closed_until_us, self._begun_us - KEPT_H * HOUR_US)
 
     def reload(self) -> None:
@@ -100,7 +100,7 @@ class InputMonitor:
         self._open: dict[int, HourCounts] = {}
         self._traffic = OpenTraffic(self._model.request, self._watch.last_us)
         self._looked_us: int | None = None
-        self._seen: tuple[str, int, int] | None = None  # the rows in which the findings `_columns` were made
+        self._seen: tuple[str, int, int] | None = None  # the rows that the findings in `_columns` are about
         self._columns: list[Finding] = []
         self._read_hours()
 
@@ -222,7 +222,7 @@ class InputMonitor:
     def _closing(
         self, over: list[int], until_us: int, now_us: int, closed: Sequence[DayQuality]
     ) -> tuple[InputWatch, _Changes]:
-        """The state after some hours are closed, and the writes of the summaries of these hours."""
+        """Return the state after some hours are closed, and the writes of the summaries of these hours."""
         traffic, reading = dict(self._watch.traffic), self._watched.reading
         changes: _Changes = []
         for hour in over:
@@ -249,7 +249,7 @@ class InputMonitor:
         )
 
     def _distances(self, over: list[int]) -> dict[str, ColumnDistance]:
-        """The distances of the columns in the newest closed hours, which include the hours in `over`."""
+        """Return the distances of the columns in the newest closed hours, which include the hours in `over`."""
         reading = self._watched.reading
         if reading is None:
             return {}
@@ -257,7 +257,7 @@ class InputMonitor:
         return column_distances(reading.layout, [one for hour, one in closed.items() if hour > over[-1] - HOURS])
 
     def _without_samples(self, oldest: int) -> _Changes:
-        """Drop the sampled rows of older hours, which take most of the space, as only new hours need them."""
+        """Drop the sampled rows of older hours. They take most of the space, and only new hours need them."""
         changes: _Changes = []
         kept = sum(len(one.marks) for one in self._open.values())
         sampled = [hour for hour, one in self._hours.items() if len(one.marks)]
@@ -269,7 +269,7 @@ class InputMonitor:
         return changes
 
     def _findings(self, watch: InputWatch, now_us: int, standing: _Standing) -> list[Finding]:
-        """All present findings; none for a model that never had a request."""
+        """Return all present findings. A model that never had a request has none."""
         if not watch.traffic and not self._traffic.hours:
             return []
         reading = self._watched.reading
@@ -291,12 +291,12 @@ class InputMonitor:
         return found
 
     def _is_repeating(self) -> Callable[[int], bool]:
-        """Returns a function that says of a time whether requests were found to repeat at that time."""
+        """Return a function that tells whether requests were found to repeat at a time."""
         windows = [one for one in red_windows(self._catalog, self._model.name) if one.kind == "duplicates"]
         return lambda at_us: any(window.covers(at_us) for window in windows)
 
     def _of_columns(self, reading: Reading, now_us: int, standing: _Standing) -> list[Finding]:
-        """The findings in the newest week of hours, or those of the last look if no row has come since."""
+        """Return the findings in the newest week of hours. They are only computed again if rows have come."""
         oldest = hour_of(now_us) - LONGEST_H
         hours = {h: one for h, one in {**self._hours, **self._open}.items() if h >= oldest and one.rows}
         seen = (reading.version, min(hours, default=0), sum(one.rows for one in hours.values()))
@@ -314,13 +314,13 @@ class InputMonitor:
         return label_findings(days, profile.labels, subject=f"labels of {source}", binary=self._model.task == "binary")
 
     def follow(self) -> None:
-        """Look which version is in service; another version has another profile, and hours of its own."""
+        """Look which version is in service. Another version has a profile and hours of its own."""
         if self._watched.follow():
             self._open = {}
             self._read_hours()
 
     def _refresh(self) -> None:
-        """Take over hours that another process closed; hours open for it are open here too, as both read one log."""
+        """If another process closed hours, read its state. Both read one log, so they have the same open hours."""
         if self._store.revision() == self._revision:
             return
         self._watch, self._revision = self._store.watch()

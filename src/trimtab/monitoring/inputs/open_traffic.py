@@ -45,7 +45,7 @@ class OpenTraffic:
         self.last_us = newest_us if self.last_us is None else max(newest_us, self.last_us)
 
     def counted(self, hour: int, *, comparable: bool) -> TrafficHour:
-        """The counts of an hour; `comparable` says whether equal questions mean that a request was repeated."""
+        """Return the counts of an hour. `comparable`: equal questions mean that a request was repeated."""
         ids = np.concatenate(self._ids.get(hour) or [np.zeros(0, np.int64)])
         questions = np.concatenate(self._questions.get(hour) or [np.zeros(0, np.int64)])
         often = np.unique(questions, return_counts=True)[1]

@@ -10,11 +10,11 @@ import msgspec
 if TYPE_CHECKING:
     from trimtab.monitoring.inputs.input_hours import HourCounts, Layout
 
-HOURS = 24  # number of closed hours that are compared: whole days, so that the time of day makes no difference
+HOURS = 24  # this many closed hours are compared: a whole day, so that the time of day makes no difference
 
 
 class ColumnDistance(msgspec.Struct, frozen=True, kw_only=True):
-    """The distances of one column of the newest closed day from its profile; None if either has no values.
+    """The distances of one column in the newest closed day from its profile; None if either has no values.
 
     A new distance needs its function, a field here with the default None, and a row in `STATISTICS`.
     """
@@ -26,7 +26,7 @@ class ColumnDistance(msgspec.Struct, frozen=True, kw_only=True):
 class Statistic(msgspec.Struct, frozen=True):
     """One kind of distance."""
 
-    function: str  # the function in `stats/drift.py` of reference and newest counts, both of shape (columns, bins)
+    function: str  # its name in `stats/drift.py`; it takes reference and newest counts, shape (columns, bins)
     metric: str  # the metric of a service, with the labels model and column
     text: str  # the help text of the metric
 
@@ -39,7 +39,7 @@ STATISTICS = {  # by field of `ColumnDistance`
 
 
 def column_distances(layout: Layout, hours: Iterable[HourCounts]) -> dict[str, ColumnDistance]:
-    """The distance of each column by the name of the column; empty if there are no rows."""
+    """Return the distances by the name of the column; empty if there are no rows."""
     import numpy as np  # imported here: a service reads `STATISTICS` before it loads NumPy
 
     from trimtab.stats import drift

@@ -17,12 +17,12 @@ from trimtab.training.data.sets import LeftOut
 from trimtab.training.definitions import Model
 
 KIND = "red_window"
-JOURNAL = "red_windows"  # journal of all releases, in order
-# kinds of signals that are found when a day of labels is closed
+JOURNAL = "red_windows"  # the journal of all releases
+# signals that are found when a day of labels is closed
 _OF_DAYS = frozenset(("labels_missing", "one_class", "label_shift"))
 _OF_FEEDS = frozenset(("feed_stopped", "feed_late", "feed_clock"))
 _ROWLESS = frozenset(("traffic_stopped",))
-FOUND_WITHIN_US = DAY_US  # the time within which a fault becomes red
+FOUND_WITHIN_US = DAY_US  # a fault becomes red within this time
 
 
 class RedWindow(Shown, msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +32,7 @@ class RedWindow(Shown, msgspec.Struct, frozen=True, kw_only=True):
     model: str
     kind: str
     subject: str
-    start_us: int  # times of the requests that the fault concerns
+    start_us: int  # times are those of the requests that the fault concerns
     end_us: int | None  # None: the fault goes on
     released_why: str | None = None  # why a person released the window, so that its rows count again
     released_by: str | None = None
@@ -44,7 +44,7 @@ class RedWindow(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
 
 def red_windows(catalog: Catalog, model: str, *, released: bool = False) -> list[RedWindow]:
-    """The red windows of a model, oldest first; released windows are included only with `released`."""
+    """Return the red windows of a model, oldest first. Released windows are included only with `released`."""
     records = catalog.find(KIND, f"{model}/")
     found = [msgspec.json.decode(record.body, type=RedWindow) for record in records]
     kept = [one for one in found if released or one.released_why is None]
@@ -52,11 +52,11 @@ def red_windows(catalog: Catalog, model: str, *, released: bool = False) -> list
 
 
 def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
-    """The times whose rows are neither learnt from nor used for judging at a cut.
+    """Return the times whose rows are used neither for training nor for judging at a cut.
 
-    These are the red windows that were not released, and the newest requests in service, for which it is too early to
-    know whether they are faulty. Inputs are watched for a day. Labels are checked when their day is closed, and labels
-    of an earlier day may have come on a day that is still open. # D0185
+    These are the red windows that were not released, and the time of the newest requests, which may still prove to be
+    faulty. A fault of inputs is found within a day. Labels are checked when their day is closed, and labels of an
+    earlier day may have come on a day that is still open. # D0185
     """
     found = [
         LeftOut(
@@ -75,7 +75,7 @@ def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
 def released(
     catalog: Catalog, model: str, window: str, *, why: str, actor: str, now_us: int
 ) -> tuple[RedWindow, list[Put | Append]]:
-    """A red window after its release, and the writes that store it: its rows count again for fits and gates.
+    """Return a red window after its release, and the writes that store it. Its rows count again for fits and gates.
 
     Args:
         catalog: Stores the window.
@@ -108,11 +108,11 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
 
     label_wait_us: int
     label_source: str
-    sources: dict[str, int]  # by source of features: how long features read an event, at most a day
+    sources: dict[str, int]  # for each source of features: how long features read an event, at most a day
 
     @staticmethod
     def of(model: Model) -> Reach:
-        """The reach of the signals of a model."""
+        """Return the reach of a model's signals."""
         sources: dict[str, int] = {}
         for view in model.features.views:
             reaches = (one.reach_us for one in view.features.values())
@@ -121,12 +121,12 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         return Reach(label_wait_us=model.label.final_at(0), label_source=model.label.source.name, sources=sources)
 
     def span(self, signal: Signal) -> tuple[int, int | None]:
-        """The times of the first request that is left out, and of the first later one that counts again. # D0185
+        """Return from when requests are left out, and from when they count again (None: not yet). # D0185
 
-        A fault may have begun a day, or twice the duration of its evidence, before it was found. A source that stopped
-        did so after its last event. Labels that came since the beginning of a fault may belong to requests that were
-        made earlier, by as much as labels are waited for. Features may read faulty events after the end of the fault.
-        Days of labels are checked when the wait for their labels is over.
+        A fault may have begun a day before it was found, or twice the duration of its evidence before. A source that
+        stopped did so after its last event. Labels that came during a fault may belong to requests that are older by
+        the wait for labels. Features may read faulty events after the end of the fault. Days of labels are checked when
+        the wait for their labels is over.
         """
         wait_us, ended_us = self.label_wait_us, signal.ended_at_us
         if signal.kind in _OF_DAYS:
@@ -143,13 +143,13 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         return start_us, None if ended_us is None else ended_us + self.sources.get(source, 0)
 
     def _source_of(self, signal: Signal) -> str:
-        """The source that a signal is about; None if the signal is not about a source."""
+        """Return the source that a signal is about; empty if it is about no source."""
         what, _, name = signal.subject.partition(" ")
         return name if what == "source" else name.rpartition(".")[0]
 
 
 def window_changes(catalog: Catalog, begun: Sequence[Signal], ended: Sequence[Signal], *, reach: Reach) -> list[Put]:
-    """The writes that open and close the red windows that belong to signals."""
+    """Return the writes that open and close the red windows of signals."""
     changes = []
     for signal in (*begun, *ended):
         if signal.kind not in KINDS or signal.kind in _ROWLESS or signal.severity != "red":

@@ -30,12 +30,12 @@ class SourceChecks:
         self._feeds: dict[str, Arrivals] = {}
 
     def findings(self, now_us: int, checked_us: int, *, stopped: bool) -> list[Finding]:
-        """Findings about the sources of features, and about those of labels unless requests stopped before the labels.
+        """Return findings about the sources of features and, unless the requests have stopped, about that of labels.
 
         Args:
             now_us: The time of the check.
-            checked_us: Events that became known by then were checked before; of older events, at most one day is
-                checked again.
+            checked_us: The last check. Values of events that became known since then are checked: at least the newest
+                hours, and at most a day.
             stopped: Whether the requests have stopped.
         """
         sources = {view.source.name: view for view in self._views}

@@ -1,4 +1,4 @@
-"""Rows in the form in which input profiles are made: one matrix of inputs and request columns, and reasons of nulls."""
+"""Rows in the form from which input profiles are made: a matrix of inputs and request columns, and null reasons."""
 
 from __future__ import annotations
 
@@ -41,10 +41,9 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
 
 
 def planned(features: FeatureSet, encoding: Encoding) -> tuple[ColumnPlan, ...]:
-    """Return the columns of the matrix for a version: its inputs, followed by further columns of the request.
+    """Return the columns of the matrix for a version: its inputs, then the other columns of the request.
 
-    The key and the time of the request are left out, because their distribution means nothing. Columns of the request
-    that are inputs are not repeated.
+    The key and the time of the request are left out, because their distribution means nothing.
     """
     joins = {join.name: join for join in features.joins}
     plans = []
@@ -70,11 +69,11 @@ def rows_of_set(plans: Sequence[ColumnPlan], encoding: Encoding, requests: Colum
 def rows_of_block(
     plans: Sequence[ColumnPlan], matrix: NDArray[np.float64], requests: Columns, features: FeatureFrame
 ) -> Rows:
-    """Return rows of predictions that are in memory as columns, equal to what `RowReader` would read from the log.
+    """Return the rows of predictions that are in memory as columns. `RowReader` would read equal rows from the log.
 
     Args:
         plans: The columns of the matrix.
-        matrix: The inputs that the version got, shape (rows, inputs).
+        matrix: The inputs of the version, shape (rows, inputs).
         requests: The requests.
         features: The features from which the inputs were computed.
     """
@@ -122,7 +121,7 @@ class RowReader:
         self._decode = msgspec.msgpack.Decoder(list[object]).decode
 
     def read(self, predictions: Sequence[Prediction]) -> Rows:
-        """Return the rows of those predictions that fit the version, in their order."""
+        """Return the rows of the predictions that fit the version, in their order."""
         count = len(predictions)
         values = np.frombuffer(b"".join([p.values for p in predictions]), "<f8").reshape(count, self.inputs)
         reasons = np.frombuffer(b"".join([p.reasons for p in predictions]), np.uint8).reshape(count, self.inputs)
@@ -142,7 +141,7 @@ class RowReader:
         return Rows(values, reasons, strange)
 
     def _request(self, prediction: Prediction) -> list[object]:
-        """Return the columns of a logged request. If it has other columns than the version expects, all are null."""
+        """Return the columns of a logged request. If they are not those that the version expects, all are null."""
         row = self._decode(prediction.request)
         return row if len(row) == self._width else [None] * self._width
 
@@ -156,7 +155,7 @@ class RowReader:
 
 
 class TextNumbers:
-    """Turns texts into numbers: 52 bits of a hash. They are equal on every machine, and do not reveal the text."""
+    """Turns texts into numbers: 52 bits of a hash. These are equal on every machine, and do not reveal the text."""
 
     def __init__(self) -> None:
         self._known: dict[str, float] = {}
@@ -176,7 +175,7 @@ class TextNumbers:
 
 
 def _column_of(expression: Expression | None, columns: Mapping[str, object]) -> str | None:
-    """Return the column of an expression that is only a column, perhaps as a category; None for other expressions."""
+    """If an expression only returns a column, perhaps as a category, return the column's name; otherwise None."""
     if expression is not None and expression.op == "category":
         expression = expression.args[0]
     if expression is None or expression.op != "col":

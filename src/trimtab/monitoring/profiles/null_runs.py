@@ -8,18 +8,18 @@ from numpy.typing import NDArray
 from trimtab.monitoring.profiles.profile_records import Floats
 from trimtab.monitoring.profiles.proportion import next_excess, without_faulty
 
-GRADED_ROWS = 40  # least rows of a window of hours that are taken together
-GROSS = 0.95  # share from which nearly all rows are null
-MARGIN = 0.2  # margin of a share above the high end of reference windows, at most 0.4 of the rest up to 1
-_BETWEEN = 1  # number of normal windows within a run
-_MOST_H = 12.0  # greatest length of a run that is normal, so that a fault is found within a day
+GRADED_ROWS = 40  # hours are merged until a window has this many rows
+GROSS = 0.95  # from this share of nulls on, nearly all rows are null
+MARGIN = 0.2  # how far a share must exceed the high end of reference windows; at most 0.4 of what is left up to 1
+_BETWEEN = 1  # a run goes on over this many normal windows
+_MOST_H = 12.0  # longer runs are never normal, so that a fault is found within a day
 
 
 def null_runs(rows: NDArray[np.int64], nulls: NDArray[np.int64], usual: Floats) -> list[float]:
-    """The lengths of the runs of hours with too many nulls, newest run first.
+    """Return the lengths of the runs of hours with too many nulls, newest run first.
 
-    The length of a run is the sum of its hours' shares of nulls: an hour with half of its values counts half. Hours are
-    put together until they have enough rows. A run goes on over a single normal window.
+    The length of a run is the sum of the shares of nulls in its hours: an hour in which half of the values are null
+    counts half. Hours are merged into windows with enough rows. A run goes on over a single normal window.
 
     Args:
         rows: The number of rows of each hour, newest hour first.
@@ -44,16 +44,16 @@ def null_runs(rows: NDArray[np.int64], nulls: NDArray[np.int64], usual: Floats) 
                 runs.append(0.0)
             runs[-1] += lost
             normal = 0
-        elif window_nulls < GROSS * window_rows:  # an hour that is often all null says nothing
+        elif window_nulls < GROSS * window_rows:  # a window without values is normal, but shows no end of the run
             normal += 1
         window_rows, window_nulls, lost, high = 0, 0, 0.0, 0.0
     return runs
 
 
 def normal_run(runs: list[float], days: float) -> float:
-    """The length of a run that is exceeded once in ten years, from the runs of some days, at most twelve hours.
+    """Estimate from the runs of some days the length that a run exceeds once in ten years, at most twelve hours.
 
-    It is 0 if there were none, or one only, which may have been a fault.
+    It is 0 if there were no runs, or a single one, which may have been a fault.
     """
 
     def limit(some: Floats) -> float:

@@ -17,7 +17,7 @@ FORMAT: Literal[1] = 1
 BINS = 64  # the number of bins of a column; their edges are quantiles
 # the lengths of windows, in hours, over which statistics are compared with the training rows
 WINDOWS_H = (1, 3, 6, 12, 24)
-REFERENCE_H = 28 * 24  # how many hours at the end of the training rows these windows are taken from
+REFERENCE_H = 28 * 24  # these windows are taken from this many hours at the end of the training rows
 VALUE_BYTES = 50_000  # the largest size of the stored known values of a column
 NULL_CODES = len(REASONS) + 1  # one for each reason of a feature, and one for values that do not come from a view
 NO_REASON = len(REASONS)
@@ -29,17 +29,15 @@ Floats: TypeAlias = NDArray[np.float64]
 
 
 def null_code(reasons: NDArray[Any]) -> NDArray[Any]:
-    """Return for each null its index in an array of `NULL_CODES` counts, given its code in `REASONS` or `NO_VIEW`."""
+    """Return for each null, given by its code in `REASONS` or `NO_VIEW`, the index of its count among `NULL_CODES`."""
     return np.where(reasons == NO_VIEW, NO_REASON, np.minimum(reasons, NO_REASON)).astype(np.int64)
 
 
 class Spread(msgspec.Struct, frozen=True, dict=True):
-    """How a statistic varied over windows of the training rows, by length of the window and hour of the day.
+    """A statistic's median and high end over windows of the training rows, by their length and hour of the day.
 
-    It holds the median and the high end of the statistic.
-
-    The high end is the largest value after one window in fourteen was left out. So a short fault in the training rows
-    does not hide later faults.
+    The high end is the largest value after one window in fourteen was left out, so that a short fault in the training
+    rows does not hide later faults.
     """
 
     # float32, shape (len(WINDOWS_H), 24); the second index is the hour of the day in which the window ends
@@ -47,11 +45,11 @@ class Spread(msgspec.Struct, frozen=True, dict=True):
     high: bytes
 
     def high_at(self, hours: int, hour: int) -> float:
-        """Return the high end for a window with a number of hours that ends in a given hour (counted since 1970)."""
+        """Return the high end for a window of `hours` that ends in the hour `hour` (counted since 1970)."""
         return float(self._highs[_place(hours), hour % 24])
 
     def most(self, hours: int) -> float:
-        """The high end for a window of the given number of hours, whenever it ends."""
+        """Return the high end for a window of `hours`, whenever it ends."""
         return self._mosts[_place(hours)]
 
     @cached_property
@@ -65,7 +63,7 @@ class Spread(msgspec.Struct, frozen=True, dict=True):
 
 
 def _place(hours: int) -> int:
-    """Return the index in `WINDOWS_H` that is used for a window of a given number of hours."""
+    """Return the index in `WINDOWS_H` for a window of `hours`."""
     return sum(1 for length in WINDOWS_H if length <= hours) - 1
 
 
@@ -75,7 +73,7 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     name: str
     place: Place
     kind: Kind
-    of: str | None  # the request column that the input simply returns, perhaps as a category; None for other inputs
+    of: str | None  # if the input only returns a request column, perhaps as a category: that column
     source: str | None  # the event source from which an input is computed
     rows: int
     nulls: tuple[int, ...]  # the number of nulls for each of the `NULL_CODES` reasons
@@ -88,8 +86,8 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     # float64: the BINS + 1 quantiles from the smallest to the largest value; empty: not a column of numbers
     quantiles: bytes
     counts: bytes  # int64: the number of rows in each bin
-    known: bytes  # float64, sorted: the values (or hashes of texts) that occurred; empty: new values are not looked for
-    covered: float  # the share of rows whose value is in `known`; below 1 if `VALUE_BYTES` is not enough for all values
+    known: bytes  # float64, sorted: the values (or hashes of texts) that occurred; empty: not checked for new values
+    covered: float  # the share of rows whose value is in `known`, which may be limited by `VALUE_BYTES`
     constant_h: int  # the largest number of hours in a row in which the column had one and the same value
     spreads: dict[Statistic, Spread]
     null_h: float = 0.0  # length of the longest normal run of hours with too many nulls, see `null_runs`
@@ -125,7 +123,7 @@ class Pair(msgspec.Struct, frozen=True):
 class LabelDays(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of rows and labels on each training day. Only days whose labels are final are included."""
 
-    first_day: int  # the number of the first day, counted since 1970
+    first_day: int  # the first day, counted since 1970
     rows: bytes  # uint32
     labelled: bytes  # uint32: the number of rows with a label
     sums: bytes  # float64: the sum of the labels
@@ -154,9 +152,7 @@ class InputProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def week(self) -> Floats:
-        """Return the mean number of rows for each hour of the week (hours since 1970 modulo 168). NaN: there is no
-        such hour.
-        """
+        """The mean number of rows for each hour of the week (hours since 1970 modulo 168); NaN: none occurred."""
         rows = np.frombuffer(self.hour_rows, "<u4").astype(np.float64)
         phase = (self.first_hour + np.arange(rows.size)) % 168
         sums, hours = np.bincount(phase, rows, 168), np.bincount(phase, minlength=168)
@@ -164,7 +160,7 @@ class InputProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 def encode_profile(profile: InputProfile) -> bytes:
-    """Return the profile as bytes: the number of the format, followed by the encoded content."""
+    """Return the profile as bytes: the format as a number, followed by the encoded content."""
     return bytes([FORMAT]) + zlib.compress(msgspec.msgpack.encode(profile), 6)
 
 

@@ -30,16 +30,14 @@ class ProfileRecord(msgspec.Struct, frozen=True, kw_only=True):
     made_at_us: int
 
 
-def without_profile(catalog: Catalog, version: str) -> str | None:
+def why_no_profile(catalog: Catalog, version: str) -> str | None:
     """Return why a version has no input profile; None if it has one, or if none was needed yet."""
     record = catalog.get(KIND, version)
     return None if record is None else msgspec.json.decode(record.body, type=ProfileRecord).why
 
 
 class Profiles:
-    """Makes and stores the input profiles of versions. A profile is made from the stored training set when it is
-    needed.
-    """
+    """Makes and stores the input profiles of versions. A profile is made from the training set at its first use."""
 
     def __init__(self, catalog: Catalog, blob: Blob, clock: Clock) -> None:
         self._catalog = catalog

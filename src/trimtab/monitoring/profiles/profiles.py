@@ -34,11 +34,10 @@ from trimtab.training.data.sets import TrainingSet
 
 ROWS_AT_MOST = 2_000_000  # if there are more rows, only the newest are used
 LEAST_ROWS = 20  # windows with fewer rows are not used
-_LEFT_OUT = 14  # the high end of a statistic is computed without one window in this many
-_CODES_AT_MOST = 64  # an integer column with more distinct values is never taken for codes
+_LEFT_OUT = 14  # one window in this many is left out from the high end of a statistic
+_CODES_AT_MOST = 64  # integers with more distinct values are never taken for codes
 _PAIRS_AT_MOST = 64
-# Two columns are a pair if both are null in at least this share of the rows in which either is null. There must be at
-# least as many such rows as the second number says.
+# Two columns are a pair if, among at least `_TOGETHER_ROWS` rows in which either is null, both are null in this share.
 _TOGETHER, _TOGETHER_ROWS = 0.9, 30
 
 
@@ -98,13 +97,11 @@ class _ReferenceHours:
         self._busy, self._starts = np.unique(self.hour, return_index=True)  # hours with rows, and their first rows
 
     def sums(self, values: Floats) -> Floats:
-        """Return the sum over each hour of a value of the rows, shape (hours,)."""
+        """Return the sum of the rows' values in each hour, shape (hours,)."""
         return np.bincount(self.hour, values[self.rows], self.count).astype(np.float64)
 
     def windows(self, sums: Floats, length: int) -> Floats:
-        """Return for each hour the sum over the window that ends with it. NaN: the window would begin before the
-        first hour.
-        """
+        """Return the sum over the window that ends with each hour; NaN if it would begin before the first hour."""
         total = np.concatenate([np.zeros((1, *sums.shape[1:])), np.cumsum(sums, axis=0)])
         found = np.full(sums.shape, np.nan)
         if length <= self.count:
@@ -112,7 +109,7 @@ class _ReferenceHours:
         return found
 
     def extremes(self, values: Floats) -> tuple[Floats, Floats]:
-        """Return the smallest and the largest value in each hour. They are infinite if the hour has no values."""
+        """Return the smallest and the largest value in each hour; infinity if the hour has no values."""
         low, high = np.full(self.count, np.inf), np.full(self.count, -np.inf)
         mine = values[self.rows]
         null = np.isnan(mine)
@@ -121,9 +118,7 @@ class _ReferenceHours:
         return low, high
 
     def spread(self, of_length: Callable[[int], Floats], otherwise: float) -> Spread:
-        """Return how a statistic varies over windows. `of_length` returns its value for each window of a length, or
-        NaN.
-        """
+        """Return how a statistic varies over windows. `of_length` returns its values in windows of a length."""
         middle = np.full((len(WINDOWS_H), 24), otherwise, np.float32)
         high = middle.copy()
         for place, length in enumerate(WINDOWS_H):
@@ -149,7 +144,7 @@ def _trimmed(values: Floats) -> tuple[float, float] | None:
 def _column(plan: ColumnPlan, place: int, rows: Rows, hours: _ReferenceHours) -> ColumnProfile:
     values = rows.values[:, place].copy()
     if plan.kind == "time":
-        # times always increase, so only whether they are null is profiled
+        # times always increase, so the profile only says whether they are null
         values = np.where(np.isnan(values), np.nan, 0.0)
     null = np.isnan(values)
     there = np.sort(values[~null])
@@ -193,7 +188,7 @@ def _column(plan: ColumnPlan, place: int, rows: Rows, hours: _ReferenceHours) ->
 
 
 def _kind(plan: ColumnPlan, distinct: Floats) -> Kind:
-    """Return the kind of a column. Integers are codes if only a few of the numbers between the extremes occur."""
+    """Return the kind of a column. Integers are codes if few of the numbers between their extremes occur."""
     few = plan.kind == "number" and plan.integers and 1 < distinct.size <= _CODES_AT_MOST
     return "code" if few and distinct[-1] - distinct[0] + 1 > 2 * distinct.size else plan.kind
 
@@ -201,7 +196,7 @@ def _kind(plan: ColumnPlan, distinct: Floats) -> Kind:
 def _known(kind: Kind, distinct: Floats, often: NDArray[np.int64]) -> tuple[Floats, float]:
     """Return the values that are stored as known, and the share of rows that have them.
 
-    If there are too many values, these are the most frequent ones.
+    If there are too many values, the most frequent are stored.
     """
     if kind not in ("code", "text") or not distinct.size:
         return np.zeros(0), 1.0
@@ -210,12 +205,12 @@ def _known(kind: Kind, distinct: Floats, often: NDArray[np.int64]) -> tuple[Floa
 
 
 def _quantiles(in_order: Floats) -> Floats:
-    """The quantiles of some values in ascending order, each of them one of the values."""
+    """Return the quantiles of values that are in ascending order. Each quantile is one of the values."""
     return in_order[np.maximum(-(-in_order.size * np.arange(BINS + 1) // BINS) - 1, 0)]
 
 
 def _longest_run(extremes: tuple[Floats, Floats]) -> int:
-    """The number of hours in the longest run with a single value; hours without values are skipped."""
+    """Return the length of the longest run of hours with a single value. Hours without values are skipped."""
     low, high = extremes
     longest, since, value = 0, -1, np.nan
     for hour in np.flatnonzero(low <= high).tolist():
@@ -229,14 +224,14 @@ def _longest_run(extremes: tuple[Floats, Floats]) -> int:
 
 
 def _normal_null_run(null: NDArray[np.bool_], spread: Spread, hours: _ReferenceHours) -> float:
-    """The length of the longest normal run of hours with too many nulls, see `null_runs.normal_run`."""
+    """Return the length of the longest normal run of hours with too many nulls, see `null_runs.normal_run`."""
     rows, nulls = (hours.sums(np.asarray(one, np.float64)).astype(np.int64) for one in (np.ones(null.size), null))
     usual = np.array([spread.high_at(1, hours.first + hour) for hour in range(hours.count)])
     return normal_run(null_runs(rows[::-1], nulls[::-1], usual[::-1]), hours.count / 24)
 
 
 def _limits(extremes: tuple[Floats, Floats], quantiles: Floats, hours: _ReferenceHours) -> tuple[float, float]:
-    """The limits beyond which a number is extreme, see `proportion.limits`."""
+    """Return the limits beyond which a number is extreme, see `proportion.limits`."""
     low, high = extremes
     days = hours.count // 24
     if days >= 3:
@@ -263,12 +258,12 @@ class _Column(msgspec.Struct, frozen=True, eq=False):
         return np.isnan(self.values)
 
 
-# a function of a length in hours: returns the statistic for each window of this length; NaN: undefined
+# returns for a length in hours the statistic in each window of this length; NaN: undefined
 _OfLength = Callable[[int], Floats]
 
 
 def _share(column: _Column, mask: NDArray[np.bool_], among: NDArray[np.bool_]) -> tuple[_OfLength, float]:
-    """Return how large a share of the rows in `among` is in `mask`: for windows, and for all rows together."""
+    """Return which share of the rows in `among` is in `mask`: for windows, and for all rows together."""
     hours = column.hours
     marked, rows = hours.sums(mask.astype(np.float64)), hours.sums(among.astype(np.float64))
 
@@ -284,7 +279,7 @@ def _null_share(column: _Column) -> tuple[_OfLength, float] | None:
 
 
 def _new_share(column: _Column) -> tuple[_OfLength, float] | None:
-    """Return the share of rows in the newer half of the training set with values that the older half does not have."""
+    """Return which share of the rows in the training set's newer half has values that the older half does not have."""
     if column.kind not in ("code", "category", "text"):
         return None
     half, null = len(column.values) // 2, column.null
@@ -294,7 +289,7 @@ def _new_share(column: _Column) -> tuple[_OfLength, float] | None:
 
 
 def _distance(column: _Column) -> tuple[_OfLength, float] | None:
-    """Return the Kolmogorov-Smirnov distance between the values in a window and those of all rows."""
+    """Return the Kolmogorov-Smirnov distance between the values in a window and all values."""
     hours, counts, width = column.hours, column.counts, column.counts.size
     if column.kind in ("text", "time") or not counts.sum():
         return None
@@ -313,8 +308,8 @@ def _distance(column: _Column) -> tuple[_OfLength, float] | None:
     return of_length, 0.0
 
 
-# The statistics whose variation is part of the profile. A function returns None if the statistic does not apply to a
-# column. For live data, `inputs.checks` computes the same statistics from hourly counts.
+# The statistics whose variation is part of the profile; None if a statistic does not apply to the column.
+# `inputs.checks` computes the statistics of live data from hourly counts.
 _STATISTICS: dict[Statistic, Callable[[_Column], tuple[_OfLength, float] | None]] = {
     "null": _null_share,
     "strange": _new_share,

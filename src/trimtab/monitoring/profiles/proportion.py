@@ -1,4 +1,4 @@
-"""Limits beyond which a number is extreme, from the extremes of days, and the largest excess that a year may have."""
+"""Limits beyond which a number is extreme, from the extremes of days, and an estimate of the next excess."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 
 from trimtab.monitoring.profiles.profile_records import Floats
 
-_BEYOND = 3.0  # a value is extreme this many ranges beyond the usual extremes of a day
-_BEYOND_LOG = 1.0  # the same number on a log scale, for columns with a long tail
-_SKEWED = 3.0  # ratio of the width of the upper half to that of the lower half from which a tail is long
-_ALONE = 4.0  # the extreme of a day may be faulty this many ranges beyond those of the other days
+_BEYOND = 3.0  # a value is extreme if it is this many ranges beyond the usual extreme of a day
+_BEYOND_LOG = 1.0  # likewise on a log scale, for columns with a long tail
+_SKEWED = 3.0  # a tail is long if the upper half is this many times as wide as the lower half
+_ALONE = 4.0  # a day's extreme may be faulty if it is this many ranges beyond the other days' extremes
 _ALONE_DAYS = 14  # one day in this many may be faulty
-_FALSE = 0.1  # accepted number of false limits a year, see `next_excess`
-_LEAST_TAIL, _MOST_TAIL = 10.0, 1000.0  # the limit of a rare value, in multiples of the largest of the reference
+_FALSE = 0.1  # this many excesses a year are accepted, see `next_excess`
+_LEAST_TAIL, _MOST_TAIL = 10.0, 1000.0  # the least and the greatest limit of a rare value, as multiples of the largest
 
 
 def limits(low: Floats, high: Floats, quantiles: tuple[float, float, float, float]) -> tuple[float, float]:
     """Return the smallest and the largest normal value of a column. They are infinite if all values are equal.
 
-    One day in fourteen is ignored if its extreme lies far from the others, because that extreme may be faulty. Where
-    about half of the values or more are equal, such as those of rain or of the visibility on clear days, the others are
-    rare, and a few weeks of them say little about the largest: see `_rare`.
+    One day in fourteen is ignored if its extreme lies far from the others, because it may be faulty. If about half of
+    the values or more are equal, as for rain, the others are rare. A few weeks of these say little about the largest,
+    so that a limit is estimated: see `_rare`.
 
     Args:
         low: The smallest value of each day, shape (days,).
@@ -51,10 +51,10 @@ def limits(low: Floats, high: Floats, quantiles: tuple[float, float, float, floa
 
 
 def next_excess(excesses: Floats, days: float) -> float:
-    """The excess that is exceeded once in ten years, from one or more excesses in a number of days.
+    """Estimate the excess that is exceeded once in ten years, from one or more excesses in a number of days.
 
-    The excesses are taken to be independent and exponential with an unknown mean. Then a further one exceeds x with the
-    probability (1 + x / s) ** -k, where s is the sum of the k excesses.
+    The excesses are assumed to be independent and exponential with an unknown mean. Then another excess is above x with
+    the probability (1 + x / s) ** -k, where s is the sum of the k excesses.
 
     Source: Lawless, A prediction problem concerning samples from the exponential distribution (Technometrics, 1971).
 
@@ -66,20 +66,20 @@ def next_excess(excesses: Floats, days: float) -> float:
 
 
 def without_faulty(values: Floats, limit: Callable[[Floats], float]) -> Floats:
-    """Values in ascending order. Of the greatest fourteenth those are left out that exceed the limit from the others.
+    """Sort values, and leave out those above the limit that all but the greatest fourteenth of the values give.
 
-    A fault in the reference shall not hide the next one.
+    This way, a fault in the reference does not hide the next fault.
     """
     ordered = np.sort(values)
     return ordered[ordered <= limit(ordered[: ordered.size - max(1, ordered.size // _ALONE_DAYS)])]
 
 
 def _rare(excesses: Floats) -> float:
-    """The limit of the excesses of days over a value that most rows have; infinite if fewer than two are above 0.
+    """Return a limit for how far a day exceeds a value that most rows have; infinite if fewer than two days exceed it.
 
-    The upper half of those above 0 is taken to have the tail of a power law, so that the logarithms of their ratios to
-    the next one are exponential. To the sum of the logarithms 1 is added, because a few equal excesses do not prove
-    that the next one is equal.
+    The upper half of the excesses above 0 is assumed to follow a power law. Then the logarithms of their ratios to the
+    largest of the lower half are exponential. 1 is added to the sum of the logarithms, because a few equal excesses do
+    not prove that the next one is equal.
 
     Source: Weissman, Estimation of parameters and large quantiles based on the k largest observations (JASA, 1978).
     """
@@ -97,7 +97,7 @@ def _rare(excesses: Floats) -> float:
 
 
 def _beyond(extremes: Floats, middle: float, ranges: float, other: Floats | None = None) -> float:
-    """Return the usual extreme value of a day, plus a multiple of the range of values."""
+    """Return the usual extreme of a day, plus a multiple of the range of values."""
     usual = _usual(extremes, middle)
     width = usual + _usual(other, -middle) if other is not None else usual - middle
     return usual + ranges * max(width, abs(usual) * 1e-6) if width else np.inf

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from trimtab.features.definitions import Request
 
 _Ints = NDArray[np.int64]
-# added after the last element, because reading its size may go a few bytes past its end
+# follows the last element, because reading its size may go a few bytes too far
 _PADDING = bytes(8)
 
 
 def _sizes() -> _Ints:
-    """Return the size of a msgpack element for each value of its first byte. 0: `_LENGTHS` has it, or nothing does."""
+    """Return the size of a msgpack element for each value of its first byte; 0: in `_LENGTHS`, or no text or number."""
     sizes = np.zeros(256, np.int64)
     sizes[:0x80] = sizes[0xE0:] = 1  # small integers
     sizes[0xA0:0xC0] = np.arange(1, 33)  # short texts
@@ -31,15 +31,15 @@ _ARRAYS = ((0xDC, 2), (0xDD, 4))
 
 
 def aside_of(request: Request) -> frozenset[int]:
-    """Return the positions of the key and the time in a request. They are left out of the hash."""
+    """Return the positions of the key and the time in a request. These are left out of the hash."""
     return frozenset(place for place, name in enumerate(request.columns) if name in (request.key, request.time))
 
 
 def question_hashes(requests: Sequence[bytes], aside: Collection[int]) -> _Ints:
     """Return a hash of each request without its key and time. Only compare hashes within one process.
 
-    The bytes of key and time are cut out without decoding the others, for many requests at once. A request is hashed as
-    a whole if it has too few columns, or if a column before the key or time is neither a text nor a number.
+    The bytes of key and time are cut out of many requests at once, without decoding them. A request is hashed as a
+    whole if it has too few columns, or if a column before the key or time is neither a text nor a number.
 
     Args:
         requests: The columns of each request in declared order, encoded as a msgpack array.
@@ -60,7 +60,7 @@ def question_hashes(requests: Sequence[bytes], aside: Collection[int]) -> _Ints:
         sound &= size > 0
         at = at + size
     sound &= at <= begin + lengths
-    if places == [*range(len(places))]:  # the key and the time come first, so what remains is one piece
+    if places == [*range(len(places))]:  # key and time come first, so the rest is one piece
         ends = np.where(sound, cuts[-1][1], 0).tolist()
         return np.array([hash(one[end:]) for one, end in zip(requests, ends, strict=True)], np.int64)
     bounds = zip(*(side.tolist() for cut in cuts for side in cut), strict=True)
@@ -71,7 +71,7 @@ def question_hashes(requests: Sequence[bytes], aside: Collection[int]) -> _Ints:
 
 
 def _first_element(joined: NDArray[np.uint8], begin: _Ints, last: int) -> tuple[_Ints, NDArray[np.bool_]]:
-    """Return where the first element of each array begins, and whether the array has an element number `last`."""
+    """Return where the first element of each array begins, and whether the array has an element with index `last`."""
     head = joined[begin]
     count, at = (head & 0x0F).astype(np.int64), begin + 1
     small = head >> 4 == 0x9
@@ -85,7 +85,7 @@ def _first_element(joined: NDArray[np.uint8], begin: _Ints, last: int) -> tuple[
 
 
 def _size(joined: NDArray[np.uint8], at: _Ints) -> _Ints:
-    """Return the size of the element at each of the given positions; 0 if it is neither a text nor a number."""
+    """Return the size of the element at each position; 0 if it is neither a text nor a number."""
     first = joined[at]
     size = _SIZES[first]
     if not size.all():

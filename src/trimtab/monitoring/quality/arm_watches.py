@@ -21,8 +21,8 @@ Arm = tuple[str, str]  # an arm: an alias, and the version that it points to
 class ArmWatches:
     """The watches (see watches.py) over the arms of one model, stored by arm and version.
 
-    The quality of a version is compared with its own reference, if the version was ever promoted, and with the quality
-    of the version in service.
+    The quality of a version is compared with that of the version in service and, if the version was ever promoted, with
+    its own reference.
 
     Args:
         catalog: Where watches are stored.
@@ -43,13 +43,11 @@ class ArmWatches:
         self.watches: dict[Arm, Watch] = {(one.arm, one.version): one for one in found}
 
     def of(self, version: str) -> Watch | None:
-        """Return a watch over a version, under any arm; None if there is none."""
+        """Return a watch over a version in any arm; None if there is none."""
         return next((one for one in self.watches.values() if one.version == version), None)
 
     def before(self, arm: Arm, day: DayQuality, champion: Watch) -> Watch:
-        """Return the watch of an arm as it was before one of its days. If there is none, return a new one that
-        begins there.
-        """
+        """Return the watch of an arm before a day is added. If there is none, return one that begins on this day."""
         return self.watches.get(arm) or self._begun(arm, day, champion)
 
     def over(self, arms: Mapping[str, str], now_us: int) -> list[Watch]:

@@ -12,9 +12,9 @@ LONGEST_DAYS = 60  # a rise that takes more closed days than that counts as not 
 
 
 def detectable_rises(watch: Watch) -> dict[float, float]:
-    """By rise of the loss (0.1 is 10 % more), the median number of closed days until the alarm about it.
+    """Return for each rise of the loss (0.1: 10 % more) the median number of closed days until an alarm about the rise.
 
-    The days are taken to vary like the reference days, and to be normally distributed. Infinity stands for more than 60
+    The days are assumed to vary like the reference days, with a normal distribution. Infinity stands for more than 60
     days. The result is empty if the loss is not watched, or if the mean loss of the reference days is not known.
     """
     figure, level = watch.figures.get(LOSS), watch.reference_loss
@@ -24,10 +24,9 @@ def detectable_rises(watch: Watch) -> dict[float, float]:
 
 
 def detectable_in_words(watch: Watch) -> str:
-    """The days to the alarm for the smallest rises, to be appended to a sentence; empty if nothing is known.
+    """Return the days until an alarm for the smallest rises, as the end of a sentence; empty if nothing is known.
 
-    A rise of 10 % that is not detectable is named as well. Without that, a quiet alarm would be taken for a healthy
-    model.
+    A rise of 10 % is named even if it is not detectable. Otherwise the lack of an alarm would look like good quality.
     """
     found = detectable_rises(watch)
     if not found:

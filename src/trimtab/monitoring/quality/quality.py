@@ -45,17 +45,16 @@ class QualityMonitor:
     does not change.  # D0003
 
     For a model of several classes, the calibration gap is about the likeliest class: how often it is the label, minus
-    its mean probability. Like the gap of a binary model it is in [-1, 1], so the stated rate of false alarms holds for
-    it, too. # D0076
+    its mean probability. Like the gap of a binary model it is in [-1, 1]. # D0076
 
-    The stated rate of false alarms holds for all alarms together. For this, the allowed rate is divided between the two
-    values and the slices (a union bound). The scores of a ranking are not probabilities, so only the loss of its lists
-    is watched.  # D0086
+    The rate of false alarms that `run_length_days` states holds for all alarms together. For this, it is divided
+    between the loss, the calibration gap and the slices (a union bound). The scores of a ranking are not probabilities,
+    so only the loss of its lists is watched. # D0086
 
-    Each watch is also stored under its version. After a roll-back, the version is compared with its earlier reference
-    again. When a version is replaced, the reference of the last healthy version is kept as a second reference, until it
-    was met on seven days in a row. Canaries and shadows are watched, too, and compared with the version in service.
-    # D0187
+    Each watch is also stored under its version, so that after a roll-back, a version is compared with its earlier
+    reference again. When a version is replaced, its reference is kept as the second reference of the next version (or
+    if it had a second reference, that one) until seven days of the next version have met it. Canaries and shadows are
+    watched, too, and compared with the version in service. # D0187
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class QualityMonitor:
         self._arms.reload()
 
     def loss_cap(self, version: str) -> float:
-        """Return the largest loss that a row of a version can have. It is fixed when the version is promoted.
+        """Return the largest loss that a row of a version can have. It does not change after the promotion.
 
         For a version without a watch, it is that of the version in service.
         """
@@ -115,23 +114,22 @@ class QualityMonitor:
     ) -> tuple[Watch, list[Change]]:
         """Return a watch over a new version, with the changes that store it.
 
-        The recipe of the version (its definition and way of fitting) scored these days with a model that was fitted on
-        other rows. Days that the version itself scored in service are not used.
+        The watch compares later days with the reference days. These were scored by a model of the version's recipe
+        (definition and way of fitting) that was fitted on other rows, and not by the version in service.
 
-        The watch compares later days with reference days, on which the version was not trained.
 
         Nothing is stored by this call. Write the changes in the transaction that promotes the version, then call
         `reload`.
 
         Args:
             version: The id of the version.
-            reference: The days, oldest first. The version's recipe was not fitted on their rows.
+            reference: The reference days, oldest first. The model that scored them was not fitted on their rows.
             at_us: When the version was put in service. Days that ended before are not compared.
             loss_cap: The largest loss that a row in `reference` can have. Losses of live days are limited in the same
                 way.
             slices: The reference days of each slice.
-            allowance: For each kind of value, how far live days may be from the reference for a known reason: the
-                reference was scored by the candidate, but the version was fitted again on more data.
+            allowance: For each kind of value, a distance from the reference that is no evidence. It is expected,
+                because the candidate scored the reference days, and the version is its refit on more data.
             name: The name of the version, for messages.
             continues: Whether to go on with the present watch, if it has no alarm, until seven days of the new version
                 are closed. Otherwise days of the replaced version that are not closed yet are not compared. # D0214
@@ -169,13 +167,13 @@ class QualityMonitor:
         """Watch another version, because the alias was moved by hand. Return whether the watch changed.
 
         A version that was watched earlier gets its earlier reference. Any other version has no reference of its own,
-        and is only compared with the last healthy version.
+        and is only compared with the second reference.
         """
         before = self._watch
         if version is None or before is None or before.version == version:
             return False
         known, healthy = self._stored(version), _healthy(before)
-        why = "the version was put in service by hand, and no evaluated days of its own recipe are stored"
+        why = "the version was put in service by hand, and no reference days are stored for it"
         watch = Watch(
             model=self._model,
             version=version,
@@ -196,7 +194,7 @@ class QualityMonitor:
         return True
 
     def follow_arms(self, arms: Mapping[str, str], *, now_us: int) -> None:
-        """End the watches and signals of arms that point to other versions by now, or that no longer answer."""
+        """End the watches and signals of arms that now point to other versions, or that no longer answer."""
         over = self._arms.over(arms, now_us)
         if not over:
             return
@@ -245,7 +243,7 @@ class QualityMonitor:
             days: Closed days, of any version.
             now_us: The present time.
             also: Further changes to store in the same transaction.
-            slices: For each day and version, the block that has the slices.
+            slices: For each day and version, the sums that include those of the slices.
             arms: Closed days of canaries and shadows, oldest first, each with the name of its arm.
 
         Raises:
@@ -304,14 +302,13 @@ class QualityMonitor:
         ]
 
     def _stored(self, version: str) -> Watch | None:
-        """The watch that a version had when it was promoted."""
+        """Return the watch that a version had when it was promoted."""
         return read_record(self._catalog, KIND, f"{self._model}/{version}", Watch)
 
     def _handed_over(self, watch: Watch, now_us: int, because: str) -> list[Change]:
         """Return the changes of signals when a version takes over.
 
-        Signals of the replaced version end. Signals begin if the reference days of the new one are worse than those of
-        the last healthy version.
+        Signals of the replaced version end. Signals begin if the new version's reference is worse than its second.
         """
         listed = listed_signals(self._catalog, self._model)
         found = signals_of(watch, None, now_us)
@@ -321,7 +318,7 @@ class QualityMonitor:
 
 
 def _mean_loss(days: Sequence[DayQuality]) -> float | None:
-    """The mean loss of a labelled row, in units of the cap; None if no row is labelled."""
+    """Return the mean loss of a labelled row, as a multiple of the cap; None if no row is labelled."""
     labelled = sum(day.labelled for day in days)
     return sum(day.capped_loss_sum for day in days) / labelled if labelled else None
 
@@ -339,14 +336,14 @@ def _with(listed: Sequence[Signal], settled: Settled) -> list[Signal]:
 
 
 def _healthy(before: Watch | None) -> dict[str, MetricValue]:
-    """Return the second reference for the next watch: the present second one, or else that of the present version."""
+    """Return the second reference of the next watch: the present watch's second one, or else its own reference."""
     if before is None:
         return {}
     return fresh(before.healthy or before.figures)
 
 
 def _healthy_cap(before: Watch | None) -> float | None:
-    """Return the cap of the losses in the second reference for the next watch."""
+    """Return the cap of the losses in the second reference of the next watch."""
     if before is None:
         return None
     return before.healthy_cap or before.loss_cap if before.healthy else before.loss_cap

@@ -14,9 +14,7 @@ KIND, SLICES, BATCH = "quality_day", "quality_slices", "quality_batch"
 
 
 class DaySums(msgspec.Struct, frozen=True, kw_only=True):
-    """The sums of one closed day of a version under one arm (the alias that answered). The sums of its hours are
-    left out.
-    """
+    """The sums of one closed day of a version in one arm (the alias that answered), without those of its hours."""
 
     version: str
     arm: str
@@ -31,7 +29,7 @@ class BatchBlocks(msgspec.Struct, frozen=True, kw_only=True):
 
     batch: str
     made_at_us: int
-    blocks: DayBlocks  # the sums of that day, without those of its hours
+    blocks: DayBlocks  # the sums of the batch, without those of its hours
 
 
 def store_batch(batch: BatchBlocks) -> Put:

@@ -15,10 +15,10 @@ from trimtab.stats.inference.edetector import Level, alarm_level, alarm_onset
 
 LEVEL, WORSE, NO_LABELS, UNLISTED = "quality_level", "quality_worse", "no_labels", "unlisted_labels"
 KINDS = (LOSS, CALIBRATION, SLICE, LEVEL, WORSE, NO_LABELS, UNLISTED)
-# labels are reported as missing after this many closed days in a row with predictions and without any label
+# labels are missing after this many closed days in a row with predictions and without a label
 SILENT_DAYS = 2
-UNLISTED_SHARE = 0.01  # labels of undeclared classes are a red signal if they are at least this share of a day's labels
-_MOST_SLICES = 3  # only the worst slices have a signal, and at most this many
+UNLISTED_SHARE = 0.01  # labels of undeclared classes are a red signal from this share of a day's labels
+_MOST_SLICES = 3  # only this many slices, the worst, have a signal
 _WHAT = {
     (LOSS, True): "daily loss in excess of what the scores expect",
     (LOSS, False): "daily loss",
@@ -71,7 +71,7 @@ def _quality(watch: Watch, kind: str, figure: MetricValue, at_us: int, now_us: i
 
 
 def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
-    """Return signals that a version is worse than the last healthy one, or an arm worse than the version in service."""
+    """Return signals that a version is worse than its second reference (for an arm, the champion's level)."""
     found: list[Signal] = []
     other = (watch.healthy_version or "")[:12]
     whose = "the version in service" if watch.arm else "the last healthy version"
@@ -103,9 +103,7 @@ def _or_accept(watch: Watch) -> str:
 
 
 def _of_arm(signal: Signal, arm: str) -> Signal:
-    """Return the signal as one about a canary or a shadow. A shadow's answers reach no client, so its signal is not
-    red.
-    """
+    """Return the signal as one about an arm. For a shadow it is not red, because its answers reach no client."""
     return msgspec.structs.replace(
         signal,
         subject=f"{arm}, {signal.subject}" if signal.subject else arm,
@@ -115,8 +113,8 @@ def _of_arm(signal: Signal, arm: str) -> Signal:
 
 
 def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
-    """Return signals about the worst slices with an alarm. Each has the mean of the slice and a 95 % interval."""
-    # for each slice: of its loss and its calibration gap, the one that is further from the reference
+    """Return signals about the worst slices with an alarm. Each has the slice's mean and a 95 % interval."""
+    # for each slice, its loss or its calibration gap, whichever is further from the reference
     alarming: dict[str, tuple[str, MetricValue, Level]] = {}
     for kind, figures in ((LOSS, watch.slices), (CALIBRATION, watch.slice_gaps)):
         for name, figure in figures.items():
@@ -214,15 +212,13 @@ def _signal(
 
 def _onset_us(watch: Watch, figure: MetricValue) -> int:
     onset = alarm_onset(figure.spec, figure.state)
-    assert onset is not None  # if there is an alarm, there is at least one day
-    assert watch.first_day_us is not None  # the same holds for the watch
+    assert onset is not None  # an alarm needs at least one day
+    assert watch.first_day_us is not None  # so does this
     return watch.first_day_us + (onset.day - 1) * DAY_US
 
 
 def _unit(watch: Watch, kind: str) -> float:
-    """Return the factor that turns a watched value into the metric's unit. Losses are watched as multiples of their
-    cap.
-    """
+    """Return the factor that turns a watched value into the metric's unit: losses are multiples of the cap."""
     return 1.0 if kind == CALIBRATION else watch.loss_cap
 
 

@@ -15,10 +15,10 @@ BEFORE_DAYS, LEAST_DAYS = 28, 3
 
 
 def rise_by_slice(catalog: Catalog, model: str, name: str, onset: ChangeOnset) -> float:
-    """Return by what share the mean loss of all rows rose because the loss of one slice rose, since a change began.
+    """Return by what share the loss of one slice has raised the mean loss of all rows since a change began.
 
-    Losses are not limited here. Up to 28 days before the change are compared with the days after it, using only days
-    whose wait for labels is over. The result is 0 if there are fewer than three labelled days before or after.
+    Losses are not capped here. Up to 28 days before the change are compared with the days after it. Only days whose
+    wait for labels is over count. The result is 0 if fewer than three days before or after have labels.
     """
     from_us = min(onset.earliest_us, onset.at_us) - BEFORE_DAYS * DAY_US
     days = [day for day in stored_days(catalog, model, from_us=from_us, slices=True) if day.arm not in (CANARY, SHADOW)]

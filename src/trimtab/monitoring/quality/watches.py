@@ -28,13 +28,13 @@ from trimtab.stats.inference.edetector import (
 LOSS, CALIBRATION, SLICE = "quality_loss", "quality_calibration", "quality_slice"
 MET_DAYS = 7  # an alarm ends when the mean of this many days with labels is back at that of the reference
 FULL_REFERENCE = 28  # a reference of fewer days is called provisional
-# How many standard errors a version's reference must be above the level of the last healthy version to be called worse.
-_AFTER_ALARM = 1.645  # one-sided 95 %: the level was left, and the question is whether it is met again
-_WITHOUT_ALARM = 3.09  # one-sided 99.9 %: nothing points to a worse level, and every promotion asks this question
-# the argument `low` of `learn_alarm` for slices: only changes of more than a day's variation are looked for
+# A version is called worse if its reference is this many standard errors above the second reference:
+_AFTER_ALARM = 1.645  # one-sided 95 %: after an alarm, less evidence is enough
+_WITHOUT_ALARM = 3.09  # one-sided 99.9 %: every promotion is tested, without any suspicion
+# the argument `low` of `learn_alarm` for slices: find only changes that are larger than a day's variation
 _SLICE_LOW = -0.75
-_LEAST_OF_EACH = 5  # least number of labels of each outcome in the reference days of a slice
-_SLICE_STEPS = 60  # number of days that are kept to date the onset of a slice's change
+_LEAST_OF_EACH = 5  # the reference days of a slice need this many labels of each outcome
+_SLICE_STEPS = 60  # this many days are kept to date the onset of a slice's change
 
 
 class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,8 +42,8 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
 
     spec: AlarmSpec
     state: AlarmState = AlarmState()
-    excess: bool = False  # if it is a loss: True for the excess over the expected loss, False for the loss itself
-    # while there is an alarm: a watch for a further rise, compared with the mean since the first one
+    excess: bool = False  # for a loss: whether it is the excess over the expected loss
+    # during an alarm: the value compared with its mean since the change, to find a further rise
     worse: MetricValue | None = None
 
     @property
@@ -52,15 +52,13 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def latest(self) -> MetricValue:
-        """The value with the newest alarm: this one, or a further rise since its alarm."""
+        """The value with the newest alarm: this one, or that for a further rise."""
         worse = self.worse
         return worse.latest if worse is not None and worse.alarming else self
 
     @property
     def rises(self) -> list[MetricValue]:
-        """This value, followed by further rises since its alarm. Only those with an alarm now are included, oldest
-        first.
-        """
+        """This value and those for its further rises, oldest first. Only values with an alarm now are included."""
         if not self.alarming:
             return []
         return [self, *([] if self.worse is None else self.worse.rises)]
@@ -69,8 +67,7 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
     """A watch over one version.
 
-    Its daily quality is compared with a reference, which is fixed ("anchored") when the version is promoted and never
-    changes with later days.
+    The version's daily quality is compared with a reference, which is fixed ("anchored") when the version is promoted.
     """
 
     model: str
@@ -88,22 +85,20 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     unlisted_day: DayQuality | None = None  # the newest day with a signal about such labels
     slices: dict[str, MetricValue] = {}  # the loss of each slice, such as "carrier=UA"
     slice_gaps: dict[str, MetricValue] = {}  # the calibration gap of each slice
-    # a second reference: that of the last healthy version, until the present version has met it
+    # the second reference: that of the last healthy version, until the present version has met it
     healthy: dict[str, MetricValue] = {}
     healthy_version: str | None = None
-    healthy_cap: float | None = None  # the cap of the losses of the second anchor; None: the cap of this version
+    healthy_cap: float | None = None  # the cap of the losses in the second reference; None: the cap of this version
     metric: str = ""  # the metric of the losses
     reference_loss: float | None = None  # mean loss of the reference days, in units of the cap; None: not known
-    short_of: dict[str, float] = {}  # by kind, how far the reference itself is above the level of the second anchor
+    short_of: dict[str, float] = {}  # by kind, how far the reference is above the second reference
     arm: str = ""  # "canary" or "shadow"; empty: the version in service
     # the watch over the version that this one replaced on a schedule, while days of that version are not closed # D0214
     earlier: Watch | None = None
 
     @property
     def alarming(self) -> bool:
-        """Whether there is an alarm about all rows, compared with either reference. Alarms about slices do not
-        count.
-        """
+        """Whether there is an alarm about all rows, from either reference. Alarms about slices do not count."""
         own = any(figure.alarming for figure in (*self.figures.values(), *self.healthy.values()))
         return own or (self.earlier is not None and self.earlier.alarming)
 
@@ -117,7 +112,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def risen_us(self) -> int:
-        """The day on which a further rise after an alarm was last found; 0 if there was none."""
+        """The newest day on which a further rise during an alarm was found; 0 if there was none."""
         risen_us = 0 if self.earlier is None else self.earlier.risen_us
         if self.first_day_us is None:
             return risen_us
@@ -170,9 +165,9 @@ def learnt_values(
 
     Args:
         kinds: The kinds to watch.
-        days: The reference days, oldest first. The version did not learn from their rows.
+        days: The reference days, oldest first. Their rows were not used for training.
         run_length: The least mean number of days until a false alarm of one kind.
-        allowance: For each kind, how far days may be from the reference for a known reason, in units of the value.
+        allowance: For each kind, a distance from the reference that is no evidence, in units of the value.
         low: As in `learn_alarm`.
     """
     usable = _whole_weeks([day for day in days if day.labelled])
@@ -192,7 +187,7 @@ def learnt_values(
                 allowance=allowance.get(kind, 0.0),
                 low=low,
             )
-        except Misuse as error:  # there are too few reference days, or their values are all equal
+        except Misuse as error:  # too few reference days, or all values are equal
             unwatched[kind] = str(error)
         else:
             figures[kind] = MetricValue(spec=spec, excess=excess and kind != CALIBRATION)
@@ -202,7 +197,7 @@ def learnt_values(
 def learnt_slices(
     kind: str, slices: Mapping[str, Sequence[DayQuality]], run_length: float, allowance: Mapping[str, float]
 ) -> dict[str, MetricValue]:
-    """The watched values of one kind, for each slice whose reference days show how much it varies."""
+    """Return the watched value of one kind for each slice whose reference days show how much it varies."""
     low = _SLICE_LOW if kind == CALIBRATION else LOW
     found = {
         name: learnt_values((kind,), days, run_length, allowance, low)[0].get(kind)
@@ -214,12 +209,12 @@ def learnt_slices(
 
 
 def _varied(days: Sequence[DayQuality]) -> bool:
-    """Return whether each of two outcomes came often enough to tell the spread of a day; true for other labels.
+    """Return whether the days show how much a day varies. For two outcomes, each must have come often enough.
 
-    One flight a day that was late twice in two months has days that differ by the scores alone. Its next two late
-    flights would be many standard deviations away.
+    If a daily flight was late twice in two months, its days differ only by their scores. Its next two late flights
+    would be many standard deviations away.
     """
-    if any(day.expected_loss_sum is None for day in days):  # the scores are no probabilities
+    if any(day.expected_loss_sum is None for day in days):  # scores are not probabilities
         return True
     rows, came = sum(day.labelled for day in days), sum(day.label_sum for day in days)
     return min(came, rows - came) >= _LEAST_OF_EACH
@@ -231,8 +226,8 @@ def advanced(figure: MetricValue, kind: str, day: DayQuality, skipped: int) -> M
     Before this day, `skipped` days had no predictions.
 
     A sequential test (an e-detector) decides each day whether the value has left its reference. An alarm ends when the
-    mean of the newest seven days with labels is back at that of the reference. During an alarm, the mean since the
-    change began is watched in the same way, so that a further rise is found as an alarm of its own.
+    mean of the newest seven days with labels is back at the reference's mean. During an alarm, days are also compared
+    with the mean since the change began, so that a further rise gives an alarm of its own.
 
     Source: `trimtab.stats.inference.edetector`.
     """
@@ -253,7 +248,7 @@ def advanced(figure: MetricValue, kind: str, day: DayQuality, skipped: int) -> M
 
 
 def advanced_slice(figure: MetricValue, kind: str, day: DayQuality, skipped: int) -> MetricValue:
-    """Return the value of a slice after one more closed day; see `advanced`. For slices fewer days are kept."""
+    """Return the value of a slice after one more closed day, as `advanced` does. For slices, fewer days are kept."""
     after = advanced(msgspec.structs.replace(figure, worse=None), kind, day, skipped)
     state = msgspec.structs.replace(after.state, recent=after.state.recent[-_SLICE_STEPS:])
     return msgspec.structs.replace(after, state=state, worse=None)
@@ -262,7 +257,7 @@ def advanced_slice(figure: MetricValue, kind: str, day: DayQuality, skipped: int
 def met(figure: MetricValue) -> bool:
     """Return whether the newest seven days with labels meet the reference.
 
-    Their mean must be within its upper bound, or during an alarm at or below its mean.
+    Their mean must be at most the upper bound of the reference or, during an alarm, its mean.
     """
     steps = figure.state.recent[-MET_DAYS:]
     if len(steps) < MET_DAYS:
@@ -275,19 +270,19 @@ def met(figure: MetricValue) -> bool:
 
 
 def fresh(figures: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
-    """Return the same references without any evidence."""
+    """Return the values with their references and without evidence."""
     return {kind: msgspec.structs.replace(figure, state=AlarmState(), worse=None) for kind, figure in figures.items()}
 
 
 def shortfalls(
     healthy: Mapping[str, MetricValue], days: Sequence[DayQuality], *, after_alarm: bool
 ) -> dict[str, float]:
-    """Return for each kind by how much days are provably worse than a reference, in units of the value.
+    """Return for each kind how much worse than a reference some days are, provably, in units of the value.
 
     Args:
         healthy: The values of the last healthy version, with their references.
         days: The reference days of the version that follows.
-        after_alarm: Whether an alarm about the level is open. Then one-sided 95 % are enough, otherwise 99.9 % are
+        after_alarm: Whether an alarm about the quality is open. Then one-sided 95 % is enough, otherwise 99.9 % is
             needed.
     """
     errors = _AFTER_ALARM if after_alarm else _WITHOUT_ALARM
@@ -313,7 +308,7 @@ def in_units_of(day: DayQuality, cap: float, other: float) -> DayQuality:
 
 
 def value_of(kind: str, day: DayQuality, excess: bool) -> float:
-    """Return the watched value of a day with labels, per labelled row. NaN: an expected loss is missing."""
+    """Return the watched value of a day with labels, per labelled row; NaN if an expected loss is missing."""
     if kind == CALIBRATION:
         return (day.score_sum - day.label_sum) / day.labelled
     expected = day.expected_loss_sum if excess else 0.0
@@ -321,7 +316,7 @@ def value_of(kind: str, day: DayQuality, excess: bool) -> float:
 
 
 def _risen(figure: MetricValue) -> MetricValue:
-    """Return the watch for a further rise of a value, when its alarm has just begun."""
+    """Return the value whose alarm has just begun, with its mean since the change as the reference."""
     spec = shifted_alarm(figure.spec, figure.state)
     return msgspec.structs.replace(figure, spec=spec, state=AlarmState(days=figure.state.days), worse=None)
 
@@ -340,7 +335,7 @@ def _from_zero(figure: MetricValue) -> MetricValue:
 
 
 def _whole_weeks(days: list[DayQuality]) -> list[DayQuality]:
-    """Return the newest whole weeks, if there are at least two, so that all weekdays occur equally often."""
+    """Return the newest whole weeks, so that all weekdays occur equally often; if there are less than two, all days."""
     return days if len(days) < 14 else days[len(days) % 7 :]
 
 

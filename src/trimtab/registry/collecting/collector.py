@@ -1,4 +1,4 @@
-"""Garbage collection: find versions that are not needed any more, and remove their blobs."""
+"""Garbage collection: find versions that are no longer needed, and remove their blobs."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _EVER_US = 2**62
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """A reason why a version is kept, and what the user can do to remove this reason."""
+    """A reason why a version is kept, and what the user can do about it."""
 
     text: str
     frees: str
-    # if a judgement or a decision keeps the version, the age of this record; a smaller `--evidence` would free the
+    # the age of the judgement or decision that keeps the version, if it is one; a smaller `--evidence` would free the
     # version
     evidence_us: int | None = None
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A version that is kept, the reasons for that, and everything that would free it."""
+    """A version that is kept, the reasons, and everything that would free it."""
 
     version: str
     name: str
@@ -57,9 +57,9 @@ class Going(msgspec.Struct, frozen=True):
 
 
 class Forgotten(msgspec.Struct, frozen=True):
-    """A record of a search or a finished step that is removed.
+    """A record of a search or a finished step to remove.
 
-    The record itself is small, but no record names its blobs any more afterwards, so they can be removed.
+    The record is small, but without it, no record names its blobs, so they can be removed.
     """
 
     what: Literal["search", "step"]
@@ -68,12 +68,12 @@ class Forgotten(msgspec.Struct, frozen=True):
 
 
 class Collection(Shown, msgspec.Struct, frozen=True):
-    """What a collection found, or what it removed."""
+    """The result of a collection: what it found, or what it removed."""
 
     kept: tuple[Kept, ...]
     going: tuple[Going, ...]
     orphans: tuple[StoredBlob, ...] = ()  # blobs that no record names
-    unfinished_bytes: int = 0  # the size of partial files that killed processes left behind
+    unfinished_bytes: int = 0  # the size of unfinished files that killed processes left
     forgotten: tuple[Forgotten, ...] = ()  # searches and finished steps to remove
 
     @property
@@ -88,12 +88,12 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True):
 
     grace_us: int = 7 * DAY_US  # everything that was registered or stored within this time is kept
     rollbacks: int = 10  # the number of roll-back steps per alias whose versions are kept
-    # Gate records and ledger rows keep their versions up to this age. None: at every age.
+    # gate records and ledger rows up to this age keep their versions; None: of every age
     evidence_us: int | None = None
 
     @property
     def youngest_us(self) -> int:
-        """The age from which an orphaned blob may be removed."""
+        """The age from which orphaned blobs may be removed."""
         return max(self.grace_us, YOUNGEST_US)
 
     def __post_init__(self) -> None:
@@ -110,7 +110,7 @@ class Collector:
         clock: The clock that ages are measured with.
         actor: The name of the person or process that starts the collection.
         keep: The rules for what is kept.
-        also: Further reasons to keep versions, by version id. They come from outside the registry (a ledger row, logged
+        also: Further reasons to keep versions, by version id, from outside the registry (a ledger row, logged
             predictions).
         forgotten: Searches and finished steps to remove. They do not keep their blobs.
         needed: The hashes of further blobs to keep.
@@ -169,7 +169,7 @@ class Collector:
         )
 
     def collect(self, *, why: str) -> Collection:
-        """Remove what is not needed any more, and return what was kept and what was removed.
+        """Remove what is no longer needed. Return what was kept and what was removed.
 
         Raises:
             Conflict: Another collection is running.
@@ -191,7 +191,7 @@ class Collector:
             self._catalog.release(gone.LEASE, holder)
 
     def _collect(self, one: Going, why: str, holder: str) -> bool:
-        """Remove the blobs of one version. Return False if the version turned out to be needed."""
+        """Remove the blobs of one version. Return False if the version is needed after all."""
         if not self._catalog.acquire(gone.LEASE, holder, gone.LEASE_S):
             raise Conflict("collection: it took so long that another collection began. Run it again.")
         digests = [blob.digest for blob in one.blobs]
@@ -222,7 +222,7 @@ class Collector:
         return True
 
     def _collect_orphans(self, found: Sequence[StoredBlob]) -> tuple[StoredBlob, ...]:
-        """Remove those of the given blobs that still no record names, and return them."""
+        """Remove the given blobs that no record names even now, and return them."""
         condemned = self._condemn([one.digest for one in found], gone.NO_VERSION)
         if condemned is None:
             return ()
@@ -232,7 +232,7 @@ class Collector:
             mine = {one.digest: condemned[one.digest]}
             leaves = one in still and self._make_final(mine, gone.NO_VERSION)
             if leaves and self._listed.expire(one.digest, self._before_us(now_us)):
-                # a process that wants to name the blob finds this record and stores the blob again
+                # a process that names the blob from now on finds this record and stores the blob again
                 went.append(one)
                 self._catalog.write([gone.Fate("gone", gone.NO_VERSION).put(one.digest)])
             else:
@@ -240,9 +240,7 @@ class Collector:
         return tuple(went)
 
     def _condemn(self, digests: Sequence[str], version: str, *also: Put) -> dict[str, int] | None:
-        """Record for each blob that it will be removed. Return the revisions of these records, or None after a
-        conflict.
-        """
+        """Record that these blobs will be removed. Return the revisions of the records, or None after a conflict."""
         found = {digest: self._catalog.get(gone.BLOB, digest) for digest in digests}
         before = {digest: 0 if record is None else record.revision for digest, record in found.items()}
         fate = gone.Fate("condemned", version)
@@ -253,7 +251,7 @@ class Collector:
         return {digest: revision + 1 for digest, revision in before.items()}
 
     def _make_final(self, condemned: Mapping[str, int], version: str) -> bool:
-        """Make the removal final. Return False if another process deleted one of the records that `_condemn` wrote."""
+        """Make the removal final. Return False if another process has deleted a record of `_condemn`."""
         fate = gone.Fate("leaving", version)
         try:
             self._catalog.write([fate.put(digest, expected=revision) for digest, revision in condemned.items()])
@@ -291,7 +289,7 @@ class Collector:
         return blobs if parquet is None else [*blobs, parquet]
 
     def _profile(self, version: str) -> list[str]:
-        """Return the blob that holds a version's input profile, as a list. Monitoring stores these profiles."""
+        """Return the blob of a version's input profile (stored by monitoring) as a list, which may be empty."""
         record = self._catalog.get("input_profile", version)
         blob = None if record is None else msgspec.json.decode(record.body).get("blob")
         return [] if blob is None else [blob]
@@ -324,7 +322,7 @@ class Collector:
                 at, grace = format_time(at_us)[:19], format_duration(self._keep.grace_us)
                 within = f"registered {at}, within the grace of {grace}"
                 add(one.id, within, f"--grace {_below(now_us - at_us)}")
-        # newest first, so that a refit (the same definition, fitted again) comes before the version that it refits
+        # newest first, so that a refit (the definition fitted again) comes before the version that it refits
         for one in sorted(versions.values(), key=lambda version: -version.number):
             if one.id in why and one.refit_of is not None:
                 add(one.refit_of, f"{one.name} refits it", f"removing {one.name}")
@@ -346,7 +344,7 @@ def _decoded(body: bytes) -> Version:
 
 
 def _freeing(reasons: Sequence[Reason]) -> tuple[str, ...]:
-    """Return every option and action that the user needs to free a version from the given reasons."""
+    """Return the options and actions by which the user frees a version from the given reasons."""
     ages_us = [one.evidence_us for one in reasons if one.evidence_us is not None]
     evidence = [f"--evidence {_below(min(ages_us))}"] if ages_us else []
     return tuple(dict.fromkeys([*(one.frees for one in reasons if one.frees), *evidence]))

@@ -10,9 +10,9 @@ from trimtab.core.time import DAY_US
 from trimtab.run.steps import KIND as STEP
 from trimtab.store.ports import Blob, Catalog, Listed, StoredBlob
 
-YOUNGEST_US = DAY_US  # this is no setting, because a running training stores blobs long before it records them
+YOUNGEST_US = DAY_US  # not a setting, because a running training stores blobs long before it records them
 _DIGEST = re.compile(rb"[0-9a-f]{64}")
-_FOLLOWED_BYTES = 1 << 20  # Larger blobs are not searched for hashes: a document that names other blobs is small.
+_FOLLOWED_BYTES = 1 << 20  # larger blobs are not searched for hashes, because documents that name blobs are small
 
 
 def orphans(
@@ -24,15 +24,15 @@ def orphans(
     before_us: int,
     without: Collection[str] = (),
 ) -> tuple[StoredBlob, ...]:
-    """Return the blobs that no version and no finished step needs, directly or through other blobs, oldest first.
+    """Return the blobs that no version or finished step needs, directly or through other blobs, oldest first.
 
     Args:
         catalog: The catalogue with the finished steps.
         blob: The blob store.
-        listed: The same store, as an interface that lists blobs with their ages.
+        listed: The same store, with methods that list blobs and their ages.
         needed: The hashes of the blobs that versions name.
         before_us: Only blobs that were stored before this time are returned.
-        without: The keys of finished steps that are ignored, because they will be removed.
+        without: The keys of finished steps to ignore, because they will be removed.
     """
     old = {found.digest: found for found in listed.all() if found.put_at_us < before_us}
     named: set[str] = set()

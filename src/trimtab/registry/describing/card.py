@@ -31,8 +31,8 @@ class About(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     manifest: Manifest
     evaluation: Evaluation | None
     judged: str  # the name of the version that `evaluation` belongs to
-    gates: Sequence[GateRecord]  # the judgements of this version, or of the version whose definition it fitted again
-    moves: Sequence[AliasMove]  # the moves by which an alias came to point to this version
+    gates: Sequence[GateRecord]  # the judgements of this version, or of the version that it refits
+    moves: Sequence[AliasMove]  # the moves that pointed an alias to this version
     tags: Sequence[Tag]
     notes: Sequence[Note]
     relatives: Sequence[tuple[str, str]]  # the names of other versions, and their relation to this one
@@ -174,7 +174,7 @@ def _gates(card: Document, gates: Sequence[GateRecord]) -> None:
         card.paragraph(f"{gate.id}: {gate.reason}")
     if not gates:
         card.paragraph("No gate record.")
-    named = ("gate",) if len(gates) > 1 else ()  # a single record is already named by the sentence above
+    named = ("gate",) if len(gates) > 1 else ()  # the sentence above already names a single record
     rows = [
         (
             *(gate.id for _ in named),

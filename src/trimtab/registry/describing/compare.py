@@ -43,7 +43,7 @@ class Pair(msgspec.Struct, frozen=True):
 
 
 class FeatureChange(msgspec.Struct, frozen=True, kw_only=True):
-    """The change of one feature between the versions, found by comparing the hashes of its definitions."""
+    """The change of one feature between the versions, whose definitions have different hashes."""
 
     name: str
     what: Literal["added", "removed", "changed"]
@@ -51,7 +51,7 @@ class FeatureChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MetricPair(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric of both versions. Each value was measured on the holdout of the version's own evaluation."""
+    """One metric of both versions, each measured on the holdout of the version's own evaluation."""
 
     name: str
     better: Better
@@ -73,7 +73,7 @@ class RowDifference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Mean(msgspec.Struct, frozen=True):
-    """A mean over rows, with an interval. Rows of the same day are not taken as independent."""
+    """A mean over rows, with an interval. Rows of one day are not taken as independent."""
 
     value: float
     interval: Interval | None  # None if all rows are of one day
@@ -82,7 +82,7 @@ class Mean(msgspec.Struct, frozen=True):
 class PredictionComparison(msgspec.Struct, frozen=True, kw_only=True):
     """A comparison of the predictions of both versions for the same labelled rows.
 
-    Each version predicts from its own features, as of the time of each row.
+    Each version predicts from its own features, as of the time of the row.
     """
 
     rows: int
@@ -115,7 +115,7 @@ class Comparison(Shown, msgspec.Struct, frozen=True, kw_only=True):
     parameters: tuple[Pair, ...] | None  # None if one of the two stored formats contains no parameters
     environment: tuple[Pair, ...]
     metrics: tuple[MetricPair, ...]
-    metrics_on: tuple[str, str]  # for each version, the rows of its evaluation in words; "" if it has no evaluation
+    metrics_on: tuple[str, str]  # for each version, the rows of its evaluation in words; "": not evaluated
     predictions: PredictionComparison | None
     not_scored: str = ""  # the reason why `predictions` is None
     same_rows: bool = False  # whether both were evaluated on the same rows
@@ -127,7 +127,7 @@ class Record(msgspec.Struct, frozen=True, eq=False):
     version: Version
     artifact: Artifact
     manifest: Manifest
-    evaluation: Evaluation | None  # the evaluation of the version, or of the candidate whose definition it fitted again
+    evaluation: Evaluation | None  # the evaluation of the version, or of the candidate that it refits
 
     @property
     def learnt_until_us(self) -> int:
@@ -136,7 +136,7 @@ class Record(msgspec.Struct, frozen=True, eq=False):
         seen_us = version.cut_us if version.imported is not None else self.manifest.final_until(version.cut_us)
         if self.evaluation is None or version.evaluation is None or version.imported is not None:
             return seen_us
-        # the version was fitted only on rows that are older than its holdout
+        # the version was only fitted on rows before its holdout
         return min(seen_us, self.evaluation.start_us - 1)
 
 
@@ -150,7 +150,7 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
     one: Floats  # shape (rows,); for a model of several classes (rows, classes)
     other: Floats
     class_names: tuple[str, ...] = ()
-    lists: NDArray[np.int64] | None = None  # for a ranking: the number of the list to which each row belongs
+    lists: NDArray[np.int64] | None = None  # for a ranking: the index of each row's list
 
 
 def record_of(version: Version, blob: Blob, evaluation: Evaluation | None) -> Record:
@@ -216,16 +216,16 @@ def compare_predictions(
 
     Args:
         rows: The rows to compare; at least one.
-        moved_by: The least difference from which a prediction counts as moved. For a ranking, the difference is one of
-            positions in the list, as a share of the list.
+        moved_by: A prediction counts as moved if it differs by more than this. For a ranking, this is a difference of
+            positions, as a share of the list.
         learnt_until_us: For each version, the latest time of the rows that it may have been trained on.
-        most: The number of rows with the largest differences to list.
+        most: How many rows to list, those with the largest differences.
     """
     one, units = unit_losses(rows.metric, rows.labels, rows.one, rows.lists)
     losses = one, unit_losses(rows.metric, rows.labels, rows.other, rows.lists)[0]
     days = rows.at_us[units] // DAY_US
     apart = np.abs(rows.other - rows.one)
-    if rows.lists is not None:  # the scores of a ranking have no scale, so compare positions in the list
+    if rows.lists is not None:  # scores of a ranking have no scale, so compare positions in the list
         apart = np.abs(list_places(rows.other, rows.lists) - list_places(rows.one, rows.lists))
     distance = apart if apart.ndim == 1 else apart.max(axis=1)
     order = np.argsort(-distance, kind="stable")[:most]
@@ -369,15 +369,15 @@ def _judged_on(record: Record) -> str:
 
 
 def parameters_of(artifact: Artifact) -> dict[str, str] | None:
-    """Return those parameters of a stored estimator that affect its fit, as text.
+    """Return the parameters of a stored estimator that affect its fit, as text.
 
-    The result is None if the stored format contains no parameters, or if the estimator's library is not installed. A
-    pickle is never loaded for this.
+    The result is None if the stored format has no parameters, or if the library is not installed. A pickle is never
+    loaded for this.
     """
     try:
         read = runtime_named(artifact.runtime).format.parameters
         found = None if read is None else read(artifact.estimator)
-    # the library is not installed, or can no longer read these bytes
+    # the library is not installed, or cannot read these bytes
     except (Corrupt, Misuse, Unavailable, ImportError):
         return None
     return None if found is None else {name: found[name] for name in sorted(found) if name not in _WITHOUT_EFFECT}

@@ -14,7 +14,7 @@ _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 
 
 def comparison_document(comparison: Comparison) -> Document:
-    """Return a document of the differences between two versions. A web page of it also shows equal values."""
+    """Return a document of the differences between two versions. As a web page, it also shows equal values."""
     out = Document(f"{comparison.one} and {comparison.other}", "Differences between two versions, from their records")
     out.heading("The versions")
     out.table(_pair_table(comparison, comparison.about))

@@ -38,7 +38,7 @@ def add_evaluation(document: Document, name: str, evaluation: Evaluation, *, see
         document: The document to add to.
         name: The name of the evaluated version, shown in the plots.
         evaluation: The evaluation.
-        seen: A sentence about rows that the model may have been trained on; empty if there are none.
+        seen: A sentence about rows that the model may have been trained on; "": there are none.
     """
     _metrics(document, evaluation, seen)
     _baselines(document, name, evaluation)
@@ -143,7 +143,7 @@ def _thresholds(document: Document, evaluation: Evaluation) -> None:
         )
     ]
     constant = [("always yes", "", found.always, ""), ("never yes", "", found.never, "")]
-    document.table(_table(("threshold", "yes from", "cost a row", "interval"), [*rows, *constant]))
+    document.table(_table(("threshold", "yes at or above", "cost a row", "interval"), [*rows, *constant]))
     if len(found.curve) > 1:
         places = [(found.best.threshold, "least cost"), (found.half.threshold, "one half")]
         document.plot(
@@ -158,7 +158,7 @@ def _choices(document: Document, evaluation: Evaluation) -> None:
     document.heading("Cost of answers")
     saved = f"{_text(found.saved)} a row ({_text(found.saved_interval)})"
     document.paragraph(
-        "The costs of wrong answers, and the mean cost on these rows of three ways to answer. Answering with the "
+        "The cost of each wrong answer, and for three ways to answer, the mean cost on these rows. Answering with the "
         f"class of least expected cost saves {saved} compared with the likeliest class, and is best if the "
         "probabilities are right. Predictions name the likeliest class; trimtab.stats.cheapest_class returns the "
         "cheapest class for the scores of a prediction.",
@@ -260,9 +260,9 @@ def _contributions(document: Document, evaluation: Evaluation) -> None:
         return
     document.paragraph(
         "SHAP values on these rows: what each feature adds to the raw score of a row, compared with an average row "
-        "and before calibration. The raw score is the log odds of a class (of each class, if there are several), the "
-        "number, or the log of a count. If several features carry the same information, the share of each means "
-        "little. The values describe the model, not causes.",
+        "and before calibration. The raw score of a class is its log odds, that of a number is the number itself, and "
+        "that of a count is its logarithm. If features have the same information, the share of each means little. The "
+        "values describe the model, not causes.",
         detail=True,
     )
     lines = [Swarm(label=one.name, points=one.points) for one in found if one.points]
@@ -353,7 +353,7 @@ def _labels_and_leaks(document: Document, evaluation: Evaluation) -> None:
             "No check for leaks was made."
             if evaluation.leaks is None
             else "No leak was found: no single feature predicts the label too well, no column of the request has "
-            "values that came later, labels are not known before their time, and no row is on both sides of the "
+            "values that came later, labels are not known at request time, and no row is on both sides of the "
             "split.",
             detail=True,
         )
@@ -397,7 +397,7 @@ def _bars(values: Iterable[tuple[str, float, Interval | None]]) -> list[Bar]:
 
 def _part_headers(evaluation: Evaluation) -> tuple[str, ...]:
     """The column headers that the tables of months, weeks and slices share."""
-    area = ("AUC",) if evaluation.calibration else ()  # AUC is only shown for models that predict probabilities
+    area = ("AUC",) if evaluation.calibration else ()  # only models that predict probabilities have an AUC
     means = () if evaluation.block == "list" else ("mean score", "mean label")  # scores of a ranking have no scale
     return ("rows", evaluation.metric, "interval", *area, *means)
 

@@ -27,10 +27,10 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     """One column."""
 
     name: str
-    # "time" is stored as UTC microseconds; "category" is a text of `values`, and any other text counts as null
+    # "time": UTC microseconds; "category": a text of `values`, where any other text counts as null
     type: FieldType
     null: bool  # whether the value may be null
-    # False for a column of the request that no feature reads: it only identifies the request or gives its time
+    # False: no feature reads this column, which only identifies the request or gives its time
     read: bool = True
     values: tuple[str, ...] = ()  # for a category, the texts that the model knows
 
@@ -52,22 +52,22 @@ class Signature(Shown, msgspec.Struct, frozen=True, kw_only=True):
     format: Literal[1] = 1
     version: str
     request: tuple[Field, ...]  # the columns that a caller sends
-    inputs: tuple[Field, ...]  # the estimator's inputs in order, which are the columns of an exported model's rows
+    inputs: tuple[Field, ...]  # the estimator's inputs in order; rows for an exported model have these columns
     output: Output
 
 
 class DescribedVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """A version with what is known of it."""
+    """A version with its signature, tags, aliases and scoring paths."""
 
     version: Version
     signature: Signature
     tags: list[str]
-    aliases: list[str]  # that point to it now
+    aliases: list[str]  # those that point to it now
     row_calls: list[RowChoice]  # how it scores a single row, by kind of machine
 
 
 def signature_of(version: Version, artifact: Artifact) -> Signature:
-    """Make the signature of a version from what is stored with it, so later changes of the project have no effect."""
+    """Make the signature of a version from its stored parts, so that later changes of the project have no effect."""
     meaning, low, high = _OUTPUTS.get(artifact.task, ("the score", None, None))
     return Signature(
         version=version.name,

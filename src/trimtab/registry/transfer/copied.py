@@ -1,4 +1,4 @@
-"""The code in an exported folder: the file standalone.py, with the functions that it imports written into it."""
+"""The code in an exported folder: the file standalone.py, with the text of the functions that it imports."""
 
 from __future__ import annotations
 

@@ -25,20 +25,20 @@ from trimtab.training.fitting.artifact import Artifact
 from trimtab.training.runtimes.ports import Trust
 from trimtab.training.runtimes.table import runtime_named, runtime_row
 
-# relative; scores differ in the last bits on other processors and with other versions of libraries
+# relative; on other processors, and with other versions of libraries, scores differ in the last bits
 LEAST_TOLERANCE = 1e-9
 
 
 class Exported(Shown, msgspec.Struct, frozen=True, kw_only=True):
-    """The folder that was written, and the difference between its scores and those of the version."""
+    """The written folder, and the difference between its scores and those of the version."""
 
     version: str
     folder: str
     files: tuple[str, ...]
-    # the file in the folder that, run with --check, repeats the golden predictions (stored scores of stored rows)
+    # the file to run; with --check, it repeats the golden predictions (stored scores of stored rows)
     check: str
-    golden: int  # the number of golden rows (stored rows with stored scores)
-    # the largest difference between the exported code's scores and the golden scores (relative to those above 1)
+    golden: int  # the number of golden rows
+    # the largest difference between scores of the exported code and golden scores (relative to scores above 1)
     difference: float
     tolerance: float  # the largest difference that the check allows
 
@@ -52,7 +52,7 @@ def export_version(
         loaded: The loaded version.
         folder: The folder to write. It must not exist, or it must be empty.
         card: The version's model card in Markdown.
-        mlflow: Whether the folder becomes an MLflow model folder as well.
+        mlflow: Whether the folder also becomes an MLflow model folder.
         trust: "pickle" allows exporting a version that is stored as a pickle.
 
     Raises:
@@ -150,7 +150,7 @@ def _code_file(mlflow: bool) -> str:
 
 
 def _exported_model(folder: Path, code: str) -> Any:
-    """Load the model of a folder with the exported code itself."""
+    """Load the model of a folder by running the exported code."""
     file = folder / code
     module = ModuleType("trimtab_exported")
     module.__file__ = str(file)
@@ -160,9 +160,7 @@ def _exported_model(folder: Path, code: str) -> Any:
 
 
 def _made_with(loaded: LoadedModel) -> dict[str, str]:
-    """Return the versions of Python and of the packages for scoring: those of the training, if recorded, or those
-    installed.
-    """
+    """Return the versions of Python and of packages for scoring: those recorded at training, or those installed."""
     there = loaded.version.environment
     found = {"python": there.python}
     for module, package in {"numpy": "numpy", **runtime_row(loaded.artifact.runtime).packages}.items():
@@ -187,7 +185,7 @@ def _calibration(recalibration: Recalibration) -> dict[str, Any]:
 
 
 def _golden(artifact: Artifact, signature: Signature) -> dict[str, Any]:
-    """Return the golden rows as a user of the export would write them, and their scores."""
+    """Return the golden rows, as a user of the export would write them, and their scores."""
     scores = golden_scores(artifact)
     matrix = np.frombuffer(artifact.golden.rows, "<f8").reshape(len(scores), len(artifact.inputs))
     rows = [
@@ -207,7 +205,7 @@ def golden_scores(artifact: Artifact) -> Any:
 
 
 def _value(kind: str, values: tuple[str, ...], number: float) -> object:
-    """Return the input value that a number in the matrix stands for."""
+    """Return the input value for a number in the matrix."""
     if number != number:
         return None
     if kind == "category":

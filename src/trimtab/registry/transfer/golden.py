@@ -18,7 +18,7 @@ from trimtab.training.fitting.artifact import encode_artifact, make_golden
 from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.fitting.score_checks import checked_scores
 
-# relative where scores are above 1; allows for other machines, other library versions and single precision
+# relative to scores above 1; allows for other machines, other library versions and single precision
 _TOLERANCE = 1e-6
 
 
@@ -43,7 +43,7 @@ def golden_of(path: Path) -> GoldenRows | None:
 
 
 def read_golden(file: Path, *, classes: Sequence[str] = ()) -> GoldenRows:
-    """Read golden rows from a golden.json, or from a file with JSON lines that hold the inputs and the "score".
+    """Read golden rows from a golden.json, or from a file with JSON lines of inputs and "score".
 
     For a model of several classes, "score" is a list.
 
@@ -78,7 +78,7 @@ def golden_matrix(fitted: Fitted, golden: GoldenRows, first: First) -> NDArray[n
     Args:
         fitted: The imported model.
         golden: The rows and their scores.
-        first: Scores the rows in a child process first, because a damaged model could end this process.
+        first: Scores the rows in a child process, before this process does, because a damaged model could end it.
 
     Raises:
         Misuse: A score differs; the message names the row.
@@ -113,7 +113,7 @@ def golden_matrix(fitted: Fitted, golden: GoldenRows, first: First) -> NDArray[n
 def with_golden(fitted: Fitted, matrix: NDArray[np.float64]) -> Fitted:
     """Return the model with golden predictions for these rows and with a row tolerance, so that it can be registered.
 
-    The row tolerance is the largest difference between scoring a row alone and scoring it in a batch.
+    The row tolerance is the largest difference between the scores of a row alone and in a batch.
 
     Raises:
         Misuse: The model gives invalid scores for these rows, or for a row of nulls.

@@ -1,4 +1,4 @@
-"""Import of external models as versions of a declared model, without running their code.  # D62"""
+"""Import external models as versions of a declared model, without running their code.  # D62"""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from trimtab.training.runtimes.ports import Trust
 from trimtab.training.runtimes.table import ROWS, runtime_named, runtime_row
 
 _CHECKED_ROWS = 10_000
-LONGEST_S = 60.0  # the time limit for reading a file and scoring some rows, plus one second per megabyte
+LONGEST_S = 60.0  # the time limit for reading a file and scoring some rows, to which each megabyte adds a second
 _TORCH = (".pt", ".pt2", ".pth", ".ckpt", ".safetensors")
 _NO_NAME = re.compile(r"(Column_|f|x|feature_|)\d+")  # the names that libraries give to inputs without names
 
@@ -48,12 +48,12 @@ class FoundModel(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     format: str
     data: bytes
     kind: str  # the format in words, for messages
-    declared: tuple[str, ...] = ()  # the names of inputs that an MLflow folder gives
+    declared: tuple[str, ...] = ()  # the names of inputs in an MLflow folder
     exported: dict[str, Any] | None = None  # the contents of model.json, if trimtab exported the folder
 
 
 def find_model(path: Path) -> FoundModel:
-    """Find the model file at a path. The path may be the file, an MLflow folder, or a folder that trimtab exported.
+    """Find the model file at a path: the file itself, an MLflow folder, or a folder that trimtab exported.
 
     Raises:
         NotFound: There is no such file.
@@ -83,7 +83,7 @@ def find_model(path: Path) -> FoundModel:
 class ModelProcess:
     """A child process that reads a model file and scores rows before this process does.
 
-    A damaged file may end or hang the process that reads it.
+    A damaged file could end or block the process that reads it.
 
     Args:
         given: The model file.
@@ -109,7 +109,7 @@ class ModelProcess:
         return msgspec.msgpack.decode(self._run("inspect", file, "read"), type=Inspected)
 
     def score(self, fitted: Fitted, matrix: NDArray[np.float64]) -> None:
-        """Score the first rows and the last row in the child process. The scores are not returned or compared.
+        """Score the first rows and the last row in the child process, without returning or comparing the scores.
 
         Raises:
             Misuse: The model takes too long, or ends the process.
@@ -169,15 +169,15 @@ def imported_model(
 ) -> tuple[Fitted, bool]:
     """Return an imported model as a fitted one, and whether its file names its inputs.
 
-    Golden predictions are not part of the model yet.
+    The model has no golden predictions yet.
 
     Args:
         given: The model file.
         model: The declared model whose features the imported model reads.
         process: The child process that reads the file first.
         trust: "pickle" allows a pickle, although loading a pickle runs its code.
-        categories: For each category feature, its texts in the order of the numbers that the model uses for them.
-        cut_us: The time until which the model may have been trained on data.
+        categories: For each category feature, its texts in the order of the numbers that stand for them in the model.
+        cut_us: The latest time that the model's training data may have.
 
     Raises:
         Misuse: The library cannot read the file, the inputs are not the features of the declared model, or the texts of
@@ -251,7 +251,7 @@ def check_inputs(given: FoundModel, inspected: Inspected, model: Model) -> bool:
     """Check that a file's inputs are the model's features in the same order. Return whether the file names its inputs.
 
     Raises:
-        Misuse: The inputs differ (the message names missing and unknown ones), or the file is an export of a model for
+        Misuse: The inputs differ (the message names missing and unknown ones), or the file is an export of a model with
             another kind of label.
     """
     what, wanted = f"import {given.path.name}", model.features.names
@@ -307,8 +307,8 @@ def _check_kind(what: str, exported: dict[str, Any], model: Model) -> None:
 def _classes(given: FoundModel, names: tuple[str, ...]) -> Classes:
     """Return the classes that a model knows.
 
-    An exported version may have been fitted on fewer classes than are declared. Any other file is taken to know all
-    declared classes.
+    An exported version may have been fitted on only some of the declared classes. Any other file is assumed to know all
+    of them.
     """
     exported = None if given.exported is None else given.exported.get("classes")
     if exported is not None:
@@ -349,13 +349,13 @@ def provenance(given: FoundModel, *, named: bool, golden: str, window_us: int | 
 
 
 def check_same(version: Version, what: str, *, seen_until_us: int | None, window_us: int | None) -> None:
-    """Refuse to import a file a second time with other options. Options that are not given are not compared.
+    """Refuse to import a file a second time with other options. Only options that are given are compared.
 
     Raises:
         Conflict: An option differs; the message names the option and says what to do.
     """
     imported, other = version.imported, []
-    assert imported is not None  # the caller looked up an imported version by the hash of its file
+    assert imported is not None  # the caller has found an imported version by the hash of its file
     if seen_until_us is not None and seen_until_us != version.cut_us:
         then, now = format_time(version.cut_us)[:19], format_time(seen_until_us)[:19]
         other.append(f"its training cut is {then}, not {now} (trimtab promote takes --seen-until, too)")

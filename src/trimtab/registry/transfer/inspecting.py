@@ -41,9 +41,9 @@ def inspect(argument: bytes, place: Workplace) -> bytes:
 
 
 def score(argument: bytes, place: Workplace) -> bytes:
-    """Score rows with a model, first as a batch, then some one by one, to find out whether the model ends the process.
+    """Score rows with a model, as a batch and some one by one, to find out whether the model ends the process.
 
-    This runs in the child process, before the importing process scores the same rows.
+    This runs in the child process, before the importing process scores the rows.
     """
     task = msgspec.msgpack.decode(argument, type=ScoringTask)
     limit_memory(runtime_row(task.runtime), len(task.data) + len(task.rows))
@@ -53,7 +53,7 @@ def score(argument: bytes, place: Workplace) -> bytes:
 
 
 def _score(scorer: Scorer, rows: NDArray[np.float64]) -> None:
-    """Score rows. The scores are not checked here, because the importing process checks them."""
+    """Score rows. The importing process checks the scores."""
     try:
         scores = np.asarray(scorer.predict(rows))
         if scores.size > _MOST_SCORES * len(rows):
@@ -72,19 +72,19 @@ def _score(scorer: Scorer, rows: NDArray[np.float64]) -> None:
 
 
 def inspect_file(file: ModelFile) -> Inspected:
-    """Read a model file in this process, and return what is known about the model."""
+    """Read a model file in this process, and describe the model."""
     read = runtime_named(_BY_FORMAT[file.format].name).format.inspect
-    assert read is not None  # every format that has a file also has a reader
+    assert read is not None  # each format with a file has a reader
     return read(file)
 
 
 def limit_memory(row: RuntimeRow, size: int) -> None:
-    """Limit the memory of this process to what a model of `size` bytes and its rows can need. Only works on Linux."""
+    """Limit the memory of this process to what a model of `size` bytes and its rows can need. (Only on Linux.)"""
     if row.memory_bytes is None or sys.platform != "linux":
         return
     import resource
 
-    # libraries are imported first, so that they count as memory already in use
+    # import libraries first, so that they count as memory in use
     for module in (row.library, row.module):
         import_module(module)
     lines = Path("/proc/self/status").read_text().splitlines()

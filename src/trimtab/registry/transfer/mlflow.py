@@ -17,7 +17,7 @@ from trimtab.training.runtimes.table import ROWS, RuntimeRow, runtime_named
 
 MLMODEL = "MLmodel"
 CODE_FOLDER, CODE_MODULE = "code", "trimtab_model"
-# an int becomes a double, because MLflow's integers cannot be null
+# an int becomes a double, because integers in MLflow cannot be null
 _TYPES = {"float": "double", "int": "double", "time": "double", "bool": "boolean", "category": "string"}
 
 OF_TORCH = (
@@ -42,8 +42,8 @@ def mlflow_files(
 ) -> dict[str, bytes]:
     """Return the files that turn an export into an MLflow model folder, which `mlflow.pyfunc.load_model` can read.
 
-    The folder has two flavours (MLflow's word for ways to load a model). "python_function" gives the same scores as the
-    version. The flavour of the library gives the bare estimator, which takes the encoded matrix and does not calibrate.
+    The folder has two flavours (MLflow's word for ways to load a model). "python_function" gives the scores of the
+    version. The library's flavour gives the bare estimator, which takes the encoded matrix and does not calibrate.
     """
     packages = [f"{name}=={number}" for name, number in made_with.items() if name != "python"]
     flavors: dict[str, Any] = {
@@ -82,7 +82,7 @@ def mlflow_files(
 
 
 def read_mlflow(folder: Path) -> Found:
-    """Return the model file that an MLflow folder names. The first flavour that can be imported is used.
+    """Return the model file that an MLflow folder names in the first flavour that can be imported.
 
     Raises:
         NotFound: The folder is no MLflow model folder, or the file that it names does not exist.

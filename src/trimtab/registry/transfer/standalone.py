@@ -6,9 +6,8 @@
 In Python, `load(folder).predict(rows)` takes a list of dicts, a dict of columns, or a data frame.
 """
 
-# An export writes this file into its folder as predict.py or code/trimtab_model.py. In the written file, the imports
-# from trimtab are replaced by the text of the imported functions, which compute scores and call the model's library.
-# D60
+# An export writes this file into its folder as predict.py or code/trimtab_model.py, with the imports from trimtab
+# replaced by the text of the imported functions, which compute scores and call the model's library. D60
 
 from __future__ import annotations
 
@@ -42,7 +41,7 @@ _NEEDED = {
 
 
 class ModelError(ValueError):
-    """Raised because a row, a file or a library does not fit. The message says what was found and what is needed."""
+    """Raised if a row, a file or a library does not fit. The message says what was found and what is needed."""
 
 
 class Inputs:
@@ -84,7 +83,7 @@ class Inputs:
     def _number(self, name: str, value: Any, row: int) -> float:
         if hasattr(value, "item"):  # a NumPy number becomes a Python number
             value = value.item()
-        if value is None or type(value).__name__ in ("NAType", "NaTType"):  # pandas has null values of its own
+        if value is None or type(value).__name__ in ("NAType", "NaTType"):  # pandas' own null values
             return math.nan
         if isinstance(value, float) and value != value:
             return math.nan
@@ -100,7 +99,7 @@ class Inputs:
 
 
 class Model:
-    """An exported model. It is read from its folder, after its bytes were checked against their hash.
+    """An exported model, read from its folder after its bytes were compared with their hash.
 
     Raises:
         ModelError: The folder is no export, was written by a newer trimtab, or contains a changed file.
@@ -119,8 +118,7 @@ class Model:
         self._score = exported_scorer(self.about["runtime"], data, self._inputs.names)
 
     def predict(self, rows: Any) -> Any:
-        """Return the score of each row: float64, shape (rows,). For a model of several classes the shape is (rows,
-        classes).
+        """Return the scores of rows: float64, shape (rows,), or (rows, classes) for a model of several classes.
 
         Args:
             rows: A list of dicts, a dict of columns, or a data frame, with the model's inputs. Null is None or NaN.
@@ -144,7 +142,7 @@ class Model:
         return self._inputs.matrix(rows)
 
     def check(self) -> tuple[int, float, float]:
-        """Repeat the golden predictions. Return their number, the largest difference, and the allowed difference."""
+        """Repeat the golden predictions. Return their number, the largest difference, and the allowed one."""
         golden = read_document(self.folder / "golden.json")
         rows, expected = golden["rows"], np.array(golden["scores"], np.float64)
         together = self.predict(rows)
@@ -224,7 +222,7 @@ def _calibrated(calibration: dict[str, Any], scores: Any) -> Any:
 
 
 def _rows_of(file: Path, model: Model) -> list[dict[str, Any]]:
-    """Read rows from a CSV file, in which an empty field is null, or from a file with one JSON document per line."""
+    """Read rows from a CSV file, in which empty fields are null, or from a file with one JSON document per line."""
     text = file.read_text("utf-8-sig")
     if file.suffix in (".ndjson", ".jsonl"):
         return [json.loads(line) for line in text.splitlines() if line.strip()]

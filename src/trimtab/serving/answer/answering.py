@@ -38,7 +38,7 @@ _logger = logging.getLogger(__name__)
 PAST = "past"  # the flag of an answer that was computed as of a time in the past
 
 
-# fields of a prediction that differ from one live answer to the next
+# the fields of a prediction that differ between live answers
 _GIVEN = ("id", "request_id", "made_at_us", "at_us", "positions", "score", "request", "values", "reasons")
 
 
@@ -55,8 +55,8 @@ class Answerer:
         log: The log to which every prediction is written.
         clock: Gives the time of each answer.
         ids: Returns a new prediction id at each call.
-        of_others: Whether rows are checked for another version, the champion, whose request may have other columns or
-            another order of columns. The log always gets the columns that this version's request declares.
+        of_others: Whether rows were checked for another version, the champion, whose request may have other columns or
+            another order of columns. The log still gets the columns that this version's request declares.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Answerer:
         self.now_us = clock.now_us
         self._ids = ids
         self._key = request.key
-        self._read = readers.now.read  # these methods are bound once, which saves time for each request
+        self._read = readers.now.read  # bind these methods once, which saves time for each request
         self._predict_row = scorer.predict_row
         self._payload = payload_writer(
             _GIVEN, {"model": served.model, "version": served.version, "arm": served.arm, "mode": "live"}
@@ -127,7 +127,7 @@ class Answerer:
     def _answer_row(self, given: Mapping[str, Any]) -> Answer:
         """Return the answer to a single row as of now.
 
-        For speed, this contains copies of the bodies of `predict`, `log.buffer` and `shown`. # D108
+        For speed, the bodies of `predict`, `log.buffer` and `shown` are copied here. # D108
         """
         row = self.rows.plain(given) or self.rows.check((given,))[0]
         served, now_us = self.served, self.now_us()
@@ -178,7 +178,7 @@ class Answerer:
     def inputs(self, rows: Sequence[Row], now_us: int, deadline_s: float | None = None) -> ModelInputs:
         """Return the model inputs of rows as of now.
 
-        Raises `Late` if the deadline has passed before the inputs are read, or once they are read.
+        Raises `Late` if the deadline has passed before or after the inputs are read.
         """
         if deadline_s is None:
             return self._read(rows, now_us)
@@ -273,7 +273,7 @@ class Answerer:
 
 
 def _in_order(row: Row) -> list[Any]:
-    """Return the values of a row, which are in declared order because the row was checked for this version."""
+    """Return the values of a row. They are in declared order, because the row was checked for this version."""
     return [*row.values()]
 
 

@@ -34,13 +34,13 @@ from trimtab.store.ports import Catalog, Put, read_record
 
 KIND = "batch"  # the kind of the manifests in the catalogue
 PART_ROWS = 12_500
-_TOGETHER_ROWS = 50_000  # rows whose features are computed together, because each computation reads all events
-LEASE_S = 60.0  # another process may resume a batch if its lease is not renewed for this long
+_TOGETHER_ROWS = 50_000  # compute the features of this many rows together, because each computation reads all events
+LEASE_S = 60.0  # if the lease of a batch is not renewed for this long, another process may resume the batch
 _T = TypeVar("_T")
 
 
-class Part(msgspec.Struct, frozen=True):
-    """A range of positions in the prediction log with consecutive predictions of a batch."""
+class LoggedRange(msgspec.Struct, frozen=True):
+    """A range of positions in the prediction log that has consecutive predictions of a batch."""
 
     partition: str
     first: int
@@ -58,8 +58,8 @@ class Manifest(Shown, msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     part_rows: int
     made_at_us: int
-    positions: dict[str, int]  # positions of the event log up to which events count, also in resumed runs
-    parts: tuple[Part, ...] = ()
+    positions: dict[str, int]  # positions of the event log up to which events are used, also by resumed runs
+    parts: tuple[LoggedRange, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -85,8 +85,8 @@ def score_table(
 ) -> Manifest:
     """Answer every row of a table, log the predictions, and return the finished manifest.
 
-    A second call with the same table and version scores nothing again. The ids of predictions are derived from the
-    batch and the row, so that a part that is already in the log is recognised.
+    A second call with the same table and version scores nothing again: the ids of predictions are derived from batch
+    and row, so a part that is already in the log is recognised.
 
     Args:
         served: The version that answers.
@@ -118,7 +118,8 @@ def score_table(
     lease, holder, begun_s = lease_of(name), holder or uuid.uuid4().hex, monotonic()
     if not catalog.acquire(lease, holder, LEASE_S):
         raise Conflict(
-            f"batch {name!r}: another process is scoring this batch. Once it has ended, try again in {LEASE_S:g} s."
+            f"batch {name!r}: another process is scoring this batch. Try again when that process has ended, or if it "
+            f"was killed, {LEASE_S:g} s later."
         )
     held = None
     try:
@@ -144,16 +145,16 @@ def score_table(
         )
         held = _Held(catalog, holder, begun_s, *_begin(catalog, fresh), progress)
         left = _left(held.manifest)
-        if record is not None and left:  # a part may have been logged but not entered in the manifest
+        if record is not None and left:  # a part may be in the log but not in the manifest
             place = log.locate(batch_prediction_ids(name, held.manifest.made_at_us, left[0])[0])
             if place is not None:
-                held.add(Part(*place, len(left.pop(0))))
+                held.add(LoggedRange(*place, len(left.pop(0))))
         batch = _Batch(served, inputs, scorer, mode, table, times_us, frames, held.manifest)
         _log_all(batch, left, log, held, clock)
     finally:
         if (
             held is None or not held.appending
-        ):  # otherwise a part may still be logged, so the lease must expire by itself
+        ):  # otherwise an append may still be running, so the lease must expire by itself
             catalog.release(lease, holder)
     return held.manifest
 
@@ -164,7 +165,7 @@ def lease_of(batch_id: str) -> str:
 
 
 def batch_predictions(manifest: Manifest, log: PredictionLog) -> Iterator[list[Prediction]]:
-    """Yield the predictions of a batch in the order of its table, one list for each part of the manifest."""
+    """Yield the predictions of a batch in the order of its table, in lists of at most `part_rows`."""
     for part in manifest.parts:
         for done in range(0, part.rows, manifest.part_rows):
             rows = min(manifest.part_rows, part.rows - done)
@@ -226,13 +227,13 @@ class _Batch:
         for n in range(0, len(left), count):
             together = left[n : n + count]
             start = together[0].start
-            matrix, questions = self.questions(range(start, together[-1].stop))
+            matrix, log_fields = self.log_fields(range(start, together[-1].stop))
             for rows in together:
                 cut = slice(rows.start - start, rows.stop - start)
-                yield rows, matrix[cut], {name: values[cut] for name, values in questions.items()}
+                yield rows, matrix[cut], {name: values[cut] for name, values in log_fields.items()}
 
-    def questions(self, rows: range) -> tuple[NDArray[Any], dict[str, list[Any]]]:
-        """Return the model inputs of some rows, and all fields of their predictions except the scores."""
+    def log_fields(self, rows: range) -> tuple[NDArray[Any], dict[str, list[Any]]]:
+        """Return the model inputs of some rows, and all logged fields of their predictions except the scores."""
         cut, common = slice(rows.start, rows.stop), self._common
         table, at_us = self._table.take(cut), self._at_us[cut]
         matrix, reasons = self._inputs.compute(table, at_us, self._frames)
@@ -250,12 +251,12 @@ class _Batch:
         """Return the scores of some rows: float64, shape (rows,), or (rows, classes) for several classes."""
         return scores_of(self._served, self._scorer, matrix, first=rows.start)
 
-    def payloads(self, questions: Mapping[str, list[Any]], scores: NDArray[Any]) -> list[bytes]:
+    def payloads(self, log_fields: Mapping[str, list[Any]], scores: NDArray[Any]) -> list[bytes]:
         """Return the predictions encoded for the log."""
         if scores.ndim == 1:
-            return encode_all(self._common, {**questions, "score": scores.tolist()})
+            return encode_all(self._common, {**log_fields, "score": scores.tolist()})
         named = [dict(zip(self._served.classes, row, strict=True)) for row in scores.tolist()]
-        return encode_all(self._common, {**questions, "score": scores.max(axis=1).tolist(), "scores": named})
+        return encode_all(self._common, {**log_fields, "score": scores.max(axis=1).tolist(), "scores": named})
 
 
 class _Held:
@@ -276,9 +277,9 @@ class _Held:
         self._revision = revision
         self._progress = progress
         self._held_at_s = held_at_s  # the time (`monotonic`) at which the lease was last renewed
-        self._lapsed = False  # whether the lease expired after the last part was added to the manifest
+        self._lapsed = False  # whether the lease expired since the last part was added to the manifest
         self._keeping = threading.Lock()
-        self.appending = False  # whether a part may be on its way into the log
+        self.appending = False  # whether an append to the log may be running
 
     def keep(self) -> None:
         """Renew the lease, and check that no other process has resumed the batch.
@@ -308,14 +309,14 @@ class _Held:
         return end
 
     def outlast(self, append: Future[Any]) -> None:
-        """After a failure, wait until an append has ended, and renew the lease meanwhile if it is free."""
+        """After a failure, wait until an append has ended. Keep the lease meanwhile, unless another process has it."""
         while not wait([append], LEASE_S / 3).done:
             self._catalog.acquire(lease_of(self.manifest.id), self._holder, LEASE_S)
 
     def is_alone(self) -> bool:
         """Return whether it is safe to log the next part now.
 
-        This is so if no other process can have logged it, and if the lease will last until it is logged.
+        It is safe if no other process can have logged the part, and if the lease will last until the part is logged.
 
         Raises:
             Conflict: The lease expired, and another process resumed the batch.
@@ -325,13 +326,13 @@ class _Held:
             self.keep()
         return not (paused or self._lapsed)
 
-    def add(self, part: Part) -> None:
-        """Add a part, which is in the log already, to the manifest."""
+    def add(self, part: LoggedRange) -> None:
+        """Add a part that is in the log to the manifest."""
         self.manifest = msgspec.structs.replace(self.manifest, parts=_joined(self.manifest.parts, part))
         name = self.manifest.id
         self._catalog.write([Put(KIND, name, msgspec.json.encode(self.manifest), expected=self._revision)])
         self._revision += 1
-        self._lapsed = False  # no other process resumed the batch, because it would have added this part
+        self._lapsed = False  # the write succeeded, so no other process has resumed the batch and added this part
         if self._progress is not None:
             self._progress(sum(part.rows for part in self.manifest.parts), self.manifest.rows)
 
@@ -339,8 +340,8 @@ class _Held:
 def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _Held, clock: Clock) -> None:
     """Log part after part, each in one transaction, while the model scores the next part.  # D108
 
-    One thread computes features, one computes scores, and one writes to the log. The calling thread waits for them and
-    renews the lease. A part is logged only when the previous part is in the manifest.
+    One thread computes features, one computes scores, and one writes to the log. The calling thread waits for these
+    threads and renews the lease. A part is logged only when the previous part is in the manifest.
     """
     scoring: tuple[range, Mapping[str, list[Any]], Future[NDArray[Any]]] | None = None
     appending: tuple[range, Future[tuple[str, int]]] | None = None
@@ -361,7 +362,7 @@ def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _He
     def add_appended() -> None:
         if appending is not None:
             rows, place = appending
-            held.add(Part(*held.keep_until(place).result(), len(rows)))
+            held.add(LoggedRange(*held.keep_until(place).result(), len(rows)))
 
     with _thread() as appends, _thread() as scores, _thread() as evaluations:
         try:
@@ -373,14 +374,14 @@ def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _He
                 scoring = None if part is None else (part[0], part[2], scores.submit(batch.predict, *part[:2]))
                 if before is None:
                     continue
-                rows, questions, found = before
+                rows, log_fields, found = before
                 held.keep_until(found)
                 add_appended()
                 appending = None
-                payloads = batch.payloads(questions, found.result())
+                payloads = batch.payloads(log_fields, found.result())
                 held.keep()
                 held.appending = True
-                appending = rows, appends.submit(append, payloads, questions["id"][0])
+                appending = rows, appends.submit(append, payloads, log_fields["id"][0])
             add_appended()
         finally:
             scores.shutdown(wait=False, cancel_futures=True)
@@ -392,16 +393,16 @@ def _thread() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, "batch")
 
 
-def _joined(parts: tuple[Part, ...], part: Part) -> tuple[Part, ...]:
+def _joined(parts: tuple[LoggedRange, ...], part: LoggedRange) -> tuple[LoggedRange, ...]:
     """Return the parts with one more part at the end.
 
     A part that directly follows the previous part in the log is merged with it, so that manifests stay short.
 
-    >>> _joined((Part("p", 1, 10),), Part("p", 11, 5))
-    (Part(partition='p', first=1, rows=15),)
+    >>> _joined((LoggedRange("p", 1, 10),), LoggedRange("p", 11, 5))
+    (LoggedRange(partition='p', first=1, rows=15),)
     """
     if parts and (parts[-1].partition, parts[-1].first + parts[-1].rows) == (part.partition, part.first):
-        return *parts[:-1], Part(part.partition, parts[-1].first, parts[-1].rows + part.rows)
+        return *parts[:-1], LoggedRange(part.partition, parts[-1].first, parts[-1].rows + part.rows)
     return *parts, part
 
 

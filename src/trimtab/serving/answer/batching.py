@@ -1,7 +1,7 @@
 """Micro-batching: concurrent requests of one row share a call of the model if this was measured to be cheaper.
 
-The costs are measured when a version is deployed. Most models take only microseconds for a row, so that waiting for a
-batch would only delay the answers.  # D108
+The costs are measured when a version is deployed. Most models take only microseconds for a row. For these, waiting for
+a batch would only delay the answers.  # D108
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import msgspec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-WORTH_S = 50e-6  # if a row costs less than this, gathering rows takes longer than answering them
+WORTH_S = 50e-6  # if a row costs less than this, gathering rows takes longer than scoring them one by one
 LONGEST_WAIT_S = 0.002
 MOST_ROWS = 64  # the largest number of rows in a batch
 _SIZES = (8, 32)  # the batch sizes that are timed
 _GAIN = 1.5  # a row in a batch must be this many times cheaper than a row alone
 _LOOKS = 4  # iterations of the event loop during which a batch may grow
-_CALLS = 3  # the number of timed calls for each size, of which the fastest counts
+_CALLS = 3  # the number of timed calls for each size; the fastest counts
 
 _Row = TypeVar("_Row")
 _Answer = TypeVar("_Answer")
@@ -41,7 +41,7 @@ class BatchCosts(msgspec.Struct, frozen=True, kw_only=True):
     """The time that a model takes per row, for single rows and in batches."""
 
     alone_s: float
-    together_s: dict[int, float] = {}  # per row, by batch size; empty if not measured because a single row is cheap
+    together_s: dict[int, float] = {}  # per row, by batch size; empty: not measured, because a single row is cheap
 
     @property
     def pays(self) -> bool:
@@ -54,7 +54,7 @@ class BatchCosts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wait_s(self) -> float:
-        """Return how long a row waits for other rows, which is at most the time that the model takes for one row."""
+        """Return how long a row may wait for other rows: at most the time that the model takes for one row."""
         return min(self.alone_s, LONGEST_WAIT_S)
 
 
@@ -101,13 +101,12 @@ class Joined(Generic[_Row, _Answer]):
 class Batching(Generic[_Row, _Answer]):
     """Gathers single rows in one event loop, and answers several of them by one call of the model.
 
-    If only single rows arrive, each is answered at the end of the loop's iteration. Clients that were just answered
-    often send their next requests at once. So after a call for several rows, the next call waits for the same number of
-    rows, but no longer than `BatchCosts.wait_s`. If a shared call fails, each row is answered alone, unless the error
-    would occur for all rows.
+    A row that is alone is answered at the end of the loop's iteration. Clients often send their next request as soon as
+    they have an answer. So after a call for several rows, the next call waits for as many rows, but no longer than
+    `BatchCosts.wait_s`. If a shared call fails, each row is answered alone, unless the error would occur for all rows.
 
     Args:
-        of_all: Returns for an error whether each row of the call would raise it as well.
+        of_all: Returns whether each row of a call would raise the given error as well.
     """
 
     def __init__(self, of_all: Callable[[Exception], bool] = lambda error: False) -> None:
@@ -116,7 +115,7 @@ class Batching(Generic[_Row, _Answer]):
         self.calls: dict[int, int] = {}  # number of calls by the number of rows in a call
         self.waited_s = 0.0  # the total time that rows have waited for their calls
         self._gathered: list[Joined[_Row, _Answer]] = []
-        self._expected = 1  # the number of rows in the last batch, expected again for the next
+        self._expected = 1  # the number of rows in the last batch, which is expected again
         self._timer: asyncio.Handle | None = None
 
     @property
@@ -138,7 +137,7 @@ class Batching(Generic[_Row, _Answer]):
         count = len(self._gathered)
         if count >= MOST_ROWS:
             self._flush()
-        elif count == self._expected:  # enough rows are waiting; rows that arrive in this iteration still join them
+        elif count == self._expected:  # enough rows wait; rows that arrive in this iteration still join
             self._set(loop.call_soon(self._look, loop, count, _LOOKS))
         elif count == 1:
             self._set(loop.call_later(self.costs.wait_s, self._flush))
@@ -159,7 +158,7 @@ class Batching(Generic[_Row, _Answer]):
     def _flush(self) -> None:
         self._set(None)
         gathered, self._gathered = self._gathered, []
-        waiting = [one for one in gathered if not one.done.done()]  # the client of a row may be gone
+        waiting = [one for one in gathered if not one.done.done()]  # leave out rows whose clients are gone
         self._expected = max(1, len(waiting))
         now_s = perf_counter()
         groups: dict[int, list[Joined[_Row, _Answer]]] = {}

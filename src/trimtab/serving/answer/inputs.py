@@ -1,4 +1,4 @@
-"""Compute model inputs from features, bit for bit the same online (as of now) and offline (as of past times)."""
+"""Compute model inputs from features, with equal bits online (as of now) and offline (as of past times)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class OnlineInputs:
     Args:
         plan: Reads the features of a request.
         encoding: Turns features into numbers.
-        of_others: Whether rows are checked for another version, the champion, whose request may have other columns.
+        of_others: Whether rows were checked for another version, the champion, whose request may have other columns.
 
     Raises:
         Misuse: The encoding was fitted on other features. `read` raises this error if a row of the champion's request
@@ -60,7 +60,7 @@ class OnlineInputs:
                     else:
                         codes[place] = NO_VIEW
         encode = self._encode
-        if len(rows) == 1:  # a loop is faster here than a comprehension
+        if len(rows) == 1:  # faster here than a comprehension
             return ModelInputs([encode(values[0])], [bytes(reasons[0])], found.at_us, found.positions)
         return ModelInputs([*map(encode, values)], [*map(bytes, reasons)], found.at_us, found.positions)
 
@@ -79,7 +79,7 @@ class BareInputs:
         self._columns = frozenset(features.request.columns)
         own = set(self._columns)
         self._transforms: list[tuple[str, RowFunction]] = []
-        for stage in features.stages:  # stages are ordered, so that each transform comes after those that it uses
+        for stage in features.stages:  # stages are in an order in which each transform comes after those that it uses
             for name, expression in stage.transforms.items():
                 if expression.columns() <= own:
                     own.add(name)
@@ -96,7 +96,7 @@ class BareInputs:
                 own[name] = value = compute(known)
                 if value is None and failures.count != before:
                     codes[self._names.index(name)] = FAILED
-                if name not in self._columns:  # a feature that is itself a column of the request keeps its value
+                if name not in self._columns:  # a feature that is itself a column of the request has a value already
                     known[name] = value
             encoded.append(self._encode([own[name] for name in self._names]))
             reasons.append(bytes(codes))

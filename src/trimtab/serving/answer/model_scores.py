@@ -20,7 +20,7 @@ def scores_of(served: ServedVersion, scorer: RowScorer, matrix: NDArray[Any], *,
         served: The version that scores.
         scorer: The model of the version.
         matrix: The model's inputs, float64 (rows, inputs).
-        first: The number of the first row, for error messages.
+        first: The index of the first row, for error messages.
 
     Raises:
         ModelFailed: The model raised an error, or did not return a finite number for each row and class.
@@ -44,7 +44,7 @@ def scores_of(served: ServedVersion, scorer: RowScorer, matrix: NDArray[Any], *,
 
 
 def no_number(served: ServedVersion, row: int | None = None) -> ModelFailed:
-    """Return the error for a model that returned no finite number. It names the row if that is known."""
+    """Return the error for a model that returned no finite number. The message names the row if it is known."""
     each = f" for each of {len(served.classes)} classes" if served.classes else ""
     of_row = "" if row is None else f" for row {row}"
     return ModelFailed(f"{served.label}: the model gave no finite number{each}{of_row}.")

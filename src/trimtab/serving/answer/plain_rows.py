@@ -1,4 +1,4 @@
-"""Generate fast checks for rows from Python whose values need no conversion.  # D108"""
+"""Generate fast checks for rows of Python values that need no conversion.  # D108"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trimtab.features.definitions import Request
 
 PlainCheck: TypeAlias = Callable[[Any], dict[str, Any] | None]
 
-EARLY_US = 30 * DAY_US  # integers from 0 to this one may be seconds or milliseconds instead of microseconds
+EARLY_US = 30 * DAY_US  # integers from 0 to this may be meant as seconds or milliseconds
 YEAR_9999_US = 253_402_300_799_999_999
 
 _PLAIN: dict[Dtype, str] = {  # by type: a test for values that need no conversion
@@ -29,8 +29,8 @@ def plain_check(request: Request) -> PlainCheck:
     """Return a function that checks a simple row quickly.
 
     For a dict of exactly the declared columns, with values of Python's own types within their bounds, the function
-    returns the same row as `RequestRows.check`. For any other row it returns None, so that the caller makes the full
-    check. Such rows may be valid, for example with text beyond ASCII, a date, or NaN for null.
+    returns the same row as `RequestRows.check`. For any other row, it returns None, and the caller makes the full
+    check. Such a row may be valid: it may have a text beyond ASCII, a date, or NaN for null.
 
     >>> from trimtab.features.definitions import request
     >>> check = plain_check(request("visit", key="id", time="at", columns={"id": str, "x": float}))
@@ -60,7 +60,7 @@ def _lines(request: Request, names: dict[str, str]) -> list[str]:
             plain = f"{plain} and not is_null({value})"
         if column == request.key and request.columns[column] == "str":
             plain = f"{value} and {plain}"
-        if column not in (request.key, request.time):
+        if column not in (request.key, request.time, *request.source.reading.constants):
             plain = f"{value} is None or {plain}"
         lines.append(f"  if not ({plain}): return None")
     return [*lines, f"  return {{{', '.join(f'{name}: v{name[1:]}' for name in names)}}}"]

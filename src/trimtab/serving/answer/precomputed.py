@@ -22,7 +22,7 @@ State = Literal["found", "stale", "missing"]
 
 
 class Looked(msgspec.Struct, frozen=True, gc=False):
-    """The result of looking up a stored answer. If the state is "found", `answer` is the JSON of an `Answer`."""
+    """The result of a look-up of a stored answer. If the state is "found", `answer` is the JSON of an `Answer`."""
 
     state: State
     answer: bytes = b""
@@ -45,9 +45,9 @@ class Precomputed:
         self.max_age_us = max_age_us
 
     def put(self, answers: Iterable[tuple[Row, str, str, Answer]]) -> int:
-        """Store answers, and return how many were stored. Answers are written in blocks, each in one transaction.
+        """Store answers, and return how many were stored.
 
-        An answer replaces the stored answer with the same key.
+        Answers are written in blocks, each in one transaction. An answer replaces the stored answer with the same key.
 
         Args:
             answers: For each answer: the request row, the request's key, the version's id, and the answer to give.
@@ -100,7 +100,7 @@ class Precomputed:
 
 
 def stored_requests(store: KeyValue) -> Iterator[tuple[bytes, str, list[Any]]]:
-    """Yield for each stored answer its key in the store, its model, and the request's columns in declared order.
+    """Yield for each stored answer: its key in the store, its model, and the columns of the request in declared order.
 
     Raises:
         Corrupt: The stored bytes cannot be read as an answer.

@@ -16,6 +16,7 @@ from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.time import parse_time_us
 from trimtab.events.formats.column_formats import null_test
+from trimtab.events.formats.reading import made_keys
 from trimtab.features.definitions import Request
 from trimtab.serving.answer.plain_rows import EARLY_US, YEAR_9999_US, plain_check
 from trimtab.serving.problems import InvalidField, decode_problem
@@ -27,8 +28,9 @@ _NOTHING = object()
 _UNSET, _datetime = msgspec.UNSET, dt.datetime
 _SHOWN = 60  # the maximum number of characters of a refused value in an error message
 _FORM = 'Send {"request": {...}} for one row or {"rows": [{...}, ...]} for many; "at" next to these is the as-of time.'
-_FINE = re.compile(rb":\d\d[.,]\d{7}")  # finds times with more than six decimals of a second (or similar numbers)
+_FINE = re.compile(rb":\d\d[.,]\d{7}")  # finds times with more than six decimals of a second (and similar texts)
 _NO_TIME = "Invalid RFC3339"  # msgspec's error for dates, and for times without seconds
+_FLOAT = "got `float`"  # msgspec's error for 2.0 in a column of whole numbers
 _UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _MICROSECOND = dt.timedelta(microseconds=1)
 _YEAR_1_US = -62_135_596_800_000_000
@@ -50,7 +52,7 @@ _NEEDED: dict[Dtype, str] = {
 
 
 class RequestBody(msgspec.Struct, frozen=True, gc=False):
-    """A decoded body: its rows, whether it contained a list of rows, and its as-of time if it had one."""
+    """A decoded body: its rows, whether it has a list of rows, and its as-of time, if it has one."""
 
     rows: list[Row]
     many: bool
@@ -65,11 +67,12 @@ class RequestRows:
     seconds or milliseconds is refused, as in events.  # D178
 
     Texts are read by the rules that the request declares: its words for null, and its formats of numbers and times. A
-    request without such rules costs nothing more.  # D0208
+    request without such rules costs nothing more. Constants and a made key are filled in where a row lacks them, and
+    a whole number may be written as 2.0, as in files.  # D0208
 
     Args:
         request: The declaration of the request.
-        now_us: Returns the time. If it is in early 1970 (in a test), integers that look like seconds are accepted.
+        now_us: Returns the time. If this is in early 1970 (in a test), integers that look like seconds are accepted.
 
     >>> from trimtab.features.definitions import request
     >>> rows = RequestRows(request("visit", key="id", time="at", columns={"id": str, "x": float}))
@@ -83,19 +86,23 @@ class RequestRows:
         self.plain = plain_check(request)
         self.names = tuple(request.columns)
         self._times = tuple(name for name, dtype in request.columns.items() if dtype == "time")
+        self._ints = tuple(name for name, dtype in request.columns.items() if dtype == "int")
         self._texts = tuple(name for name, dtype in request.columns.items() if dtype == "str")
         formats = {name: request.source.format(name) for name in request.columns}
-        own = request.key if request.key_dtype == "str" else None  # the type of the key refuses words for null
+        own = request.key if request.key_dtype == "str" else None  # words for null are refused by the type of the key
         self._formats = {name: written for name, written in formats.items() if written is not None and name != own}
         nulls = request.source.reading.nulls
         required = {request.key, request.time}
+        reading = request.source.reading
+        # the columns that a row may lack: by name the constant, or None for the key
+        self._made: dict[str, str | None] = {**({request.key: None} if reading.key_of else {}), **reading.constants}
         fields: list[tuple[str, Any]] = []
         for index, (name, dtype) in enumerate(request.columns.items()):
             kind = _key_type(nulls) if name == request.key and dtype == "str" else _TYPES[dtype]
             fields.append((f"c{index}", kind if name in required else kind | None))
         if all(name.isidentifier() and not keyword.iskeyword(name) and name[:1] != "_" for name in self.names):
             fields = [(name, kind) for name, (_, kind) in zip(self.names, fields, strict=True)]
-            self._as_row: Callable[[Any], Row] = msgspec.structs.asdict  # this is twice as fast as `zip`
+            self._as_row: Callable[[Any], Row] = msgspec.structs.asdict  # twice as fast as `zip`
         else:
             self._as_row = lambda checked: dict(zip(self.names, msgspec.structs.astuple(checked), strict=True))
         if nulls:
@@ -104,7 +111,13 @@ class RequestRows:
         fields_of_time = [field for field, name in rename.items() if name in self._times]
         self._first_time_of = attrgetter(fields_of_time[0])
         self._more_times_of = [attrgetter(field) for field in fields_of_time[1:]]
-        self._row = msgspec.defstruct("Row", fields, rename=rename, forbid_unknown_fields=True, gc=False)
+        if self._made:
+            optional = {field for field, name in rename.items() if name in self._made}
+            fields = [
+                (field, kind | None | msgspec.UnsetType, msgspec.UNSET) if field in optional else (field, kind)  # type: ignore[misc]  # made at run time
+                for field, kind in fields
+            ]
+        self._row = msgspec.defstruct("Row", fields, kw_only=True, rename=rename, forbid_unknown_fields=True, gc=False)
         unset, time_type = msgspec.UNSET, _TYPES["time"] | msgspec.UnsetType
         body = msgspec.defstruct(
             "Body",
@@ -156,7 +169,8 @@ class RequestRows:
 
     def _decoded_again(self, body: bytes, error: Exception) -> Any:
         """Decode a body with texts that msgspec does not accept. If that fails, raise an error that explains why."""
-        if _NO_TIME in str(error) or (self._formats and isinstance(error, msgspec.ValidationError)):
+        formatted = self._formats and isinstance(error, msgspec.ValidationError)
+        if formatted or _NO_TIME in str(error) or _FLOAT in str(error):
             try:
                 return msgspec.convert(self._with_times(msgspec.json.decode(body)), self._body)
             except _UNDECODABLE as still:  # another field may be wrong as well
@@ -172,6 +186,7 @@ class RequestRows:
             if isinstance(row, dict):
                 row.update(self._read(row))
                 row.update({name: _as_time(row[name]) for name in self._times if name in row})
+                row.update({name: _whole(row[name]) for name in self._ints if name in row})
         if "at" in given:
             given["at"] = _as_time(given["at"])
         return given
@@ -205,9 +220,9 @@ class RequestRows:
         return out
 
     def _read(self, row: Mapping[str, Any]) -> Row:
-        """Return the texts of a row that its declared formats read, with their values.  # D0208
+        """Convert those texts of a row that its declared formats can read, and return them.  # D0208
 
-        A text that does not fit stays as it is, and is refused later if its column needs another type.
+        A text that does not fit stays as it is. If its column needs another type, it is refused later.
         """
         found: Row = {}
         for name, written in self._formats.items():
@@ -239,6 +254,7 @@ class RequestRows:
         """Check a row that contains NaN, NumPy scalars or errors."""
         try:
             plain = {name: _time(value) if name in self._times else _python(value) for name, value in row.items()}
+            plain |= {name: _whole(plain[name]) for name in self._ints if name in plain}
             return msgspec.convert(plain, self._row)
         except msgspec.ValidationError as error:
             raise _in_row(self._explained(decode_problem(error, b""), row), number) from error
@@ -252,6 +268,27 @@ class RequestRows:
                     self._time_us(value, name, f"{pointer}.{name}")
             elif value is not None:
                 row[name] = self._time_us(value, name, f"{pointer}.{name}")
+        return self._filled(row, pointer) if self._made else row
+
+    def _filled(self, row: Row, pointer: str) -> Row:
+        """Fill in the constants and the key that a row lacks.
+
+        Raises:
+            InvalidField: The key is to be made of a column that is null.
+        """
+        for name, constant in self._made.items():
+            if row[name] is _UNSET or row[name] is None:
+                row[name] = constant
+        key, of = self.request.key, self.request.source.reading.key_of
+        if row[key] is None:
+            (row[key],) = made_keys({part: [row[part]] for part in of}, self.request.columns, of)
+        if row[key] is None:
+            parts = ", ".join(of)
+            raise InvalidField(
+                f"{pointer}.{key}: the key is made of {parts}, and one of them is null. Give all of them, or {key}.",
+                field=key,
+                pointer=f"{pointer}.{key}",
+            )
         return row
 
     def _time_us(self, value: Any, field: str, pointer: str) -> int:
@@ -265,7 +302,7 @@ class RequestRows:
         return value
 
     def _explained(self, problem: Misuse, source: bytes | Mapping[str, Any]) -> Misuse:
-        """Return the problem with an explanation which value was found and which is needed."""
+        """Return the problem with an explanation of what was found and what is needed."""
         problem = _plainer(problem)
         if not isinstance(problem, InvalidField):
             return Misuse(f"{problem} {_FORM}") if str(problem).startswith("body: Expected") else problem
@@ -289,7 +326,7 @@ class RequestRows:
 
 
 def _key_type(nulls: Sequence[str]) -> Any:
-    """Return the type of a key of text: it is not empty, and no word for null."""
+    """Return the type of a text key, which is neither empty nor a word for null."""
     if not nulls:
         return Annotated[str, msgspec.Meta(min_length=1)]
     words = "|".join(map(re.escape, nulls))
@@ -299,13 +336,13 @@ def _key_type(nulls: Sequence[str]) -> Any:
 def _with_nulls(
     as_row: Callable[[Any], Row], names: Sequence[str], is_null: Callable[[str], object]
 ) -> Callable[[Any], Row]:
-    """Return a function that does what `as_row` does, and makes declared words for null in some columns null."""
+    """Return `as_row`, extended: it replaces declared words for null by null in some columns."""
 
     def nulled(checked: Any) -> Row:
         row = as_row(checked)
         for name in names:
             value = row[name]
-            if value is not None and is_null(value):
+            if isinstance(value, str) and is_null(value):
                 row[name] = None
         return row
 
@@ -361,7 +398,7 @@ def _in_row(problem: Misuse, number: int) -> Misuse:
 def _as_time(value: Any) -> Any:
     """Return a text or date as microseconds if it is a time.
 
-    Any other value is returned unchanged and refused later.
+    Any other value is returned unchanged, and refused later.
     """
     if isinstance(value, str | dt.date) and not isinstance(value, dt.datetime):
         try:
@@ -384,6 +421,11 @@ def _time(value: Any) -> Any:
         return _as_time(value)
     assert us is None or isinstance(us, int)  # true for every time
     return us if us is None or kind_of(value)[0] == "int" else _with_unit(us)
+
+
+def _whole(value: Any) -> Any:
+    """Return a float without a fraction as an integer, and any other value unchanged."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _python(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Cache scores: the same version gives the same score for the same inputs.
 
-Only the call of the model is avoided. The inputs are still read as of now, and every answer still has its own id and
-its own row in the log. All values are bit for bit the same as without a cache.  # D101
+Only the call of the model is avoided. Inputs are still read as of now, and each answer has its own id and its own row
+in the log. All values are the same as without a cache, bit for bit.  # D101
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 CACHED_SCORES = "trimtab_remembered_scores_total"
 _ENTRY_BYTES = 250  # bytes of an entry without its inputs: bytes object, score, expiry, dictionary slot
 _LIST_BYTES, _CLASS_BYTES = 56, 32  # additional bytes with several classes: for the list, and for each class
-_MOST_LOOKED_UP = 256  # larger batches are not cached, because their rows hardly ever repeat
+_MOST_LOOKED_UP = 256  # larger batches are not cached, because their rows rarely repeat
 _LEAST_BYTES, _MOST_BYTES = 1_000, 1 << 36
-_LOOKED_AT = 2  # for each new entry, this many of the least recently used entries are checked for age
+_LOOKED_AT = 2  # for each new entry, check the age of this many of the least recently used entries
 
 
 class Cache(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,13 +41,13 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cache(size: str | int = "64MB", *, ttl: str | int | None = None) -> Cache:
-    """Cache the scores of the deployed version by its inputs.
+    """Cache the scores of the deployed version by the inputs.
 
     Args:
         size: About how much memory the cache may take in each process that answers, such as "64MB", or a number of
             bytes.
         ttl: How long a score may be kept, such as "10m". By default, scores are kept until the cache is full. Scores
-            never become outdated, because the inputs are read again for each answer. The limit is only useful if inputs
+            never become outdated, because inputs are read again for each answer. So this limit is only useful if inputs
             must not stay in memory for long.
 
     Raises:
@@ -90,7 +90,7 @@ class CachedScores:
     Args:
         scorer: The model.
         inputs: The number of inputs in a row.
-        classes: The number of scores that the model returns for a row. 0 means a single number that is not in a list.
+        classes: The number of scores for a row; 0: a single number that is not in a list.
         cache: The size and time to live of the cache.
         metrics: Counts the hits and misses.
         clock: A monotonic clock, in seconds.
@@ -157,7 +157,7 @@ class CachedScores:
         kept, now_s = self._kept, self._clock()
         self._metrics.misses += 1
         kept[key] = score, now_s + self._ttl_s
-        self._used(key)  # marks it as used, because the new score may have replaced an old one
+        self._used(key)  # if the new score replaced an old one, its place in the order is that of the old one
         if len(kept) > self._most:
             kept.popitem(last=False)
         if self._ttl_s < math.inf:
@@ -166,7 +166,7 @@ class CachedScores:
     def _remove_old(self, now_s: float) -> None:
         """Remove some of the least recently used scores if they are too old.
 
-        Each call checks only a few scores. All old scores are removed in time as long as new ones are added.
+        Each call checks only a few scores. As long as new scores are added, all old ones are removed after a while.
         """
         for _ in range(_LOOKED_AT):
             try:

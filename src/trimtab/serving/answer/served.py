@@ -15,7 +15,7 @@ from trimtab.serving.answer.request_rows import Row
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_UNREMARKABLE = bytes((0, NO_VIEW))  # reason codes of inputs that were found, or that come from no view
+_UNREMARKABLE = bytes((0, NO_VIEW))  # the reason codes of inputs that were found, or that are not from a view
 _NO_REASONS: dict[str, str] = {}
 
 
@@ -67,8 +67,7 @@ class RowScorer(Protocol):
     def predict_row(self, row: list[float], /) -> float | list[float]:
         """Return the score of one row.
 
-        It equals the score from `predict` to the last bit, provided that the model's library gives the same bits for
-        any number of rows.
+        If the model's library gives equal bits for any number of rows, the score equals that of `predict` bit for bit.
         """
         ...
 
@@ -78,14 +77,14 @@ class ServedVersion(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str  # "late_flight"
     version: str  # the id, which is stored with predictions
-    label: str  # the name that answers show, such as "late_flight@7"
+    label: str  # the name in answers, such as "late_flight@7"
     arm: str  # the role of the version in the deployment: "champion", "canary", ...
     inputs: tuple[str, ...]  # the names of the model inputs, in order
     classes: tuple[str, ...] = ()  # the names of the classes; empty if the model gives a single number for a row
 
 
 class Answer(Shown, msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """One answer as the client gets it; as JSON, `prediction` and `scores` are there for several classes only."""
+    """One answer as the client gets it. Its JSON has `prediction` and `scores` only for several classes."""
 
     id: str  # the id of the prediction, needed to ask for explanations and to send labels
     request_id: str
@@ -95,7 +94,7 @@ class Answer(Shown, msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_de
     mode: Mode
     score: float  # the score; with several classes, the score of the most likely one
     at_us: int
-    reasons: dict[str, str]  # by feature: why it has no fresh value; features that were found are left out
+    reasons: dict[str, str]  # for each feature without a fresh value: why
     flags: tuple[str, ...]
     prediction: str | None = None  # only with several classes: the most likely class
     scores: dict[str, float] | None = None  # only with several classes: the probability of each class
@@ -120,7 +119,7 @@ def shown(prediction: Prediction, served: ServedVersion) -> Answer:
 
 
 def named_reasons(reasons: bytes, inputs: Sequence[str]) -> dict[str, str]:
-    """Return by input name why the input has no fresh value. Inputs that were found are left out.
+    """Return for each input without a fresh value the reason, by name. Inputs that were found are left out.
 
     >>> named_reasons(bytes([0, 4, 255]), ["sky.wind", "sky.temp", "hour"])
     {'sky.temp': 'expired'}

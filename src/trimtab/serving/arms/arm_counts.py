@@ -24,8 +24,8 @@ LATENCY_EDGES_S = tuple(math.exp2(n / PER_OCTAVE) for n in range(-16 * PER_OCTAV
 _DEGRADED = frozenset((NULL_FEATURES, LAST_ANSWER, FALLBACK_VERSION, RULE))
 _FAILED = frozenset((FEATURES_FAILED, MODEL_FAILED))
 _SUMS = ("requests", "failures", "degraded", "refused", "repeats")
-_ZERO = 1_100  # greater than every exponent of a float
-_VERSIONS = 64  # the maximum number of counts in a process; the oldest are dropped
+_ZERO = 1_100  # larger than every exponent of a float
+_VERSIONS = 64  # the maximum number of versions and arms that are counted; the oldest are dropped
 
 
 class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -54,7 +54,7 @@ class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     def scored(self) -> int:
         """Return the number of scores that this version itself gave.
 
-        Of a request with several rows, one score is counted.
+        A request with several rows counts as one score.
         """
         return sum(self.scores.values())
 
@@ -146,7 +146,7 @@ class ArmCounts:
         self.failures += requests
 
     def answered_instead(self, requests: int, made: Sequence[Prediction]) -> None:
-        """Count answers that another version gave because this version failed."""
+        """Count answers that another version gave in place of this version, which failed."""
         if not _DEGRADED.isdisjoint(made[0].flags):
             self.degraded += requests
 
@@ -156,7 +156,7 @@ class ArmCounts:
             model=self._of.model,
             version=self._of.version,
             arm=self._of.arm,
-            failures=self.failures,  # read before `requests`, because another thread may be counting now
+            failures=self.failures,  # read before `requests`, because another thread may count meanwhile
             degraded=self.degraded,
             repeats=self.repeats,
             scores=dict(self._scores),

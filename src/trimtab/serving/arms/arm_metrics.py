@@ -1,8 +1,8 @@
 """Store counts of the requests to each version and arm (champion, canary, shadow) in the catalogue.
 
-Any process can add them up. Each process that answers has one record for each minute, version and arm. It writes the
-record of the current minute every few seconds. If it is killed, it loses the counts since its last write. Minutes older
-than three hours are merged into hours, which are kept for eight days.
+Each process that answers has one record for each minute, version and arm, and any process can add up the records. The
+record of the current minute is written every few seconds. If a process is killed, its counts since the last write are
+lost. Minutes older than three hours are merged into hours, which are kept for eight days.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ KIND = "arm_figures"  # the kind of the catalogue records; their keys are model/
 WRITE_S = 10.0  # time between two writes
 MINUTES_US = 3 * HOUR_US  # how long records of minutes are kept
 KEPT_US = 8 * DAY_US
-_HOUR = "hour"  # used in keys instead of a process: the record is the sum of all processes in one hour
-_MOST_KEPT = 1_000  # at most this many records wait to be written; if there are more, the oldest are lost
+_HOUR = "hour"  # in keys, this replaces the process if the record is the sum of all processes in one hour
+_MOST_KEPT = 1_000  # if more records wait to be written, the oldest are dropped
 
 
 class ArmMetrics:
@@ -42,7 +42,7 @@ class ArmMetrics:
         self._process = uuid.uuid4().hex[:12]
         self._before: dict[str, ServiceMetrics] = {}  # by version and arm: the counts at the last write
         self._minute = 0
-        self._records: dict[str, ServiceMetrics] = {}  # by key: the records of this minute, and those not written yet
+        self._records: dict[str, ServiceMetrics] = {}  # by key: records of this minute, and those not yet written
         self._unwritten: set[str] = set()  # the keys of records that must be written
 
     def write(self) -> None:
@@ -51,7 +51,7 @@ class ArmMetrics:
         Raises:
             Unavailable: The catalogue cannot be written now. The next call writes these counts.
         """
-        self._minute = max(self._minute, self._clock.now_us() // MINUTE_US)  # never back, even if the clock is set back
+        self._minute = max(self._minute, self._clock.now_us() // MINUTE_US)  # never goes back, even if the clock does
         for counts in [one for endpoint in self._counts() for one in endpoint.all()]:
             now = counts.snapshot()
             of = _of(now)

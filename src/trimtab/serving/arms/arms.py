@@ -21,7 +21,7 @@ from trimtab.serving.protect.breaker import GuardedReads
 from trimtab.store.ports import Catalog, Record
 
 CANARY, SHADOW = "canary", "shadow"  # names of aliases, and of the arms in which their versions answer
-SHADOWED_AT_MOST = 1_000  # at most this many requests wait for a shadow; if there are more, the oldest are dropped
+SHADOWED_AT_MOST = 1_000  # if more requests wait for a shadow, the oldest are dropped
 _logger = logging.getLogger(__name__)
 
 
@@ -61,7 +61,7 @@ class Share:
         model: The name of the model. The shares of different models are independent of each other.
         share: The size of the share, from 0 to 1. A larger share includes all entities of a smaller one.
         about: The columns of a request that identify its entities.
-        line: The purpose of the share, such as the canary. Shares for different purposes are independent of each other.
+        line: What the share is for, such as the canary. Shares for different purposes are independent of each other.
             # D102
 
     >>> share = Share("late", 0.25, ["user"])
@@ -100,7 +100,7 @@ class Canary(msgspec.Struct, frozen=True, eq=False):
 
 
 class ShadowMetrics:
-    """The numbers of requests that were offered to the shadows of one model, by what became of them."""
+    """Counts of the requests that were offered to the shadows of one model, by result."""
 
     def __init__(self) -> None:
         self.answered = 0  # answered and logged
@@ -117,7 +117,7 @@ class Shadow:
     Args:
         answerer: The version.
         share: The share of the requests that it answers.
-        counts: Counts what becomes of requests. The caller of `work` logs the predictions, and adds to `answered`.
+        counts: Counts requests by result. The caller of `work` logs the predictions and adds to `answered`.
     """
 
     def __init__(self, answerer: Answerer, share: Share, counts: ShadowMetrics | None = None) -> None:
@@ -125,7 +125,7 @@ class Shadow:
         self.share = share
         self.counts = counts or ShadowMetrics()
         self._waiting: deque[Row] = deque()
-        self._reads = GuardedReads(math.inf)  # slow reads are no failures, because no client waits for a shadow
+        self._reads = GuardedReads(math.inf)  # a slow read is no failure here, because no client waits for a shadow
         self._throttled = ThrottledLogger(_logger)
 
     @property
@@ -137,12 +137,12 @@ class Shadow:
         """Add requests that the champion has answered to the waiting requests."""
         waiting = self._waiting
         unseen = len(rows) - SHADOWED_AT_MOST
-        if unseen > 0:  # these would be dropped anyway, so only estimate how many are in the share
+        if unseen > 0:  # too many to keep: only estimate how many of them are in the share
             self.counts.dropped += round(unseen * self.share.share)
             rows = rows[unseen:]
         try:
             waiting.extend([row for row in rows if self.share.holds(row)])
-        except Exception as error:  # the requests may lack columns; clients have the champion's answers anyway
+        except Exception as error:  # requests may lack columns; clients already have the champion's answers
             self.counts.failed += len(rows)
             self._log(error)
         while len(waiting) > SHADOWED_AT_MOST:

@@ -32,7 +32,7 @@ CANARY_FAILED = "canary_failed"  # the flag of an answer that the champion gave 
 _KNOWN = 8
 _throttled = ThrottledLogger(logging.getLogger(__name__))
 
-# a new prediction, which must be logged, or the JSON of a stored answer, which was logged by its batch
+# a new prediction, which must be logged, or the JSON of a stored answer, which its batch has logged
 Prepared: TypeAlias = Prediction | bytes
 
 
@@ -48,7 +48,7 @@ class SharedRow:
 
 
 class _Unloaded(msgspec.Struct, frozen=True):
-    """Takes the place of a version that was unloaded. `load` loads the version again."""
+    """Stands for a version that was unloaded. `load` loads it again."""
 
     load: Callable[[], object]
 
@@ -57,11 +57,10 @@ class Endpoint:
     """The place where one model answers requests.
 
     `current` is read once for each request, and a swap replaces it in one step. So a request that began with the old
-    version also ends with it. The optional parts work as follows. With `precomputed`, a fresh stored answer is given if
-    there is one; otherwise the answer is made now and flagged `precomputed_stale` or `precomputed_missing`. With
-    `degrading`, requests that fail or are late are answered according to that policy. With `canary`, a share of the
-    requests is answered by another version, and by the champion if that version fails. An unloaded endpoint has
-    released its version, and loads it again for the next request.
+    version also ends with it. With `precomputed`, a fresh stored answer is given if there is one; otherwise the answer
+    is made now and flagged `precomputed_stale` or `precomputed_missing`. With `degrading`, that policy answers requests
+    that fail or are late. With `canary`, another version answers a share of the requests; if it fails, the champion
+    answers. An unloaded endpoint has released its version, and loads it again for the next request.
     """
 
     def __init__(
@@ -73,14 +72,14 @@ class Endpoint:
         self.canary: Canary | None = None
         self.shadow: Shadow | None = None
         self.shadowed = ShadowMetrics()  # counts of the requests offered to all shadows of this model
-        self.counts = EndpointCounts()  # counts of answers as of now, by version and arm (champion, canary)
+        self.counts = EndpointCounts()  # counts of live answers, by version and arm (champion, canary)
         self.batched: Batching[SharedRow, Prepared] = Batching(self._fails_all)
         self.cached: CacheMetrics | None = None  # hits and misses of the score cache, if there is one
         self.fails_to_load = False  # whether the deployed version cannot be loaded on this machine
         self.uses = 0  # the number of requests
-        self.flags: tuple[str, ...] = ()  # flags of answers as of now: `BEHIND` while events are not applied
+        self.flags: tuple[str, ...] = ()  # flags of live answers: `BEHIND` while events are not applied
         self._state: Answerer | _Unloaded | None = None  # None until the first version is deployed
-        self._served: dict[str, ServedVersion] = {}  # by id: the newest versions; replaced by a new dict, never changed
+        self._served: dict[str, ServedVersion] = {}  # by id: the newest versions; this dict is replaced, never changed
         self._labels: dict[str, str] = {}  # by id: the names of all versions that ever answered
 
     @property
@@ -161,12 +160,12 @@ class Endpoint:
         self.batched.costs = costs
 
     def unload(self, load: Callable[[], object]) -> None:
-        """Release the version. `load` is called before the next answer, and swaps the version in again or raises."""
+        """Release the version. Before the next answer, `load` is called, which swaps the version in again or raises."""
         self.canary = self.shadow = None
         self._state = _Unloaded(load)
 
     def see_applied(self, stands: bool) -> None:
-        """Flag further answers if `stands`, which means that events are no longer applied to their features."""
+        """Set whether the features stand still, because events are no longer applied. If so, answers are flagged."""
         answerer = self.loaded
         reads = answerer is None or answerer.readers.reads_state
         self.flags = (BEHIND,) if stands and reads else ()
@@ -174,7 +173,7 @@ class Endpoint:
     def know(self, served: ServedVersion) -> None:
         """Store the name of a version, for showing it in answers.
 
-        The newest eight versions are kept completely. Of all others, only the names are kept.
+        The newest eight versions are kept completely, and all others only by name.
         """
         self._labels[served.version] = served.label
         known = {address: one for address, one in self._served.items() if address != served.version}
@@ -223,9 +222,9 @@ class Endpoint:
             rows: The request rows.
             at_us: The time as of which to answer, or None for now.
             deadline_s: The time (`perf_counter`) after which the answers are useless.
-            shared: Whether the rows are from several requests. If so, an error that only one row may cause is raised,
-                and not answered by the policy. The caller then answers each row alone, so that only the request at
-                fault gets a degraded response.
+            shared: Whether the rows are from several requests. If so, an error that a single row may have caused is
+                raised, and not answered by the policy. The caller then answers each row alone, so that only the request
+                at fault gets a degraded response.
         """
         self.uses += 1
         if at_us is not None:
@@ -249,7 +248,7 @@ class Endpoint:
         return prepared
 
     def _fails_all(self, error: Exception) -> bool:
-        """Return whether this error of a shared call would occur for each of its rows as well."""
+        """Return whether this error of a shared call would also occur for each row alone."""
         return is_of_all(error) and self.precomputed is None and self.degrading is None and self.canary is None
 
     def _look_up(self, precomputed: Precomputed, row: Row, key: str, version: str, now_us: int) -> Looked:
@@ -288,7 +287,7 @@ class Endpoint:
         try:
             made = self._predict_here(answerer, rows, flags, deadline_s, shared)
         except Exception as error:
-            if not shared or self._fails_all(error):  # otherwise the rows are answered one by one, and counted then
+            if not shared or self._fails_all(error):  # otherwise rows are answered one by one later, and counted there
                 counts.failed(len(rows) if shared else 1)
             raise
         counts.answered(made, perf_counter() - begun_s, shared)
@@ -314,7 +313,7 @@ class Endpoint:
 
         If the canary fails, the champion answers the rows of the share as well.
         """
-        taken, its = [True] * len(rows), rows  # assume that all rows are in the share, until it is computed
+        taken, its = [True] * len(rows), rows  # assume that all rows are in the share, until the share is computed
         counts = self.counts.of(canary.answerer.served)
         try:
             taken = [canary.share.holds(row) for row in rows]
@@ -322,7 +321,7 @@ class Endpoint:
             begun_s = perf_counter()
             theirs = self._by_canary(canary.answerer, answerer, its, flags, deadline_s)
             counts.answered(theirs, perf_counter() - begun_s, shared)
-        except Late:  # the policy has no fallback; the rows of a shared call are then answered one by one
+        except Late:  # the policy has no fallback; rows of a shared call are answered one by one later
             if not shared:
                 counts.failed(1)
             raise

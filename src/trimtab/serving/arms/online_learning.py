@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = 1
-_NAMED = 20  # of the examples set aside, this many of the newest are kept by name
+_NAMED = 20  # this many of the newest examples that were set aside are kept by name
 _PROBES = 100  # the number of examples used to test whether a learner still works
 _LONGEST_WHY = 300
 _logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Example(msgspec.Struct, frozen=True, gc=False):
     label: float
     known_at_us: int
     request_id: str = ""
-    fault: str = ""  # why the example cannot be learnt from, if that is known beforehand
+    fault: str = ""  # why the example cannot be learnt from, if this is known before
 
 
 class SetAside(msgspec.Struct, frozen=True):
@@ -117,19 +117,19 @@ def positions_learnt(store: KeyValue) -> dict[str, dict[str, int]]:
 class OnlineDeployment:
     """A learner that is saved together with its progress in one write, so that each label is learnt exactly once.
 
-    If the learner refuses an example, alone or together with others, that example is set aside in the same write, and
-    learning continues. If the learner refuses even examples that it has learnt before, it is broken. Then nothing is
-    set aside, and an error is raised.
+    An example that the learner refuses, alone or together with others, is set aside in the same write, and learning
+    continues. A learner that refuses even examples that it learnt before is broken. Then nothing is set aside, and an
+    error is raised.
 
-    This object is also a `RowScorer`. It scores with a copy of the learner as it was last saved. So answers neither
-    wait for learning nor come from a learner that has learnt only half of a block.
+    This object is also a `RowScorer`. It scores with a copy of the learner as it was last saved, so answers do not wait
+    for learning, and none comes from a learner that has learnt only a part of a block.
 
     Args:
         name: The name under which the state is stored, e.g. "late_flight/online".
         learner: The learner to start from. If a saved state exists, it replaces the learner's state.
         store: The store in which the state is kept.
-        every_us: The length of a block, such as `HOUR_US`. All examples whose labels became known in the same block of
-            time are learnt together, once that time is over. With 0, all examples of a call are learnt together.
+        every_us: The length of a block, such as `HOUR_US`. Examples whose labels became known in the same block of time
+            are learnt together when the block is over. With 0, all examples of a call are learnt together.
     """
 
     def __init__(self, name: str, learner: Learner, store: KeyValue, *, every_us: int) -> None:
@@ -157,9 +157,9 @@ class OnlineDeployment:
         return self._shown.predict_row(row)
 
     def follow(self) -> bool:
-        """Load the saved state if another process has saved one or if `learn` failed. Return whether it was loaded.
+        """If another process has saved a state, or `learn` failed, load the saved state. Return whether it was loaded.
 
-        While another thread is learning, the result is False, because that thread will save a newer state.
+        While another thread is learning, return False, because that thread will save a newer state.
 
         Raises:
             Corrupt: The saved state is damaged. The previous state continues to answer.
@@ -213,7 +213,7 @@ class OnlineDeployment:
                 self._shown = shown
                 self._dirty = False
             except BaseException:
-                self._restore()  # a learner that is ahead of its saved state would learn labels twice
+                self._restore()  # otherwise the learner would be ahead of its saved state, and learn labels twice
                 raise
         for one in aside:
             _logger.warning("learner %s: %s", self.name, described(one))
@@ -234,7 +234,7 @@ class OnlineDeployment:
         return [one for block in blocks for one in self._learn_carefully(block, new)]
 
     def _learn_carefully(self, block: list[Example], new: list[Example]) -> list[SetAside]:
-        """Learn from a block except for the examples that the learner refuses, and return those as set aside."""
+        """Learn from a block without the examples that the learner refuses. Return these as set aside."""
         before = copy.deepcopy(self._learner)
         faults = {id(e): e.fault for e in block if e.fault}
         rest = [e for e in block if not e.fault]
@@ -310,7 +310,7 @@ def _learn(learner: Learner, rows: Sequence[Example]) -> None:
 
 
 def _refusal(learner: Learner, rows: Sequence[Example]) -> str:
-    """Return the learner's error for some rows, or "" if it accepts them. The learner itself is not changed."""
+    """Return the learner's error for some rows, or "" if it accepts them, without changing the learner."""
     try:
         _learn(copy.deepcopy(learner), rows)
     except MemoryError:
@@ -321,7 +321,7 @@ def _refusal(learner: Learner, rows: Sequence[Example]) -> str:
 
 
 def _refused(learner: Learner, rows: Sequence[Example]) -> dict[int, str]:
-    """Return by `id` the rows that a learner refuses alone, each with the error. They are found by halving."""
+    """Find by halving the rows that a learner refuses alone. Return the error of each, by `id` of the row."""
     why = _refusal(learner, rows)
     if not why:
         return {}

@@ -28,7 +28,7 @@ class Lifecycle:
     """Starts and stops a service.
 
     Args:
-        close: Closes the service. It is called with the seconds left for running work, and with a function that returns
+        close: Closes the service. Its arguments are the seconds left for running work, and a function that returns
             whether to stop waiting.
     """
 
@@ -84,7 +84,7 @@ class Lifecycle:
             except asyncio.CancelledError:
                 if self._end_s is None:
                     raise
-                return  # the server no longer waits for the end of the service
+                return  # the server does not wait for the end of the service
             if message["type"] == "lifespan.startup":
                 await self.start()
                 await send({"type": "lifespan.startup.complete"})

@@ -1,4 +1,4 @@
-"""The HTTP service: a raw ASGI application, so that a prediction costs little more than its model.
+"""The HTTP service, as a raw ASGI application, so that a prediction takes little more time than its model.
 
     POST /v1/models/{name}/predict   {"request": {...}} -> an answer; {"rows": [{...}, ...]} -> {"predictions": [...]}
 
@@ -70,7 +70,7 @@ _PREDICT_TYPES = (JSON_TYPE, ARROW_TYPE)
 class ServiceHooks(msgspec.Struct, frozen=True):
     """Functions that the service calls at certain events."""
 
-    # returns why the service is not ready although the HTTP service itself is, or None
+    # returns a reason outside of the HTTP service why the service is not ready, or None
     ready: Callable[[], str | None] | None = None
     # called with the reason when the prediction log begins to fail, and with None when it works again
     failing: Callable[[str | None], object] | None = None
@@ -83,10 +83,10 @@ class HttpService:
     Args:
         endpoints: The endpoints of the deployed models.
         log: The prediction log. Its mode decides whether an answer waits until its prediction is on the disk.
-        metrics: The object to which the service adds its metrics. `/metrics` shows all metrics in it.
+        metrics: The object to which the service adds its metrics. `/metrics` shows all metrics of this object.
         limits: Limits on what the service works on at the same time.
-        access: Decides which client may do what. By default, everyone may do everything, except that administration is
-            allowed only from this machine.
+        access: Decides which client may do what. By default, everyone may do everything, but administration is allowed
+            only from this machine.
         push: Appends events to the log. Without it, `/v1/events` responds that this server accepts no events.
         wait_applied: Waits until events are applied, for `?wait=applied`. Without it, such requests are refused.
         hooks: Functions that the service calls.
@@ -202,7 +202,7 @@ class HttpService:
                 raise
             reply = self.failed(predictor, error, record)
         share_back(scope)
-        await self._respond(send, reply)  # not counted as in flight, because clients may read slowly
+        await self._respond(send, reply)  # the request no longer counts as in flight, because clients may read slowly
 
     async def _reply(
         self, predictor: Predictor, scope: Scope, receive: Receive, received_s: float, record: RequestRecord | None
@@ -217,7 +217,7 @@ class HttpService:
         body = await whole_body(scope, receive, parts.limits.body_bytes, parts.limits.body_timeout_s)
         if scheduler.full():
             return self.overloaded(predictor)
-        read_s = await scheduler.turn()  # waiting in the queue begins after the arrival of the body
+        read_s = await scheduler.turn()  # the body has arrived, so the wait in the queue begins
         begun_s, answer = perf_counter(), None
         try:
             if kind == ARROW_TYPE:
@@ -248,7 +248,7 @@ class HttpService:
     def overloaded(self, predictor: Predictor) -> Reply:
         """Return the refusal of a predict request because too many are in flight, and count it.
 
-        Its body is made only once for each path.
+        The body of the refusal is made only once for each path.
         """
         self._requests.add("predict", predictor.endpoint.name, "429")
         predictor.endpoint.count_refused()
@@ -288,7 +288,7 @@ class HttpService:
                 parts.telemetry.end(record, sent.status, sent.size_bytes)
 
     async def _handled(self, match: Match, scope: Scope, receive: Receive) -> Reply:
-        """Call the handler of a request's address if the client has the right to it, and return the response."""
+        """If the client has the right, call the handler of the request's address. Return the response."""
         if match.right is not None:
             scope["who"] = self.parts.access.let_in(scope["headers"], match.right)
         if match.address is None:
@@ -319,7 +319,7 @@ class HttpService:
     def _known(self, model: str) -> str:
         """Return the name of a model if it is deployed, and otherwise "".
 
-        So clients cannot create label values in the metrics.
+        So clients cannot create labels in the metrics.
         """
         return model if model in self.predictors else ""
 
@@ -335,10 +335,7 @@ class HttpService:
     # -- state --------------------------------------------------------------------------------------------------
 
     def append_buffered(self) -> None:
-        """Write the buffered predictions, whose answers were given already, to the log.
-
-        Call this in the event loop.
-        """
+        """Write buffered predictions, which clients already have, to the log. Call this in the event loop."""
         if self.parts.commit.failure is None:
             self.parts.commit.append_buffered()
 
@@ -352,7 +349,7 @@ class HttpService:
             waiting.append(f"predictions cannot be logged{buffered}: {commit.failure}")
         try:
             more = None if self._ready is None else await self.parts.threads.look(self._ready)
-        except TrimtabError as error:  # a condition that cannot be checked counts as not met
+        except TrimtabError as error:  # if a condition cannot be checked, the service is not ready
             more = str(error)
         if more:
             waiting.append(more)

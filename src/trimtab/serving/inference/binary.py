@@ -22,7 +22,7 @@ _QUICK = 1  # the compression level
 
 
 class InputParameters(msgspec.Struct, frozen=True, gc=False):
-    """The parameters of an input that matter here. Others are ignored."""
+    """The parameters of an input. Others are ignored."""
 
     binary_data_size: int | None = None
     shared_memory_region: str | None = None
@@ -55,10 +55,10 @@ class JsonInfer(msgspec.Struct, frozen=True):
 
 
 class Read(msgspec.Struct, frozen=True, gc=False):
-    """A request, together with the choice of which outputs to send in binary form."""
+    """A request, with the choice of which outputs to send in binary form."""
 
     request: Infer
-    binary: bool  # the choice for outputs that make none themselves
+    binary: bool  # the choice for outputs without a choice of their own
     binary_of: Mapping[str, bool]
 
 

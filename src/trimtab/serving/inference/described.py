@@ -14,7 +14,7 @@ from trimtab.serving.inference.tensors import BYTES
 PLATFORM = "trimtab"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
 SCORE, PREDICTION, ID, VERSION, REASONS, FLAGS = "score", "prediction", "id", "version", "reasons", "flags"
-ANY = -1  # in shapes, this stands for the number of rows
+ANY = -1  # stands for the number of rows in shapes
 
 
 class ServerMetadata(msgspec.Struct, frozen=True):
@@ -67,7 +67,7 @@ class ConfigParameter(msgspec.Struct, frozen=True):
 
 
 class ModelConfig(msgspec.Struct, frozen=True):
-    """The metadata of a model in the form of a configuration, with additional parameters."""
+    """The metadata of a model as a configuration, with additional parameters."""
 
     name: str
     platform: str

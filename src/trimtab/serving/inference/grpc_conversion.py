@@ -34,7 +34,7 @@ def parsed_message(read: Callable[[bytes], Any], sent: bytes) -> Any:
 
 
 def _check_fields(sent: bytes) -> None:
-    """Raise an error if a message has very many fields, each of which may take a hundred times its size in memory."""
+    """Raise an error if a message has very many fields. In memory, a field may take a hundred times its size."""
     at, count = 0, 0
     while at < len(sent):
         tag, at = _varint(sent, at)
@@ -53,7 +53,7 @@ def _check_fields(sent: bytes) -> None:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return the number that is encoded at a position, and the position after it."""
+    """Return the number that is encoded at a position, and the position after the number."""
     found = shift = 0
     while at < len(data) and shift < 64:
         byte = data[at]

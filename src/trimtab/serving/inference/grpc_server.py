@@ -89,7 +89,7 @@ class GrpcServer:
         import grpc
 
         listener = self._listener
-        check_free(listener.host, self.port, listener.shared)  # a plain socket gives a better error message
+        check_free(listener.host, self.port, listener.shared)  # a plain socket gives a better error message than gRPC
 
         body_bytes = self._parts.limits.body_bytes
         options = [
@@ -106,7 +106,7 @@ class GrpcServer:
             else:
                 credentials = grpc.ssl_server_credentials([listener.certificate])
                 self.port = self._server.add_secure_port(address, credentials)
-        except RuntimeError as error:  # the port was taken meanwhile
+        except RuntimeError as error:  # the port was taken in the meantime
             raise _taken(listener.host, self.port, error) from error
         await self._server.start()
         if listener.announce is not None:
@@ -133,7 +133,7 @@ class GrpcServer:
             "RepositoryIndex": ("read", self._repository_index),
             "RepositoryModelLoad": ("read", self._not_loaded),
             "RepositoryModelUnload": ("read", self._not_loaded),
-            "ModelInfer": ("predict", self._not_loaded),  # never called, because `_unary` handles this method
+            "ModelInfer": ("predict", self._not_loaded),  # never called: `_unary` handles this method itself
         }
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(self._unary(name, right, answer))
@@ -142,7 +142,7 @@ class GrpcServer:
         return {**handlers, "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._model_stream_infer)}
 
     def _unary(self, name: str, right: Role | None, answer: _Answer) -> Callable[[bytes, Any], Awaitable[bytes]]:
-        """Make a gRPC method that takes and returns bytes, and that turns errors into gRPC statuses."""
+        """Make a gRPC method that takes and returns bytes, and turns errors into gRPC statuses."""
         read = self._messages[f"{name}Request"].FromString
 
         async def outcome(sent: bytes, context: Any) -> bytes | tuple[Any, str]:
@@ -168,7 +168,7 @@ class GrpcServer:
 
         async def handle(sent: bytes, context: Any) -> bytes:
             found = await outcome(sent, context)
-            sent = b""  # gRPC may keep the error of an abort, and with it this frame
+            sent = b""  # gRPC may keep the error of an abort, which keeps this frame
             if isinstance(found, tuple):
                 await self._service.refusal_turn()
                 await context.abort(*found)
@@ -203,7 +203,7 @@ class GrpcServer:
         except Exception as error:
             text = self._failed("ModelStreamInfer", error, request_state, model)[1]
             await self._service.refusal_turn()
-            of = self._messages["ModelInferResponse"](id=request_id)  # so that the client knows which request failed
+            of = self._messages["ModelInferResponse"](id=request_id)  # tells the client which request failed
             answered = response(error_message=text, infer_response=of if request_id else None).SerializeToString()
         return answered
 
@@ -218,14 +218,14 @@ class GrpcServer:
 
     @contextmanager
     def _request(self, name: str, context: Any, *, again: bool = False) -> Iterator[_Request]:
-        """Handle one request inside the block, and pass its record to the telemetry at the end, even after an error.
+        """Handle one request in the block. At the end, pass its record to the telemetry, even after an error.
 
         Args:
             name: The name of the gRPC method.
             context: The gRPC context of the request.
-            again: Whether the request belongs to a stream, whose requests share their trailing metadata.
+            again: Whether the request belongs to a stream. Requests of a stream share their trailing metadata.
         """
-        received_s, timeout_s = perf_counter(), context.time_remaining()  # read both values at the same time
+        received_s, timeout_s = perf_counter(), context.time_remaining()  # read both at the same time
         headers = _headers(context.invocation_metadata())
         record = begun(
             self._parts.telemetry, received_s, "gRPC", f"/{SERVICE}/{name}", headers, _client(context.peer())
@@ -385,7 +385,7 @@ def _headers(given: Iterable[tuple[str, str | bytes]]) -> list[tuple[bytes, byte
 def check_free(host: str, port: int, shared: bool) -> None:
     """Raise an error if a port is taken, before anything is started.
 
-    If it is `shared`, other processes that share the port may use it.
+    With `shared`, other processes may listen at the port if they share it as well.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

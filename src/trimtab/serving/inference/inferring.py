@@ -117,7 +117,7 @@ class InferenceService:
         """
         if not self.predictor(model).endpoint.ready:
             return False
-        # an unloaded version counts as ready, and is not loaded for this
+        # an unloaded version counts as ready; do not load it here
         if version or not self.predictor(model).endpoint.unloaded:
             await self._serving(model, version)
         return True
@@ -138,7 +138,7 @@ class InferenceService:
         return config(answerer.served, answerer.rows.request)
 
     async def statistics(self, model: str = "", version: str = "") -> list[ModelStatistics]:
-        """Return statistics of the deployed versions, for one model or for all, summed over all processes.
+        """Return statistics of the deployed versions of one model or all models, summed over all processes.
 
         The counts of other processes are about one second old. Raises the same errors as `metadata`.
         """
@@ -176,7 +176,7 @@ class InferenceService:
         """
         scheduler = self.parts.scheduler
         if scheduler.full() if counted else scheduler.under_way >= scheduler.limit.limit:
-            # with gRPC, the name of the model is not known yet
+            # gRPC does not know the name of the model yet
             if (predictor := self._predictors.get(model)) is not None:
                 predictor.endpoint.count_refused()
             raise Refused(429, "Too many predictions are in flight. Send the request again soon.")
@@ -252,7 +252,7 @@ class InferenceService:
         check_parameters(request.parameters)
         wanted = _wanted(answerer, request.outputs)
         at_us, soon_s = _as_of_us(request.parameters), _sooner(timeout_s, request.parameters)
-        # checked first, because this limits the work of the following checks
+        # first, because this limits the work of the following checks
         check_names(request.inputs, answerer.rows, answerer.served.inputs)
         count = checked_count(request.inputs, self.parts.limits.rows)
         rows: list[Row]
@@ -308,14 +308,14 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
 
 
 def _echoed(parameters: Mapping[str, Parameter]) -> Mapping[str, Parameter]:
-    """Return the parameters that are sent back to the client: all but the one that selects the form of the response."""
+    """Return the parameters to send back to the client: all but the one that selects the form of the response."""
     if not parameters:
         return parameters
     return {name: value for name, value in parameters.items() if name != "binary_data_output"}
 
 
 def _sooner(timeout_s: float | None, parameters: Mapping[str, Any]) -> float | None:
-    """Return the earlier of the request's time limit and that in its parameters, in seconds, or None."""
+    """Return the shorter of two time limits in seconds, that of the request and that in its parameters, or None."""
     timeout_us = parameters.get(_TIMEOUT) or None
     if timeout_us is None:
         return timeout_s

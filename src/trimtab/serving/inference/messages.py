@@ -1,7 +1,7 @@
 """Build the gRPC messages of the protocol at run time, from their published field names and numbers.
 
 The messages have their own descriptor pool, so that they do not conflict with a client's stubs in the same process.
-Fields that are not listed here are ignored.  # D94
+Fields that are not in the list are ignored.  # D94
 """
 
 from __future__ import annotations

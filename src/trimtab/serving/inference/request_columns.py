@@ -1,4 +1,4 @@
-"""Convert tensors to request rows. Each tensor is a column, and each of its elements belongs to a row."""
+"""Convert tensors to request rows. Each tensor is a column, and each element is the value of a row."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check_names(tensors: Sequence[InputTensor], request_rows: RequestRows, model
         Misuse: A tensor is not a column, or a column is sent twice.
     """
     columns, found = request_rows.request.columns, set[str]()
-    for tensor in tensors:  # ends at the first tensor that is not a new column
+    for tensor in tensors:  # ends at the first wrong tensor
         name = tensor.name
         if name not in columns:
             raise _no_column(name, request_rows.names, model_inputs)
@@ -80,7 +80,7 @@ def rows_of(
         tensors: The tensors, which `check_names` has checked. Columns without a tensor are null.
         count: The number of rows, as returned by `checked_count`.
         request_rows: The declared columns of the request.
-        parameters: The parameters of the request. Only `empty_is_null` matters here.
+        parameters: The parameters of the request. Only `empty_is_null` is used here.
 
     Raises:
         Misuse: The key or the time is missing, or a tensor is not as declared. If a value is wrong, the error is

@@ -33,7 +33,7 @@ class Duration(msgspec.Struct):
 
 
 class InferStatistics(msgspec.Struct):
-    """The numbers and times of requests and of their parts."""
+    """Counts and times of requests and of their parts."""
 
     success: Duration = msgspec.field(default_factory=Duration)
     fail: Duration = msgspec.field(default_factory=Duration)
@@ -41,7 +41,7 @@ class InferStatistics(msgspec.Struct):
     compute_input: Duration = msgspec.field(default_factory=Duration)  # converting tensors to rows
     compute_infer: Duration = msgspec.field(default_factory=Duration)  # features, model and log
     compute_output: Duration = msgspec.field(default_factory=Duration)  # converting answers to tensors
-    # this field and the next one are always 0, but clients expect them
+    # always 0, like the next field, but clients expect both
     cache_hit: Duration = msgspec.field(default_factory=Duration)
     cache_miss: Duration = msgspec.field(default_factory=Duration)
 
@@ -55,7 +55,7 @@ class ModelStatistics(msgspec.Struct):
     inference_count: int = 0  # the number of rows
     execution_count: int = 0  # the number of requests
     inference_stats: InferStatistics = msgspec.field(default_factory=InferStatistics)
-    batch_stats: tuple[()] = ()  # this field and the next two are always empty, but clients expect them
+    batch_stats: tuple[()] = ()  # always empty, like the next two fields, but clients expect them
     response_stats: dict[str, Duration] = {}
     memory_usage: tuple[()] = ()
 
@@ -119,7 +119,7 @@ def statistics_told(text: str) -> dict[tuple[str, str], ModelStatistics]:
     """Return the statistics of other processes by model and version, summed over these processes.
 
     Args:
-        text: The metrics of the other processes in the format of Prometheus. Each sample has the label of its process.
+        text: The metrics of the other processes in the format of Prometheus. Each sample has its process as a label.
     """
     told = read_scrape("\n".join(line for line in text.split("\n") if line.startswith(_SHOWN)), 0.0)
     found: dict[tuple[str, str], ModelStatistics] = {}

@@ -31,7 +31,7 @@ class InputTensor(msgspec.Struct, frozen=True, gc=False):
     name: str
     datatype: str
     shape: Sequence[int]
-    raw: bytes | None = None  # all elements as little-endian bytes; before each element of BYTES comes its size
+    raw: bytes | None = None  # all elements as little-endian bytes; each element of BYTES comes after its size
     data: Sequence[Any] | None = None  # the elements as a list
 
 
@@ -76,7 +76,7 @@ def elements(tensor: InputTensor, count: int) -> Sequence[Any]:
 
     Args:
         tensor: The tensor.
-        count: The expected number of elements. Memory is allocated only for elements that were really sent.
+        count: The expected number of elements. Memory is only allocated for elements that were sent.
 
     Raises:
         Misuse: The size or number of the elements is wrong, or an element is not of the tensor's type. The message
@@ -84,7 +84,7 @@ def elements(tensor: InputTensor, count: int) -> Sequence[Any]:
     """
     name, datatype, raw = tensor.name, tensor.datatype, tensor.raw
     one = _ONES.get(datatype)
-    # a fast path, because most tensors are a single number
+    # most tensors are a single number, so this is a fast path
     if count == 1 and raw is not None and one is not None and len(raw) == one.size:
         number = one.unpack(raw)
         return number if number[0] == number[0] else (None,)
@@ -193,7 +193,7 @@ def _shape(shape: Sequence[int]) -> str:
 def _short(value: Any) -> str:
     """Return a value as text for an error message.
 
-    For a list or object, only the length is given, because `repr` fails if it is deeply nested.
+    For a list or object, this is only its length, because `repr` fails if the value is deeply nested.
     """
     if isinstance(value, list | dict):
         return f"a {type(value).__name__} of {len(value)}"

@@ -1,4 +1,4 @@
-"""A prediction log with a buffer: answers are given at once, and predictions are written a little later.  # D109"""
+"""A prediction log with a buffer: answers are sent at once, and predictions are written a little later.  # D109"""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from trimtab.store.forks import forked, guard, unguard
 from trimtab.store.ports import Copyable, Log, LogRecord
 
 TOGETHER = 256  # this many buffered payloads are written together
-MAINTENANCE_BYTES = 4 << 20  # bytes that are written between two maintenances of the log
-_LATER_S = 0.05  # how long payloads wait so that more can be written together with them
+MAINTENANCE_BYTES = 4 << 20  # bytes written to the log between two times of maintenance
+_LATER_S = 0.05  # how long payloads wait, so that more are written together
 _RETRY_S = 1.0  # pause after a failed write
 _RECOVER_S = 10.0  # time between two searches for buffer files of killed processes
 _logger = logging.getLogger(__name__)
 
 
 class BufferedLog:
-    """A `Log` of predictions that puts a buffer before another log. Many threads may use it.
+    """A `Log` of predictions: another log, with a buffer before it. Many threads may use it.
 
     The buffer is in a spool: a memory-mapped file, whose content survives the end of the process. If the process is
     killed, nothing is lost. A power cut may lose the buffer, as with any log that does not wait for the disk. The
     buffer is written to the log by `flush`, by a thread 50 ms after the first payload, and before this object is read.
-    While the log cannot be written, reads return what is in the log. `append` works as in any log: the payloads come
-    after everything that was buffered before, and are safe when it returns.
+    While the log cannot be written, reads return what is in the log. `append` works as in any log: when it returns, its
+    payloads are safe. They come after everything that was buffered before.
 
     A forked child cannot use this object.
 
@@ -49,11 +49,11 @@ class BufferedLog:
         self._writing = threading.Lock()  # protects writes to the log and its maintenance; taken before `_mutex`
         self._spool: Spool | None = None
         self._payloads: list[bytes] = []
-        self._in_doubt = 0  # how many payloads, from the first, were in an interrupted write
+        self._in_doubt = 0  # how many of the first payloads were in an interrupted write
         self._written_bytes = 0  # bytes written since the last maintenance
         self._retry_at_s = 0.0  # after a failure: the time before which writing is not tried again
         self._recover_at_s = 0.0  # the time of the next search for spools of killed processes
-        self._wake = threading.Event()  # set when something is buffered, or when the log is closing
+        self._wake = threading.Event()  # set when something is buffered, or when the log is closed
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         _open_logs.add(self)
@@ -68,7 +68,7 @@ class BufferedLog:
 
     @property
     def wants_maintenance(self) -> bool:
-        """Return whether the log needs maintenance, because so much was written to it."""
+        """Return whether so much was written to the log that it needs maintenance."""
         return self._written_bytes >= MAINTENANCE_BYTES
 
     def open(self) -> Spool:
@@ -106,7 +106,7 @@ class BufferedLog:
                 self._payloads += payloads
         if not added:
             self.make_room()
-            if not self.add(payloads):  # no room even in an empty buffer
+            if not self.add(payloads):  # too large even for an empty buffer
                 self.append(payloads)
                 return
         if not self._wake.is_set():
@@ -123,7 +123,7 @@ class BufferedLog:
         self._check_process()
         if not wait and self._writing.locked():
             return False
-        with self._writing:  # an interrupt between `acquire` and `try` would leave it locked. # D170
+        with self._writing:  # with `acquire` and `try`, an interrupt in between would leave the lock held. # D170
             self._write()
         return True
 
@@ -158,13 +158,13 @@ class BufferedLog:
             moved = self._payloads[:]
         if not moved:
             return
-        self._in_doubt = len(moved)  # after an interrupt such as Ctrl-C, it is not known whether these were written
+        self._in_doubt = len(moved)  # after an interrupt such as Ctrl-C, it is unknown whether these were written
         self.log.append(moved)
         self._written_bytes += sum(map(len, moved))
         self._moved(len(moved))
 
     def _settle(self) -> None:
-        """After an interrupted write, drop the payloads that it has written. It has written either all or none."""
+        """After an interrupted write, drop its payloads if they are in the log. (Either all are, or none.)"""
         with self._mutex:
             first = self._payloads[0] if self._payloads else None
         there = first is not None and PredictionLog(self.log).locate(payload_id(first)) is not None
@@ -178,7 +178,7 @@ class BufferedLog:
             self._in_doubt = 0
 
     def _check_process(self) -> None:
-        """Raise an error in a forked child, before it waits for a lock that a thread of the parent may hold."""
+        """Raise an error in a forked child, which could wait forever for a lock that a thread of the parent held."""
         if self._forked:
             raise forked(self._folder)
 
@@ -231,12 +231,12 @@ class BufferedLog:
         return self.log.copy_to(to)
 
     def mark(self) -> Hashable | None:
-        """Return the mark of the log (which changes when the log is written), after writing the buffer to it."""
+        """Write the buffer to the log, and return the log's mark, which changes with each write."""
         self._flush_for_read()
         return self.log.mark()
 
     def maintenance(self) -> None:
-        """Do the maintenance of the log. Meanwhile payloads can be buffered but are not written."""
+        """Do the maintenance of the log. Meanwhile, payloads are buffered but not written."""
         with self._writing:
             self.log.maintenance()
             self._written_bytes = 0
@@ -272,7 +272,7 @@ class BufferedLog:
         self._recover_at_s = monotonic() + _RECOVER_S
         try:
             recover_spools(self._folder, PredictionLog(self.log))
-        except Unavailable as error:  # the folder is not writable, but the log can be read
+        except Unavailable as error:  # the folder cannot be written, but the log can be read
             _logger.warning("%s", error)
 
     def _try_flush(self, *, wait: bool) -> None:
@@ -281,7 +281,7 @@ class BufferedLog:
             return
         try:
             self.flush(wait=wait)
-        except Exception as error:  # the answers were given already, so no error is raised
+        except Exception as error:  # the answers were sent already, so do not raise an error
             self._retry_at_s = monotonic() + _RETRY_S
             unexpected = not isinstance(error, TrimtabError)
             _logger.warning("%d answers stay buffered: %s", len(self._payloads), error, exc_info=unexpected)
@@ -306,7 +306,7 @@ class BufferedLog:
                     self._wake.set()
                 if self.wants_maintenance:
                     self.maintenance()
-            except TrimtabError as error:  # the next write reports the error
+            except TrimtabError as error:  # the next write will report the error
                 _logger.warning("maintenance of the prediction log failed: %s", error)
             except Exception:  # the thread must continue
                 _logger.exception("maintenance of the prediction log failed")

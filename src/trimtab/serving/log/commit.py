@@ -1,4 +1,4 @@
-"""Group commit of the prediction log: predictions that are made at the same time are appended together."""
+"""Group commit of the prediction log: predictions made at the same time are appended together."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _LOOKS = 4  # how many iterations of the event loop a group waits for more predi
 _WEIGHT = 0.1  # the weight of the newest append in the moving average `usual_s`
 _RETRY_AFTER = 256  # after this many appends in the thread, appending in the event loop is tried again
 _FINISHED_TOGETHER = 32  # the maximum number of answers completed in one iteration of the loop
-_LATER_S = 0.02  # how long buffered predictions wait so that more can be written together with them
-_APPEND_BYTES = 8 << 10  # bytes that a disk writes at least for each append
+_LATER_S = 0.02  # how long buffered predictions wait, so that more are written together
+_APPEND_BYTES = 8 << 10  # an append writes at least this many bytes to the disk
 _logger = logging.getLogger(__name__)
 
 _Waiting: TypeAlias = "tuple[Sequence[Prediction], asyncio.Future[None]]"
@@ -33,14 +33,14 @@ _Waiting: TypeAlias = "tuple[Sequence[Prediction], asyncio.Future[None]]"
 class GroupCommit:
     """Appends predictions for all tasks of one event loop. A task sends its answer when its predictions are in the log.
 
-    The predictions made in one iteration of the loop are appended together at its end. As long as an append with its
-    disk sync is fast, it is made in the loop itself, because switching to a thread would take longer than a solid-state
-    disk. If appends are slow, they are made in a thread, and predictions that arrive meanwhile share the next append.
-    Maintenance of the log runs in that thread as well, and appends wait for it.  # D108
+    The predictions made in one iteration of the loop are appended together at its end. As long as appends, with their
+    disk syncs, are fast, they are made in the loop itself, because switching to a thread would take longer. Slow
+    appends are made in a thread, and predictions that arrive meanwhile share the next append. Maintenance of the log
+    runs in that thread as well, and appends wait for it.  # D108
 
-    If the log is a `BufferedLog`, answers are sent as soon as their predictions are in the buffer, which the loop
-    writes to the log some milliseconds later. While the log cannot be written, predictions stay in the buffer and
-    writing is tried again. When the buffer is full, requests are refused. After two failures the log is left alone for
+    If the log is a `BufferedLog`, answers are sent as soon as their predictions are in the buffer. The loop writes the
+    buffer to the log some milliseconds later. While the log cannot be written, predictions stay in the buffer and
+    writing is tried again. When the buffer is full, requests are refused. After two failures, the log is not tried for
     a while, so that refusals are fast.
 
     Args:
@@ -76,14 +76,14 @@ class GroupCommit:
 
     @property
     def failure(self) -> Exception | None:
-        """Return the error because of which nothing can be appended now, or None."""
+        """Return the error that prevents appends now, or None."""
         waits = self.buffered > 0
         return self._health.current(waits=waits, known_at_once=self._buffer is not None)
 
     # -- through the buffer -------------------------------------------------------------------------------------
 
     def buffer(self, predictions: Sequence[Prediction]) -> bool:
-        """Put predictions into the buffer, to be logged later. Return False if they must be appended instead."""
+        """Put predictions into the buffer, to be logged later. Return False if that is impossible."""
         buffer = self._buffer
         if buffer is None:
             return False
@@ -111,7 +111,7 @@ class GroupCommit:
                 self._health.succeeded()
             else:
                 pause_s = _LATER_S  # a thread that reads is writing the buffer, or maintenance is running
-        except Exception as error:  # the answers were given already, so writing is tried again
+        except Exception as error:  # the answers were sent already, so try again later
             pause_s = self._health.failed(error)
         if pause_s and not self._closed:
             self._timer = asyncio.get_running_loop().call_later(pause_s, self.append_buffered)
@@ -155,10 +155,10 @@ class GroupCommit:
 
     def _flush(self, loop: asyncio.AbstractEventLoop, seen: int, looks: int) -> None:
         if self._in_maintenance:
-            return  # they are appended at the end of the maintenance
+            return  # `_maintained` appends the predictions
         if (
             looks and len(self._turn) > seen
-        ):  # clients that were just answered may send their next requests now, so wait for these
+        ):  # wait, because clients that were just answered may send their next requests now
             loop.call_soon(self._flush, loop, len(self._turn), looks - 1)
             return
         self._append_turn()
@@ -193,7 +193,7 @@ class GroupCommit:
         self._in_thread += 1
         if (
             self._in_thread >= _RETRY_AFTER and not self._in_loop
-        ):  # times measured in the thread include waiting for it, so they are too long
+        ):  # times in the thread are too long, because they include the wait for the thread
             self._in_loop, self.usual_s = True, SLOW_S / 2
 
     def _finish(self, waiting: Sequence[_Waiting], error: Exception | None) -> None:

@@ -1,4 +1,4 @@
-"""A memory-mapped file that survives its process, with a lock that tells whether that process is alive."""
+"""A memory-mapped file that survives its process, with a lock that shows whether the process is alive."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class LockedMmap(Closing):
     Args:
         path: The file. It is created if it does not exist.
         lock: The lock of the file. It is released if the file cannot be created.
-        size_bytes: The length of the file. A file of another length is replaced. All of its space is allocated at once,
-            so that a full disk cannot make a later write fail.
+        size_bytes: The length of the file. A file of another length is replaced. Its space is allocated at once, so
+            that later writes do not fail because the disk is full.
     """
 
     def __init__(self, path: Path, lock: FileLock, size_bytes: int) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import perf_counter
 
-_STALE_S = 5.0  # a failure older than this is forgotten, because no request has tried the log since
+_STALE_S = 5.0  # an older failure is forgotten, because no request has tried the log since
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 
 
 class LogHealth:
     """The failures of one log.
 
-    They are counted, their beginning and end are reported, and the pauses between attempts grow.
+    Failures are counted, their beginning and end are reported, and the pauses between attempts grow.
 
     Args:
         failing: Called with the reason when the log begins to fail, and with None when it works again.
@@ -31,14 +31,14 @@ class LogHealth:
         return self.error is not None and perf_counter() < self._retry_at_s
 
     def current(self, *, waits: bool, known_at_once: bool) -> Exception | None:
-        """Return the error because of which nothing can be written to the log now, or None.
+        """Return the error that prevents writes to the log now, or None.
 
         A process that is not ready gets no requests, so it would never try the log again. Therefore an error is
         forgotten after five seconds, unless something is waiting to be written.
 
         Args:
-            waits: Whether something is waiting to be written. If so, the log is tried again by itself.
-            known_at_once: Whether the log is known to work again as soon as nothing is waiting, as with a buffer.
+            waits: Whether something is waiting to be written. If so, writing is tried again without a request.
+            known_at_once: Whether the log works again if nothing is waiting, as with a buffer.
         """
         stale = known_at_once or perf_counter() - self._failed_at_s > _STALE_S
         if self.error is not None and not waits and stale:

@@ -1,4 +1,4 @@
-"""Find predictions that were logged long after they were made, as happens after a failure.  # D123"""
+"""Find predictions that were logged long after they were made (after a failure).  # D123"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FRONT_BYTES = len(id_front(0))
 
 
 class _Block(msgspec.Struct, frozen=True, gc=False):
-    """The times between which the late records in a block (a range of log positions) were made.
+    """The first and the last time at which late records in a block (a range of log positions) were made.
 
     The times are the beginnings of ids, which sort by time.
     """
@@ -34,8 +34,8 @@ class _Block(msgspec.Struct, frozen=True, gc=False):
 class LoggedLate:
     """Finds late records, and reads each block of the log only once.
 
-    Of each block, only the first and the last time of its late records are kept, in memory. So a second search reads
-    only the blocks that may contain the record, and what was appended since the first.
+    Of each block, only the first and the last time of its late records are kept in memory. A later search reads only
+    the blocks that may contain its record, and what was appended in the meantime.
 
     Args:
         log: The prediction log.
@@ -58,7 +58,7 @@ class LoggedLate:
             deadline_s: The time (`perf_counter`) at which to give up, or None for never.
 
         Raises:
-            Late: The deadline has passed. Another search skips the blocks that were read, and so gets further.
+            Late: The deadline has passed. Another search skips the blocks that were read, so it gets further.
         """
         partition, after, last = place
         front = id_front(id_time_us(prediction_id)).encode()
@@ -107,7 +107,7 @@ def _extended(block: _Block, records: list[LogRecord], end: int) -> _Block:
             appended_at_us = record.appended_at_us
             soon = id_front(
                 max(0, appended_at_us - SOON_US + 999)
-            ).encode()  # rounded up, because records whose ids begin with an earlier time are late
+            ).encode()  # rounded up, so that records whose ids begin with an earlier time are late
         at = record.payload.find(_PREFIX, 0, _HEAD_BYTES + len(_PREFIX))
         front = record.payload[at : at + _FRONT_BYTES]
         if front < soon and at >= 0:

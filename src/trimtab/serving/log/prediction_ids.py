@@ -1,4 +1,4 @@
-"""Ids of predictions. They sort by time, contain the time at which they were made, and take less than a microsecond."""
+"""Ids of predictions. They contain the time at which they were made, sort by it, and take less than a microsecond."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class PredictionIds:
     """Makes ids: `p_` and 26 letters for 48 bits of time (ms), 30 bits of a counter, and 50 random bits.
 
     The random bits are drawn once for each object. Ids never repeat, even in several threads. In one thread they
-    increase, even if the clock is set back. Their form is that of `core.ids.TimeIds`. With a `seed`, the same ids are
-    made again (for a simulation).
+    increase, even if the clock is set back. They have the form of `core.ids.TimeIds`. With a `seed` (for a simulation),
+    the ids can be made again.
 
-    This object is also the clock of the log that stores the predictions. So no append time is earlier than the time in
-    an id, and predictions can be found by bisection.  # D170
+    This object is also the clock of the log that stores the predictions. So no prediction is appended before the time
+    in its id, and predictions can be found by bisection.  # D170
 
     >>> from trimtab.core.clock import VirtualClock
     >>> ids = PredictionIds(VirtualClock(5_000), seed=1)
@@ -50,7 +50,7 @@ class PredictionIds:
         count = next(self._counter) & _COUNTER_MASK  # this operation is atomic, so it needs no lock
         now_ms = self._now_us() // 1_000
         ms, time = self._newest
-        if now_ms > ms or not count or not time:  # a later millisecond, a counter that is back at 0, or the first id
+        if now_ms > ms or not count or not time:  # a later millisecond, a counter that began again, or the first id
             ms, time = self._advance(now_ms, again=not count)
         block = ms << 20 | count >> 10
         of, front = self._front
@@ -72,7 +72,7 @@ class PredictionIds:
                     f"clock: it shows {format_time(1_000 * now_ms)}, but the ids of predictions need 1970 or later. "
                     "Set the machine's clock."
                 )
-            if again or now_ms > ms:  # otherwise another thread has advanced it meanwhile
+            if again or now_ms > ms:  # unless another thread has advanced it meanwhile
                 ms = max(now_ms, ms + 1)
                 self._newest = ms, _letters(ms, 5)
             return self._newest

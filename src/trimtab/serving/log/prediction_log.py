@@ -22,8 +22,8 @@ class PredictionLog:
     """Predictions in a `Log`, with one prediction in each record.
 
     The id of a prediction begins with the time at which it was made, and append times never decrease. So a prediction
-    can be found by bisection, without an index. Predictions that were logged long after they were made are found by
-    `logged_late.py`.
+    can be found by bisection, without an index. `logged_late.py` finds predictions that were logged long after they
+    were made.
     """
 
     def __init__(self, log: Log) -> None:
@@ -32,7 +32,7 @@ class PredictionLog:
         self._late = LoggedLate(log)
 
     def buffer(self, predictions: Iterable[Prediction]) -> None:
-        """Log predictions. With a `BufferedLog`, this does not wait for the disk; any other log appends them.
+        """Log predictions. A `BufferedLog` does not wait for the disk; any other log appends them.
 
         Raises:
             Unavailable: They can be neither buffered nor appended now.
@@ -57,7 +57,7 @@ class PredictionLog:
     def blocks(
         self, after: Mapping[str, int] | None = None, *, model: str | None = None
     ) -> Iterator[tuple[list[Prediction], dict[str, int]]]:
-        """Yield the predictions after given positions in blocks, each with the positions that it reaches.
+        """Yield the predictions after some positions in blocks, each with the positions at its end.
 
         Predictions come in the order of their append times. A block may be empty. Predictions appended after this call
         began are not included.
@@ -85,7 +85,7 @@ class PredictionLog:
             yield [], {**reached, **removed}
 
     def read(self, after: Mapping[str, int] | None = None) -> tuple[list[Prediction], dict[str, int]]:
-        """Return the first block of predictions after given positions, and the positions that it reaches.
+        """Return the first block of predictions after some positions, and the positions at its end.
 
         At the end of the log, the block is empty.
         """
@@ -96,7 +96,7 @@ class PredictionLog:
         return [], reached
 
     def scan(self, after: Mapping[str, int] | None = None) -> Iterator[list[Prediction]]:
-        """Yield the predictions after given positions in blocks, as `blocks` does."""
+        """Yield the predictions after some positions in blocks, as `blocks` does."""
         for predictions, _ in self.blocks(after):
             yield predictions
 
@@ -132,8 +132,8 @@ class PredictionLog:
     def look_up(self, prediction_id: str, deadline_s: float | None = None) -> LogRecord | None:
         """Return the record of the prediction with an id, even if it was erased, or None if it is not in the log.
 
-        Nearly always, the record was appended at the time in the id and is found there. If it was logged later, it can
-        be anywhere after that.  # D123
+        Most records were appended at the time in the id, and are found there. A record that was logged later can be
+        anywhere after that time.  # D123
 
         Raises:
             Late: The deadline (a time of `perf_counter`) has passed.
@@ -199,10 +199,10 @@ class PredictionLog:
     def find_all(
         self, wanted: Callable[[Prediction], bool], *, may_be_in: Callable[[bytes], bool] = lambda payload: True
     ) -> dict[str, dict[int, bytes]]:
-        """Find all predictions for which `wanted` is true, and return the replacements with which to erase them.
+        """Find all predictions for which `wanted` is true, and return the replacements that erase them.
 
-        The result is by partition and position, as needed by `Log.erase`. `may_be_in` is a fast test of a payload
-        before it is decoded.
+        The result is by partition and position, as `Log.erase` needs it. `may_be_in` is a fast test of a payload before
+        it is decoded.
         """
         found: dict[str, dict[int, bytes]] = {}
         for partition, last in self.log.positions().items():
@@ -215,7 +215,7 @@ class PredictionLog:
         return found
 
     def positions_before(self, at_us: int) -> dict[str, int]:
-        """Return by partition a position after which all predictions made at `at_us` or later are found."""
+        """Return for each partition a position. All predictions made at `at_us` or later come after it."""
         return positions_before(self.log, at_us)
 
     def close(self) -> None:
@@ -224,7 +224,7 @@ class PredictionLog:
 
 def _decoded(records: Iterable[LogRecord], model: str | None) -> list[Prediction]:
     """Return the predictions in these records, of one model or of all, without those that were erased."""
-    named = b"" if model is None else encode_value(model)  # most predictions of other models need not be decoded
+    named = b"" if model is None else encode_value(model)  # most predictions of other models are skipped
     block = [
         decode(one.payload, one.partition, one.position)
         for one in records

@@ -1,7 +1,7 @@
 """The record of a prediction: its encoding in the log, its columns in a table, and a form for people.
 
-All three follow the fields of `core.records.Prediction`. If a field with a default is added there as the last field, it
-is written and read without a change here. To show the field, add a line to `LoggedPrediction` or to `_COLUMNS`.
+All three follow the fields of `core.records.Prediction`. A new last field with a default needs no change here to be
+written and read. To show the field, add a line to `LoggedPrediction` or to `_COLUMNS`.
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ def encode(prediction: Prediction) -> bytes:
 def payload_writer(given: Sequence[str], common: Mapping[str, object]) -> Callable[..., bytes]:
     """Make a function that writes payloads of predictions that share most fields.
 
-    The payloads have the bytes of `encode`, but are made directly, by generated code, because every live answer goes
-    through it.
+    The payloads have the bytes of `encode`. Generated code makes them directly, because each live answer needs it.
 
     Args:
         given: The fields that the function takes, in this order.
@@ -67,7 +66,7 @@ def payload_writer(given: Sequence[str], common: Mapping[str, object]) -> Callab
         if name in given:
             parts.append(name)
             continue
-        if not parts or parts[-1] not in constants:  # neighbours are encoded together
+        if not parts or parts[-1] not in constants:  # encode neighbouring constants together
             parts.append(f"constant_{len(constants)}")
         value = common[name] if name in common else _DEFAULTS[name]
         constants[parts[-1]] = constants.get(parts[-1], b"") + encode_value(value)
@@ -166,7 +165,7 @@ class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
 
 def logged_prediction(prediction: Prediction) -> LoggedPrediction:
-    """Return a prediction in the form for people, with its packed fields decoded."""
+    """Return a prediction in the form for people, with decoded fields."""
     fields = {name: getattr(prediction, name) for name in LoggedPrediction.__struct_fields__}
     return LoggedPrediction(**fields | {name: unpack(fields[name]) for name, unpack in _UNPACK.items()})
 
@@ -181,10 +180,10 @@ _UNPACK: dict[str, Callable[[bytes], Any]] = {
 def prediction_columns(predictions: Sequence[Prediction], classes: Sequence[str] = ()) -> Columns:
     """Return the scalar fields of predictions: id, request_id, model, version, arm, mode, made_at, at, score.
 
-    With `classes`, the result also has a column `prediction`, and a column `scores.NAME` for each class. The score of a
-    class is 0 if the version did not know that class, and null if the version answered with a single number.
+    With `classes`, the result also has a column `prediction`, and a column `scores.NAME` for each class. If the version
+    did not know a class, the score of the class is 0. If the version answered with a single number, it is null.
     """
-    shared: dict[str, str] = {}  # equal texts share one object, to save memory for millions of rows
+    shared: dict[str, str] = {}  # equal texts share one object, which saves memory for millions of rows
     found: dict[str, tuple[Dtype, list[Any]]] = {}
     for name, (field, dtype) in _COLUMNS.items():
         values = [getattr(p, field) for p in predictions]

@@ -18,9 +18,9 @@ from trimtab.serving.log.prediction_record import decode, payload_id
 from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
 
-# room for a third of a second of answers, since maintenance of the log may take that long; part of the format
+# room for a third of a second of answers, because maintenance of the log may take that long; part of the format
 SIZE_BYTES = 4 << 20
-_MAGIC = b"trSp\x01\0\0\0"  # the last byte that is not zero is the version of the format
+_MAGIC = b"trSp\x01\0\0\0"  # the last byte before the zeros is the version of the format
 _USED = struct.Struct("<q")
 _HEAD = struct.Struct("<II")  # the header of each payload: its size and its CRC-32
 _HEAD_BYTES = _HEAD.size
@@ -44,10 +44,10 @@ class Spool(Closing):
     def __init__(self, directory: Path, log: PredictionLog) -> None:
         try:
             make_folder(directory)
-            self.recovered = recover_spools(directory, log)  # the number of predictions in spools that the log lacked
+            self.recovered = recover_spools(directory, log)  # how many predictions in spools the log lacked
             self._file = LockedMmap.first_free(directory, "spool", SIZE_BYTES)
             try:
-                self.recovered += _emptied(self._file.memory, log)  # the process of this spool may have died just now
+                self.recovered += _emptied(self._file.memory, log)  # its previous process may have died just now
             except BaseException:
                 self._file.close()
                 raise
@@ -67,7 +67,7 @@ class Spool(Closing):
         view = self._map
         view[at:end] = framed
         self._used = used = end - _BEGIN
-        # written last, because this number makes the payloads valid; `pack_into` would first write zeros
+        # written last, because this number makes the payloads valid; not with `pack_into`, which first writes zeros
         view[8:_BEGIN] = _pack_used(used)
         return True
 
@@ -129,7 +129,7 @@ def _recovered(path: Path, log: PredictionLog) -> int:
 def _emptied(mapped: mmap.mmap, log: PredictionLog) -> int:
     """Append those payloads of a spool that the log lacks, and return their number."""
     lost = [p for p in _payloads(mapped) if log.locate(payload_id(p)) is None]
-    if lost:  # appended with the times of the answers, because the clock may have been set back. # D170
+    if lost:  # with the times of the answers as append times, because the clock may have been set back. # D170
         log.append_payloads(lost, at_us=list(accumulate(map(_answered_at_us, lost), max)))
     mapped[8:_BEGIN] = _pack_used(0)
     return len(lost)

@@ -34,7 +34,7 @@ class ThrottledLogger:
             self._logger.warning("%s: %s: %s%s", what, type(error).__name__, error, more)
 
     def error(self, what: str, error: BaseException, *, of: str) -> None:
-        """Log a request that failed. This always logs a line, but a traceback only once in ten seconds for each kind.
+        """Log a request that failed. This always logs a line, and for each kind a traceback once in ten seconds.
 
         Args:
             what: A text that names the request.
@@ -48,7 +48,7 @@ class ThrottledLogger:
             self._logger.error("%s", what, exc_info=error)
 
     def _suppressed(self, kind: Hashable) -> int | None:
-        """Return how often a kind was suppressed since it was last logged, or None if it must be suppressed again."""
+        """Return how often a kind was suppressed since it was last logged; None: it must be suppressed now."""
         now_s = self._now_s()
         with self._mutex:
             logged_s, kept = self._logged.get(kind, (-_EVERY_S, 0))
@@ -63,7 +63,7 @@ class ThrottledLogger:
 
 
 def _raised_in(error: BaseException) -> tuple[str, int]:
-    """Return the file and the line that raised an error or, if it has one, its first cause."""
+    """Return the file and the line that raised an error, or that raised its first cause, if it has one."""
     seen = {id(error)}
     while error.__cause__ is not None and id(error.__cause__) not in seen:
         error = error.__cause__

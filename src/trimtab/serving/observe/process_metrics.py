@@ -1,4 +1,4 @@
-"""Metrics of the process itself, with the names that Prometheus clients usually use."""
+"""Metrics of the process itself, with the usual names of Prometheus clients."""
 
 from __future__ import annotations
 

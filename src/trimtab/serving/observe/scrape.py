@@ -57,7 +57,7 @@ def read_scrape(text: str, at_s: float) -> Scrape:
 
 
 def growth(before: Scrape | None, now: Scrape, name: str) -> Series:
-    """Return by how much each series of a counter has grown.
+    """Return how much each series of a counter has grown.
 
     If the process was restarted or `before` is None, this is the value of the counter.
     """
@@ -72,7 +72,7 @@ def growth(before: Scrape | None, now: Scrape, name: str) -> Series:
 def grown(
     before: Scrape | None, now: Scrape, name: str, by: tuple[str, ...] = (), **only: str
 ) -> dict[tuple[str, ...], float]:
-    """Return by how much a counter has grown, summed for each combination of values of the labels in `by`."""
+    """Return how much a counter has grown, summed for each combination of values of the labels in `by`."""
     return _added(growth(before, now, name), by, only)
 
 

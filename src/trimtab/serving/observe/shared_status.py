@@ -1,4 +1,4 @@
-"""Tell other processes what a serving process cannot do at present, even if the disk is full."""
+"""Tell other processes what a serving process cannot do now, even if the disk is full."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _LENGTH = struct.Struct("<H")
 
 
 class SharedStatus(Closing):
-    """A sentence in a memory-mapped file, which is allocated beforehand.
+    """A sentence in a memory-mapped file that is allocated at the start.
 
-    A lock on the file tells whether its process is alive.
+    A lock on the file shows whether its process is alive.
 
     Args:
         folder: The folder with the files of all processes of a service.
@@ -33,7 +33,7 @@ class SharedStatus(Closing):
         self.publish(None)
 
     def publish(self, failure: str | None) -> None:
-        """Publish what this process cannot do at present. None means that nothing fails."""
+        """Publish what this process cannot do now; None: nothing fails."""
         text = (failure or "").encode()[: _SIZE_BYTES - _LENGTH.size]
         memory = self._file.memory
         memory[_LENGTH.size : _LENGTH.size + len(text)] = text

@@ -1,4 +1,4 @@
-"""Limit the number of predict requests in flight, depending on their latencies, so that queues stay short."""
+"""Limit the number of predict requests in flight by their latencies, so that queues stay short."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from trimtab.core.errors import Misuse
 
 _EVERY_S = 0.1  # time between two changes of the limit
 _EASY_S = 0.01  # a mean latency up to this never lowers the limit
-_TOLERANCE = 5.0  # the accepted ratio of mean latency to mean service time; at 80 % load, the ratio is about three
+_TOLERANCE = 5.0  # the accepted ratio of mean latency to mean service time (at 80 % load, it is about three)
 _SHARPEST = 0.5  # the smallest factor of one change
 
 
@@ -16,12 +16,12 @@ class GradientLimit:
     """A limit on the number of predict requests in flight, which adapts to their latencies.
 
     Every tenth of a second, the mean latency is compared with the mean service time, which is the latency without the
-    time in queues. If the latency is at most five times the service time, or at most 10 ms, the limit may rise by its
-    own square root, provided that it was nearly reached. Otherwise the limit is multiplied by a factor, the gradient:
-    the accepted latency divided by the measured latency.
+    time in queues. Up to five times the service time, or up to 10 ms, the latency is accepted: if the limit was nearly
+    reached, it rises by its own square root. Otherwise the limit is multiplied by a factor, the gradient: the accepted
+    latency divided by the measured latency.
 
-    This is the rule of Netflix's concurrency limits (2018), but with the service time in place of the smallest latency
-    that was ever seen. So a machine that becomes slower is not mistaken for a queue.
+    This is the rule of Netflix's concurrency limits (2018), with the service time in place of the smallest latency ever
+    seen, so that a slower machine is not mistaken for a queue.
 
     Args:
         least: The limit never falls below this number.

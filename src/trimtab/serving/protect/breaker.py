@@ -21,8 +21,8 @@ _SLOW_ROWS = 64  # a read of more rows than this may take proportionally longer
 class CircuitBreaker:
     """A circuit breaker. While it is closed, all calls are allowed; while it is open, none are.
 
-    It opens after five failures in a row. After a while, a single call is allowed as a probe. If the probe succeeds,
-    the breaker closes again.
+    The breaker opens after five failures in a row. After a while, it allows a single call as a probe. If the probe
+    succeeds, the breaker closes again.
 
     >>> now = 0.0
     >>> breaker = CircuitBreaker(now_s=lambda: now)
@@ -52,7 +52,7 @@ class CircuitBreaker:
     def allows(self) -> bool:
         """Return whether the next call is allowed.
 
-        If so, the caller must then report `succeeded` or `failed`.
+        If it is, the caller must report `succeeded` or `failed` afterwards.
         """
         if self._failures < _FAILURES:
             return True
@@ -78,10 +78,10 @@ class CircuitBreaker:
 
 
 class GuardedReads:
-    """Reads features, behind a circuit breaker that opens if the store fails or is slow repeatedly.
+    """Reads features, behind a circuit breaker that opens if the store repeatedly fails or is slow.
 
     Args:
-        slow_s: If a read that misses its deadline takes longer than this, it counts as a failure of the store. Reads of
+        slow_s: A read that misses its deadline counts as a failure of the store if it takes longer than this. Reads of
             many rows may take longer.
     """
 
@@ -93,7 +93,7 @@ class GuardedReads:
 
     @property
     def hangs(self) -> bool:
-        """Return whether a read is running that is already slow."""
+        """Return whether a running read is already slow."""
         now_s = perf_counter()
         return any(slow_at_s < now_s for slow_at_s in [*self._slow_at_s.values()])
 
@@ -110,7 +110,7 @@ class GuardedReads:
         """Read the model inputs of rows.
 
         Raises:
-            Late: The deadline has passed before the read, or once it was done.
+            Late: The deadline has passed before or after the read.
             Unavailable: The store cannot be read, or the breaker is open.
             Exception: An error from a user's function that computes a feature.
         """
@@ -134,8 +134,8 @@ class GuardedReads:
     def _report(self, begun_s: float, deadline_s: float | None, rows: int, *, failed: bool) -> None:
         """Report to the breaker how a read ended.
 
-        It failed if it raised an error of the store, or if it was slow and missed its deadline. A fast read that misses
-        a short deadline is no failure of the store.
+        A read failed if it raised an error of the store, or if it was slow and missed its deadline. A fast read that
+        misses a short deadline is no failure.
         """
         now_s = perf_counter()
         slow = now_s - begun_s > self.slow_s(rows)

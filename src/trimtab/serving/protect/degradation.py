@@ -25,7 +25,7 @@ from trimtab.serving.protect.breaker import GuardedReads
 
 _logger = logging.getLogger(__name__)
 _KEPT_ANSWERS = 20_000
-_LEAST_US = 1_000  # a smaller number of microseconds was meant as milliseconds or seconds
+_LEAST_US = 1_000  # a smaller number of microseconds was probably meant as milliseconds or seconds
 _SLOW_S = 0.05  # a read that takes longer than this is slow, unless the policy has `after`
 LATE, FEATURES_FAILED, MODEL_FAILED = "late", "features_failed", "model_failed"  # flags of degraded responses
 
@@ -61,12 +61,12 @@ def degrade(
     The fallbacks are tried in the order of the arguments.
 
     Args:
-        after: How long an answer may take, such as "50ms", unless the request sets a shorter time (`X-Timeout-Ms`). An
-            answer that is not begun by then is late.
+        after: How long after the arrival of a request its scoring must begin, such as "50ms", unless the request sets a
+            shorter time (`X-Timeout-Ms`). Otherwise the answer is late.
         null_features: Whether the model may answer with null in place of features that cannot be read.
-        last_answer: Repeat the version's last answer about the same entities if it is no older than this, such as
-            "10m". By default, answers are not repeated.
-        version: An alias. The version to which it points answers instead. It may read features in the time that
+        last_answer: The greatest age, such as "10m", at which the version's last answer about the same entities is
+            repeated. By default, answers are not repeated.
+        version: An alias. The version to which it points answers instead, and may read features in the time that
             remains.
         rule: A score, or a function that computes a score from the columns of the request.
 
@@ -114,7 +114,7 @@ class Degrading:
         self._after_s = None if policy.after_us is None else policy.after_us / 1e6
         slow_s = _SLOW_S if self._after_s is None else self._after_s / 2
         self._reads = GuardedReads(slow_s)
-        self._fallback_reads = GuardedReads(slow_s)  # the fallback's views may work while other views do not
+        self._fallback_reads = GuardedReads(slow_s)  # views of the fallback version may work while others do not
         self._canary_reads = GuardedReads(slow_s)
         self.breaker = self._reads.breaker
         self.breakers = {  # the breaker of each kind of version
@@ -147,7 +147,7 @@ class Degrading:
         *,
         shared: bool = False,
     ) -> list[Prediction]:
-        """Return predictions for checked rows, with fallback answers if necessary.
+        """Return predictions for checked rows, or fallback answers where necessary.
 
         If the rows are from several requests (`shared`), an error that only one row may have caused is raised, so that
         the caller can answer each row alone.
@@ -164,14 +164,14 @@ class Degrading:
             if shared and not is_of_all(error):
                 raise
             why = LATE if isinstance(error, Late) else FEATURES_FAILED
-            return self._instead(answerer, rows, now_us, (*flags, why), error, deadline_s)
+            return self._fallback_answers(answerer, rows, now_us, (*flags, why), error, deadline_s)
         try:
             made = answerer.scored(rows, inputs, now_us, flags)
         except Exception as error:  # a user's model may raise any error
             if shared:
                 raise
-            until_s = None if deadline_s is None else max(deadline_s, self._soon_s(rows))
-            return self._instead(answerer, rows, now_us, (*flags, MODEL_FAILED), error, until_s)
+            until_s = None if deadline_s is None else max(deadline_s, self._fallback_until_s(rows))
+            return self._fallback_answers(answerer, rows, now_us, (*flags, MODEL_FAILED), error, until_s)
         if self.policy.last_answer_us is not None:
             self._keep_last(rows, made)
         return made
@@ -184,7 +184,7 @@ class Degrading:
         flags: tuple[str, ...],
         deadline_s: float | None,
     ) -> list[Prediction]:
-        """Return the canary's predictions or, if it is late, fallback answers for the champion.
+        """Return the canary's predictions or, if it is late, the fallback answers of the champion.
 
         Raises:
             Late: The canary is late, and no fallback can answer.
@@ -196,30 +196,27 @@ class Degrading:
         try:
             inputs = self._canary_reads.inputs(canary, rows, now_us, deadline_s)
         except Late as error:
-            return self._instead(answerer, rows, now_us, (*flags, LATE), error, deadline_s)
+            return self._fallback_answers(answerer, rows, now_us, (*flags, LATE), error, deadline_s)
         return canary.scored(rows, inputs, now_us, flags)
 
     def late(self, answerer: Answerer, rows: Sequence[Row], flags: tuple[str, ...] = ()) -> list[Prediction]:
         """Return fallback answers after the deadline.
 
-        The fallback version may read features, unless the store is slow.  # D82
+        Unless the store is slow, the fallback version may read features.  # D82
 
         Raises:
             Late: No fallback can answer.
         """
         error = Late("the answer was not ready in time. Send the request again, or allow more time.")
         at_fault = self._reads.drags or self._canary_reads.drags or self._fallback_reads.hangs
-        until_s = -math.inf if at_fault else self._soon_s(rows)
-        return self._instead(answerer, rows, answerer.now_us(), (*flags, LATE), error, until_s)
+        until_s = -math.inf if at_fault else self._fallback_until_s(rows)
+        return self._fallback_answers(answerer, rows, answerer.now_us(), (*flags, LATE), error, until_s)
 
-    def _soon_s(self, rows: Sequence[Row]) -> float:
-        """Return until when the fallback version may read features, if that is later than the request's deadline.
-
-        This is not used if the store seems to be the reason for a delay.
-        """
+    def _fallback_until_s(self, rows: Sequence[Row]) -> float:
+        """Return the time until which the fallback version may read features, even after the request's deadline."""
         return perf_counter() + self._fallback_reads.slow_s(len(rows))
 
-    def _instead(
+    def _fallback_answers(
         self,
         answerer: Answerer,
         rows: Sequence[Row],
@@ -245,7 +242,7 @@ class Degrading:
         ]
 
     def _repeated(self, answerer: Answerer, row: Row, now_us: int, flags: tuple[str, ...]) -> Prediction | None:
-        """Return the version's last answer about the same entities, if it is recent enough, and otherwise None."""
+        """If the version's last answer about the same entities is recent enough, return it, and otherwise None."""
         kept_us = self.policy.last_answer_us
         key = None if kept_us is None else self._key(row)
         last = None if key is None else self._last.get(key)
@@ -295,7 +292,7 @@ class Degrading:
                 last.popitem(last=False)
 
     def _key(self, row: Row) -> tuple[Any, ...] | None:
-        """Return the entities of a row, or None if the request of the deployed version has other columns."""
+        """Return the entities of a row. None: the version in service has another request, so the row lacks a column."""
         try:
             return tuple([row[name] for name in self._about])
         except KeyError:

@@ -1,6 +1,6 @@
-"""The channel between a worker and its supervisor: first a task is sent, then messages of one byte.
+"""The channel between supervisor and worker: the supervisor sends a task, then the worker sends one-byte messages.
 
-Each side notices when the process at the other side ends, for whatever reason. So neither process runs on alone.
+Each side notices when the process at the other side ends, so neither runs on alone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class WorkerChannel:
 
     def send(self, message: bytes) -> None:
         """Send one of the messages above. If the supervisor is gone or does not read, nothing happens."""
-        with contextlib.suppress(OSError):  # that the supervisor is gone is noticed by `on_close`
+        with contextlib.suppress(OSError):  # `on_close` notices that the supervisor is gone
             self._socket.send(message, socket.MSG_DONTWAIT)
 
     def on_close(self, gone: Callable[[], object]) -> None:
@@ -64,5 +64,5 @@ class WorkerChannel:
 
 
 def framed_task(task: bytes) -> bytes:
-    """Return a task as it is sent, with its size before it."""
+    """Return a task as it is sent: after its size."""
     return _SIZE.pack(len(task)) + task

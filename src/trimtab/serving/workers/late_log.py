@@ -1,4 +1,4 @@
-"""A prediction log for a service with several workers, whose predictions reach the log a little late."""
+"""A prediction log for a service with several workers, which write their predictions to the log a little late."""
 
 from __future__ import annotations
 

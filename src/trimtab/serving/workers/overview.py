@@ -112,7 +112,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 def overview(before: Scrape | None, now: Scrape, url: str, model: str | None = None) -> Overview:
     """Return the overview of a service from two scrapes of its metrics.
 
-    Rates are since the scrape `before` or, without it, since the service began.
+    Rates are since the scrape `before`, or if there is none, since the service began.
 
     Args:
         before: An earlier scrape.

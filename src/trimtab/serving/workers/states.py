@@ -1,4 +1,4 @@
-"""The state of a running service, stored in a small file. With several workers, it is written every second."""
+"""The state of a running service, stored in a small file. With several workers, the file is written every second."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FILE = "service.json"
 
 
 class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a service at one time. Without workers, this is the time when the service began."""
+    """The state of a service at one time (without workers, when the service began)."""
 
     pid: int
     url: str

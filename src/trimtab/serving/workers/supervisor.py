@@ -23,10 +23,10 @@ from trimtab.serving.workers.worker import Worker
 
 _logger = logging.getLogger(__name__)
 _TICK_S = 0.25  # time between two checks of all workers
-_STEADY_S = 10.0  # if a worker ran at least this long, it is replaced without a pause
-_AT_ONCE = 3  # a worker is replaced at once until it has failed this many times in a row
+_STEADY_S = 10.0  # after a worker has run this long, its failures in a row count from 0 again
+_AT_ONCE = 3  # up to this many failures in a row, a worker is replaced at once, and later after a pause
 _PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
-_FAILED_STARTS = 3  # the service does not start if workers fail this many times before one is ready
+_FAILED_STARTS = 3  # if a worker fails this many times before any was ready, the service does not start
 _CLOSING_S = 2.0  # additional seconds after `grace_s` in which a worker may close its files
 
 
@@ -34,7 +34,7 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
     """How long to wait for a worker, in seconds."""
 
     start_s: float = 120.0  # until the worker is ready
-    silent_s: float = 20.0  # after this time without a message, the worker's event loop counts as stuck
+    silent_s: float = 20.0  # after this time without a message, the worker counts as stuck
     grace_s: float = 10.0  # at the end: to finish requests in flight
 
 
@@ -51,7 +51,7 @@ class SlotState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Slot:
-    """One worker as a place that successive processes fill, with its restarts and failures."""
+    """A place for one worker process. If it ends, a new one takes the place. Restarts and failures are counted here."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -146,7 +146,7 @@ class Supervisor:
                 self._end_all()
 
     def stop(self) -> None:
-        """Do the same as a signal: the first call lets the workers finish, and the second kills them.
+        """Act like a signal: the first call lets the workers finish, and the second kills them.
 
         Any thread may call this.
         """
@@ -239,7 +239,7 @@ class Supervisor:
     # -- the end ------------------------------------------------------------------------------------------------
 
     def _drain(self) -> None:
-        """Accept no more connections, and let the workers finish their requests unless there is a second signal."""
+        """Accept no more connections, and let the workers finish their requests, until a second signal."""
         self._listener.close()
         left = [slot for slot in self._slots if slot.worker is not None]
         for slot in left:

@@ -56,7 +56,7 @@ class Worker:
         assert self.process.stdout is not None
         self.output = self.process.stdout
         os.set_blocking(self.output.fileno(), False)
-        with contextlib.suppress(OSError):  # the worker has already ended, as the supervisor will notice
+        with contextlib.suppress(OSError):  # the worker has ended, which the supervisor will notice
             self.channel.sendall(framed_task(task))
         self.channel.setblocking(False)
         self._lines: deque[str] = deque(maxlen=_LAST_LINES)
@@ -120,17 +120,17 @@ class Worker:
         return f"ended with status {status}"
 
     def _send(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)  # does nothing if the process has already been waited for
+        self.process.send_signal(number)  # does nothing after the process was waited for
 
     def _has_more(self) -> bool:
-        """Return whether there is output to read, or the output has ended. A child of the worker may keep it open."""
+        """Return whether there is output, or its end, to read. (A child of the worker may keep the output open.)"""
         return bool(select.select([self.output], [], [], 0)[0])
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
     """Return the environment variables for a worker.
 
-    They limit numerical libraries to one thread, unless the user has set another number. One row needs no more, and the
+    Unless the user has set another number, they limit numerical libraries to one thread. One row needs no more, and
     threads of several workers would compete for the processor.  # D92
     """
     return {**dict.fromkeys(_THREADS, "1"), **given}

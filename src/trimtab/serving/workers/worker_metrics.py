@@ -1,8 +1,9 @@
-"""The metrics of all processes of a service, no matter which of the processes is asked for them.
+"""The metrics of all processes of a service, from whichever of the processes is asked.
 
-Each process writes its metrics to a file about once a second. The process that is asked adds the files of the others.
-It first writes its own metrics, so that a counter is never lower when another process is asked next. Files of another
-start of the service are ignored, because a worker that is left over from a killed service goes on writing its file.
+Each process writes its metrics to a file about once a second. The process that is asked first writes its own metrics,
+so that a counter is never lower when another process is asked next. Then it adds the files of the others. Files of
+another start of the service are ignored, because a worker that is left over from a killed service goes on writing its
+file.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class SharedMetrics(Metrics):
             if self._written is not None:
                 try:
                     self._write(own)
-                # the writer thread logs the error; other processes may show old metrics of this one
+                # the writer thread logs the error; until then, other processes show old metrics of this one
                 except OSError:
                     own = self._written
         return merged([(self._name, own), *_texts(self._folder, self.start, but=self._name)])

@@ -24,17 +24,16 @@ from trimtab.training.data.sets import save_manifest
 
 
 class Gated:
-    """The project's own loop in virtual time. It consists of the same classes as in service.
+    """The project's own loop in virtual time, made of the same classes as in service.
 
     Args:
-        deployment: The deployment (a model with its rules) to run the loop for.
+        deployment: The deployment (a model with its rules) of the loop.
         shared: The data and work that all scenarios share.
         stores: The stores of this scenario.
         live: The scores that this scenario gave.
-        around: Returns the recipe (how the model is fitted) to use in place of a given one.
+        around: Returns the recipe (how the model is fitted) that replaces a given one.
         ids: Makes the ids under which results of the gate are stored.
-        served: Whether to write service metrics such as latencies. A canary's guardrails (limits for these metrics)
-            need them.
+        served: Whether to write service metrics such as latencies, which a canary's guardrails (limits) need.
     """
 
     alias = CHAMPION
@@ -87,9 +86,7 @@ class Gated:
         self._inputs.watch(block, version, matrix, [p.id for p in predictions], until_us)
 
     def tick(self) -> list[Decision]:
-        """Close the days whose labels are due, check these days and the inputs, and let the controller decide what
-        to do.
-        """
+        """Close the days whose labels are due, check these days and the inputs, and let the controller act."""
         self.signals += self._loop.close_days()
         self._inputs.close(self._clock.now_us(), self._loop.newly_closed)
         decisions = self._loop.controller.tick()
@@ -101,7 +98,7 @@ class Gated:
         """Continue from the stored state, as a new process would after another one ended.
 
         Args:
-            before: The loop that was running. Only its reports to this replay are taken from it.
+            before: The loop that was running. Only its reports to this replay are taken over.
             predictions: All logged predictions.
         """
         self.signals, self._decisions = before.signals, before._decisions

@@ -1,4 +1,4 @@
-"""Checks of a scenario's inputs, with the input monitor of a live project. It gets whole blocks of predictions."""
+"""Checks of a scenario's inputs, with the input monitor of a live project, which gets whole blocks of predictions."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ from trimtab.training.data.sets import TrainingSet
 
 
 class _SharedProfiles(Profiles):
-    """Makes input profiles of versions. If another scenario already made the profile of an equal version, it is
-    reused.
-    """
+    """Makes input profiles of versions. The profile of an equal version of another scenario is reused."""
 
     def __init__(self, catalog: Catalog, blob: Blob, clock: Clock, made: dict[str, InputProfile]) -> None:
         super().__init__(catalog, blob, clock)
@@ -111,18 +109,18 @@ class InputChecks:
                 self._look(look_us)
 
     def resume(self, predictions: Sequence[Prediction]) -> None:
-        """Add logged predictions again after a restart. Those in hours that are already closed change nothing."""
+        """Add logged predictions again after a restart. Predictions in closed hours change nothing."""
         if self._every_us:
             self._monitor.follow()
             self._monitor.add([p for p in predictions if p.made_at_us >= self._monitor.read_from_us])
 
     def close(self, now_us: int, closed: Sequence[DayQuality]) -> None:
-        """Make the check at the end of a block. `closed` are the days that were closed just before."""
+        """Make the check at the end of a block. `closed`: the days that were closed just before."""
         if self._every_us:
             self._look(now_us, closed)
 
     def follow(self) -> None:
-        """Use the version that is in service now as the one to check."""
+        """From now on, check the version that is in service now."""
         if self._every_us:
             self._monitor.follow()
 

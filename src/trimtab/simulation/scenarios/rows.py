@@ -25,9 +25,7 @@ from trimtab.training.definitions import Model
 
 
 class Block(msgspec.Struct, frozen=True, eq=False):
-    """Consecutive requests, numbers start to stop - 1, with the features of one model as of the time of each
-    request.
-    """
+    """Consecutive requests with the indices start to stop - 1, and one model's features as of each request."""
 
     start: int
     stop: int
@@ -41,7 +39,7 @@ class Block(msgspec.Struct, frozen=True, eq=False):
 class Questions:
     """All requests of one kind, sorted by the time at which they are made.
 
-    This is `_known_at` if the rows have it, and otherwise the request's own time minus the lead.
+    This is `_known_at` if a row has it, and otherwise the request's own time minus the lead.
     """
 
     def __init__(self, request: Request, table: Columns) -> None:
@@ -66,8 +64,8 @@ class Questions:
 class AnsweredRows:
     """The features and labels of the requests up to now, stored once for all scenarios.
 
-    Training uses the same feature values as the predictions. Tests of `simulation` compare them with a training set
-    that is built from the log.
+    Training uses the feature values of the predictions. Tests compare them with a training set that is built from the
+    log.
     """
 
     def __init__(self, questions: Questions, history: History) -> None:
@@ -79,9 +77,7 @@ class AnsweredRows:
         self.count = 0
 
     def answer(self, feature_sets: Sequence[FeatureSet], until_us: int) -> dict[str, Block]:
-        """Compute features for the requests before `until_us` that are new. Return one block per feature set, by its
-        hash.
-        """
+        """Compute features for new requests before `until_us`. Return a block for each feature set, by its hash."""
         start, stop = self.count, self._questions.until(until_us)
         requests = self._questions.table.take(slice(start, stop))
         at_us = self._questions.at_us[start:stop]
@@ -109,7 +105,7 @@ class AnsweredRows:
         return found
 
     def row_of(self, key: object) -> int:
-        """Return the number of the request with a key; -1 if there is none."""
+        """Return the index of the request with a key; -1 if there is none."""
         return self._questions.row_of.get(key, -1)
 
     def values(self, features: FeatureSet, rows: Sequence[int]) -> Columns:
@@ -117,15 +113,13 @@ class AnsweredRows:
         return self._features(features, self.count).values.take(np.array(rows, np.int64))
 
     def arrivals(self, label: Label) -> LabelArrivals:
-        """Return an object that gives the labels of these requests in the order in which they become known, from now
-        on.
-        """
+        """Return an object that gives the labels of these requests as they become known, from now on."""
         return LabelArrivals(label, self._history, self._questions)
 
     def ahead(self, features: FeatureSet, as_of_us: int, start_us: int, stop_us: int) -> Block:
         """Return the requests made in [start_us, stop_us), with features as of the earlier time `as_of_us`.
 
-        A batch job would score them at `as_of_us`, before they are made.
+        So a batch job scores them at `as_of_us`, before they are made.
         """
         start, stop = self._questions.until(start_us), self._questions.until(stop_us)
         requests = self._questions.table.take(slice(start, stop))
@@ -134,17 +128,17 @@ class AnsweredRows:
         return Block(start, stop, requests, at_us, frame, _payloads(requests), dict(self._history.positions))
 
     def labels(self, label: Label, rows: slice, cut_us: int, at_us: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Return the labels of the given requests that are known at `cut_us`; NaN if there is none."""
+        """Return the labels of the given requests that are known at `cut_us`; NaN: there is none."""
         asked_us = self._questions.at_us[rows] if at_us is None else at_us
         joined: NDArray[Any] = self._index(label).join(self._questions.keys[rows], asked_us, cut_us).values
         return joined
 
     def lists(self, model: Model, rows: slice) -> NDArray[np.int64]:
-        """Return the number of the list that each given request belongs to; -1 if it belongs to none."""
+        """Return the index of each given request's list; -1: it is in no list."""
         return numbered_lists(self._questions.table.take(rows), model.group)
 
     def label_reader(self, label: Label) -> LabelReader:
-        """Return a reader that finds the labels of requests in the history as it is when the reader is called."""
+        """Return a reader that finds labels of requests in the history, as it is when the reader is called."""
 
         def read(keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels:
             found = self._index(label).join(keys.values, at_us, cut_us)
@@ -159,16 +153,14 @@ class AnsweredRows:
     def training_set(
         self, model: Model, *, cut_us: int, since_us: int | None = None, left_out: Sequence[LeftOut] = ()
     ) -> TrainingSet:
-        """Return the requests up to `cut_us` as a training set. Rows in the times of `left_out` are not used for
-        fitting.
-        """
+        """Return the requests up to `cut_us` as a training set. Rows in the times of `left_out` are not fitted on."""
         key = (model.hash, cut_us, since_us, tuple(left_out))
         if key not in self._sets:
             first = 0 if since_us is None else self._questions.until(since_us)
             rows = slice(first, min(self.count, int(np.searchsorted(self._questions.at_us, cut_us, "right"))))
             at_us = self._questions.at_us[rows]
             labels = self._index(model.label).join(self._questions.keys[rows], at_us, cut_us)
-            # only keep the training sets of this cut
+            # keep only the training sets of this cut
             self._sets = {k: s for k, s in self._sets.items() if k[1] == cut_us}
             self._sets[key] = assemble(
                 model,
@@ -185,7 +177,7 @@ class AnsweredRows:
     def features_of(
         self, model: Model, features: FeatureSet, requests: Columns, at_us: NDArray[np.int64]
     ) -> FeatureFrame:
-        """Return other features than the model's own, for some of its requests."""
+        """Return for some of the model's requests features other than the model's own."""
         return evaluate(features, requests, at_us, self._event_frames(features))
 
     def _features(self, features: FeatureSet, count: int, first: int = 0) -> FeatureFrame:
@@ -208,7 +200,7 @@ class ScenarioData:
 
     Args:
         rows: The requests and their features.
-        left_out: Returns the time windows to leave out of the training set of a cut. It is called each time.
+        left_out: Returns the time windows that are left out of a cut's training set. It is called for each set.
     """
 
     def __init__(self, rows: AnsweredRows, left_out: Callable[[int], Sequence[LeftOut]]) -> None:
@@ -218,9 +210,7 @@ class ScenarioData:
     def training_set(
         self, model: Model, *, cut_us: int, since_us: int | None = None, answers: bool = False
     ) -> TrainingSet:
-        """Return a training set; see `AnsweredRows.training_set`. `answers` has no effect, as logged predictions are
-        not read.
-        """
+        """Return a training set; see `AnsweredRows.training_set`. `answers` has no effect here."""
         return self._rows.training_set(model, cut_us=cut_us, since_us=since_us, left_out=self._left_out(cut_us))
 
     def features_of(
@@ -231,7 +221,7 @@ class ScenarioData:
 
 
 class LabelArrivals:
-    """Labels in the order in which they become known, each with the number of its request."""
+    """Labels in the order in which they become known, each with the index of its request."""
 
     def __init__(self, label: Label, history: History, questions: Questions) -> None:
         self._label = label
@@ -241,7 +231,7 @@ class LabelArrivals:
         self._waiting: list[tuple[int, int, float]] = []  # sorted by (known at, row, value)
 
     def until(self, us: int) -> list[tuple[int, float]]:
-        """Return the request numbers and labels that became known since the last call and before `us`."""
+        """Return the labels that became known since the last call and before `us`, each with its request's index."""
         self._read()
         taken = bisect_left(self._waiting, (us, -1, 0.0))
         out = [(row, value) for _, row, value in self._waiting[:taken]]

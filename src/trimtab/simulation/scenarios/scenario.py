@@ -17,8 +17,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     deployment: Deployment
     answers: Literal["live", "day_ahead"] = "live"
-    main: bool = False  # whether its state is that of the project itself; otherwise it is in a folder of `replay/`
+    main: bool = False  # whether its state is that of the project; otherwise, the state is in a folder of `replay/`
     like: str = ""  # for day_ahead: the name of the scenario whose champion scores the requests
     scored_at_us: int = 0  # for day_ahead: the time of day (UTC) at which the requests of the next day are scored
     ahead_us: int = 6 * HOUR_US  # for day_ahead: the time from scoring until the scored day begins
-    decide: Decide | None = None  # decides when to retrain, without a gate; None: the project's loop decides
+    decide: Decide | None = None  # the function of a policy without a gate; None: the project's loop decides

@@ -21,21 +21,21 @@ Floats = NDArray[np.float64]
 
 
 class Answers(msgspec.Struct, frozen=True, eq=False):
-    """The scores of consecutive requests, with the versions that gave them and the inputs that these used."""
+    """The scores of consecutive requests, with the versions that gave them, and the inputs of these versions."""
 
     scores: Floats  # shape (requests,); for a model of several classes (requests, classes)
     matrix: NDArray[Any]
-    # the version for each request; there may be several, as a batch scored ahead may extend past a promotion
+    # each request's version; they may differ, because a promotion may fall into a batch that was scored ahead
     versions: list[str]
     as_of_us: NDArray[Any]
     mode: Mode
     champion: str = ""  # the id of the version in service
     canary: str = ""  # the id of the canary: a new version that scores a share of the requests
-    watched: NDArray[Any] | None = None  # the inputs as the version in service would use them; None: equal to `matrix`
+    watched: NDArray[Any] | None = None  # the inputs as the version in service would get them; None: equal to `matrix`
 
 
 class Serving(Protocol):
-    """What the scorers need to know: which versions score requests."""
+    """Tells the scorers which versions score requests."""
 
     model: Model
     decisions: list[Decision]  # all decisions; after a new one, other versions may be in service
@@ -48,9 +48,7 @@ class Serving(Protocol):
 
 
 class BatchScorer:
-    """Scores requests with the champion, and a share of them with the canary. Looks both up again after each
-    decision.
-    """
+    """Scores requests with the champion, and a share with the canary. Both are looked up after each decision."""
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
@@ -69,7 +67,7 @@ class BatchScorer:
         return answers if self._canary is None or not len(matrix) else self._shared(block, answers, *self._canary)
 
     def _shared(self, block: Block, answers: Answers, canary: LoadedModel, share: Share) -> Answers:
-        """Return the answers, after replacing those of the canary's share by the canary's own."""
+        """Return the answers, after the canary's answers have replaced those of its share."""
         columns = [block.requests[name].to_list() for name in share.about]
         held = {who: share.holds(dict(zip(share.about, who, strict=True))) for who in set(zip(*columns, strict=True))}
         here = np.array([held[who] for who in zip(*columns, strict=True)])
@@ -120,7 +118,7 @@ class OnlineScorer:
         return self._learner
 
     def _current(self) -> OnlineLearner:
-        """Return the learner of the version in service. For a new version, it starts from the version's stored fit."""
+        """Return the learner of the version in service. For a new version, it begins with the version's stored fit."""
         serving = self._serving
         version = serving.in_service()
         if self._learner is None or version is None or version.id != self._version:
@@ -134,14 +132,14 @@ class OnlineScorer:
         return self._learner
 
     def _learn(self, learner: OnlineLearner, until_us: int) -> None:
-        # if a label was corrected, take the newest one
+        # of a corrected label, the newest value counts
         known = {row: label for row, label in self._arrivals.until(until_us) if row in self._inputs}
         if known:
             learner.learn(np.array([self._inputs.pop(row) for row in known]), np.array(list(known.values())))
 
 
 def made_ahead(batches: Sequence[tuple[Block, Answers]], block: Block, live: Answers) -> Answers:
-    """Return the answers from batches scored ahead. Where there are none, return the live answers."""
+    """Return the answers from batches that were scored ahead; where there are none, the live answers."""
     scores, matrix, as_of_us = live.scores.copy(), live.matrix.copy(), live.as_of_us.copy()
     versions = list(live.versions)
     for batch, answers in batches:

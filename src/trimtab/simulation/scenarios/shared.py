@@ -1,4 +1,4 @@
-"""The data and work that all scenarios of a replay share, and the stores that each scenario has of its own."""
+"""The data and work that all scenarios of a replay share, and the stores of each scenario."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trimtab.store.ports import Blob, Catalog
 
 
 class Shared(msgspec.Struct, frozen=True, eq=False, kw_only=True):
-    """The data that all scenarios of a replay share, and the results of work that only one of them has to do."""
+    """The data that all scenarios of a replay share, and the results of work that is done once for all."""
 
     rows: AnsweredRows  # the requests with their features and labels
     blob: Blob

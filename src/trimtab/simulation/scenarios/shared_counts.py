@@ -32,7 +32,7 @@ class SharedCounts:
         self._hours: OrderedDict[tuple[str, int], Counted] = OrderedDict()
 
     def begin(self, until_us: int) -> None:
-        """Drop the results of the previous block. Only the first scenario that calls this has an effect."""
+        """Drop the results of the previous block. Only the first call for a block has an effect."""
         if until_us != self._until_us:
             self._until_us = until_us
             self.findings.clear()

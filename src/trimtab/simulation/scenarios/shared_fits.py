@@ -1,4 +1,4 @@
-"""Model fits that scenarios share: the same recipe is fitted only once on the same rows."""
+"""Fits that scenarios share: a recipe is fitted once on the same rows."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from trimtab.training.fitting.fitted import Fitted
 
 _KEPT = 12
 _FITS_AT_ONCE = 2
-# Libraries of which two fits at the same time give the same bytes as one after the other. Fits of other libraries may
-# draw from a generator of random numbers that all threads share.
+# Libraries whose fits give the same bytes even if two run at the same time. Fits of other libraries may draw random
+# numbers from a generator that all threads share.
 _CONCURRENT = frozenset(("lightgbm",))
 _Key = tuple[str, str, str, int | None]
 
 
 class FitCache:
-    """The newest fits, by recipe, data and rows. A fit that is expected runs in another thread meanwhile."""
+    """The newest fits, by recipe, data and rows. A fit that will be needed can begin early, in another thread."""
 
     def __init__(self) -> None:
         self._fits: OrderedDict[_Key, Future[Fitted]] = OrderedDict()
         self._threads = ThreadPoolExecutor(_FITS_AT_ONCE, "trimtab-fits")
 
     def begin(self, key: _Key, fit: Callable[[], Fitted]) -> None:
-        """Begin a fit in another thread, unless it is there already."""
+        """Begin a fit in another thread, unless it exists already."""
         if key not in self._fits:
             self._keep(key, self._threads.submit(fit))
 
     def get(self, key: _Key, fit: Callable[[], Fitted]) -> Fitted:
-        """The fit of a key: the one that is there, or else a new one."""
+        """Return the fit of a key: the existing fit, or else a new one."""
         found = self._fits.get(key)
         if found is None:
             found = Future()
@@ -57,7 +57,7 @@ class FitCache:
 
 
 class Spent:
-    """The work of a scenario: its CPU time, and its fits, even those that were taken from another scenario."""
+    """The work of a scenario: its CPU time, and its fits, including fits that were taken from another scenario."""
 
     def __init__(self) -> None:
         self.fits = 0
@@ -75,7 +75,7 @@ class Spent:
 
 
 class SharedRecipe:
-    """A recipe (how a model is fitted) that reuses stored fits. Its other methods are those of the given recipe.
+    """A recipe (how a model is fitted) that reuses stored fits. All other methods are those of the given recipe.
 
     Args:
         recipe: The recipe that fits. It must be deterministic, so that a stored fit equals a new one.
@@ -145,7 +145,7 @@ class Sabotaged:
         return not self._share_of(training_set, rows) and self._recipe.expect(training_set, rows)
 
     def _share_of(self, training_set: TrainingSet, rows: Rows) -> float:
-        """The share of the rows whose labels are shuffled; 0 unless the newest rows are learnt from."""
+        """Return the share of rows whose labels are shuffled; 0 unless the newest rows are learnt from."""
         usable = np.flatnonzero(training_set.usable)
         return self._share() if usable.size and rows[usable[-1]] else 0.0
 

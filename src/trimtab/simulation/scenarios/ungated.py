@@ -21,9 +21,9 @@ from trimtab.steering.definitions import Deployment
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.training.data.sets import TrainingSet, save_manifest
 
-ALIAS = "ungated"  # not "champion", because that alias can only be moved with the results of a gate
-_SHOWN = 20_000  # how many of the rows that the version was fitted on are passed to the policy
-_KEPT_DAYS = 90  # the policy may look at the inputs of the predictions of this many days
+ALIAS = "ungated"  # not "champion", which can only be moved with a gate record
+_SHOWN = 20_000  # of the rows on which the version was fitted, at most this many are passed to the policy
+_KEPT_DAYS = 90  # the inputs of the predictions of this many days are kept for the policy
 
 
 class Ungated:
@@ -48,7 +48,7 @@ class Ungated:
         self._ledger = Ledger(stores.catalog)
         self._clock = shared.clock
         self._learnt: NDArray[np.float64] = np.zeros((0, 0))
-        # for each block of predictions: the time at which it ends, and the inputs of its predictions
+        # for each block of predictions, its end and its inputs
         self._answered: deque[tuple[int, NDArray[np.float64]]] = deque()
         self._fitted_us = 0
         self._lack = ""
@@ -64,7 +64,7 @@ class Ungated:
             self._answered.popleft()
 
     def tick(self) -> list[Decision]:
-        """Ask the policy, and do what it decides. Return the decisions."""
+        """Ask the policy, do what it decides, and return the decisions."""
         now_us = self._clock.now_us()
         if self._registry.alias(self._deployment.name, ALIAS) is None:
             return self._fit(Refit(why="There is no version yet."))
@@ -98,7 +98,7 @@ class Ungated:
         rows = training_set.usable
         if wanted.since_us is not None:
             rows = rows & (training_set.at_us >= wanted.since_us)
-        # also set if the fit fails; then it is only repeated when the policy asks for it again
+        # set even if the fit fails, so that the fit is repeated only when the policy asks for it again
         self._fitted_us = now_us
         try:
             fitted = self._recipe.fit(training_set, rows)

@@ -158,7 +158,7 @@ class World:
         return decisions
 
     def _suffer(self, now_us: int) -> None:
-        """Simulate the faults that are due: each restart once, and a stop of retraining while its fault lasts."""
+        """Simulate the faults that are due: each restart once, and a freeze of automation while the fault lasts."""
         for number, one in enumerate(self._faults):
             if one.kind == "restart" and one.start_us <= now_us and number not in self._restarted:
                 self._restarted.add(number)
@@ -172,13 +172,13 @@ class World:
             self.decisions += Ledger(self.stores.catalog).write([entry], [change])
 
     def _restart(self) -> None:
-        """End the running loop, and continue from the stored state. A policy without a gate is not affected."""
+        """End the running loop, and continue from the stored state. Policies without a gate are not affected."""
         before = self.steering
         if not isinstance(before, Gated):
             return
         self.stores.close()
         self._open()
-        assert isinstance(self.steering, Gated)  # the scenario's policy is the same as before the restart
+        assert isinstance(self.steering, Gated)  # the same kind as before the restart
         self.steering.resume(before, [one for block in self.stores.predictions.scan() for one in block])
 
     def in_service(self) -> Version | None:
@@ -186,7 +186,7 @@ class World:
         return self.stores.registry.alias(self.scenario.deployment.name, self.steering.alias)
 
     def lacks_version(self) -> bool:
-        """Return whether a version must score requests and none is in service."""
+        """Return whether no version is in service, although one must score requests."""
         return self.scenario.answers == "live" and self.in_service() is None
 
     def all_scores(self) -> Floats:
@@ -194,16 +194,14 @@ class World:
         return np.concatenate(self.scores) if self.scores else np.zeros(0)
 
     def scores_of(self, keys: list[object], *, version: str, since_us: int) -> Floats:
-        """Return the score of each request key, by the version that was in service then; NaN if the request was not
-        scored.
-        """
+        """Return each request's score by the version that was in service then; NaN: the request was not scored."""
         scores = self.all_scores()
         rows = np.array([self._shared.rows.row_of(key) for key in keys], np.int64) - self._first_row
         known = (rows >= 0) & (rows < len(scores))
         return np.where(known, scores[np.where(known, rows, 0)] if len(scores) else np.nan, np.nan)
 
     def keep_learner(self, learners: KeyValue) -> None:
-        """Store the state of an online learner, where a service of the project looks for it."""
+        """Store the state of an online learner where a service of the project looks for it."""
         learner = self._scorer.learner()
         if learner is None:
             return
@@ -282,9 +280,7 @@ class World:
 
 
 def _by_class(scores: Floats, classes: Sequence[str]) -> tuple[Floats, list[dict[str, float]]]:
-    """Return the score of each row as it is logged. For a model of several classes, also return the class
-    probabilities.
-    """
+    """Return the score of each row as it is logged and, for several classes, the class probabilities."""
     if not classes:
         return scores, []
     return scores.max(axis=1), [dict(zip(classes, row, strict=True)) for row in scores.tolist()]

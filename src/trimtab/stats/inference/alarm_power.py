@@ -14,11 +14,11 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
 def detection_days(spec: AlarmSpec, change: float, *, most: int = 365) -> float:
-    """The median number of days until an alarm finds a change, for days whose values are normally distributed.
+    """Return the median number of days until an alarm finds a change, for normally distributed daily values.
 
-    The alarm has two rules, and the faster one counts. The bets find a change when their expected growth has reached
-    the threshold. The rule for gross changes finds it when a run of days exceeds its bound, with the probability that a
-    normal distribution gives to such a run.
+    The alarm has two rules, and the faster one counts. The bets find a change when they have grown to the threshold at
+    their expected rate. The rule for gross changes finds it when a run of days exceeds its bound; a normal distribution
+    gives the probability of such a run.
 
     Args:
         spec: The alarm, from `learn_alarm`.
@@ -46,7 +46,7 @@ def detection_days(spec: AlarmSpec, change: float, *, most: int = 365) -> float:
 
 
 def _days_of_bets(spec: AlarmSpec, side: AlarmSide, moved: float, most: int) -> float:
-    """The days until the mixture of the bets, each growing at its expected rate, reaches the threshold."""
+    """Return the days until the mean of the bets, each of which grows at its expected rate, reaches the threshold."""
     excess = np.clip(moved + _NODES, spec.low, HIGH) - side.baseline
     largest = 0.95 / (side.baseline - spec.low)
     growth = [float(_WEIGHTS @ np.log1p(min(stake, largest) * excess)) for stake in side.stakes]
@@ -62,11 +62,11 @@ def _days_of_bets(spec: AlarmSpec, side: AlarmSide, moved: float, most: int) -> 
 
 
 def _days_of_runs(spec: AlarmSpec, side: AlarmSide, moved: float, most: int) -> float:
-    """The median of the days until a run of days, each beyond its bound, is complete."""
+    """Return the median of the days until a run of days, each beyond its bound, is complete."""
     found = math.inf
     for length, bound in zip(RUNS, spec.runs, strict=False):
         probability = 0.5 * math.erfc((bound + max(0.0, side.baseline) - moved) / math.sqrt(2.0))
-        # the probability that no run of this length is complete after each day, by the length of the open run
+        # after each day: the probability that no run of the full length is complete, by the length of the open run
         open_runs = [1.0, *[0.0] * (length - 1)]
         for day in range(1, most + 1):
             open_runs = [sum(open_runs) * (1.0 - probability), *(one * probability for one in open_runs[:-1])]

@@ -25,8 +25,8 @@ def block_bootstrap(
     """Return the bootstrap interval of any statistic of rows. For AUC and losses, `metric_interval` is much faster.
 
     Args:
-        statistic: A function of row numbers, in which a row may be repeated. It returns a number, or None if it is
-            undefined for these rows.
+        statistic: A function of row indices, which may be repeated. It returns a number, or None if it is undefined for
+            these rows.
         blocks: The block of each row, shape (rows,). With fewer than about 20 blocks, the interval is too narrow.
         repeats: The number of draws.
         seed: The seed of the draws.
@@ -57,8 +57,7 @@ def resampled(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval | None:
-    """Return the bootstrap interval of a statistic that takes a weight for each row, as in scikit-learn. None: no
-    interval.
+    """Return the bootstrap interval of a statistic that takes a weight for each row, as in scikit-learn.
 
     Args:
         statistic: A function of weights, shape (rows,); the weight is 0 for rows that are not in a draw. It returns a
@@ -99,7 +98,7 @@ def metric_interval(
 ) -> Interval:
     """Return the block-bootstrap interval of a metric of one model.
 
-    The metric of each draw is computed exactly from counts per block, so more draws take hardly more time.
+    The metric of each draw is computed exactly from counts per block, so many draws take little time.
 
     >>> metric_interval("auc", [0, 1, 0, 1], [0.2, 0.7, 0.4, 0.3], [0, 0, 1, 1], repeats=100).estimate
     0.75
@@ -141,9 +140,7 @@ def paired_difference(
 
 
 def block_draws(blocks: ArrayLike, repeats: int, seed: int) -> tuple[IntArray, IntArray]:
-    """Return the index of each row's block, and how often each draw contains each block. Draw 0 is the data
-    themselves.
-    """
+    """Return the index of each row's block, and how often each draw contains each block. Draw 0 is the data."""
     ids, place = np.unique(np.asarray(blocks), return_inverse=True)
     if ids.size < 2 or repeats < 1:
         raise Misuse(f"bootstrap: needs at least 2 blocks and 1 repeat, found {ids.size} blocks, {repeats} repeats.")
@@ -167,9 +164,9 @@ def _redrawn_auc(y: NDArray[np.bool_], p: FloatArray, place: IntArray, counts: I
     """Return the AUC of each draw, computed from the wins between blocks.
 
     A win is a pair of rows in which the positive row has the higher score. Let wins[b, c] be the number of wins of
-    positive rows in block b over negative rows in block c. If a draw contains block b m_b times, its number of wins is
-    the sum over all b and c of m_b * m_c * wins[b, c]. So each block needs one pass over the rows, and no draw has to
-    be sorted. All counts are integers below 2**53, so nothing is rounded.
+    positive rows in block b over negative rows in block c. A draw that contains each block b m_b times has as many wins
+    as the sum of m_b * m_c * wins[b, c] over all b and c. So each block needs one pass over the rows, and no draw has
+    to be sorted. All counts are integers below 2**53, so nothing is rounded.
     """
     blocks = counts.shape[1]
     values, rank = np.unique(p, return_inverse=True)
@@ -190,9 +187,7 @@ def _redrawn_auc(y: NDArray[np.bool_], p: FloatArray, place: IntArray, counts: I
 
 
 def percentiles(found: FloatArray, level: float) -> Interval:
-    """Return the interval from percentiles of the draws. The first value is the estimate; the interval is NaN if it
-    is.
-    """
+    """Return the interval from percentiles of the draws; NaN if the first draw, which is the estimate, is NaN."""
     check_level(level)
     estimate, draws = found[0], found[1:]
     defined = draws[~np.isnan(draws)]

@@ -1,25 +1,25 @@
-"""The quality alarm: a test whether the mean of a daily metric is worse than it was when the model was promoted.
+"""The quality alarm: a test whether the mean of a daily metric is worse than at the model's promotion.
 
-The test is a Shiryaev-Roberts e-detector, which can be seen as a series of bets. Each day a new bet of 1 is placed.
-Each day every bet is multiplied by 1 + stake * (value - baseline). This factor is at most 1 on average, as long as the
-mean is at or below the baseline. The alarm rings when the sum of all bets reaches a stated number A, the run length.
-Then, whatever the distribution of the values, a model whose quality does not change runs for at least A days on average
-until a false alarm. The probability of a false alarm within h days is at most h / A. For real days, four additions are
-needed (# D0003):
+The test is a Shiryaev-Roberts e-detector, which can be seen as a series of bets. Each day, a new bet of 1 is placed,
+and every bet is multiplied by 1 + stake * (value - baseline). As long as the mean is at or below the baseline, this
+factor is at most 1 on average. The alarm rings when the sum of all bets reaches a stated number A, the run length. With
+any distribution of values, a model whose quality does not change then runs for at least A days on average until a false
+alarm, and the probability of a false alarm within h days is at most h / A. For real days, it has four additions
+(# D0003):
 
 - Days resemble the day before. So each day is compared with its prediction from the day before:
   value - correlation * last.
 - A baseline from a few weeks is uncertain. So the baseline is the upper confidence bound of the reference mean, and
   the bound allows for correlation between days. Few reference days give a higher bound. This makes the alarm slower,
   but does not cause false alarms.
-- A bet gains little on a single day, however bad the day. So large changes have a rule of their own. It rings when two
-  to seven days in a row are each more than some number of standard deviations away. By Cantelli's inequality, which
-  holds for any distribution, this adds at most a quarter to the stated rate of false alarms.
+- A bet gains little on a single day, even if the day is very bad. So large changes have a rule of their own: it rings
+  when each of two to seven days in a row is more than some number of standard deviations away. By Cantelli's
+  inequality, which holds for any distribution, false alarms of this rule are at most a quarter of the stated rate.
 - Stakes must be small enough for the worst possible value. So each value, after the prediction is subtracted, is
-  clipped to a range that is fixed together with the baseline. The baseline is the mean of the reference days after
-  the same clipping, so that both are comparable.
+  clipped to a range that is fixed together with the baseline. For the baseline, the reference days are clipped in this
+  way as well, so that both are comparable.
 
-The reference (`AlarmSpec`) is not changed once it is computed. Each promotion computes a new one.
+The reference (`AlarmSpec`) never changes. Each promotion computes a new one.
 
 Source: Shin, Ramdas & Rinaldo (2023), "E-detectors: a nonparametric framework for sequential change detection".
 """
@@ -37,15 +37,15 @@ from trimtab.stats.scores import FloatArray
 
 Direction = Literal["up", "down", "both"]
 
-# stakes per standard deviation of a day; with values down to -1.5, even the last keeps 1 + stake * x above 0
+# stakes per standard deviation of a day; even the largest keeps 1 + stake * x above 0 for values down to -1.5
 STAKES = (0.15, 0.3, 0.6)
 # days are clipped to this range, in standard deviations; positive values are in the direction of the alarm
 LOW, HIGH = -1.5, 4.0
-FAR = 8.0  # a day is clipped to this many standard deviations before it is used to predict the next day
+FAR = 8.0  # a day is clipped to this many standard deviations before it predicts the next day
 LEAST_BLOCKS = 7
-RUNS = (2, 3, 4, 5, 6, 7)  # how many bad days in a row can show a large change
-_GROSS_SHARE = 0.25  # the share of the stated rate of false alarms that the rule for large changes takes
-KEPT = 366  # how many days are kept, to estimate when a change began
+RUNS = (2, 3, 4, 5, 6, 7)  # numbers of bad days in a row that can show a large change
+_GROSS_SHARE = 0.25  # the part of the stated rate of false alarms that the rule for large changes may use
+KEPT = 366  # how many days are kept to estimate when a change began
 _SIGNS: dict[Direction, tuple[Literal[-1, 1], ...]] = {"up": (1,), "down": (-1,), "both": (1, -1)}
 # The confidence level of the baseline's upper bound, by the minimum number of reference days; chosen in D0003, D0177.
 BASELINE_LEVELS = ((28, 0.85), (14, 0.9), (LEAST_BLOCKS, 0.95))
@@ -55,13 +55,13 @@ class AlarmSide(msgspec.Struct, frozen=True, kw_only=True):
     """The alarm in one direction. Its numbers are in units of a day's standard deviation on the reference days."""
 
     sign: Literal[-1, 1]  # 1: an increase is bad; -1: a decrease is bad
-    # the upper confidence bound of the mean of the clipped reference days, with values multiplied by `sign`
+    # the upper confidence bound of the mean of the clipped reference days, whose values are multiplied by `sign`
     baseline: float
     stakes: tuple[float, ...]
 
 
 class AlarmSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What the alarm compares days with: the reference, fixed when a version is promoted."""
+    """The reference that the alarm compares days with, fixed when a version is promoted."""
 
     run_length: float  # at least this many days pass on average until a false alarm
     mean: float  # the mean of the reference days
@@ -70,16 +70,16 @@ class AlarmSpec(msgspec.Struct, frozen=True, kw_only=True):
     least_rows: int  # a day with fewer rows is combined with the following days
     reference_blocks: int
     sides: tuple[AlarmSide, ...]
-    # values are clipped to at least this, in standard deviations; negative values are in the harmless direction
+    # values are clipped to at least this, in standard deviations; negative values are harmless
     low: float = LOW
-    # for 2, 3, ... days in a row: if all are more than this above the baseline, the alarm rings (standard deviations)
+    # for 2, 3, ... days in a row: the alarm rings if all are further above the baseline, in standard deviations
     runs: tuple[float, ...] = ()
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True):
     """One day, or several days that were combined because they have few rows.
 
-    It holds the number of the first day, the value, and the value minus its prediction in standard deviations.
+    It has the number of the first day, the value, and the value minus its prediction, in standard deviations.
     """
 
     day: int
@@ -91,18 +91,18 @@ class AlarmState(msgspec.Struct, frozen=True, kw_only=True):
     """The evidence from all days up to now. Days are added one by one, in order."""
 
     days: int = 0  # the number of days that were added
-    last: float = 0.0  # the last day's distance from the reference mean; times `correlation`, it predicts the next day
+    last: float = 0.0  # the last day's distance from the reference mean, which times `correlation` predicts the next
     log_values: tuple[float, ...] = ()  # for each direction, the logarithm of the sum of all bets
     pooled_sum: float = 0.0
     pooled_rows: int = 0
     pooled_from: int = 0  # the first of the days that wait to be combined
     recent: tuple[Step, ...] = ()
-    newest: tuple[float, ...] = ()  # the newest days, not clipped, in standard deviations from their predictions
-    alarm_day: int | None = None  # the day of the first alarm; it stays until monitoring begins again with a new state
+    newest: tuple[float, ...] = ()  # the newest days, in standard deviations from their predictions, not clipped
+    alarm_day: int | None = None  # the day of the first alarm; kept until monitoring begins again with a new state
 
     @property
     def log_evidence(self) -> float:
-        """The logarithm of the evidence for a change. The alarm rings near log(run_length). Without days it is -inf."""
+        """The logarithm of the evidence for a change; -inf without days. The alarm rings near log(run_length)."""
         return _log_sum(self.log_values) - math.log(len(self.log_values)) if self.log_values else -math.inf
 
 
@@ -110,7 +110,7 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     """The mean of the daily value since a change began."""
 
     mean: float
-    sd: float  # the standard deviation of a day: the larger of that of the reference days and that of these days
+    sd: float  # the standard deviation of a day, of the reference days or of these days, whichever is larger
     days: int
 
 
@@ -131,21 +131,20 @@ def learn_alarm(
     allowance: float = 0.0,
     low: float = LOW,
 ) -> AlarmSpec:
-    """Compute the reference from days before the promotion, on which the model predicted rows that it was not fitted
-    on.
+    """Compute the reference from days before the promotion. The model was not fitted on the rows of these days.
 
     Args:
         values: One value for each day, in order, for example the mean of `bounded_losses`, or mean score - mean label.
         rows: The number of rows of each day. Later, a day with fewer rows than half of the median is combined with the
             following days. None: days are never combined.
-        run_length: At least this many days pass on average until a false alarm. If two metrics are watched, give each
-            twice the number that you want in total.
-        direction: The direction in which a change is bad. With "both", the two directions together have the stated run
-            length.
-        allowance: By how much the mean may differ from that of the reference for a known reason, in units of the
-            values; for example, because the reference days were predicted by another fit.
-        low: Values are clipped to at least this, in standard deviations (below 0). Closer to 0, stakes can be higher: a
-            change of more than one standard deviation is found sooner, and a smaller change later.
+        run_length: At least this many days pass on average until a false alarm. For two metrics, give each twice the
+            number that both together should have.
+        direction: The direction in which a change is bad. With "both", the run length holds for both directions
+            together.
+        allowance: How far the mean may be from that of the reference for a known reason, in units of the values. For
+            example, another fit may have predicted the reference days.
+        low: Values are clipped to at least this, in standard deviations (below 0). If this is closer to 0, stakes can
+            be higher, so a change of more than one standard deviation is found sooner, and a smaller change later.
 
     Raises:
         Misuse: There are fewer than 7 days, a value is not finite, or all values are the same.
@@ -258,8 +257,8 @@ def alarm_threshold(spec: AlarmSpec) -> float:
 def alarm_onset(spec: AlarmSpec, state: AlarmState) -> Onset | None:
     """Return the day on which the change most likely began, and a range of days. None: no day was added yet.
 
-    A bet that begins on the returned day would have gained most. The range has every day on which a bet would have
-    gained at least a tenth of that. It contained the true day in 84 to 98 % of simulated alarms (# D0003).
+    A bet that began on the returned day would have gained most. The range has every day from which a bet would have
+    gained at least a tenth of that. In 84 to 98 % of simulated alarms, it contained the true day (# D0003).
     """
     best: list[float] = []
     for side in spec.sides:
@@ -278,7 +277,7 @@ def alarm_onset(spec: AlarmSpec, state: AlarmState) -> Onset | None:
 
 
 def alarm_level(spec: AlarmSpec, state: AlarmState) -> Level:
-    """Return the mean of the values since the change began. Without days, return that of the reference."""
+    """Return the mean of the values since the change began; without days, that of the reference."""
     onset = alarm_onset(spec, state)
     values = [] if onset is None else [step.value for step in state.recent if step.day >= onset.day]
     if not values:
@@ -291,7 +290,7 @@ def alarm_level(spec: AlarmSpec, state: AlarmState) -> Level:
 def shifted_alarm(spec: AlarmSpec, state: AlarmState) -> AlarmSpec:
     """Return a spec for a further change in the same direction, with the days since the first change as its reference.
 
-    If these days are few, their mean is uncertain, and its upper bound is therefore higher.
+    The mean of few days is uncertain, so its upper bound is higher.
     """
     level = alarm_level(spec, state)
     wider = 1.0 / math.sqrt(max(1, level.days))
@@ -309,12 +308,12 @@ def shifted_alarm(spec: AlarmSpec, state: AlarmState) -> AlarmSpec:
 
 
 def _run_bounds(run_length: float, sides: int) -> tuple[float, ...]:
-    """Return, for each number of days in a row, the bound that all of them must exceed to ring the alarm.
+    """Return for each number of days in a row the bound that all of them must exceed to ring the alarm.
 
     All bounds together ring falsely at most once in four run lengths. Source: Cantelli (1928): a value is k or more
     standard deviations above its mean with probability 1 / (1 + k^2) at most.
     """
-    # the probability that falsely bad days in a row, of one of the numbers in `RUNS`, end on a given day
+    # the probability that bad days in a row, as many as one of `RUNS`, end on a given day by coincidence
     probability = _GROSS_SHARE / (run_length * sides * len(RUNS))
     return tuple(math.sqrt(probability ** (-1.0 / days) - 1.0) for days in RUNS)
 
@@ -334,8 +333,7 @@ def _grossly_away(spec: AlarmSpec, newest: tuple[float, ...]) -> bool:
 def _correlation(away: FloatArray) -> float:
     """Return the correlation of neighbouring days, corrected for its bias and moved towards 0.4.
 
-    0.4 (with standard deviation 0.2) is what is assumed before seeing days. The fewer days there are, the more it
-    counts.
+    Before any days, 0.4 (with standard deviation 0.2) is assumed. This counts more if there are fewer days.
     """
     raw = float(away[1:] @ away[:-1]) / float(away @ away)
     seen = raw + (1.0 + 3.0 * raw) / away.size  # the correction of the bias by Kendall (1954)
@@ -348,16 +346,14 @@ def _baseline(clipped: FloatArray, allowance: float) -> float:
     variance, freedom = block_sum_variance(clipped - mean, correlated=True)
     from scipy.special import stdtrit  # imported here, because it takes a tenth of a second
 
-    # one more than `clipped` has, because the first day has no prediction from the day before
+    # one more than in `clipped`, because the first day has no prediction from the day before
     level = next(level for least, level in BASELINE_LEVELS if clipped.size + 1 >= least)
     bound = mean + float(stdtrit(freedom, level)) * math.sqrt(variance) / clipped.size
     return min(bound + allowance, HIGH)
 
 
 def _log_gains(side: AlarmSide, surprise: float, low: float) -> list[float]:
-    """Return the logarithm of the gain for each stake. Stakes are small enough that a bet can never be lost
-    completely.
-    """
+    """Return the logarithm of the gain for each stake. (Stakes are so small that no bet is ever lost completely.)"""
     most = 0.95 / (side.baseline - low)
     excess = max(low, min(HIGH, side.sign * surprise)) - side.baseline
     return [math.log1p(min(stake, most) * excess) for stake in side.stakes]

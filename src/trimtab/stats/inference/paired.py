@@ -1,4 +1,4 @@
-"""Test whether the mean loss of one model is above that of another by less than a margin, on the same rows."""
+"""Test whether the mean loss of one model exceeds that of another by less than a margin, on the same rows."""
 
 from typing import Literal
 
@@ -16,11 +16,11 @@ def paired_mean_bound(
 ) -> Interval:
     """Return a confidence interval of the mean difference per row. Rows of one block (a day) may depend on each other.
 
-    The standard error is computed from the sums of whole blocks, and not from single rows. With `correlated`, it also
-    allows for days that resemble the day before. The variance is then estimated only from the slow changes over time
-    (the first cosines of the series of blocks). This leaves fewer degrees of freedom: 4 instead of 13 for 14 days,
-    which widens the interval by about 17 %. Measured with a correlation of 0.4 between neighbouring days, a stated
-    error rate of 5 % was really 13 % without `correlated`, for any number of days. With `correlated` it was 10 % for 7
+    The standard error is computed from the sums of whole blocks, not from single rows. With `correlated`, it allows for
+    days that resemble the day before: the variance is only estimated from slow changes over time (the first cosines of
+    the series of blocks). This leaves fewer degrees of freedom (for 14 days, 4 instead of 13), which widens the
+    interval by about 17 %. In measurements with a correlation of 0.4 between neighbouring days, the stated error rate
+    was 5 %. Without `correlated`, the true rate was 13 % for any number of days. With `correlated`, it was 10 % for 7
     days, 7 % for 14 days and 6 % for 60 days.
 
     Args:
@@ -28,7 +28,7 @@ def paired_mean_bound(
             better.
         blocks: The block of each row, for example the number of its day, shape (rows,). Smaller numbers are earlier.
         level: The confidence level of the interval, or of the single bound.
-        side: Which bounds to compute. The other bound is infinite.
+        side: Which bounds to compute. A bound that is not computed is infinite.
         correlated: Whether neighbouring blocks may be correlated.
 
     Raises:
@@ -67,12 +67,11 @@ def paired_mean_bound(
 def blocks_needed(
     sd: float, margin: float, *, level: float = 0.95, power: float = 0.8, most: int = 10_000
 ) -> int | None:
-    """Return how many blocks a one-sided test needs to detect a true mean difference of `margin`. None: more than
-    `most`.
+    """Return how many blocks a one-sided test needs to detect a true mean difference of `margin`; None: over `most`.
 
     Args:
-        sd: The standard deviation of the means of blocks. If neighbouring blocks have the correlation r, multiply it by
-            sqrt((1 + r) / (1 - r)).
+        sd: The standard deviation of the means of blocks, multiplied by sqrt((1 + r) / (1 - r)) if neighbouring blocks
+            have the correlation r.
         margin: The true difference to detect, in the unit of `sd`.
         level: The confidence level of the one-sided bound.
         power: The wanted probability that the test detects the difference.
@@ -87,7 +86,7 @@ def blocks_needed(
     check_level(power)
     if not (sd >= 0.0 and margin > 0.0):
         raise Misuse(f"power: needs sd >= 0 and margin > 0, found sd {sd} and margin {margin}.")
-    low, high = 1, 2  # a search by bisection: `low` blocks are too few, and `high` blocks are enough
+    low, high = 1, 2  # bisection: `low` blocks are too few, and `high` blocks are enough
     while _power(high, sd, margin, level) < power:
         low, high = high, 2 * high
         if low >= most:
@@ -102,12 +101,10 @@ def blocks_needed(
 
 
 def block_sum_variance(residuals: NDArray[np.float64], correlated: bool) -> tuple[float, int]:
-    """Return the variance of the sum of the blocks' residuals, and its degrees of freedom. The residuals add up to
-    0.
-    """
+    """Return the variance of the sum of the blocks' residuals (which add up to 0), and its degrees of freedom."""
     blocks = residuals.size
     slow = min(blocks - 1, max(3, round(0.7 * blocks ** (2 / 3))))
-    if not correlated or slow == blocks - 1:  # with all cosines the estimator is the ordinary one
+    if not correlated or slow == blocks - 1:  # with all cosines, this is the ordinary estimator
         return blocks / (blocks - 1) * float(residuals @ residuals), blocks - 1
     waves = np.cos(np.pi * np.outer(np.arange(1, slow + 1), np.arange(blocks) + 0.5) / blocks)
     strength = np.sqrt(2.0 / blocks) * (waves @ residuals)

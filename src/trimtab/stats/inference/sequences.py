@@ -1,16 +1,16 @@
 """A test that compares two models day by day, and may be repeated every day until it decides.
 
-An ordinary test that is repeated each day will find a difference in the end, even if there is none. A confidence
-sequence consists of intervals that are valid on all days together: the probability that any of them is ever wrong is at
-most 1 - level. The evidence on the n-th day is a likelihood ratio of Student's t, computed from the mean differences of
-the days. It is averaged over true differences between a quarter and eight standard deviations of a day. If days are
-independent and normally distributed, this average is a test martingale, whatever their standard deviation. The mean of
-a day with hundreds of rows is nearly normal. If days resemble the day before, they carry less information, so the
-standard errors are increased accordingly.
+An ordinary test that is repeated each day finds a difference in the end, even if there is none. A confidence sequence
+consists of intervals that are valid on all days together: the probability that any of them is ever wrong is at most
+1 - level. The evidence on the n-th day is a likelihood ratio of Student's t, computed from the mean differences of the
+days, and averaged over true differences between a quarter and eight standard deviations of a day. If days are
+independent and normally distributed, this average is a test martingale for any standard deviation. The mean of a day
+with hundreds of rows is nearly normal. Days that resemble the day before carry less information, so the standard errors
+are increased accordingly.
 
-Suppose that the loss was compared day by day before, between two other versions of the same kind. These days say how
-much the difference varies from day to day, but not how large it is for the present models. With such days, the first
-day may already decide. Without them, the third day is the earliest.
+An earlier comparison of two other versions of this kind shows how much the difference varies from day to day, but not
+how large it is for the present models. With such earlier days, the test may decide on the first day. Without them, it
+may decide from the third day on.
 
 Source: Lai (1976), "On confidence sequences"; Perez-Ortiz, Lardy, de Heide & Grunwald (2024), "E-statistics, group
 invariance and anytime-valid testing".
@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from trimtab.core.errors import Misuse
 
 Verdict = Literal["promote", "hold", "reject"]
-# true differences, in standard deviations of a day; the evidence is averaged over them
+# the true differences over which the evidence is averaged, in standard deviations of a day
 SIZES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 # the assumed correlation of neighbouring days; the test stays valid up to a correlation of .4 (# D0199)
 CORRELATION = 0.3
@@ -40,8 +40,8 @@ class PairedSequence(msgspec.Struct, frozen=True, kw_only=True):
 
     days: int
     mean: float  # the mean of the daily differences; above 0, the successor is worse
-    low: float  # lower bound of the difference, valid on all days together; minus infinity before the second day
-    high: float  # upper bound of the difference, valid on all days together
+    low: float  # the lower bound of the difference, valid on all days together; minus infinity before the second day
+    high: float  # the upper bound of the difference, valid on all days together
     verdict: Verdict
     decided: int | None  # the day on which the test decided (1 = the first day); None while the verdict is "hold"
 
@@ -60,8 +60,8 @@ def paired_sequence(
     Args:
         differences: For each day, the mean loss of the successor minus that of the champion; oldest first, shape
             (days,). Combine days with few rows before the call.
-        margin: By how much the successor may be worse and still take over, in units of the loss.
-        earlier: Differences on earlier days, by a model similar to the successor. Only their variation is used, not
+        margin: The successor may take over even if it is worse by less than this, in units of the loss.
+        earlier: Differences on earlier days, of a model similar to the successor. Their variation is used, but not
             their mean.
         least: The first day on which the verdict may be "promote" (1 = the first day). "reject" is possible on every
             day.
@@ -70,9 +70,8 @@ def paired_sequence(
         correlation: The correlation of neighbouring days, at least 0 and below 1.
 
     Returns:
-        "reject" once the successor is proven worse, "promote" once it is proven less than `margin` worse, whichever
-
-        comes first; else "hold".
+        "reject" once it is proven that the successor is worse, "promote" once it is proven that it is worse by less
+        than `margin`, whichever comes first; else "hold".
 
     Raises:
         Misuse: A difference is not finite, the margin is not above 0, or the correlation is not in [0, 1).
@@ -115,9 +114,9 @@ def paired_sequence(
 def distance_seen(
     days: int, spread: float, *, known: int = 0, level: float = 0.95, correlation: float = CORRELATION
 ) -> float:
-    """Return how far the true difference may be from the observed mean after some days; may be infinite.
+    """Return how far the true difference may be from the observed mean after `days` days; may be infinite.
 
-    If this is larger than the margin of a test, the test cannot decide within this many days.
+    If this exceeds the margin of a test, the test cannot decide within this many days.
 
     Args:
         days: The number of days, at least 1.
@@ -136,7 +135,7 @@ def distance_seen(
 
 @lru_cache(maxsize=4096)
 def critical_t(days: int, freedom: int, level: float) -> float:
-    """Return the smallest Student's t for which the evidence reaches 1 / (1 - level). Infinite: no t does.
+    """Return the smallest Student's t for which the evidence reaches 1 / (1 - level); infinite if there is none.
 
     >>> round(critical_t(5, 4, 0.95), 1) > round(critical_t(20, 19, 0.95), 1)
     True
@@ -174,7 +173,7 @@ def log_evidence(t: float, days: int, freedom: int) -> float:
     >>> log_evidence(6.0, 10, 9) > math.log(20) > log_evidence(2.0, 10, 9)
     True
     """
-    along = t / math.sqrt(freedom + t * t)  # in [-1, 1], whatever the standard deviation of the days
+    along = t / math.sqrt(freedom + t * t)  # in [-1, 1], for any standard deviation of the days
     shifts = np.array(SIZES) * math.sqrt(days)
     y = np.linspace(0.0, math.sqrt(freedom) + float(shifts[-1]) + 12.0, 4_001)[1:]
     with np.errstate(divide="ignore"):

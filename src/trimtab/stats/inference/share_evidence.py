@@ -1,11 +1,11 @@
-"""Evidence that shares differ, computed from counts. It is valid however often it is looked at.
+"""Evidence that shares differ, computed from counts. It stays valid if it is looked at repeatedly.
 
-Consider trials that succeed with the probabilities p1, p2, ..., of which the first n have K successes. The product
+Trials succeed with the probabilities p1, p2, ..., and the first n trials have K successes. The quotient
 exp(tilt * K) / prod(1 - p + p * exp(tilt)) is 1 on average at all times, even if each probability depends on earlier
-trials. Replacing each probability by their mean does not make the product larger, because log(1 - p + p * exp(tilt)) is
-concave in p. The average over several tilts has the same property. Therefore the probability that this evidence ever
-reaches 1 / a is at most a. This holds for all looks together, and even if the probabilities change over time. If two
-counts are independent, their evidence is multiplied.
+trials. With the mean probability in place of each p, the quotient is not larger, because log(1 - p + p * exp(tilt)) is
+concave in p. So the average of this over several tilts, which is the evidence, is at most 1 on average. Therefore the
+probability that it ever reaches 1 / a is at most a, for all looks together, even if the probabilities change over time.
+If two counts are independent, their evidence is multiplied.
 
 Source: Howard, Ramdas, McAuliffe & Sekhon (2021), "Time-uniform, nonparametric, nonasymptotic confidence sequences"
 (the method of mixtures); Ville (1939).
@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from trimtab.core.errors import Misuse
 
-# values of `tilt`; 0 is one of them, so that the evidence is never far below 1
+# values of `tilt`, including 0, so that the evidence is never far below 1
 _UP = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 _DOWN = (0.0, -0.25, -1.0, -4.0)
 _CELLS = np.concatenate(
@@ -57,7 +57,7 @@ def log_below(count: ArrayLike, total: ArrayLike, share: ArrayLike) -> Floats:
 def log_higher(
     ours: tuple[int, int], theirs: tuple[int, int], bound: Callable[[Floats], Floats] = lambda share: share
 ) -> float:
-    """Return the logarithm of the evidence that our share is above `bound(share)` of another group's share.
+    """Return the logarithm of the evidence that our share is above `bound(share)`, where `share` is another group's.
 
     Args:
         ours: Our number of successes, and our number of trials.
@@ -78,7 +78,7 @@ def log_higher(
                 f"share evidence: found {count} successes in {total} trials. Give no more successes than trials, and "
                 "none below 0."
             )
-    # use the upper end of each cell, so that the evidence is valid for all shares within it
+    # the bound at the upper end of each cell, so that the evidence is valid for all shares in the cell
     most = np.minimum(bound(_CELLS[1:]), 1.0)
     return float((log_above(*ours, most) + log_below(*theirs, _CELLS[:-1])).min())
 

@@ -15,15 +15,15 @@ def calibration_error_bound(
 ) -> Interval:
     """Return the root mean squared distance between predicted and observed shares, with a lower confidence bound.
 
-    The ordinary calibration error of a perfectly calibrated model is above 0, and the fewer rows there are, the larger
-    it is. This function only multiplies residuals of different blocks with each other, so that randomness
-    cancels out on average. The bound is computed by leaving out one block at a time (a jackknife).
+    The ordinary calibration error of a perfectly calibrated model is above 0, and larger for fewer rows. This function
+    only multiplies residuals of different blocks, so that randomness cancels out on average. The bound is computed by
+    leaving out one block at a time (a jackknife).
 
     Args:
         labels: 0 or 1, shape (rows,).
         scores: Probabilities, shape (rows,).
         blocks: The block of each row, for example its day, shape (rows,).
-        bins: The number of bins. All have about equally many rows, and equal scores are in the same bin.
+        bins: The number of bins. Bins have about equally many rows, and equal scores share a bin.
         level: The confidence level of the lower bound. The upper bound is infinite.
 
     Raises:

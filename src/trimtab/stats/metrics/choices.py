@@ -1,4 +1,4 @@
-"""The choice of a class, if wrong choices have different costs."""
+"""Choose a class if wrong choices have different costs."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     costs: tuple[tuple[float, ...], ...]  # the cost of each chosen class (second axis) for each true class (first axis)
     rows: int
     likeliest: Choice
-    cheapest: Choice  # choose the class with the smallest expected cost; this is best if the probabilities are right
-    constant: Choice  # always choose the same class: the one that costs least on these rows
-    saved: float  # how much less per row it costs to choose the cheapest class instead of the likeliest
+    cheapest: Choice  # choose the class with the smallest expected cost, which is best if the probabilities are right
+    constant: Choice  # always choose one class: the one that costs least on these rows
+    saved: float  # the cost per row of the likeliest class minus that of the cheapest
     saved_interval: Interval | None
 
 
@@ -60,8 +60,7 @@ def cheapest_class(chances: ArrayLike, costs: ArrayLike) -> NDArray[np.int64]:
 def compare_choices(
     labels: ArrayLike, chances: ArrayLike, costs: ArrayLike, blocks: ArrayLike, *, repeats: int = 500, seed: int = 0
 ) -> Choices:
-    """Return the cost per row of three rules, with intervals: the likeliest class, the cheapest one, always the same
-    one.
+    """Return the cost per row of three rules, with intervals: the likeliest class, the cheapest, always the same.
 
     Args:
         labels: The index of the true class of each row, shape (rows,).
@@ -110,7 +109,7 @@ def compare_choices(
 
 
 def _means(paid: list[FloatArray], blocks: NDArray[np.generic], repeats: int, seed: int) -> list[FloatArray]:
-    """Return the mean of each array in each draw. Draw 0 is the data themselves."""
+    """Return the mean of each array in each draw. Draw 0 is the data."""
     if np.unique(blocks).size < 2:
         return [np.array([values.mean()]) for values in paid]
     place, counts = block_draws(blocks, repeats, seed)

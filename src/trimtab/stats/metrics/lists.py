@@ -20,9 +20,9 @@ class Ordered(msgspec.Struct, frozen=True, eq=False):
     """The rows of all lists, one list after another, each sorted from the highest score to the lowest."""
 
     rows: Ints  # the index of each row, in this order
-    place: Ints  # the number of the list of each row, in this order
+    place: Ints  # the index of each row's list, in this order
     rank: Ints  # the position of each row in its list; 0 is the first
-    tie: Ints  # the same number for rows of one list that have equal scores
+    tie: Ints  # a number that rows share if they have equal scores in one list
 
 
 def unit_losses(
@@ -30,8 +30,8 @@ def unit_losses(
 ) -> tuple[FloatArray, Ints]:
     """Return the loss of each unit, and the index of one row of each unit. A unit is a row, or for rankings a list.
 
-    A list whose rows all have the same relevance (a list of a single row, for example) is not a unit, because no order
-    of it is better than another.
+    A list in which all rows have the same relevance (for example a single row) is not a unit, because all of its orders
+    are equally good.
 
     Args:
         metric: A metric of `row_losses`, or `ndcg_loss(k)`.
@@ -64,7 +64,7 @@ def list_ndcg(relevance: ArrayLike, scores: ArrayLike, lists: ArrayLike, *, top:
 
     Lists are in the order of their ids. The gain of a row is its relevance. Position n (beginning with 1) has the
     weight 1 / log2(n + 1), and positions after `top` have no weight. Rows with equal scores share the weights of their
-    positions. This equals the mean over all orders of these rows.
+    positions, so the result is the mean over all orders of these rows.
 
     Args:
         relevance: The relevance of each row, at least 0, shape (rows,).
@@ -112,7 +112,7 @@ def is_informative(relevance: FloatArray, place: Ints) -> NDArray[np.bool_]:
 
     Args:
         relevance: The relevance of each row, shape (rows,).
-        place: The number of each row's list, shape (rows,). Every number from 0 to the largest occurs.
+        place: The index of each row's list, shape (rows,). Every index from 0 to the largest occurs.
     """
     count = int(place.max(initial=-1)) + 1
     low, high = np.full(count, np.inf), np.full(count, -np.inf)
@@ -138,7 +138,7 @@ def ordered(scores: FloatArray, place: Ints) -> Ordered:
 def checked_lists(
     relevance: ArrayLike, scores: ArrayLike, lists: ArrayLike, top: int
 ) -> tuple[FloatArray, FloatArray, Ints]:
-    """Check relevance, scores and lists. Return them as arrays, with lists numbered from 0.
+    """Check relevance, scores and lists. Return them as arrays, with lists as indices from 0.
 
     Raises:
         Misuse: As in `list_ndcg`.

@@ -1,4 +1,4 @@
-"""The names of losses, and what kind of predictions each is for. This module does not load NumPy."""
+"""The names of losses, and the kind of predictions that each is for. This module does not load NumPy."""
 
 import math
 from typing import Literal, TypeAlias
@@ -18,7 +18,7 @@ _OPEN, _OPEN_NDCG, _CLOSE = "pinball(", "ndcg_loss(", ")"
 
 
 def pinball(quantile: float) -> Loss:
-    """Return the name of the loss that is smallest on average if a quantile of the labels is predicted.
+    """Return the name of the loss that is smallest on average for the prediction of a quantile.
 
     With `pinball(0.9)`, for example, one label in ten exceeds the best prediction.
 
@@ -55,7 +55,7 @@ def ndcg_loss(top: int = 10) -> Loss:
     """Return the name of the loss of a ranked list: 1 minus the NDCG of its first `top` positions, in [0, 1].
 
     Args:
-        top: How many positions count, at least 1: those that people look at.
+        top: How many positions count, at least 1: as many as people look at.
 
     Raises:
         Misuse: `top` is not a whole number of at least 1.

@@ -53,8 +53,8 @@ def expected_losses(metric: Loss, scores: ArrayLike, cap: float) -> FloatArray |
     """Return the loss that each row would have on average if its label were drawn from its scores, shape (rows,).
 
     Losses are capped at `cap`, and in units of `cap`. For log loss, this is the entropy of the predicted probabilities.
-    If the observed losses are larger on average, the model is wrong. If the observed losses are high but not larger
-    than this, the outcomes are merely hard to predict.
+    If the observed losses are larger on average, the model is wrong. If they are high, but not larger than this, the
+    outcomes are merely hard to predict.
 
     Args:
         metric: A metric as in `row_losses`.
@@ -62,7 +62,7 @@ def expected_losses(metric: Loss, scores: ArrayLike, cap: float) -> FloatArray |
         cap: The largest loss that a row can have.
 
     Returns:
-        None for a metric whose scores are not probabilities, because a single number contains no spread.
+        None for a metric whose scores are not probabilities, because a single number says nothing about the spread.
 
     Source: DeGroot & Fienberg (1983), the refinement part of a proper score.
 
@@ -82,8 +82,7 @@ def expected_losses(metric: Loss, scores: ArrayLike, cap: float) -> FloatArray |
 
 
 def bounded_losses(losses: ArrayLike, cap: float = LOSS_CAP) -> FloatArray:
-    """Return the losses of rows, capped and scaled to [0, 1], so that a single row cannot change the mean of a day
-    much.
+    """Return losses of rows, capped and scaled to [0, 1], so that one row cannot change the mean of a day much.
 
     >>> bounded_losses([0.0, np.log(2), 34.5]).round(3).tolist()
     [0.0, 0.333, 1.0]
@@ -95,8 +94,8 @@ def bounded_losses(losses: ArrayLike, cap: float = LOSS_CAP) -> FloatArray:
 def _class_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatArray:
     """Return the loss of each row with a probability for each class, by the given metric.
 
-    It is minus the logarithm of the true class's probability, the squared distance from the true class, or 1 if another
-    class is likelier.
+    This is minus the logarithm of the true class's probability, or the squared distance from the true class, or 1 if
+    another class is likelier and 0 otherwise.
     """
     y, p = checked_probabilities(labels, scores, metric)
     if metric == "error_rate":
@@ -109,9 +108,7 @@ def _class_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatAr
 
 
 def _poisson_deviance(y: FloatArray, p: FloatArray) -> FloatArray:
-    """Return the Poisson deviance: twice the log likelihood that is lost compared with predicting each count
-    exactly.
-    """
+    """Return the Poisson deviance: twice the difference in log likelihood to a prediction of the exact counts."""
     from scipy.special import xlogy  # imported here, because it takes a tenth of a second
 
     bad = np.flatnonzero(y < 0.0)

@@ -22,7 +22,7 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     value: float | None  # None: undefined on these rows (only one class, or all labels equal)
-    interval: Interval | None  # None if there are fewer than two blocks, or if the metric is undefined in most draws
+    interval: Interval | None  # None: there are fewer than two blocks, or the metric is undefined in most draws
     better: Better
     goal: float | None = None  # for a metric whose `better` is "near": the best value
 

@@ -76,10 +76,10 @@ def _binary(metric: Loss, y: FloatArray, p: FloatArray) -> list[tuple[str, Bette
         gaps = np.bincount(place, weights=weights * (p - y), minlength=_BINS)
         return float(np.abs(gaps).sum() / weights.sum())
 
-    # for each distinct score, the number of rows with this score or a higher one
+    # for each distinct score, the number of rows with at least this score
     lasts = y.size - np.flatnonzero(np.diff(p, prepend=-np.inf))[::-1]
 
-    # computed here, because scikit-learn's function takes 20 times as long for a day
+    # not scikit-learn's function, which takes 20 times as long for a day
     def average_precision(weights: FloatArray) -> float | None:
         hits, rows = (np.cumsum(w[::-1])[lasts - 1] for w in (weights * y, weights))
         gained = np.diff(hits, prepend=0.0)

@@ -29,9 +29,9 @@ class ClassMetrics(msgspec.Struct, frozen=True, kw_only=True):
     share: float  # the share of rows with this label
     auc: float | None  # None if no row or every row has this label
     auc_interval: Interval | None
-    # of the rows for which this class is the likeliest, the share that have this label; None if there are no such rows
+    # the share of rows with this label among those for which this class is the likeliest; None: no such rows
     precision: float | None
-    # of the rows with this label, the share for which this class is the likeliest; None if there are no such rows
+    # the share of rows for which this class is the likeliest among those with this label; None: no such rows
     recall: float | None
 
 
@@ -226,9 +226,7 @@ def metrics_by_class(
 
 
 def _macro_auc(y: IntArray, p: FloatArray, blocks: NDArray[np.generic], repeats: int, seed: int) -> MetricValue:
-    """Return the mean of the one-against-rest AUCs, with an interval. Each draw only counts the classes that it
-    contains.
-    """
+    """Return the mean of the one-against-rest AUCs, with an interval. Draws only count classes that they contain."""
     value, interval = macro_auc(y, p), None
     if value is not None and np.unique(blocks).size > 1:
         place, counts = block_draws(blocks, repeats, seed)

@@ -1,4 +1,4 @@
-"""Metrics of rankings: they compare the scores of the items of a list with the items' relevance."""
+"""Metrics of rankings: they compare the scores of a list's items with the relevance of the items."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ def ranking_metrics(
     """Return NDCG and its loss, mean average precision, reciprocal rank and recall at `top`, with intervals.
 
     Each metric is the mean over groups (queries, users or sessions). The reciprocal rank is that of the first relevant
-    item. A group whose items are all equally relevant says nothing about a ranking and is left out. Items with equal
-    scores are treated in two ways: NDCG is averaged over all of their orders; for the other metrics, relevant ones come
-    last.
+    item. Groups whose items are all equally relevant are left out, because they say nothing about a ranking. Among
+    items with equal scores, NDCG is averaged over all orders; for the other metrics, relevant items come last.
 
     Args:
         relevance: The relevance of each item, at least 0, shape (rows,). Items above 0 are called relevant.

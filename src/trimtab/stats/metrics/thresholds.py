@@ -1,4 +1,4 @@
-"""The threshold of a probability with the smallest cost, if both kinds of wrong decisions have a cost."""
+"""Find the threshold of a probability that costs least, given the costs of both kinds of wrong decisions."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ class ThresholdCost(msgspec.Struct, frozen=True, kw_only=True):
 class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
     """Costs by threshold. A score that equals the threshold gives "yes".
 
-    `best` is the threshold with the smallest cost on these rows. As it was chosen on them, its cost is a little too
-    low. `fair` is the threshold that would be best for perfectly calibrated scores, so it was not chosen on these rows.
+    `best` is the threshold with the smallest cost on these rows. Because it was chosen on these rows, its cost is a
+    little too low. `fair` is the threshold that is best for perfectly calibrated scores. It was not chosen on these
+    rows.
     """
 
     false_positive: float
@@ -105,9 +106,7 @@ def choose_threshold(
 
 
 def _tried(p: FloatArray) -> FloatArray:
-    """Return the thresholds to try: the scores that occur (if there are many, some of them), and one above all
-    scores.
-    """
+    """Return the thresholds to try: the scores that occur (or some of them if there are many), and one above all."""
     values = np.unique(p)
     if values.size > _MOST:
         values = np.unique(np.quantile(p, np.linspace(0.0, 1.0, _MOST), method="inverted_cdf"))

@@ -1,4 +1,4 @@
-"""Make the candidates of one deployment: fit them, judge them, refit those that pass, register and promote them."""
+"""Make the candidates of one deployment: fit, judge and register them, and refit and promote those that pass."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _Before(msgspec.Struct, frozen=True, eq=False):
 
     learnt: Rows
     judged: Rows
-    target: ComparisonTarget | None  # the version in service, if it was fitted not long before these days
+    target: ComparisonTarget | None  # scores these days if it was fitted shortly before; None: a fit is needed
 
 
 class CandidateBuilder:
@@ -67,7 +67,7 @@ class CandidateBuilder:
         self._sets = TrainingSets(parts, options)
         self._fits = Fits(parts, recipe, options)
         self.artifact = ChampionArtifact(parts, self._sets, self._fits)
-        # the training set that `blocked` built, for a `repair` with the same cut
+        # the cut and the training set of the last call of `blocked`, for the `repair` that follows
         self._kept: tuple[int, TrainingSet] | None = None
 
     def champion(self) -> str | None:
@@ -92,9 +92,7 @@ class CandidateBuilder:
         return None
 
     def repair(self, cut_us: int, go_on: Callable[[], None], changes: Changes, actor: str | None = None) -> Repair:
-        """Make and judge a candidate; see `Candidates.repair`. `actor` is who asked for it, by default the
-        registry's actor.
-        """
+        """Make and judge a candidate; see `Candidates.repair`. `actor` asked for it (default: the registry's actor)."""
         model, compared = self._deployment.model, self.comparisons
         self._fits.count = 0
         kept, self._kept = self._kept, None
@@ -110,7 +108,7 @@ class CandidateBuilder:
         try:
             made = self._fits.of_plan(training_set, plan)
         except Misuse:
-            # if steps are recorded, the training set was stored for this repair, and is of no use now
+            # if steps are recorded, the training set was stored for this repair, which has ended
             if not isinstance(self._options.recording.steps, AtOnce):
                 self._sets.discard(training_set)
             raise
@@ -166,7 +164,7 @@ class CandidateBuilder:
         """
         model, registry, compared = self._deployment.model, self._parts.registry, self.comparisons
         version = registry.get(stored.version)
-        registry.load(version)  # check this first, because everything else takes long
+        registry.load(version)  # checked first, because the rest takes long
         training_set = self._done("data", lambda: self._parts.data.training_set(model, cut_us=cut_us))
         until_us = labelled_until(training_set)
         own = version_target(registry, version, model, until_us, seen_until_us=stored.seen_until_us)
@@ -193,7 +191,7 @@ class CandidateBuilder:
         )
 
     def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:
-        assert repair.successor is not None  # the controller only promotes versions that passed
+        assert repair.successor is not None  # only versions that passed are promoted
         move = self._parts.registry.move
         return move(self._deployment.name, CHAMPION, repair.successor, gate=repair.gate, why=why, actor=actor).previous
 
@@ -229,7 +227,7 @@ class CandidateBuilder:
         return version
 
     def _repair(self, case: Case, gate: GateRecord, scores: Floats, reference: Reference, cut_us: int) -> Repair:
-        """Return the result of a judgement as that of a refused candidate. The caller replaces what differs."""
+        """Return the result of a judgement as for a refused candidate. The caller changes it for one that passed."""
         return Repair(
             candidate=gate.candidate,
             gate=gate,
@@ -254,8 +252,8 @@ class CandidateBuilder:
     def _reference(
         self, version: Version, case: Case, scores: Floats, answered: list[Answers], *, slices: bool = True
     ) -> Reference:
-        """Return the reference days for a version's quality alarm, from scores of rows that its recipe did not learn
-        from.
+        """Return the reference days for a version's quality alarm. `answered`: scores by fits that did not see the
+        rows.
         """
         model, parts = self._deployment.model, request_slices(self._deployment) if slices else ()
         cap, labels = self._judge.cap(scores, case), self._parts.labels
@@ -264,7 +262,7 @@ class CandidateBuilder:
     def _before(
         self, training_set: TrainingSet, plan: Plan, best: Made, window: JudgingWindow, target: ComparisonTarget | None
     ) -> _Before | None:
-        """The days before the window, which complete the reference; a fit for them may begin now."""
+        """Return the days before the window that complete the reference, and begin a fit for them if one is needed."""
         # days before a change are no reference for the time after the change
         if plan.folds[1:] or self._deployment.learn == "online":
             return None
@@ -285,10 +283,10 @@ class CandidateBuilder:
     def _earlier(
         self, training_set: TrainingSet, best: Made, window: JudgingWindow, before: _Before | None
     ) -> list[Answers]:
-        """Scores of the days before the window.
+        """Return scores of the days before the window.
 
-        They come from a fit on still earlier rows, or from the version in service if it was fitted not long before
-        these days.
+        They come from the version in service if it was fitted shortly before these days, or else from a fit on earlier
+        rows.
         """
         if before is None:
             return []
@@ -302,15 +300,13 @@ class CandidateBuilder:
     def _evaluation(
         self, best: Made, training_set: TrainingSet, fold: Rows, window: JudgingWindow, champion: Floats | None
     ) -> str | None:
-        """Evaluate a candidate on the rows of the window that it did not learn from. Return the hash of the
-        evaluation.
-        """
+        """Evaluate a candidate on those rows of the window that it did not learn from. Return the evaluation's hash."""
         of_fold = msgspec.structs.replace(window, rows=window.rows & fold)
         scores = None if champion is None else champion[fold[window.rows]]
         return self._fits.evaluation(best.candidate, training_set, of_fold, scores)
 
     def _done(self, name: str, work: Callable[[], T]) -> T:
-        """Return the result of a step that is not recorded, and therefore repeated after an interruption."""
+        """Return the result of a step that is not recorded. After an interruption, it is done again."""
         found: T = self._options.recording.steps.do(name, None, work, _NEVER)
         return found
 

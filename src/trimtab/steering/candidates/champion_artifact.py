@@ -1,4 +1,4 @@
-"""The stored model of the champion: whether a new training would give the same one, and its repair if it is lost."""
+"""The stored model of the champion: whether a training now would give an equal one, and how to restore a lost one."""
 
 from __future__ import annotations
 
@@ -34,14 +34,13 @@ class ChampionArtifact:
         try:
             training_set = load_training_set(champion.training_set, self._parts.blob, key=key)
         except (NotFound, Corrupt):
-            return  # the training set is lost as well, or was stored without its rows
+            return  # the training set is lost, too, or was stored without its rows
         self._fits.fit("refit", training_set, training_set.usable)
 
     def same(self, cut_us: int) -> Version | None:
-        """Return the champion if a training now would give the same model again (same data, code and seed); otherwise
-        None.
+        """Return the champion if a training now would give an equal model (same data, code and seed); otherwise None.
 
-        If the champion's stored model is lost, this fits it again and stores the same bytes.
+        If the champion's stored model is lost, it is fitted again, and equal bytes are stored.
         """
         champion = self._same_recipe()
         if champion is None:

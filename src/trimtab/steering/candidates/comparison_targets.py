@@ -1,10 +1,9 @@
 """Comparison targets: the versions that a candidate is compared with, usually the version in service.
 
-A target scores the days on which the candidate is judged, from its own features. The version in service may have learnt
-from these days, because it is a refit: the definition of a judged candidate, fitted again on more data. Then this
-earlier candidate is used in its place. It has the same recipe (definition and way of fitting), but has not seen the
-days. # D0195 The same is done if labels take so long that the version in service knows labels that the candidate may
-not know yet. # D0214
+A target scores the days on which the new candidate is judged, from its own features. The version in service is a refit
+of an earlier candidate (fitted again on more data), and may have learnt from these days. Then the earlier candidate is
+the target. It has the same recipe (definition and way of fitting), but has not seen the days. # D0195 The same is done
+if labels take so long that the version in service knows labels that the candidate may not know yet. # D0214
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ class ComparisonTarget(msgspec.Struct, frozen=True, eq=False):
     """A version that a candidate is compared with."""
 
     version: Version
-    unseen_from_us: int  # it has not learnt from requests since this time
-    note: str = ""  # a sentence about which version scores the rows; "": simply the version in service
+    unseen_from_us: int  # the version has not learnt from requests since this time
+    note: str = ""  # if the version in service does not score the rows itself: a sentence that says which version does
 
 
 class TargetScores(msgspec.Struct, frozen=True, eq=False):
     """The scores that a comparison target gives to the rows of a window."""
 
-    scores: Floats | None  # None: it could not score the rows
-    note: str  # a sentence about which version scored the rows, or why none did; "": simply the version in service
+    scores: Floats | None  # None: the target could not score the rows
+    note: str  # a sentence that says which other version scored the rows, or why none did
 
 
 def champion_target(
@@ -49,10 +48,10 @@ def champion_target(
     Args:
         registry: The versions, and their gate records (stored judgements).
         champion: The version in service.
-        model: The candidate's model. If it has the champion's recipe, it can only be compared on days that the champion
+        model: The candidate's model. A model of the champion's recipe can only be compared on days that the champion
             has not seen. A different recipe may also be judged on earlier days. # D0195
         until_us: The end of the days.
-        learns: Whether the champion learns from each label in service. Then no earlier candidate can take its place.
+        learns: Whether the champion learns from each label in service, so that no earlier candidate can replace it.
     """
     if champion is None:
         return None
@@ -68,14 +67,13 @@ def champion_target(
 def version_target(
     registry: Registry, version: Version, model: Model, until_us: int, *, seen_until_us: int | None = None
 ) -> ComparisonTarget:
-    """Return the target for a version: itself if enough days are new to it, otherwise the candidate that it is a refit
-    of.
+    """Return the target for a version: the version itself if enough days are new to it, or else its earlier candidate.
 
     Args:
         registry: The versions and their gate records.
         version: The version to compare with.
         model: The model whose requests are scored.
-        until_us: The end of the days on which it is compared.
+        until_us: The end of the days that are compared.
         seen_until_us: The time until which the version may have seen data, if this is known better than from its
             record.
     """
@@ -89,7 +87,7 @@ def version_target(
     if found is None:
         return ComparisonTarget(version, unseen_from_us, note)
     origin, started_us = found
-    if version.refit_of is None:  # this is a candidate, which was fitted on what was known when its window began
+    if version.refit_of is None:  # a candidate, which knows nothing since its window began
         return ComparisonTarget(version, started_us, note)
     note = f"{origin.name} answered{own and f' {own}'} instead of its refit {version.name}, which has seen the window."
     return ComparisonTarget(origin, started_us, note)
@@ -136,7 +134,7 @@ def target_scores(
         NotFound: The target has the candidate's features, but its stored model is lost. Nothing can be judged without
             it.
         Corrupt: The target has the candidate's features, but its stored model is damaged.
-        Misuse: The target has the candidate's features, and cannot be loaded here, although the version in service can.
+        Misuse: The target has the candidate's features, but cannot be loaded here, although the version in service can.
     """
     model, registry = parts.deployment.model, parts.registry
     if target.version.features == model.features.hash:
@@ -191,10 +189,9 @@ def _to_restore(target: ComparisonTarget) -> str:
 
 
 def _why_champion_cannot_load(registry: Registry, model: Model) -> str | None:
-    """Return why the version in service cannot be loaded here; None if it can be loaded, or if its stored model is
-    lost.
+    """Return why the version in service cannot be loaded here; None if it can, or if its stored model is lost.
 
-    If candidates had to be better than a version that cannot be loaded, it could never be replaced.
+    Candidates need not be better than a version that cannot be loaded. Otherwise it could never be replaced.
     """
     champion = registry.alias(model.name, CHAMPION)
     if champion is None:

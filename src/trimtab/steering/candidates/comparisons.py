@@ -67,16 +67,12 @@ class Comparisons:
         return version_target(self._parts.registry, champion, self._deployment.model, until_us)
 
     def window(self, training_set: TrainingSet, *targets: ComparisonTarget | None) -> JudgingWindow:
-        """Return the newest closed days (whose labels are final) that have labels and that no target has learnt
-        from.
-        """
+        """Return the newest closed days (with final labels) that have labels, and that no target has learnt from."""
         seen_us = max((one.unseen_from_us for one in targets if one is not None), default=-(2**62))
         return judging_window(training_set, self._deployment.gate.window_us, seen_us)
 
     def plan(self, training_set: TrainingSet, target: ComparisonTarget | None, changes: Changes) -> Plan:
-        """Return the plan: which rows to learn from, and which to judge on. A model that learns online has its own
-        plan.
-        """
+        """Return the plan: which rows to learn from, and which to judge on. Online learning has another plan."""
         onset = changes.onset
         if onset is None or target is None or self._learns:
             since_us = None if self._learns or changes.repaired is None else changes.repaired.at_us
@@ -86,9 +82,9 @@ class Comparisons:
         return onset_plan(training_set, judging_window(training_set, days_us, since_us), onset)
 
     def unseen(self, cut_us: int, changes: Changes) -> str | None:
-        """Return why there are too few closed days that are new to the versions; None if there may be enough.
+        """Return why too few closed days are new to the versions; None if there may be enough.
 
-        This reads no rows, so it does not know which days have labels.
+        No rows are read, so days without labels count, too.
         """
         label = self._deployment.model.label
         closed_us = label.closed_until(cut_us)
@@ -116,7 +112,7 @@ class Comparisons:
         return self.lack_of(training_set, self.plan(training_set, target, changes).window, target)
 
     def lack_of(self, training_set: TrainingSet, window: JudgingWindow, target: ComparisonTarget | None) -> str | None:
-        """Return the same as `lack`, for a given window and target."""
+        """Return what `lack` returns, for a given window and target."""
         model, seen = self._deployment.model, ""
         if target is not None:
             seen = f", and the champion has learnt all that was known at {day_of(target.version.cut_us)}"
@@ -124,7 +120,7 @@ class Comparisons:
         if lack is not None:
             return lack if target is None else lack + self._other_recipe(target, labelled_until(training_set))
         lack = lack_of_lessons(model, window)
-        # if all labels are equal, do not report this here, because the fit's own error says more
+        # if all labels are equal, the fit reports this, with a better message
         if lack is None and np.unique(training_set.target[window.before]).size > 1:
             return lack_of_labels(model, training_set, window)
         return lack
@@ -149,7 +145,7 @@ class Comparisons:
     def answered(
         self, target: ComparisonTarget | None, training_set: TrainingSet, window: JudgingWindow
     ) -> TargetScores:
-        """Return the target's scores of the window. Without a target, the result has no scores."""
+        """Return the target's scores of the window; without a target, a result without scores."""
         if target is None:
             champion = self.champion()
             other = "" if champion is None else f"Nothing was compared with {champion.name}, which has another task "
@@ -173,12 +169,12 @@ class Comparisons:
         """Return the daily comparison of champion and successor (the new version); see `Candidates.shadow_days`."""
         model = self._deployment.model
         assert repair.successor is not None  # only a repair with a successor has a shadow
-        assert repair.gate.champion is not None  # and only one that was compared with a champion
+        assert repair.gate.champion is not None  # and so has a comparison with a champion
         try:
             # a list may have begun on the day before
             since_or_lists_us = since_us if model.group is None else since_us - DAY_US
             training_set = self._parts.data.training_set(model, cut_us=cut_us, since_us=since_or_lists_us, answers=True)
-        except NotFound:  # there was no request since then
+        except NotFound:  # no request came since then
             return (), since_us
         too_new_us = [one.start_us for one in training_set.manifest.left_out or () if one.end_us is None]
         until_us = min([model.label.closed_until(cut_us), *too_new_us]) // DAY_US * DAY_US
@@ -210,9 +206,7 @@ class Comparisons:
     def stored_side(
         self, version: Version, own: ComparisonTarget, training_set: TrainingSet, window: JudgingWindow
     ) -> Side:
-        """Return what is judged of a stored version: its scores of the window's rows, and the features that it
-        reads.
-        """
+        """Return a stored version with its scores of the window's rows, and the features that it reads."""
         model = self._deployment.model
         try:
             loaded = self._parts.registry.load(own.version)
@@ -226,7 +220,7 @@ class Comparisons:
         """Return whether the candidate is a scheduled refit: the same recipe (definition and way of fitting) as in
         service.
 
-        A refit that follows a known change of the data does not count as one.
+        A refit after a known change of the data does not count as scheduled.
         """
         if not changes.refreshes or changes.onset is not None or target is None or answered.scores is None:
             return False
@@ -234,8 +228,8 @@ class Comparisons:
         return same and self._deployment.gate.prove_refreshes is msgspec.UNSET
 
     def searchable(self, cut_us: int) -> tuple[TrainingSet, Rows, int]:
-        """Return the training set at a cut (a time), the rows that a search of parameters may use, and until when
-        labels are final.
+        """Return the training set at a cut (a time), the rows that a search of parameters may use, and the end of final
+        labels.
 
         These are the rows that a first candidate would be fitted on. No gate after this cut judges on any of them.
 
@@ -250,8 +244,8 @@ class Comparisons:
         return training_set, window.before, window.start_us
 
     def _other_recipe(self, target: ComparisonTarget, until_us: int) -> str:
-        """Return advice (with a leading space) that another recipe can be judged now, although the champion has seen
-        the days.
+        """Return the advice (after a space) that another recipe can be judged now, although the champion has seen the
+        days.
         """
         model, version = self._deployment.model, target.version
         if self._learns or version.recipe != model.hash:

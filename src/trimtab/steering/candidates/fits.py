@@ -1,4 +1,4 @@
-"""Fit the candidates of one deployment, and fit those that pass again on more data. Fits are not repeated."""
+"""Fit the candidates of one deployment, and fit those that pass again on more data. Equal fits are made once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Fits:
         self.count = 0  # callers set this to 0 before a repair
 
     def fit(self, name: str, training_set: TrainingSet, rows: Rows, half_life_us: int | None = None) -> Fitted:
-        """Fit a model on some rows. If `half_life_us` is given, the weight of a row halves with each such age."""
+        """Fit a model on some rows. With `half_life_us`, the weight of a row halves for each such time of its age."""
         self.count += 1
         recording = self._options.recording
         aged = msgspec.structs.replace(training_set, half_life_us=half_life_us)
@@ -45,7 +45,7 @@ class Fits:
         )
 
     def expect(self, training_set: TrainingSet, rows: Rows, half_life_us: int | None = None) -> bool:
-        """Let the recipe begin a fit that `fit` will probably ask for; return whether the fit runs meanwhile."""
+        """Let the recipe begin a fit that will probably be needed; return whether it has begun."""
         return self._recipe.expect(msgspec.structs.replace(training_set, half_life_us=half_life_us), rows)
 
     def expect_plan(self, training_set: TrainingSet, plan: Plan) -> bool:
@@ -62,7 +62,7 @@ class Fits:
     def of_plan(self, training_set: TrainingSet, plan: Plan) -> list[Made]:
         """Return the candidates of a plan, one for each of its sources (choices of rows to learn from).
 
-        Sources that no model can be fitted on are left out.
+        Sources on which no model can be fitted are left out.
 
         Raises:
             Misuse: No model can be fitted on the first source.
@@ -87,11 +87,11 @@ class Fits:
     def walk_forward(
         self, training_set: TrainingSet, learnt: Rows, judged: Rows, half_life_us: int | None
     ) -> Floats | None:
-        """Return scores of the rows `judged` by a fit on earlier rows; None if these are too few for the recipe."""
+        """Return scores of the rows `judged`, by a fit on the rows `learnt`; None if these are too few."""
         try:
             fitted = self.fit("walk forward", training_set, learnt, half_life_us)
             scores = self._recipe.candidate_scores(fitted, training_set, judged)
-        except Misuse:  # then the reference of the quality alarm has fewer days, which the alarm reports
+        except Misuse:  # the reference of the quality alarm has fewer days, and the alarm says so
             return None
         return scores if np.isfinite(scores).all() else None
 

@@ -1,4 +1,4 @@
-"""Judge a candidate by the rules of its deployment, and limit how far a second fit on more data may differ from it."""
+"""Judge a candidate by the rules of its deployment, and limit how far its refit on more data may differ from it."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ _STEADIER = "The model memorises single rows: make it smaller (fewer or smaller 
 
 
 class Case(msgspec.Struct, frozen=True, eq=False):
-    """The rows that a candidate is judged on, and the scores of the version that it is compared with."""
+    """The rows on which a candidate is judged, and the scores of the version with which it is compared."""
 
     training_set: TrainingSet
     window: JudgingWindow
     answered: TargetScores
-    choices: int = 1  # how many pairs of candidate and window there were to choose from
+    choices: int = 1  # from how many pairs of candidate and window the best was chosen
     folds: tuple[
         tuple[Rows, Rows], ...
-    ] = ()  # for each fit, the rows that it scores and the rows that it learnt from; empty if there is only one fit
+    ] = ()  # for each fit, the rows that it scores and the rows that it learnt from; empty: there is one fit
     plan: str = ""  # the plan in words; "" for the usual plan
-    # whether this is a scheduled refit: the recipe in service (definition and way of fitting), without a known change
-    # of the data
+    # whether it is a scheduled refit: the recipe in service (definition and way of fitting), without a known change of
+    # the data
     refreshes: bool = False
 
 
@@ -57,9 +57,9 @@ class Side(msgspec.Struct, frozen=True, eq=False):
 
     judged: Version  # the version that gave the scores
     scores: Floats
-    sample: Columns  # the features from which it scored them
+    sample: Columns  # the features that it scored
     tried: Version  # the version that would go into service: the scoring version or its refit
-    note: str = ""  # a sentence about which version gave the scores; "": simply this version
+    note: str = ""  # if not `tried` gave the scores: a sentence that says which version did
 
 
 class Judge:
@@ -67,7 +67,7 @@ class Judge:
 
     Args:
         parts: The deployment and its stores.
-        proving: A new process and a stopwatch for tests of candidates. None in a replay, which has neither.
+        proving: A new process and a stopwatch for tests of candidates; None in a replay, which has neither.
     """
 
     def __init__(self, parts: DeploymentParts, proving: Proving | None = None) -> None:
@@ -75,12 +75,12 @@ class Judge:
         self._deployment = parts.deployment
         self._rules = parts.deployment.gate
         self._proving = proving
-        self._kept: tuple[list[object], dict[str, Floats]] = ([], {})  # the newest baselines, and the rows judged
+        self._kept: tuple[list[object], dict[str, Floats]] = ([], {})  # what was judged last, and its baselines
 
     def best(
         self, training_set: TrainingSet, plan: Plan, made: Sequence[Made], answered: TargetScores
     ) -> tuple[Made, JudgingWindow]:
-        """Return the candidate and the window with the strongest evidence. The window's `before` is set to the rows
+        """Return the candidate and the window with the strongest evidence. The window's `before` becomes the rows
         learnt from.
         """
         metric = self._deployment.model.metric
@@ -96,7 +96,7 @@ class Judge:
             return paired_mean_bound(losses - against, units.at_us[rows] // DAY_US, level=level, side="upper").high
 
         windows = plan.windows if answered.scores is not None else plan.windows[:1]
-        # if some candidates have only finite scores, choose among these; otherwise `finite` reports the scores
+        # choose among candidates with only finite scores; if there are none, `finite` reports it
         numbers = [one for one in made if np.isfinite(one.scores).all()] or made[:1]
         pairs = [(one, window) for one in numbers for window in windows]
         best, window = pairs[0] if len(pairs) == 1 else min(pairs, key=proof)
@@ -148,9 +148,8 @@ class Judge:
     def too_far(self, again: Floats, scores: Floats, case: Case) -> str | None:
         """Return why a refit is refused: its scores (`again`) differ too much from the candidate's. None: they do not.
 
-        When a large change of the data is repaired, two fits of one recipe may differ more. The limit is a declared
-        distance, or a declared share (by default half) of the distance between candidate and champion, whichever is
-        larger.  # D0177
+        The limit is a declared distance or, if that is larger, a declared share (by default half) of the distance
+        between candidate and champion. So after a large change of the data, two fits may differ more. # D0177
         """
         metric, rows = self._deployment.model.metric, case.window.rows
         lists, unit = case.training_set.lists_of(rows), label_unit(metric, case.training_set.target[rows])
@@ -175,9 +174,10 @@ class Judge:
         return loss_cap(metric, unit_losses(metric, target, scores, lists)[0])
 
     def baselines(self, case: Case) -> dict[str, Floats]:
-        """The scores of the window's rows by baseline, without those that the rules leave out or that have none.
+        """Return the baselines' scores of the window's rows, without baselines that the rules leave out or that have
+        none.
 
-        They are kept until other rows are judged.
+        The result is kept until other rows are judged.
         """
         rows = case.window.rows
         folds = case.folds or ((rows, case.window.before),)
@@ -214,12 +214,12 @@ class Judge:
         return None if version is None else version.id
 
     def _comparisons(self, side: Side, case: Case) -> float:
-        """Return the number of this judgement among all that were made on its days, at least 1."""
+        """Return how many judgements were made on these days, with this one; see `repeated_comparisons`."""
         judgement = Judgement(side.judged.recipe, case.window.start_us, case.window.end_us)
         return comparisons_of(self._parts.registry, self._deployment.name, judgement)
 
     def _own_checks(self, side: Side) -> list[GateCheck]:
-        """Make the checks for which only the stored candidate is needed. "loads" is the first."""
+        """Make the checks that need only the stored candidate. The first is "loads"."""
         loaded, read_back = loads(self._parts.registry, side.tried)
         found = [read_back, loads_in_fresh_process(self._proving, side.tried)]
         if self._rules.latency_us is not None:
@@ -240,7 +240,7 @@ def finite(scores: Floats, version: Version) -> Floats:
 
 
 def _gate_window(training_set: TrainingSet, window: JudgingWindow) -> Window:
-    """Return the rows of some days in the form that a gate takes."""
+    """Return the rows of a window in the form that a gate takes."""
     rows = window.rows
     where = (training_set.begun_us[rows], training_set.target[rows], training_set.lists_of(rows))
     return Window(window.start_us, window.end_us, *where)

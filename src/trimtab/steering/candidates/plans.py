@@ -20,20 +20,20 @@ _HALF_LIFE_US = 7 * DAY_US
 
 
 class Source(msgspec.Struct, frozen=True, eq=False):
-    """A choice of rows that a candidate may learn from."""
+    """One choice of the rows that a candidate learns from."""
 
     name: str
-    rows: Rows  # the rows for the candidate; rows that it is judged on are taken out of them
+    rows: Rows  # the rows for the candidate, some of which may be judged: see `Plan.learnt`
     refit: Rows  # the rows for the refit that goes into service
-    half_life_us: int | None = None  # the weight of a row halves with each such age; None: all rows have equal weight
+    half_life_us: int | None = None  # the weight of a row halves for each such time of its age
 
 
 class Plan(msgspec.Struct, frozen=True, eq=False):
     """Which rows candidates learn from, and which they are judged on.
 
     The rows to judge on are divided into folds. Each fold is scored by a fit that has learnt from none of its rows.
-    Usually there is one fold and one fit. With two folds of alternate days, all days since a change can be judged,
-    although each fit learns from half of them.
+    Usually there is one fold. With two folds of alternate days, all days since a change are judged, and each fit also
+    learns from half of them.
     """
 
     windows: tuple[JudgingWindow, ...]  # the longest window first; it contains the other windows
@@ -47,17 +47,17 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def choices(self) -> int:
-        """How many pairs of source and window there are. The best pair is judged, so all of them share the gate's
-        error.
+        """The number of pairs of source and window. The best is judged, so all pairs share the error that the gate
+        allows.
         """
         return len(self.sources) * len(self.windows)
 
     def learnt(self, source: Source, fold: Rows) -> Rows:
-        """Return the rows that a fit learns from if it scores a fold."""
+        """Return the rows for the fit that scores a fold."""
         return source.rows & ~fold
 
     def assembled(self, answers: Sequence[Floats]) -> Floats:
-        """Return the scores of all rows of the longest window in order, given the scores of each fold."""
+        """Return the scores of all rows of the longest window, in their order, from the scores of each fold."""
         if len(self.folds) == 1:
             return answers[0]
         whole = np.empty((int(self.window.rows.sum()), *answers[0].shape[1:]))
@@ -71,7 +71,7 @@ class Made(msgspec.Struct, frozen=True, eq=False):
 
     source: Source
     candidate: Fitted  # the fit that scores the first fold
-    scores: Floats  # the scores of the longest window's rows; each row was scored by a fit that has not learnt from it
+    scores: Floats  # of the longest window's rows, each by a fit that has not learnt from it
 
 
 def newest_plan(training_set: TrainingSet, window: JudgingWindow, since_us: int | None = None) -> Plan:
@@ -80,8 +80,7 @@ def newest_plan(training_set: TrainingSet, window: JudgingWindow, since_us: int 
     Args:
         training_set: All rows.
         window: The newest closed days (days whose labels are final).
-        since_us: When a change of the data began that was repaired last. If given, the rows since then are a second
-            source.
+        since_us: When the change of the data that was repaired last began. The rows since then are a second source.
     """
     usable = training_set.usable
     sources = [Source("all history", window.before, usable)]
@@ -95,11 +94,11 @@ def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOn
     """Return the plan for a change of the data: judge several sources on the days since the change, with two folds.
     # D0177
 
-    If a change began within the newest fortnight, a candidate that is judged on this fortnight would have learnt
-    nothing about the change. Therefore the days since the change are divided into alternate days, and every fit sees
-    half of them. The estimated beginning may be too early. Then some days are from before the change, and these favour
-    the champion. So there is a second window: it begins at the latest likely beginning of the change, or seven days ago
-    if that is later. It is used if enough of its days have labels. The days since then are also a source of their own.
+    A candidate that is judged on all days since the change would have learnt nothing about the change. Therefore these
+    days are divided into alternate days, and each fit sees half of them. If the estimated beginning is too early, the
+    first days are from before the change, and favour the champion. So there is a second window, which begins at the
+    latest likely beginning of the change, but leaves at least seven days. It is used if enough of its days have labels.
+    The days since the latest likely beginning are also a source of their own.
 
     Args:
         training_set: All rows.
@@ -130,7 +129,7 @@ def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOn
 
 
 def plan_in_words(plan: Plan, source: Source, window: JudgingWindow) -> str:
-    """Return a sentence about which rows were judged, for the record of the judgement; "" for the usual plan."""
+    """Return for the gate record which rows were learnt from and judged; "" for the usual plan."""
     if plan.choices == 1:
         return ""
     folds = ""

@@ -27,14 +27,14 @@ from trimtab.training.definitions import Model
 
 
 class ChampionFailed(Exception):
-    """Raised because the version in service cannot score rows, so nothing can be compared with it."""
+    """Raised if the version in service cannot score rows, so that nothing can be compared with it."""
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
     """A stored version that a person wants to promote."""
 
     version: str  # the id of the version
-    seen_until_us: int | None = None  # the time until which it may have seen data, if a person stated this
+    seen_until_us: int | None = None  # until when it may have seen data, if a person stated this
 
 
 class TrainingData(Protocol):
@@ -43,11 +43,11 @@ class TrainingData(Protocol):
     def training_set(
         self, model: Model, *, cut_us: int, since_us: int | None = None, answers: bool = False
     ) -> TrainingSet:
-        """Return the requests made up to `cut_us`, with features as of the time of each and labels known at `cut_us`.
+        """Return the requests up to `cut_us`, with features as of each request, and the labels known at `cut_us`.
 
         Args:
             model: The model whose requests and labels to return.
-            cut_us: Anything that became known later is left out.
+            cut_us: What became known later is left out.
             since_us: Leave out requests that were made before this time.
             answers: Whether to add the logged scores of the rows, if there is a prediction log.
         """
@@ -83,14 +83,14 @@ class CandidateOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     seed: int
     threads: int = 1  # how many threads a fit uses
-    # returns the recipe (how models are fitted) to use in place of a given one; a replay shares fits in this way
+    # returns the recipe (how models are fitted) that replaces a given one; replays use it to share fits
     around: Callable[[Recipe], Recipe] = lambda recipe: recipe
     save: Callable[[TrainingSet, Blob], str] = save_training_set
     evaluates: bool = True  # whether to evaluate each candidate, with baselines and intervals
-    recording: Recording = Recording()  # records the results of steps, so that no step is repeated
+    recording: Recording = Recording()  # records the results of steps, so that no step is done twice
     # a new process and a stopwatch for tests of candidates; None: these tests are not made
     proving: Proving | None = None
-    # makes the input profile of a successor (the version that goes into service)
+    # makes the input profile of a version that goes into service
     profile: Callable[[Version, TrainingSet], object] | None = None
 
 
@@ -102,7 +102,7 @@ class Candidates(Protocol):
         ...
 
     def blocked(self, cut_us: int, changes: Changes) -> str | None:
-        """Return why no candidate can be judged on the data known at `cut_us`, in one sentence; None if one can be."""
+        """Return in one sentence why no candidate can be judged on the data known at `cut_us`; None if one can be."""
         ...
 
     def repair(self, cut_us: int, go_on: Callable[[], None], changes: Changes) -> Repair:
@@ -111,8 +111,8 @@ class Candidates(Protocol):
         Args:
             cut_us: Only data that were known at this time are used.
             go_on: Called before the candidate is judged. If it raises an error, the repair ends.
-            changes: Known changes of the data. If one of them is to be repaired now, candidates are judged on the days
-                since then, and learn from part of these days.
+            changes: Known changes of the data. If one is to be repaired now, candidates are judged on the days since
+                then, and learn from some of them.
 
         Raises:
             Misuse: No candidate can be fitted on these data with this recipe.
@@ -138,7 +138,7 @@ class Candidates(Protocol):
         ...
 
     def shadow_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
-        """Compare successor and champion by day on requests since a time. Also return until when days are complete.
+        """Compare successor and champion by day, on requests since a time. Also return until when days are complete.
 
         Labels are those known at `cut_us`.
 

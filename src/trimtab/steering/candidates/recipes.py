@@ -32,23 +32,23 @@ class Scoring(Protocol):
 
 
 class Recipe(Protocol):
-    """Fits models, and scores rows with them as would be done in service."""
+    """Fits models, and scores rows as these would in service."""
 
     def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted: ...
 
     def expect(self, training_set: TrainingSet, rows: Rows) -> bool:
-        """Begin a fit that `fit` will probably be asked for, if it can run meanwhile; return whether it runs."""
+        """If a fit can run in the background, begin one that `fit` will probably need. Return whether it has begun."""
         ...
 
     def candidate_scores(self, fitted: Scoring, training_set: TrainingSet, window: Rows) -> Floats: ...
 
     def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
-        """Return the scores that the champion gave to rows in service. Rows without logged scores are scored now."""
+        """Return the champion's logged scores of rows. Rows without a logged score are scored now."""
         ...
 
 
 def stored_scores(recipe: Recipe, loaded: LoadedModel, training_set: TrainingSet, model: Model) -> Floats:
-    """Return a stored version's scores of all rows in a set, as it would give them in service.
+    """Return the scores that a stored version would give to all rows of a training set in service.
 
     A model that learns online also learns from the rows while it scores them.
     """
@@ -69,7 +69,7 @@ class BatchRecipe:
         return fit(self._model, training_set, rows=rows, seed=self._seed, threads=self._threads)
 
     def expect(self, training_set: TrainingSet, rows: Rows) -> bool:
-        """Return False: next to a service, fits are made one after the other."""
+        """Return False: fits are made one after the other, so as not to slow down a service."""
         return False
 
     def candidate_scores(self, fitted: Scoring, training_set: TrainingSet, window: Rows) -> Floats:
@@ -101,7 +101,7 @@ class LiveScores(Protocol):
 class OnlineRecipe:
     """The recipe of a model that learns from each label after its prediction.
 
-    Candidates are judged in the same way, hour by hour.
+    When a candidate is judged, it also learns from the labels, hour by hour.
     """
 
     def __init__(self, model: Model, live: LiveScores, *, seed: int) -> None:
@@ -138,7 +138,7 @@ class OnlineRecipe:
         return scores
 
     def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
-        """Return the logged scores. If a row has none, it is scored by the version as it was registered."""
+        """Return the logged scores. Rows without one are scored by the version as it was registered."""
         logged = self._live.scores_of(
             training_set.keys.take(window).to_list(),
             version=champion.version.id,

@@ -1,4 +1,4 @@
-"""The reference of a version: days scored by fits that had not seen them, to compare its days in service with."""
+"""The reference of a version, with which its days in service are compared: days scored by fits that never saw them."""
 
 from __future__ import annotations
 
@@ -25,18 +25,17 @@ from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 
 LEAST_SLICE_DAYS: Final = 14  # a slice needs this many days with labels; otherwise it has no reference
-LONG_REFERENCE: Final = 84  # this many days, so that holidays and a bad week do not matter much
+LONG_REFERENCE: Final = 84  # so many days that holidays and a bad week hardly matter
 MOST_SLICES: Final = 200  # a column with more values than this has no slices
-# if the version in service was fitted at most this long before some days, it scores them instead of a new fit
+# days are scored by the version in service, and not by a new fit, if it was fitted at most this long before
 AS_NEW_US: Final = 7 * DAY_US
 
 
 def request_slices(deployment: Deployment) -> tuple[str | NamedSlice, ...]:
     """Return the slices of a deployment's days: columns of the request, and expressions that the gate names.
 
-    The columns are those that the gate names. If it names none, they are all columns of texts and bools. Slices that
-    read features are left out, because logged requests have no features. A ranking has no slices, because its lists are
-    judged as a whole.
+    If the gate names no columns, all columns of texts and bools are taken. Slices that read features are left out,
+    because logged requests have no features. A ranking has no slices, because its lists are judged as a whole.
     """
     model = deployment.model
     if model.task == "ranking":
@@ -75,7 +74,7 @@ def healthy_reference(
     cap: float,
     slices: Sequence[str | NamedSlice],
 ) -> Reference:
-    """Sum up scores by day, in total and for each slice. Labels are those with which the days would have been closed.
+    """Sum up the losses by day, in total and by slice. Labels are those with which the days would have been closed.
 
     Args:
         model: The model.
@@ -108,10 +107,10 @@ def healthy_reference(
 
 
 def walk_forward_rows(training_set: TrainingSet, window: JudgingWindow) -> tuple[Rows, Rows] | None:
-    """Return rows to learn from and rows to score, so that a reference gets days before a window.
+    """Return rows to learn from and rows to score, so that the reference also has days before a window.
 
-    The reference then has 84 days, if at least twice as many rows remain to learn from as are scored. Otherwise it has
-    28 days. None: the window alone has that many days, or fewer rows would remain to learn from than would be scored.
+    The reference gets 84 days if twice as many rows remain to learn from as are scored, and otherwise 28. None: the
+    window alone has that many days, or fewer rows would remain to learn from than would be scored.
     """
     at_us, usable = training_set.at_us, training_set.usable
     for days, rest in ((LONG_REFERENCE, 2.0), (FULL_REFERENCE, 1.0)):
@@ -125,12 +124,10 @@ def walk_forward_rows(training_set: TrainingSet, window: JudgingWindow) -> tuple
 
 
 def refit_allowance(metric: Loss, scores: Floats, again: Floats, cap: float) -> dict[str, float]:
-    """Return how far the days of a refit (the final fit on more data) may be from those of its candidate, for each
-    value.
+    """Return for each kind of value how far the days of a refit may be from those of its candidate without evidence.
 
-    The reference is made with the scores of the candidate, but the refit goes into service. This is how far its daily
-    values would be from the candidate's without any change of the data, if the candidate's scores were the true
-    probabilities.
+    The reference has the scores of the candidate, but its refit on more data goes into service. The result is the
+    distance of their daily values if the data do not change, and the candidate's scores are the true probabilities.
 
     Args:
         metric: The model's loss.

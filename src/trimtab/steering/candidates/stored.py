@@ -23,18 +23,18 @@ from trimtab.training.search import Chosen
 class Recording(msgspec.Struct, frozen=True):
     """How the results of training steps are recorded, and what all steps depend on.
 
-    By default nothing is recorded, as in replays.
+    The default, for replays, records nothing.
     """
 
     steps: Steps = AtOnce()
-    # returns everything that a training set depends on, given the time of its cut
+    # returns everything that a training set with a given cut depends on
     pin: Callable[[Model, int], object] = lambda model, cut_us: None
     # returns the recipe (how models are fitted), the seed, the number of threads and the environment
     code: Callable[[], object] = lambda: None
 
 
 class _StoredFit(msgspec.Struct, frozen=True, kw_only=True):
-    """A fitted model as it is recorded. The model's bytes are in the blob that its version will refer to."""
+    """A fitted model as it is recorded. Its bytes are in the blob to which its version will refer."""
 
     model: str
     recipe: str
@@ -48,7 +48,7 @@ class _StoredFit(msgspec.Struct, frozen=True, kw_only=True):
     chosen: Chosen | None = None
 
 
-# the fields that `Fitted` has as well
+# the fields that `Fitted` has, too
 _AS_THEY_ARE = [name for name in _StoredFit.__struct_fields__ if name != "artifact"]
 
 

@@ -15,7 +15,7 @@ from trimtab.training.data.sets import TrainingSet, load_manifest, save_training
 
 
 class Unusable(Exception):
-    """Raised because no candidate can be made from a training set. The message says why."""
+    """Raised if no candidate can be made from a training set. The message says why."""
 
 
 class TrainingSets:
@@ -27,7 +27,7 @@ class TrainingSets:
         self._options = options
 
     def at(self, cut_us: int, lack: Callable[[TrainingSet], str | None] = lambda training_set: None) -> TrainingSet:
-        """Return the training set with everything that was known at one time (the cut).
+        """Return the training set of a time (the cut).
 
         Args:
             cut_us: The set only has what was known at this time.
@@ -66,7 +66,7 @@ class TrainingSets:
             blob.delete(one)
 
     def differs_from(self, version: Version) -> Callable[[TrainingSet], str | None]:
-        """Return a function for the argument `lack` of `at`, which refuses all training sets but that of a version."""
+        """Return a function for the argument `lack` of `at` that refuses all training sets except that of a version."""
         try:
             made_of = msgspec.structs.replace(load_manifest(version.training_set, self._parts.blob), parquet=None)
         except (NotFound, Corrupt):

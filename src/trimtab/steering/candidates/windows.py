@@ -1,4 +1,4 @@
-"""The window of days that a gate judges on, and what data are missing to judge on it."""
+"""The window of days on which a gate judges, and which data are missing to judge on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trimtab.steering.definitions import LEAST_WINDOW_US
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 
-LEAST_DAYS = 5  # a window needs labels on this many days: a week without its weekend
+LEAST_DAYS = 5  # a window needs labels on this many days (a week without its weekend)
 LEAST_WINDOW = format_duration(LEAST_WINDOW_US)
 _WIDER = "tt.beats_champion(window=...)"
 
@@ -25,13 +25,13 @@ class JudgingWindow(msgspec.Struct, frozen=True, eq=False):
     end_us: int
     rows: NDArray[np.bool_]  # the labelled rows of the window, as a boolean array over the training set
     before: Rows  # the rows whose labels were final when the window began
-    judged: bool = True  # False: nothing is judged, and only the rows before the window are used
+    judged: bool = True  # False: nothing is judged, only the rows before the window are used
 
 
 def judging_window(training_set: TrainingSet, window_us: int, unseen_from_us: int) -> JudgingWindow:
     """Return the newest closed days (days whose labels are final) that have labels.
 
-    They are at most `window_us` long, and none is before `unseen_from_us`.
+    Their time is at most `window_us`, and begins at `unseen_from_us` or later.
     """
     usable, begun_us = training_set.usable, training_set.begun_us
     end_us = labelled_until(training_set)
@@ -45,7 +45,7 @@ def judging_window(training_set: TrainingSet, window_us: int, unseen_from_us: in
 
 
 def labelled_until(training_set: TrainingSet) -> int:
-    """Return the end of the newest closed day that has labels. If none has, return the end of the newest closed day."""
+    """Return the end of the newest closed day with labels or, if there is none, of the newest closed day."""
     closed_us = training_set.manifest.closed_until(training_set.manifest.cut_us)
     begun_us = training_set.begun_us
     labelled = begun_us[training_set.usable & (begun_us < closed_us)]
@@ -60,12 +60,12 @@ def unseen_from(training_set: TrainingSet) -> int:
 
 
 def enough_from(unseen_from_us: int, label: Label) -> str:
-    """Return the first day on which enough days since `unseen_from_us` are closed, as text."""
+    """Return as text the first day on which enough days since `unseen_from_us` are closed."""
     return day_of(label.final_at(-(-(unseen_from_us + LEAST_WINDOW_US) // DAY_US) * DAY_US))
 
 
 def lack_of_days(training_set: TrainingSet, window: JudgingWindow, seen: str) -> str | None:
-    """Return a sentence about the days that a window lacks; None if it lacks none. The sentence contains `seen`."""
+    """Return a sentence about days that a window lacks, with `seen` in it; None if it lacks none."""
     labelled = training_set.at_us[training_set.usable]
     if not labelled.size:
         states = ", ".join(f"{n} {state}" for state, n in training_set.manifest.by_state.items())
@@ -86,7 +86,7 @@ def lack_of_days(training_set: TrainingSet, window: JudgingWindow, seen: str) ->
 
 
 def lack_of_lessons(model: Model, window: JudgingWindow) -> str | None:
-    """Return a sentence about the rows that are missing to learn from before a window; None if there are enough."""
+    """Return a sentence about missing rows to learn from before a window; None if there are enough."""
     chosen = model.chosen
     if chosen is not None and window.judged and window.start_us < chosen.until_us:
         return (
@@ -104,7 +104,7 @@ def lack_of_lessons(model: Model, window: JudgingWindow) -> str | None:
 
 
 def lack_of_labels(model: Model, training_set: TrainingSet, window: JudgingWindow) -> str | None:
-    """Return a sentence about why the labels of a window are not enough to judge on; None if they are."""
+    """Return in a sentence why the labels of a window are not enough to judge on; None if they are."""
     rows, first = window.rows, day_of(window.start_us)
     last = day_of(int(training_set.at_us[training_set.usable].max()))
     labelled_days = np.unique(training_set.begun_us[rows & training_set.informative] // DAY_US).size
@@ -115,7 +115,7 @@ def lack_of_labels(model: Model, training_set: TrainingSet, window: JudgingWindo
             f"{LEAST_DAYS} such days are needed. Load more, wait, or judge on more days: {_WIDER}."
         )
     labels = np.unique(training_set.target[rows])
-    if labels.size == 1 and window.judged:  # with a single label, no model is better than a constant # D0196
+    if labels.size == 1 and window.judged:  # if all labels are equal, no model is better than a constant # D0196
         names = model.label.class_names
         said = names[int(labels[0])] if model.task == "multiclass" else f"{labels[0]:g}"
         return (

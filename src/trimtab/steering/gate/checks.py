@@ -20,12 +20,12 @@ from trimtab.steering.gate.slices import EVERY_SLICE, slice_checks
 from trimtab.steering.gate.version_checks import FRESH_PROCESS, LATENCY, LOADS
 
 Decide: TypeAlias = Callable[[Facts], Iterator[GateCheck]]
-# What the text of a gate record says about a check. A failed check is always named in it. "numbers": nothing more is
-# said, because the text has the numbers anyway. "reason": the check's reason follows, if it failed. "slices": the same,
-# and also if a slice has too little evidence. "remark" and "note" are not checks: a remark is always shown, and a note
-# only if evidence is missing.
+# What the text of a gate record says about a check. The text names each failed check. "numbers": nothing more, because
+# the text has the numbers anyway. "reason": the reason of a failed check. "slices": like "reason", also if a slice has
+# too little evidence. "remark" and "note" are not checks: a remark is always shown, and a note only if evidence is
+# missing.
 Shown: TypeAlias = Literal["numbers", "reason", "slices", "remark", "note"]
-_CALIBRATION_LEVEL = 0.95  # one-sided confidence with which a calibration error must exceed the limit
+_CALIBRATION_LEVEL = 0.95  # one-sided confidence with which a calibration error must exceed the limit to be refused
 _REFRESHED = (
     "A scheduled refit of the same model definition must be better and not provably worse; no proof that it is better "
     "is asked for."
@@ -35,7 +35,7 @@ _REFRESHED = (
 class Check(msgspec.Struct, frozen=True):
     """One row of the table of checks."""
 
-    # the names of the findings that decide; further findings (about a slice or a baseline) are details
+    # the names of the findings that decide; other findings (about one slice or baseline) are details
     names: tuple[str, ...]
     decide: Decide
     shown: Shown = "reason"
@@ -83,7 +83,7 @@ def _labels(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _lists(facts: Facts) -> Iterator[GateCheck]:
-    """Count the lists of a ranking that can be compared. A list whose labels are all equal cannot. # D0086"""
+    """Count the lists of a ranking that can be compared: their labels must not all be equal. # D0086"""
     lists, compared = facts.window.lists, facts.losses.size
     assert lists is not None  # without lists, the check does not apply
     alike = int(np.unique(lists).size) - compared
@@ -108,7 +108,7 @@ def _better_by_margin(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _provably_better(facts: Facts) -> Iterator[GateCheck]:
-    """Check that the upper bound of the difference in mean loss is below 0, or below the margin if that is negative."""
+    """Check that the upper bound of the difference in mean loss is below 0 or, for a negative margin, -margin."""
     allowed, bound = max(0.0, -facts.rule.margin), facts.difference[1]
     reason = f"The difference in mean loss is at most {bound:+.4f} with {percent(facts.rule.level)} confidence; "
     reason += f"it must be below {allowed:g}."
@@ -118,7 +118,7 @@ def _provably_better(facts: Facts) -> Iterator[GateCheck]:
 def _not_provably_worse(facts: Facts) -> Iterator[GateCheck]:
     """Check that the lower bound of the difference is not above 0. # D0007
 
-    This is enough for a scheduled refit, that is, the same definition fitted on newer data.
+    This is enough for a scheduled refit: the same definition, fitted on newer data.
     """
     allowed, level = max(0.0, -facts.rule.margin), facts.rule.level
     low = paired_mean_bound(facts.differences, facts.at_us // DAY_US, level=level, side="lower").low
@@ -128,9 +128,7 @@ def _not_provably_worse(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _tries(facts: Facts) -> Iterator[GateCheck]:
-    """Remark how often candidates were judged on these days, because the best of several looks better than it is.
-    # D0195
-    """
+    """Remark how often candidates were judged on these days: the best of several looks better than it is. # D0195"""
     if facts.comparisons > 1:
         level = percent(facts.rule.level)
         said = f"Judgement number {facts.comparisons:.3g} on these days, so the proof must hold at {level}."
@@ -138,10 +136,10 @@ def _tries(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _calibrated(facts: Facts) -> Iterator[GateCheck]:
-    """Check the distance of mean score and mean label; as large a distance as the champion's is allowed as well.
+    """Check the distance of mean score and mean label. A distance up to the champion's is allowed, too.
 
-    A refresh fails only if its distance is provably larger than allowed. The mean label of a fortnight varies with its
-    days, so the distance itself often exceeds the bound by chance. # D0007
+    A scheduled refit fails only if its distance is provably larger than allowed, because the mean label of a fortnight
+    varies, so that the distance often exceeds the bound by chance. # D0007
     """
     labels, gap = facts.window.labels, facts.gap
     assert gap is not None  # the check does not apply to rankings
@@ -188,7 +186,7 @@ def _slices(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _own(name: str) -> Decide:
-    """Return the function for a check that was made before, with nothing but the stored candidate."""
+    """Return the function for a check that was made before, on the stored candidate alone."""
 
     def decide(facts: Facts) -> Iterator[GateCheck]:
         if name in facts.own_checks:

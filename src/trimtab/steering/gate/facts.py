@@ -22,7 +22,7 @@ from trimtab.steering.gate.window import Floats, Window
 class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
     """Everything that the checks of one judgement need. A unit is a row, or for a ranking a list."""
 
-    rule: BeatsChampion  # already stricter if candidates were judged on these days before
+    rule: BeatsChampion  # already made stricter, if candidates were judged on these days before
     window: Window
     metric: Loss
     scores: Floats  # the scores of the candidate
@@ -31,11 +31,11 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
     row_parts: tuple[Part, ...]
     baseline_scores: Mapping[str, Floats]
     loads: bool
-    own_checks: Mapping[str, GateCheck]  # checks that were made with nothing but the stored candidate, by name
+    own_checks: Mapping[str, GateCheck]  # checks that were made on the stored candidate alone, by name
     candidate_note: str
     champion_note: str
     plan_note: str
-    comparisons: float  # the number of this judgement on these days; see `gate.repeated_comparisons`
+    comparisons: float  # how many judgements were made on these days, with this one; see `gate.repeated_comparisons`
     refreshes: bool
 
     @property
@@ -63,7 +63,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
 
     @cached_property
     def parts(self) -> list[Part]:
-        """The slices; each says which units are in it."""
+        """The slices, each with its units."""
         return [self.window.by_unit(part, self._units[1]) for part in self.row_parts]
 
     @cached_property
@@ -73,8 +73,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
 
     @cached_property
     def champion_losses(self) -> Floats:
-        """The champion's loss of each unit, shape (units,). It may only be read if the champion scored the rows."""
-        assert self.champion_scores is not None  # checks that read this do not apply without a champion
+        """The champion's loss of each unit, shape (units,). Only read it if the champion scored the rows."""
+        assert self.champion_scores is not None  # without a champion, no check reads this
         return self.window.losses(self.metric, self.champion_scores)[0]
 
     @cached_property
@@ -84,9 +84,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
 
     @cached_property
     def difference(self) -> tuple[float, float]:
-        """The mean difference, and its one-sided upper bound at the level of the rules. Days are the independent
-        units.
-        """
+        """The mean difference and its one-sided upper bound, at the level of the rules. Days count as independent."""
         found = paired_mean_bound(self.differences, self.at_us // DAY_US, level=self.rule.level, side="upper")
         return found.estimate, found.high
 

@@ -18,8 +18,8 @@ from trimtab.steering.gate.slices import Part, slice_checks
 
 FLOOR, FLOOR_OF_SLICES = "floor", "floor_of_slices"
 _LINEAR: Final = "linear"
-_LEVEL: Final = 0.95  # a candidate is refused if the linear model is better with this one-sided confidence
-_KEPT: Final = 0.8  # the linear model has a gain over the other baselines; a candidate must reach this share of it
+_LEVEL: Final = 0.95  # a candidate is only refused if it is worse with this one-sided confidence
+_KEPT: Final = 0.8  # a candidate must reach this share of the linear model's gain over the other baselines
 
 _INSTEAD = (
     "Change the features or the estimator, or declare tt.beats_champion(..., baselines=False) to let candidates pass "
@@ -46,21 +46,21 @@ def floor_checks(
     *,
     slice_margin: float = 0.0,
 ) -> list[GateCheck]:
-    """Return a finding for each baseline, then the checks `floor` (all rows) and `floor_of_slices`.
+    """Return a finding for each baseline, followed by the checks `floor` (all rows) and `floor_of_slices`.
 
     A candidate must have a lower mean loss than each baseline that reads no features. The linear model with the same
-    features is treated differently, because the candidate may itself be such a model. The linear model has a gain over
-    the best other baseline. A candidate is refused if it provably (one-sided 95 %) lacks more than a fifth of this
-    gain. On a slice, the candidate may not be provably worse by more than `slice_margin` than the baseline that is best
-    on the window. All slices are tested together at 95 % (Bonferroni).
+    features is treated differently, because the candidate may be such a model itself. It has a gain over the best other
+    baseline. A candidate is refused if it provably (one-sided 95 %) lacks more than a fifth of this gain. On a slice,
+    the candidate may not be provably worse by more than `slice_margin` than the baseline that is best on the window.
+    All slices are tested together at 95 % (Bonferroni).
 
     Args:
         losses: The losses of the candidate, shape (units,). A unit is a row, or for a ranking a list.
         baselines: The losses of each baseline by name, shape (units,). A baseline with a loss that is not finite is
             left out.
         at_us: The time of each unit, shape (units,).
-        parts: The slices; each says which units are in it.
-        slice_margin: By how much the mean loss of a slice may be larger.
+        parts: The slices, each with its units.
+        slice_margin: By how much the mean loss of a slice may be larger than the baseline's.
     """
     known = {name: other for name, other in baselines.items() if np.isfinite(other).all()}
     if not known or not losses.size or not np.isfinite(losses).all():

@@ -9,11 +9,12 @@ from trimtab.stats.metrics.losses import Loss
 from trimtab.steering.definitions import BeatsChampion
 from trimtab.steering.gate.checks import CHECKS, Check, percent
 from trimtab.steering.gate.facts import Facts
+from trimtab.steering.gate.floor import FLOOR, FLOOR_OF_SLICES
 from trimtab.steering.gate.repeated_comparisons import stricter
 from trimtab.steering.gate.slices import EVERY_SLICE, Part
 from trimtab.steering.gate.window import Floats, Window
 
-_Found = list[tuple[Check, list[GateCheck]]]  # each check that applies, with its findings, in order
+_Found = list[tuple[Check, list[GateCheck]]]  # the checks that apply, in order, each with its findings
 
 
 def judge(
@@ -40,11 +41,11 @@ def judge(
     plan: str = "",
     refreshes: bool = False,
 ) -> GateRecord:
-    """Make all checks of `gate.checks` on a candidate, and return the gate record, which has the result of each.
+    """Make all checks of `gate.checks` on a candidate, and return the gate record, which has their results.
 
     Args:
         rule: The rules of the gate.
-        window: The rows on which both are judged.
+        window: The rows on which candidate and champion are judged.
         gate_id: The id of the record.
         model: The name of the model.
         metric: The loss whose mean is compared.
@@ -56,16 +57,16 @@ def judge(
         judged_at_us: The present time.
         loads: Whether the stored candidate could be loaded and gave the same scores.
         parts: The slices of the window that the rules name.
-        trials: Checks that were made with nothing but the stored candidate. If one is called "loads", the argument
-            `loads` is not used.
-        rival: A sentence about which version gave the champion's scores, or why none did; "": the champion itself.
-        stand_in: A sentence about which version gave the candidate's scores; "": the candidate itself.
+        trials: Checks that were made on the stored candidate alone. If one is called "loads", the argument `loads` is
+            not used.
+        rival: If the champion did not give its scores: a sentence that says which version did, or why none did.
+        stand_in: If the candidate did not give its scores: a sentence that says which version did.
         baselines: The scores of the same rows by each baseline. The candidate must be better than the best baseline.
-        tries: 1 plus, for each earlier comparison with a champion, the share of these days that it covered. If it is
-            above 1, the evidence has to be stronger.
-        choices: How many pairs of candidate and window there were to choose from. All of them share the allowed error.
-        folds: How many fits scored the window. Each scored a part of the window that it had not learnt from.
-        plan: A sentence about which rows were learnt from and judged; "" for the usual plan.
+        tries: How many comparisons with a champion were made on these days, with this one; see `number_of`. Above 1,
+            the evidence has to be stronger.
+        choices: From how many pairs of candidate and window this one was chosen. All of them share the allowed error.
+        folds: How many fits scored the window, each a part from which it had not learnt.
+        plan: A sentence that says which rows were learnt from and judged; "" for the usual plan.
         refreshes: Whether this is a scheduled refit: the definition in service fitted on newer data, without a known
             change of the data.
     """
@@ -120,6 +121,14 @@ def _decided(found: _Found) -> Iterator[tuple[Check, GateCheck]]:
                 yield check, one
 
 
+_WORDS = {  # what a candidate is that passes a check, where the name of the check does not say it
+    "better_by_margin": "better by the margin",
+    "provably_better": "provably better",
+    FLOOR: "better than the best baseline",
+    FLOOR_OF_SLICES: "better than the best baseline in each slice",
+}
+
+
 def _outcome(facts: Facts, decided: Sequence[tuple[Check, GateCheck]]) -> str:
     """Return a text: whether the candidate passed, the deciding numbers, and the reason of each failed check."""
     if facts.compares:
@@ -133,14 +142,12 @@ def _outcome(facts: Facts, decided: Sequence[tuple[Check, GateCheck]]) -> str:
     failed = [(check, one) for check, one in decided if one.verdict == "failed"]
     if not failed:
         return f"Passed: {values}."
-    refused = f"Refused, not {', not '.join(one.name for _, one in failed)}: {values}."
+    refused = f"Refused, not {', not '.join(_WORDS.get(one.name, one.name) for _, one in failed)}: {values}."
     return " ".join([refused, *(one.reason for check, one in failed if check.shown != "numbers")])
 
 
 def _remarks(found: _Found) -> Iterator[str]:
-    """Yield remarks for the record, whether the candidate passed or not: missing evidence, and stricter
-    requirements.
-    """
+    """Yield remarks for the record about missing evidence and stricter requirements, even if the candidate passed."""
     for check, ones in found:
         silent = any(one.verdict == "no evidence" for one in ones)
         if check.shown == "remark" or (check.shown == "note" and silent):

@@ -1,4 +1,4 @@
-"""Repeated comparisons on the same days: each further one needs stronger evidence. # D0195"""
+"""Repeated comparisons on the same days: each one needs stronger evidence than the one before. # D0195"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Judgement(msgspec.Struct, frozen=True):
 
 
 def comparisons_of(registry: Registry, model: str, judgement: Judgement) -> float:
-    """Return the number of a judgement among all stored gate records of a model; see `number_of`."""
+    """Return how many judgements were made on a judgement's days, by the gate records of a model; see `number_of`."""
     found = [
         (gate.judged_at_us, Judgement(version.recipe, gate.window_start_us, gate.window_end_us))
         for version in registry.versions(model)
@@ -33,10 +33,10 @@ def number_of(judgement: Judgement, made: Iterable[tuple[int, Judgement]]) -> fl
     """Return 1 plus, for each earlier judgement, the share of this judgement's days that the earlier one covered.
 
     So if half of the days are new, an earlier judgement counts for a half, and one on other days does not count. The
-    same recipe on the same days is the same judgement, and keeps its number.
+    same recipe on the same days is the same judgement, and the result stays the same.
 
     Args:
-        judgement: The judgement to number.
+        judgement: The judgement that is made now.
         made: The earlier judgements, each with its time.
 
     >>> week = Judgement("a", 0, 7)
@@ -51,11 +51,11 @@ def number_of(judgement: Judgement, made: Iterable[tuple[int, Judgement]]) -> fl
 
 
 def stricter(rule: BeatsChampion, number: float, choices: int = 1) -> BeatsChampion:
-    """Return the rules for judgement number `number`, which took the best of `choices` pairs of candidate and window.
+    """Return the rules for the `number`-th judgement on the same days, which took the best of `choices` pairs.
 
-    The error 1 - level is divided by the number of choices (Bonferroni), and by the square of `number`. The sum of 1 /
-    k**2 is pi**2 / 6 = 1.65. So if a candidate is only as good as the champion, all comparisons on the same days
-    together let it pass with at most 1.65 times the error.
+    A pair is a candidate and a window. The error 1 - level is divided by the number of pairs (Bonferroni), and by the
+    square of `number`. The sum of 1 / k**2 is pi**2 / 6 = 1.65. So if candidates are only as good as the champion, the
+    probability that one of them passes on the same days is at most 1.65 times the error.
 
     >>> from trimtab.steering.definitions import beats_champion
     >>> [round(stricter(beats_champion(), number).level, 4) for number in (1, 1.5, 2, 3)]

@@ -1,4 +1,4 @@
-"""Scales: units in which differences of scores are limited, and the largest loss that a row may count with."""
+"""Scales: units in which differences of scores are limited, and the largest loss that a row may count as."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from trimtab.stats.metrics.loss_names import CLASS_LOSSES, PROBABILITIES, PROBAB
 
 Floats = NDArray[np.float64]
 
-_FAR = 3.0  # a cap is at least the loss of an error that is three times the median error
-_KEPT_OF_MEAN = 0.95  # if the losses of rows differ a lot, at least this share of the mean loss must remain with a cap
-_FEW = 0.99  # losses above this quantile are always limited to it
+_FAR = 3.0  # a cap is at least the loss of an error of this many times the median error
+_KEPT_OF_MEAN = 0.95  # with a cap, at least this share of the mean loss must remain
+_FEW = 0.99  # but the cap is never raised above this quantile of the losses
 _REFIT_PROBABILITY = 0.1
 _REFIT_NUMBER = 0.25
 _REFIT_PLACES = 0.2
 
 
 def label_unit(metric: Loss, labels: Floats) -> float:
-    """Return the unit for differences of scores: 1 for probabilities, for numbers the standard deviation of the labels.
+    """Return the unit for differences of scores: 1 for probabilities, the labels' standard deviation for numbers.
 
     With this unit, amounts in euros and in cents are treated alike.
 
@@ -33,8 +33,7 @@ def label_unit(metric: Loss, labels: Floats) -> float:
 
 
 def refit_distance(metric: Loss) -> float:
-    """Return the default limit for the mean distance between a candidate's scores and those of its final fit on more
-    data.
+    """Return the default limit for the mean distance between the scores of a candidate and of its refit on more data.
 
     It is in units of `label_unit`.
     """
@@ -46,9 +45,9 @@ def refit_distance(metric: Loss) -> float:
 def mean_distance(one: Floats, other: Floats, lists: NDArray[np.int64] | None = None) -> float:
     """Return the mean distance between the scores of two models.
 
-    For several classes, it is the distance of the class that differs most, so that the number of classes does not
-    matter. # D0076 The scores of a ranking have no scale. There it is the mean number of positions by which a row
-    moves, divided by the length of the list. Two random orders have a distance of a third. # D0086
+    For several classes, the class that differs most counts, so that the number of classes does not matter. # D0076 The
+    scores of a ranking have no scale. Their distance is the mean number of positions by which a row moves, divided by
+    the length of the list. Two random orders have a distance of a third. # D0086
 
     >>> mean_distance(np.array([[0.5, 0.25, 0.25]]), np.array([[0.25, 0.5, 0.25]]))
     0.25
@@ -65,10 +64,10 @@ def loss_cap(metric: Loss, losses: Floats) -> float:
     three times the median error: for squared errors nine times the median loss, and for a quantile the loss of such an
     error on its costlier side. For counts, it is nine times the median or mean deviance, whichever is larger, because
     most rows may be 0 and have nearly no loss. If losses differ so much that a large part of them would be cut off, the
-    cap is raised until 95 % of the mean loss remains. It is never above the 99 % quantile of the losses.
+    cap is raised until 95 % of the mean loss remains, but not above the 99 % quantile of the losses.
 
-    For the log loss of several classes, it is three times the mean, but at least the loss of a coin toss. Other losses
-    of several classes, and those of lists, have an upper limit of their own.
+    For the log loss of several classes, it is three times the mean loss, but at least the cap for probabilities. Other
+    losses of several classes, and those of lists, have an upper limit of their own.
 
     >>> loss_cap("absolute_error", np.array([1.0, 2.0, 50.0])), loss_cap("squared_error", np.array([1.0, 4.0, 900.0]))
     (6.0, 36.0)
@@ -92,16 +91,16 @@ def loss_cap(metric: Loss, losses: Floats) -> float:
 def _leaving(losses: Floats, share: float) -> float:
     """Return the smallest cap with which a given share of the mean loss remains."""
     ordered = np.sort(losses)
-    # for each loss as the cap, the sum of the capped losses
+    # the sum of the capped losses, with each loss as the cap
     left = np.cumsum(ordered) + ordered * np.arange(ordered.size - 1, -1, -1)
     return float(ordered[np.searchsorted(left, share * left[-1])])
 
 
 def calibration_residuals(metric: Loss, labels: Floats, scores: Floats) -> Floats:
-    """By row, how far the score is above the label, shape (rows,); their mean is the signed calibration gap.
+    """Return how far each row's score is above its label, shape (rows,). The mean is the signed calibration gap.
 
-    For a quantile, the mean is the share of labels at or below the score minus the level of the quantile. For several
-    classes, it is that of the class whose mean probability is furthest from its share of the labels.
+    For a quantile, the mean is the share of labels at or below their score, minus the level of the quantile. For
+    several classes, the class whose mean probability is furthest from its share of the labels counts.
     """
     quantile = quantile_of(metric)
     if quantile is not None:
@@ -114,7 +113,7 @@ def calibration_residuals(metric: Loss, labels: Floats, scores: Floats) -> Float
 
 
 def calibration_gap(metric: Loss, labels: Floats, scores: Floats) -> float:
-    """The distance of mean score and mean label, 0 or above, in the labels' unit: see `calibration_residuals`.
+    """Return the distance of mean score and mean label, in the labels' unit: see `calibration_residuals`.
 
     >>> calibration_gap("pinball(0.5)", np.array([1.0, 2.0, 3.0, 4.0]), np.full(4, 3.0))
     0.25
@@ -128,7 +127,7 @@ def gap_unit(metric: Loss, labels: Floats) -> float:
 
 
 def _far(metric: Loss) -> float:
-    """Return the loss of an error that is three times the median error, as a multiple of the median loss."""
+    """Return the loss of three times the median error, as a multiple of the median loss."""
     quantile = quantile_of(metric)
     if quantile is not None:
         return _FAR * max(quantile, 1.0 - quantile) / min(quantile, 1.0 - quantile)

@@ -14,8 +14,8 @@ from trimtab.steering.ledger import Evidence
 from trimtab.steering.loop_state import PairedDay, Repair
 from trimtab.steering.rollouts import Rollout
 
-LEAST_ROWS = 30  # a day with fewer labels is combined with the following day
-_TABLE = (1, 3, 7, 14, 28)  # the numbers of days in the table of a refusal
+LEAST_ROWS = 30  # a day with fewer labels is combined with the next day
+_TABLE = (1, 3, 7, 14, 28)  # the durations, in days, in the table of a refusal
 
 
 def compared_days(metric: Loss, window: Window, scores: Floats, champion: Floats) -> tuple[PairedDay, ...]:
@@ -42,15 +42,15 @@ def compared_days(metric: Loss, window: Window, scores: Floats, champion: Floats
 
 
 def judged(rollout: Rollout, days: Sequence[PairedDay], repair: Repair) -> PairedSequence:
-    """Test on the days up to now whether a successor may take over: promote, reject or hold.
+    """Test on the days up to now whether to promote, reject or hold a successor.
 
     The test is valid even if it is repeated every day. It asks whether the successor's mean daily loss exceeds the
-    champion's by more than the margin. How much daily differences vary is estimated from the days of the gate, on which
-    a candidate of the same recipe was compared. These days are not used if another version took the place of the
-    champion, because that may have been the candidate itself.
+    champion's by more than the margin. The variation of daily differences is estimated from the days on which the gate
+    compared a candidate of the same recipe. They are not used if another version took the place of the champion,
+    because that may have been the candidate itself.
 
     Args:
-        rollout: The declared rollout: its margin, and the least duration.
+        rollout: The declared rollout, with its margin and the least duration.
         days: The days of the shadow, oldest first.
         repair: The new version, with the days of the gate.
 
@@ -58,7 +58,7 @@ def judged(rollout: Rollout, days: Sequence[PairedDay], repair: Repair) -> Paire
     """
     pooled = _pooled(days)
     before = () if repair.stood_in else repair.gate_days
-    margin = rollout.margin * level_of(repair)  # the settings of the test are fixed before the shadow begins
+    margin = rollout.margin * level_of(repair)  # fixed before the shadow begins
     least = (rollout.shadow_us or DAY_US) // DAY_US
     earlier = [one.difference for one in _pooled(before)]
     return paired_sequence([one.difference for one in pooled], margin=margin, earlier=earlier, least=least)
@@ -70,7 +70,7 @@ def visible(before: Sequence[PairedDay], days: int) -> float:
     if len(pooled) < 2:
         return float("inf")
     spread = float(np.std([one.difference for one in pooled], ddof=1))
-    merged = len(before) / len(pooled)  # if there are few labels, several days are combined into one
+    merged = len(before) / len(pooled)  # days with few labels are combined
     comparisons = int(days / merged)
     if comparisons < 1:
         return float("inf")
@@ -78,14 +78,14 @@ def visible(before: Sequence[PairedDay], days: int) -> float:
 
 
 def hopeless(rollout: Rollout | None, before: Sequence[PairedDay], *, stood_in: bool = False) -> str | None:
-    """Return why a shadow is refused that could not decide in its time, with a table; None if it could decide.
+    """Return why a shadow could not decide in its time, with a table; None if it could.
 
-    If the candidate was much better on the days of the gate, the shadow can decide with less precision.
+    If the candidate was much better on the days of the gate, less precision is enough.
 
     Args:
         rollout: The declared rollout. If it has no shadow, the result is None.
         before: The days on which the gate compared.
-        stood_in: Whether another version took the place of the champion on these days. Then they do not show how much
+        stood_in: Whether another version took the place of the champion, so that these days do not show how much
             differences vary.
     """
     if rollout is None or rollout.shadow_us is None or not before or stood_in:
@@ -122,9 +122,7 @@ def evidence_of_shadow(found: PairedSequence, days: Sequence[PairedDay], margin:
 
 
 def said_of_shadow(found: PairedSequence, days: Sequence[PairedDay], margin: float, level: float) -> str:
-    """Return the comparison in one sentence. Differences are shares of `level`, the champion's loss at the
-    beginning.
-    """
+    """Return the comparison in one sentence. Differences are shares of `level`, the champion's loss in the gate."""
     if not days:
         return "Paired shadow: there is no day yet with labels of rows that are not excluded."
     rows, more = sum(one.rows for one in days), "higher" if found.mean > 0 else "lower"
@@ -144,9 +142,7 @@ def _share(value: float) -> str:
 
 
 def _pooled(days: Sequence[PairedDay]) -> list[PairedDay]:
-    """Return the days, after combining days with few rows with the following ones. An incomplete last group is left
-    out.
-    """
+    """Return the days, with those that have few rows combined. An incomplete last group is left out."""
     found: list[PairedDay] = []
     open_day: PairedDay | None = None
     for day in days:

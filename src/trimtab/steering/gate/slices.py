@@ -1,4 +1,4 @@
-"""Slices of a gate's window: check on each of them that the candidate is not worse than the champion."""
+"""Slices of a gate's window: check that the candidate is not worse than the champion on any of them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Part(msgspec.Struct, frozen=True, eq=False):
 def parts_of(
     slices: Sequence[str | NamedSlice], model: Model, training_set: TrainingSet, window: NDArray[np.bool_]
 ) -> list[Part]:
-    """Return the slices of a window: one for each value of a column (for numbers, four ranges), and each expression."""
+    """Return the slices of a window: one for each value of a column (for numbers, four ranges) and each expression."""
     found: list[Part] = []
     for one in slices:
         name = one if isinstance(one, str) else one.name
@@ -55,16 +55,16 @@ def parts_of(
 def slice_checks(
     parts: Sequence[Part], differences: Floats, at_us: NDArray[np.int64], margin: float, *, may_abstain: bool = False
 ) -> list[GateCheck]:
-    """Return a check for each slice, and a last one for all slices together. # D0007
+    """Return a check for each slice, and one for all slices together as the last. # D0007
 
     A slice fails if the candidate's mean loss is provably larger than the champion's by more than `margin`: the
-    one-sided lower bound of the difference is above the margin. Days are the independent units. Each bound has the
-    level 1 - 0.05 / slices (Bonferroni). So a candidate that is really worse on no slice is refused with a probability
-    of at most 5 %. Slices with too few rows or days are not judged. If this is true of all of them, the last check
-    fails unless `may_abstain` is set. # D0196
+    one-sided lower bound of the difference is above the margin. Days count as independent. Each bound has the level 1 -
+    0.05 / slices (Bonferroni). So a candidate that is worse on no slice is refused with a probability of at most 5 %.
+    Slices with too few rows or days are not judged. If no slice is judged, the last check fails unless `may_abstain` is
+    set. # D0196
 
     Args:
-        parts: The slices; each says which units are in it. A unit is a row, or for a ranking a list.
+        parts: The slices, each with its units. A unit is a row, or for a ranking a list.
         differences: The loss of the candidate minus the loss of the champion, shape (units,).
         at_us: The time of each unit, shape (units,).
         margin: By how much the mean loss of a slice may be larger.

@@ -1,4 +1,4 @@
-"""Checks of a stored candidate by itself: that it can be loaded, here and in a new process, and how fast it is."""
+"""Checks of a stored candidate alone: that it can be loaded, here and in a new process, and that it is fast."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from trimtab.steering.gate.findings import finding
 from trimtab.training.fitting.artifact import Artifact, golden_difference
 
 LOADS, FRESH_PROCESS, LATENCY = "loads", "fresh_process", "latency"
-_SAMPLE = 200  # how many rows are predicted one by one in a round
+_SAMPLE = 200  # in a round, this many rows are predicted one by one
 _ROUNDS = 5
-_ROUND_NS = 1_000_000_000  # with a slow model, a round ends after this time
-_LEAST_CALLS = 20  # but a round always has at least this many calls
+_ROUND_NS = 1_000_000_000  # a round with a slow model ends after this time
+_LEAST_CALLS = 20  # but after at least this many calls
 _VIRTUAL = "Not measured in virtual time, which has no other process and no clock of the machine."
 
 
 class Proving(msgspec.Struct, frozen=True):
-    """A new process and a stopwatch for tests of candidates. A replay has neither, because it runs in virtual time."""
+    """A new process and a stopwatch for tests of candidates. Replays have neither, because they run in virtual time."""
 
     fresh: Callable[[Version], str | None]  # returns why a new process cannot load a version, or None if it can
     stopwatch_ns: Callable[[], int]  # returns the time of a monotonic clock
@@ -43,7 +43,7 @@ def loads(registry: Registry, version: Version) -> tuple[LoadedModel | None, Gat
 
 
 def loads_in_fresh_process(proving: Proving | None, version: Version) -> GateCheck:
-    """Check that a new process can load the version, and that it repeats the golden predictions there."""
+    """Check that a new process can load the version, and that the version repeats its golden predictions there."""
     if proving is None:
         return finding(FRESH_PROCESS, "not measured", _VIRTUAL)
     why = proving.fresh(version)
@@ -69,9 +69,7 @@ def fast_enough(proving: Proving | None, loaded: LoadedModel | None, sample: Col
 
 
 def one_row_ms(loaded: LoadedModel, sample: Columns, stopwatch_ns: Callable[[], int]) -> tuple[float, float, int]:
-    """Return the 50th and 99th percentile of one-row predictions in ms, each from its best round, and the calls per
-    round.
-    """
+    """Return the 50th and 99th percentile of one-row predictions in ms, each in its best round, and a round's calls."""
     chosen = np.unique(np.linspace(0, sample.rows - 1, _SAMPLE).astype(np.int64))
     columns = sample.take(chosen).select(loaded.inputs)
     rows = list(zip(*(column.to_list() for column in columns.by_name.values()), strict=True))

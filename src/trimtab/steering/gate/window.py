@@ -22,15 +22,15 @@ class Window(msgspec.Struct, frozen=True, eq=False):
     end_us: int
     at_us: NDArray[Any]  # int64, shape (rows,)
     labels: Floats
-    # for a ranking, the number of each row's list; `at_us` is then the time at which the list began
+    # for a ranking, the index of each row's list; `at_us` is then the time at which the list began
     lists: NDArray[np.int64] | None = None
 
     def losses(self, metric: Loss, scores: Floats) -> tuple[Floats, NDArray[np.int64]]:
-        """Return the loss of each unit, and the number of one row of each. A unit is a row, or for a ranking a list."""
+        """Return the loss of each unit, and the index of one of its rows. A unit is a row, or for a ranking a list."""
         return unit_losses(metric, self.labels, scores, self.lists)
 
     def by_unit(self, part: Part, units: NDArray[np.int64]) -> Part:
-        """Return a slice as units. In a ranking, a list is in a slice if at least one of its rows is."""
+        """Return a slice with units in place of rows. A list is in it if at least one of its rows is."""
         if self.lists is None:
             return part
         return Part(part.name, np.isin(self.lists[units], self.lists[part.here]))

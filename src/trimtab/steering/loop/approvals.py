@@ -13,9 +13,9 @@ from trimtab.steering.loop_state import APPROVAL, Repair
 
 
 class Approvals:
-    """Finds the candidate that waits for approval, and drops it if it can no longer take over.
+    """Finds the candidate that waits for approval.
 
-    A row in the ledger (the record of decisions) says that it was dropped.
+    If it can no longer take over, it is dropped, and the ledger says so.
     """
 
     def __init__(self, record: DeploymentRecord, candidates: Candidates, clock: Clock) -> None:
@@ -35,13 +35,13 @@ class Approvals:
         dropped = self.drop_unanswered()
         if dropped:
             raise Conflict(f"{what}: {dropped[-1].cause} The candidate was dropped; train another one.")
-        assert self._record.state.repair is not None  # in this phase, there is always a repair
+        assert self._record.state.repair is not None  # this phase always has a repair
         return self._record.state.repair
 
     def drop_unanswered(self) -> list[Decision]:
         """Drop the candidate if its time is over, or if another version has become champion."""
         repair = self._record.state.repair
-        assert repair is not None  # in this phase, there is always a repair
+        assert repair is not None  # this phase always has a repair
         reason, expires_us = overtaken(repair, self._candidates.champion()), self._record.state.expires_us
         if reason is not None:
             return self._record.refuse([self._record.entry_about(repair, "refuse", reason, actor="policy")])

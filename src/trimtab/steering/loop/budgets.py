@@ -12,14 +12,14 @@ _WEEK_US = 7 * DAY_US
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """A limit of fits that has been reached."""
+    """A limit on fits that is reached."""
 
     until_us: int
     message: str
 
 
 def spent_budget(rules: Deployment, state: LoopState, now_us: int) -> Bound | None:
-    """Return the limit that allows no fit now; None if there is none. If both are reached, return the one that lasts
+    """Return the limit that allows no fit now; None if there is none. If both limits do, return the one that lasts
     longer.
     """
     spans = (("24 hours", DAY_US, rules.fits_per_day), ("7 days", _WEEK_US, rules.fits_per_week))
@@ -32,7 +32,7 @@ def spent_budget(rules: Deployment, state: LoopState, now_us: int) -> Bound | No
 
 
 def with_fits(state: LoopState, now_us: int, fits: int) -> tuple[tuple[int, int], ...]:
-    """Return the fits of the last seven days as pairs of time and number, with `fits` made now added."""
+    """Return the fits of the last seven days as pairs of time and count, including `fits` that were made now."""
     return (*((at_us, made) for at_us, made in state.fits if now_us - at_us < _WEEK_US), (now_us, fits))
 
 

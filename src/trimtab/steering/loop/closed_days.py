@@ -1,4 +1,4 @@
-"""What triggers need to know about days with final labels: new labels, and slices that raised the loss."""
+"""What triggers need to know about closed days (with final labels): new labels, and slices that raised the loss."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from trimtab.store.ports import Catalog
 
 
 class ClosedDays:
-    """The closed days of one deployment. They are read again whenever another day was closed."""
+    """The closed days of one deployment. They are read again after another day was closed."""
 
     def __init__(self, catalog: Catalog, deployment: Deployment, monitor: QualityMonitor) -> None:
         self._catalog = catalog
         self._deployment = deployment
         self._monitor = monitor
-        # by slice, beginning of the change, and newest closed day
+        # rises by slice, beginning of the change, and newest closed day
         self._rises: dict[tuple[str, ChangeOnset, int | None], float] = {}
         # the time of the training, the newest closed day, and the number of labels since that training
         self._counted = (-1, -1, 0)
 
     def new_labels(self, trained_us: int) -> int:
-        """Return the number of labels on the days that were closed since a training."""
+        """Return how many labels the days have that were closed since a training."""
         newest_us = self._newest_us()
         if newest_us is None:
             return 0
@@ -37,7 +37,7 @@ class ClosedDays:
         return self._counted[2]
 
     def rise_by_slice(self, name: str, onset: ChangeOnset) -> float:
-        """Return how much of the rise in loss is due to one slice; see `slice_rises.rise_by_slice`."""
+        """Return by what share one slice has raised the loss of all rows; see `slice_rises.rise_by_slice`."""
         key = (name, onset, self._newest_us())
         if key not in self._rises:
             self._rises = {one: rise for one, rise in self._rises.items() if one[2] == key[2]}

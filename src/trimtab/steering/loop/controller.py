@@ -39,17 +39,17 @@ from trimtab.steering.loop_state import (
 )
 from trimtab.store.ports import Catalog, Remove, read_record
 
-# how many days after a repair it is repeated, because more labels since the change are known then
+# a repair is repeated after this many days, when more labels since the change are known
 FOLLOW_UP_DAYS = (7, 21)
-LOOK_AGAIN_US = 6 * HOUR_US  # if data are missing, they are looked for again after this time, or when a day is closed
+LOOK_AGAIN_US = 6 * HOUR_US  # missing data are looked for again after this time, or when a day is closed
 
 
 class Controller:
-    """Steers one deployment. `tick` may be called at any time and as often as one likes.
+    """Steers one deployment. `tick` may be called at any time, any number of times.
 
-    A crash does no harm. A decision is stored in the same transaction as the phase that follows it. So a candidate is
-    either both judged and recorded, or neither. A promotion is stored with all its evidence before the alias is moved.
-    If the process ends in between, the next process completes the promotion with `finish`, which may be repeated.
+    A crash does no harm. A decision is stored in the same transaction as the phase that follows it. A promotion is
+    stored with all its evidence before the alias is moved. If the process ends in between, the next process completes
+    the promotion with `finish`, which may be repeated.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Controller:
         gate = {"gate": repair.gate.id}
         try:
             replaced = self._candidates.promote(repair, repair.reason, state.approved_by or state.asked_by)
-        except (Conflict, Misuse, NotFound) as error:  # another version is champion by now, or the evidence is gone
+        except (Conflict, Misuse, NotFound) as error:  # another version is champion now, or the evidence is gone
             entry = self._record.entry_about(repair, "refuse", str(error))
             return self._record.refuse([entry], self._exposure.share(repair, 0.0))
         # use the time of the repair, because the alias may have been moved long ago
@@ -165,7 +165,7 @@ class Controller:
         except Conflict:
             if self._record.frozen() is None:
                 raise
-            return decisions  # automation was frozen in the meantime; the decision is carried out later
+            return decisions  # automation was frozen meanwhile; the decision is carried out later
         except _Failed as failed:
             return decisions + failed.decisions
 
@@ -182,7 +182,7 @@ class Controller:
         now_us = self._clock.now_us()
         changes = msgspec.structs.replace(self.state.changes, onset=self._onset())
         blocked = self._candidates.blocked(now_us, changes)
-        # the change began too recently, so judge on the newest days as if it was not known
+        # the change is too recent to judge on its days, so judge on the newest days as if it were not known
         if blocked is not None and changes.onset is not None:
             changes = msgspec.structs.replace(changes, onset=None)
             blocked = self._candidates.blocked(now_us, changes)
@@ -206,8 +206,8 @@ class Controller:
     def promote(self, stored: Stored, actor: str, why: str) -> list[Decision]:
         """Judge a stored version. If it passes (and is approved, if that is needed), let it take over.
 
-        If it is refused, nothing changes, and no quiet time begins, because this says nothing about the declared model.
-        # D0196
+        If it is refused, nothing changes. No quiet time begins, because the refusal says nothing about the declared
+        model. # D0196
 
         Raises:
             Unavailable: There are no days to judge on.
@@ -216,7 +216,7 @@ class Controller:
         """
         decisions = self._free(f"promote {stored.version[:12]} of {self._deployment.name!r}")
         if self._candidates.champion() == stored.version:
-            return decisions  # the version was already promoted, by an interrupted promotion that is complete now
+            return decisions  # an interrupted promotion of this version is complete now
         repair = self._candidates.judge_stored(stored, self._clock.now_us())
         self.check_frozen()
         gate = repair.gate
@@ -234,7 +234,7 @@ class Controller:
         return decisions + self.finish()
 
     def approve(self, actor: str, why: str) -> list[Decision]:
-        """Approve the candidate that waits for this, so that it takes over.
+        """Approve the candidate that waits for approval, so that it takes over.
 
         Raises:
             Conflict: No candidate waits, its time is over, the champion is not the version that the gate compared with,
@@ -260,7 +260,7 @@ class Controller:
         if not why.strip():
             raise Misuse(f"{what}: no reason is given. Give one sentence, which the ledger records (--why TEXT).")
         repair = self.state.repair
-        # this is also allowed while automation is frozen, because it only ends something
+        # allowed even while automation is frozen, because it only ends something
         if repair is None or self.state.phase not in (SHADOW, CANARY):
             self.finish()
             repair = self._approvals.waiting(what)
@@ -289,7 +289,7 @@ class Controller:
         return None if watch is None else watch.onset
 
     def _trigger(self, now_us: int) -> Trigger | None:
-        """The trigger of a repair that holds now; while another repair waits, only a more urgent trigger counts."""
+        """Return the trigger that holds now. While another repair goes on, only a more urgent trigger counts."""
         requested = read_record(self._catalog, REQUEST, self._deployment.name, Requested)
         serves, watch = self._candidates.champion() is not None, self._monitor.watch
         days, state = self._closed_days, self.state
@@ -333,19 +333,17 @@ class Controller:
         )
 
     def _bound(self, now_us: int) -> list[Decision] | None:
-        """If a limit of fits is reached, record it (only once) with the time until which it lasts. Otherwise return
-        None.
-        """
+        """If a limit on fits is reached, record once until when it lasts. Otherwise return None."""
         bound = spent_budget(self._deployment, self.state, now_us)
         if bound is None:
             return None
         return self._record.write([self._record.entry("wait", bound.message)], ready_at_us=bound.until_us)
 
     def _looked_already(self, now_us: int) -> bool:
-        """Return whether data were missing at the last look, and cannot have arrived since.
+        """Return whether data that were missing at the last look are probably still missing.
 
-        Looking may require building a training set, so it is not done without need. Days are closed at midnight. Six
-        hours later it is done again, for labels that were loaded in between.
+        A look may build a training set, so there is none without need: one when a day is closed (at midnight), and one
+        six hours later, for labels that were loaded meanwhile.
         """
         state = self.state
         if (
@@ -360,14 +358,14 @@ class Controller:
     def _blocked(self, now_us: int) -> str | None:
         try:
             return self._candidates.blocked(now_us, self.state.changes)
-        except NotFound as error:  # there has never been a request
+        except NotFound as error:  # there was never a request
             return str(error)
 
     def _repair(self, now_us: int) -> list[Decision]:
         """Fit a candidate, judge it, and promote or refuse it.
 
         Raises:
-            _Failed: No candidate could be made, or a person cancelled the training. This is recorded, and a quiet time
+            _Failed: No candidate could be made, or a person cancelled the training. It is recorded, and a quiet time
                 begins.
             Conflict: Automation was frozen in the meantime, or another process has changed the state.
         """
@@ -375,7 +373,7 @@ class Controller:
         try:
             changes = msgspec.structs.replace(state.changes, refreshes=state.begun_by in ("schedule", "labels"))
             repair = self._candidates.repair(now_us, self.check_frozen, changes)
-        except Cancelled as error:  # the quiet time is the declared one and is not doubled
+        except Cancelled as error:  # the declared quiet time begins, not doubled
             raise _Failed(error, record.cancel(record.entry("cancel", str(error), {"cut_us": now_us}))) from error
         except Misuse as error:
             entry = record.entry("failed", str(error), {"cause": state.cause, "cut_us": now_us})
@@ -395,7 +393,7 @@ class Controller:
     def _followed(self, repair: Repair) -> dict[str, Any]:
         """Return the fields of the state that say which change was repaired, and when to repeat the repair."""
         onset = self.state.changes.onset
-        if onset is None or repair.gate.folds == 1:  # the repair was not made because of a change of the data
+        if onset is None or repair.gate.folds == 1:  # no change of the data was repaired
             return {"changes": msgspec.structs.replace(self.state.changes, onset=None)}
         repaired = {"changes": Changes(repaired=onset)}
         if self.state.begun_by == "follow-up":
@@ -405,7 +403,7 @@ class Controller:
 
 
 class _Failed(Exception):
-    """Raised because a fit failed or was cancelled. It has the error and the decisions that were recorded."""
+    """Raised if a fit failed or was cancelled, with the error and the recorded decisions."""
 
     def __init__(self, error: Misuse | Cancelled, decisions: list[Decision]) -> None:
         super().__init__(str(error))

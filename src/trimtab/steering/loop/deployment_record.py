@@ -64,7 +64,7 @@ class DeploymentRecord:
     def entry_about(
         self, repair: Repair, act: str, cause: str, evidence: Evidence | None = None, *, actor: str | None = None
     ) -> Entry:
-        """Return a decision about the successor of a repair (the new version). Its evidence is the stored judgement."""
+        """Return a decision about the successor of a repair (the new version)."""
         found = {"gate": repair.gate.id, **(evidence or {})}
         return self.entry(act, cause, found, version=repair.successor, actor=actor)
 
@@ -85,7 +85,7 @@ class DeploymentRecord:
     def refuse(
         self, entries: Sequence[Entry], also: Sequence[Put | Append | Remove] = (), **changes: object
     ) -> list[Decision]:
-        """End a repair with a refusal. The champion stays, and causes of this kind start no repair for a while."""
+        """End a repair with a refusal. The champion stays, and causes of the same kind start no repair for a while."""
         deployment = self._deployment
         period_us = shortest_period_us(deployment.retrain)
         quiet = after_refusal(self.state, deployment.cooldown_us, self._clock.now_us(), period_us)
@@ -119,9 +119,7 @@ class DeploymentRecord:
         )
 
     def _held(self, state: LoopState) -> list[Put | Remove]:
-        """Return changes that keep the alias from being moved while a candidate waits for approval, and allow it
-        afterwards.
-        """
+        """Return changes that forbid moving the alias while a candidate waits for approval, and allow it afterwards."""
         name = self._deployment.name
         if state.phase == APPROVAL:
             return [hold(name, CHAMPION, self.waits(state))]

@@ -8,7 +8,7 @@ from trimtab.steering.loop_state import Repair
 
 
 def overtaken(repair: Repair, champion: str | None) -> str | None:
-    """Return why the comparison of a repair no longer counts, because another version is champion. None: it counts."""
+    """Return why the comparison of a repair no longer counts: another version is champion. None: it still counts."""
     before = repair.gate.champion
     if champion == before:
         return None
@@ -17,13 +17,13 @@ def overtaken(repair: Repair, champion: str | None) -> str | None:
 
 
 def evidence_of_left_out(repair: Repair) -> Evidence:
-    """Return how many rows were not learnt from because of faulty inputs or labels, for the ledger."""
+    """Return for the ledger how many rows were left out because of faulty inputs or labels."""
     found = repair.left_out
     return {"left_out": sum(found.values()), "left_out_why": "; ".join(found)} if found else {}
 
 
 def evidence_of(gate: GateRecord) -> Evidence:
-    """Return the numbers of a judgement, and which checks held, for the ledger."""
+    """Return for the ledger the numbers of a judgement, and which checks held."""
     return {
         "gate": gate.id,
         "rows": gate.rows,

@@ -1,4 +1,4 @@
-"""The loop of one deployment: from predictions to days with final labels, from these to signals, and to decisions."""
+"""The loop of one deployment: from predictions to closed days (with final labels), to signals, to decisions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from trimtab.training.definitions import Model
 
 KIND = "loop_reader"
 Positions = dict[str, int] | None
-# how many days after a day was closed its sums are computed again, with late and corrected labels
+# a closed day's sums are computed again this many days later, with late and corrected labels
 AMENDED_AFTER = (1, 7, 28)
 
 
@@ -49,7 +49,7 @@ class Reached(msgspec.Struct, frozen=True):
     closed_until_us: int = -(2**62)  # all days before this time are closed
     # for each partition, the position up to which the prediction log was read; None: nothing was read yet
     positions: dict[str, int] | None = None
-    extents: dict[int, tuple[Extent, ...]] = {}  # for each day (by number), where its predictions are in the log
+    extents: dict[int, tuple[Extent, ...]] = {}  # by day (since 1970), where its predictions are in the log
     too_late: int = 0  # how many predictions were logged after their day was closed
 
 
@@ -60,7 +60,7 @@ class Loop:
         parts: The deployment and its stores.
         options: How candidates are fitted, stored and tested.
         live: The scores that a deployment gave in service (for a model that learns online).
-        outside: Returns the object to use in place of the builder of candidates. A project uses this to run it in
+        outside: Returns the object to use in place of the builder of candidates. In a project, it runs the builder in
             another process.
         predictions: The log in which predictions wait for their labels. None: they wait in memory.
         served: Whether a service answers the requests. Canaries are then guarded by its metrics.
@@ -116,7 +116,7 @@ class Loop:
 
     @property
     def closed_until_us(self) -> int:
-        """All days before this time are closed."""
+        """The time before which all days are closed."""
         return self._days.closed_until_us
 
     @property
@@ -127,9 +127,9 @@ class Loop:
     def add(
         self, predictions: Sequence[Prediction], *, before: Mapping[str, int] | None = None, reached: Positions = None
     ) -> None:
-        """Add logged predictions. If there is a log, they must be all predictions between two positions of it."""
+        """Add logged predictions. If there is a log, they must be all predictions between two of its positions."""
         if self._logged is not None:
-            assert reached is not None  # a caller that reads predictions from a log also gives this
+            assert reached is not None  # given by callers that read a log
             self._logged.reads(before or {}, reached)
             self._reached = msgspec.structs.replace(self._reached, positions=reached)
         self._days.add(predictions)
@@ -137,8 +137,7 @@ class Loop:
     def close_days(self) -> list[Signal]:
         """Close the days whose wait for labels is over, and check their quality. Return the signals that began.
 
-        Everything is stored in one transaction. If that fails, nothing is stored, and the days in memory are no longer
-        right. Then call `reload` before the next call.
+        Everything is stored in one transaction. If it fails, the days in memory are no longer right: call `reload`.
         """
         now_us = self._clock.now_us()
         self.monitor.follow(self.builder.champion(), now_us=now_us)
@@ -173,7 +172,7 @@ class Loop:
         """Read again what another process may have changed.
 
         Returns:
-            Whether the open days were begun again, so that the predictions since `positions` must be given again.
+            Whether the open days were emptied, so that the predictions since `positions` must be given again.
         """
         self.monitor.reload()
         self.controller.reload()
@@ -209,7 +208,7 @@ class Loop:
         self._days.too_late = self._reached.too_late
 
     def _batches(self, closed_until_us: int) -> list[Put]:
-        """Return the changes that store the sums of batches made on closed days. Each batch is only stored once."""
+        """Return the changes that store the sums of batches that were made on closed days, once for each batch."""
         if self._predictions is None:
             return []
         since_us = closed_until_us - KEPT_US
@@ -219,14 +218,14 @@ class Loop:
             due = one.complete and since_us <= one.made_at_us < closed_until_us
             if one.model != self._model.name or one.id in known or not due:
                 continue
-            with suppress(NotFound):  # the predictions of this day are no longer kept
+            with suppress(NotFound):  # this day's predictions are no longer kept
                 block = self._days.of_batch(partial(batch_predictions, one, self._predictions), one.made_at_us)
                 if block is not None:
                     changes.append(store_batch(BatchBlocks(batch=one.id, made_at_us=one.made_at_us, blocks=block)))
         return changes
 
     def _amended(self, from_us: int, until_us: int, now_us: int) -> list[DayBlocks]:
-        """Return the days that were closed some time ago and whose labels have changed, with the labels known now."""
+        """Return earlier closed days whose labels have changed since, with the labels known now."""
         if self._logged is None:
             return []
         found: list[DayBlocks] = []
@@ -273,9 +272,7 @@ def _slices(deployment: Deployment) -> RequestSlices | None:
 
 
 def _guard(deployment: Deployment, registry: Registry, catalog: Catalog) -> ServiceGuard:
-    """Return the guard of a deployment's rollouts. All of its stages share the declared probability of a false
-    alarm.
-    """
+    """Return the guard of a deployment's rollouts. All stages share the declared probability of a false alarm."""
     rollout = deployment.rollout or Rollout()
     stages = max(1, len(rollout.canary) + bool(rollout.bake_us))
     limits = msgspec.structs.replace(rollout.guardrails, false_alarms=rollout.guardrails.false_alarms / stages)

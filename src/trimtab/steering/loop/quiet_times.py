@@ -1,4 +1,4 @@
-"""Quiet times: for how long a cause starts no repair after a refusal, a cancellation or a promotion."""
+"""Quiet times: how long a cause starts no repair after a refusal, a cancellation or a promotion."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from trimtab.steering.loop_state import APART, LoopState, Quiet
 
-MOST_COOLDOWNS: Final = 8  # each refusal in a row doubles the quiet time, up to this multiple of the declared one
+MOST_COOLDOWNS: Final = 8  # each refusal in a row doubles the quiet time, up to this multiple of the declared time
 
 
 def after_refusal(state: LoopState, cooldown_us: int, now_us: int, period_us: int | None = None) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def after_refusal(state: LoopState, cooldown_us: int, now_us: int, period_us: in
         state: The state before the refusal, which says what began the repair.
         cooldown_us: The declared quiet time.
         now_us: The time of the refusal.
-        period_us: The period of the declared schedule. A refused schedule is tried again after this time at the latest.
+        period_us: The period of the declared schedule, which tries again after this time at the latest.
     """
     most_us = MOST_COOLDOWNS * cooldown_us
     if state.begun_by == "schedule" and period_us is not None:
@@ -31,9 +31,7 @@ def after_cancel(state: LoopState, cooldown_us: int, now_us: int) -> dict[str, A
 
 
 def after_promotion(cooldown_us: int, now_us: int) -> dict[str, Any]:
-    """Return the changes of the state after a promotion: the declared quiet time for all causes except requests by
-    people.
-    """
+    """Return the changes of the state after a promotion: the declared quiet time, except for requests by people."""
     until_us = now_us + cooldown_us
     return {
         "quiet_until_us": until_us,
@@ -46,7 +44,7 @@ def after_promotion(cooldown_us: int, now_us: int) -> dict[str, Any]:
 
 def _quiet(state: LoopState, until_us: int, next_us: int | None = None) -> dict[str, Any]:
     kind = state.begun_by
-    if kind == "follow-up":  # the only other causes are "follow-up" and the following one
+    if kind == "follow-up":  # a follow-up has fixed times, and no quiet time
         return {}
     if kind in APART:
         cooldown_us = state.quiet_of(kind).cooldown_us if next_us is None else next_us

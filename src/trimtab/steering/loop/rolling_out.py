@@ -25,14 +25,14 @@ from trimtab.steering.rollouts import Rollout
 from trimtab.store.ports import Append, Put, Remove
 
 LABELS_US = 6 * HOUR_US  # labels that are due at midnight may still be loaded for this long
-MOST_STEPS = 24  # a canary without enough requests is waited for, up to this multiple of the time of a step
+MOST_STEPS = 24  # a step with too few requests is extended up to this multiple of its time
 
 
 class RolloutStages:
     """Moves a candidate that passed the gate through the stages that its deployment declares.
 
-    A crash between any two transactions does no harm. The shadow only reads. And the alias of the canary points to the
-    right version before the canary gets its share of the requests.
+    A crash between any two transactions does no harm. The shadow only reads, and the canary's alias points to the right
+    version before the canary gets its share of the requests.
     """
 
     def __init__(
@@ -112,16 +112,14 @@ class RolloutStages:
         return self._record.refuse([entry], self._exposure.share(repair, 0.0), **changes)
 
     def supersede(self, cause: str) -> list[Decision]:
-        """Drop the candidate that is being rolled out, for a more urgent cause. No quiet time begins, as this is no
-        refusal.
-        """
+        """Drop the candidate in the rollout for a more urgent cause. This is no refusal, so no quiet time begins."""
         repair = self._record.state.repair
         assert repair is not None  # only called while a candidate is being rolled out
         entry = self._record.entry_about(repair, "supersede", f"Dropped for a more urgent cause. {cause}")
         return self._record.write([entry], self._exposure.share(repair, 0.0), **IDLE)
 
     def bake_of(self, repair: Repair, replaced: str | None, now_us: int) -> Bake | None:
-        """Return the time in which a successor (the new version) is guarded after its promotion; None if none is
+        """Return the time for which a successor (the new version) is guarded after its promotion; None: none is
         declared.
         """
         assert repair.successor is not None  # a promoted repair always has a successor
@@ -137,13 +135,11 @@ class RolloutStages:
         )
 
     def baked(self) -> list[Decision]:
-        """Guard a version that was just promoted: roll it back if it exceeds a limit, and stop when the time is
-        over.
-        """
+        """Guard a version that was just promoted: roll it back if it exceeds a limit. Stop when the time is over."""
         bake, now_us = self._record.state.bake, self._clock.now_us()
         if bake is None:
             return []
-        if self._candidates.champion() != bake.version:  # a person has moved the alias in the meantime
+        if self._candidates.champion() != bake.version:  # a person has moved the alias meanwhile
             return self._record.write([], bake=None)
         said = self._breach(bake.version, bake.replaced, bake.since_us)
         if said is not None:
@@ -160,7 +156,7 @@ class RolloutStages:
                 self._record.entry("roll_back", said, version=bake.replaced, replaced=bake.version, actor="policy")
             ]
             also, repair = [*changes], self._record.state.repair
-            # a candidate is being rolled out, and the gate compared it with the version that is rolled back
+            # a candidate in a rollout was compared with the version that is rolled back
             if repair is not None:
                 gone = "The version that the candidate was compared with was rolled back."
                 entries.append(self._record.entry_about(repair, "refuse", gone))
@@ -181,7 +177,7 @@ class RolloutStages:
             return []
         try:
             new, until_us = self._candidates.shadow_days(repair, state.shadow_until_us, now_us)
-        # a champion that cannot score rows must not keep its successor from taking over
+        # a champion that cannot score rows must not block its successor
         except ChampionFailed as error:
             entry = self._entry("compare", f"No comparison: {error}", repair, [])
             return self.after_shadow([entry], repair)
@@ -204,12 +200,12 @@ class RolloutStages:
         return self._record.write([], **known)
 
     def _guarded(self, now_us: int, repair: Repair) -> list[Decision]:
-        """Withdraw a canary that exceeds a limit. Otherwise begin the next share if the present one has lasted long
-        enough.
+        """Withdraw a canary that exceeds a limit. Otherwise, if its present share has lasted long enough, begin the
+        next.
         """
         state, rollout = self._record.state, self._rollout
         assert repair.successor is not None  # a repair that is rolled out always has a successor
-        assert repair.gate.champion is not None  # and a canary is always compared with a champion
+        assert repair.gate.champion is not None  # and a champion to compare with
         guard, since_us = self._guard, state.stage_since_us
         said = self._breach(repair.successor, repair.gate.champion, since_us)
         if said is not None:
@@ -231,9 +227,7 @@ class RolloutStages:
         return self._record.write([], phase=PROMOTING)
 
     def _breach(self, version: str, against: str, since_us: int) -> str | None:
-        """Return a sentence about the limit that a version exceeds; None if it exceeds none, or if there is no
-        service.
-        """
+        """Return a sentence about the limit that a version exceeds; None if it exceeds none, or without a service."""
         return None if self._guard is None else self._guard(version, against, since_us=since_us)
 
     def _share(self, step: int, entries: Sequence[Entry], repair: Repair, **changes: Any) -> list[Decision]:

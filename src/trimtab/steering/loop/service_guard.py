@@ -13,14 +13,14 @@ from trimtab.store.ports import Catalog
 
 
 class ServiceGuard:
-    """Compares the service metrics of a version with those of the version that answers now, or that answered before.
+    """Compares the service metrics of a version with those of the version next to it, or before it.
 
     Args:
         model: The name of the model.
         registry: Tells which version is in service.
         catalog: Where serving processes write their metrics, every ten seconds.
         limits: The limits that a version must keep.
-        arm: The alias under which the version in service answers.
+        arm: The arm of the version in service.
     """
 
     def __init__(
@@ -37,8 +37,7 @@ class ServiceGuard:
 
         Args:
             version: The id of the version to guard: a canary, or a version that was just promoted.
-            against: The id of the version to compare with: the one that answers the other requests, or that answered
-                before.
+            against: The id of the version that answers the other requests, or that answered before.
             since_us: Since when `version` answers requests.
         """
         champion = self._registry.alias(self._model, CHAMPION)

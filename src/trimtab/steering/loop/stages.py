@@ -1,4 +1,4 @@
-"""The stages of a repair, for people: what is done, where it is now, and what comes next and when."""
+"""The stages of a repair, for people: what is done, what goes on now, and what comes next and when."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Stage(Shown, msgspec.Struct, frozen=True, kw_only=True):
     name: str
     state: Literal["done", "now", "next"]
     since_us: int | None = None  # for the present stage, when it began
-    until_us: int | None = None  # for a stage that comes later, when it begins; otherwise when it ends; None: unknown
+    until_us: int | None = None  # when the stage ends or, if it has not begun, when it begins; None: unknown
     said: str = ""  # what the stage waits for, or what it has found
 
 
@@ -37,7 +37,7 @@ def stages(deployment: Deployment, state: LoopState, now_us: int) -> list[Stage]
         since_us, until_us, said = _details(name, deployment, state, now_us) if place == at else (None, None, "")
         reached: Literal["done", "now", "next"] = "done" if place < at else "now" if place == at else "next"
         found.append(Stage(name=name, state=reached, since_us=since_us, until_us=until_us, said=said))
-    if state.phase == "idle":  # nothing is done yet, because all other stages belong to the next repair
+    if state.phase == "idle":  # all other stages belong to the next repair
         found = [*found[at:], *(msgspec.structs.replace(one, state="next") for one in found[:at])]
     return found + _follow_ups(state)
 
@@ -100,7 +100,7 @@ def _details(name: str, deployment: Deployment, state: LoopState, now_us: int) -
 
 
 def _next_repair(deployment: Deployment, state: LoopState, now_us: int) -> str:
-    """Return in words when the next repair can begin, and how long alarms are quiet."""
+    """Return in words when the next repair can begin, and how long alarms begin none."""
     found = []
     periods = [one.period_us for one in deployment.retrain.singles() if isinstance(one, Every)]
     if periods and state.trained_at_us:
@@ -108,7 +108,7 @@ def _next_repair(deployment: Deployment, state: LoopState, now_us: int) -> str:
         found.append(f"The next scheduled training is due {format_time(due_us)[:16].replace('T', ' ')}.")
     if is_before(now_us, state.alarm_quiet_until_us):
         left = format_duration((state.alarm_quiet_until_us - now_us) // 3_600_000_000 * 3_600_000_000 + 3_600_000_000)
-        found.append(f"For {left}, alarms begin no repair, because the newest one was not long ago.")
+        found.append(f"An alarm begins no training for {left} more, because one began a training not long ago.")
     if not deployment.retrain.any_of:
         found.append("The deployment declares no retrain=, so only people begin a training.")
     return " ".join(found) or "A repair (a new training) begins when a cause declared in retrain= holds."

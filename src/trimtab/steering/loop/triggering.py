@@ -15,7 +15,7 @@ from trimtab.steering.causes import Every, OnNewLabels, OnQualityDrop, OnSliceDr
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.loop_state import Cause, LoopState, Requested, is_before
 
-# the alarm of a slice counts like that of all rows, if the slice raised the loss of all rows by this share
+# if a slice raised the loss of all rows by this share, its alarm counts like an alarm about all rows
 HARMFUL_RISE: Final = 0.1
 
 PRIORITY: Final[tuple[Cause, ...]] = ("first", "call", "alarm", "slice", "follow-up", "labels", "schedule")
@@ -38,7 +38,7 @@ class Trigger(msgspec.Struct, frozen=True):
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What has to be known to decide about triggers."""
+    """The facts that decide which triggers hold."""
 
     now_us: int
     serves: bool  # whether a version is in service
@@ -52,8 +52,7 @@ class Seen(msgspec.Struct, frozen=True):
 def find_trigger(rules: Deployment, state: LoopState, seen: Seen) -> Trigger | None:
     """Return the most urgent trigger that holds and is not in its quiet time; None if there is none.
 
-    If several triggers are joined by `&`, together they have the kind, and so the quiet time, of the most urgent of
-    them.
+    Triggers that are joined by `&` together have the kind, and so the quiet time, of the most urgent of them.
     """
     now_us = seen.now_us
     found: list[Trigger] = []
@@ -86,9 +85,7 @@ def _requested(seen: Seen, state: LoopState) -> Trigger | None:
 
 
 def _quiet(kind: Cause, state: LoopState, seen: Seen) -> bool:
-    """Return whether a kind of cause is in its quiet time. It ends early if the alarm has risen since the last
-    repair.
-    """
+    """Return whether a kind of cause is in its quiet time, which ends early if the loss has risen further meanwhile."""
     if kind == "alarm" and seen.watch is not None and seen.watch.risen_us > state.risen_us:
         return False
     return is_before(seen.now_us, state.quiet_of(kind).until_us)
@@ -147,6 +144,6 @@ def _together(kind: Cause, parts: list[Trigger]) -> Trigger:
 
 def _settled_us(rules: Deployment, onset: ChangeOnset, now_us: int) -> int:
     """Return when enough days have passed since the change began. A repair waits until then."""
-    least_us = (LEAST_DAYS + 1) * DAY_US  # one more, because the newest day cannot be judged yet
+    least_us = (LEAST_DAYS + 1) * DAY_US  # one more, because the newest day is not closed
     settled_us = max(onset.at_us + rules.settle_us, onset.latest_us + min(rules.settle_us, least_us))
     return max(now_us, rules.model.label.final_at(settled_us))

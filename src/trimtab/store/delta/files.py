@@ -30,7 +30,7 @@ _SQL_TYPES: dict[Dtype, str] = {
 }
 _EMPTY: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
 _NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_, "str": object, "time": np.int64}
-# files that were written later may have additional columns
+# newer files may have additional columns
 _OPTIONS = "hive_partitioning = false, union_by_name = true"
 # Messages of the operating system, DuckDB and Delta's library. The numbers are the error codes for a file that is too
 # large, a full disk and an exceeded quota.
@@ -41,16 +41,16 @@ _NAME = re.compile(r"(\d{20})-[0-9a-f]{16}-([0-9a-f]{64})\.parquet")
 class ParquetFiles:
     """The Parquet files in a table's directory.
 
-    A name is `order-random-hash.parquet`. `order` makes names sort in the order in which rows were appended. `random`
-    makes names differ even if two writers append equal rows at once, because two commits must not share a file. `hash`
-    is the hash that the bytes must have.
+    A name is `order-random-hash.parquet`. By `order`, names sort in the order in which rows were appended. By `random`,
+    names differ even if two writers append equal rows at once, because two commits must not share a file. `hash` is
+    that of the bytes.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._duckdb = open_duckdb({"autoinstall_known_extensions": False})
-        self._sound: set[str] = set()  # files whose bytes were compared with their hash in this process
-        # the columns of each file; these are cached, because a file never changes
+        self._sound: set[str] = set()  # files whose hash this process has checked
+        # the columns of each file, which never change
         self._known_columns: dict[str, frozenset[str]] = {}
         self._mutex = threading.Lock()
 
@@ -72,9 +72,10 @@ class ParquetFiles:
             return self._keep(cursor, f"SELECT {', '.join(picks)} FROM incoming", order)
 
     def rewrite(self, names: Sequence[str], order: int, where: str = "true", values: Sequence[Any] = ()) -> str:
-        """Write a new, synced file with the rows of the named files that fulfil `where`, and return its name.
+        """Write a new, synced file with those rows of the named files that fulfil `where`, and return its name.
 
-        Without `values`, the rows are copied in pieces. With them they are all in memory, as COPY takes no parameters.
+        Without `values`, the rows are copied in pieces. With `values`, they are all in memory, because COPY takes no
+        parameters.
         """
         with self._cursor() as cursor:
             if not values:
@@ -88,7 +89,7 @@ class ParquetFiles:
         """Return the rows of the named files in their order, with the columns of `dtypes`."""
         if not names:
             return Columns({name: Column(d, np.empty(0, _NUMPY[d])) for name, d in dtypes.items()})
-        # a file that was written before a column was added does not have the column
+        # files from before a column was added do not have it
         there = set().union(*map(self._columns_of, names))
         picks = [
             (f"epoch_us({given})" if dtype == "time" else given) + f" AS c{i}"
@@ -117,7 +118,7 @@ class ParquetFiles:
         return int(row[0]) if row is not None else 0
 
     def without(self, names: Sequence[str], condition: str) -> list[tuple[str, int, str, int]]:
-        """Replace the files that have rows which fulfil an SQL condition by new, synced files without these rows.
+        """Remove the rows that fulfil an SQL condition: replace their files by new, synced files without them.
 
         In the condition, the table `rows` holds all rows of the named files. Return for each replaced file its name,
         the number of removed rows, the name of its new file ("" if no row is left), and the number of rows that are
@@ -167,9 +168,7 @@ class ParquetFiles:
         self._sound.add(name)
 
     def on_disk(self) -> list[str]:
-        """Return the names of all data files in the directory, even of those that no version of the table needs any
-        more.
-        """
+        """Return the names of all data files in the directory, even if no version of the table needs them."""
         return sorted(name for name in os.listdir(self.directory) if _NAME.fullmatch(name))
 
     def remove(self, name: str) -> None:
@@ -179,7 +178,7 @@ class ParquetFiles:
     def sweep(self, old: Set[str], known: Set[str], untouched_s: float) -> int:
         """Remove files that are not needed, and return the number of bytes freed.
 
-        A file is removed if it is in `old`, or if it is not in `known` and was last written before `untouched_s`.
+        These are the files in `old`, and files that are not in `known` and were last written before `untouched_s`.
         """
         freed = 0
         for name in os.listdir(self.directory):
@@ -276,7 +275,7 @@ def order_of(name: str) -> int:
 
 
 def same_as_one_of(rows: Columns) -> tuple[str, list[Any]]:
-    """Return an SQL condition that is true for rows equal to one of `rows`, and the values of its parameters."""
+    """Return an SQL condition that is true for rows that equal one of `rows`, and the values of its parameters."""
     made = ", ".join(f'unnest(?::{_SQL_TYPES[c.dtype]}[]) AS "@{i}"' for i, c in enumerate(rows.by_name.values()))
     equal = " AND ".join(f'wanted."@{i}" = {quoted(name)}' for i, name in enumerate(rows.names))
     return f"EXISTS (SELECT 1 FROM (SELECT {made}) wanted WHERE {equal})", [c.to_list() for c in rows.by_name.values()]
@@ -295,7 +294,7 @@ def _text(text: str) -> str:
 
 
 def runs(names: Sequence[str], sizes: Mapping[str, int], target_bytes: int) -> Iterator[list[str]]:
-    """Yield groups of neighbouring files that are worth merging, because their total size stays below the target."""
+    """Yield groups of neighbouring files to merge, each with a total size below the target."""
     run: list[str] = []
     total = 0
     for name in sorted(names):

@@ -36,17 +36,17 @@ _ROOM_BYTES = 64 << 10
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m|[\u2190-\u257f]")
 _CONFIGURATION = {
     "delta.checkpointInterval": "1000000000",  # trimtab makes checkpoints itself, so that it can keep their checksums
-    # old commits are kept, because a training set may refer to any version of the table
+    # old commits are kept, because training sets may refer to any version of the table
     "delta.enableExpiredLogCleanup": "false",
 }
 _FORMAT = "trimtab table, format 1"  # stored as the description of the Delta table
 
 
 class DeltaLog:
-    """The transaction log of one table. The calling objects hold a mutex around each call.
+    """The transaction log of one table. Callers hold a mutex during each call.
 
-    Every commit is synced. The hash of the commit's file is written to `_checks`, and compared whenever the commit is
-    read.
+    Each commit is synced, and the hash of its file is written to `_checks`. When the commit is read, its hash is
+    compared.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -58,7 +58,7 @@ class DeltaLog:
 
     @staticmethod
     def move(writer: str, position: int) -> list[deltalake.Transaction]:
-        """Return entries for a commit which record that `writer` has reached `position`."""
+        """Return the entries by which a commit records that `writer` has reached `position`."""
         check = deltalake.Transaction(f"{writer}#crc", _position_crc(writer, position))
         return [deltalake.Transaction(writer, position), check]
 
@@ -76,9 +76,7 @@ class DeltaLog:
         return found
 
     def files(self, version: int) -> list[str]:
-        """Return the log files, with their checksum files, that a version of the table needs. Paths are relative to the
-        table.
-        """
+        """Return the log files that a version needs, and their checksum files, as paths relative to the table."""
         directory = self.directory / "_delta_log"
         names = [name for name in sorted(os.listdir(directory)) if name[:20].isdigit() and int(name[:20]) <= version]
         with contextlib.suppress(FileNotFoundError):
@@ -88,7 +86,7 @@ class DeltaLog:
         return [*(f"{directory.name}/{name}" for name in names), *checks]
 
     def refresh(self) -> deltalake.DeltaTable | None:
-        """Check the commits that are new, and return the newest state of the table; None before the first append."""
+        """Check new commits, and return the newest state of the table; None before the first append."""
         refuse_fork(self.directory)
         if self.closed:
             raise Misuse(f"{self.directory}: this table is closed. Open it again with store.open.")
@@ -142,7 +140,7 @@ class DeltaLog:
             )
 
     def begin_again(self, rows: Columns) -> None:
-        """Give an empty table the columns of `rows`. The stored positions of its writers are kept. # D34"""
+        """Give an empty table the columns of `rows`, and keep the stored positions of its writers. # D34"""
         delta = self.refresh()
         if delta is None or self.active(delta) or not _contradict(self.dtypes(delta), rows):
             return
@@ -156,9 +154,7 @@ class DeltaLog:
                 self._sealed(delta, before)
 
     def widened(self, delta: deltalake.DeltaTable, rows: Columns) -> deltalake.DeltaTable:
-        """Add to the table those columns of `rows` that it does not have. Do nothing if `rows` lack a column of the
-        table.
-        """
+        """Add the columns of `rows` that the table does not have. If `rows` lack a column of the table, do nothing."""
         for _ in range(COMMIT_ATTEMPTS):
             there = self.dtypes(delta)
             found = {name: column.dtype for name, column in rows.by_name.items()}
@@ -203,7 +199,7 @@ class DeltaLog:
 
     def _sealed(self, delta: deltalake.DeltaTable, before: int) -> None:
         """Sync the commits after version `before`, and store their hashes."""
-        for version in range(before + 1, delta.version() + 1):  # one of them is the commit of this process
+        for version in range(before + 1, delta.version() + 1):  # one of these is this process's own commit
             path = self.directory / "_delta_log" / f"{version:020}.json"
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -219,7 +215,7 @@ class DeltaLog:
             self._seal(path.name)
 
     def _seal(self, name: str) -> None:
-        """Store the hash of a log file. If the process crashes before this call, the file is never checked."""
+        """Store the hash of a log file. (After a crash before this call, the file is never checked.)"""
         checks = self.directory / "_checks"
         make_folder(checks)
         log = self.directory / "_delta_log" / name
@@ -232,7 +228,7 @@ class DeltaLog:
             temporary.replace(checks / name)
 
     def _check_log(self) -> None:
-        """Compare the log files, from the newest checkpoint on, with their stored hashes."""
+        """Compare the log files since the newest checkpoint with their stored hashes."""
         checks = self.directory / "_checks"
         names = sorted(name for name in os.listdir(checks) if name[:20].isdigit()) if checks.is_dir() else []
         newest = max((name[:20] for name in names if ".checkpoint" in name), default="")
@@ -289,8 +285,8 @@ class DeltaLog:
     def locked(self, how: int) -> Iterator[None]:
         """Lock the table inside the block.
 
-        Appends and reads share the lock. Replacing files takes the lock exclusively, so that no file disappears while
-        it is used.
+        Appends and reads share the lock. Code that replaces files takes it exclusively, so that no file disappears
+        while it is used.
         """
         path = self.directory / "_lock"
         try:
@@ -308,9 +304,7 @@ class DeltaLog:
 
 @contextlib.contextmanager
 def named(directory: Path) -> Iterator[None]:
-    """Convert Delta's errors to trimtab's inside the block. Only the error that another process committed first is not
-    converted.
-    """
+    """Convert Delta's errors in the block to trimtab's, except the error that another process committed first."""
     try:
         yield
     except (delta_errors.CommitFailedError, delta_errors.TableNotFoundError):
@@ -349,7 +343,7 @@ def _position_crc(writer: str, position: int) -> int:
 
 
 def refuse_fork(directory: Path) -> None:
-    """Refuse to use a table in a forked child whose parent has used any table."""
+    """Refuse to use a table in a forked child if its parent has used any table."""
     global _used_by
     if _used_by not in (0, os.getpid()):
         raise forked(directory)

@@ -29,12 +29,11 @@ _ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
 
 
 class DeltaTable(Closing):
-    """A `Table` in a directory, readable by everything that reads Delta Lake.
+    """A `Table` in a directory, readable by every program that reads Delta Lake.
 
     A commit also stores the log position of its writer (as a Delta application transaction), and a checksum of this
-    position. Data files are named by their hash, and each process checks them once. The hashes of the commits are in
-    `_checks`. A table can be used by many threads and processes, but not in a forked child if its parent has used any
-    table.
+    position. Data files are named by their hash, and each process checks a file once. The hashes of commits are in
+    `_checks`. Many threads and processes can use a table, but not a forked child whose parent has used any table.
 
     >>> import tempfile
     >>> table = DeltaTable(Path(tempfile.mkdtemp()) / "landings")
@@ -72,17 +71,17 @@ class DeltaTable(Closing):
 
         Return False and add nothing if the writer has already reached this position.
 
-        Columns that the table does not have yet are added to it. They are null in all rows that exist. An empty table
-        takes the columns of `rows` in place of its own.
+        Columns that the table does not have are added to it, and are null in all existing rows. The columns of an empty
+        table are replaced by those of `rows`.
 
-        If several processes append for one writer at once, only one of them stores a given position. Delta refuses a
+        If several processes append for one writer at once, only one of them stores a given position: Delta refuses a
         commit if another process committed since the table was read. Then the table is read again, and nothing is
-        appended if the writer has reached the position by then.
+        appended if the writer has already reached the position.
 
         Raises:
             Misuse: A column of the table is missing in `rows`, or has another type.
-            Unavailable: The disk is full. Call again: if the rows were committed in spite of the error, they are not
-                added twice.
+            Unavailable: The disk is full. Call again: rows that were committed in spite of the error are not added
+                twice.
         """
         if not writer or position < 1:
             raise Misuse(f"table: writer {writer!r} at position {position}. Give a name and a position above zero.")
@@ -99,7 +98,7 @@ class DeltaTable(Closing):
                 try:
                     self._log.commit(delta, [] if name is None else [self._add(name, rows.rows)], moves)
                     return True
-                # another process stored a position for this writer, so read the table again
+                # another process has stored a position for this writer, so read the table again
                 except delta_errors.CommitFailedError as error:
                     failure = error
                     self._log.refresh()
@@ -121,7 +120,7 @@ class DeltaTable(Closing):
         Before the first append there are no columns.
 
         Raises:
-            NotFound: The version does not exist, or a delete has removed files that it needs.
+            NotFound: The version does not exist, or needs files that a delete has removed.
             Corrupt: A file is damaged. The message names it.
         """
         with contextlib.ExitStack() as reading:
@@ -146,7 +145,7 @@ class DeltaTable(Closing):
     def files(self) -> list[Path]:
         """Return the paths of the Parquet files of the newest version, in the order of their rows.
 
-        The bytes of each file are checked first. Use this for a table that does not fit in memory.
+        The bytes of each file are checked first. This is for tables that do not fit in memory.
 
         Raises:
             Corrupt: A file is damaged. The message names it.
@@ -159,10 +158,10 @@ class DeltaTable(Closing):
         return [self.directory / name for name in names]
 
     def erase(self, rows: Columns, instead: Columns | None = None) -> int:
-        """Remove every row that equals one of `rows` in all of their columns, and return the number of removed rows.
+        """Remove each row that equals one of `rows` in all columns of `rows`, and return the number of removed rows.
 
-        The rows `instead` are added in the same commit. Files of older versions are removed, too, if they hold such a
-        row, so these versions can no longer be scanned. The columns of `rows` must be texts or whole numbers.
+        The rows `instead` are added in the same commit. Files of older versions that have such a row are also removed,
+        so these versions can no longer be scanned. The columns of `rows` must be texts or whole numbers.
 
         Raises:
             NotFound: The table has no such column.
@@ -250,8 +249,8 @@ class DeltaTable(Closing):
     def vacuum(self, older_h: int) -> int:
         """Remove files that no version has needed in the last `older_h` hours, and return the number of bytes freed.
 
-        Older versions become unreadable with their files. trimtab never removes files of a version that it is reading.
-        Choose `older_h` to protect other programs that read the table.
+        Without its files, an older version is unreadable. Files of a version that trimtab is reading are never removed.
+        For other programs that read the table, choose a sufficient `older_h`.
         """
         with self._mutex, self._log.locked(fcntl.LOCK_EX):
             delta = self._log.refresh()
@@ -263,7 +262,7 @@ class DeltaTable(Closing):
             return self._files.sweep(old, gone | set(self._log.active(delta)), time.time() - 3600 * older_h)
 
     def copy_to(self, directory: Path) -> None:
-        """Copy the newest version, with its log, to a new directory, without files that only older versions need."""
+        """Copy the newest version and its log to a new directory, without files that only older versions need."""
         with self._mutex, self._log.locked(fcntl.LOCK_SH):  # while this lock is held, no file is removed
             delta = self._log.refresh()
             files = [] if delta is None else [*self._log.active(delta), *self._log.files(delta.version())]
@@ -291,7 +290,7 @@ class DeltaTable(Closing):
     def after_fork(self) -> None:
         """Make every later call fail. This is called in a forked child."""
         self._log.closed = True
-        self._mutex = threading.RLock()  # the old lock may be held for ever, by a thread that only exists in the parent
+        self._mutex = threading.RLock()  # a thread that only exists in the parent may hold the old lock for ever
 
     def _add(self, name: str, rows: int, *, data_change: bool = True) -> AddAction:
         size = (self.directory / name).stat().st_size
@@ -302,8 +301,8 @@ class DeltaTable(Closing):
         return RemoveAction(name, data_change, time.time_ns() // 1_000_000, size, {})
 
     def _erase(self, active: set[str], condition: str, values: Sequence[Any]) -> None:
-        """Remove files that only older versions need, if they hold a row to erase or can no longer be read."""
-        # A killed process left these files. No process writes now, so they can be removed.
+        """Remove files that only older versions need and that have a row to erase, or cannot be read."""
+        # killed processes left these files; no process writes now, so they can be removed
         for leftover in self.directory.glob("_*.new"):
             leftover.unlink(missing_ok=True)
         for name in self._files.on_disk():

@@ -1,8 +1,9 @@
-"""Proof that keys which LMDB does not find really are absent, and not hidden by a damaged page. # D0172
+"""Prove that keys which LMDB does not find are absent, and not hidden by a damaged page. # D0172
 
-Each pair of key and value has a checksum, but LMDB's pages have none. If a key is damaged, or a page on the way to it,
-then a look-up ends in the wrong place between two other pairs. The proof takes the two pairs around that place. Both
-must have the right checksum, and a look-up of each must find the other one next to it. Then no key lies between them.
+Each pair of key and value has a checksum, but LMDB's pages have none. If a key, or a page on the way to it, is damaged,
+a look-up ends in a wrong place between two other pairs. The proof checks the two pairs around the place where the
+look-up ends. If both have the right checksum, and a look-up of each finds the other one next to it, then no key lies
+between them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import zlib
 from collections.abc import Iterable
 from typing import Any
 
-RESIDUE = 0x2144DF1C  # the CRC-32 of any bytes that are followed by their own CRC-32 (little-endian)
+RESIDUE = 0x2144DF1C  # the CRC-32 of bytes followed by their own CRC-32 (little-endian), for any bytes
 _crc32 = zlib.crc32
 
 
@@ -23,16 +24,16 @@ def hidden(transaction: Any, keys: Iterable[bytes], exempt: bytes) -> bytes | No
         keys: The keys that were not found.
         exempt: The first key of the store. Its value has no checksum.
     """
-    if transaction.get(exempt) is None:  # the first page, or the root of the tree, was replaced by another page
+    if transaction.get(exempt) is None:  # another page has replaced the first page or the root of the tree
         return exempt
-    # The two neighbouring pairs of the last proof; keys between them are absent. None stands for an end of the store.
+    # the neighbouring keys of the last proof, between which no key lies; None stands for an end of the store
     low: bytes | None = b"\xff"
     high: bytes | None = b""
     for key in sorted(keys):
         if (low is None or low < key) and (high is None or key < high):
             continue
         low = high = None
-        cursor = transaction.cursor()  # a cursor that was used before may only search its own page, so take a new one
+        cursor = transaction.cursor()  # a new cursor, because a used one may only search its own page
         if there := cursor.set_range(key):
             high, value = cursor.item()
             if high <= key:
@@ -51,9 +52,9 @@ def hidden(transaction: Any, keys: Iterable[bytes], exempt: bytes) -> bytes | No
 
 
 def _adjacent(transaction: Any, low: bytes | None, high: bytes | None) -> bool:
-    """Return whether a look-up of either key finds the other key next to it. None stands for an end of the store.
+    """Return whether a look-up of each key finds the other one next to it. None stands for an end of the store.
 
-    If a page was replaced by another page, this is not the case.
+    This fails if another page has replaced a page.
     """
     if low is not None:
         cursor = transaction.cursor()

@@ -1,4 +1,4 @@
-"""An LMDB environment (LMDB's word for an open database), shared within this process and enlarged when full."""
+"""An LMDB environment (LMDB's word for an open database), shared in this process and enlarged when it is full."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ FORMAT = 1
 FORMAT_KEY = b"\x00trimtab/format"
 RESTORE = "Restore it from a backup."
 _MAX_READERS = 1_024
-READERS_S = 30.0  # the time between two searches for readers that were killed
-_COPIED = 10_000  # the number of pairs that one transaction copies
+READERS_S = 30.0  # the time between two searches for killed readers
+_COPIED = 10_000  # how many pairs one transaction copies
 _A = TypeVar("_A")
 _T = TypeVar("_T")
 
@@ -48,7 +48,7 @@ _DAMAGED = (lmdb.BadChecksumError, lmdb.CorruptedError, lmdb.InvalidError, lmdb.
 
 
 class LmdbEnvironment:
-    """The LMDB environment at a path. All objects of this process that use the path share it.
+    """The LMDB environment at a path, which all objects of this process that use the path share.
 
     LMDB forbids opening a path twice in one process. Its memory map must not be replaced while a thread reads.
     Therefore each thread sets `busy` while it reads. A thread that replaces the map sets `paused`, and waits until no
@@ -66,7 +66,7 @@ class LmdbEnvironment:
         self._threads: weakref.WeakSet[_Thread] = weakref.WeakSet()
         self._threads_mutex = threading.Lock()
         self._writer: FileLock | None = None
-        self._check_s = 0.0  # the time (of `monotonic`) at which killed readers are searched for again
+        self._check_s = 0.0  # the time (`monotonic`) of the next search for killed readers
         self._closed = False
         self._file: tuple[int, int] | None = None  # the device and inode number of the open file
         self._begin: Any = None
@@ -98,8 +98,7 @@ class LmdbEnvironment:
                 self._recover(failure)
 
     def write(self, what: Callable[[Any], None]) -> None:
-        """Run `what(transaction)` in a synced write transaction. If the memory map is full, enlarge it and run `what`
-        again.
+        """Run `what(transaction)` in a synced write transaction, and again if the memory map must be enlarged.
 
         Raises:
             Conflict: Another process writes to this store.
@@ -116,9 +115,7 @@ class LmdbEnvironment:
                     self._environment.set_mapsize(2 * self._environment.info()["map_size"])
 
     def copy(self, directory: Path) -> None:
-        """Write a consistent copy to a new directory, without free pages. Other threads and processes may write
-        meanwhile.
-        """
+        """Write a consistent copy, without free pages, to a new directory. Others may write meanwhile."""
         try:
             make_folder(directory)
             self.read(lambda transaction, to: self._environment.copy(str(to), compact=True), directory)
@@ -128,17 +125,17 @@ class LmdbEnvironment:
             raise Unavailable(f"{directory}: cannot be made ({error}). Check free space and access.") from error
 
     def release_writer(self) -> None:
-        """Release the lock that makes this process the only writer. The next write takes the lock again."""
+        """Release the writer's lock of this process. The next write takes it again."""
         with self._mutex:
             if self._writer is not None:
                 self._writer.release()
                 self._writer = None
 
     def reopen_if_replaced(self, *, make: bool) -> bool:
-        """Open the path again if another file is there by now. Return whether this was the case.
+        """If another file is at the path now, open the path again. Return whether this was the case.
 
         Args:
-            make: Whether to create an empty store if the file is missing. Only the writer may do this.
+            make: Whether to create an empty store if the file is missing. Only the writer may give True.
 
         Raises:
             Unavailable: The file is missing, and `make` is false.
@@ -155,7 +152,7 @@ class LmdbEnvironment:
         with self._mutex, self._alone():
             self._refuse_closed()
             self._environment.close()
-            if self._writer is not None:  # this lock is on a file of the folder that was removed
+            if self._writer is not None:  # the lock is on a file in the folder that was removed
                 self._writer.release()
                 self._writer = None
             try:
@@ -207,9 +204,7 @@ class LmdbEnvironment:
             raise named(error, self.path, self.repair) from error
 
     def _replace_file(self, made: Path) -> None:
-        """Put a new data file in place of the old one, if no process has the old one open. This process closes it
-        first.
-        """
+        """Close the data file, and if no other process has it open, replace it by a new one."""
         fd = os.open(self.path / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, file_mode(self.path))
         try:
             # every process that has the environment open holds a shared lock on this byte
@@ -251,7 +246,7 @@ class LmdbEnvironment:
         return True
 
     def _abort(self, transaction: Any) -> None:
-        # LMDB lets an abort wait for readers; without `_alone`, busy readers could delay it for ever
+        # an abort waits for readers; without `_alone`, busy readers could delay it for ever
         with self._alone():
             transaction.abort()
 
@@ -296,12 +291,12 @@ class LmdbEnvironment:
             raise
 
     def _check_readers(self) -> None:
-        """Free the reader slots of killed processes, so that the pages which these read can be reused."""
+        """Free the reader slots of killed processes, so that pages which they read can be used again."""
         self._environment.reader_check()
         self._check_s = time.monotonic() + READERS_S
 
     def _check_whole(self) -> None:
-        """Refuse a file that was cut short, because reading a missing page would end the process."""
+        """Refuse a file that was cut short: a read of a missing page would end the process."""
         try:
             with self._begin(), (self.path / "data.mdb").open("rb") as file:
                 cut = is_cut(file)
@@ -327,13 +322,13 @@ class LmdbEnvironment:
             )
 
     def _recover(self, error: lmdb.Error) -> None:
-        """Remove the cause of an error so that the caller can try again, or raise the error as one of trimtab's."""
+        """Remove the cause of an error, so that the caller can try again. Otherwise raise trimtab's error."""
         if isinstance(error, lmdb.MapResizedError):
             with self._mutex, self._alone():
                 self._refuse_closed()
-                self._environment.set_mapsize(0)  # another process has enlarged the memory map
+                self._environment.set_mapsize(0)  # another process has enlarged the map
             return
-        if isinstance(error, lmdb.PanicError):  # after a failed sync, LMDB only works again once it is reopened
+        if isinstance(error, lmdb.PanicError):  # after a failed sync, LMDB must be opened again
             with self._mutex, self._alone():
                 self._refuse_closed()
                 self._environment.close()
@@ -343,9 +338,7 @@ class LmdbEnvironment:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Let no thread read inside the block: wait for running reads, and hold up new ones. The caller holds the
-        mutex.
-        """
+        """Let no thread read in the block: wait for running reads, and delay new ones. The caller holds the mutex."""
         self.paused = True
         try:
             while self._is_read():
@@ -412,7 +405,7 @@ def share(path: Path, map_bytes: int, repair: str) -> LmdbEnvironment:
 
 
 def unshare(environment: LmdbEnvironment) -> None:
-    """Give back an environment that `share` returned. The last caller to do so closes it."""
+    """Give back an environment that `share` returned. The last call closes it."""
     with _registry:
         environment.users -= 1
         if environment.users == 0:
@@ -421,7 +414,7 @@ def unshare(environment: LmdbEnvironment) -> None:
 
 
 def _create(path: Path) -> None:
-    """Create a synced data file that holds only its format number. The file is complete before it gets its name."""
+    """Create a synced data file with only the format. The file is complete before it gets its name."""
     with tempfile.TemporaryDirectory(prefix=".new-", dir=path) as directory:
         try:
             with lmdb.open(directory, map_size=1 << 20) as environment, environment.begin(write=True) as transaction:
@@ -433,7 +426,7 @@ def _create(path: Path) -> None:
 
 
 def _refuse(error: TrimtabError, **_: object) -> Any:
-    """Raise `error`. This takes the place of transactions if the store could not be opened again."""
+    """Raise `error`. This replaces transactions if the store could not be opened again."""
     raise error
 
 

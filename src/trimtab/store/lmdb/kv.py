@@ -18,7 +18,7 @@ from trimtab.store.forks import forked, guard, unguard
 from trimtab.store.lmdb.absence import RESIDUE, hidden
 from trimtab.store.lmdb.environment import FORMAT_KEY, RESTORE, share, unshare
 
-_FIRST_MAP_BYTES = 1 << 30  # This is address space and not disk space: the file grows as pairs are written.
+_FIRST_MAP_BYTES = 1 << 30  # address space, not disk space: the file grows as pairs are written
 _LONGEST_KEY_BYTES = 511
 _crc32 = zlib.crc32
 _tail = struct.Struct("<I").pack
@@ -28,15 +28,15 @@ _get = lmdb.Transaction.get
 class LmdbKeyValue(Closing):
     """A `KeyValue` in a directory. Every value carries a CRC-32 over its key and itself.
 
-    LMDB forbids opening a directory twice in one process, so all objects on one directory share one LMDB environment.
-    The first write takes the directory's writer lock for this process. The lock is held until `release_writer` is
-    called, or until the last of these objects is closed. Many threads may use a store at once.
+    LMDB forbids opening a directory twice in one process, so all objects for a directory share one LMDB environment.
+    The first write takes the directory's writer lock for this process, until `release_writer` is called or the last of
+    these objects is closed. Many threads may use a store at once.
 
     Args:
         directory: The directory of the store. It is created if it does not exist.
         map_bytes: The initial size of the memory map.
-        repair: What a user should do if the store is damaged, as a sentence for messages. Only the caller knows what
-            the store holds, and so how to restore it.
+        repair: A sentence for messages that says what to do if the store is damaged. (Only the caller knows what the
+            store holds and how to restore it.)
 
     >>> import tempfile
     >>> with LmdbKeyValue(Path(tempfile.mkdtemp())) as store:
@@ -48,7 +48,7 @@ class LmdbKeyValue(Closing):
     def __init__(self, directory: Path, *, map_bytes: int = _FIRST_MAP_BYTES, repair: str = RESTORE) -> None:
         self.directory = Path(directory)
         self._repair = repair
-        self._refusal: Misuse | None = None  # the error that every call raises after the store was closed
+        self._refusal: Misuse | None = None  # after the store is closed: the error that every call raises
         self._environment = share(self.directory, map_bytes, repair)
         self._read = self._environment.read
         guard(self, self.directory)
@@ -84,7 +84,7 @@ class LmdbKeyValue(Closing):
                 if crc32(raw, crc32(key)) != RESIDUE:
                     raise self._damaged(key)
                 found[i] = raw[:-4]
-            i += 1  # noqa: SIM113  # quicker than enumerate
+            i += 1  # noqa: SIM113  # faster than enumerate
         return found
 
     def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
@@ -99,7 +99,7 @@ class LmdbKeyValue(Closing):
         removed = list(deletes)
         if not puts and not removed:
             return
-        keys = sorted(puts)  # sorted, because neighbouring keys are on the same pages
+        keys = sorted(puts)  # sorted, because neighbouring keys share pages
         values = list(puts.values() if keys == list(puts) else map(puts.__getitem__, keys))
         self._check_keys(keys)
         self._check_keys(sorted(removed))
@@ -112,8 +112,8 @@ class LmdbKeyValue(Closing):
                 behind = not cursor.last() or cursor.key() < keys[0]
                 checks = map(_crc32, values, map(_crc32, keys))
                 tails = map(_tail, checks)
-                pairs = zip(keys, map(add, values, tails))  # noqa: B905  # one by one: no second copy of all values
-                # If all keys come after those in the store, they are appended. This fills pages and needs no search.
+                pairs = zip(keys, map(add, values, tails))  # noqa: B905  # spares a second copy of all values
+                # If all keys come after those in the store, append them, which fills pages and needs no search.
                 cursor.putmulti(pairs, append=behind)
 
         self._environment.write(change)
@@ -138,10 +138,9 @@ class LmdbKeyValue(Closing):
         return iter([(key, self._verified(key, raw)) for key, raw in found])
 
     def erase(self, keys: Iterable[bytes] = ()) -> None:
-        """Delete keys, and remove them from the disk, with everything that was deleted or replaced earlier.
+        """Delete keys, and remove from the disk these and everything that was deleted or replaced earlier.
 
-        The whole file is rewritten, which takes as long as copying it. Readers in this process have to wait for a short
-        time.
+        The whole file is rewritten, which takes as long as copying it. Readers in this process wait for a short time.
 
         Raises:
             Conflict: Another process has the store open. Nothing was done.
@@ -163,13 +162,13 @@ class LmdbKeyValue(Closing):
         return self._read(_check, self)
 
     def reopen_if_replaced(self, *, make: bool = False) -> bool:
-        """Open the store again if another file is in its place by now. Return whether this was the case.
+        """If another file is in the store's place now, open the store again.
 
         Args:
             make: Whether to create an empty store if the file is missing. Only the writer may do this.
 
         Returns:
-            Whether it was another file.
+            Whether another file was there.
 
         Raises:
             Unavailable: The file is missing, and `make` is false.
@@ -230,9 +229,7 @@ class LmdbKeyValue(Closing):
 
 
 def _get_all(transaction: Any, keys: Sequence[bytes]) -> tuple[list[bytes | None], bytes | None]:
-    """Return the value of each key. If a value is missing, also return a key at which damage was found, if there is
-    any.
-    """
+    """Return the value of each key, and if a value is missing because of damage, a key at which this was found."""
     found = list(map(transaction.get, keys))
     if None not in found:
         return found, None
@@ -263,7 +260,7 @@ def _check(transaction: Any, store: LmdbKeyValue) -> int:
             raise store._damaged(key)
         if key != FORMAT_KEY:
             store._verified(key, raw)
-        # the loop goes directly from leaf to leaf, but a look-up needs the pages above the leaves, which this checks
+        # the loop goes from leaf to leaf; this look-up also checks the pages above the leaves
         if transaction.get(key) is None:
             raise Corrupt(
                 f"{store.directory}/data.mdb: key {key!r} is stored but cannot be found: a page that leads to it is "
@@ -273,4 +270,4 @@ def _check(transaction: Any, store: LmdbKeyValue) -> int:
     entries = transaction.stat()["entries"]
     if count != entries:
         raise Corrupt(f"{store.directory}/data.mdb: found {count} pairs, but {entries} were written. {store._repair}")
-    return count - 1  # do not count the key that holds the format
+    return count - 1  # without the key of the format

@@ -1,4 +1,4 @@
-"""Detection of an LMDB data file that was cut short. Reading a missing page would end the process with SIGBUS."""
+"""Detect an LMDB data file that was cut short, because a read of a missing page would end the process with SIGBUS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TREE = struct.Struct("<IHHQQQQQ")
 _LAST = struct.Struct("<QQ")  # the last two fields of a meta page: number of the last page, number of the transaction
 _MAGIC = 0xBEEFC0DE
 _EMPTY = 2**64 - 1  # the root page number of an empty tree
-_BRANCH = 0x01  # flags that tell the kind of a page
+_BRANCH = 0x01  # flags for the kind of a page
 _APART = 0x01  # the flag of an entry whose value is stored on pages of its own
 
 
@@ -22,8 +22,8 @@ def is_cut(file: IO[bytes]) -> bool:
     """Return whether a `data.mdb` ends before a page that its newest trees need.
 
     Even a complete file may end before the last page that it counts, because pages that a transaction used and freed
-    are not written. Therefore a file that seems too short is searched for missing pages, which takes as long as reading
-    it. The caller has a read transaction open, so that other processes do not change the trees meanwhile.
+    are not written. So if a file seems too short, its trees are searched for missing pages, which takes as long as
+    reading the file. The caller has a read transaction open, so that other processes do not change the trees meanwhile.
     """
     page_bytes, last, roots = _newest(file)
     if not page_bytes or os.fstat(file.fileno()).st_size >= (last + 1) * page_bytes:
@@ -53,7 +53,7 @@ def _newest(file: IO[bytes]) -> tuple[int, int, list[int]]:
 def _whole(file: IO[bytes], root: int, page_bytes: int) -> bool:
     """Return whether all pages of a tree are in the file."""
     left = [] if root == _EMPTY else [root]
-    seen: set[int] = set()  # pages that were visited, because damage could make a cycle of pages
+    seen: set[int] = set()  # visited pages, because damage could make a cycle
     while left:
         number = left.pop()
         if number in seen:
@@ -75,14 +75,14 @@ def _whole(file: IO[bytes], root: int, page_bytes: int) -> bool:
 
 
 def _led_to(page: bytes, flags: int, lower: int) -> Iterator[tuple[int, int]]:
-    """Yield the pages that a page refers to, with the numbers of further pages that each of these needs.
+    """Yield the pages that a page refers to, each with a number of further pages.
 
-    For a child page that number is 0. For a large value it is the number of pages that the value takes.
+    For a child page, this is 0. For a large value, it is the number of pages that the value takes.
     """
     page_bytes = len(page)
     for at in struct.unpack_from(f"<{max(0, min(lower, page_bytes) - _HEAD_BYTES) // 2}H", page, _HEAD_BYTES):
         if at + 8 > page_bytes:
-            continue  # damage of this kind is found by the checksums
+            continue  # the checksums find such damage
         low, high, of, key_bytes = struct.unpack_from("<HHHH", page, at)
         if flags & _BRANCH:
             yield low | high << 16 | of << 32, 0

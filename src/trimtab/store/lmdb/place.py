@@ -1,4 +1,4 @@
-"""The place of an LMDB key-value store: a folder, which can be set aside while the store is built again."""
+"""The place of an LMDB key-value store: a folder that can be set aside while the store is built again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ASIDE = ".before"  # suffix of the folder that is set aside
 
 
 def pairs_file(folder: Path) -> Path:
-    """Return the file of pairs of a store. It is replaced when the store is begun again."""
+    """Return the data file of a store. If the store is begun again, another file replaces it."""
     return folder / "data.mdb"
 
 
@@ -32,7 +32,7 @@ class LmdbPlace:
         self._aside = folder.with_name(f"{folder.name}{ASIDE}")
 
     def mark(self) -> tuple[int, int] | None:
-        """Return the device and inode of the file of pairs, or None if the file does not exist."""
+        """Return the device and inode of the data file, or None if the file does not exist."""
         try:
             found = os.stat(self._file)
         except OSError:
@@ -67,7 +67,7 @@ class LmdbPlace:
             if self._aside.exists():
                 shutil.rmtree(self._folder, ignore_errors=True)
                 os.rename(self._aside, self._folder)
-                with suppress(TrimtabError):  # the restored store is as damaged as before
+                with suppress(TrimtabError):  # the restored store may be damaged as before
                     opened().reopen_if_replaced(make=True)
             raise
         self.drop_aside()

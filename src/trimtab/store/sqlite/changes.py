@@ -14,9 +14,9 @@ _openings = itertools.count()
 
 
 class SqliteChanges:
-    """A connection to a file that never writes. SQLite changes its `data_version` when another connection commits.
+    """A connection that never writes. SQLite changes its `data_version` when another connection commits.
 
-    The versions of different connections cannot be compared. Therefore a mark also holds the number of its connection.
+    The versions of different connections cannot be compared, so a mark also has the number of its connection.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,10 +42,10 @@ class SqliteChanges:
             raise named(error, str(self._path)) from error
 
     def close(self) -> None:
-        """Close the connection. The next call of `mark` opens a new one, and returns another value than before."""
+        """Close the connection. The next call of `mark` opens a new connection, and returns a new value."""
         with self._mutex:
             connection, self._connection = self._connection, None
             if connection is not None:
-                # an error does not matter, because nothing was written through this connection
+                # an error does not matter, because this connection wrote nothing
                 with contextlib.suppress(sqlite3.Error):
                     connection.close()

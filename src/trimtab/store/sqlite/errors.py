@@ -1,4 +1,4 @@
-"""Conversion of SQLite's result codes to trimtab's errors."""
+"""Convert SQLite's result codes to trimtab's errors."""
 
 from __future__ import annotations
 

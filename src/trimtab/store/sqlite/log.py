@@ -21,15 +21,15 @@ from trimtab.store.sqlite.partition import PartitionReader, PartitionWriter, bus
 from trimtab.store.sqlite.partition_file import Mode
 
 _T = TypeVar("_T")
-_LARGEST_PAYLOAD_BYTES = 500_000_000  # the limit of SQLite itself is 1,000,000,000 bytes per row
+_LARGEST_PAYLOAD_BYTES = 500_000_000  # SQLite's own limit is 1,000,000,000 bytes per row
 
 
 class SqliteLog(Closing):
     """A `Log` in a directory.
 
-    The files `p0001.db`, `p0002.db`, ... are the partitions. Each process that writes takes one that no other process
-    is writing. In mode `durable`, an append is synced before it is acknowledged. In mode `relaxed`, records survive
-    kill -9, but a power cut may lose the last ones.
+    The files `p0001.db`, `p0002.db`, ... are the partitions. Each process that writes takes a partition that no other
+    process is writing. In mode `durable`, an append is synced before it is acknowledged. In mode `relaxed`, records
+    survive kill -9, but a power cut may lose the last ones.
 
     >>> import tempfile
     >>> with SqliteLog(Path(tempfile.mkdtemp())) as log:
@@ -53,7 +53,7 @@ class SqliteLog(Closing):
         self._leader: _Append | None = None
         self._last_group = 1
         check_inherited(self.directory)
-        # raises an error if the path is not a directory; the directory itself is created by the first append
+        # raises an error if the path is not a directory; the first append creates a missing directory
         self._partitions()
         guard(self, self.directory)
 
@@ -67,9 +67,9 @@ class SqliteLog(Closing):
 
         Raises:
             Misuse: A payload is not bytes, or `at_us` does not have one time per payload.
-            Unavailable: The disk is full or read-only. Then nothing was appended, and the log works again once the disk
-                does. This is also raised if a thread was interrupted that was appending for several threads. Then it is
-                unknown whether the payloads were appended, and the message says so.
+            Unavailable: The disk is full or read-only. Nothing was appended, and the log works again when the disk
+                does. Or a thread that was appending for several threads was interrupted. Then it is unknown whether the
+                payloads were appended, and the message says so.
         """
         mine = _Append(payloads, at_us)
         if not mine.payloads:
@@ -104,8 +104,8 @@ class SqliteLog(Closing):
     def truncate(self, partition: str, through: int) -> int:
         """Remove the records up to and including position `through`, free their disk space, and return their number.
 
-        The removal works in steps. Appends can run between two steps, and an interruption leaves the remaining records
-        in place.
+        Records are removed in steps. Appends can run between two steps. After an interruption, the remaining records
+        stay.
 
         Raises:
             Conflict: Another process writes that partition.
@@ -125,7 +125,7 @@ class SqliteLog(Closing):
         """
         try:
             make_folder(directory)
-            # copy these files too, because they reserve the names of partitions whose files were moved away
+            # these files reserve the names of partitions whose files were moved away, so copy them too
             for lock in self.directory.glob("p*.lock"):
                 (directory / lock.name).touch()
         except OSError as error:
@@ -133,8 +133,7 @@ class SqliteLog(Closing):
         return {name: self._reader(name).copy(directory / f"{name}.db") for name in self._partitions()}
 
     def erase(self, partition: str, instead: Mapping[int, bytes]) -> int:
-        """Replace the payloads of the records at the given positions, and return the number replaced. Append times
-        stay.
+        """Replace the payloads at the given positions, but not the append times. Return how many were replaced.
 
         The whole file of the partition is rewritten, which takes as long as copying it.
 
@@ -150,9 +149,8 @@ class SqliteLog(Closing):
 
         Args:
             partition: The name of the partition.
-            position: The last position that any reader has read. It may be larger than the last position in the
-                partition.
-            again: Payloads with append times, which are appended after `position` in the same transaction.
+            position: The last position that any reader has read. It may be above the last position in the partition.
+            again: Payloads with append times, to append after `position` in the same transaction.
 
         Raises:
             Conflict: Another process writes that partition. Nothing was done.
@@ -174,7 +172,7 @@ class SqliteLog(Closing):
         return tuple((name, self._reader(name).mark()) for name in self._partitions())
 
     def maintenance(self) -> None:
-        """Copy this process's write-ahead log into its file now, so that no append has to."""
+        """Copy this process's write-ahead log into its file now, so that appends need not."""
 
         def checkpoint() -> None:
             if self._writer is not None:
@@ -189,7 +187,7 @@ class SqliteLog(Closing):
 
     def after_fork(self) -> None:
         """Make every later call fail. This is called in a forked child."""
-        # keep the parent's objects, because finalising them here would close the parent's files
+        # keep the parent's objects for ever: their end would close the parent's files
         self._inherited = self._writer, self._readers
         self._writer, self._readers = None, {}
         self._refusal = self._refusal or forked(self.directory)
@@ -207,14 +205,14 @@ class SqliteLog(Closing):
 
     def _change(self, partition: str, change: Callable[[PartitionWriter], int]) -> int:
         """Run `change` with a partition's writer, while no thread or process appends to the partition."""
-        self._reader(partition)  # raises NotFound if there is no such partition
+        self._reader(partition)  # NotFound: there is no such partition
         return self._write_alone(partition, change)
 
     def _write_alone(self, partition: str, change: Callable[[PartitionWriter], _T]) -> _T:
         with self._files:
             writer = self._writer
         if writer is not None and writer.path.stem == partition:
-            return self._alone(lambda: change(self._own()))  # raises Misuse if the log was closed by now
+            return self._alone(lambda: change(self._own()))  # Misuse: the log was closed meanwhile
         path, lock_path = self._path(partition), self.directory / f"{partition}.lock"
         lock = self._lock(lock_path)
         if lock is None:
@@ -236,13 +234,13 @@ class SqliteLog(Closing):
 
     def _lead(self, mine: _Append) -> None:
         """Write all waiting appends in one transaction. Then wake their threads, and choose the next leader."""
-        # The threads that the last commit woke will soon append again. Wait for them, so that they share this sync.
+        # the threads that the last commit woke will soon append again, so wait to let them share this sync
         while self._last_group > 1:
             before = len(self._waiting)
             time.sleep(0)
             if len(self._waiting) == before:
                 break
-        with self._mutex:  # an append without payloads is not part of a group; see `_alone`
+        with self._mutex:  # appends without payloads (see `_alone`) are not part of a group
             mine.group = group = list(takewhile(lambda each: each.payloads, self._waiting))
             del self._waiting[: len(group)]
         self._last_group = len(group)
@@ -257,7 +255,7 @@ class SqliteLog(Closing):
         for each in group:
             if each is not mine:
                 each.wakeup.release()
-        # the group contains `mine` itself, and this cycle would keep the payloads until a garbage collection
+        # the group contains `mine`, and the cycle would keep the payloads until a garbage collection
         mine.group = ()
 
     def _write(self, group: list[_Append]) -> None:
@@ -267,7 +265,7 @@ class SqliteLog(Closing):
             position += len(each.payloads)
 
     def _alone(self, work: Callable[[], _T]) -> _T:
-        """Run `work` as the leader, but without an append of its own. No other thread uses the writer meanwhile."""
+        """Run `work` as the leader, without an append. No other thread uses the writer meanwhile."""
         mine = _Append((), None)
         try:
             self._wait(mine)
@@ -288,7 +286,7 @@ class SqliteLog(Closing):
     def _dequeue(self, mine: _Append, failure: BaseException | None = None) -> None:
         """Remove an append from the queue after an exception, so that no other thread waits for it for ever. # D170
 
-        The exception may have occurred at any point. This may be called more than once.
+        The exception may have come at any point, and this may be called more than once.
         """
         with self._mutex:
             for each in mine.group:
@@ -302,7 +300,7 @@ class SqliteLog(Closing):
         self._pass_lead(mine)
         with self._mutex:
             for waits in (*mine.group, self._leader):
-                # locked means that its thread is still waiting
+                # locked: its thread is still waiting
                 if waits is not None and waits.wakeup.locked():
                     waits.wakeup.release()
         mine.group = ()
@@ -335,7 +333,7 @@ class SqliteLog(Closing):
                 continue
             if path.exists() or not used_before:
                 return open_writer(path, lock, self.mode)
-            # The file was moved away. Its positions must not be used again, because views have stored them.
+            # the file was moved away; its positions must not be used again, because views have stored them
             lock.release()
         raise AssertionError("unreachable")
 
@@ -399,6 +397,6 @@ class _Append:
         self.positions = range(0)
         self.error: TrimtabError | None = None
         self.done = False
-        self.group: Sequence[_Append] = ()  # the appends that this one writes as the leader, including itself
+        self.group: Sequence[_Append] = ()  # the appends that the thread of this one writes as the leader
         self.wakeup = threading.Lock()
         self.wakeup.acquire()

@@ -37,19 +37,19 @@ from trimtab.store.sqlite.wal import acknowledged_frames
 
 _T = TypeVar("_T")
 
-# numbers of rows per INSERT; a statement releases the interpreter lock only once, so larger is faster
+# numbers of rows per INSERT; a statement releases the interpreter lock once, so more rows are faster
 _CHUNKS = (256, *range(32, 0, -1))
 _INSERTS = {n: "INSERT INTO record VALUES" + ",".join(["(?,?,?,?)"] * n) for n in _CHUNKS}
-_TRUNCATED = 20_000  # how many records one transaction removes; appends can run between two transactions
+_TRUNCATED = 20_000  # how many records one transaction removes, so that appends can run in between
 _BUSY_MS = 5_000  # how long to wait for other connections; also the default of `sqlite3.connect`
 _RETURNED = 2_000  # how many pages one transaction returns to the disk
-_LONG_OVERDUE = 10_000  # if a write-ahead log has this many pages, appends copy it to the file themselves
+_LONG_OVERDUE = 10_000  # appends copy a write-ahead log with this many pages to the file themselves
 _readers = count()
 _NO_APPEND_US = -(2**62)  # earlier than every append time, even if the clock is set before 1970
 
 
 class PartitionWriter:
-    """The connection that writes one partition's file. While it holds the lock, there is no other such connection."""
+    """The connection that writes one partition's file. It holds the lock, so there is no other such connection."""
 
     def __init__(self, path: Path, lock: FileLock, mode: Mode) -> None:
         self.path = path
@@ -58,7 +58,7 @@ class PartitionWriter:
         self.at_us = _NO_APPEND_US
         self._lock = lock
         self._path, self._wal_path = str(path), f"{path}-wal"
-        self._checkpoints_late = False  # True once `checkpoint` was called: then appends rely on such calls
+        self._checkpoints_late = False  # whether `checkpoint` was called, so that appends rely on further calls
         self._connection: sqlite3.Connection | None = None
         self._file: FileId | None = None  # device and inode number of the open file
         self._wal: FileId | None = None  # device and inode number of the file's write-ahead log
@@ -69,7 +69,7 @@ class PartitionWriter:
     def append(self, groups: Sequence[tuple[Sequence[bytes], Sequence[int] | None]], now_us: int) -> int:
         """Append all groups of payloads in one transaction. Return the position of the first record once all are safe.
 
-        A group is payloads with their append times; without times, `now_us` is used. After an error, the next call
+        A group has payloads and their append times; without times, these are `now_us`. After an error, the next call
         opens the file again and continues after its last record.
         """
         if self._connection is None:
@@ -118,7 +118,7 @@ class PartitionWriter:
         )
 
     def skip_to(self, position: int, again: Iterable[tuple[bytes, int]]) -> None:
-        """Remove records up to `position`, make it the last one used, and append the payloads in `again`."""
+        """Remove records up to `position`, set the last used position to it, and append the payloads in `again`."""
         at_us = _NO_APPEND_US
         with self._transaction() as connection:
             connection.execute("DELETE FROM record WHERE position <= ?", (position,))
@@ -150,7 +150,7 @@ class PartitionWriter:
     def truncate(self, through: int) -> int:
         """Remove the oldest of the records up to and including position `through`, and return the number removed.
 
-        A call removes at most some thousands of records. Call this until it returns 0.
+        A call removes some thousand records. Call this until it returns 0.
         """
         with self._transaction() as connection:
             (first,) = connection.execute("SELECT min(position) FROM record").fetchone()
@@ -173,7 +173,7 @@ class PartitionWriter:
                 # `execute` would return only one page
                 connection.executescript(f"PRAGMA incremental_vacuum({_RETURNED})")
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            else:  # the checkpoint also shortens the write-ahead log to 0 bytes, unless another process is reading it
+            else:  # this checkpoint also cuts the write-ahead log to 0 bytes, unless another process is reading it
                 connection.execute("PRAGMA busy_timeout = 0")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
@@ -182,7 +182,7 @@ class PartitionWriter:
     def erase(self, instead: Mapping[int, bytes]) -> int:
         """Replace payloads, rewrite the file so that no old bytes are left, and return the number of changed records.
 
-        After a crash, the payloads may be replaced while old bytes are still in the file. Then call this again.
+        After a crash, payloads may be replaced while their old bytes are still in the file. If so, call this again.
 
         Raises:
             Unavailable: Another process is reading the file, or there is no disk space for the new file.
@@ -199,7 +199,7 @@ class PartitionWriter:
                     connection.execute("UPDATE record SET crc = ?, payload = ? WHERE position = ?", row)
                     changed += 1
         with self._named() as connection:
-            # free pages keep copies of earlier contents, even with the setting secure_delete
+            # even with secure_delete, free pages keep earlier contents
             connection.execute("VACUUM")
             (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
@@ -211,7 +211,7 @@ class PartitionWriter:
     def checkpoint(self) -> None:
         """Copy the write-ahead log to the file, which takes two syncs. Other Python threads run meanwhile.
 
-        No thread may append during the call. SQLite before 3.51.3 can damage a file if one connection checkpoints while
+        No thread may append meanwhile. SQLite before 3.51.3 can damage a file if one connection checkpoints while
         another commits (sqlite.org/wal.html#walresetbug).
         """
         with self._named() as connection:
@@ -240,7 +240,7 @@ class PartitionWriter:
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection to the block. If the block fails, drop the connection and convert SQLite's error."""
+        """Provide the connection to the block. If the block fails, drop the connection, and convert SQLite's error."""
         try:
             yield self._connection or self._open()
         except SQLITE_RAISES as error:
@@ -254,7 +254,7 @@ class PartitionWriter:
         """Close a connection whose state is unknown after an error. The next call opens the file again."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            # ignore errors of closing, because the first error is the one to report
+            # ignore errors of closing, because the first error is reported
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
@@ -275,7 +275,7 @@ class PartitionWriter:
                 self._file, self._wal = (
                     file_id(what),
                     None,
-                )  # Read this now, because connecting may have copied the write-ahead log to the file and removed it.
+                )  # read this before connecting, which may copy the write-ahead log to the file and remove it
                 connection.execute(f"PRAGMA synchronous = {'FULL' if self.mode == 'durable' else 'NORMAL'}")
                 connection.execute("PRAGMA journal_size_limit = 67108864")
                 if self._checkpoints_late:
@@ -287,7 +287,7 @@ class PartitionWriter:
                         "Records were lost; restore the partition from a copy, or move its files away."
                     )
                 rows = connection.execute(f"{SELECT} ORDER BY position DESC LIMIT 1").fetchall()
-                at_us = head.truncated_at_us or _NO_APPEND_US  # `truncated_at_us` is 0 if no records were ever removed
+                at_us = head.truncated_at_us or _NO_APPEND_US  # 0 if no records were ever removed
                 if rows:
                     at_us = verified(rows, rows[0][0] - 1, self.path)[0].appended_at_us
                 last = sequence(connection, head)
@@ -313,7 +313,7 @@ class PartitionWriter:
 
 
 class PartitionReader:
-    """A read-only connection to the file of one partition, which any process may be writing."""
+    """A read-only connection to the file of one partition, to which another process may write."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -321,7 +321,7 @@ class PartitionReader:
         self._path = str(path)
         check_writable(path.parent)  # SQLite creates a -shm file in the folder even for a reader
         self._connection = self._opened()
-        # part of each mark, because `data_version` cannot be compared between connections
+        # part of each mark, because the `data_version` of different connections cannot be compared
         self._number = next(_readers)
 
     def mark(self) -> tuple[int, int]:
@@ -345,7 +345,7 @@ class PartitionReader:
     def _read(self, connection: sqlite3.Connection, after: int, limit: int) -> list[LogRecord]:
         rows = connection.execute(f"{SELECT} WHERE position > ? ORDER BY position LIMIT ?", (after, limit)).fetchall()
         if rows and rows[0][0] == after + 1 and len(rows) == limit:
-            # no record can be missing before or between these, so the two look-ups below are not needed
+            # no record is missing before or between these, so the two look-ups below are not needed
             return verified(rows, after, self.path)
         head = read_head(connection, self.path)
         last = sequence(connection, head)
@@ -388,7 +388,7 @@ class PartitionReader:
             self._connection.close()
 
     def _in_snapshot(self, what: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Return `what(connection)`. All that it reads comes from one snapshot of the file."""
+        """Return `what(connection)`, which reads one snapshot of the file."""
         with self._mutex:
             self._reopen_if_replaced()
             connection = self._connection
@@ -402,7 +402,7 @@ class PartitionReader:
                     connection.execute("ROLLBACK")
 
     def _reopen_if_replaced(self) -> None:
-        """Open the file again if another file has taken its place."""
+        """If another file is in its place, open the file again."""
         found = file_id(self._path)
         if found == self._file:
             return

@@ -68,7 +68,7 @@ def create(path: Path) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
         finally:
             connection.close()
-        # These may be left from an earlier file of this name. SQLite would apply them to the new file.
+        # these may be left from an earlier file of this name, and SQLite would apply them to the new file
         for suffix in ("-wal", "-shm"):
             with contextlib.suppress(FileNotFoundError):
                 os.rename(f"{path}{suffix}", f"{path}{suffix}.lost")
@@ -85,7 +85,7 @@ class Head(msgspec.Struct, frozen=True):
     """The single row that describes a partition's file."""
 
     name: str
-    # Whether the last writer used the mode `durable`. If not, a power cut may have damaged the write-ahead log.
+    # whether the last writer used the mode `durable`; if not, a power cut may have damaged the write-ahead log
     durable: bool
     truncated_through: int
     truncated_at_us: int
@@ -112,7 +112,7 @@ def read_head(connection: sqlite3.Connection, path: Path) -> Head:
         ((name, durable, through, at_us, crc),) = connection.execute(query).fetchall()
         head = Head(name.decode(), durable == 1, through, at_us)
         sound = crc == head.crc()
-    except (ValueError, AttributeError):  # damage can remove the row, or make it impossible to decode
+    except (ValueError, AttributeError):  # damage can remove the row, or make it undecodable
         sound = False
     if not sound:
         raise Corrupt(f"{path}: its head row is damaged. Restore the partition from a copy, or move its files away.")
@@ -129,16 +129,13 @@ def write_head(connection: sqlite3.Connection, head: Head) -> None:
 
 
 def sequence(connection: sqlite3.Connection, head: Head) -> int:
-    """Return the last position that was ever used, even if its record was removed. SQLite's AUTOINCREMENT keeps it."""
+    """Return the last position ever used, even if its record was removed. (SQLite's AUTOINCREMENT keeps it.)"""
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'record'").fetchone()
     return head.truncated_through if row is None else int(row[0])
 
 
 def verified(rows: list[tuple[int, int, int, bytes]], after: int, path: Path) -> list[LogRecord]:
-    """Return the rows as records. Check that they follow position `after` without a gap.
-
-    Also check the checksum of each record.
-    """
+    """Return the rows as records. Check their checksums, and that they follow position `after` without a gap."""
     crc32, prefix, name = zlib.crc32, PREFIX, path.stem
     records = []
     for position, at_us, crc, payload in rows:

@@ -6,16 +6,15 @@ import struct
 from pathlib import Path
 
 _HEADER = 32  # the header of the file: magic number, version, page size, checkpoint number, two salts, two checksums
-_FRAME = 24  # before each page: its number, the size after the commit (0: no commit), two salts, two checksums
+_FRAME = 24  # before each page: page number, size after the commit (0: no commit), two salts, two checksums
 
 
 def acknowledged_frames(database: Path) -> int:
-    """Return the number of the last commit frame that frames of the same generation follow; 0 if there is none.
+    """Return the number of the last commit frame that has later frames of its generation; 0: there is none.
 
-    SQLite silently takes the first frame with a wrong checksum for the end of the log. In the mode `synchronous =
-    FULL`, a transaction only starts after the commit before it was synced. So if a commit is followed by frames, then
-    it was acknowledged and must still be readable. A power cut may leave the last transaction incomplete. This is not
-    damage.
+    To SQLite, the first frame with a wrong checksum is the end of the log. With `synchronous = FULL`, a transaction
+    only starts after the previous commit was synced. So a commit that frames follow was acknowledged, and must be
+    readable. After a power cut, the last transaction may be incomplete, which is not damage.
 
     Source: sqlite.org/fileformat2.html#walformat.
     """

@@ -1,4 +1,4 @@
-"""A lock for SQLite files in WAL mode: of all threads and processes, only one connection may write."""
+"""A lock for SQLite files in WAL mode: only one connection of all threads and processes may write."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class WriteLock:
     """An exclusive `flock` on a file next to the database. It is held from before a write until after its commit.
 
     SQLite before 3.51.3 can damage a database in WAL mode if one connection checkpoints while another one commits
-    (sqlite.org/wal.html#walresetbug). Commits, and the checkpoints that they cause, therefore only happen while this
-    lock is held. # D57
+    (sqlite.org/wal.html#walresetbug). Therefore commits, and the checkpoints that they cause, only happen under this
+    lock. # D57
 
     Args:
         path: The lock file. It is created when it is first needed, and never removed.
@@ -60,7 +60,7 @@ class WriteLock:
             self._close()
 
     def after_fork(self) -> None:
-        """Close a forked child's copy of the file, which would keep the lock after the parent's death."""
+        """Close a forked child's copy of the file, which would otherwise keep the lock after the parent's death."""
         self._close()
 
     def _close(self) -> None:

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-# Logged scores are used if the version's scores of a single row and of a batch differ by no more than this.
+# logged scores are not used if the scores of a row alone and in a batch may differ by more than this
 _ROUNDING = 1e-12
 
 
@@ -66,9 +66,9 @@ class LoggedAnswers(msgspec.Struct, frozen=True, eq=False):
 
         A score is NaN if the version did not predict for the row, or had other inputs for it.
 
-        A score only depends on the version and the inputs. So the version would give the same score again: exactly the
-        same, or within 1e-12 if the library does not promise more. If the version's scores of a single row and of a
-        batch differ by more than that, no logged scores are used.
+        A score only depends on the version and the inputs, so the version would give the same score again. If the
+        library does not promise equal bits, the score may differ by 1e-12. If the scores of a row alone and in a batch
+        may differ by more, no logged scores are used.
 
         Args:
             version: The id of the version.

@@ -30,8 +30,8 @@ Check = Literal[
 ]
 Severity = Literal["error", "warning"]
 
-# The lower bound of how well a single feature predicts. Above the first number it is an error, above the second a
-# warning. # D64
+# How well a single feature may predict, as the lower bound of the measure. Above the first number there is an error,
+# above the second a warning. # D64
 TOO_GOOD: dict[Task, tuple[float, float]] = {
     "binary": (0.98, 0.95),  # AUC
     "multiclass": (0.98, 0.95),  # AUC of one class against the others
@@ -40,7 +40,7 @@ TOO_GOOD: dict[Task, tuple[float, float]] = {
     "count": (0.999, 0.98),
     "ranking": (0.999, 0.98),
 }
-_LEAST_SHARE = 0.05  # the least share of requests with a changed column, measured at the lower end of its interval
+_LEAST_SHARE = 0.05  # the least share of requests with a changed column, at the lower end of its interval
 _LEAST_CHANGED = 5
 _LEAST_ASKED = 30
 
@@ -62,7 +62,7 @@ def find_leaks(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64
     Args:
         model: The model, with its features and its label.
         training_set: The training set that the rows belong to.
-        chosen: The numbers of the rows to fit on.
+        chosen: The indices of the rows to fit on.
     """
     found = [
         *_label_columns(model),
@@ -93,13 +93,13 @@ def refuse_leaks(model: Model, leaks: Iterable[Leak]) -> None:
 
 
 def as_allowed(model: Model, leaks: Iterable[Leak]) -> tuple[Leak, ...]:
-    """Return the leaks with those marked that the model allows. Errors come first."""
+    """Mark the leaks that the model allows, and return all leaks, errors first."""
     marked = [msgspec.structs.replace(leak, allowed=leak.name in model.allow_leakage) for leak in leaks]
     return tuple(sorted(marked, key=lambda leak: leak.severity))
 
 
 def _without_values(training_set: TrainingSet, chosen: NDArray[np.int64]) -> Iterator[Leak]:
-    """Features that are null in all training rows. They are no leak, but are as easily overlooked."""
+    """Find features that are null in all training rows. They are not leaks, but are overlooked as easily."""
     for name, column in training_set.features.values.by_name.items():
         if chosen.size and column.valid is not None and not column.valid[chosen].any():
             yield Leak(
@@ -113,7 +113,7 @@ def _without_values(training_set: TrainingSet, chosen: NDArray[np.int64]) -> Ite
 
 
 def _label_columns(model: Model) -> Iterator[Leak]:
-    """Find features that read the same column as the label, if request and label have the same source."""
+    """If request and label have the same source, find features that read the label's column."""
     if model.label.source.name != model.request.name:
         return
     for column in sorted(model.label.value.columns() & model.features.request_columns):
@@ -188,9 +188,9 @@ def _known_later(model: Model, seen: dict[str, RetroactiveChange]) -> Iterator[L
 
 
 def _label_at_request(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> Iterator[Leak]:
-    """Check whether the label's events have the time of the request instead of that of the outcome.
+    """Find labels whose events have the time of the request, and not that of the outcome.
 
-    Then the features of other requests contain outcomes before these were known.
+    If they have, the features of other requests contain outcomes before these were known.
     """
     views = [join.name for join in model.features.joins if join.view.source.name == model.label.source.name]
     if not views or not chosen.size:

@@ -62,9 +62,7 @@ def read_parquet(data: bytes) -> Columns:
 
 
 def columns_hash(table: Columns) -> str:
-    """Return the SHA-256 of a table's names, types, values and nulls. It does not depend on how a library stores
-    them.
-    """
+    """Return the SHA-256 of a table's names, types, values and nulls. How a library stores them makes no difference."""
     digest = hashlib.sha256()
     for name, column in table.by_name.items():
         digest.update(f"{name}\0{column.dtype}\0{len(column)}\0".encode())

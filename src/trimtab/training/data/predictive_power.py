@@ -15,11 +15,11 @@ from trimtab.stats.scores import auc
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 
-_MOST_ROWS = 5_000  # If there are more rows, this many are used, spread over time, and half of them of each class.
+_MOST_ROWS = 5_000  # use at most this many rows, spread over time, and half of them of each class
 _LEAST_ROWS = 20
-# a feature with a smaller share of values that are not null is not judged by the order of its values
+# if the share of values that are not null is smaller, a feature is not judged by the order of its values
 _LEAST_SHARE = 0.05
-_BINS = 64  # how many ranges the values of a feature of numbers are divided into
+_BINS = 64  # how many ranges the numbers of a feature are divided into
 
 Floats = NDArray[np.float64]
 
@@ -38,16 +38,16 @@ class FeaturePower(msgspec.Struct, frozen=True, kw_only=True):
 def predictive_power(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> tuple[FeaturePower, ...]:
     """Return how well each feature predicts the label by itself.
 
-    A feature is used in two ways: by the order of its values, and by the mean label of each range or category of
-    values. The better result counts. Mean labels are computed on the older half of the rows and judged on the newer
-    half. For the intervals, rows are taken as independent. Features that predict nothing are left out, and so are all
+    A feature predicts in two ways: by the order of its values, and by the mean label of each range or category of
+    values. The better way counts. Mean labels are computed on the older half of the rows and judged on the newer half.
+    For the intervals, rows are taken as independent. Features that predict nothing are left out, and so are all
     features if there are fewer than twenty rows. For several classes, each class is judged against all others, and the
     one that is predicted best is reported.
 
     Args:
         model: The model with its features and its task.
         training_set: The training set that the rows belong to.
-        chosen: The numbers of the rows to use.
+        chosen: The indices of the rows to use.
     """
     order = chosen[np.argsort(training_set.at_us[chosen], kind="stable")]
     target = training_set.target[order]
@@ -94,7 +94,7 @@ def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 
 class _Places(msgspec.Struct, frozen=True, eq=False):
-    values: Floats  # NaN for null; a text is replaced by its number among all texts
+    values: Floats  # NaN for null; a text is replaced by its index among all texts
     ordered: bool
 
 
@@ -136,7 +136,7 @@ def _by_range(places: _Places, labels: Floats, binary: bool) -> tuple[float, Int
 
 
 def _bins(places: _Places, half: int) -> NDArray[np.int64]:
-    """Return the range that each value is in. Nulls are in the last one."""
+    """Return the index of the range of each value. Nulls have the last range."""
     values = places.values
     there = ~np.isnan(values)
     if places.ordered:

@@ -12,9 +12,9 @@ from trimtab.core.columns.data import Column, Columns
 
 
 class RetroactiveChange(msgspec.Struct, frozen=True, kw_only=True):
-    """How often one column of requests changed after the request. Requests come from the log, or only from history."""
+    """How often one column changed after the request. Some requests are only known from history, not from the log."""
 
-    # the number of requests whose value is known both at the time of the request and when the training set is made
+    # how many requests have a known value both at the time of the request and when the training set is made
     twice: int
     changed: int  # of these, how many have another value when the training set is made
     filled: int  # of the changed ones, how many had no value at the time of the request
@@ -27,7 +27,7 @@ class RetroactiveChange(msgspec.Struct, frozen=True, kw_only=True):
 def retroactive_changes(
     names: Iterable[str], served: Columns, again: NDArray[np.int64], later: Columns, history: Columns
 ) -> dict[str, RetroactiveChange]:
-    """Compare the columns of requests at the time of the request with what is known later.
+    """Compare the columns of requests at the time of the request with their later values.
 
     Args:
         names: The names of the columns.

@@ -48,7 +48,7 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
     start_us: int
     end_us: int | None  # None: it had not ended when the training set was made
     why: str  # for example "null_values of column temp"
-    rows: int = 0  # how many rows would otherwise have been used
+    rows: int = 0  # how many of its rows would otherwise be used
 
     def covers(self, at_us: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which times are in the interval, as a boolean array."""
@@ -69,8 +69,8 @@ class Manifest(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
     positions: dict[str, int]  # the positions in the log up to which events were used
     rows: int
     usable: int  # the number of rows with a final label; only these are learnt from
-    by_state: dict[str, int]  # the number of rows for each state of the label
-    # for each feature of a view, the number of rows for each reason (why it is null, or that it is found)
+    by_state: dict[str, int]  # for each state of the label, its number of rows
+    # for each feature of a view and each reason (why a value is null, or that it is found), the number of rows
     by_reason: dict[str, dict[str, int]]
     data_hash: str  # the hash of all values, reasons and labels
     hindsight: dict[str, RetroactiveChange] = {}  # for each column of the request, how its values changed afterwards
@@ -89,10 +89,10 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     at_us: NDArray[np.int64]  # the time of each request
     features: FeatureFrame
     labels: LabelFrame
-    lists: NDArray[np.int64] | None = None  # for a ranking, the number of each row's list; -1: it belongs to no list
+    lists: NDArray[np.int64] | None = None  # for a ranking, the index of each row's list; -1: it belongs to no list
     # the predictions that were logged for the rows, if they were loaded; not stored with the set
     answers: LoggedAnswers | None = None
-    # in a fit, the weight of a row halves with each such age; None: age does not matter
+    # a fit halves the weight of rows with each such age; None: age does not matter
     half_life_us: int | None = None
 
     @property
@@ -130,7 +130,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     @property
     def begun_us(self) -> NDArray[np.int64]:
-        """The time by which each row is split. In a ranking, this is the time of the first row of its list."""
+        """The time by which a split divides the rows: for a row of a ranking, that of the first row of its list."""
         if self.lists is None or not self.rows:
             return self.at_us
         # one more value at the end, which rows without a list get
@@ -140,9 +140,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     @property
     def informative(self) -> NDArray[np.bool_]:
-        """Which usable rows a model can be judged on. In a ranking, these are rows of lists with different
-        relevance.
-        """
+        """The usable rows that a model can be judged on: in a ranking, those of lists with different relevance."""
         usable = self.usable
         if self.lists is None or not usable.any():
             return usable
@@ -233,7 +231,7 @@ def assemble(
     origins: Mapping[str, int] | None = None,
     left_out: Sequence[LeftOut] = (),
 ) -> TrainingSet:
-    """Build a training set from values that are already there, such as those of logged predictions.
+    """Build a training set from given feature values and labels, such as those of logged predictions.
 
     Rows in the intervals `left_out` stay in the set and are counted, but are not used.
 
@@ -297,9 +295,7 @@ def assemble(
 
 
 def save_training_set(training_set: TrainingSet, blob: Blob) -> str:
-    """Store a training set as Parquet with its manifest, and return the manifest's hash. Equal sets give equal
-    hashes.
-    """
+    """Store a training set as Parquet with its manifest. Return the manifest's hash, which is equal for equal sets."""
     parquet = blob.put(write_parquet(_flat(training_set)))
     return blob.put(_encoded(msgspec.structs.replace(training_set.manifest, parquet=parquet)))
 
@@ -308,7 +304,7 @@ def save_manifest(training_set: TrainingSet, blob: Blob) -> str:
     """Store only the manifest of a training set, and return its hash.
 
     The rows can be built again from the log with the definitions, positions and cut in the manifest, and be compared
-    with its data hash. Replays use this, because they make many training sets.
+    with its data hash. Replays store only manifests, because they make many training sets.
     """
     return blob.put(_encoded(training_set.manifest))
 
@@ -366,7 +362,7 @@ def whole_lists(lists: NDArray[np.int64], rows: NDArray[np.bool_]) -> NDArray[np
     """Return those of `rows` whose whole list is in `rows`, as a boolean array.
 
     Args:
-        lists: The number of each row's list, shape (rows,); -1 if it belongs to no list.
+        lists: The index of each row's list, shape (rows,); -1 if it belongs to no list.
         rows: Some rows, as a boolean array.
 
     >>> whole_lists(np.array([0, 0, 1, 1, -1]), np.array([True, True, True, False, True])).tolist()
@@ -379,9 +375,7 @@ def whole_lists(lists: NDArray[np.int64], rows: NDArray[np.bool_]) -> NDArray[np
 
 
 def numbered_lists(requests: Columns, column: str | None) -> NDArray[np.int64]:
-    """Return the number of each row's list, or -1. The numbers only depend on the lists' ids, not on the order of
-    rows.
-    """
+    """Return the index of each row's list, or -1. The indices depend on the ids of lists, not on the order of rows."""
     assert column is not None  # a ranking always declares this column
     given = requests[column]
     there = given.present()

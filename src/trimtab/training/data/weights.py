@@ -25,13 +25,13 @@ Floats = NDArray[np.float64]
 class Weighed(msgspec.Struct, frozen=True, eq=False):
     """The rows to fit on, with their weights."""
 
-    kept: NDArray[np.int64]  # the numbers of these rows in the training set
+    kept: NDArray[np.int64]  # the indices of these rows in the training set
     target: NDArray[Any]
     weights: Floats | None  # None: all have the same weight
 
 
 class Balance(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of the training rows and of the holdout belongs to one class."""
+    """The shares of one class in the training rows and in the holdout."""
 
     label: float
     rows: int  # the number of usable training rows of this class
@@ -64,7 +64,7 @@ def weigh(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64], ta
 
 
 def age_weights(begun_us: NDArray[np.int64], half_life_us: int) -> Floats:
-    """Return weights by age, shape (rows,). The newest row has the weight 1, which halves with each half-life of age.
+    """Return weights by age, shape (rows,). The newest row has weight 1, and each half-life of age halves it.
 
     >>> age_weights(np.array([0, 10, 20]), 10).tolist()
     [0.25, 0.5, 1.0]
@@ -76,9 +76,7 @@ def age_weights(begun_us: NDArray[np.int64], half_life_us: int) -> Floats:
 def balance_of(
     model: Model, training_set: TrainingSet, train: NDArray[np.bool_], holdout: Floats
 ) -> tuple[Balance, ...]:
-    """Return for each class its rows, kept rows and share of the weights. The result is empty for a model of
-    numbers.
-    """
+    """Return the balance of each class; empty for a model of numbers."""
     if model.task not in ("binary", "multiclass"):
         return ()
     labels = [0.0, 1.0] if model.task == "binary" else [float(place) for place in range(len(model.label.classes))]
@@ -86,7 +84,7 @@ def balance_of(
     target = training_set.target[chosen]
     try:
         weighed = weigh(model, training_set, chosen, target)
-    except Misuse:  # the sample leaves too few rows; the fit was refused for the same reason
+    except Misuse:  # the sample leaves too few rows, for which the fit was refused already
         weighed = Weighed(chosen, target, None)
     weights = np.ones(weighed.kept.size) if weighed.weights is None else weighed.weights
     total = float(weights.sum()) or 1.0

@@ -23,21 +23,19 @@ from trimtab.training.runtimes.table import runtime_named
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# keep the order of dicts, because the encoding's order is that of the matrix's columns
+# no `order=`, which would sort dicts: an encoding has its features in the order of the matrix's columns
 _encoder = msgspec.msgpack.Encoder()
 
 
 class Golden(msgspec.Struct, frozen=True):
-    """A few input rows with their scores at the time of the fit. Each time the model is loaded, they are compared."""
+    """A few input rows with their scores at the time of the fit. A loaded model scores them again, as a check."""
 
     rows: bytes  # little-endian float64, row after row (NaN: null)
     scores: bytes  # little-endian float64; for a model of several classes, row after row
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
-    """A fitted model: encoding, scaling, estimator, calibration and golden predictions. Equal trainings give equal
-    bytes.
-    """
+    """A fitted model: encoding, scaling, estimator, calibration, golden predictions. Equal fits give equal bytes."""
 
     format: Literal[1, 2] = 1  # 2: several classes
     model: str
@@ -51,12 +49,12 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     step: Standardize | None
     estimator: bytes
     row_exact: bool
-    # the largest difference that was seen between scoring a row alone and in a batch; 0 if `row_exact`
+    # the largest difference found between the scores of a row alone and in a batch; 0 if `row_exact`
     row_tolerance: float
     golden: Golden
     definitions: bytes = b""  # the document of the feature definitions (`features.stored`)
     recalibration: Recalibration | None = None  # the map that corrects the estimator's scores
-    classes: Classes | msgspec.UnsetType = msgspec.UNSET  # left out of the bytes if each row has one number
+    classes: Classes | msgspec.UnsetType = msgspec.UNSET  # left out of the bytes if each row has one score
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -76,7 +74,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CalibratedScorer:
-    """A scorer that corrects the scores of another one. One row and many rows are computed in the same way."""
+    """A scorer that corrects the scores of another one. It corrects a row alone and in a batch to equal bits."""
 
     def __init__(self, recalibration: Recalibration, scorer: Scorer) -> None:
         self._corrected = recalibration.mapping()
@@ -87,7 +85,7 @@ class CalibratedScorer:
         return self._corrected(self.inner.predict(matrix))
 
     def predict_row(self, row: list[float]) -> Score:
-        return self._corrected_row(self.inner.predict_row(row))  # type: ignore[arg-type]  # a map is of their kind
+        return self._corrected_row(self.inner.predict_row(row))  # type: ignore[arg-type]  # fits the kind of score
 
 
 def encode_artifact(artifact: Artifact) -> bytes:
@@ -138,9 +136,7 @@ def make_golden(scorer: Scorer, matrix: NDArray[Any], *, rows: int = 8) -> Golde
 
 
 def golden_difference(artifact: Artifact, scorer: Scorer) -> float:
-    """Return the largest difference between golden scores and present ones, both alone and in a batch. 0: equal
-    bits.
-    """
+    """Score the golden rows alone and as a batch, and return the largest difference from the stored scores."""
     rows = golden_rows(artifact)
     classes = len(artifact.class_names) or 1
     expected = list(struct.iter_unpack(f"<{classes}d", artifact.golden.scores))

@@ -105,16 +105,17 @@ class ClassScorer:
 
 
 def aligned(scores: NDArray[Any], given: Sequence[str], wanted: Sequence[str], what: str) -> NDArray[Any]:
-    """Return probabilities in the order of the classes `wanted`, which may differ from those of the version.
+    """Return probabilities of the classes `wanted`, in this order. The version predicts the classes `given`.
 
-    A class that the version does not know gets 0. Probability of classes that are not wanted is spread over the others.
+    A wanted class that the version does not know gets 0. The probability of classes that are not wanted is spread over
+    the others.
 
     Raises:
         Misuse: The version has none of the classes `wanted`.
     """
     import numpy as np
 
-    # imported here, because it loads SciPy, which scoring does not need otherwise
+    # imported here, because it loads SciPy, which scoring otherwise does not need
     from trimtab.stats.metrics.multiclass import normalized
 
     if tuple(given) == tuple(wanted):

@@ -13,15 +13,15 @@ from trimtab.training.runtimes.table import runtime_named
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# how far the sum may be from the raw score (relative to it if it is above 1); XGBoost computes in single precision
+# how far the sum may be from the raw score (relative to a score above 1); XGBoost computes in single precision
 _OFF = 1e-4
 
 
 class Contributions(msgspec.Struct, frozen=True, eq=False):
     """How much each feature adds to the estimator's raw score (log odds, a number, or the logarithm of a count).
 
-    In each row, `base` plus the sum of `values` is `raw`. Calibration comes after this. For several classes, each class
-    has a raw score. Then all arrays have a further, last axis in the order of `classes`.
+    In each row, `base` plus the sum of `values` is `raw`. Calibration comes after this. For several classes, each has a
+    raw score, so all arrays have one more, last axis in the order of `classes`.
     """
 
     names: tuple[str, ...]

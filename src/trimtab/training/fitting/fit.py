@@ -45,7 +45,7 @@ from trimtab.training.runtimes.ports import ListRuntime, Runtime, Scorer, Trust
 from trimtab.training.runtimes.table import missing_library, runtime_for, runtime_named, runtime_row
 
 _CHECKED = 4_096  # how many rows are scored as a check after a fit
-_ALONE = 200  # how many of them are also scored one by one
+_ALONE = 200  # how many of these rows are also scored one by one
 
 
 class Prepared(msgspec.Struct, frozen=True, eq=False):
@@ -57,7 +57,7 @@ class Prepared(msgspec.Struct, frozen=True, eq=False):
     inputs: NDArray[Any]  # what the estimator gets
     target: NDArray[Any]  # int64 classes or float64 numbers
     weights: NDArray[Any] | None  # the weight of each row; None: all are equal
-    classes: Classes | None  # for several classes; the fit numbers those that occur without gaps
+    classes: Classes | None  # for several classes; `target` then has indices of the classes that occur
     # for a ranking: the number of rows of each list; rows of one list are next to each other
     sizes: NDArray[np.int64] | None = None
 
@@ -143,7 +143,7 @@ def _fold(model: Model, training_set: TrainingSet, **how: Any) -> Fitted:
 def training_target(
     model: Model, training_set: TrainingSet, rows: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Return the numbers of the rows to fit on, and their labels. Refuse labels that cannot be learnt from."""
+    """Return the indices of the rows to fit on, and their labels. Refuse labels that cannot be learnt from."""
     what = f"model {model.name!r}"
     mask = training_set.usable if rows is None else training_set.usable & rows
     chosen = np.flatnonzero(mask)
@@ -282,7 +282,7 @@ def finish(
     seed: int,
     recalibration: Recalibration | None = None,
 ) -> Fitted:
-    """Store a fitted model as bytes, load these, and compare the result with the model in memory."""
+    """Store a fitted model as bytes, load them, and compare the loaded model with the one in memory."""
     classes = prepared.classes
     runtime, stored = _stored(model.name, estimator, runtime, trust)
     draft = Artifact(
@@ -353,7 +353,7 @@ def finish(
 def _stored(name: str, estimator: Any, runtime: Runtime, trust: Trust | None) -> tuple[Runtime, bytes]:
     """Return an estimator as bytes, and the runtime that can read them.
 
-    Pickle is used if a part of a pipeline cannot be stored otherwise.
+    Pickle is used if a part of a pipeline can be stored in no other way.
     """
     try:
         return runtime, runtime.save(estimator)
@@ -370,11 +370,10 @@ def _stored(name: str, estimator: Any, runtime: Runtime, trust: Trust | None) ->
 def _settle_row_call(
     plain: Scorer, scorer: Scorer, matrix: NDArray[Any], sample: NDArray[np.int64], golden: Golden, runtime: Runtime
 ) -> Golden:
-    """Do not use a scoring path (fast code for single rows) whose scores differ from those of the library.
+    """Refuse a scoring path (fast code for single rows) whose scores differ from those of the library.
 
     Returns:
         The golden predictions. If the path is refused, they include the row of its largest error, so that each load
-
         of the model refuses the path too.
     """
     spread = np.linspace(0, len(matrix) - 1, _ALONE).astype(np.int64)

@@ -23,16 +23,16 @@ class OutOfFold(msgspec.Struct, frozen=True, eq=False):
     """Predictions for rows by models that were not fitted on these rows."""
 
     scores: NDArray[np.float64]  # NaN for rows that were not predicted
-    fold: NDArray[np.int64]  # the number of the part that each row belongs to; -1: it was not predicted
+    fold: NDArray[np.int64]  # the index of each row's part; -1: the row was not predicted
     starts_us: tuple[int, ...]  # the time at which each part begins
 
 
 class Part(msgspec.Struct, frozen=True, eq=False):
-    """One part: rows of a time interval, predicted by a model that was fitted on what was known before."""
+    """One part: the rows of a time interval, with predictions of a model fitted on rows that were known before."""
 
     number: int
     start_us: int
-    rows: NDArray[np.int64]  # the numbers of the rows; empty if many rows have the same time
+    rows: NDArray[np.int64]  # the indices of the rows; empty if many rows have the same time
     scores: NDArray[np.float64]  # the prediction for each row
 
 
@@ -46,7 +46,7 @@ def walk(
     first: float,
     what: str,
 ) -> Iterator[Part]:
-    """Fit on what was known and predict the next part of the rows, `folds` times. All parts have equally many rows.
+    """Fit on the rows known before a part, and predict the part, for `folds` parts with equally many rows.
 
     Args:
         fit_on: Fits on the rows in a boolean array.
@@ -75,7 +75,7 @@ def walk(
 
 
 def time_parts(training_set: TrainingSet, among: Mask, *, folds: int, first: float) -> Iterator[tuple[int, Mask]]:
-    """Yield consecutive parts of equal size after the first share of the rows: when each begins, and its rows."""
+    """Skip the first share of the rows, and yield parts of equal size from the rest: when each begins, and its rows."""
     begun_us = training_set.begun_us
     times = np.sort(begun_us[among])
     step = (1.0 - first) / folds
@@ -108,7 +108,7 @@ def predict_forward(
 
 
 def known_before(training_set: TrainingSet, start_us: int) -> Mask:
-    """Return usable rows whose label was final and known at `start_us`. In a ranking, only whole lists count."""
+    """Return the usable rows whose label was final and known at `start_us`; in a ranking, only whole lists of them."""
     final = training_set.manifest.final_at(training_set.at_us) <= start_us
     known = training_set.label_known_at_us <= start_us
     return training_set.whole(training_set.usable & final & known)

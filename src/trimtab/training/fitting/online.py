@@ -36,8 +36,8 @@ class OnlineState(msgspec.Struct, frozen=True, kw_only=True):
 class OnlineLearner:
     """A model that predicts, and learns from labels with `partial_fit`. Only one thread may use it at a time.
 
-    It starts from an artifact (a stored model), whose encoding and scaling it keeps. If it learns the same labels in
-    the same batches, the result is the same, bit for bit, even if its state is stored and restored in between.
+    It starts from an artifact (a stored model), whose encoding and scaling it keeps. Equal labels in equal batches lead
+    to equal bits, even if the state is stored and restored in between.
 
     Raises:
         Misuse: The artifact's estimator is not from scikit-learn, or has no `partial_fit`.
@@ -71,8 +71,8 @@ class OnlineLearner:
         """Learn from encoded rows and their labels, in this order.
 
         Raises:
-            Misuse: A label is not a number, a class is not 0 or 1, or there are not as many labels as rows. Nothing was
-                learnt.
+            Misuse: A label is not a number, a class is not 0 or 1, or the numbers of labels and rows differ. Nothing
+                was learnt.
         """
         target = np.asarray(labels, np.float64)
         if target.shape != (len(matrix),) or not np.isfinite(target).all():
@@ -83,7 +83,7 @@ class OnlineLearner:
             return
         partial_fit(self._estimator, self._stepped(matrix), target)
         self.learned += len(target)
-        if isinstance(self._scorer, LinearScorer):  # `LinearScorer` has a copy of the weights from before
+        if isinstance(self._scorer, LinearScorer):  # `LinearScorer` still has a copy of the earlier weights
             self._scorer = RUNTIME.scorer(self._estimator)
 
     def state(self) -> bytes:

@@ -18,7 +18,7 @@ from trimtab.training.runtimes.table import runtime_named, runtime_row
 
 _TIME_NS = 20_000_000  # for how long each path is measured
 _LEAST_CALLS = 5  # at least how many times each path is called
-ROUNDING = 1e-12  # differences up to this are always allowed if the library does not promise equal bits
+ROUNDING = 1e-12  # if the library does not promise equal bits, differences up to this are always allowed
 
 
 class RowTrial(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,11 +69,11 @@ def allowed_difference(artifact: Artifact) -> float:
 def refuse_unlike(scorer: Scorer, rows: Sequence[list[float]], *, parity: float) -> int | None:
     """Make a scorer use the library's own path if its present path is wrong.
 
-    A path is wrong if its scores differ from those in a batch by more than `parity`, and by more than those of the
-    library's own path do. No other thread may use the scorer meanwhile.
+    A path is wrong if its scores differ from those in a batch by more than `parity`, and by more than the scores of the
+    library's own path differ from them. No other thread may use the scorer meanwhile.
 
     Args:
-        scorer: The loaded scorer, without calibration, because that could make a tiny difference larger.
+        scorer: The loaded scorer, without calibration, because calibration could make a tiny difference larger.
         rows: The rows to compare.
         parity: The largest allowed difference (relative to the score if it is above 1).
 
@@ -117,8 +117,8 @@ def choose_row_call(
     Args:
         artifact: The artifact (stored model) of the version.
         scorer: The loaded scorer of the version.
-        rows: Rows of the matrix to measure besides the golden rows (see `Golden`), for example from days on which the
-            version was judged.
+        rows: Rows of the matrix to measure in addition to the golden rows (see `Golden`), for example those of the
+            holdout.
         version: The id of the version.
         machine: The `machine_kind` of this machine.
         at_us: The present time.
@@ -136,7 +136,7 @@ def choose_row_call(
         inner.choose(name)
         found = [scorer.predict_row(row) for row in tested]
         apart = max(map(difference, expected, found))
-        # the tolerance may have been measured with this very path, so it does not prove that the path is right
+        # the tolerance may have been measured with this path, so it does not prove that the path is right
         unlike = ROUNDING < apart <= allowed and refuse_unlike_here(artifact, scorer, tested)
         inner.choose(name)
         us = _median_us(scorer.predict_row, tested, stopwatch_ns)
@@ -165,7 +165,7 @@ def difference(one: Score, other: Score) -> float:
 
 
 def _differences(scorer: Scorer, rows: Sequence[list[float]], expected: Sequence[Score]) -> list[float]:
-    """Return the difference between each row's score and the expected one; relative to it where it is above 1."""
+    """Return how far each row's score is from the expected one, relative to an expected score above 1."""
     return [
         difference(scorer.predict_row(row), score) / (1.0 if isinstance(score, list) else max(1.0, abs(score)))
         for row, score in zip(rows, expected, strict=True)

@@ -15,7 +15,7 @@ from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.fitting.folds import Mask, predict_forward
 
 _FOLDS = 3  # these cover the newer half of the rows, so calibration costs about as much as two further fits  # D0040
-_LEVEL_ROWS = 20_000  # how many rows of a fold's past are scored, to compare their mean score with their mean label
+_LEVEL_ROWS = 20_000  # a model's mean score and mean label are compared on this many of its training rows
 Score = Callable[[Fitted, Any], NDArray[np.float64]]
 
 
@@ -27,12 +27,12 @@ def recalibrate(
     fit_on: Callable[[Mask], Fitted],
     score: Score,
 ) -> Recalibration:
-    """Predict the newer half of the rows walking forward in time, and fit the correction to these predictions.
+    """Predict the newer half of the rows, walking forward in time, and fit the correction on these predictions.
 
-    The mean label may change between the rows that a model was fitted on and those that it predicts. This is not an
-    error of the scores, so it is removed before the correction is fitted. But some models have a wrong mean score even
-    on their own training rows (for example with `class_weight="balanced"`). This is an error of the scores, which the
-    correction removes. # D0040
+    Between the rows that a model was fitted on and those that it predicts, the mean label may change. This change is
+    not an error of the scores, so it is removed before the correction is fitted. But some models have a wrong mean
+    score even on their own training rows (for example with `class_weight="balanced"`). That is an error of the scores,
+    and the correction removes it. # D0040
 
     Args:
         name: The name of the model.

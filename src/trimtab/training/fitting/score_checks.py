@@ -37,7 +37,7 @@ def checked_scores(
 ) -> NDArray[np.float64]:
     """Score rows, and check that there is one number per row; for a class, that it is a probability.
 
-    For several classes (`classes` is their number), each row must have probabilities that add up to 1.
+    If there are several classes (`classes` is their number), the probabilities of each row must add up to 1.
 
     Raises:
         Misuse: The scores have another shape, or are not probabilities.
@@ -138,14 +138,14 @@ def _own_answers(estimator: Any, inputs: NDArray[Any], classes: Classes | None) 
 
 
 def _apart(own: NDArray[np.float64], scores: NDArray[np.float64]) -> float:
-    """Return the largest difference between two arrays of scores; relative to the score where it is above 1."""
+    """Return the largest difference between two arrays of scores. For scores above 1, it is relative."""
     return float(np.max(np.abs(own - scores) / np.maximum(1.0, np.abs(own))))
 
 
 def place_raised(error: BaseException) -> str:
     """Return where an error was raised, as the end of a message.
 
-    This is the innermost line of the user's code, or otherwise of a library.
+    This is the innermost line of the user's code, or else of a library.
     """
     frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(_OWN)]
     of_user = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(_OF_PYTHON)]

@@ -23,15 +23,15 @@ from trimtab.training.fitting.score_checks import fitted_values
 from trimtab.training.search import Chosen, Number, Search, Space, Trial, Value, defaults, parameters_text
 
 _FIRST = 0.5  # the share of the rows before the first part that is predicted
-_ALIKE = 5  # if this many trials fail and none has succeeded, the search ends
+_ALIKE = 5  # if this many trials fail before any succeeds, the search ends
 _BEFORE_PRUNING = 5  # this many trials are never stopped early
 
 
 class Proposal:
     """Proposes the parameters to try next.  # D72
 
-    They only depend on the search, its seed and the earlier trials. So an interrupted search continues exactly as it
-    would have.
+    The proposals only depend on the search, its seed and the earlier trials. So a search gives the same result after an
+    interruption.
 
     Args:
         search: The declared search.
@@ -61,9 +61,7 @@ class Proposal:
         self.values: dict[str, Value] = {name: self._trial.params[name] for name in search.spaces}
 
     def is_prunable(self, fold: int, value: float) -> bool:
-        """Return whether a trial may be stopped after a part of the rows, because it is worse than the median of
-        others.
-        """
+        """Return whether a trial may be stopped after part `fold`: it is worse than the median of earlier trials."""
         self._trial.report(value, fold)
         return bool(self._trial.should_prune())
 
@@ -85,7 +83,7 @@ def run_trials(
     Args:
         model: The model, with a declared `search`.
         training_set: The training set that the rows belong to.
-        among: The rows that trials may use, as a boolean array. Rows that a gate will judge on are not among them.
+        among: The rows that trials may use, as a boolean array. The gate's rows are not among them.
         before: Earlier trials of the same search.
         seed: The seed given to estimators.
         threads: The number of threads of a fit.

@@ -25,7 +25,7 @@ class TimeSplit(msgspec.Struct, frozen=True, eq=False):
 
 
 def time_split(training_set: TrainingSet, *, holdout_us: int = 14 * DAY_US) -> TimeSplit:
-    """Split off the newest rows with final labels (`holdout_us` long). The other side has what was known before.
+    """Split off the last `holdout_us` with final labels as the holdout. Train on the rows known before it.
 
     Raises:
         Misuse: One of the sides has no rows.
@@ -45,7 +45,7 @@ def time_split(training_set: TrainingSet, *, holdout_us: int = 14 * DAY_US) -> T
 
 
 def walk_forward(model: Model, training_set: TrainingSet, *, folds: int = 5, seed: int = 0) -> OutOfFold:
-    """Fit on the past and predict the next part of the rows, `folds` times. Parts have equally many usable rows.
+    """Predict `folds` parts with equally many usable rows, each by a fit on the rows known before it.
 
     Raises:
         Misuse: There are too few rows, or a fit fails. The message says which.

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 
 def standardized(matrix: Any, means: Any, scales: Any) -> Any:
-    """Return (value - mean) / scale for each input, and 0 for null. Exports of models contain a copy of this
-    function.
-    """
+    """Return (value - mean) / scale for each input, and 0 for null. Exports of models contain a copy of this."""
     import numpy as np
 
     scaled = (matrix - np.array(means)) / np.array(scales)
@@ -60,7 +58,7 @@ class StandardizedScorer:
 
 
 def fit_standardize(matrix: NDArray[Any], weights: NDArray[Any] | None = None) -> Standardize:
-    """Return the mean and standard deviation of each input over the values that are not null, with weights."""
+    """Return the weighted mean and standard deviation of each input over the values that are not null."""
     import numpy as np
 
     there = ~np.isnan(matrix)
@@ -75,6 +73,6 @@ def fit_standardize(matrix: NDArray[Any], weights: NDArray[Any] | None = None) -
         means = np.where(there, matrix * row, 0.0).sum(axis=0) / total
         variances = np.where(there, (matrix - means) ** 2 * row, 0.0).sum(axis=0) / total
     scales = np.sqrt(variances)
-    # a spread that is only due to rounding counts as 0
+    # a standard deviation that is only due to rounding counts as 0
     scales[~(scales > 1e-12 * np.maximum(1.0, np.abs(means)))] = 1.0
     return Standardize(tuple(means.tolist()), tuple(scales.tolist()))

@@ -19,10 +19,10 @@ from trimtab.training.fitting.fit import fit_unchecked
 from trimtab.training.fitting.score_checks import fitted_values
 from trimtab.training.judge.list_baselines import Scores, list_baseline_scores
 from trimtab.training.judge.parts import Judged, mean_interval
-from trimtab.training.judge.past_labels import PastLabels, series_of
+from trimtab.training.judge.past_labels import PastLabels, groupings
 
 _LINEAR_ROWS = 50_000  # the linear model is fitted on at most this many of the newest training rows
-# the same for a quantile; it is smaller, because the optimization problem grows with the square of the number of rows
+# the same limit for a quantile, whose optimization problem grows with the square of the number of rows
 _QUANTILE_ROWS = 2_000
 BASELINES = ("constant", "last_value", "seasonal_naive", "last_year", "linear")
 
@@ -57,10 +57,10 @@ def baselines(
     Args:
         model: The model with its metric and features.
         training_set: The training set that the rows belong to.
-        chosen: The numbers of the rows to judge.
+        chosen: The indices of the rows to judge.
         train: The training rows, as a boolean array.
         judged: The labels and times of the rows `chosen`, with the scores of the model.
-        champion_scores: The scores of the version in service for `chosen`. If given, it is a baseline as well.
+        champion_scores: The scores of the version in service for `chosen`. If given, they are a baseline as well.
         seed: The seed of the linear model.
     """
     found = baseline_scores(model, training_set, chosen, train, seed=seed)
@@ -81,16 +81,16 @@ def baseline_scores(
 
     "constant" is the best constant for the training rows. "last_value" is the newest label that is known at the time of
     the request; for classes and counts, it is the mean of the newest hundred. "seasonal_naive" is the mean label of the
-    same hour a week earlier, or of the newest of four weeks whose label can be known. "last_year" is that of the same
-    hour 52 weeks earlier, or on the same date a year earlier. These three take the labels of all rows, or those of the
-    same key (`series_of`), whichever is better on the training rows. For a quantile they do not exist, because single
-    labels do not estimate a quantile. "linear" is a linear model of the features. Rankings have the baselines of
-    `list_baseline_scores`.
+    same hour in the newest earlier week whose labels were known. "last_year" is the mean label of the same hour 52
+    weeks earlier, or on the same date a year earlier. These three use the labels of all rows, or those of rows with the
+    same key (`groupings`), whichever is better on the training rows. Models of a quantile do not have these three,
+    because single labels do not estimate a quantile. "linear" is a linear model of the features. Rankings have the
+    baselines of `list_baseline_scores`.
 
     Args:
         model: The model with its metric and features.
         training_set: The training set that the rows belong to.
-        chosen: The numbers of the rows to predict.
+        chosen: The indices of the rows to predict.
         train: The training rows, as a boolean array.
         seed: The seed of the linear model.
     """
@@ -105,7 +105,7 @@ def baseline_scores(
     found["constant"] = Baseline(np.repeat(constant, chosen.size, axis=0))
     if model.task != "quantile":
         past = PastLabels(model, training_set, constant)
-        for name, (scores, by) in past.baselines(series_of(model, training_set), chosen, learnt).items():
+        for name, (scores, by) in past.baselines(groupings(model, training_set), chosen, learnt).items():
             found[name] = None if scores is None else Baseline(scores, by)
     linear = linear_scores(model, training_set, chosen, train, seed=seed)
     found["linear"] = None if linear is None else Baseline(linear)
@@ -127,7 +127,7 @@ def constant_scores(model: Model, learnt: Scores, rows: int) -> Scores | None:
 
 
 def _middle(model: Model, learnt: Scores) -> float:
-    """Return the best constant prediction of labels, by the model's metric."""
+    """Return the constant that predicts the labels best by the model's metric."""
     quantile = quantile_of(model.metric)
     if quantile is not None:
         return float(np.quantile(learnt, quantile))

@@ -35,7 +35,6 @@ from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.fitting.score_checks import checked_scores, fitted_values
 from trimtab.training.judge.backtest import FOLDS, Fold, backtest
 from trimtab.training.judge.baselines import JudgedBaseline, baselines
-from trimtab.training.judge.crossing import Sides, group_leaks, group_slices, repeated_rows
 from trimtab.training.judge.evaluation_plots import calibration_picture, metric_by_day, metric_by_week
 from trimtab.training.judge.importance import Permuted, permuted
 from trimtab.training.judge.influence import Influence, influences
@@ -52,9 +51,10 @@ from trimtab.training.judge.parts import (
     slices_of,
     weeks_of,
 )
+from trimtab.training.judge.train_test_overlap import Sides, group_leaks, group_slices, repeated_rows
 
 _REPEATS = (50, 200)  # the smallest and the largest number of bootstrap draws
-# the number of rows times draws; above 200,000 rows there are fewer draws, and a million rows take about 10 s
+# the most rows times draws: above 200,000 rows there are fewer draws, so a million rows take about 10 s
 _DRAWN = 40_000_000
 _PARTS = 4  # the parts that take long, apart from fits: metrics, importance, contributions, baselines
 
@@ -91,12 +91,12 @@ class Evaluation(Shown, msgspec.Struct, frozen=True, kw_only=True):
     recalibration: RecalibrationKind | None = None  # how the model is calibrated
     raw_calibration: tuple[CalibrationBin, ...] = ()  # the calibration of the scores before they were corrected
     raw_calibration_error: float | None = None
-    # by how much the metric rises if a feature, or all features of a view, are shuffled
+    # how much the metric rises if one feature is shuffled, or all features of one view
     permuted: tuple[Permuted, ...] = ()
     learning_curve: tuple[CurvePoint, ...] = ()  # the last point is the model itself
     thresholds: Thresholds | None = None  # only if there are costs
     choices: Choices | None = None  # only if there are costs, and several classes
-    left_out: dict[str, int] = {}  # the number of rows of the holdout that were not judged, for each reason
+    left_out: dict[str, int] = {}  # for each reason, how many rows of the holdout were not judged
     leaks: tuple[Leak, ...] | None = None  # possible leaks; None: they were not searched for
     balance: tuple[Balance, ...] = ()  # the rows of each class, in training and in the holdout
     folds: tuple[Fold, ...] = ()  # the backtest on the rows before the holdout
@@ -117,7 +117,7 @@ class Evaluation(Shown, msgspec.Struct, frozen=True, kw_only=True):
             plots.append(calibration_picture(self.model, self.calibration, self.raw_calibration))
         if self.days:
             plots.append(metric_by_day(metric, self.days))
-        elif self.weeks:  # there are many days, or it was made before days were kept
+        elif self.weeks:  # there are many days, or the evaluation was made before days were stored
             plots.append(metric_by_week(metric, self.weeks))
         return Picture(tuple(plots))
 
@@ -151,7 +151,7 @@ def evaluate(
         slices: Columns and features whose values are evaluated separately; by default those of the model.
         costs: {"false_positive": 1, "false_negative": 5} to find the best threshold; for several classes the costs of
             wrong predictions by true class. By default those of the model.
-        champion_scores: The scores of the version in service for the usable rows of the holdout, in order.
+        champion_scores: The scores of the version in service for the usable rows of the holdout, in row order.
         refit: Fits the model on the rows in a boolean array. If given, a learning curve and a backtest are computed.
 
     Raises:
@@ -270,7 +270,7 @@ def evaluate(
 
 
 class _Steps:
-    """The progress of an evaluation, in which each part and each fit counts as one step."""
+    """The progress of an evaluation. Each part and each fit counts as one step."""
 
     def __init__(self, parts: int) -> None:
         self._parts = parts
@@ -338,7 +338,7 @@ def _judged(model: Model, training_set: TrainingSet, chosen: NDArray[Any], fitte
 
 
 def _left_out(training_set: TrainingSet, rows: NDArray[np.bool_], no_number: int, alike: int) -> dict[str, int]:
-    """Return how many rows of the holdout are not judged for each reason: no final label, or one that is not a number.
+    """Return for each reason how many rows of the holdout are not judged: no final label, or one that is not a number.
 
     In a ranking, further reasons are: no list, a list with missing labels, and a list whose labels are all equal.
     """
@@ -361,7 +361,7 @@ def _left_out(training_set: TrainingSet, rows: NDArray[np.bool_], no_number: int
 
 
 def _uncalibrated(fitted: Fitted, values: Any, labels: NDArray[np.float64]) -> tuple[Any, Any]:
-    """Return labels, and scores without calibration; for several classes those of the likeliest class."""
+    """Return labels, and scores before calibration; for several classes those of the likeliest class."""
     scorer, classes = uncalibrated_scorer(fitted.artifact), len(fitted.artifact.class_names)
     scores = checked_scores(fitted.model, fitted.artifact.task, scorer, fitted.matrix(values), classes=classes)
     return top_class(labels, scores)[::-1] if classes else (labels, scores)

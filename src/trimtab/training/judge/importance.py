@@ -16,7 +16,7 @@ from trimtab.training.runtimes.table import runtime_row
 
 _REPEATS = 5
 _ROWS = (200, 2_000)  # the smallest and the largest number of rows of the holdout to use
-_ANSWERS = 500_000  # the total number of predictions; with hundreds of features, fewer rows are used
+_ANSWERS = 500_000  # the most predictions in all; for hundreds of features, fewer rows are used
 _SLOW_ANSWERS = 60_000  # the same for libraries that score rows one by one
 
 
@@ -33,7 +33,7 @@ class Permuted(msgspec.Struct, frozen=True, kw_only=True):
 def permuted(
     model: Model, fitted: Fitted, training_set: TrainingSet, chosen: NDArray[Any], *, seed: int
 ) -> tuple[Permuted, ...]:
-    """Return the rise of the metric for each feature, then for each view with several features.
+    """Return how much the metric rises for each feature that is shuffled, then for each view with several features.
 
     If features contain the same information, each of them alone seems unimportant, because the others replace it. The
     importance of the view shows what they contribute together.
@@ -86,7 +86,7 @@ def _sample(training_set: TrainingSet, chosen: NDArray[Any], most: int, generato
 
 
 def _views(inputs: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Return the features of each view that has several. Such features are named "view.feature"."""
+    """Return the features of each view that has several. Features of views are named "view.feature"."""
     by_view: dict[str, list[str]] = {}
     for name in inputs:
         view, dot, _ = name.partition(".")

@@ -14,7 +14,7 @@ from trimtab.training.fitting.contributions import contributions
 from trimtab.training.fitting.fitted import Fitted
 
 _ROWS = 2_000  # the number of rows to explain
-_POINTS = 120  # how many of them are kept for the plot
+_POINTS = 120  # how many of these rows are kept for the plot
 _FEATURES = 15  # how many features have points for the plot
 
 
@@ -27,9 +27,7 @@ class ClassInfluence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Influence(msgspec.Struct, frozen=True, kw_only=True):
-    """What one feature contributes to the raw scores of the holdout (log odds, a number, or the logarithm of a
-    count).
-    """
+    """What one feature contributes to the raw scores (log odds, a number, or the logarithm of a count)."""
 
     name: str
     mean: float  # the mean of the absolute contributions; for several classes, also over the classes
@@ -37,19 +35,19 @@ class Influence(msgspec.Struct, frozen=True, kw_only=True):
     direction: float | None
     # pairs: a contribution, and the rank of the value from 0 to 1 (None: null)
     points: tuple[tuple[float, float | None], ...] = ()
-    # for several classes, set instead of direction and points
+    # for several classes; `direction` and `points` are then empty
     classes: tuple[ClassInfluence, ...] = ()
 
 
 def influences(
     fitted: Fitted, training_set: TrainingSet, chosen: NDArray[Any], *, seed: int
 ) -> tuple[tuple[Influence, ...], str]:
-    """Return what each feature contributes, largest first. If there is nothing, also return the reason.
+    """Return what each feature contributes, largest first, and "" or the reason why there are no contributions.
 
     Args:
         fitted: The fitted model.
         training_set: The training set that the rows belong to.
-        chosen: The numbers of the rows of the holdout.
+        chosen: The indices of the rows of the holdout.
         seed: The seed for drawing rows.
     """
     order = np.random.default_rng(seed).permutation(chosen.size)[:_ROWS]

@@ -20,7 +20,7 @@ _LEAST_ROWS = 50
 
 
 class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
-    """The metric if the model is fitted on a number of rows."""
+    """The metric of the model if it is fitted on `rows` rows."""
 
     rows: int  # the number of newest rows before the holdout
     since_us: int  # the time of the oldest of these rows
@@ -36,7 +36,7 @@ def learning_curve(
 ) -> tuple[CurvePoint, ...]:
     """Return the metric for the newest eighth, quarter, half and all of the rows, up to 50,000.
 
-    The model that is evaluated is not fitted again.
+    The evaluated model itself is not fitted again.
 
     Args:
         refit: Fits the model on the rows in a boolean array.

@@ -24,14 +24,14 @@ def list_baseline_scores(
 ) -> dict[str, Scores | None]:
     """Return scores by which each baseline orders the rows `chosen`; None if a baseline cannot be computed.
 
-    "random" is the mean over all orders. "as_shown" is the order of the requests' times; at equal times, the order in
-    the training set. "best_feature" is the ascending or descending order of one feature, whichever is best on the
-    training rows. "linear" is a linear model of the relevance of each row.
+    "random" is the mean over all orders. "as_shown" is the order of the requests' times; requests of one time are in
+    the order of the training set. "best_feature" is the ascending or descending order of one feature, whichever is best
+    on the training rows. "linear" is a linear model of the relevance of each row.
 
     Args:
         model: The model with its metric and features.
         training_set: The training set that the rows belong to.
-        chosen: The numbers of the rows to order.
+        chosen: The indices of the rows to order.
         train: The training rows, as a boolean array.
         linear_scores: Returns the scores of a linear model.
     """
@@ -48,9 +48,7 @@ def list_baseline_scores(
 
 
 def _best_feature(model: Model, training_set: TrainingSet, learnt: NDArray[Any]) -> tuple[str, float] | None:
-    """Return the feature and direction that order the training rows best. Texts are skipped, because they have no
-    order.
-    """
+    """Return the feature and direction that order the training rows best. Texts, which have no order, are skipped."""
     if not learnt.size:
         return None
     losses = [

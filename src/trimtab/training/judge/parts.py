@@ -23,7 +23,7 @@ from trimtab.training.definitions import Metric, Model
 _MOST_VALUES = 12  # if a column has more values, the rarest are evaluated together
 _BUCKETS = 4  # into how many ranges a column of numbers is divided
 _LEAST_DAYS = 3  # with fewer days there is no interval
-_MOST_DAYS = 400  # with more days the metric by week says as much
+_MOST_DAYS = 400  # with more days, only the metric by week is shown
 _MONDAY = 3  # 1970-01-01 was a Thursday
 
 
@@ -33,7 +33,7 @@ class Month(msgspec.Struct, frozen=True, kw_only=True):
     month: str  # for example "2013-07"
     rows: int
     value: float  # the model's own metric
-    auc: float | None  # for several classes, the mean over them; None for numbers, or if only one class occurs
+    auc: float | None  # for several classes, their mean; None: numbers, or only one class occurs
     mean_score: float  # for several classes, the mean probability of the likeliest class
     mean_label: float  # for several classes, the share of rows whose likeliest class is the label
     interval: Interval | None = None  # the interval of `value`; None: there are fewer than three days
@@ -80,7 +80,7 @@ class Judged(msgspec.Struct, frozen=True, eq=False):
     labels: NDArray[np.float64]
     scores: NDArray[np.float64]  # shape (rows,); for several classes (rows, classes)
     at_us: NDArray[np.int64]  # in a ranking, the time of the first row of each row's list
-    lists: NDArray[np.int64] | None = None  # in a ranking, the number of each row's list
+    lists: NDArray[np.int64] | None = None  # in a ranking, the index of each row's list
 
     def losses(self, here: NDArray[np.bool_] | slice = slice(None)) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return the losses of some rows, and their times. In a ranking, these are the losses of their lists."""
@@ -119,7 +119,7 @@ def days_of(judged: Judged) -> tuple[Day, ...]:
 def slices_of(
     judged: Judged, model: Model, training_set: TrainingSet, chosen: NDArray[Any], columns: tuple[str, ...]
 ) -> tuple[Slice, ...]:
-    """Return the metrics for each value of the given columns. `chosen` are the numbers of the judged rows."""
+    """Return the metrics for each value of the given columns. `chosen` are the indices of the judged rows."""
     return tuple(
         Slice(column=name, holds=holds, **metrics_of(judged, here))
         for name in columns
@@ -130,7 +130,7 @@ def slices_of(
 def mean_interval(losses: NDArray[np.float64], at_us: NDArray[Any]) -> Interval | None:
     """Return a confidence interval of a mean loss. None: there are fewer than three days.
 
-    Days may be correlated with the day before. As Student's t over days is used, few days give a wide interval.
+    Losses of a day may be correlated with those of the day before. With few days, Student's t gives a wide interval.
     """
     days = at_us // DAY_US
     if np.unique(days).size < _LEAST_DAYS:
@@ -140,9 +140,7 @@ def mean_interval(losses: NDArray[np.float64], at_us: NDArray[Any]) -> Interval 
 
 
 def metrics_of(judged: Judged, here: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return the metrics of some rows, by the field names of `Month`. In a ranking, lists that have such a row
-    count.
-    """
+    """Return the metrics of some rows, in a ranking those of their lists, by the field names of `Month`."""
     if judged.lists is not None:
         here = np.isin(judged.lists, judged.lists[here])
     y, p = judged.labels[here], judged.scores[here]

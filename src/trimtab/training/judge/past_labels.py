@@ -25,21 +25,21 @@ _WEEK_US = 7 * DAY_US
 _COMPARED_ROWS = 20_000  # the series of a baseline is chosen on at most this many of the newest training rows
 
 
-class Series(msgspec.Struct, frozen=True, eq=False):
-    """Rows whose labels are looked up together: those with equal values in some columns."""
+class Grouping(msgspec.Struct, frozen=True, eq=False):
+    """A division of all rows into series. In a series, the rows have equal values in some columns."""
 
-    by: tuple[str, ...]  # the columns; empty: all rows together
-    codes: Ints  # the number of the series of each row of the training set, shape (rows,)
+    by: tuple[str, ...]  # the columns; empty: one series with all rows
+    codes: Ints  # for each row of the training set, the index of its series, shape (rows,)
 
 
-def series_of(model: Model, training_set: TrainingSet) -> list[Series]:
-    """Return the series in which past labels may be looked up. The first one has all rows.
+def groupings(model: Model, training_set: TrainingSet) -> list[Grouping]:
+    """Return the divisions into series in which past labels may be looked up. The first is one series with all rows.
 
-    The others have the rows of one key each: the key of a view of the label's source (the sales of a shop, for
-    example), or a key of the request that recurs. Rows without a key are one series.
+    The others have one series for each value of a key. This is a key by which the request joins a view of the label's
+    source (the shop, for its sales), or the key of the request if its values recur. Rows without a key are one series.
     """
     keys = [join.by for join in model.features.joins if join.view.source.name == model.label.source.name]
-    found = [Series((), np.zeros(training_set.rows, np.int64))]
+    found = [Grouping((), np.zeros(training_set.rows, np.int64))]
     for by in dict.fromkeys([*keys, (model.request.key,)]):
         tables = [
             training_set.requests if name in training_set.requests else training_set.features.values for name in by
@@ -50,12 +50,12 @@ def series_of(model: Model, training_set: TrainingSet) -> list[Series]:
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys_of_rows))}
         if 2 * len(numbers) <= training_set.rows:
             codes = np.fromiter(map(numbers.__getitem__, keys_of_rows), np.int64, training_set.rows)
-            found.append(Series(by, codes))
+            found.append(Grouping(by, codes))
     return found
 
 
 class PastLabels:
-    """The labels of a training set by series, and when each became known.
+    """The labels of a training set, and when each became known.
 
     Args:
         model: The model, whose task says how labels are averaged.
@@ -71,23 +71,22 @@ class PastLabels:
         self._labelled = np.flatnonzero(training_set.usable & np.isfinite(training_set.target))
         self._own_us = training_set.at_us + model.request.lead_us  # the time that a row is about
         target = training_set.target[self._labelled]
-        # one column of sums for each class, or one for numbers
+        # one column for each class (1: the label is this class), or one column with the labels
         several = model.task == "multiclass"
         self._values = (
             (target[:, None] == np.arange(constant.shape[1])).astype(np.float64) if several else target[:, None]
         )
 
-    def baselines(self, series: Iterable[Series], chosen: Ints, learnt: Ints) -> dict[str, Predictions]:
-        """Return the predictions of each baseline for the rows `chosen`, and the columns of the series that it takes.
+    def baselines(self, series: Iterable[Grouping], chosen: Ints, learnt: Ints) -> dict[str, Predictions]:
+        """Return for each baseline its predictions for the rows `chosen`, and the columns of the grouping that it used.
 
-        There are no predictions if no label is known for any of the rows.
-
-        Of several series, a baseline takes the one that is best on the newest of the rows `learnt`.
+        The predictions are None if no label is known for any of the rows. Each baseline uses the grouping with which it
+        is best on the newest of the rows `learnt`.
 
         Args:
-            series: The series, with that of all rows first.
-            chosen: The numbers of the rows to predict.
-            learnt: The numbers of the training rows.
+            series: The groupings, as `groupings` returns them.
+            chosen: The indices of the rows to predict.
+            learnt: The indices of the training rows.
         """
         series = list(series)
         learnt = learnt[np.isfinite(self._set.target[learnt])]
@@ -104,14 +103,14 @@ class PastLabels:
             found[name] = (predict(best, chosen), best.by)
         return found
 
-    def last_value(self, series: Series, rows: Ints) -> Scores | None:
-        """Return the newest label of the series that was known at the time of each row.
+    def last_value(self, series: Grouping, rows: Ints) -> Scores | None:
+        """Return for each row the newest label of its series that was known at the row's time.
 
         For classes and counts, return the mean of the newest hundred labels and of the constant.
         """
         known_us, codes = self._set.label_known_at_us[self._labelled], series.codes[self._labelled]
         times = np.unique(known_us)
-        # series and time as one number, so that one search finds the labels that a row knows
+        # series and time as one number, so that one search finds the labels that are known to a row
         place = codes * (times.size + 1) + np.searchsorted(times, known_us) + 1
         order = np.lexsort((self._set.at_us[self._labelled], place))
         place = place[order]
@@ -129,10 +128,11 @@ class PastLabels:
         start = self._constant.reshape(1, -1)
         return self._shaped((sums[end] - sums[first] + start) / (end - first + 1)[:, None])
 
-    def last_week(self, series: Series, rows: Ints) -> Scores | None:
-        """Return the mean label of the series in the same hour of the newest earlier week whose labels are known.
+    def last_week(self, series: Grouping, rows: Ints) -> Scores | None:
+        """Return the mean label of each row's series in the same hour of the newest earlier week with known labels.
 
-        Four weeks are tried, and the first one is the newest whose label can be known.
+        Weeks are tried from the newest that the shortest delay of labels allows, to the fourth that the usual delay
+        allows.
         """
         delays_us = (self._set.label_known_at_us - self._set.at_us)[self._labelled]
         least_us, usual_us = np.quantile(delays_us, (0.0, 0.5)) if delays_us.size else (0.0, 0.0)
@@ -140,10 +140,10 @@ class PastLabels:
         hours = self._own_us[rows] // HOUR_US
         return self._seasonal(series, rows, (hours - week * 7 * 24 for week in range(first, last + _WEEKS)))
 
-    def last_year(self, series: Series, rows: Ints) -> Scores | None:
-        """Return the mean label of the series in the same hour 52 weeks earlier, or on the same date a year earlier.
+    def last_year(self, series: Grouping, rows: Ints) -> Scores | None:
+        """Return the mean label of each row's series, at the same hour 52 weeks earlier, or on the date a year earlier.
 
-        If no label of either is known, go further back, up to four years.
+        If neither has a known label, go further back, up to four years.
         """
 
         def seasons() -> Iterator[Ints]:
@@ -157,11 +157,11 @@ class PastLabels:
 
         return self._seasonal(series, rows, seasons())
 
-    def _seasonal(self, series: Series, rows: Ints, seasons: Iterable[Ints]) -> Scores | None:
-        """Return the mean label of the first season whose labels were all known, or else the constant.
+    def _seasonal(self, series: Grouping, rows: Ints, seasons: Iterable[Ints]) -> Scores | None:
+        """Return for each row the mean label of the first season whose labels were all known, or else the constant.
 
-        For classes and counts, the constant is included as one further label, so that few labels do not give extreme
-        predictions.
+        Each of `seasons` has one hour for each row (hours since 1970). For classes and counts, the constant is included
+        as one further label, so that few labels do not give extreme predictions.
         """
         hours = self._own_us // HOUR_US
         low, span = (int(hours.min()), int(hours.max() - hours.min()) + 1) if hours.size else (0, 1)

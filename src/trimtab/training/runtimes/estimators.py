@@ -23,17 +23,17 @@ class OnnxEstimator:
         return self
 
     def predict(self, inputs: Any) -> Any:
-        """Return the estimator's own predictions. (Probabilities are those of `predict_proba`.)"""
+        """Return the estimator's own predictions. (`predict_proba` returns probabilities.)"""
         return self.estimator.predict(inputs)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "predict_proba":  # so that `hasattr` is only True if the wrapped estimator has this method
+        if name == "predict_proba":  # `hasattr` must only be True if the wrapped estimator has this method
             return getattr(self.estimator, name)
         raise AttributeError(name)
 
 
 def onnx(estimator: Any) -> OnnxEstimator:
-    """Let an estimator be scored by ONNX Runtime. It is converted when it is stored, and compared with the original.
+    """Let ONNX Runtime score an estimator. The stored, converted model is compared with the original.
 
     The scores of both may differ by 1e-5, because some operations of ONNX only have single precision.
 
@@ -72,7 +72,7 @@ class TorchEstimator:
         return f"neural({list(self.layers) if self.build is None else self.build.__name__})"
 
     def fit(self, inputs: Any, target: Any) -> Any:
-        """Fit on inputs without nulls, and return a scorer."""
+        """Fit on inputs without nulls, and return an object with `predict`."""
         from trimtab.training.runtimes.table import runtime_named
 
         return runtime_named("torch").fit(self, inputs, target, tuple(map(str, range(inputs.shape[1]))))

@@ -24,13 +24,13 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Inspected(msgspec.Struct, frozen=True, kw_only=True):
-    """The model that was found in such a file."""
+    """The model that was found in a model file."""
 
     runtime: str
     data: bytes  # the model in the form in which trimtab stores models of this library
     kind: str
     inputs: tuple[str, ...] = ()  # the names of its inputs; empty: the file has none
-    count: int | None = None  # the number of its inputs; None: the file does not say it
+    count: int | None = None  # the number of its inputs; None: not in the file
     accepts_null: bool = True
 
 
@@ -54,7 +54,7 @@ class ExportedCode(msgspec.Struct, frozen=True):
 
 
 class Format(msgspec.Struct, frozen=True, kw_only=True):
-    """What can be done with the stored models of one library. None: this is not possible."""
+    """What can be done with the stored models of one library. A field is None if that is not possible."""
 
     export_file: str | None = None  # the name of the model file in an exported folder
     exported: ExportedCode | None = None
@@ -66,8 +66,8 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     # Returns the fitted parameters as text, by name.
     parameters: Callable[[bytes], dict[str, str]] | None = None
     # Returns SHAP values, shape (rows, inputs + 1) with the base value last, and raw scores; for several classes with
-    # one more axis. The last argument says whether each input has the mean 0 over the training rows. Returns None if
-    # there are no contributions for this estimator.
+    # one more axis. The last argument of the function says whether each input has the mean 0 over the training rows.
+    # Returns None if there are no contributions for this estimator.
     contributions: Callable[[bytes, NDArray[Any], bool], tuple[NDArray[Any], NDArray[Any]] | None] | None = None
     # Reads a model file from outside. This runs in a child process, because damaged bytes can end the process.
     inspect: Callable[[ModelFile], Inspected] | None = None

@@ -1,4 +1,4 @@
-"""What most libraries need in order to be used by trimtab: fitting, weights of rows, progress."""
+"""The parts that most runtimes share: fitting, weights of rows, progress."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class LibraryRuntime:
 
     @contextmanager
     def progress(self, estimator: Any) -> Iterator[dict[str, Any]]:
-        """Yield arguments for the estimator's `fit` that make it report progress, if anyone listens to it.
+        """Yield arguments for the estimator's `fit` that make it report progress, if anyone listens.
 
-        They do not change the fitted model.
+        These arguments do not change the fitted model.
         """
         yield {}
 

@@ -33,7 +33,7 @@ def open_session(data: bytes) -> Any:
 
 
 def run_session(session: Any, matrix: Any) -> Any:
-    """Return the scores of a model with one input. They are its last output; classifiers return classes before it."""
+    """Return the scores of a model with one input. Scores are the last output (for classifiers, after the classes)."""
     import numpy as np
 
     taken = session.get_inputs()[0]
@@ -100,7 +100,7 @@ class OnnxRuntime(LibraryRuntime):
     """Fits with scikit-learn, and scores with ONNX Runtime."""
 
     name = "onnx"
-    row_exact = False  # one row and many rows are computed differently, with other last bits
+    row_exact = False  # a row alone and in a batch differs in the last bits
     parity = 1e-5  # some operations of ONNX only have single precision
     format = Format(
         export_file="model.onnx",
@@ -165,7 +165,7 @@ class OnnxModel:
 
 
 def _converted(estimator: BaseEstimator) -> bytes:
-    """Return the ONNX model in double precision. If a part does not have it, return the model in single precision."""
+    """Return the ONNX model in double precision; in single precision if a part has no double precision."""
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
     if _splits_on_null(estimator):
@@ -200,7 +200,7 @@ def _graph(estimator: BaseEstimator, kind: Any) -> bytes:
 
 
 def _splits_on_null(estimator: BaseEstimator) -> bool:
-    """Return whether a tree has a split that only separates null from all values (with an infinite threshold)."""
+    """Return whether a tree has a split with an infinite threshold, which only separates null from all values."""
     waiting: list[Any] = [estimator]
     seen: set[int] = set()
     while waiting:

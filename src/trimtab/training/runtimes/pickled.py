@@ -42,7 +42,7 @@ def _loads(data: bytes) -> Any:
 
 
 class PickleRuntime(LibraryRuntime):
-    """Fits and stores any estimator. One with `accepts_null = True` gets NaN for null.
+    """Fits and stores any estimator. An estimator with `accepts_null = True` gets NaN for null.
 
     For all others, nulls are replaced and columns scaled first.
     """

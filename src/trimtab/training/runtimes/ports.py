@@ -22,14 +22,14 @@ class Scorer(Protocol):
     """A fitted model that scores. Many threads may use it at once."""
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """Return the probability of the positive class, or the number, for each row: shape (rows, inputs) to (rows,).
+        """Return the probability of the positive class, or the predicted number, for each row: shape (rows,).
 
         For three or more classes, return the probability of each class: shape (rows, classes).
         """
         ...
 
     def predict_row(self, row: list[float]) -> Score:
-        """Return the score of one row, in which NaN means null. This uses the fastest way to score."""
+        """Return the score of one row, in which NaN means null, by the fastest scoring path."""
         ...
 
 
@@ -84,12 +84,12 @@ class Runtime(Protocol):
 
     @property
     def row_exact(self) -> bool:
-        """Whether scoring a row alone and in a batch gives the same bits."""
+        """Whether a row gets the same bits alone and in a batch."""
         ...
 
     @property
     def parity(self) -> float:
-        """How far scores may differ between a stored model and the one in memory. Above 1, relative to the score."""
+        """How far scores may differ between a stored model and the one in memory; relative to a score above 1."""
         ...
 
     def handles(self, estimator: Any) -> bool:
@@ -136,9 +136,7 @@ class Runtime(Protocol):
 
 @runtime_checkable
 class ListRuntime(Protocol):
-    """A runtime that has estimators which learn from whole lists. Its other estimators learn the relevance of each
-    row.
-    """
+    """A runtime with estimators that learn from whole lists. (Other estimators learn the relevance of each row.)"""
 
     def ranks(self, estimator: Any) -> bool:
         """Return whether this estimator learns from lists."""
@@ -152,8 +150,7 @@ class ListRuntime(Protocol):
         sizes: NDArray[Any],
         weights: NDArray[Any] | None = None,
     ) -> Any:
-        """Fit on lists. Rows of one list are next to each other, and `sizes` are the numbers of rows of the lists, in
-        order.
+        """Fit on lists. Rows of one list are next to each other; `sizes` has the number of rows of each list.
 
         `weights` has one weight for each list; None: all are equal.
 

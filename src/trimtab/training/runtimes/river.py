@@ -16,7 +16,7 @@ from trimtab.training.runtimes.library import LibraryRuntime, no_weights, takes_
 from trimtab.training.runtimes.ports import Score, check_columns, wrong_row
 from trimtab.training.runtimes.skops_bytes import ALLOWED, dumps, loads
 
-# Types whose names begin with these may be in a stored model: River's own types and plain containers, nothing callable.
+# A stored model may have types whose names begin with these: River's own types and plain containers, nothing callable.
 OWN_TYPES = (
     "river.",
     "builtins.frozenset",
@@ -28,11 +28,11 @@ OWN_TYPES = (
 
 
 class _Saved(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is stored: the model, and the names of its inputs, because River's models know features by name."""
+    """What is stored: the model, and the names of its inputs, because River's models read features by name."""
 
     names: tuple[str, ...]
     model: bytes
-    # if 3 or more, the classes are the numbers below it; otherwise they are False and True
+    # how many classes, if at least 3; River then calls them 0, 1, 2, ..., and otherwise False and True
     classes: int = 0
 
 
@@ -76,7 +76,7 @@ def _inspect(file: ModelFile) -> Inspected:
 
 
 class RiverRuntime(LibraryRuntime):
-    """Fits River's models, row by row in order."""
+    """Fits River's models row by row, in the order of the rows."""
 
     name = "river"
     row_exact = True

@@ -16,13 +16,13 @@ RowCall: TypeAlias = "Callable[[list[float]], Score]"
 
 
 class ScoringPaths:
-    """A scorer with several scoring paths. Choose one before threads share the scorer.
+    """A scorer with several scoring paths. Choose a path before threads share the scorer.
 
     No path may hold a reference to this object, not even as a bound method. Such a cycle would keep the model in memory
     until the garbage collector runs, and a service rarely lets it run.
 
     Args:
-        model: The library's own model. Its `predict_row` is the path "library", which is right by definition.
+        model: The library's own model. Its `predict_row` is the path "library", with which other paths must agree.
         quick: Faster paths, fastest first.
     """
 

@@ -26,7 +26,7 @@ _LARGE = 3.0e38  # larger numbers do not fit in float32
 
 
 def estimator_scores(estimator: Any, matrix: Any) -> Any:
-    """Return the scores of `predict_proba`, or of `predict` if the estimator does not have the former."""
+    """Return the scores of `predict_proba`, or of `predict` if the estimator has no `predict_proba`."""
     import numpy as np
 
     if hasattr(estimator, "predict_proba"):
@@ -62,7 +62,7 @@ def _parameters(data: bytes) -> dict[str, str]:
 
 
 def _contributions(data: bytes, inputs: NDArray[Any], centred: bool) -> tuple[Any, Any] | None:
-    """Return the contributions for linear models by a formula. It requires that each input has the mean 0."""
+    """Return the contributions for linear models by a formula, which requires that each input has the mean 0."""
     if not centred:
         return None
     fitted = loads(data)
@@ -160,7 +160,7 @@ class EstimatorModel:
 
     def __init__(self, estimator: Any) -> None:
         self.estimator = estimator
-        # None: a class of the user's own, which does not say the number
+        # None: a class of the user's own, which does not say how many
         self._inputs = getattr(estimator, "n_features_in_", None)
         self._threads = ThreadpoolController()
 
@@ -207,7 +207,7 @@ class EstimatorModel:
 
 
 class LinearScorer:
-    """Scores a linear model without the library: a dot product, and for a class its logistic function."""
+    """Scores a linear model without the library: a dot product; for a class, the logistic function of it."""
 
     def __init__(self, estimator: Any) -> None:
         self._weights = np.ascontiguousarray(estimator.coef_, np.float64).reshape(-1)

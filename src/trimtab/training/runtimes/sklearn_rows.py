@@ -19,7 +19,7 @@ from trimtab.core.errors import Misuse
 from trimtab.training.runtimes.ports import Score, wrong_row
 from trimtab.training.runtimes.scoring_paths import RowCall
 
-_MOST_NODES = 400_000  # more nodes would need much memory as Python objects, and take long to convert
+_MOST_NODES = 400_000  # more nodes would need much memory as Python objects, and would take long to convert
 # a leaf is (-1, value); a node is (input, threshold, node for small values, node for large values, node for null)
 _Node: TypeAlias = "tuple[Any, ...]"
 
@@ -46,7 +46,7 @@ def is_softmax(fitted: Any) -> bool:
 
 
 def is_linear(fitted: Any) -> bool:
-    """Return whether the model is one dot product. (Each fit compares these scores with the library's.)"""
+    """Return whether the model is one dot product. (Each fit compares the dot product with the library's scores.)"""
     kind = type(fitted)
     if not kind.__module__.startswith("sklearn.linear_model.") or not hasattr(fitted, "coef_"):
         return False
@@ -112,7 +112,7 @@ def _leaf(node: _Node, values: Sequence[float]) -> Any:
 
 
 def _nodes(tree: Any, place: slice) -> _Node:
-    """Return a tree of the library as nested tuples. (In the library's arrays, children come after their parents.)"""
+    """Return a tree of the library as nested tuples. In the library's arrays, children come after their parents."""
     state = tree.__getstate__()["nodes"]
     null_left = state["missing_go_to_left"].astype(bool).tolist() if "missing_go_to_left" in state.dtype.names else []
     left, right = tree.children_left.tolist(), tree.children_right.tolist()
@@ -135,7 +135,7 @@ def _checked(row: list[float], inputs: int) -> None:
 
 
 def _singles(row: list[float], inputs: int) -> Sequence[float]:
-    """Return a row rounded to float32, as the library does it."""
+    """Return a row rounded to float32, as the library rounds it."""
     _checked(row, inputs)
     return array("f", row)
 
@@ -157,7 +157,7 @@ def _folded(pipeline: Any) -> RowCall | None:
     if not is_linear(last):
         return None
     width = getattr(pipeline, "n_features_in_", None)
-    if width is None:  # the first part is the user's own class, which need not say how many inputs it has
+    if width is None:  # the first step is the user's own class, which may not say how many inputs it has
         return None
     factor, shift, instead = np.ones(width), np.zeros(width), np.full(width, np.nan)
     for part in steps:
@@ -193,7 +193,7 @@ def _folded(pipeline: Any) -> RowCall | None:
 def _affine(part: Any, width: int) -> tuple[Any, Any, Any] | None:
     """Return what a step of a pipeline does to each input: a factor, a summand, and a replacement for null.
 
-    The result is None if it does anything else.
+    The result is None if the step does anything else.
     """
     kind = type(part).__name__
     if not type(part).__module__.startswith(("sklearn.preprocessing.", "sklearn.impute.")):

@@ -12,7 +12,7 @@ import skops.io
 from trimtab.core.errors import Corrupt, Misuse
 
 # Types in scikit-learn's own estimators that skops does not trust by itself. All are plain containers of numbers, and
-# none runs code when it is loaded. This list must stay fixed: types that a stored file names must never be added to it.
+# none runs code when it is loaded. This list must stay fixed: never add types because a stored file names them.
 ALLOWED = (
     "numpy.dtype",
     "sklearn.calibration._CalibratedClassifier",
@@ -29,7 +29,7 @@ def dumps(fitted: Any, *, also: tuple[str, ...] = ()) -> bytes:
 
     Args:
         fitted: The estimator.
-        also: How the names of further allowed types begin: those of the estimator's own library.
+        also: Beginnings of the names of further allowed types, those of the estimator's own library.
 
     Raises:
         Misuse: The estimator contains a type that is not allowed.
@@ -53,7 +53,7 @@ def loads(data: bytes, *, also: tuple[str, ...] = ()) -> Any:
     try:
         trusted = [name for name in skops.io.get_untrusted_types(data=data) if _is_allowed(name, also)] if also else []
         return skops.io.loads(data, trusted=[*ALLOWED, *trusted])
-    # the format is a zip file of JSON and NumPy files, so damage can raise many kinds of errors
+    # the format is a zip file of JSON and NumPy files, so damaged bytes can raise many kinds of errors
     except Exception as error:
         raise Corrupt(f"skops: these {len(data)} bytes are not a trusted estimator: {error}") from error
 
@@ -70,7 +70,7 @@ def _refused(fitted: Any, why: str) -> Misuse:
 
 
 def _canonical(data: bytes) -> bytes:
-    """Return an archive without what differs from run to run: times, and memory addresses in names and references."""
+    """Remove from an archive what differs from run to run: times, and memory addresses in names and references."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         schema = msgspec.json.decode(archive.read("schema.json"))
         addresses: dict[int, int] = {}

@@ -20,10 +20,10 @@ class RuntimeRow(msgspec.Struct, frozen=True, kw_only=True):
     name: str  # the name that versions record
     module: str  # the module that defines the runtime's `RUNTIME`
     library: str  # the module that must be installed
-    # the package of its estimators, or the full name of their class; "": it is only chosen by `trust`
+    # the package of its estimators, or the full name of their class; "": the runtime is only chosen by `trust`
     estimators: str = ""
     packages: dict[str, str]  # the modules that read stored bytes, each with the package that contains it
-    extra_modules: tuple[str, ...] = ()  # further modules that the extra of the runtime's name installs
+    extra_modules: tuple[str, ...] = ()  # further modules that the extra named after the runtime installs
     has_extra: bool = True  # False: the library is installed together with trimtab
     file_format: str = ""  # the name of the format of its model files; "": the name of the runtime
     endings: tuple[str, ...] = ()  # endings of the model files that can be imported

@@ -40,11 +40,11 @@ class _Saved(msgspec.Struct, frozen=True, kw_only=True):
     format: Literal[1] = 1
     layers: tuple[int, ...]
     build: str | None  # "module:function" that builds the user's own network; None: it consists of `layers`
-    code: str | None  # the hash of that function's code
+    code: str | None  # the hash of that function's code; None as above
     inputs: int
     outputs: int  # 1 for a number or for one probability; otherwise the number of classes
     chances: bool  # whether the network gives probabilities
-    # For numbers: the mean of the training labels. The output of the network is the difference from it, in units of
+    # For numbers: the mean of the training labels. The network's output is the difference from this mean, in units of
     # `spread`.
     level: float
     spread: float
@@ -79,7 +79,7 @@ class TorchRuntime(LibraryRuntime):
     ) -> TorchScorer:
         import torch
 
-        _named(estimator.build)  # raise an error before the fit if the network could not be stored
+        _named(estimator.build)  # if the network cannot be stored, raise the error before the fit
         probability = bool(np.issubdtype(target.dtype, np.integer))
         outputs = int(target.max()) + 1 if probability and target.max() > 1 else 1
         level, spread = (0.0, 1.0) if probability else _level_and_spread(target, weights)
@@ -113,7 +113,7 @@ class TorchRuntime(LibraryRuntime):
             saved = msgspec.msgpack.decode(data, type=_Saved)
         except msgspec.DecodeError as error:
             raise Corrupt(f"torch: these {len(data)} bytes are not a model: {error}") from error
-        torch.set_num_threads(1)  # more threads would wait for each other if other work runs
+        torch.set_num_threads(1)  # more threads would wait for each other if other processes run
         build = None if saved.build is None else _builder(saved.build, saved.code)
         with _drawing(0):  # the network draws initial weights, which are replaced below
             module = _built(build, saved.layers, saved.inputs, saved.outputs)
@@ -187,7 +187,7 @@ def _learn(
 def _drawing(seed: int | tuple[int, ...]) -> Iterator[None]:
     """Seed PyTorch's random generator, and lock it against other threads. Restore its state at the end of the block.
 
-    Use this for a single step, so that other threads can load models during a long fit.
+    A long fit takes this lock for each step, so that other threads can load models in between.
     """
     import torch
 
@@ -265,7 +265,7 @@ def _built(build: Any, layers: tuple[int, ...], inputs: int, outputs: int) -> An
 
 
 def _shaped(raw: Any, rows: int, outputs: int) -> Any:
-    """Return the network's output with shape (rows,) for one output, and otherwise (rows, outputs)."""
+    """Return the network's output with shape (rows,) if there is one output, and otherwise (rows, outputs)."""
     import torch
 
     if not isinstance(raw, torch.Tensor):

@@ -146,7 +146,7 @@ def _days(page: Document, system: System, rows: list[Row], marks: list[Mark]) ->
 
 
 def quality_picture(system: System, models: Sequence[str]) -> Picture:
-    """Return a picture of the loss by closed day of some deployments, with alarms and moves of versions as marks.
+    """Return a picture of the daily loss of some deployments, with alarms and moves of versions as marks.
 
     Raises:
         Misuse: No day is closed yet.
@@ -195,7 +195,7 @@ def _plotted(
 def _one_a_day(by_arm: dict[str, list[Row]]) -> dict[str, list[Row]]:
     """Return at most one row for each day and arm (champion, canary or shadow).
 
-    If several versions answered on a day, the row of the version with the most predictions is taken.
+    If an arm had several versions on a day, the version with the most predictions is taken.
     """
     found: dict[str, list[Row]] = {}
     for arm, rows in by_arm.items():

@@ -1,4 +1,4 @@
-"""Entities besides the key: whom or what the rows are about, such as the customer of an order."""
+"""Entities that rows are about besides their key, such as the customer of an order."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ _WHO = re.compile(
     r"(?i)^(account|buyer|card|client|customer|device|driver|employee|machine|member|merchant|patient|player|seller|"
     r"sensor|shop|store|student|supplier|user|vehicle|vendor)(_?(code|name|no|nr|number))?$"
 )
-_CATEGORIES = 200  # a text column with more different values identifies something, whatever its name
+_CATEGORIES = 200  # a text column with more values identifies an entity, whatever its name
 _LEAST_VALUES = 50  # a column with fewer values is a category
-_LEAST_ROWS = 2  # rows of a value on average
-_LEAST_PAST = 0.2  # the share of rows that have an older row of the same value, whose wait is over
+_LEAST_ROWS = 2  # the least mean number of rows of a value
+_LEAST_PAST = 0.2  # at least this share of rows must have an older row with the same value whose wait is over
 _MOST_ENTITIES = 2
-_MOST_NUMBERS = 4  # the most number columns whose past becomes features
-_DAYS = (7, 30, 90)  # the windows of which the two longest are taken that a third of the file holds
-_LONG_DAYS = (365, 3 * 365)  # the long window: a year, or three years where the file has more than one
+_MOST_NUMBERS = 4  # the past of at most this many numeric columns becomes features
+_DAYS = (7, 30, 90)  # of these windows, the two longest that fit into a third of the file are taken
+_LONG_DAYS = (365, 3 * 365)  # the long window: a year, or three years if the file has more than a year
 
 
 class Past(msgspec.Struct, frozen=True):
     """A column that identifies an entity, and the windows of the entity's past rows that become features.
 
-    Each window ends a wait before the request. So it holds only rows whose label is known by then, and the same rows
+    Each window ends one wait before the request. So it only has rows whose label is known by then, and the same rows
     when a model learns and when it answers.
     """
 
     column: str
     wait: str
     days: tuple[int, ...]  # the lengths of the windows, the shortest first
-    numbers: tuple[str, ...]  # the number columns of a request
+    numbers: tuple[str, ...]  # the numeric columns of a request
 
     def over(self, days: int) -> str:
-        """Return where a window of so many days begins before the request."""
+        """Return how long before the request a window of this length begins."""
         return format_duration(duration_us(self.wait) + days * DAY_US)
 
 
@@ -57,13 +57,13 @@ def pasts(
     span_us: int,
     assumed: list[Assumption],
 ) -> tuple[Past, ...]:
-    """Return the entities of the rows whose past becomes features, those that the caller names or those that are seen.
+    """Return the entities whose past becomes features: those that the caller names, or those that the file shows.
 
     Args:
         table: The data.
         options: The options of the caller.
         taken: The columns that have another role.
-        key: The key of a row. If it has an entity, no other one is looked for.
+        key: The key of a row. If it has an entity, the file is not searched for others.
         time: The time of a row.
         wait: How long a label takes to be known.
         span_us: The time between the oldest and the newest row.
@@ -96,7 +96,7 @@ def pasts(
 
 
 def with_numbers(found: Sequence[Past], features: Sequence[Profile]) -> tuple[Past, ...]:
-    """Return the entities with the number columns among the features of a request."""
+    """Return the entities with the numeric columns among the features of a request."""
     entities = {past.column for past in found}
     names = [c.name for c in features if c.dtype in ("float", "int") and c.name not in entities]
     numbers = tuple(names[:_MOST_NUMBERS])
@@ -116,7 +116,7 @@ def _named(table: DataTable, name: str, taken: set[str | None]) -> str:
 
 
 def _seen(table: DataTable, taken: set[str | None], time: str, wait_us: int) -> list[str]:
-    """Return columns that look like identifiers and recur, those with the most values first."""
+    """Return columns that look like identifiers and whose values recur, those with the most values first."""
     fit = [c for c in table.columns.values() if c.name not in taken and _identifies(c)]
     fit = [c for c in fit if c.distinct >= _LEAST_VALUES and c.present >= _LEAST_ROWS * c.distinct]
     fit.sort(key=lambda c: -c.distinct)
@@ -130,7 +130,7 @@ def _identifies(column: Profile) -> bool:
 
 
 def _past_share(table: DataTable, name: str, time: str, wait_us: int) -> float:
-    """Return the share of rows that have an older row of the same value, whose wait is over."""
+    """Return the share of rows that have an older row with the same value whose wait is over."""
     q, t = quoted(name), f"epoch_us({quoted(time)})"
     (share,) = table.one(
         f"SELECT avg(({t} - first >= {max(1, wait_us)})::INT) FROM data JOIN (SELECT {q}, min({t}) AS first FROM data "

@@ -29,16 +29,16 @@ from trimtab.training.fitting.fit import fit_unchecked
 from trimtab.training.fitting.score_checks import fitted_values
 from trimtab.training.judge.baselines import baseline_scores
 
-_MOST_ROWS = 50_000  # so many of the newest rows are used
-_JUDGED = 0.2  # the share of them that is judged, unless the window of the gate has more
+_MOST_ROWS = 50_000  # this many of the newest rows are used
+_JUDGED = 0.2  # this share of them is judged, or more if the gate's window has more
 _LEAST_ROWS = 30  # with fewer rows to learn from or to judge, nothing is compared
 
 
 def with_estimator(table: DataTable, planned: Plan, options: Options, now_us: int) -> Plan:
     """Return the plan with the estimator that has the lower mean loss on the newest rows of the file.
 
-    Both are fitted on older rows with the features that the project declares. If the caller named an estimator, or
-    there is nothing to compare, the plan keeps its own.
+    Both estimators are fitted on older rows, with the features that the project declares. If the caller named an
+    estimator, or there is nothing to compare, the plan keeps its estimator.
     """
     if options.estimator != "auto":
         return planned
@@ -72,7 +72,7 @@ def with_estimator(table: DataTable, planned: Plan, options: Options, now_us: in
 def file_training_set(file: Path, model: Model, now_us: int) -> TrainingSet:
     """Return the training set of the newest rows of a file, as the project will build it from its log.
 
-    Rows that are dated after `now_us` are left out, and rows of which a column of either source does not fit.
+    Rows are left out if they are dated after `now_us`, or if a value does not fit its column in either source.
 
     Raises:
         Misuse: The file has no row that is usable.
@@ -88,7 +88,7 @@ def file_training_set(file: Path, model: Model, now_us: int) -> TrainingSet:
 class _Compared(msgspec.Struct, frozen=True):
     """The mean losses of both estimators and of the baselines on the same rows."""
 
-    losses: dict[bool, float]  # by whether they are trees
+    losses: dict[bool, float]  # True: trees, False: a linear model
     baselines: dict[str, float]
     rows: str  # the judged rows in words
 
@@ -107,7 +107,7 @@ def _model(table: DataTable, planned: Plan) -> Model:
 
 
 def _compared(file: Path, models: dict[bool, Model], planned: Plan, now_us: int) -> _Compared | str:
-    """Return the losses on the newest rows, or a reason why there are none."""
+    """Return the losses on the newest rows, or the reason why there are none."""
     model = models[True]
     rows = file_training_set(file, model, now_us)
     usable = rows.usable & np.isfinite(rows.target)
@@ -156,7 +156,7 @@ def _of_both(model: Model) -> Source:
 
 
 def _newest(columns: Columns, source: Source, now_us: int) -> tuple[Columns, int]:
-    """Return the newest rows of a source, the last one of each key, and their newest time."""
+    """Return the newest rows of a source (of each key, the last row), and their newest time."""
     columns = columns.select(source.columns)
     assert source.key is not None  # `init` declares a key for each source
     there = columns[source.time].present() & columns[source.key].present()
@@ -170,7 +170,7 @@ def _newest(columns: Columns, source: Source, now_us: int) -> tuple[Columns, int
 
 
 def _frame(source: Source, columns: Columns) -> EventFrame:
-    """Return rows of a source as events, each known when the source says so."""
+    """Return rows of a source as events, with the times at which they become known according to the source."""
     times = columns[source.time].values
     known_us = times + source.delay_us
     if source.reading.known_at is not None:

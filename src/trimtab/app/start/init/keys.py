@@ -1,4 +1,4 @@
-"""The key of a row: a column, or several columns together, and the entity whose rows recur."""
+"""The key of a row (a column, or several columns together), and the entity whose rows recur."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
 
 KEY_NAME = re.compile(r"(?i)(^|[_\W])(id|key|uuid|guid|no|nr|number)$|[a-z]I[dD]$|nr$")
-_CORRECTED = 1.05  # with up to this many rows of a key, rows with the same key are corrections of one row
+_CORRECTED = 1.05  # up to this mean number of rows of a key, rows with the same key may be corrections of one row
 _SHOWN = 5
-_MOST_COLUMNS = 8  # the columns of which an entity of several columns is looked for
-SERIES = "series"  # the column that is made for a single series, with the same value in each row
+_MOST_COLUMNS = 8  # an entity of several columns is looked for among this many columns
+SERIES = "series"  # the column that is added for a single series, with the same value in each row
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +28,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     dtype: Dtype
-    of: tuple[str, ...] = ()  # the columns that the key is made of; empty if it is a column of the file
+    of: tuple[str, ...] = ()  # the columns from which the key is made; empty if it is a column of the file
     entity: tuple[str, ...] = ()  # the columns whose values recur, and whose past labels are features
 
 
@@ -45,7 +45,7 @@ class Repeats(msgspec.Struct, frozen=True):
 
     @property
     def corrects(self) -> bool:
-        """Whether so few rows have the values of another row that they may be corrections."""
+        """Whether so few rows repeat another row's values that they may be corrections."""
         return self.rows <= _CORRECTED * self.distinct
 
 
@@ -65,7 +65,7 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
 
     Raises:
         NotFound: A column that is named does not exist.
-        Misuse: No columns identify a row, or several may, or the columns that are named do not.
+        Misuse: No columns identify a row, several columns may, or the named columns do not.
     """
     if options.key is not None:
         return _named(table, options.key, time, label, assumed)
@@ -86,7 +86,7 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
         return _entity(table, entities[0], time, assumed)
     guess = both if both else own if own else named
     if not guess and not entities:
-        return _all_columns(table, label, assumed)
+        return _all_columns(table, time, label, assumed)
     if len(guess) != 1:
         several = [" and ".join(map(repr, names)) for names in entities]
         what = "several entities" if several else "no single column"
@@ -111,9 +111,9 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
 
 
 def _entities(table: DataTable, time: str, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the smallest sets of columns that identify a row together with a time that many rows have.
+    """Return the smallest sets of columns that, together with a time that many rows share, identify a row.
 
-    A few rows may have the values of another row.
+    A few rows may repeat another row's values.
     """
     if 2 * table.columns[time].distinct > table.rows:
         return []
@@ -125,16 +125,16 @@ def _entities(table: DataTable, time: str, names: Sequence[str]) -> list[tuple[s
 
 
 def _single(table: DataTable, time: str, label: str) -> bool:
-    """Return whether the rows are a single series: a number at each of many regular times."""
+    """Return whether the rows are a single series: one number at each of many regular times."""
     number = table.columns[label].dtype in ("float", "int") and table.columns[label].distinct > 2
     return number and repeats(table, (time,)).corrects and step_of(table, time, ()) is not None
 
 
 def _single_key(table: DataTable, time: str, assumed: list[Assumption], *, named: bool = False) -> Key:
-    """Return the key of rows that are one series. A column with one value is made for it, by which lags are computed.
+    """Return the key of rows that are one series. A column with a single value is added, by which lags are computed.
 
     Raises:
-        Misuse: Two rows have the same time, and the caller has not said that these are corrections.
+        Misuse: Two rows have the same time, and the caller has not said that one corrects the other.
     """
     found = repeats(table, (time,))
     if not found.unique and not (named and found.corrects):
@@ -153,14 +153,16 @@ def _single_key(table: DataTable, time: str, assumed: list[Assumption], *, named
     return Key(name=_new_name(table), dtype="str", of=(time,), entity=(series,))
 
 
-def _all_columns(table: DataTable, label: str, assumed: list[Assumption]) -> Key:
-    """Return the key that is made of all columns without nulls, except the label.
+def _all_columns(table: DataTable, time: str, label: str, assumed: list[Assumption]) -> Key:
+    """Return the key that is made of the time and all columns without nulls, except the label.
+
+    Rows without a time are not read, so that a few of them are no reason to leave the time out.
 
     Raises:
-        Misuse: Too many rows have the values of another row.
+        Misuse: Too many rows repeat another row's values.
     """
     of = tuple(name for name, c in table.columns.items() if name != label and c.dtype is not None)
-    of = tuple(name for name in of if table.columns[name].present == table.rows)
+    of = tuple(name for name in of if name == time or table.columns[name].present == table.rows)
     found = repeats(table, of)
     if not found.corrects:
         _check_unique(table, of, "--key row", label)
@@ -172,7 +174,7 @@ def _all_columns(table: DataTable, label: str, assumed: list[Assumption]) -> Key
 
 
 def _number_rows(table: DataTable, names: Sequence[str]) -> bool:
-    """Return whether all of some columns only number the rows of the file."""
+    """Return whether some columns only number the rows of the file, each of them."""
     if not names or any(table.columns[name].dtype != "int" for name in names):
         return False
     offsets = ", ".join(f'count(DISTINCT {quoted(name)}::HUGEINT - "@line")' for name in names)
@@ -188,7 +190,7 @@ def _is_filled(table: DataTable, entity: Sequence[str], time: str) -> bool:
 
 def _named(table: DataTable, given: str, time: str, label: str, assumed: list[Assumption]) -> Key:
     if given == ROW and ROW not in table.columns:
-        return _all_columns(table, label, assumed)
+        return _all_columns(table, time, label, assumed)
     names = [given] if given in table.columns else [name.strip() for name in given.split(",")]
     for name in names:
         existing(table, "--key", name)
@@ -231,7 +233,7 @@ def _entity(
         names: The columns of the entity.
         time: The time of a row.
         assumed: The assumptions so far. Others are appended.
-        named: Whether the caller named the time as well, so that rows with the same values are corrections.
+        named: Whether the caller named the time, too, so that rows with the same values are corrections.
 
     Raises:
         Misuse: The columns do not identify a row.
@@ -256,7 +258,7 @@ def _entity(
 
 
 def _doubles(table: DataTable, of: Sequence[str], found: Repeats, time: str) -> str:
-    """Return the message that some rows have the same entity and time, and other values."""
+    """Return the message that some rows have the same entity and time, but other values."""
     names, again = " and ".join(map(repr, of)), found.rows - found.distinct
     rows = "1 row has" if again == 1 else f"{again:,} rows have"
     together = "together do not identify" if len(of) > 1 else "does not identify"
@@ -290,7 +292,7 @@ def _check_unique(table: DataTable, of: Sequence[str], option: str, label: str) 
 
 
 def _conflicts(table: DataTable, names: Sequence[str]) -> str:
-    """Return the lines of some rows that differ and have equal values in some columns."""
+    """Return the lines of some rows that differ, but have equal values in the given columns."""
     values, there = ", ".join(map(quoted, names)), " AND ".join(f"{quoted(name)} IS NOT NULL" for name in names)
     found = table.all(
         f'SELECT list_sort(list("@line"))[:2] AS lines FROM (SELECT hash({values}) AS k, "@same", min("@line") AS '

@@ -15,18 +15,18 @@ from trimtab.events.values.conversions import BOOL_WORDS
 
 _POSITIVE = ("yes", "y", "true", "t", "1", "positive", "pos", "good", "success", "fraud", "churned", "won")
 _NEGATIVE = ("no", "n", "false", "f", "0", "negative", "neg", "bad", "failure", "legit", "stayed", "lost")
-_MOST_CLASSES = 20  # the most classes of a text label, as each class needs enough rows
+_MOST_CLASSES = 20  # a text label has at most this many classes, because each needs enough rows
 
 
 class LabelValues(msgspec.Struct, frozen=True, kw_only=True):
     """The meaning of the label's values."""
 
-    value: str | None = None  # the value, in Python, that counts as 1; None: the column is the label
+    value: str | None = None  # the value, as Python source, that counts as 1; None: the column is the label
     binary: bool = False
     classes: tuple[str, ...] = ()  # the classes, if the label has several, the most frequent first
 
     def positive(self, label: str) -> str:
-        """Return the condition in SQL that a label counts as 1; of classes, that it is the most frequent one."""
+        """Return the condition in SQL that a label counts as 1 or, for classes, is the most frequent one."""
         q = quoted(label)
         value = python(self.classes[0]) if self.classes else self.value
         if value is None:
@@ -38,7 +38,7 @@ def label_values(table: DataTable, label: str, given: str | None, assumed: list[
     """Return the meaning of the label's values. `given` is the value that counts as 1, if the caller named it.
 
     Raises:
-        Misuse: The label has one value alone, or too many classes, or spellings that differ in case or spaces alone.
+        Misuse: The label has a single value, too many classes, or spellings that differ only in case or spaces.
     """
     profile = table.columns[label]
     if profile.kind.variants and label not in table.merged:
@@ -93,7 +93,7 @@ def label_values(table: DataTable, label: str, given: str | None, assumed: list[
 
 
 def _given(table: DataTable, label: str, given: str) -> str | None:
-    """Return the value that the caller named, in Python, or None if it is the truth of a column of truth values."""
+    """Return the value that the caller named, as Python source; None if it is the true value of a column of bools."""
     if table.columns[label].dtype == "bool" and given.lower() in BOOL_WORDS:
         return None if BOOL_WORDS[given.lower()] else "False"
     fit = [value for value, _ in table.values(label, 10_000) if str(value) == given]
@@ -105,7 +105,7 @@ def _given(table: DataTable, label: str, given: str) -> str | None:
 
 
 def _positive(values: list[tuple[object, int]]) -> tuple[object, bool]:
-    """Return which of two values is positive, and whether the values tell this by their names."""
+    """Return which of two values is positive, and whether their names say so."""
     for (value, _), (other, _) in (values, values[::-1]):
         v, o = (str(x).strip().lower().removesuffix(".0") for x in (value, other))
         if (v in _POSITIVE and o not in _POSITIVE) or (o in _NEGATIVE and v not in _NEGATIVE):

@@ -1,4 +1,4 @@
-"""The options of `trimtab init`, and the assumptions that it makes where an option is left out."""
+"""The options of `trimtab init`, and the assumptions that replace options that are left out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trimtab.events.formats.reading import null_form
 from trimtab.events.formats.time_formats import time_format
 
 Estimator = Literal["auto", "linear", "trees"]
-ROW = "row"  # as the value of --key: a row is identified by all its values
+ROW = "row"  # as the value of --key: a row is identified by all its columns
 NONE = "none"  # as the value of --known-at or --entity: there is no such column
 
 
@@ -22,27 +22,28 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """The options of the caller. An option that is None is guessed."""
 
     time: str | None = None
-    key: str | None = None  # a column, or several with commas between them
+    key: str | None = None  # a column, or several with commas in between
     label: str | None = None
-    entity: Sequence[str] = ()  # columns that identify whom or what the rows are about, besides the key
+    entity: Sequence[str] = ()  # columns that identify what rows are about besides their key
     positive: str | None = None  # the value of the label that counts as 1
     known_at: str | None = None  # the column that says when a label became known
-    wait: str | None = None  # the time from a row until its label is known
+    wait: str | None = None  # how long after a row its label is known
     time_format: str | Sequence[str] | None = None  # the format of the time, or COLUMN=FORMAT
     number: Sequence[str] = ()  # COLUMN=EXAMPLE
     nulls: str | None = None  # words for null, with commas between them
+    category: Sequence[str] = ()  # columns that are categories, although they look like numbers
     merge: Sequence[str] = ()  # columns whose spellings are made one
     horizon: str | None = None  # how long before its time a row of a panel is predicted
-    known_ahead: Sequence[str] = ()  # columns of a panel whose values are known when it is predicted
+    known_ahead: Sequence[str] = ()  # columns of a panel whose values are known when a row is predicted
     omit: Sequence[str] = ()  # columns that are no features
-    allow_leakage: Sequence[str] = ()  # features that tell the label nearly by themselves, and are known in time
+    allow_leakage: Sequence[str] = ()  # features that nearly determine the label, and are known in time
     estimator: Estimator = "auto"
 
     def choices(self) -> Choices:
         """Return the formats that the caller gave.
 
         Raises:
-            Misuse: An option has no column, or its format is none.
+            Misuse: An option names no column, or has an invalid format.
         """
         given = [self.time_format] if isinstance(self.time_format, str) else list(self.time_format or ())
         times = _by_column(given, "--time-format", self.time)
@@ -52,7 +53,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         for text in numbers.values():
             number_format(text)
         words = None if self.nulls is None else tuple(null_form(word) for word in self.nulls.split(",") if word.strip())
-        return Choices(times=times, numbers=numbers, nulls=words)
+        return Choices(times=times, numbers=numbers, nulls=words, categories=tuple(self.category))
 
 
 class Assumption(msgspec.Struct, frozen=True):
@@ -69,7 +70,7 @@ class Assumption(msgspec.Struct, frozen=True):
 
 
 def _by_column(given: Sequence[str], option: str, usual: str | None) -> dict[str, str]:
-    """Return formats by column, given as COLUMN=FORMAT, or as a format alone for the usual column."""
+    """Return formats by column, given as COLUMN=FORMAT, or as a format alone for the default column."""
     found: dict[str, str] = {}
     for text in given:
         name, equals, written = text.partition("=")

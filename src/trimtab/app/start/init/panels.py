@@ -8,13 +8,13 @@ from trimtab.app.start.init.options import Assumption, Options
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, duration_us, format_duration
 
-_LAGS = 3  # how many weeks are looked back
+_LAGS = 3  # the labels of this many past weeks are features
 _WEEK_US = 7 * DAY_US
-_YEARS_US = 3 * 365 * DAY_US  # with less history, most rows would have no label of a year ago
+_YEARS_US = 3 * 365 * DAY_US  # with less history, most rows have no label of a year ago
 
 
 class Window(msgspec.Struct, frozen=True):
-    """A window of past labels: the name of the feature, its aggregate, its beginning and its end before the request."""
+    """A window of past labels: the feature's name and aggregate, and the window's begin and end before the request."""
 
     name: str
     aggregate: str
@@ -28,18 +28,18 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     step_us: int
     horizon_us: int
     wait_us: int
-    has_years: bool  # whether the file has so many years that the label of a year ago is a feature
+    has_years: bool  # whether the file has enough years for the label of a year ago as a feature
 
     @property
     def horizon(self) -> str:
-        """The time between a prediction and its row, for the project file."""
+        """How long before its time a row is predicted, for the project file."""
         return format_duration(self.horizon_us)
 
     def windows(self) -> list[Window]:
         """Return the features of past labels: the newest, means of windows, and the label of past seasons.
 
-        Seasons are weeks; days as well for rows of each hour; and years if there are enough of them. The label of a
-        season ago is that of the newest season that is known when the prediction is made.
+        Seasons are weeks, for hourly rows also days, and years if there are enough. The label of a season ago is that
+        of the newest season that is known when the prediction is made.
         """
         step = self.step_us
         found = [Window("last", "latest", None)]
@@ -56,7 +56,7 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def _year_us(self) -> int:
-        """A year, as whole weeks where rows have weekdays."""
+        """Return a year, in whole weeks if rows have weekdays."""
         return 52 * _WEEK_US if _WEEK_US % self.step_us == 0 else 365 * DAY_US
 
     def _lag(self, season_us: int, number: int) -> Window:
@@ -70,10 +70,10 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
 def panel_in(
     step_us: int | None, options: Options, is_number: bool, wait: str, span_us: int, assumed: list[Assumption]
 ) -> Panel | None:
-    """Return the panel, if a number of regular rows is predicted.
+    """Return the panel; None unless a number is predicted, and rows come at regular times.
 
     Raises:
-        Misuse: A horizon is given, and the rows are no panel of numbers.
+        Misuse: A horizon is given, but the rows are no panel of numbers.
     """
     if step_us is None or not is_number:
         if options.horizon is not None:

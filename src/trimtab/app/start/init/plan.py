@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import msgspec
 
@@ -23,8 +24,8 @@ from trimtab.core.time import DAY_US, duration_us, format_duration, format_time
 
 _CATEGORIES = 200  # a text column with more different values is not a category
 _FEW_ROWS = 50
-_LONGEST_DAYS = 182  # the longest window on which versions are judged because labels are few
-_MOST_GAP = {True: 0.1, False: 0.3}  # the widest calibration gap that is allowed, by whether the label is a class
+_LONGEST_DAYS = 182  # if labels are few, versions are judged on at most this window
+_MOST_GAP = {True: 0.1, False: 0.3}  # the largest calibration gap that is allowed; True: the label is a class
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,18 +40,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     known_at: str | None  # the column that says when a label became known
     wait: Wait
     panel: Panel | None
-    pasts: tuple[Past, ...]  # the entities besides the key whose past becomes features
+    pasts: tuple[Past, ...]  # the entities, besides the key, whose past becomes features
     features: tuple[Profile, ...]
-    left_out: dict[str, str]  # the columns left out, each with the reason
-    merged: frozenset[str]  # the columns whose spellings are made one
-    has_hours: bool  # whether the times of day differ
+    left_out: dict[str, str]  # the columns that are left out, each with the reason
+    merged: frozenset[str]  # the columns in which spellings are merged
+    has_hours: bool  # whether rows have different times of day
     window: str  # the window of the gate
-    calibration: float  # the widest calibration gap that the gate allows
+    calibration: float  # the largest calibration gap that the gate allows
     allow_leakage: tuple[str, ...]
     trees: bool
     labelled: int  # how many rows have a label
     assumed: tuple[Assumption, ...]
-    notes: tuple[str, ...]  # what a reader should know besides
+    notes: tuple[str, ...]  # other remarks for the reader
 
     @property
     def labels(self) -> str:
@@ -59,7 +60,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan(table: DataTable, options: Options, now_us: int) -> Plan:
-    """Decide the role of each column. Rows that are dated after `now_us` are not taken for the newest ones.
+    """Decide the role of each column. Rows that are dated after `now_us` do not count as newest.
 
     Raises:
         NotFound: A column that is named does not exist.
@@ -85,7 +86,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
     key = row_key(table, options, time, label, assumed)
     step_us = step_of(table, time, key.entity) if key.entity and time in key.of else None
     is_number = not values.binary and not values.classes
-    snapshots = 2 * table.columns[time].distinct <= table.rows  # of many keys at the same times
+    snapshots = 2 * table.columns[time].distinct <= table.rows  # many keys share each time
     label_step_us = step_us if is_number or (snapshots and (step_us or 0) > DAY_US) else None
     wait = _wait(
         table,
@@ -100,11 +101,12 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
     )
     panel = panel_in(step_us, options, is_number, wait.wait, last_us - first_us, assumed)
     taken = {time, label, known_at, key.name, *table.constants}
-    entities = pasts(table, options, {*taken, *options.omit}, key, time, wait.wait, last_us - first_us, assumed)
-    identifying = {past.column: "identifies whom or what a row is about; its past is a feature" for past in entities}
-    features, left_out = _features(
-        table, {*taken, *identifying, *(key.entity if len(key.entity) == 1 and not panel else ())}
+    entities = pasts(
+        table, options, {*taken, *options.omit, *options.category}, key, time, wait.wait, last_us - first_us, assumed
     )
+    identifying = {past.column: "identifies whom or what a row is about; its past is a feature" for past in entities}
+    apart = {*taken, *identifying, *(key.entity if len(key.entity) == 1 and not panel else ())}
+    features, left_out = _features(table, apart, options.category)
     left_out |= identifying
     for name in (*options.omit, *options.allow_leakage):
         existing(table, "--omit" if name in options.omit else "--allow-leakage", name)
@@ -158,7 +160,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
     if gap < moved:
         gap = moved
         notes.append(
-            f"The mean of {label!r} moves from {window} to {window}, so the gate allows a calibration gap of "
+            f"The mean of {label!r} differs between one {window} and the next, so the gate allows a calibration gap of "
             f"{min(gap, most):g}."
         )
     name = slug(re.sub(r"(\.(csv|tsv|parquet|gz))+$", "", table.file.name, flags=re.IGNORECASE), "project")
@@ -229,7 +231,9 @@ def _wait(
     return found
 
 
-def _features(table: DataTable, taken: set[str | None]) -> tuple[list[Profile], dict[str, str]]:
+def _features(
+    table: DataTable, taken: set[str | None], categories: Sequence[str]
+) -> tuple[list[Profile], dict[str, str]]:
     features: list[Profile] = []
     left_out = dict(table.left_out)
     for c in table.columns.values():
@@ -243,6 +247,8 @@ def _features(table: DataTable, taken: set[str | None]) -> tuple[list[Profile], 
             left_out[c.name] = f"is always {c.sample!r}"
         elif c.dtype == "time":
             left_out[c.name] = "is a second time; what becomes known later must not be a feature"
+        elif c.name in categories:
+            features.append(c)
         elif c.dtype == "str" and (c.distinct > _CATEGORIES or (c.distinct > _FEW_ROWS and 2 * c.distinct > c.present)):
             left_out[c.name] = f"is text with {c.distinct:,} different values; .hash_bucket(64) may help"
         elif c.dtype == "str" and c.distinct == table.rows and table.rows > 2:
@@ -255,7 +261,7 @@ def _features(table: DataTable, taken: set[str | None]) -> tuple[list[Profile], 
 
 
 def _span(table: DataTable, time: str, now_us: int) -> tuple[int, int, bool]:
-    """Return the first time, the last time that is not in the future, and whether the times of day differ."""
+    """Return the first time, the last time that is not in the future, and whether times of day differ."""
     q = f"epoch_us({quoted(time)})"
     low, past, high, hours = table.one(
         f"SELECT min({q}), max({q}) FILTER ({q} <= {now_us}), max({q}), count(DISTINCT {q} % {DAY_US}) > 1 FROM data"
@@ -266,9 +272,9 @@ def _span(table: DataTable, time: str, now_us: int) -> tuple[int, int, bool]:
 def _window(table: DataTable, time: str, label: str, values: LabelValues, until_us: int, span_us: int) -> str:
     """Return the window on which versions are judged.
 
-    It is a fifth of the history, but at least the 10 days that the quality alarm needs and at most 14 days. It is
-    longer, up to 28 days or a fifth of the history, while it has too few labels for its calibration to be judged. Where
-    labels are rare, it is up to a third of the history.
+    It is a fifth of the history, but at least the 10 days that the quality alarm needs, and at most 14 days. If it has
+    too few labels to judge the calibration, it grows to up to 28 days or a fifth of the history. If labels are rare, it
+    is up to a third of the history.
     """
     days = int(min(14, max(10, span_us // (5 * DAY_US))))
     most = _MOST_GAP[bool(values.binary or values.classes)]
@@ -303,10 +309,10 @@ def _calibration(table: DataTable, time: str, label: str, values: LabelValues, u
 def _movement(
     table: DataTable, time: str, label: str, values: LabelValues, until_us: int, window_us: int, wait_us: int
 ) -> float:
-    """Return three standard errors of the mean label of a window, as the windows of the file differ.
+    """Return three standard errors of a window's mean label, estimated from how the windows of the file differ.
 
-    Each window is compared with the newest one whose labels were known when it began, because a version is fitted on
-    no newer rows. For numbers, the result is in standard deviations of the label.
+    Each window is compared with the newest window whose labels were known at its beginning, because a version is fitted
+    on no newer rows. For numbers, the result is in standard deviations of the label.
     """
     q, t = quoted(label), quoted(time)
     number, binary = _number(label, values)

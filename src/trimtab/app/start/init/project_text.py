@@ -48,7 +48,7 @@ def project_text(table: DataTable, planned: Plan) -> str:
 
 
 def request_columns(table: DataTable, planned: Plan) -> dict[str, Dtype]:
-    """Return the columns of a request: its key, its time, and what the features and the key are made of."""
+    """Return the columns of a request: its key, its time, and the columns from which features and key are made."""
     columns: dict[str, Dtype] = {planned.key.name: planned.key.dtype, planned.time: "time"}
     entities = [past.column for past in planned.pasts]
     for name in (*planned.key.of, *planned.key.entity, *entities, *(c.name for c in planned.features)):
@@ -57,7 +57,7 @@ def request_columns(table: DataTable, planned: Plan) -> dict[str, Dtype]:
 
 
 def unique(name: str, taken: Mapping[str, object] | set[str]) -> str:
-    """Return `name`, with a number appended if the name is taken.
+    """Return `name`; if it is taken, with a number appended.
 
     >>> unique("id", {"id", "id_2"})
     'id_3'
@@ -115,7 +115,7 @@ truth = {value}"""
 
 
 def _rules(table: DataTable, planned: Plan, columns: Mapping[str, Dtype]) -> str:
-    """Return the arguments that say how files write the values of these columns."""
+    """Return the arguments that say how files write the values of some columns."""
     kinds = {name: table.columns[name].kind for name in columns if name in table.columns}
     times = {name: kind.time_format for name, kind in kinds.items() if kind.time_format}
     numbers = {name: kind.number_format for name, kind in kinds.items() if kind.number_format}
@@ -243,7 +243,7 @@ def _features(planned: Plan) -> str:
 
 
 def _feature_names(planned: Plan) -> dict[str, str]:
-    """Return the name of each feature that is a column, by the name of the column."""
+    """Return the names of the features that are columns, by the name of the column."""
     names: dict[str, str] = {}
     for column in planned.features:
         names[column.name] = unique(slug(column.name, "column"), set(names.values()))

@@ -1,11 +1,11 @@
-"""The roles of columns: the time of a row, what to predict, and when that became known."""
+"""The roles of columns: the time of a row, its label, and when the label became known."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-from trimtab.app.start.init.file.table import DataTable, Profile, mixed_times
+from trimtab.app.start.init.file.table import DataTable, Profile, columns_in_words, mixed_times
 from trimtab.app.start.init.file.texts import quoted
 from trimtab.app.start.init.options import NONE, Assumption, Options
 from trimtab.core.errors import Misuse, NotFound
@@ -19,12 +19,12 @@ _LABELS = re.compile(
 _KNOWN = re.compile(
     r"(?i)^(label|labell?ed|known|outcome|resolved|decided|settled|confirmed|closed|result)_?(known_?)?(at|on|date|time)$"
 )
-_MOST_EARLY = 0.001  # the share of rows whose label may be dated before the row itself
-_SAME = 0.995  # the share of rows in which two columns are null together
+_MOST_EARLY = 0.001  # at most this share of labels may be dated before their row
+_SAME = 0.995  # two columns are null together if both are null, or neither, in this share of rows
 
 
 def listed(columns: Iterable[str]) -> str:
-    """Return names of columns for a message, at most a dozen."""
+    """Return at most a dozen names of columns for a message."""
     names = list(columns)
     return ", ".join(map(repr, names[:12])) + (", ..." if len(names) > 12 else "")
 
@@ -39,7 +39,7 @@ def existing(table: DataTable, option: str, name: str) -> str:
     if name in table.left_out:
         raise Misuse(f"{option} {name!r}: the column {table.left_out[name]}.")
     if name not in table.columns:
-        raise NotFound(f"{option} {name!r}: no such column. {table.file.name} has {', '.join(table.columns)}.")
+        raise NotFound(f"{option} {name!r}: no such column. {columns_in_words(table.file, name, list(table.columns))}")
     return name
 
 
@@ -48,7 +48,7 @@ def time_column(table: DataTable, options: Options, assumed: list[Assumption]) -
 
     Raises:
         NotFound: The column that is named does not exist.
-        Misuse: There is none or more than one, or its values are no times.
+        Misuse: There is no such column, or several, or its values are no times.
     """
     columns = table.columns.values()
     if options.time is not None:
@@ -106,7 +106,7 @@ def label_column(table: DataTable, options: Options, time: str, assumed: list[As
     numbers = [c.name for c in usable if c.dtype == "float" or (keys and c.dtype == "int" and c.name not in keys)]
     if (
         keys and not named and two and numbers
-    ):  # sales and a holiday of each shop, for example: one may explain the other
+    ):  # for example, sales and holidays of each shop: one may explain the other
         guess, two = [], [*two, *(name for name in numbers if name not in two)]
     others = {c.dtype for c in usable if c.name not in (*numbers, *keys)}
     only = not guess and not named and not two and len(numbers) == 1 and others <= {"str"}
@@ -123,7 +123,7 @@ def label_column(table: DataTable, options: Options, time: str, assumed: list[As
 
 
 def _keys_rows(table: DataTable, name: str, time: str) -> bool:
-    """Return whether a column tells rows of the same time apart, as the shop does in a panel of shops.
+    """Return whether a column distinguishes rows of the same time, as the shop does in a panel of shops.
 
     Most of its values occur at most times, and none occurs twice at the same time.
     """
@@ -150,7 +150,7 @@ def known_column(
 
     Raises:
         NotFound: The column that is named does not exist.
-        Misuse: The column has no times, or several columns may say it.
+        Misuse: The column has no times, or several columns come into question.
     """
     if options.known_at is not None:
         if options.known_at == NONE and NONE not in table.columns:
@@ -174,7 +174,7 @@ def known_column(
 
 
 def _why_known(table: DataTable, column: Profile, time: str, label: str, positive: str) -> str:
-    """Return why a column of times says when labels became known, or "" if nothing speaks for it."""
+    """Return why a column of times seems to say when labels became known; "" if it does not."""
     k, t, q = quoted(column.name), quoted(time), quoted(label)
     early, as_label, as_positive, nulls, ones = table.one(
         f"SELECT avg(({k} < {t})::INT) FILTER ({k} IS NOT NULL AND {t} IS NOT NULL), "

@@ -38,8 +38,8 @@ class Scaffolded(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     profile: FileProfile
     assumed: tuple[Assumption, ...]
-    left_out: dict[str, str]  # the columns that are no features, each with the reason
-    notes: tuple[str, ...]  # what a reader should know besides
+    left_out: dict[str, str]  # columns that are no features, each with the reason
+    notes: tuple[str, ...]  # other remarks for the reader
     commands: tuple[str, ...]  # the commands to run in the folder, in this order
 
 
@@ -51,19 +51,19 @@ def scaffold(
     show_plan: Callable[[Plan], object] = lambda planned: None,
     clock: Clock | None = None,
 ) -> Scaffolded:
-    """Make a project in `folder` that reads this file, and later ones like it, and trains on its rows.
+    """Make a project in `folder` that reads this file, and later files like it, and trains on its rows.
 
     Args:
-        file: The data. It stays where it is and as it is.
-        folder: The folder of the project. Left out, it is named after the file.
+        file: The data. The file is neither moved nor changed.
+        folder: The folder of the project; by default, named after the file.
         options: What the caller decided.
         show: Called with the profile of the file, before anything is assumed or refused.
         show_plan: Called with the plan, before anything is written.
         clock: Says which rows are dated in the future. The default is the system's clock.
 
     Raises:
-        NotFound: The file does not exist, or it does not have a column that is named.
-        Misuse: The file cannot be read, or the role of a column cannot be guessed, or a column does not fit its role.
+        NotFound: The file does not exist, or lacks a named column.
+        Misuse: The file cannot be read, the role of a column cannot be guessed, or a column does not fit its role.
         Conflict: A file of the project exists already. Nothing was changed.
         Unavailable: The folder cannot be written.
     """
@@ -108,7 +108,7 @@ def scaffold(
             f"trimtab ingest {planned.name} {data}",
             f"trimtab ingest {planned.labels} {data}",
             "trimtab train",
-            # A file with rows that do not fit gets no answers.
+            # `predict` refuses a file with rows that do not fit.
             *([f"trimtab predict {planned.model} {data} --out predictions.parquet"] if whole else []),
             f"trimtab predict {planned.model} --row {shlex.quote(row)}",
             "trimtab serve",
@@ -143,7 +143,7 @@ def _write(folder: Path, texts: dict[str, str]) -> None:
             load_definitions(draft / "project.py")
             shutil.rmtree(draft / "__pycache__", ignore_errors=True)
             for file in texts:
-                os.link(draft / file, folder / file)  # unlike a rename, a link never replaces a file
+                os.link(draft / file, folder / file)  # a link, unlike a rename, never replaces a file
                 moved.append(folder / file)
     except BaseException:
         for path in moved:

@@ -1,4 +1,4 @@
-"""The times of rows: the step between the rows of a key, and the days of batches of rows."""
+"""The times of rows: the step between the rows of a key, and the days on which batches of rows come."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from trimtab.app.start.init.file.table import DataTable
 from trimtab.app.start.init.file.texts import quoted
 from trimtab.core.time import DAY_US, HOUR_US
 
-_REGULAR = 0.9  # the share of rows that follow the row before of the same key after the same step
-_LEAST_TIMES = 8  # fewer times are no series
+_REGULAR = 0.9  # the step is regular if this share of rows comes one step after the previous row of their key
+_LEAST_TIMES = 8  # a series needs this many times
 _MONTH_DAYS = (28, 31)
-_BATCHES = 6  # how many days with rows a version is judged on; the gate needs five
+_BATCHES = 6  # a version is judged on this many days with rows; the gate needs five
 
 
 def step_of(table: DataTable, time: str, entity: Sequence[str]) -> int | None:
-    """Return the time between the rows of an entity, if it is nearly always the same. Months count as 31 days.
+    """Return the time between the rows of an entity, if it is nearly always the same (31 days for months).
 
     Args:
         table: The data.
@@ -43,7 +43,7 @@ def step_of(table: DataTable, time: str, entity: Sequence[str]) -> int | None:
 
 
 def batch_window_days(table: DataTable, time: str, label: str, until_us: int) -> int:
-    """Return how many days before `until_us` the newest six days with labels begin; 0 if there are fewer.
+    """Return how many days before `until_us` the sixth newest day with labels begins; 0 if there are fewer.
 
     Rows that come in batches (snapshots of each month, or at irregular dates) need a longer window than daily rows. The
     gate compares versions by day, so each batch counts once.

@@ -1,4 +1,4 @@
-"""The wait for labels, as a file shows it: its newest rows have no label, or one of its values alone."""
+"""The wait for labels, as a file shows it: its newest rows have no label, or only one of the label's values."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from trimtab.app.start.init.file.texts import quoted
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US
 
-USUAL = "1d"  # the wait where the file shows none
-_LEAST_ROWS = 30  # rows of a block whose shares are compared
-_LEAST_POSITIVE = 60  # positive labels of a block whose shares of them are compared
-_LEAST_NONE = 3  # as many rows without a label at the end show a wait, where nearly all others have one
-_BLOCKS = 3  # as many complete blocks in a row end the search for incomplete ones
-_NEARLY_ALL = 0.99  # from this share of labels on, a day without one is an incomplete day
-_KNOWN_BY = 0.99  # the share of labels that are known after the wait
-_FALLEN = 0.6  # the share of positive labels in the newest blocks, against before, that looks unfinished
+USUAL = "1d"  # the wait if the file shows none
+_LEAST_ROWS = 30  # a block needs this many rows to be compared
+_LEAST_POSITIVE = 60  # a block needs this many positive labels for their share to be compared
+_LEAST_NONE = 3  # if nearly all rows have a label, this many rows without one at the end show a wait
+_BLOCKS = 3  # the search for incomplete blocks ends after this many complete blocks in a row
+_NEARLY_ALL = 0.99  # from this share of labels on, a day without labels is incomplete
+_KNOWN_BY = 0.99  # this share of labels is known after the wait
+_FALLEN = 0.6  # labels look unfinished if the share of positive ones in the newest blocks falls to this part
 
 
 Lacks: TypeAlias = Callable[[float, float, int, int], bool]  # share, usual share, rows, standard errors
@@ -37,7 +37,7 @@ class Wait(msgspec.Struct, frozen=True):
 
 
 class Ages(msgspec.Struct, frozen=True, eq=False):
-    """Counts of rows by their age at the newest row of the file, in units of time, the newest first."""
+    """Counts of rows by their age, counted from the newest row of the file in units of time, newest first."""
 
     unit_us: int
     age: NDArray[Any]
@@ -47,7 +47,7 @@ class Ages(msgspec.Struct, frozen=True, eq=False):
 
 
 def wait_in(table: DataTable, time: str, label: str, positive: str, known_at: str | None, newest_us: int) -> Wait:
-    """Return the wait that the file shows, or the usual one.
+    """Return the wait that the file shows, or `USUAL`.
 
     Args:
         table: The data.
@@ -58,7 +58,7 @@ def wait_in(table: DataTable, time: str, label: str, positive: str, known_at: st
         newest_us: The time of the newest row.
 
     Raises:
-        Misuse: The newest rows may have labels that are not final, and nothing in the file says how long that takes.
+        Misuse: Labels of the newest rows may not be final, and the file does not show how long that takes.
     """
     ages = _ages(table, time, label, positive, newest_us)
     unlabelled = _incomplete(ages, ages.labelled, _lacking)
@@ -98,15 +98,15 @@ def _ages(table: DataTable, time: str, label: str, positive: str, newest_us: int
 
 
 def _incomplete(ages: Ages, counts: NDArray[Any], lacks: Lacks, least: int = 0) -> int:
-    """Return for how many units of age, counted from the newest row, blocks of rows are incomplete.
+    """Return up to which age, in units from the newest row, blocks of rows are incomplete.
 
-    A block has so many rows that `least` of them are counted on average.
+    A block has so many rows that on average, `least` of them are among the counts.
     """
     half = np.cumsum(ages.rows) * 2 > ages.rows.sum()
     if not half.any() or not counts[half].sum():
         return 0
     usual = counts[half].sum() / ages.rows[half].sum()
-    none = int(np.argmax(counts > 0))  # so many units at the end have no label at all
+    none = int(np.argmax(counts > 0))  # the newest units, which have no label
     until = complete = rows = found = 0
     if usual > _NEARLY_ALL and ages.rows[:none].sum() >= _LEAST_NONE:
         until = int(ages.age[none - 1]) + 1
@@ -117,7 +117,7 @@ def _incomplete(ages: Ages, counts: NDArray[Any], lacks: Lacks, least: int = 0) 
             continue
         if lacks(found / rows, usual, rows, 4 if first else 3):
             until, complete = age + 1, 0
-        elif first:  # where the newest rows are complete, no wait is seen
+        elif first:  # if the newest rows are complete, the file shows no wait
             return 0
         else:
             complete += 1
@@ -126,23 +126,23 @@ def _incomplete(ages: Ages, counts: NDArray[Any], lacks: Lacks, least: int = 0) 
             break
     lacking = ages.age[(ages.age < until) & (counts < ages.rows)]
     until = int(lacking.max()) + 1 if usual > _NEARLY_ALL and len(lacking) else until
-    # of rows on few days, such as snapshots of each month, only the next older ones are known to be complete
+    # with rows on few days, such as monthly snapshots, only the next older rows are known to be complete
     return int(ages.age[ages.age >= until].min(initial=2**31)) if until and (ages.age >= until).any() else until
 
 
 def _lacking(share: float, usual: float, rows: int, errors: int) -> bool:
-    """Return whether a share of labelled rows is lower than usual by some standard errors."""
+    """Return whether a share of labelled rows is lower than usual by a number of standard errors."""
     spread = math.sqrt(max(usual * (1 - usual), 0.01) / rows)
     return bool(share < usual - max(0.02, errors * spread))
 
 
 def _few_positive(share: float, usual: float, rows: int, errors: int) -> bool:
-    """Return whether a share of positive labels is far lower than usual, and by some standard errors."""
+    """Return whether a share of positive labels is far lower than usual, and by a number of standard errors."""
     return bool(share < _FALLEN * usual and share < usual - errors * math.sqrt(max(usual * (1 - usual), 0.01) / rows))
 
 
 def _shares(ages: Ages, counts: NDArray[Any], until: int) -> tuple[float, float]:
-    """Return the share of counts among rows younger than an age, and among the others."""
+    """Return the share of counts among rows younger than an age, and among all other rows."""
     young = ages.age < until
     older = max(1, int(ages.rows[~young].sum()))
     return float(counts[young].sum() / ages.rows[young].sum()), float(counts[~young].sum() / older)
@@ -165,7 +165,7 @@ def _unlabelled_said(ages: Ages, until: int, label: str) -> str:
 
 
 def _delays(table: DataTable, time: str, known_at: str, unit_us: int) -> int:
-    """Return the time after which nearly all labels are known, in units, of those that say when."""
+    """Return in units the time after which nearly all labels are known, of those with a time."""
     t, k = quoted(time), quoted(known_at)
     late = table.one(
         f"SELECT quantile_disc(epoch_us({k}) - epoch_us({t}), {_KNOWN_BY}) FROM data WHERE {k} IS NOT NULL AND "

@@ -1,4 +1,4 @@
-"""Decayed sums: each request adds up the tiles in its window, with weights that fall with the age of the tile.
+"""Decayed sums: each request adds up the tiles in its window, with smaller weights for older tiles.
 
 A tile holds the events of an entity within one hop (one step of the window).
 """
@@ -38,7 +38,7 @@ def decayed(series: Series, events: Timeline, event_at_us: Array, span: Span, ha
     tiles = _Tiles(series, events, given, event_at_us, hop_us)
     ends_us = requests.at_us + 1 if not until_us else starts_us(requests.at_us, until_us, hop_us)
     first, behind = tiles.between(starts_us(requests.at_us, over_us, hop_us), ends_us)
-    order = np.argsort(first - behind, kind="stable")  # sort the requests, those with the most tiles first
+    order = np.argsort(first - behind, kind="stable")  # the requests with the most tiles come first
     first, length = first[order], (behind - first)[order]
     now, table = requests.at_us[order] // hop_us, np.array(weights(hop_us, half_life_us, steps_of(over_us, hop_us)))
     sums, counts = np.zeros(len(order)), np.zeros(len(order))
@@ -62,7 +62,7 @@ class _Tiles:
         hop = event_at_us[given] // hop_us
         entity = self._place // events.places.span
         new = np.concatenate([[True], (hop[1:] != hop[:-1]) | (entity[1:] != entity[:-1])])
-        # the tile of each value, followed by the number after the last tile
+        # the index of each value's tile, followed by the number of tiles
         self._of_given = np.append(np.cumsum(new) - 1, np.count_nonzero(new))
         self.hop = hop[new]  # the beginning of each tile, in hops since 1970
         self._width = len(events.requests.rows) + 1
@@ -116,7 +116,7 @@ class _Tiles:
 
 
 def _stays(events: Timeline) -> tuple[Array, Array]:
-    """Return for each event the first request that counts it, and the first later request that does not."""
+    """Return for each event the first request that counts it, and the first later request that no longer does."""
     requests = len(events.requests.rows)
     enters = np.empty(len(events.rows), np.int64)
     leaves = np.full(len(events.rows), requests)

@@ -19,9 +19,9 @@ Array = NDArray[Any]
 def distinct_counts(series: Series, window: Window, keep: int, hashed: Array) -> Array:
     """Return the number of distinct values in each request's window.
 
-    The number is exact if it is below `keep`, and otherwise an estimate. A value is in the window of a request if the
-    request sees at least one event with it. So for each value, the requests that see it are the union of the ranges of
-    requests that see its events.
+    Below `keep`, the number is exact, and otherwise an estimate. Each event is seen by a range of requests. A value is
+    in a request's window if the request sees at least one of the events with this value. So the requests that see a
+    value are the union of the ranges of its events.
 
     Args:
         series: The values.
@@ -38,7 +38,7 @@ def distinct_counts(series: Series, window: Window, keep: int, hashed: Array) ->
     if not many.any():
         return counts
     before = np.concatenate([[0], np.cumsum(many)])
-    needed = before[stop] > before[start]  # ranges that have at least one request with many values
+    needed = before[stop] > before[start]  # ranges with at least one request that has many values
     alive: list[int] = []
     replayed = replay(start[needed], stop[needed], value[needed], np.flatnonzero(many), *sorted_list(alive))
     counts[many] = [estimated(alive[keep - 1], keep) for _ in replayed]
@@ -46,14 +46,11 @@ def distinct_counts(series: Series, window: Window, keep: int, hashed: Array) ->
 
 
 def most_frequent(series: Series, window: Window, most: int) -> tuple[Array, Array]:
-    """Return the values in each request's window in the order of their frequency, most frequent first.
-
-    Values that are equally frequent are in their own order.
+    """Return the values in each request's window, most frequent first. Equally frequent values are sorted by value.
 
     Returns:
-        The distinct values in sorted order, and the ranking of each window as indexes of these values, of shape
-
-        (requests, most). An index of -1 fills the ranking where the window has fewer values.
+        The distinct values in sorted order, and the ranking of each window as indexes of these values, shape
+        (requests, most). If a window has fewer values, its ranking ends with -1.
     """
     place, start, stop = window.covers(series)
     assert series.column is not None  # `top_k()` makes sure of this
@@ -121,14 +118,14 @@ class _Ranking:
 
 
 def _ranges(start: Array, stop: Array, value: Array) -> tuple[Array, Array, Array]:
-    """Merge the ranges of requests that belong to the same value and overlap. Return disjoint ranges."""
+    """For each value, merge the ranges of requests that overlap. Return disjoint ranges."""
     if len(start) == 0:
         return start, stop, value
     order = np.lexsort((start, value))
     start, stop, value = start[order], stop[order], value[order]
     new = np.concatenate([[True], value[1:] != value[:-1]])
     width = int(stop.max()) + 1
-    offset = np.cumsum(new) * width  # this makes all range ends of a value larger than those of the values before it
+    offset = np.cumsum(new) * width  # makes all range ends of a value larger than those of earlier values
     reached = np.maximum.accumulate(stop + offset) - offset
     first = new.copy()
     first[1:] |= start[1:] > reached[:-1]

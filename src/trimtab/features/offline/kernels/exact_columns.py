@@ -1,7 +1,7 @@
 """Exact sums over ranges of a column, from prefix sums of integers. A sum is only rounded when it is read.
 
-Each float is split into limbs: integers that are multiples of fixed powers of two. So prefix sums of limbs, and their
-differences, are exact. The result equals `math.fsum` of the range, and does not depend on the order of values.
+Each float is split into limbs: integers that count fixed powers of two. Prefix sums of limbs, and their differences,
+are exact. So the result equals `math.fsum` of the range, and does not depend on the order of values.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from trimtab.core.columns.data import Dtype
 Array = NDArray[Any]
 Limbs = list[Array]  # int64 arrays, the least significant limb first
 
-_EXACT = 2**53  # integers up to this magnitude can be converted to float exactly
+_EXACT = 2**53  # integers up to this magnitude are exact as floats
 _KEPT = 62  # how many bits are kept for rounding; the last of them says whether any lower bit is set
 _HALF = 32  # how many bits the lower limb of an integer has
 
 
 class ExactSums:
-    """Values of which any selection of rows can be summed exactly.
+    """Values that can be summed exactly over any selection of rows.
 
     Args:
         values: float64, int64 or bool, without NaN. Rows without a value have 0.
@@ -57,17 +57,17 @@ class ExactSums:
     def rounded(self, totals: Sequence[Array]) -> Array:
         """Return sums, given the sums of their limbs (`totals`).
 
-        Sums of floats are float64 and rounded once. Sums of integers are int64; if one overflows, it is given modulo
+        Sums of floats are float64 and rounded once. Sums of integers are int64; a sum that overflows is given modulo
         2**64.
         """
         return self.floats(totals) if self.is_float else _whole(totals)[0]
 
     def overflows(self, totals: Sequence[Array]) -> Array | None:
-        """Return which integer sums do not fit in 64 bits, as a boolean array; None: all fit."""
+        """Return a boolean array: which integer sums do not fit in 64 bits. None: all fit."""
         return None if self.is_float else _whole(totals)[1]
 
     def floats(self, totals: Sequence[Array]) -> Array:
-        """Return sums as float64, rounded once, given the sums of their limbs. Integer sums may exceed 64 bits."""
+        """Return sums as float64, rounded once, given the sums of their limbs. Sums of integers may exceed 64 bits."""
         return _rounded(list(totals), self._limbs.width, self._limbs.exponent)
 
 
@@ -97,7 +97,7 @@ def _float_limbs(values: Array) -> _Split:
 
 
 def _bits(values: Array) -> tuple[int, int]:
-    """Return two powers of two: that of the lowest bit set in any value, and one above that of the highest bit."""
+    """Return two exponents of two: that of the lowest bit set in any value, and 1 + that of the highest."""
     magnitude = np.abs(values)
     greatest = float(magnitude.max(initial=0.0))
     if greatest == 0.0:
@@ -112,7 +112,7 @@ def _bits(values: Array) -> tuple[int, int]:
 
 
 def _scaled(values: Array, power: int) -> Array:
-    """Return values * 2**power. If 2**power is a float, this is a plain multiplication."""
+    """Return values * 2**power, by one multiplication if 2**power is a float."""
     out: Array = values * 2.0**power if abs(power) <= 1000 else np.ldexp(values, power)
     return out
 
@@ -166,12 +166,12 @@ def _rounded_magnitude(limbs: Array, width: int, exponent: int) -> Array:
     padded = np.concatenate([np.zeros((2, rows), np.int64), limbs])
     columns = np.arange(rows)
     a, b, c = (padded[first + 2 - back, columns] for back in (0, 1, 2))
-    # for each limb, whether it or any lower one is not 0; shifted by 3
+    # at index i: whether any of the limbs below i - 2 is not 0
     nonzero = np.concatenate([np.zeros((3, rows), bool), np.cumsum(limbs != 0, axis=0) > 0])
     rest = nonzero[first, columns]  # whether any limb below c is not 0
     bits = np.frexp(a.astype(np.float64))[1].astype(np.int64)
-    room = _KEPT - bits  # how many of the kept bits remain after a
-    after = room - width  # how many remain after a and b
+    room = _KEPT - bits  # how many of the kept bits remain after limb a
+    after = room - width  # how many remain after limbs a and b
     kept = a << room
     kept |= np.where(after >= 0, b << np.maximum(after, 0), b >> np.maximum(-after, 0))
     b_lost = np.where(after < 0, b & ((1 << np.maximum(-after, 0)) - 1), 0)

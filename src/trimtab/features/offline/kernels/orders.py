@@ -18,10 +18,10 @@ Array = NDArray[Any]
 class Orders:
     """Finds the first and last values of a series in each request's window.
 
-    A value is found as a place: an index into the timeline's events, or -1 for no value. Most events are orderly: they
-    became known in the order in which they happened. For these, the place follows from how many values come before the
-    edges of the window. The other events are few, and most of them are too old to be among the last `most` values. They
-    are merged in row by row, but only for windows in which one of them may be among these values.
+    The result is a place: an index into the timeline's events, or -1 for no value. Most events are orderly: they became
+    known in the order in which they happened. For these, the place follows from how many values come before the edges
+    of the window. The other events are few, and most of them are too old to be among the last `most` values. For
+    windows in which one may be among these values, the events are merged in row by row.
     """
 
     def __init__(self, series: Series, window: Window, most: int) -> None:
@@ -60,7 +60,7 @@ class Orders:
         return found
 
     def _at(self, index: Array) -> Array:
-        """Return places, given indexes among the values of orderly events. Outside of the window the place is -1."""
+        """Return the places of values, given their indexes among those of orderly events; -1: outside of the window."""
         there = (index >= self._low) & (index < self._high)
         found = np.where(there, index, 0)
         if self._given is not None:
@@ -72,7 +72,7 @@ class Orders:
     def _merge(self) -> Array:
         """Find the requests that need merging, and return the places of their last values.
 
-        The last value comes first. The shape is (requests that need merging, most).
+        The shape is (requests that need merging, most), with the last value first.
         """
         least = self._at(self._high - self._most)
         greatest = over_covers(np.maximum, self._start, self._stop, self._other, len(least), np.int64(-1))
@@ -107,7 +107,7 @@ def sorted_list(alive: list[Any]) -> tuple[Callable[[Any], None], Callable[[Any]
 def replay(
     start: Array, stop: Array, items: Array, rows: Array, add: Callable[[Any], None], remove: Callable[[Any], None]
 ) -> Iterator[int]:
-    """Yield each row when the items that it sees are present. Items are added and removed between rows.
+    """Add and remove items, and yield each row at the point where exactly the items that it sees are present.
 
     Args:
         start: For each item, the first row that sees it.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-_BLOCK = 16  # a range of 2 * 16 values contains a whole block; for longer ranges, the results of whole blocks are used
+_BLOCK = 16  # ranges of at least 2 * 16 values contain a whole block, so they use the results of whole blocks
 _LEVELS = 4
 
 
@@ -24,7 +24,7 @@ def over_ranges(op: np.ufunc, values: Array, low: Array, high: Array, empty: Any
     """
     out = np.full(len(low), empty, values.dtype)
     logarithm = np.frexp(np.maximum(high - low, 0).astype(np.float64))[1] - 1  # rounded down; -1: the range is empty
-    # the number of the table to use; _LEVELS + 1: the range is too long for the tables
+    # the index of the table to use; _LEVELS + 1: the range is too long for the tables
     level = np.minimum(logarithm, _LEVELS + 1).astype(np.int8)
     table = values
     for k in range(_LEVELS + 1):
@@ -48,10 +48,10 @@ def over_ranges(op: np.ufunc, values: Array, low: Array, high: Array, empty: Any
 def over_covers(op: np.ufunc, start: Array, stop: Array, values: Array, size: int, empty: Any) -> Array:
     """Return for each place the result of `op` over all values whose range [start, stop) contains the place.
 
-    Places that are in no range get `empty`. `size` is the number of places.
+    Places in no range get `empty`. `size` is the number of places.
 
-    >>> over_covers(np.maximum, np.array([0, 1]), np.array([2, 4]), np.array([7, 5]), 4, 0).tolist()
-    [7, 7, 5, 5]
+        >>> over_covers(np.maximum, np.array([0, 1]), np.array([2, 4]), np.array([7, 5]), 4, 0).tolist()
+        [7, 7, 5, 5]
     """
     out = np.full(size, empty, values.dtype)
     length = stop - start

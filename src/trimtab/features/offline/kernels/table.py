@@ -32,7 +32,7 @@ FOUND, NULL = REASONS.index("found"), REASONS.index("null")
 class Shared:
     """Intermediate results that the aggregates of one view share. Each is computed once.
 
-    This object does not refer to the objects that hold it. So its large arrays are freed at once, without the garbage
+    This object must not refer to the objects that hold it, so that its large arrays are freed without the garbage
     collector.
 
     Args:
@@ -73,7 +73,7 @@ class Windowed(msgspec.Struct, frozen=True, eq=False):
     series: Series
     window: Window
     count: Array  # the number of values in each request's window
-    codes: Array  # the reason code of each request, if it follows from the number of values
+    codes: Array  # the reason code of each request, as far as the number of values decides it
     shared: Shared
 
     @property
@@ -82,7 +82,7 @@ class Windowed(msgspec.Struct, frozen=True, eq=False):
         return series_key(self.aggregate), span_of(self.aggregate)
 
     def without(self, missing: Array, code: int) -> Array:
-        """Return the reason codes, in which FOUND is replaced by `code` where `missing` is True."""
+        """Return the reason codes. Where `missing` is True, `code` replaces FOUND."""
         return np.where((self.codes == FOUND) & missing, np.uint8(code), self.codes)
 
 
@@ -112,7 +112,7 @@ def _mean(one: Windowed) -> Found:
 def _extreme(one: Windowed) -> Found:
     """Return the smallest or largest values in the windows.
 
-    The first call for some values computes the extremes for all of their windows, because windows share tables.
+    The first call for a series computes the extremes of all its windows, because windows share tables.
     """
     kind, (key, span) = one.aggregate.kind, one.key
 

@@ -1,8 +1,8 @@
 """Time windows: which events are in the window of each request, and sums and extremes over them.
 
-Sums are differences of prefix sums, and extremes come from doubling tables. Both only work for orderly events: those
-that became known in the order in which they happened (see `timeline.py`). The few other events are added one by one to
-the requests that see them.
+Sums are differences of prefix sums, and extremes come from doubling tables. Both need orderly events: those that became
+known in the order in which they happened (see `timeline.py`). The few other events are added one by one to the requests
+that see them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trimtab.features.offline.kernels.ranges import over_covers, over_ranges
 from trimtab.features.offline.timeline import Timeline, leaves_us, starts_us
 
 Array = NDArray[Any]
-# length (None: no limit), hop (step), and end (the age of the youngest events)
+# length (None: no limit), hop (step), and end (how long before the request the window ends)
 Span: TypeAlias = tuple[int | None, int, int]
 
 
@@ -30,7 +30,7 @@ class Series:
 
     Args:
         column: The value of each event; None if events are counted.
-        mask: True for events that may count; None: all may.
+        mask: True for events that may count; None: all events.
         orderly: The orderly events, as indexes into the timeline.
         other: All other events, as indexes into the timeline.
     """
@@ -41,7 +41,7 @@ class Series:
         self.other = other
         valid = None if column is None else column.valid
         self.is_float = column is not None and column.dtype == "float"
-        # True for events that give a value; None: all do
+        # True for events that give a value; None: all events
         self.gives = mask if valid is None else valid if mask is None else valid & mask
 
     @cached_property
@@ -155,9 +155,9 @@ class Window:
         return self._counts[id(series)]
 
     def total(self, series: Series) -> tuple[Array, Array | None]:
-        """Return the exact sum of the values in each request's window, and which sums have failed.
+        """Return the exact sum of the values in each request's window, and which sums have failed (None: no sum).
 
-        The sum of integers has failed if it does not fit in 64 bits. None: no sum has failed.
+        A sum of integers has failed if it does not fit in 64 bits.
         """
         if series.is_float:
             return self.rounded_total(series), None
@@ -186,8 +186,8 @@ class Window:
     def others(self) -> tuple[Array, Array, Array]:
         """Return the events that are not orderly and are in some window, with the range of requests that see each.
 
-        The three arrays are: the event's index in the timeline, the first request that sees it, and the first later
-        request that does not.
+        The three arrays are: the event's index in the timeline, the first request that sees the event, and the first
+        later request that does not.
         """
         seen = self._start < self._stop
         return self.events.other[seen], self._start[seen], self._stop[seen]
@@ -229,7 +229,7 @@ class Window:
 def _passed(edge: Array, events: int) -> Array:
     """Return for each event how many requests have a window that begins (or ends) at or before it.
 
-    From one request to the next, the beginning (or end) never moves back.
+    The beginning (or end) never moves back from one request to the next.
     """
     out: Array = np.cumsum(np.bincount(edge, minlength=events + 1))[:events]
     return out

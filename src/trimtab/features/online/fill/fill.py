@@ -1,4 +1,4 @@
-"""Fill a view: compute its states from history while older states are still read, then switch to the new ones. # D31"""
+"""Fill a view: compute its states from history while the old ones are still read, then switch to the new ones. # D31"""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from trimtab.store.ports import Log
 if TYPE_CHECKING:
     from trimtab.events.tables import Moved
 
-_TAIL = 6_000  # how many records a step applies while catching up; the store receives fewer during that time
+_TAIL = 6_000  # how many records a step applies while catching up; fewer new ones must arrive in the meantime
 _SWEPT = 5_000  # how many keys one transaction deletes
 
 
@@ -73,8 +73,7 @@ class Filling:
     def begin(self) -> Cursor:
         """Mark the view as being filled. Return the position in the log up to which to fill it.
 
-        The returned cursor also has the number of the new generation. Each generation is a set of states with keys of
-        its own.
+        The returned cursor also has the new generation. Each generation is a set of states with keys of its own.
         """
         store = self.store
         cursors = store.cursors()
@@ -162,12 +161,12 @@ def fill(
     moved: Moved | None = None,
     most_rows: int = MOST_ROWS,
 ) -> Iterator[Filled]:
-    """Return an iterator that fills the named views, or all views that are not filled yet, while it is consumed.
+    """Fill the named views, or all views that are not filled yet, while the returned iterator is consumed.
 
     Args:
         store: The store of all views.
         log: The event log.
-        views: The names of views in the store. A view that can be read already is filled again, and stays readable
+        views: The names of views in the store. A view that is already filled is filled again, and stays readable
             meanwhile.
         moved: The records that are in tables of record, if they may have been removed from the log.
         most_rows: How many records may be in memory at once.
@@ -209,7 +208,7 @@ def log_end(log: Log, moved: Moved | None = None) -> Cursor:
     through = {} if moved is None else moved.through
     positions = {name: position for name, position in {**through, **log.positions()}.items() if position}
     last = [r.appended_at_us for name, position in positions.items() for r in log.read(name, position - 1, limit=1)]
-    newest_us = BEGIN.s_us if moved is None else moved.newest_us  # needed if all records are only in tables of record
+    newest_us = BEGIN.s_us if moved is None else moved.newest_us  # for records that are only in tables of record
     return Cursor(max([BEGIN.s_us, newest_us, *last]), positions)
 
 

@@ -24,7 +24,7 @@ _FIELDS: dict[str, Dtype] = {
     "_position": "int",
     "_id": "str",
     "_op": "str",
-    "_s_at": "time",  # the latest append time of this record and all records before it
+    "_s_at": "time",  # the latest append time up to this record
 }
 
 

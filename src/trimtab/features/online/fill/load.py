@@ -1,7 +1,7 @@
-"""Compute the states of a view from a whole history. All reads are as if records had been applied one by one. # D31
+"""Compute the states of a view from a whole history. Reads are as if records had been applied one by one. # D31
 
-Rows are processed entity by entity, and in each entity in the order of event times. So each state is only encoded once.
-To limit the memory, a long history is read several times, each time for a part of the entities.
+Rows are processed entity by entity, and for each entity in the order of event times, so that each state is only encoded
+once. To limit the memory, a long history is read several times, each time for a part of the entities.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ def load(
 ) -> Iterator[int]:
     """Write the states of a view as of `s_us`. There must be no keys with the prefixes of `plan` yet.
 
-    The work is done in small steps while the iterator is consumed. It yields the number of rows read since the last
-    step. A row may be read and counted several times.
+    The work is done in small steps while the iterator is consumed. Each step yields how many rows were read since the
+    last step. A row that is read several times counts each time.
 
     Args:
         kv: The store to write to.
         plan: The compiled view. Its keys must belong to a new set of states that is not read yet.
         rows: All records of the view's source that the states are made from.
-        s_us: The latest append time in the log up to the end of `rows`. It is called S below.
-        count: The counts of `ViewApplied`; they are increased.
+        s_us: The latest append time in the log up to the end of `rows` (called S in this file).
+        count: The counts of `ViewApplied`, which this increases.
         most_rows: How many rows may be in memory at once.
     """
     parts = max(1, -(-rows.most // most_rows))
@@ -97,7 +97,7 @@ class _Groups:
         self.cut_us = plan.earliest_us(s_us) if plan.groups else NEVER_US  # no window contains events before this time
         self.last_us = s_us if plan.inclusive else s_us - 1
         self.rows: dict[bytes, list[Row]] = defaultdict(list)
-        # for each entity: of the past rows that are in no window, those with the latest event time
+        # for each entity: the latest rows (of one event time) among its past rows that are in no window
         self.past: dict[bytes, list[Row]] = {}
         # for each entity: the earliest version that was replaced before its event time
         self.dead: dict[bytes, Row] = {}
@@ -106,7 +106,7 @@ class _Groups:
     def drop(self, name: bytes, row: Row) -> bool:
         """Return whether a row can be dropped, because it counts for good but is in no window.
 
-        If the view has latest values, the dropped rows with the newest event time are kept in `past`.
+        If the view has latest values, `past` keeps the dropped rows with the newest event time.
         """
         if row[EVENT_AT] >= self.cut_us or row[EVENT_AT] > self.last_us or row[KNOWN_AT] > self.s_us:
             return False
@@ -254,7 +254,7 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
 
     If there is only one part, also write the states.
     """
-    # for each id, its versions, each with the S at which it was applied
+    # for each id, its versions, each with its own S
     versions: dict[str, list[tuple[int, Version]]] = {}
     for chunk in rows:
         if part.is_first:
@@ -295,7 +295,7 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
             yield _STEP
     yield from _written(kv, sorted(keep.items()))
     yield from _written(kv, ((key, b"") for key in sorted(entries)))
-    # some entities have no row in the index, because none counts any more; write almost empty states for them
+    # entities of which no row counts any more are not in the index; write almost empty states (stubs) for them
     if part.parts > 1:
         groups.rows.clear()
         _take_stubs(kv, groups, [*groups.past, *groups.dead])
@@ -305,7 +305,7 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
 def _keyed_states(kv: KeyValue, plan: ViewPlan, s_us: int, part: _Part) -> Iterator[int]:
     """Write the states of a part of the entities, from the index of all versions and from stubs.
 
-    A stub is an almost empty state. It was written because the entity has had rows that are not in the index.
+    A stub is an almost empty state, written for an entity that has had rows which are not in the index.
     """
     groups = _Groups(plan, s_us)
     index = VersionIndex(plan, kv)
@@ -321,7 +321,7 @@ def _keyed_states(kv: KeyValue, plan: ViewPlan, s_us: int, part: _Part) -> Itera
 
 
 def _take_stubs(kv: KeyValue, groups: _Groups, names: Sequence[bytes]) -> None:
-    """Add the contents of states of these entities that are already written."""
+    """Add the contents of the stubs that are already written for these entities."""
     keys = [groups.plan.keys.states + name for name in names]
     for name, packed in zip(names, kv.get_many(keys), strict=True):
         if packed is not None:
@@ -335,7 +335,7 @@ def _take_stubs(kv: KeyValue, groups: _Groups, names: Sequence[bytes]) -> None:
 def _count_versions(
     kv: KeyValue, plan: ViewPlan, event_id: str, versions: Sequence[tuple[int, Version]], count: Counts
 ) -> None:
-    """Count versions as `apply` would if they arrived in this order."""
+    """Count versions as `apply` would count them if they arrived in this order."""
     if len(versions) == 1:
         _, version = versions[0]
         count["corrections"] += version[4]
@@ -377,8 +377,8 @@ def _written(kv: KeyValue, pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[int
 def _written_in_thread(kv: KeyValue, pieces: Iterator[dict[bytes, bytes]]) -> Iterator[int]:
     """Write each piece in a transaction of its own, while the next piece is made.
 
-    This saves time, because half of a write consists of waiting for the disk. While the caller does other things,
-    nothing is written.
+    This saves time, because half of the time of a write is waiting for the disk. Nothing is written while the caller
+    does other things.
     """
     with ThreadPoolExecutor(1, "trimtab-load") as thread:
         piece = next(pieces, None)

@@ -1,4 +1,4 @@
-"""A fast way to compute the states of views that only have latest values, by columns instead of rows. # D31
+"""Compute the states of views that only have latest values by columns instead of rows, which is faster. # D31
 
 Such a state is one encoded row, with fixed bytes before and after it. A row is a fixed sequence of MessagePack values.
 So the states of many entities can be built as one matrix of bytes, with a row for each entity. Values differ in length,
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 Array: TypeAlias = "NDArray[Any]"
 ByRows: TypeAlias = Callable[[ViewPlan, Mapping[bytes, list[Row]], int], Iterator[tuple[bytes, bytes]]]
 
-_FLOAT, _INT, _NULL, _FALSE, _TRUE = 0xCB, 0xD3, 0xC0, 0xC2, 0xC3  # type bytes of MessagePack
+_FLOAT, _INT, _NULL, _FALSE, _TRUE = 0xCB, 0xD3, 0xC0, 0xC2, 0xC3  # MessagePack's bytes for types
 _LONGEST = 160  # the longest name or text in a matrix, in bytes; rows with a longer one are encoded one by one
-_CHUNK = 20_000  # for how many entities a matrix is made at once
+_CHUNK = 20_000  # how many entities a matrix has
 _WORDS = 4  # names with at most this many words of eight bytes are sorted as numbers
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -56,12 +56,12 @@ def loads_columns(plan: ViewPlan) -> bool:
 
 
 class LatestLoad:
-    """Reads the rows of a source table by table, then gives the encoded state of each entity.
+    """Reads the rows of a source, one table at a time, then gives the encoded state of each entity.
 
     Args:
         plan: The compiled view.
         s_us: The append time S up to which the states have applied the log.
-        count: The counts of `ViewApplied`; they are increased.
+        count: The counts of `ViewApplied`, which this increases.
         by_rows: Makes the keys and states of the few entities that do not fit in a matrix.
     """
 
@@ -114,7 +114,7 @@ class LatestLoad:
             yield dict(zip(self._keys(prefix, rows, raw, some), self._packed(rows, raw, some, frame), strict=True))
         if odd.any():
             groups: dict[bytes, list[Row]] = defaultdict(list)
-            # sorted by arrival, because of several repetitions only the first counts
+            # sort by arrival, because only the first of several repetitions counts
             tied = np.sort(order[np.repeat(odd, ends - starts)])
             for entity, row in self._as_rows(rows.take(tied)):
                 groups[name_bytes(entity)].append(row)
@@ -123,7 +123,8 @@ class LatestLoad:
     def _greatest(self, rows: Columns, raw: Mapping[str, Bytes]) -> tuple[Array, Array, Array]:
         """Sort the rows by entity, with the newest row of each entity last.
 
-        Return the order, where each entity begins in it, and which entities do not fit in a matrix.
+        Return the order, the index in this order at which each entity begins, and which entities do not fit in a
+        matrix.
         """
         import numpy as np
 
@@ -213,7 +214,7 @@ def _frame(plan: ViewPlan, s_us: int) -> tuple[bytes, bytes]:
     """Return the bytes before and after the row in an encoded state at S."""
     state = EntityState(plan)
     state.seal(s_us)
-    state.known = 1  # it only matters whether this is 0
+    state.known = 1  # any number but 0
     mark: Any = "\x00here\x00"
     state.latest_rows = [mark]
     head, tail = state.pack().split(_encode(mark))
@@ -227,7 +228,7 @@ def _as_bytes(texts: Column) -> Bytes:
     values: list[Any] = texts.values.tolist()
     if texts.valid is not None:
         values = ["" if value is None else value for value in values]
-    # all texts are equal; for the names of partitions this is the usual case
+    # all texts are equal, which is usual for names of partitions
     elif len(values) > 1 and values[0] is values[-1] and len(set(values)) == 1:
         one, n = _as_bytes(texts.take(slice(1))), len(values)
         same, lengths, odd = (np.broadcast_to(array, n) for array in (one.values, one.lengths, one.odd))
@@ -277,7 +278,7 @@ def _by_name(names: Array) -> Array:
 
 
 def _codes(names: Array) -> Array:
-    """Return numbers that have the same order as the names. There are few distinct names."""
+    """Return numbers that have the order of the names. There must be few distinct names."""
     import numpy as np
 
     if (names == names[0]).all():
@@ -286,7 +287,7 @@ def _codes(names: Array) -> Array:
 
 
 class Piece(msgspec.Struct, frozen=True, eq=False):
-    """Some bytes of each entity's state. They are written in place, so that wide tables are not copied."""
+    """Some bytes of each entity's state, with a function that writes them in place, which avoids copies."""
 
     width: int
     put: Callable[[Array], object]  # writes into a matrix of bytes that has a row for each entity

@@ -1,4 +1,4 @@
-"""Records of one batch that become rows of entities. They are processed column by column, which is faster."""
+"""Records of one batch that become rows of entities. They are processed by columns, which is faster."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Kept:
             self._drop(deleted, count)
         if not plan.forever:
             early_us = plan.longest_us
-            # compare with the time at which the event became known, because history is applied much later than that
+            # compare with the time at which the event became known, because history is applied much later
             for _, known_at, _, event in self._arrivals:
                 if event.event_at_us < known_at - early_us and plan.expired(event.event_at_us, known_at):
                     count["too_late"] += 1

@@ -1,4 +1,4 @@
-"""The layout of a view's windows in a state: which windows share tiles, and where tiles have the sums of features.
+"""The layout of a view's windows in a state: which windows share tiles, and where in a tile each feature's sums are.
 
 A tile holds the sums over the events of one hop (one step of a window).
 """
@@ -17,11 +17,11 @@ from trimtab.features.online.packed.sketches import SketchPlan
 
 Extreme: TypeAlias = tuple[int, Literal["min", "max"]]  # the index of the series, and which extreme
 
-FEW = 6  # the number of oldest tiles to look at first, because rarely more of them have expired since the last event
+FEW = 6  # how many of the oldest tiles to look at first; usually, no more have expired since the last event
 
 
 class Feature:
-    """One feature: what it is computed from, and where this is in a state."""
+    """One feature: what it is computed from, and where a state has this."""
 
     def __init__(self, index: int, name: str, aggregate: Aggregate, series: Series, sums: Sequence[int]) -> None:
         self.index = index
@@ -30,7 +30,7 @@ class Feature:
         self.series = series.index
         self.real = series.real
         self.sums = sums  # indexes of the series whose sums the feature needs
-        self.count_at = 0  # where the count is in a tile; `sums_at` says the same of the sums
+        self.count_at = 0  # where the count is in a tile; `sums_at` says where the sums are
         self.sums_at: tuple[int, ...] = ()
         self.exponents_at: tuple[int, ...] = ()  # where the exponents of float sums are in a state
         self.stack = 0  # the index of its stack of extremes
@@ -69,7 +69,7 @@ class Window:
 class Group:
     """Windows that use the same tiles.
 
-    These are all windows with the same hop; or, if `hop_us` is 0, all unlimited windows.
+    These are all windows with the hop `hop_us`; if it is 0, all unlimited windows.
     """
 
     def __init__(self, hop_us: int) -> None:
@@ -78,7 +78,7 @@ class Group:
         self.over_us = 0  # the length of the longest window
         # what a tile has after the number of rows: pairs of a series and True for its sum, False for its count
         self.fields: list[tuple[int, bool]] = []
-        # returns these fields, given the numbers of a block of rows
+        # given the numbers of a block of rows, returns these fields
         self.fields_of: Callable[[Sequence[Any]], tuple[Any, ...]] = _rows_alone
         self.sum_places: tuple[int, ...] = ()
         self.extremes: list[Extreme] = []

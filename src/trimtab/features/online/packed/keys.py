@@ -17,7 +17,7 @@ EVENT_AT, KNOWN_AT, PARTITION, POSITION, UNTIL, ID, GIVES, FAILS = range(8)
 # GIVES: the value for each series (see `series.py`); None for a deletion. FAILS: the series that failed, if any. # D156
 Name: TypeAlias = str | int | tuple[str | int, ...]  # the name of an entity or of an event
 
-_FIRST = 0  # the number of the first set of states of a view, if it was not filled from history
+_FIRST = 0  # the first generation of a view that was not filled from history
 _LONGEST_BYTES = 160  # names of entities and ids that are longer than this are hashed
 _time = struct.Struct(">Q").pack
 
@@ -25,8 +25,8 @@ _time = struct.Struct(">Q").pack
 class KeySpace(msgspec.Struct, frozen=True):
     """The prefixes of the keys of one generation (one set of states) of a view."""
 
-    index: bytes  # source with a key: the versions of each id; without one: the time and id of applied events
-    # source with a key: entity, falling event time and id; without one: rows with the newest event time of an entity
+    index: bytes  # source with a key: the versions of each id; without a key: the time and id of applied events
+    # source with a key: entity, falling event time and id; without a key: an entity's rows with the newest event time
     rows: bytes
     states: bytes
 
@@ -34,8 +34,8 @@ class KeySpace(msgspec.Struct, frozen=True):
     def of(view_id: bytes, generation: int) -> KeySpace:
         """Return the key prefixes of a generation.
 
-        Keys of a later generation come after those of all earlier ones, and its states come after its index. So a
-        generation is written by only appending keys.
+        Keys of a later generation come after those of all earlier ones, and in a generation, states come after the
+        index. So a generation is written by only appending keys.
         """
         base = b"" if generation == _FIRST else b"x" + generation.to_bytes(4, "big")
         return KeySpace(base + b"i" + view_id, base + b"r" + view_id, base + b"v" + view_id)
@@ -50,9 +50,9 @@ class KeySpace(msgspec.Struct, frozen=True):
         return self.applied_from(event_at_us) + name_bytes(event_id)
 
     def applied_from(self, event_at_us: int) -> bytes:
-        """Return how the keys of applied events with one event time begin.
+        """Return the prefix of the keys of applied events with one event time.
 
-        Keys of earlier event times come before it.
+        Keys of earlier event times come before this prefix.
         """
         return self.index + _time(event_at_us + 2**63)
 
@@ -60,7 +60,7 @@ class KeySpace(msgspec.Struct, frozen=True):
 def cursor_name(address: str) -> str:
     """Return the name of a view in the record of positions, given the hash of the view's definition.
 
-    The view's keys contain the same name in binary form.
+    The keys of the view contain this name in binary form.
     """
     return address[:16]
 

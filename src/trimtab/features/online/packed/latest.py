@@ -1,6 +1,6 @@
 """A fast path for views that only have latest values: it does not decode the whole state.
 
-The benchmark `ingest_latest` shows that applying records takes 1.4 times as long without it.
+Without it, applying records takes 1.4 times as long (benchmark `ingest_latest`).
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ def latest_state(plan: ViewPlan, packed: bytes | None, rows: list[Row], s_us: in
         s_us: The append time at which the last of them is applied.
 
     Returns:
-        The bytes that `EntityState` would pack. None if `EntityState` and `Ties` are needed, because some row is or was
-
-        unsealed, or because rows of the same event time may repeat or tie with each other.
+        The bytes that `EntityState` would pack. None if `EntityState` and `Ties` are needed: a row is or was unsealed,
+        or rows of the same event time may be repetitions or ties.
     """
     last_us = s_us if plan.inclusive else s_us - 1
     times = [row[EVENT_AT] for row in rows]

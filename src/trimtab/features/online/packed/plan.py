@@ -1,4 +1,4 @@
-"""A view, compiled for online use: what values its events give, and what a state keeps of them."""
+"""A view, compiled for online use: the values that its events give, and what a state keeps of these."""
 
 from __future__ import annotations
 
@@ -69,9 +69,7 @@ class ViewPlan:
         return min(floor(s_us - group.over_us, group.hop_us) for group in self.groups)
 
     def give(self, row: Row, values: Sequence[Any]) -> Mapping[int, str]:
-        """Compute a row's values for the series, given the event's values. Return the errors of failed series, by
-        index.
-        """
+        """Compute a row's value for each series, given the event's values. Return the errors of failed series."""
         row[GIVES], errors = self.series.values.of(values)
         if errors:
             row.append([*errors])
@@ -110,9 +108,9 @@ class ViewPlan:
             feature.exponents_at = tuple(self.series.all[index].sum_place for index in feature.sums)
 
     def _sketch(self, aggregate: Aggregate, series: Series) -> SketchPlan | None:
-        """Return what has to be kept besides sums for an aggregate (see `sketches.py`); None: nothing.
+        """Return the sketch that an aggregate needs in addition to sums (see `sketches.py`); None: no sketch.
 
-        Aggregates of the same values share it.
+        Aggregates of the same values share a sketch.
         """
         online = aggregate.traits.online
         if online != "sketch" and not (online == "extreme" and aggregate.until_us):

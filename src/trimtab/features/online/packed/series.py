@@ -22,7 +22,7 @@ Contribution: TypeAlias = float | int | bool | str | None
 class Series:
     """One value of each event: that of an expression, if a condition holds.
 
-    Features of the same value share it.
+    Features of the same value share a series.
     """
 
     def __init__(self, index: int, aggregate: Aggregate, columns: Mapping[str, Dtype], what: str) -> None:
@@ -30,14 +30,14 @@ class Series:
         self.dtype: Dtype = "bool" if aggregate.of is None else aggregate.of.dtype(columns, what)
         self.real = self.dtype == "float"
         self.summed = False  # whether a feature needs its sum
-        self.sum_place = 0  # where its exponent is, if its sum is a sum of floats
+        self.sum_place = 0  # where its exponent is, if its sum is of floats
         self.every = aggregate.of is None and aggregate.where is None  # whether it counts all rows
         self.value = None if self.every else _value(aggregate, columns, what)
         self.column = _plain_column(aggregate, columns)  # the index of the column, if the value is simply a column
 
 
 class DerivedSeries:
-    """The values of another series as floats, or their squares. They are only needed as sums."""
+    """The values of another series as floats, or their squares. Only their sums are needed."""
 
     def __init__(self, index: int, of: Series, squared: bool) -> None:
         self.index = index
@@ -57,8 +57,7 @@ class EventValues:
 
     Args:
         stated: The series that are computed from the event.
-        derived: For each further series: the index of the series that it is derived from, and whether values are
-            squared.
+        derived: For each further series: the index of its original series, and whether values are squared.
         columns: The columns of the source.
     """
 
@@ -80,16 +79,16 @@ class EventValues:
     def of_many(
         self, rows: Sequence[Sequence[Any]]
     ) -> tuple[Iterable[list[Contribution]], dict[int, Mapping[int, str]]]:
-        """Return the values of each series for many events, and the errors by number of the event.
+        """Return the values of each series for many events, and the errors by index of the event.
 
-        The events are computed together. Only if something fails are they computed one by one.
+        The events are computed together; if something fails, one by one.
         """
         before = failures.count
         try:
             given = self._columnwise(rows) if self.plain and rows else [self._given(values) for values in rows]
             if failures.count == before:
                 return given, {}
-        except Exception:  # a value does not have the type of its column, so compute each event by itself
+        except Exception:  # a value does not have the type of its column, so compute events one by one
             _logger.debug("events: values do not fit their columns", exc_info=True)
         found = [self._one_by_one(values) for values in rows]
         return [gives for gives, _ in found], {n: errors for n, (_, errors) in enumerate(found) if errors}
@@ -103,7 +102,7 @@ class EventValues:
         return self._with_derived(given) if self._derived else given
 
     def _columnwise(self, rows: Sequence[Sequence[Any]]) -> Iterable[list[Contribution]]:
-        """Compute all events together, column by column, if each series is simply a column. This is faster."""
+        """Compute all events together, column by column. Each series must simply be a column."""
         columns = list(zip(*rows, strict=True))
         given: list[Iterable[Contribution]] = []
         for series in self._stated:
@@ -145,11 +144,11 @@ class EventValues:
 
 
 class ViewSeries:
-    """All series of a view: first those that features need themselves, then those that are derived for sums."""
+    """All series of a view: first those that features are computed from, then those derived from them for sums."""
 
     def __init__(self) -> None:
         self.of_features: list[Series] = []  # the series of each feature
-        self.stated: dict[str, Series] = {}  # the series that features need themselves, by content
+        self.stated: dict[str, Series] = {}  # the series that features are computed from, by content
         # for each derived series, the index of the original one, and whether it is squared
         self.derived: list[tuple[int, bool]] = []
         self.all: list[Series | DerivedSeries] = []
@@ -161,7 +160,7 @@ class ViewSeries:
         self.values: EventValues
 
     def of(self, name: str, aggregate: Aggregate, view: View) -> Series:
-        """Return the series of a feature. Features of the same values share one."""
+        """Return the series of a feature. Features of the same values share a series."""
         content = content_hash((aggregate.of, aggregate.where))
         if content not in self.stated:
             what = f"view {view.name!r}, feature {name!r}"
@@ -174,9 +173,7 @@ class ViewSeries:
         return series
 
     def sums(self, kind: Kind, series: Series) -> tuple[int, ...]:
-        """Return the indexes of the series whose sums an aggregate needs. Call this after all features have their
-        series.
-        """
+        """Return the indexes of the series whose sums an aggregate needs. First give all features their series."""
         return tuple(self._sum(one, series) for one in kind.sums)
 
     def compile(self, ranked: Set[int], columns: tuple[str, ...]) -> None:

@@ -1,20 +1,20 @@
-"""Sketches: what tiles keep besides sums, for first and last values, distinct counts and frequent values.
+"""Sketches: what tiles keep in addition to sums, for first and last values, distinct counts and frequent values.
 
 A tile covers one hop (one step of a window), or the whole time for an unlimited window. A sketch is what a tile keeps
 of one series. When a window is read, the sketches of its tiles are merged. A state has two lists: when each tile
 begins, and what it keeps:
 
 - `first`: the first row as an entry. `last`: the last `keep` rows as entries. If the source has no key, all rows with
-  the same event time as the last kept row are kept as well. The reason is that a repetition of an event can give it an
-  earlier known-at time, which changes the order of these rows.
+  the same event time as the oldest kept row are kept as well, because a repetition of an event can give it an earlier
+  known-at time, which changes the order of these rows.
 - `count_distinct`: the `keep` smallest hashes, eight bytes each, in order.
 - `top`: the count of each value, for the 1,024 values with the smallest hashes. If there are 1,024 values, also the
   largest of these hashes.
 - `min`, `max`: the extreme, for windows that end before the time of the request.
 
-So the size of a state is at most the number of tiles times what a tile keeps. To remove a row, the sketch of its tile
-is made again from the other rows. If rows are never removed and all windows end at the time of the request, older tiles
-drop what newer ones make unnecessary. A state then has about `keep` last rows, or `keep` hashes times a logarithm.
+To remove a row, the sketch of its tile is made again from the other rows. The size of a state is at most the number of
+tiles times what a tile keeps. If rows are never removed and all windows end at the time of the request, older tiles
+drop what newer tiles make unnecessary. A state then has about `keep` last rows, or `keep` hashes times a logarithm.
 # D14
 """
 
@@ -39,7 +39,7 @@ STARTS, KEPT = range(2)
 _ENTRY_ID, _VALUE = 4, 5
 _HASH_BYTES = 8
 _NO_HASH = 2**64  # larger than every hash
-_ROOM = 8  # tiles are pruned when they have this many times the hashes of one tile
+_ROOM = 8  # tiles are pruned when they have this many times the hashes that one tile may keep
 
 
 class SketchPlan:
@@ -117,7 +117,7 @@ def drop(plan: SketchPlan, tiles: Tiles, s_us: int) -> None:
 
 
 def holds(plan: SketchPlan, tiles: Tiles, row: Row) -> int | None:
-    """Return the beginning of the tile to make again if a row is removed; None: no tile has kept the row."""
+    """Return the beginning of the tile that must be made again if a row is removed; None: no tile kept the row."""
     start = plan.start_of(row[EVENT_AT])
     at = bisect_left(tiles[STARTS], start)
     there = row[GIVES][plan.series] is not None and at < len(tiles[STARTS]) and tiles[STARTS][at] == start
@@ -134,7 +134,7 @@ def remake(plan: SketchPlan, tiles: Tiles, start: int, rows: Iterable[Row]) -> i
     for row in rows:
         read += 1
         put(plan, tiles, row)
-        # the tile is complete, and older rows do not matter
+        # the tile keeps enough, and older rows do not matter
         if plan.kind == "last" and at < len(kept) and starts[at] == start:
             entries = kept[at]
             if len(entries) >= plan.keep and row[EVENT_AT] < entries[-plan.keep][EVENT_AT]:
@@ -143,9 +143,9 @@ def remake(plan: SketchPlan, tiles: Tiles, start: int, rows: Iterable[Row]) -> i
 
 
 def repeat(plan: SketchPlan, tiles: Tiles, row: Row) -> bool:
-    """Apply a repetition of an event. The first record of an event counts.
+    """Apply a repetition of an event. Of an event's records, the first counts.
 
-    Return False if no entry depends on which record of the event counts.
+    Return False if no entry depends on which record counts.
     """
     if not plan.sketch.has_entries:
         return False
@@ -251,9 +251,7 @@ def _prune_last(plan: SketchPlan, tiles: Tiles) -> None:
 
 
 def _prune_distinct(plan: SketchPlan, tiles: Tiles) -> None:
-    """Drop hashes that newer tiles have as well, and those that are not among the smallest together with newer
-    tiles.
-    """
+    """Drop from each tile the hashes that newer tiles also have, and those with `keep` smaller ones in newer tiles."""
     kept = tiles[KEPT]
     if sum([len(packed) for packed in kept if packed]) < _ROOM * plan.keep * _HASH_BYTES:
         return

@@ -1,9 +1,9 @@
-"""The encoded state of one entity in one view: sums and other aggregates of its sealed rows, and its other rows.
+"""The encoded state of one entity in one view: aggregates of its sealed rows, and its unsealed rows.
 
-A row is sealed (added to the aggregates) when its entity is next written after the log's append time has passed both
-the row's event time and its known-at time. From then on the row counts at every time that can be asked about. Until
-then it is unsealed: it is kept as a whole, with both times. A version that is known to end later is not sealed before
-it has ended.
+Once the log's append time has passed both the event time and the known-at time of a row, the row counts at every time
+that can be asked about. When its entity is next written, the row is sealed (added to the aggregates). Until then it is
+unsealed: it is kept as a whole, with both times. A version that is known to end later is not sealed before it has
+ended.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class EntityState:
 
     def __init__(self, plan: ViewPlan, packed: bytes | list[Any] | None = None) -> None:
         self.plan = plan
-        # group, stack, and the first and last event time of rows that must be read again
+        # (group, stack, first event time, last event time) of rows that must be read again
         self.lost_extremes: list[tuple[int, int, int, int]] = []
         self.lost_life: set[int] = set()  # indexes of extremes over the whole time that must be found again
         # tiles of sketches that must be made again: (sketch, beginning)
@@ -126,10 +126,10 @@ class EntityState:
         return next((r for r in self.unsealed if r[POSITION] == position and r[PARTITION] == partition), None)
 
     def repeat(self, row: Row) -> bool:
-        """Apply a repetition of an event. An event has one content, and its first record counts.
+        """Apply a repetition of an event. Of an event's records, which have equal content, the first counts.
 
         Return False if the event is neither unsealed, nor a latest row, nor in a sketch. Then it does not matter which
-        of its records counts.
+        record counts.
         """
         found = False
         for rows in (self.unsealed, self.latest_rows):
@@ -163,7 +163,7 @@ class EntityState:
                 still.append(row)
             else:
                 self.known += 1
-        if dead is not None:  # this row is only kept because it shows since when the entity is known
+        if dead is not None:  # keep this row, because it shows since when the entity is known
             still.append(dead)
         self.unsealed = still
         self._advance(s_us, live)
@@ -192,7 +192,7 @@ class EntityState:
             sketches.drop(sketch, kept, s_us)
 
     def unseal(self, row: Row) -> None:
-        """Remove a sealed row. `restore` must then compute again what depended on it, from the stored rows."""
+        """Remove a sealed row. Then call `restore`, which computes what depended on it from the stored rows."""
         plan = self.plan
         block = block_of(plan, [row], self._numbers([row]))
         for index, (group, tiles) in enumerate(zip(plan.groups, self.tiles, strict=True)):
@@ -282,7 +282,7 @@ class EntityState:
     def _numbers(self, rows: list[Row]) -> list[list[Any]]:
         """Return the numerators that each row adds to sums. (Sums are integers over a power of two.)
 
-        If a value needs a larger exponent than its series has, that of the series is raised.
+        If a value needs a larger exponent than its series has, the exponent of the series is raised.
         """
         real_sums = self.plan.series.real_sums
         if not real_sums:
@@ -336,9 +336,9 @@ class EntityState:
                 extremes[place] = value
 
     def _contend(self, rows: list[Row]) -> None:
-        """Add those of the sealed rows that belong to the latest rows.
+        """Add newly sealed rows to the latest rows.
 
-        For a source with a key, only the last rows with the newest event time are kept, and rows before these are not
+        For a source with a key, only the last of the rows with the newest event time are kept, and earlier rows are not
         added. If the kept rows are removed, the latest rows are read again from the stored rows. For other sources, all
         rows with the newest event time are kept (see `ties.py`).
         """
@@ -364,7 +364,7 @@ def unpack(plan: ViewPlan, packed: bytes) -> list[Any]:
 
 
 def fitting(plan: ViewPlan, state: list[Any]) -> list[Any]:
-    """Return the list of a state, after sums that are stored as bytes were turned into integers.
+    """Return the list of a state, with integers for the sums that are stored as bytes.
 
     Raises:
         Corrupt: The list has another format or belongs to another definition.
@@ -399,5 +399,5 @@ def _order(row: Row) -> Any:
 
 
 def _wide_out(fields: list[int]) -> list[Any]:
-    """Return fields, with those beyond 64 bits as bytes."""
+    """Return fields; those that exceed 64 bits become bytes."""
     return [v if -_WORD <= v < _WORD else v.to_bytes(v.bit_length() // 8 + 1, "little", signed=True) for v in fields]

@@ -1,8 +1,8 @@
 """Ties: rows with the newest event time of an entity that do not fit in its state, and have keys of their own. # D33
 
-In a source without a key, repetitions are not marked. Each tied row must be recognized by its id, and its first record
-may turn out to be earlier. The first rows in the order have keys of their own. The state has the other ones, which are
-at least `KEPT` rows if there are such keys.
+In a source without a key, repetitions are not marked. Each tied row must be recognized by its id, and a repetition may
+turn out to be its first record. If there are too many tied rows, the first of them in their order get keys of their
+own, and the state keeps the others, at least `KEPT` rows.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ class Ties:
                 self._put(there)
         if not self._plan.windowed:
             count["duplicates"] += len(rows) - len(kept)
-        # windows also depend on which record of an event counts, so they need all rows
+        # which record of an event counts also matters for windows, so they need all rows
         return rows if self._plan.windowed else kept
 
     def settle(self) -> None:
-        """After rows of the batch were sealed: keep the last tied rows in the state, and store the other ones."""
+        """Keep the last tied rows in the state, and store the others. Call this after rows of the batch were sealed."""
         state = self._state
         if self._spills and state.latest_rows[-1][EVENT_AT] != self._at_us:
             self.changes |= dict.fromkeys(key for key, _ in rows_of(self._plan, self._kv, self._name))
@@ -92,10 +92,7 @@ class Ties:
 
 
 def beyond(plan: ViewPlan, name: bytes, state: EntityState) -> Iterator[tuple[bytes, bytes]]:
-    """Remove the ties that do not fit from a state that was made from history, and store them under keys of their own.
-
-    Return the keys and their values.
-    """
+    """Remove the ties that do not fit from a state that was made from history. Return them with keys of their own."""
     if not plan.keyed and len(state.latest_rows) > 2 * KEPT:
         for row in state.latest_rows[:-KEPT]:
             yield key_of(plan, name, row), _encode(row)

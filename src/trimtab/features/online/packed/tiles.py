@@ -2,8 +2,8 @@
 
 A row is added to the tile of its event time. The newest tile is kept as a list. Older tiles are encoded one after
 another, all with the same width. For each window, the totals of its tiles are kept as of S, the append time up to which
-rows are sealed. So a later read only has to subtract the tiles that have left the window since then. Extremes are kept
-in stacks of suffix extremes (see `push`).
+rows are sealed. A later read only has to subtract the tiles that have left the window since S. Extremes are kept in
+stacks of suffix extremes (see `push`).
 """
 
 from __future__ import annotations
@@ -90,17 +90,15 @@ def add_block(group: Group, tiles: Tiles, s_us: int, start: int, block: Block) -
             if value is None:
                 continue
             if stack and stack[-2] == start and not (value < stack[-1] if kind == "min" else value > stack[-1]):
-                continue  # the usual case: the newest tile already has a more extreme value
+                continue  # most often, the newest tile already has a more extreme value
             push(stack, start, value, kind)
 
 
 def take_out(group: Group, tiles: Tiles, s_us: int, row: Row, block: Block) -> list[tuple[int, int, int]]:
-    """Remove a row that was added in this form.
+    """Remove a row that was added as `block`.
 
     Returns:
-        The stacks that lost an extreme, each with the first and the last event time of the rows that must be pushed
-
-        again.
+        The stacks that lost an extreme. For each, the first and the last event time of the rows to push again.
     """
     start = floor(row[EVENT_AT], group.hop_us)
     if start < floor(s_us - group.over_us, group.hop_us):
@@ -166,8 +164,8 @@ def rescale(group: Group, tiles: Tiles, place: int, shift: int) -> None:
 def push(stack: list[Any], start: int, value: Any, kind: str) -> None:
     """Add a value of the tile at `start` to a stack of suffix extremes: start, value, start, value, ...
 
-    Each entry is the extreme of its own tile and all later tiles. So entries become more extreme towards the beginning,
-    and the extreme of a window is the first entry in the window.
+    Each entry is the extreme of its own tile and all later tiles. So the extreme of a window is the first entry in the
+    window.
     """
     place = len(stack)
     while place and stack[place - 2] >= start:
@@ -203,9 +201,9 @@ def start_of(past: bytes, at: int = 0) -> int:
 
 
 def less_expired(group: Group, tiles: Tiles, total: list[int], since: int, low: int) -> list[int]:
-    """Return the total of the older tiles of a window that begins at `low`.
+    """Return the total of the older tiles in a window that begins at `low`.
 
-    `total` is their total for a window that begins at `since`.
+    `total` is the total for a window that begins at `since`.
     """
     past = tiles[PAST]
     (first,) = first_start(past)
@@ -249,8 +247,8 @@ def tiles_between(group: Group, tiles: Tiles, low: int, high: int) -> list[list[
 def fields_between(group: Group, tiles: Tiles, fields: list[int], low: int, high: int) -> list[int]:
     """Return the fields of a window from `low` until before `high`.
 
-    `fields` are those of a window from `low` until now. Either the tiles in the window are added, or the later ones are
-    subtracted, whichever are fewer.
+    `fields` are those of a window from `low` until now. The result is the sum of the tiles in the window, or `fields`
+    minus the later tiles, whichever are fewer.
     """
     past, words = tiles[PAST], tiles[WORDS]
     size = group.packing(words).size
@@ -290,7 +288,7 @@ def _close(group: Group, tiles: Tiles, s_us: int) -> None:
 
 
 def _add_to_totals(group: Group, tiles: Tiles, s_us: int, start: int, fields: list[int]) -> None:
-    """Add fields to the totals of the windows that contain the tile at `start`. The longest window always does."""
+    """Add fields to the totals of the windows that contain the tile at `start`. The longest always contains it."""
     totals = tiles[TOTALS]
     totals[0] = list(map(add, totals[0], fields))
     for place in range(1, len(totals)):
@@ -324,7 +322,7 @@ def _add_late(group: Group, tiles: Tiles, s_us: int, delta: list[int]) -> None:
 def _lose(group: Group, stack: list[Any], start: int, value: Contribution) -> int | None:
     """Remove a value of the tile at `start` from a stack of extremes.
 
-    Return the first event time for which the entry was the extreme; None: the value was not in the stack.
+    Return the earliest event time for which the removed entry was the extreme; None: the value was not in the stack.
     """
     if value is not None:
         for i in range(0, len(stack), 2):
@@ -361,11 +359,11 @@ def _packed(group: Group, words: int, tile: list[int]) -> bytes:
 
 
 def _words(group: Group, words: int, tile: list[int]) -> int:
-    """Return how many words of 8 bytes the sums of a tile need, but at least `words`."""
+    """Return how many words of 8 bytes each sum of a tile needs, but at least `words`."""
     sums = [v for v, (_, is_sum) in zip(tile[2:], group.fields, strict=True) if is_sum]
     return max([words, *(value.bit_length() // 64 + 1 for value in sums)])
 
 
 def _narrow(tile: tuple[Any, ...]) -> list[int]:
-    """Return the number of rows and the fields of an encoded tile whose sums take several words."""
+    """Return the number of rows and the fields of an encoded tile. Its sums take several words each."""
     return [int.from_bytes(v, "little", signed=True) if type(v) is bytes else v for v in tile[1:]]

@@ -1,7 +1,7 @@
 """The stored versions of events of a source with a key, for one view, and the rows of each entity.
 
-Only those versions of an id are kept that can still matter when a later record arrives. Let S be the latest append time
-that was applied. These are the version that is valid at S, its repetitions, the version before them, and the versions
+Let S be the latest append time that was applied. Of the versions of an id, only those are kept that can still matter
+when a later record arrives: the version that is valid at S, its repetitions, the version before them, and the versions
 that become known after S. # D33
 """
 
@@ -33,8 +33,8 @@ _decode = msgspec.msgpack.Decoder(list[list[Any]]).decode
 class VersionIndex:
     """The stored versions of one view, with the changes made by one batch.
 
-    The versions of an id have one key. Besides, each entity has an entry for each id whose newest version belongs to
-    it. Entries are sorted by falling event time, so that all rows in a time interval can be found.
+    The versions of an id have one key. In addition, an entity has an entry for each id whose newest version belongs to
+    the entity. Entries are sorted by falling event time, so that all rows in a time interval can be found.
     """
 
     def __init__(self, plan: ViewPlan, kv: KeyValue, ids: Sequence[str] = ()) -> None:
@@ -51,8 +51,8 @@ class VersionIndex:
     def add(self, event_id: str, version: Version, s_us: int) -> tuple[list[Link], list[Link]]:
         """Add a version of an id that is applied at append time S.
 
-        Return the links (entity and row) that no longer count, and those that newly count. Versions that are not kept
-        have no links here, because no read sees them.
+        Return the links (entity and row) that no longer count, and those that newly count. There are none for versions
+        that are not kept, because no read sees them.
         """
         name = name_bytes(event_id)
         if not self._versions[name]:  # most ids have only one version
@@ -166,7 +166,7 @@ class VersionIndex:
         versions = [] if packed is None else _decode(packed)
         width = len(self.plan.columns)
         for version in versions:
-            if len(version[5]) < width:  # it was stored before the source had all of its present columns
+            if len(version[5]) < width:  # stored before the source had all of its present columns
                 version[5] = list(padded(version[5], width))
         return versions
 
@@ -174,11 +174,10 @@ class VersionIndex:
 def needed(versions: list[Version], s_us: int) -> list[Version]:
     """Return the versions of an id that can still matter at S or later, whatever else becomes known.
 
-    They keep their order. A late record may come before the version that is valid at S. It only matters in two cases.
-    If it has the same content as the valid version, it becomes the first of the repetitions. If it comes between the
-    valid version and a repetition, this repetition counts from then on. Besides, a deletion takes the values that are
-    null in it from the version before it. The versions that are needed in these cases are kept, and older ones are
-    dropped.
+    A late record may come before the version that is valid at S. It matters in two cases. If it has the same content as
+    the valid version, it becomes the first of the repetitions. If it comes between the valid version and a repetition,
+    the repetition becomes a version that counts. And where a deletion has null, it has the value of the version before
+    it. Versions needed for these cases are kept in their order, and older ones are dropped.
     """
     first = next((i for i in range(len(versions) - 1, -1, -1) if versions[i][0] <= s_us), 0)
     in_force = first

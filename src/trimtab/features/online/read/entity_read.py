@@ -22,7 +22,7 @@ _TRIES = 20
 
 
 class FeatureNow(msgspec.Struct, frozen=True):
-    """A feature's value, and why it is what it is."""
+    """A feature's value, and the reason why it is null or not."""
 
     value: float | int | bool | str | None
     reason: str  # "found", "no_entity", "not_yet", "outside_window", "expired", "null" or "failed"
@@ -51,7 +51,7 @@ def read_entity(kv: KeyValue, views: Sequence[View], entity: Sequence[str | int]
 
     Args:
         kv: The key-value store of an `OnlineStore`.
-        views: The views. All of them are by as many columns as `entity` has values.
+        views: The views. Each must be by as many columns as `entity` has values.
         entity: The values that identify the entity, with the types of the views' columns.
         now_us: The time as of which features are read.
 

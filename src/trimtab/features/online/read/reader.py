@@ -1,11 +1,9 @@
 """Read encoded states with one generated Python function for each view. # D113
 
-What a read has to do only depends on the view: where the fields are, which of them each feature needs, and how it is
-computed from them. `reader` generates code for exactly this, without the loops and decisions of a general function. If
-a state has unsealed rows (see `state.py`), they are sealed first in a copy, so that all states can be read in the same
-way.
-
-A row is sealed when it can no longer change what later reads return, and is then added to sums.
+What a read has to do only depends on the view: where the fields are, which of them each feature needs, and how the
+feature is computed from them. `reader` generates code for exactly this, without the loops and decisions of a general
+function. If a state has unsealed rows (rows that are not yet added to sums, see `state.py`), they are first sealed in a
+copy, so that all states can be read in the same way.
 """
 
 from __future__ import annotations
@@ -27,8 +25,8 @@ from trimtab.features.online.packed.state import FORMAT, EntityState, decode, fi
 from trimtab.features.online.packed.tiles import fields_between, first_start, less_expired, tiles_between
 
 Reader: TypeAlias = Callable[[bytes | None, int, list[Any], list[int]], None]
-# A function of the encoded state, the time of the read (not before the append time of the state), and two lists to
-# write values and reasons into.
+# A function of the encoded state, the time of the read (not before the state's append time), and two lists into which
+# it writes values and reasons.
 
 FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL, _, FAILED = range(len(REASONS))
 _NEVER_US = 2**62  # after all events
@@ -184,7 +182,7 @@ def _mean(feature: Feature, what: str, place: int) -> Iterator[str]:
     if feature.real:
         yield from _rounded(feature)
         yield f"{what} = v / f{feature.count_at} + 0.0"
-    else:  # rounds only once, however large the sum is
+    else:  # also rounds only once if the sum is large
         yield f"{what} = float(f{feature.sums_at[0]}) / f{feature.count_at} + 0.0"
 
 
@@ -225,11 +223,11 @@ def _places(features: Sequence[Feature]) -> list[int]:
 
 
 class _Starts:
-    """The beginnings of a view's windows. They change whenever the first of them moves by a hop (step)."""
+    """The beginnings of a view's windows. They are computed again when any of them moves by a hop (step)."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self._windows = [(window.over_us, group.hop_us) for group in groups for window in group.windows]
-        self.lows: tuple[int, ...] = (0, 0)  # between which times the beginnings are valid, followed by the beginnings
+        self.lows: tuple[int, ...] = (0, 0)  # from when and until when the beginnings are valid, then the beginnings
 
     def begin(self, t_us: int) -> tuple[int, ...]:
         """Return the beginnings at a time."""
@@ -264,7 +262,7 @@ def _unknown(plan: ViewPlan, reason: int, values: list[Any], reasons: list[int],
 
 
 def _null_of(row: Row, series: int) -> int:
-    """Return why a row has no value of a series, as a reason code."""
+    """Return the code of the reason why a row has no value of a series."""
     return FAILED if len(row) > FAILS and series in row[FAILS] else NULL
 
 
@@ -282,7 +280,7 @@ def _first_in(stack: list[Any], low: int) -> Any:
 
 
 def _decayed(feature: Feature, tiles: list[list[int]], now: int, exponents: list[int]) -> float:
-    """Return a decayed sum or mean, given the tiles. `now` is the number of the present hop (step). # D14"""
+    """Return a decayed sum or mean, given the tiles. `now` is the index of the present hop (step). # D14"""
     weighted = weight = 0.0
     weights, hop_us = feature.weights, feature.aggregate.hop_us
     count_at, sum_at, exponent = feature.count_at, feature.sums_at[0], exponents[feature.exponents_at[0]]

@@ -1,6 +1,6 @@
-"""The online read for one model. It is compiled once for each state of the views.
+"""Online reads for one model, compiled again when the keys of a view's states change.
 
-It needs one look-up in the store for each stage, usually one, for all views and rows together.
+A read needs one look-up for each stage (there is usually one stage), for all views and rows together.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class OnlineRows(msgspec.Struct, frozen=True, gc=False):
     names: tuple[str, ...]  # the names of the features
     values: list[list[Any]]  # None: null; a category is a text
     reasons: list[list[int]]  # indexes into `REASONS`; for a transform "found", "null" or "failed"
-    # t: the time as of which features were read; it is not before the append time of any record that was used
+    # t: the time as of which features were read, not before the append time of any record that was used
     at_us: int
-    # P: how far the log was used, as the last position in each partition; the caller must not change it
+    # P: how far the log was used: the last position in each partition; do not change this dict
     positions: dict[str, int]
 
     def reason(self, row: int, feature: str) -> Reason:
@@ -56,7 +56,7 @@ class OnlineRows(msgspec.Struct, frozen=True, gc=False):
 class RequestPlan:
     """The compiled look-ups for one model, and how they become feature values.
 
-    Several threads may use it, even in other processes than the one that keeps the store up to date.
+    Several threads may use it, also in processes other than the one that keeps the store up to date.
 
     Args:
         features: The features of the model.
@@ -82,7 +82,7 @@ class RequestPlan:
 
         Raises:
             Misuse: A request lacks a column, or a value has another type than its column.
-            Unavailable: Views have read the log up to different positions, because one is being filled; or they kept
+            Unavailable: Views have read the log up to different positions, because one is being filled; or views kept
                 changing between look-ups that depend on each other.
             Corrupt: A stored state is damaged.
         """
@@ -181,14 +181,15 @@ class RequestPlan:
 class _Layout:
     """The place of each feature in a row.
 
-    First come the features that the model gets, in order. For views of which it only gets a part, all features follow.
+    First come the features that the model gets, in order. For views of which the model gets only some features, all of
+    the view's features follow.
     """
 
     def __init__(self, features: FeatureSet) -> None:
         self.places = {name: i for i, name in enumerate(features.names)}
         self.width = len(features.names)
         self.starts: dict[str, int] = {}  # for each join (a look-up of one view), the place of its first feature
-        # for each join: pairs of places in the row, where the join writes a feature and where the model expects it
+        # for each join: pairs of places in the row: where the join writes a feature, and where the model expects it
         self.copies: dict[str, list[tuple[int, int]]] = {}
         for join in features.joins:
             names = [f"{join.name}.{feature}" for feature in join.view.features]
@@ -229,7 +230,7 @@ class _StagePlan:
         self._chained = bool(read & (stage.transforms.keys() - columns.keys()))
 
     def keys(self, rows: Sequence[Mapping[str, Any]], values: Sequence[list[Any]]) -> list[bytes]:
-        """Return the keys to look up: that of the positions, followed by those of each row's states."""
+        """Return the keys to look up: first that of the positions, then those of each row's states."""
         keys = [POSITIONS_KEY]
         for row in self._with(self._keyed_by, rows, values) if self._keyed_by else rows:
             for key_of, prefixes in self._prefixes:
@@ -239,7 +240,7 @@ class _StagePlan:
                 else:
                     suffix = name_bytes(entity)
                     for prefix in prefixes:
-                        keys.append(prefix + suffix)  # for so few keys, this is faster than a list comprehension
+                        keys.append(prefix + suffix)  # faster than a list comprehension for so few keys
         return keys
 
     def fill(

@@ -10,7 +10,7 @@ from trimtab.core.errors import Misuse
 
 
 class DeliveryContext:
-    """Replaces `$NAME` in settings by environment variables, and hides their values in texts for people.
+    """Replaces `$NAME` in settings by the value of the environment variable, and hides the value in texts for people.
 
     >>> context = DeliveryContext({"TOKEN": "s3cret"}, Path())
     >>> context.filled("Bearer $TOKEN"), context.hidden("401 for s3cret")

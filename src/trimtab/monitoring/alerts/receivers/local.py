@@ -17,7 +17,7 @@ from trimtab.monitoring.alerts.outbox import Sent
 from trimtab.monitoring.alerts.receivers.context import DeliveryContext
 from trimtab.store.regular_file import other_kind
 
-_SHOWN = 200  # how many characters of the last line that a program prints are shown
+_SHOWN = 200  # of the last line that a program prints, at most this many characters are shown
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -48,7 +48,7 @@ def send_to_file(receiver: FileReceiver, message: Message, context: DeliveryCont
             os.fsync(fd)
     except OSError as error:
         return Sent(False, f"{path}: {error.strerror or error}")
-    if written != len(data):  # the disk is full; end the incomplete line, so that the next one is not joined to it
+    if written != len(data):  # the disk is full; end the incomplete line, so that the next line is not joined to it
         return Sent(False, f"{path}: only {written} of {len(data)} bytes could be written")
     return Sent(True, f"{len(made)} line{'s' * (len(made) != 1)} in {path}")
 

@@ -15,7 +15,7 @@ from trimtab.monitoring.alerts.receivers.context import DeliveryContext
 
 
 def send_mail(receiver: EmailReceiver, message: Message, context: DeliveryContext) -> Sent:
-    """Pass the message to the mail server. If it is sent several times, the email has the same identifier each time."""
+    """Pass the message to the mail server. Every attempt to send it uses the same email identifier."""
     mail = _mail(receiver, message, context)
     host = context.filled(receiver.host)
     kind = smtplib.SMTP_SSL if receiver.security == "tls" else smtplib.SMTP
@@ -58,7 +58,7 @@ def _handed_over(server: smtplib.SMTP, receiver: EmailReceiver, mail: EmailMessa
 
 
 def _accepted(mail: EmailMessage, refused: dict[str, tuple[int, bytes]]) -> str:
-    """Return the recipients that were accepted. One is enough, because a second attempt would reach it twice."""
+    """Say which recipients were accepted. One counts as success, because a second attempt would reach it twice."""
     return f"accepted for {mail['To']}" + (f", but not for {_refusals(refused)}" if refused else "")
 
 

@@ -22,7 +22,7 @@ from trimtab.monitoring.alerts.alert_records import Message
 from trimtab.monitoring.alerts.outbox import Sent
 from trimtab.monitoring.alerts.receivers.context import DeliveryContext
 
-# for each kind of receiver, the module and the function that deliver; modules are only imported when they are needed
+# for each kind of receiver, the module and the function that deliver; the module is imported when it is needed
 _SENDERS: dict[type, tuple[str, str]] = {
     WebhookReceiver: ("http", "send_webhook"),
     SlackReceiver: ("http", "send_slack"),

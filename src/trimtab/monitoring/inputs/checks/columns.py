@@ -14,14 +14,14 @@ from trimtab.monitoring.inputs.input_hours import HourCounts
 from trimtab.monitoring.profiles.null_runs import GRADED_ROWS, GROSS, MARGIN, null_runs
 from trimtab.monitoring.profiles.profile_records import NO_REASON, ColumnProfile, InputProfile, Statistic
 
-GROSS_ROWS = 20  # least rows of a window in which nearly all rows are off
+GROSS_ROWS = 20  # a window in which nearly all rows are off needs at least this many rows
 _CONSTANT_ROWS, _CONSTANT_H = 30, 3
 _CONSTANT_NATS = 20.0
-_LOST_NATS = 7.0  # evidence of a probability of one in a thousand
-_OFTEN_NULL = 0.02  # share of nulls in training above which nulls come in runs at any time of day
-_FEW = 0.01  # share of the rows of an hour above which extreme numbers are red
-_RANGE_STANDS_H = 12  # hours for which a finding of extreme numbers stays red after its last row
-_COUNTS: dict[Statistic, Callable[[HourCounts, int], int]] = {  # numbers of rows by statistic and column
+_LOST_NATS = 7.0  # evidence (see `evidence_above`): by chance, so much has a probability of one in a thousand
+_OFTEN_NULL = 0.02  # above this share of nulls in training, the limit is that of any time of day: nulls come in runs
+_FEW = 0.01  # extreme numbers are red if they are at least this share of the rows
+_RANGE_STANDS_H = 12  # a finding of extreme numbers goes on for this many hours after the last of them
+_COUNTS: dict[Statistic, Callable[[HourCounts, int], int]] = {  # how to count the rows
     "null": lambda counts, place: counts.null_rows[place],
     "strange": lambda counts, place: int(counts.strange[place]),
 }
@@ -31,12 +31,12 @@ _STALE = frozenset(("no_entity", "not_yet", "outside_window", "expired"))
 def column_findings(
     profile: InputProfile, hours: Mapping[int, HourCounts], standing: Collection[tuple[str, str]]
 ) -> list[Finding]:
-    """Findings about the values of single columns in the newest hours.
+    """Return findings about the values of single columns in the newest hours.
 
     Args:
         profile: The profile of the rows that the version was fitted on.
         hours: The summaries of the newest week, by hour.
-        standing: Kind and subject of the findings that stand. They go on while the newest window is off.
+        standing: Kind and subject of the findings that stand. These go on as long as the newest window is off.
     """
     graded, gross = windows(hours, GRADED_ROWS), windows(hours, GROSS_ROWS, 1)
     if not gross:
@@ -50,7 +50,7 @@ def column_findings(
 
 
 def lost_columns(profile: InputProfile, counts: HourCounts) -> list[str]:
-    """The columns of requests that have almost no values, or one value only, in some hours, beyond random variation."""
+    """Return the request columns with almost no values or a single value in some hours, beyond random variation."""
     found = []
     for place, column in enumerate(profile.columns):
         if column.of is None:
@@ -74,12 +74,11 @@ def _off(
     *,
     stands: bool,
 ) -> tuple[Window, int, float] | None:
-    """The windows in which a share is off, the newest count and the normal high end; None if the share is normal.
+    """Return the time for which a share is off, the newest count, and the normal high end; None if the share is normal.
 
-    A share is off if it is above the high end of the reference windows by a margin, and provably so (`ENOUGH` nats of
-    evidence, see `evidence_above`). The newest window and one of the two windows before must be off, or nearly all rows
-    of the newest window. A finding that stands goes on while the newest window is off. Otherwise it would end and begin
-    again whenever a fault ends within a window.
+    In a window, a share is off if it exceeds the high end of the reference windows by a margin, with `ENOUGH` evidence
+    (see `evidence_above`). A finding begins if the newest window and one of the two before it are off, or if nearly all
+    rows of the newest window are. It goes on as long as the newest window is off.
     """
     spread = column.spreads[statistic]
 
@@ -112,13 +111,13 @@ def _nulls(
     gross: Window,
     standing: Collection[tuple[str, str]],
 ) -> list[Finding]:
-    """Columns with too many nulls, for longer than is normal; columns of one source without events are one finding."""
+    """Return findings of too many nulls for too long. Columns of one source that sends nothing are one finding."""
     found: list[Finding] = []
     stale: dict[tuple[str, str], list[tuple[str, Finding]]] = {}
     for place, column in enumerate(profile.columns):
         stands = any(("nulls", subject) in standing for subject in (column.subject, f"source {column.source}"))
         off = _off(column, "null", place, graded, gross, stands=stands)
-        if column.null_h:  # gaps are common in training
+        if column.null_h:  # runs of nulls are common in training, so only a longer run is a finding
             count = int(gross.counts.nulls[place].sum())
             if _null_run(column, place, hours) <= column.null_h:
                 off = None
@@ -145,7 +144,7 @@ def _nulls(
 
 
 def _null_run(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]) -> float:
-    """The length of the newest run of hours with too many nulls, as `null_runs` counts it; 0 if there is none."""
+    """Return the length (see `null_runs`) of the newest run of hours with too many nulls; 0 if there is none."""
     order = sorted(hours, reverse=True)
     rows, nulls = np.array([(hours[hour].rows, hours[hour].nulls[place].sum()) for hour in order]).T
     usual = np.array([column.spreads["null"].high_at(1, hour) for hour in order])
@@ -189,7 +188,7 @@ def _new_values(column: ColumnProfile, place: int, graded: list[Window], gross: 
 
 
 def _constant(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]) -> list[Finding]:
-    """A run of hours with a single value, at least three times as long as the longest such run in training."""
+    """Find a run of hours with a single value that is at least three times as long as the longest in training."""
     if column.kind == "time" or column.distinct < 2 or column.top_share >= 0.999:
         return []
     value, rows, newest, oldest = math.nan, 0, 0, 0
@@ -217,7 +216,9 @@ def _constant(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]
 
 
 def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts], *, stands: bool) -> list[Finding]:
-    """Extreme numbers in the two newest hours with rows; a finding goes on for half a day after the last of them."""
+    """Find extreme numbers in the two newest hours with rows. The finding goes on for half a day after the last of
+    them.
+    """
     if column.least is None or column.most is None:
         return []
     newest = sorted(hours)[-2:]
@@ -242,7 +243,7 @@ def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts], *
 
 
 def _joint(profile: InputProfile, graded: list[Window]) -> list[Finding]:
-    """Columns that were missing together in training and are no longer missing together."""
+    """Find columns that were null in the same rows in training, and no longer are."""
     found = []
     for place, pair in enumerate(profile.pairs):
         counts = [window.counts.pairs[place] for window in graded]

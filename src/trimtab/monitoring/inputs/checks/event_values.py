@@ -1,4 +1,4 @@
-"""Checks of the numbers in events when they arrive, before a request reads them: extreme values."""
+"""Find extreme numbers in events when they arrive, before a request reads them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from trimtab.monitoring.inputs.checks.feeds import REFERENCE_DAYS, Arrivals
 from trimtab.monitoring.inputs.checks.findings import Finding
 from trimtab.monitoring.profiles.proportion import limits
 
-NEWEST_US = 2 * HOUR_US  # the least age up to which events are checked
-_LEAST, _LEAST_DAYS = 100, 7  # number of earlier values, and of days with values, that limits need
-_MOST = 200_000  # number of earlier values that limits are made from
-_FEW = 0.01  # share of the newest events with a value above which a finding is red
+NEWEST_US = 2 * HOUR_US  # at least the events of this long are checked
+_LEAST, _LEAST_DAYS = 100, 7  # limits need this many earlier values, on this many days
+_MOST = 200_000  # limits are computed from at most this many earlier values
+_FEW = 0.01  # a finding is red from this share of extreme values on
 
 
 def value_findings(arrivals: Arrivals, since_us: int, now_us: int, skipped: frozenset[str]) -> list[Finding]:
-    """Numbers in the newest events of a source beyond the limits from the four weeks before (see `limits`).
+    """Find numbers in a source's newest events beyond the limits that the four weeks before give (see `limits`).
 
     Args:
         arrivals: All events of the source.
         since_us: Events that became known after this time are checked.
         now_us: The time of the check.
-        skipped: Columns that are not measurements: keys.
+        skipped: Columns that are not checked because they are keys.
     """
     times = (now_us - REFERENCE_DAYS * DAY_US, since_us, now_us)
     begin, middle, end = (int(place) for place in np.searchsorted(arrivals.known_us, times, side="right"))

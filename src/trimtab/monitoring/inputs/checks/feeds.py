@@ -12,19 +12,19 @@ from trimtab.monitoring.inputs.checks.findings import Finding, ago
 REFERENCE_DAYS = 28
 REACH_US = (REFERENCE_DAYS + 14) * DAY_US  # events that became known earlier are not read
 _LEAST_EVENTS = 20
-_LEAST_DAYS = 3  # number of days with events that are needed for a check
+_LEAST_DAYS = 3  # a check needs events over at least this many days
 _PHASES_US = (-HOUR_US, 0, HOUR_US)
-_LATER_US = HOUR_US  # time beyond twice the normal gap
-_NEWEST_US = 3 * HOUR_US  # number of arrivals whose dates are checked
+_LATER_US = HOUR_US  # a gap is too long if it exceeds twice the normal gap by this
+_NEWEST_US = 3 * HOUR_US  # the newest arrivals, whose dates are checked: at most this long before the last one
 _HALF_HOUR_US, _ABOUT_US = HOUR_US // 2, 5 * MINUTE_US
-_SETTLED_US = 7 * DAY_US  # arrivals older than this give the normal delays, if there are enough of them
+_SETTLED_US = 7 * DAY_US  # normal delays are from arrivals older than this, or, if these are too few, than a day
 _AHEAD_US = MINUTE_US
 _AHEAD_SHARE = 0.2
 _RARELY = 0.995  # a delay above this quantile of the delays is not normal
 
 
 class Arrivals:
-    """All events of a source in the order in which they became known; made once for each frame."""
+    """All events of a source in the order in which they became known. It is made once for each `EventFrame`."""
 
     def __init__(self, frame: EventFrame) -> None:
         order = np.argsort(frame.known_at_us, kind="stable")
@@ -51,7 +51,7 @@ class Feed:
         return self.known_us.size >= _LEAST_EVENTS and int(self.known_us[-1] - self.known_us[0]) >= _LEAST_DAYS * DAY_US
 
     def waits(self, since_us: int) -> NDArray[np.int64]:
-        """The time until the next arrival, from the same time of day on each earlier day, shape (starts,)."""
+        """Return the time from the same time of day, on each earlier day, to the next arrival, shape (starts,)."""
         days = -DAY_US * np.arange(1, REFERENCE_DAYS + 1)
         starts = (since_us + days[:, None] + np.array(_PHASES_US)).ravel()
         starts = starts[(starts >= self.known_us[0]) & (starts < since_us)]
@@ -61,14 +61,14 @@ class Feed:
         return found
 
     def behind(self, at_us: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The age of the newest dated event at each of some times after the first arrival, shape (times,)."""
+        """Return for each time the age of the event with the newest date that had arrived by then, shape (times,)."""
         place = np.searchsorted(self.known_us, at_us, side="right") - 1
         found: NDArray[np.int64] = at_us - self.newest_us[place]
         return found
 
 
 def feed_findings(arrivals: Arrivals, now_us: int) -> list[Finding]:
-    """Findings about the arrivals of a source, compared with its arrivals of the four weeks before.
+    """Return findings about the arrivals of a source, compared with its arrivals of the four weeks before.
 
     Nothing is tested if fewer than 20 events on 3 days are known.
     """
@@ -98,12 +98,12 @@ def _stopped(feed: Feed, now_us: int) -> list[Finding]:
 
 
 def _late(feed: Feed, now_us: int) -> list[Finding]:
-    """Events still come, but at the last arrival the newest event was dated longer ago than is normal."""
+    """Find that events still come, but with older dates than is normal."""
     since_us = int(feed.known_us[-1])
-    if now_us - since_us > feed.waits(since_us).max(initial=0) + _LATER_US:  # no event comes: the feed may have stopped
+    if now_us - since_us > feed.waits(since_us).max(initial=0) + _LATER_US:  # the feed may have stopped
         return []
     dated_us = int(feed.newest_us[-1])
-    behind_us = since_us - dated_us  # events may be missing since then because nothing happened
+    behind_us = since_us - dated_us  # since then, events may be missing because nothing happened
     days = now_us - DAY_US * np.arange(1, REFERENCE_DAYS + 1)
     times = (days[:, None] + np.array(_PHASES_US)).ravel()
     times = times[times > feed.known_us[0]]
@@ -122,7 +122,7 @@ def _late(feed: Feed, now_us: int) -> list[Finding]:
 
 
 def _wrong_clock(feed: Feed, now_us: int) -> list[Finding]:
-    """The newest arrivals are dated in the future, or all of them some whole half-hours further back than normal."""
+    """Find newest arrivals that are dated in the future, or further back than normal by some whole half-hours."""
     last_us = int(feed.known_us[-1])
     ends = np.searchsorted(
         feed.known_us, (last_us - _NEWEST_US, now_us - _SETTLED_US - 1, now_us - DAY_US - 1), side="right"

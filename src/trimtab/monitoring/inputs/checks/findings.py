@@ -15,8 +15,8 @@ from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_time
 from trimtab.monitoring.inputs.input_hours import HourCounts, merged
 from trimtab.monitoring.profiles.profile_records import Floats
 
-LONGEST_H = 7 * 24  # greatest number of hours that are merged until there are enough rows
-ENOUGH = 14.0  # nats of evidence that a share has risen; the probability of an error is below one in a million
+LONGEST_H = 7 * 24  # to have enough rows, a window merges at most this many hours
+ENOUGH = 14.0  # nats of evidence from which a share counts as risen; the probability of an error is below 1e-6
 Kind: TypeAlias = Literal[
     "nulls", "new_values", "constant", "range", "units", "swapped", "shape", "joint_nulls",
     "feed_stopped", "feed_late", "feed_clock", "traffic_stopped", "traffic_doubled", "duplicates",
@@ -36,7 +36,7 @@ class Finding(msgspec.Struct, frozen=True):
     severity: Literal["red", "info"] = "red"
 
     def signal(self, model: str, version: str, now_us: int) -> Signal:
-        """The signal that begins now with this finding."""
+        """Return the signal that begins now with this finding."""
         return Signal(
             id=f"{self.kind}/{model}/{self.subject.replace(' ', '.')}/{now_us}",
             kind=self.kind,
@@ -51,7 +51,7 @@ class Finding(msgspec.Struct, frozen=True):
         )
 
 
-Known: TypeAlias = dict[object, list[Finding]]  # the key says in which data the findings were made
+Known: TypeAlias = dict[object, list[Finding]]  # the key identifies the data in which the findings were made
 
 
 class Window(msgspec.Struct, frozen=True, eq=False, dict=True):
@@ -64,7 +64,7 @@ class Window(msgspec.Struct, frozen=True, eq=False, dict=True):
 
     @cached_property
     def sample(self) -> Floats:
-        """Sampled rows, shape (rows, columns). The share of each hour is in proportion to its rows."""
+        """Sampled rows, shape (rows, columns). Each hour has a share of the sample in proportion to its rows."""
         share = min((len(one.marks) / one.rows for one in self.parts if one.rows), default=1.0)
         return np.concatenate([one.sample[: math.ceil(share * one.rows)] for one in self.parts])
 
@@ -89,7 +89,7 @@ class Window(msgspec.Struct, frozen=True, eq=False, dict=True):
 
 
 def windows(hours: Mapping[int, HourCounts], least_rows: int, count: int = 3, *, least_h: int = 1) -> list[Window]:
-    """The newest windows with `least_rows` rows each, newest first; a window merges hours of a week at most."""
+    """Return the newest `count` windows with at least `least_rows` rows each, newest first; see `LONGEST_H`."""
     found: list[Window] = []
     part: list[tuple[int, HourCounts]] = []
     rows = 0
@@ -107,16 +107,15 @@ def windows(hours: Mapping[int, HourCounts], least_rows: int, count: int = 3, *,
 
 
 def window_of(parts: Sequence[tuple[int, HourCounts]]) -> Window:
-    """The window of some hours, in any order."""
+    """Return the window of some hours, given in any order."""
     hours, counts = zip(*parts, strict=True)
     return Window(min(hours), max(hours), merged(counts, sampled=False), counts)
 
 
 def evidence_above(count: float, rows: float, usual: float) -> float:
-    """The evidence that a share is above its normal value, in nats; 0 if the share is not above.
+    """Return the evidence that a share is above its normal value, in nats (natural logarithm); 0 if it is not above.
 
-    The test is about a binomial share of `usual`: the probability of a share as high as count / rows is at most
-    exp(-evidence).
+    If the share were `usual`, a share as high as count / rows would have a probability of at most exp(-evidence).
 
     Source: the Chernoff bound of a binomial tail, rows times the Kullback-Leibler divergence of the two shares.
 
@@ -131,7 +130,7 @@ def evidence_above(count: float, rows: float, usual: float) -> float:
 
 
 def found_once(known: Known | None, key: object, find: Callable[[], list[Finding]]) -> list[Finding]:
-    """The findings of `find`, or those under `key` that another monitor has already made in the same data."""
+    """Return the findings in `known` that another monitor has made in the same data, or else those of `find`."""
     if known is None:
         return find()
     if key not in known:

@@ -1,4 +1,4 @@
-"""Checks of the labels of closed days: missing labels, one class only, swapped classes, another unit."""
+"""Checks of the labels of closed days: missing labels, a single class, inverted labels, another unit."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from trimtab.core.time import format_time
 from trimtab.monitoring.inputs.checks.findings import ENOUGH, Finding, Kind, evidence_above, percent
 from trimtab.monitoring.profiles.profile_records import Floats, LabelDays
 
-_ROWS = 40  # least rows of a day
-_MARGIN, _GROSS = 0.2, 0.3  # margin of missing labels above the reference: on two of three days; on one day
+_ROWS = 40  # days with fewer rows are not checked
+_MARGIN, _GROSS = 0.2, 0.3  # margin of missing labels: if two of three days are off; if only the newest day is
 _TURNED, _LOPSIDED = 0.1, 0.3
-_NEARLY = 10.0  # how many times rarer a class must be than on the reference days
+_NEARLY = 10.0  # a class is nearly gone if it is this many times rarer than on the reference days
 _FACTOR = 3.0
 _SHIFT = 0.1
 
 
 def label_findings(days: Sequence[DayQuality], labels: LabelDays, *, subject: str, binary: bool) -> list[Finding]:
-    """Findings about the labels of the newest closed days.
+    """Return findings about the labels of the newest closed days.
 
-    Shares are compared with the high or low end of the training days (leaving out one day in fourteen) by a binomial
-    bound, see `evidence_above`.
+    Shares are compared with those of the training days, of which one in fourteen is left out, see `evidence_above`.
 
     Args:
         days: Closed days of the version in service, oldest first.
-        labels: Rows and labels by day of the training rows.
-        subject: The subject of the findings: "labels of sales".
+        labels: The numbers of rows and labels on each training day.
+        subject: The subject of the findings, such as "labels of sales".
         binary: Whether a label is 0 or 1.
     """
     newest = [day for day in days[-3:] if day.predictions >= _ROWS]
@@ -46,7 +45,7 @@ def label_findings(days: Sequence[DayQuality], labels: LabelDays, *, subject: st
 
 
 def _trimmed(values: Floats) -> tuple[float, float, float]:
-    """The low end, the median and the high end, with one day in fourteen left out on each side."""
+    """Return the lowest value, the median and the highest, after one value in fourteen was left out at each end."""
     ordered = np.sort(values)
     cut = ordered.size // 14
     return float(ordered[cut]), float(np.median(ordered)), float(ordered[-1 - cut])
@@ -116,7 +115,7 @@ def _outside(day: DayQuality, low: float, high: float) -> bool:
 
 
 def _numbers(newest: list[DayQuality], means: Floats, subject: str) -> list[Finding]:
-    """The mean of a day is far outside the means of the training days, and a multiple or a fraction of them."""
+    """Find a daily mean far outside the means of the training days, as if multiplied or divided by a factor."""
     day = newest[-1]
     if day.labelled < _ROWS:
         return []

@@ -17,20 +17,20 @@ from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, merged
 from trimtab.monitoring.profiles.profile_records import BINS, ColumnProfile, Floats
 
 SHAPE_ROWS = 100  # how many rows a window must have
-_FEW_A_DAY = 300  # if the newest 24 hours have fewer rows, half as many are enough, so that a day has two windows
-# a large distance of distribution functions: in itself; above the high end of reference windows
+_FEW_A_DAY = 300  # if the newest 24 hours have fewer rows, half of `SHAPE_ROWS` is enough
+# a distance is large from the first number on, and from the second above the high end of reference windows
 _FAR, _ABOVE = 0.3, 0.15
 _NOISE = 1.36  # the 5 % quantile of a Kolmogorov-Smirnov distance, times the root of the rows
-_SUDDEN = 0.3  # how much nearer to the profile the same hours of the day before must be
-_ALONE = 0.15  # greatest high end of reference windows with which the shape alone can tell one map from another
-_SHAPELESS = 0.35  # high end of reference windows above which a few hours have no typical shape
-_BEYOND = 0.3  # distance outside the training range, as a share of the width of that range
-_DISTINCT = 12  # number of distinct values that a shape needs
-_DRIFTED = 0.1  # margin of the distance above the high end of reference days
-_ATOM = 0.5  # if more rows than this share have the same value, the column has no useful shape
-_SAMPLED = 30  # number of sampled rows that are needed
-_MISS = 3.0  # allowed distance of a mapped sample from the reference, in quartile widths (and log of their ratio)
-_INSIDE = 0.95  # share of the values that must lie within the training range after they are mapped back
+_SUDDEN = 0.3  # a change is sudden if the same hours a day earlier were nearer to the profile by this
+_ALONE = 0.15  # mapped columns must be this near to the profile, or as near as reference windows if these are nearer
+_SHAPELESS = 0.35  # if the high end of reference windows is above this, a few hours have no typical shape
+_BEYOND = 0.3  # a value is far outside if it leaves the training range by this share of the range's width
+_DISTINCT = 12  # only columns with this many distinct values have a shape
+_DRIFTED = 0.1  # drift begins this far above the high end of reference days
+_ATOM = 0.5  # if one value has a larger share of the rows than this, the column has no useful shape
+_SAMPLED = 30  # a check of sampled rows needs this many
+_MISS = 3.0  # a mapped sample may be this far from the reference, in quartile widths plus the log of their ratio
+_INSIDE = 0.95  # after values are mapped back, at least this share must lie within the training range
 
 
 class _Off(msgspec.Struct, frozen=True, eq=False):
@@ -41,7 +41,7 @@ class _Off(msgspec.Struct, frozen=True, eq=False):
     usual: float  # the high end of reference windows
     values: Floats  # sampled values of the newest window
     window: Window
-    outside: bool  # whether many of the values lie far outside the training range
+    outside: bool  # whether many values lie far outside the training range
     windows: int = 1  # how many of the newest three windows are off
     stands: bool = False  # whether a finding of another unit stands
 
@@ -49,10 +49,10 @@ class _Off(msgspec.Struct, frozen=True, eq=False):
 def shape_findings(
     layout: Layout, hours: Mapping[int, HourCounts], standing: Mapping[tuple[str, str], Signal]
 ) -> list[Finding]:
-    """Columns that came in another unit, were swapped, or drift.
+    """Find columns that came in another unit, were swapped, or drift.
 
     The checks compare the distribution functions of the newest hours and of the profile (Kolmogorov-Smirnov distance).
-    A unit changes suddenly; a column that left the profile over more than a week drifts.
+    A unit changes suddenly. A column that leaves the profile over more than a week drifts.
 
     Args:
         layout: The layout of the version's profile.
@@ -75,7 +75,7 @@ def shape_findings(
         if column.name in taken:
             continue
         before = _day_before(column, one, hours) if one.outside else None
-        # for one window, the column may have moved with time
+        # in a single window, a column without a typical shape may have moved with time
         lasts = one.usual <= _SHAPELESS or one.windows == len(newest)
         if one.stands or (lasts and (before is not None or one.place in sudden)):
             course = _course(one, hours)
@@ -104,9 +104,9 @@ def _subjects(names: Collection[str]) -> set[str]:
 
 
 def distances(layout: Layout, counts: HourCounts) -> tuple[Floats, NDArray[np.int64]]:
-    """The distance of each column in some hours from the profile, shape (columns,), and the rows with values.
+    """Return the distance of each column from the profile in some hours, and its number of values, shapes (columns,).
 
-    The distance is the largest difference of the two distribution functions, or 0 if either has no values.
+    The distance is the largest difference of the two distribution functions; 0 if either has no values.
     """
     here = layout.by_bin(counts.bins)
     rows = here.sum(axis=1)
@@ -115,7 +115,7 @@ def distances(layout: Layout, counts: HourCounts) -> tuple[Floats, NDArray[np.in
 
 
 def _highs(layout: Layout, window: Window) -> Floats:
-    """The high end of the distances of reference windows as long as this one, shape (columns,); NaN if unknown."""
+    """Return the high end of the distances in reference windows of this length, shape (columns,); NaN if unknown."""
     spreads = (column.spreads.get("distance") for column in layout.profile.columns)
     return np.array([math.nan if one is None else one.high_at(window.hours, window.last) for one in spreads])
 
@@ -123,7 +123,7 @@ def _highs(layout: Layout, window: Window) -> Floats:
 def _all_off(
     layout: Layout, newest: list[Window], least_rows: int, standing: Collection[tuple[str, str]]
 ) -> list[_Off]:
-    """The columns of numbers that are far from the profile in the newest and in another window, or that stand."""
+    """Return the numeric columns far from the profile in the newest window, and in another one or with a finding."""
     columns = layout.profile.columns
     judged = np.array([one.is_number and one.distinct >= _DISTINCT and one.top_share <= _ATOM for one in columns])
     lowest, highest = (
@@ -157,14 +157,14 @@ def _all_off(
 
 
 def _is_beyond(values: Floats, lowest: Floats, highest: Floats) -> NDArray[np.bool_]:
-    """A mask of the values far outside the training range of their column."""
+    """Return a mask of the values that are far outside the training range of their column."""
     room = _BEYOND * (highest - lowest)
     found: NDArray[np.bool_] = (values < lowest - room) | (values > highest + room)
     return found
 
 
 def _is_outside(values: Floats, column: ColumnProfile) -> NDArray[np.bool_]:
-    """A mask of the values outside the training range."""
+    """Return a mask of the values that are outside the training range."""
     assert column.lowest is not None  # a column of numbers
     assert column.highest is not None
     found: NDArray[np.bool_] = (values < column.lowest) | (values > column.highest)
@@ -172,7 +172,7 @@ def _is_outside(values: Floats, column: ColumnProfile) -> NDArray[np.bool_]:
 
 
 def _distance(values: Floats, column: ColumnProfile, edges: Floats) -> float:
-    """The distance of sampled values from the profile."""
+    """Return the distance of sampled values from the profile."""
     usual = np.frombuffer(column.counts, "<i8")
     here = np.bincount(np.searchsorted(edges, values), minlength=usual.size)
     return float(np.abs(np.cumsum(here / max(values.size, 1)) - np.cumsum(usual / usual.sum())).max())
@@ -187,7 +187,7 @@ def _fits(distance: float, one: _Off, high: float) -> bool:
 def _swapped(
     layout: Layout, off: list[_Off], sudden: set[int], standing: Collection[tuple[str, str]]
 ) -> list[tuple[Finding, tuple[int, int]]]:
-    """Pairs of columns that suddenly have each other's distribution, and the indices of these columns."""
+    """Find pairs of columns that suddenly have each other's distribution. Return the indices of the columns, too."""
     found: list[tuple[Finding, tuple[int, int]]] = []
     taken: set[int] = set()
     columns = layout.profile.columns
@@ -215,7 +215,7 @@ def _swapped(
 
 
 def _day_before_distance(layout: Layout, one: _Off, hours: Mapping[int, HourCounts]) -> float:
-    """The distance in the same hours of the newest earlier day with rows; 0 if there is no such day, as in training."""
+    """Return the distance in the same hours of the newest earlier day with rows; 0 if there is no such day."""
     for day in range(one.window.hours // 24 + 1, 8):
         last = one.window.last - 24 * day
         parts = [hours[hour] for hour in range(last - one.window.hours + 1, last + 1) if hour in hours]
@@ -228,10 +228,9 @@ def _day_before_distance(layout: Layout, one: _Off, hours: Mapping[int, HourCoun
 
 
 def _day_before(column: ColumnProfile, one: _Off, hours: Mapping[int, HourCounts]) -> Floats | None:
-    """Sampled values of the same hours of the newest earlier day, if about all of them lay within the training range.
+    """Return sampled values of the same hours of the newest earlier day, if nearly all were within the training range.
 
-    None if they did not, because the column then left its range step by step. The sample is empty if the rows of that
-    day were dropped.
+    Otherwise None: the column left its range step by step. Empty if the sampled rows of that day were dropped.
     """
     assert column.lowest is not None  # a column of numbers
     assert column.highest is not None
@@ -261,9 +260,9 @@ def _still(column: ColumnProfile, one: _Off) -> Finding:
 
 
 def _goes_on(layout: Layout, signal: Signal, hours: Mapping[int, HourCounts], newest: Window) -> list[Finding]:
-    """A finding of another unit that goes on, as values mapped back are nearer to those of the day before it.
+    """Return a finding of another unit if it goes on: mapped back, the values are nearer to those of the day before it.
 
-    A cold night in Fahrenheit has the same numbers as a warm night in Celsius, so the column alone is no evidence.
+    A cold night in Fahrenheit has the numbers of a hot night in Celsius, so the training range alone is no evidence.
     """
     place = next((n for n, one in enumerate(layout.profile.columns) if one.subject == signal.subject), None)
     if place is None or "factor" not in signal.evidence:
@@ -291,16 +290,15 @@ def _goes_on(layout: Layout, signal: Signal, hours: Mapping[int, HourCounts], ne
 
 
 def _course(one: _Off, hours: Mapping[int, HourCounts]) -> list[Floats]:
-    """Sampled values by hour, from a day before a column was off until now, oldest first."""
+    """Return sampled values by hour, oldest first, beginning a day before a column was off."""
     parts = (hours[hour].sample[:, one.place] for hour in sorted(hours) if hour >= one.window.first - 24)
     return [values[~np.isnan(values)] for values in parts]
 
 
 def _unit(layout: Layout, one: _Off, before: Floats | None, course: Sequence[Floats]) -> list[Finding]:
-    """The finding of another unit, if a named map or a large factor explains the new quantiles.
+    """Find another unit: a named map or a large factor explains the new quantiles.
 
-    A column that moves with time, so that a few hours never look like the training rows, is compared with the day
-    before.
+    If a column moves with time, so that a few hours never look like the training rows, the reference is the day before.
     """
     column = layout.profile.columns[one.place]
     usual = np.frombuffer(column.quantiles, "<f8")
@@ -351,7 +349,7 @@ def _moving_unit(column: ColumnProfile, one: _Off, before: Floats, course: Seque
 
 
 def _drift(layout: Layout, hours: Mapping[int, HourCounts], standing: Collection[tuple[str, str]]) -> list[Finding]:
-    """Columns whose shape in two of the newest three days differs from every reference day; for information only."""
+    """Find columns whose shape in two of the newest three days differs from all reference days. This is no fault."""
     days = windows(hours, SHAPE_ROWS, least_h=24)
     columns = layout.profile.columns
     stands = np.array([("shape", column.subject) in standing for column in columns], np.bool_)
@@ -360,7 +358,7 @@ def _drift(layout: Layout, hours: Mapping[int, HourCounts], standing: Collection
     for window in days:
         distance, rows = distances(layout, window.counts)
         high = _highs(layout, window)
-        # a lower limit for findings that stand, so that they do not end and begin again
+        # findings that stand have a lower limit, so that they do not end and begin again
         least = np.where(stands, high, np.maximum(high + _DRIFTED, 2 * _DRIFTED))
         off = varies & (rows >= SHAPE_ROWS // 2) & (distance >= least + _NOISE / np.sqrt(np.maximum(rows, 1)))
         for place in np.flatnonzero(off).tolist():

@@ -14,12 +14,12 @@ from trimtab.monitoring.profiles.profile_records import Floats, InputProfile
 
 KEPT_H = 60 * 24
 _WEEK_H, _DAY_H = 168, 24
-_LEARNT_H = 48  # hours of traffic that are needed for a check
-_MISSED = 30.0  # number of requests that should have come
+_LEARNT_H = 48  # checks need this many hours of traffic
+_MISSED = 30.0  # traffic has stopped only if at least this many requests were expected meanwhile
 _WINDOW_H, _ROWS = 6, 60
-# multiples of the normal number of requests at which a finding begins, and down to which it goes on
+# a finding begins at the first multiple of the normal number of requests, and ends below the second
 _DOUBLE, _STILL = 1.7, 1.35
-_MORE = 0.2  # margin of the share of duplicates, or of repeated questions, above the normal share
+_MORE = 0.2  # the share of duplicates, or of repeated questions, must exceed the normal share by this
 
 
 class TrafficHour(msgspec.Struct, frozen=True, array_like=True):
@@ -27,7 +27,7 @@ class TrafficHour(msgspec.Struct, frozen=True, array_like=True):
 
     rows: int
     distinct: int  # number of different request ids
-    questions: int = 0  # number of different requests, ignoring id and time; 0: not counted
+    questions: int = 0  # number of different questions (requests without their id and time); 0: not counted
     asked_again: int = 0  # number of questions that came more than once
 
 
@@ -41,7 +41,7 @@ def traffic_findings(
     repeated: bool = False,
     is_repeating: Callable[[], Callable[[int], bool]] = lambda: lambda at_us: False,
 ) -> list[Finding]:
-    """Findings about the number of requests.
+    """Return findings about the number of requests.
 
     Args:
         hours: Closed hours with requests, of the newest 60 days.
@@ -49,12 +49,11 @@ def traffic_findings(
         last_us: When the newest request came; None if there never was a request.
         profile: The profile of the rows that the version was fitted on, which gives the weekly pattern of a young
             project.
-        doubled: Whether a finding of doubled traffic stands already. It then ends when traffic is normal again, however
-            long traffic was high.
-        repeated: Whether a finding of repeated requests stands already. It then goes on through hours that cannot show
-            a repetition, for up to a day.
-        is_repeating: Returns a function that says of a time whether requests were found to repeat at that time, because
-            such hours do not show what is normal. It is called only if requests repeat now.
+        doubled: Whether a finding of doubled traffic stands. It ends when traffic is normal again.
+        repeated: Whether a finding of repeated requests stands. It goes on through hours that cannot show a repetition,
+            for up to a day.
+        is_repeating: Returns a function that tells whether requests were found to repeat at a time. Such hours do not
+            show what is normal. It is called only if requests repeat now.
     """
     if not hours or last_us is None or max(hours) - min(hours) < _LEARNT_H:
         return []
@@ -72,14 +71,14 @@ class _Hours:
         self.rows[np.fromiter(hours, np.int64, len(hours)) - self.first] = [one.rows for one in hours.values()]
 
     def longest_gap(self) -> int:
-        """The longest run of hours without requests in the last four weeks."""
+        """Return the length of the longest run of hours without requests in the last four weeks."""
         busy = np.flatnonzero(self.rows[-4 * _WEEK_H :])
         return int(np.diff(busy).max(initial=1)) - 1
 
     def usual(self, hours: int = 0) -> Floats:
-        """The median of the same hour in the four weeks before, or in the seven days before if there are too few weeks.
+        """Return the median of the same hour in the four weeks before or, if they are too few, the seven days before.
 
-        Shape (hours known + `hours` that follow,); NaN if there are too few days as well.
+        Shape (hours known + `hours` that follow,); NaN if there are too few days, too.
         """
         found = np.full(self.rows.size + hours, np.nan)
         for step, most, least in ((_DAY_H, 7, 2), (_WEEK_H, 4, 3)):
@@ -113,11 +112,11 @@ def _stopped(counts: _Hours, now_us: int, last_us: int) -> list[Finding]:
 
 
 def _doubled(counts: _Hours, profile: InputProfile | None, *, stands: bool) -> list[Finding]:
-    """Far more requests than normal in two of the newest three windows of six hours."""
+    """Find far more requests than normal in two of the newest three windows of six hours."""
     expected = _expected(counts, profile)
     if expected is None:
         return []
-    window = (counts.first + np.arange(counts.rows.size)) // _WINDOW_H  # so that the windows are the same at every look
+    window = (counts.first + np.arange(counts.rows.size)) // _WINDOW_H  # windows begin at fixed times
     window -= window[0]
     rows, usual = np.bincount(window, counts.rows), np.bincount(window, expected)
     if (counts.last + 1) % _WINDOW_H:
@@ -142,7 +141,7 @@ def _doubled(counts: _Hours, profile: InputProfile | None, *, stands: bool) -> l
 
 
 def _expected(counts: _Hours, profile: InputProfile | None) -> Floats | None:
-    """The expected requests of each hour: from the weeks before, or the training rows' week at the newest level."""
+    """Return the expected requests of each hour, from the weeks before or from the scaled week of the training rows."""
     hours = counts.first + np.arange(counts.rows.size)
     if counts.rows.size >= 3 * _WEEK_H + _DAY_H:
         return np.asarray(np.nan_to_num(counts.usual()), np.float64)
@@ -177,12 +176,12 @@ class _HourGroup(msgspec.Struct, frozen=True):
 
     @property
     def again(self) -> float:
-        """The share of questions that came more than once within an hour."""
+        """The share of questions that came more than once in an hour."""
         return self.asked_again / max(self.questions, 1)
 
 
 def _together(hours: Mapping[int, TrafficHour]) -> Iterator[_HourGroup]:
-    """Groups of hours merged until each has enough requests, newest first."""
+    """Yield groups of hours, newest first. Hours are merged until a group has enough requests."""
     part: list[TrafficHour] = []
     last = rows = 0
     for hour in sorted(hours, reverse=True):
@@ -200,7 +199,7 @@ def _together(hours: Mapping[int, TrafficHour]) -> Iterator[_HourGroup]:
 def _repeated(
     hours: Mapping[int, TrafficHour], is_repeating: Callable[[], Callable[[int], bool]], *, stands: bool
 ) -> list[Finding]:
-    """Requests that are repeated within an hour more often than normal, by their ids or by their questions."""
+    """Find that requests are repeated within an hour more often than normal, by their ids or by their questions."""
     groups = _together(hours)
     newest = list(islice(groups, 3))
     if not stands and max(sum(one.share >= _MORE for one in newest), sum(one.again >= _MORE for one in newest)) < 2:
@@ -234,13 +233,13 @@ def _repeated(
 def _asked_again(
     newest: Sequence[_HourGroup], before: Sequence[_HourGroup], *, stands: bool
 ) -> tuple[float, float, int] | None:
-    """The share of repeated questions, the normal share, and since when it is high; None if the share is normal.
+    """Return the share of repeated questions, its normal share, and since when it is high; None if it is normal.
 
-    A finding that stands ends with the first hours that could show a repetition and show none. Hours with too few
-    questions, or with a lost column, could not.
+    A finding that stands ends with the first hours that show no repetition although they could. Hours with too few
+    questions, or with a lost column, cannot.
 
-    Questions are counted, not requests, because a single question that many users send at once says nothing about the
-    other questions. If there are more requests than ever before, the normal share grows in proportion.
+    A question that comes many times is counted once, because many users may have sent it at once. If there are more
+    requests than ever before, the normal share grows in proportion.
     """
     if not before:
         return None
@@ -262,6 +261,6 @@ def _asked_again(
 
 
 def _high(values: Sequence[float]) -> float:
-    """The high end of some values, with one in fourteen left out; 0 if there are no values."""
+    """Return the largest value after one in fourteen was left out; 0 if there are no values."""
     ordered = sorted(values)
     return ordered[-1 - len(ordered) // 14] if ordered else 0.0

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from trimtab.monitoring.profiles.profile_records import BINS, ColumnProfile, Floats
 
-_FRACTIONS = 0.3  # share of values that are no longer whole, in a column in which all were whole
-_MARKED = 0.95  # share of values that must be multiples, up to rounding
-_SCALES = 5.0  # a factor without a name counts from here on; a smaller one may be drift
+_FRACTIONS = 0.3  # if at least this share of a column of whole numbers is no longer whole, no mark is required
+_MARKED = 0.95  # a map has left its mark if at least this share of values can come from whole numbers
+_SCALES = 5.0  # a factor without a name must be at least this large; a smaller one may be drift
 _MOST = 2.0**53  # above this, floats cannot hold every whole number
-_CHUNK_ROWS = 30  # number of rows in a chunk, of which the median is taken
-_NEAR = 0.15  # allowed distance, as a share of that between the old values and the mapped ones
-_HALF = 0.5  # least part of the way from the old values to the mapped ones that a new unit takes at once
-_BETWEEN = 1  # number of chunks that may lie further from both: the chunk in which the unit changed
+_CHUNK_ROWS = 30  # the median of a chunk needs this many rows
+_NEAR = 0.15  # values have arrived within this share of the distance between the old and the mapped values
+_HALF = 0.5  # a new unit takes at least this part of that distance at once
+_BETWEEN = 1  # this many chunks may lie in between: the one in which the unit changed
 
 
 class UnitMap(msgspec.Struct, frozen=True):
@@ -29,7 +29,7 @@ class UnitMap(msgspec.Struct, frozen=True):
     b: float = 0.0
 
     def back(self, values: Floats) -> Floats:
-        """The values before the map was applied."""
+        """Return the values before the map was applied."""
         return (values - self.b) / self.a
 
 
@@ -60,15 +60,14 @@ _NAMED = (
 
 
 def unit_maps(column: ColumnProfile, usual: Floats, values: Floats, course: Sequence[Floats] | None) -> list[UnitMap]:
-    """The maps that may have been applied to a column of numbers: those with a name, and a large nameless factor.
+    """Return the maps that may have been applied to a numeric column: named maps, and a large factor without a name.
 
-    A change of sign is possible only for a column of one sign, 1 - x only for shares. On whole numbers, a map must have
-    left a mark. Otherwise a mere rise or fall would look like a map, because counts rise and fall by any factor and
-    keep about the same shape.
+    A change of sign is possible only for a column of one sign, 1 - x only for shares. Counts rise and fall by any
+    factor and keep about the same shape. So on whole numbers a map must have left a mark.
 
     Args:
         column: The profile of the column.
-        usual: The quantiles of the column's earlier values, `BINS` + 1 of them.
+        usual: The `BINS` + 1 quantiles of the column's earlier values.
         values: The column's values now.
         course: The column's values by hour, from a day before the change until now, oldest first; None: no mark is
             required.
@@ -91,12 +90,12 @@ def unit_maps(column: ColumnProfile, usual: Floats, values: Floats, course: Sequ
 
 
 def _common_step(values: Floats) -> int:
-    """The greatest number, at least 1, of which all the whole numbers are multiples."""
+    """Return the greatest common divisor of whole numbers, at least 1."""
     return max(1, int(np.gcd.reduce(np.rint(np.clip(values, -_MOST, _MOST)).astype(np.int64))))
 
 
 def _left_mark(one: UnitMap, values: Floats) -> bool:
-    """Return whether whole numbers must come from other whole numbers by a map, as the map leaves gaps between them.
+    """Return whether nearly all values are what a map makes of whole numbers. A map with a factor leaves gaps.
 
     For example, three metres are 10 rounded feet, and four metres are 13 feet, so that 11 never occurs.
     """
@@ -107,9 +106,9 @@ def _left_mark(one: UnitMap, values: Floats) -> bool:
 
 
 def _stepped(one: UnitMap, middle: float, course: Sequence[Floats]) -> bool:
-    """Return whether whole numbers moved by a map from one hour to the next, and stayed there.
+    """Return whether whole numbers took their mapped values from one hour to the next, and stayed there.
 
-    A count that really falls passes through the values in between: a count over a day takes a day to fall.
+    A count that really falls passes through the values in between. For example, a count over a day takes a day.
     """
     parts = [_position(one, middle, median) for median in _medians(course)]
     moved = [place for place, part in enumerate(parts) if part > _NEAR]
@@ -120,10 +119,9 @@ def _stepped(one: UnitMap, middle: float, course: Sequence[Floats]) -> bool:
 
 
 def is_gradual(one: UnitMap, middle: float, course: Sequence[Floats]) -> bool:
-    """Return whether values passed from their old scale to the mapped one step by step, as a mean over a day does.
+    """Return whether values went to their mapped values step by step, as a mean over a day does.
 
-    Where another unit is sent, values move within about an hour. If the hours before the change were not seen, the
-    answer is False.
+    If another unit is sent, values move within about an hour. False if the hours before the change were not seen.
     """
     medians, mapped = np.array([*_medians(course), middle]), one.a * middle + one.b
     if min(medians.min(), mapped) > 0.0 and not one.b:
@@ -137,7 +135,7 @@ def is_gradual(one: UnitMap, middle: float, course: Sequence[Floats]) -> bool:
 
 
 def _medians(course: Sequence[Floats]) -> list[float]:
-    """The medians of values by hour; hours are put together until they have enough rows."""
+    """Return medians of values by hour. Hours are merged until they have enough rows."""
     medians, held = [], []
     for values in course:
         held.append(values)
@@ -148,14 +146,14 @@ def _medians(course: Sequence[Floats]) -> list[float]:
 
 
 def _position(one: UnitMap, middle: float, median: float) -> float:
-    """The position of a median between the old median (0) and the mapped median (1); on a log scale for a factor."""
+    """Return the position of a median between the old (0) and the mapped one (1); for a factor on a log scale."""
     if one.b:
         return (median - middle) / (one.a * middle + one.b - middle)
     return float(np.log(median / middle) / np.log(one.a)) if min(median, middle, one.a) > 0.0 else np.inf
 
 
 def _factor(usual: Floats, values: Floats) -> list[UnitMap]:
-    """A large factor between the old and the new quantiles, for columns of one sign."""
+    """Return a large factor between the old and the new quantiles, if all are above 0."""
     now = np.quantile(values, (0.25, 0.5, 0.75))
     then: NDArray[np.float64] = usual[[BINS // 4, BINS // 2, 3 * BINS // 4]]
     if (then <= 0).any() or (now <= 0).any():

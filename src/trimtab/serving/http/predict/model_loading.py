@@ -52,4 +52,4 @@ class ModelLoading:
     def _loaded(self, load: asyncio.Task[Answerer]) -> None:
         self._load = None  # otherwise the task would keep the version in memory after it is unloaded again
         if not load.cancelled():
-            load.exception()  # mark the error as retrieved, so that asyncio does not log it; the requests raise it
+            load.exception()  # mark the error as retrieved, so that asyncio does not log it; requests raise it anyway

@@ -1,4 +1,4 @@
-"""The objects that all requests of one service use together."""
+"""The objects that all requests of one service share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trimtab.serving.observe.metrics import Metrics
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """The objects that all requests of one service use together."""
+    """The objects that all requests of one service share."""
 
     access: Access  # decides which client may do what
     commit: GroupCommit  # logs predictions before their responses are sent

@@ -1,4 +1,4 @@
-"""Metrics of predict requests. The counters of each model are looked up only once, so that counting is fast."""
+"""Metrics of predict requests. Each model's counters are looked up only once, so that counting is fast."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.http.requests.request_record import STAGES
 from trimtab.serving.observe.metrics import SIZE_BUCKETS, Histogram, Metrics
 
-_UNREMARKABLE = bytes((0, NO_VIEW))  # the reason codes that are not counted, because nothing is missing
+_UNREMARKABLE = bytes((0, NO_VIEW))  # reason codes that are not counted, because no value is missing
 _PARTS = ("features", "model")  # the parts of the stage `predict`
 
 
@@ -72,7 +72,7 @@ class ModelMetrics:
         if timed.sampled:
             self._rows(rows)
             for observe, start, end in zip(self._stages, times, times[1:], strict=False):
-                if end != start:  # if the two times differ, the request went through the stage
+                if end != start:  # otherwise the request skipped the stage
                     observe(end - start)
             for observe, taken_s in zip(self._parts, (timed.features_s, timed.model_s), strict=True):
                 if taken_s:

@@ -1,4 +1,4 @@
-"""Answer predict requests, from body bytes to response bytes: the code that all protocols share and that must be fast.
+"""Answer predict requests, from body bytes to response bytes: the fast code that all protocols share.
 
 Each function call costs measurable time here (`make bench ARGS=http_relaxed`), so some functions are inlined for speed.
 """
@@ -40,11 +40,10 @@ Shared: TypeAlias = "Joined[SharedRow, Prepared]"  # a row that shares a call of
 
 
 class Waiting:
-    """A response that is not ready yet, but will be when the future `done` is done.
+    """A response that is ready when the future `done` is done.
 
-    Until then, either its predictions are being logged, or they are being computed in a thread or in a call of the
-    model that several requests share. In the last case, `shared` is the request's row in that call; otherwise it is
-    None.
+    Until then, its predictions are being logged, or being computed in a thread or in a shared call of the model. For a
+    shared call, `shared` is the request's row in that call; otherwise it is None.
     """
 
     def __init__(self, done: asyncio.Future[Any], answer: Callable[[], bytes], shared: Shared | None = None) -> None:
@@ -53,7 +52,7 @@ class Waiting:
         self._answer = answer
 
     def begun_s(self, taken_s: float) -> float:
-        """Return when work on the request began, given the time `taken_s` at which it was taken from the queue.
+        """Return when work on the request began. `taken_s` is the time at which it was taken from the queue.
 
         If the request waited for a shared call, work began with that call.
         """
@@ -68,7 +67,7 @@ class Waiting:
 
 
 def is_late(prepared: Sequence[Prepared]) -> bool:
-    """Return whether these are fallback answers that were given because the predictions were late.
+    """Return whether these are fallback answers for late predictions.
 
     If so, a thread may still be busy with the late predictions.
     """
@@ -93,7 +92,7 @@ class Predictor:
         self.loading = ModelLoading(endpoint, parts.threads)
         self._commit = parts.commit
         self._limits = parts.limits
-        # requests with more rows than this are refused or answered in a thread
+        # a request with more rows is refused or answered in a thread
         self._rows_inline = min(parts.limits.rows_inline, parts.limits.rows)
         self._scheduler = parts.scheduler
         self._threads = parts.threads
@@ -206,14 +205,14 @@ class Predictor:
     async def read(self, started: float, timeout_s: float | None, decode: Callable[..., Any], *arguments: Any) -> Any:
         """Decode a request in a thread.
 
-        If this takes longer than the time limit, the result depends on the model's policy for late answers. With such a
-        policy, the request is decoded nevertheless, because its rows are needed for a fallback answer.
+        If the model has a policy for late answers, decoding continues after the time limit, because the fallback needs
+        the rows.
 
         Raises:
-            Unavailable: No version is deployed. If the time limit has passed and there is no such policy, the error is
+            Unavailable: No version is deployed. If the time limit has passed and the model has no policy, the error is
                 `Late`.
         """
-        if not self.endpoint.ready:  # without a version, the request fails anyway, so no thread is used for it
+        if not self.endpoint.ready:  # without a version the request fails, so do not use a thread
             raise self.endpoint.refusal()
         try:
             return await self._within(started, timeout_s, _TOO_MUCH, partial(self._threads.work, decode, *arguments))
@@ -246,7 +245,7 @@ class Predictor:
         started: float,
         timeout_s: float | None = None,
     ) -> Sequence[Prepared]:
-        """Answer checked rows: predict, log and count. This is for protocols that decode their own bodies.
+        """Answer checked rows: predict, log and count. Protocols that decode their own bodies use this.
 
         Args:
             answerer: The answerer of the deployed version.
@@ -268,14 +267,14 @@ class Predictor:
         return prepared
 
     def _timed(self, version: Answerer, record: RequestRecord | None) -> Answerer:
-        """Return an answerer for one request, which measures times if the request is sampled, logged or traced."""
+        """Return an answerer for one request. It measures times if the request is sampled, logged or traced."""
         unsampled = self.endpoint.uses & _SAMPLED
         return version if unsampled and record is None else TimedAnswerer(version, record, sampled=not unsampled)
 
     def _join(self, version: Answerer, rows: Sequence[Row], deadline_s: float | None) -> Shared | None:
         """Let a single row share a call of the model with other requests. Return None if that would not be faster.
 
-        A row whose time limit has passed does not share a call, because it gets a fallback answer.
+        A row whose time limit has passed gets a fallback answer, so it does not share a call.
         """
         batching = self.endpoint.batching
         if batching is None or len(rows) != 1 or (deadline_s is not None and perf_counter() > deadline_s):
@@ -283,7 +282,7 @@ class Predictor:
         return batching.join(version, partial(self._prepare_shared, version), SharedRow(rows[0], deadline_s))
 
     def _prepare_shared(self, version: Answerer, shared: Sequence[SharedRow]) -> Sequence[Prepared]:
-        """Call `Endpoint.prepare` for the rows of a shared call. Its time limit is the latest limit of these rows."""
+        """Call `Endpoint.prepare` for the rows of a shared call, with the latest time limit of these rows."""
         until_s = [math.inf if one.deadline_s is None else one.deadline_s for one in shared]
         last_s = None if math.inf in until_s else max(until_s)
         timed = TimedAnswerer(version, None, sampled=False)
@@ -327,7 +326,7 @@ class Predictor:
     ) -> Sequence[Prepared]:
         """Call `Endpoint.prepare` in a thread. If the time limit passes, discard its result and give a late answer.
 
-        If a thread has already worked on the request (`begun`), the request is no longer refused for lack of threads.
+        A request on which a thread has already worked (`begun`) is not refused for lack of threads.
         """
         run = self._threads.go_on if begun else self._threads.work
         degrading = self.endpoint.degrading
@@ -347,7 +346,7 @@ class Predictor:
     async def finish(self, late: bool, function: Callable[..., Any], *arguments: Any) -> Any:
         """Do the last step of a response in a thread.
 
-        Late work may occupy all threads for work. So a late response uses the separate threads for waiting requests.
+        Late work may occupy all threads for work, so a late response uses the threads for waiting requests.
         """
         return await (self._threads.wait if late else self._threads.go_on)(function, *arguments)
 

@@ -1,4 +1,4 @@
-"""Delay refusals if there are many, so that clients that retry at once do not take the time for answers.  # D0082"""
+"""Delay refusals if there are many, so that clients that retry at once do not take the time of answers.  # D0082"""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections import deque
 from collections.abc import Callable
 from time import perf_counter
 
-_PER_S = 1_000.0  # the number of refusals per second spent on answers
+_PER_S = 1_000.0  # how many refusals are sent for each second that is spent on answers
 _LEAST = 0.2  # at least this share of each second counts as spent on answers
 _BURST = 100.0  # the number of refusals that may be sent at once after a pause
 _EVERY_S = 0.005  # time between two batches of delayed refusals
 
 
 class Refusals:
-    """Refusals in the order of their requests. If there are few, they are sent at once. Otherwise they are delayed.
+    """Refusals in the order of their requests. A few are sent at once, and many are delayed.
 
-    A client that always tries again at once must first wait for its refusal. One refusal is sent for each millisecond
-    that was spent on answers, so that refusals never take most of the time.
+    A client that retries at once must first wait for its refusal. One refusal is sent for each millisecond that was
+    spent on answers, so refusals never take most of the time.
 
     Args:
         busy: Returns whether requests are in flight.
@@ -29,7 +29,7 @@ class Refusals:
         self._served_s = served_s
         self._served_before_s = 0.0
         self._held: deque[Callable[[], object]] = deque()
-        # the number of refusals that may be sent at once, and when this number was computed
+        # how many refusals may be sent at once, and when this was computed
         self._left, self._left_at_s = _BURST, perf_counter()
 
     @property
@@ -59,7 +59,7 @@ class Refusals:
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def send() -> None:
-            if not mine.done():  # it is done if the client has closed its connection
+            if not mine.done():  # otherwise the client has closed its connection
                 mine.set_result(None)
 
         self.hold(send)

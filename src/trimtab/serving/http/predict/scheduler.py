@@ -1,4 +1,4 @@
-"""Answer predict requests in the order of their arrival, with regular pauses in which connections are polled."""
+"""Answer predict requests in the order of their arrival, and poll the connections in between."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from trimtab.serving.http.predict.refusals import Refusals
 from trimtab.serving.protect.admission import GradientLimit
 
 _SLICE_S = 0.001  # seconds of work between two polls of the connections
-_LONGEST_SLICE_S = 0.01  # the next slice of work may be as long as polling took, but at most this long
+_LONGEST_SLICE_S = 0.01  # the next slice of work may take as long as polling took, but at most this long
 _POLLS = 4  # polls after a long slice: enough to accept, set up, read and answer a new connection
-_GAP_S = 0.00005  # requests after a pause of this length begin a new burst
+_GAP_S = 0.00005  # a request after a pause of this length begins a new burst
 _SAMPLED = 15  # a bit mask that selects one in 16 of the requests that were answered at once
 _SAMPLED_WAITS = 3  # a bit mask that selects one in four of the requests that had to wait
 
@@ -22,9 +22,9 @@ _SAMPLED_WAITS = 3  # a bit mask that selects one in four of the requests that h
 class RequestScheduler:
     """Decides for each predict request whether it is answered at once, queued or refused.
 
-    A request is answered at once if the process has been busy for less than a millisecond since it last polled its
-    connections for data. Otherwise the request is queued. The connections are polled again after each millisecond of
-    work. Requests that arrive while `limit` requests are in flight are refused (see `Refusals`).  # D82
+    After each millisecond of work, the connections are polled for data. A request is answered at once if the process
+    has worked for less than a millisecond since the last poll. Otherwise the request is queued. Requests that arrive
+    while `limit` requests are in flight are refused (see `Refusals`).  # D82
     """
 
     def __init__(self, limit: GradientLimit) -> None:
@@ -32,8 +32,8 @@ class RequestScheduler:
         self.under_way = 0  # the number of requests in flight: those queued, and those waiting for the log or a thread
         self.refused = 0
         self.refusals = Refusals(lambda: self.under_way > 0, lambda: self._served_s)
-        self.queued_s: Callable[[float], None] | None = None  # adds the wait of one request in 16 to a histogram
-        # the queue: pairs of the time since which a piece of work waits, and the work
+        self.queued_s: Callable[[float], None] | None = None  # adds a wait to a histogram, for one request in 16
+        # the queue: pairs of a piece of work and the time since which it waits, time first
         self._queue: deque[tuple[float, Callable[[], bool | None]]] = deque()
         self._burst_s = self._ended_s = 0.0  # when the present burst began, and when work last ended
         self._tasks_s: float | None = None  # when the first task since the last poll of the connections began
@@ -74,8 +74,8 @@ class RequestScheduler:
         """Wait until it is the turn of a request that a task has read.
 
         Return the time (`perf_counter`) before the wait. From then on, the request counts as in flight until the caller
-        decreases `under_way`. Many tasks may run before the connections are polled again. Together they may work for a
-        millisecond, and the others are queued.
+        decreases `under_way`. The tasks between two polls of the connections may work for a millisecond together; the
+        others are queued.
         """
         loop, read_s = asyncio.get_running_loop(), perf_counter()
         if self._tasks_s is None:
@@ -107,8 +107,8 @@ class RequestScheduler:
     def queue(self, work: Callable[[], bool | None], received_s: float) -> None:
         """Call `work` when it is its turn.
 
-        The request counts as in flight until `under_way` is decreased, either by the work or by what the work waits
-        for. If the work returns True, it has resumed a task, and the next work is delayed until that task has run.
+        The request counts as in flight until the work, or what it waits for, decreases `under_way`. If the work returns
+        True, it has resumed a task, and the next work waits until that task has run.
         """
         if not self._queue:
             self._left_s = perf_counter()
@@ -117,7 +117,7 @@ class RequestScheduler:
         self.under_way += 1
 
     def waits(self) -> None:
-        """Count a request as in flight that was begun at once and now waits for the log or a thread."""
+        """Count a request that was begun at once as in flight, because it now waits for the log or a thread."""
         self.under_way += 1
         self._ended_s = perf_counter()
 
@@ -141,7 +141,7 @@ class RequestScheduler:
                 if work():
                     break
                 now_s = perf_counter()
-        finally:  # even after an error, the remaining work must be done
+        finally:  # the remaining work must be done even after an error
             self._left_s = perf_counter()
             if queue:
                 self._go_on_later(min(int((self._left_s - begun_s) / _SLICE_S), _POLLS))

@@ -14,7 +14,7 @@ from trimtab.serving.log.commit import GroupCommit
 
 _PAUSE_S = 0.005  # the shortest pause between two pieces of work
 _WORK_S = 0.001  # seconds of work after each pause; at least one prediction is made
-# a pause is this many times as long as the work before it, so shadows use at most a sixth of the time
+# a pause takes this many times as long as the work before it, so shadows use at most a sixth of the time
 _PAUSES = 5
 
 
@@ -22,7 +22,7 @@ class Shadowing:
     """Lets shadows answer the requests that were offered to them.
 
     Args:
-        scheduler: Tells whether requests are in flight.
+        scheduler: Says whether requests are in flight.
         commit: Logs the predictions of the shadows.
     """
 

@@ -25,7 +25,7 @@ _REALM = 'Bearer realm="trimtab"'
 
 
 def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Return the `X-Request-Id` of a request if it has up to 128 characters A-Z, a-z, 0-9, ._:- and otherwise a new id.
+    """Return the `X-Request-Id` of a request if it is 1 to 128 of A-Z, a-z, 0-9, ._:- and otherwise a new id.
 
     >>> request_id([(b"x-request-id", b"job-7.1")])
     'job-7.1'
@@ -42,10 +42,10 @@ class Access:
     """Decides which client may do what.
 
     Args:
-        required: Whether every request needs a key. With None, requests need a key once any key was ever made. With
-            False, only administration needs a key.
-        host: The address at which the server listens. If other machines can reach it, administration always needs a
+        required: Whether every request needs a key. None: if any key was ever made. False: only administration needs a
             key.
+        host: The address at which the server listens. If other machines can reach this address, administration always
+            needs a key.
         share: The share of each key's rate that this process allows.
         now_s: Returns the time for rates, in seconds.
     """
@@ -84,12 +84,11 @@ class Access:
     def let_in(self, headers: Iterable[tuple[bytes, bytes]], right: Role) -> str:
         """Admit an HTTP request, and return the name under which its client is logged.
 
-        If a key may be needed, `admit` decides. Otherwise the request is admitted, unless it was sent by a page of
-        another site.
+        If a key may be needed, `admit` decides. Otherwise only requests from pages of other sites are refused.
 
         Raises:
-            Refused: `admit` refused the request. Or a page of another site sent it without a key, and answering it
-                would write to a log (403).
+            Refused: `admit` refused the request. Or a page of another site sent it without a key, and its answer would
+                be logged (403).
         """
         if self.asks or right == "admin":
             return self.admit(headers, right)
@@ -108,7 +107,7 @@ class Access:
         if presented is None:
             return self._without(headers, right)
         seen = self._seen
-        holder = seen.get(presented)  # hashes have a random seed, so timing reveals nothing
+        holder = seen.get(presented)  # hashes are seeded at random, so the time of this look-up reveals nothing
         if holder is None:
             holder = self._verified(presented)
             if len(seen) >= _SEEN:
@@ -160,7 +159,7 @@ class Access:
 
 
 class _Holder:
-    """A known key, with the number of requests that its rate still allows at present."""
+    """A known key, and how many requests its rate allows now."""
 
     def __init__(self, key: AccessKey, share: float, before: _Holder | None) -> None:
         self.name = key.name
@@ -187,7 +186,7 @@ class _Holder:
 
 
 def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """Return the key that a request presents, whether or not it is valid."""
+    """Return the key that a request presents, even if it is not valid."""
     for name, value in headers:
         if name == b"x-api-key" or (name == b"authorization" and value[:7].lower() == _BEARER):
             return value

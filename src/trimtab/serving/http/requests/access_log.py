@@ -21,7 +21,7 @@ _EMPTY = '""'
 _CACHED = 1_000  # the maximum number of cached texts of each kind
 _LONG = 500  # longer texts are not cached, because clients can make up long paths
 _SHORT_US = 2_000
-# texts of short times, prepared because most stages are short
+# the texts of short times, made once, because most stages are short
 _SHORT = tuple(f"{us / 1_000:.3f}" for us in range(_SHORT_US))
 _STAGES = tuple(f',"{name}":' for name in STAGES)
 _CHECK_S = 1.0  # time between two checks whether the file was moved
@@ -42,7 +42,7 @@ class AccessLog:
 
     def __init__(self, where: Path | str) -> None:
         self._path = None if where == STANDARD_OUTPUT else Path(where)
-        self._torn = False  # whether only a part of the last line was written
+        self._torn = False  # whether the last line was only partly written
         self._failing = False  # whether the file was moved and a new one cannot be opened
         self._check_at_s = monotonic() + _CHECK_S
         self._lines = _Lines()
@@ -110,8 +110,8 @@ class AccessLog:
 class _Lines:
     """Formats records as lines of JSON.
 
-    Texts that many lines share are encoded once and cached, which saves half of the time. Texts that clients choose are
-    encoded by the JSON encoder. The rest is numbers and texts that were checked.
+    Texts that many lines share are encoded once and cached, which saves half of the time. The JSON encoder encodes
+    texts that clients choose. All else is numbers and checked texts.
     """
 
     def __init__(self) -> None:
@@ -168,7 +168,7 @@ class _Lines:
 
     def _cached(self, cache: dict[Any, str], key: Any, made: str) -> str:
         if len(made) <= _LONG:
-            if len(cache) >= _CACHED:  # clients have made up many paths
+            if len(cache) >= _CACHED:  # clients may make up many paths
                 cache.clear()
             cache[key] = made
         return made

@@ -7,7 +7,7 @@ from trimtab.serving.problems import Refused
 
 ARROW_TYPE = b"application/vnd.apache.arrow.stream"
 _DECODED = 4  # a decoded table may take this many times the bytes of the body, plus 24 MB
-_EXPANDED = 16  # a table may have this many characters of text for each byte of the body
+_EXPANDED = 16  # a table may have this many characters for each byte of the body
 
 
 def table_of_body(body: bytes, most_rows: int, what: str, *, loose: bool = False) -> ArrowTable:
@@ -36,7 +36,7 @@ def table_of_body(body: bytes, most_rows: int, what: str, *, loose: bool = False
         raise Refused(415, f"{error} where the service runs, or send JSON.") from error
     texts = (column.values for column in table.columns.by_name.values() if column.dtype == "str")
     characters = sum(len(text) for values in texts for text in values.tolist() if text is not None)
-    if characters > _EXPANDED * (len(body) + 1):  # with dictionary encoding, every row may refer to the same long text
+    if characters > _EXPANDED * (len(body) + 1):  # with dictionary encoding, all rows may refer to one long text
         raise Refused(413, f"body: its texts are {characters} characters long when written out. Send it in parts.")
     return table
 

@@ -1,4 +1,4 @@
-"""An HTTP request as handlers of routes see it: the names in its path, its query and its body."""
+"""An HTTP request for a handler: the names in its path, its query and its body."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class HttpRequest:
-    """A request for which the route was found and the client was admitted.
+    """A request whose route is known and whose client was admitted.
 
     Args:
         scope: The description of the request, as defined by ASGI.
@@ -104,7 +104,7 @@ def as_json(document: Any) -> Reply:
 
 
 def _explained(problem: Misuse) -> Misuse:
-    """Return the error in words that suit a body that has no declared columns."""
+    """Return the error in words that suit a body without declared columns."""
     if not isinstance(problem, InvalidField) or "is missing" not in str(problem):
         return problem
     return InvalidField(f"{problem.pointer}: is required, but missing.", field=problem.field, pointer=problem.pointer)

@@ -1,4 +1,4 @@
-"""Records of requests, and how they reach the access log and the traces.
+"""Records of requests, which a thread passes to the access log and the traces.
 
 The event loop only adds the record of a finished request to a list. A thread does the rest. If the thread cannot keep
 up, records are dropped and counted, so that no request has to wait.
@@ -42,7 +42,7 @@ Client: TypeAlias = "tuple[str, int] | None"
 
 
 class RequestRecord:
-    """What is recorded about one request.
+    """The record of one request.
 
     Args:
         received_s: The time (`perf_counter`) when the request began to arrive.
@@ -52,7 +52,7 @@ class RequestRecord:
         client: The address and port of the client.
     """
 
-    # fields of predict requests; class attributes, so that other records need not set them
+    # fields of predict requests, as class attributes, so that other records need not set them
     label = ""  # the name of the version that answered: "late_flight@7"
     made: Sequence[Prediction] = ()  # only the first logged prediction, to save memory
     answers = 0
@@ -74,7 +74,7 @@ class RequestRecord:
         self.size_bytes = 0  # the size of the response's body
         self.ended_s = received_s
         self.traced = False
-        self.observed = False  # whether the access log or the traces need this record
+        self.observed = False  # whether a sink needs this record
 
     @property
     def named(self) -> Headers:
@@ -95,7 +95,7 @@ def trace_id(headers: RawHeaders) -> str:
 
 
 class DroppedRecordsError(Exception):
-    """A sink had no room for `count` of the records. It took the others."""
+    """A sink had no room for `count` of the records, and took the others."""
 
     def __init__(self, message: str, count: int) -> None:
         super().__init__(message)
@@ -202,10 +202,10 @@ class Telemetry:
                     if its:
                         sink.write(its, ahead_ns)
                         self._failing.discard(sink)
-                except DroppedRecordsError as error:  # this may happen again and again while the sink is too slow
+                except DroppedRecordsError as error:  # throttled, because a slow sink may cause many such errors
                     self.dropped += error.count
                     self._throttled.warning("telemetry: records were dropped", error)
-                except Exception as error:  # a full disk or a fault must stop neither this thread nor any request
+                except Exception as error:  # a full disk or a fault must not stop this thread
                     self.dropped += len(its)
                     if sink not in self._failing:
                         self._failing.add(sink)
@@ -215,7 +215,7 @@ class Telemetry:
 def begun(
     telemetry: Telemetry | None, received_s: float, method: str, path: str, headers: RawHeaders, client: Client
 ) -> RequestRecord | None:
-    """Return the record for a request if a sink needs one or if the response must carry the request's id, else None."""
+    """Return a record if a sink needs one or if the response must carry the request's id, else None."""
     record = None if telemetry is None else telemetry.begin(received_s, method, path, headers, client)
     if record is None and any(name == b"x-request-id" for name, _ in headers):
         record = RequestRecord(received_s, method, path, headers, client)

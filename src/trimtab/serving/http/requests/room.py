@@ -10,10 +10,10 @@ from contextlib import suppress
 
 from trimtab.serving.problems import Refused
 
-_SMALL_BYTES = 65_536  # the first bytes of each body are not counted, so that small requests never lack memory
+_SMALL_BYTES = 65_536  # the first bytes of each body are not counted, so that small requests always have room
 _COPIES = 3  # bytes of memory per byte of content: the text itself, and the records made from it
-_LEAST_BYTES = 24 << 20  # any decoded body may take this many bytes plus eight times its size
-_TRIMMED_BYTES = 16 << 20  # after this many bytes were used, free memory is returned to the operating system
+_LEAST_BYTES = 24 << 20  # a decoded body may take this many bytes plus eight times its size
+_TRIMMED_BYTES = 16 << 20  # if more bytes were used, free memory is returned to the operating system
 _OBJECT, _LIST, _VALUE = 64, 64, 45  # bytes of memory for each brace, bracket and comma of the JSON
 _FULL = "Other requests use all the memory for bodies (serve.max_bodies_bytes). Send the request again later."
 
@@ -43,8 +43,8 @@ class Room:
     """The memory for all request bodies of a process.
 
     Args:
-        limit_bytes: The limit for all bodies together. If no other body is decoded, one body may be decoded even if it
-            exceeds the limit.
+        limit_bytes: The limit for all bodies together. A single body may be decoded even if it exceeds the limit, as
+            long as no other body is decoded.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -69,7 +69,7 @@ class Room:
         self._most = max(self._most, self.used_bytes)
 
     def give_back(self, size: int, *, decoded: bool) -> None:
-        """Free the bytes that a request used. Waiting requests then continue in their order."""
+        """Free the bytes that a request used, so that waiting requests continue in their order."""
         self.used_bytes -= size
         self._decoded -= decoded
         if not self.used_bytes and self._most > _TRIMMED_BYTES:
@@ -94,7 +94,7 @@ class Room:
         except TimeoutError:
             raise no_room() from None
         finally:
-            with suppress(ValueError):  # it is not in the queue if it was its turn
+            with suppress(ValueError):  # the request has left the queue if it was its turn
                 self._waiting.remove(entry)
 
     def _may_decode(self, size: int) -> bool:

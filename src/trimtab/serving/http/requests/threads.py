@@ -22,9 +22,9 @@ _unfinished: set[Future[Any]] = set()  # work that was still running when its po
 
 
 class Threads:
-    """Three thread pools: for work on requests, for requests that only wait, and for metrics and readiness.
+    """Three thread pools: for work on requests, for requests that only wait, and for metrics and readiness checks.
 
-    The pools are separate, so that waiting requests do not take the threads for work, and neither delays metrics and
+    They are separate, so that waiting requests do not take the threads for work, and requests do not delay metrics and
     readiness checks.
 
     Args:
@@ -59,7 +59,7 @@ class Threads:
         return await self._run(self._working, function, *arguments)
 
     async def go_on(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Do further work on a request for which work was done already. This is never refused."""
+        """Do further work on a request after the first. This is never refused."""
         return await self._run(self._working, function, *arguments)
 
     async def wait(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -73,7 +73,7 @@ class Threads:
     def close(self, within_s: float, hurried: Callable[[], bool] = lambda: False) -> None:
         """Start no more work, and wait for running work. A second call does nothing.
 
-        A thread cannot be stopped from outside. If it is still working after `within_s`, it continues; see `exit_now`.
+        A thread cannot be stopped from outside. A thread that still works after `within_s` continues; see `exit_now`.
 
         Args:
             within_s: The maximum time to wait.
@@ -126,9 +126,9 @@ class Threads:
 
 
 def still_at_work() -> int:
-    """Return the number of threads that were still working when their pool was closed.
+    """Return how many threads were still working when their pool was closed.
 
-    At its end, the interpreter would wait for them.
+    The interpreter would wait for them at its end.
     """
     return sum(not future.done() for future in _unfinished)
 
@@ -136,8 +136,8 @@ def still_at_work() -> int:
 def exit_now(status: int) -> None:
     """End the process at once if threads are still working after their pool was closed. Otherwise do nothing.
 
-    A serving process calls this last, after it has closed everything else. Otherwise a model that hangs, for example,
-    would delay a restart.  # D92
+    A serving process calls this after it has closed everything else. Otherwise a model that hangs, for example, would
+    delay a restart.  # D92
     """
     if not still_at_work():
         return

@@ -1,4 +1,4 @@
-"""Export OpenTelemetry spans of requests (extra `otel`). They are made after the response, from measured times."""
+"""Export OpenTelemetry spans of requests (extra `otel`). Spans are made after the response, from measured times."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Traces:
             ReadableSpan, resource=self._provider.resource, instrumentation_scope=InstrumentationScope("trimtab")
         )
         self._context = partial(SpanContext, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
-        # without this variable, all requests that get here are kept
+        # without this variable, all requests are kept
         self._sampler = self._provider.sampler if SAMPLER in os.environ else None
         self._extract = TraceContextTextMapPropagator().extract
         self._carrying = get_current_span
@@ -77,8 +77,7 @@ class Traces:
 
         The spans are made without OpenTelemetry's tracer, whose locks and contexts take five times as long.  # D0118
 
-        OpenTelemetry's span processor silently drops spans if its queue is full. Therefore it gets only as many spans
-        as fit.
+        OpenTelemetry's span processor silently drops spans if its queue is full, so it gets only as many as fit.
 
         Raises:
             DroppedRecordsError: Too many spans are waiting for the collector.
@@ -131,7 +130,7 @@ class Traces:
         return context if context.is_valid else None
 
     def _is_wanted(self, one: RequestRecord, trace_id: int, name: str, attributes: Mapping[str, Any]) -> bool:
-        """Return whether the sampler that the environment sets keeps the request."""
+        """Return whether the environment's sampler keeps the request."""
         assert self._sampler is not None
         given = self._extract(_carried(one))
         found = self._sampler.should_sample(given, trace_id, name, self._server, attributes)
@@ -144,7 +143,7 @@ class Traces:
 
 
 class _Counted:
-    """An exporter that counts the spans that it has handled, whether or not it could send them."""
+    """An exporter that counts the spans that it handled, even those that it could not send."""
 
     def __init__(self, exporter: Any) -> None:
         self.done = 0
@@ -165,7 +164,7 @@ def endpoint_of_environment(environment: Mapping[str, str]) -> str | None:
 
     >>> endpoint_of_environment({"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"})
     """
-    # without the extra, the variable is not meant for this service
+    # without the extra, the variable is meant for other programs
     if find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None:
         return None
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true" or environment.get("OTEL_TRACES_EXPORTER") == "none":
@@ -174,7 +173,7 @@ def endpoint_of_environment(environment: Mapping[str, str]) -> str | None:
 
 
 def _named(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return the name of the service as an attribute, unless the environment gives a name."""
+    """Return the service's name as an attribute, unless the environment names the service."""
     found = "OTEL_SERVICE_NAME" in environment or "service.name" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
     return {} if found else {"service.name": "trimtab"}
 

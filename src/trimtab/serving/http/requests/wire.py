@@ -27,7 +27,7 @@ HEADERS: Headers = ((b"x-content-type-options", b"nosniff"),)  # the headers of 
 _LONGEST_MS = 600_000
 _SEARCH_S = 10.0
 _PAUSES_S = itertools.cycle((b"1", b"2", b"3"))
-_CLOSE: Headers = ((b"connection", b"close"),)  # else the rest of a body would be read as a request
+_CLOSE: Headers = ((b"connection", b"close"),)  # otherwise the rest of a body would be read as a request
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
@@ -44,7 +44,7 @@ class Gone(ConnectionError):
 
 
 class Sent:
-    """Sends a response with the headers that all responses except predictions have: no caching, and the request's id.
+    """Sends a response with two headers that predictions lack: no caching, and the request's id.
 
     Args:
         send: The function for sending, as defined by ASGI.
@@ -72,8 +72,8 @@ class Sent:
 async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:
     """Return the whole body of a request.
 
-    If a body is refused, its rest is read and discarded. Otherwise a client that is still sending when the connection
-    is closed could not read the reason.  # D0167
+    The rest of a refused body is read and discarded. Otherwise a client that is still sending when the connection is
+    closed could not read the reason.  # D0167
 
     Raises:
         Refused: The body is larger than `limit_bytes` or would be far larger when decoded (413), it did not arrive in
@@ -94,7 +94,7 @@ async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s
                 fits = fits and (share is None or max(announced, size) > limit_bytes or share.add(len(part)))
                 if fits and max(announced, size) <= limit_bytes:
                     parts.append(part)
-                    decoded += decoded_bytes(part)  # in parts, so as not to delay the event loop for long
+                    decoded += decoded_bytes(part)  # part by part, so that the event loop is not delayed for long
                 else:
                     parts.clear()
                     share_back(scope)

@@ -1,4 +1,4 @@
-"""Define the rows of the table of addresses, and the router that finds the row for a request."""
+"""The rows of the table of addresses, and the router that finds the row for a request."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Address(msgspec.Struct, frozen=True):
     operation: str = ""  # the name in the OpenAPI document; if empty, the address is not in the document
     summary: str = ""
     tag: str = ""
-    # the response: a Struct, several Structs, a `Listed`, a schema or its name, a media type, or schemas by media type
+    # the response: one or several Structs, a `Listed`, a schema or its name, a media type, or schemas by media type
     gives: Any = None
     takes: Any = None  # the body of the request: a Struct, a list of a Struct, or OpenAPI's description
     query: tuple[str, ...] | None = ()  # the allowed parameters of the query; None: any parameters
     headers: tuple[str, ...] = ()  # the request headers that the OpenAPI document mentions
-    each: Literal["", "model", "source", "entity"] = ""  # if set, each model (source, entity) has an OpenAPI entry
+    each: Literal["", "model", "source", "entity"] = ""  # if set, each model (source, entity) has its own OpenAPI entry
     errors: str = "Problem"  # the name of the schema of errors in the OpenAPI document
     route: str = "more"  # the label of these requests in metrics
 
@@ -54,7 +54,7 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 class Application(msgspec.Struct, frozen=True):
-    """A group of addresses, with the object on which their handlers work. It is mounted in a service."""
+    """A group of addresses, with the object on which their handlers work, to be mounted in a service."""
 
     target: Any  # the first argument of the handlers
     addresses: Sequence[Address]
@@ -102,7 +102,7 @@ class Router:
     def find(self, method: str, path: str) -> Match:
         """Return the handler for a request, and the right that the request needs.
 
-        A request for which there is no address needs only the right to read (D96).
+        A request without an address needs only the right to read (D96).
         """
         for place in self._places.get(path.split("/", 2)[1] if "/" in path else "", {}).values():
             if (found := place.pattern.fullmatch(path)) is not None:
@@ -116,7 +116,7 @@ class Router:
         return Match(self.application(path), None)
 
     def application(self, path: str) -> Application:
-        """Return the application to which a path belongs, even if no address has this path."""
+        """Return the application that a path belongs to, even if no address has this path."""
         return next(one for one in self._applications if not one.prefix or f"{path}/".startswith(f"{one.prefix}/"))
 
 

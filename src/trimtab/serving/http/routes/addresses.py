@@ -1,6 +1,6 @@
 """The table of addresses: one row for each method and path, for routing, access rights and OpenAPI.
 
-`SERVICE` lists the addresses that every service has, and `PROJECT` those that the service of a project has as well. The
+`SERVICE` lists the addresses of every service, and `PROJECT` those that a project's service has in addition. The
 addresses of the Open Inference Protocol are in `serving/inference`. To add an address, add a row here and write its
 handler.
 """

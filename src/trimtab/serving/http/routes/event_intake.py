@@ -1,4 +1,4 @@
-"""Push events and labels into the log in a thread, count them, and wait on request until they are applied."""
+"""Push events and labels into the log in a thread, count them, and if asked to, wait until they are applied."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class EventIntake:
         self._counted = parts.metrics.counter("trimtab_events_total", "Events pushed over HTTP.", ("source", "fate"))
 
     def wait_until(self, request: HttpRequest) -> float | None:
-        """Return until when (`monotonic`) to wait for events to be applied, or None not to wait.
+        """Return the time (`monotonic`) until which to wait for events to be applied; None: do not wait.
 
-        The wait ends at the time limit of the request (`X-Timeout-Ms`), or after the longest time that this service
-        waits. Without `wait=applied` in the query, there is no wait.
+        A request waits if its query has `wait=applied`: until its time limit (`X-Timeout-Ms`), but at most as long as
+        this service ever waits.
 
         Raises:
             NotFound: This server accepts no events.
@@ -69,8 +69,8 @@ class EventIntake:
         Args:
             work: Reads and pushes the events.
             what: The word for an event in error messages, such as "event".
-            until_s: Until when (`monotonic`) to wait for the events to be applied to the online features, or None not
-                to wait.
+            until_s: The time (`monotonic`) until which to wait for the events to be applied to the online features;
+                None: do not wait.
 
         Raises:
             InvalidField: No event was accepted. The message names the first problem.

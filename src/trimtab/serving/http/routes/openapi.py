@@ -109,21 +109,24 @@ def openapi(described: Described, addresses: Sequence[Address]) -> Schema:
 def _row_schema(request: Request) -> Schema:
     """Return the schema of a row of a predict request.
 
-    A row has all columns. All of them except the key and the time may be null.
+    A row has all columns except those that are filled in. All except the time, and a key that is not made of other
+    columns, may be null.
     """
+    reading = request.source.reading
+    made = {*reading.constants, *([request.key] if reading.key_of else [])}
     columns: dict[str, Schema] = {}
     for name, dtype in request.columns.items():
         schema = dict(_TYPES[dtype])
         if name == request.key and dtype == "str":
             schema["minLength"] = 1
-        columns[name] = schema if name in (request.key, request.time) else _nullable(schema)
-    return _object(columns, list(columns))
+        columns[name] = schema if name in {request.key, request.time} - made else _nullable(schema)
+    return _object(columns, [name for name in columns if name not in made])
 
 
 def _event_schema(source: Source) -> Schema:
     """Return the schema of an event: its time, its key, its other columns, and `_id`, `_known_at` and `_op`.
 
-    An event that is a deletion needs no time.
+    A deletion needs no time.
     """
     columns = source.declared if source.hidden else source.columns
     needed = [source.time] + ([source.key] if source.key and source.key != source.time else [])
@@ -153,7 +156,7 @@ def _written(source: Source, column: str) -> Schema | None:
 
 
 def _answer_schema(model: ModelSchema, answer: Schema) -> Schema:
-    """Return the schema of a model's predictions. If there are several classes, it has a probability for each class."""
+    """Return the schema of a model's predictions. For several classes, it has a probability for each class."""
     properties = {name: dict(schema) for name, schema in answer["properties"].items()}
     required = list(answer["required"])
     properties["model"] = {"const": model.name}

@@ -1,4 +1,4 @@
-"""The operations that the routes of a project need (as protocols), and the Structs that they take and return."""
+"""Protocols of the operations that the routes of a project need, and the Structs that these take and return."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ModelShown(msgspec.Struct, frozen=True, kw_only=True):
     learns: str  # "batch" or "online"
     metric: str
     versions: int  # the number of registered versions
-    serving: Serving | None  # None if there is no version yet, or if it will be loaded by the next request
+    serving: Serving | None  # None: there is no version yet, or the next request will load it
     aliases: dict[str, str]  # by alias: the version to which it points, such as "late_flight@7"
 
 
@@ -54,11 +54,11 @@ class VersionShown(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...]
     refit_of: str | None
     removed: bool  # whether its artifact was deleted
-    signature: Signature | None = None  # inputs and outputs, if one version was requested and has its artifact
+    signature: Signature | None = None  # inputs and outputs; only for a single version whose artifact exists
 
 
 class AliasShown(msgspec.Struct, frozen=True, kw_only=True):
-    """Where an alias points, and what a move of it needs."""
+    """The version that an alias points to, and what is needed to move the alias."""
 
     alias: str
     version: str
@@ -71,23 +71,23 @@ class AliasShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where an alias is to point."""
+    """A request to move an alias."""
 
     version: str | int  # the version to point to: its name "late_flight@7", its number, or its id
-    expected: str | int | None  # the version to which the alias points now, in the same form; null for none
+    expected: str | int | None  # the version to which the alias points now, in the form of `version`; null: none
     why: str
     gate: str | None = None  # the id of the record of the version's tests
 
 
 class RollBack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Back to where an alias pointed before."""
+    """A request to move an alias back to its previous version."""
 
     expected: str | int  # the version to which the alias points now
     why: str
 
 
 class AskRepair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Why a candidate is to be made and judged."""
+    """A request to make and judge a candidate, with the reason."""
 
     why: str
 
@@ -112,12 +112,12 @@ class EntityFeatures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LabelRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The truth about one request: it is named by a prediction or by its key."""
+    """The true outcome of one request, which is named by its prediction or by its key."""
 
     prediction: str | None = None  # the id of the prediction, as in its answer
     request: str | int | None = None  # or the key of the request
-    value: Any = msgspec.UNSET  # true or false (whether it came true), or the value of the column that the label reads
-    columns: dict[str, Any] = {}  # the values of further columns of the label's source, or of all of them, by name
+    value: Any = msgspec.UNSET  # true or false (the outcome), or the value of the column that the label reads
+    columns: dict[str, Any] = {}  # by name: the values of further columns of the label's source, or of all columns
     at: str | int | None = None  # when it turned out; by default, the request's time if the source has it, else now
 
 
@@ -131,14 +131,14 @@ class LabelProblem(msgspec.Struct, frozen=True):
 
 
 class Labelled(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of labels: the accepted ones are safe in the log."""
+    """Counts of labels. Accepted labels are safe in the log."""
 
     source: str
     accepted: int
     quarantined: int
     problems: tuple[LabelProblem, ...]  # the first hundred problems
-    absent: tuple[str, ...] = ()  # columns of the source that some labels left out, where they are null
-    late: int = 0  # labels of predictions whose wait is over, which change no day that is closed
+    absent: tuple[str, ...] = ()  # columns of the source that some labels lack; they are null there
+    late: int = 0  # labels that came after the wait for them; they do not change closed days
 
 
 class GivenLabels(NamedTuple):
@@ -146,7 +146,7 @@ class GivenLabels(NamedTuple):
 
     source: str  # the source of the model's labels
     events: list[dict[str, object]]  # one event for each label
-    late: int  # labels of predictions whose wait is over
+    late: int  # how many came after the wait for them
 
 
 class StageShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,7 +155,7 @@ class StageShown(msgspec.Struct, frozen=True, kw_only=True):
     name: str  # "shadow", "canary 5%", "watch", ...
     state: Literal["done", "now", "next"]
     since: str | None = None
-    until: str | None = None  # when the stage ends or, if it comes next, begins
+    until: str | None = None  # when the stage ends; for the next stage: when it begins
     said: str = ""
 
 
@@ -206,7 +206,7 @@ class ModelOperations(Protocol):
         ...
 
     def move(self, model: str, alias: str, move: Move, *, actor: str) -> AliasMove:
-        """Move an alias to a version, if it still points to the expected version and has the evidence that it needs."""
+        """Move an alias to a version, if it still points to the expected one and the evidence is sufficient."""
         ...
 
     def roll_back(self, model: str, alias: str, back: RollBack, *, actor: str) -> AliasMove:
@@ -224,10 +224,10 @@ class RecordOperations(Protocol):
     def features(self, entity: str, key: Sequence[str], model: str | None) -> EntityFeatures: ...
 
     def label_events(self, model: str, rows: Sequence[LabelRow], until_s: float | None = None) -> GivenLabels:
-        """Return one event of the source of a model's labels for each label.
+        """Return the labels as events of the source that the model takes labels from, one event for each label.
 
-        Columns that a label leaves out are taken from the request of the prediction that it names. This prediction is
-        searched for until `until_s` (a time of `perf_counter`).
+        Columns that a label lacks are taken from the request of the prediction that the label names. The search for
+        this prediction ends at `until_s` (a time of `perf_counter`).
         """
         ...
 

@@ -25,7 +25,7 @@ from trimtab.serving.http.routes.service_routes import Service
 from trimtab.serving.problems import Refused
 
 _HTML_TYPE = b"text/html; charset=utf-8"
-_PAGE_HEADERS = (  # forbid scripts and other hosts, because a page shows texts from requests and people
+_PAGE_HEADERS = (  # forbid scripts and other hosts, because pages show texts from requests and people
     (
         b"content-security-policy",
         b"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'",
@@ -39,7 +39,8 @@ class ProjectRoutes:
 
     Args:
         service: The service in which the handlers are mounted.
-        load: Returns the operations on models and on records. It is called in a thread when they are first needed.
+        load: Returns the operations on models and on records. It is called once, in a thread, when they are first
+            needed.
         document: Makes the OpenAPI document.
     """
 
@@ -86,7 +87,7 @@ def shown(operation: str) -> Handler:
 
 
 def listed(operation: str) -> Handler:
-    """Make a handler that returns the list from an operation on models, under the operation's name."""
+    """Make a handler that returns the list from an operation on models, in a field with the operation's name."""
 
     async def handler(project: ProjectRoutes, request: HttpRequest) -> Reply:
         call = getattr(await project.models(), operation)
@@ -181,7 +182,7 @@ async def label(project: ProjectRoutes, request: HttpRequest) -> Reply:
 
 
 async def prediction(project: ProjectRoutes, request: HttpRequest) -> Reply:
-    """A prediction as it was logged, or with `?why` all that led to it."""
+    """A prediction as it was logged, or with `?why` everything that led to it."""
     if (why := request.query(("why",)).get("why")) is None:
         return await service_routes.prediction(project.service, request)
     if why not in ("", "true", "1"):

@@ -20,7 +20,7 @@ _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class Service(Protocol):
-    """What the handlers need from their service."""
+    """The parts of a service that the handlers need."""
 
     @property
     def parts(self) -> Parts: ...
@@ -35,7 +35,7 @@ class Service(Protocol):
     def log(self) -> PredictionLog: ...
 
     def append_buffered(self) -> None:
-        """Write the buffered predictions, whose answers were given already, to the log."""
+        """Write buffered predictions, which clients already have, to the log."""
         ...
 
     async def not_ready(self) -> str | None:
@@ -62,7 +62,7 @@ async def metrics(service: Service, request: HttpRequest) -> Reply:
 
 
 async def predict(service: Service, request: HttpRequest) -> Reply:
-    """Refuse a request for a model that is not deployed. Other predict requests do not reach this handler."""
+    """Refuse a request for a model that is not deployed; only such predict requests reach this handler."""
     models = ", ".join(sorted(service.predictors)) or "none"
     raise NotFound(f"{request.scope['path']}: no such model is served here. Models served here: {models}.")
 

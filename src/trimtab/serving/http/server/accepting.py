@@ -1,4 +1,4 @@
-"""Accept connections so that each worker gets its share: the worker with the fewest connections goes first.
+"""Accept connections so that each worker gets its share: the worker with the fewest connections accepts first.
 
 Otherwise the worker that the kernel wakes first would accept all waiting connections. If a client opened a pool of
 connections at once, one worker would get all of them and the others would be idle. A connection stays with its worker.
@@ -24,9 +24,9 @@ _FILE = "connections"
 _COUNT = Struct("<I")
 _NO_WORKER = 0xFFFF_FFFF
 _MOST = 64  # the maximum number of workers
-# a worker pauses this long for each connection that it has more than another worker, up to a maximum
+# a worker pauses this long for each connection by which it exceeds another worker, up to a maximum
 _POLITE_S, _MOST_POLITE_S = 0.001, 0.005
-# a worker may have one connection in 16 more than another without a pause, so that no client waits long
+# an excess of one connection in 16 causes no pause, so that no client waits long
 _UNEVEN = 16
 _AT_ONCE_S = 0.002  # seconds of accepting before the open connections are served again
 _AT_THE_END_S = 0.5  # seconds of accepting at the end of the server
@@ -34,7 +34,7 @@ _AFTER_ERROR_S = 1.0  # pause after an error such as too many open files
 
 
 class Connections:
-    """The numbers of open connections of all workers, in a file that all of them map into memory.
+    """Each worker's number of open connections, in a file that all workers map into memory.
 
     Args:
         folder: The folder in which the processes of one service keep their files.
@@ -84,14 +84,14 @@ class Acceptor:
 
     The event loop's own server accepts only one connection in each iteration of the loop.  # D0082
 
-    If an iteration takes 20 ms, that is 50 connections a second, and a request for `/health/live` would wait behind all
+    If an iteration takes 20 ms, these are 50 connections a second, and a request for `/health/live` would wait for all
     earlier connections.
 
     Args:
         listener: The listening socket.
         protocol: Makes the protocol object of a new connection.
         context: The TLS context, or None for no TLS.
-        connections: The numbers of connections of all workers, or None if there is only this worker.
+        connections: The connection counts of all workers, or None if there is only this worker.
         count: Returns the number of open connections of this worker.
     """
 
@@ -200,4 +200,4 @@ class Acceptor:
             connection.close()
             return
         if self._closed:
-            made.shutdown()  # the server has ended meanwhile
+            made.shutdown()  # the server was closed meanwhile

@@ -1,7 +1,8 @@
 """The fast path: answer predict requests whose headers are known without an HTTP parser and without ASGI.
 
-For each request, uvicorn makes a scope, a cycle, an event and a task, and for each response two messages. Together this
-takes longer than the prediction itself. All other requests go through ASGI. Both paths meet in `predicting.py`.  # D81
+uvicorn makes a scope, a cycle, an event and a task for each request, and two messages for each response. Together,
+these take longer than the prediction itself. All other requests go through ASGI. Both paths meet in `predicting.py`.
+# D81
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class FastPathProtocol(HttpToolsProtocol):
         self._since_s = 0.0  # when a head (request line, headers) began to arrive, or the connection became idle
         self._head_bytes = -1  # bytes received of a head that arrives in several parts; otherwise -1
         self._within = False  # whether the parser is in the middle of a request
-        self._messages = 0  # the number of requests that began in the last data
+        self._messages = 0  # how many requests began in the data received last
         self._leaving = False  # whether the service is ending
         self._running: RequestResponseCycle | None = None  # the last request that went through ASGI
 
@@ -98,7 +99,7 @@ class FastPathProtocol(HttpToolsProtocol):
         self._within, self._head_bytes = True, 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head_bytes >= 0:  # otherwise this is a trailer, which is ignored
+        if self._head_bytes >= 0:  # trailers are ignored
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -143,7 +144,7 @@ class FastPathProtocol(HttpToolsProtocol):
     def _refuse(self, refused: Refused) -> None:
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
-            # an earlier request is in flight; its response will be the last on this connection
+            # an earlier request is in flight, and its response will be the last on this connection
             if not self.pipeline and not cycle.more_body:
                 cycle.keep_alive = False
                 return
@@ -163,7 +164,7 @@ class FastPathProtocol(HttpToolsProtocol):
         return (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
 
     def _answer(self, known: KnownHead, body: bytes) -> None:
-        """Answer a request at once if it is its turn, and otherwise queue or refuse it."""
+        """If it is a request's turn, answer it at once; otherwise queue or refuse it."""
         parts, predictor, received_s = self._parts, known.predictor, self._received_s
         scheduler, record = parts.scheduler, None
         if parts.telemetry is not None:
@@ -195,7 +196,7 @@ class FastPathProtocol(HttpToolsProtocol):
                 self._wait(known, record).wait_for(answer, begun_s)
                 return
             self._send(answer, record)
-        scheduler.answered(received_s, begun_s, waited=False)  # failures take time as well
+        scheduler.answered(received_s, begun_s, waited=False)  # also after failures, which take time as well
         self.server_state.total_requests += 1
         self._wait_for_head()
 
@@ -235,7 +236,7 @@ class FastPathProtocol(HttpToolsProtocol):
             self._write(Reply(200, answer), record, keep_alive=keep_alive)
 
     def _write(self, reply: Reply, record: RequestRecord | None, *, keep_alive: bool = True) -> None:
-        status = 0  # the client has closed the connection
+        status = 0  # if the client has closed the connection
         if not self.transport.is_closing():
             status = reply.status
             keep_alive = keep_alive and _CLOSE[0] not in reply.headers
@@ -244,7 +245,7 @@ class FastPathProtocol(HttpToolsProtocol):
             head += [b"%b: %b\r\n" % one for one in (*reply.headers, *named) if one != _CLOSE[0]]
             head.append(b"content-length: %d\r\n" % len(reply.body))
             head.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
-            self._fast.outbox.send()  # first send earlier responses on this connection
+            self._fast.outbox.send()  # send earlier responses on this connection first
             self.transport.write(b"".join((*head, reply.body)))
             if not keep_alive:
                 self.transport.close()
@@ -262,7 +263,7 @@ class FastPathProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()  # uvicorn does not stop the timer after an error
         super().connection_lost(exc)
         self.pipeline.clear()
-        if self._running is not None and not self._running.response_complete:  # uvicorn informs only the newest request
+        if self._running is not None and not self._running.response_complete:  # uvicorn informs only the newest one
             self._running.disconnected = True
             self._running.message_event.set()
 
@@ -279,7 +280,7 @@ class FastPathProtocol(HttpToolsProtocol):
             super().shutdown()
 
     def _wait_for_head(self) -> None:
-        """Start the timer of a connection without a timer: for the rest of a head, or for an idle connection."""
+        """If a connection has no timer, start one: for the rest of a head, or for an idle connection."""
         if self.timeout_keep_alive_task is None and not self.transport.is_closing():
             longest_s = self._parts.limits.body_timeout_s if self._head_bytes >= 0 else self.timeout_keep_alive
             left_s = max(0.0, self._since_s + longest_s - perf_counter())
@@ -301,13 +302,13 @@ class FastPathProtocol(HttpToolsProtocol):
 
 
 class _NoEvent:
-    """Takes the place of an event in uvicorn's cycle. No task waits for it."""
+    """Stands for an event in uvicorn's cycle, for which no task waits here."""
 
     def set(self) -> None: ...
 
 
 class _InFlight:
-    """A request on the fast path that is answered later. It has the attributes that uvicorn uses of a cycle."""
+    """A request on the fast path that is answered later, with those attributes of a cycle that uvicorn uses."""
 
     message_event = _NoEvent()
     more_body = False  # the whole body was read

@@ -1,4 +1,4 @@
-"""Keep the heads (request line and headers) of predict requests, because clients send the same ones again."""
+"""Keep the heads (request line and headers) of predict requests, because clients send equal heads again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trimtab.serving.http.predict.predicting import Predictor
 from trimtab.serving.http.requests.wire import JSON_TYPE, TIMEOUT, timeout_of
 
 _HEAD_END = b"\r\n\r\n"
-_MOST = 4_096  # the maximum number of heads; if there are more, all are dropped and learned again
+_MOST = 4_096  # if there are more heads, all are dropped and learned again
 _LONGEST_BYTES = 2_048
 _SPECIAL = frozenset((  # requests with these headers go through ASGI, for example because an id differs each time
     b"expect", b"upgrade", b"transfer-encoding", b"content-encoding", b"x-request-id", b"traceparent",
@@ -18,7 +18,7 @@ _SPECIAL = frozenset((  # requests with these headers go through ASGI, for examp
 
 
 class KnownHead(NamedTuple):
-    """What was read from the head of a request."""
+    """The contents of a request's head."""
 
     predictor: Predictor
     headers: list[tuple[bytes, bytes]]

@@ -9,7 +9,7 @@ class Outbox:
     """Responses that wait to be sent on the connections of one event loop.
 
     Each separate write wakes a waiting client process, which costs more than the write itself. If responses are written
-    together, only the first write does so.
+    together, only the first write wakes the process.
     """
 
     def __init__(self) -> None:
@@ -22,8 +22,8 @@ class Outbox:
         self._out.append((transport, data))
 
     def send(self) -> None:
-        """Send all waiting responses now, so that something else can be written."""
+        """Send all waiting responses now. Call this before something else is written."""
         out, self._out = self._out, []
         for transport, data in out:
-            if not transport.is_closing():  # otherwise the client has closed the connection
+            if not transport.is_closing():  # skip connections that the client has closed
                 transport.write(data)

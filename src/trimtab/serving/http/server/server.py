@@ -1,4 +1,4 @@
-"""Run the HTTP server of one process: uvicorn, started and stopped in good order."""
+"""Run the HTTP server of one process: uvicorn, with an orderly start and stop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GRACE_S = 10.0  # seconds for requests in flight at the end
 _LAST_READ_S = 1.0  # seconds at the end in which clients can read their responses
 _BACKLOG = 2_048
 _TICKS = 10  # number of ticks (of a tenth of a second) between two heartbeats
-_COLLECT_AFTER = 20_000  # number of new objects between two garbage collections; requests leave no objects behind
+_COLLECT_AFTER = 20_000  # number of new objects between two garbage collections, which requests do not need
 _SWITCH_INTERVAL_S = 0.0005  # seconds after which a thread that returns from a disk sync can continue
 
 
@@ -44,8 +44,8 @@ def serve(
 ) -> None:
     """Serve `app` until SIGTERM, SIGINT or SIGHUP.
 
-    Requests in flight are finished first, for at most `grace_s`. A second signal ends the service at once, except for a
-    second SIGHUP, because a closing terminal sends two of them. If a thread is still working on a request then, only
+    Requests in flight are finished first, for at most `grace_s`. A second signal ends the service at once, unless it is
+    SIGHUP, because a closing terminal sends two of them. If a thread still works on a request then, only
     `threads.exit_now` can end the process.
 
     Args:
@@ -55,11 +55,11 @@ def serve(
         grace_s: How long requests in flight may take at the end.
         announce: Called once with the URL when connections are accepted. By default, a line is printed.
         listener: A listening socket to use instead of `host` and `port`. It is closed at the end.
-        connections: The numbers of connections of all workers that use `listener`. They are closed at the end.
+        connections: The connection counts of all workers that use `listener`. This is closed at the end.
         beat: Called by the event loop about once a second.
         tls: The certificate. If it is given, only HTTPS is accepted.
-        impatient: Whether a second signal ends the service at once. If not, further signals are ignored. This is for a
-            process that may get the same signal from several processes, and which its supervisor can kill.
+        impatient: Whether a second signal ends the service at once. If not, further signals are ignored: a worker may
+            get one signal from several processes, and its supervisor can kill it.
 
     Raises:
         Misuse: The certificate or its key cannot be used.
@@ -90,10 +90,10 @@ def serve(
     before = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.collect()
-    gc.freeze()  # objects loaded until now live as long as the process, so garbage collections may skip them
+    gc.freeze()  # objects that exist now live as long as the process, so garbage collections may skip them
     gc.set_threshold(_COLLECT_AFTER, *before[1][1:])
     try:
-        # handled before the event loop exists, so that no signal is lost
+        # handle signals before the event loop exists, so that none is lost
         with caught(server.handle_exit, for_good=not impatient):
             server.run([listener])
     finally:
@@ -123,12 +123,12 @@ class _Announced(uvicorn.Server):
         self._service = app if isinstance(app, HttpService) else None
         self._grace_s = grace_s
 
-    connections: Connections | None = None  # numbers of connections of all workers; None if there is only one worker
+    connections: Connections | None = None  # the connection counts of all workers; None: there is only one worker
     impatient = True
     acceptors: Sequence[Acceptor] = ()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """After the first signal, finish the running requests. After a second one, end at once if `impatient`."""
+        """After the first signal, finish the running requests. After a second signal, end at once if `impatient`."""
         self.force_exit = self.should_exit and self.impatient
         self.should_exit = True
 
@@ -143,7 +143,7 @@ class _Announced(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Replace uvicorn's handling of signals, because `serve` handles them.
 
-        uvicorn would raise the signal again at the end. Without that, the caller can close the service.
+        At the end, uvicorn would raise the signal again, and the caller could not close the service.
         """
         yield
 
@@ -151,7 +151,7 @@ class _Announced(uvicorn.Server):
         if self._service is not None:
             await (
                 self._service.lifecycle.start()
-            )  # an error here is raised by `serve`, whereas an error in the lifespan would end the process
+            )  # `serve` raises an error from here, but an error in the lifespan would end the process
         await super().startup([])
         if self.started:
             self.acceptors = [self._acceptor(listener) for listener in sockets or ()]
@@ -181,7 +181,7 @@ class _Announced(uvicorn.Server):
             connection.pipeline.clear()  # drop requests that were not begun
         left = self.server_state.tasks
         for task in left:
-            if not task.cancelling():  # otherwise a second signal has cancelled the wait already
+            if not task.cancelling():  # otherwise a second signal has cancelled the wait
                 task.cancel()
         if left:
             await asyncio.wait(left, timeout=_LAST_READ_S)
@@ -190,7 +190,7 @@ class _Announced(uvicorn.Server):
         unread = [one for one in connections if one.flow.write_paused]
         for connection in unread:
             connection.transport.close()  # accept no further requests
-            connection.flow.resume_writing()  # keep the response in memory, so that its request need not wait
+            connection.flow.resume_writing()  # put the response into memory, so that its request ends
         await asyncio.wait(left, timeout=_LAST_READ_S)
         for connection in unread:
             connection.transport.abort()
@@ -221,7 +221,7 @@ def url_of(listener: socket.socket, host: str, *, tls: bool = False) -> str:
 
 
 def listen_advice(error: OSError, port: int, option: str) -> str:
-    """Return advice for the case that it is impossible to listen at an address."""
+    """Return advice for an address at which it is impossible to listen."""
     if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
         return "Give an address of this machine (--host)."
     if error.errno == errno.EACCES:

@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Change no table. The new revision number alone keeps earlier versions of trimtab out. # D57"""
+    """Change no table. Because of the new revision, earlier versions of trimtab refuse the catalogue. # D57"""
 
 
 def downgrade() -> None:

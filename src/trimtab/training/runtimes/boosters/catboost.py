@@ -154,7 +154,7 @@ class CatboostRuntime(LibraryRuntime):
         return {} if compiled is None or not model.agrees(compiled) else {"compiled": compiled}
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:
-        kind = "PredictionValuesChange"  # for a ranker, the default kind would need the training rows again
+        kind = "PredictionValuesChange"  # the default kind would need the training rows again if the model is a ranker
         return np.asarray(fitted.get_feature_importance(type=kind), np.float64)
 
 

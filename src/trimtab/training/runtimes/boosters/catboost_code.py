@@ -1,8 +1,8 @@
-"""CatBoost's symmetric trees as generated Python code, which scores a row in a tenth of the library's time.
+"""CatBoost's symmetric trees as generated Python code. It scores a row in a tenth of the library's time.
 
-The library builds an object (a pool) from each row before it scores it. The score is a sum of leaf values in the order
-of the trees, in float64, computed from inputs in float32. The generated code computes the same sum. It is only used if
-it gives the same bits as the library. # D99
+The library builds an object (a pool) from each row before it scores it. The score is the sum of leaf values in the
+order of the trees, in float64; inputs are in float32. The generated code computes this sum, and is only used if it
+gives the same bits as the library. # D99
 """
 
 from __future__ import annotations
@@ -49,9 +49,7 @@ class _Model(msgspec.Struct):
 
 
 def compiled_row(model: Any, *, probability: bool) -> RowCall | None:
-    """Return a function that scores one row. None: the model is very large, has several classes or other kinds of
-    trees.
-    """
+    """Return a function that scores one row. None: a very large model, several classes or other kinds of trees."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.json"
         try:
@@ -96,12 +94,12 @@ def model_error() -> type[Exception]:
 
 
 def _is_high(feature: _Feature) -> bool:
-    # null then goes to the side of large values, and with the other settings to that of small values
+    # null is on the side of large values with this setting, and on that of small values with the others
     return feature.nan_value_treatment == "AsTrue"
 
 
 def _is_plain(model: _Model, places: dict[int, int]) -> bool:
-    """Return whether each tree is a table with splits of numbers. Only such trees are compiled."""
+    """Return whether all trees only have splits of numbers. Only such trees are compiled."""
     return sorted(places.values()) == list(range(len(places))) and all(
         len(tree.leaf_values) == 1 << len(tree.splits or ())
         and all(split.float_feature_index in places and math.isfinite(split.border) for split in tree.splits or ())
@@ -110,7 +108,7 @@ def _is_plain(model: _Model, places: dict[int, int]) -> bool:
 
 
 def _sum_of_leaves(trees: list[_Tree], places: dict[int, int], inputs: int) -> Any:
-    """Return a function of the inputs (as float32) that adds up the values of the leaves that they fall in."""
+    """Return a function that adds up the values of the leaves in which a row of inputs (as float32) falls."""
     lines = ["def total(row):", f"    {' '.join(f'x{place},' for place in range(inputs))} = row", "    s = 0.0"]
     for number, tree in enumerate(trees):
         bits = [

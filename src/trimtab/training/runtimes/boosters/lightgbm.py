@@ -17,7 +17,7 @@ from trimtab.training.runtimes.scoring_paths import RowCall, ScoringPaths, with_
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_LONGEST = 10_000  # the largest number of rows of a list, which the library limits
+_LONGEST = 10_000  # the library's limit for the rows of a list
 _DEGREES = 31  # relevance may be 0 to 30, unless `label_gain` sets other values
 _PARAMETER = re.compile(r"^\[([^:\]]+): ([^\]]*)\]$", re.MULTILINE)
 
@@ -68,7 +68,7 @@ def _inspect(file: ModelFile) -> Inspected:
 
 
 def _check_trees(data: bytes) -> None:
-    """Refuse a model whose trees are shorter than the sizes stated in it.
+    """Refuse a model whose text is shorter than its stated sizes of trees.
 
     LightGBM would read beyond the end of such bytes and crash.
     """
@@ -82,9 +82,7 @@ def _check_trees(data: bytes) -> None:
 
 
 class LightgbmRuntime(LibraryRuntime):
-    """Fits and stores LightGBM's estimators. With a fixed seed, equal data give equal text, however many threads
-    there are.
-    """
+    """Fits and stores LightGBM's estimators. Equal seeds and data give equal text, with any number of threads."""
 
     name = "lightgbm"
     row_exact = True

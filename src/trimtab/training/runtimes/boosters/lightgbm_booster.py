@@ -1,6 +1,7 @@
-"""Score LightGBM's models through the C interface, without the Python package, which takes seconds to import.
+"""Score LightGBM's models through the C interface, because the Python package takes seconds to import.
 
-To score single rows, each thread prepares a call once. This takes a hundredth of the time of `Booster.predict`.  # D99
+To score single rows, each thread prepares a call once. Such a call takes a hundredth of the time of `Booster.predict`.
+# D99
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def native_library(package: str, *places: str) -> ctypes.CDLL:
 
     Raises:
         Misuse: The package is not installed.
-        Unavailable: The package has no such library, or the system lacks something that it needs.
+        Unavailable: The package has no such library, or the system lacks something that the library needs.
     """
     try:
         found = find_spec(package)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def read_booster(data: bytes) -> Any:
-    """Load the library's model (a booster), and the range of its rounds (trees) that count.
+    """Load the library's model (a booster), and the range of the rounds (trees) that scores use.
 
     If training was stopped early, these are the rounds up to the best one. (0, 0) stands for all rounds.
     """

@@ -120,7 +120,7 @@ class Booster:
         return found, tuple(shape[: dims.value])
 
     def _rounds(self) -> int:
-        """Return the number of rounds (trees) that count: up to the best one if training was stopped early. 0: all."""
+        """Return how many rounds (trees) scores use. If training was stopped early, these end with the best. 0: all."""
         text, there = ctypes.c_char_p(), ctypes.c_int()
         self._done("XGBoosterGetAttr", self.handle, b"best_iteration", ctypes.byref(text), ctypes.byref(there))
         return int(text.value) + 1 if there.value and text.value else 0

@@ -21,28 +21,28 @@ from trimtab.events.values.conversions import BOOL_WORDS, NULL_WORDS
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-# Words for null in every column. NULL_WORDS are others that mean null only in columns that are no text.
+# Words for null in every column. NULL_WORDS are others, which mean null only in columns that are not text.
 WORDS = ("-", "--", "---", "?", "n/a", "#n/a", "unknown", "unbekannt", "k.a.", "not available", "(null)", "null", "nan")
-_SAMPLE = 2_000  # how many different texts a type is guessed from
-_FEW = 0.005  # up to this share of values may not fit a type; such rows go to quarantine
-_MANY = 0.8  # from this share on it is worth saying that the values look like another type
+_SAMPLE = 2_000  # a type is guessed from this many different texts
+_FEW = 0.005  # at most this share of values may not fit a type; such rows go to quarantine
+_MANY = 0.8  # from this share on, the profile says that the values look like another type
 _FLOAT = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 _INT = r"[+-]?(0|[1-9][0-9]{0,17})"
 _SHOWN = 5
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
-    """The type of one column, how its texts write it, and what was odd."""
+    """The type of one column, the format of its texts, and what was odd."""
 
     dtype: Dtype | None
     time_format: str | None = None
     number_format: str | None = None
     nulls: dict[str, int] = {}  # words for null that the file has in this column, with their counts
-    mixed: dict[str, list[str]] = {}  # texts by other formats of times that they have
+    mixed: dict[str, list[str]] = {}  # texts of times in other formats, by format
     question: str = ""  # why the format is in doubt, with the option that decides it
     oddity: str = ""
     examples: tuple[str, ...] = ()
-    variants: tuple[tuple[str, ...], ...] = ()  # spellings that differ in case or spaces alone
+    variants: tuple[tuple[str, ...], ...] = ()  # spellings that differ only in case or spaces
 
 
 class Choices(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +51,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     times: dict[str, str] = {}
     numbers: dict[str, str] = {}
     nulls: tuple[str, ...] | None = None  # the words for null; None: the usual ones that the file has
+    categories: tuple[str, ...] = ()  # columns that are categories, whatever their values look like
 
 
 def kind_of_column(connection: DuckDBPyConnection, name: str, choices: Choices) -> Kind:
@@ -83,7 +84,7 @@ def kind_of_column(connection: DuckDBPyConnection, name: str, choices: Choices) 
 
 
 def _sample(connection: DuckDBPyConnection) -> list[str]:
-    """Return different texts of the column: some thousand, or those that nearly all rows have, if these are fewer."""
+    """Return different texts of the column: some thousand, or fewer if nearly all rows have these."""
     found = connection.execute(
         f"SELECT t, sum(n)::BIGINT FROM filled GROUP BY t ORDER BY hash(t) LIMIT {_SAMPLE}"
     ).fetchall()
@@ -94,7 +95,7 @@ def _sample(connection: DuckDBPyConnection) -> list[str]:
 
 
 def _typed(connection: DuckDBPyConnection, name: str, sample: Sequence[str], choices: Choices) -> Kind | None:
-    """Return the type of a column whose texts are no mere text, or None."""
+    """Return the type of a column of numbers, times or bools; None if it is text."""
     if name in choices.times:
         return _times(connection, choices.times[name], given=True)
     if name in choices.numbers:
@@ -104,7 +105,7 @@ def _typed(connection: DuckDBPyConnection, name: str, sample: Sequence[str], cho
             form = f"--number {name}={choices.numbers[name]}"
             raise Misuse(f"{form}: too many values are written otherwise, such as {shown}.")
         return given
-    if not sample:
+    if not sample or name in choices.categories:
         return None
     lowered = {text.lower() for text in sample}
     if lowered <= BOOL_WORDS.keys() and not all(map(str.isdigit, lowered)):
@@ -158,9 +159,9 @@ def _numbers(connection: DuckDBPyConnection, example: str | None) -> Kind | None
 
 
 def _times(connection: DuckDBPyConnection, written: str, *, given: bool = False) -> Kind:
-    """Return the kind of a column of times, and whether its texts have other formats as well.
+    """Return the kind of a column of times, with texts of other formats.
 
-    A column in which many values are no times at all is text, unless the format was given.
+    If many values are no times, the column is text, unless the format was given.
     """
     listed = ", ".join(map(literal, NULL_WORDS))
     if written == ISO:
@@ -197,7 +198,7 @@ def _fit_alike(connection: DuckDBPyConnection, one_way: str, other: str) -> bool
 
 
 def _stays_doubtful(connection: DuckDBPyConnection) -> bool:
-    """Return whether no number of the whole file shows which sign separates decimals."""
+    """Return whether no number in the whole file shows which sign separates decimals."""
     decided = "regexp_matches(t, '(^|[^0-9.,])0[.,]|[.,][0-9]{1,2}([^0-9]|$)|[.,][0-9]{4}|(^|[^0-9.,])[0-9]{4}')"
     return bool(one(connection, f"SELECT count(*) FROM filled WHERE {decided}")[0] == 0)
 
@@ -212,9 +213,9 @@ def _misfits(connection: DuckDBPyConnection, fits: str) -> tuple[float, tuple[st
 
 
 def _variants(connection: DuckDBPyConnection) -> tuple[tuple[str, ...], ...]:
-    """Return spellings that differ in case or spaces alone, those of the most frequent value first."""
+    """Return spellings that differ only in case or spaces, those of the most frequent value first."""
     different, rows = one(connection, "SELECT count(*), coalesce(sum(n), 0) FROM filled")
-    if 2 * different > rows:  # nearly every row has a text of its own
+    if 2 * different > rows:  # most rows have a text of their own
         return ()
     found = connection.execute(
         "SELECT list(c ORDER BY n DESC, c), sum(n) AS s FROM filled "
@@ -225,7 +226,7 @@ def _variants(connection: DuckDBPyConnection) -> tuple[tuple[str, ...], ...]:
 
 
 def null_words(kinds: Mapping[str, Kind]) -> tuple[str, ...]:
-    """Return the words for null that a source must declare, since they mean null in no column by themselves."""
+    """Return the words for null that a source must declare, because they do not mean null by default."""
     needed = set()
     for kind in kinds.values():
         needed |= {word for word in kind.nulls if kind.dtype == "str" or word not in NULL_WORDS}

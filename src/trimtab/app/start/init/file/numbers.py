@@ -1,4 +1,4 @@
-"""The way in which the texts of a column write numbers: signs of thousands and decimals, and a unit."""
+"""How the texts of a column write numbers: signs for thousands and decimals, and a unit."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import msgspec
 from trimtab.events.formats.number_formats import SPACES, number_format
 
 _GAP = f"[{SPACES}]*"
-# A currency before the number, or a unit behind it. Other letters are parts of codes, such as A-1001.
+# A currency before the number, or a unit after it. Texts with other letters are codes, such as A-1001.
 _BEFORE = r"(?:[A-Z]{0,2}[$€£¥₹]|EUR|USD|GBP|CHF|JPY|CAD|AUD|SEK|NOK|DKK|PLN|kr)?"
 _BEHIND = r"(?:[%‰°$€£¥₹]|°[CF]|[A-Za-zµ]{1,6}[²³]?(?:/[A-Za-zµ]{1,6}[²³]?)?)?"
 _NUMBER = re.compile(f"[+\u2212-]?({_BEFORE}){_GAP}[+\u2212-]?([0-9][0-9.,'{SPACES}]*)({_GAP})({_BEHIND})")
 _PLAIN = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?")
-_CODE = re.compile(r"[+-]?0[0-9].*|[+-]?[0-9]{19,}")  # leading zeros, or more digits than 64 bits hold
+_CODE = re.compile(r"[+-]?0[0-9].*|[+-]?[0-9]{19,}")  # leading zeros, or more digits than 64 bits can hold
 
 
 class Numbers(msgspec.Struct, frozen=True):
     """A way to write numbers that fits a sample of texts."""
 
-    example: str | None  # the number format; None for plain numbers with a decimal point
+    example: str | None  # the format, as 1234.56 is written; None for plain numbers with a decimal point
     doubtful: tuple[str, str] | None = None  # two formats that fit all texts alike
 
 
 def numbers_in(texts: Sequence[str]) -> Numbers | None:
-    """Return how texts write numbers, or None if most are no numbers or differ in their units.
+    """Return how texts write numbers; None if most are no numbers, or if their units differ.
 
     >>> numbers_in(["1.234,50 €", "12 €", "-7,25 €"])
     Numbers(example='1.234,56 €', doubtful=None)
@@ -56,7 +56,7 @@ def numbers_in(texts: Sequence[str]) -> Numbers | None:
 
 
 def _forms(bodies: Sequence[str]) -> list[str]:
-    """Return the forms to write 1234.56 that fit digits with signs between them: one, or two if that is doubtful."""
+    """Return the forms of 1234.56 that fit digits with signs between them: one, or two if it is doubtful."""
     bodies = [re.sub(f"[{SPACES}]", " ", body) for body in bodies]
     signs = {sign for sign in ".,' " if any(sign in body for body in bodies)}
     candidates = []
@@ -67,17 +67,17 @@ def _forms(bodies: Sequence[str]) -> list[str]:
             way = f"1{group}234{decimal}56"
             if sum(number_format(way).number(body) is not None for body in bodies) >= 0.98 * len(bodies):
                 candidates.append(way)
-    if len(candidates) > 1 and not signs & {".", ","}:  # no decimal sign in sight
+    if len(candidates) > 1 and not signs & {".", ","}:  # no sign that may separate decimals
         return [next(way for way in candidates if way.endswith(".56"))]
     return _decided(candidates, bodies)
 
 
 def _decided(candidates: list[str], bodies: Sequence[str]) -> list[str]:
-    """Of a sign that groups thousands or separates decimals, decide by numbers that can be only one of them."""
+    """If a sign may group thousands or separate decimals, decide by numbers in which it can only do one of these."""
     if len(candidates) < 2:
         return candidates
     grouped = [way for way in candidates if way[1] in ".,"]
-    long = any(re.fullmatch(r"[0-9]{4,}", body) for body in bodies)  # where thousands were grouped it would have a sign
+    long = any(re.fullmatch(r"[0-9]{4,}", body) for body in bodies)  # with grouped thousands, it would have a sign
     zero = any(re.match(r"0[.,]", body) for body in bodies)
     if grouped and (long or zero):
         return [way for way in candidates if way not in grouped][:1]

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 import msgspec
 
 from trimtab.app.start.init.file.table import DataTable, Profile
+from trimtab.app.start.init.file.texts import quoted
 from trimtab.core.columns.data import Dtype
 from trimtab.core.shown import count_of
 from trimtab.events.files.files import problem_of
 
 _SHOWN = 5
+_RARE = 0.03  # up to this share of values is odd by its sign or its year
 _TYPES = {"float": "number", "int": "whole number", "bool": "yes/no", "str": "text", "time": "time", None: "other"}
 
 
@@ -21,10 +23,10 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     dtype: Dtype | None
-    written: str  # the declared format of times or numbers; empty for the usual ones
+    written: str  # the declared format of times or numbers; empty: the default
     nulls: int  # the number of rows without a value
     distinct: int
-    examples: tuple[str, ...]  # as the file writes them
+    examples: tuple[str, ...]  # as they are in the file
 
 
 class FileProfile(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +53,7 @@ def profile(table: DataTable) -> FileProfile:
         rows = f"{count_of(len(table.bad), 'row')} do{'es' * (len(table.bad) == 1)}"
         oddities.append(f"{rows} not fit and will go to quarantine: {shown}")
     oddities += [f"{name!r}: {c.kind.oddity}" for name, c in table.columns.items() if c.kind.oddity]
+    oddities += _strange_numbers(table)
     oddities += _null_words(table)
     oddities += _spelled(table)
     return FileProfile(
@@ -108,6 +111,28 @@ def _duplicates(table: DataTable) -> tuple[int, str]:
     return int(count), ", ".join(str(line) for (line,) in found) + ", ..." * (int(count) > _SHOWN)
 
 
+def _strange_numbers(table: DataTable) -> list[str]:
+    """Return lines about a few negative values of a column, and about values that are no years in a column of years."""
+    found = []
+    for name, one in table.columns.items():
+        q = quoted(name)
+        rules = {f"{q} < 0": "negative, the others are not"} if one.dtype in ("int", "float") else {}
+        if one.dtype == "int":
+            rules[f"{q} NOT BETWEEN 1901 AND 2100"] = "not between 1901 and 2100, as the other years are"
+        for rule, said in rules.items():
+            (count,) = table.one(f"SELECT count(*) FROM data WHERE {rule}")
+            if 0 < count <= _RARE * one.present:
+                shown = table.all(
+                    f"SELECT {q} FROM data WHERE {rule} GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {_SHOWN}"
+                )
+                values = ", ".join(f"{value:g}" for (value,) in shown)
+                found.append(
+                    f"{name!r}: {count_of(int(count), 'value')} {'is' if count == 1 else 'are'} {said}: {values}"
+                )
+                break
+    return found
+
+
 def _null_words(table: DataTable) -> list[str]:
     """Return a note about the texts that were read as null."""
     found: dict[str, list[str]] = {}
@@ -121,7 +146,7 @@ def _null_words(table: DataTable) -> list[str]:
 
 
 def _spelled(table: DataTable) -> list[str]:
-    """Return notes about spellings that differ in case or spaces alone."""
+    """Return notes about spellings that differ only in case or spaces."""
     found = []
     for name, column in table.columns.items():
         if column.kind.variants:

@@ -1,9 +1,10 @@
-"""A data file as the project's sources will read it, with the counts that the roles of columns are guessed from."""
+"""A data file as the project's sources will read it, with the counts from which the roles of columns are guessed."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import msgspec
 import numpy as np
 
 from trimtab.app.start.init.file.kinds import Choices, Kind, check_doubts, kind_of_column, null_words
-from trimtab.app.start.init.file.texts import connect, literal, load_texts, one, quoted
+from trimtab.app.start.init.file.texts import MOST_BAD, connect, literal, load_texts, one, quoted
 from trimtab.app.start.init.file.times import UNITS
 from trimtab.core.columns.data import Column, Columns, Dtype
 from trimtab.core.errors import Misuse, NotFound
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PART = 100_000  # how many rows are handed to DuckDB at a time
-_MOST_BAD = 0.01  # with a greater share of rows that do not fit, `trimtab ingest` would fail
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,8 +46,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 class DataTable:
     """A file as the DuckDB table `data`, read by the rules that the project's sources will declare.
 
-    Besides the file's columns the table has "@line", the line or row of each row in the file, and "@same", which is
-    equal for rows that are equal in all columns.
+    In addition to the file's columns, the table has "@line", the row's line (or index) in the file, and "@same", which
+    is equal for rows that are equal in all columns.
     """
 
     def __init__(self, file: Path, choices: Choices | None = None) -> None:
@@ -56,8 +56,8 @@ class DataTable:
         regular_file(file)
         self.file = file
         self.connection = connect()
-        self.merged: set[str] = set()  # the columns whose spellings were made one
-        self.constants: dict[str, str] = {}  # the columns that are made, each with the value of all its rows
+        self.merged: set[str] = set()  # the columns in which spellings were merged
+        self.constants: dict[str, str] = {}  # columns that are not in the file, each with the value of all rows
         try:
             self._load(choices or Choices())
         except BaseException:
@@ -90,7 +90,7 @@ class DataTable:
         return [(value, int(n)) for value, n in self.all(sql)]
 
     def as_time(self, name: str) -> str | None:
-        """Make a column of numbers a column of times, and return the unit. Return None if it held times already.
+        """Make a column of numbers a column of times, and return their unit; None if the column has times already.
 
         Raises:
             Misuse: The column holds no times.
@@ -117,7 +117,7 @@ class DataTable:
         return fit[0]
 
     def merge(self, name: str) -> None:
-        """Make the spellings of a column of texts one, without regard to case and spaces.
+        """Merge the spellings of a column of texts that differ only in case and spaces.
 
         Raises:
             Misuse: The column holds no texts.
@@ -141,9 +141,13 @@ class DataTable:
         found = load_texts(self.file, self.connection)
         self.left_out = found.left_out
         self.delimiter = found.delimiter
-        for given in (*choices.times, *choices.numbers):
+        for given in (*choices.times, *choices.numbers, *choices.categories):
             if given not in found.dtypes:
-                raise NotFound(f"no column {given!r}. {self.file.name} has {', '.join(found.dtypes)}.")
+                raise NotFound(f"no column {given!r}. {columns_in_words(self.file, given, list(found.dtypes))}")
+        for given in choices.categories:
+            if found.dtypes[given] != "str":
+                kind = found.dtypes[given] or "a list"
+                raise Misuse(f"--category {given!r}: {self.file.name} holds it as {kind}. Write it as text.")
         self.kinds = {
             name: self._kind(name, choices) if dtype == "str" else Kind(dtype=dtype)
             for name, dtype in found.dtypes.items()
@@ -161,7 +165,7 @@ class DataTable:
         self.columns = {name: self._profile(name, kind) for name, kind in self.kinds.items()}
 
     def _kind(self, name: str, choices: Choices) -> Kind:
-        """Return the type of a column of texts. In a Parquet file, texts are numbers only by a declared format."""
+        """Return the type of a column of texts. In a Parquet file, texts are only numbers if a format is declared."""
         kind = kind_of_column(self.connection, name, choices)
         if self.file.suffix.lower() == ".parquet" and kind.dtype in ("int", "float", "bool"):
             return kind if kind.number_format else msgspec.structs.replace(kind, dtype="str")
@@ -170,7 +174,7 @@ class DataTable:
     def _check_bad(self, rows: FileRows, source: Source) -> None:
         if not rows.columns.rows + len(rows.bad):
             raise Misuse(f"file {self.file}: found no rows below its header. Give a file with data.")
-        if len(rows.bad) <= _MOST_BAD * (rows.columns.rows + len(rows.bad)):
+        if len(rows.bad) <= MOST_BAD * (rows.columns.rows + len(rows.bad)):
             return
         mixed = next((name for name, kind in self.kinds.items() if kind.mixed), None)
         if mixed is not None:
@@ -201,6 +205,13 @@ class DataTable:
             f"SELECT count({q}), count(DISTINCT {q}), first({q}) FILTER ({q} IS NOT NULL) FROM data"
         )
         return Profile(name=name, kind=kind, present=int(present), distinct=int(distinct), sample=str(sample)[:80])
+
+
+def columns_in_words(file: Path, wanted: str, names: Sequence[str]) -> str:
+    """Return the columns of a file as a sentence, after a question for the one that is most like `wanted`."""
+    folded = {name.casefold(): name for name in names}
+    near = [f"Did you mean {folded[one]!r}? " for one in get_close_matches(wanted.casefold(), folded, n=1)]
+    return f"{''.join(near)}{file.name} has {', '.join(names)}."
 
 
 def mixed_times(file: Path, name: str, kind: Kind, bad: Sequence[BadRow]) -> str:

@@ -1,4 +1,4 @@
-"""The texts of a file's columns as they stand in it, each different text once with its count."""
+"""The texts of a file's columns, as they are in the file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.events.files.csv_files import csv_header, read_texts
-from trimtab.events.files.opened import open_text
+from trimtab.events.files.opened import check_utf8, open_text
 from trimtab.events.formats.reading import DELIMITERS
 from trimtab.store.duckdb_opening import open_duckdb
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TEXT_FILES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 RESERVED = ("_id", "_known_at", "_op")  # names that the fields of an event use
+MOST_BAD = 0.01  # with a greater share of rows that do not fit, `trimtab ingest` would fail
 _OFFLINE: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -31,9 +32,9 @@ _INTS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "U
 class FileColumns(msgspec.Struct, frozen=True):
     """The columns of a file, before their texts are looked at."""
 
-    dtypes: dict[str, Dtype | None]  # by column; None if events cannot hold the type. Text columns are "str".
-    left_out: dict[str, str]  # the columns that a source cannot declare, each with the reason
-    delimiter: str | None  # the sign between the fields, if the file is no CSV file with commas
+    dtypes: dict[str, Dtype | None]  # by column; "str" for texts, None if events cannot hold the type
+    left_out: dict[str, str]  # columns that a source cannot declare, each with the reason
+    delimiter: str | None  # the sign between the fields, unless it is a comma
 
 
 def connect() -> DuckDBPyConnection:
@@ -75,9 +76,10 @@ def one(connection: DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
 
 def _load_csv(file: Path, connection: DuckDBPyConnection) -> FileColumns:
     names, delimiter = _header(file)
+    check_utf8(file, MOST_BAD)
     left_out = _undeclarable(names)
     kept = [name for name in names if name not in left_out]
-    # Names of columns in SQL differ in more than case, so the file's columns are numbered while they are loaded.
+    # In SQL, names that differ only in case are equal, so columns are numbered while they are loaded.
     numbered = [f"c{place}" for place in range(len(names))]
     connection.execute(f"CREATE TABLE raw ({', '.join(f'{quoted(name)} VARCHAR' for name in kept)})")
     chosen = ", ".join(f"c{names.index(name)}" for name in kept)
@@ -90,7 +92,7 @@ def _load_csv(file: Path, connection: DuckDBPyConnection) -> FileColumns:
 
 
 def _load_parquet(file: Path, connection: DuckDBPyConnection) -> FileColumns:
-    path = "".join(f"[{c}]" if c in "*?[" else c for c in str(file.absolute()))  # as DuckDB takes it literally
+    path = "".join(f"[{c}]" if c in "*?[" else c for c in str(file.absolute()))  # so that DuckDB takes it literally
     scan = f"read_parquet({literal(path)}, hive_partitioning=false)"
     try:
         types = {str(row[0]): str(row[1]) for row in connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall()}

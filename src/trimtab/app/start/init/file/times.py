@@ -1,4 +1,4 @@
-"""The way in which the texts of a column write times."""
+"""How the texts of a column write times."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Times(msgspec.Struct, frozen=True):
     written: str  # the format that fits the most texts
     fits: int  # how many texts it fits
     doubtful: str | None  # another format that fits the same texts with other times
-    others: dict[str, list[str]]  # of the texts that do not fit: some by the format that they fit
+    others: dict[str, list[str]]  # some of the texts that do not fit, by the format that they fit
 
 
 def times_in(texts: Sequence[str]) -> Times | None:
-    """Return how texts write times, or None if no format fits any.
+    """Return how texts write times; None if no format fits any text.
 
     >>> times_in(["31.12.2024 14:05", "1.2.2024 00:10"]).written
     '%d.%m.%Y %H:%M'
@@ -62,12 +62,12 @@ def others_in(misfits: Sequence[str]) -> dict[str, list[str]]:
 
 @lru_cache(maxsize=1024)
 def reader(written: str) -> Callable[[str], bool]:
-    """Return the test whether a text is a time of a format, in the words of the format itself."""
+    """Return a function that tells whether a text is a time, written in a format."""
     convert = parse_time_us if written == ISO else time_format(written).us
     digits_before = written.startswith("%Y")
 
     def fits(text: str) -> bool:
-        # Under each format full ISO 8601 texts are times as well, but they are not written in the format.
+        # Full ISO 8601 texts are times with any declared format, but not written in it.
         if written not in (ISO, *UNITS) and text[10:11] == "T" and not digits_before:
             return False
         try:
@@ -80,6 +80,6 @@ def reader(written: str) -> Callable[[str], bool]:
 
 
 def _differ(texts: Sequence[str], one: str, other: str) -> bool:
-    """Return whether two formats give different times for some text that both read."""
+    """Return whether two formats give different times for a text that both fit."""
     both = [text for text in texts if reader(one)(text) and reader(other)(text)]
     return any(time_format(one).us(text) != time_format(other).us(text) for text in both)

@@ -1,4 +1,4 @@
-"""Find groups, and equal rows, that are both among the training rows and among the judged rows."""
+"""Find groups and rows that occur both among the training rows and among the judged rows."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from trimtab.training.definitions import Model
 from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.judge.parts import Judged, Slice, column_of, metrics_of
 
-_DISTINCT = 0.9  # only if at least this share of the training rows is distinct, repeated rows are unusual
-# warn if at least this share of the judged rows is repeated, and more than twice the share in training
+_DISTINCT = 0.9  # repeated rows are only reported if at least this share of training rows is distinct
+# warn if more judged rows equal a training row than this share plus twice the share of repeated training rows
 _LEAST_SHARE = 0.01
 _LEAST_ROWS = 5
 _MOST_LEARNT = 200_000  # at most this many of the newest training rows are compared
@@ -24,7 +24,7 @@ _MOST_JUDGED = 20_000
 
 
 class Sides(msgspec.Struct, frozen=True, eq=False):
-    """The numbers of the training rows and of the judged rows."""
+    """The indices of the training rows and of the judged rows."""
 
     learnt: NDArray[np.int64]
     judged: NDArray[np.int64]
@@ -66,7 +66,7 @@ def group_leaks(model: Model, training_set: TrainingSet, sides: Sides, slices: t
 
 
 def repeated_rows(model: Model, fitted: Fitted, training_set: TrainingSet, sides: Sides) -> Iterator[Leak]:
-    """Warn of judged rows that equal a training row in features and label, if nearly all rows are distinct."""
+    """If nearly all training rows are distinct, warn of judged rows that equal one of them in features and label."""
     learnt = _digests(fitted, training_set, sides.learnt[-_MOST_LEARNT:])
     spread = np.linspace(0, sides.judged.size - 1, _MOST_JUDGED).astype(np.int64)
     judged = _digests(fitted, training_set, sides.judged[np.unique(spread)])
@@ -105,7 +105,7 @@ def _digests(fitted: Fitted, training_set: TrainingSet, rows: NDArray[np.int64])
     """Return a 64-bit hash of each row."""
     matrix = fitted.matrix(training_set.features.values.take(rows))
     table = np.column_stack([matrix, training_set.target[rows]])
-    table[np.isnan(table)] = np.nan  # NaNs may have different bits, so set all of them to the same
+    table[np.isnan(table)] = np.nan  # NaNs may have different bits, so give all of them the same ones
     bits = np.ascontiguousarray(table + 0.0).view(np.uint64)
     found = np.zeros(len(bits), np.uint64)
     for place in range(bits.shape[1]):

@@ -15,6 +15,7 @@ help:
 	@echo "make check   ruff, mypy, import-linter"
 	@echo "make bench   speed as a ratio to the floor -> build/bench.json"
 	@echo "make soak    the long campaigns -> build/soak.json"
+	@echo "make checkout  three experiments from start to end, two of them on public data"
 	@echo "make own-data  three public files from CSV to a report of policies -> docs/own-data.md"
 	@echo "make docs    the documents: their examples run, their links resolve"
 	@echo "make lock    compile requirements.lock anew (needs Python 3.11)"
@@ -56,6 +57,9 @@ soak: .venv/.stamp .venv/.data
 
 own-data: .venv/.stamp .venv/.data
 	$(BIN)/python examples/own_data/report.py
+
+checkout: .venv/.stamp .venv/.data
+	$(BIN)/python examples/checkout/run.py $(ARGS)
 
 docs: .venv/.stamp
 	$(BIN)/pytest -q --doctest-glob="*.md" docs README.md tests/test_repository.py

@@ -167,7 +167,7 @@ def test_a_version_that_is_not_in_service_any_more_is_let_go_though_the_arms_can
         served.refresh()
         promote(project, "buyer@1")
         memory.get(project.registry.get("buyer@1"), "buyer")
-        monkeypatch.setattr(served, "_shares", unread)
+        monkeypatch.setattr(served._arms, "shares", unread)
         with pytest.raises(Unavailable):
             served.refresh()
         assert answered_as(project) == ("buyer@1", "champion")

@@ -33,6 +33,8 @@ from trimtab.cli.group import trimtab
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.core.time import HOUR_US
+from trimtab.experiments.exposures import log_exposures
+from trimtab.experiments.records import Exposure
 from trimtab.features.online.packed.keys import name_bytes
 from trimtab.serving.log.prediction_record import encode
 from trimtab.serving.log.spool import Spool
@@ -83,6 +85,10 @@ def use(project: Project, customers: list[Any], folder: Path) -> list[str]:
         project.push("orders", [{"order": "o", "customer": one, "ordered_at": market.NOW_US, "amount": "much"}])
     more = [{"customer": one, "clicked_at": market.NOW_US, "page": "p", "seconds": 3.0} for one in customers]
     project.push("clicks", more)  # behind what is in the tables
+    met = [
+        Exposure(experiment="any", generation=1, unit=str(one), variant="a", at_us=market.NOW_US) for one in customers
+    ]
+    log_exposures(project.state.exposures, met)
     return ids
 
 
@@ -139,6 +145,7 @@ def test_who_is_forgotten_is_nowhere_and_all_others_are_as_if_that_one_had_never
             "table_rows": 4 * each - 4,
             "predictions": 3,
             "quarantined": 3,
+            "exposures": 1,
             "stored_answers": 1,
             "training_sets": 1,
         }
@@ -146,7 +153,7 @@ def test_who_is_forgotten_is_nowhere_and_all_others_are_as_if_that_one_had_never
         looked_for = isinstance(key, str) and len(key) > 5
         told_apart = looked_for and not any(key in one for one in others)
         assert bool(done.residue) == (looked_for and not told_apart)
-        for partition in ("events", "predictions", "quarantine"):
+        for partition in ("events", "predictions", "quarantine", "exposures"):
             assert (state / "log" / partition / "p0001.db").exists()
         if told_apart:
             assert files_with(state, key.encode()) == []

@@ -42,6 +42,9 @@ model = tt.model(
     label=tt.label(sales, key="visit_id", value="bought", wait="2d"), estimator=tuned, metric="log_loss",
     search=tt.search({"strength": tt.number(0.1, 10.0, log=True)}, trials=2, seed=1))
 tt.deployment(model, approval="2d", gate=tt.beats_champion(margin=-0.5, calibration=0.5))
+tt.experiment("banner", unit="visit_id", variants={"a": 1, "b": 2}, metrics=[tt.metric(
+    "bought", source=sales, by="visit_id", value=tt.count(where=tt.col("bought")), kind="proportion", within="1d",
+    role="primary")])
 """
 LOADER = """
 def load(folder):
@@ -112,6 +115,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
         learn(made)
         answer(made, base)
         look(made, base)
+        experiment(made, base)
         keep(made, base)
         replay(made, base, server.url)
         return made
@@ -232,6 +236,27 @@ def look(o: Outputs, base: Path) -> None:
     o.run("alert unmute", "buyer")
     assert o.run("ledger list")
     o.run("ledger verify")
+
+
+def experiment(o: Outputs, base: Path) -> None:
+    why = ["--why", "a test of the verbs"]
+    for verb, words in (
+        ("plan", ["banner", "--effect", "0.2"]),
+        ("power", ["--mean", "0.1", "--units-a-day", "500"]),
+        ("start", ["banner", *why]),
+        ("assign", ["banner", "v00001", "--expose"]),
+        ("ramp", ["banner", "--weight", "a=0.4", "--weight", "b=0.6", *why]),
+        ("pause", ["banner", *why]),
+        ("resume", ["banner", *why]),
+        ("list", []),
+        ("show", ["banner"]),
+        ("conclude", ["banner", "b", *why]),
+        ("start", ["banner", *why]),
+        ("stop", ["banner", *why]),
+    ):
+        assert o.run(f"experiment {verb}", *words), verb
+    o.run("experiment show", "banner", "--page", str(base / "banner.html"), when="--page")
+    o.run("simulate", "--experiment", "banner", "--effect", "0.2", "--runs", "2", when="--experiment")
 
 
 def keep(o: Outputs, base: Path) -> None:

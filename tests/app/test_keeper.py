@@ -220,7 +220,7 @@ def test_between_two_ticks_what_is_predicted_is_read_ahead(project: Project, mon
     done: list[str] = []
     monkeypatch.setattr("trimtab.app.serve.background._ROUND_S", 0.01)
     monkeypatch.setattr("trimtab.app.serve.background._TICK_S", 0.5)
-    monkeypatch.setattr("trimtab.app.training.ticking.tick_all", lambda system: done.append("tick"))
+    monkeypatch.setattr("trimtab.app.experiments.ticking.tick_project", lambda system: done.append("tick"))
     monkeypatch.setattr(project.part(Loops), "read_ahead", done.append)
     with BackgroundTasks(project, answers=False).start():
         becomes(lambda: done.count("tick") > 1, True)
@@ -239,7 +239,7 @@ def test_nothing_is_read_ahead_of_ticks_that_fail(project: Project, monkeypatch:
 
     monkeypatch.setattr("trimtab.app.serve.background._ROUND_S", 0.01)
     monkeypatch.setattr("trimtab.app.serve.background._TICK_S", 0.2)
-    monkeypatch.setattr("trimtab.app.training.ticking.tick_all", tick)
+    monkeypatch.setattr("trimtab.app.experiments.ticking.tick_project", tick)
     monkeypatch.setattr(project.part(Loops), "read_ahead", done.append)
     with BackgroundTasks(project, answers=False).start():
         becomes(lambda: done.count("tick") > 2, True)

@@ -82,6 +82,20 @@ def known_always(records: list[Record]) -> list[Record]:
 
 
 @pytest.mark.parametrize("of", [KEYED, KEYLESS], ids=["keyed", "keyless"])
+@settings(deadline=None, max_examples=40)
+@given(data=st.data(), wanted=asks, cut_us=request_times())
+def test_events_as_they_were_known_at_a_time_are_those_of_the_oracle(
+    of: Source, data: st.DataObject, wanted: Wanted, cut_us: int
+) -> None:
+    records, declared = data.draw(histories(of)), data.draw(views(of))
+    keys, at_us = [column("str", [key for key, _ in wanted])], np.array([t for _, t in wanted], np.int64)
+    frame = as_known_now(frame_of(records, of), cut_us)
+    judged = known_always([one for one in records if one.known_at_us <= cut_us])
+    for answers, (key, t) in zip(listed(declared, evaluate_view(declared, keys, at_us, frame)), wanted, strict=True):
+        assert bits(answers) == bits(oracle(judged, declared, key, t)), (key, t)
+
+
+@pytest.mark.parametrize("of", [KEYED, KEYLESS], ids=["keyed", "keyless"])
 @settings(deadline=None, max_examples=20)
 @given(data=st.data(), wanted=asks, parts=st.sampled_from([1, 2, 5]), final=st.booleans())
 def test_parts_memory_and_oracle_agree_bit_for_bit(

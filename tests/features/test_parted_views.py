@@ -69,18 +69,20 @@ def rows(frame: FeatureFrame) -> list[str]:
 
 
 @settings(deadline=None, max_examples=8)
-@given(records=histories(), wanted=asks, final=st.booleans())
+@given(records=histories(), wanted=asks, known_by_us=st.none() | request_times() | st.just(NEVER_US))
 def test_views_by_features_of_views_are_answered_on_disk_as_in_memory(
-    records: list[Record], wanted: list[tuple[Any, Any, int]], final: bool
+    records: list[Record], wanted: list[tuple[Any, Any, int]], known_by_us: int | None
 ) -> None:
     requests, at_us = requests_of(wanted)
     frame = frame_of(records, KEYED)
-    expected = evaluate(FEATURES, requests, at_us, {"readings": as_known_now(frame) if final else frame})
+    expected = evaluate(
+        FEATURES, requests, at_us, {"readings": frame if known_by_us is None else as_known_now(frame, known_by_us)}
+    )
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(parted_views, "_PER_EVENT_BYTES", 64 << 20)
         with opened(Path(name), records) as views:
             assert records == [] or views.parts(BY_KEY) == -(-len(records) // 4)
-            found = evaluate_by(partial(views.answer, final=final), FEATURES, requests, at_us)
+            found = evaluate_by(partial(views.answer, known_by_us=known_by_us), FEATURES, requests, at_us)
     assert found.values.names == expected.values.names == FEATURES.names
     assert rows(found) == rows(expected)
 

@@ -137,6 +137,28 @@ def test_a_request_that_is_late_says_nothing_about_a_canary(shop: Any, policy: b
     assert reads.calls == 0
 
 
+def test_requests_of_a_split_that_get_no_answer_are_told(shop: Any) -> None:
+    told: list[tuple[int, str]] = []
+    canary, champion = other(shop, "canary"), shop.endpoint.current
+
+    def unanswered(rows: Any, error: Exception) -> None:
+        told.append((len(rows), type(error).__name__))
+
+    shop.endpoint.canary = Canary(canary, Share("late", 0.5, ["user"]), unanswered=unanswered)
+    rows = champion.rows.check([shop.ask(user) for user in users(4)])
+    shop.endpoint.prepare(champion, rows, None)
+    assert told == []
+    with pytest.raises(Late):
+        shop.endpoint.prepare(champion, rows, None, perf_counter() - 1)
+    with pytest.raises(Late):  # the rows of a shared call are answered one by one afterwards, and told then
+        shop.endpoint.prepare(champion, rows, None, perf_counter() - 1, shared=True)
+    Gone(champion)
+    Gone(canary)
+    with pytest.raises(Unavailable, match="the store is gone"):
+        shop.endpoint.prepare(champion, rows[:1], None)
+    assert told == [(4, "Late"), (1, "Unavailable")]
+
+
 def test_a_canary_that_reads_too_slowly_is_late_and_then_not_called(shop: Any) -> None:
     shop.endpoint.degrading = Degrading(degrade(rule=0.5), about=["user"])
     canary, reads = other(shop, "canary"), 0

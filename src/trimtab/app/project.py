@@ -280,17 +280,17 @@ class Project(ProjectRows):
         return apply_first(self)
 
     def tick(self, *, watch: Callable[[Ticked], object] | None = None) -> list[Decision]:
-        """Run the loop of every deployment once: close days, check quality and skew, train and promote as due.
+        """Run the loop of every deployment once, then experiments: close days, check quality and skew, train, promote.
 
         Deployments that another process works on are skipped. If one fails, its error is raised after the others ran.
 
         Args:
             watch: Called for each deployment, with its result or with the process that works on it.
         """
+        from trimtab.app.experiments.ticking import tick_project
         from trimtab.app.inspect.skew import check_skew_when_due
-        from trimtab.app.training.ticking import tick_all
 
-        return tick_all(self, watch, check_skew_when_due)
+        return tick_project(self, watch, check_skew_when_due)
 
     # -- features -----------------------------------------------------------------------------------------------
 

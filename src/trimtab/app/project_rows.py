@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 import msgspec
 
 from trimtab.app.calls import public_calls
-from trimtab.app.system import System
+from trimtab.app.project_experiments import ProjectExperiments
 from trimtab.core.errors import Misuse
 from trimtab.serving.answer.served import Answer
 
@@ -28,7 +28,7 @@ Meter: TypeAlias = Callable[[int, int], object]
 
 
 @public_calls
-class ProjectRows(System):
+class ProjectRows(ProjectExperiments):
     """The methods of `Project` that take rows or return them."""
 
     def __repr__(self) -> str:

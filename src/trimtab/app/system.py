@@ -12,6 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trimtab.app.calls import PublicNames
+from trimtab.app.models.experiment_split import StoredArms
 from trimtab.app.models.version_memory import VersionMemory
 from trimtab.app.online.applier_error import standing
 from trimtab.app.online.views import Views
@@ -29,7 +30,6 @@ from trimtab.events.definitions import Source
 from trimtab.registry import LoadedModel, Registry, Version
 from trimtab.run import Runs
 from trimtab.serving.access_keys import MARKER, AccessKeys
-from trimtab.serving.arms.arms import arm_shares
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.training.definitions import Model
 
@@ -298,7 +298,7 @@ class System(Closing, metaclass=PublicNames):
                 answerers,
                 registry=self.registry,
                 memory=self.version_memory,
-                shares=partial(arm_shares, self.state.catalog, deployment.name),
+                arms=StoredArms(deployment.name, self.state, self.clock, self.config, self.definitions),
                 answers=self.state.answers,
             )
         return self._served[deployment.name]
@@ -355,6 +355,8 @@ class System(Closing, metaclass=PublicNames):
         if self._state is None:
             return
         try:
+            for served in self._served.values():
+                served.flush()
             if "views" in self.__dict__:  # closed only if they were opened
                 self.views.release()
         finally:

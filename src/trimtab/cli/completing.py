@@ -14,8 +14,8 @@ from click.shell_completion import BashComplete, CompletionItem, add_completion_
 
 from trimtab.core.config import load_config
 
-_DECLARED = re.compile(r"""\b(source|view|request|model)\(\s*["']([^"'\\]+)["']""")
-_STORED = ("access_key", "alias", "definition", "run", "version_number")
+_DECLARED = re.compile(r"""\b(source|view|request|model|experiment)\(\s*["']([^"'\\]+)["']""")
+_STORED = ("access_key", "alias", "definition", "experiment", "run", "version_number")
 
 
 def completed(

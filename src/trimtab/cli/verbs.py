@@ -67,6 +67,17 @@ VERBS: dict[str, dict[str, str | Group]] = {
         "freeze": "loop.moving:freeze",
         "unfreeze": "loop.moving:unfreeze",
     },
+    "Experiments": {
+        "experiment": Group("Plan, start, read and conclude experiments.",
+            "experiment show checkout", "list", None, {
+            "list": "experiments.reading:list_", "show": "experiments.reading:show_one",
+            "plan": "experiments.planning:plan", "power": "experiments.planning:power",
+            "start": "experiments.running:start", "ramp": "experiments.running:ramp",
+            "pause": "experiments.running:pause", "resume": "experiments.running:resume",
+            "stop": "experiments.running:stop", "conclude": "experiments.running:conclude",
+            "assign": "experiments.running:assign",
+        }),
+    },
     "Versions": {
         "versions": Group("List, show, compare, describe, export and import the versions of models.",
             "versions show late_flight@champion", "list", "list", {
@@ -133,6 +144,7 @@ OLD_BELOW = {("keys", "show"): "list", ("ledger", "show"): "list", ("quarantine"
 # Verbs and options that delete something, stop something or change what answers. "Did you mean" never proposes them.
 CAREFUL = {
     *("apply", "approve", "canary", "forget", "freeze", "promote", "reject", "rollback", "tick", "train", "unfreeze"),
+    *(f"experiment {name}" for name in ("conclude", "pause", "ramp", "resume", "start", "stop")),
     *("alert mute", "keys add", "keys remove", "quarantine drop", "runs cancel", "versions import"),
     *("storage compact", "storage gc", "storage prune", "storage rebuild", "storage recover", "storage restore"),
 }

@@ -190,6 +190,16 @@ class RegistrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 )
 
 
+class ExperimentsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of all experiments."""
+
+    holdout: float = 0.0  # the share of all units that take part in no experiment
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.holdout < 1.0:
+            raise ValueError(f"holdout must be from 0 to below 1, not {self.holdout}")
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings of one project, and the folder to which their paths are relative."""
 
@@ -202,6 +212,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     training: TrainingSettings = TrainingSettings()
     registry: RegistrySettings = RegistrySettings()
     alerts: AlertsSettings = AlertsSettings()
+    experiments: ExperimentsSettings = ExperimentsSettings()
     demo: DemoSettings | None = None
     seed: int = 1
 

@@ -1,1 +1,1 @@
-"""Assignment and analysis of experiments. This package is still empty."""
+"""Experiments: declaration, assignment, exposures, sums of closed days, and what these say."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import http.client
-import io
 import os
 import random
 import ssl
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
@@ -22,11 +20,14 @@ from urllib3.exceptions import ClosedPoolError, HTTPError, NewConnectionError
 from trimtab.core.closing import Closing
 from trimtab.core.errors import Conflict, Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.serving.answer.served import Answer
+from trimtab.serving.client_connections import connections, tls_context
 from trimtab.serving.failures import Late, ModelFailed, NotApplied
 from trimtab.serving.json_values import encode, plain_value
 from trimtab.serving.problems import TYPE_PREFIX, InvalidField, Problem, Refused
 
 if TYPE_CHECKING:
+    from trimtab.experiments.assignment import Assignment
+    from trimtab.experiments.records import ExperimentStatus
     from trimtab.serving.http.routes.operations import EntityFeatures, Labelled, ModelShown
 
 T = TypeVar("T")
@@ -35,9 +36,7 @@ Row = Mapping[str, Any]
 _RETRIES = 3
 _FIRST_PAUSE_S = 0.05  # pause before the second attempt; it doubles before each further one
 _LONGEST_PAUSE_S = 5.0  # if the service asks for a longer pause (Retry-After), the client gives up
-_SLACK_S = 0.25  # additional time for the arrival of a response that was made just in time
-_CONNECTIONS = 16  # the number of connections that are kept open
-_ADDRESSES = 3  # at most this many addresses of a host are tried; each may use a third of the time
+_SLACK_S = 0.25  # additional time in which a response that was made just in time can arrive
 _LONGEST_MS = 600_000  # the longest X-Timeout-Ms that the service accepts
 _BY_TYPE: dict[str, type[TrimtabError]] = {  # errors that are recognised by the type in the problem detail
     "late": Late,
@@ -104,13 +103,13 @@ class Client(Closing):
 
     def __init__(self, url: str, *, key: str | None = None, timeout_s: float = 30.0, cafile: str | None = None) -> None:
         place = _split(url)
-        tls = _context(cafile) if place.scheme == "https" else None
+        tls = tls_context(cafile) if place.scheme == "https" else None
         self.url = f"{place.scheme}://{place.netloc}{place.path.rstrip('/')}"
         self._prefix = quote(place.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
         self._timeout_s = _check_timeout(timeout_s)
         authorization = {} if key is None else {"authorization": f"Bearer {_header(key)}"}
         self._headers = {"accept": "application/json"} | authorization
-        self._new_pool = partial(_pool, place, tls)
+        self._new_pool = partial(connections, place, tls)
         self._pool, self._pid = self._new_pool(), os.getpid()
 
     # -- verbs --------------------------------------------------------------------------------------------------
@@ -232,6 +231,41 @@ class Client(Closing):
         path = _path("v1", "entities", entity, *map(_key_text, key), "features")
         return self._get(path + ("" if model is None else f"?{urlencode({'model': model})}"), EntityFeatures)
 
+    def assign(
+        self,
+        experiment: str,
+        attributes: Row | str | int,
+        *,
+        expose: bool = False,
+        not_shown: str = "",
+        timeout_s: float | None = None,
+    ) -> Assignment:
+        """Return the variant of a unit.
+
+        Args:
+            experiment: The name of an experiment.
+            attributes: The columns that identify the unit, and the attributes that the experiment reads; or the only
+                column's value.
+            expose: Whether the unit meets its variant now. This is logged, and the unit counts from now on.
+            not_shown: Together with `expose`: why the unit did not get its variant, such as "timeout".
+            timeout_s: The time limit of this call. By default, it is that of the client.
+
+        Raises:
+            NotFound: The experiment does not exist.
+            Misuse: A column or attribute lacks or has a wrong type.
+            Unavailable: The service is too busy or cannot be reached.
+        """
+        from trimtab.experiments.assignment import Assignment
+
+        body = {"attributes": attributes, "expose": expose, "not_shown": not_shown}
+        return self._ask("POST", _path("v1", "experiments", experiment, "assign"), body, timeout_s, Assignment)
+
+    def experiments(self) -> list[ExperimentStatus]:
+        """Return the experiments, with their phases and weights."""
+        from trimtab.experiments.records import ExperimentStatus
+
+        return self._get("/v1/experiments", dict[str, list[ExperimentStatus]])["experiments"]
+
     def models(self) -> list[ModelShown]:
         """Return the deployed models, with their deployed versions and aliases."""
         from trimtab.serving.http.routes.operations import ModelShown
@@ -329,60 +363,6 @@ def _is_tls_fault(cause: Exception) -> bool:
     return isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError)
 
 
-class _Timed(urllib3.connection.HTTPConnection):
-    """A connection with one time limit for all addresses of a host together and for the whole response."""
-
-    def connect(self) -> None:
-        allowed_s = self.timeout or 0.0
-        self.timeout = allowed_s / _ADDRESSES
-        try:
-            super().connect()
-        except (OSError, HTTPError) as error:  # also from the TLS handshake, before anything was sent
-            cause = error.__cause__ if isinstance(error, HTTPError) and error.__cause__ else error
-            raise NewConnectionError(self, str(cause)) from cause
-        self.timeout = allowed_s
-        self.sock.settimeout(allowed_s)
-
-    def request(self, *given: Any, **named: Any) -> None:
-        # a service that has closed the connection may have sent the reason before
-        with suppress(ssl.SSLEOFError, ssl.SSLZeroReturnError):
-            super().request(*given, **named)
-
-    def response_class(self, sock: Any, **named: Any) -> http.client.HTTPResponse:  # type: ignore[override]
-        response = http.client.HTTPResponse(sock, **named)
-        response.fp = io.BufferedReader(_TimedReader(response.fp.detach(), sock))
-        return response
-
-
-class _TimedTls(_Timed, urllib3.connection.HTTPSConnection):
-    """The same connection over TLS."""
-
-
-class _TimedReader(io.RawIOBase):
-    """Reads a response until a time limit.
-
-    The timeout of a socket cannot limit the whole time, because it starts again with each byte.
-    """
-
-    def __init__(self, raw: io.RawIOBase, sock: Any) -> None:
-        self._raw, self._sock = raw, sock
-        self._end_s = time.monotonic() + sock.gettimeout()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        left_s = self._end_s - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError
-        self._sock.settimeout(left_s)
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        super().close()
-        self._raw.close()
-
-
 class _Predictions(msgspec.Struct, frozen=True):
     predictions: list[Answer]
 
@@ -394,17 +374,6 @@ class _RetryableError(Exception):
         super().__init__(str(error))
         self.error = error
         self.after_s = after_s
-
-
-def _pool(place: SplitResult, tls: ssl.SSLContext | None) -> urllib3.HTTPConnectionPool:
-    host = place.hostname or ""
-    if tls is None:
-        pool = urllib3.HTTPConnectionPool(host, place.port or 80, maxsize=_CONNECTIONS)
-        pool.ConnectionCls = _Timed
-        return pool
-    secure = urllib3.HTTPSConnectionPool(host, place.port or 443, maxsize=_CONNECTIONS, ssl_context=tls)
-    secure.ConnectionCls = _TimedTls
-    return secure
 
 
 def _split(url: str) -> SplitResult:
@@ -447,16 +416,6 @@ def _header(key: str) -> str:
     if not isinstance(key, str) or not key.isascii() or not key.isprintable() or not key.strip():
         raise Misuse("connect: key is not an API key. Give one that `trimtab keys add` printed.")
     return key
-
-
-def _context(cafile: str | None) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=cafile)
-    except (OSError, TypeError, ValueError) as error:
-        raise Misuse(f"connect: cafile {cafile!r} cannot be read: {error}.") from error
-    # also accept a certificate chain without its root, as Python 3.13 does by default
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    return context
 
 
 def _listed(rows: Any) -> list[Row]:

@@ -22,7 +22,8 @@ _APPLICATION = slice(68, 72)
 
 def embedded_urls(folder: Path) -> dict[str, str]:
     """Return the URL of each store in a state folder, by the name of its part ("log", "catalog", ...)."""
-    logs = {name: store_url("sqlite", folder / "log" / name) for name in ("events", "predictions", "quarantine")}
+    names = ("events", "predictions", "quarantine", "exposures")
+    logs = {name: store_url("sqlite", folder / "log" / name) for name in names}
     values = {name: store_url("lmdb", folder / name) for name in ("online", "answers", "learners")}
     catalog, blob = store_url("sqlite", catalog_file(folder)), store_url("file", folder / "blob")
     return {"catalog": catalog, "blob": blob, **logs, **values}

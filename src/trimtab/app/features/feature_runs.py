@@ -74,8 +74,13 @@ class Run(Protocol):
         ...
 
     def evaluate(
-        self, features: FeatureSet, requests: Columns, at_us: NDArray[Any], *, final: bool
-    ) -> FeatureFrame: ...  # fmt: skip
+        self, features: FeatureSet, requests: Columns, at_us: NDArray[Any], *, known_by_us: int | None = None
+    ) -> FeatureFrame:
+        """Compute features of requests, each as of its time in `at_us`.
+
+        Events count that were known at that time, or by `known_by_us`, if this is given (`NEVER_US`: all events).
+        """
+        ...
 
     def entities(self, view: View, known_by_us: int | None) -> list[Column]:
         """Return the keys of all entities of a view with a record known by `known_by_us` (None: any), sorted."""
@@ -92,10 +97,7 @@ class OpenedRun(msgspec.Struct, frozen=True, eq=False):
         """Compute the features of all requests, each as of the time of the request."""
         self.run.begin(requests.rows, evaluations=1, columns=len(requests.names) + len(features.names))
         return FeatureFrame.concat(
-            [
-                self.run.evaluate(features, requests.take(cut), at_us[cut], final=False)
-                for cut in self.run.blocks(requests.rows)
-            ]
+            [self.run.evaluate(features, requests.take(cut), at_us[cut]) for cut in self.run.blocks(requests.rows)]
         )
 
 
@@ -213,7 +215,7 @@ class _InMemory:
         self.positions, self.parts, self.where = positions, 1, "in memory"
         self.scratch: Path | None = None
         self._frames = frames
-        self._final: dict[str, EventFrame] | None = None
+        self._known: tuple[int, dict[str, EventFrame]] | None = None  # the last time of `known_by_us`, and its events
         self._progress = progress
 
     def begin(self, rows: int, *, evaluations: int, columns: int) -> None:
@@ -222,11 +224,15 @@ class _InMemory:
     def blocks(self, rows: int) -> list[slice]:
         return [slice(0, rows)]
 
-    def evaluate(self, features: FeatureSet, requests: Columns, at_us: NDArray[Any], *, final: bool) -> FeatureFrame:
+    def evaluate(
+        self, features: FeatureSet, requests: Columns, at_us: NDArray[Any], *, known_by_us: int | None = None
+    ) -> FeatureFrame:
         frames = self._frames
-        if final:
-            self._final = self._final or {name: as_known_now(frame) for name, frame in frames.items()}
-            frames = self._final
+        if known_by_us is not None:
+            if self._known is None or self._known[0] != known_by_us:
+                known = {name: as_known_now(frame, known_by_us) for name, frame in frames.items()}
+                self._known = known_by_us, known
+            frames = self._known[1]
         found = evaluate(features, requests, at_us, frames)
         if self._progress is not None:
             self._progress(self._rows, self._rows)
@@ -268,8 +274,10 @@ class _OnDisk:
         starts = range(0, max(rows, 1), self._block_rows)
         return [slice(start, min(start + self._block_rows, rows)) for start in starts]
 
-    def evaluate(self, features: FeatureSet, requests: Columns, at_us: NDArray[Any], *, final: bool) -> FeatureFrame:
-        return evaluate_by(partial(self.views.answer, final=final), features, requests, at_us)
+    def evaluate(
+        self, features: FeatureSet, requests: Columns, at_us: NDArray[Any], *, known_by_us: int | None = None
+    ) -> FeatureFrame:
+        return evaluate_by(partial(self.views.answer, known_by_us=known_by_us), features, requests, at_us)
 
     def entities(self, view: View, known_by_us: int | None) -> list[Column]:
         return self.views.entities(view, known_by_us)

@@ -22,6 +22,7 @@ from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.expressions.nodes import Expression, col, may_fail
 from trimtab.core.shown import Shown
 from trimtab.core.time import duration_us, format_time
+from trimtab.events.columns.frames import NEVER_US
 from trimtab.events.definitions import Source
 from trimtab.events.files.files import Rows
 from trimtab.events.values.checks import given_time_us
@@ -307,8 +308,8 @@ def _computed(run: Run, wanted: _Wanted, how: How) -> FeatureTable | FeatureFile
 
     def block(cut: slice) -> tuple[Columns, dict[str, int]]:
         requests, at_us = wanted.requests.take(cut), wanted.at_us[cut]
-        found = run.evaluate(wanted.features, requests, at_us, final=final)
-        then = run.evaluate(wanted.features, requests, at_us, final=False) if final else found
+        found = run.evaluate(wanted.features, requests, at_us, known_by_us=NEVER_US if final else None)
+        then = run.evaluate(wanted.features, requests, at_us) if final else found
         return _joined(wanted.features, requests, found, reasons=how.reasons), differing_values(
             then, found
         ) if final else {}

@@ -27,6 +27,7 @@ from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.records import Signal
 from trimtab.core.shown import count_of, format_bytes
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_time
+from trimtab.experiments.records import KIND as EXPERIMENT
 from trimtab.features.stored import check_functions
 from trimtab.monitoring.profiles.profile_store import why_no_profile
 from trimtab.monitoring.quality.detectable_rises import detectable_in_words
@@ -34,7 +35,7 @@ from trimtab.monitoring.signals import LISTED_US, listed_signals, standing_signa
 from trimtab.registry.loading import lost_artifact, repair_lost
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.answer.score_cache import CACHED_SCORES
-from trimtab.serving.arms.arms import CANARY, arm_shares
+from trimtab.serving.arms.arms import CANARY, SHADOW, arm_shares
 from trimtab.serving.arms.online_learning import described, learner_name, learnt
 from trimtab.serving.observe.shared_status import shared_statuses
 from trimtab.serving.workers.overview import found_share
@@ -110,6 +111,7 @@ def project_status(system: System) -> Status:
     red += unfinished(system.state.catalog)
     service = read_state(system.state_folder / FOLDER) if system.views.followed() else None
     red += [] if service is None else [*_not_answering(service), *_reading_another_file(service)]
+    experiments = _experiments(system, red)
     return Status(
         at=format_time(now_us),
         frozen=system.state.catalog.get(FREEZE, "all") is not None,
@@ -122,9 +124,21 @@ def project_status(system: System) -> Status:
         failures=failures,
         disk_bytes=disk_bytes,
         service=service,
+        experiments=experiments,
         signals=signals,
         red=red,
     )
+
+
+def _experiments(system: System, red: list[str]) -> dict[str, str]:
+    """Return what the closed days of each running experiment say, and add those with a problem to `red`."""
+    if not system.state.catalog.find(EXPERIMENT):
+        return {}
+    from trimtab.app.experiments.report import running_lines  # loads SciPy
+
+    found = list(running_lines(system))
+    red += [f"experiment {name}: {text}" for name, text, problem in found if problem]
+    return {name: text for name, text, _ in found}
 
 
 def _shown(system: System, signal: Signal, now_us: int) -> bool:
@@ -290,7 +304,8 @@ def _learner(system: System, deployment: Deployment, version: Version, now_us: i
 
 
 def _arms(system: System, name: str) -> dict[str, str]:
-    shares = msgspec.structs.asdict(arm_shares(system.state.catalog, name))
+    stored = arm_shares(system.state.catalog, name)
+    shares = {CANARY: stored.canary, SHADOW: stored.shadow}
     armed = {arm: system.registry.alias(name, arm) for arm, share in shares.items() if share > 0.0}
     return {
         arm: f"{version.name}, on {100 * shares[arm]:.3g} % of the requests{_armed_ungated(system, arm, version)}"

@@ -66,6 +66,7 @@ class Status(Shown, msgspec.Struct, frozen=True, kw_only=True, dict=True):
     failures: list[FeatureFailure]  # features that could not be computed for some events
     disk_bytes: int  # the size of the state folder
     service: ServiceState | None  # the service that serves the project now
+    experiments: dict[str, str]  # by name: what the closed days of each running experiment say
     signals: list[Signal]  # signals that are open or ended within the last seven days
     red: list[str]
 
@@ -97,6 +98,8 @@ def status_lines(status: Status) -> list[str]:
     told += f", {len(warnings)} warning{'s' * (len(warnings) != 1)}" if warnings else ""
     lines = [f"RED  {line}" for line in red] + [f"WARN {line}" for line in warnings]
     lines += [line for one in status.deployments for line in _deployment(one, status.skew.get(one.model))]
+    of_experiments = [f"experiment {name}: {text}" for name, text in status.experiments.items()]
+    lines += [line for line in of_experiments if line not in red]
     width = max((len(one.name) for one in status.sources), default=0)
     lines += [_source(one, width) for one in status.sources]
     lines += [f"online features: {_behind(status)}", *_views(status), f"disk: {format_bytes(status.disk_bytes)}"]

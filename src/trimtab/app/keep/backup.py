@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST = "backup.json"
 _STATE = "state"
-_LOGS = ("quarantine", "predictions", "events")  # copied in this order: predictions store positions in the event log
+# in the order of copying: predictions store positions in the event log
+_LOGS = ("exposures", "quarantine", "predictions", "events")
 _STORES = ("online", "answers", "learners")
 _OWN = {"log", "tables", "blob", *_STORES}  # parts that are copied by their own stores, not file by file
 _PASSING = ("trimtab-replay-", "backfill")  # temporary folders of runs, which are not copied

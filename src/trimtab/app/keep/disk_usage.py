@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from trimtab.store.embedded_files import catalog_file, is_of_catalog
 from trimtab.store.ports import Log
 
-LOGS = {"events": "event log", "predictions": "prediction log", "quarantine": "quarantine"}
+LOGS = {
+    "events": "event log",
+    "predictions": "prediction log",
+    "quarantine": "quarantine",
+    "exposures": "exposure log",
+}
 
 _PARTS = {
     "online": "online features",

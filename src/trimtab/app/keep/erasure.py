@@ -52,6 +52,7 @@ _WORDS = {
     "table_rows": "rows of tables of record",
     "predictions": "predictions",
     "quarantined": "rows in quarantine",
+    "exposures": "exposures to variants",
     "stored_answers": "stored answers",
     "training_sets": "training sets",
 }
@@ -438,4 +439,5 @@ def _digest(subject: Subject, salt: bytes) -> str:
 
 def _logs(system: System) -> dict[str, Log]:
     state = system.state
-    return {"events": state.events, "predictions": state.predictions, "quarantine": state.quarantine}
+    logs = {"events": state.events, "predictions": state.predictions, "quarantine": state.quarantine}
+    return {**logs, "exposures": state.exposures}

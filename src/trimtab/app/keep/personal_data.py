@@ -18,6 +18,8 @@ from trimtab.core.errors import NotFound
 from trimtab.core.records import Prediction
 from trimtab.core.urls import store_url
 from trimtab.events.definitions import Source
+from trimtab.experiments.exposures import find_exposures, unit_values
+from trimtab.experiments.records import Exposure
 from trimtab.registry.versions import Version
 from trimtab.serving.answer.precomputed import stored_requests
 from trimtab.store.file_blob import blob_files
@@ -48,12 +50,16 @@ class PersonalData(msgspec.Struct, frozen=True, kw_only=True):
     tables: dict[str, TableErasure]  # by source
     predictions: Instead
     quarantine: Instead
+    exposures: Instead
     answers: list[bytes]  # the keys of stored answers
     sets: list[SeenSet]
 
     def in_log(self, name: str) -> Instead:
-        """Return the replacements in a log. "quarantine" is the log of rows that could not become events."""
-        return {"events": self.events, "predictions": self.predictions, "quarantine": self.quarantine}[name]
+        """Return the replacements in a log: "events", "predictions", "quarantine" (rows that could not become events)
+        or "exposures".
+        """
+        found: Instead = getattr(self, name)
+        return found
 
     def counts(self) -> dict[str, int]:
         """Return how many pieces of each kind of data were found."""
@@ -62,6 +68,7 @@ class PersonalData(msgspec.Struct, frozen=True, kw_only=True):
             "table_rows": sum(len(table.rows) for table in self.tables.values()),
             "predictions": _size(self.predictions),
             "quarantined": _size(self.quarantine),
+            "exposures": _size(self.exposures),
             "stored_answers": len(self.answers),
             "training_sets": len(self.sets),
         }
@@ -84,6 +91,7 @@ def find_personal_data(system: System, subject: Subject) -> PersonalData:
         tables=found.in_tables(),
         predictions=predictions,
         quarantine=system.quarantine.find(lambda row: subject.of_raw(row.source, row.raw())),
+        exposures=find_exposures(state.exposures, lambda one: _is_of(system, subject, one)),
         answers=_answers(system, subject) if state.place("answers").mark() is not None else [],
         sets=list(_training_sets(system, subject)),
     )
@@ -127,6 +135,18 @@ def _predictions(
                 if prediction.request_id in erased and not wanted(prediction):
                     shared.add(prediction.request_id)
     return instead, keys
+
+
+def _is_of(system: System, subject: Subject, exposure: Exposure) -> bool:
+    """Return whether an exposure is about the subject. If the experiment is no longer declared, any text may be it."""
+    row = msgspec.msgpack.decode(exposure.attributes) if exposure.attributes else {}
+    declared = system.definitions.experiments.get(exposure.experiment)
+    if declared is None:
+        return subject.of_raw("", {**row, "unit": exposure.unit})
+    for names in (declared.unit, *(metric.by for metric in declared.metrics)):
+        row |= dict(zip(names, unit_values(exposure.unit, len(names)), strict=False))
+    sources = [name for name, places in subject.places.items() if any(row.keys() >= {*names} for names in places)]
+    return any(subject.of_raw(name, row) for name in sources)
 
 
 def _answers(system: System, subject: Subject) -> list[bytes]:

@@ -19,7 +19,7 @@ from trimtab.app.features.materialising import move_into_tables
 from trimtab.app.features.source_counts import discard_counts, store_counts
 from trimtab.app.online.views import LEASE
 from trimtab.app.state.lease import Lease
-from trimtab.app.state.lost_records import EVENTS, Lost, lost_records
+from trimtab.app.state.lost_records import EVENTS, EXPOSURES, Lost, lost_records
 from trimtab.app.state.state import truncation, truncation_put
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.shown import Shown
@@ -51,10 +51,9 @@ class LostRange(msgspec.Struct, frozen=True, kw_only=True):
     def lines(self) -> list[str]:
         """The lost range as lines of text."""
         records = self.last - self.first + 1
-        what = "events" if self.log == EVENTS else "predictions"
         out = [
             f"log/{self.log}, partition {self.partition}: positions {self.first:,} to {self.last:,} are gone "
-            f"({records:,} {what})"
+            f"({records:,} {self.log})"
         ]
         if self.in_tables:
             out.append(f"  of them {self.in_tables:,} are in the tables of record, and are not lost")
@@ -144,7 +143,7 @@ def _go_on(system: System, lost: LostRange, actor: str) -> None:
     It is recorded in the ledger of decisions first.
     """
     state = system.state
-    log = state.events if lost.log == EVENTS else state.written_predictions
+    log = {EVENTS: state.events, EXPOSURES: state.exposures}.get(lost.log, state.written_predictions)
     if not isinstance(log, Repairable):
         raise Misuse(f"recover: a {type(log).__name__} cannot be recovered here. Recover its server instead.")
     now_us, end = system.clock.now_us(), lost.first - 1
@@ -168,7 +167,7 @@ def _go_on(system: System, lost: LostRange, actor: str) -> None:
         truncated = truncation_put(state.catalog, reached, {lost.partition: lost.last}, now_us)
         Ledger(state.catalog).write([row], [truncated])
         again = ((record.payload, now_us) for record in _unread(system, lost.partition, end))
-    else:  # predictions are in no table, so all that remain get later positions
+    else:  # predictions and exposures are in no table, so all remaining ones get later positions
         Ledger(state.catalog).write([row])
         left = chain.from_iterable(records_between(log, lost.partition, 0, end))
         again = ((record.payload, record.appended_at_us) for record in left)

@@ -22,6 +22,7 @@ from trimtab.core.shown import Shown, count_of, format_bytes
 from trimtab.core.time import DAY_US, format_duration, format_time
 from trimtab.events.expiry import expired
 from trimtab.events.records import ERASED, decode_all
+from trimtab.experiments.days import needed_from_us
 from trimtab.features.online.generations import FILLING, id_of
 from trimtab.store.log_places import begin_of, positions_before
 from trimtab.store.ports import Catalog, Log, Prunable, Put, Table, read_record
@@ -121,7 +122,7 @@ def plan_retention(system: System) -> Retained:
             condition = expired(_newest_us(system) - kept_us, _entities(system)[source])
             rows, gone[source] = table.count(), table.count(condition)
             freed += size.parts["tables of record"].get(source, 0) * gone[source] / max(1, rows)
-    predictions, quarantined = _closed_before(system), _quarantined_before(system)
+    predictions, quarantined = _cuts(system.state.predictions, _closed_before(system)), _quarantined_before(system)
     counts = {}
     for part, one, cuts in (
         ("prediction log", system.state.predictions, predictions),
@@ -179,7 +180,10 @@ def _retain(system: System) -> Retained:
     store_counts(system)
     _vacuum(tables, SPARED_H)
     _compact(system, tables)
-    predictions = _truncate(state.predictions, _closed_before(system), notes)
+    closed_us = _closed_before(system)
+    predictions = _truncate(state.predictions, _cuts(state.predictions, closed_us), notes)
+    if exposures := _truncate(state.exposures, _cuts(state.exposures, closed_us), notes):
+        notes.append(f"removed {exposures:,} exposures of experiments, whose days are closed")
     quarantined = _truncate(state.quarantine, _quarantined_before(system), notes)
     after = taken(system.state_folder)
     if _over(system, after):
@@ -344,23 +348,28 @@ def _kept_us(system: System, source: str) -> int | None:
     return kept_us if kept_us is None or need is None else max(kept_us, -(-need.us // DAY_US) * DAY_US)
 
 
-def _closed_before(system: System) -> dict[str, int]:
-    """Return for each partition of the prediction log the last position that may be removed.
+def _closed_before(system: System) -> int | None:
+    """Return the time before which predictions and exposures may be removed; None: they are kept.
 
-    All predictions up to it are older than the settings keep, their days are closed (the wait for labels is over), and
-    online learners have read them.
+    They are older than the settings keep, their days are closed (the wait for labels is over), also those of
+    experiments, and online learners have read them.
     """
     from trimtab.steering.loop.loop import KIND, Reached
 
     kept_us = system.config.retention.predictions_us
     if kept_us is None:
-        return {}
-    before_us = _newest_us(system) - kept_us
+        return None
+    before_us = min(_newest_us(system) - kept_us, needed_from_us(system.state.catalog))
     for name, deployment in system.definitions.deployments.items():
         closed = read_record(system.state.catalog, KIND, name, Reached) or Reached()
         learnt_us = system.clock.now_us() - _LEARNT_WAITS * deployment.model.label.final_at(0)
         before_us = min(before_us, closed.closed_until_us, learnt_us)
-    return positions_before(system.state.predictions, before_us)
+    return before_us
+
+
+def _cuts(log: Log, before_us: int | None) -> dict[str, int]:
+    """Return for each partition of a log the last position that may be removed; `before_us` None: nothing may."""
+    return {} if before_us is None else positions_before(log, before_us)
 
 
 def _quarantined_before(system: System) -> dict[str, int]:
@@ -433,7 +442,8 @@ def growths(system: System, size: Taken) -> dict[str, float]:
     last = last_retained(system.state.catalog)
     growths = {} if last is None else dict(last.growth_bytes)
     state, now_us = system.state, system.clock.now_us()
-    for part, log in (("event log", state.events), ("prediction log", state.predictions)):
+    logs = {"event log": state.events, "prediction log": state.predictions, "exposure log": state.exposures}
+    for part, log in logs.items():
         found = log_growth(log, size.parts.get(part, {}), now_us, events=log is state.events)
         if found is not None:
             growths[part] = found

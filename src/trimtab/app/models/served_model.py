@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeAlias
 
+import msgspec
+
 from trimtab.app.models.answerers import Answerers
+from trimtab.app.models.experiment_split import StoredArms
 from trimtab.app.models.version_memory import VersionMemory
 from trimtab.core.errors import Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.core.time import HOUR_US
@@ -34,7 +37,7 @@ class ServedModel:
         answerers: Makes the answerers of its versions.
         registry: The versions and aliases.
         memory: The loaded versions.
-        shares: Returns the shares of requests that go to the canary and the shadow.
+        arms: The requests that go to the canary and the shadow.
         answers: Precomputed answers.
         max_age_us: The age up to which a precomputed answer is given.
     """
@@ -45,7 +48,7 @@ class ServedModel:
         *,
         registry: Registry,
         memory: VersionMemory,
-        shares: Callable[[], ArmShares],
+        arms: StoredArms,
         answers: KeyValue,
         max_age_us: int = 36 * HOUR_US,
     ) -> None:
@@ -55,7 +58,7 @@ class ServedModel:
         self._registry = registry
         self._mutex = threading.Lock()  # threads that follow aliases, teach, or load it for a request call `_follow`
         self._memory = memory
-        self._shares = shares
+        self._arms = arms
         self._loaded: LoadedModel | None = None
         self._last: Version | None = None  # the version that answers, or that answered before the model was unloaded
         self._asked_in_vain = False  # a request could not load the model, so `follow` has to
@@ -147,6 +150,11 @@ class ServedModel:
     def see_stored(self) -> None:
         """Let the endpoint give precomputed answers if any are stored."""
         self.endpoint.precomputed = self.precomputed if self.precomputed.holds_any() else None
+        self.flush()
+
+    def flush(self) -> None:
+        """Log the exposures of experiments that wait."""
+        self._arms.flush()
 
     def sleep(self) -> bool:
         """Unload all versions until the next request, and return whether this was possible.
@@ -253,7 +261,7 @@ class ServedModel:
             self._memory.hold(self.deployment.name, answering, self._waits)
 
     def _put_arms(self, find: Find) -> None:
-        policy, shares = self.deployment.degrade, self._shares()
+        policy, shares = self.deployment.degrade, self._arms.shares()
         wanted = {CANARY: shares.canary, SHADOW: shares.shadow}
         if policy is not None and policy.version is not None:
             wanted[policy.version] = 1.0
@@ -277,11 +285,13 @@ class ServedModel:
         canary, shadow = found.get(CANARY), found.get(SHADOW)
         if canary is None:
             endpoint.canary = None
-        elif endpoint.canary is None or (endpoint.canary.answerer, endpoint.canary.share.share) != (
-            canary,
-            shares.canary,
-        ):
-            endpoint.canary = Canary(canary, Share(name, shares.canary, about))
+        elif endpoint.canary is None or (endpoint.canary.answerer, endpoint.canary.shares) != (canary, shares):
+            named = shares.experiment
+            if named is msgspec.UNSET:
+                endpoint.canary = Canary(canary, Share(name, shares.canary, about), shares)
+            else:
+                split = self._arms.split(named)
+                endpoint.canary = Canary(canary, split, shares, split.unanswered)
         if shadow is None:
             endpoint.shadow = None
         elif endpoint.shadow is None or endpoint.shadow.answerer is not shadow:

@@ -89,11 +89,11 @@ class BackgroundTasks(Closing):
 
     def _keep(self) -> None:
         from trimtab.app.alerts.alerting import Alerting
+        from trimtab.app.experiments.ticking import tick_project
         from trimtab.app.keep.retention import (
             retain_when_due,
         )  # imported here, because processes that only answer do not need them
         from trimtab.app.training.loops import Loops
-        from trimtab.app.training.ticking import tick_all
 
         system = self._system
         deployments = system.definitions.deployments
@@ -106,7 +106,10 @@ class BackgroundTasks(Closing):
             "merge service metrics": self._fold,
             **{f"teach {n}": t.teach for n, t in teachers.items()},
         }
-        ticking: dict[str, Work] = {"tick": partial(tick_all, system), "retention": partial(retain_when_due, system)}
+        ticking: dict[str, Work] = {
+            "tick": partial(tick_project, system),
+            "retention": partial(retain_when_due, system),
+        }
         between: dict[str, Work] = {
             f"read ahead {name}": partial(system.part(Loops).read_ahead, name) for name in deployments
         }

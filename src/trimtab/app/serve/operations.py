@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trimtab.app.data.given_labels import LabelEvents, key_value
+from trimtab.app.experiments.assigning import assign, experiment_status, experiments
 from trimtab.app.training.loops import stages_of
 from trimtab.app.versions.alias_moves import Ledgered
-from trimtab.app.versions.arms import ARMS, LedgeredArm
+from trimtab.app.versions.arms import ARMS, LedgeredArm, check_not_split
 from trimtab.app.versions.search import search_versions, version_signature
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.core.time import format_time
+from trimtab.experiments.assignment import Assignment
+from trimtab.experiments.reading.results import Reading
+from trimtab.experiments.records import ExperimentStatus
 from trimtab.features.definitions import View
 from trimtab.features.online.read.entity_read import read_entity
 from trimtab.registry import AliasMove, Version
@@ -24,6 +28,7 @@ from trimtab.registry.searching import Found
 from trimtab.serving.http.routes.operations import (
     AliasShown,
     AskRepair,
+    AssignUnit,
     EntityFeatures,
     GivenLabels,
     LabelRow,
@@ -123,7 +128,7 @@ class ProjectModels:
             gate=move.gate,
             expected_previous=expected,
             actor=actor,
-            together=self._ledgered(alias, "promote"),
+            together=self._ledgered(model, alias, "promote"),
         )
 
     def roll_back(self, model: str, alias: str, back: RollBack, *, actor: str) -> AliasMove:
@@ -135,7 +140,7 @@ class ProjectModels:
             why=back.why,
             expected_previous=self._version(model, back.expected, "expected").id,
             actor=actor,
-            together=self._ledgered(alias, "roll_back"),
+            together=self._ledgered(model, alias, "roll_back"),
         )
 
     def ask_repair(self, model: str, wanted: AskRepair, *, actor: str) -> RepairAsked:
@@ -147,9 +152,35 @@ class ProjectModels:
         self._system.state.catalog.write([Put(REQUEST, model, msgspec.json.encode(requested))])
         return RepairAsked(model=model, at_us=at_us, actor=actor, why=requested.why)
 
-    def _ledgered(self, alias: str, act: str) -> Ledgered | LedgeredArm | None:
-        """Return an object that records the move in the ledger; None if the alias affects no answers. # D85"""
+    def experiments(self) -> list[ExperimentStatus]:
+        """Return all experiments of the project."""
+        return experiments(self._system)
+
+    def experiment(self, name: str) -> ExperimentStatus:
+        """Return an experiment as it is now."""
+        return experiment_status(self._system, name)
+
+    def experiment_report(self, name: str) -> Reading:
+        """Return what an experiment says, from the days that are closed already."""
+        from trimtab.app.experiments.report import experiment_report
+
+        return experiment_report(self._system, name, close=False)
+
+    def experiment_page(self, name: str) -> str:
+        """Return an HTML page about an experiment, from the days that are closed already."""
+        from trimtab.experiments.reading.document import experiment_document
+        from trimtab.report import html_page
+
+        return html_page(experiment_document(self.experiment_report(name)))
+
+    def assign(self, experiment: str, wanted: AssignUnit, *, actor: str) -> Assignment:
+        """Return the variant of a unit, and log its exposure if that is wanted."""
+        return assign(self._system, experiment, wanted.attributes, expose=wanted.expose, not_shown=wanted.not_shown)
+
+    def _ledgered(self, model: str, alias: str, act: str) -> Ledgered | LedgeredArm | None:
+        """Return an object that records the move in the ledger, or None if the alias affects no answers.  # D85"""
         if alias in ARMS:
+            check_not_split(self._system, model, alias)
             return LedgeredArm(self._system)
         return Ledgered(self._system, act) if alias == CHAMPION else None
 

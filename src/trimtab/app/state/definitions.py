@@ -1,4 +1,4 @@
-"""Load the definitions of a project file: its sources, views, models and deployments."""
+"""Load the definitions of a project file: its sources, views, models, deployments and experiments."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ import msgspec
 
 from trimtab.core.errors import Misuse, NotFound, TrimtabError
 from trimtab.events.definitions import Source
+from trimtab.experiments.declaring import collect_experiments
+from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.features.definitions import Entity, Request, View
 from trimtab.features.stored import with_sources
 from trimtab.steering.definitions import Deployment, collect_deployments
 from trimtab.training.definitions import Model
 
-Named = TypeVar("Named", Source, Entity, Request, View, Model, Deployment)
+Named = TypeVar("Named", Source, Entity, Request, View, Model, Deployment, Experiment)
 
 
 class Definitions(msgspec.Struct, frozen=True):
@@ -34,6 +36,7 @@ class Definitions(msgspec.Struct, frozen=True):
     models: dict[str, Model]
     deployments: dict[str, Deployment]  # by model name
     entities: dict[str, Entity] = {}
+    experiments: dict[str, Experiment] = {}
 
     def placed(self, place: Callable[[Source], Source]) -> Definitions:
         """Return the same definitions with each source column at its position in stored events."""
@@ -48,6 +51,9 @@ class Definitions(msgspec.Struct, frozen=True):
             features = with_sources(one.features, of)
             return msgspec.structs.replace(one, request=request, label=label, features=features)
 
+        def metric(one: Metric) -> Metric:
+            return one if one.source is None else msgspec.structs.replace(one, source=of(one.source))
+
         models = {name: model(one) for name, one in self.models.items()}
         replace = msgspec.structs.replace
         return Definitions(
@@ -57,6 +63,10 @@ class Definitions(msgspec.Struct, frozen=True):
             models,
             {name: replace(one, model=models[name]) for name, one in self.deployments.items()},
             self.entities,
+            {
+                name: replace(one, metrics=tuple(metric(each) for each in one.metrics))
+                for name, one in self.experiments.items()
+            },
         )
 
     def deployment(self, name: str | None) -> Deployment:
@@ -71,6 +81,17 @@ class Definitions(msgspec.Struct, frozen=True):
             found = ", ".join(self.deployments) or "none; add tt.deployment(model, ...) to the project file"
             raise NotFound(f"no deployment of model {name!r}. Deployments: {found}.")
         return self.deployments[name]
+
+    def experiment(self, name: str) -> Experiment:
+        """Return the experiment called `name`.
+
+        Raises:
+            NotFound: No experiment has this name.
+        """
+        if name not in self.experiments:
+            found = ", ".join(self.experiments) or "none; add tt.experiment(...) to the project file"
+            raise NotFound(f"no experiment {name!r}. Experiments: {found}.")
+        return self.experiments[name]
 
     def source(self, name: str) -> Source:
         """Return the source called `name`.
@@ -93,12 +114,15 @@ def load_definitions(file: Path) -> Definitions:
     if not file.is_file():
         raise NotFound(f"{file}: not found. The project file is named by `file` under [project] in trimtab.toml.")
     deployments: list[Deployment] = []
+    experiments: list[Experiment] = []
     collect_deployments(deployments)
+    collect_experiments(experiments)
     try:
         module = _run(file)
     finally:
         collect_deployments(None)
-    return _collect(vars(module).values(), deployments, file)
+        collect_experiments(None)
+    return _collect(vars(module).values(), deployments, experiments, file)
 
 
 class _Compiled(SourceFileLoader):
@@ -148,8 +172,10 @@ def _line(error: BaseException, file: Path) -> str:
     return f", line {lines[-1]}" if lines else ""
 
 
-def _collect(values: Iterable[object], deployments: list[Deployment], file: Path) -> Definitions:
-    found = Definitions({}, {}, {}, {}, {}, {})
+def _collect(
+    values: Iterable[object], deployments: list[Deployment], experiments: list[Experiment], file: Path
+) -> Definitions:
+    found = Definitions({}, {}, {}, {}, {}, {}, {})
 
     def add(into: dict[str, Named], item: Named, kind: str) -> None:
         if into.setdefault(item.name, item) is not item and into[item.name].hash != item.hash:
@@ -190,4 +216,23 @@ def _collect(values: Iterable[object], deployments: list[Deployment], file: Path
     for deployment in deployments:
         add(found.deployments, deployment, "deployment")
         add_model(deployment.model)
+    for experiment in experiments:
+        add(found.experiments, experiment, "experiment")
+        for metric in experiment.metrics:
+            if metric.source is not None:
+                add_source(metric.source)
+        if experiment.model is not None:
+            _check_compared(experiment, found.deployments.get(experiment.model), file)
     return found
+
+
+def _check_compared(experiment: Experiment, deployment: Deployment | None, file: Path) -> None:
+    """Refuse an experiment over versions that are not served, or that learn from each other's requests."""
+    what, model = f"{file}: experiment {experiment.name!r}", experiment.model
+    if deployment is None:
+        raise Misuse(f"{what}: model {model!r} has no deployment. Add tt.deployment({model}, ...).")
+    if deployment.learn == "online":
+        raise Misuse(
+            f'{what}: {model!r} has learn="online", so one learner takes the labels of all variants, and their '
+            'difference would mean nothing. Compare versions of a model with learn="batch".'
+        )

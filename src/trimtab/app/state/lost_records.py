@@ -21,7 +21,7 @@ from trimtab.serving.arms.online_learning import positions_learnt
 from trimtab.store.opening import open as open_store
 from trimtab.store.ports import Put
 
-EVENTS, PREDICTIONS = "events", "predictions"
+EVENTS, PREDICTIONS, EXPOSURES = "events", "predictions", "exposures"
 RECOVER = (
     "Put its newest files back (trimtab storage restore BACKUP --force), or go on without those records: "
     "trimtab storage recover"
@@ -33,7 +33,7 @@ Read = dict[str, dict[str, int]]  # positions by log and partition
 class Lost(msgspec.Struct, frozen=True, kw_only=True):
     """The records of one partition that were read before and are missing now."""
 
-    log: str  # "events" or "predictions"
+    log: str  # "events", "predictions" or "exposures"
     partition: str
     end: int  # the last position in the log; 0 if the file is missing or empty
     reached: int  # the last position that was read
@@ -78,7 +78,7 @@ def refuse_read_past(log: str, ends: Mapping[str, int], readers: Mapping[str, Ma
 
 
 def lost_records(state: State, *, tables: bool = False) -> list[Lost]:
-    """Return the missing records of the event log and the prediction log.
+    """Return the missing records of the event log, the prediction log and the exposure log.
 
     Args:
         state: The state folder.
@@ -97,6 +97,7 @@ def lost_records(state: State, *, tables: bool = False) -> list[Lost]:
     return [
         *read_past(EVENTS, state.events.positions(), events),
         *read_past(PREDICTIONS, state.written_predictions.positions(), predictions),
+        *read_past(EXPOSURES, state.exposures.positions(), {"the catalogue": stored.get(EXPOSURES, {})}),
     ]
 
 
@@ -121,7 +122,8 @@ def store_ends(state: State) -> None:
     """Store the present ends of the logs. If records before these ends are missing later, they were lost."""
     before = state.catalog.get(KEPT, _READ)
     stored: Read = {} if before is None else msgspec.json.decode(before.body, type=Read)
-    ends = {EVENTS: state.events.positions(), PREDICTIONS: state.written_predictions.positions()}
+    logs = {EVENTS: state.events, PREDICTIONS: state.written_predictions, EXPOSURES: state.exposures}
+    ends = {name: log.positions() for name, log in logs.items()}
     now = {name: {**stored.get(name, {}), **_greater(stored.get(name, {}), found)} for name, found in ends.items()}
     if now != stored:
         put = Put(KEPT, _READ, msgspec.json.encode(now), expected=0 if before is None else before.revision)

@@ -12,8 +12,10 @@ from trimtab.app.state.definitions import Definitions
 from trimtab.core.config import RetentionSettings
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, format_duration
+from trimtab.experiments.days import longest_wait_us
 
 if TYPE_CHECKING:
+    from trimtab.experiments.definitions import Experiment
     from trimtab.features.definitions import View
     from trimtab.features.feature_set import FeatureSet
     from trimtab.steering.definitions import Deployment
@@ -64,6 +66,10 @@ def prediction_need(definitions: Definitions) -> Need:
         us = deployment.model.label.final_at(_judged_us(deployment))
         if us > need.us:
             need = Need(us, f"deployment {deployment.name!r}: {_judged(deployment)}, and a learner waits as long again")
+    for experiment in definitions.experiments.values():
+        us = _closed_after_us(definitions, experiment)
+        if us > need.us:
+            need = Need(us, f"experiment {experiment.name!r} reads them when a day is closed")
     return need
 
 
@@ -157,6 +163,12 @@ def labels_from_us(model: Model, kept_from_us: Mapping[str, int]) -> int:
     return kept_from_us.get(model.label.source.name, ALWAYS_US)
 
 
+def _closed_after_us(definitions: Definitions, experiment: Experiment) -> int:
+    """Return how long after an exposure its day is certainly closed, if days are closed once a day."""
+    model = definitions.models.get(experiment.model or "")
+    return 2 * DAY_US + longest_wait_us(experiment.metrics, None if model is None else model.label)
+
+
 def _all_needs(definitions: Definitions) -> Iterator[tuple[str, Need]]:
     for view in definitions.views.values():
         yield view.source.name, view_reach(view)
@@ -170,6 +182,11 @@ def _all_needs(definitions: Definitions) -> Iterator[tuple[str, Need]]:
                 view.source.name,
                 Need(reach.us + judged_us, f"{reach.why}, and deployment {deployment.name!r}: {judged}"),
             )
+    for experiment in definitions.experiments.values():
+        for metric in experiment.metrics:
+            if metric.source is not None:
+                us = _closed_after_us(definitions, experiment) + metric.before_us
+                yield metric.source.name, Need(us, f"experiment {experiment.name!r} reads them when a day is closed")
     for model in definitions.models.values():
         kept_us = model.label.final_at(DAY_US)
         yield model.label.source.name, Need(kept_us, f"model {model.name!r} waits for its labels")

@@ -120,6 +120,11 @@ class State:
         return self._log("quarantine", "durable")
 
     @cached_property
+    def exposures(self) -> Log:
+        """The log of the units that met their variant of an experiment."""
+        return self._log("exposures", "durable")
+
+    @cached_property
     def catalog(self) -> Catalog:
         return self._kept(store.open(self._urls["catalog"], "catalog", clock=self._clock))
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.app.versions.alias_moves import NO_REASON, write_row
-from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Decision, GateRecord
 from trimtab.registry import AliasMove, Registry, Version
 from trimtab.registry.evidence import check_ungated
 from trimtab.registry.protection import CHAMPION
-from trimtab.serving.arms.arms import CANARY, KIND, SHADOW, shares_of
-from trimtab.steering.ledger import Evidence
+from trimtab.serving.arms.arms import CANARY, KIND, SHADOW, ArmShares, arm_shares, shares_of
+from trimtab.steering.ledger import Entry, Evidence, Ledger
 from trimtab.store.ports import Append, Put, Record, Remove
 
 if TYPE_CHECKING:
@@ -23,8 +23,25 @@ if TYPE_CHECKING:
 ARMS = (CANARY, SHADOW)
 
 
-def set_arm(system: System, reference: str, arm: str, *, share: float, why: str, actor: str) -> Decision:
-    """Set or end a canary or shadow; see `Project.set_arm`.
+class ArmOfExperiment(msgspec.Struct, frozen=True, kw_only=True):
+    """The changes that an experiment over versions makes together with its canary."""
+
+    name: str | None  # the experiment that splits the requests from now on; None: it ends
+    entry: Entry  # its row of the ledger
+    changes: Sequence[Put | Append | Remove]
+
+
+def set_arm(
+    system: System,
+    reference: str,
+    arm: str,
+    *,
+    share: float,
+    why: str,
+    actor: str,
+    experiment: ArmOfExperiment | None = None,
+) -> Decision:
+    """Set or end a canary or shadow; see `Project.set_arm`. With `experiment`, the row is that of the experiment.
 
     Raises:
         Conflict: Another process changed an arm of the model meanwhile. Nothing was written.
@@ -37,10 +54,12 @@ def set_arm(system: System, reference: str, arm: str, *, share: float, why: str,
     there = registry.aliases(name).get(arm)  # read last, so that a later change raises Conflict
     if there is None and "@" not in reference:
         raise NotFound(f"{name}: no version is its {arm} yet. Name one: {name}@N")
+    if experiment is None and share > 0.0:
+        check_not_split(system, name, arm)
     version = registry.get(reference if there is None or "@" in reference else there.version)
     if arm == CANARY and share > 0.0:  # clients do not get a shadow's answers, so it need not have passed tests
         check_ungated(f"arm {version.name} as {arm}", registry.passed_gate(version), why)
-    ledgered = LedgeredArm(system, share)
+    ledgered = LedgeredArm(system, share, experiment)
     if there is not None and there.version == version.id:
         move = {"previous": there.version, "at_us": system.clock.now_us(), "why": reason, "actor": actor}
         ledgered.write(msgspec.structs.replace(there, **move), [unmoved], before)
@@ -66,9 +85,10 @@ class LedgeredArm:
 
     decision: Decision  # the row that was written to the ledger
 
-    def __init__(self, system: System, share: float | None = None) -> None:
+    def __init__(self, system: System, share: float | None = None, experiment: ArmOfExperiment | None = None) -> None:
         self._system = system
         self._share = share
+        self._experiment = experiment
 
     def __call__(self, row: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
         """Write all of these changes, or none."""
@@ -76,14 +96,41 @@ class LedgeredArm:
 
     def write(self, row: AliasMove, changes: Sequence[Put | Append | Remove], before: Record | None) -> None:
         """Write all of these changes, or none if the stored shares have changed since `before`."""
-        shares = shares_of(before)
+        shares, mine = shares_of(before), self._experiment
         if self._share is not None:
             shares = msgspec.structs.replace(shares, **{row.alias: self._share})
+        if row.alias == CANARY and mine is None and shares.experiment is not msgspec.UNSET:
+            if self._share != 0.0:  # ending the canary is always allowed, and the experiment then stops
+                check_not_split(self._system, row.model, row.alias)
+            shares = _without_experiment(shares)
+        if mine is not None:
+            shares = _without_experiment(shares)
+            if mine.name is not None:
+                shares = msgspec.structs.replace(shares, experiment=mine.name, changed_at_us=mine.entry.at_us)
         revision = 0 if before is None else before.revision
         kept = Put(KIND, row.model, msgspec.json.encode(shares), expected=revision)
         version = self._system.registry.get(row.version).name
         evidence: Evidence = {"arm": row.alias, "share": getattr(shares, row.alias), "version": version}
-        self.decision = write_row(self._system, row, [*changes, kept], "set_arm", evidence)
+        if mine is None:
+            self.decision = write_row(self._system, row, [*changes, kept], "set_arm", evidence)
+        else:
+            entry = msgspec.structs.replace(mine.entry, evidence={**evidence, **mine.entry.evidence})
+            changes = [*changes, kept, *mine.changes]
+            self.decision = Ledger(self._system.state.catalog).write([entry], changes)[0]
+
+
+def check_not_split(system: System, model: str, arm: str) -> None:
+    """Raise Conflict if an experiment decides which requests an arm of a model gets."""
+    shares = arm_shares(system.state.catalog, model)
+    if arm == CANARY and shares.experiment is not msgspec.UNSET:
+        raise Conflict(
+            f"{model}: the experiment {shares.experiment!r} splits its requests. Stop it first: "
+            f"trimtab experiment stop {shares.experiment}"
+        )
+
+
+def _without_experiment(shares: ArmShares) -> ArmShares:
+    return ArmShares(canary=shares.canary, shadow=shares.shadow)
 
 
 def _evidence(registry: Registry, model: str, arm: str, version: Version) -> GateRecord | None:

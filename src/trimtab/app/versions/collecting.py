@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trimtab.app.training.searches import forget_searches, old_searches, with_chosen
 from trimtab.core.errors import Misuse
+from trimtab.experiments.days import unit_blobs
 from trimtab.run import forget_step, orphaned_steps
 from trimtab.steering.ledger import Ledger
 
@@ -44,6 +45,7 @@ def collect_garbage(system: System, *, dry_run: bool, keep: Keep, searches: int,
         keep=keep,
         also={version: [one[version] for one in needs if version in one] for version in {*needs[0], *needs[1]}},
         forgotten=forgotten,
+        needed=unit_blobs(catalog),
     )
     if dry_run:
         return collector.look()

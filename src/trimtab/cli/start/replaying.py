@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trimtab.cli.options import command, manner, opened_project, time_given
+from trimtab.cli.options import command, manner, names, opened_project, refuse_given, time_given
 from trimtab.cli.output import progress, show, show_json, show_lines
 
 if TYPE_CHECKING:
@@ -40,6 +40,16 @@ if TYPE_CHECKING:
 )
 @click.option("--until", metavar="TIME", help="ISO 8601; left out, [demo] until, or the newest request.")
 @click.option("--seed", type=int, help="Left out, the setting seed.")
+@click.option(
+    "--experiment",
+    metavar="NAME",
+    shell_complete=names("experiment"),
+    help="Instead of the loop: this experiment on past units, with a planted --effect.",
+)
+@click.option("--effect", type=float, default=0.0, help="How much better the second variant is; 0.05 is 5 %.")
+@click.option("--runs", type=click.IntRange(1), default=200, show_default=True, help="How often to run the experiment.")
+@click.option("--days", type=click.IntRange(2), default=56, show_default=True, help="The past days of its units.")
+@click.option("--units", metavar="SOURCE", help="The source or request whose rows stand for exposures.")
 def simulate(
     lines: tuple[str, ...],
     policies: tuple[str, ...],
@@ -52,6 +62,8 @@ def simulate(
     start: str | None,
     until: str | None,
     seed: int | None,
+    experiment: str | None,
+    **planted: Any,
 ) -> None:
     """Replay history in virtual time under several policies.
 
@@ -59,7 +71,16 @@ def simulate(
     Example:
       trimtab simulate --start 2013-03-01 --until 2013-09-01
       trimtab simulate --policy 'never,30d,alarm,alarm|30d'
+      trimtab simulate --experiment checkout --effect 0.05
     """
+    if experiment is not None:
+        loop = ("lines", "policies", "model", "stream", "faults", "search", "html", "plot", "start", "until")
+        refuse_given("is about the loop. Leave it out with --experiment.", *loop)
+        with opened_project() as project, progress("simulating") as meter:
+            runs = project.simulate_experiment(experiment, seed=seed, progress=meter, **planted)
+        show(runs, runs.lines())
+        return
+    refuse_given("needs --experiment.", *planted)
     time_given("--start", start)
     time_given("--until", until)
     if search and lines:

@@ -14,12 +14,16 @@ from trimtab.features.frames import FeatureFrame
 _ALWAYS_US = -(2**62)  # before all requests
 
 
-def as_known_now(frame: EventFrame) -> EventFrame:
+def as_known_now(frame: EventFrame, known_by_us: int = NEVER_US) -> EventFrame:
     """Return a source's events as if each had been known from its event time on.
 
-    Only the newest version of each event counts. The position of each row becomes its index in the order (event time,
-    time at which it became known, partition, position), so events keep this order.
+    Only the newest version of each event counts, of those that were known by `known_by_us`. The events keep their order
+    by (event time, time at which they became known, partition, position), because the index in this order becomes the
+    position of each row.
     """
+    if known_by_us != NEVER_US:
+        frame = frame.take(frame.known_at_us <= known_by_us)
+    newest = (frame.superseded_at_us == NEVER_US) | (frame.superseded_at_us > known_by_us)
     order = np.lexsort((frame.position, frame.partition, frame.known_at_us, frame.event_at_us))
     position = np.empty(frame.rows, np.int64)
     position[order] = np.arange(frame.rows)
@@ -28,7 +32,7 @@ def as_known_now(frame: EventFrame) -> EventFrame:
         columns=frame.columns,
         event_at_us=frame.event_at_us,
         known_at_us=np.full(frame.rows, _ALWAYS_US),
-        superseded_at_us=np.where(frame.superseded_at_us == NEVER_US, NEVER_US, _ALWAYS_US),
+        superseded_at_us=np.where(newest, NEVER_US, _ALWAYS_US),
         deleted=frame.deleted,
         partition=np.zeros(frame.rows, np.int16),
         position=position,

@@ -94,17 +94,18 @@ class PartedViews(Closing):
                 self._counts[name] = self._of(view).count(self._connection)
         return max(1, math.ceil(self._counts[name] * _PER_EVENT_BYTES / self.memory_bytes))
 
-    def answer(self, join: Join, keys: Sequence[Column], at_us: Array, *, final: bool = False) -> Answers:
+    def answer(self, join: Join, keys: Sequence[Column], at_us: Array, *, known_by_us: int | None = None) -> Answers:
         """Return the value and the reason code of each feature of a view, for the entity in each row of `keys`.
 
         Args:
             join: The joined view.
             keys: The columns that identify the entities.
             at_us: The time of each row in microseconds, int64.
-            final: Whether events count even before they became known; see `as_known_now`.
+            known_by_us: If given, events count that were known by then, even before they became known; see
+                `as_known_now`.
         """
         divided = self._split(join.view)
-        address = content_hash([self.address, join.view.hash, final, divided.parts, _digest(keys, at_us)])
+        address = content_hash([self.address, join.view.hash, known_by_us, divided.parts, _digest(keys, at_us)])
         part_of = parts_of(keys, divided.parts, self._connection)
         order = np.argsort(part_of, kind="stable")
         bounds = np.searchsorted(part_of[order], np.arange(divided.parts + 1))
@@ -118,8 +119,8 @@ class PartedViews(Closing):
                     self._blob,
                     "features",
                     content_hash([address, part]),
-                    lambda of_part=of_part, at=at, part=part: packed(  # type: ignore[misc]  # binds the present values
-                        self._evaluated(join.view, of_part, at, divided, part, final)
+                    lambda of_part=of_part, at=at, part=part: packed(  # type: ignore[misc]  # binds the current values
+                        self._evaluated(join.view, of_part, at, divided, part, known_by_us)
                     ),
                     clock=self._clock,
                 )
@@ -177,11 +178,12 @@ class PartedViews(Closing):
         return self._splits[key]
 
     def _evaluated(
-        self, view: View, keys: Sequence[Column], at_us: Array, divided: Split, part: int, final: bool
+        self, view: View, keys: Sequence[Column], at_us: Array, divided: Split, part: int, known_by_us: int | None
     ) -> Answers:
         with named_errors(self.folder):
             frame = frame_of_part(divided, part, self._connection)
-        return in_slices(view, keys, at_us, as_known_now(frame) if final else frame, self._slices(view, frame))
+        known = frame if known_by_us is None else as_known_now(frame, known_by_us)
+        return in_slices(view, keys, at_us, known, self._slices(view, known))
 
     def _slices(self, view: View, frame: EventFrame) -> int:
         """Return how many time intervals a part is divided into. One is too few if an entity has too many events."""

@@ -112,7 +112,8 @@ class Collector:
         keep: The rules for what is kept.
         also: Further reasons to keep versions, by version id, from outside the registry (a ledger row, logged
             predictions).
-        forgotten: Searches and finished steps to remove, which do not keep their blobs.
+        forgotten: Searches and finished steps to remove. They do not keep their blobs.
+        needed: The hashes of further blobs to keep.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class Collector:
         keep: Keep | None = None,
         also: Mapping[str, Sequence[Reason]] | None = None,
         forgotten: Sequence[Forgotten] = (),
+        needed: Sequence[str] = (),
     ) -> None:
         if not isinstance(blob, Listed):
             raise Misuse(f"collection: {type(blob).__name__} does not say how old its blobs are. Use a file store.")
@@ -136,6 +138,7 @@ class Collector:
         self._keep = keep or Keep()
         self._also = also or {}
         self._forgotten = tuple(forgotten)
+        self._needed = tuple(needed)
         self._aliases = Aliases(catalog, clock=clock, actor=actor)
 
     def look(self) -> Collection:
@@ -257,7 +260,7 @@ class Collector:
         return True
 
     def _orphans(self, versions: Mapping[str, Version], now_us: int) -> tuple[StoredBlob, ...]:
-        needed = (digest for version in versions.values() for digest in self._blobs(version))
+        needed = [*self._needed, *(digest for version in versions.values() for digest in self._blobs(version))]
         without = {one.name for one in self._forgotten if one.what == "step"}
         before_us = self._before_us(now_us)
         return orphans(self._catalog, self._blob, self._listed, needed=needed, before_us=before_us, without=without)

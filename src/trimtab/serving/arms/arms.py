@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Sequence
-from hashlib import blake2b
+from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Protocol, TypeAlias
 
 import msgspec
 
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Prediction
+from trimtab.experiments.unit_hash import UnitHash
 from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.request_rows import Row
 from trimtab.serving.observe.log_throttle import ThrottledLogger
@@ -30,9 +30,12 @@ class ArmShares(msgspec.Struct, frozen=True, kw_only=True):
 
     canary: float = 0.0
     shadow: float = 0.0
+    # the name of the experiment that decides which requests the canary gets, and when it last changed the shares
+    experiment: str | msgspec.UnsetType = msgspec.UNSET
+    changed_at_us: int | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
+        for name in (CANARY, SHADOW):
             share = getattr(self, name)
             if not 0.0 <= share <= 1.0:
                 raise Misuse(f"{name}: the share is {share:g}. Give a number from 0 (no request) to 1 (all requests).")
@@ -70,21 +73,30 @@ class Share:
         self.share = share
         self._below = round(share * 2**64)
         self.about = tuple(about)
-        # "canary" is not part of the hash, so that canary shares stay as they were before `line` was added
-        salted = model if line == CANARY else f"{line}\0{model}"
-        self._salt = blake2b(salted.encode(), digest_size=16).digest()
+        # "canary" is not part of the hash, so that canary shares stay as they were before `line` existed
+        self._number = UnitHash(model if line == CANARY else f"{line}\0{model}", about)
 
     def holds(self, row: Row) -> bool:
         """Return whether the entities of a request are in the share."""
-        named = _encode([row[name] for name in self.about])
-        return int.from_bytes(blake2b(named, digest_size=8, salt=self._salt).digest(), "little") < self._below
+        return self._number(row) < self._below
+
+
+Unanswered: TypeAlias = Callable[[Sequence[Row], Exception], None]
+
+
+class Split(Protocol):
+    """A rule that says which requests a canary gets."""
+
+    def holds(self, row: Row, /) -> bool: ...
 
 
 class Canary(msgspec.Struct, frozen=True, eq=False):
     """A version that answers a share of the requests instead of the champion."""
 
     answerer: Answerer
-    share: Share
+    share: Split
+    shares: ArmShares | None = None  # the stored shares that `share` was made from
+    unanswered: Unanswered | None = None  # is told of requests that got no answer, and why
 
 
 class ShadowMetrics:
@@ -154,6 +166,3 @@ class Shadow:
 
     def _log(self, error: Exception) -> None:
         self._throttled.warning(f"{self.answerer.served.label} (shadow)", error)
-
-
-_encode: Any = msgspec.msgpack.Encoder().encode

@@ -271,7 +271,13 @@ class Endpoint:
     ) -> list[Prediction]:
         canary = self.canary
         if canary is not None and rows:
-            return self._split(canary, answerer, rows, flags, deadline_s, shared)
+            try:
+                return self._split(canary, answerer, rows, flags, deadline_s, shared)
+            except Exception as error:
+                # rows of a shared call are answered one by one, unless the error is that of all of them
+                if canary.unanswered is not None and (not shared or self._fails_all(error)):
+                    canary.unanswered(rows, error)
+                raise
         return self._predict_counted(answerer, rows, flags, deadline_s, shared)
 
     def _predict_counted(

@@ -140,21 +140,25 @@ def critical_t(days: int, freedom: int, level: float) -> float:
     >>> round(critical_t(5, 4, 0.95), 1) > round(critical_t(20, 19, 0.95), 1)
     True
     """
-    wanted = -math.log1p(-level)
-
-    def lacking(t: float) -> bool:
-        return log_evidence(t, days, freedom) < wanted
-
     if freedom < 1:
         return math.inf
+    wanted = -math.log1p(-level)
     low, high = 0.0, 1.0
-    while lacking(high):
-        low, high = high, 2.0 * high
+    below, above = -wanted, log_evidence(high, days, freedom) - wanted
+    while above < 0.0:
+        low, high, below = high, 2.0 * high, above
         if high > 1e6:
             return math.inf
-    while high - low > 1e-6 * high:
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if lacking(middle) else (low, middle)
+        above = log_evidence(high, days, freedom) - wanted
+    while high - low > 1e-6 * high:  # the secant between both ends; the end that stays counts half (Illinois)
+        middle = high - above * (high - low) / (above - below)
+        found = log_evidence(middle, days, freedom) - wanted
+        if abs(found) < 1e-7:
+            return middle
+        if found > 0.0:
+            high, above, below = middle, found, below / 2.0
+        else:
+            low, below, above = middle, found, above / 2.0
     return high
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trimtab.app.experiments.assigning import experiments
 from trimtab.app.inspect.quality import version_name
 from trimtab.app.inspect.status import project_status
 from trimtab.app.inspect.status_text import Status
@@ -32,6 +33,7 @@ def start_page(system: System) -> str:
         if signal.severity == "info" and signal.ended_at_us is None:
             page.note(f"{signal.model}: {signal.message}", "plain")
     _models(page, status)
+    _experiments(page, system, status)
     _sources(page, status)
     _decisions(page, system, Ledger(system.state.catalog).rows())
     page.heading("Other pages")
@@ -63,6 +65,22 @@ def _models(page: Document, status: Status) -> None:
         for one in status.deployments
     )
     page.table(Table(headers=("model", "in service", "since", "quality", "the loop"), rows=rows))
+
+
+def _experiments(page: Document, system: System, status: Status) -> None:
+    found = experiments(system)
+    if found:
+        page.heading("Experiments")
+    rows = tuple(
+        (
+            one.name if one.started_at_us is None else Link(one.name, f"/v1/experiments/{one.name}/page"),
+            one.phase,
+            "" if one.started_at_us is None else _minute(format_time(one.started_at_us)),
+            status.experiments.get(one.name, "" if one.winner is None else f"winner: {one.winner}"),
+        )
+        for one in found
+    )
+    page.table(Table(headers=("experiment", "phase", "started", "what it says"), rows=rows, wraps=True))
 
 
 def _sources(page: Document, status: Status) -> None:

@@ -7,6 +7,9 @@ handler.
 
 from __future__ import annotations
 
+from trimtab.experiments.assignment import Assignment
+from trimtab.experiments.reading.results import Reading
+from trimtab.experiments.records import ExperimentStatus
 from trimtab.registry.versions import AliasMove
 from trimtab.serving.http.routes import project_routes as project
 from trimtab.serving.http.routes import service_routes as service
@@ -14,6 +17,7 @@ from trimtab.serving.http.routes.address import Address, Listed
 from trimtab.serving.http.routes.operations import (
     AliasShown,
     AskRepair,
+    AssignUnit,
     EntityFeatures,
     Labelled,
     LabelRow,
@@ -28,6 +32,7 @@ from trimtab.serving.log.prediction_record import LoggedPrediction
 
 _MODEL = "/v1/models/{model}"
 _ALIAS = f"{_MODEL}/aliases/{{alias}}"
+_EXPERIMENT = "/v1/experiments/{experiment}"
 _PREDICTION = "/v1/predictions/{prediction}"
 
 SERVICE = (
@@ -56,7 +61,7 @@ SERVICE = (
 
 PROJECT = (
     Address(
-        "GET", "/", "read", project.start_page, "start_page", "The state of the project as a page", "service",
+        "GET", "/", "read", project.paged("start_page"), "start_page", "The state of the project as a page", "service",
         "text/html",
     ),
     Address(
@@ -65,7 +70,8 @@ PROJECT = (
     ),
     Address("GET", _MODEL, "read", project.model, "model", "A deployed model", "models", ModelShown),
     Address(
-        "GET", f"{_MODEL}/page", "read", project.page, "page", "The quality of a model as a page", "models", "text/html"
+        "GET", f"{_MODEL}/page", "read", project.paged("page"), "page", "The quality of a model as a page", "models",
+        "text/html",
     ),
     Address(
         "GET", f"{_MODEL}/stages", "read", project.listed("stages"), "stages",
@@ -102,6 +108,26 @@ PROJECT = (
     Address(
         "POST", f"{_MODEL}/repairs", "admin", project.changed("ask_repair", AskRepair), "ask_repair",
         "Make and judge a candidate at the loop's next tick", "administration", RepairAsked, AskRepair,
+    ),
+    Address(
+        "GET", "/v1/experiments", "read", project.listed("experiments"), "experiments", "The experiments",
+        "experiments", Listed("experiments", ExperimentStatus),
+    ),
+    Address(
+        "GET", _EXPERIMENT, "read", project.shown("experiment"), "experiment", "An experiment as it is now",
+        "experiments", ExperimentStatus,
+    ),
+    Address(
+        "GET", f"{_EXPERIMENT}/report", "read", project.shown("experiment_report"), "experiment_report",
+        "What an experiment says, from its closed days", "experiments", Reading,
+    ),
+    Address(
+        "GET", f"{_EXPERIMENT}/page", "read", project.paged("experiment_page"), "experiment_page",
+        "What an experiment says, as a page", "experiments", "text/html",
+    ),
+    Address(
+        "POST", f"{_EXPERIMENT}/assign", "predict", project.changed("assign", AssignUnit), "assign",
+        "The variant of a unit, whose exposure is logged if that is wanted", "experiments", Assignment, AssignUnit,
     ),
     Address(
         "POST", "/v1/labels/{model}", "write", project.label, "label",

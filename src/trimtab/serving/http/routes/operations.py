@@ -8,6 +8,9 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 import msgspec
 
 from trimtab.core.records import Prediction
+from trimtab.experiments.assignment import Assignment
+from trimtab.experiments.reading.results import Reading
+from trimtab.experiments.records import ExperimentStatus
 from trimtab.features.online.read.entity_read import ViewNow
 from trimtab.registry.describing.signature import Signature
 from trimtab.registry.versions import AliasMove
@@ -156,8 +159,17 @@ class StageShown(msgspec.Struct, frozen=True, kw_only=True):
     said: str = ""
 
 
+class AssignUnit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A unit that is to get a variant of an experiment."""
+
+    # the columns that identify the unit, and the attributes that the experiment reads; or the only column's value
+    attributes: dict[str, Any] | str | int
+    expose: bool = False  # whether the unit meets its variant now, which is logged
+    not_shown: str = ""  # together with `expose`: why the unit did not get its variant
+
+
 class ModelOperations(Protocol):
-    """Read and change models, versions and aliases."""
+    """Read and change models, versions and aliases; and read experiments."""
 
     def models(self) -> list[ModelShown]: ...
 
@@ -177,6 +189,20 @@ class ModelOperations(Protocol):
 
     def stages(self, model: str) -> list[StageShown]:
         """Return the finished, current and next stages of a model's training loop."""
+        ...
+
+    def experiments(self) -> list[ExperimentStatus]: ...
+
+    def experiment(self, name: str) -> ExperimentStatus: ...
+
+    def experiment_report(self, name: str) -> Reading: ...
+
+    def experiment_page(self, name: str) -> str:
+        """Return an HTML page about an experiment."""
+        ...
+
+    def assign(self, experiment: str, wanted: AssignUnit, *, actor: str) -> Assignment:
+        """Return the variant of a unit, and log its exposure if that is wanted."""
         ...
 
     def move(self, model: str, alias: str, move: Move, *, actor: str) -> AliasMove:

@@ -96,6 +96,17 @@ def listed(operation: str) -> Handler:
     return handler
 
 
+def paged(operation: str) -> Handler:
+    """Make a handler that returns the HTML page from an operation on models."""
+
+    async def handler(project: ProjectRoutes, request: HttpRequest) -> Reply:
+        call = getattr(await project.models(), operation)
+        text = await project.work(call, *request.names.values())
+        return Reply(200, text.encode(), _HTML_TYPE, _PAGE_HEADERS)
+
+    return handler
+
+
 def changed(operation: str, kind: type[msgspec.Struct]) -> Handler:
     """Make a handler that calls an operation on models with a body of this type, and returns its result."""
 
@@ -114,18 +125,6 @@ async def model(project: ProjectRoutes, request: HttpRequest) -> Reply:
             return as_json(one)
     there = ", ".join(one.name for one in models) or "none"
     raise NotFound(f"no deployment of model {name!r}. Deployed models: {there}.")
-
-
-async def start_page(project: ProjectRoutes, request: HttpRequest) -> Reply:
-    """Return the page of the whole project."""
-    text = await project.work((await project.models()).start_page)
-    return Reply(200, text.encode(), _HTML_TYPE, _PAGE_HEADERS)
-
-
-async def page(project: ProjectRoutes, request: HttpRequest) -> Reply:
-    """Return the page of a model."""
-    text = await project.work((await project.models()).page, request.names["model"])
-    return Reply(200, text.encode(), _HTML_TYPE, _PAGE_HEADERS)
 
 
 async def alias(project: ProjectRoutes, request: HttpRequest) -> Reply:

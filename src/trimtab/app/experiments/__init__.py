@@ -1,0 +1,1 @@
+"""Run experiments: assignment, exposures, sums of closed days, and reports."""

@@ -1,0 +1,131 @@
+"""Assign units, record their exposures, and show the experiments of a project."""
+
+from __future__ import annotations
+
+import threading
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from trimtab.app.models.experiment_split import assigner_of
+from trimtab.core.errors import Misuse
+from trimtab.experiments.assignment import Assigner, Assignment, check_row
+from trimtab.experiments.exposures import log_exposures
+from trimtab.experiments.records import (
+    KIND,
+    ExperimentState,
+    ExperimentStatus,
+    experiment_state,
+    stored_definition,
+)
+from trimtab.serving.arms.arms import arm_shares
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from trimtab.app.system import System
+    from trimtab.store.ports import Log
+
+_LOOK_S = 0.5  # how long rules are used without a look at the catalogue, if it cannot tell quickly that it changed
+
+
+class Rules:
+    """The compiled rules of a project's experiments, which follow the catalogue. Threads may share them."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._mutex = threading.Lock()
+        self._mark: Hashable = None
+        self._of: dict[str, tuple[Assigner, int]] = {}  # by name: the rule and the generation
+
+    @cached_property
+    def log(self) -> Log:
+        """The log of exposures."""
+        with self._mutex:  # several threads may need it for the first time
+            return self._system.state.exposures
+
+    def of(self, name: str) -> tuple[Assigner, int]:
+        """Return the rule of an experiment as it is now, and its generation (0 before the first start).
+
+        Raises:
+            NotFound: There is no such experiment.
+        """
+        system, catalog = self._system, self._system.state.catalog
+        mark: Hashable = catalog.mark()  # read before the rules, so that a later change is seen by the next call
+        if mark is None:
+            mark = system.clock.now_us() // round(_LOOK_S * 1e6)
+        if mark != self._mark:
+            self._mark, self._of = mark, {}
+        rules = self._of
+        if name not in rules:
+            state = experiment_state(catalog, name)
+            rule = assigner_of(catalog, system.config, system.definitions, name)
+            rules[name] = rule, 0 if state is None else state.generation
+        return rules[name]
+
+
+def assign(system: System, name: str, unit: object, *, expose: bool, not_shown: str = "") -> Assignment:
+    """Return the variant of a unit, and log its exposure if that is wanted; see `Project.assign`."""
+    rule, generation = system.part(Rules).of(name)
+    definition, row, now_us = rule.definition, check_row(rule.definition, unit), system.clock.now_us()
+    found = rule.assign(row, now_us)
+    if not expose:
+        return found
+    if definition.model is not None:
+        raise Misuse(
+            f"experiment {name!r}: its exposures are the predictions of {definition.model!r}, which are logged. Leave "
+            "expose out."
+        )
+    if (one := rule.exposure(row, now_us, generation, reason=not_shown)) is not None:
+        log_exposures(system.part(Rules).log, [one])
+    return found
+
+
+def experiments(system: System) -> list[ExperimentStatus]:
+    """Return all experiments: those that are declared, and then those that were started and are not declared now."""
+    started = [record.key for record in system.state.catalog.find(KIND)]
+    return [experiment_status(system, name) for name in dict.fromkeys([*system.definitions.experiments, *started])]
+
+
+def experiment_status(system: System, name: str) -> ExperimentStatus:
+    """Return an experiment as it is now.
+
+    Raises:
+        NotFound: There is no such experiment.
+    """
+    state = experiment_state(system.state.catalog, name)
+    if state is None:
+        definition = system.definitions.experiment(name)
+        weights = dict(zip(definition.variants, definition.weights, strict=True))
+        share = definition.share
+    else:
+        definition = stored_definition(state)
+        weights, share = state.allocations[-1].weights, state.allocations[-1].share
+    return ExperimentStatus(
+        name=name,
+        phase="not started" if state is None else state.phase,
+        unit=definition.unit,
+        variants=definition.variants,
+        weights=weights,
+        share=share,
+        model=definition.model,
+        layer=definition.layer,
+        generation=0 if state is None else state.generation,
+        started_at_us=None if state is None else state.started_at_us,
+        ended_at_us=None if state is None else state.ended_at_us,
+        winner=None if state is None else state.winner,
+        note="" if state is None else _note(system, state, definition.model),
+    )
+
+
+def _note(system: System, state: ExperimentState, model: str | None) -> str:
+    """Say what a person should know about an experiment; empty if there is nothing."""
+    if state.phase not in ("running", "paused"):
+        return ""
+    declared = system.declared.experiments.get(state.name)
+    if declared is None:
+        return "the project file does not declare it any more: stop it, or declare it again"
+    if declared.hash != state.hash:
+        return "the definition changed since the start: stop and start it again (units are assigned again)"
+    if model is not None and arm_shares(system.state.catalog, model).experiment != state.name:
+        return "its canary was ended, so the champion answers all requests: stop it"
+    return ""

@@ -1,0 +1,224 @@
+"""Close the days of experiments: store exact sums over the units that were first exposed on each day.
+
+A day is closed once, when the windows of its units are over and the waits for their labels and late events too. What
+becomes known later does not change it. Everything is computed from the logs, so a killed process loses nothing: the
+next one closes the same day with the same sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from numpy.typing import NDArray
+
+from trimtab.app.experiments.logged_units import LoggedUnits
+from trimtab.app.experiments.prediction_values import PredictionValues
+from trimtab.app.state.lease import Lease
+from trimtab.core.columns.data import Columns
+from trimtab.core.time import DAY_US
+from trimtab.experiments.day_sums import DaySums
+from trimtab.experiments.days import DueDay, due_days, end_us, longest_wait_us, store_day, stored_reached
+from trimtab.experiments.definitions import Experiment
+from trimtab.experiments.exposures import ExposureBlock, Intake, read_exposures
+from trimtab.experiments.first_exposures import FirstExposures, first_exposures, unpacked_keys
+from trimtab.experiments.records import KIND, ExperimentDay, ExperimentState, stored_definition
+from trimtab.experiments.unit_values import Evaluate, MetricFeatures, UnitValues
+from trimtab.features.feature_set import FeatureSet
+from trimtab.features.frames import FeatureFrame
+from trimtab.monitoring.inputs.red_windows import red_windows
+from trimtab.steering.ledger import Ledger
+
+if TYPE_CHECKING:
+    from trimtab.app.features.feature_runs import Run
+    from trimtab.app.system import System
+
+_MARKED = {"train": "retraining", "promote": "promotion", "roll_back": "roll back"}  # by act of the ledger
+
+
+def close_due(system: System, experiment: str | None = None) -> list[ExperimentDay]:
+    """Close the days that can be closed now, of one experiment or of all. Return the days that were closed.
+
+    An experiment whose days another process is closing is left out.
+
+    Raises:
+        TrimtabError: The days of an experiment cannot be closed. Those of the other experiments are.
+    """
+    system.state.check_clock()  # if the clock is ahead, days in the future would be closed. # D0170
+    days: list[ExperimentDay] = []
+    failed: list[Exception] = []
+    for record in system.state.catalog.find(KIND):
+        state = msgspec.json.decode(record.body, type=ExperimentState)
+        if experiment in (None, state.name):
+            try:
+                days += _close(system, state)
+            except Exception as error:  # may come from a user's code; the others are closed first
+                error.add_note(f"The days of experiment {state.name!r} were being closed.")
+                failed.append(error)
+    if failed:
+        raise failed[0]
+    return days
+
+
+def _close(system: System, state: ExperimentState) -> list[ExperimentDay]:
+    lease = Lease(system.state.catalog, f"experiment.{state.name}", system.state.folder)
+    if not lease.take():
+        return []
+    try:
+        return ExperimentDays(system, state).close()
+    finally:
+        lease.release()
+
+
+class ExperimentDays:
+    """Computes and stores the days of one experiment, by the definition that it was started with."""
+
+    def __init__(self, system: System, state: ExperimentState) -> None:
+        self._system = system
+        self._state = state
+        self.definition = definition = _placed(system, stored_definition(state))
+        self._model = None if definition.model is None else system.definitions.deployment(definition.model).model
+        self._end_us = end_us(state, definition.duration_us)
+        self._features = MetricFeatures(definition.metrics, len(definition.unit))
+        self._units: LoggedUnits | None = None
+        self._predictions: PredictionValues | None = None
+        if self._model is not None:
+            self._units = LoggedUnits(system, definition, state, self._model.request)
+            values = PredictionValues(system, definition.metrics, self._model, self._units)
+            self._predictions = values if values.metrics else None
+
+    def close(self) -> list[ExperimentDay]:
+        """Close the days that can be closed now, each in one transaction.
+
+        Raises:
+            Conflict: Another process has closed a day meanwhile.
+        """
+        catalog, blob = self._system.state.catalog, self._system.state.blob
+        reached, revision = stored_reached(catalog, self._state)
+        wait_us = longest_wait_us(self.definition.metrics, None if self._model is None else self._model.label)
+        due = list(due_days(reached, self._end_us, wait_us, self._system.clock.now_us()))
+        days: list[ExperimentDay] = []
+        if not due:
+            return days
+        what = ["experiment", self._state.name, self._state.generation, [one.day_us for one in due]]
+        with evaluating(self._system, self._features.every, what) as evaluate:
+            for one in due:
+                earlier = (unpacked_keys(blob.get(digest)) for digest in reached.units)
+                day, first = self.day(one, earlier, evaluate)
+                puts, reached = store_day(day, blob.put(first.packed()) if len(first) else "", reached, revision)
+                catalog.write(puts)
+                revision += 1
+                days.append(day)
+        return days
+
+    def day(
+        self, due: DueDay, earlier: Iterator[NDArray[Any]], evaluate: Evaluate
+    ) -> tuple[ExperimentDay, FirstExposures]:
+        """Compute a day from the logs. Return it with the units that were first exposed on it.
+
+        Args:
+            due: The day.
+            earlier: Sorted hashes of the units that were exposed on earlier days.
+            evaluate: Computes features.
+        """
+        definition, state = self.definition, self._state
+        from_us, until_us = max(due.day_us, state.started_at_us), min(due.day_us + DAY_US, self._end_us)
+        intake = Intake(from_us, until_us, due.known_by_us)
+        first = first_exposures(self._exposures(intake), earlier)
+        sums = DaySums(definition)
+        of_predictions, labels = (None, None) if self._predictions is None else self._predictions.of(first, intake)
+        for units in first.chunks(self._exposures(intake)):
+            values = self._features.values(list(units.units), units.at_us, due.known_by_us, evaluate)
+            rows, _ = first.rows_of(units.keys)
+            values |= {name: UnitValues(found[rows]) for name, found in (of_predictions or {}).items()}
+            sums.add(units, values, None if labels is None else labels[rows])
+        day = ExperimentDay(
+            experiment=state.name,
+            generation=state.generation,
+            day_us=due.day_us,
+            known_by_us=due.known_by_us,
+            variants=sums.variants(),
+            marks=self._marks(due.day_us),
+            excluded=self._excluded(due.day_us),
+        )
+        return day, first
+
+    def _exposures(self, intake: Intake) -> Iterator[ExposureBlock]:
+        """Yield the exposures that may be the first ones of a day.
+
+        For an experiment over versions, these are predictions, and exposures that were logged without an answer.
+        """
+        codes = {name: code for code, name in enumerate(self.definition.variants)}
+        state = self._state
+        logged = read_exposures(self._system.state.exposures, intake, state.name, state.generation, codes)
+        return logged if self._units is None else chain(self._units.exposures(intake), logged)
+
+    def _marks(self, day_us: int) -> tuple[str, ...]:
+        """Return what else happened on a day: changed shares, and what the loop did with the model."""
+        state, model = self._state, self.definition.model
+        found = ["changed shares"] if any(_on(day_us, one.from_us) for one in state.allocations[1:]) else []
+        rows = [] if model is None else Ledger(self._system.state.catalog).rows()
+        acts = [row.act for row in rows if row.model == model and _on(day_us, row.at_us)]
+        found += [_MARKED[act] for act in acts if act in _MARKED]
+        return tuple(dict.fromkeys(found))
+
+    def _excluded(self, day_us: int) -> str | None:
+        """Return why a day does not count: the inputs or the labels of the model were faulty at some time of it."""
+        if self.definition.model is None:
+            return None
+        for window in red_windows(self._system.state.catalog, self.definition.model):
+            if window.start_us < day_us + DAY_US and (window.end_us is None or window.end_us > day_us):
+                return f"red window: {window.kind}{f' of {window.subject}' if window.subject else ''}"
+        return None
+
+
+def _placed(system: System, definition: Experiment) -> Experiment:
+    """Return a definition whose metrics read the sources as declared now, with columns at their stored positions."""
+    sources = system.definitions.source
+    metrics = [
+        one if one.source is None else msgspec.structs.replace(one, source=sources(one.source.name))
+        for one in definition.metrics
+    ]
+    return msgspec.structs.replace(definition, metrics=tuple(metrics))
+
+
+@contextmanager
+def evaluating(system: System, features: FeatureSet | None, what: Sequence[Any]) -> Iterator[Evaluate]:
+    """Give a function that computes features from the events that are recorded now.
+
+    Args:
+        system: The project whose events are read.
+        features: All features that are computed; None: no metric reads events.
+        what: Everything else that determines the result, for work that is resumed after a stop.
+    """
+    if features is None:
+        yield _without_features
+        return
+    from trimtab.app.features.feature_runs import opened_run  # imported here, because it loads DuckDB
+
+    with opened_run(system, features, what, {}, None) as run:
+        yield partial(_evaluate, run)
+
+
+def _evaluate(
+    run: Run, features: FeatureSet, requests: Columns, at_us: NDArray[Any], known_by_us: int | None
+) -> FeatureFrame:
+    run.begin(requests.rows, evaluations=1, columns=len(requests.names) + len(features.names))
+    return FeatureFrame.concat(
+        [
+            run.evaluate(features, requests.take(cut), at_us[cut], known_by_us=known_by_us)
+            for cut in run.blocks(requests.rows)
+        ]
+    )
+
+
+def _without_features(*given: object) -> FeatureFrame:
+    raise AssertionError("no metric reads events")  # `MetricFeatures.values` does not ask then
+
+
+def _on(day_us: int, at_us: int) -> bool:
+    return day_us <= at_us < day_us + DAY_US

@@ -1,0 +1,126 @@
+"""The units of an experiment over versions: the unit of each logged prediction, and its assigned variant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from trimtab.core.records import FALLBACK_VERSION, LAST_ANSWER, NULL_FEATURES, RULE, Prediction
+from trimtab.experiments.assignment import Assigner, PastAssignments
+from trimtab.experiments.definitions import Experiment
+from trimtab.experiments.exposures import ExposureBlock, Intake
+from trimtab.experiments.records import ExperimentState, Exposure
+from trimtab.features.definitions import Request
+from trimtab.serving.answer.answering import PAST
+from trimtab.serving.arms.arms import SHADOW
+from trimtab.serving.arms.endpoint import CANARY_FAILED
+from trimtab.serving.log.prediction_record import ERASED, decode
+
+if TYPE_CHECKING:
+    from trimtab.app.system import System
+
+OTHER_VERSION = "other version"  # the version of the variant was lost, or the alias had moved
+_OWN_TIME = ("live", "online", "replay")  # answers in these modes were given at the time of their requests
+_SERVED_OTHERWISE = (CANARY_FAILED, FALLBACK_VERSION, LAST_ANSWER, RULE, NULL_FEATURES)
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class LoggedUnits:
+    """Reads the units of an experiment from the prediction log.
+
+    The assignment is computed again from the unit, as of the time of the answer. So a unit counts for the variant that
+    it was assigned to, whichever version has answered. The reason why it was another one is kept.
+
+    Args:
+        system: The project.
+        definition: The definition that the experiment was started with.
+        state: What happened since.
+        request: The request of the model, as declared now.
+    """
+
+    def __init__(self, system: System, definition: Experiment, state: ExperimentState, request: Request) -> None:
+        self._log = system.predictions.log
+        self._request_of = system.live.request_of
+        self._request = request
+        self._definition = definition
+        self._state = state
+        declared = system.definitions.experiments.get(definition.name, definition)
+        self._assignments = PastAssignments(
+            definition, state, holdout=system.config.experiments.holdout, overrides=declared.overrides
+        )
+        self._naming = Assigner(definition, None)
+        self._columns: dict[str, list[str]] = {}  # by version: the columns of its requests
+
+    def exposures(self, intake: Intake) -> Iterator[ExposureBlock]:
+        """Yield the exposures that count for an intake, in blocks."""
+        codes = {name: code for code, name in enumerate(self._definition.variants)}
+        for number, found in self.predictions(intake):
+            rows = []
+            for position, prediction, row in found:
+                exposure = self._exposure(prediction, row)
+                if exposure is not None:
+                    rows.append((position, exposure))
+            if rows:
+                yield intake.block(number, rows, codes)
+
+    def predictions(self, intake: Intake) -> Iterator[tuple[int, list[tuple[int, Prediction, dict[str, Any]]]]]:
+        """Yield the predictions that clients got in the time of an intake, in blocks: the number of the partition, and
+        for each prediction its position in the log, and the columns of its request.
+        """
+        name = _encode(self._definition.model)
+        for number, records in intake.records(self._log):
+            found = []
+            for record in records:
+                if name not in record.payload or record.payload.startswith(ERASED):
+                    continue
+                one = decode(record.payload, record.partition, record.position)
+                given = one.model == self._definition.model and one.mode in _OWN_TIME and one.arm != SHADOW
+                if given and PAST not in one.flags and intake.holds(one.made_at_us, record.appended_at_us):
+                    row = self._row(one)
+                    if row is not None:
+                        found.append((record.position, one, row))
+            yield number, found
+
+    def unit(self, prediction: Prediction, row: dict[str, Any]) -> tuple[str, str]:
+        """Return the unit and the block of a switchback that a prediction belongs to, both as text."""
+        return self._naming.unit(row), self._naming.block(row, prediction.made_at_us)
+
+    def _exposure(self, prediction: Prediction, row: dict[str, Any]) -> Exposure | None:
+        assignment = self._assignments.at(row, prediction.made_at_us)
+        if not assignment.takes_part:
+            return None
+        unit, block = self.unit(prediction, row)
+        attributes = {name: row[name] for name in self._definition.slices if name in row}
+        return Exposure(
+            experiment=self._definition.name,
+            generation=self._state.generation,
+            unit=unit,
+            block=block,
+            variant=assignment.variant,
+            at_us=prediction.made_at_us,
+            reason=self._reason(prediction, assignment.variant),
+            override=assignment.reason == "override",
+            attributes=_encode(attributes) if attributes else b"",
+        )
+
+    def _reason(self, prediction: Prediction, variant: str) -> str:
+        """Return why a unit did not get the ordinary answer of its variant; empty if it did."""
+        flags: Sequence[str] = prediction.flags
+        for flag in _SERVED_OTHERWISE:
+            if flag in flags:
+                return flag
+        return "" if prediction.version == self._state.versions.get(variant) else OTHER_VERSION
+
+    def _row(self, prediction: Prediction) -> dict[str, Any] | None:
+        """Return the columns of a logged request; None if it does not have the columns that identify its unit."""
+        names = self._columns.get(prediction.version)
+        if names is None:
+            request = self._request_of(prediction.version) or self._request
+            names = self._columns[prediction.version] = list(request.columns)
+        values = msgspec.msgpack.decode(prediction.request)
+        if not isinstance(values, list) or len(values) != len(names):
+            return None
+        row = dict(zip(names, values, strict=True))
+        return row if row.keys() >= {*self._definition.unit} else None

@@ -1,0 +1,70 @@
+"""Reports about experiments: the reading of one, its page, and a line about each that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trimtab.app.experiments.assigning import experiments
+from trimtab.app.experiments.closing import close_due
+from trimtab.core.errors import Conflict, Unavailable
+from trimtab.experiments.days import stored_days
+from trimtab.experiments.reading.document import experiment_document
+from trimtab.experiments.reading.reading import read_experiment
+from trimtab.experiments.reading.results import Reading
+from trimtab.experiments.records import experiment_state, stored_definition
+from trimtab.report import html_page
+from trimtab.store.durable_files import write_durably
+
+if TYPE_CHECKING:
+    from trimtab.app.system import System
+
+
+def experiment_report(system: System, name: str, *, close: bool = True, slices: bool = True) -> Reading:
+    """Return what an experiment says now; see `Project.experiment_report`.
+
+    Args:
+        system: The project.
+        name: The experiment.
+        close: Whether to close the days that can be closed now, before they are read.
+        slices: Whether to read slices as well.
+    """
+    state = experiment_state(system.state.catalog, name)
+    if state is None:
+        system.definitions.experiment(name)  # raises NotFound
+        raise Conflict(f"experiment {name!r}: it was not started. Start it: trimtab experiment start {name} --why TEXT")
+    if close:
+        close_due(system, name)
+    days = stored_days(system.state.catalog, name, state.generation)
+    return read_experiment(stored_definition(state), state, days, slices=slices)
+
+
+def write_experiment_page(system: System, name: str, to: Path) -> Path:
+    """Write the page of an experiment into the file or folder `to`, and return the path of the file.
+
+    Raises:
+        NotFound: The experiment does not exist.
+        Conflict: It was not started.
+        Unavailable: The file cannot be written, for lack of space or access.
+    """
+    file = to if to.suffix == ".html" else to / f"{name}-experiment.html"
+    page = html_page(experiment_document(experiment_report(system, name)))
+    try:
+        write_durably(file, page.encode())
+    except OSError as error:
+        raise Unavailable(f"{file}: {error.strerror}. Check free space and access, then try again.") from error
+    return file
+
+
+def running_lines(system: System) -> Iterator[tuple[str, str, bool]]:
+    """Yield each experiment that runs or is paused: its name, what its closed days say, and whether that is a problem.
+
+    A failed sample-ratio check, and variants that have to be stopped, are problems.
+    """
+    for one in experiments(system):
+        if one.phase in ("running", "paused"):
+            reading = experiment_report(system, one.name, close=False, slices=False)
+            note = f" ({one.note})" if one.note else ""
+            text = f"{one.phase}, {reading.days} closed days: {reading.decision.text}{note}"
+            yield one.name, text, reading.decision.act in ("blocked", "stop")

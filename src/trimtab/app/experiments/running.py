@@ -1,0 +1,304 @@
+"""Start, ramp, pause, resume, stop and conclude experiments. Each change is a row of the ledger with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trimtab.app.training.promoting import PromotionRequest, promote_version
+from trimtab.app.versions.arms import ArmOfExperiment, set_arm
+from trimtab.core.errors import Conflict, Misuse
+from trimtab.core.records import Decision
+from trimtab.experiments.assignment import BUCKETS, first_buckets, free_slots, reallocated
+from trimtab.experiments.declaring import checked_weights
+from trimtab.experiments.definitions import Experiment
+from trimtab.experiments.records import KIND, Allocation, ExperimentState, stored_definition
+from trimtab.registry.protection import CHAMPION
+from trimtab.serving.arms.arms import CANARY, arm_shares
+from trimtab.steering.ledger import Entry, Evidence, Ledger
+from trimtab.steering.loop.service_guard import ServiceGuard
+from trimtab.steering.loop_state import loop_state
+from trimtab.steering.rollouts import Rollout
+from trimtab.store.ports import Append, Put, Remove
+
+if TYPE_CHECKING:
+    from trimtab.app.system import System
+
+LAYER = "experiment_layer"  # the kind of the catalogue records with the slots of a layer's experiments
+Change = Put | Append | Remove
+Slots = dict[str, tuple[int, int]]
+
+
+class Running:
+    """One experiment of a project, as it is read from the catalogue, with the changes that a person can make.
+
+    Every change fails with Conflict, and does nothing, if another process has changed the experiment since it was read.
+
+    Args:
+        system: The project.
+        name: The experiment.
+        why: The reason for the change.
+        actor: Who makes it.
+
+    Raises:
+        NotFound: There is no such experiment.
+        Misuse: No reason is given.
+    """
+
+    def __init__(self, system: System, name: str, *, why: str, actor: str) -> None:
+        self._system, self._name, self._why, self._actor = system, name, why.strip(), actor
+        self._catalog = system.state.catalog
+        record = self._catalog.get(KIND, name)
+        self.state = None if record is None else msgspec.json.decode(record.body, type=ExperimentState)
+        self._revision = 0 if record is None else record.revision
+        if self.state is None:
+            system.definitions.experiment(name)
+        if not self._why:
+            raise Misuse(f"experiment {name!r}: no reason is given. Say why, for the ledger.")
+
+    def start(self) -> Decision:
+        """Take in units from now on."""
+        name, before, now_us = self._name, self.state, self._system.clock.now_us()
+        if before is not None and before.phase in ("running", "paused"):
+            raise Conflict(f"experiment {name!r}: it is {before.phase}. Stop it before it is started again.")
+        definition = self._system.declared.experiment(name)
+        weights = dict(zip(definition.variants, definition.weights, strict=True))
+        slots, taken = self._take_slots(definition)
+        state = ExperimentState(
+            name=name,
+            hash=definition.hash,
+            definition=msgspec.json.encode(definition),
+            generation=1 if before is None else before.generation + 1,
+            phase="running",
+            started_at_us=now_us,
+            allocations=[
+                Allocation(from_us=now_us, share=definition.share, weights=weights, buckets=first_buckets(weights))
+            ],
+            versions=self._versions(definition),
+            slots=slots,
+        )
+        if stored_definition(state).hash != state.hash:
+            raise Misuse(f"experiment {name!r}: where= cannot be stored. Use no Python functions in it.")
+        return self._write("start_experiment", state, taken)
+
+    def ramp(self, share: float | None, weights: Mapping[str, float] | None) -> Decision:
+        """Let another share of the units take part, or change the weights of the variants."""
+        state = self._active("running")
+        definition, last = stored_definition(state), state.allocations[-1]
+        if share is None and weights is None:
+            raise Misuse(f"experiment {self._name!r}: give the new share=, or new weights=.")
+        share = last.share if share is None else share
+        most = (state.slots[1] - state.slots[0]) / BUCKETS
+        if not 0 < share <= 1:
+            raise Misuse(f"experiment {self._name!r}: share={share:g}. Give more than 0, at most 1; or pause it.")
+        if share > most:
+            raise Misuse(
+                f"experiment {self._name!r}: it took {most:.4g} of layer {definition.layer!r} at its start, so "
+                f"share={share:g} is too large. Declare a larger share or ramp, stop it and start it again."
+            )
+        new = checked_weights(f"experiment {self._name!r}", definition.variants, weights or last.weights)
+        return self._write("ramp_experiment", self._allocated(state, share, new, by_hand=True))
+
+    def ramp_when_due(self) -> Decision | None:
+        """Take the newest step of the declared ramp that is due, unless a person has set the share since the start."""
+        state = self.state
+        if state is None or state.phase != "running" or any(one.by_hand for one in state.allocations):
+            return None
+        past_us, last = self._system.clock.now_us() - state.started_at_us, state.allocations[-1]
+        due = [share for after_us, share in stored_definition(state).ramp if after_us <= past_us]
+        if not due or due[-1] <= last.share:
+            return None
+        return self._write("ramp_experiment", self._allocated(state, due[-1], last.weights, by_hand=False))
+
+    def must_stop(self) -> str | None:
+        """Return why an experiment over versions has to stop now: a limit of the service, or its canary was ended."""
+        state = self.state
+        if state is None or state.phase != "running" or not state.versions:
+            return None
+        definition, catalog, registry = stored_definition(state), self._catalog, self._system.registry
+        model, treatment = str(definition.model), next(n for n in state.versions if n != definition.control)
+        if arm_shares(catalog, model).experiment != self._name:
+            return "A person has ended the canary."
+        deployment = self._system.definitions.deployments.get(model)
+        rollout = Rollout() if deployment is None or deployment.rollout is None else deployment.rollout
+        guard, champion = ServiceGuard(model, registry, catalog, rollout.guardrails), registry.alias(model, CHAMPION)
+        if champion is None:
+            return None
+        return guard(state.versions[treatment], champion.id, since_us=state.started_at_us)
+
+    def pause(self) -> Decision:
+        """Give all units the control until the experiment is resumed."""
+        state = self._active("running")
+        paused = self._allocated(state, 0.0, state.allocations[-1].weights, by_hand=True)
+        return self._write("pause_experiment", msgspec.structs.replace(paused, phase="paused"))
+
+    def resume(self) -> Decision:
+        """Assign the same units to the same variants as before the pause."""
+        state = self._active("paused")
+        share = next(one.share for one in reversed(state.allocations) if one.share > 0)
+        resumed = self._allocated(state, share, state.allocations[-1].weights, by_hand=True)
+        return self._write("resume_experiment", msgspec.structs.replace(resumed, phase="running"))
+
+    def stop(self) -> Decision:
+        """End the experiment without a winner: all units get the control."""
+        state = self._active("running", "paused")
+        ended = msgspec.structs.replace(state, phase="stopped", ended_at_us=self._system.clock.now_us())
+        return self._write("stop_experiment", ended, self._give_slots(state))
+
+    def conclude(self, winner: str) -> Decision:
+        """End the experiment with a winner. A version that won is judged by the gate, and promoted only if it passes.
+
+        Plain variants: all units get the winner's value from now on, except those of the global holdout.
+        """
+        state = self._active("running", "paused")
+        definition = stored_definition(state)
+        more: dict[str, str] = {}
+        if winner not in definition.variants:
+            raise Misuse(
+                f"experiment {self._name!r}: {winner!r} is no variant. Variants: {', '.join(definition.variants)}."
+            )
+        if definition.model is not None and winner != definition.control:
+            wanted = PromotionRequest(why=self._why, actor=self._actor, seen_until_us=None, dry_run=False)
+            more = {"promotion": promote_version(self._system, state.versions[winner], wanted, None).state}
+        ended_us = self._system.clock.now_us()
+        ended = msgspec.structs.replace(state, phase="concluded", winner=winner, ended_at_us=ended_us)
+        return self._write("conclude_experiment", ended, self._give_slots(state), more)
+
+    # -- parts of these changes ---------------------------------------------------------------------------------
+
+    def _active(self, *phases: str) -> ExperimentState:
+        state = self.state
+        if state is None or state.phase not in phases:
+            found = "not started" if state is None else state.phase
+            first = {"paused": "Resume it first.", "running": "Pause it first."}.get(found, "Start it first.")
+            raise Conflict(f"experiment {self._name!r}: it is {found}, not {' or '.join(phases)}. {first}")
+        return state
+
+    def _allocated(
+        self, state: ExperimentState, share: float, weights: dict[str, float], *, by_hand: bool
+    ) -> ExperimentState:
+        last = state.allocations[-1]
+        new = Allocation(
+            from_us=max(self._system.clock.now_us(), last.from_us),
+            share=share,
+            weights=weights,
+            buckets=last.buckets if weights == last.weights else reallocated(last.buckets, weights),
+            by_hand=by_hand,
+        )
+        return msgspec.structs.replace(state, allocations=[*state.allocations, new])
+
+    def _take_slots(self, definition: Experiment) -> tuple[tuple[int, int], list[Change]]:
+        """Return the buckets of its layer that an experiment gets, and the change that takes them."""
+        if not definition.layer:
+            return (0, BUCKETS), []
+        taken, revision = self._taken(definition.layer)
+        wanted = round(max(definition.share, *(share for _, share in definition.ramp), 0.0) * BUCKETS)
+        found = free_slots(taken, max(wanted, 1))
+        if found is None:
+            runs = ", ".join(f"{name} {(end - begin) / BUCKETS:.4g}" for name, (begin, end) in sorted(taken.items()))
+            raise Conflict(
+                f"experiment {self._name!r}: layer {definition.layer!r} has no room for a share of "
+                f"{wanted / BUCKETS:.4g} in one piece. Taken: {runs}. Stop one of these, or declare a smaller share."
+            )
+        return found, [_slots(definition.layer, {**taken, self._name: found}, revision)]
+
+    def _give_slots(self, state: ExperimentState) -> list[Change]:
+        layer = stored_definition(state).layer
+        if not layer:
+            return []
+        taken, revision = self._taken(layer)
+        return [_slots(layer, taken, revision)]
+
+    def _taken(self, layer: str) -> tuple[Slots, int]:
+        """Return the slots of a layer that other experiments have, and the revision of the record."""
+        record = self._catalog.get(LAYER, layer)
+        if record is None:
+            return {}, 0
+        found = msgspec.json.decode(record.body, type=Slots)
+        return {name: run for name, run in found.items() if name != self._name}, record.revision
+
+    def _versions(self, definition: Experiment) -> dict[str, str]:
+        """Return the ids of the compared versions, after checking that they can be compared now."""
+        model = definition.model
+        if model is None:
+            return {}
+        shares = arm_shares(self._catalog, model)
+        if shares.experiment is not msgspec.UNSET:
+            raise Conflict(
+                f"experiment {self._name!r}: {shares.experiment!r} compares versions of {model!r}. Stop it first."
+            )
+        if shares.canary > 0:
+            raise Conflict(
+                f"experiment {self._name!r}: a canary answers {shares.canary:.0%} of the requests of {model!r}. End it "
+                f"first: trimtab canary {model} --share 0"
+            )
+        registry = self._system.registry
+        found = {name: registry.get(reference).id for name, reference in definition.variants.items()}
+        if len({*found.values()}) < len(found):
+            raise Misuse(
+                f"experiment {self._name!r}: both variants are {registry.get(found[definition.control]).name}."
+            )
+        return found
+
+    def _write(
+        self, act: str, state: ExperimentState, more: Sequence[Change] = (), evidence: Evidence | None = None
+    ) -> Decision:
+        """Write the state with its row of the ledger, and for an experiment over versions with the canary."""
+        definition, now = stored_definition(state), state.allocations[-1]
+        about: Evidence = {
+            "experiment": self._name,
+            "generation": state.generation,
+            "share": now.share,
+            **{f"weight {name}": weight for name, weight in now.weights.items()},
+            **({} if state.winner is None else {"winner": state.winner}),
+            **(evidence or {}),
+        }
+        entry = Entry(
+            at_us=self._system.clock.now_us(),
+            model=definition.model or self._name,
+            act=act,
+            actor=self._actor,
+            cause=self._why,
+            evidence=dict(about),
+        )
+        changes = [Put(KIND, self._name, msgspec.json.encode(state), expected=self._revision), *more]
+        try:
+            if definition.model is None:
+                return Ledger(self._catalog).write([entry], changes)[0]
+            return self._write_with_canary(definition, state, entry, changes)
+        except Conflict as error:
+            raise Conflict(
+                f"experiment {self._name!r}: another process changed it meanwhile, so nothing was done. Look at its "
+                "state, and try again."
+            ) from error
+
+    def _write_with_canary(
+        self, definition: Experiment, state: ExperimentState, entry: Entry, changes: list[Change]
+    ) -> Decision:
+        model, treatment = (
+            str(definition.model),
+            next(name for name in definition.variants if name != definition.control),
+        )
+        version, runs, now = state.versions[treatment], state.phase in ("running", "paused"), state.allocations[-1]
+        entry = msgspec.structs.replace(entry, version=version)
+        stored, starts = arm_shares(self._catalog, model), len(state.allocations) == 1 and runs
+        if not starts and stored.experiment != self._name:  # a person has ended the canary
+            return Ledger(self._catalog).write([entry], changes)[0]
+        rollout = loop_state(self._catalog, model)
+        rolled_out = rollout.repair is not None and rollout.repair.successor == version and rollout.phase == CANARY
+        share = now.share * now.weights[treatment] if runs else stored.canary if rolled_out else 0.0
+        return set_arm(
+            self._system,
+            self._system.registry.get(version).name if starts else model,
+            CANARY,
+            share=share,
+            why=self._why,
+            actor=self._actor,
+            experiment=ArmOfExperiment(name=self._name if runs else None, entry=entry, changes=changes),
+        )
+
+
+def _slots(layer: str, taken: Slots, revision: int) -> Put:
+    return Put(LAYER, layer, msgspec.json.encode(taken), expected=revision)

@@ -1,0 +1,64 @@
+"""Run one tick of a project: all deployments, then all experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from trimtab.app.experiments.running import Running
+from trimtab.app.training.ticking import Ticked, tick_all
+from trimtab.core.errors import Conflict
+from trimtab.core.records import Decision
+from trimtab.experiments.records import KIND
+from trimtab.steering.loop_state import FREEZE
+
+if TYPE_CHECKING:
+    from trimtab.app.system import System
+
+
+def tick_project(
+    system: System,
+    watch: Callable[[Ticked], object] | None = None,
+    check_skew: Callable[[System], object] | None = None,
+) -> list[Decision]:
+    """Run one tick of all deployments and experiments; see `Project.tick`. A service checks for skew by itself.
+
+    The days of experiments are closed last, because the deployments find the red windows of their inputs. They are
+    closed, and experiments that harm the service are stopped, even if a deployment failed.
+    """
+    decisions: list[Decision] = []
+    try:
+        decisions += tick_all(system, watch, check_skew)
+    finally:
+        try:
+            decisions += tick_experiments(system)
+        finally:
+            if system.state.catalog.find(KIND):
+                from trimtab.app.experiments.closing import close_due  # loads SciPy
+
+                close_due(system)
+    return decisions
+
+
+def tick_experiments(system: System) -> list[Decision]:
+    """Ramp experiments as declared, and stop those over versions that harm the service, unless automation is frozen.
+
+    An experiment that another process changes at the same time is left for the next tick.
+    """
+    found: list[Decision] = []
+    for record in system.state.catalog.find(KIND):
+        if system.state.catalog.get(FREEZE, "all") is not None:
+            break
+        try:
+            found += _tick(system, record.key)
+        except Conflict:
+            continue
+    return found
+
+
+def _tick(system: System, name: str) -> list[Decision]:
+    running = Running(system, name, why="The declared ramp.", actor="policy")
+    if (why := running.must_stop()) is not None:
+        return [Running(system, name, why=why, actor="policy").stop()]
+    decision = running.ramp_when_due()
+    return [] if decision is None else [decision]

@@ -1,0 +1,260 @@
+"""The verbs of a project about experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trimtab.app.calls import public_calls
+from trimtab.app.system import System
+from trimtab.core.records import Decision
+from trimtab.experiments.records import ExperimentStatus
+
+if TYPE_CHECKING:
+    from trimtab.app.experiments.running import Running
+    from trimtab.experiments.assignment import Assignment
+    from trimtab.experiments.reading.plan import ExperimentPlan
+    from trimtab.experiments.reading.planted_runs import PlantedRuns
+    from trimtab.experiments.reading.results import Reading
+
+
+@public_calls
+class ProjectExperiments(System):
+    """The methods of `Project` about experiments."""
+
+    def experiments(self) -> list[ExperimentStatus]:
+        """All experiments: phase, variants, weights and the share of the units that take part."""
+        from trimtab.app.experiments.assigning import experiments
+
+        return experiments(self)
+
+    def experiment(self, name: str) -> ExperimentStatus:
+        """One experiment as it is now.
+
+        Raises:
+            NotFound: There is no such experiment.
+        """
+        from trimtab.app.experiments.assigning import experiment_status
+
+        return experiment_status(self, name)
+
+    def assign(self, experiment: str, unit: str | int | Mapping[str, Any], *, expose: bool = False) -> Assignment:
+        """The variant of a unit. Every process and every restart gives the same one.
+
+        Args:
+            experiment: An experiment's name.
+            unit: The columns that identify the unit, and the attributes that the experiment reads; or the only column's
+                value.
+            expose: Whether the unit meets its variant now. This is logged, and the unit counts from now on.
+
+        Raises:
+            NotFound: There is no such experiment.
+            Misuse: A column or attribute lacks or has a wrong type; or `expose` is given for an experiment over
+                versions, whose exposures are the logged predictions.
+        """
+        from trimtab.app.experiments.assigning import assign
+
+        return assign(self, experiment, unit, expose=expose)
+
+    def expose(self, experiment: str, unit: str | int | Mapping[str, Any], *, not_shown: str = "") -> Assignment:
+        """Log that a unit met its variant. Only its first exposure counts. A unit that takes no part is not logged.
+
+        Args:
+            experiment: An experiment's name.
+            unit: As in `assign`.
+            not_shown: Why the unit did not get its variant, such as "timeout". It counts for its variant all the same.
+
+        Raises:
+            NotFound: There is no such experiment.
+            Misuse: As in `assign`.
+        """
+        from trimtab.app.experiments.assigning import assign
+
+        return assign(self, experiment, unit, expose=True, not_shown=not_shown)
+
+    def start_experiment(self, experiment: str, *, why: str, actor: str = "a person") -> Decision:
+        """Start an experiment as it is declared now. Started again later, it assigns the units again.
+
+        What was decided before the start cannot be changed while it runs. An experiment over versions makes its other
+        version the canary of the model.
+
+        Args:
+            experiment: Its name.
+            why: The hypothesis or the reason, for the ledger.
+            actor: Who starts it.
+
+        Raises:
+            NotFound: There is no such experiment or version.
+            Misuse: No reason is given, or the version passed no gate and the reason is shorter than ten letters.
+            Conflict: It runs, its layer has no room, or the model has a canary.
+        """
+        return self._running(experiment, why, actor).start()
+
+    def ramp_experiment(
+        self,
+        experiment: str,
+        *,
+        share: float | None = None,
+        weights: Mapping[str, float] | None = None,
+        why: str,
+        actor: str = "a person",
+    ) -> Decision:
+        """Change the share of the units that take part, or the weights. A declared ramp ends.
+
+        A larger share keeps all units. New weights move only as many units as necessary.
+
+        Args:
+            experiment: Its name.
+            share: The new share.
+            weights: The new weight of each variant.
+            why: For the ledger.
+            actor: Who changes it.
+
+        Raises:
+            NotFound: There is no such experiment.
+            Misuse: No reason, share or weights are given, or they are not possible.
+            Conflict: It is not running, or another process changed it meanwhile.
+        """
+        return self._running(experiment, why, actor).ramp(share, weights)
+
+    def pause_experiment(self, experiment: str, *, why: str, actor: str = "a person") -> Decision:
+        """Give all units the control until the experiment is resumed or stopped.
+
+        Raises:
+            NotFound: There is no such experiment.
+            Misuse: No reason is given.
+            Conflict: It is not running, or another process changed it meanwhile.
+        """
+        return self._running(experiment, why, actor).pause()
+
+    def resume_experiment(self, experiment: str, *, why: str, actor: str = "a person") -> Decision:
+        """Go on after a pause, with the same units in the same variants. A declared ramp ends.
+
+        Raises:
+            NotFound: There is no such experiment.
+            Misuse: No reason is given.
+            Conflict: It is not paused, or another process changed it meanwhile.
+        """
+        return self._running(experiment, why, actor).resume()
+
+    def stop_experiment(self, experiment: str, *, why: str, actor: str = "a person") -> Decision:
+        """End an experiment without a winner: all units get the control.
+
+        Raises:
+            NotFound: There is no such experiment.
+            Misuse: No reason is given.
+            Conflict: It is not running or paused, or another process changed it meanwhile.
+        """
+        return self._running(experiment, why, actor).stop()
+
+    def conclude_experiment(self, experiment: str, winner: str, *, why: str, actor: str = "a person") -> Decision:
+        """End an experiment with a winner: all units get its value, except those of the global holdout.
+
+        A version that won is judged as by `promote`, and put in service only if it passes the gate. The row says what
+        came of it.
+
+        Args:
+            experiment: Its name.
+            winner: A variant; the control if nothing changes.
+            why: For the ledger.
+            actor: Who concludes it.
+
+        Raises:
+            NotFound: There is no such experiment.
+            Misuse: No reason is given, or there is no such variant.
+            Conflict: It is not running or paused, or as `promote`.
+            Unavailable: There are no days to judge the version on yet; nothing was changed.
+        """
+        return self._running(experiment, why, actor).conclude(winner)
+
+    def experiment_report(self, experiment: str) -> Reading:
+        """What an experiment says: units, checks, the effect on each metric over time, and what to do.
+
+        Days that are over are closed first; a report sees closed days only.
+
+        Raises:
+            NotFound: There is no such experiment.
+            Conflict: It was not started.
+        """
+        from trimtab.app.experiments.report import experiment_report
+
+        return experiment_report(self, experiment)
+
+    def experiment_page(self, experiment: str, *, to: str | Path) -> Path:
+        """Write the report of an experiment as an HTML page with plots, and return its file.
+
+        Args:
+            experiment: Its name.
+            to: The file (.html), or a folder to write it into.
+
+        Raises:
+            NotFound: There is no such experiment.
+            Conflict: It was not started.
+            Unavailable: The file cannot be written.
+        """
+        from trimtab.app.experiments.report import write_experiment_page
+
+        return write_experiment_page(self, experiment, Path(to))
+
+    def experiment_plan(
+        self,
+        experiment: str,
+        *,
+        effects: Sequence[float] = (0.02, 0.05, 0.1),
+        days: int = 56,
+        units: str | None = None,
+    ) -> ExperimentPlan:
+        """How long an experiment takes, and which effects it can show, from the project's own history.
+
+        Args:
+            experiment: A declared experiment.
+            effects: Effects to find, as shares of the control's value.
+            days: The number of past days to learn from.
+            units: The source or request whose rows stand for exposures. By default, one with the unit's columns.
+
+        Raises:
+            NotFound: There is no such experiment, or no history of its units.
+            Misuse: The source lacks columns, or there are too few days or units.
+        """
+        from trimtab.app.replay.experiment_replay import experiment_plan
+
+        return experiment_plan(self, experiment, effects=effects, days=days, units=units)
+
+    def simulate_experiment(
+        self,
+        experiment: str,
+        *,
+        effect: float = 0.0,
+        runs: int = 200,
+        days: int = 56,
+        units: str | None = None,
+        seed: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> PlantedRuns:
+        """Run an experiment on past units with a planted effect: how often it decides rightly, when, and at what cost.
+
+        Args:
+            experiment: A declared experiment.
+            effect: By how much the primary metrics get better in the second variant, as a share; below 0 they get
+                worse. With 0, every decision is an error.
+            runs: The number of runs, each with other assignments.
+            days: The number of past days.
+            units: The source or request whose rows stand for exposures. By default, one with the unit's columns.
+            seed: By default, the setting `seed`.
+            progress: Called with the number of finished runs and of all runs.
+
+        Raises:
+            NotFound: There is no such experiment, or no history of its units.
+            Misuse: The source lacks columns, or the effect is not possible.
+        """
+        from trimtab.app.replay.experiment_replay import simulate_experiment
+
+        return simulate_experiment(
+            self, experiment, effect=effect, runs=runs, days=days, units=units, seed=seed, progress=progress
+        )
+
+    def _running(self, experiment: str, why: str, actor: str) -> Running:
+        from trimtab.app.experiments.running import Running
+
+        return Running(self, experiment, why=why, actor=actor)

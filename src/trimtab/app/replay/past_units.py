@@ -1,0 +1,181 @@
+"""Units of the past for plans and simulations of experiments: each is taken as exposed when it first appeared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.app.experiments.closing import evaluating
+from trimtab.app.experiments.logged_units import LoggedUnits
+from trimtab.app.experiments.prediction_values import PredictionValues
+from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.time import DAY_US, format_time
+from trimtab.events.definitions import Source
+from trimtab.experiments.assignment import Assigner
+from trimtab.experiments.definitions import Experiment
+from trimtab.experiments.exposures import ExposureBlock, Intake, unit_keys, unit_values
+from trimtab.experiments.first_exposures import first_exposures
+from trimtab.experiments.reading.planted_runs import PastUnits, made_state
+from trimtab.experiments.unit_values import MetricFeatures, UnitValues
+
+if TYPE_CHECKING:
+    from trimtab.app.system import System
+
+Array = NDArray[Any]
+DAYS = 56  # how many past days are used at most
+
+
+def past_units(system: System, definition: Experiment, *, days: int = DAYS, origin: str | None = None) -> PastUnits:
+    """Return the units of the last days whose numbers are known, with the numbers of all metrics.
+
+    Args:
+        system: The project.
+        definition: An experiment. Over versions, its units are those of logged predictions; otherwise, of the events or
+            requests of a source.
+        days: The number of days.
+        origin: The source or request whose rows stand for exposures. By default, one that has the unit's columns: a
+            request before a source, and then the one with most events.
+
+    Raises:
+        NotFound: There are no such rows, or no prediction was logged.
+        Misuse: `origin` lacks a column that the experiment reads.
+    """
+    system.history.refresh()
+    if definition.model is not None:
+        name, until_us, blocks = f"predictions of {definition.model}", system.clock.now_us(), None
+    else:
+        name, columns = _origin(system, definition, origin)
+        frame = system.history.frame(name)
+        if not frame.rows:
+            raise NotFound(f"experiment {definition.name!r}: no event of {name!r} is stored. Ingest its history first.")
+        until_us = min(system.clock.now_us(), _newest(system, definition, name) + 1)
+        blocks = _blocks(definition, columns, frame.columns.take(~frame.deleted), frame.event_at_us[~frame.deleted])
+    waits_us = [one.within_us for one in definition.metrics]
+    label = None if definition.model is None else system.definitions.deployment(definition.model).model.label
+    wait_us = max(waits_us) if label is None else label.final_at(max(waits_us))
+    until_us = (until_us - wait_us) // DAY_US * DAY_US
+    intake = Intake(until_us - days * DAY_US, until_us, system.clock.now_us())
+    return _with_values(system, definition, name, intake, blocks)
+
+
+def _with_values(
+    system: System, definition: Experiment, name: str, intake: Intake, blocks: list[ExposureBlock] | None
+) -> PastUnits:
+    features, values = MetricFeatures(definition.metrics, len(definition.unit)), dict[str, UnitValues]()
+    logged = None if definition.model is None else _logged(system, definition, intake)
+
+    def exposures() -> Iterator[ExposureBlock]:
+        if logged is not None:
+            yield from logged.exposures(intake)
+        for one in blocks or []:
+            yield one.take((one.at_us >= intake.from_us) & (one.at_us < intake.until_us))
+
+    first = first_exposures(exposures())
+    if not len(first):
+        span = f"{format_time(intake.from_us)[:10]} to {format_time(intake.until_us)[:10]}"
+        raise NotFound(f"experiment {definition.name!r}: no unit in {name} from {span}. Ingest or log more first.")
+    units = ExposureBlock.concat(list(first.chunks(exposures())))
+    with evaluating(system, features.every, ["past units", definition.name, intake.from_us]) as evaluate:
+        values |= features.values(list(units.units), units.at_us, intake.known_by_us, evaluate)
+    if logged is not None:
+        model = system.definitions.deployment(str(definition.model)).model
+        of_predictions = PredictionValues(system, definition.metrics, model, logged)
+        if of_predictions.metrics:
+            rows, _ = first.rows_of(units.keys)
+            values |= {one: UnitValues(found[rows]) for one, found in of_predictions.of(first, intake)[0].items()}
+    return PastUnits(origin=name, rows=_rows(definition, units), at_us=units.at_us, values=values)
+
+
+def _logged(system: System, definition: Experiment, intake: Intake) -> LoggedUnits:
+    """Return the units of logged predictions, as if an experiment had given all of them the control."""
+    if definition.switchback is not None:
+        raise Misuse(f"experiment {definition.name!r}: switchbacks over versions cannot be planned or simulated yet.")
+    request = system.definitions.deployment(str(definition.model)).model.request
+    everyone = msgspec.structs.replace(definition, overrides={}, share=1.0, ramp=())
+    weights = dict.fromkeys(definition.variants, 0.0) | {definition.control: 1.0}
+    return LoggedUnits(system, everyone, made_state(everyone, intake.from_us, 0, weights), request)
+
+
+def _origin(system: System, definition: Experiment, given: str | None) -> tuple[str, dict[str, str]]:
+    """Return the source whose rows stand for exposures, and by column that the experiment reads its column there."""
+    sources = {one.name: one for one in system.sources}
+    if given is not None and given not in sources:
+        raise NotFound(f"experiment {definition.name!r}: no source {given!r}. Sources: {', '.join(sources) or 'none'}.")
+    by = {one.source.name: dict(zip(definition.unit, one.by, strict=False)) for one in definition.metrics if one.source}
+    found = {}
+    for name, source in sources.items():
+        columns = _columns(definition, source, by.get(name, {}))
+        if columns is not None:
+            found[name] = columns
+    if given in found:
+        return str(given), found[str(given)]
+    wanted = ", ".join(_read(definition))
+    if given is not None or not found:
+        where = "no source" if given is None else f"{given!r} lacks a column: no source"
+        raise Misuse(
+            f"experiment {definition.name!r}: {where} has the columns that it reads ({wanted}), so past units are not "
+            "known. Name one that has (--units)."
+        )
+    requests = [name for name in found if name in system.definitions.requests] or list(found)
+    best = max(requests, key=lambda name: system.history.frame(name).rows)
+    return best, found[best]
+
+
+def _read(definition: Experiment) -> list[str]:
+    """Return the columns that assignment reads."""
+    region = () if definition.switchback is None else definition.switchback.by
+    where = () if definition.where is None else sorted(definition.where.columns())
+    return list(dict.fromkeys((*definition.unit, *region, *where)))
+
+
+def _columns(definition: Experiment, source: Source, renamed: Mapping[str, str]) -> dict[str, str] | None:
+    columns = {name: name if name in source.columns else renamed.get(name, name) for name in _read(definition)}
+    return columns if all(name in source.columns for name in columns.values()) else None
+
+
+def _newest(system: System, definition: Experiment, origin: str) -> int:
+    names = {origin, *(one.source.name for one in definition.metrics if one.source is not None)}
+    return max(int(frame.event_at_us.max()) for name in names if (frame := system.history.frame(name)).rows)
+
+
+def _blocks(definition: Experiment, columns: Mapping[str, str], table: Any, at_us: Array) -> list[ExposureBlock]:
+    """Return the rows of a source as exposures. The attributes are the columns that the assignment reads."""
+    read = {name: table[place].to_list() for name, place in columns.items()}
+    naming = Assigner(definition, None, overrides={})
+    rows = [dict(zip(read, values, strict=True)) for values in zip(*read.values(), strict=True)]
+    there = np.array([all(row[name] is not None for name in definition.unit) for row in rows], bool)
+    units = [naming.unit(row) if known else "" for row, known in zip(rows, there.tolist(), strict=True)]
+    named = [
+        f"{unit}@{block}" if (block := naming.block(row, at)) else unit
+        for unit, row, at in zip(units, rows, at_us.tolist(), strict=True)
+    ]
+
+    def objects(values: list[Any]) -> Array:
+        found = np.empty(len(values), object)
+        found[:] = values
+        return found
+
+    whole = ExposureBlock(
+        units=objects(units),
+        keys=unit_keys(named),
+        at_us=at_us,
+        places=np.arange(len(rows)),
+        variants=np.zeros(len(rows), np.uint8),
+        reasons=objects([""] * len(rows)),
+        overrides=np.zeros(len(rows), bool),
+        attributes=objects([msgspec.msgpack.encode(row) for row in rows]),
+    )
+    return [whole.take(there)]
+
+
+def _rows(definition: Experiment, units: ExposureBlock) -> list[dict[str, Any]]:
+    found = []
+    for unit, packed in zip(units.units, units.attributes, strict=True):
+        texts = unit_values(unit, len(definition.unit))
+        attributes = msgspec.msgpack.decode(packed) if packed else {}
+        found.append({**attributes, **dict(zip(definition.unit, texts, strict=True))})
+    return found

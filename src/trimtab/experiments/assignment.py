@@ -1,0 +1,325 @@
+"""Assign units to variants: docs/experiments.md specifies the rule byte for byte."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from trimtab.core.errors import Misuse
+from trimtab.core.expressions.by_rows import compile_row
+from trimtab.core.shown import shown
+from trimtab.core.time import parse_time_us
+from trimtab.experiments.definitions import Experiment, Switchback
+from trimtab.experiments.records import Allocation, ExperimentState, Exposure
+from trimtab.experiments.unit_hash import UnitHash
+
+BUCKETS = 10_000
+Reason = Literal[
+    "assigned", "override", "holdout", "other slots", "not eligible", "not in share", "carry-over gap", "no unit",
+    "not started", "paused", "stopped", "concluded",
+]  # fmt: skip
+_pack: Any = msgspec.msgpack.Encoder().encode
+_as_json: Any = msgspec.json.Encoder().encode
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """The variant of a unit, and whether the unit takes part in the experiment."""
+
+    experiment: str
+    variant: str
+    value: Any  # the declared value of the variant
+    takes_part: bool  # whether an exposure of the unit counts
+    reason: Reason
+
+
+class Assigner:
+    """The rule of one experiment, compiled. Processes with the same state assign every unit alike.
+
+    Args:
+        definition: The definition that the experiment was started with.
+        state: What happened since; None: the experiment was not started, and all units get the control.
+        holdout: The share of all units that take part in no experiment.
+        overrides: The variants of testers, by unit; None: those of the definition.
+        allocation: Assign as under this allocation of the past, and not as now.
+    """
+
+    def __init__(
+        self,
+        definition: Experiment,
+        state: ExperimentState | None,
+        *,
+        holdout: float = 0.0,
+        overrides: Mapping[str, str] | None = None,
+        allocation: Allocation | None = None,
+    ) -> None:
+        self.definition = definition
+        self._unit = definition.unit
+        self._overrides = dict(definition.overrides if overrides is None else overrides)
+        self._where: Callable[[Mapping[str, Any]], Any] | None = None
+        if definition.where is not None:
+            what = f"experiment {definition.name!r}: where"
+            self._where = compile_row(definition.where, definition.attributes, what)  # type: ignore[arg-type]  # checked when declared
+        self._results: dict[tuple[str, Reason], Assignment] = {}
+        self._holdout = UnitHash("holdout\0").of_packed
+        self._held_out = round(holdout * BUCKETS)
+        self._ended: Assignment | None = None
+        if state is None:
+            self._ended = self._result(definition.control, "not started")
+            return
+        if allocation is None and state.phase != "running":
+            self._ended = self._result(state.winner or definition.control, state.phase)
+        now = allocation or state.allocations[-1]
+        self._slots = begin, end = state.slots
+        self._layer = UnitHash(f"layer\0{definition.layer}").of_packed if end - begin < BUCKETS else None
+        self._number = UnitHash(f"experiment\0{definition.name}\0{state.generation}").of_packed
+        self._below = round(now.share * BUCKETS / (end - begin) * BUCKETS)
+        chosen = [name for count, name in now.buckets for _ in range(count)]
+        self._assigned = [self._result(name, "assigned") for name in chosen]
+        self._in_gap = [self._result(name, "carry-over gap") for name in chosen]
+
+    def assign(self, row: Mapping[str, Any], at_us: int = 0) -> Assignment:
+        """Return the assignment of the unit of a row.
+
+        Args:
+            row: The unit's columns and attributes, with correct types.
+            at_us: The time of the request. Only switchbacks depend on it.
+        """
+        texts = [value if type(value := row[name]) is str else _text(value) for name in self._unit]
+        if None in texts:
+            return self._result(self.definition.control, "no unit")
+        packed = _pack(texts)
+        held_out = self._held_out and self._holdout(packed) % BUCKETS < self._held_out
+        if self._ended is not None:  # a winner is for all units except those of the global holdout
+            return self._result(self.definition.control, "holdout") if held_out else self._ended
+        if self._overrides and (variant := self._overrides.get(joined(texts))) is not None:
+            return self._result(variant, "override")
+        if held_out:
+            return self._result(self.definition.control, "holdout")
+        if self._layer is not None and not self._slots[0] <= self._layer(packed) % BUCKETS < self._slots[1]:
+            return self._result(self.definition.control, "other slots")
+        if self._where is not None and self._where(row) is not True:
+            return self._result(self.definition.control, "not eligible")
+        assigned = self._assigned
+        if (switchback := self.definition.switchback) is not None:
+            packed = _pack(self._block(switchback, row, at_us))
+            assigned = self._in_gap if at_us % switchback.every_us < switchback.gap_us else assigned
+        number = self._number(packed)
+        if number % BUCKETS >= self._below:
+            return self._result(self.definition.control, "not in share")
+        return assigned[number // BUCKETS % BUCKETS]
+
+    def unit(self, row: Mapping[str, Any]) -> str:
+        """Return the unit of a row as text, as exposures name it."""
+        return joined([_text(row[name]) for name in self.definition.unit])
+
+    def block(self, row: Mapping[str, Any], at_us: int) -> str:
+        """Return the block and region of a switchback as text; empty if there is no switchback."""
+        switchback = self.definition.switchback
+        return "" if switchback is None else joined(self._block(switchback, row, at_us))
+
+    def _block(self, switchback: Switchback, row: Mapping[str, Any], at_us: int) -> list[str | None]:
+        return [str(at_us // switchback.every_us), *(_text(row[name]) for name in switchback.by)]
+
+    def exposure(self, row: Mapping[str, Any], at_us: int, generation: int, *, reason: str = "") -> Exposure | None:
+        """Return the exposure of the unit of a row; None if it takes no part.
+
+        Args:
+            row: As for `assign`.
+            at_us: The time at which the unit met its variant.
+            generation: The number of the experiment's start.
+            reason: Why the variant was not shown; empty if it was.
+        """
+        found = self.assign(row, at_us)
+        if not found.takes_part:
+            return None
+        return Exposure(
+            experiment=self.definition.name,
+            generation=generation,
+            unit=self.unit(row),
+            variant=found.variant,
+            at_us=at_us,
+            reason=reason,
+            block=self.block(row, at_us),
+            override=found.reason == "override",
+            attributes=_pack({column: row[column] for column in self.definition.attributes}),
+        )
+
+    def _result(self, variant: str, reason: Reason) -> Assignment:
+        found = self._results.get((variant, reason))
+        if found is None:
+            found = self._results[variant, reason] = Assignment(
+                experiment=self.definition.name,
+                variant=variant,
+                value=self.definition.variants[variant],
+                takes_part=reason in ("assigned", "override"),
+                reason=reason,
+            )
+        return found
+
+
+class PastAssignments:
+    """The assignments of one experiment at any time since its start.
+
+    Args:
+        definition: The definition that the experiment was started with.
+        state: What happened since.
+        holdout: The share of all units that take part in no experiment.
+        overrides: The variants of testers, by unit; None: those of the definition.
+    """
+
+    def __init__(
+        self,
+        definition: Experiment,
+        state: ExperimentState,
+        *,
+        holdout: float = 0.0,
+        overrides: Mapping[str, str] | None = None,
+    ) -> None:
+        given: dict[str, Any] = {"holdout": holdout, "overrides": overrides}
+        self._from_us = [one.from_us for one in state.allocations]
+        self._assigners = [Assigner(definition, state, allocation=one, **given) for one in state.allocations]
+        self._before = Assigner(definition, None, **given)
+        if state.ended_at_us is not None:
+            self._from_us.append(state.ended_at_us)
+            self._assigners.append(Assigner(definition, state, **given))
+
+    def at(self, row: Mapping[str, Any], at_us: int) -> Assignment:
+        """Return the assignment of the unit of a row at a time."""
+        place = bisect_right(self._from_us, at_us) - 1
+        return (self._before if place < 0 else self._assigners[place]).assign(row, at_us)
+
+
+def joined(texts: Sequence[str | None]) -> str:
+    """Return several values as one text: the value itself if there is one, and otherwise a JSON array.
+
+    >>> joined(["7"]), joined(["DE", "7"])
+    ('7', '["DE","7"]')
+    """
+    if len(texts) == 1:
+        return str(texts[0])
+    found: str = _as_json(texts).decode()
+    return found
+
+
+def check_row(definition: Experiment, row: object) -> dict[str, Any]:
+    """Return a given unit as a row: its columns and the attributes that the experiment reads, with correct types.
+
+    Args:
+        definition: The experiment.
+        row: A mapping, or the unit's only value.
+
+    Raises:
+        Misuse: A column lacks, or a value has the wrong type. The message names it.
+    """
+    what, unit, kinds = f"experiment {definition.name!r}", definition.unit, definition.attributes
+    if not isinstance(row, Mapping):
+        if len(unit) > 1 or not isinstance(row, str | int) or isinstance(row, bool):
+            wanted = ", ".join(f"{name!r}: ..." for name in unit)
+            raise Misuse(f"{what}: {shown(row)[:100]} is no unit. Give {{{wanted}}}.")
+        row = {unit[0]: row}
+    region = definition.switchback.by if definition.switchback is not None else ()
+    read = definition.where.columns() if definition.where is not None else set()
+    found: dict[str, Any] = {}
+    for name in dict.fromkeys((*unit, *region, *sorted(read), *definition.slices)):
+        value = row.get(name)
+        if value is None and name not in kinds:
+            raise Misuse(f"{what}: {name!r} lacks. It identifies the unit, so give it as a text or an integer.")
+        if name in (*unit, *region) and value is not None:
+            if not isinstance(value, str | int) or isinstance(value, bool):
+                raise Misuse(f"{what}: {name!r} is {shown(value)[:100]}. Give a text or an integer.")
+            if isinstance(value, str) and not _is_utf8(value):
+                raise Misuse(f"{what}: {name!r} is {shown(value)[:100]}, which is no valid Unicode text.")
+        if name in kinds:
+            if name not in row:
+                raise Misuse(f"{what}: the attribute {name!r} ({kinds[name]}) lacks. Give it; null means unknown.")
+            value = _checked(value, kinds[name], f"{what}: the attribute {name!r}")
+        found[name] = value
+    return found
+
+
+def _checked(value: Any, kind: str, what: str) -> Any:
+    if kind == "float" and type(value) is int:
+        return float(value)
+    if kind == "time" and value is not None:
+        return parse_time_us(value)
+    types = {"float": float, "int": int, "bool": bool, "str": str, "time": int}
+    if value is not None and type(value) is not types[kind]:
+        raise Misuse(f"{what} is {shown(value)[:100]}, but it is declared as {kind}. Give a {kind}.")
+    return value
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def first_buckets(weights: Mapping[str, float]) -> list[tuple[int, str]]:
+    """Return the buckets of variants at the start: one run of buckets for each, in declared order.
+
+    >>> first_buckets({"control": 0.5, "green": 0.5})
+    [(5000, 'control'), (5000, 'green')]
+    """
+    return [(count, name) for name, count in _counts(weights).items() if count]
+
+
+def reallocated(buckets: Sequence[tuple[int, str]], weights: Mapping[str, float]) -> list[tuple[int, str]]:
+    """Return the buckets under new weights. Only as many buckets as necessary get another variant.
+
+    A variant that has too many gives its last ones away. They go, in order, to the variants that have too few, in
+    declared order.
+
+    >>> reallocated([(5000, "control"), (5000, "green")], {"control": 0.4, "green": 0.6})
+    [(4000, 'control'), (6000, 'green')]
+    """
+    names = [name for count, name in buckets for _ in range(count)]
+    too_many = {name: names.count(name) for name in dict.fromkeys(names)}
+    wanted: list[str] = []
+    for name, count in _counts(weights).items():
+        more = count - too_many.get(name, 0)
+        too_many[name] = -more
+        wanted += [name] * more
+    free: list[int] = []
+    for at in range(len(names) - 1, -1, -1):
+        if too_many[names[at]] > 0:
+            too_many[names[at]] -= 1
+            free.append(at)
+    for at, name in zip(sorted(free), wanted, strict=True):
+        names[at] = name
+    runs: list[tuple[int, str]] = []
+    for name in names:
+        if runs and runs[-1][1] == name:
+            runs[-1] = runs[-1][0] + 1, name
+        else:
+            runs.append((1, name))
+    return runs
+
+
+def _counts(weights: Mapping[str, float]) -> dict[str, int]:
+    """Return the number of buckets for each variant. What rounding down leaves goes to the largest remainders."""
+    exact = {name: weight * BUCKETS for name, weight in weights.items()}
+    counts = {name: int(share) for name, share in exact.items()}
+    order = sorted(exact, key=lambda name: counts[name] - exact[name])  # stable: ties in declared order
+    for name in order[: BUCKETS - sum(counts.values())]:
+        counts[name] += 1
+    return counts
+
+
+def free_slots(taken: Mapping[str, tuple[int, int]], wanted: int) -> tuple[int, int] | None:
+    """Return the smallest free run of a layer's buckets that has room for `wanted` ones; None if there is none.
+
+    >>> free_slots({"one": (0, 6_000)}, 3_000), free_slots({"one": (0, 6_000)}, 5_000)
+    ((6000, 9000), None)
+    """
+    edges = [0, *(edge for run in sorted(taken.values()) for edge in run), BUCKETS]
+    gaps = [(end - begin, begin) for begin, end in zip(edges[::2], edges[1::2], strict=True) if end - begin >= wanted]
+    return (min(gaps)[1], min(gaps)[1] + wanted) if gaps else None

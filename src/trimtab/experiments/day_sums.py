@@ -1,0 +1,152 @@
+"""Add up the numbers of exposed units by variant and slice. The sums are exact, so their order does not matter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.experiments.definitions import Experiment, Metric
+from trimtab.experiments.exposures import ExposureBlock
+from trimtab.experiments.records import ArmSums, VariantDay
+from trimtab.experiments.unit_values import UnitValues
+from trimtab.stats.ab.quantiles import bins_of
+from trimtab.stats.exact_sums import ExactSum, add_exact, exact_sum
+
+Array = NDArray[Any]
+
+MOST_SLICES = 200  # if an attribute has more values than this on a day, the day has no slices of it
+_MOST_CHARACTERS = 60  # the largest number of characters of a value in the name of a slice
+_SUMS = ("y", "yy", "x", "xx", "xy", "d", "dd", "yd")
+
+
+class DaySums:
+    """The sums of one day. Units are added in any number of parts, and the result is the same to the last bit.
+
+    >>> from trimtab.experiments.definitions import Experiment
+    >>> DaySums(Experiment(name="e", unit=("user",), variants={"a": 1, "b": 2})).variants()["b"].units
+    0
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+        self._metrics = {metric.name: metric for metric in experiment.metrics}
+        empty = VariantDay(metrics={metric.name: ArmSums() for metric in experiment.metrics})
+        self._days = dict.fromkeys(experiment.variants, empty)
+        self._seen: dict[str, set[str]] = {name: set() for name in experiment.slices}
+
+    def add(self, units: ExposureBlock, values: Mapping[str, UnitValues], labels: Array | None = None) -> None:
+        """Add units that were not added before.
+
+        Args:
+            units: The first exposures of the units.
+            values: The numbers of the units, by metric.
+            labels: How many predictions of each unit have a label, and how many have none, shape (units, 2).
+        """
+        slices = self._slices(units)
+        for code, name in enumerate(self._experiment.variants):
+            mine = (units.variants == code) & ~units.overrides
+            day = self._days[name]
+            sums = {metric: _sums(self._metrics[metric], one, mine) for metric, one in values.items()}
+            parts = {**day.slices}
+            counts = {**day.slice_units}
+            for part, within in slices.items():
+                here = within & mine
+                if here.any():
+                    of_part = {metric: _sums(self._metrics[metric], one, here) for metric, one in values.items()}
+                    parts[part] = _both(parts.get(part, {}), of_part)
+                    counts[part] = counts.get(part, 0) + int(here.sum())
+            labelled, missing = (0, 0) if labels is None else labels[mine].sum(axis=0).tolist()
+            self._days[name] = VariantDay(
+                units=day.units + int(mine.sum()),
+                testers=day.testers + int(((units.variants == code) & units.overrides).sum()),
+                not_shown=_counted(day.not_shown, units.reasons[mine]),
+                labelled=day.labelled + labelled,
+                missing=day.missing + missing,
+                metrics=_both(day.metrics, sums),
+                slices=parts,
+                slice_units=counts,
+            )
+
+    def variants(self) -> dict[str, VariantDay]:
+        """Return the sums of each variant. Attributes with too many values have no slices."""
+        crowded = {name for name, values in self._seen.items() if len(values) > MOST_SLICES}
+
+        def kept(parts: Mapping[str, Any]) -> dict[str, Any]:
+            return {part: one for part, one in sorted(parts.items()) if part.partition("=")[0] not in crowded}
+
+        return {
+            name: msgspec.structs.replace(
+                day,
+                not_shown=dict(sorted(day.not_shown.items())),
+                slices=kept(day.slices),
+                slice_units=kept(day.slice_units),
+            )
+            for name, day in self._days.items()
+        }
+
+    def _slices(self, units: ExposureBlock) -> dict[str, Array]:
+        """Return the slices that these units are in, such as "country=DE": which of the units are in each."""
+        if not self._seen:
+            return {}
+        decoded = [msgspec.msgpack.decode(one) if one else {} for one in units.attributes]
+        found: dict[str, Array] = {}
+        for name, seen in self._seen.items():
+            given = [one.get(name) for one in decoded]
+            texts = ["" if value is None else f"{name}={str(value)[:_MOST_CHARACTERS]}" for value in given]
+            seen.update(text for text, tester in zip(texts, units.overrides, strict=True) if text and not tester)
+            if len(seen) <= MOST_SLICES:
+                codes = {text: code for code, text in enumerate(dict.fromkeys(texts))}
+                of_units = np.array([codes[text] for text in texts], np.int64)
+                found |= {text: of_units == code for text, code in codes.items() if text}
+        return found
+
+
+def added(sums: Sequence[ArmSums]) -> ArmSums:
+    """Return the sum of sums over different units.
+
+    >>> added([ArmSums(units=1, y=(2.0,), yy=(4.0,)), ArmSums(units=2, y=(0.5,), yy=(0.25,))]).y
+    (2.5,)
+    """
+    if len(sums) == 1:
+        return sums[0]
+    bins: dict[int, int] = {}
+    for one in sums:
+        for place, count in one.histogram.items():
+            bins[place] = bins.get(place, 0) + count
+    exact = {name: add_exact(*(getattr(one, name) for one in sums)) for name in _SUMS}
+    return ArmSums(units=sum(one.units for one in sums), **exact, histogram=dict(sorted(bins.items())))
+
+
+def _sums(metric: Metric, values: UnitValues, rows: Array) -> ArmSums:
+    """Return the sums over those of the given rows that have a value."""
+    there = rows & ~np.isnan(values.y)
+    found = msgspec.structs.replace(ArmSums(units=int(there.sum())), **dict(_products(values, there)))
+    if metric.kind != "quantile":
+        return found
+    bins, counts = np.unique(bins_of(values.y[there]), return_counts=True)
+    return msgspec.structs.replace(found, histogram=dict(zip(bins.tolist(), counts.tolist(), strict=True)))
+
+
+def _products(values: UnitValues, there: Array) -> Iterator[tuple[str, ExactSum]]:
+    """Yield the sums of the columns and of their products, each product rounded to a double."""
+    columns = {name: one[there] for name in "yxd" if (one := getattr(values, name)) is not None}
+    for name in _SUMS:
+        if all(letter in columns for letter in name):
+            column = columns[name[0]] if len(name) == 1 else columns[name[0]] * columns[name[1]]
+            yield name, exact_sum(column.tolist())
+
+
+def _both(one: Mapping[str, ArmSums], other: Mapping[str, ArmSums]) -> dict[str, ArmSums]:
+    return {name: added([side[name] for side in (one, other) if name in side]) for name in {**one, **other}}
+
+
+def _counted(before: Mapping[str, int], reasons: Array) -> dict[str, int]:
+    found = dict(before)
+    names, counts = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
+    for name, count in zip(names.tolist(), counts.tolist(), strict=True):
+        found[name] = found.get(name, 0) + count
+    return found

@@ -1,0 +1,124 @@
+"""Closed days of experiments: when a day is closed, how it is stored, and how stored days are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from trimtab.core.time import DAY_US, HOUR_US, format_time
+from trimtab.experiments.definitions import Metric
+from trimtab.experiments.records import DAYS, KIND, ExperimentDay, ExperimentState, stored_definition
+from trimtab.features.definitions import LabelWait
+from trimtab.store.ports import Catalog, Put
+
+EARLY_US = HOUR_US  # an exposure may be logged this long before its own time, because clocks differ
+LATE_US = DAY_US  # an exposure that is logged later than this after its own time does not count
+REACHED = "experiment_reached"  # the kind of the catalogue records with a `Reached`, one for each experiment
+_FAR_US = 2**62
+
+
+class Reached(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the days of an experiment are closed, and which units were exposed on them."""
+
+    generation: int
+    closed_until_us: int  # all days before this time are closed
+    units: list[str] = []  # by day: the address of the blob with the units that were first exposed then
+
+
+class DueDay(msgspec.Struct, frozen=True):
+    """A day that can be closed now."""
+
+    day_us: int
+    known_by_us: int  # what became known later does not count
+
+
+def longest_wait_us(metrics: Sequence[Metric], label: LabelWait | None = None) -> int:
+    """Return how long after its end a day is closed: when the numbers of all its units are known.
+
+    Args:
+        metrics: The metrics of an experiment.
+        label: The label of the model whose predictions are compared.
+    """
+    waits_us = [0]
+    for metric in metrics:
+        wait_us = metric.within_us
+        if metric.source is not None:
+            wait_us += metric.source.delay_us
+        elif metric.prediction != "score" and label is not None:
+            wait_us = label.final_at(wait_us)
+        waits_us.append(wait_us)
+    return max(waits_us)
+
+
+def end_us(state: ExperimentState, duration_us: int | None) -> int:
+    """Return the time from which no more units are taken in, given the declared duration; far away if there is none."""
+    ended_us = _FAR_US if state.ended_at_us is None else state.ended_at_us
+    return ended_us if duration_us is None else min(ended_us, state.started_at_us + duration_us)
+
+
+def due_days(reached: Reached, end_us: int, wait_us: int, now_us: int) -> Iterator[DueDay]:
+    """Yield the days of an experiment until `end_us` that can be closed now and are not closed yet, oldest first."""
+    day_us = reached.closed_until_us
+    while day_us < end_us and (known_by_us := day_us + DAY_US + wait_us) <= now_us:
+        yield DueDay(day_us, known_by_us)
+        day_us += DAY_US
+
+
+def begun(state: ExperimentState) -> Reached:
+    """Return the beginning: no day of this generation is closed."""
+    return Reached(generation=state.generation, closed_until_us=state.started_at_us // DAY_US * DAY_US)
+
+
+def stored_reached(catalog: Catalog, state: ExperimentState) -> tuple[Reached, int]:
+    """Return how far an experiment's days are closed, and the revision of the record."""
+    record = catalog.get(REACHED, state.name)
+    if record is None:
+        return begun(state), 0
+    found = msgspec.json.decode(record.body, type=Reached)
+    return (found if found.generation == state.generation else begun(state)), record.revision
+
+
+def store_day(day: ExperimentDay, units: str, reached: Reached, revision: int) -> tuple[list[Put], Reached]:
+    """Return the changes that store a day and that it is closed, and how far the days are closed then.
+
+    The changes belong in one transaction. It fails if another process has closed the day.
+    """
+    now = msgspec.structs.replace(
+        reached, closed_until_us=day.day_us + DAY_US, units=[*reached.units, units] if units else reached.units
+    )
+    key = f"{_prefix(day.experiment, day.generation)}{format_time(day.day_us)[:10]}"
+    return [
+        Put(DAYS, key, msgspec.json.encode(day), expected=0),
+        Put(REACHED, day.experiment, msgspec.json.encode(now), expected=revision),
+    ], now
+
+
+def stored_days(catalog: Catalog, experiment: str, generation: int) -> list[ExperimentDay]:
+    """Return the closed days of one generation of an experiment, oldest first."""
+    found = catalog.find(DAYS, _prefix(experiment, generation))
+    return [_decoder.decode(record.body) for record in found]
+
+
+def needed_from_us(catalog: Catalog) -> int:
+    """Return the time from which logged predictions and exposures are needed, because their days are not closed."""
+    times_us = [_FAR_US]
+    for record in catalog.find(KIND):
+        state = msgspec.json.decode(record.body, type=ExperimentState)
+        reached, _ = stored_reached(catalog, state)
+        if reached.closed_until_us < end_us(state, stored_definition(state).duration_us):
+            times_us.append(reached.closed_until_us - EARLY_US)
+    return min(times_us)
+
+
+def unit_blobs(catalog: Catalog) -> list[str]:
+    """Return the addresses of all blobs with exposed units."""
+    found = [msgspec.json.decode(record.body, type=Reached) for record in catalog.find(REACHED)]
+    return [digest for one in found for digest in one.units]
+
+
+def _prefix(experiment: str, generation: int) -> str:
+    return f"{experiment}/{generation:06}/"
+
+
+_decoder = msgspec.json.Decoder(ExperimentDay)

@@ -1,0 +1,412 @@
+"""Declare experiments and their metrics in a project file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from itertools import pairwise
+from typing import Any, get_args
+
+import msgspec
+
+from trimtab.core.columns.data import Dtype
+from trimtab.core.errors import Misuse
+from trimtab.core.expressions.nodes import Expression
+from trimtab.core.shown import shown
+from trimtab.core.time import duration_us
+from trimtab.events.definitions import Source, check_name, declared_columns
+from trimtab.experiments.definitions import Experiment, Metric, MetricKind, Role, Rule, Switchback, Value
+from trimtab.features.aggregates import Aggregate, check_aggregate
+from trimtab.training.definitions import Model
+
+_collected: ContextVar[list[Experiment] | None] = ContextVar("collected_experiments", default=None)
+_COVARIATES = ("mean", "proportion")  # the kinds of metrics that can have a covariate
+_CAPPED = ("mean", "ratio")
+_PLANNED = ("fixed", "obrien_fleming")
+_MOST_LOOKS = 50
+
+
+def collect_experiments(into: list[Experiment] | None) -> None:
+    """While a project file is read, let `experiment()` add each experiment to `into`. None ends this."""
+    _collected.set(into)
+
+
+def metric(
+    name: str,
+    *,
+    source: Source | None = None,
+    by: str | Sequence[str] = (),
+    value: Aggregate | None = None,
+    denominator: Aggregate | None = None,
+    prediction: Value | None = None,
+    kind: MetricKind | None = None,
+    within: str | int = "7d",
+    before: str | int | None = None,
+    quantile: float | None = None,
+    cap: float | None = None,
+    role: Role = "secondary",
+    better: str | None = None,
+    margin: float = 0.0,
+) -> Metric:
+    """Declare a metric of an experiment: a number for each unit, from what follows its first exposure.
+
+    Args:
+        name: Lower-case name, unique in the experiment.
+        source: The source of the events.
+        by: The source's columns that identify the unit, in the order of the experiment's `unit`.
+        value: The aggregate of a unit's events, without a window: `tt.sum("amount")`.
+        denominator: Makes the metric a ratio: the sum of `value` over all units divided by the sum of this.
+        prediction: Instead of events, the mean over a unit's labelled predictions: "loss", "label" or "score". It needs
+            an experiment over the versions of a model.
+        kind: "mean" (the default); "proportion": the share of units whose value is present and not 0; "ratio";
+            "quantile"; "time_to_event": the time to the first event that `value=tt.count(where=...)` counts.
+        within: How long after the first exposure events count. A unit's value is known after this time.
+        before: For a smaller error (CUPED): the same aggregate over this long before the exposure. Only for means and
+            proportions.
+        quantile: Makes the metric a quantile over the units, such as 0.9.
+        cap: A unit's value counts at most this much (winsorising). For means and ratios.
+        role: "primary": the decision depends on it; "guardrail": it may not become worse than by `margin`; or
+            "secondary".
+        better: "higher" or "lower". By default "lower" for losses and times, and otherwise "higher".
+        margin: For a guardrail: by how much it may be worse, as a share of the control's value.
+
+    Raises:
+        Misuse: The parts do not fit together. The message says what to change.
+
+    >>> from trimtab.events.definitions import source
+    >>> from trimtab.features.aggregates import sum
+    >>> orders = source("orders", time="at", columns={"customer_id": str, "amount": float})
+    >>> metric("revenue", source=orders, by="customer_id", value=sum("amount"), cap=500.0, role="primary").kind
+    'mean'
+    """
+    check_name(name, "metric")
+    what = f"metric {name!r}"
+    implied: MetricKind | None = "ratio" if denominator is not None else "quantile" if quantile is not None else None
+    found: MetricKind = kind or implied or "mean"
+    low = prediction == "loss" or found == "time_to_event"
+    within_us, before_us = duration_us(within), 0 if before is None else duration_us(before)
+    columns = (by,) if isinstance(by, str) else tuple(by)
+    _refuse(
+        what,
+        (kind is not None and kind not in get_args(MetricKind), f"kind={kind!r}. Give one of {_list(MetricKind)}."),
+        (implied is not None and found != implied, f"kind={kind!r}, but {implied}s are made so. Leave kind out."),
+        (found == "ratio" and denominator is None, "a ratio needs denominator=, the aggregate to divide by."),
+        (found == "quantile" and quantile is None, "a quantile needs quantile=, such as 0.9."),
+        (role not in get_args(Role), f"role={role!r}. Give one of {_list(Role)}."),
+        (better not in (None, "higher", "lower"), f'better={better!r}. Give "higher" or "lower".'),
+        (prediction not in (None, *get_args(Value)), f"prediction={prediction!r}. Give one of {_list(Value)}."),
+        ((source is None) == (prediction is None), "give either source=, by= and value=, or prediction=."),
+        (source is None and (value or denominator or columns), "value=, denominator= and by= need source=."),
+        (source is None and found not in ("mean", "quantile"), f"prediction= gives no {found}. Leave kind out."),
+        (source is not None and value is None, 'value= lacks. Give an aggregate, such as tt.sum("amount").'),
+        (source is not None and not columns, "by= lacks. Name the source's columns that identify the unit."),
+        (within_us == 0, 'within=0 leaves no time for an event. Give a duration such as "7d".'),
+        (before is not None and before_us == 0, 'before=0 is an empty window. Give a duration such as "28d".'),
+        (
+            before_us > 0 and (found not in _COVARIATES or source is None),
+            "before= is for means and proportions of events. Leave before out.",
+        ),
+        (quantile is not None and not 0 < quantile < 1, f"quantile={quantile}. Give a number between 0 and 1."),
+        (cap is not None and not math.isfinite(cap), f"cap={cap}. Give a finite number."),
+        (cap is not None and found not in _CAPPED, f"cap= is for means and ratios; this is a {found}. Leave cap out."),
+        (not 0 <= margin < 1, f"margin={margin}. Give a share from 0 to 1, such as 0.02 for 2 %."),
+        (role == "guardrail" and margin == 0, "a guardrail needs margin=, such as 0.02 for 2 % worse."),
+        (role != "guardrail" and margin > 0, f"margin= is for guardrails; this metric is {role}. Leave margin out."),
+    )  # fmt: skip
+    if source is not None:
+        _check_aggregates(what, source, columns, value, denominator, found)
+    return Metric(
+        name=name,
+        kind=found,
+        source=source,
+        by=columns,
+        value=value,
+        denominator=denominator,
+        prediction=prediction,
+        within_us=within_us,
+        before_us=before_us,
+        quantile=0.5 if quantile is None else float(quantile),
+        cap=None if cap is None else float(cap),
+        role=role,
+        better="lower" if better == "lower" or (better is None and low) else "higher",
+        margin=float(margin),
+    )
+
+
+def _check_aggregates(
+    what: str, source: Source, by: Sequence[str], value: Any, denominator: Any, kind: MetricKind
+) -> None:
+    if not isinstance(source, Source):
+        raise Misuse(f"{what}: source={shown(source)[:100]} is no source. Make one with tt.source().")
+    for column in by:
+        if source.columns.get(column) not in ("str", "int"):
+            found = source.columns.get(column, f"missing among {', '.join(source.columns)}")
+            raise Misuse(
+                f"{what}: by={column!r} must be a column of {source.name!r} of type str or int; it is {found}."
+            )
+    for part, one in (("value", value), ("denominator", denominator)):
+        if one is None and part == "denominator":
+            continue
+        if isinstance(one, Aggregate) and (one.window_us is not None or one.until_us):
+            raise Misuse(f"{what}: {part}= has a window of its own. Leave over, until and max_age out; within= is it.")
+        check_aggregate(f"{what}, {part}", one, source)
+        if one.dtype(source.columns) not in ("int", "float", "bool"):
+            raise Misuse(f"{what}: {part}= is a {one.dtype(source.columns)}. Give an aggregate that is a number.")
+    if kind == "time_to_event" and value.kind != "count":
+        raise Misuse(f"{what}: a time to an event needs value=tt.count(where=...), which says which events are meant.")
+
+
+def switchback(*, every: str | int, gap: str | int = 0, by: str | Sequence[str] = ()) -> Switchback:
+    """Declare blocks of time in which all requests of a region get the same variant.
+
+    Args:
+        every: The length of a block, such as "1h". Blocks begin at multiples of it since 1970, in UTC.
+        gap: Requests this soon after the start of a block do not count, because the previous block may affect them.
+        by: The columns that identify a region. By default, all requests are one region.
+
+    Raises:
+        Misuse: The block is empty, or the gap leaves nothing of it.
+
+    >>> switchback(every="2h", gap="20min", by="city").by
+    ('city',)
+    """
+    every_us, gap_us = duration_us(every), duration_us(gap)
+    if not gap_us < every_us:
+        raise Misuse(f"switchback: gap={gap!r} leaves nothing of blocks of every={every!r}. Give a longer block.")
+    return Switchback(every_us=every_us, gap_us=gap_us, by=(by,) if isinstance(by, str) else tuple(by))
+
+
+def experiment(
+    name: str,
+    *,
+    variants: Mapping[str, Any],
+    unit: str | Sequence[str] = (),
+    model: Model | None = None,
+    weights: Mapping[str, float] | None = None,
+    share: float = 1.0,
+    ramp: Mapping[str, float] | None = None,
+    layer: str = "",
+    where: Expression | None = None,
+    attributes: Mapping[str, type] | None = None,
+    overrides: Mapping[str | int, str] | None = None,
+    switchback: Switchback | None = None,
+    metrics: Sequence[Metric] = (),
+    slices: Sequence[str] = (),
+    strata: str = "",
+    rule: Rule = "sequence",
+    level: float = 0.95,
+    two_sided: bool = True,
+    duration: str | int | None = None,
+    looks: int = 1,
+    owner: str | None = None,
+) -> Experiment:
+    """Declare an experiment. Nothing happens until it is started.
+
+    Args:
+        name: Lower-case name, unique in the project.
+        variants: By name, the value of each variant: any JSON value. The first is the control. With `model`, two
+            references to versions, such as {"control": "champion", "new": "late_flight@7"}.
+        unit: The columns that identify the unit that is assigned, such as "customer_id". With `model`, the default is
+            the columns that identify the entities of its requests.
+        model: The model whose versions are compared. Its endpoint then splits the requests.
+        weights: The share of each variant among the participants; by default all are equal.
+        share: The share of all units that take part at the start.
+        ramp: Larger shares by the time since the start, such as {"1d": 0.2, "3d": 1.0}.
+        layer: Experiments of one layer have no unit in common. By default, an experiment has a layer of its own.
+        where: Only units whose attributes fulfil this condition take part.
+        attributes: The attributes that `where` and `slices` read, with their types. With `model`, these are columns of
+            its request, and need not be declared.
+        overrides: By unit, the variant of a tester. Testers are left out of the analysis. For a unit of several columns
+            the unit is written as a JSON array of texts.
+        switchback: Assign blocks of time and not units; made with `switchback()`.
+        metrics: What is compared, made with `metric()`. One of them is primary.
+        slices: Attributes whose values are analysed one by one.
+        strata: One of `slices`, such as "country". What its values differ by in both variants is taken out of means and
+            proportions (post-stratification), which narrows their intervals.
+        rule: How the result is read. "sequence" and "msprt" hold at every look; "obrien_fleming" has `looks` planned
+            ones; "fixed" has one, at the end.
+        level: The confidence of the intervals.
+        two_sided: Whether a harmful effect is looked for as well.
+        duration: How long units are taken in. Needed for "fixed" and "obrien_fleming".
+        looks: For "obrien_fleming": how often the result is read, evenly over the duration.
+        owner: Who is responsible.
+
+    Raises:
+        Misuse: The parts do not fit together. The message says what to change.
+
+    >>> experiment("checkout", unit="customer_id", variants={"control": "blue", "green": "green"}).control
+    'control'
+    """
+    check_name(name, "experiment")
+    what = f"experiment {name!r}"
+    named = _checked_variants(what, variants, model)
+    kinds: dict[str, Dtype] = declared_columns(attributes or {}, what)
+    columns = (unit,) if isinstance(unit, str) else tuple(unit)
+    if model is not None:
+        kinds = {**model.request.columns, **kinds}
+        columns = columns or tuple(model.about)
+    steps = _checked_ramp(what, share, ramp or {})
+    planned = None if duration is None else duration_us(duration)
+    _refuse(
+        what,
+        (model is not None and bool(attributes), "with model=, attributes are the request's columns. Leave them out."),
+        (not columns, 'unit= lacks. Name the columns that identify the unit, such as unit="customer_id".'),
+        (rule not in get_args(Rule), f"rule={rule!r}. Give one of {_list(Rule)}."),
+        (not 0.5 < level < 1, f"level={level}. Give a confidence between 0.5 and 1, such as 0.95."),
+        (
+            rule in _PLANNED and planned is None,
+            f'rule={rule!r} needs duration=, such as "14d". Or leave rule out: the default can be read at any time.',
+        ),
+        (planned == 0, 'duration=0 takes in no unit. Give a duration such as "14d", or leave duration out.'),
+        (rule == "obrien_fleming" and not 2 <= looks <= _MOST_LOOKS, f"looks={looks}. Give 2 to {_MOST_LOOKS}."),
+        (rule != "obrien_fleming" and looks != 1, f'looks= is for rule="obrien_fleming", not {rule!r}.'),
+        (bool(strata) and strata not in slices, f"strata={strata!r} is not one of slices={[*slices]}. Add it there."),
+        (owner is not None and not owner.strip(), f'owner={owner!r}. Give a text such as "team shop".'),
+        (not isinstance(switchback, Switchback | None), "switchback= is no switchback. Make it with tt.switchback()."),
+    )  # fmt: skip
+    if layer:
+        check_name(layer, "layer")
+    read = set(slices)
+    if where is not None:
+        if not isinstance(where, Expression) or where.dtype(kinds, f"{what}: where") != "bool":
+            raise Misuse(f'{what}: where={shown(where)[:100]} is no condition. Write one: tt.col("country") == "DE".')
+        read |= where.columns()
+    regions = switchback.by if switchback is not None else ()
+    for column in (*((*columns, *regions) if model is not None else ()), *slices):
+        if column not in kinds:
+            where_to = "a column of the request" if model is not None else 'one of attributes={"country": str}'
+            raise Misuse(f"{what}: {column!r} is not {where_to}. Known: {', '.join(kinds) or 'none'}.")
+    for column in (*columns, *regions) if model is not None else ():
+        if kinds[column] not in ("str", "int"):
+            raise Misuse(f"{what}: {column!r} is a {kinds[column]}. Identify units and regions by texts or integers.")
+    made = Experiment(
+        name=name,
+        unit=columns,
+        variants=named,
+        model=None if model is None else model.name,
+        weights=_checked_weights(what, named, weights),
+        share=steps[0][1],
+        ramp=tuple(steps[1:]),
+        layer=layer,
+        where=where,
+        attributes={column: kind for column, kind in kinds.items() if column in read},
+        overrides=_checked_overrides(what, named, overrides or {}),
+        switchback=switchback,
+        metrics=_checked_metrics(what, metrics, columns, model),
+        slices=tuple(slices),
+        strata=strata,
+        rule=rule,
+        level=level,
+        two_sided=bool(two_sided),
+        duration_us=planned,
+        looks=looks,
+        owner=owner,
+    )
+    if (collected := _collected.get()) is not None:
+        collected.append(made)
+    return made
+
+
+def checked_weights(what: str, variants: Iterable[str], weights: Mapping[str, float]) -> dict[str, float]:
+    """Return weights in the order of the variants.
+
+    Raises:
+        Misuse: A variant lacks or does not exist, a weight is negative, or they do not add up to 1.
+    """
+    names = list(variants)
+    if {*weights} != {*names}:
+        raise Misuse(
+            f"{what}: weights of {', '.join(weights)}, but the variants are {', '.join(names)}. Give one for each."
+        )
+    found = {name: weights[name] for name in names}
+    if not all(isinstance(one, int | float) and 0 <= one <= 1 for one in found.values()):
+        raise Misuse(f"{what}: weights {found}. Give shares from 0 to 1.")
+    if not math.isclose(sum(found.values()), 1, abs_tol=1e-9):
+        raise Misuse(f"{what}: the weights add up to {sum(found.values()):g}. Give shares that add up to 1.")
+    return {name: float(one) for name, one in found.items()}
+
+
+def _checked_weights(what: str, variants: Mapping[str, Any], weights: Mapping[str, float] | None) -> tuple[float, ...]:
+    if weights is None:
+        return (1 / len(variants),) * len(variants)
+    return tuple(checked_weights(what, variants, weights).values())
+
+
+def _checked_variants(what: str, variants: Any, model: Model | None) -> dict[str, Any]:
+    if not isinstance(variants, Mapping) or len(variants) < 2:
+        raise Misuse(f'{what}: variants={shown(variants)[:100]}. Give at least two: {{"control": ..., "green": ...}}.')
+    for name in variants:
+        check_name(name, "variant")
+    if model is None:
+        try:
+            found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(variants)))
+        except (TypeError, ValueError) as error:
+            raise Misuse(
+                f"{what}: the value of a variant is no JSON value ({error}). Give texts, numbers, lists."
+            ) from error
+        return found
+    if not isinstance(model, Model):
+        raise Misuse(f"{what}: model={shown(model)[:100]} is no model. Give what tt.model() returned.")
+    if len(variants) > 2:
+        raise Misuse(
+            f"{what}: {len(variants)} versions, but an endpoint can compare only two, the champion and one other. "
+            "Compare the others one after the other."
+        )
+    found = {}
+    for name, reference in variants.items():
+        if not isinstance(reference, str) or "@" in reference.removeprefix(f"{model.name}@"):
+            raise Misuse(f'{what}: variant {name!r} is {shown(reference)[:100]}. Name a version: "{model.name}@7".')
+        found[name] = reference if reference.startswith(f"{model.name}@") else f"{model.name}@{reference}"
+    first, *others = found.values()
+    if first != f"{model.name}@champion" or first in others:
+        raise Misuse(f'{what}: the control is the version in service. Make "champion" the first variant, and only it.')
+    return found
+
+
+def _checked_ramp(what: str, share: float, ramp: Mapping[str, float]) -> list[tuple[int, float]]:
+    steps = [(0, share), *sorted((duration_us(after), one) for after, one in ramp.items())]
+    if not all(isinstance(one, int | float) and 0 < one <= 1 for _, one in steps):
+        raise Misuse(
+            f"{what}: the share of units that take part is {[one for _, one in steps]}. Give more than 0, at most 1."
+        )
+    for (earlier_us, less), (later_us, more) in pairwise(steps):
+        if not (earlier_us < later_us and less < more):
+            raise Misuse(f"{what}: ramp={dict(ramp)} after share={share:g}. Give later times with larger shares.")
+    return [(after_us, float(one)) for after_us, one in steps]
+
+
+def _checked_overrides(what: str, variants: Mapping[str, Any], overrides: Mapping[Any, str]) -> dict[str, str]:
+    for unit, variant in overrides.items():
+        if variant not in variants:
+            raise Misuse(f"{what}: the override of {unit!r} is {variant!r}. Variants: {', '.join(variants)}.")
+    return {str(unit): variant for unit, variant in overrides.items()}
+
+
+def _checked_metrics(
+    what: str, metrics: Sequence[Metric], unit: Sequence[str], model: Model | None
+) -> tuple[Metric, ...]:
+    names = [one.name for one in metrics]
+    for one in metrics:
+        if names.count(one.name) > 1:
+            raise Misuse(f"{what}: two metrics are called {one.name!r}. Rename one.")
+        if one.prediction is not None and model is None:
+            raise Misuse(f"{what}: metric {one.name!r} is about predictions. Give model=, or a metric of events.")
+        if one.source is not None and len(one.by) != len(unit):
+            raise Misuse(
+                f"{what}: metric {one.name!r} finds a unit by {', '.join(one.by)}, but the unit is {', '.join(unit)}. "
+                "Give as many columns, in the same order."
+            )
+    if metrics and not any(one.role == "primary" for one in metrics):
+        raise Misuse(f'{what}: no metric is primary. Mark the one that decides: tt.metric(..., role="primary").')
+    return tuple(metrics)
+
+
+def _refuse(what: str, *rules: tuple[Any, str]) -> None:
+    for is_wrong, why in rules:
+        if is_wrong:
+            raise Misuse(f"{what}: {why}")
+
+
+def _list(choices: Any) -> str:
+    return ", ".join(map(repr, get_args(choices)))

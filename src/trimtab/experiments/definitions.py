@@ -1,0 +1,99 @@
+"""The declaration of experiments: who takes part, the variants, the metrics, and the rule of the decision."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from trimtab.core.expressions.nodes import Expression
+from trimtab.core.hashing import content_hash
+from trimtab.events.definitions import Source
+from trimtab.features.aggregates import Aggregate
+
+MetricKind = Literal["mean", "proportion", "ratio", "quantile", "time_to_event"]
+Role = Literal["primary", "secondary", "guardrail"]
+Rule = Literal["sequence", "msprt", "obrien_fleming", "fixed"]
+Value = Literal["loss", "label", "score"]  # the values of a prediction that a metric of a model can use
+
+
+class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A number for each unit, computed from its events or predictions after its first exposure.
+
+    `metric()` makes and checks one.
+    """
+
+    name: str
+    kind: MetricKind
+    source: Source | None = None  # the source of the events; None: the metric is about the predictions of a model
+    by: tuple[str, ...] = ()  # the source's columns that identify the unit
+    value: Aggregate | None = None  # the aggregate of a unit's events in the window; it has no window of its own
+    denominator: Aggregate | None = None  # for a ratio: the aggregate to divide by
+    prediction: Value | None = None  # for a metric about predictions: the mean of this value over a unit's predictions
+    within_us: int = 0  # how long after the first exposure events count
+    before_us: int = 0  # for CUPED: the same aggregate over this time before the exposure; 0: no covariate
+    quantile: float = 0.5
+    cap: float | None = None  # larger values of a unit are cut to this (winsorising)
+    role: Role = "secondary"
+    better: Literal["higher", "lower"] = "higher"
+    margin: float = 0.0  # for a guardrail: by how much it may be worse, as a share of the control's mean
+
+    @property
+    def content(self) -> object:
+        """What the hash of an experiment covers: of the source, only the columns that the metric reads."""
+        if self.source is None:
+            return self
+        parts = [part for one in (self.value, self.denominator) if one is not None for part in (one.of, one.where)]
+        read = {*self.by}.union(*(part.columns() for part in parts if part is not None))
+        return [msgspec.structs.replace(self, source=None), self.source.content_of(sorted(read))]
+
+
+class Switchback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Blocks of time in which all requests of a region get the same variant."""
+
+    every_us: int  # the length of a block
+    gap_us: int = 0  # requests this soon after the start of a block do not count, because of carry-over
+    by: tuple[str, ...] = ()  # the columns that identify a region; empty: all requests are one region
+
+
+class Experiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A comparison of variants with assigned units. `experiment()` makes and checks one.
+
+    The first variant is the control.
+    """
+
+    name: str
+    unit: tuple[str, ...]  # the columns of a request that identify the unit, such as a customer
+    variants: dict[str, Any]  # by name: a JSON value, or for an experiment over versions a reference such as "late@7"
+    model: str | None = None  # the model whose versions are compared; None: the variants are plain values
+    weights: tuple[float, ...] = ()  # the share of each variant among the participants; they add up to 1
+    share: float = 1.0  # the share of the eligible units that take part
+    ramp: tuple[tuple[int, float], ...] = ()  # growing shares: microseconds after the start, and the share from then on
+    layer: str = ""  # experiments of one layer have no unit in common; empty: a layer of its own
+    where: Expression | None = None  # only units whose attributes fulfil this take part
+    attributes: dict[str, str] = {}  # the columns that `where` and `slices` read, with their types
+    overrides: dict[str, str] = {}  # by unit, as text: the variant of a tester, who is left out of the analysis
+    switchback: Switchback | None = None
+    metrics: tuple[Metric, ...] = ()
+    slices: tuple[str, ...] = ()  # attributes whose values are analysed one by one
+    strata: str = ""  # the one of them whose differences are taken out of means and proportions (post-stratification)
+    rule: Rule = "sequence"
+    level: float = 0.95
+    two_sided: bool = True
+    duration_us: int | None = None  # how long units are taken in; needed by the rules "fixed" and "obrien_fleming"
+    looks: int = 1  # for "obrien_fleming": how often the result is read, evenly over `duration_us`
+    owner: str | None = None
+
+    @property
+    def control(self) -> str:
+        """The name of the first variant."""
+        return next(iter(self.variants))
+
+    @property
+    def hash(self) -> str:
+        """The hash of everything that is decided before the start. It may not change while the experiment runs.
+
+        Testers may be added later, because they are left out of the analysis.
+        """
+        own = msgspec.structs.replace(self, owner=None, overrides={}, metrics=())
+        return content_hash([own, [metric.content for metric in self.metrics]])

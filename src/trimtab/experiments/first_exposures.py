@@ -1,0 +1,125 @@
+"""The first exposure of each unit on a day, found in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.errors import Corrupt
+from trimtab.experiments.exposures import ExposureBlock
+
+Array = NDArray[Any]
+
+_BUCKETS = 16  # units are sorted in this many groups, one after another, which takes less memory
+_WAITING = 1 << 16  # so many exposures of a group wait before they are sorted
+_CHUNK_ROWS = 100_000
+
+
+class FirstExposures(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """The first exposure of each unit, in the order of the units' hashes: arrays of shape (units,)."""
+
+    keys: Array  # uint64: the hashes of the units, as in `ExposureBlock`
+    at_us: Array
+    places: Array
+    variants: Array
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def packed(self) -> bytes:
+        """Return the hashes and variants of the units as bytes, nine bytes for each unit."""
+        return self.keys.astype("<u8").tobytes() + self.variants.astype(np.uint8).tobytes()
+
+    def rows_of(self, keys: Array) -> tuple[Array, Array]:
+        """Return the row of each of some hashes, and whether the unit is here at all."""
+        rows = np.searchsorted(self.keys, keys)
+        rows[rows == len(self.keys)] = 0
+        return rows, (self.keys[rows] == keys) if len(self.keys) else np.zeros(len(keys), bool)
+
+    def chunks(self, blocks: Iterable[ExposureBlock], rows: int = _CHUNK_ROWS) -> Iterator[ExposureBlock]:
+        """Yield the first exposures with all their columns, in the order of the log, in chunks of at least `rows`.
+
+        `blocks` are the exposures that `first_exposures` was given.
+        """
+        waiting: list[ExposureBlock] = []
+        for block in blocks if len(self) else ():
+            at, there = self.rows_of(block.keys)
+            there &= self.places[at] == block.places
+            if there.any():
+                waiting.append(block.take(there))
+            if sum(map(len, waiting)) >= rows:
+                yield ExposureBlock.concat(waiting)
+                waiting = []
+        if waiting:
+            yield ExposureBlock.concat(waiting)
+
+
+def first_exposures(blocks: Iterable[ExposureBlock], earlier: Iterable[Array] = ()) -> FirstExposures:
+    """Return the first exposure of each unit, by time and then by place in the log.
+
+    Args:
+        blocks: The exposures, in any order. They may be repeated.
+        earlier: Sorted hashes of units that were exposed on an earlier day. These units are left out.
+    """
+    groups = [_Group() for _ in range(_BUCKETS)]
+    shift = np.uint64(64 - (_BUCKETS - 1).bit_length())
+    for block in blocks:
+        group_of = (block.keys >> shift).astype(np.int64)
+        order = np.argsort(group_of, kind="stable")
+        ends = np.searchsorted(group_of[order], np.arange(_BUCKETS + 1))
+        for number, group in enumerate(groups):
+            group.add(block, order[ends[number] : ends[number + 1]])
+    for group in groups:
+        group.settle()
+    found = [np.concatenate([group.columns[n] for group in groups]) for n in range(4)]
+    known = np.zeros(len(found[0]), bool)
+    for keys in earlier:
+        if len(keys):
+            rows = np.minimum(np.searchsorted(keys, found[0]), len(keys) - 1)
+            known |= keys[rows] == found[0]
+    if known.any():
+        found = [values[~known] for values in found]
+    return FirstExposures(keys=found[0], at_us=found[1], places=found[2], variants=found[3])
+
+
+def unpacked_keys(packed: bytes) -> Array:
+    """Return the sorted hashes of the units in bytes that `FirstExposures.packed` made.
+
+    Raises:
+        Corrupt: The number of bytes is impossible.
+    """
+    if len(packed) % 9:
+        raise Corrupt(f"exposed units: found {len(packed)} bytes, needed a multiple of 9. Restore the blob store.")
+    return np.frombuffer(packed, "<u8", count=len(packed) // 9)
+
+
+class _Group:
+    """The units whose hashes begin with the same bits. `columns` are the fields of `FirstExposures`."""
+
+    def __init__(self) -> None:
+        kinds = (np.uint64, np.int64, np.int64, np.uint8)
+        self.columns: list[Array] = [np.zeros(0, kind) for kind in kinds]
+        self._waiting: list[list[Array]] = []
+        self._rows = 0
+
+    def add(self, block: ExposureBlock, rows: Array) -> None:
+        self._waiting.append([values[rows] for values in (block.keys, block.at_us, block.places, block.variants)])
+        self._rows += len(rows)
+        if self._rows > _WAITING:
+            self.settle()
+
+    def settle(self) -> None:
+        """Sort the exposures that wait, and keep the first one of each unit."""
+        parts = [self.columns, *self._waiting]
+        keys, at_us, places, variants = (np.concatenate([part[n] for part in parts]) for n in range(4))
+        order = np.lexsort((places, at_us, keys))
+        keys = keys[order]
+        first = np.ones(len(keys), bool)
+        first[1:] = keys[1:] != keys[:-1]
+        order = order[first]
+        self.columns = [keys[first], at_us[order], places[order], variants[order]]
+        self._waiting, self._rows = [], 0

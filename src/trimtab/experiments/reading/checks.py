@@ -1,0 +1,122 @@
+"""Checks of an experiment's data: whether units were split as declared, and whether labels arrive in all variants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from trimtab.core.time import DAY_US, format_time
+from trimtab.experiments.definitions import Experiment, Metric
+from trimtab.experiments.reading.results import Completeness, RatioCheck
+from trimtab.experiments.records import ExperimentDay, ExperimentState
+from trimtab.stats.ab.fixed import compare_shares
+from trimtab.stats.ab.sample_ratio import sample_ratio
+from trimtab.stats.exact_sums import total_of
+
+_CLEAR_P = 0.001  # a difference in completeness with a smaller p-value counts as real
+_SLICE_P = 0.05  # a slice is named as the place of an imbalance below this p-value, divided by the number of slices
+
+
+def limit_of(metric: Metric, days: Sequence[ExperimentDay]) -> float | None:
+    """Return the largest value that a metric of predictions can have, or None if there is no limit.
+
+    Labels and scores that are shares have a limit of 1: then the sum of the squares is not above the sum.
+    """
+    if metric.cap is not None or metric.prediction == "loss":
+        return metric.cap
+    sums = [one.metrics[metric.name] for day in days for one in day.variants.values() if metric.name in one.metrics]
+    return 1.0 if total_of(one.yy for one in sums) <= total_of(one.y for one in sums) else None
+
+
+def wanted_shares(definition: Experiment) -> dict[str, float]:
+    """Return the declared share of each variant. Without declared weights they are equal."""
+    names = list(definition.variants)
+    weights = definition.weights or (1.0 / len(names),) * len(names)
+    return dict(zip(names, weights, strict=True))
+
+
+def check_ratio(definition: Experiment, state: ExperimentState, days: Sequence[ExperimentDay]) -> RatioCheck:
+    """Check whether units were split as declared. Days on which the weights changed are left out.
+
+    If the check fails, the slices in which the units are split otherwise are named.
+    """
+    if definition.switchback is not None:
+        return RatioCheck(holds=True, p=None, text="not checked: the variant depends on the time, not on the unit")
+    steady = [(day, weights) for day in days if (weights := _weights(definition, state, day.day_us)) is not None]
+    counts = [_counts(definition, day) for day, _ in steady]
+    if not sum(map(sum, counts)):
+        return RatioCheck(holds=True, p=None, text="not checked: no unit yet")
+    expected = np.array([weights for _, weights in steady], np.float64)
+    found = sample_ratio(np.array(counts, np.int64), expected)
+    total = np.sum(counts, axis=0)
+    shares = ", ".join(
+        f"{name} {share:.2%}" for name, share in zip(definition.variants, total / total.sum(), strict=True)
+    )
+    wanted = np.average(expected, axis=0, weights=np.maximum(np.sum(counts, axis=1), 1e-9))
+    declared = ", ".join(f"{share:.2%}" for share in wanted)
+    text = f"units are split {shares}; declared: {declared} (p = {found.p:.2g})"
+    if found.holds:
+        return RatioCheck(holds=True, p=found.p, text=text)
+    where = _where(definition, [day for day, _ in steady], expected)
+    if found.failed is not None:
+        early = np.sum(counts[: found.failed + 1], axis=0)
+        split = " : ".join(f"{share:.1%}" for share in early / early.sum())
+        text += f". It first failed on {format_time(steady[found.failed][0].day_us)[:10]}, at {split} until then"
+    text += f". The imbalance is in {', '.join(where)}." if where else ". No declared slice explains it."
+    return RatioCheck(holds=False, p=found.p, text=text, slices=where)
+
+
+def check_completeness(definition: Experiment, days: Sequence[ExperimentDay]) -> list[Completeness]:
+    """Return the share of predictions with a label, by variant; empty if no metric is about predictions."""
+    counts = dict.fromkeys(definition.variants, (0, 0))  # predictions with a label, and all
+    for day in days:
+        for name, one in day.variants.items():
+            labelled, total = counts.get(name, (0, 0))
+            counts[name] = labelled + one.labelled, total + one.labelled + one.missing
+    control = counts[definition.control]
+    return [
+        Completeness(
+            variant=name,
+            labelled=labelled,
+            missing=total - labelled,
+            share=labelled / total,
+            control_share=control[0] / control[1],
+            differs=(compare_shares(control, (labelled, total)).p or 0.0) < _CLEAR_P,
+        )
+        for name, (labelled, total) in counts.items()
+        if total and control[1]
+    ]
+
+
+def _weights(definition: Experiment, state: ExperimentState, day_us: int) -> tuple[float, ...] | None:
+    """Return the declared shares on a day, or None if they changed on that day."""
+    found: set[tuple[float, ...]] = set()
+    for number, one in enumerate(state.allocations):
+        until_us = state.allocations[number + 1].from_us if number + 1 < len(state.allocations) else day_us + DAY_US
+        if one.share > 0.0 and one.from_us < day_us + DAY_US and until_us > day_us:
+            total = sum(one.weights.values())
+            found.add(tuple(one.weights.get(name, 0.0) / total for name in definition.variants))
+    if not state.allocations:
+        return tuple(wanted_shares(definition).values())
+    return found.pop() if len(found) == 1 else None
+
+
+def _counts(definition: Experiment, day: ExperimentDay, slice_: str = "") -> list[int]:
+    here = [day.variants.get(name) for name in definition.variants]
+    if slice_:
+        return [0 if one is None else one.slice_units.get(slice_, 0) for one in here]
+    return [0 if one is None else one.units for one in here]
+
+
+def _where(definition: Experiment, days: Sequence[ExperimentDay], expected: np.ndarray) -> list[str]:
+    """Return the slices whose units are split otherwise than declared, with their shares."""
+    names = sorted({name for day in days for one in day.variants.values() for name in one.slice_units})
+    found = []
+    for name in names:
+        counts = np.array([_counts(definition, day, name) for day in days], np.int64)
+        if counts.sum():
+            p = sample_ratio(counts, expected).p
+            shares = " : ".join(f"{share:.1%}" for share in counts.sum(axis=0) / counts.sum())
+            found.append((p, f"{name} ({shares})"))
+    return [text for p, text in sorted(found) if p < _SLICE_P / len(names)][:5]

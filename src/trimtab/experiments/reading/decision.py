@@ -1,0 +1,205 @@
+"""The recommendation that follows from an experiment's results, in plain words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from trimtab.core.time import DAY_US
+from trimtab.experiments.definitions import Experiment
+from trimtab.experiments.reading.looks import Look, MetricReading, Verdict, shown_effect, verdict
+from trimtab.experiments.reading.results import Act, RatioCheck, Recommendation
+from trimtab.experiments.records import ExperimentDay, ExperimentState
+
+HORIZON_DAYS = 60  # how long an experiment without a declared duration is taken to run at most
+_EARLY_DAYS = 3  # before this many days, the remaining time is not estimated
+_ANY_TIME_SCORE, _SCORE = 2.9, 2.0  # about how many standard errors wide the half of an interval is
+
+
+def recommend(
+    definition: Experiment,
+    state: ExperimentState,
+    closed: Sequence[ExperimentDay],
+    metrics: Sequence[MetricReading],
+    ratio: RatioCheck,
+    withheld: str | None,
+) -> Recommendation:
+    """Return what to do.
+
+    The order of the rules: a failed sample-ratio check blocks; a guardrail that is proven worse than its margin, or a
+    primary metric that is proven worse, stops a variant; a variant is shipped if a primary metric is proven better,
+    none is proven worse, and all guardrails are proven within their margins; else the experiment goes on.
+    """
+    if not ratio.holds:
+        return Recommendation(act="blocked", text=f"blocked: {ratio.text} No effect can be trusted.")
+    if withheld is not None:
+        return Recommendation(act="wait", text=f"keep running: {withheld}")
+    by_variant = {name: [one for one in metrics if one.variant == name] for name in list(definition.variants)[1:]}
+    by_variant = {name: some for name, some in by_variant.items() if any(one.role == "primary" for one in some)}
+    if not by_variant:
+        if _is_over(definition, state, closed):
+            return Recommendation(
+                act="no difference shown", text="no difference shown: it ended before its first look."
+            )
+        return Recommendation(act="wait", text="keep running: no look is due yet. A look sees closed days only.")
+    shipped = [
+        name for name, some in by_variant.items() if _may_ship(definition, {one.metric: one.verdict for one in some})
+    ]
+    if shipped:
+        best = max(shipped, key=lambda name: _gain(by_variant[name]))
+        return _ship(best, by_variant[best])
+    stopped = {name: why for name, some in by_variant.items() if (why := _stops(some)) is not None}
+    if len(stopped) == len(by_variant):
+        text = "; ".join(f"stop {name}: {why}" for name, why in stopped.items())
+        return Recommendation(act="stop", text=text, variant=next(iter(stopped)))
+    going = {name: some for name, some in by_variant.items() if name not in stopped}
+    if _is_over(definition, state, closed):
+        return _undecided(going)
+    return _go_on(definition, sum(one.excluded is None for one in closed), going, stopped)
+
+
+def first_act(
+    definition: Experiment, looks: Mapping[tuple[str, str], Sequence[Look]]
+) -> tuple[Literal["ship", "stop", "nothing"], str | None, int | None]:
+    """Return what is done first if every look is acted on: the act, the variant, and the time of the look.
+
+    Args:
+        definition: The definition of the experiment.
+        looks: By metric and variant: all looks, oldest first.
+    """
+    metrics = {one.name: one for one in definition.metrics}
+    for at_us in sorted({look.until_us for some in looks.values() for look in some}):
+        found: dict[str, dict[str, Verdict]] = {}
+        for (name, variant), some in looks.items():
+            newest = next((look for look in reversed(some) if look.until_us <= at_us), None)
+            if newest is not None:
+                found.setdefault(variant, {})[name] = verdict(metrics[name], newest)
+        for variant, verdicts in found.items():
+            if _may_ship(definition, verdicts):
+                return "ship", variant, at_us
+        if found and all(_must_stop(definition, verdicts) for verdicts in found.values()):
+            return "stop", next(iter(found)), at_us
+    return "nothing", None, None
+
+
+def days_needed(look: Look, days: int, distance: float) -> float:
+    """Return after how many days in all the interval would be as narrow as a distance from the effect.
+
+    The width of an interval shrinks with the square root of the number of days.
+    """
+    return days * (_reach(look) / abs(distance)) ** 2 if distance else math.inf
+
+
+def smallest_effect(look: Look, days: int, horizon: int) -> float | None:
+    """Return the smallest effect that so many days can show, as a share of the control's value."""
+    found = _reach(look) * math.sqrt(days / horizon)
+    return found / abs(look.control) if look.control and math.isfinite(found) else None
+
+
+def _reach(look: Look) -> float:
+    """Return the half-width of an interval. If it is one-sided, that of its only side."""
+    return max((abs(end - look.difference) for end in (look.low, look.high) if end is not None), default=math.inf)
+
+
+def _may_ship(definition: Experiment, verdicts: Mapping[str, Verdict]) -> bool:
+    """Return whether a primary metric is better, none is worse, and every guardrail is within its margin."""
+    primary = [verdicts.get(one.name) for one in definition.metrics if one.role == "primary"]
+    guardrails = [verdicts.get(one.name) for one in definition.metrics if one.role == "guardrail"]
+    return "better" in primary and "worse" not in primary and all(one == "within margin" for one in guardrails)
+
+
+def _must_stop(definition: Experiment, verdicts: Mapping[str, Verdict]) -> bool:
+    return any(one.role != "secondary" and verdicts.get(one.name) == "worse" for one in definition.metrics)
+
+
+def _stops(some: Sequence[MetricReading]) -> str | None:
+    for one in some:
+        if one.role == "guardrail" and one.verdict == "worse":
+            margin = f"{100 * (one.margin or 0.0):.3g} %"
+            return f"guardrail {one.metric} is worse than its margin of {margin}: {shown_effect(one)}"
+    for one in some:
+        if one.role == "primary" and one.verdict == "worse":
+            return f"it is worse: {shown_effect(one)}"
+    return None
+
+
+def _gain(some: Sequence[MetricReading]) -> float:
+    better = [one.looks[-1] for one in some if one.role == "primary" and one.verdict == "better"]
+    return max(abs(one.difference if one.relative is None else one.relative) for one in better)
+
+
+def _ship(name: str, some: Sequence[MetricReading]) -> Recommendation:
+    parts = [shown_effect(one) for one in some if one.role == "primary"]
+    guardrails = [one.metric for one in some if one.role == "guardrail"]
+    if guardrails:
+        parts.append(f"{', '.join(guardrails)} within {'its margin' if len(guardrails) == 1 else 'their margins'}")
+    return Recommendation(act="ship", variant=name, text=f"ship {name}: {'; '.join(parts)}")
+
+
+def _is_over(definition: Experiment, state: ExperimentState, closed: Sequence[ExperimentDay]) -> bool:
+    """Return whether no more day will come: the experiment ended, or all its planned days are closed."""
+    end_us = state.ended_at_us
+    if definition.duration_us is not None:
+        planned_us = state.started_at_us + definition.duration_us
+        end_us = planned_us if end_us is None else min(end_us, planned_us)
+    return end_us is not None and bool(closed) and closed[-1].day_us + DAY_US >= end_us
+
+
+def _undecided(going: Mapping[str, Sequence[MetricReading]]) -> Recommendation:
+    parts, smallest = list[str](), None
+    for name, some in going.items():
+        for one in some:
+            if one.role != "secondary" and one.verdict == "open":
+                smallest = smallest_effect(one.looks[-1], 1, 1)
+                seen = f"; effects above about {100 * smallest:.2g} % would have been seen" if smallest else ""
+                parts.append(f"{name}: {shown_effect(one)}{seen}")
+    return Recommendation(act="no difference shown", text=f"no difference shown: {'; '.join(parts)}", smallest=smallest)
+
+
+def _go_on(
+    definition: Experiment, days: int, going: Mapping[str, Sequence[MetricReading]], stopped: Mapping[str, str]
+) -> Recommendation:
+    """Return how long to run on, or that the effect cannot be seen with this traffic."""
+    duration_us = definition.duration_us
+    horizon = HORIZON_DAYS if duration_us is None else max(days, -(-duration_us // DAY_US))
+    needed, one = min((_open_needs(some, days) for some in going.values()), key=lambda one: one[0])
+    look = one.looks[-1]
+    smallest = smallest_effect(look, days, horizon)
+    act: Act = "keep running"
+    more = None
+    if days < _EARLY_DAYS:
+        text = f"keep running: too early to say after {_days(days)}"
+    elif needed <= horizon:
+        more = max(1, math.ceil(needed - days))
+        text = f"keep running: at this rate about {more} more day{'s' * (more != 1)} for {shown_effect(one)}"
+    else:
+        score = _ANY_TIME_SCORE if definition.rule in ("sequence", "msprt") else _SCORE
+        plausible = abs(look.difference) + _reach(look) / score  # the effect may well be one standard error larger
+        if not days_needed(look, days, plausible) <= horizon:
+            act = "cannot be seen"
+        text = f"{act}{' with this traffic' * (act != 'keep running')}: {shown_effect(one)} after {_days(days)}"
+    if more is None and smallest is not None:
+        text += f"; the smallest effect that {horizon} days can show is about {100 * smallest:.2g} %"
+    text += "".join(f". Stop {name} ({why})" for name, why in stopped.items())
+    return Recommendation(act=act, text=f"{text}.", variant=one.variant, days_more=more, smallest=smallest)
+
+
+def _days(days: int) -> str:
+    return f"{days} closed day{'s' * (days != 1)}"
+
+
+def _open_needs(some: Sequence[MetricReading], days: int) -> tuple[float, MetricReading]:
+    """Return the number of days after which a variant could be decided, and the metric that takes longest.
+
+    One primary metric has to be better, and every guardrail within its margin.
+    """
+    waits: dict[str, list[tuple[float, MetricReading]]] = {"primary": [], "guardrail": []}
+    for one in some:
+        if one.role != "secondary" and one.verdict == "open":
+            look, sign = one.looks[-1], 1.0 if one.better == "higher" else -1.0
+            room = max(0.0, sign * look.difference + (one.margin or 0.0) * abs(look.control))
+            waits[one.role].append((days_needed(look, days, look.difference if one.margin is None else room), one))
+    decided = any(one.role == "primary" and one.verdict == "better" for one in some)
+    primary = sorted(waits["primary"], key=lambda one: one[0])[: 0 if decided else 1]
+    return max(primary + waits["guardrail"], key=lambda one: one[0], default=(0.0, some[0]))

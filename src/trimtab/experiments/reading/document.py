@@ -1,0 +1,185 @@
+"""The document about an experiment, for the terminal and as an HTML page."""
+
+from __future__ import annotations
+
+import math
+
+from trimtab.core.time import format_time, parse_time_us
+from trimtab.experiments.reading.looks import Look, MetricReading, shown_effect, shown_values
+from trimtab.experiments.reading.results import Reading
+from trimtab.report import Document, Mark, Series, Table, line_chart
+from trimtab.report.document import Tone
+
+_TONES: dict[str, Tone] = {"ship": "good", "stop": "bad", "blocked": "bad", "cannot be seen": "warning"}
+_WIDE = 4.0  # looks whose interval is this much wider than the newest one are left out of the plot
+_MOST_SLICES = 20
+
+
+def experiment_document(reading: Reading) -> Document:
+    """Return what an experiment says: the decision first, then what it is based on."""
+    shown = "no day is closed yet" if reading.until_us is None else f"closed days until {_minute(reading.until_us)} UTC"
+    page = Document(f"{reading.experiment}: experiment", f"{reading.phase.capitalize()}, {shown}.")
+    page.note(reading.decision.text, _TONES.get(reading.decision.act, "plain"))
+    page.facts(
+        {
+            "started": _minute(reading.started_at_us),
+            **({} if reading.ended_at_us is None else {"ended": _minute(reading.ended_at_us)}),
+            "closed days that count": reading.days,
+            "generation": reading.generation,
+        }
+    )
+    page.heading("Decided before the start")
+    page.table(Table(headers=("what", "value"), rows=tuple(reading.decided_before.items()), wraps=True))
+    page.paragraph(f"{reading.guarantee} The definition has the hash {reading.hash[:12]}.")
+    _units(page, reading)
+    if reading.metrics:
+        _effects(page, reading)
+        _over_time(page, reading)
+        _slices(page, reading)
+        _weeks(page, reading)
+    _days(page, reading)
+    return page
+
+
+def _units(page: Document, reading: Reading) -> None:
+    page.heading("Units")
+    rows = tuple(
+        (
+            one.name,
+            one.units,
+            f"{one.wanted:.2%}",
+            None if one.found is None else f"{one.found:.2%}",
+            one.testers,
+            ", ".join(f"{reason}: {count:,}" for reason, count in one.not_shown.items()),
+        )
+        for one in reading.variants
+    )
+    headers = ("variant", "units", "declared", "found", "testers", "variant not shown")
+    page.table(Table(headers=headers, rows=rows, align=("left", "right", "right", "right", "right", "left")))
+    page.note(f"Sample ratio: {reading.ratio.text}", "plain" if reading.ratio.holds else "bad")
+    page.table(
+        Table(
+            headers=("labels of", "labelled", "missing", "share"),
+            rows=tuple((one.variant, one.labelled, one.missing, f"{one.share:.2%}") for one in reading.completeness),
+            align=("left", "right", "right", "right"),
+        )
+    )
+    for one in reading.completeness:
+        if one.differs:
+            page.note(
+                f"Labels are not equally complete: {one.variant} has {one.share:.2%}, the control "
+                f"{one.control_share:.2%}. Intervals are widened by what the surplus labels can hide, where metrics "
+                "have limited values.",
+                "warning",
+            )
+
+
+def _effects(page: Document, reading: Reading) -> None:
+    page.heading("Effects")
+    rows = []
+    for one in reading.metrics:
+        look = one.looks[-1]
+        p = look.p if one.adjusted_p is None else one.adjusted_p
+        margin = "" if one.margin is None else f" (margin {one.margin:.3g})"
+        rows.append(
+            (
+                one.variant,
+                one.metric,
+                one.role + margin,
+                look.control,
+                look.variant,
+                shown_effect(one).removeprefix(f"{one.metric} "),
+                None if p is None else f"{p:.2g}",
+                one.verdict,
+                None if one.probability_better is None else f"{one.probability_better:.1%}",
+            )
+        )
+    headers = ("variant", "metric", "role", "control", "value", "effect (interval)", "p", "verdict", "P(better)")
+    page.table(Table(headers=headers, rows=tuple(rows)))
+    methods = sorted({one.looks[-1].method for one in reading.metrics})
+    page.paragraph(
+        f"Methods: {', '.join(methods)}. The p-values of secondary metrics are corrected after Benjamini and Hochberg. "
+        "P(better) is the Bayesian reading: the probability that the variant is better. No rule decides by it."
+    )
+
+
+def _over_time(page: Document, reading: Reading) -> None:
+    marks = [Mark(at_us=parse_time_us(day), label=text) for day, some in reading.marks.items() for text in some]
+    page.heading("Effects over time", detail=True)
+    page.paragraph(
+        "Each point is what was known at the end of a closed day, with its interval.",
+        detail=True,
+    )
+    for metric in dict.fromkeys(one.metric for one in reading.metrics):
+        some = [one for one in reading.metrics if one.metric == metric]
+        relative = all(look.relative is not None and look.control for one in some for look in one.looks)
+        series = [_series(one, relative=relative) for one in some]
+        zero = Series(name="no effect", x=series[0].x, y=[0.0] * len(series[0].x))
+        title = f"{metric}: difference to the control" + (" in %" if relative else "")
+        page.plot(line_chart([*series, zero], title=title, marks=marks, height=240), detail=True)
+
+
+def _series(one: MetricReading, *, relative: bool) -> Series:
+    looks = [look for look in one.looks if _reach(look) <= _WIDE * _reach(one.looks[-1])]
+
+    def scaled(look: Look, value: float | None) -> float | None:
+        return 100.0 * value / abs(look.control) if relative and value is not None else value
+
+    return Series(
+        name=one.variant,
+        x=[look.until_us for look in looks],
+        y=[scaled(look, look.difference) for look in looks],
+        low=[scaled(look, look.low) for look in looks],
+        high=[scaled(look, look.high) for look in looks],
+    )
+
+
+def _reach(look: Look) -> float:
+    return math.inf if look.low is None or look.high is None else look.high - look.low
+
+
+def _slices(page: Document, reading: Reading) -> None:
+    if not reading.slices:
+        return
+    page.heading("Slices")
+    page.paragraph("p-values are corrected after Holm for the number of slices.")
+    ordered = sorted(reading.slices, key=lambda one: 1.0 if one.adjusted_p is None else one.adjusted_p)
+    rows = tuple(
+        (one.slice, one.variant, one.metric, sum(one.look.units), *shown_values(one.look), _p(one.adjusted_p))
+        for one in ordered[:_MOST_SLICES]
+    )
+    page.table(Table(headers=("slice", "variant", "metric", "units", "effect", "low", "high", "p"), rows=rows), most=10)
+
+
+def _weeks(page: Document, reading: Reading) -> None:
+    rows = tuple(
+        (one.metric, one.variant, f"until {_minute(look.until_us)[:10]}", sum(look.units), *shown_values(look))
+        for one in reading.metrics
+        if one.role == "primary"
+        for look in one.by_week
+    )
+    if rows:
+        page.heading("Novelty", detail=True)
+        page.paragraph(
+            "The effect on units that were first exposed in each week. If it shrinks from week to week, the novelty "
+            "may wear off. Each interval is that of a single look at its week.",
+            detail=True,
+        )
+        headers = ("metric", "variant", "week", "units", "effect", "low", "high")
+        page.table(Table(headers=headers, rows=rows), detail=True)
+
+
+def _days(page: Document, reading: Reading) -> None:
+    rows = [(day, f"left out: {why}") for day, why in reading.excluded.items()]
+    rows += [(day, ", ".join(some)) for day, some in reading.marks.items()]
+    if rows:
+        page.heading("Days with marks")
+        page.table(Table(headers=("day", "what happened"), rows=tuple(sorted(rows)), wraps=True), most=10)
+
+
+def _p(p: float | None) -> str | None:
+    return None if p is None else f"{p:.2g}"
+
+
+def _minute(at_us: int) -> str:
+    return format_time(at_us)[:16].replace("T", " ")

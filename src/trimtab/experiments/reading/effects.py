@@ -1,0 +1,224 @@
+"""Effects on metrics over time, by slice and by week, computed from the sums of closed days."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from trimtab.core.time import DAY_US
+from trimtab.experiments.definitions import Experiment, Metric
+from trimtab.experiments.reading.looks import Look
+from trimtab.experiments.records import ArmSums, ExperimentDay, ExperimentState
+from trimtab.stats.ab.arms import Arm, Effect, post_stratified
+from trimtab.stats.ab.bayes import posterior
+from trimtab.stats.ab.fixed import compare
+from trimtab.stats.ab.multiple import benjamini_hochberg, holm
+from trimtab.stats.ab.quantiles import quantile_arm
+from trimtab.stats.ab.sequential import compare_any_time, obrien_fleming
+from trimtab.stats.exact_sums import rounded
+
+_WEEK_US = 7 * DAY_US
+_LEAST = 2  # units of each variant without which nothing is compared
+_SUMS = ("y", "yy", "x", "xx", "xy", "d", "dd", "yd")
+
+
+def comparisons(definition: Experiment) -> int:
+    """Return how many comparisons share the error: primary metrics times variants other than the control."""
+    return max(1, sum(one.role == "primary" for one in definition.metrics) * (len(definition.variants) - 1))
+
+
+def level_of(definition: Experiment, metric: Metric) -> float:
+    """Return the confidence level of a metric's intervals. Primary metrics and variants share the error."""
+    shared = comparisons(definition) if metric.role == "primary" else 1
+    return 1.0 - (1.0 - definition.level) / shared
+
+
+def days_until(start_us: int, end_us: int) -> int:
+    """Return the number of calendar days that an interval touches."""
+    return -(-end_us // DAY_US) - start_us // DAY_US
+
+
+def arm_of(days: Sequence[ExperimentDay], variant: str, metric: Metric, slice_: str = "") -> Arm:
+    """Return the sums of a variant and a metric, one block for each day."""
+    sums = [_sums(day, variant, metric.name, slice_) for day in days]
+    if metric.kind == "quantile":
+        return quantile_arm([one.histogram for one in sums], metric.quantile)
+    columns = {name: np.array([rounded(getattr(one, name)) for one in sums], np.float64) for name in _SUMS}
+    kept = set("y") | (set("x") if metric.before_us else set()) | (set("d") if metric.kind == "ratio" else set())
+    return Arm(
+        units=np.array([one.units for one in sums], np.float64),
+        **{name: column for name, column in columns.items() if kept.issuperset(name)},
+    )
+
+
+def looks_of(
+    definition: Experiment,
+    metric: Metric,
+    state: ExperimentState,
+    closed: Sequence[ExperimentDay],
+    variant: str,
+    slice_: str = "",
+) -> list[Look]:
+    """Return the effect at each look that the rule of the experiment allows, oldest first.
+
+    Args:
+        definition: The definition of the experiment.
+        metric: One of its metrics.
+        state: What happened to it since its start.
+        closed: All its closed days in order, also excluded ones.
+        variant: The variant that is compared with the control.
+        slice_: A slice, such as "country=DE"; by default all units.
+    """
+    days = days_shown(definition, state, closed)
+    counted = [one for one in days if one.excluded is None]
+    if not _enough(definition, metric, counted, variant, slice_):
+        return []
+    how = _how(definition, metric)
+    if definition.rule == "obrien_fleming":
+        without = [one if one.excluded is None else msgspec.structs.replace(one, variants={}) for one in days]
+        planned, ends = _planned_looks(definition, state)
+        pair = _pair(definition, metric, without, variant, slice_)
+        effects = obrien_fleming(*pair, looks=definition.looks, planned_blocks=planned, **how)
+        return [_look(effect, days[end - 1]) for effect, end in zip(effects, ends, strict=False)]
+    pair = _pair(definition, metric, counted, variant, slice_)
+    if definition.rule == "fixed":
+        return [_look(compare(*pair, **how), counted[-1])]
+    effects = compare_any_time(*pair, rule=definition.rule, **how)
+    return [_look(effect, day) for effect, day in zip(effects, counted, strict=True)]
+
+
+def days_shown(
+    definition: Experiment, state: ExperimentState, closed: Sequence[ExperimentDay]
+) -> Sequence[ExperimentDay]:
+    """Return the closed days whose effects may be shown: none after the planned end, and none between planned looks."""
+    end_us = state.started_at_us + (definition.duration_us or sys.maxsize)
+    days = [one for one in closed if one.day_us < end_us]
+    if definition.rule != "obrien_fleming":
+        return days
+    _, ends = _planned_looks(definition, state)
+    return days[: max((end for end in ends if end <= len(days)), default=0)]
+
+
+def _planned_looks(definition: Experiment, state: ExperimentState) -> tuple[int, list[int]]:
+    """Return the planned number of days, and after how many of them each look is."""
+    planned = days_until(state.started_at_us, state.started_at_us + (definition.duration_us or 0))
+    return planned, [round(planned * number / definition.looks) for number in range(1, definition.looks + 1)]
+
+
+def novelty_of(
+    definition: Experiment, metric: Metric, state: ExperimentState, days: Sequence[ExperimentDay], variant: str
+) -> list[Look]:
+    """Return the effect on the units that were first exposed in each week since the start, each by itself.
+
+    The intervals are those of a single look.
+    """
+    weeks: dict[int, list[ExperimentDay]] = {}
+    first_us = state.started_at_us // DAY_US * DAY_US
+    for day in days:
+        weeks.setdefault((day.day_us - first_us) // _WEEK_US, []).append(day)
+    if len(weeks) < 2:
+        return []
+    how = _how(definition, metric)
+    return [
+        _look(compare(*_pair(definition, metric, week, variant), **how), week[-1])
+        for _, week in sorted(weeks.items())
+        if _enough(definition, metric, week, variant)
+    ]
+
+
+def bayesian(
+    definition: Experiment, metric: Metric, days: Sequence[ExperimentDay], variant: str
+) -> tuple[float | None, float | None]:
+    """Return the probability that the variant is better, and the loss to expect from choosing it."""
+    if not _enough(definition, metric, days, variant):
+        return None, None
+    how = {name: value for name, value in _how(definition, metric).items() if name != "two_sided"}
+    found = posterior(*_pair(definition, metric, days, variant), **how)
+    return found.probability_better, found.expected_loss
+
+
+def adjusted(
+    p: Sequence[float | None], *, by: Literal["holm", "benjamini_hochberg"] = "benjamini_hochberg"
+) -> list[float | None]:
+    """Return p-values that are corrected for their number. None stays None."""
+    known = [number for number, one in enumerate(p) if one is not None]
+    correct = holm if by == "holm" else benjamini_hochberg
+    found: list[float | None] = [None] * len(p)
+    if known:
+        for number, one in zip(known, correct(np.array([p[number] for number in known])), strict=True):
+            found[number] = float(one)
+    return found
+
+
+def _how(definition: Experiment, metric: Metric) -> dict[str, Any]:
+    return {
+        "ratio": metric.kind == "ratio",
+        "cuped": bool(metric.before_us),
+        "level": level_of(definition, metric),
+        "two_sided": definition.two_sided,
+        "better": metric.better,
+    }
+
+
+def _sums(day: ExperimentDay, variant: str, metric: str, slice_: str) -> ArmSums:
+    here = day.variants.get(variant)
+    if here is None:
+        return ArmSums()
+    return (here.slices.get(slice_, {}) if slice_ else here.metrics).get(metric, ArmSums())
+
+
+def _pair(
+    definition: Experiment, metric: Metric, days: Sequence[ExperimentDay], variant: str, slice_: str = ""
+) -> tuple[Arm, Arm]:
+    whole = arm_of(days, definition.control, metric, slice_), arm_of(days, variant, metric, slice_)
+    if not definition.strata or slice_ or metric.kind not in ("mean", "proportion"):
+        return whole
+    parts = {part for day in days for one in day.variants.values() for part in one.slices}
+    names = sorted(part for part in parts if part.partition("=")[0] == definition.strata)
+    strata = [_pair(definition, metric, days, variant, name) for name in names]
+    others = [_without(arm, [pair[at] for pair in strata]) for at, arm in enumerate(whole)]
+    return post_stratified([*strata, (others[0], others[1])])
+
+
+def _without(whole: Arm, parts: Sequence[Arm]) -> Arm:
+    """Return the sums over the units that are in no part, such as those whose attribute is unknown."""
+    values = msgspec.structs.asdict(whole)
+    rest = {
+        name: value - sum((getattr(part, name) for part in parts), np.zeros(value.size))
+        for name, value in values.items()
+        if value is not None
+    }
+    return Arm(**rest)
+
+
+def _enough(
+    definition: Experiment, metric: Metric, days: Sequence[ExperimentDay], variant: str, slice_: str = ""
+) -> bool:
+    names = (definition.control, variant)
+    return all(sum(_sums(day, name, metric.name, slice_).units for day in days) >= _LEAST for name in names)
+
+
+def _look(effect: Effect, day: ExperimentDay) -> Look:
+    return Look(
+        until_us=day.day_us + DAY_US,
+        units=effect.units,
+        control=effect.control,
+        variant=effect.treatment,
+        difference=effect.difference,
+        low=_finite(effect.low),
+        high=_finite(effect.high),
+        relative=_finite(effect.relative),
+        relative_low=_finite(effect.relative_low),
+        relative_high=_finite(effect.relative_high),
+        p=_finite(effect.p),
+        method=effect.method,
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,98 @@
+"""The effect on a metric as it was known at one time, and the verdict that its interval allows."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+from trimtab.experiments.definitions import Metric, Role
+
+Verdict = Literal["better", "worse", "within margin", "open"]
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True):
+    """The effect of a variant on a metric, as it was known at one time. Bounds that are not known yet are None."""
+
+    until_us: int  # the end of the newest day in it
+    units: tuple[int, int]  # of the control and of the variant
+    control: float  # the control's mean, ratio or quantile
+    variant: float
+    difference: float
+    low: float | None
+    high: float | None
+    relative: float | None  # the difference as a share of the control's value
+    relative_low: float | None
+    relative_high: float | None
+    p: float | None
+    method: str
+
+
+class MetricReading(msgspec.Struct, frozen=True, kw_only=True):
+    """The effect of one variant on one metric, against the control."""
+
+    metric: str
+    kind: str
+    role: Role
+    better: Literal["higher", "lower"]
+    variant: str
+    looks: list[Look]  # oldest first; empty as long as nothing may be shown
+    verdict: Verdict
+    margin: float | None = None  # for a guardrail: by how much it may be worse, as a share of the control's mean
+    adjusted_p: float | None = None  # for a secondary metric: the p-value after Benjamini-Hochberg
+    bounded: tuple[float, float] | None = None  # the interval after allowing for missing labels, if they differ
+    probability_better: float | None = None  # the Bayesian reading: the probability that the variant is better
+    expected_loss: float | None = None  # the loss to expect from choosing the variant, in units of the metric
+    by_week: list[Look] = []  # the effect on units that were first exposed in each week, to see novelty effects
+
+    @property
+    def now(self) -> Look | None:
+        """The newest look."""
+        return self.looks[-1] if self.looks else None
+
+
+def verdict(metric: Metric, look: Look, bounded: tuple[float, float] | None = None) -> Verdict:
+    """Return what the interval of a look says about a metric.
+
+    A guardrail is "within margin" once its interval excludes that it is worse by more than its margin, and "worse"
+    once its interval lies beyond the margin.
+    """
+    low, high = bounded or (look.low, look.high)
+    low, high = (-math.inf if low is None else low), (math.inf if high is None else high)
+    if metric.better == "lower":  # from here on, higher is better
+        low, high = -high, -low
+    if metric.role != "guardrail":
+        return "better" if low > 0.0 else "worse" if high < 0.0 else "open"
+    limit = -metric.margin * abs(look.control)
+    if high < limit:
+        return "worse"
+    return "within margin" if low > limit else "open"
+
+
+def shown_effect(one: MetricReading) -> str:
+    """Return the newest effect on a metric as text, such as "revenue +3.1 % (1.2 % to 5.0 %)"."""
+    effect, low, high = shown_values(one.looks[-1], one.bounded)
+    ends = [None if end is None else end.removeprefix("+") for end in (low, high)]
+    if low is None or high is None:
+        between = f"at least {low}" if low is not None else f"at most {high}" if high is not None else "no interval yet"
+    else:
+        between = f"{ends[0]} to {ends[1]}"
+    return f"{one.metric} {effect} ({between})"
+
+
+def shown_values(look: Look, bounds: tuple[float, float] | None = None) -> list[str | None]:
+    """Return the effect and its bounds as texts: in % of the control's value, if that is not too close to 0."""
+    values = [look.difference, *((look.low, look.high) if bounds is None else bounds)]
+    if look.relative is None or not look.control:
+        return [None if one is None else f"{one:+.3g}" for one in values]
+    return [None if one is None else percent(one / abs(look.control)) for one in values]
+
+
+def percent(share: float) -> str:
+    """Return a change as text.
+
+    >>> percent(0.0312), percent(-0.0004)
+    ('+3.1 %', '-0.04 %')
+    """
+    return f"{100.0 * share:+.1f} %" if abs(share) >= 0.001 or not share else f"{100.0 * share:+.1g} %"

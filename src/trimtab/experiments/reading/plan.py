@@ -1,0 +1,202 @@
+"""Plan an experiment: how long it takes to find an effect, and which effects can be found, from units of the past."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import get_args
+
+import msgspec
+import numpy as np
+
+from trimtab.core.errors import Misuse
+from trimtab.core.shown import Shown
+from trimtab.experiments.definitions import Experiment, Metric, Role, Rule
+from trimtab.experiments.reading.checks import wanted_shares
+from trimtab.experiments.reading.effects import arm_of, level_of
+from trimtab.experiments.reading.planted_runs import PastUnits, split_days
+from trimtab.experiments.records import ExperimentDay
+from trimtab.report import Align, Table
+from trimtab.report.tables import terminal_table
+from trimtab.stats.ab.power import Design, days_needed, detectable_effect
+from trimtab.stats.ab.readings import readings
+
+POWER = 0.8
+MOST_DAYS = 180  # longer experiments are not planned
+DAYS = (7, 14, 28, 56)
+_SPLITS = 20  # how often past units are split at random, to see how much the difference varies
+_LEAST_DAYS = 3
+
+
+class RulePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What one rule can find in a metric."""
+
+    rule: Rule
+    days: dict[str, int | None]  # by effect, such as "5 %": the days after which it is found; null: more than 180
+    smallest: dict[int, float | None]  # by number of days: the smallest effect that is found, as a share
+
+
+class MetricPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a metric from the past, and what each rule can find in it."""
+
+    metric: str
+    role: Role
+    mean: float  # of a unit; for ratios and quantiles, the ratio or quantile
+    sd: float  # of a unit on a day, after the covariate
+    explained: float | None  # the share of the variance that the covariate explains; null: there is none
+    day_sd: float  # of the difference between variants from day to day, beyond what units explain
+    rules: list[RulePlan]
+
+
+class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
+    """How long an experiment takes, and which effects it can show."""
+
+    experiment: str
+    rule: Rule  # the declared one
+    origin: str  # the source or request whose rows stand for exposures
+    past_days: int
+    units_a_day: float  # new units of the control and of one variant together
+    power: float  # the probability with which an effect is found
+    metrics: list[MetricPlan]
+
+    def lines(self) -> Iterator[str]:
+        """Yield the plan for a terminal."""
+        yield f"{self.experiment}: {self.units_a_day:,.0f} new units a day ({self.past_days} days of {self.origin})"
+        for one in self.metrics:
+            noise = f", days add {one.day_sd:.3g}" if one.day_sd else ""
+            less = "" if one.explained is None else f", the covariate explains {one.explained:.0%}"
+            yield ""
+            yield f"{one.metric} ({one.role}): mean {one.mean:.4g}, standard deviation {one.sd:.4g}{noise}{less}"
+            yield terminal_table(rules_table(one.rules, self.rule))
+        yield ""
+        yield f"Days and smallest effects are those that are found with a probability of {self.power:.0%}."
+
+
+def rules_table(rules: Sequence[RulePlan], declared: Rule | None = None) -> Table:
+    """Return the plans of rules as a table. The declared one is marked."""
+    first = rules[0]
+    headers = ("rule", *(f"days for {name}" for name in first.days), *(f"in {days} days" for days in first.smallest))
+    rows = tuple(
+        (
+            f"{one.rule} (declared)" if one.rule == declared else one.rule,
+            *(f"above {MOST_DAYS}" if days is None else str(days) for days in one.days.values()),
+            *(
+                "-" if size is None else f"{100 * size:.2g} %" if size < 1.0 else "above 100 %"
+                for size in one.smallest.values()
+            ),
+        )
+        for one in rules
+    )
+    align: list[Align] = ["left"]
+    align += ["right" for _ in headers[1:]]
+    return Table(headers=headers, rows=rows, align=tuple(align))
+
+
+def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequence[float]) -> ExperimentPlan:
+    """Plan an experiment from past units.
+
+    Past units are split at random as the experiment would do it, which gives the noise of the difference between
+    variants without an effect: of units, and of days beyond that.
+
+    Args:
+        definition: The experiment.
+        past: The units.
+        effects: The effects to find, as shares of the control's value.
+
+    Raises:
+        Misuse: An effect is not above 0, or there are too few days or units.
+    """
+    if not effects or min(effects) <= 0.0:
+        raise Misuse(f"plan: effects={list(effects)}. Give shares above 0, such as 0.05.")
+    if past.days < _LEAST_DAYS:
+        raise Misuse(f"plan: {past.days} days of {past.origin} are known, needed {_LEAST_DAYS}. Ingest more history.")
+    splits = [split_days(definition, past, seed=0, run=run)[2] for run in range(_SPLITS)]
+    names = list(definition.variants)[:2]
+    units = sum(day.variants[name].units for days in splits for day in days for name in names)
+    units_a_day = units / len(splits) / past.days
+    return ExperimentPlan(
+        experiment=definition.name,
+        rule=definition.rule,
+        origin=past.origin,
+        past_days=past.days,
+        units_a_day=units_a_day,
+        power=POWER,
+        metrics=[_metric_plan(definition, one, splits, units_a_day, effects) for one in definition.metrics],
+    )
+
+
+def plan_rules(design: Design, mean: float, effects: Sequence[float], days: Sequence[int] = DAYS) -> list[RulePlan]:
+    """Return what each rule can find.
+
+    Args:
+        design: The comparison; its rule does not matter.
+        mean: The control's value, of which effects are shares.
+        effects: The effects to find, as shares.
+        days: Numbers of days.
+    """
+    found = []
+    for rule in get_args(Rule):
+        this = msgspec.structs.replace(design, rule=rule)
+        needed = {
+            f"{100 * one:.3g} %": days_needed(this, one * abs(mean), power=POWER, most=MOST_DAYS) for one in effects
+        }
+        smallest = {number: _share(detectable_effect(this, number, power=POWER), mean) for number in days}
+        found.append(RulePlan(rule=rule, days=needed, smallest=smallest))
+    return found
+
+
+def _metric_plan(
+    definition: Experiment,
+    metric: Metric,
+    splits: Sequence[Sequence[ExperimentDay]],
+    units_a_day: float,
+    effects: Sequence[float],
+) -> MetricPlan:
+    control, variant = list(definition.variants)[:2]
+    has_covariate = bool(metric.before_us)
+    numbers = np.array([_noise(days, metric, control, variant, cuped=has_covariate) for days in splits])
+    mean, variance, excess = (float(one) for one in numbers.mean(0))
+    if not (math.isfinite(mean) and variance > 0.0):
+        raise Misuse(f"plan: {metric.name} does not vary over the past units, so nothing can be planned for it.")
+    plain = [_noise(days, metric, control, variant, cuped=False)[1] for days in splits] if has_covariate else []
+    if excess < 2.0 * float(numbers[:, 2].std()) / math.sqrt(len(splits)):
+        excess = 0.0
+    shares = wanted_shares(definition)
+    design = Design(
+        units_per_day=units_a_day,
+        sd=math.sqrt(variance),
+        share=shares[variant] / (shares[control] + shares[variant]),
+        day_sd=math.sqrt(max(0.0, excess)),
+        looks=definition.looks if definition.rule == "obrien_fleming" else 5,
+        level=level_of(definition, metric),
+        two_sided=definition.two_sided,
+    )
+    wanted = [metric.margin] if metric.role == "guardrail" else effects
+    return MetricPlan(
+        metric=metric.name,
+        role=metric.role,
+        mean=mean,
+        sd=design.sd,
+        explained=1.0 - variance / float(np.mean(plain)) if plain else None,
+        day_sd=design.day_sd,
+        rules=plan_rules(design, mean, wanted),
+    )
+
+
+def _noise(
+    days: Sequence[ExperimentDay], metric: Metric, control: str, variant: str, *, cuped: bool
+) -> tuple[float, float, float]:
+    """Return the control's value, the variance of a unit, and that of a day's difference beyond what units explain."""
+    arms = arm_of(days, control, metric), arm_of(days, variant, metric)
+    found = readings(*arms, ends=[len(days)], ratio=metric.kind == "ratio", cuped=cuped, correlated=False)
+    errors = found.errors()
+    excess = float(errors.variance[0] - errors.floor[0]) * len(days)
+    return float(found.means[0, 0]), float(errors.floor[0] * found.information[0]), excess
+
+
+def _shown(size: float | None) -> str:
+    return "-" if size is None else f"{100 * size:.2g} %" if size < 1.0 else "above 100 %"
+
+
+def _share(effect: float, mean: float) -> float | None:
+    return effect / abs(mean) if mean and math.isfinite(effect) else None

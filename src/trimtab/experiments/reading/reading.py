@@ -1,0 +1,214 @@
+"""The reading of an experiment: units, checks, effects over time, guardrails and slices, from its closed days."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from trimtab.core.time import DAY_US, format_duration, format_time
+from trimtab.experiments.definitions import Experiment, Metric
+from trimtab.experiments.reading.checks import (
+    check_completeness,
+    check_ratio,
+    limit_of,
+    wanted_shares,
+)
+from trimtab.experiments.reading.decision import recommend
+from trimtab.experiments.reading.effects import (
+    adjusted,
+    bayesian,
+    comparisons,
+    days_shown,
+    days_until,
+    looks_of,
+    novelty_of,
+)
+from trimtab.experiments.reading.looks import MetricReading, verdict
+from trimtab.experiments.reading.results import Completeness, RatioCheck, Reading, SliceReading, VariantReading
+from trimtab.experiments.records import ExperimentDay, ExperimentState
+
+GUARANTEES = {
+    "sequence": "Confidence sequences: the intervals of all looks hold together, so you may look every day and stop at "
+    "any time. If there is no effect, the probability of ever finding one is at most {alpha}.",
+    "msprt": "Mixture sequential probability ratio tests: p-values hold at every look, so you may look every day and "
+    "stop at any time. If there is no effect, the probability of ever finding one is at most {alpha}.",
+    "obrien_fleming": "Group-sequential with O'Brien-Fleming spending: {looks} planned looks share an error of "
+    "{alpha}. Between the planned looks nothing is shown.",
+    "fixed": "Fixed horizon: one look after the planned end, with an error of {alpha}. Before that no effect is shown, "
+    "because looking early would raise the error.",
+}
+
+
+def read_experiment(
+    definition: Experiment, state: ExperimentState, days: Sequence[ExperimentDay], *, slices: bool = True
+) -> Reading:
+    """Return what an experiment says from its closed days.
+
+    Args:
+        definition: The definition that the experiment was started with.
+        state: What happened to the experiment since its start.
+        days: Closed days, in any order; those of other generations are left out.
+        slices: Whether to read slices as well, which takes longest if there are many.
+    """
+    closed = sorted((one for one in days if one.generation == state.generation), key=lambda one: one.day_us)
+    counted = [one for one in closed if one.excluded is None]
+    ratio = check_ratio(definition, state, counted)
+    completeness = check_completeness(definition, counted)
+    withheld = _withheld(definition, state, closed, ratio)
+    shown = bool(counted) and withheld is None
+    metrics = _metrics(definition, state, closed, completeness) if shown else []
+    return Reading(
+        experiment=state.name,
+        generation=state.generation,
+        phase=state.phase,
+        started_at_us=state.started_at_us,
+        ended_at_us=state.ended_at_us,
+        until_us=closed[-1].day_us + DAY_US if closed else None,
+        hash=state.hash,
+        decided_before=decided_before(definition),
+        guarantee=guarantee(definition),
+        days=len(counted),
+        excluded={_day(one.day_us): one.excluded for one in closed if one.excluded is not None},
+        marks={_day(one.day_us): list(one.marks) for one in closed if one.marks},
+        variants=[_variant(definition, name, counted) for name in definition.variants],
+        ratio=ratio,
+        completeness=completeness,
+        metrics=metrics,
+        slices=_slices(definition, state, closed) if shown and slices else [],
+        withheld=withheld,
+        decision=recommend(definition, state, closed, metrics, ratio, withheld),
+    )
+
+
+def guarantee(definition: Experiment) -> str:
+    """Return the rule of an experiment and what it guarantees, in words."""
+    alpha = f"{1.0 - definition.level:.3g}"
+    text = GUARANTEES[definition.rule].format(alpha=alpha, looks=definition.looks)
+    primary = sum(one.role == "primary" for one in definition.metrics)
+    shared = comparisons(definition)
+    if shared > 1:
+        what = f"{primary} primary metrics" if primary > 1 else f"{shared} variants"
+        what = f"{shared // primary} variants and {what}" if primary > 1 and shared > primary else what
+        text += f" The error is divided evenly among {what}."
+    sides = "two-sided" if definition.two_sided else "one-sided"
+    return f"{text} Days are the blocks of the standard errors; intervals are {sides}."
+
+
+def decided_before(definition: Experiment) -> dict[str, str]:
+    """Return what was decided before the start, as short texts by name."""
+    variants = (f"{name} ({share:.4g})" for name, share in wanted_shares(definition).items())
+    found = {
+        "unit": ", ".join(definition.unit),
+        "variants": ", ".join(variants),
+        "rule": definition.rule,
+        "level": f"{definition.level:.4g}",
+        "duration": "" if definition.duration_us is None else format_duration(definition.duration_us),
+        "looks": str(definition.looks) if definition.rule == "obrien_fleming" else "",
+        "slices": ", ".join(definition.slices),
+        "strata": definition.strata,
+    }
+    for role in ("primary", "guardrail", "secondary"):
+        found[role] = "; ".join(_described(one) for one in definition.metrics if one.role == role)
+    return {name: text for name, text in found.items() if text}
+
+
+def _described(metric: Metric) -> str:
+    parts = [metric.kind, f"{metric.better} is better"]
+    parts += [f"within {format_duration(metric.within_us)}"] if metric.within_us else []
+    parts += [f"may be {metric.margin:.4g} of the control worse"] if metric.role == "guardrail" else []
+    parts += [] if metric.cap is None else [f"larger values are cut to {metric.cap:.6g}"]
+    parts += [f"covariate: the {format_duration(metric.before_us)} before"] if metric.before_us else []
+    return f"{metric.name} ({', '.join(parts)})"
+
+
+def _withheld(
+    definition: Experiment, state: ExperimentState, closed: Sequence[ExperimentDay], ratio: RatioCheck
+) -> str | None:
+    """Return why no effect may be shown, or None."""
+    if not ratio.holds:
+        return f"blocked: {ratio.text}"
+    if definition.rule != "fixed" or definition.duration_us is None:
+        return None
+    end_us = state.started_at_us + definition.duration_us
+    if state.ended_at_us is not None:
+        end_us = min(end_us, state.ended_at_us)
+    planned = days_until(state.started_at_us, end_us)
+    there = sum(one.day_us < end_us for one in closed)
+    if there >= planned:
+        return None
+    return f"{there} of {planned} days are closed. The rule is fixed: no effect is shown before the planned end."
+
+
+def _variant(definition: Experiment, name: str, days: Sequence[ExperimentDay]) -> VariantReading:
+    here = [day.variants[name] for day in days if name in day.variants]
+    units = sum(one.units for one in here)
+    total = sum(one.units for day in days for one in day.variants.values())
+    reasons = sorted({reason for one in here for reason in one.not_shown})
+    return VariantReading(
+        name=name,
+        units=units,
+        wanted=wanted_shares(definition)[name],
+        found=units / total if total else None,
+        testers=sum(one.testers for one in here),
+        not_shown={reason: sum(one.not_shown.get(reason, 0) for one in here) for reason in reasons},
+    )
+
+
+def _metrics(
+    definition: Experiment,
+    state: ExperimentState,
+    closed: Sequence[ExperimentDay],
+    completeness: Sequence[Completeness],
+) -> list[MetricReading]:
+    found, days = [], [one for one in days_shown(definition, state, closed) if one.excluded is None]
+    for metric in definition.metrics:
+        for name in list(definition.variants)[1:]:
+            looks = looks_of(definition, metric, state, closed, name)
+            if not looks:
+                continue
+            share = next((one for one in completeness if one.variant == name), None)
+            last = looks[-1]
+            bounded = (
+                None
+                if share is None or metric.prediction is None
+                else share.bounds(last.low, last.high, (last.control, last.variant), limit_of(metric, days))
+            )
+            probability, loss = bayesian(definition, metric, days, name)
+            found.append(
+                MetricReading(
+                    metric=metric.name,
+                    kind=metric.kind,
+                    role=metric.role,
+                    better=metric.better,
+                    variant=name,
+                    looks=looks,
+                    verdict=verdict(metric, looks[-1], bounded),
+                    margin=metric.margin if metric.role == "guardrail" else None,
+                    bounded=bounded,
+                    probability_better=probability,
+                    expected_loss=loss,
+                    by_week=novelty_of(definition, metric, state, days, name),
+                )
+            )
+    secondary = [one for one in found if one.role == "secondary"]
+    corrected = dict(zip(map(id, secondary), adjusted([one.looks[-1].p for one in secondary]), strict=True))
+    return [msgspec.structs.replace(one, adjusted_p=corrected.get(id(one))) for one in found]
+
+
+def _slices(definition: Experiment, state: ExperimentState, closed: Sequence[ExperimentDay]) -> list[SliceReading]:
+    names = sorted({name for day in closed for one in day.variants.values() for name in one.slices})
+    found = [
+        SliceReading(slice=name, metric=metric.name, variant=variant, look=looks[-1], adjusted_p=None)
+        for metric in definition.metrics
+        if metric.role == "primary"
+        for variant in list(definition.variants)[1:]
+        for name in names
+        if (looks := looks_of(definition, metric, state, closed, variant, name))
+    ]
+    corrected = adjusted([one.look.p for one in found], by="holm")
+    return [msgspec.structs.replace(one, adjusted_p=p) for one, p in zip(found, corrected, strict=True)]
+
+
+def _day(at_us: int) -> str:
+    return format_time(at_us)[:10]

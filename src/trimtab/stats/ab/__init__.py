@@ -1,0 +1,1 @@
+"""Comparison of two variants of an experiment, from sums over the units of each day."""

@@ -1,0 +1,139 @@
+"""Sums over the units of a variant, and the effect of one variant compared with another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.errors import Misuse
+
+FloatArray = NDArray[np.float64]
+Better = Literal["higher", "lower"]
+
+
+class Arm(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """Sums over the units of one variant by block, the oldest block first. A block is a day of first exposures.
+
+    All arrays have the shape (blocks,). A block may have no units. A unit with several rows, such as a customer with
+    several orders, counts once: its value is the sum over its rows, and the number of rows is its denominator.
+    """
+
+    units: FloatArray
+    y: FloatArray  # the sum of the units' values; for a ratio, of its numerators
+    yy: FloatArray  # the sum of their squares
+    x: FloatArray | None = None  # the covariate, known before the exposure
+    xx: FloatArray | None = None
+    xy: FloatArray | None = None
+    d: FloatArray | None = None  # the denominators of a ratio
+    dd: FloatArray | None = None
+    yd: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        shapes = {np.shape(value) for value in msgspec.structs.astuple(self) if value is not None}
+        if len(shapes) != 1 or len(next(iter(shapes))) != 1:
+            raise Misuse(f"arm: needs one sum for each block, found the shapes {sorted(shapes)}.")
+
+    def sums(self, name: str) -> FloatArray:
+        """Return one of the sums.
+
+        Raises:
+            Misuse: The metric was collected without it.
+        """
+        found: FloatArray | None = getattr(self, name)
+        if found is None:
+            needed = "a covariate (x, xx, xy)" if name.startswith("x") else "a denominator (d, dd, yd)"
+            raise Misuse(f"comparison: needs sums of {needed}, and the metric has none.")
+        return found
+
+
+class Effect(msgspec.Struct, frozen=True, kw_only=True):
+    """The difference that a treatment makes, with its confidence interval, as far as is known after some blocks.
+
+    Where both variants have units on a day, days are weighted alike in both variants. So a share of the treatment that
+    changes from day to day does not bias the difference, and `control` can differ a little from the plain mean.
+    """
+
+    control: float  # the mean (or ratio, or quantile); NaN: there is none yet
+    treatment: float
+    difference: float  # treatment - control
+    low: float  # may be minus infinity
+    high: float  # may be infinity
+    relative: float | None  # difference / |control|; None: control is too close to 0
+    relative_low: float | None
+    relative_high: float | None
+    units: tuple[int, int]  # of the control and of the treatment
+    p: float | None  # None: there is none yet. For the rules that may be read at any time, it is valid at every look
+    method: str  # such as "day blocks"
+
+
+def arm_of(values: FloatArray, blocks: NDArray[np.int64], *, count: int, covariate: FloatArray | None = None) -> Arm:
+    """Return the sums of one variant from one value per unit.
+
+    Args:
+        values: The value of each unit, shape (units,).
+        blocks: The block of each unit, from 0 to count - 1, shape (units,).
+        count: The number of blocks.
+        covariate: A value of each unit from before its exposure, shape (units,).
+
+    >>> arm_of(np.array([1.0, 0.0, 1.0]), np.array([0, 0, 1]), count=2).y
+    array([1., 1.])
+    """
+
+    def summed(weights: FloatArray | None) -> FloatArray:
+        return np.bincount(blocks, weights=weights, minlength=count).astype(np.float64)
+
+    known = {} if covariate is None else {"x": covariate, "xx": covariate**2, "xy": covariate * values}
+    return Arm(
+        units=summed(None),
+        y=summed(values),
+        yy=summed(values**2),
+        **{name: summed(column) for name, column in known.items()},
+    )
+
+
+def post_stratified(strata: Sequence[tuple[Arm, Arm]]) -> tuple[Arm, Arm]:
+    """Join the strata of a control and a treatment, without the differences that both variants have between strata.
+
+    This narrows the interval if strata (such as countries) differ, and a variant that by accident got more units of a
+    good stratum gains nothing by it. It is an adjustment by a covariate with one value for each stratum.
+
+    Args:
+        strata: The sums of the control and of the treatment in each stratum, over the same blocks; for means, not for
+            ratios. The stratum of a unit was known before its exposure.
+
+    Raises:
+        Misuse: There is no stratum.
+
+    Source: Miratrix, Sekhon & Yu (2013), "Adjusting treatment effect estimates by post-stratification".
+
+    >>> low, high = (arm_of(np.array(values), np.array([0, 0]), count=1) for values in ([1.0, 1.5], [5.0, 5.5]))
+    >>> control, treatment = post_stratified([(low, low), (high, high)])
+    >>> float(control.y[0]), float(control.yy[0] - control.y[0] ** 2 / 4)
+    (13.0, 0.25)
+    """
+    if not strata:
+        raise Misuse("post-stratification: needs at least one stratum, found none.")
+    totals = np.array([[np.sum([arm.y for arm in pair]), np.sum([arm.units for arm in pair])] for pair in strata])
+    apart = totals[:, 0] / np.maximum(totals[:, 1], 1.0) - totals[:, 0].sum() / max(totals[:, 1].sum(), 1.0)
+
+    def joined(arms: tuple[Arm, ...]) -> Arm:
+        def added(values: list[FloatArray | None]) -> FloatArray | None:
+            known = [value for value in values if value is not None]
+            return np.sum(known, axis=0) if len(known) == len(values) else None
+
+        moved = list(zip(arms, apart, strict=True))
+        return Arm(
+            units=np.sum([arm.units for arm in arms], axis=0),
+            y=np.sum([arm.y - far * arm.units for arm, far in moved], axis=0),
+            yy=np.sum([arm.yy - 2.0 * far * arm.y + far**2 * arm.units for arm, far in moved], axis=0),
+            x=added([arm.x for arm in arms]),
+            xx=added([arm.xx for arm in arms]),
+            xy=added([None if arm.xy is None or arm.x is None else arm.xy - far * arm.x for arm, far in moved]),
+        )
+
+    control, treatment = zip(*strata, strict=True)
+    return joined(control), joined(treatment)

@@ -1,0 +1,105 @@
+"""A Bayesian reading of an effect: the probability that the treatment is better, and what a wrong choice would cost.
+
+The prior is normal around no effect, because most experiments change little. A reading at any time needs no correction
+as a statement about belief. But a decision by such a reading, taken as soon as the probability is high, has no stated
+error rate: use the confidence sequence for that.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from trimtab.core.errors import Misuse
+from trimtab.stats.ab.arms import Arm, Better
+from trimtab.stats.ab.readings import readings
+from trimtab.stats.interval import check_level
+
+PRIOR = 0.1  # the standard deviation of the prior: most effects are below a tenth of a unit's standard deviation
+
+
+class Posterior(msgspec.Struct, frozen=True, kw_only=True):
+    """What to believe about the difference treatment - control, given the prior and the data."""
+
+    difference: float  # the mean of the posterior; the prior draws it towards 0
+    low: float  # the interval with the given probability
+    high: float
+    probability_better: float
+    expected_loss: float  # of choosing the treatment: how much worse it is on average, in units of the metric
+    expected_loss_of_control: float  # of keeping the control
+    prior_sd: float  # in units of the metric
+
+
+def posterior(
+    control: Arm,
+    treatment: Arm,
+    *,
+    ratio: bool = False,
+    cuped: bool = False,
+    days: bool = True,
+    correlated: bool = True,
+    prior_sd: float | None = None,
+    level: float = 0.95,
+    better: Better = "higher",
+) -> Posterior:
+    """Return what to believe about the effect. The arguments are those of `compare`, and the prior.
+
+    Args:
+        control: The sums of the control.
+        treatment: The sums of the treatment, over the same blocks.
+        prior_sd: The standard deviation of the effects that are believable before the data, in units of the metric. By
+            default it is a tenth of the standard deviation of a unit.
+        level: The probability of the interval.
+        better: The direction in which the metric is better.
+
+    Raises:
+        Misuse: See `readings`; or the prior's standard deviation is not above 0.
+
+    Source: conjugate normal model, e.g. Gelman et al. (2013), "Bayesian Data Analysis", 2.5.
+
+    >>> from trimtab.stats.ab.arms import arm_of
+    >>> rng = np.random.default_rng(5)
+    >>> days = np.repeat(np.arange(20), 500)
+    >>> arms = [arm_of((rng.random(10_000) < rate) * 1.0, days, count=20) for rate in (0.10, 0.12)]
+    >>> found = posterior(*arms)
+    >>> found.probability_better > 0.99, found.expected_loss < 0.0001
+    (True, True)
+    """
+    check_level(level)
+    found = readings(
+        control, treatment, [control.units.size], ratio=ratio, cuped=cuped, days=days, correlated=correlated
+    )
+    errors = found.errors()
+    # the variance of a normal distribution that puts the edges of the 95 % interval where Student's t has them
+    variance = float(errors.reach(1.959964)[0] / 1.959964) ** 2
+    unit_sd = math.sqrt(float(errors.floor[0] * found.information[0])) if np.isfinite(errors.floor[0]) else math.nan
+    prior = prior_sd if prior_sd is not None else PRIOR * unit_sd
+    if prior_sd is not None and not prior_sd > 0.0:
+        raise Misuse(f"posterior: the standard deviation of the prior must be above 0, found {prior_sd}.")
+    if not math.isfinite(variance) or not prior > 0.0:
+        mean, sd = 0.0, prior if prior > 0.0 else math.nan
+    else:
+        trust = prior**2 / (prior**2 + variance)
+        mean, sd = trust * float(found.difference[0]), math.sqrt(trust * variance)
+    reach = -float(ndtri((1.0 - level) / 2.0)) * sd
+    up = mean if better == "higher" else -mean
+    return Posterior(
+        difference=mean,
+        low=mean - reach,
+        high=mean + reach,
+        probability_better=float(ndtr(up / sd)) if sd > 0.0 else 0.5,
+        expected_loss=_expected_below(up, sd),
+        expected_loss_of_control=_expected_below(-up, sd),
+        prior_sd=prior,
+    )
+
+
+def _expected_below(mean: float, sd: float) -> float:
+    """Return the mean of max(0, -x) for a normal x."""
+    if not sd > 0.0:
+        return max(0.0, -mean)
+    z = mean / sd
+    return sd * math.exp(-z * z / 2.0) / math.sqrt(2.0 * math.pi) - mean * float(ndtr(-z))

@@ -1,0 +1,130 @@
+"""Quantiles of a value per unit, such as the median or the 95 % quantile of a waiting time, from mergeable counts.
+
+Values are counted in bins of equal relative width, so that days and variants can be added up. The estimated quantile of
+a variant is turned into sums over units: the error of a quantile is about the mean over the units of (q - 1) / density
+if the unit's value is below the quantile, and q / density if not. So every rule of comparison applies to quantiles too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.errors import Misuse
+from trimtab.stats.ab.arms import Arm, Better, Effect, FloatArray
+from trimtab.stats.ab.fixed import compare
+
+WIDTH = 0.01  # the relative width of a bin; a quantile is off by at most half of it
+SMALLEST = 1e-9  # values closer to 0 than this count as 0
+Histogram = Mapping[int, int]  # the number of units in each bin
+_STEP = math.log1p(WIDTH)
+
+
+def bins_of(values: FloatArray) -> NDArray[np.int64]:
+    """Return the bin of each value. Values of 0 are in bin 0, negative values have negative bins.
+
+    Raises:
+        Misuse: A value is not finite.
+
+    >>> bins_of(np.array([0.0, 1.0, 1.001, 1.02, -1.0]))
+    array([    0,  2083,  2083,  2085, -2083])
+    """
+    if not np.isfinite(values).all():
+        raise Misuse(f"bins: {int((~np.isfinite(values)).sum())} values are not finite. Leave them out.")
+    sizes = np.maximum(np.abs(values), SMALLEST)
+    bins = np.floor(np.log(sizes / SMALLEST) / _STEP).astype(np.int64) + 1
+    found: NDArray[np.int64] = np.where(np.abs(values) <= SMALLEST, 0, np.sign(values).astype(np.int64) * bins)
+    return found
+
+
+def bin_edges(bins: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
+    """Return the lower and the upper edge of each bin.
+
+    >>> low, high = bin_edges(bins_of(np.array([250.0])))
+    >>> bool(low[0] <= 250.0 < high[0]), round(float(high[0] / low[0]), 6)
+    (True, 1.01)
+    """
+    sizes = np.abs(bins)
+    near = np.where(sizes > 0, SMALLEST * np.exp((sizes - 1) * _STEP), 0.0)
+    far = np.where(sizes > 0, SMALLEST * np.exp(sizes * _STEP), 0.0)
+    return np.where(bins < 0, -far, near), np.where(bins < 0, -near, far)
+
+
+def quantile_arm(histograms: Sequence[Histogram], q: float) -> Arm:
+    """Return sums over the units of a variant whose mean is its quantile, for any rule of comparison.
+
+    Args:
+        histograms: The counts of each block, the oldest block first.
+        q: The quantile, between 0 and 1.
+
+    Raises:
+        Misuse: The quantile is not between 0 and 1.
+
+    Source: the linear form of a quantile, Bahadur (1966); the density from the quantiles at both ends of the interval
+    of q, Woodruff (1952).
+
+    >>> arm = quantile_arm([{2083: 50, 2100: 50}, {2083: 10, 2090: 80, 2100: 10}], 0.5)
+    >>> round(float(arm.y.sum() / arm.units.sum()), 2)
+    1.07
+    """
+    if not 0.0 < q < 1.0:
+        raise Misuse(f"quantile: needs a share between 0 and 1 such as 0.95, found {q}.")
+    bins = np.array(sorted({one for histogram in histograms for one in histogram}), np.int64)
+    counts = np.array([[histogram.get(int(one), 0) for one in bins] for histogram in histograms], np.float64)
+    counts = counts.reshape(len(histograms), bins.size)
+    units = counts.sum(1)
+    total = float(units.sum())
+    if not total:
+        return Arm(units=units, y=units, yy=units)
+    low, high = bin_edges(bins)
+    below = np.concatenate([[0.0], np.cumsum(counts.sum(0))]) / total
+
+    def value_at(share: float) -> float:
+        """Return the value below which a share of the units lies; within a bin, units are spread evenly."""
+        place = int(np.clip(np.searchsorted(below, share, side="left") - 1, 0, bins.size - 1))
+        inside = (share - below[place]) / max(below[place + 1] - below[place], 1e-300)
+        return float(low[place] + min(max(inside, 0.0), 1.0) * (high[place] - low[place]))
+
+    value = value_at(q)
+    reach = min(1.96 * math.sqrt(q * (1.0 - q) / total), 0.999 * q, 0.999 * (1.0 - q))
+    slope = (value_at(q + reach) - value_at(q - reach)) / (2.0 * reach)  # 1 / density
+    place = int(np.searchsorted(low, value, side="right") - 1)
+    inside = (value - low[place]) / (high[place] - low[place]) if high[place] > low[place] else 1.0
+    under = counts[:, :place].sum(1) + min(inside, 1.0) * counts[:, place]
+    rest = units - under
+    if_under, if_over = value - (1.0 - q) * slope, value + q * slope
+    return Arm(units=units, y=if_under * under + if_over * rest, yy=if_under**2 * under + if_over**2 * rest)
+
+
+def compare_quantiles(
+    control: Sequence[Histogram],
+    treatment: Sequence[Histogram],
+    q: float,
+    level: float = 0.95,
+    *,
+    days: bool = True,
+    two_sided: bool = True,
+    better: Better = "higher",
+) -> Effect:
+    """Compare a quantile of two variants once. The arguments after `q` are those of `compare`.
+
+    For the other rules, give the sums of `quantile_arm` to `compare_any_time` or `obrien_fleming`. The quantile and the
+    density are those of all blocks, also for the earlier looks.
+
+    Args:
+        control: The counts of each block in the bins of `bins_of`.
+        treatment: The same, over the same blocks.
+        q: The quantile, between 0 and 1.
+        level: The confidence level.
+        days: Whether days are units of evidence.
+        two_sided: Whether to look for an effect in both directions.
+        better: For a one-sided comparison: the direction to look in.
+
+    Raises:
+        Misuse: The quantile is not between 0 and 1, or the blocks differ.
+    """
+    found = [quantile_arm(histograms, q) for histograms in (control, treatment)]
+    return compare(*found, days=days, level=level, two_sided=two_sided, better=better)

@@ -1,0 +1,261 @@
+"""Difference and standard errors after each look, from the sums of the blocks. All rules of comparison use this.
+
+Two standard errors are computed. That of the units takes them as independent within a day. It is exact if units are
+assigned at random and the effect is the same every day. That of the days takes the difference on each day as one
+observation, so it also contains an effect that differs from day to day, and switchbacks. What all units of a day have
+in common cancels in either, where both variants have units on that day.
+
+The variance of the days is larger than that of the units by what days add. Only this excess can be correlated from one
+day to the next, so only the excess is increased for the correlation. Compared with the estimator of slow changes (see
+`block_sum_variance`), this gives intervals that are shorter by 5 % for 50 days and by 13 % for 14 days (D0213).
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
+
+from trimtab.core.errors import Misuse
+from trimtab.stats.ab.arms import Arm, Better, Effect, FloatArray
+from trimtab.stats.interval import check_level
+
+CORRELATION = 0.4  # the assumed correlation of neighbouring days, in what days add to the variance
+MEASURABLE = 3.0  # a relative effect needs a control whose mean is this many standard errors away from 0
+
+
+class Errors(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """The variance of an estimate after each look, shape (looks,)."""
+
+    floor: FloatArray  # the variance if units are independent
+    variance: FloatArray  # the variance that days show, with the allowance for correlation; without days, the same
+    freedom: FloatArray  # the degrees of freedom of `variance`; 0: it is not known yet
+
+    def reach(self, score: FloatArray | float) -> FloatArray:
+        """Return the distance from the estimate that has a given normal score, such as 1.96."""
+        known = np.maximum(self.freedom, 1.0)
+        with np.errstate(invalid="ignore", over="ignore"):
+            wider = -stdtrit(known, ndtr(-np.asarray(score))) * np.sqrt(self.variance)
+            found: FloatArray = np.maximum(score * np.sqrt(self.floor), wider)
+        return np.where((self.freedom > 0.0) & ~np.isnan(found), found, np.inf)
+
+    def score(self, difference: FloatArray) -> FloatArray:
+        """Return the normal score of a difference from 0. It has the same p as Student's t. 0: nothing is known."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            plain = np.abs(difference) / np.sqrt(self.floor)
+            by_days = -ndtri(stdtr(np.maximum(self.freedom, 1.0), -np.abs(difference) / np.sqrt(self.variance)))
+        found = np.where(self.freedom > 0.0, np.sign(difference) * np.minimum(plain, by_days), 0.0)
+        return np.where(np.isnan(found), 0.0, found)
+
+
+class Readings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """Means and variances after each look. The first axis is the variant: control, treatment."""
+
+    means: FloatArray  # shape (2, looks)
+    units: FloatArray  # shape (2, looks)
+    variances: FloatArray  # of the means, if units are independent; shape (2, looks)
+    residuals: FloatArray  # the part of each block in the error of the mean, shape (2, looks, blocks)
+    freedom: FloatArray  # the degrees of freedom of the days, shape (looks,); 0: the variance of days is unknown
+    information: FloatArray  # units_c * units_t / (units_c + units_t), added up over the blocks; shape (looks,)
+    days: bool
+    correlated: bool
+
+    @property
+    def difference(self) -> FloatArray:
+        """The difference of the means after each look, shape (looks,)."""
+        found: FloatArray = self.means[1] - self.means[0]
+        return found
+
+    def errors(self, weights: FloatArray | None = None) -> Errors:
+        """Return the errors of a weighted sum of the two means; by default of their difference.
+
+        Args:
+            weights: The weights of the control and of the treatment after each look, shape (2, looks).
+        """
+        weights = np.array([[-1.0], [1.0]]) if weights is None else weights
+        parts = weights**2 * self.variances
+        floor: FloatArray = parts.sum(0)
+        if not self.days:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                freedom = floor**2 / (parts**2 / (self.units - 1.0)).sum(0)
+            # without any variance there is nothing that the number of units would say more about
+            freedom = np.where(np.isfinite(freedom), freedom, np.where((self.units > 1.0).all(0), 1e9, 0.0))
+            return Errors(floor=floor, variance=floor, freedom=freedom)
+        by_days: FloatArray = ((weights[:, :, None] * self.residuals).sum(0) ** 2).sum(1)
+        if self.correlated:
+            by_days = allow_for_correlation(by_days, floor, self.freedom)
+        return Errors(floor=floor, variance=by_days, freedom=self.freedom)
+
+    def relative_weights(self) -> tuple[FloatArray, FloatArray]:
+        """Return the weights of the means in the relative effect, shape (2, looks), and after which looks it exists."""
+        control, treatment = self.means
+        with np.errstate(divide="ignore", invalid="ignore"):
+            known = np.abs(control) > MEASURABLE * np.sqrt(self.variances[0])
+            size = np.where(known, np.abs(control), 1.0)
+            return np.array([-np.sign(control) * treatment / size**2, 1.0 / size]), known
+
+
+def allow_for_correlation(by_days: FloatArray, floor: FloatArray, freedom: FloatArray) -> FloatArray:
+    """Return the variance that days show, whose excess over that of the units is increased for correlated days."""
+    excess = 2.0 * CORRELATION / (1.0 - CORRELATION)
+    # residuals of correlated days add up to 0, so they are smaller than the errors of the days
+    shrunk = np.maximum(1.0 - excess / np.maximum(freedom, 1.0), 0.25)
+    found: FloatArray = by_days + ((1.0 + excess) / shrunk - 1.0) * np.maximum(by_days - floor, 0.0)
+    return found
+
+
+def readings(
+    control: Arm,
+    treatment: Arm,
+    ends: list[int],
+    *,
+    ratio: bool = False,
+    cuped: bool = False,
+    days: bool = True,
+    correlated: bool = True,
+) -> Readings:
+    """Compute the means of two variants and their variances after each look.
+
+    Args:
+        control: The sums of the control.
+        treatment: The sums of the treatment, over the same blocks.
+        ends: The number of blocks that each look sees.
+        ratio: Whether the metric is the sum of y divided by the sum of d. Its variance is that of y - ratio * d.
+        cuped: Whether to subtract what a covariate from before the exposure predicts.
+        days: Whether blocks are units of evidence. Otherwise all units are independent, and blocks do not matter.
+        correlated: Whether effects on neighbouring days may be correlated.
+
+    Raises:
+        Misuse: The variants have different blocks, or sums are missing; or `ratio` and `cuped` are combined.
+
+    Source: delta method and CUPED, Deng, Xu, Kohavi & Walker (2013); means within days, weighted by
+    units_c * units_t / (units_c + units_t), are the least-squares estimate with an effect of each day.
+    """
+    if control.units.shape != treatment.units.shape:
+        raise Misuse(f"comparison: {control.units.size} blocks against {treatment.units.size}. Use the same days.")
+    if ratio and cuped:
+        raise Misuse("comparison: a ratio cannot be adjusted by a covariate, since its sums with d are not collected.")
+    seen = np.arange(control.units.size) < np.asarray(ends)[:, None]
+
+    def laid(name: str) -> FloatArray:
+        """Return a sum of both variants, shape (2, looks, blocks); without days there is one block."""
+        sums = np.where(seen, np.stack([control.sums(name), treatment.sums(name)])[:, None, :], 0.0)
+        return sums if days else sums.sum(2, keepdims=True)
+
+    n, y, yy = laid("units"), laid("y"), laid("yy")
+    counted = np.maximum(n, 1.0)
+    if cuped:
+        x, xx, xy = laid("x"), laid("xx"), laid("xy")
+        spread = (xx - x * x / counted).sum((0, 2))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope = np.where(spread > 0.0, (xy - x * y / counted).sum((0, 2)) / spread, 0.0)[:, None]
+        middle = (x.sum((0, 2)) / np.maximum(n.sum((0, 2)), 1.0))[:, None]
+        yy = yy - 2.0 * slope * (xy - middle * y) + slope**2 * (xx - 2.0 * middle * x + middle**2 * n)
+        y = y - slope * (x - middle * n)
+    d, dd, yd = (laid("d"), laid("dd"), laid("yd")) if ratio else (n, n, y)
+    # days with one variant only say nothing, unless most days are so, as in a switchback by days
+    both = (n > 0.0).all(0)
+    shared = np.where(both, n.prod(0) / np.maximum(n.sum(0), 1.0), 0.0)
+    paired = (n.sum(0) * both).sum(1) >= 0.5 * n.sum((0, 2))
+    weights = np.where(paired[:, None], shared / counted, 1.0) * (n > 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = (weights * d).sum(2)
+        means = (weights * y).sum(2) / scale
+        apart = y - means[:, :, None] * d
+        squares = yy - 2.0 * means[:, :, None] * yd + means[:, :, None] ** 2 * dd - apart**2 / counted
+        used = weights > 0.0
+        spread_of_units = np.maximum((squares * used).sum(2), 0.0) / ((n - 1.0) * used).sum(2)
+        variances = spread_of_units * (weights**2 * n).sum(2) / scale**2
+        counts = used.sum(2)
+        residuals = weights * apart / scale[:, :, None] * np.sqrt(counts / np.maximum(counts - 1.0, 1.0))[:, :, None]
+    freedom = np.where((counts > 1).all(0), np.where(paired, counts[0] - 1.0, counts.sum(0) - 2.0), 0.0)
+    return Readings(
+        means=means,
+        units=n.sum(2),
+        variances=variances,
+        residuals=residuals,
+        freedom=freedom,
+        information=np.where(paired, shared.sum(1), n.sum(2).prod(0) / np.maximum(n.sum((0, 2)), 1.0)),
+        days=days,
+        correlated=correlated,
+    )
+
+
+def effects(
+    found: Readings,
+    difference: FloatArray,
+    relative: FloatArray,
+    p: FloatArray,
+    method: str,
+    *,
+    two_sided: bool,
+    better: Better,
+    joined: bool = False,
+) -> list[Effect]:
+    """Return the effect after each look.
+
+    Args:
+        found: The means.
+        difference: The distance of the bounds from the difference, shape (looks,).
+        relative: The distance of the bounds from the relative effect, shape (looks,).
+        p: The p of each look, shape (looks,); NaN: there is none.
+        method: The name of the rule.
+        two_sided: Whether both bounds are computed. Otherwise the bound on the better side is infinite.
+        better: The direction of the alternative.
+        joined: Whether the bounds of all looks hold together. Then each interval is cut to the part that all have in
+            common, and p never rises. If they have none in common, the effect changes over time, and the interval is
+            the look's own.
+    """
+    _, known = found.relative_weights()
+    lifted = found.difference / np.where(known, np.abs(found.means[0]), 1.0)
+    absolute_bounds = _bounds(found.difference, difference, two_sided, better, joined)
+    relative_bounds = _bounds(lifted, np.where(known, relative, np.inf), two_sided, better, joined)
+    if joined:
+        p = np.fmin.accumulate(p)
+    list_of = []
+    for look in range(p.size):
+        control, treatment = (float(mean) for mean in found.means[:, look])
+        low, high = (float(bound[look]) for bound in absolute_bounds)
+        relative_low, relative_high = (float(bound[look]) for bound in relative_bounds)
+        exists = bool(known[look])
+        list_of.append(
+            Effect(
+                control=control,
+                treatment=treatment,
+                difference=treatment - control,
+                low=low,
+                high=high,
+                relative=float(lifted[look]) if exists else None,
+                relative_low=relative_low if exists else None,
+                relative_high=relative_high if exists else None,
+                units=(int(found.units[0, look]), int(found.units[1, look])),
+                p=None if np.isnan(p[look]) else float(p[look]),
+                method=method,
+            )
+        )
+    return list_of
+
+
+def _bounds(
+    middle: FloatArray, reach: FloatArray, two_sided: bool, better: Better, joined: bool
+) -> tuple[FloatArray, FloatArray]:
+    sure = np.isfinite(reach) & np.isfinite(middle)
+    low = np.where(sure & (two_sided or better == "higher"), middle - np.where(sure, reach, 0.0), -np.inf)
+    high = np.where(sure & (two_sided or better == "lower"), middle + np.where(sure, reach, 0.0), np.inf)
+    if not joined:
+        return low, high
+    common_low, common_high = np.maximum.accumulate(low), np.minimum.accumulate(high)
+    apart = common_low > common_high
+    return np.where(apart, low, common_low), np.where(apart, high, common_high)
+
+
+def tail_score(level: float, two_sided: bool) -> float:
+    """Return the normal score of a bound, such as 1.96 for two bounds with a level of 0.95."""
+    check_level(level)
+    return float(-ndtri((1.0 - level) / (2.0 if two_sided else 1.0)))
+
+
+def p_of(score: FloatArray, two_sided: bool, better: Better) -> FloatArray:
+    """Return the p of normal scores for one look."""
+    found: FloatArray = 2.0 * ndtr(-np.abs(score)) if two_sided else ndtr(-score if better == "higher" else score)
+    return found

@@ -1,0 +1,347 @@
+"""Comparison of two variants that may be read repeatedly: every day, or at some planned times.
+
+The rules "sequence" and "msprt" may be read after every block, for as long as one likes: the probability that any of
+the intervals is ever wrong is at most 1 - level. The rule of O'Brien and Fleming is for a planned number of looks. It
+detects more, but it is valid only for these looks.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from trimtab.core.errors import Misuse
+from trimtab.stats.ab.arms import Arm, Better, Effect, FloatArray
+from trimtab.stats.ab.readings import Readings, effects, readings, tail_score
+from trimtab.stats.inference.sequences import critical_t, log_evidence
+
+AnyTimeRule = Literal["sequence", "msprt"]
+TUNED = 20_000  # the number of units at which the bounds of the confidence sequence of units are closest
+CLOSEST = -2.0 * math.log(0.05) + math.log(1.0 - 2.0 * math.log(0.05))  # the strength with the closest bounds
+TYPICAL = 0.05  # the typical effect that mSPRT is tuned for, in standard deviations of a unit
+FEWEST = 100  # the fewest units of a variant before a first reading without days
+# degrees of freedom between which the critical t is interpolated
+_LADDER = np.array([*range(1, 25), *np.unique(np.geomspace(25, 20_000, 120).astype(int))], np.float64)
+FARTHEST = 9.0  # the largest bound
+EVEN = 0.05  # information that differs by at most this from the share of the time counts as even
+FAR = 6.5  # the numerical integration ends at this score
+
+
+def compare_any_time(
+    control: Arm,
+    treatment: Arm,
+    *,
+    rule: AnyTimeRule = "sequence",
+    ratio: bool = False,
+    cuped: bool = False,
+    days: bool = True,
+    correlated: bool = True,
+    level: float = 0.95,
+    two_sided: bool = True,
+    better: Better = "higher",
+) -> list[Effect]:
+    """Return the effect after each block. It may be read after every block, and the experiment stopped at any of them.
+
+    With `days`, the "sequence" needs three days before it can find anything. Its evidence is a mixture of Student's t
+    over the daily differences. Without `days` it is the asymptotic confidence sequence of the units. "msprt" is the
+    mixture of normal likelihood ratios.
+
+    Args:
+        control: The sums of the control.
+        treatment: The sums of the treatment, over the same blocks.
+        rule: "sequence" or "msprt".
+        level: The confidence level of all intervals together. The other arguments are those of `compare`.
+
+    Raises:
+        Misuse: See `readings`; or the level is not between 0 and 1.
+
+    Source: Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas (2024), "Time-uniform central limit theory and asymptotic
+    confidence sequences"; Johari, Koomen, Pekelis & Walsh (2022), "Always valid inference"; for days see
+    `trimtab.stats.inference.sequences`.
+
+    >>> from trimtab.stats.ab.arms import arm_of
+    >>> rng = np.random.default_rng(5)
+    >>> days = np.repeat(np.arange(20), 500)
+    >>> arms = [arm_of((rng.random(10_000) < rate) * 1.0, days, count=20) for rate in (0.10, 0.13)]
+    >>> found = compare_any_time(*arms)
+    >>> len(found), found[2].low < 0 < found[-1].low, found[-1].p < 0.05
+    (20, True, True)
+    """
+    tail_score(level, two_sided)
+    found = readings(
+        control,
+        treatment,
+        list(range(1, control.units.size + 1)),
+        ratio=ratio,
+        cuped=cuped,
+        days=days,
+        correlated=correlated,
+    )
+    weights, _ = found.relative_weights()
+    error = 1.0 - level
+    if rule == "sequence" and days:
+        reach, p = _reach_of_days, _p_of_days(found, two_sided, better)
+    else:
+        reach, p = _reach_of_mixture, _p_of_mixture(found, rule, two_sided, better)
+    absolute, relative = (reach(found, which, rule, error, two_sided) for which in (None, weights))
+    method = {"sequence": "confidence sequence", "msprt": "msprt"}[rule] + (", day blocks" if days else "")
+    return effects(found, absolute, relative, p, method, two_sided=two_sided, better=better, joined=True)
+
+
+def _reach_of_days(
+    found: Readings, weights: FloatArray | None, rule: AnyTimeRule, error: float, two_sided: bool
+) -> FloatArray:
+    """Return the distance of the bounds by Student's t of the days, shape (looks,)."""
+    errors = found.errors(weights)
+    level = 1.0 - error / (2.0 if two_sided else 1.0)
+    critical = critical_by_days(found.freedom, level)
+    with np.errstate(invalid="ignore"):
+        reach: FloatArray = critical * np.sqrt(errors.variance)
+    return reach
+
+
+def _p_of_days(found: Readings, two_sided: bool, better: Better) -> FloatArray:
+    """Return p by Student's t of the days: 1 divided by the largest evidence up to each look, shape (looks,)."""
+    variance = found.errors().variance
+    most = {1.0: 0.0, -1.0: 0.0}
+    p = np.ones(found.freedom.size)
+    for look, freedom in enumerate(found.freedom):
+        if freedom >= 2.0 and variance[look] > 0.0:
+            t = float(found.difference[look] / math.sqrt(variance[look]))
+            for sign in most:
+                # no mixture has more evidence than the likeliest effect alone
+                at_most = (freedom + 1.0) / 2.0 * math.log1p(t * t / freedom) if sign * t > 0.0 else 0.0
+                if at_most > most[sign]:
+                    most[sign] = max(most[sign], log_evidence(sign * t, int(freedom) + 1, int(freedom)))
+        larger = max(most.values()) if two_sided else most[1.0 if better == "higher" else -1.0]
+        p[look] = min(1.0, (2.0 if two_sided else 1.0) * math.exp(-larger))
+    return p
+
+
+def _strength(found: Readings, weights: FloatArray | None, rule: AnyTimeRule) -> FloatArray:
+    """Return the variance of the effects in the mixture, as a multiple of the estimate's variance; shape (looks,)."""
+    if rule == "sequence":
+        return np.where((found.units >= FEWEST).all(0), CLOSEST * found.units.sum(0) / TUNED, 0.0)
+    errors = found.errors(weights)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        strength = TYPICAL**2 * found.information * errors.floor / np.maximum(errors.variance, errors.floor)
+    return np.where(np.isfinite(strength) & (found.days | (found.units >= FEWEST).all(0)), strength, 0.0)
+
+
+def _reach_of_mixture(
+    found: Readings, weights: FloatArray | None, rule: AnyTimeRule, error: float, two_sided: bool
+) -> FloatArray:
+    """Return the distance of the bounds by a mixture of normal likelihood ratios, shape (looks,)."""
+    strength = _strength(found, weights, rule)
+    critical = mixture_score(strength, error, two_sided)
+    reach = found.errors(weights).reach(np.where(strength > 0.0, critical, 1.0))
+    return np.where(strength > 0.0, reach, np.inf)
+
+
+def mixture_score(strength: FloatArray, error: float, two_sided: bool) -> FloatArray:
+    """Return the normal score at which the evidence of a normal mixture reaches 1 / error.
+
+    Args:
+        strength: The variance of the effects in the mixture, divided by the variance of the estimate.
+        error: The error of all looks together.
+        two_sided: Whether effects in both directions count.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        root = np.log1p(strength) / 2.0
+        wanted = root - math.log(error) if two_sided else np.log1p(np.exp(root) / (2.0 * error))
+        found: FloatArray = np.sqrt(2.0 * wanted * (1.0 + strength) / strength)
+    return found
+
+
+def critical_by_days(freedom: FloatArray, level: float) -> FloatArray:
+    """Return the t of the days at which the evidence reaches 1 / (1 - level), for growing degrees of freedom."""
+    rungs = _LADDER[: int(np.searchsorted(_LADDER, freedom.max(initial=1.0))) + 1]
+    known = np.array([critical_t(int(one) + 1, int(one), level) for one in rungs])
+    with np.errstate(invalid="ignore"):
+        found: FloatArray = np.interp(np.log(np.maximum(freedom, 1.0)), np.log(rungs), known)
+    return np.where(freedom >= 2.0, found, np.inf)
+
+
+def _p_of_mixture(found: Readings, rule: AnyTimeRule, two_sided: bool, better: Better) -> FloatArray:
+    strength = _strength(found, None, rule)
+    score = found.errors().score(found.difference)
+    power = np.minimum(score**2 * strength / (1.0 + strength) / 2.0, 700.0)
+    if two_sided:
+        p = np.sqrt(1.0 + strength) * np.exp(-power)
+    else:
+        right = (score > 0.0) if better == "higher" else (score < 0.0)
+        with np.errstate(divide="ignore"):
+            p = np.where(right, np.sqrt(1.0 + strength) / (2.0 * np.expm1(power)), 1.0)
+    return np.where(strength > 0.0, np.minimum(p, 1.0), 1.0)
+
+
+def obrien_fleming(
+    control: Arm,
+    treatment: Arm,
+    *,
+    looks: int,
+    planned_blocks: int,
+    ratio: bool = False,
+    cuped: bool = False,
+    days: bool = True,
+    correlated: bool = True,
+    level: float = 0.95,
+    two_sided: bool = True,
+    better: Better = "higher",
+) -> list[Effect]:
+    """Return the effect after each planned look that was reached. It may be stopped at any look that shows an effect.
+
+    The looks are evenly spread over the planned blocks. The error is spent by their share of the planned time, and the
+    correlation of the looks is that of the units that were seen. So a day with more units than expected does no harm.
+
+    Args:
+        control: The sums of the control.
+        treatment: The sums of the treatment, over the same blocks.
+        looks: The planned number of looks.
+        planned_blocks: The planned number of blocks. Later blocks are not read.
+        level: The confidence level of the intervals of all looks together. The other arguments are those of `compare`.
+
+    Raises:
+        Misuse: See `readings`; or there are more looks than blocks.
+
+    Source: Lan & DeMets (1983), with a spending function that resembles O'Brien & Fleming (1979).
+    """
+    tail_score(level, two_sided)
+    if not 1 <= looks <= planned_blocks:
+        raise Misuse(f"O'Brien-Fleming: needs 1 to {planned_blocks} looks for {planned_blocks} blocks, found {looks}.")
+    ends = [round(planned_blocks * look / looks) for look in range(1, looks + 1)]
+    ends = [end for end in ends if end <= control.units.size]
+    if not ends:
+        return []
+    found = readings(control, treatment, ends, ratio=ratio, cuped=cuped, days=days, correlated=correlated)
+    times = tuple(end / planned_blocks for end in ends)
+    information = _information(found.information, times)
+    errors, (weights, _) = found.errors(), found.relative_weights()
+    scores = errors.score(found.difference)
+    bounds, p = _bounds_and_p(times, information, scores if better == "higher" else -scores, 1.0 - level, two_sided)
+    absolute, relative = errors.reach(bounds), found.errors(weights).reach(bounds)
+    method = "o'brien-fleming" + (", day blocks" if days else "")
+    return effects(found, absolute, relative, p, method, two_sided=two_sided, better=better, joined=True)
+
+
+def spending_bounds(
+    times: tuple[float, ...],
+    information: tuple[float, ...] | None = None,
+    *,
+    level: float = 0.95,
+    two_sided: bool = True,
+) -> tuple[float, ...]:
+    """Return the normal score that each look has to exceed, by O'Brien and Fleming's spending of the error.
+
+    Args:
+        times: The share of the planned time at each look, growing, at most 1.
+        information: The information at each look, in any unit; by default it grows like the times.
+        level: The confidence level of all looks together.
+        two_sided: Whether effects in both directions count. Each direction then has half of the error.
+
+    Raises:
+        Misuse: The times do not grow, or are not above 0 and at most 1.
+
+    Source: Lan & DeMets (1983); numerical integration by Armitage, McPherson & Rowe (1969).
+
+    >>> [round(bound, 2) for bound in spending_bounds((0.2, 0.4, 0.6, 0.8, 1.0))]
+    [4.88, 3.36, 2.68, 2.29, 2.03]
+    """
+    if not times or any(later <= sooner for sooner, later in zip((0.0, *times), times, strict=False)) or times[-1] > 1:
+        raise Misuse(f"spending: needs growing times above 0 and at most 1, found {times}.")
+    return tuple(_table(times, information or times, (1.0 - level,), two_sided)[0].tolist())
+
+
+@lru_cache(maxsize=64)
+def _table(
+    times: tuple[float, ...], information: tuple[float, ...], errors: tuple[float, ...], two_sided: bool
+) -> FloatArray:
+    """Return the bound of each look for several errors, shape (errors, looks)."""
+    scores = ndtri(np.array(errors) / (4.0 if two_sided else 2.0))
+    walk = _Walk(two_sided, designs=len(errors))
+    spent, found = np.zeros(len(errors)), []
+    for time, seen in zip(times, information, strict=True):
+        until = 2.0 * ndtr(scores / math.sqrt(time))
+        found.append(walk.bound(seen, np.maximum(until - spent, 1e-16)))
+        spent = until
+    return np.column_stack(found)
+
+
+class _Walk:
+    """The distributions of random walks with different bounds that were stopped at no look until now."""
+
+    def __init__(self, two_sided: bool, designs: int) -> None:
+        self.two_sided = two_sided
+        self.seen = 0.0
+        self.nodes: FloatArray = np.zeros((designs, 1))  # values of the walk, whose variance is the information
+        self.masses: FloatArray = np.ones((designs, 1))  # their probabilities
+
+    def bound(self, seen: float, errors: FloatArray) -> FloatArray:
+        """Return the scores that are exceeded with given probabilities in one direction, and go on below them.
+
+        The logarithm of the probability is concave, so Newton's method converges from everywhere.
+        """
+        width, root = math.sqrt(seen - self.seen), math.sqrt(seen)
+        score = np.ones(errors.size)
+        for _ in range(60):
+            apart = (self.nodes - root * score[:, None]) / width
+            beyond = (self.masses * ndtr(apart)).sum(1)
+            slope = (self.masses * np.exp(-apart * apart / 2.0)).sum(1) * root / width / math.sqrt(2.0 * math.pi)
+            moved = np.log(np.maximum(beyond, 1e-300) / errors) * beyond / np.maximum(slope, 1e-300)
+            moved = np.where(beyond > 1e-250, moved, -1.0)  # farther out the probability has no logarithm
+            score = np.clip(score + moved, -FARTHEST, FARTHEST)
+            if np.abs(moved).max() < 1e-9:
+                break
+        self.stop(seen, score)
+        return score
+
+    def stop(self, seen: float, bound: FloatArray) -> None:
+        """Take a step, and stop the walk where its score exceeds the bound."""
+        step, root = seen - self.seen, math.sqrt(seen)
+        top = root * np.minimum(bound, FAR)[:, None]
+        bottom = np.maximum(-top, -FAR * root) if self.two_sided else np.full_like(top, -FAR * root)
+        widest = float((top - bottom).max())
+        nodes, heights = _quadrature(32 * math.ceil(1.0 + widest / math.sqrt(step) / 20.0))
+        nodes = (top - bottom) / 2.0 * nodes + (top + bottom) / 2.0
+        apart = nodes[:, :, None] - self.nodes[:, None, :]
+        density = (np.exp(-apart * apart / (2.0 * step)) @ self.masses[:, :, None])[:, :, 0]
+        self.masses = density * heights * (top - bottom) / 2.0 / math.sqrt(2.0 * math.pi * step)
+        self.seen, self.nodes = seen, nodes
+
+
+@lru_cache(maxsize=16)
+def _quadrature(nodes: int) -> tuple[FloatArray, FloatArray]:
+    return np.polynomial.legendre.leggauss(min(nodes, 1024))
+
+
+def _information(information: FloatArray, times: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the information at each look relative to the last one; it grows by at least a tenth of an even step.
+
+    Where it is close to the share of the time, that is taken instead: the error changes by less than .002, and bounds
+    that are known already are the same for all metrics.
+    """
+    shares, even = information / max(float(information[-1]), 1e-300), np.array(times) / times[-1]
+    if np.abs(shares - even).max() <= EVEN:
+        return times
+    least = 0.1 / shares.size * np.arange(1, shares.size + 1)
+    return tuple((np.maximum.accumulate(np.maximum(shares - least, 0.0)) + least).tolist())
+
+
+def _bounds_and_p(
+    times: tuple[float, ...], information: tuple[float, ...], scores: FloatArray, error: float, two_sided: bool
+) -> tuple[FloatArray, FloatArray]:
+    """Return the bounds, and the smallest error at which each look would have exceeded its own, shape (looks,)."""
+    errors = np.unique([*np.geomspace(1e-4, 0.9, 6), error])
+    table = _table(times, information, tuple(errors.tolist()), two_sided)
+    squares = scores**2 if two_sided else np.sign(scores) * scores**2
+    p = np.array(
+        [
+            math.exp(np.interp(-square, -bounds, np.log(errors))) if square > bounds[-1] else 1.0
+            for square, bounds in zip(squares, (np.sign(table) * table**2).T, strict=True)
+        ]
+    )
+    return table[int(np.searchsorted(errors, error))], p

@@ -1,0 +1,245 @@
+"""Reports, plans and simulations of experiments, through the project and the command line."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import schemas
+from trimtab.app.project import open_project
+from trimtab.cli.group import trimtab
+from trimtab.core.clock import VirtualClock
+from trimtab.core.errors import Conflict, Misuse, NotFound
+from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.experiments.exposures import log_exposures
+from trimtab.experiments.records import Exposure
+
+NOW_US = time.time_ns() // 1_000 // DAY_US * DAY_US + HOUR_US
+DAYS = 24
+START_US = NOW_US - (DAYS + 3) * DAY_US
+CLOSED = DAYS + 1  # the experiment begins at 01:00, so its duration touches one more day; all are closed by now
+A_DAY = 80
+PROJECT = """
+import trimtab as tt
+
+visits = tt.source("visits", time="at", columns={"customer": str, "country": str})
+orders = tt.source("orders", time="at", columns={"customer": str, "amount": float})
+events = {"source": orders, "by": "customer", "within": "12h"}
+tt.experiment("checkout", unit="customer", variants={"blue": 1, "green": 2}, attributes={"country": str},
+    slices=["country"], duration="24d", metrics=[
+        tt.metric("bought", value=tt.count(), kind="proportion", role="primary", **events),
+        tt.metric("revenue", value=tt.sum("amount"), role="guardrail", margin=0.5, cap=100.0, **events),
+        tt.metric("orders", value=tt.count(), **events)])
+tt.experiment("verbs", unit="customer", variants={"a": 1, "b": 2},
+    metrics=[tt.metric("bought", value=tt.count(), kind="proportion", role="primary", **events)])
+tt.experiment("later", unit="customer", variants={"a": 1, "b": 2}, rule="fixed", duration="20d",
+    metrics=[tt.metric("bought", value=tt.count(), kind="proportion", role="primary", **events)])
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which green makes customers buy more often. Exposures and orders come day by day."""
+    folder = tmp_path_factory.mktemp("checkout")
+    (folder / "trimtab.toml").write_text("")
+    (folder / "project.py").write_text(PROJECT)
+    rng, number = np.random.default_rng(1), 0
+    clock = VirtualClock(START_US)
+    with open_project(folder, clock=clock, environment={}) as project:
+        project.start_experiment("checkout", why="green sells more")
+        for day in range(DAYS):
+            visits, orders = [], []
+            clock.advance_to(START_US + day * DAY_US + HOUR_US)
+            for _ in range(A_DAY):
+                number += 1
+                customer, country = f"c{number}", ("DE", "FR")[number % 2]
+                unit = {"customer": customer, "country": country}
+                found = project.assign("checkout", unit, expose=True)
+                now_us = clock.now_us()
+                visits.append({**unit, "at": now_us})
+                if rng.random() < (0.5 if found.variant == "green" else 0.3):
+                    orders.append({"customer": customer, "at": now_us, "amount": float(rng.lognormal(3.0, 0.4))})
+            clock.advance_to(clock.now_us() + HOUR_US)
+            assert project.push("visits", visits).accepted == A_DAY
+            assert project.push("orders", orders).accepted == len(orders)
+    return folder
+
+
+def run(folder: Path, *words: str, status: int = 0) -> str:
+    done = CliRunner().invoke(trimtab, [*words, "--project", str(folder)], catch_exceptions=False)
+    assert done.exit_code == status, done.output
+    return done.output
+
+
+def printed(folder: Path, verb: str, *words: str, when: str = "") -> Any:
+    """What a verb prints as JSON, compared with its schema."""
+    form = next(one for one in schemas.PRINTED[verb] if one.when == when)
+    found = [json.loads(line) for line in run(folder, *verb.split(), *words, "--json").splitlines()]
+    for one in found:
+        assert not list(schemas.problems(one, schemas.schemas()[0][form.type]))
+    return found if form.each else found[0]
+
+
+def test_the_report_finds_the_effect_and_recommends_to_ship(folder: Path) -> None:
+    shown = run(folder, "experiment", "show", "checkout")
+    assert "ship green: bought +" in shown
+    assert "revenue within its margin" in shown
+    assert "Confidence sequences" in shown
+    assert "country=DE" in shown
+    found = printed(folder, "experiment show", "checkout")
+    assert found["days"] == CLOSED
+    assert sum(one["units"] for one in found["variants"]) == DAYS * A_DAY
+    assert found["decision"]["act"] == "ship"
+    bought = next(one for one in found["metrics"] if one["metric"] == "bought")
+    assert len(bought["looks"]) == CLOSED
+    assert 0.0 < bought["looks"][-1]["low"] < 0.2 < bought["looks"][-1]["high"]
+    assert {one["slice"] for one in found["slices"]} == {"country=DE", "country=FR"}
+
+
+def test_the_page_has_the_figures_of_the_report(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "checkout.html"
+    assert f"Written: {file}" in run(folder, "experiment", "show", "checkout", "--page", str(file))
+    page = file.read_text()
+    reading = printed(folder, "experiment show", "checkout")
+    for part in (
+        reading["decision"]["text"],
+        reading["hash"][:12],
+        *(f"{one['units']:,}" for one in reading["variants"]),
+        *reading["decided_before"].values(),
+        "bought: difference to the control",
+        "Novelty",
+    ):
+        assert part.replace("'", "&#39;").replace(">", "&gt;") in page, part
+    assert page.count("<svg") == 3  # one plot for each metric
+
+
+def test_the_list_and_the_status_show_what_runs(folder: Path) -> None:
+    listed = printed(folder, "experiment list")
+    phases = {one["name"]: one["phase"] for one in listed}
+    assert (phases["checkout"], phases["later"]) == ("running", "not started")
+    assert "checkout: running" in run(folder, "experiment")
+    run(folder, "experiment", "show", "checkout")
+    status = CliRunner().invoke(trimtab, ["status", "--project", str(folder)]).output
+    assert f"experiment checkout: running, {CLOSED} closed days: ship green: bought +" in status
+    assert "later" not in status
+
+
+def test_what_is_missing_is_named(folder: Path) -> None:
+    assert "was not started" in run_failing(folder, "experiment", "show", "later", status=4)
+    assert "nothing" in run_failing(folder, "experiment", "show", "nothing", status=3)
+    with open_project(folder, environment={}) as project:
+        with pytest.raises(Conflict, match="experiment start later"):
+            project.experiment_report("later")
+        with pytest.raises(NotFound):
+            project.experiment_report("nothing")
+
+
+def run_failing(folder: Path, *words: str, status: int) -> str:
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "trimtab.cli", *words, "--project", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    return done.stderr
+
+
+def test_lifecycle_from_the_command_line(folder: Path) -> None:
+    why = ["--why", "a test of the verbs", "--by", "Ada"]
+    rows = [printed(folder, f"experiment {verb}", "verbs", *more, *why) for verb, more in (
+        ("start", []), ("ramp", ["--share", "1", "--weight", "a=0.4", "--weight", "b=0.6"]), ("pause", []),
+        ("resume", []), ("stop", []), ("start", []), ("conclude", ["b"]),
+    )]  # fmt: skip
+    assert [row["act"].removesuffix("_experiment") for row in rows] == [
+        *("start", "ramp", "pause", "resume", "stop", "start", "conclude")
+    ]
+    assert {row["actor"] for row in rows} == {"Ada"}
+    assert rows[1]["evidence"]["weight b"] == 0.6
+    assert printed(folder, "experiment assign", "verbs", "c1")["variant"] == "b"
+    found = printed(folder, "experiment assign", "checkout", '{"customer": "c1", "country": "DE"}')
+    assert found["takes_part"]
+
+
+def test_simulate_plants_an_effect_in_the_projects_own_history(folder: Path) -> None:
+    found = printed(folder, "simulate", "--experiment", "later", "--effect", "0.4", "--runs", "20", when="--experiment")
+    assert found["origin"] == "visits"
+    assert found["days"] == 20
+    assert found["units"] == found["days"] * A_DAY
+    assert found["acts"].get("stop", 0) == 0
+    assert found["right"] >= 15  # 40 % of 40 % with 960 units each: 7 standard errors
+    none = printed(folder, "simulate", "--experiment", "later", "--runs", "20", when="--experiment")
+    assert none["right"] >= 16
+    shown = run(folder, "simulate", "--experiment", "later", "--effect", "0.4", "--runs", "3")
+    assert "planted: the primary metrics of b are 0.4 of the control's better" in shown
+    assert "--policy is about the loop" in run_failing(
+        folder, "simulate", "--experiment", "later", "--policy", "never", status=2
+    )
+    assert "needs --experiment" in run_failing(folder, "simulate", "--effect", "0.1", status=2)
+    with open_project(folder, environment={}) as project, pytest.raises(Misuse, match="not possible"):
+        project.simulate_experiment("later", effect=5.0, runs=1)
+
+
+def test_the_service_shows_the_report_and_its_page_is_linked_from_the_first_page(folder: Path) -> None:
+    import urllib.request
+
+    import shop
+
+    with shop.serving(folder) as (_, url):
+        status, found = shop.call(f"{url}/v1/experiments/checkout/report")
+        assert (status, found["decision"]["act"]) == (200, "ship")
+        assert not list(schemas.problems(found, schemas.schemas()[0]["experiments.reading.results:Reading"]))
+        assert shop.call(f"{url}/v1/experiments/later/report")[0] == 409
+        assert shop.call(f"{url}/v1/experiments/nothing/page")[0] == 404
+        pages = []
+        for path in ("/", "/v1/experiments/checkout/page"):
+            with urllib.request.urlopen(url + path) as answer:
+                pages.append(answer.read().decode())
+        assert 'href="/v1/experiments/checkout/page"' in pages[0]
+        assert found["decision"]["text"] in pages[0]
+        assert found["decision"]["text"] in pages[1]
+
+
+def test_plan_reads_the_projects_own_history_and_power_the_given_numbers(folder: Path) -> None:
+    found = printed(folder, "experiment plan", "checkout", "--effect", "0.1")
+    assert found["origin"] == "visits"
+    assert found["units_a_day"] == pytest.approx(A_DAY, abs=1)
+    bought = found["metrics"][0]
+    assert bought["metric"] == "bought"
+    assert 0.3 < bought["mean"] < 0.5
+    assert bought["sd"] == pytest.approx((bought["mean"] * (1 - bought["mean"])) ** 0.5, rel=0.02)
+    rules = {one["rule"]: one for one in bought["rules"]}
+    assert rules["fixed"]["days"]["10 %"] < rules["sequence"]["days"]["10 %"]
+    shown = run(folder, "experiment", "plan", "checkout")
+    assert "sequence (declared)" in shown
+    given = printed(folder, "experiment power", "--mean", "0.4", "--units-a-day", "80", "--effect", "0.1")
+    assert [one["rule"] for one in given] == ["sequence", "msprt", "obrien_fleming", "fixed"]
+    assert given[3]["days"]["10 %"] == pytest.approx(rules["fixed"]["days"]["10 %"], rel=0.15)
+    with open_project(folder, environment={}) as project, pytest.raises(NotFound, match="no source 'nothing'"):
+        project.experiment_plan("checkout", units="nothing")
+
+
+def test_an_experiment_that_is_blocked_is_red_in_the_status(tmp_path: Path) -> None:
+    (tmp_path / "trimtab.toml").write_text("")
+    (tmp_path / "project.py").write_text(PROJECT)
+    clock = VirtualClock(START_US)
+    with open_project(tmp_path, clock=clock, environment={}) as project:
+        project.start_experiment("checkout", why="units of green get lost")
+        variants = ["blue"] * 700 + ["green"] * 300
+        met = [
+            Exposure(experiment="checkout", generation=1, unit=f"c{n}", variant=one, at_us=clock.now_us())
+            for n, one in enumerate(variants)
+        ]
+        log_exposures(project.state.exposures, met)
+        clock.advance_to(START_US + 2 * DAY_US)
+        assert project.status().experiments["checkout"].startswith("running, 0 closed days")
+        assert project.experiment_report("checkout").decision.act == "blocked"
+        status = project.status()
+        (red,) = [line for line in status.red if line.startswith("experiment")]
+        assert "blocked: units are split blue 70.00%, green 30.00%" in red
+        assert sum("experiment checkout" in line for line in status.lines()) == 1

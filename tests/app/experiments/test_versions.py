@@ -1,0 +1,222 @@
+"""Experiments over versions: the endpoint splits by the assignment, and the gate keeps its door."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import shop
+
+from processes import eventually
+from trimtab.app.project import Project
+from trimtab.app.serve.operations import ProjectModels
+from trimtab.core.errors import Conflict, Misuse, NotFound
+from trimtab.experiments.exposures import decode
+from trimtab.serving.arms.arm_counts import ServiceMetrics
+from trimtab.serving.arms.arm_metrics import metrics_key, write_metrics
+from trimtab.serving.arms.arms import ArmShares, arm_shares
+from trimtab.serving.client import connect
+from trimtab.serving.failures import Late
+from trimtab.serving.http.routes.operations import Move
+
+EXPERIMENT = """
+compared = buyer("buyer", batch)
+tt.experiment("smaller", model=compared.model, unit="visit_id", share=0.8,
+    variants={"control": "champion", "other": "buyer@1"}, overrides={"tester": "other"})
+tt.experiment("later", model=compared.model, unit="visit_id", variants={"control": "champion", "other": "buyer@9"})
+"""
+
+
+def declared(folder: Path) -> Path:
+    text = shop.PROJECT.replace('\nbuyer("buyer", batch)\n', EXPERIMENT)
+    assert text != shop.PROJECT
+    (folder / "project.py").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def project(trained: Path) -> Iterator[Project]:
+    with shop.opened(declared(trained)) as project:
+        yield project
+
+
+def arms(project: Project, n: int = 60) -> dict[str, str]:
+    """The arm that answers each of some visits."""
+    project.served("buyer").refresh()
+    names = ["tester", *(f"visit-{one}" for one in range(n))]
+    answers = project.predict("buyer", [shop.visit(name, shop.NOW_US) for name in names])
+    return dict(zip(names, (one.arm for one in answers), strict=True))
+
+
+def test_the_endpoint_splits_requests_by_the_assignment(project: Project) -> None:
+    row = project.start_experiment("smaller", why="The smaller one is as good.", actor="Ada")
+    assert (row.act, row.model, row.actor) == ("start_experiment", "buyer", "Ada")
+    assert (row.evidence["version"], row.evidence["share"]) == ("buyer@1", 0.8)
+    found = arms(project)
+    assigned = {name: project.assign("smaller", name) for name in found}
+    assert found == {name: "canary" if one.variant == "other" else "champion" for name, one in assigned.items()}
+    assert found["tester"] == "canary"
+    assert 10 < sum(arm == "canary" for arm in found.values()) < 40
+    assert assigned["tester"].value == "buyer@1"
+    assert "  canary: buyer@1, on 40 % of the requests" in "\n".join(project.status().lines())
+    with pytest.raises(Misuse, match="its exposures are the predictions of 'buyer'"):
+        project.assign("smaller", "visit-1", expose=True)
+
+
+def test_a_ramp_a_pause_and_a_stop_reach_the_endpoint(project: Project) -> None:
+    project.start_experiment("smaller", why="The smaller one is as good.")
+    first = arms(project)
+    project.ramp_experiment("smaller", share=1.0, why="It works.")
+    second = arms(project)
+    assert {name for name, arm in first.items() if arm == "canary"} < {n for n, a in second.items() if a == "canary"}
+    project.pause_experiment("smaller", why="Something is odd.")
+    assert {*arms(project).values()} == {"champion"}
+    project.resume_experiment("smaller", why="It was nothing.")
+    assert arms(project) == second
+    project.stop_experiment("smaller", why="Enough is known.")
+    assert {*arms(project).values()} == {"champion"}
+    assert arm_shares(project.state.catalog, "buyer") == ArmShares()
+    assert project.verify_ledger() == len(project.ledger())
+
+
+def test_the_canary_of_an_experiment_cannot_be_taken_but_ended_and_then_the_experiment_stops(
+    project: Project,
+) -> None:
+    project.start_experiment("smaller", why="The smaller one is as good.")
+    with pytest.raises(Conflict, match=r"the experiment 'smaller' splits its requests\. Stop it first"):
+        project.set_arm("buyer@2", "canary", share=0.5, why="Another canary.")
+    moved = Move(version="buyer@2", expected="buyer@1", why="Another canary.")
+    with pytest.raises(Conflict, match="the experiment 'smaller' splits its requests"):
+        ProjectModels(project).move("buyer", "canary", moved, actor="Bo")
+    with pytest.raises(Conflict, match="'smaller' compares versions of 'buyer'"):
+        project.start_experiment("later", why="Another experiment.")
+    project.set_arm("buyer", "canary", share=0.0, why="Something is wrong.")
+    assert {*arms(project).values()} == {"champion"}
+    assert "its canary was ended" in project.experiment("smaller").note
+    row = next(row for row in project.tick() if row.act == "stop_experiment")
+    assert (row.actor, row.cause) == ("policy", "A person has ended the canary.")
+    assert project.experiment("smaller").phase == "stopped"
+
+
+def test_a_version_that_harms_the_service_stops_the_experiment(project: Project) -> None:
+    project.start_experiment("smaller", why="The smaller one is as good.")
+    state = {name: project.registry.get(name).id for name in ("buyer@1", "buyer@2")}
+    counts = [
+        ServiceMetrics(model="buyer", version=state["buyer@1"], arm="canary", requests=1_000, failures=900),
+        ServiceMetrics(model="buyer", version=state["buyer@2"], arm="champion", requests=1_000),
+    ]
+    minute = shop.NOW_US // 60_000_000
+    write_metrics(project.state.catalog, {metrics_key(one, minute, "test"): one for one in counts})
+    row = next(row for row in project.tick() if row.act == "stop_experiment")
+    assert row.actor == "policy"
+    assert "fail" in row.cause
+    assert {*arms(project).values()} == {"champion"}
+
+
+def test_a_canary_that_is_there_and_versions_that_cannot_be_compared_are_refused(project: Project) -> None:
+    project.set_arm("buyer@1", "canary", share=0.1)
+    with pytest.raises(Conflict, match=r"a canary answers 10% of the requests of 'buyer'\. End it first"):
+        project.start_experiment("smaller", why="The smaller one is as good.")
+    project.set_arm("buyer", "canary", share=0.0)
+    with pytest.raises(NotFound, match="buyer@9"):
+        project.start_experiment("later", why="The newest is better.")
+    text = (project.config.folder / "project.py").read_text().replace("buyer@9", "buyer@2")
+    (project.config.folder / "project.py").write_text(text)
+    with shop.opened(project.config.folder) as again, pytest.raises(Misuse, match="both variants are buyer@2"):
+        again.start_experiment("later", why="The newest is better.")
+
+
+def test_an_online_learner_is_refused_as_a_confound(trained: Path) -> None:
+    declared(trained)
+    with (trained / "project.py").open("a") as file:
+        file.write(
+            'learner = buyer("learner", stream, learn="online")\n'
+            'tt.experiment("x", model=learner.model, variants={"control": "champion", "new": "learner@2"})\n'
+        )
+    with pytest.raises(Misuse, match="'learner' has learn=\"online\", so one learner takes the labels of all variants"):
+        shop.opened(trained)
+
+
+@pytest.mark.parametrize(("margin", "promotion", "champion"), [("-0.5", "promoted", 1), ("0.5", "refused", 2)])
+def test_a_winner_is_promoted_by_the_gate_or_not_at_all(
+    trained: Path, margin: str, promotion: str, champion: int
+) -> None:
+    declared(trained)
+    text = (trained / "project.py").read_text()
+    (trained / "project.py").write_text(text.replace("margin=-0.5", f"margin={margin}"))
+    with shop.opened(trained) as project:
+        project.start_experiment("smaller", why="The smaller one is as good.")
+        row = project.conclude_experiment("smaller", "other", why="It is better by 3 %.")
+        status = project.experiment("smaller")
+        assert (row.act, row.evidence["winner"], status.phase) == ("conclude_experiment", "other", "concluded")
+        assert row.evidence["promotion"] == promotion
+        assert project.registry.get("buyer@champion").name == f"buyer@{champion}"
+        assert {*arms(project).values()} == {"champion"}
+        assert arm_shares(project.state.catalog, "buyer") == ArmShares()
+
+
+def test_when_the_control_wins_nothing_is_promoted(project: Project) -> None:
+    project.start_experiment("smaller", why="The smaller one is as good.")
+    row = project.conclude_experiment("smaller", "control", why="It is worse by 3 %.")
+    assert "promotion" not in row.evidence
+    assert project.registry.get("buyer@champion").name == "buyer@2"
+    assert {*arms(project).values()} == {"champion"}
+
+
+def test_units_whose_request_got_no_answer_are_exposures_with_the_reason(project: Project) -> None:
+    project.start_experiment("smaller", why="The smaller one is as good.")
+    arms(project)
+    canary = project.served("buyer").endpoint.canary
+    assert canary is not None
+    assert canary.unanswered is not None
+    rows = [shop.visit(f"visit-{n}", shop.NOW_US) for n in range(50)]
+    canary.unanswered(rows[:30], Late("too late"))
+    canary.unanswered(rows[30:], ValueError("a bug of the user's"))
+    canary.unanswered(rows[:1], Misuse("no such column"))
+    assert project.state.exposures.positions() == {}
+    project.served("buyer").refresh()
+    log = project.state.exposures
+    logged = [decode(record) for partition in log.positions() for record in log.read(partition, 0)]
+    assigned = {f"visit-{n}": project.assign("smaller", f"visit-{n}") for n in range(50)}
+    assert {one.unit: one.variant for one in logged} == {
+        unit: one.variant for unit, one in assigned.items() if one.takes_part
+    }
+    assert len(logged) == sum(one.takes_part for one in assigned.values())
+    late = {one.unit for one in logged if one.reason == "timeout"}
+    assert late == {one.unit for one in logged if int(one.unit.removeprefix("visit-")) < 30}
+    assert {one.reason for one in logged} == {"timeout", "error"}
+
+
+def test_a_service_splits_its_requests_and_follows_the_end(trained: Path) -> None:
+    with shop.opened(declared(trained)) as project:
+        project.start_experiment("smaller", why="The smaller one is as good.")
+        wanted = {f"visit-{n}": project.assign("smaller", f"visit-{n}").variant for n in range(40)}
+    with shop.serving(trained) as (_, url), connect(url) as client:
+        rows = [shop.visit(name, shop.NOW_US) for name in wanted]
+
+        def arms() -> list[str]:
+            return [answer.arm for answer in client.predict("buyer", rows)]
+
+        expected = ["canary" if variant == "other" else "champion" for variant in wanted.values()]
+        eventually(lambda: arms() == expected)
+        assert client.assign("smaller", "tester").value == "buyer@1"
+        with pytest.raises(Misuse, match="its exposures are the predictions of 'buyer'"):
+            client.assign("smaller", "tester", expose=True)
+        with shop.opened(trained) as project:
+            project.stop_experiment("smaller", why="Enough is known.")
+        eventually(lambda: {*arms()} == {"champion"})
+
+
+def test_a_winner_whose_deployment_has_a_rollout_goes_through_its_stages(trained: Path) -> None:
+    declared(trained)
+    text = (trained / "project.py").read_text()
+    rollout = 'buyer("buyer", batch, rollout=tt.rollout(canary=[0.05], step="1h"))'
+    (trained / "project.py").write_text(text.replace('buyer("buyer", batch)', rollout))
+    with shop.opened(trained) as project:
+        project.start_experiment("smaller", why="The smaller one is as good.")
+        row = project.conclude_experiment("smaller", "other", why="It is better by 3 %.")
+        assert row.evidence["promotion"] == "in its rollout"
+        assert arm_shares(project.state.catalog, "buyer") == ArmShares(canary=0.05)
+        assert arms(project)["tester"] == "champion"  # the split is by site again, as of every canary
+        assert project.registry.get("buyer@champion").name == "buyer@2"

@@ -1,0 +1,121 @@
+"""The recommendation says in plain words what to do, how long it takes, and what cannot be seen."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from generated_days import START_US, days_of, experiment, metric, normal_days, state_of
+
+from trimtab.core.time import DAY_US
+from trimtab.experiments.reading.decision import days_needed, smallest_effect
+from trimtab.experiments.reading.effects import looks_of
+from trimtab.experiments.reading.looks import Look
+from trimtab.experiments.reading.reading import read_experiment
+from trimtab.experiments.reading.results import Recommendation
+
+
+def look(difference: float, reach: float, control: float = 10.0) -> Look:
+    low, high = difference - reach, difference + reach
+    return Look(
+        until_us=0,
+        units=(100, 100),
+        control=control,
+        variant=control + difference,
+        difference=difference,
+        low=low,
+        high=high,
+        relative=difference / control,
+        relative_low=low / control,
+        relative_high=high / control,
+        p=None,
+        method="test",
+    )
+
+
+def read(seed: int, *, days: int, **given: object) -> Recommendation:
+    definition = experiment()
+    values = normal_days(np.random.default_rng(seed), days=days, **given)
+    return read_experiment(definition, state_of(definition), days_of(values)).decision
+
+
+def test_an_interval_of_half_the_width_takes_four_times_the_days() -> None:
+    assert days_needed(look(0.5, 1.0), 10, 0.5) == pytest.approx(40)
+    assert smallest_effect(look(0.5, 1.0), 10, 40) == pytest.approx(0.05)
+
+
+def test_too_few_days_say_so() -> None:
+    found = read(1, days=2, effect=0.02)
+    assert found.act == "keep running"
+    assert "too early" in found.text
+
+
+def test_the_remaining_days_are_about_right() -> None:
+    """After two weeks, an effect that takes 25 days is rarely given up, and the said days are near those it takes."""
+    definition = experiment()
+    acts, errors = [], []
+    for seed in range(30):
+        days = days_of(normal_days(np.random.default_rng(seed), days=90, effect=0.02))
+        found = read_experiment(definition, state_of(definition), days[:14]).decision
+        acts.append(found.act)
+        looks = looks_of(definition, definition.metrics[0], state_of(definition), days, "green")
+        took = next((number for number, one in enumerate(looks, 1) if one.low is not None and one.low > 0), 90)
+        if found.days_more is not None:
+            errors.append((took - 14) / found.days_more)
+    assert acts.count("cannot be seen") <= 3
+    assert acts.count("stop") == 0
+    assert len(errors) >= 15
+    assert 0.4 < float(np.median(errors)) < 2.5
+
+
+def test_a_small_effect_cannot_be_seen_with_little_traffic() -> None:
+    found = read(3, days=20, units=50, effect=0.0)
+    assert found.act == "cannot be seen"
+    assert "the smallest effect that 60 days can show is about" in found.text
+    assert found.smallest is not None
+    assert 0.01 < found.smallest < 0.3
+
+
+def test_a_worse_variant_is_stopped() -> None:
+    found = read(4, days=30, effect=-0.05)
+    assert found.act == "stop"
+    assert found.text.startswith("stop green: it is worse: revenue -")
+    assert found.variant == "green"
+
+
+def test_the_end_without_a_difference_says_what_would_have_been_seen() -> None:
+    definition = experiment(rule="fixed", duration_us=14 * DAY_US)
+    days = days_of(normal_days(np.random.default_rng(5), days=14))
+    found = read_experiment(definition, state_of(definition), days).decision
+    assert found.act == "no difference shown"
+    assert "would have been seen" in found.text
+
+
+def test_the_best_of_several_variants_is_shipped_and_a_worse_one_is_named() -> None:
+    definition = experiment(metric(), variants={"blue": 1, "green": 2, "red": 3, "grey": 4})
+    rng = np.random.default_rng(6)
+    values = normal_days(rng, days=30, effect=0.05)
+    values["red"] = normal_days(rng, days=30, effect=0.12)["green"]
+    values["grey"] = normal_days(rng, days=30, effect=-0.1)["green"]
+    found = read_experiment(definition, state_of(definition), days_of(values)).decision
+    assert (found.act, found.variant) == ("ship", "red")
+    without = {name: values[name] if name != "red" else normal_days(rng, days=30)["green"] for name in values}
+    without["green"] = normal_days(rng, days=30)["green"]
+    found = read_experiment(definition, state_of(definition), days_of(without)).decision
+    assert found.act in ("keep running", "cannot be seen")
+    assert "Stop grey" in found.text
+
+
+def test_an_experiment_that_ended_before_its_first_look_says_so() -> None:
+    definition = experiment(rule="obrien_fleming", duration_us=20 * DAY_US, looks=2)
+    days = days_of(normal_days(np.random.default_rng(8), days=5, effect=0.5))
+    running = read_experiment(definition, state_of(definition), days).decision
+    assert running.act == "wait"
+    stopped = state_of(definition, phase="stopped", ended_at_us=START_US + 5 * DAY_US)
+    ended = read_experiment(definition, stopped, days).decision
+    assert ended.text == "no difference shown: it ended before its first look."

@@ -1,0 +1,113 @@
+"""Plans say from past units what an experiment on such units would find."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from generated_days import START_US, experiment, metric
+
+from trimtab.core.errors import Misuse
+from trimtab.core.time import DAY_US
+from trimtab.experiments.definitions import Switchback
+from trimtab.experiments.reading.plan import MetricPlan, plan_experiment
+from trimtab.experiments.reading.planted_runs import PastUnits, planted_runs
+from trimtab.experiments.unit_values import UnitValues
+
+DAYS, A_DAY = 28, 120
+
+
+def past(seed: int = 1, *, hours_sd: float = 0.0) -> PastUnits:
+    """Customers with a value, and one from before that explains 64 % of its variance; hours may differ."""
+    rng = np.random.default_rng(seed)
+    at_us = START_US + np.repeat(np.arange(DAYS), A_DAY) * DAY_US + rng.integers(0, DAY_US, DAYS * A_DAY)
+    x = rng.normal(0.0, 1.0, at_us.size)
+    hour = (at_us - START_US) // (DAY_US // 24)
+    y = 20.0 + 4.0 * (0.8 * x + 0.6 * rng.normal(0.0, 1.0, at_us.size)) + rng.normal(0, hours_sd, DAYS * 24)[hour]
+    count = rng.poisson(3.0, at_us.size) + 1.0
+    return PastUnits(
+        origin="visits",
+        rows=[{"customer": f"c{number}"} for number in range(at_us.size)],
+        at_us=at_us,
+        values={
+            "spent": UnitValues(y),
+            "adjusted": UnitValues(y, x=x),
+            "basket": UnitValues(y * count, d=count),
+            "same": UnitValues(np.ones(at_us.size)),
+        },
+    )
+
+
+def planned(*names: str, effects: tuple[float, ...] = (0.02,), **given: object) -> dict[str, MetricPlan]:
+    kinds = {"basket": {"kind": "ratio"}, "adjusted": {"before_us": DAY_US}}
+    metrics = [metric(name, **kinds.get(name, {})) for name in names]
+    found = plan_experiment(experiment(*metrics, **given), past(), effects=effects)
+    assert found.units_a_day == pytest.approx(A_DAY)
+    return {one.metric: one for one in found.metrics}
+
+
+def test_mean_noise_and_covariate_are_those_of_the_past() -> None:
+    found = planned("spent")["spent"]
+    assert found.mean == pytest.approx(20.0, abs=0.2)
+    assert found.sd == pytest.approx(4.0, abs=0.1)
+    assert found.explained is None
+    assert found.day_sd < 0.3
+    adjusted = planned("adjusted")["adjusted"]
+    assert adjusted.explained == pytest.approx(0.64, abs=0.03)
+    assert adjusted.sd == pytest.approx(4.0 * 0.6, abs=0.1)
+    for plain, narrow in zip(found.rules, adjusted.rules, strict=True):
+        assert narrow.smallest[28] == pytest.approx(0.6 * plain.smallest[28], rel=0.05)
+    basket = planned("basket")["basket"]
+    assert basket.mean == pytest.approx(20.0, abs=0.3)
+
+
+def test_rules_that_may_be_read_at_any_time_need_more_days() -> None:
+    rules = {one.rule: one for one in planned("spent", effects=(0.02, 0.05))["spent"].rules}
+    for name in ("2 %", "5 %"):
+        days = {rule: one.days[name] for rule, one in rules.items()}
+        assert days["fixed"] <= days["obrien_fleming"] < days["sequence"]
+    assert rules["fixed"].days["2 %"] > rules["fixed"].days["5 %"]
+    sizes = list(rules["sequence"].smallest.values())
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize("rule", ["fixed", "sequence"])
+def test_what_is_planned_is_what_runs_find(rule: str) -> None:
+    """An effect that the plan finds in four of five cases is found by about four of five runs."""
+    definition = experiment(metric("spent"), rule=rule, duration_us=DAYS * DAY_US)
+    plan = {one.rule: one for one in plan_experiment(definition, past(), effects=[0.02]).metrics[0].rules}[rule]
+    assert plan.smallest[28] is not None
+    found = planted_runs(definition, past(), effect=plan.smallest[28], runs=60)
+    assert 0.62 <= found.right / 60 <= 0.95
+
+
+def test_switchbacks_see_what_hours_have_in_common() -> None:
+    hours, hour_us = past(hours_sd=2.0), DAY_US // 24
+    metrics = metric("spent")
+    plain = plan_experiment(experiment(metrics), hours, effects=[0.02]).metrics[0]
+    blocks = experiment(metrics, switchback=Switchback(every_us=hour_us))
+    switched = plan_experiment(blocks, hours, effects=[0.02]).metrics[0]
+    expected = 2.0 * np.sqrt(1 / 12 + 1 / 12)  # about twelve hours of each variant a day
+    assert switched.day_sd == pytest.approx(expected, rel=0.3)
+    assert plain.day_sd < 0.3 * expected
+
+
+def test_a_guardrail_is_planned_for_its_margin() -> None:
+    guardrail = metric("basket", kind="ratio", role="guardrail", margin=0.04)
+    found = plan_experiment(experiment(metric("spent"), guardrail), past(), effects=[0.02])
+    assert [list(one.rules[0].days) for one in found.metrics] == [["2 %"], ["4 %"]]
+    assert any("basket (guardrail)" in line for line in found.lines())
+
+
+def test_what_cannot_be_planned_is_refused() -> None:
+    with pytest.raises(Misuse, match="above 0"):
+        plan_experiment(experiment(metric("spent")), past(), effects=[0.0])
+    with pytest.raises(Misuse, match="does not vary"):
+        plan_experiment(experiment(metric("same")), past(), effects=[0.1])
+    with pytest.raises(Misuse, match="Ingest more history"):
+        plan_experiment(experiment(metric("spent"), duration_us=2 * DAY_US), past().first_days(DAY_US), effects=[0.1])

@@ -1,0 +1,320 @@
+"""The reading of an experiment shows what its days say, and nothing that its rule does not allow."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from generated_days import START_US, changed, days_of, experiment, metric, normal_days, state_of
+
+from trimtab.core.time import DAY_US
+from trimtab.experiments.reading.reading import read_experiment
+from trimtab.experiments.reading.results import Reading
+
+
+def one(reading: Reading, name: str = "revenue"):
+    return next(found for found in reading.metrics if found.metric == name)
+
+
+def test_an_effect_is_found_and_its_interval_holds_the_truth() -> None:
+    definition = experiment()
+    days = days_of(normal_days(np.random.default_rng(1), days=30, effect=0.05))
+    reading = read_experiment(definition, state_of(definition), days)
+    found = one(reading)
+    assert len(found.looks) == 30
+    assert found.verdict == "better"
+    look = found.now
+    assert look is not None
+    assert look.relative_low is not None
+    assert look.relative_high is not None
+    assert look.relative_low < 0.05 < look.relative_high
+    assert reading.decision.act == "ship"
+    assert reading.decision.text.startswith("ship green: revenue +")
+    assert found.probability_better is not None
+    assert found.probability_better > 0.99
+    assert [len(one.looks) for one in reading.metrics] == [30]
+
+
+def test_intervals_of_all_looks_shrink() -> None:
+    definition = experiment()
+    found = one(
+        read_experiment(definition, state_of(definition), days_of(normal_days(np.random.default_rng(2), days=20)))
+    )
+    widths = [look.high - look.low for look in found.looks if look.low is not None and look.high is not None]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] < widths[0]
+
+
+def test_a_day_of_more_units_in_one_variant_is_blocked_and_the_slice_is_named() -> None:
+    """51 to 49 on 100,000 units: the surplus is in one country."""
+    rng = np.random.default_rng(3)
+    definition = experiment(slices=("country",))
+    values, parts = {}, {"country=DE": {}, "country=FR": {}}
+    for name, units in (("blue", {"DE": 1_250, "FR": 1_250}), ("green", {"DE": 1_350, "FR": 1_250})):
+        by_country = {where: [rng.normal(10.0, 4.0, n) for _ in range(20)] for where, n in units.items()}
+        values[name] = {"revenue": [np.concatenate(pair) for pair in zip(*by_country.values(), strict=True)]}
+        for where, some in by_country.items():
+            parts[f"country={where}"][name] = {"revenue": some}
+    reading = read_experiment(definition, state_of(definition), days_of(values, slices=parts))
+    assert sum(one.units for one in reading.variants) == 102_000
+    assert not reading.ratio.holds
+    assert reading.metrics == []
+    assert reading.slices == []
+    assert reading.decision.act == "blocked"
+    assert [text.partition(" ")[0] for text in reading.ratio.slices] == ["country=DE"]
+    assert "country=DE" in reading.decision.text
+
+
+def test_an_equal_split_is_not_blocked() -> None:
+    rng = np.random.default_rng(4)
+    definition = experiment()
+    for _ in range(50):
+        values = {name: {"revenue": [rng.normal(10, 1, rng.binomial(200, 0.5)) for _ in range(10)]} for name in "ab"}
+        days = days_of({"blue": values["a"], "green": values["b"]})
+        assert read_experiment(definition, state_of(definition), days).ratio.holds
+
+
+def test_changed_weights_are_compared_day_by_day() -> None:
+    """Days with 90 : 10 and days with 50 : 50 are each as declared; the day of the change is left out."""
+    rng = np.random.default_rng(5)
+    definition = experiment()
+    state = state_of(definition)
+    first = msgspec.structs.replace(state.allocations[0], weights={"blue": 0.9, "green": 0.1})
+    second = msgspec.structs.replace(state.allocations[0], from_us=START_US + 5 * DAY_US + 1)
+    state = msgspec.structs.replace(state, allocations=[first, second])
+    units = {"blue": [900] * 5 + [650] + [500] * 6, "green": [100] * 5 + [350] + [500] * 6}
+    values = {name: {"revenue": [rng.normal(10, 4, n) for n in some]} for name, some in units.items()}
+    reading = read_experiment(definition, state, days_of(values))
+    assert reading.ratio.holds, reading.ratio.text
+
+
+def test_the_rule_fixed_shows_nothing_before_its_end() -> None:
+    definition = experiment(rule="fixed", duration_us=14 * DAY_US)
+    days = days_of(normal_days(np.random.default_rng(6), days=14, effect=0.3))
+    for count in range(14):
+        reading = read_experiment(definition, state_of(definition), days[:count])
+        assert reading.metrics == []
+        assert reading.slices == []
+        assert reading.withheld is not None
+        assert f"{count} of 14 days" in reading.decision.text
+        assert [one.units for one in reading.variants] == [500 * count] * 2
+    reading = read_experiment(definition, state_of(definition), days)
+    assert reading.withheld is None
+    assert len(one(reading).looks) == 1
+    assert reading.decision.act == "ship"
+
+
+def test_obrien_fleming_shows_only_planned_looks() -> None:
+    definition = experiment(rule="obrien_fleming", duration_us=20 * DAY_US, looks=4)
+    rng = np.random.default_rng(7)
+    where = {"country=DE": normal_days(rng, days=20, units=100, effect=0.01)}
+    days = days_of(normal_days(rng, days=20, effect=0.01), slices=where)
+    counts = []
+    for count in range(1, 21):
+        reading = read_experiment(definition, state_of(definition), days[:count])
+        counts.append(max((len(found.looks) for found in reading.metrics), default=0))
+        of_slices = [found.look.until_us for found in reading.slices]
+        assert of_slices == [START_US + count // 5 * 5 * DAY_US] * (count >= 5)
+        assert all(week.until_us <= START_US + count // 5 * 5 * DAY_US for m in reading.metrics for week in m.by_week)
+    assert counts == [count // 5 for count in range(1, 21)]
+    assert [look.until_us for look in one(reading).looks] == [START_US + n * DAY_US for n in (5, 10, 15, 20)]
+
+
+def test_a_guardrail_worse_than_its_margin_stops_the_variant() -> None:
+    guardrail = metric("latency", role="guardrail", better="lower", margin=0.02)
+    definition = experiment(metric(), guardrail)
+    rng = np.random.default_rng(8)
+    revenue, latency = (normal_days(rng, days=30, effect=0.05, name=name) for name in ("revenue", "latency"))
+    days = days_of({name: {**revenue[name], **latency[name]} for name in revenue})
+    reading = read_experiment(definition, state_of(definition), days)
+    assert one(reading).verdict == "better"
+    assert one(reading, "latency").verdict == "worse"
+    assert reading.decision.act == "stop"
+    assert reading.decision.text.startswith("stop green: guardrail latency is worse than its margin of 2 %")
+
+
+def test_a_variant_ships_only_when_its_guardrails_are_proven() -> None:
+    guardrail = metric("latency", role="guardrail", better="lower", margin=0.03)
+    definition = experiment(metric(), guardrail)
+    rng = np.random.default_rng(9)
+    revenue, latency = normal_days(rng, days=40, effect=0.1), normal_days(rng, days=40, name="latency")
+    days = days_of({name: {**revenue[name], **latency[name]} for name in revenue})
+    acts = [read_experiment(definition, state_of(definition), days[:n]).decision for n in (5, 40)]
+    assert [act.act for act in acts] == ["keep running", "ship"]
+    assert "more days for latency" in acts[0].text
+    assert acts[1].text.endswith("latency within its margin")
+
+
+def test_missing_labels_of_one_variant_widen_its_interval() -> None:
+    definition = experiment(metric("refunds", prediction="label", better="lower"))
+    rng = np.random.default_rng(10)
+    values = {
+        name: {"refunds": [(rng.random(500) < rate).astype(float) for _ in range(20)]}
+        for name, rate in (("blue", 0.2), ("green", 0.15))
+    }
+    complete = days_of(values, labels={"blue": (990, 10), "green": (990, 10)})
+    fewer = days_of(values, labels={"blue": (990, 10), "green": (900, 100)})
+    reading = read_experiment(definition, state_of(definition), complete)
+    assert one(reading, "refunds").verdict == "better"
+    assert one(reading, "refunds").bounded is None
+    reading = read_experiment(definition, state_of(definition), fewer)
+    assert [(found.variant, found.differs) for found in reading.completeness] == [("blue", False), ("green", True)]
+    found = one(reading, "refunds")
+    look = found.now
+    assert look is not None
+    assert found.bounded is not None
+    assert found.bounded[0] < look.low < look.high < found.bounded[1]
+    assert found.verdict == "open"
+
+
+def test_novelty_shows_by_week() -> None:
+    rng = np.random.default_rng(11)
+    early, late = normal_days(rng, days=7, units=2_000, effect=0.1), normal_days(rng, days=14, units=2_000)
+    values = {name: {"revenue": early[name]["revenue"] + late[name]["revenue"]} for name in early}
+    definition = experiment()
+    found = one(read_experiment(definition, state_of(definition), days_of(values)))
+    assert [look.until_us for look in found.by_week] == [START_US + n * DAY_US for n in (7, 14, 21)]
+    low, high = zip(*[(look.relative_low, look.relative_high) for look in found.by_week], strict=True)
+    assert low[0] > 0.05
+    assert low[1] < 0 < high[1]
+    assert low[2] < 0 < high[2]
+
+
+def test_excluded_days_do_not_count_and_marks_are_listed() -> None:
+    definition = experiment()
+    rng = np.random.default_rng(12)
+    good, bad = normal_days(rng, days=20), normal_days(rng, days=5, effect=2.0)
+    values = {name: {"revenue": good[name]["revenue"] + bad[name]["revenue"]} for name in good}
+    days = days_of(values)
+    left_out = [changed(day, excluded="red window: column temp was null") for day in days[20:]]
+    marked = [changed(days[0], marks=("retraining",)), *days[1:20], *left_out]
+    reading = read_experiment(definition, state_of(definition), marked)
+    assert reading.days == 20
+    assert list(reading.excluded) == [f"2024-03-{day}" for day in range(21, 26)]
+    assert reading.marks == {"2024-03-01": ["retraining"]}
+    assert one(reading).looks == one(read_experiment(definition, state_of(definition), days[:20])).looks
+
+
+def test_days_of_an_earlier_generation_do_not_count() -> None:
+    definition = experiment()
+    days = days_of(normal_days(np.random.default_rng(13), days=10))
+    reading = read_experiment(definition, state_of(definition, generation=2), days)
+    assert reading.days == 0
+    assert reading.until_us is None
+    assert reading.decision.act == "wait"
+
+
+def test_secondary_metrics_and_slices_are_corrected() -> None:
+    rng = np.random.default_rng(14)
+    names = [f"m{number}" for number in range(10)]
+    definition = experiment(metric(), *(metric(name, role="secondary") for name in names))
+    parts = [normal_days(rng, days=15, name=name) for name in ["revenue", *names]]
+    values = {v: {k: by_day for part in parts for k, by_day in part[v].items()} for v in ("blue", "green")}
+    where = {f"country={code}": normal_days(rng, days=15, units=100) for code in "ABCDEFGH"}
+    reading = read_experiment(definition, state_of(definition), days_of(values, slices=where))
+    for found in reading.metrics:
+        assert (found.adjusted_p is not None) == (found.role == "secondary")
+        assert found.adjusted_p is None or found.adjusted_p >= found.looks[-1].p
+    assert len(reading.slices) == 8
+    assert all(found.adjusted_p >= found.look.p for found in reading.slices)
+
+
+def test_primary_metrics_and_variants_share_the_error() -> None:
+    rng = np.random.default_rng(15)
+    three = {"blue": 1, "green": 2, "red": 3}
+    values = normal_days(rng, days=15)
+    values["red"] = normal_days(rng, days=15)["green"]
+    alone = experiment(metric())
+    shared = experiment(metric(), variants=three)
+    width = []
+    for definition in (alone, shared):
+        some = {name: values[name] for name in definition.variants}
+        look = one(read_experiment(definition, state_of(definition), days_of(some))).now
+        width.append(look.high - look.low)
+    assert width[1] > width[0]
+    assert "divided evenly among 2 variants" in read_experiment(shared, state_of(shared), []).guarantee
+
+
+@pytest.mark.parametrize("rule", ["sequence", "msprt", "obrien_fleming", "fixed"])
+def test_one_sided_lower_is_better_mirrors_higher_is_better(rule: str) -> None:
+    how = {"rule": rule, "two_sided": False, "duration_us": 12 * DAY_US, "looks": 3}
+    higher, lower = experiment(**how), experiment(metric(better="lower"), **how)
+    values = normal_days(np.random.default_rng(16), days=12, effect=0.05)
+    swapped = {name: {"revenue": [20.0 - day for day in some["revenue"]]} for name, some in values.items()}
+    up = one(read_experiment(higher, state_of(higher), days_of(values)))
+    down = one(read_experiment(lower, state_of(lower), days_of(swapped)))
+    assert up.verdict == down.verdict == "better"
+    for a, b in zip(up.looks, down.looks, strict=True):
+        assert b.difference == pytest.approx(-a.difference)
+        assert (a.high, b.low) == (None, None)
+        if a.low is not None:
+            assert b.high == pytest.approx(-a.low)
+
+
+def test_a_reading_is_json() -> None:
+    definition = experiment()
+    reading = read_experiment(definition, state_of(definition), days_of(normal_days(np.random.default_rng(17), days=3)))
+    assert msgspec.json.decode(msgspec.json.encode(reading), type=Reading) == reading
+
+
+def test_a_quantile_is_read_by_every_rule() -> None:
+    """The 90 % quantile of green is 20 % lower."""
+    from trimtab.experiments.records import ArmSums
+    from trimtab.stats.ab.quantiles import bins_of
+
+    rng = np.random.default_rng(18)
+    waits = {v: [rng.lognormal(1.0, 0.8, 600) * f for _ in range(16)] for v, f in (("blue", 1.0), ("green", 0.8))}
+
+    def counted(values: np.ndarray) -> ArmSums:
+        places, counts = np.unique(bins_of(values), return_counts=True)
+        return ArmSums(units=values.size, histogram=dict(zip(places.tolist(), counts.tolist(), strict=True)))
+
+    plain = days_of({name: {"wait": days} for name, days in waits.items()})
+    days = [
+        changed(day, variants={
+            name: msgspec.structs.replace(one, metrics={"wait": counted(waits[name][number])})
+            for name, one in day.variants.items()
+        })
+        for number, day in enumerate(plain)
+    ]  # fmt: skip
+    truth = np.quantile(np.concatenate(waits["blue"]), 0.9)
+    for rule, looks in (("sequence", 16), ("msprt", 16), ("obrien_fleming", 4), ("fixed", 1)):
+        how = {"rule": rule, "duration_us": 16 * DAY_US, "looks": 4}
+        definition = experiment(metric("wait", kind="quantile", quantile=0.9, better="lower"), **how)
+        found = one(read_experiment(definition, state_of(definition), days), "wait")
+        assert len(found.looks) == looks
+        assert found.looks[-1].control == pytest.approx(truth, rel=0.02)
+        assert found.verdict == "better"
+        assert found.looks[-1].relative == pytest.approx(-0.2, abs=0.06)
+
+
+def test_strata_narrow_the_interval_and_leave_the_estimate_unbiased() -> None:
+    """Countries differ by far more than units do, and green by accident got more of the better one on some days."""
+    rng = np.random.default_rng(19)
+    plain, split = experiment(slices=("country",)), experiment(slices=("country",), strata="country")
+    differences, widths = {"": [], "country": []}, {"": [], "country": []}
+    for _ in range(20):
+        values, parts = {}, {f"country={code}": {} for code in "AB"}
+        for name, shift in (("blue", 0.0), ("green", 0.5)):
+            counts = rng.binomial(300, 0.5, 12)
+            by_country = {
+                "A": [rng.normal(5.0 + shift, 1.0, n) for n in counts],
+                "B": [rng.normal(15.0 + shift, 1.0, 300 - n) for n in counts],
+            }
+            unknown = [rng.normal(10.0 + shift, 1.0, 20) for _ in range(12)]  # in no slice
+            values[name] = {"revenue": [np.concatenate(day) for day in zip(*by_country.values(), unknown, strict=True)]}
+            for code, some in by_country.items():
+                parts[f"country={code}"][name] = {"revenue": some}
+        for definition in (plain, split):
+            look = one(read_experiment(definition, state_of(definition), days_of(values, slices=parts))).now
+            differences[definition.strata].append(look.difference)
+            widths[definition.strata].append(look.high - look.low)
+    assert np.mean(widths["country"]) < 0.4 * np.mean(widths[""])
+    assert np.std(differences["country"]) < 0.4 * np.std(differences[""])
+    assert np.mean(differences["country"]) == pytest.approx(0.5, abs=0.03)

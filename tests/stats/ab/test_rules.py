@@ -1,0 +1,354 @@
+"""Properties of the rules: what must not change an effect, what must, and what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+import pytest
+from campaign import LOOKS, bernoulli, clustered, day_effect, lognormal, switched_days
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab.core.errors import Misuse
+from trimtab.stats.ab.arms import Arm, Effect, arm_of, post_stratified
+from trimtab.stats.ab.bayes import posterior
+from trimtab.stats.ab.fixed import compare
+from trimtab.stats.ab.power import Design, days_needed, detectable_effect, power
+from trimtab.stats.ab.quantiles import WIDTH, bin_edges, bins_of, compare_quantiles, quantile_arm
+from trimtab.stats.ab.sequential import compare_any_time, obrien_fleming, spending_bounds
+
+DAYS = np.repeat(np.arange(20), 100)
+
+
+def until(arm: Arm, blocks: int) -> Arm:
+    return Arm(**{name: value[:blocks] for name, value in msgspec.structs.asdict(arm).items() if value is not None})
+
+
+def width(effect: Effect) -> float:
+    return effect.high - effect.low
+
+
+@pytest.mark.parametrize("rule", ["sequence", "msprt"])
+@pytest.mark.parametrize("days", [True, False])
+def test_a_later_day_does_not_change_earlier_readings(rule: str, days: bool) -> None:
+    arms = day_effect(np.random.default_rng(1), 0.1)
+    full = compare_any_time(*arms, rule=rule, days=days)
+    part = compare_any_time(*(until(arm, 30) for arm in arms), rule=rule, days=days)
+    assert len(full) == LOOKS
+    for sooner, later in zip(part, full, strict=False):
+        assert msgspec.structs.astuple(sooner)[:6] == pytest.approx(msgspec.structs.astuple(later)[:6], rel=1e-9)
+        assert sooner.p == pytest.approx(later.p, rel=1e-9)
+
+
+@pytest.mark.parametrize("rule", ["sequence", "msprt"])
+@pytest.mark.parametrize("days", [True, False])
+@pytest.mark.parametrize(("two_sided", "better"), [(True, "higher"), (False, "higher"), (False, "lower")])
+def test_p_is_below_the_error_where_the_interval_excludes_zero(
+    rule: str, days: bool, two_sided: bool, better: str
+) -> None:
+    found = []
+    for seed in range(6):
+        arms = lognormal(np.random.default_rng(seed), -0.06 if better == "lower" else 0.06)
+        found += compare_any_time(*arms, rule=rule, days=days, two_sided=two_sided, better=better)
+    decided = [not one.low <= 0.0 <= one.high for one in found]
+    assert [one.p <= 0.05 for one in found] == decided
+    assert 10 < sum(decided) < len(found) - 10
+    if not two_sided:
+        assert all(math.isinf(one.high if better == "higher" else one.low) for one in found)
+
+
+@pytest.mark.parametrize("looks", [3, 5])
+def test_p_of_planned_looks_is_below_the_error_where_the_interval_excludes_zero(looks: int) -> None:
+    found = []
+    for seed in range(12):
+        found += obrien_fleming(
+            *lognormal(np.random.default_rng(seed), 0.06), looks=looks, planned_blocks=LOOKS, days=False
+        )
+    decided = [not one.low <= 0.0 <= one.high for one in found]
+    assert [one.p <= 0.05 for one in found] == decided
+    assert 5 < sum(decided) < len(found) - 5
+
+
+def test_planned_looks_come_when_their_blocks_are_closed_and_not_after() -> None:
+    arms = bernoulli(np.random.default_rng(1))
+    options = {"looks": 5, "planned_blocks": 40}
+    counts = [len(obrien_fleming(*(until(arm, n) for arm in arms), **options)) for n in (7, 8, 31, 40, 50)]
+    assert counts == [0, 1, 3, 5, 5]
+    last = obrien_fleming(*arms, **options)[-1]
+    assert last.units == (8_000, 8_000)
+    with pytest.raises(Misuse, match="1 to 4 looks"):
+        obrien_fleming(*arms, looks=5, planned_blocks=4)
+
+
+def test_spending_refuses_times_that_do_not_grow() -> None:
+    for times in ((), (0.5, 0.5), (0.0, 1.0), (0.5, 1.1)):
+        with pytest.raises(Misuse, match="growing times"):
+            spending_bounds(times)
+
+
+def test_days_without_units_and_days_with_one_variant_change_nothing() -> None:
+    arms = day_effect(np.random.default_rng(2), 0.1)
+    plain = compare(*arms)
+    empty = [
+        Arm(**{name: np.insert(getattr(arm, name), [0, 10, 50], 0.0) for name in ("units", "y", "yy")}) for arm in arms
+    ]
+    assert msgspec.structs.astuple(compare(*empty))[:8] == pytest.approx(msgspec.structs.astuple(plain)[:8])
+    alone = [
+        Arm(**{name: np.append(getattr(arm, name), extra) for name in ("units", "y", "yy")})
+        for arm, extra in zip(arms, (70.0, 0.0), strict=True)
+    ]
+    assert (compare(*alone).difference, compare(*alone).p) == pytest.approx((plain.difference, plain.p))
+
+
+def test_a_share_that_changes_from_day_to_day_does_not_fake_an_effect() -> None:
+    rates, shares = np.linspace(0.1, 0.3, 20), np.linspace(0.1, 0.9, 20)
+    control, treatment = (
+        Arm(units=units, y=units * rates, yy=units * rates) for units in (1000 * (1 - shares), 1000 * shares)
+    )
+    assert compare(control, treatment).difference == pytest.approx(0.0, abs=1e-12)
+    naive = treatment.y.sum() / treatment.units.sum() - control.y.sum() / control.units.sum()
+    assert naive > 0.04
+
+
+def test_the_effect_of_a_day_that_both_variants_share_cancels() -> None:
+    rng = np.random.default_rng(3)
+    y = rng.standard_normal((2, 2000))
+    shift = 5.0 * rng.standard_normal(20)[DAYS]
+    plain, shifted = (
+        compare(*(arm_of(values, DAYS, count=20) for values in (y[0] + add, y[1] + add))) for add in (0.0, shift)
+    )
+    assert (shifted.difference, width(shifted)) == pytest.approx((plain.difference, width(plain)))
+
+
+def test_few_days_make_wide_intervals_and_one_makes_none() -> None:
+    arms = lognormal(np.random.default_rng(4))
+    widths = [width(compare(*(until(arm, n) for arm in arms))) for n in (1, 2, 4, 14, 50)]
+    assert widths[0] == math.inf
+    assert widths == sorted(widths, reverse=True)
+    one = compare(*(until(arm, 1) for arm in arms))
+    assert one.p is None
+    assert compare(*(until(arm, 1) for arm in arms), days=False).p is not None
+
+
+def test_an_arm_without_units_has_no_effect_yet() -> None:
+    nothing = Arm(units=np.zeros(3), y=np.zeros(3), yy=np.zeros(3))
+    something = Arm(units=np.full(3, 50.0), y=np.full(3, 5.0), yy=np.full(3, 5.0))
+    for days in (True, False):
+        found = compare(nothing, something, days=days)
+        assert math.isnan(found.control)
+        assert (found.low, found.high, found.p, found.relative) == (-math.inf, math.inf, None, None)
+        for rule in ("sequence", "msprt"):
+            assert {one.low for one in compare_any_time(nothing, something, rule=rule, days=days)} == {-math.inf}
+        assert obrien_fleming(nothing, something, looks=1, planned_blocks=3, days=days)[0].low == -math.inf
+
+
+def test_a_relative_effect_needs_a_control_away_from_zero() -> None:
+    rng = np.random.default_rng(5)
+    around_zero, above = (arm_of(rng.standard_normal(2000) + add, DAYS, count=20) for add in (0.0, 3.0))
+    assert compare(around_zero, above).relative is None
+    found = compare(above, around_zero)
+    assert found.relative == pytest.approx(-1.0, abs=0.05)
+    assert found.relative_low < found.relative < found.relative_high
+    minus = [arm_of(-3.0 + add + rng.standard_normal(2000), DAYS, count=20) for add in (0.0, 0.6)]
+    assert compare(*minus).relative == pytest.approx(0.2, abs=0.05)
+
+
+@given(st.floats(-100.0, 100.0), st.floats(0.1, 50.0), st.booleans())
+def test_effects_move_with_the_unit_of_the_metric(add: float, factor: float, days: bool) -> None:
+    rng = np.random.default_rng(6)
+    y = rng.gamma(1.0, 1.0, (2, 2000))
+    plain, moved = (
+        compare(*(arm_of(values, DAYS, count=20) for values in y_), days=days, cuped=False)
+        for y_ in (y, factor * y + add)
+    )
+    assert moved.p == pytest.approx(plain.p, rel=1e-6)
+    assert (moved.low, moved.high) == pytest.approx((factor * plain.low, factor * plain.high), rel=1e-6)
+
+
+@pytest.mark.parametrize("days", [True, False])
+@pytest.mark.parametrize("correlation", [0.3, 0.8])
+def test_cuped_is_unbiased_and_narrows_the_interval_as_theory_says(days: bool, correlation: float) -> None:
+    rng = np.random.default_rng(7)
+    errors, widths = [], []
+    for _ in range(300):
+        arms = []
+        day = 3.0 * rng.standard_normal(20)
+        for lift in (0.0, 0.2):
+            x = rng.standard_normal(2000)
+            y = correlation * x + math.sqrt(1.0 - correlation**2) * rng.standard_normal(2000) + lift
+            # effects of days, in the covariate as well, are no part of the slope
+            add = day[DAYS] if days else 0.0
+            arms.append(arm_of(y + add, DAYS, count=20, covariate=x - add))
+        plain, adjusted = (compare(*arms, days=days, cuped=cuped, correlated=False) for cuped in (False, True))
+        errors.append(adjusted.difference - 0.2)
+        widths.append([width(adjusted) ** 2, width(plain) ** 2])
+    narrower = 1.0 - correlation**2
+    assert np.mean(errors) == pytest.approx(0.0, abs=4.0 * math.sqrt(narrower / 1000 / 300))
+    assert np.std(errors) == pytest.approx(math.sqrt(narrower / 1000), rel=0.12)
+    after, before = np.mean(widths, axis=0)
+    assert after / before == pytest.approx(narrower, rel=0.03)
+
+
+def test_cuped_needs_a_covariate_and_no_ratio() -> None:
+    arms = clustered(np.random.default_rng(8))
+    with pytest.raises(Misuse, match="covariate"):
+        compare(*arms, cuped=True)
+    with pytest.raises(Misuse, match="cannot be adjusted"):
+        compare(*arms, cuped=True, ratio=True)
+    with pytest.raises(Misuse, match="denominator"):
+        compare(*bernoulli(np.random.default_rng(8)), ratio=True)
+    with pytest.raises(Misuse, match="Use the same days"):
+        compare(arms[0], until(arms[1], 10))
+    with pytest.raises(Misuse, match="one sum for each block"):
+        Arm(units=np.ones(3), y=np.ones(2), yy=np.ones(3))
+
+
+def test_post_stratification_is_unbiased_and_removes_what_strata_explain() -> None:
+    rng = np.random.default_rng(9)
+    errors, widths = [], []
+    for _ in range(200):
+        strata, sums = [], [np.zeros((3, 20)), np.zeros((3, 20))]
+        for level, count in ((0.0, 60), (2.0, 40)):
+            pair = []
+            for place, lift in enumerate((0.0, 0.3)):
+                of = np.repeat(np.arange(20), rng.binomial(count, 0.5, 20))
+                pair.append(arm_of(rng.standard_normal(of.size) + level + lift, of, count=20))
+                sums[place] += [pair[-1].units, pair[-1].y, pair[-1].yy]
+            strata.append(tuple(pair))
+        plain = compare(*(Arm(units=units, y=y, yy=yy) for units, y, yy in sums), days=False)
+        adjusted = compare(*post_stratified(strata), days=False)
+        assert adjusted.units == plain.units
+        errors.append(adjusted.difference - 0.3)
+        widths.append([width(adjusted) ** 2, width(plain) ** 2])
+    assert np.mean(errors) == pytest.approx(0.0, abs=4.0 * math.sqrt(4.0 / 2000 / 200))
+    after, before = np.mean(widths, axis=0)
+    assert after / before == pytest.approx(1.0 / (1.0 + 4.0 * 0.24), rel=0.03)  # strata add 2 ** 2 * .4 * .6
+    with pytest.raises(Misuse, match="at least one stratum"):
+        post_stratified([])
+
+
+def test_bins_hold_their_values_and_are_as_narrow_as_stated() -> None:
+    rng = np.random.default_rng(10)
+    values = np.concatenate([np.exp(5.0 * rng.standard_normal(2000)), [0.0], -np.exp(rng.standard_normal(500))])
+    bins = bins_of(values)
+    low, high = bin_edges(bins)
+    assert ((low <= values * (1 + 1e-12)) & (values <= high + 1e-12)).all()
+    assert bins[2000] == 0
+    assert (high - low)[:2000] == pytest.approx(WIDTH * low[:2000])
+    order = np.argsort(values)
+    assert (np.diff(bins[order]) >= 0).all()
+    with pytest.raises(Misuse, match="not finite"):
+        bins_of(np.array([1.0, math.nan]))
+
+
+def counted(values: np.ndarray, blocks: np.ndarray, count: int) -> list[dict[int, int]]:
+    found = []
+    for block in range(count):
+        bins, units = np.unique(bins_of(values[blocks == block]), return_counts=True)
+        found.append(dict(zip(bins.tolist(), units.tolist(), strict=True)))
+    return found
+
+
+@pytest.mark.parametrize("q", [0.1, 0.5, 0.95])
+def test_a_quantile_is_that_of_the_values_and_its_error_that_of_repetitions(q: float) -> None:
+    rng = np.random.default_rng(11)
+    found, wrong = [], 0
+    for _ in range(120):
+        values = np.exp(rng.standard_normal((2, 2000)))
+        arms = [counted(one, DAYS, 20) for one in values]
+        arm = quantile_arm(arms[0], q)
+        assert arm.y.sum() / arm.units.sum() == pytest.approx(np.quantile(values[0], q), rel=0.02)
+        effect = compare_quantiles(*arms, q, days=False)
+        wrong += not effect.low <= 0.0 <= effect.high
+        found.append((effect.difference, width(effect) / 2.0 / 1.96))
+    differences, errors = np.array(found).T
+    assert np.mean(errors) == pytest.approx(np.std(differences), rel=0.15)
+    assert wrong <= 14  # with a true rate of 5 %, more than 14 of 120 have a probability of .1 %
+
+
+def test_quantiles_can_be_compared_by_day_and_at_any_time() -> None:
+    rng = np.random.default_rng(12)
+    arms = [counted(scale * np.exp(rng.standard_normal(2000)), DAYS, 20) for scale in (1.0, 1.4)]
+    effect = compare_quantiles(*arms, 0.5)
+    assert effect.low < 0.4 < effect.high
+    assert effect.low > 0.0
+    found = compare_any_time(*(quantile_arm(one, 0.5) for one in arms))
+    assert found[1].low == -math.inf
+    assert found[-1].low > 0.0
+    nothing = compare_quantiles([{}] * 20, arms[1], 0.5)
+    assert (nothing.p, nothing.low) == (None, -math.inf)
+    with pytest.raises(Misuse, match=r"such as 0\.95"):
+        quantile_arm(arms[0], 95.0)
+
+
+def test_beliefs_are_calibrated_if_effects_follow_the_prior() -> None:
+    rng = np.random.default_rng(13)
+    believed, true, losses, regrets = [], [], [], []
+    for _ in range(2000):
+        effect = 0.1 * rng.standard_normal()
+        y = rng.standard_normal((2, 400)) + np.array([[0.0], [effect]])
+        found = posterior(*(arm_of(one, np.zeros(400, int), count=1) for one in y), days=False, prior_sd=0.1)
+        believed.append(found.probability_better)
+        true.append(effect > 0.0)
+        losses.append(found.expected_loss)
+        regrets.append(max(0.0, -effect))
+        assert found.low < found.difference < found.high
+    believed_, true_ = np.array(believed), np.array(true)
+    for low, high in ((0.0, 0.2), (0.2, 0.5), (0.5, 0.8), (0.8, 1.0)):
+        inside = (believed_ >= low) & (believed_ < high)
+        assert true_[inside].mean() == pytest.approx(believed_[inside].mean(), abs=4 * 0.5 / math.sqrt(inside.sum()))
+    assert np.mean(losses) == pytest.approx(np.mean(regrets), rel=0.1)
+
+
+def test_beliefs_without_data_are_the_prior_and_lower_may_be_better() -> None:
+    arms = lognormal(np.random.default_rng(14), 0.3)
+    up, down = (posterior(*arms, better=better) for better in ("higher", "lower"))
+    assert up.probability_better == pytest.approx(1.0 - down.probability_better)
+    assert (up.expected_loss, up.expected_loss_of_control) == pytest.approx(
+        (down.expected_loss_of_control, down.expected_loss)
+    )
+    assert posterior(*(until(arm, 1) for arm in arms), prior_sd=0.5).probability_better == 0.5
+    with pytest.raises(Misuse, match="above 0"):
+        posterior(*arms, prior_sd=0.0)
+
+
+def test_power_is_that_of_the_rules_on_drawn_experiments() -> None:
+    rng = np.random.default_rng(15)
+    design = Design(units_per_day=400, sd=1.0)
+    hits = {"sequence": 0, "msprt": 0, "obrien_fleming": 0, "fixed": 0}
+    runs = 200
+    for _ in range(runs):
+        day = np.repeat(np.arange(30), 200)
+        arms = [arm_of(rng.standard_normal(6000) + lift, day, count=30) for lift in (0.0, 0.06)]
+        for rule in ("sequence", "msprt"):
+            hits[rule] += any(one.low > 0.0 for one in compare_any_time(*arms, rule=rule))
+        hits["obrien_fleming"] += any(one.low > 0.0 for one in obrien_fleming(*arms, looks=5, planned_blocks=30))
+        hits["fixed"] += compare(*arms).low > 0.0
+    for rule, count in hits.items():
+        stated = power(msgspec.structs.replace(design, rule=rule), 0.06, 30)
+        assert count / runs == pytest.approx(stated, abs=4 * 0.5 / math.sqrt(runs)), rule
+
+
+@pytest.mark.parametrize("rule", ["sequence", "msprt", "obrien_fleming", "fixed"])
+def test_days_and_detectable_effects_answer_the_same_question(rule: str) -> None:
+    design = Design(units_per_day=400, sd=1.0, rule=rule, explained=0.3, day_sd=0.02)
+    effect = detectable_effect(design, 40)
+    assert power(design, effect, 40) == pytest.approx(0.8, abs=0.005)
+    assert power(design, 0.5 * effect, 40) < 0.5
+    assert abs(days_needed(design, effect) - 40) <= 4  # draws of another number of days are other draws
+    assert days_needed(design, effect / 50.0, most=60) is None
+    with pytest.raises(Misuse, match="power: needs"):
+        msgspec.structs.replace(design, sd=0.0)
+
+
+def test_more_days_that_differ_make_effects_harder_to_find() -> None:
+    calm, wild = (Design(units_per_day=400, sd=1.0, day_sd=sd) for sd in (0.0, 0.2))
+    assert detectable_effect(wild, 40) > 2.0 * detectable_effect(calm, 40)
+
+
+def test_a_switchback_by_days_has_the_freedom_of_both_groups_of_days() -> None:
+    effect = compare(*switched_days(np.random.default_rng(16)), days=True)
+    assert math.isfinite(effect.low)
+    assert effect.units == (10_000, 10_000)

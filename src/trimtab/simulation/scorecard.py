@@ -119,7 +119,7 @@ def _changes(result: ReplayResult) -> list[Change] | None:
 
 
 def _by_row(scenario: ScenarioResult) -> Floats:
-    """Return an array with the loss of each labelled row or (at one of its rows) list. All other rows are NaN."""
+    """Return the loss of each labelled row. For rankings, one row of each list has the list's loss. Other rows: NaN."""
     losses = np.full(len(scenario.at_us), np.nan)
     rows = np.flatnonzero(scenario.judged)
     own = scenario.measures[0]

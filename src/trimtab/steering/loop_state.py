@@ -40,7 +40,7 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     reason: str  # why it passed or was refused, in one sentence
     reference: tuple[DayQuality, ...]  # days that the successor's quality in service is compared with
     cut_us: int
-    rows: int  # the number of rows that the candidate was fitted on
+    rows: int  # the number of rows on which the candidate was fitted
     data_hash: str
     loss_cap: float = LOSS_CAP  # the largest loss that a row in `reference` can have
     slices: dict[str, tuple[DayQuality, ...]] = {}  # for each slice, its sums on these days

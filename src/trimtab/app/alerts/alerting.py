@@ -237,7 +237,7 @@ class Alerting:
         return TriedReceiver(receiver=name, kind=kind_of(receiver), ok=sent.ok, said=sent.said, took_s=took_s)
 
     def _beat(self) -> list[threading.Thread]:
-        """Send the heartbeats that are due, while the project is healthy."""
+        """If the project is healthy, send the heartbeats that are due."""
         now_s = time.monotonic()
         due = {
             name: one

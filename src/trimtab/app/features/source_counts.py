@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 KIND = "source_counts"  # the kind of the catalogue record
 _KEY = "all"
-_FEW = 20_000  # at most so many records are read for a status: about 100 ms with a history, 30 ms without
+_FEW = 20_000  # at most this many records are read for a status: 100 ms with a history, 30 ms without
 _BATCH = 10_000
 
 

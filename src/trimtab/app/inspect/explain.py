@@ -85,7 +85,7 @@ class Explanation(Shown, msgspec.Struct, frozen=True, kw_only=True):
     label_state: str
     answer: str | None = None  # the most likely class, for a model of several classes
     scores: dict[str, float] | None = None  # the probability of each class, in declared order
-    imported: str | None = None  # the file that the version was imported from; None if it was trained here
+    imported: str | None = None  # the file from which the version was imported; None: it was trained here
 
     def lines(self) -> list[str]:
         """The explanation as lines of text."""

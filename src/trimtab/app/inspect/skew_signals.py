@@ -45,7 +45,7 @@ def settle_skew(
     owner: str | None,
     now_us: int,
 ) -> tuple[list[Put | Remove | Append], dict[str, Agreement]]:
-    """Return the writes that begin and end signals, and for each open signal how many values have agreed since.
+    """Return the writes that begin and end signals, and how many values have agreed since each open signal.
 
     A signal records the share of values that differed. It ends when newer values agree, and are so many that three
     differences would be expected among them at that share. It also ends when its version has made no prediction for a

@@ -315,7 +315,7 @@ def _refuse_without_data(system: System, subject: Subject, run: _Run, *, sets: b
         erased = "The data of this key was" if len(subject.keys) == 1 else "The last of these keys was"
         said += f" {erased} erased {format_time(before[-1].at_us)} (ledger row {before[-1].sequence})."
     if run.sets:
-        said += f" Training sets with rows of it: {len(run.sets)}; --training-sets deletes those."
+        said += f" Training sets with such rows: {len(run.sets)}; --training-sets deletes these rows."
     raise NotFound(f"forget: no data of {subject.shown} was found (searched: {places}).{said} Nothing was changed.")
 
 

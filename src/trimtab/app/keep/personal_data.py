@@ -39,7 +39,7 @@ class SeenSet(msgspec.Struct, frozen=True, kw_only=True):
 
     blob: str  # the address of the blob that holds the rows of the set
     rows: int
-    versions: tuple[str, ...]  # the versions that were fitted on the set
+    versions: tuple[str, ...]  # the versions fitted on the set
 
 
 class PersonalData(msgspec.Struct, frozen=True, kw_only=True):

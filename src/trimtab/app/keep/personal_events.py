@@ -233,7 +233,7 @@ class _Link:
             self.keys.discard(event.id)
 
     def key_of(self, event: Event, sources: Mapping[str, Source]) -> str | None:
-        """Return the key of a label event's request, if that request is erased."""
+        """If a label event's request is erased, return the key of the request."""
         place = list(sources[self.labels].columns).index(self.column)
         value = event.values[place] if place < len(event.values) else None
         return None if value is None or str(value) not in self.keys else str(value)

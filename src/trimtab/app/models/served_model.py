@@ -77,9 +77,9 @@ class ServedModel:
     def refresh(self) -> LoadedModel:
         """Load the version to which the alias points, and return the version that answers from now on.
 
-        A version answers with the feature definitions that it was trained with, even if the project file has changed
-        since. While the online features of a new version are being filled, the previous version continues to answer.
-        After a swap, the previous version stays in memory, so that a rollback is immediate.
+        A version answers with the feature definitions of its training, even if the project file has changed since.
+        While the online features of a new version are being filled, the previous version continues to answer. After a
+        swap, the previous version stays in memory, so that a rollback is immediate.
 
         Raises:
             NotFound: No version has been promoted yet.

@@ -117,7 +117,7 @@ def starts(chosen: Sequence[Scenario], asked_us: NDArray[Any], ended_us: int) ->
     first_us, final_us = int(asked_us[0]), ended_us - wait_us
     needed_us = before_us + wait_us + 2 * DAY_US
     wait, window = format_duration(wait_us), format_duration(window_us)
-    judged = f"the gate's window of {window}, the wait of {wait} for its labels and as long for" if window_us else wait
+    judged = f"the gate's window of {window}, the wait of {wait} for its labels, and again for" if window_us else wait
     if ended_us - first_us < needed_us:
         raise Misuse(
             f"simulate: found {(ended_us - first_us) / DAY_US:.1f} days of requests, {format_time(first_us)} to "

@@ -189,7 +189,7 @@ def search_lines(found: PolicyChoice) -> list[str]:
 
 
 def comparisons(result: ReplayResult) -> list[Comparison]:
-    """Compare the first scenario with each other one that has the same requests, if there are enough weeks."""
+    """If there are enough weeks, compare the first scenario with each other one that has the same requests."""
     main, *others = result.lines
     found = []
     for other in others:

@@ -67,7 +67,7 @@ def grpc_server(
 
 
 def check_grpc(address: GrpcAddress | None, tls: Tls | None) -> None:
-    """Check the gRPC settings before any worker starts, because each worker would fail.
+    """Check the gRPC settings before any worker starts, so that an error is reported once.
 
     The port must not be in use by another service. If workers of two services shared it, each service would get some of
     the other's requests.

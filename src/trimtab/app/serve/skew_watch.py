@@ -35,7 +35,7 @@ class SkewWatch:
         self._reached: dict[str, int] | None = None
 
     def check(self) -> SkewReport | None:
-        """Check the predictions since the last check, if a check is due and there are new predictions."""
+        """If a check is due, and there are new predictions, check these."""
         began_s = time.monotonic()
         ends = self._system.predictions.log.positions()
         if began_s < self._due_s or ends == self._reached or not ends:

@@ -18,7 +18,7 @@ OFF = "off"
 
 
 def check_telemetry(system: System, workers: int) -> None:
-    """Check the telemetry settings before any worker starts, because each worker would fail.
+    """Check the telemetry settings before any worker starts, so that an error is reported once.
 
     Raises:
         Misuse: Several processes cannot write one access log to standard output.

@@ -135,7 +135,7 @@ def forget_searches(catalog: Catalog, records: Iterable[SearchRecord]) -> None:
 
 
 def with_chosen(catalog: Catalog, deployment: Deployment) -> Deployment:
-    """Return the deployment with the parameters that its model's last finished search chose, if they still fit."""
+    """Return the deployment. If the parameters that the last finished search chose still fit, it has these."""
     declared = deployment.model.search
     if declared is None:
         return deployment

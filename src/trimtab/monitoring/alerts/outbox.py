@@ -152,7 +152,7 @@ class Outbox:
         return threads
 
     def note(self, name: str, sent: Sent) -> None:
-        """Store the outcome of a heartbeat, which is sent without the queue, if it differs from the stored outcome."""
+        """Store the outcome of a heartbeat, which is sent without the queue. An unchanged outcome is not written."""
         before = self._state(name)
         if sent.ok and before.failing_since_us is None:
             return

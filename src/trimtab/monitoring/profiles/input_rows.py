@@ -161,7 +161,7 @@ class TextNumbers:
         self._known: dict[str, float] = {}
 
     def of(self, values: Sequence[object]) -> Floats:
-        """Return the number of each text, or NaN for null."""
+        """Return a number for each text; NaN for null."""
         known = self._known
         if len(known) > 100_000:
             known.clear()

@@ -42,7 +42,7 @@ _TOGETHER, _TOGETHER_ROWS = 0.9, 30
 
 
 def make_profile(features: FeatureSet, encoding: Encoding, training_set: TrainingSet) -> InputProfile:
-    """Return the input profile of the rows that a version was trained on.
+    """Return the input profile of the rows on which a version was trained.
 
     Args:
         features: The feature definitions of the version.

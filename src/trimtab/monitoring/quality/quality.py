@@ -38,7 +38,7 @@ Change = Put | Remove | Append
 class QualityMonitor:
     """Turns closed days (days whose wait for labels is over) of one model into signals about its quality.
 
-    For each version there is a watch: the reference that days are compared with, and the evidence against the version.
+    For each version there is a watch: the reference for its days, and the evidence against the version.
 
     If the scores are probabilities, the *excess loss* is watched: the loss minus the loss that the scores themselves
     predict. If requests become harder to predict in a way that the model knows, both rise together and the excess loss

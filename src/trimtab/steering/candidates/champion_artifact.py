@@ -54,8 +54,6 @@ class ChampionArtifact:
         return champion
 
     def _same_recipe(self) -> Version | None:
-        """Return the champion if its recipe (definition and way of fitting) is the one that is declared now;
-        otherwise None.
-        """
+        """Return the champion if its recipe (definition and way of fitting) is declared now; otherwise None."""
         champion = self._parts.registry.alias(self._parts.deployment.name, CHAMPION)
         return champion if champion is not None and champion.recipe == self._parts.deployment.model.hash else None

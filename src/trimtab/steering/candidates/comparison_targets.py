@@ -1,4 +1,4 @@
-"""Comparison targets: the versions that a candidate is compared with, usually the version in service.
+"""Comparison targets: the versions with which candidates are compared, usually the version in service.
 
 A target scores the days on which the new candidate is judged, from its own features. The version in service is a refit
 of an earlier candidate (fitted again on more data), and may have learnt from these days. Then the earlier candidate is
@@ -26,7 +26,7 @@ from trimtab.training.definitions import Model
 
 
 class ComparisonTarget(msgspec.Struct, frozen=True, eq=False):
-    """A version that a candidate is compared with."""
+    """A version with which a candidate is compared."""
 
     version: Version
     unseen_from_us: int  # the version has not learnt from requests since this time
@@ -161,7 +161,7 @@ def target_scores(
 def with_features_of(
     loaded: LoadedModel, data: TrainingData, model: Model, training_set: TrainingSet, rows: Rows
 ) -> TrainingSet:
-    """Return some rows of a training set with the features that a version was trained with.
+    """Return some rows of a training set with the features of a version's training.
 
     Raises:
         Misuse: The version has another task than the model, or its features can no longer be computed.

@@ -169,7 +169,7 @@ class Comparisons:
         """Return the daily comparison of champion and successor (the new version); see `Candidates.shadow_days`."""
         model = self._deployment.model
         assert repair.successor is not None  # only a repair with a successor has a shadow
-        assert repair.gate.champion is not None  # and so has a comparison with a champion
+        assert repair.gate.champion is not None  # and was compared with a champion
         try:
             # a list may have begun on the day before
             since_or_lists_us = since_us if model.group is None else since_us - DAY_US

@@ -51,7 +51,7 @@ class TrainingSets:
         return checked(recording.steps.do("snapshot", lambda: recording.pin(model, cut_us), build, codec))
 
     def save(self, training_set: TrainingSet) -> str:
-        """Store a training set that a version was made from, and return the hash of its manifest."""
+        """Store the training set of a version, and return the hash of its manifest."""
         return self._options.save(training_set, self._parts.blob)
 
     def discard(self, training_set: TrainingSet) -> None:

@@ -19,7 +19,7 @@ _WIDER = "tt.beats_champion(window=...)"
 
 
 class JudgingWindow(msgspec.Struct, frozen=True, eq=False):
-    """The days that candidates are judged on, and the rows of a training set that are older."""
+    """The days on which candidates are judged, and the older rows of a training set."""
 
     start_us: int
     end_us: int

@@ -161,7 +161,7 @@ def _calibrated(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _calibration_error(facts: Facts) -> Iterator[GateCheck]:
-    """Refuse a calibration error over bins that provably exceeds the limit and the champion's error. # D0007"""
+    """Refuse a calibration error (over bins) that provably exceeds the limit and the champion's error. # D0007"""
     allowed, labels, days = facts.rule.calibration_error, facts.window.labels, facts.window.at_us // DAY_US
     assert allowed is not None  # without a limit, the check does not apply
     most = allowed

@@ -19,9 +19,7 @@ class Bound(msgspec.Struct, frozen=True):
 
 
 def spent_budget(rules: Deployment, state: LoopState, now_us: int) -> Bound | None:
-    """Return the limit that allows no fit now; None if there is none. If both limits do, return the one that lasts
-    longer.
-    """
+    """Return the limit that allows no fit now (of two, the one that lasts longer); None if there is none."""
     spans = (("24 hours", DAY_US, rules.fits_per_day), ("7 days", _WEEK_US, rules.fits_per_week))
     found = [
         bound

@@ -174,7 +174,7 @@ def _all_columns(table: DataTable, time: str, label: str, assumed: list[Assumpti
 
 
 def _number_rows(table: DataTable, names: Sequence[str]) -> bool:
-    """Return whether some columns only number the rows of the file, each of them."""
+    """Return whether each of some columns only numbers the rows of the file."""
     if not names or any(table.columns[name].dtype != "int" for name in names):
         return False
     offsets = ", ".join(f'count(DISTINCT {quoted(name)}::HUGEINT - "@line")' for name in names)

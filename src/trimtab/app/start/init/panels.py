@@ -14,7 +14,7 @@ _YEARS_US = 3 * 365 * DAY_US  # with less history, most rows have no label of a 
 
 
 class Window(msgspec.Struct, frozen=True):
-    """A window of past labels: the feature's name and aggregate, and the window's begin and end before the request."""
+    """A window of past labels: the feature's name, its aggregate, and where the window begins and ends."""
 
     name: str
     aggregate: str

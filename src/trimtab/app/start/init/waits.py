@@ -165,7 +165,7 @@ def _unlabelled_said(ages: Ages, until: int, label: str) -> str:
 
 
 def _delays(table: DataTable, time: str, known_at: str, unit_us: int) -> int:
-    """Return in units the time after which nearly all labels are known, of those with a time."""
+    """Return after how many units nearly all labels are known, among the labels that have a time."""
     t, k = quoted(time), quoted(known_at)
     late = table.one(
         f"SELECT quantile_disc(epoch_us({k}) - epoch_us({t}), {_KNOWN_BY}) FROM data WHERE {k} IS NOT NULL AND "

@@ -34,7 +34,7 @@ def column_findings(
     """Return findings about the values of single columns in the newest hours.
 
     Args:
-        profile: The profile of the rows that the version was fitted on.
+        profile: The profile of the version's training rows.
         hours: The summaries of the newest week, by hour.
         standing: Kind and subject of the findings that stand. These go on as long as the newest window is off.
     """

@@ -15,7 +15,7 @@ _LEAST_EVENTS = 20
 _LEAST_DAYS = 3  # a check needs events over at least this many days
 _PHASES_US = (-HOUR_US, 0, HOUR_US)
 _LATER_US = HOUR_US  # a gap is too long if it exceeds twice the normal gap by this
-_NEWEST_US = 3 * HOUR_US  # the newest arrivals, whose dates are checked: at most this long before the last one
+_NEWEST_US = 3 * HOUR_US  # the dates of arrivals within this time before the last arrival are checked
 _HALF_HOUR_US, _ABOUT_US = HOUR_US // 2, 5 * MINUTE_US
 _SETTLED_US = 7 * DAY_US  # normal delays are from arrivals older than this, or, if these are too few, than a day
 _AHEAD_US = MINUTE_US
@@ -51,7 +51,7 @@ class Feed:
         return self.known_us.size >= _LEAST_EVENTS and int(self.known_us[-1] - self.known_us[0]) >= _LEAST_DAYS * DAY_US
 
     def waits(self, since_us: int) -> NDArray[np.int64]:
-        """Return the time from the same time of day, on each earlier day, to the next arrival, shape (starts,)."""
+        """Return for earlier days the times from about the same time of day to the next arrival, shape (starts,)."""
         days = -DAY_US * np.arange(1, REFERENCE_DAYS + 1)
         starts = (since_us + days[:, None] + np.array(_PHASES_US)).ravel()
         starts = starts[(starts >= self.known_us[0]) & (starts < since_us)]
@@ -98,12 +98,12 @@ def _stopped(feed: Feed, now_us: int) -> list[Finding]:
 
 
 def _late(feed: Feed, now_us: int) -> list[Finding]:
-    """Find that events still come, but with older dates than is normal."""
+    """Find that events still come, but are dated longer ago than is normal."""
     since_us = int(feed.known_us[-1])
     if now_us - since_us > feed.waits(since_us).max(initial=0) + _LATER_US:  # the feed may have stopped
         return []
     dated_us = int(feed.newest_us[-1])
-    behind_us = since_us - dated_us  # since then, events may be missing because nothing happened
+    behind_us = since_us - dated_us  # not the present delay: nothing may have happened since
     days = now_us - DAY_US * np.arange(1, REFERENCE_DAYS + 1)
     times = (days[:, None] + np.array(_PHASES_US)).ravel()
     times = times[times > feed.known_us[0]]

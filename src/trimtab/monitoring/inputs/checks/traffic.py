@@ -47,8 +47,7 @@ def traffic_findings(
         hours: Closed hours with requests, of the newest 60 days.
         now_us: The time of the check.
         last_us: When the newest request came; None if there never was a request.
-        profile: The profile of the rows that the version was fitted on, which gives the weekly pattern of a young
-            project.
+        profile: The profile of the version's training rows, which gives the weekly pattern of a young project.
         doubled: Whether a finding of doubled traffic stands. It ends when traffic is normal again.
         repeated: Whether a finding of repeated requests stands. It goes on through hours that cannot show a repetition,
             for up to a day.

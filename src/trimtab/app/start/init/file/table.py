@@ -117,7 +117,7 @@ class DataTable:
         return fit[0]
 
     def merge(self, name: str) -> None:
-        """Merge the spellings of a column of texts that differ only in case and spaces.
+        """Merge spellings that differ only in case and spaces, in a column of texts.
 
         Raises:
             Misuse: The column holds no texts.

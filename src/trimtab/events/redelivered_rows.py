@@ -42,7 +42,7 @@ def redelivered(source: Source, events: Iterable[Event], log: Log, moved: Moved)
     """
     added = [place for place in range(len(source.columns)) if _added(source, place)]
     both = [place for place, name in enumerate(source.columns) if place not in added and name not in source.hidden]
-    # of the given events, the values in the columns `added`: by the values in the columns `both`, then by id
+    # the values of given events in the columns `added`, by their values in the columns `both`, then by id
     known: dict[object, dict[str, tuple[object, ...]]] = {}
     for event in events:
         known.setdefault(_identity(event, both), {})[event.id] = _values(event, added)

@@ -10,9 +10,9 @@ from trimtab.core.errors import Misuse
 from trimtab.events.files.opened import open_bytes
 
 _BLOCK = 1 << 20
-# a decompressed text may always have so many bytes, and otherwise so many times the file's size
+# the longest allowed decompressed text, whichever is longer: in bytes, or as a multiple of the file's size
 _LEAST_TEXT, _TIMES_TEXT = 4 << 20, 100
-# the rows of a Parquet file may always take so many bytes of memory, and otherwise so many times the file's size
+# the same for the memory that the rows of a Parquet file take
 _LEAST_TABLE, _TIMES_TABLE = 48 << 20, 400
 _VALUE_BYTES: dict[Dtype, int] = {"str": 80}  # memory per value in bytes; other types than text take 20
 

@@ -10,9 +10,9 @@ from trimtab.core.errors import Misuse
 from trimtab.events.files.opened import open_bytes
 
 _BLOCK = 1 << 20
-# the longest allowed decompressed text, whichever is longer: in bytes, or as a multiple of the file's size
+# a decompressed text may have this many bytes plus this many times the file's size
 _LEAST_TEXT, _TIMES_TEXT = 4 << 20, 100
-# the same for the memory that the rows of a Parquet file take
+# the rows of a Parquet file may take this many bytes of memory plus this many times the file's size
 _LEAST_TABLE, _TIMES_TABLE = 48 << 20, 400
 _VALUE_BYTES: dict[Dtype, int] = {"str": 80}  # memory per value in bytes; other types than text take 20
 

@@ -39,7 +39,7 @@ LEASE_S = 60.0  # if the lease of a batch is not renewed for this long, another 
 _T = TypeVar("_T")
 
 
-class LoggedRange(msgspec.Struct, frozen=True):
+class Part(msgspec.Struct, frozen=True):
     """A range of positions in the prediction log that has consecutive predictions of a batch."""
 
     partition: str
@@ -59,7 +59,7 @@ class Manifest(Shown, msgspec.Struct, frozen=True, kw_only=True):
     part_rows: int
     made_at_us: int
     positions: dict[str, int]  # positions of the event log up to which events are used, also by resumed runs
-    parts: tuple[LoggedRange, ...] = ()
+    parts: tuple[Part, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -148,7 +148,7 @@ def score_table(
         if record is not None and left:  # a part may be in the log but not in the manifest
             place = log.locate(batch_prediction_ids(name, held.manifest.made_at_us, left[0])[0])
             if place is not None:
-                held.add(LoggedRange(*place, len(left.pop(0))))
+                held.add(Part(*place, len(left.pop(0))))
         batch = _Batch(served, inputs, scorer, mode, table, times_us, frames, held.manifest)
         _log_all(batch, left, log, held, clock)
     finally:
@@ -326,7 +326,7 @@ class _Held:
             self.keep()
         return not (paused or self._lapsed)
 
-    def add(self, part: LoggedRange) -> None:
+    def add(self, part: Part) -> None:
         """Add a part that is in the log to the manifest."""
         self.manifest = msgspec.structs.replace(self.manifest, parts=_joined(self.manifest.parts, part))
         name = self.manifest.id
@@ -362,7 +362,7 @@ def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _He
     def add_appended() -> None:
         if appending is not None:
             rows, place = appending
-            held.add(LoggedRange(*held.keep_until(place).result(), len(rows)))
+            held.add(Part(*held.keep_until(place).result(), len(rows)))
 
     with _thread() as appends, _thread() as scores, _thread() as evaluations:
         try:
@@ -393,16 +393,16 @@ def _thread() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, "batch")
 
 
-def _joined(parts: tuple[LoggedRange, ...], part: LoggedRange) -> tuple[LoggedRange, ...]:
+def _joined(parts: tuple[Part, ...], part: Part) -> tuple[Part, ...]:
     """Return the parts with one more part at the end.
 
     A part that directly follows the previous part in the log is merged with it, so that manifests stay short.
 
-    >>> _joined((LoggedRange("p", 1, 10),), LoggedRange("p", 11, 5))
-    (LoggedRange(partition='p', first=1, rows=15),)
+    >>> _joined((Part("p", 1, 10),), Part("p", 11, 5))
+    (Part(partition='p', first=1, rows=15),)
     """
     if parts and (parts[-1].partition, parts[-1].first + parts[-1].rows) == (part.partition, part.first):
-        return *parts[:-1], LoggedRange(part.partition, parts[-1].first, parts[-1].rows + part.rows)
+        return *parts[:-1], Part(part.partition, parts[-1].first, parts[-1].rows + part.rows)
     return *parts, part
 
 

@@ -82,7 +82,9 @@ def test_the_page_of_a_deployment_reads_no_event(tmp_path: Path, monkeypatch: py
 def signals_of(folder: Path, *, beyond: bool) -> list[str]:
     """What is red after the readings of a source have stopped for half a day, while visits were answered."""
     with shop.opened(folder) as project:
-        for hours in range(13):
+        for hours in range(16):
+            if hours < 3:  # after the file of history, readings are sent
+                project.push("readings", [{"site": "north", "level": 1.0, "read_at": project.clock.now_us()}])
             project.predict("buyer", [shop.visit(f"asked {hours}", project.clock.now_us(), x=3.0)])
             shop.move(project, HOUR_US)
         project.tick()
@@ -102,7 +104,8 @@ def test_feeds_are_checked_as_from_memory(tmp_path: Path, trained: Path, monkeyp
 def rows_of(frame: EventFrame) -> list[tuple[Any, ...]]:
     """The versions of a frame, in some order."""
     values = [column.to_list() for name, column in frame.columns.by_name.items() if column.dtype in ("float", "int")]
-    own = (frame.event_at_us, frame.known_at_us, frame.superseded_at_us, frame.deleted, frame.position)
+    assert frame.loaded_h is not None
+    own = (frame.event_at_us, frame.known_at_us, frame.superseded_at_us, frame.deleted, frame.position, frame.loaded_h)
     return sorted(zip(*(field.tolist() for field in own), *values, strict=True))
 
 

@@ -7,8 +7,9 @@ import shutil
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
-from trimtab.core.time import MINUTE_US
+from trimtab.core.time import HOUR_US, MINUTE_US
 from trimtab.events.columns.frames import EventFrame
 from trimtab.events.definitions import Source
 from trimtab.monitoring.inputs.checks.feeds import REACH_US
@@ -46,9 +47,9 @@ class RecentEvents:
         return known.frame
 
     def _read(self, source: Source, since_us: int) -> EventFrame:
-        from trimtab.app.features.recorded_events import recorded_events  # imported here: they load DuckDB
+        from trimtab.app.features.recorded_events import recorded_events, table_files  # imported here: they load DuckDB
         from trimtab.features.parts.chosen_events import with_all_versions
-        from trimtab.features.parts.event_files import connected, literal
+        from trimtab.features.parts.event_files import connected, literal, parquet
         from trimtab.features.parts.event_parts import frame_of_part, settle, split
         from trimtab.features.parts.parted_views import LEAST_MEMORY_BYTES, claimed, named_errors
 
@@ -66,8 +67,8 @@ class RecentEvents:
             files.mkdir()
             events = recorded_events(system, source)
             new = f"FROM ({events.select}) WHERE known_at > {since_us}"
-            found = connection.execute(f"SELECT count(*) {new}").fetchone()
-            step = max(1, math.ceil((found[0] if found else 0) / most))
+            counted = connection.execute(f"SELECT count(*) {new}").fetchone()
+            step = max(1, math.ceil((counted[0] if counted else 0) / most))
             ids, limit_bytes = files / "ids.parquet", LEAST_MEMORY_BYTES // 2
             connection.execute(f"COPY (SELECT h {new} AND h % {step} = 0) TO {literal(ids)} (FORMAT parquet)")
             chosen = with_all_versions(events, [ids], files, connection, limit_bytes)
@@ -75,5 +76,12 @@ class RecentEvents:
             frame = frame_of_part(
                 split(settled, chosen, (), numbers, 1, files / "events", connection), 0, connection
             )  # fmt: skip
+            files_of = table_files(system.state.tables(system.sources, make=False)[source.name])
+            loads = f'SELECT "_partition", "_position", epoch_us("_append_at") // {HOUR_US} FROM {parquet(files_of)} '
+            new = f'WHERE "_history" AND epoch_us("_known_at") > {since_us} AND hash("_id") % {step} = 0'
+            found = connection.execute(loads + new).fetchall() if files_of else []
             shutil.rmtree(folder, ignore_errors=True)
-        return frame
+        hours = {(name, position): hour for name, position, hour in found}
+        places = zip(frame.partition.tolist(), frame.position.tolist(), strict=True)
+        loaded_h = [hours.get((frame.partitions[part], position), 0) for part, position in places]
+        return msgspec.structs.replace(frame, loaded_h=np.array(loaded_h, np.int32))

@@ -35,6 +35,8 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
     partition: NDArray[Any]  # int16: the index of the log partition in `partitions`, which are sorted by name
     position: NDArray[Any]  # int64
     partitions: tuple[str, ...]
+    # int32: the hour (since 1970) in which a version was loaded with a file of history, 0 if it was not; None: unknown
+    loaded_h: NDArray[Any] | None = None
     index: FrameIndex | None = None  # an index that all frames of one history share
 
     @property
@@ -53,4 +55,5 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
             self.partition[rows],
             self.position[rows],
             self.partitions,
+            None if self.loaded_h is None else self.loaded_h[rows],
         )

@@ -16,7 +16,7 @@ from trimtab.events.records import Value, padded
 Block = dict[str, NDArray[Any]]  # values by the name of a column, or of one of the fields below
 
 EVENT_AT, KNOWN_AT, SUPERSEDED_AT = "@event_at", "@known_at", "@superseded_at"
-DELETED, PARTITION, POSITION = "@deleted", "@partition", "@position"
+DELETED, PARTITION, POSITION, LOADED_H = "@deleted", "@partition", "@position", "@loaded_h"
 
 _KINDS: dict[str, Any] = {
     EVENT_AT: np.int64,
@@ -25,6 +25,7 @@ _KINDS: dict[str, Any] = {
     DELETED: np.bool_,
     PARTITION: np.int16,
     POSITION: np.int64,
+    LOADED_H: np.int32,
 }
 _VALUES: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "time": np.int64, "bool": np.bool_, "str": object}
 # equal texts share memory in columns with up to this many distinct texts; a column with more probably has keys
@@ -161,6 +162,7 @@ class Rows:
             partition=partition,
             position=self[POSITION],
             partitions=names,
+            loaded_h=self[LOADED_H],
             index=self._index,
         )
 

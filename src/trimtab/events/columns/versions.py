@@ -10,8 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Columns
+from trimtab.core.time import HOUR_US
 from trimtab.events.columns.frames import NEVER_US, EventFrame
-from trimtab.events.columns.rows import DELETED, EVENT_AT, KNOWN_AT, PARTITION, POSITION, SUPERSEDED_AT, Block, Rows
+from trimtab.events.columns.rows import (
+    DELETED,
+    EVENT_AT,
+    KNOWN_AT,
+    LOADED_H,
+    PARTITION,
+    POSITION,
+    SUPERSEDED_AT,
+    Block,
+    Rows,
+)
 from trimtab.events.definitions import Source
 from trimtab.events.records import Event, Op, decode, encode
 from trimtab.store.ports import LogRecord
@@ -26,6 +37,7 @@ class _Dropped(msgspec.Struct, frozen=True):
     partition: int
     position: int
     known_at_us: int
+    loaded_h: int
     payload: bytes
     conflict: bool  # True: it has other content than the record whose id it has, in a source without a key
 
@@ -76,6 +88,7 @@ class Versions:
             DELETED: np.array([e.op == "delete" for e in events], bool),
             PARTITION: np.array([place[r.partition] for r in records], np.int16),
             POSITION: np.array([r.position for r in records], np.int64),
+            LOADED_H: np.where(history, appended_at // HOUR_US, 0),
         }
         self._add(block, [e.id for e in events], [r.payload for r in records])
 
@@ -91,6 +104,7 @@ class Versions:
             DELETED: np.array([op == "delete" for op in rows["_op"].values], bool),
             PARTITION: np.array([place[name] for name in rows["_partition"].values], np.int16),
             POSITION: rows["_position"].values,
+            LOADED_H: _loaded_h(rows),
         }
         self._add(block, rows["_id"].values.tolist(), None)
 
@@ -144,6 +158,7 @@ class Versions:
             DELETED: np.array([e.op == "delete" for e in events], bool),
             PARTITION: np.array([d.partition for _, d in back], np.int16),
             POSITION: np.array([d.position for _, d in back], np.int64),
+            LOADED_H: np.array([d.loaded_h for _, d in back], np.int32),
         }
         for row, (event_id, dropped) in enumerate(back, self._rows.size):
             touched[event_id].append(row)
@@ -212,11 +227,11 @@ class Versions:
                 self._all.pop(name, None)
 
     def _drop(self, rows: NDArray[Any], owners: list[str], conflicts: int, payloads: dict[int, bytes]) -> None:
-        known_at = self._rows[KNOWN_AT]
+        known_at, loaded_h = self._rows[KNOWN_AT], self._rows[LOADED_H]
         for i, (row, owner) in enumerate(zip(rows.tolist(), owners, strict=True)):
             partition, position = self._place(row)
             payload = payloads.get(row) or self._payload(row, owner)
-            dropped = _Dropped(partition, position, int(known_at[row]), payload, i < conflicts)
+            dropped = _Dropped(partition, position, int(known_at[row]), int(loaded_h[row]), payload, i < conflicts)
             self._dropped.setdefault(owner, []).append(dropped)
         self.id_conflicts += conflicts
         self.duplicates += len(rows) - conflicts
@@ -255,3 +270,9 @@ class Versions:
             several = self._all.get(event_id)
             if several is not None:
                 several[:] = [r if r < low else moved[r - low] for r in several]
+
+
+def _loaded_h(rows: Columns) -> NDArray[Any]:
+    if "_history" not in rows:  # parts of a large history are read without it
+        return np.zeros(rows.rows, np.int32)
+    return np.where(rows["_history"].values, rows["_append_at"].values // HOUR_US, 0)

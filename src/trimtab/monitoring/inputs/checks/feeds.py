@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_time
 from trimtab.events.columns.frames import EventFrame
+from trimtab.monitoring.inputs.checks.file_loads import FILES, FileLoads, load_findings
 from trimtab.monitoring.inputs.checks.findings import Finding, ago
 
 REFERENCE_DAYS = 28
@@ -33,6 +36,7 @@ class Arrivals:
         self.known_us: NDArray[np.int64] = frame.known_at_us[order]
         self.event_us: NDArray[np.int64] = frame.event_at_us[order]
         self.newest_us = np.maximum.accumulate(self.event_us) if order.size else self.event_us
+        self.loads = FileLoads(frame)
 
 
 class Feed:
@@ -41,9 +45,19 @@ class Feed:
     def __init__(self, arrivals: Arrivals, now_us: int) -> None:
         begin, end = np.searchsorted(arrivals.known_us, (now_us - REACH_US, now_us), side="right")
         self.source = arrivals.frame.source
+        self.what = "no event"
+        self.loads = 0  # how many loads of files are taken for arrivals
         self.known_us = arrivals.known_us[begin:end]
         self.event_us = arrivals.event_us[begin:end]
         self.newest_us = arrivals.newest_us[begin:end]
+
+    def of_loads(self, loads_us: NDArray[np.int64], now_us: int) -> Feed:
+        """The feed if its arrivals are the loads of files up to now."""
+        found = copy(self)
+        found.what = "no file with new events"
+        found.known_us = loads_us[loads_us > now_us - REACH_US]
+        found.loads = found.known_us.size
+        return found
 
     @property
     def enough(self) -> bool:
@@ -70,9 +84,13 @@ class Feed:
 def feed_findings(arrivals: Arrivals, now_us: int) -> list[Finding]:
     """Return findings about the arrivals of a source, compared with its arrivals of the four weeks before.
 
-    Nothing is tested if fewer than 20 events on 3 days are known.
+    Nothing is tested if fewer than 20 events on 3 days are known. Of a source that is loaded from files, only the loads
+    are tested; as arrivals, if there are as many of them, and else by the gaps between them.
     """
-    feed = Feed(arrivals, now_us)
+    feed, loads_us = Feed(arrivals, now_us), arrivals.loads.until(now_us)
+    if loads_us is not None:
+        loaded = feed.of_loads(loads_us, now_us)
+        return _stopped(loaded, now_us) if loaded.enough else load_findings(arrivals.loads, loads_us, now_us)
     if not feed.enough:
         return []
     return _stopped(feed, now_us) or _wrong_clock(feed, now_us) or _late(feed, now_us)
@@ -89,10 +107,10 @@ def _stopped(feed: Feed, now_us: int) -> list[Finding]:
     usual_us = int(max(waits.max(initial=0), np.partition(gaps, high)[high]))
     if age_us < 2 * usual_us + _LATER_US:
         return []
-    evidence = {"age_s": age_us / 1e6, "usual_s": usual_us / 1e6}
+    evidence = {"age_s": age_us / 1e6, "usual_s": usual_us / 1e6} | ({FILES: float(feed.loads)} if feed.loads else {})
     message = (
-        f"Source {feed.source}: no event for {ago(age_us)}, the last one came {format_time(since_us)[:16]}; the usual "
-        f"gap is at most {ago(max(usual_us, MINUTE_US))}. Check what sends the events, and the quarantine."
+        f"Source {feed.source}: {feed.what} for {ago(age_us)}, the last one came {format_time(since_us)[:16]}; the "
+        f"usual gap is at most {ago(max(usual_us, MINUTE_US))}. Check what sends the events, and the quarantine."
     )
     return [Finding("feed_stopped", f"source {feed.source}", since_us, evidence, message)]
 

@@ -1,0 +1,83 @@
+"""The rhythm of a source whose events are loaded from files now and then: that of the loads, not of its events."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.core.time import DAY_US, HOUR_US, format_time
+from trimtab.events.columns.frames import EventFrame
+from trimtab.monitoring.inputs.checks.findings import Finding
+
+_NEWEST_GAPS = 28
+_LEAST_GAPS = 3
+_LEAST_SPAN_US = 7 * DAY_US  # files that are tried out on the first days make no rhythm
+_SLACK_US = DAY_US
+UNKNOWN_US = 35 * DAY_US  # the time until a next file that is normal as long as no rhythm is known
+RECENT_US = 42 * DAY_US
+FILES = "loads"  # in the evidence of findings about files only: how many loads are known
+
+
+class FileLoads:
+    """The hours in which files with new events of a source were loaded; made once for each frame.
+
+    History has the times at which its events would have become known, so these say nothing about when files come.
+    """
+
+    def __init__(self, frame: EventFrame) -> None:
+        self.source = frame.source
+        loaded_h = np.zeros(0, np.int32) if frame.loaded_h is None else frame.loaded_h
+        self._loads_us: NDArray[np.int64] = np.unique(loaded_h[loaded_h != 0]).astype(np.int64) * HOUR_US
+        # of a source without loads, nothing needs to be told apart
+        sent = frame.known_at_us[loaded_h == 0] if self._loads_us.size else np.zeros(0, np.int64)
+        self._sent_h: NDArray[np.int64] = np.unique(sent // HOUR_US)
+
+    def until(self, now_us: int) -> NDArray[np.int64] | None:
+        """The beginnings of the hours with loads up to a time, shape (loads,), oldest first.
+
+        None: there are none, or the source is sent its events as they happen. This is so if events were sent in more
+        hours of the last six weeks than files were loaded in.
+        """
+        loads = self._loads_us[: np.searchsorted(self._loads_us, now_us, side="right")]
+        if not loads.size:
+            return None
+        since_us = now_us - RECENT_US
+        begin, end = np.searchsorted(self._sent_h, (since_us // HOUR_US, now_us // HOUR_US), side="right")
+        return None if end - begin > (loads > since_us).sum() else loads
+
+
+class Rhythm:
+    """How long it usually takes from one file to the next, from the newest gaps without one in fourteen."""
+
+    def __init__(self, loads_us: NDArray[np.int64]) -> None:
+        gaps = np.sort(np.diff(loads_us)[-_NEWEST_GAPS:])
+        self.known = gaps.size >= _LEAST_GAPS and int(loads_us[-1] - loads_us[0]) >= _LEAST_SPAN_US
+        self.last_us = int(loads_us[-1])
+        self.usual_us = int(np.median(gaps)) if gaps.size else 0
+        self.longest_us = int(gaps[-1 - gaps.size // 14]) if gaps.size else 0
+
+    def overdue_us(self) -> int:
+        """When the next file is overdue: after twice the longest gap, a day, and more the less regular the gaps are."""
+        return self.last_us + 2 * self.longest_us + (self.longest_us - self.usual_us) + _SLACK_US
+
+
+def load_findings(loads: FileLoads, loads_us: NDArray[np.int64], now_us: int) -> list[Finding]:
+    """A finding if the next file is overdue; none as long as fewer than three gaps, or less than a week, are known."""
+    rhythm = Rhythm(loads_us)
+    if not rhythm.known or now_us < rhythm.overdue_us():
+        return []
+    age_us = now_us - rhythm.last_us
+    usual, longest = _days(rhythm.usual_us), _days(rhythm.longest_us)
+    usually = f"every {usual}" if usual == longest else f"every {usual}, at most {longest} apart"
+    message = (
+        f"Source {loads.source}: the last file with new events was loaded {_days(age_us)} ago, on "
+        f"{format_time(rhythm.last_us)[:10]}; usually there is one {usually}. Load the next one, or check what does."
+    )
+    evidence = {"age_s": age_us / 1e6, "usual_s": rhythm.longest_us / 1e6, FILES: float(loads_us.size)}
+    onset_us = rhythm.last_us + rhythm.longest_us
+    return [Finding("feed_stopped", f"source {loads.source}", onset_us, evidence, message)]
+
+
+def _days(us: int) -> str:
+    """A duration in days, or in hours if it is shorter than two days."""
+    return f"{round(us / DAY_US)} days" if us >= 2 * DAY_US - HOUR_US else f"{round(us / HOUR_US)} hours"

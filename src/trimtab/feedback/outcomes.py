@@ -43,6 +43,15 @@ class BulkLabelReader(Protocol):
         ...
 
 
+@runtime_checkable
+class LoadedLabels(Protocol):
+    """A `LabelReader` whose labels may be loaded from files now and then."""
+
+    def complete_until(self, now_us: int) -> int:
+        """Return the time up to which all labels are known that will be: the last load, or `now_us` without files."""
+        ...
+
+
 class IndexedLabels:
     """A `LabelReader` that looks up labels in a `LabelIndex`. The caller keeps the index up to date."""
 
@@ -119,6 +128,11 @@ class OutcomeJoin(LabelWait):
         self.slices = slices
         self._labels = labels
         self._key_dtype = key_dtype
+
+    def closed_until(self, now_us: int) -> int:
+        """As in `LabelWait`, but labels from files are waited for until the next file, unless it is overdue."""
+        known = self._labels
+        return super().closed_until(known.complete_until(now_us) if isinstance(known, LoadedLabels) else now_us)
 
     def join(self, predictions: Sequence[Prediction] | Columns, cut_us: int) -> OutcomeFrame:
         """Return predictions with their labels as known at `cut_us`.

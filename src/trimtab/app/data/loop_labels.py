@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from trimtab.core.columns.data import Column
 from trimtab.features.labels import LabelIndex, LabelRequests
 from trimtab.feedback.outcomes import KnownLabels, LabelReader
+from trimtab.monitoring.inputs.checks.file_loads import UNKNOWN_US, FileLoads, Rhythm
 from trimtab.training.definitions import Model
 
 if TYPE_CHECKING:
     from trimtab.app.system import System
+    from trimtab.events.columns.frames import EventFrame
 
 
 class LoopLabels:
@@ -33,6 +35,8 @@ class LoopLabels:
         self._system = system
         self._model = model
         self._index: LabelIndex | None = None
+        self._loads: FileLoads | None = None  # of the frame `_frame`
+        self._frame: EventFrame | None = None
 
     @property
     def in_memory(self) -> bool:
@@ -48,7 +52,24 @@ class LoopLabels:
             return
         self._index = self._index or LabelIndex(self._model.label)
         frames, _ = self._system.history.frames_at([self._model.label.source.name])
-        self._index.update(frames[self._model.label.source.name])
+        frame = frames[self._model.label.source.name]
+        self._index.update(frame)
+        if frame is not self._frame:
+            self._frame, self._loads = frame, FileLoads(frame)
+
+    def complete_until(self, now_us: int) -> int:
+        """Return the time up to which all labels are known that will be.
+
+        If the labels are loaded from files, this is the last load, until the next one is overdue. As long as the rhythm
+        of the loads is not known, that is after the label's wait, at most after five weeks.
+        """
+        loads_us = None if self._index is None or self._loads is None else self._loads.until(now_us)
+        if loads_us is None:
+            return now_us
+        rhythm = Rhythm(loads_us)
+        unknown_us = rhythm.last_us + min(self._model.label.wait_us, UNKNOWN_US)
+        overdue_us = rhythm.overdue_us() if rhythm.known else unknown_us
+        return now_us if now_us >= overdue_us else rhythm.last_us
 
     def __call__(self, keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels:
         if self._index is not None:

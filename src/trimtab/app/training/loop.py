@@ -277,6 +277,11 @@ class DeploymentLoop:
                     scores.setdefault(p.request_id, p.score)
         return np.array([scores.get(str(key), np.nan) for key in keys], np.float64)
 
+    def complete_until(self, now_us: int) -> int:
+        """Return the time up to which all labels are known that will be; see `LoopLabels.complete_until`."""
+        self._labels.refresh()
+        return self._labels.complete_until(now_us)
+
     def catch_up(self) -> None:
         """Read new records, and the state that other processes have stored."""
         self._labels.refresh()

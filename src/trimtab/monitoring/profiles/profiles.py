@@ -70,6 +70,9 @@ def make_profile(features: FeatureSet, encoding: Encoding, training_set: Trainin
 
 def _label_days(training_set: TrainingSet) -> LabelDays:
     final = training_set.at_us <= training_set.manifest.final_until(training_set.manifest.cut_us)
+    newest_us = training_set.at_us[final & ~np.isnan(training_set.target)].max(initial=-DAY_US)
+    # days after the newest label are not normal days without labels: their file or their outcomes were yet to come
+    final &= training_set.at_us // DAY_US <= newest_us // DAY_US
     day, target = training_set.at_us[final] // DAY_US, training_set.target[final]
     first = int(day.min()) if day.size else 0
     days = int(day.max(initial=first - 1)) - first + 1

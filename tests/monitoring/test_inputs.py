@@ -54,6 +54,7 @@ def test_a_fault_is_red_within_a_day_by_name_and_ends(names: tuple[str, ...], se
     assert windows >= {(one.kind, one.subject) for one in signals if one.severity == "red"} - {
         ("traffic_stopped", "traffic"),
         ("traffic_doubled", "traffic"),
+        ("feed_stopped", "source sales"),  # the labels may still come
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,10 +12,20 @@ from input_world import make_model
 from trimtab import store
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import DAY_US, HOUR_US, duration_us
+from trimtab.feedback.blocks import BlockSums, DayBlocks
 from trimtab.monitoring.inputs.checks.findings import KINDS, Finding
 from trimtab.monitoring.inputs.checks.traffic import TrafficHour
 from trimtab.monitoring.inputs.input_state import InputWatch, WatchStore
-from trimtab.monitoring.inputs.red_windows import Reach, left_out, red_windows, released, window_changes
+from trimtab.monitoring.inputs.red_windows import (
+    Reach,
+    days_with_missing_labels,
+    left_out,
+    red_windows,
+    released,
+    window_changes,
+    with_late_labels,
+)
+from trimtab.monitoring.quality.quality_days import store_days
 from trimtab.monitoring.signals import settle_signals
 from trimtab.store import Catalog
 
@@ -29,10 +39,10 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
 REACH = Reach(label_wait_us=2 * DAY_US, label_source="sales", sources={"weather": 6 * HOUR_US})
 
 
-def look(catalog: Catalog, now_us: int, *found: Finding) -> None:
+def look(catalog: Catalog, now_us: int, *found: Finding, reach: Reach = REACH) -> None:
     signals = [one.signal("m", "v1", now_us) for one in found]
     settled, told = settle_signals(catalog, "m", KINDS, signals, now_us=now_us)
-    windows = window_changes(catalog, settled.begun, settled.ended, reach=REACH)
+    windows = window_changes(catalog, settled.begun, settled.ended, reach=reach)
     catalog.write([*told, *windows])
 
 
@@ -91,8 +101,33 @@ def test_a_window_of_a_source_lasts_as_long_as_features_look_back_at_its_events(
     assert (window.start_us, window.end_us) == (begun_h * HOUR_US, (95 + after_h) * HOUR_US)
 
 
-def test_requests_whose_labels_were_still_to_come_when_their_source_stopped_are_left_out(catalog: Catalog) -> None:
-    look(catalog, 9 * DAY_US, nulls(9 * DAY_US - 3 * HOUR_US, kind="feed_stopped", subject="source sales"))
+@pytest.mark.parametrize("kind", ["feed_stopped", "feed_late"])
+def test_a_source_of_labels_that_is_silent_excludes_nothing_because_labels_may_still_come(
+    kind: str, catalog: Catalog
+) -> None:
+    look(catalog, 9 * DAY_US, nulls(9 * DAY_US - 3 * HOUR_US, kind=kind, subject="source sales"))
+    assert red_windows(catalog, "m") == []
+
+
+@pytest.mark.parametrize("kind", ["feed_stopped", "feed_late"])
+def test_a_silent_source_whose_events_features_read_too_excludes_the_time_of_its_silence(
+    kind: str, catalog: Catalog
+) -> None:
+    reach = msgspec.structs.replace(REACH, sources={"sales": 6 * HOUR_US})
+    look(catalog, 9 * DAY_US, nulls(9 * DAY_US - 3 * HOUR_US, kind=kind, subject="source sales"), reach=reach)
+    (window,) = red_windows(catalog, "m")
+    assert window.start_us == (9 * DAY_US - 3 * HOUR_US if kind == "feed_stopped" else 8 * DAY_US)
+
+
+def test_lists_whose_labels_were_still_to_come_when_their_source_stopped_are_left_out(catalog: Catalog) -> None:
+    reach = msgspec.structs.replace(REACH, complete=False)  # days of lists are not checked for missing labels
+    look(catalog, 9 * DAY_US, nulls(9 * DAY_US - 3 * HOUR_US, kind="feed_stopped", subject="source sales"), reach=reach)
+    (window,) = red_windows(catalog, "m")
+    assert window.start_us == 7 * DAY_US - 3 * HOUR_US
+
+
+def test_labels_dated_by_the_wrong_clock_may_be_of_requests_a_wait_earlier(catalog: Catalog) -> None:
+    look(catalog, 9 * DAY_US, nulls(9 * DAY_US - 3 * HOUR_US, kind="feed_clock", subject="source sales"))
     (window,) = red_windows(catalog, "m")
     assert window.start_us == 7 * DAY_US - 3 * HOUR_US
 
@@ -113,6 +148,47 @@ def test_a_window_of_labels_is_of_the_requests_whose_labels_came_then(catalog: C
     look(catalog, 12 * DAY_US)
     (window,) = red_windows(catalog, "m")
     assert (window.start_us, window.end_us) == (3 * DAY_US, 10 * DAY_US)
+
+
+def test_a_window_of_labels_that_all_come_at_once_begins_a_day_before_the_first_day_without(catalog: Catalog) -> None:
+    reach = msgspec.structs.replace(REACH, label_wait_us=60 * DAY_US, label_span_us=0)
+    look(catalog, 165 * DAY_US, nulls(100 * DAY_US, kind="labels_missing"), reach=reach)
+    look(catalog, 170 * DAY_US, reach=reach)
+    (window,) = red_windows(catalog, "m")
+    assert (window.start_us, window.end_us) == (99 * DAY_US, 110 * DAY_US)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "span"),
+    [([], None), ([6], (4, 7)), ([5, 6, 7], (3, 8)), ([9], (7, 10))],
+)
+def test_days_of_missing_labels_count_again_when_their_labels_have_come(
+    lacking: list[int], span: tuple[int, int] | None, catalog: Catalog
+) -> None:
+    look(catalog, 8 * DAY_US, nulls(5 * DAY_US, kind="labels_missing"))
+    whole = BlockSums(predictions=50, missing=50)
+    days = [
+        DayBlocks(model="m", version="v1", arm="champion", day_us=day * DAY_US, cap=1.0, whole=whole, amended=now)
+        for day in range(3, 10)
+        for now in [None if day in lacking else BlockSums(predictions=50, labelled=49, missing=1, late=49)]
+    ]
+    catalog.write(list(store_days(days)))
+
+    def incomplete(found: Sequence[tuple[int, int, int]]) -> list[int]:
+        return [day_us for day_us, predictions, missing in found if missing > 0.2 * predictions]
+
+    assert with_late_labels(catalog, "m", incomplete, reach=REACH) == []  # the signal stands
+    assert days_with_missing_labels(catalog, "m", since_us=0, until_us=6 * DAY_US) == [
+        3 * DAY_US,
+        4 * DAY_US,
+        5 * DAY_US,
+    ]
+    look(catalog, 12 * DAY_US)
+    assert days_with_missing_labels(catalog, "m", since_us=8 * DAY_US, until_us=99 * DAY_US) == [8 * DAY_US, 9 * DAY_US]
+    catalog.write(with_late_labels(catalog, "m", incomplete, reach=REACH))
+    found = [(one.start_us // DAY_US, one.end_us // DAY_US) for one in red_windows(catalog, "m") if one.end_us]
+    assert found == ([] if span is None else [span])
+    assert with_late_labels(catalog, "m", incomplete, reach=REACH) == []
 
 
 def test_doubled_traffic_has_a_window(catalog: Catalog) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -14,14 +15,14 @@ from trimtab.core.time import HOUR_US, MINUTE_US
 from trimtab.events.columns.frames import EventFrame
 from trimtab.monitoring.inputs.checks.columns import column_findings, lost_columns
 from trimtab.monitoring.inputs.checks.findings import KINDS, LONGEST_H, Finding, Known, found_once
-from trimtab.monitoring.inputs.checks.labels import label_findings
+from trimtab.monitoring.inputs.checks.labels import incomplete_days, label_findings
 from trimtab.monitoring.inputs.checks.shapes import shape_findings
 from trimtab.monitoring.inputs.checks.traffic import KEPT_H, traffic_findings
 from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, merged, summarise
 from trimtab.monitoring.inputs.input_state import InputWatch, WatchStore, hour_of
 from trimtab.monitoring.inputs.open_traffic import OpenTraffic
 from trimtab.monitoring.inputs.profile_distances import HOURS, ColumnDistance, column_distances
-from trimtab.monitoring.inputs.red_windows import Reach, red_windows, window_changes
+from trimtab.monitoring.inputs.red_windows import Reach, red_windows, window_changes, with_late_labels
 from trimtab.monitoring.inputs.source_checks import SourceChecks
 from trimtab.monitoring.inputs.watched_version import Reading, WatchedVersion
 from trimtab.monitoring.profiles.input_rows import ColumnPlan
@@ -196,9 +197,16 @@ class InputMonitor:
         signals = [one.signal(self._model.name, version, now_us) for one in found]
         settled = settle(listed, KINDS, signals, now_us=now_us, owner=self._owner)
         windows = window_changes(self._catalog, settled.begun, settled.ended, reach=self._reach)
-        self._write(watch, [*changes, *stored(settled, now_us), *windows], over)
+        late = self._with_late_labels() if over or closed else []
+        self._write(watch, [*changes, *stored(settled, now_us), *windows, *late], over)
         self._looked_us = now_us
         return settled
+
+    def _with_late_labels(self) -> _Changes:
+        if self._watched.reading is None:
+            return []
+        incomplete = partial(incomplete_days, labels=self._watched.reading.layout.profile.labels)
+        return list(with_late_labels(self._catalog, self._model.name, incomplete, reach=self._reach))
 
     def _open_hours(self) -> set[int]:
         return {*self._traffic.hours, *self._open}
@@ -307,11 +315,13 @@ class InputMonitor:
         return self._columns
 
     def _of_labels(self, watch: InputWatch, profile: InputProfile) -> list[Finding]:
-        if self._model.task not in ("binary", "regression", "count", "quantile"):
+        if self._model.task == "ranking":
             return []
         mine = (day for day in watch.days if day.version == self._watched.version)
         days, source = sorted(mine, key=lambda day: day.day_us), self._model.label.source.name
-        return label_findings(days, profile.labels, subject=f"labels of {source}", binary=self._model.task == "binary")
+        task, subject = self._model.task, f"labels of {source}"
+        found = label_findings(days, profile.labels, subject=subject, binary=task == "binary")
+        return [one for one in found if one.kind == "labels_missing"] if task == "multiclass" else found
 
     def follow(self) -> None:
         """Look which version is in service. Another version has a profile and hours of its own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -10,9 +10,11 @@ from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Signal
 from trimtab.core.shown import Shown
 from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.monitoring.inputs.checks.file_loads import FILES
 from trimtab.monitoring.inputs.checks.findings import KINDS
 from trimtab.monitoring.inputs.input_state import WatchStore
-from trimtab.store.ports import Append, Catalog, Put
+from trimtab.monitoring.quality.quality_days import stored_sums
+from trimtab.store.ports import Append, Catalog, Put, Record, Remove
 from trimtab.training.data.sets import LeftOut
 from trimtab.training.definitions import Model
 
@@ -21,8 +23,10 @@ JOURNAL = "red_windows"  # the journal of all releases
 # signals that are found when a day of labels is closed
 _OF_DAYS = frozenset(("labels_missing", "one_class", "label_shift"))
 _OF_FEEDS = frozenset(("feed_stopped", "feed_late", "feed_clock"))
+_SILENT = frozenset(("feed_stopped", "feed_late"))  # what came is right, and what is missing may still come
 _ROWLESS = frozenset(("traffic_stopped",))
-FOUND_WITHIN_US = DAY_US  # a fault becomes red within this time
+TOO_NEW = "too new to be judged"
+FOUND_WITHIN_US = DAY_US  # the time within which a fault becomes red
 
 
 class RedWindow(Shown, msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +72,7 @@ def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
     if watch.traffic:
         labelled_us = model.label.closed_until(cut_us) - min(model.label.final_at(0), DAY_US)
         early_us = max(min(labelled_us, cut_us - FOUND_WITHIN_US), min(watch.traffic) * HOUR_US)
-        found.append(LeftOut(start_us=early_us, end_us=None, why="too new to be judged"))
+        found.append(LeftOut(start_us=early_us, end_us=None, why=TOO_NEW))
     return found
 
 
@@ -108,7 +112,10 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
 
     label_wait_us: int
     label_source: str
-    sources: dict[str, int]  # for each source of features: how long features read an event, at most a day
+    label_span_us: int | None = None  # from the first to the last label of requests of one time; None: the wait
+    complete: bool = True  # whether days are checked for missing labels
+    logged: bool = False  # whether rows are learnt from with the features that they were answered with
+    sources: dict[str, int]  # by source of features: how long features read an event, at most a day
 
     @staticmethod
     def of(model: Model) -> Reach:
@@ -118,7 +125,33 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
             reaches = (one.reach_us for one in view.features.values())
             longest_us = max((DAY_US if us is None else us for us in reaches), default=0)
             sources[view.source.name] = min(max(sources.get(view.source.name, 0), longest_us), DAY_US)
-        return Reach(label_wait_us=model.label.final_at(0), label_source=model.label.source.name, sources=sources)
+        label, wait_us = model.label, model.label.final_at(0)
+        return Reach(
+            label_wait_us=wait_us,
+            label_source=label.source.name,
+            # outcomes that are dated by their requests are known after the delay of their source
+            label_span_us=max(wait_us - label.source.delay_us, 0) if label.dated_by_request else None,
+            complete=model.task != "ranking",
+            logged=model.rows == "logged",
+            sources=sources,
+        )
+
+    @property
+    def back_us(self) -> int:
+        """How long before the first day whose labels were off the requests may be whose labels came then."""
+        return max(self.label_wait_us if self.label_span_us is None else self.label_span_us, DAY_US)
+
+    def excludes(self, signal: Signal) -> bool:
+        """Return whether requests are left out because of a signal.
+
+        A source of labels that is silent makes none of them faulty: a request is only learnt from when its label is
+        there and the wait for it is over, and a day of which labels are missing then has a signal of its own. # D0185
+        """
+        if signal.kind not in KINDS or signal.kind in _ROWLESS or signal.severity != "red":
+            return False
+        source = self._source_of(signal)
+        silent = signal.kind in _SILENT and source == self.label_source and self.complete
+        return not silent or source in self.sources
 
     def span(self, signal: Signal) -> tuple[int, int | None]:
         """Return from when requests are left out, and from when they count again (None: not yet). # D0185
@@ -130,7 +163,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         """
         wait_us, ended_us = self.label_wait_us, signal.ended_at_us
         if signal.kind in _OF_DAYS:
-            start_us = signal.onset_us - max(wait_us, DAY_US)
+            start_us = signal.onset_us - self.back_us
             return start_us, None if ended_us is None else max(ended_us - wait_us, signal.onset_us)
         evidence_us = signal.raised_at_us - signal.onset_us
         if signal.kind == "feed_stopped":  # the fault began with the last event
@@ -138,7 +171,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         else:
             start_us = (signal.raised_at_us - max(FOUND_WITHIN_US, 2 * evidence_us)) // HOUR_US * HOUR_US
         source = self._source_of(signal)
-        if source == self.label_source and signal.kind in _OF_FEEDS:
+        if source == self.label_source and signal.kind in (_OF_FEEDS - _SILENT if self.complete else _OF_FEEDS):
             start_us = min(start_us, signal.onset_us - wait_us)
         return start_us, None if ended_us is None else ended_us + self.sources.get(source, 0)
 
@@ -148,11 +181,17 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         return name if what == "source" else name.rpartition(".")[0]
 
 
-def window_changes(catalog: Catalog, begun: Sequence[Signal], ended: Sequence[Signal], *, reach: Reach) -> list[Put]:
-    """Return the writes that open and close the red windows of signals."""
-    changes = []
+def window_changes(
+    catalog: Catalog, begun: Sequence[Signal], ended: Sequence[Signal], *, reach: Reach
+) -> list[Put | Remove]:
+    """The writes that open and close the red windows that belong to signals.
+
+    Events from a file count from when they would have become known. So when an overdue file is there, features are
+    computed as if it had been on time, and its window is removed.
+    """
+    changes: list[Put | Remove] = []
     for signal in (*begun, *ended):
-        if signal.kind not in KINDS or signal.kind in _ROWLESS or signal.severity != "red":
+        if not reach.excludes(signal):
             continue
         start_us, end_us = reach.span(signal)
         key = f"{signal.model}/{signal.id}"
@@ -165,8 +204,53 @@ def window_changes(catalog: Catalog, begun: Sequence[Signal], ended: Sequence[Si
             start_us=start_us,
             end_us=end_us,
         )
+        if signal.ended_at_us is not None and FILES in signal.evidence and not reach.logged:
+            changes += [] if record is None else [Remove(KIND, key, expected=record.revision)]
+            continue
         if record is not None:
             before = msgspec.json.decode(record.body, type=RedWindow)
             window = msgspec.structs.replace(before, start_us=min(before.start_us, start_us), end_us=end_us)
         changes.append(Put(KIND, key, msgspec.json.encode(window)))
     return changes
+
+
+def with_late_labels(
+    catalog: Catalog, model: str, incomplete: Callable[[Sequence[tuple[int, int, int]]], list[int]], *, reach: Reach
+) -> list[Put | Remove]:
+    """The writes that free days of missing labels whose labels have come since, late or in a file. # D0185
+
+    `incomplete` is given days with their predictions and missing labels, and returns those that still lack labels.
+    """
+    changes: list[Put | Remove] = []
+    for window, record in _missing_labels(catalog, model):
+        if window.end_us is None:
+            continue
+        days: dict[int, tuple[int, int]] = {}
+        for one in stored_sums(catalog, model, range(window.start_us // DAY_US * DAY_US, window.end_us, DAY_US)):
+            now, before = one.amended or one.whole, days.get(one.day_us, (0, 0))
+            days[one.day_us] = before[0] + now.predictions, before[1] + now.missing
+        lacking = incomplete([(day_us, *counts) for day_us, counts in sorted(days.items())])
+        if not lacking and days:
+            changes.append(Remove(KIND, record.key, expected=record.revision))
+        elif lacking:
+            start_us = max(window.start_us, lacking[0] - reach.back_us)
+            end_us = min(window.end_us, max(lacking[-1] + DAY_US, start_us))
+            shorter = msgspec.structs.replace(window, start_us=start_us, end_us=end_us)
+            if shorter != window:
+                changes.append(Put(KIND, record.key, msgspec.json.encode(shorter), expected=record.revision))
+    return changes
+
+
+def days_with_missing_labels(catalog: Catalog, model: str, *, since_us: int, until_us: int) -> list[int]:
+    """The days of a time span that are left out because labels of them were missing."""
+    found: set[int] = set()
+    for one, _ in _missing_labels(catalog, model):
+        end_us = until_us if one.end_us is None else min(one.end_us, until_us)
+        found.update(range(max(one.start_us, since_us) // DAY_US * DAY_US, end_us, DAY_US))
+    return sorted(found)
+
+
+def _missing_labels(catalog: Catalog, model: str) -> list[tuple[RedWindow, Record]]:
+    """The windows of missing labels that were not released."""
+    found = [(msgspec.json.decode(one.body, type=RedWindow), one) for one in catalog.find(KIND, f"{model}/")]
+    return [one for one in found if one[0].kind == "labels_missing" and one[0].released_why is None]

@@ -16,6 +16,7 @@ from trimtab.feedback.logged_waiting import KEPT_US, Extent, LoggedWaiting
 from trimtab.feedback.open_days import OpenDays, Waiting, judged_table
 from trimtab.feedback.outcomes import ListColumn, OutcomeJoin
 from trimtab.feedback.slices import RequestSlices
+from trimtab.monitoring.inputs.red_windows import days_with_missing_labels
 from trimtab.monitoring.quality.quality import QualityMonitor
 from trimtab.monitoring.quality.quality_days import BatchBlocks, store_batch, store_days, stored_batches, stored_days
 from trimtab.registry import Registry
@@ -41,6 +42,7 @@ KIND = "loop_reader"
 Positions = dict[str, int] | None
 # a closed day's sums are computed again this many days later, with late and corrected labels
 AMENDED_AFTER = (1, 7, 28)
+_REREAD_US = 90 * DAY_US  # days of missing labels among the newest are computed again whenever days are closed
 
 
 class Reached(msgspec.Struct, frozen=True):
@@ -229,8 +231,13 @@ class Loop:
         if self._logged is None:
             return []
         found: list[DayBlocks] = []
-        closed = range(max(from_us, until_us - DAY_US * AMENDED_AFTER[-1]), until_us, DAY_US)
-        for day_us in sorted({day_us - age * DAY_US for day_us in closed for age in AMENDED_AFTER}):
+        since_us = until_us - DAY_US * AMENDED_AFTER[-1]
+        closed = range(max(from_us, since_us), until_us, DAY_US)
+        due = {day_us - age * DAY_US for day_us in closed for age in AMENDED_AFTER}
+        due.update(
+            days_with_missing_labels(self._catalog, self._model.name, since_us=until_us - _REREAD_US, until_us=until_us)
+        )
+        for day_us in sorted(due):
             stored = stored_days(self._catalog, self._model.name, from_us=day_us, until_us=day_us + DAY_US)
             now = {(one.version, one.arm): one.whole for one in self._days.as_known(day_us, now_us)} if stored else {}
             for day in stored:

@@ -53,12 +53,12 @@ def _trimmed(values: Floats) -> tuple[float, float, float]:
 
 def _missing(newest: list[DayQuality], usual: Floats, subject: str) -> list[Finding]:
     high = _trimmed(usual)[2]
+    least = _least_missing(high)
     shares = [(day.missing / day.predictions, day) for day in newest]
     off = [
         (share, day)
         for share, day in shares
-        if share >= high + min(_MARGIN, 0.4 * (1 - high))
-        and evidence_above(day.missing, day.predictions, high) >= ENOUGH
+        if share >= least and evidence_above(day.missing, day.predictions, high) >= ENOUGH
     ]
     last = newest[-1]
     gross = [one for one in off if one[1] is last and one[0] >= high + min(_GROSS, 0.6 * (1 - high))]
@@ -72,6 +72,19 @@ def _missing(newest: list[DayQuality], usual: Floats, subject: str) -> list[Find
         f"{percent(high)}. Check what sends them; those that came may be the fast ones only."
     )
     return [Finding("labels_missing", subject, off[0][1].day_us, evidence, message)]
+
+
+def _least_missing(high: float) -> float:
+    """The least share of missing labels that is off; `high` is the high end of the usual shares."""
+    return high + min(_MARGIN, 0.4 * (1 - high))
+
+
+def incomplete_days(days: Sequence[tuple[int, int, int]], labels: LabelDays) -> list[int]:
+    """Of days with their predictions and missing labels, those that lack labels by the margin of `label_findings`."""
+    rows, labelled, _ = labels.columns
+    full = rows >= _ROWS / 2
+    high = _trimmed((1.0 - labelled / np.maximum(rows, 1))[full])[2] if full.any() else 0.0
+    return [day_us for day_us, predictions, missing in days if missing >= _least_missing(high) * max(predictions, 1)]
 
 
 def _binary(newest: list[DayQuality], means: Floats, subject: str) -> list[Finding]:

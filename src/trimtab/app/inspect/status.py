@@ -218,7 +218,7 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
         onset = watch.onset
         text = f"quality ALARM, since about {format_time(now_us if onset is None else onset.at_us)[:10]}"
     elif watch.last_day_us is None:
-        text = "quality watched, no day closed yet"
+        text = "quality watched, no day closed yet" + _first_closes(system, loop.deployment, now_us)
     else:
         text = f"quality steady, last closed day {format_time(watch.last_day_us)[:10]}"
         days = min(figure.spec.reference_blocks for figure in watch.figures.values())
@@ -226,6 +226,8 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
         text += detectable_in_words(watch)
         behind_us = loop.deployment.model.label.final_until(now_us) - watch.last_day_us - DAY_US
         has_traffic = not any(one.kind == "traffic_stopped" for one in standing_signals(system.state.catalog, name))
+        if behind_us > _RECENT_US and has_traffic:  # labels in files may come a month after the last ones
+            behind_us -= now_us - loop.complete_until(now_us)
         if behind_us > _RECENT_US and has_traffic:
             red.append(
                 f"{name}: no day was closed for {format_duration(behind_us // DAY_US * DAY_US)}; does `trimtab tick` "
@@ -256,6 +258,13 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
         ungated=None if version is None else _ungated(system, version, moved),
         beside=_arms(system, name),
     )
+
+
+def _first_closes(system: System, deployment: Deployment, now_us: int) -> str:
+    """Return when the first day of the version in service can be closed, as the end of a sentence."""
+    since_us = system.registry.history(deployment.name, CHAMPION)[-1].at_us
+    first_us = deployment.model.label.final_at((since_us // DAY_US + 1) * DAY_US)
+    return f"; the first closes on {format_time(first_us)[:10]} at the earliest" if first_us > now_us else ""
 
 
 def _failure(system: System, version: Version) -> str | None:

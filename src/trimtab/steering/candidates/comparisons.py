@@ -28,6 +28,7 @@ from trimtab.steering.candidates.windows import (
     day_of,
     days_of,
     enough_from,
+    excluded_days,
     judging_window,
     labelled_until,
     lack_of_days,
@@ -112,7 +113,11 @@ class Comparisons:
         return self.lack_of(training_set, self.plan(training_set, target, changes).window, target)
 
     def lack_of(self, training_set: TrainingSet, window: JudgingWindow, target: ComparisonTarget | None) -> str | None:
-        """Return what `lack` returns, for a given window and target."""
+        """Return the same as `lack`, for a given window and target."""
+        lack = self._lack_of(training_set, window, target)
+        return lack if lack is None else lack + excluded_days(training_set, self._deployment.name)
+
+    def _lack_of(self, training_set: TrainingSet, window: JudgingWindow, target: ComparisonTarget | None) -> str | None:
         model, seen = self._deployment.model, ""
         if target is not None:
             seen = f", and the champion has learnt all that was known at {day_of(target.version.cut_us)}"

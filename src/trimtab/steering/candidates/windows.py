@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.time import DAY_US, format_duration, format_time
 from trimtab.features.definitions import Label
+from trimtab.monitoring.inputs.red_windows import TOO_NEW
 from trimtab.steering.candidates.recipes import Rows
 from trimtab.steering.definitions import LEAST_WINDOW_US
 from trimtab.training.data.sets import TrainingSet
@@ -123,6 +124,24 @@ def lack_of_labels(model: Model, training_set: TrainingSet, window: JudgingWindo
             f"good model from a constant. Load more, wait, or judge on more days: {_WIDER}."
         )
     return None
+
+
+def excluded_days(training_set: TrainingSet, model: str) -> str:
+    """Return a sentence about days with labels that red windows exclude, beginning with a space; empty if none are."""
+    faulty = [one for one in training_set.manifest.left_out or () if one.why != TOO_NEW]
+    if not faulty:
+        return ""
+    manifest, at_us, begun_us = training_set.manifest, training_set.at_us, training_set.begun_us
+    final = np.isfinite(training_set.target) & (at_us <= manifest.final_until(manifest.cut_us))
+    out = np.unique(begun_us[final & np.any([one.covers(at_us) for one in faulty], axis=0)] // DAY_US)
+    if not out.size:
+        return ""
+    count = np.unique(begun_us[final] // DAY_US)
+    return (
+        f" {out.size} of the {int((count >= out[0]).sum())} days with labels since {day_of(int(out[0]) * DAY_US)} are "
+        f"excluded from training, because inputs or labels were red: trimtab quality exclusions {model} (with "
+        "--release ID --why TEXT, their rows count again)."
+    )
 
 
 def days_of(span_us: int) -> str:

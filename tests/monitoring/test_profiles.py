@@ -8,10 +8,19 @@ import msgspec
 import numpy as np
 import pytest
 from input_world import Shop, World
+from numpy.typing import NDArray
+from sklearn.linear_model import LinearRegression
 
 from trimtab.core.clock import VirtualClock
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Corrupt
-from trimtab.core.time import HOUR_US
+from trimtab.core.expressions.nodes import col
+from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
+from trimtab.events.columns.frames import EventFrame
+from trimtab.events.definitions import Time, source
+from trimtab.features.aggregates import latest
+from trimtab.features.definitions import label, request, view
+from trimtab.features.encoding import fit as encoding_fit
 from trimtab.features.frames import REASONS
 from trimtab.monitoring.profiles.profile_records import (
     FORMAT,
@@ -22,6 +31,8 @@ from trimtab.monitoring.profiles.profile_records import (
     encode_profile,
 )
 from trimtab.monitoring.profiles.profile_store import KIND, Profiles
+from trimtab.monitoring.profiles.profiles import make_profile
+from trimtab.training import build_training_set, model
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +139,80 @@ def test_a_garbage_collection_counts_the_profile_among_the_blobs_of_its_version(
     collector = Collector(shop.catalog, shop.blob, clock=clock, actor="test")
     found = collector.look()
     assert msgspec.json.decode(record.body)["blob"] not in {one.digest for one in found.orphans}
+
+
+DAILY = request(
+    "daily",
+    key="row_id",
+    time="at",
+    columns={"row_id": str, "at": Time, "shop": int, "batch": int, "known_at": Time, "temp": float, "units": int},
+)
+SALES = source("sales", key="row_id", time="at", columns={"row_id": str, "at": Time, "shop": int, "sold": float})
+
+
+def daily_profile(temp: NDArray[np.float64]) -> InputProfile:
+    """The profile of 30 rows a day, from 5 March on, with some temperature on each day."""
+    month, count = col("at").month(), 30 * len(temp)
+    past = view("past", source=SALES, by="shop", features={"last": latest("sold")})
+    own = {
+        "month": month,
+        "late": (month * 100 + col("at").weekday()) > 610,
+        "again": col("month") + 1,
+        "shop": col("shop"),
+        "age_h": (col("at") - col("known_at")),
+        "temp": col("temp"),
+        "units": col("units") + 0,
+    }
+    label_of = label(SALES, key="row_id", value=col("sold"), wait="1d")
+    mine = model(
+        "m", request=DAILY, features=[past, own], label=label_of, estimator=LinearRegression, metric="squared_error"
+    )
+    at_us = parse_time_us("2024-03-05T00:00:00Z") + np.repeat(np.arange(len(temp)), 30) * DAY_US
+    numbers = np.arange(count)
+    requests = Columns.of(
+        {
+            "row_id": ("str", [f"r{n}" for n in numbers]),
+            "at": ("time", at_us.tolist()),
+            "shop": ("int", (numbers % 30 + 40_000).tolist()),
+            "batch": ("int", (numbers * 7 % 1000).tolist()),
+            "known_at": ("time", (at_us - HOUR_US).tolist()),
+            "temp": ("float", (np.repeat(temp, 30) + numbers % 3).tolist()),
+            "units": ("int", (numbers % 37).tolist()),
+        }
+    )
+    sold = Columns.of({name: (dtype, []) for name, dtype in SALES.columns.items()})
+    nothing = np.zeros(0, np.int64)
+    frame = EventFrame(
+        "sales", sold, nothing, nothing, nothing, nothing.astype(bool), nothing.astype(np.int16), nothing, ()
+    )
+    rows = build_training_set(mine, requests, {"sales": frame}, cut_us=int(at_us[-1]), positions={})
+    return make_profile(mine.features, encoding_fit(mine.features, rows.features.values), rows)
+
+
+def test_features_of_the_time_alone_are_only_checked_for_nulls() -> None:
+    profile = daily_profile(np.zeros(400))
+    for name in ("month", "late", "again"):
+        found = column(profile, name)
+        assert (found.kind, found.least, found.most, found.known) == ("time", None, None, b"")
+    assert column(profile, "age_h").kind == "number"  # reads another time as well
+
+
+def test_numbers_that_name_things_have_no_range_and_no_shape() -> None:
+    profile = daily_profile(np.zeros(400))
+    for name in ("shop", "batch"):  # the key of a view, and an integer that no feature reads
+        found = column(profile, name)
+        assert (found.kind, found.least, found.most, found.is_number, found.known) == ("text", None, None, False, b"")
+        assert found.distinct >= 30
+    assert {one.kind for one in profile.columns if one.name == "units"} == {"number"}  # a column and a feature of it
+
+
+def test_the_limits_include_what_training_saw_in_other_seasons_but_not_a_fault_there() -> None:
+    temp = np.rint(15 - 10 * np.cos(2 * np.pi * np.arange(400) / 365))  # the newest weeks are cold
+    found = column(daily_profile(temp), "temp")
+    assert found.least is not None
+    assert found.most is not None
+    assert found.most >= found.highest == 27.0
+    temp[100] = 9999.0
+    found = column(daily_profile(temp), "temp")
+    assert found.most is not None
+    assert 27.0 <= found.most < 200.0

@@ -43,9 +43,13 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
 def planned(features: FeatureSet, encoding: Encoding) -> tuple[ColumnPlan, ...]:
     """Return the columns of the matrix for a version: its inputs, then the other columns of the request.
 
-    The key and the time of the request are left out, because their distribution means nothing.
+    The key and the time of the request are left out, because their distribution means nothing. Features that only
+    depend on the time, such as the month, are of the kind "time": no value of theirs is a fault. Columns that name
+    something, such as the number of a customer, are of the kind "text" even if they are integers: numbers of things
+    have no range, no unit and no typical shape.
     """
     joins = {join.name: join for join in features.joins}
+    identifiers = _identifiers(features)
     plans = []
     for name, dtype in encoding.dtypes.items():
         expression = features.transforms.get(name)
@@ -53,11 +57,16 @@ def planned(features: FeatureSet, encoding: Encoding) -> tuple[ColumnPlan, ...]:
         of = _column_of(expression, features.request.columns)
         source = joins[join].view.source.name if expression is None else _source_of(expression, features)
         kind = "category" if name in encoding.vocabularies else _KINDS[dtype]
+        if kind != "category" and {name, of} & identifiers:
+            kind = "text"
+        if expression is not None and _of_time_alone(expression, features):
+            kind = "time"
         plans.append(ColumnPlan(name=name, place="input", kind=kind, integers=dtype == "int", of=of, source=source))
     taken = {plan.of for plan in plans} | {features.request.key, features.request.time}
     for name, dtype in features.request.columns.items():
         if name not in taken:
-            plans.append(ColumnPlan(name=name, place="request", kind=_KINDS[dtype], integers=dtype == "int", of=name))
+            kind = "text" if name in identifiers else _KINDS[dtype]
+            plans.append(ColumnPlan(name=name, place="request", kind=kind, integers=dtype == "int", of=name))
     return tuple(plans)
 
 
@@ -96,7 +105,7 @@ def _in_columns(
     texts = TextNumbers()
     for plan in plans[len(inputs) :]:
         column = requests[plan.name]
-        if plan.kind == "text":
+        if plan.kind == "text" and not plan.integers:
             found = texts.of(column.values.tolist())
         else:
             found = np.where(column.present(), column.values.astype(np.float64), np.nan)
@@ -116,7 +125,9 @@ class RowReader:
         self._categories = [
             (place, places.get(plan.of or "")) for place, plan in enumerate(plans) if plan.kind == "category"
         ]
-        self._further = [(places[plan.name], plan.kind == "text") for plan in plans[self.inputs :]]
+        self._further = [
+            (places[plan.name], plan.kind == "text" and not plan.integers) for plan in plans[self.inputs :]
+        ]
         self._texts = TextNumbers()
         self._decode = msgspec.msgpack.Decoder(list[object]).decode
 
@@ -182,6 +193,28 @@ def _column_of(expression: Expression | None, columns: Mapping[str, object]) -> 
         return None
     name = str(expression.params[0])
     return name if name in columns else None
+
+
+def _identifiers(features: FeatureSet) -> set[str]:
+    """Return the names that stand for things rather than quantities: keys of views, and integers that nothing reads."""
+    unread = features.request.columns.keys() - features.request_columns
+    return {name for join in features.joins for name in join.by if features.known[name] in ("int", "str")} | {
+        name for name in unread if features.request.columns[name] == "int"
+    }
+
+
+def _of_time_alone(expression: Expression, features: FeatureSet) -> bool:
+    """Return whether an expression reads the time of the request, directly or by other features, and nothing else."""
+    read = expression.columns()
+    return bool(read) and all(
+        name == features.request.time
+        or (
+            name not in features.request.columns
+            and name in features.transforms
+            and _of_time_alone(features.transforms[name], features)
+        )
+        for name in read
+    )
 
 
 def _source_of(expression: Expression, features: FeatureSet) -> str | None:

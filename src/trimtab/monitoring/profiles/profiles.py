@@ -93,6 +93,7 @@ class _ReferenceHours:
         hour = at_us // HOUR_US
         # leave out the last hour, which is incomplete, unless it is the only one
         end = int(hour[-1]) + (1 if hour[0] == hour[-1] else 0)
+        self.day_starts = np.flatnonzero(np.diff(at_us // DAY_US, prepend=-1))  # the first row of each day, of all rows
         self.first = max(int(hour[0]), end - REFERENCE_H)
         self.count = end - self.first
         self.rows = np.flatnonzero((hour >= self.first) & (hour < end))
@@ -156,11 +157,12 @@ def _column(plan: ColumnPlan, place: int, rows: Rows, hours: _ReferenceHours) ->
     starts = np.flatnonzero(begins)
     distinct, often = there[starts], np.diff(starts, append=there.size)
     kind = _kind(plan, distinct)
-    known, covered = _known(kind, distinct, often)
+    named = plan.kind == "text" and plan.integers  # the number of a thing: new things are no fault
+    known, covered = (np.zeros(0), 1.0) if named else _known(kind, distinct, often)
     quantiles = _quantiles(there) if kind not in ("text", "time") and there.size else np.zeros(0)
     extremes = hours.extremes(values)
     numbers = kind == "number" and there.size > 0
-    least, most = _limits(extremes, quantiles, hours) if numbers else (None, None)
+    least, most = _limits(values, extremes, quantiles, hours) if numbers else (None, None)
     counted = np.bincount(null_code(rows.reasons[null, place]), minlength=NULL_CODES)
     profile = ColumnProfile(
         name=plan.name,
@@ -233,8 +235,13 @@ def _normal_null_run(null: NDArray[np.bool_], spread: Spread, hours: _ReferenceH
     return normal_run(null_runs(rows[::-1], nulls[::-1], usual[::-1]), hours.count / 24)
 
 
-def _limits(extremes: tuple[Floats, Floats], quantiles: Floats, hours: _ReferenceHours) -> tuple[float, float]:
-    """Return the limits beyond which a number is extreme, see `proportion.limits`."""
+def _limits(
+    values: Floats, extremes: tuple[Floats, Floats], quantiles: Floats, hours: _ReferenceHours
+) -> tuple[float, float]:
+    """Return the limits beyond which a number is extreme, see `proportion.limits`.
+
+    They are those of the newest weeks, and include the values of other seasons that are not extreme among all rows.
+    """
     low, high = extremes
     days = hours.count // 24
     if days >= 3:
@@ -243,8 +250,13 @@ def _limits(extremes: tuple[Floats, Floats], quantiles: Floats, hours: _Referenc
     low, high = low[np.isfinite(low)], high[np.isfinite(high)]
     if not low.size:
         low, high = quantiles[:1], quantiles[-1:]
-    least, lower, middle, upper = (float(quantiles[place]) for place in (0, 2, BINS // 2, BINS - 2))
-    return limits(low, high, (least, lower, middle, upper))
+    smallest, lower, middle, upper = (float(quantiles[place]) for place in (0, 2, BINS // 2, BINS - 2))
+    of_all = smallest, lower, middle, upper
+    least, most = limits(low, high, of_all)
+    low, high = (of.reduceat(values, hours.day_starts) for of in (np.fmin, np.fmax))  # NaN on days without values
+    low, high = low[~np.isnan(low)], high[~np.isnan(high)]
+    lowest, highest = limits(low, high, of_all)
+    return float(low[low >= lowest].min(initial=least)), float(high[high <= highest].max(initial=most))
 
 
 class _Column(msgspec.Struct, frozen=True, eq=False):

@@ -234,9 +234,12 @@ def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts], *
     worst = float(high if high > column.most else low)
     red = stands or count >= max(2.0, _FEW * rows)
     evidence = {"value": worst, "least": column.least, "most": column.most, "rows": float(count)}
+    # a few values of the training rows are beyond the limits if they look like a fault
+    least, most = max(column.lowest or 0.0, column.least), min(column.highest or 0.0, column.most)
+    all_but_few = "" if (least, most) == (column.lowest, column.highest) else "nearly all "
     message = (
-        f"Column {column.name}: {worst:,.6g} in {count:,} of {rows:,} rows; in training the values were "
-        f"{column.lowest:,.6g} to {column.highest:,.6g}, and values below {column.least:,.6g} or above "
+        f"Column {column.name}: {worst:,.6g} in {count:,} of {rows:,} rows; in training {all_but_few}the values were "
+        f"{least:,.6g} to {most:,.6g}, and values below {column.least:,.6g} or above "
         f"{column.most:,.6g} are implausible. Check its unit and what measures it."
     )
     return [Finding("range", column.subject, hits[0] * HOUR_US, evidence, message, severity="red" if red else "info")]

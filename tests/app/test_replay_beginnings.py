@@ -84,11 +84,23 @@ def test_stragglers_after_a_long_gap_do_not_prolong_a_history(gaps: list[int]) -
     asked = np.cumsum(gaps)
     n = len(asked)
     expected = asked[-1]
+    usual = max((asked[i] - asked[i - 1] for i in range(1, n - n // 100)), default=0)
     for kept in range(n - n // 100, n):  # at most one in a hundred is left out
-        if asked[kept] - asked[kept - 1] > (asked[kept - 1] - asked[0]) / 2:
+        gap = asked[kept] - asked[kept - 1]
+        unusual = 0 < 4 * usual < gap and gap > asked[-1] - asked[kept]
+        if unusual or gap > (asked[kept - 1] - asked[0]) / 2:
             expected = asked[kept - 1]
             break
     assert last_request(asked) == expected
+
+
+def test_a_few_requests_of_today_do_not_prolong_a_file_that_ended_last_month() -> None:
+    daily = days(730, per_day=30)
+    today = daily[-1] + 28 * DAY_US + np.arange(3) * 60_000_000
+    assert last_request(np.append(daily, today)) == daily[-1]
+    assert last_request(np.append(daily, daily[-1] + 3 * DAY_US)) == daily[-1] + 3 * DAY_US  # a few days are usual
+    outage = np.append(daily, daily[-1] + 5 * DAY_US + np.arange(200) * DAY_US // 30)  # and then goes on for a week
+    assert last_request(outage) == outage[-1]
 
 
 Spoil = Callable[[Path], None]

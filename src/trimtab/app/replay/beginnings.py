@@ -16,6 +16,7 @@ from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.training.fitting.fit import new_estimator
 
 _LONGEST_US = 365 * DAY_US  # how much is replayed if the caller chooses no start
+_LONG = 4  # see `last_request`
 _TRIES = 8  # at most this many starts are tried
 _LEAST_REPLAYED_US = 14 * DAY_US  # the start should be followed by this many days with final labels
 
@@ -49,12 +50,16 @@ def check_labels(chosen: Sequence[Scenario], tables: Mapping[str, Columns]) -> N
 def last_request(asked_us: NDArray[Any]) -> int:
     """Return the time of the newest request that is no straggler.
 
-    Stragglers are at most 1 % of the requests, after a gap that is longer than half of the time before it. So a single
-    request today does not prolong a history that ended years ago.
+    Stragglers are at most 1 % of the requests, after a long gap: longer than half of the time before it, or longer than
+    `_LONG` times each gap among the other requests and than all the time after it. So a single request today does not
+    prolong a history that ended years ago, or a file of daily rows that ended last month.
     """
     first = len(asked_us) - 1 - len(asked_us) // 100
-    gaps = np.diff(asked_us[first:]) > (asked_us[first:-1] - asked_us[0]) / 2
-    return int(asked_us[first + int(np.argmax(gaps)) if gaps.any() else -1])
+    since_us, gaps = asked_us[first:-1], np.diff(asked_us[first:])
+    usual_us = np.diff(asked_us[: first + 1]).max(initial=0)
+    long = (gaps > _LONG * usual_us) & (gaps > asked_us[-1] - asked_us[first + 1 :]) & (usual_us > 0)
+    long |= gaps > (since_us - asked_us[0]) / 2
+    return int(since_us[int(np.argmax(long))] if long.any() else asked_us[-1])
 
 
 def recording_end(chosen: Sequence[Scenario], tables: Mapping[str, Columns], last_us: int) -> int:

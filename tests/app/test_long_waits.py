@@ -50,8 +50,11 @@ def write(folder: Path, wait_days: int) -> Path:
     return folder
 
 
-def load(project: Project, first: int, until: int) -> None:
-    """Visits of some days. The share that buys rises day by day, so a model is the better the newer its rows are."""
+def load(project: Project, first: int, until: int, told: tuple[int, int] | None = None) -> None:
+    """Visits of some days. The share that buys rises day by day, so a model is the better the newer its rows are.
+
+    With `told`, only the labels of these days are loaded, and the visits only with the labels of the first day.
+    """
     chance = np.random.default_rng(first)
     at_us = np.sort(
         shop.BEGIN_US + chance.integers(first * DAY_US, until * DAY_US - HOUR_US, (until - first) * PER_DAY)
@@ -64,8 +67,12 @@ def load(project: Project, first: int, until: int) -> None:
         "visit_id": ("str", keys), "bought": ("bool", bought.tolist()),
         "closed_at": ("time", (at_us + HOUR_US // 2).tolist()),
     }  # fmt: skip
-    for name, columns in (("sales", sales), ("visit", visits)):
-        project.ingestor.load(name, Columns.of(columns))  # type: ignore[arg-type]  # dtypes are literals
+    begin, end = told or (first, until)
+    mine = (at_us >= shop.BEGIN_US + begin * DAY_US) & (at_us < shop.BEGIN_US + end * DAY_US)
+    loaded = Columns.of(sales).take(np.flatnonzero(mine))  # type: ignore[arg-type]  # dtypes are literals
+    project.ingestor.load("sales", loaded)
+    if begin == first:
+        project.ingestor.load("visit", Columns.of(visits))  # type: ignore[arg-type]  # dtypes are literals
 
 
 def first_trained(folder: Path) -> None:
@@ -166,3 +173,16 @@ def test_a_candidate_that_learnt_from_its_own_window_represents_no_champion(tmp_
         repaired = parts_of(project, TwoFolds(project.registry))
         assert target_on_window(repaired, target, start_us) is target
         assert target_on_window(parts_of(project), target, champion.cut_us) is target  # all was final by then
+
+
+def test_days_whose_labels_are_loaded_after_a_training_are_new_to_its_version(tmp_path: Path) -> None:
+    with shop.opened(write(tmp_path / "p", 2), shop.BEGIN_US + FIRST * DAY_US) as project:
+        load(project, 0, FIRST, (0, 25))  # an export that lacks the newest labels, although their wait is over
+        assert project.train("buyer")[-1].act == "promote"
+        load(project, 0, FIRST, (25, FIRST))
+        gate = next(d for d in project.train("buyer") if d.act == "gate")
+        judged = project.registry.get_gate(str(gate.evidence["gate"]))
+        assert judged.champion == project.registry.get("buyer@2").id
+        assert (judged.window_start_us, judged.window_end_us) == tuple(
+            shop.BEGIN_US + day * DAY_US for day in (FIRST - 9, FIRST - 2)
+        )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.errors import Corrupt
+from trimtab.core.time import DAY_US
 from trimtab.features.frames import NO_VIEW, REASONS
 
 FORMAT: Literal[1] = 1
@@ -133,6 +134,12 @@ class LabelDays(msgspec.Struct, frozen=True, kw_only=True):
         """Return rows, labelled rows and sums of labels as arrays with one value per day."""
         rows, labelled = (np.frombuffer(one, "<u4").astype(np.float64) for one in (self.rows, self.labelled))
         return rows, labelled, np.frombuffer(self.sums, "<f8")
+
+    @property
+    def end_us(self) -> int | None:
+        """The end of the newest day that has a label; None if no day has one."""
+        days = np.flatnonzero(self.columns[1])
+        return (self.first_day + int(days[-1]) + 1) * DAY_US if days.size else None
 
 
 class InputProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):

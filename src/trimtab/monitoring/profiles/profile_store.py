@@ -57,6 +57,16 @@ class Profiles:
                 pass
         return self._made(version)
 
+    def learnt_until(self, version: Version) -> int | None:
+        """Return the end of the newest day of which a version knew final labels; None if its profile is not stored."""
+        record = read_record(self._catalog, KIND, version.id, ProfileRecord)
+        if record is None or record.blob is None:
+            return None
+        try:
+            return decode_profile(self._blob.get(record.blob)).labels.end_us
+        except (NotFound, Corrupt):
+            return None
+
     def inputs_of(self, version: Version) -> tuple[FeatureSet, Encoding]:
         """Return the feature definitions of a version, and the encoding that turns features into numbers."""
         artifact = decode_artifact(self._blob.get(version.artifact))

@@ -8,6 +8,9 @@ if labels take so long that the version in service knows labels that the candida
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import msgspec
 import numpy as np
 
@@ -23,6 +26,8 @@ from trimtab.steering.candidates.recipes import Floats, Recipe, Rows
 from trimtab.steering.definitions import LEAST_WINDOW_US
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
+
+LearntUntil: TypeAlias = Callable[[Version], int | None]
 
 
 class ComparisonTarget(msgspec.Struct, frozen=True, eq=False):
@@ -41,7 +46,13 @@ class TargetScores(msgspec.Struct, frozen=True, eq=False):
 
 
 def champion_target(
-    registry: Registry, champion: Version | None, model: Model, until_us: int, *, learns: bool = False
+    registry: Registry,
+    champion: Version | None,
+    model: Model,
+    until_us: int,
+    *,
+    learns: bool = False,
+    learnt_until: LearntUntil = lambda version: None,
 ) -> ComparisonTarget | None:
     """Return the comparison target of a new candidate on days before `until_us`; None if there is no usable version.
 
@@ -52,13 +63,19 @@ def champion_target(
             has not seen. A different recipe may also be judged on earlier days. # D0195
         until_us: The end of the days.
         learns: Whether the champion learns from each label in service, so that no earlier candidate can replace it.
+        learnt_until: Returns the end of the newest day of which a version knew final labels; None if that is unknown.
+            It is called if too few days are later than those whose labels had to be final when the champion was fitted.
     """
     if champion is None:
         return None
     champion = registry.as_known(champion)
     same_features = champion.features == model.features.hash
     if same_features and (champion.recipe == model.hash or learns):
-        return ComparisonTarget(champion, model.label.final_until(champion.cut_us))
+        unseen_from_us = model.label.final_until(champion.cut_us)
+        if until_us - unseen_from_us < LEAST_WINDOW_US and not learns and champion.imported is None:
+            # the labels of the last days may have been loaded later
+            unseen_from_us = min(unseen_from_us, learnt_until(champion) or unseen_from_us)
+        return ComparisonTarget(champion, unseen_from_us)
     if loss_kind(champion.metric) != loss_kind(model.metric):
         return None
     return version_target(registry, champion, model, until_us)

@@ -7,6 +7,7 @@ import numpy as np
 
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US
+from trimtab.monitoring.profiles.profile_store import Profiles
 from trimtab.registry import Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.steering.candidates.comparison_targets import (
@@ -58,7 +59,10 @@ class Comparisons:
     def target(self, until_us: int) -> ComparisonTarget | None:
         """Return what a new candidate is compared with; None if no version can be used."""
         model, registry = self._deployment.model, self._parts.registry
-        return champion_target(registry, self.champion(), model, until_us, learns=self._learns)
+        learnt_until = Profiles(self._parts.catalog, self._parts.blob, self._parts.clock).learnt_until
+        return champion_target(
+            registry, self.champion(), model, until_us, learns=self._learns, learnt_until=learnt_until
+        )
 
     def target_of_stored(self, until_us: int) -> ComparisonTarget | None:
         """Return what a stored version is compared with; None if no version can be used."""

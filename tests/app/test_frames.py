@@ -20,7 +20,8 @@ import trimtab as tt
 from trimtab.core.clock import ShiftedClock
 from trimtab.core.columns import Columns
 from trimtab.core.errors import Misuse
-from trimtab.core.time import HOUR_US
+from trimtab.core.time import HOUR_US, format_time
+from trimtab.serving.answer.batch import batch_predictions
 
 AT = ["2026-04-05T06:00:01", "2026-04-05T06:10:00"]
 
@@ -79,6 +80,22 @@ def test_a_frame_comes_back_of_its_library_with_the_answers(made: Scaffolded, ki
         if kind != "dicts":
             with pytest.raises(Misuse, match="there is already a column 'score'"):
                 project.predict_frame(found)
+
+
+def test_rows_of_earlier_times_are_answered_as_of_their_own_time(made: Scaffolded) -> None:
+    times = ["2026-03-20T08:00:00", AT[1], "2026-02-20T08:00:00"]
+    frame = pd.DataFrame({"id": ["c1", "c1", "c2"], "at": pd.to_datetime(times), "x": [0.25, 0.5, 0.75]})
+    with tt.open(made.folder, clock=ShiftedClock(NOW_US + HOUR_US), environment={}) as project:
+        found, again = project.predict_frame(frame), project.predict_frame(frame)
+        old = project.predict_table("y", frame.iloc[[0, 2]])
+        batch = {p.request_id: p.score for part in batch_predictions(old, project.predictions) for p in part}
+        why = [project.predictions.find(one) for one in found["prediction_id"]]
+    assert [one.mode for one in why] == ["batch", "live", "batch"]
+    assert [format_time(one.at_us)[:19] for one in (why[0], why[2])] == [times[0], times[2]]
+    assert [one.request_id[:2] for one in why] == ["c1", "c1", "c2"]
+    assert {one.request_id: one.score for one in (why[0], why[2])} == batch
+    assert found["score"].tolist() == [one.score for one in why] == again["score"].tolist()
+    assert not set(found["prediction_id"]) & set(again["prediction_id"])
 
 
 def test_a_pandas_frame_keeps_its_index_and_its_types(made: Scaffolded) -> None:

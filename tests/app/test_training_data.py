@@ -92,6 +92,15 @@ def test_asked_requests_count_at_the_moment_they_were_first_asked(project: Proje
     assert rows(project, HOURS[0]) == [("both", 1.0, HOURS[0])]
 
 
+def test_an_answer_to_an_old_request_does_not_replace_the_ingested_one(project: Project) -> None:
+    ingest(project, shop.visit("old", HOURS[1], x=1.0), shop.visit("new", HOURS[20], x=1.0))
+    shop.move(project, 30 * HOUR_US)
+    now_us = HOURS[0] + 30 * HOUR_US
+    project.predict("buyer", [shop.visit("old", HOURS[1], x=3.0), shop.visit("new", HOURS[20], x=3.0)])
+    shop.move(project, 31 * HOUR_US)
+    assert rows(project, HOURS[0] + 31 * HOUR_US) == [("old", 1.0, HOURS[1]), ("new", 3.0, now_us)]
+
+
 def test_batches_and_questions_about_the_past_are_no_training_requests(project: Project) -> None:
     project.predict("buyer", [shop.visit("what if", HOURS[0])], at=HOURS[0] - DAY_US)
     batch = {

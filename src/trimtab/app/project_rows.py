@@ -180,6 +180,9 @@ class ProjectRows(ProjectExperiments):
     ) -> Any:
         """Predict for the rows of a frame, as `predict` does, and return the frame with the answers.
 
+        Without `at`, rows whose time minus the lead is more than an hour ago are answered as a batch, each as of that
+        time, as `predict_table` does. All others are answered as of now.
+
         The result is a frame of the same library, with the same rows in the same order, and added columns `score`,
         `version` and `prediction_id` (for several classes also `prediction`, and `scores.NAME` for each). Columns that
         the request does not declare are kept, but not read. A key that the request computes may be left out.
@@ -187,7 +190,7 @@ class ProjectRows(ProjectExperiments):
         Args:
             frame: A frame or table of pandas, polars, pyarrow, DuckDB or `Columns`, or a list of dicts.
             model: A deployed model's name; optional where there is only one.
-            at: A time in the past to answer as of; default: now.
+            at: A time in the past to answer all rows as of.
             progress: Called with rows done and rows in total.
 
         Raises:

@@ -46,7 +46,8 @@ class LivingData:
     """Builds training sets from the data known at a time, the cut. Each request gets its features as of its own time.
 
     A request may be ingested, logged, or both. Of a request that is both, the logged one is used: its time was recorded
-    when it was answered, whereas the time of an ingested request is derived from a column.
+    when it was answered, whereas the time of an ingested request is derived from a column. If it was answered more than
+    a day after that time, or after its label was final, the ingested one is used.
 
     Args:
         open_run: Opens the computation of a model's features, in memory or on disk, with the history of its requests
@@ -170,8 +171,9 @@ class LivingData:
     ) -> _Chosen:
         if model.rows == "logged":
             return self._logged(model, found)
-        logged, logged_at_us = _table(model, found)
         known, known_at_us = ingested_requests(model.request, frame, cut_us)
+        found = _answered_in_time(model, found, known, known_at_us)
+        logged, logged_at_us = _table(model, found)
         fresh = ~are_among(known[model.request.key].values, logged[model.request.key].values)
         requests = Columns.concat([known.take(fresh), logged])
         at_us: NDArray[Any] = np.concatenate([known_at_us[fresh], logged_at_us])
@@ -249,6 +251,17 @@ class _Chosen(msgspec.Struct, frozen=True, eq=False):
             return {}
         read = model.features.request_columns
         return retroactive_changes_of(model.request, read, frame, self.logged, self.history, cut_us)
+
+
+def _answered_in_time(
+    model: Model, logged: list[LoggedRequest], known: Columns, known_at_us: NDArray[Any]
+) -> list[LoggedRequest]:
+    """Return the logged requests without those that were answered too late for the time of the ingested request."""
+    if not logged:
+        return logged
+    until_us = np.minimum(known_at_us + DAY_US, model.label.final_at(known_at_us)).tolist()
+    latest_us = dict(zip(map(str, known[model.request.key].to_list()), until_us, strict=True))
+    return [p for p in logged if p.at_us <= latest_us.get(p.request_id, p.at_us)]
 
 
 def _table(model: Model, rows: Sequence[LoggedRequest]) -> tuple[Columns, NDArray[Any]]:

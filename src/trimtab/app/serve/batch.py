@@ -52,8 +52,9 @@ def answer_table(
     out: Path | None,
     on_error: OnError,
     progress: Callable[[int, int], object] | None,
+    always: bool = False,
 ) -> AnsweredTable:
-    """Answer a table of requests; see `Project.predict_table`."""
+    """Answer a table of requests; see `Project.predict_table`. With `always`, it is a batch that no other call made."""
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise Misuse(f"--out {out}: the name must end in .csv or .parquet.")
     if out is not None and not out.absolute().parent.is_dir():
@@ -80,7 +81,7 @@ def answer_table(
     if absent:
         raise Misuse(f"{where}: no column {absent[0]!r}, which request {request.name!r} declares. Add it.")
     table = table.select(request.columns)
-    name = _batch_name(loaded.version.id, table, at_us, mode)
+    name = uuid.uuid4().hex if always else _batch_name(loaded.version.id, table, at_us, mode)
     begun = batch_manifest(system.state.catalog, name)
     made_at_us = system.clock.now_us() if begun is None else begun.made_at_us
     times = _times(request, table, made_at_us) if at_us is None else at_us

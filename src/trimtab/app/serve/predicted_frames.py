@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from trimtab.app.serve.batch import answer_table
 from trimtab.core.columns.data import Columns, column
 from trimtab.core.columns.same_library import library_of, with_columns
 from trimtab.core.errors import Misuse
+from trimtab.core.time import HOUR_US
 from trimtab.events import read_rows
 from trimtab.events.files.files import is_table
+from trimtab.serving.answer.batch import batch_predictions
 from trimtab.serving.answer.request_rows import rows_of_table
+from trimtab.serving.answer.served import shown
 
 if TYPE_CHECKING:
+    from trimtab.app.models.served_model import ServedModel
     from trimtab.app.system import System
     from trimtab.serving.answer.served import Answer
 
@@ -37,16 +44,41 @@ def predict_frame(system: System, frame: Any, model: str, at_us: int | None, pro
     absent = [name for name in request.columns if name not in table]
     if absent:
         raise Misuse(f"predict_frame: no column {absent[0]!r}, which request {request.name!r} declares. Add it.")
-    rows = rows_of_table(table.select(request.columns))
-    answers: list[Answer] = []
+    table = table.select(request.columns)
+    times = table[request.time]
+    due_us = times.values - request.lead_us
+    past = times.present() & (at_us is None) & (due_us < system.clock.now_us() - HOUR_US)
+    answers = _answers_of_past(system, served, table.take(past), progress)
+    rows = rows_of_table(table.take(~past))
     for start in range(0, len(rows), _CHUNK):
         answers += served.endpoint.answer(rows[start : start + _CHUNK], at=at_us)
         if progress is not None:
-            progress(len(answers), len(rows))
+            progress(len(answers), table.rows)
+    places = np.argsort(np.concatenate([np.flatnonzero(past), np.flatnonzero(~past)]))
+    answers = [answers[place] for place in places.tolist()]
     more = answer_columns(answers, loaded.artifact.class_names)
     if is_table(frame):
         return with_columns(given, more, like=frame)
     return [{**row, **added} for row, added in zip(given, more.to_rows(), strict=True)]
+
+
+def _answers_of_past(system: System, served: ServedModel, table: Columns, progress: Any) -> list[Answer]:
+    """Answer rows of earlier times as a batch, each as of its own time."""
+    if not table.rows:
+        return []
+    made = answer_table(
+        system,
+        served.deployment.name,
+        table,
+        at_us=None,
+        mode="batch",
+        out=None,
+        on_error="refuse",
+        progress=progress,
+        always=True,
+    )
+    version = served.answerers.served(served.refresh())
+    return [shown(p, version) for part in batch_predictions(made, system.predictions) for p in part]
 
 
 def answer_columns(answers: Sequence[Answer], classes: Sequence[str]) -> Columns:

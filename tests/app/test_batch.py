@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -26,6 +27,7 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Misuse, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US, format_time
+from trimtab.serving.answer.batch import batch_predictions
 from trimtab.store.lmdb.kv import LmdbKeyValue
 
 
@@ -123,15 +125,34 @@ def test_an_empty_table_has_no_answers(project: Project, tmp_path: Path) -> None
 def test_a_batch_is_the_same_one_later_also_with_requests_to_come(project: Project) -> None:
     first = project.predict_table("buyer", table(-5, 3))
     shop.move(project, HOUR_US)
-    assert project.predict_table("buyer", table(-5, 3)) == first
+    same = project.predict_table("buyer", table(-5, 3))
+    assert (first.answered_before, same.answered_before) == (False, True)
+    assert msgspec.structs.replace(same, answered_before=False) == first
     assert logged(project) == 2
     moments = [p.at_us for block in project.predictions.scan() for p in block]
     assert moments == [shop.NOW_US - 5 * HOUR_US, shop.NOW_US]
     other = project.predict_table("buyer", table(-5, 3), at=shop.NOW_US)
     assert other.id != first.id
-    assert project.predict_table("buyer", table(-5, 3), at=shop.NOW_US) == other
+    assert project.predict_table("buyer", table(-5, 3), at=shop.NOW_US).id == other.id
     assert project.predict_table("buyer", table(-5, 4)).id != first.id
     assert logged(project) == 6
+
+
+def test_a_table_is_answered_again_if_that_is_asked_for(project: Project) -> None:
+    first = project.predict_table("buyer", table(-5, 3))
+    shop.move(project, HOUR_US)
+    again = project.predict_table("buyer", table(-5, 3), again=True)
+    assert (again.id != first.id, again.answered_before, logged(project)) == (True, False, 4)
+    moments = [p.at_us for part in batch_predictions(again, project.predictions) for p in part]
+    assert moments == [shop.NOW_US - 5 * HOUR_US, shop.NOW_US + HOUR_US]
+
+
+def test_the_command_says_that_a_file_was_answered_before(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "visits.csv").write_text("visit_id,site,at,x\nt1,north,2024-04-01T00:00:00Z,0.5\n")
+    command = ["--project", str(trained), "predict", "buyer", str(tmp_path / "visits.csv")]
+    ran = [CliRunner().invoke(trimtab, [*command, *more]).output for more in ((), (), ("--again",))]
+    assert ["were answered before" in output for output in ran] == [False, True, False], ran
+    assert json.loads(CliRunner().invoke(trimtab, [*command, "--json"]).output)["answered_before"]
 
 
 def test_what_was_cut_off_goes_on_as_of_its_beginning(trained: Path) -> None:
@@ -155,7 +176,7 @@ def test_a_batch_goes_on_and_is_the_same_one_after_the_clock_was_set_back(traine
         with pytest.raises(KeyboardInterrupt):
             project.predict_table("buyer", table(-5, 5), progress=stop)
     with shop.opened(trained) as project:
-        assert project.predict_table("buyer", table(-5, 4)) == whole
+        assert project.predict_table("buyer", table(-5, 4)).id == whole.id
         made = project.predict_table("buyer", table(-5, 5))
         assert (made.complete, made.made_at_us, logged(project)) == (True, late_us, 4)
 

@@ -213,12 +213,13 @@ class ProjectRows(ProjectExperiments):
         mode: Literal["batch", "precomputed"] = "batch",
         out: str | Path | None = None,
         on_error: OnError = "refuse",
+        again: bool = False,
         progress: Meter | None = None,
     ) -> AnsweredTable:
         """Predict for a table of requests, each as of its own time or all as of one; resumable, logged once.
 
         A stopped call can be resumed. The same table, version and `at` are the same batch: if it is run again, its
-        answers stay as they are. To predict again for future requests, give `at`.
+        answers stay as they are, without the events that came since, and `answered_before` of the result is True.
 
         Args:
             model: A deployed model's name.
@@ -227,6 +228,7 @@ class ProjectRows(ProjectExperiments):
             mode: "precomputed": answers are also stored for the service, which gives them while they are fresh.
             out: A .csv or .parquet file for the answers.
             on_error: "skip" answers the other rows if some do not fit; `unanswered` of the result lists those.
+            again: Answer the rows as a new batch, even if the same table was answered before.
             progress: Called with rows done and rows in total.
         """
         from trimtab.app.serve.batch import answer_table
@@ -239,6 +241,7 @@ class ProjectRows(ProjectExperiments):
             mode=mode,
             out=None if out is None else checked_path("out", out),
             on_error=on_error,
+            again=again,
             progress=progress,
         )
 

@@ -39,6 +39,7 @@ _UNUSED_KEY = b"\xff"  # a key that no stored answer has
 class AnsweredTable(Manifest, frozen=True, kw_only=True):
     """A batch, and the rows of its table that do not fit and have no answer."""
 
+    answered_before: bool = False  # whether an earlier call answered the same table, and these are its answers
     unanswered: tuple[str, ...] = ()  # for each such row: where it is, what was found and what was needed
 
 
@@ -52,9 +53,9 @@ def answer_table(
     out: Path | None,
     on_error: OnError,
     progress: Callable[[int, int], object] | None,
-    always: bool = False,
+    again: bool = False,
 ) -> AnsweredTable:
-    """Answer a table of requests; see `Project.predict_table`. With `always`, it is a batch that no other call made."""
+    """Answer a table of requests; see `Project.predict_table`. With `again`, it is a batch that no other call made."""
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise Misuse(f"--out {out}: the name must end in .csv or .parquet.")
     if out is not None and not out.absolute().parent.is_dir():
@@ -81,7 +82,7 @@ def answer_table(
     if absent:
         raise Misuse(f"{where}: no column {absent[0]!r}, which request {request.name!r} declares. Add it.")
     table = table.select(request.columns)
-    name = uuid.uuid4().hex if always else _batch_name(loaded.version.id, table, at_us, mode)
+    name = uuid.uuid4().hex if again else _batch_name(loaded.version.id, table, at_us, mode)
     begun = batch_manifest(system.state.catalog, name)
     made_at_us = system.clock.now_us() if begun is None else begun.made_at_us
     times = _times(request, table, made_at_us) if at_us is None else at_us
@@ -112,7 +113,8 @@ def answer_table(
             system.state.answers.release_writer()
     if out is not None:
         _write(system, manifest, out)
-    return AnsweredTable(**msgspec.structs.asdict(manifest), unanswered=unanswered)
+    before = begun is not None and begun.complete
+    return AnsweredTable(**msgspec.structs.asdict(manifest), answered_before=before, unanswered=unanswered)
 
 
 def _named_rows(request: Request, rows: FileRows, unit: str) -> tuple[Columns, tuple[str, ...]]:

@@ -75,7 +75,7 @@ def _answers_of_past(system: System, served: ServedModel, table: Columns, progre
         out=None,
         on_error="refuse",
         progress=progress,
-        always=True,
+        again=True,
     )
     version = served.answerers.served(served.refresh())
     return [shown(p, version) for part in batch_predictions(made, system.predictions) for p in part]

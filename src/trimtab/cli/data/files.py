@@ -109,11 +109,21 @@ def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
 @click.option("--at", metavar="TIME", help="Answer as of this time (default: now; for FILE, each row's time).")
 @click.option("--out", type=click.Path(path_type=Path), help="Where the answers to FILE go: .parquet or .csv.")
 @click.option("--mode", type=click.Choice(["batch", "precomputed"]), default="batch", show_default=True)
-def predict(model: str, file: Path | None, rows: tuple[str, ...], at: str | None, out: Path | None, mode: str) -> int:
+@click.option("--again", is_flag=True, help="Answer FILE as a new batch, even if it was answered before.")
+def predict(
+    model: str,
+    file: Path | None,
+    rows: tuple[str, ...],
+    at: str | None,
+    out: Path | None,
+    mode: str,
+    again: bool,
+) -> int:
     """Answer a file of requests, or single rows.
 
     Every answer is logged under an id, by which `trimtab why` explains it. Rows of FILE that do not fit are listed and
-    get no answer; when there are more than 1 % of them, the exit status is 1.
+    get no answer; when there are more than 1 % of them, the exit status is 1. A FILE that the same version answered
+    before gets the same answers, unless --again or another --at is given.
 
     \b
     Example:
@@ -122,19 +132,30 @@ def predict(model: str, file: Path | None, rows: tuple[str, ...], at: str | None
     """
     if (file is None) == (not rows):
         raise click.UsageError("Give either FILE or --row JSON.")
+    from trimtab.core.time import format_time
+
     time_given("--at", at)
     if file is None:
-        refuse_given("is for FILE; the answers to --row are printed, and made now.", "out", "mode")
+        refuse_given("is for FILE; the answers to --row are printed, and made now.", "out", "mode", "again")
         _answer_rows(model, [_parsed(text) for text in rows], at)
         return 0
     _there(file)
     with opened_project() as project, progress(f"predicting {file.name}") as meter:
         chosen = cast(Literal["batch", "precomputed"], mode)
-        made = project.predict_table(model, file, at=at, mode=chosen, out=out, on_error="skip", progress=meter)
+        made = project.predict_table(
+            model, file, at=at, mode=chosen, out=out, on_error="skip", again=again, progress=meter
+        )
         version = project.registry.get(made.version).name  # the name that single answers use
     where = f", written to {out}" if out is not None else ", kept in the log; write them with --out answers.csv"
     answered = f"{count_of(made.rows, 'row')} answered by {version}{where} (batch {made.id})"
-    lines = [f"{count_of(len(made.unanswered), 'row')} not answered:"] if made.unanswered else []
+    lines = []
+    if made.answered_before:
+        when = format_time(made.made_at_us)[:19]
+        lines.append(
+            f"These rows were answered before, at {when}Z: the answers are those of then, without the events that came "
+            "since. To answer them again, add --again."
+        )
+    lines += [f"{count_of(len(made.unanswered), 'row')} not answered:"] if made.unanswered else []
     lines += [f"  {problem}" for problem in made.unanswered[:_NAMED]]
     if len(made.unanswered) > _NAMED:
         lines.append(f"  and {len(made.unanswered) - _NAMED:,} more; --json lists all")

@@ -102,6 +102,13 @@ def test_a_horizon_needs_a_series(tmp_path: Path) -> None:
         made(file, label="y", key="id", horizon="7d")
 
 
+def test_a_horizon_as_long_as_the_history_is_refused(tmp_path: Path) -> None:
+    file = shops(tmp_path / "shops.csv", days=60)
+    with pytest.raises(Misuse, match=r"--horizon 58d: the rows span 59d, so .* Give a shorter horizon"):
+        made(file, horizon="58d", wait="1d")
+    assert not (tmp_path / "made").exists()
+
+
 def test_snapshots_of_each_month_are_judged_by_several_of_them(tmp_path: Path) -> None:
     rng = random.Random(2)
     lines = ["month,customer_id,usage,churned"]

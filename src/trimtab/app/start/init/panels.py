@@ -73,7 +73,7 @@ def panel_in(
     """Return the panel; None unless a number is predicted, and rows come at regular times.
 
     Raises:
-        Misuse: A horizon is given, but the rows are no panel of numbers.
+        Misuse: A horizon is given, but the rows are no panel of numbers, or span less time than the horizon.
     """
     if step_us is None or not is_number:
         if options.horizon is not None:
@@ -82,10 +82,15 @@ def panel_in(
                 "(--key shop with one row a day, for example). Leave it out."
             )
         return None
-    horizon_us = duration_us(options.horizon or 0)
+    horizon_us, wait_us = duration_us(options.horizon or 0), duration_us(wait)
+    if options.horizon is not None and horizon_us + wait_us >= span_us:
+        raise Misuse(
+            f"--horizon {options.horizon}: the rows span {format_duration(span_us)}, so that long before its time, no "
+            f"row has earlier labels to learn from (a label is known after {wait}). Give a shorter horizon."
+        )
     ahead = f"{format_duration(horizon_us)} before its time" if horizon_us else "at its time"
     if options.horizon is None:
         assumed.append(
             Assumption("horizon", f"each row is predicted {ahead}, from rows that were known before", "--horizon")
         )
-    return Panel(step_us=step_us, horizon_us=horizon_us, wait_us=duration_us(wait), has_years=span_us >= _YEARS_US)
+    return Panel(step_us=step_us, horizon_us=horizon_us, wait_us=wait_us, has_years=span_us >= _YEARS_US)

@@ -95,6 +95,8 @@ def test_what_is_finer_than_a_microsecond_is_cut_off_wherever_it_stands(text: st
         (b"[3]", r'got array. Send {"request": '),
         (b'{"request": [3]}', r"Found: \[3\]. Needed: an object"),
         (b'{"rows": {}}', "Needed: a list of objects"),
+        (b'{"request": [}}', "body: not JSON at byte 13 of 15"),
+        (b'{"rows": [{"id": 7, "x": }]}', "body: not JSON at byte 25 of 28"),
         (b'{"rows": [], "at": "gestern"}', "at: not a time. Found: 'gestern'. Needed: ISO 8601 text"),
         (b'{"rows": [{"id": "a", "x": "2026-11-25", "at": "2026-11-25"}]}', "Needed: a number"),
     ],

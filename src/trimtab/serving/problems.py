@@ -132,7 +132,15 @@ def _detail(error: BaseException) -> str:
 
 
 def decode_problem(error: Exception, body: bytes) -> Misuse:
-    """Return the error for a body that msgspec refused. It says which field is wrong, or where the JSON is wrong."""
+    """Return the error for a body that msgspec refused. It says which field is wrong, or where the JSON is wrong.
+
+    For rows that are Python objects, `body` is empty.
+    """
+    if isinstance(error, msgspec.ValidationError) and body:  # a field may seem wrong because the body is no JSON
+        try:
+            msgspec.json.decode(body)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as broken:
+            error = broken
     text = str(error)
     if isinstance(error, msgspec.ValidationError):
         message, _, pointer = text.partition(" - at `")

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse, NotFound, Unavailable
-from trimtab.core.time import HOUR_US, format_time
+from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.features.encoding import Encoding
 from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.serving.answer.answering import Answerer
@@ -137,6 +137,20 @@ def test_one_row_alone_is_answered_and_logged_as_among_others(shop: Shop, change
     among, _ = shop.endpoint.answer([row, shop.ask("bob")])
     assert alone == msgspec.structs.replace(among, id=alone.id)
     assert shop.log.find(alone.id) == msgspec.structs.replace(shop.log.find(among.id), id=alone.id)
+
+
+@pytest.mark.parametrize("days", [-30, -9, 2])
+def test_an_answer_far_from_the_lead_is_flagged(shop: Shop, days: int) -> None:
+    shop.checkout = msgspec.structs.replace(shop.checkout, lead_us=7 * DAY_US)
+    shop.endpoint.swap(shop.answerer())
+    at_us = shop.clock.now_us() + 7 * DAY_US
+    near, far = shop.ask(at=at_us + HOUR_US * 23), shop.ask(at=at_us + days * DAY_US)
+    assert [one.flags for one in shop.endpoint.answer([near, far])] == [(), ("not_at_lead",)]
+    assert [shop.endpoint.answer([row])[0].flags for row in (near, far)] == [(), ("not_at_lead",)]
+    (alone,) = shop.endpoint.answer([far])
+    assert shop.log.find(alone.id).flags == alone.flags
+    (past,) = shop.endpoint.answer([far], at=shop.clock.now_us() - HOUR_US)
+    assert past.flags == ("past",)
 
 
 def test_a_row_alone_whose_model_gives_no_number_is_refused_and_not_logged(

@@ -164,8 +164,11 @@ def predict(
 
 
 def _answer_rows(model: str, rows: list[dict[str, Any]], at: str | None) -> None:
+    from trimtab.core.time import format_duration
+
     with opened_project() as project:
         answers = project.predict(model, rows, at=at)
+        request = project.definitions.models[model].request
     for answer in answers:
         if manner().json:
             show_json(answer)
@@ -174,6 +177,12 @@ def _answer_rows(model: str, rows: list[dict[str, Any]], at: str | None) -> None
         said = f"{answer.score:.4g}" if answer.prediction is None else f"{answer.prediction} ({answer.score:.4g})"
         show_lines([f"{answer.request_id}  {said}  by {answer.version}  id {answer.id}{flags}"])
         show_lines(f"  {feature}: {reason}" for feature, reason in answer.reasons.items())
+        if "not_at_lead" in answer.flags:
+            lead = format_duration(request.lead_us)
+            show_lines([
+                f"  not_at_lead: this answer is as of now, but the model learnt to answer {lead} before "
+                f"{request.time!r}, which is more than a day earlier or later. If that time is past, give it: --at TIME"
+            ])  # fmt: skip
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import logging
 import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,7 +14,7 @@ import msgspec
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
-from trimtab.core.time import format_time, parse_time_us
+from trimtab.core.time import DAY_US, format_time, parse_time_us
 from trimtab.features.definitions import Request
 from trimtab.features.frames import NO_VIEW
 from trimtab.serving.answer.model_scores import model_raised, no_number, scores_of
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 PAST = "past"  # the flag of an answer that was computed as of a time in the past
+NOT_AT_LEAD = "not_at_lead"  # the flag of a live answer that was given much earlier or later than training assumes
 
 
 # the fields of a prediction that differ between live answers
@@ -79,6 +81,7 @@ class Answerer:
         self.now_us = clock.now_us
         self._ids = ids
         self._key = request.key
+        self._off_lead: Callable[[Row, int], bool] | None = partial(_off_lead, request) if request.lead_us else None
         self._read = readers.now.read  # bind these methods once, which saves time for each request
         self._predict_row = scorer.predict_row
         self._payload = payload_writer(
@@ -131,6 +134,10 @@ class Answerer:
         """
         row = self.rows.plain(given) or self.rows.check((given,))[0]
         served, now_us = self.served, self.now_us()
+        if self._off_lead is not None and self._off_lead(row, now_us):  # only `predict` sets flags
+            predictions = self.predict((row,))
+            self.log.buffer(predictions)
+            return shown(predictions[0], served)
         inputs = self._read((row,), now_us)
         values, reasons = inputs.rows[0], inputs.reasons[0]
         try:
@@ -222,6 +229,8 @@ class Answerer:
         flags: tuple[str, ...],
     ) -> Prediction:
         scores, served = None, self.served
+        if self._off_lead is not None and PAST not in flags and self._off_lead(row, now_us):
+            flags = (*flags, NOT_AT_LEAD)
         if isinstance(score, list):
             scores, score = dict(zip(served.classes, score, strict=True)), max(score)
         return Prediction(
@@ -270,6 +279,11 @@ class Answerer:
                 "does not have. Leave `at` out."
             )
         return self.readers.past.read(rows, at_us)
+
+
+def _off_lead(request: Request, row: Row, now_us: int) -> bool:
+    """Return whether a row is answered more than a day before or after its own time minus the lead."""
+    return request.time in row and abs(row[request.time] - request.lead_us - now_us) > DAY_US
 
 
 def _in_order(row: Row) -> list[Any]:

@@ -154,7 +154,7 @@ pairs = tt.experiment("pairs", unit=["seller", "user"], **made)
         assert done.counts["exposures"] == 3
         assert kept(project) == 7  # positions stay
         clock.advance_to(BEGIN_US + HOUR_US)
-        with pytest.raises(tt.NotFound, match="nothing of"):
+        with pytest.raises(tt.NotFound, match="no data of"):
             project.forget("user", "zacharias", dry_run=True)
 
 

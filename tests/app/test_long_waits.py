@@ -158,7 +158,7 @@ def test_a_champion_whose_candidate_is_lost_answers_itself(tmp_path: Path) -> No
         project.state.blob.delete(project.registry.get("buyer@1").artifact)
         act, gate = trained_again(project, SECOND)
         assert (act, said(gate)) == ("refuse", "")
-        assert "not provably_better" in gate.reason
+        assert "not provably better" in gate.reason
 
 
 def test_a_candidate_that_learnt_from_its_own_window_represents_no_champion(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class RefusedLabel(Shown, msgspec.Struct, frozen=True):
 
 
 class LabelsTaken(Shown, msgspec.Struct, frozen=True, kw_only=True):
-    """What became of some labels. The accepted labels are safe in the log."""
+    """How many of some labels were accepted, and which were refused. Accepted labels are safe in the log."""
 
     accepted: int
     refused: int

@@ -243,6 +243,16 @@ def test_a_file_of_labels_is_taken_and_the_rest_is_listed(words: Scaffolded, suf
         assert [project.why(one).label for one in ids] == [1.0, 0.0, 1.0, None]
 
 
+def test_the_ids_of_predictions_may_stand_under_the_names_that_answers_have(trained: Path, tmp_path: Path) -> None:
+    with shop.opened(trained) as project:
+        ids = [answer.id for answer in project.predict("buyer", [shop.visit(f"n{n}", shop.NOW_US) for n in range(4)])]
+        labels = pl.DataFrame({"prediction_id": ids[:2], "prediction": ["a class"] * 2, "value": [True, False]})
+        assert project.label_table(labels).accepted == 2
+        (tmp_path / "answers.csv").write_text(f"id,value\n{ids[2]},true\n{ids[3]},false\n")
+        assert project.label_table(tmp_path / "answers.csv").accepted == 2
+        assert [project.why(one).label for one in ids] == [1.0, 0.0, 1.0, 0.0]
+
+
 def test_a_file_of_labels_is_read_by_the_rules_of_the_labels_source(words: Scaffolded, tmp_path: Path) -> None:
     project_file = words.folder / "project.py"
     text, before = project_file.read_text(), f'"{event_source(words)}",'

@@ -112,6 +112,8 @@ class ProjectRows(ProjectExperiments):
     def label_table(self, labels: Rows, *, progress: Meter | None = None) -> LabelsTaken:
         """Give the true values of predictions as a table with the columns `prediction`, `value` and, optionally, `at`.
 
+        The ids may also stand in a column `prediction_id`, as in the result of `predict_frame`, or `id`, as in the file
+        of `predict_table`, if the label's source has no such column.
         The table may also have columns of the label's source, with or without `value`. Labels that cannot be taken are
         counted, and described with the reason. Values of a wrong type are in quarantine, too.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import msgspec
 
 from trimtab.app.data.given_labels import LabelEvents, MadeLabel
 from trimtab.app.features.request_tables import read_loosely
+from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.core.shown import Shown
@@ -29,6 +30,9 @@ _FEW = 100  # up to this many predictions are searched for one by one
 _READ = 300  # a pass through the log reads this many predictions in the time of one search
 _TEXTS = 10  # for at most this many texts, the report says whether they count as true or false
 _OWN = ("prediction", "value", "at")
+# Columns with the ids of predictions; in a frame with answers, `prediction` may be a class. A file of answers has `id`,
+# which counts unless a label's source has such a column.
+_IDS = ("prediction_id", "prediction")
 
 
 class RefusedLabel(Shown, msgspec.Struct, frozen=True):
@@ -68,8 +72,14 @@ def label_table(system: System, given: Rows, progress: Callable[[int, int], obje
     is_text = isinstance(given, str | Path) and bool({".csv", ".tsv"} & set(Path(given).suffixes))
     sources = [one.model.label.source for one in system.definitions.deployments.values()]
     delimiters = dict.fromkeys(one.reading.delimiter for one in sources if is_text and one.reading.delimiter)
-    rows, found = read_loosely(given, {"prediction": "str"}, None if is_text else "at", "labels", delimiters)
-    if not set(found) - {"prediction", "at"}:
+    ids = _IDS if any("id" in source.declared for source in sources) else (*_IDS, "id")
+
+    def needed(names: Container[str]) -> dict[str, Dtype]:
+        return {next((name for name in ids if name in names), "prediction"): "str"}
+
+    rows, found = read_loosely(given, needed, None if is_text else "at", "labels", delimiters)
+    (of_ids,) = needed(found)
+    if not set(found) - {of_ids, "at"}:
         raise Misuse(f"labels: the table needs the columns 'prediction' and 'value'. It has: {', '.join(found)}.")
     taking = _Taking(system, is_text)
     for bad in rows.bad:
@@ -78,7 +88,8 @@ def label_table(system: System, given: Rows, progress: Callable[[int, int], obje
     for start in range(0, rows.columns.rows, _CHUNK):
         part = rows.columns.take(slice(start, start + _CHUNK))
         places = range(start, start + part.rows) if rows.kept is None else rows.kept[start : start + _CHUNK].tolist()
-        lists = {name: column.to_list() for name, column in part.by_name.items()}
+        columns = {name: column for name, column in part.by_name.items() if name == of_ids or name != "prediction"}
+        lists = {"prediction" if name == of_ids else name: column.to_list() for name, column in columns.items()}
         values = zip(*lists.values(), strict=True)
         taking.take(
             (f"{unit} {place + 1}", dict(zip(lists, row, strict=True)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def request_table(given: Rows, declared: Mapping[str, Dtype], times: str | None 
         Misuse: A needed column is missing or has another type, or some column has an unsupported type. The message
             names the column.
     """
-    rows, wanted = read_loosely(given, declared, times, "requests")
+    rows, wanted = read_loosely(given, lambda names: declared, times, "requests")
     if rows.bad:
         more = len(rows.bad) - 1
         also = f" So are {more} more." if more else ""
@@ -46,18 +46,24 @@ def request_table(given: Rows, declared: Mapping[str, Dtype], times: str | None 
 
 
 def read_loosely(
-    given: Rows, declared: Mapping[str, Dtype], times: str | None, what: str, delimiters: Iterable[str] = ()
+    given: Rows,
+    needed: Callable[[Mapping[str, Dtype]], Mapping[str, Dtype]],
+    times: str | None,
+    what: str,
+    delimiters: Iterable[str] = (),
 ) -> tuple[FileRows, dict[str, Dtype]]:
     """Return the rows of the input (those that do not fit are kept apart), and the types of all columns.
 
-    For the arguments see `request_table`. `what` names the rows in errors. With `delimiters`,
-    which may separate its fields, the input is a CSV file.
+    For the arguments see `request_table`. `needed` returns the columns that are needed, given those of the input.
+    `what` names the rows in errors. With `delimiters`, which may separate its fields, the input is a CSV file.
     """
     table, found = _with_columns(given)
+    declared = needed(found)
     reading = PLAIN
     for delimiter in delimiters:
         if not declared.keys() <= found.keys():
             found = dict.fromkeys(csv_header(Path(str(given)), delimiter), "str")
+            declared = needed(found)
             reading = Reading(delimiter=delimiter)
     if isinstance(table, list) and not table:  # an empty table
         columns = Columns.of({name: (dtype, []) for name, dtype in declared.items()})

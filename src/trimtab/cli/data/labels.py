@@ -25,10 +25,10 @@ _NAMED = 10  # at most this many of the refused labels are shown
 def label(file: Path) -> int:
     """Load labels of predictions from a file with their ids.
 
-    FILE has the columns prediction (the id of an answer), value (true or false, the number or the class) and,
-    optionally, at (the time of the outcome). It ends in .csv, .tsv, .parquet, .ndjson, .jsonl, .feather or .arrow. The
-    other columns of a label's event are taken from the request of its prediction. Labels that cannot be taken are
-    listed, and the exit status is then 1.
+    FILE has the columns prediction, prediction_id or id (the id of an answer), value (true or false, the number or the
+    class) and, optionally, at (the time of the outcome). It ends in .csv, .tsv, .parquet, .ndjson, .jsonl, .feather or
+    .arrow. The other columns of a label's event are taken from the request of its prediction. Labels that cannot be
+    taken are listed, and the exit status is then 1.
 
     \b
     Example:

@@ -23,7 +23,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.time import HOUR_US, format_time
 from trimtab.serving.answer.batch import batch_predictions
 
-AT = ["2026-04-05T06:00:01", "2026-04-05T06:10:00"]
+AT = ["2026-04-05T06:05:00", "2026-04-05T06:10:00"]
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def test_a_label_that_would_make_the_label_of_another_model_null_is_refused_with
     assert str(refused.value) == (
         "$[1]: a label is a whole event of 'sales', and this one leaves out 'returned' (the label of model 'second' "
         'reads it), which would be null from now on. Give all of them in "columns", or push the whole row to '
-        "/v1/events/sales."
+        "/v1/events/sales. None of the 2 labels was taken."
     )
     with pytest.raises(InvalidField, match=r"leaves out 'bought' .the label of model 'buyer'"):
         asked.label_events("second", [LabelRow(request="v1", value=True)])

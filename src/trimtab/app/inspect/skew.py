@@ -92,7 +92,12 @@ def check_skew(
 
 
 def check_skew_when_due(system: System) -> None:
-    """Check a sample of the predictions since the newest check, if that is most of a day ago and there are any."""
+    """Check a sample of the predictions since the newest check, if that is most of a day ago and there are any.
+
+    If the events do not fit into memory, nothing is checked, because a check reads all of them.
+    """
+    if not system.in_memory():
+        return
     newest, now_us = newest_checks(system.state.catalog), system.clock.now_us()
     found = [newest.get(name) for name in system.definitions.deployments]
     due = [check for check in found if check is None or now_us - check.looked_at_us >= _DUE_US]

@@ -144,6 +144,36 @@ def test_an_arm_without_units_has_no_effect_yet() -> None:
         assert obrien_fleming(nothing, something, looks=1, planned_blocks=3, days=days)[0].low == -math.inf
 
 
+@pytest.mark.parametrize("rule", ["sequence", "msprt"])
+def test_nothing_is_said_while_no_unit_has_an_event(rule: str) -> None:
+    quiet = np.where(DAYS < 3, 0.0, np.random.default_rng(7).random(DAYS.size) < 0.3)
+    more = np.where(DAYS < 3, 0.0, np.random.default_rng(8).random(DAYS.size) < 0.6)
+    arms = [arm_of(values, DAYS, count=20) for values in (quiet, more)]
+    found = compare_any_time(*arms, rule=rule)
+    assert {(one.low, one.high) for one in found[:3]} == {(-math.inf, math.inf)}
+    assert found[-1].low < 0.3 < found[-1].high < 1.0
+    for days in (True, False):
+        once = compare(*(until(arm, 3) for arm in arms), days=days)
+        assert (once.low, once.high) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize("value", [1.0, 37.5])
+def test_rare_events_leave_out_the_truth_at_most_as_often_as_stated(value: float) -> None:
+    rng = np.random.default_rng(9)
+    blocks = np.repeat(np.arange(60), 40), np.repeat(np.arange(60), 360)
+    missed = 0
+    for _ in range(60):
+        arms = [arm_of((rng.random(of.size) < 0.01) * value, of, count=60) for of in blocks]
+        missed += any(not one.low <= 0.0 <= one.high for one in compare_any_time(*arms))
+    assert missed <= 3
+
+
+def test_an_event_that_only_the_treatment_has_is_found() -> None:
+    values = np.zeros(2000), (np.random.default_rng(10).random(2000) < 0.1) * 1.0
+    found = compare(*(arm_of(one, DAYS, count=20) for one in values))
+    assert 0.0 < found.low < 0.1 < found.high
+
+
 def test_a_relative_effect_needs_a_control_away_from_zero() -> None:
     rng = np.random.default_rng(5)
     around_zero, above = (arm_of(rng.standard_normal(2000) + add, DAYS, count=20) for add in (0.0, 3.0))

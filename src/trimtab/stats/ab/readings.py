@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from trimtab.core.errors import Misuse
@@ -21,6 +22,7 @@ from trimtab.stats.ab.arms import Arm, Better, Effect, FloatArray
 from trimtab.stats.interval import check_level
 
 CORRELATION = 0.4  # the assumed correlation of neighbouring days, in what days add to the variance
+FEWEST_EVENTS = 20.0  # the fewest units with an unusual value from which an interval is computed
 MEASURABLE = 3.0  # a relative effect needs a control whose mean is this many standard errors away from 0
 
 
@@ -56,6 +58,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     variances: FloatArray  # of the means, if units are independent; shape (2, looks)
     residuals: FloatArray  # the part of each block in the error of the mean, shape (2, looks, blocks)
     freedom: FloatArray  # the degrees of freedom of the days, shape (looks,); 0: the variance of days is unknown
+    events: FloatArray  # see `effective_events`, shape (looks,)
     information: FloatArray  # units_c * units_t / (units_c + units_t), added up over the blocks; shape (looks,)
     days: bool
     correlated: bool
@@ -75,16 +78,15 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         weights = np.array([[-1.0], [1.0]]) if weights is None else weights
         parts = weights**2 * self.variances
         floor: FloatArray = parts.sum(0)
+        enough = (self.events >= FEWEST_EVENTS) & (floor > 0.0)
         if not self.days:
             with np.errstate(divide="ignore", invalid="ignore"):
                 freedom = floor**2 / (parts**2 / (self.units - 1.0)).sum(0)
-            # without any variance there is nothing that the number of units would say more about
-            freedom = np.where(np.isfinite(freedom), freedom, np.where((self.units > 1.0).all(0), 1e9, 0.0))
-            return Errors(floor=floor, variance=floor, freedom=freedom)
+            return Errors(floor=floor, variance=floor, freedom=np.where(enough & np.isfinite(freedom), freedom, 0.0))
         by_days: FloatArray = ((weights[:, :, None] * self.residuals).sum(0) ** 2).sum(1)
         if self.correlated:
             by_days = allow_for_correlation(by_days, floor, self.freedom)
-        return Errors(floor=floor, variance=by_days, freedom=self.freedom)
+        return Errors(floor=floor, variance=by_days, freedom=np.where(enough & (by_days > 0.0), self.freedom, 0.0))
 
     def relative_weights(self) -> tuple[FloatArray, FloatArray]:
         """Return the weights of the means in the relative effect, shape (2, looks), and after which looks it exists."""
@@ -93,6 +95,36 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             known = np.abs(control) > MEASURABLE * np.sqrt(self.variances[0])
             size = np.where(known, np.abs(control), 1.0)
             return np.array([-np.sign(control) * treatment / size**2, 1.0 / size]), known
+
+
+def effective_events(control: Arm, treatment: Arm, seen: NDArray[np.bool_], days: bool) -> FloatArray:
+    """Return how many units with an unusual value the difference rests on after each look, shape (looks,).
+
+    Of a yes-or-no metric, these are the units with the rarer answer. Of other values that are never negative, it is
+    (sum of y)**2 / (sum of y**2), which is the number of units other than 0 if these have equal values. Values whose
+    sums by day have both signs, or that have no days, are not taken for rare. The variants are joined as Satterthwaite
+    joins degrees of freedom, and no variant counts with fewer than three units, as by the rule of three: that many may
+    exist and not have been seen.
+
+    While only few units have an event, their number is far from normal, and days without any seem to have no variance.
+
+    Args:
+        control: The sums of the control.
+        treatment: The sums of the treatment.
+        seen: Which blocks each look sees, shape (looks, blocks).
+        days: Whether blocks are days.
+    """
+    arms = (control, treatment)
+    n, y, yy = (np.stack([arm.sums(name) for arm in arms])[:, None, :] * seen for name in ("units", "y", "yy"))
+    shares = np.isclose(y, yy, rtol=1e-12, atol=0.0).all((0, 2)) & (y >= 0.0).all((0, 2))
+    signed = (y > 0.0).any((0, 2)) & (y < 0.0).any((0, 2)) | (not days)
+    n, y, yy = n.sum(2), y.sum(2), yy.sum(2)
+    same = y**2 / np.where(yy > 0.0, yy, 1.0)
+    events = np.where(shares, np.minimum(y, n - y), np.where(signed, np.inf, same))
+    weights = np.maximum(events, 3.0) / np.maximum(n, 1.0) ** 2
+    with np.errstate(invalid="ignore"):
+        found = weights.sum(0) ** 2 / (weights**2 / np.maximum(events, 1.0)).sum(0)
+    return np.where(np.isnan(found), np.inf, found)
 
 
 def allow_for_correlation(by_days: FloatArray, floor: FloatArray, freedom: FloatArray) -> FloatArray:
@@ -175,6 +207,7 @@ def readings(
         variances=variances,
         residuals=residuals,
         freedom=freedom,
+        events=effective_events(control, treatment, seen, days),
         information=np.where(paired, shared.sum(1), n.sum(2).prod(0) / np.maximum(n.sum((0, 2)), 1.0)),
         days=days,
         correlated=correlated,

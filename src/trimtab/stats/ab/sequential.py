@@ -98,7 +98,7 @@ def _reach_of_days(
     """Return the distance of the bounds by Student's t of the days, shape (looks,)."""
     errors = found.errors(weights)
     level = 1.0 - error / (2.0 if two_sided else 1.0)
-    critical = critical_by_days(found.freedom, level)
+    critical = critical_by_days(errors.freedom, level)
     with np.errstate(invalid="ignore"):
         reach: FloatArray = critical * np.sqrt(errors.variance)
     return reach
@@ -106,11 +106,12 @@ def _reach_of_days(
 
 def _p_of_days(found: Readings, two_sided: bool, better: Better) -> FloatArray:
     """Return p by Student's t of the days: 1 divided by the largest evidence up to each look, shape (looks,)."""
-    variance = found.errors().variance
+    errors = found.errors()
+    variance = errors.variance
     most = {1.0: 0.0, -1.0: 0.0}
-    p = np.ones(found.freedom.size)
-    for look, freedom in enumerate(found.freedom):
-        if freedom >= 2.0 and variance[look] > 0.0:
+    p = np.ones(variance.size)
+    for look, freedom in enumerate(errors.freedom):
+        if freedom >= 2.0:
             t = float(found.difference[look] / math.sqrt(variance[look]))
             for sign in most:
                 # no mixture has more evidence than the likeliest effect alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from generated_days import START_US, days_of, experiment, metric, normal_days, state_of
+from generated_days import START_US, changed, days_of, experiment, metric, normal_days, state_of
 
 from trimtab.core.time import DAY_US
 from trimtab.experiments.reading.decision import days_needed, smallest_effect
@@ -119,3 +120,29 @@ def test_an_experiment_that_ended_before_its_first_look_says_so() -> None:
     stopped = state_of(definition, phase="stopped", ended_at_us=START_US + 5 * DAY_US)
     ended = read_experiment(definition, stopped, days).decision
     assert ended.text == "no difference shown: it ended before its first look."
+
+
+def test_without_an_interval_more_days_are_needed_and_nothing_is_given_up() -> None:
+    values = normal_days(np.random.default_rng(9), days=12, mean=0.0, sd=0.0, day_sd=0.0)
+    definition = experiment()
+    found = read_experiment(definition, state_of(definition), days_of(values)).decision
+    assert found.act == "keep running"
+    assert found.text == "keep running: too few days or events to say anything about revenue after 12 closed days."
+    assert days_needed(look(math.inf, math.inf), 3, math.inf) == math.inf
+
+
+def test_days_without_units_do_not_change_the_forecast() -> None:
+    definition = experiment()
+    days = days_of(normal_days(np.random.default_rng(0), days=14, effect=0.02))
+    empty = [changed(days[0], day_us=START_US + day * DAY_US, variants={}) for day in range(14, 34)]
+    plain, paused = (read_experiment(definition, state_of(definition), some).decision for some in (days, days + empty))
+    assert plain.days_more is not None or plain.smallest is not None
+    assert (paused.days_more, paused.smallest) == (plain.days_more, plain.smallest)
+
+
+def test_an_early_planned_look_gives_nothing_up() -> None:
+    definition = experiment(rule="obrien_fleming", duration_us=20 * DAY_US, looks=4)
+    days = days_of(normal_days(np.random.default_rng(10), days=5, units=100, effect=0.03))
+    found = read_experiment(definition, state_of(definition), days).decision
+    assert (found.act, found.days_more) == ("keep running", None)
+    assert "at look 1 of 4" in found.text

@@ -56,7 +56,7 @@ def recommend(
     going = {name: some for name, some in by_variant.items() if name not in stopped}
     if _is_over(definition, state, closed):
         return _undecided(going)
-    return _go_on(definition, sum(one.excluded is None for one in closed), going, stopped)
+    return _go_on(definition, closed, going, stopped)
 
 
 def first_act(
@@ -88,7 +88,8 @@ def days_needed(look: Look, days: int, distance: float) -> float:
 
     The width of an interval shrinks with the square root of the number of days.
     """
-    return days * (_reach(look) / abs(distance)) ** 2 if distance else math.inf
+    reach = _reach(look)
+    return days * (reach / abs(distance)) ** 2 if distance and math.isfinite(reach) else math.inf
 
 
 def smallest_effect(look: Look, days: int, horizon: int) -> float | None:
@@ -158,18 +159,31 @@ def _undecided(going: Mapping[str, Sequence[MetricReading]]) -> Recommendation:
 
 
 def _go_on(
-    definition: Experiment, days: int, going: Mapping[str, Sequence[MetricReading]], stopped: Mapping[str, str]
+    definition: Experiment,
+    closed: Sequence[ExperimentDay],
+    going: Mapping[str, Sequence[MetricReading]],
+    stopped: Mapping[str, str],
 ) -> Recommendation:
-    """Return how long to run on, or that the effect cannot be seen with this traffic."""
+    """Return how long to run on, or that the effect cannot be seen with this traffic. Days without units do not count.
+
+    With O'Brien and Fleming's rule nothing is forecast: its intervals shrink faster than with the square root of days.
+    """
+    days = sum(one.excluded is None and any(arm.units for arm in one.variants.values()) for one in closed)
     duration_us = definition.duration_us
-    horizon = HORIZON_DAYS if duration_us is None else max(days, -(-duration_us // DAY_US))
+    horizon = HORIZON_DAYS if duration_us is None else days + max(0, -(-duration_us // DAY_US) - len(closed))
     needed, one = min((_open_needs(some, days) for some in going.values()), key=lambda one: one[0])
     look = one.looks[-1]
-    smallest = smallest_effect(look, days, horizon)
+    planned = definition.rule == "obrien_fleming"
+    smallest = None if planned else smallest_effect(look, days, horizon)
     act: Act = "keep running"
     more = None
-    if days < _EARLY_DAYS:
+    if planned:
+        seen = f"look {len(one.looks)} of {definition.looks}"
+        text = f"keep running: {shown_effect(one)} at {seen}; each later look can see smaller effects"
+    elif days < _EARLY_DAYS:
         text = f"keep running: too early to say after {_days(days)}"
+    elif not math.isfinite(_reach(look)):
+        text = f"keep running: too few days or events to say anything about {one.metric} after {_days(days)}"
     elif needed <= horizon:
         more = max(1, math.ceil(needed - days))
         text = f"keep running: at this rate about {more} more day{'s' * (more != 1)} for {shown_effect(one)}"

@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from generated_days import START_US, changed, days_of, experiment, metric, normal_days, state_of
 
 from trimtab.core.time import DAY_US
+from trimtab.experiments.reading.effects import looks_of
+from trimtab.experiments.reading.looks import verdict
 from trimtab.experiments.reading.reading import read_experiment
 from trimtab.experiments.reading.results import Reading
 
@@ -149,6 +151,19 @@ def test_a_variant_ships_only_when_its_guardrails_are_proven() -> None:
     assert [act.act for act in acts] == ["keep running", "ship"]
     assert "more days for latency" in acts[0].text
     assert acts[1].text.endswith("latency within its margin")
+
+
+def test_a_variant_at_the_margin_is_within_it_no_more_often_than_stated() -> None:
+    """The control has few units, so its error times 1 + margin is most of what is unknown."""
+    refunds = metric("refunds", role="guardrail", margin=0.9, better="lower")
+    definition = experiment(metric(), refunds, rule="fixed", duration_us=14 * DAY_US, weights=(0.15, 0.85))
+    rng, within, runs = np.random.default_rng(21), 0, 300
+    for _ in range(runs):
+        blue, green = rng.normal(1.0, 1.0, (14, 12)), rng.normal(1.9, 1.0, (14, 68))
+        days = days_of({"blue": {"refunds": list(blue)}, "green": {"refunds": list(green)}})
+        looks = looks_of(definition, refunds, state_of(definition), days, "green")
+        within += verdict(refunds, looks[-1]) == "within margin"
+    assert within <= 15  # 2.5 % of 300 are 7.5
 
 
 def test_missing_labels_of_one_variant_widen_its_interval() -> None:

@@ -79,17 +79,38 @@ def looks_of(
     if not _enough(definition, metric, counted, variant, slice_):
         return []
     how = _how(definition, metric)
+    shown, ends = counted, [len(counted)]
     if definition.rule == "obrien_fleming":
-        without = [one if one.excluded is None else msgspec.structs.replace(one, variants={}) for one in days]
+        shown = [one if one.excluded is None else msgspec.structs.replace(one, variants={}) for one in days]
         planned, ends = _planned_looks(definition, state)
-        pair = _pair(definition, metric, without, variant, slice_)
-        effects = obrien_fleming(*pair, looks=definition.looks, planned_blocks=planned, **how)
-        return [_look(effect, days[end - 1]) for effect, end in zip(effects, ends, strict=False)]
-    pair = _pair(definition, metric, counted, variant, slice_)
-    if definition.rule == "fixed":
-        return [_look(compare(*pair, **how), counted[-1])]
-    effects = compare_any_time(*pair, rule=definition.rule, **how)
-    return [_look(effect, day) for effect, day in zip(effects, counted, strict=True)]
+    elif definition.rule != "fixed":
+        ends = list(range(1, len(counted) + 1))
+    pair = _pair(definition, metric, shown, variant, slice_)
+
+    def compared(pair: tuple[Arm, Arm]) -> list[Effect]:
+        if definition.rule == "obrien_fleming":
+            return obrien_fleming(*pair, looks=definition.looks, planned_blocks=planned, **how)
+        if definition.rule == "fixed":
+            return [compare(*pair, **how)]
+        return compare_any_time(*pair, rule=definition.rule, **how)
+
+    looks = [_look(effect, shown[end - 1]) for effect, end in zip(compared(pair), ends, strict=False)]
+    if metric.role != "guardrail":
+        return looks
+    beyond = compared((_at_margin(pair[0], metric), pair[1]))
+    return [
+        msgspec.structs.replace(look, beyond_low=_finite(one.low), beyond_high=_finite(one.high))
+        for look, one in zip(looks, beyond, strict=True)
+    ]
+
+
+def _at_margin(control: Arm, metric: Metric) -> Arm:
+    """Return the control as if each of its units were worse by the margin of a guardrail."""
+    worse = metric.margin if metric.better == "lower" else -metric.margin
+    factor = 1.0 + (worse if float(control.y.sum()) >= 0.0 else -worse)
+    powers = {"y": 1, "yy": 2, "xy": 1, "yd": 1}
+    sums = {name: value for name, value in msgspec.structs.asdict(control).items() if value is not None}
+    return Arm(**{name: value * factor ** powers.get(name, 0) for name, value in sums.items()})
 
 
 def days_shown(

@@ -27,6 +27,10 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     relative_high: float | None
     p: float | None
     method: str
+    beyond_low: float | None = (
+        None  # for a guardrail: the bounds of the variant's value less the control's at its margin
+    )
+    beyond_high: float | None = None
 
 
 class MetricReading(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,19 +59,21 @@ class MetricReading(msgspec.Struct, frozen=True, kw_only=True):
 def verdict(metric: Metric, look: Look, bounded: tuple[float, float] | None = None) -> Verdict:
     """Return what the interval of a look says about a metric.
 
-    A guardrail is "within margin" once its interval excludes that it is worse by more than its margin, and "worse"
-    once its interval lies beyond the margin.
+    A guardrail is "within margin" once it is sure that it is not worse by more than its margin, and "worse" once it is
+    sure that it is. The margin is a share of the control's value, whose own error counts.
     """
-    low, high = bounded or (look.low, look.high)
+    ends = look.low, look.high
+    low, high = bounded or ends
+    if metric.role == "guardrail":
+        wider = [0.0 if old is None or new is None else new - old for old, new in zip(ends, (low, high), strict=True)]
+        ends = look.beyond_low, look.beyond_high
+        low, high = (None if end is None else end + more for end, more in zip(ends, wider, strict=True))
     low, high = (-math.inf if low is None else low), (math.inf if high is None else high)
     if metric.better == "lower":  # from here on, higher is better
         low, high = -high, -low
     if metric.role != "guardrail":
         return "better" if low > 0.0 else "worse" if high < 0.0 else "open"
-    limit = -metric.margin * abs(look.control)
-    if high < limit:
-        return "worse"
-    return "within margin" if low > limit else "open"
+    return "within margin" if low > 0.0 else "worse" if high < 0.0 else "open"
 
 
 def shown_effect(one: MetricReading) -> str:

@@ -166,6 +166,15 @@ def test_a_variant_at_the_margin_is_within_it_no_more_often_than_stated() -> Non
     assert within <= 15  # 2.5 % of 300 are 7.5
 
 
+def test_a_few_failures_of_a_share_near_one_say_nothing_about_its_margin() -> None:
+    served = metric("served", kind="proportion", role="guardrail", margin=0.01)
+    definition = experiment(metric(), served)
+    rng = np.random.default_rng(22)
+    values = {name: {"served": [(rng.random(200) > 0.002) * 1.0 for _ in range(14)]} for name in ("blue", "green")}
+    last = looks_of(definition, served, state_of(definition), days_of(values), "green")[-1]
+    assert (last.low, last.beyond_low, verdict(served, last)) == (None, None, "open")
+
+
 def test_missing_labels_of_one_variant_widen_its_interval() -> None:
     definition = experiment(metric("refunds", prediction="label", better="lower"))
     rng = np.random.default_rng(10)

@@ -100,8 +100,8 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 def effective_events(control: Arm, treatment: Arm, seen: NDArray[np.bool_], days: bool) -> FloatArray:
     """Return how many units with an unusual value the difference rests on after each look, shape (looks,).
 
-    Of a yes-or-no metric, these are the units with the rarer answer. Of other values that are never negative, it is
-    (sum of y)**2 / (sum of y**2), which is the number of units other than 0 if these have equal values. Values whose
+    Where all units have 0 or one other value, these are the units with the rarer one. Of other values it is
+    (sum of y)**2 / (sum of y**2), which is the number of units other than 0 if these have similar values. Values whose
     sums by day have both signs, or that have no days, are not taken for rare. The variants are joined as Satterthwaite
     joins degrees of freedom, and no variant counts with fewer than three units, as by the rule of three: that many may
     exist and not have been seen.
@@ -116,11 +116,13 @@ def effective_events(control: Arm, treatment: Arm, seen: NDArray[np.bool_], days
     """
     arms = (control, treatment)
     n, y, yy = (np.stack([arm.sums(name) for arm in arms])[:, None, :] * seen for name in ("units", "y", "yy"))
-    shares = np.isclose(y, yy, rtol=1e-12, atol=0.0).all((0, 2)) & (y >= 0.0).all((0, 2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = yy.sum(2) / y.sum(2) if days else np.ones(y.shape[:2])  # the only value other than 0, if there is one
+    shares = np.isclose(y * value[:, :, None], yy, rtol=1e-9, atol=0.0).all(2)
     signed = (y > 0.0).any((0, 2)) & (y < 0.0).any((0, 2)) | (not days)
     n, y, yy = n.sum(2), y.sum(2), yy.sum(2)
     same = y**2 / np.where(yy > 0.0, yy, 1.0)
-    events = np.where(shares, np.minimum(y, n - y), np.where(signed, np.inf, same))
+    events = np.where(shares, np.minimum(same, n - same), np.where(signed, np.inf, same))
     weights = np.maximum(events, 3.0) / np.maximum(n, 1.0) ** 2
     with np.errstate(invalid="ignore"):
         found = weights.sum(0) ** 2 / (weights**2 / np.maximum(events, 1.0)).sum(0)

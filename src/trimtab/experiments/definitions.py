@@ -43,9 +43,13 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """What the hash of an experiment covers: of the source, only the columns that the metric reads."""
         if self.source is None:
             return self
+        return [msgspec.structs.replace(self, source=None), self.source.content_of(self.read)]
+
+    @property
+    def read(self) -> list[str]:
+        """The columns of the source that the metric reads, sorted."""
         parts = [part for one in (self.value, self.denominator) if one is not None for part in (one.of, one.where)]
-        read = {*self.by}.union(*(part.columns() for part in parts if part is not None))
-        return [msgspec.structs.replace(self, source=None), self.source.content_of(sorted(read))]
+        return sorted({*self.by}.union(*(part.columns() for part in parts if part is not None)))
 
 
 class Switchback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

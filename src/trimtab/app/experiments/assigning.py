@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from trimtab.app.models.experiment_split import assigner_of
 from trimtab.core.errors import Misuse
 from trimtab.experiments.assignment import Assigner, Assignment, check_row
+from trimtab.experiments.days import end_us, stored_reached
 from trimtab.experiments.exposures import log_exposures
 from trimtab.experiments.records import (
     KIND,
@@ -113,14 +114,40 @@ def experiment_status(system: System, name: str) -> ExperimentStatus:
         started_at_us=None if state is None else state.started_at_us,
         ended_at_us=None if state is None else state.ended_at_us,
         winner=None if state is None else state.winner,
-        note="" if state is None else _note(system, state, definition.model),
+        note="" if state is None else ". ".join([*filter(None, [cannot_close(system, state)]), *notes(system, state)]),
     )
 
 
+def cannot_close(system: System, state: ExperimentState) -> str | None:
+    """Return why the days of an experiment cannot be closed, and what to do; None if they can, or all are closed."""
+    definition = stored_definition(state)
+    reached, _ = stored_reached(system.state.catalog, state)
+    if reached.closed_until_us >= end_us(state, definition.duration_us):
+        return None
+    sources, lacks = system.declared.sources, ""
+    for one in definition.metrics:
+        if one.source is None:
+            continue
+        if one.source.name not in sources:
+            lacks = lacks or f"source {one.source.name!r}, which metric {one.name!r} reads"
+        elif columns := [name for name in one.read if name not in sources[one.source.name].columns]:
+            lacks = lacks or f"column {columns[0]!r} of {one.source.name!r}, which metric {one.name!r} reads"
+    if not lacks and definition.model is not None and definition.model not in system.declared.deployments:
+        lacks = f"the deployment of {definition.model!r}, whose versions are compared"
+    if not lacks:
+        return None
+    if state.phase in ("running", "paused"):
+        return f"no day can be closed: the project file lacks {lacks}. Declare it again, or stop the experiment"
+    return f"the last days could not be closed: the project file lacks {lacks}. Declare it again to close them"
+
+
+def notes(system: System, state: ExperimentState) -> list[str]:
+    """Return what else a person should know about an experiment, each as a text."""
+    note = _note(system, state, stored_definition(state).model) if state.phase in ("running", "paused") else ""
+    return [note] if note else []
+
+
 def _note(system: System, state: ExperimentState, model: str | None) -> str:
-    """Say what a person should know about an experiment; empty if there is nothing."""
-    if state.phase not in ("running", "paused"):
-        return ""
     declared = system.declared.experiments.get(state.name)
     if declared is None:
         return "the project file does not declare it any more: stop it, or declare it again"

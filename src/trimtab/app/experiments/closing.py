@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from numpy.typing import NDArray
 
+from trimtab.app.experiments.assigning import cannot_close
 from trimtab.app.experiments.logged_units import LoggedUnits
 from trimtab.app.experiments.prediction_values import PredictionValues
 from trimtab.app.state.lease import Lease
@@ -43,7 +44,8 @@ _MARKED = {"train": "retraining", "promote": "promotion", "roll_back": "roll bac
 def close_due(system: System, experiment: str | None = None) -> list[ExperimentDay]:
     """Close the days that can be closed now, of one experiment or of all. Return the days that were closed.
 
-    An experiment whose days another process is closing is left out.
+    An experiment whose days another process is closing is left out, and so is one that reads what the project file does
+    not declare any more: its status and its report say so (`cannot_close`).
 
     Raises:
         TrimtabError: The days of an experiment cannot be closed. Those of the other experiments are.
@@ -53,7 +55,7 @@ def close_due(system: System, experiment: str | None = None) -> list[ExperimentD
     failed: list[Exception] = []
     for record in system.state.catalog.find(KIND):
         state = msgspec.json.decode(record.body, type=ExperimentState)
-        if experiment in (None, state.name):
+        if experiment in (None, state.name) and cannot_close(system, state) is None:
             try:
                 days += _close(system, state)
             except Exception as error:  # may come from a user's code; the others are closed first

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trimtab.app.experiments.assigning import experiments
+import msgspec
+
+from trimtab.app.experiments.assigning import cannot_close, experiments, notes
 from trimtab.app.experiments.closing import close_due
 from trimtab.core.errors import Conflict, Unavailable
 from trimtab.experiments.days import stored_days
 from trimtab.experiments.reading.document import experiment_document
 from trimtab.experiments.reading.reading import read_experiment
-from trimtab.experiments.reading.results import Reading
+from trimtab.experiments.reading.results import Reading, Recommendation
 from trimtab.experiments.records import experiment_state, stored_definition
 from trimtab.report import html_page
 from trimtab.store.durable_files import write_durably
@@ -37,7 +39,11 @@ def experiment_report(system: System, name: str, *, close: bool = True, slices: 
     if close:
         close_due(system, name)
     days = stored_days(system.state.catalog, name, state.generation)
-    return read_experiment(stored_definition(state), state, days, slices=slices)
+    reading = read_experiment(stored_definition(state), state, days, slices=slices)
+    if (why := cannot_close(system, state)) is not None:
+        blocked = Recommendation(act="blocked", text=f"blocked: {why}.")
+        reading = msgspec.structs.replace(reading, decision=blocked)
+    return msgspec.structs.replace(reading, notes=notes(system, state))
 
 
 def write_experiment_page(system: System, name: str, to: Path) -> Path:
@@ -60,11 +66,11 @@ def write_experiment_page(system: System, name: str, to: Path) -> Path:
 def running_lines(system: System) -> Iterator[tuple[str, str, bool]]:
     """Yield each experiment that runs or is paused: its name, what its closed days say, and whether that is a problem.
 
-    A failed sample-ratio check, and variants that have to be stopped, are problems.
+    A failed sample-ratio check, variants that have to be stopped, and days that cannot be closed are problems.
     """
     for one in experiments(system):
         if one.phase in ("running", "paused"):
             reading = experiment_report(system, one.name, close=False, slices=False)
-            note = f" ({one.note})" if one.note else ""
+            note = f" ({'. '.join(reading.notes)})" if reading.notes else ""
             text = f"{one.phase}, {reading.days} closed days: {reading.decision.text}{note}"
             yield one.name, text, reading.decision.act in ("blocked", "stop")

@@ -20,6 +20,8 @@ def experiment_document(reading: Reading) -> Document:
     shown = "no day is closed yet" if reading.until_us is None else f"closed days until {_minute(reading.until_us)} UTC"
     page = Document(f"{reading.experiment}: experiment", f"{reading.phase.capitalize()}, {shown}.")
     page.note(reading.decision.text, _TONES.get(reading.decision.act, "plain"))
+    for one in reading.notes:
+        page.note(f"{one[:1].upper()}{one[1:]}.", "warning")
     page.facts(
         {
             "started": _minute(reading.started_at_us),

@@ -114,10 +114,12 @@ class Reading(Shown, msgspec.Struct, frozen=True, kw_only=True):
     slices: list[SliceReading]
     withheld: str | None  # why no effect is shown; None if effects are shown
     decision: Recommendation
+    notes: list[str] = []  # what else a person should know, such as that the planned time is over
 
     def lines(self) -> Iterator[str]:
         """Yield the decision, and the newest effect on each metric."""
         yield f"{self.experiment}: {self.phase}, {self.days} closed days"
         yield self.decision.text
+        yield from self.notes
         for one in self.metrics:
             yield f"  {one.variant}, {one.role}: {shown_effect(one)}: {one.verdict}"

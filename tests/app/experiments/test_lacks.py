@@ -1,0 +1,68 @@
+"""Experiments whose project file changed while they run, or whose time is over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trimtab.app.project import Project, open_project
+from trimtab.core.clock import VirtualClock
+from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.experiments.days import stored_days
+
+NOW_US = 1_700_000_000_000_000 // DAY_US * DAY_US + HOUR_US
+VISITS = 'import trimtab as tt\nvisits = tt.source("visits", time="at", columns={"customer": str, "amount": float})\n'
+ORDERS = 'orders = tt.source("orders", time="at", columns={"customer": str, "amount": float})\n'
+EXPERIMENT = """
+tt.experiment("{name}", unit="customer", variants={{"a": 1, "b": 2}}, {more} metrics=[
+    tt.metric("revenue", source={source}, by="customer", value=tt.sum("amount"), within="1d", role="primary")])
+"""
+MADE = EXPERIMENT.format(name="made", source="visits", more="")
+TAKEN = EXPERIMENT.format(name="taken", source="orders", more="")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "trimtab.toml").write_text("")
+    return tmp_path
+
+
+def opened(folder: Path, text: str, at_us: int = NOW_US) -> Project:
+    (folder / "project.py").write_text(text)
+    return open_project(folder, clock=VirtualClock(at_us), environment={})
+
+
+def expose(project: Project, name: str, units: Iterator[str] | list[str]) -> None:
+    for unit in units:
+        project.assign(name, unit, expose=True)
+
+
+@pytest.mark.parametrize("left", ["", ORDERS.replace("amount", "paid")])
+def test_a_source_that_is_gone_stops_only_the_experiments_that_read_it(folder: Path, left: str) -> None:
+    with opened(folder, VISITS + ORDERS + MADE + TAKEN) as project:
+        for name in ("made", "taken"):
+            project.start_experiment(name, why="A test.")
+            expose(project, name, [f"c{n}" for n in range(20)])
+    what = "column 'amount' of 'orders'" if left else "source 'orders'"
+    with opened(folder, VISITS + left + MADE, NOW_US + 4 * DAY_US) as project:
+        assert project.tick() == []
+        assert len(stored_days(project.state.catalog, "made", 1)) == 3
+        assert stored_days(project.state.catalog, "taken", 1) == []
+        (red,) = [line for line in project.status().red if line.startswith("experiment")]
+        assert "experiment taken: running, 0 closed days: blocked: no day can be closed: " in red
+        assert f"lacks {what}, which metric 'revenue' reads. Declare it again, or stop the experiment" in red
+        reading = project.experiment_report("taken")
+        assert reading.decision.act == "blocked"
+        assert what in reading.decision.text
+        assert "does not declare it any more" in reading.notes[0]
+        project.stop_experiment("taken", why="Its source is gone.")
+        assert project.tick() == []
+        assert "the last days could not be closed" in project.experiment("taken").note
+        assert "the last days could not be closed" in project.experiment_report("taken").decision.text
+        assert not [line for line in project.status().red if line.startswith("experiment")]
+    with opened(folder, VISITS + ORDERS + MADE + TAKEN, NOW_US + 6 * DAY_US) as project:
+        project.tick()
+        assert len(stored_days(project.state.catalog, "taken", 1)) == 5
+        assert project.experiment("taken").note == ""

@@ -156,6 +156,7 @@ VERSIONS = {"model": BUYER, "unit": (), "variants": {"control": "champion", "new
     [
         ({"variants": {"control": 1}}, "Give at least two"),
         ({"variants": ["a", "b"]}, "Give at least two"),
+        ({"variants": {f"v{n}": n for n in range(101)}}, "101 variants. Give at most 100."),
         ({"variants": {"control": 1, "B": 2}}, "variant 'B': a name starts with a lower-case letter"),
         ({"variants": {"control": 1, "b": object()}}, "the value of a variant is no JSON value"),
         ({"unit": ()}, 'unit= lacks. Name the columns that identify the unit, such as unit="customer_id".'),

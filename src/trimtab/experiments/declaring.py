@@ -25,6 +25,7 @@ _COVARIATES = ("mean", "proportion")  # the kinds of metrics that can have a cov
 _CAPPED = ("mean", "ratio")
 _PLANNED = ("fixed", "obrien_fleming")
 _MOST_LOOKS = 50
+_MOST_VARIANTS = 100
 
 
 def collect_experiments(into: list[Experiment] | None) -> None:
@@ -336,6 +337,8 @@ def _checked_weights(what: str, variants: Mapping[str, Any], weights: Mapping[st
 def _checked_variants(what: str, variants: Any, model: Model | None) -> dict[str, Any]:
     if not isinstance(variants, Mapping) or len(variants) < 2:
         raise Misuse(f'{what}: variants={shown(variants)[:100]}. Give at least two: {{"control": ..., "green": ...}}.')
+    if len(variants) > _MOST_VARIANTS:
+        raise Misuse(f"{what}: {len(variants)} variants. Give at most {_MOST_VARIANTS}.")
     for name in variants:
         check_name(name, "variant")
     if model is None:

@@ -163,6 +163,11 @@ VERSIONS = {"model": BUYER, "unit": (), "variants": {"control": "champion", "new
         ({"weights": {"control": 1.0}}, "weights of control, but the variants are control, green. Give one for each."),
         ({"weights": {"control": 0.9, "green": 0.2}}, "the weights add up to 1.1. Give shares that add up to 1."),
         ({"weights": {"control": -0.5, "green": 1.5}}, "Give shares from 0 to 1."),
+        (
+            {"weights": [0.5, 0.5]},
+            "weights=[0.5, 0.5]. Give one for each variant, such as {'control': 0.5, 'green': 0.5}",
+        ),
+        ({"ramp": [0.5]}, 'ramp=[0.5]. Give shares by the time since the start: {"1d": 0.5}.'),
         ({"share": 0.0}, "the share of units that take part is [0.0]. Give more than 0, at most 1."),
         ({"share": 0.5, "ramp": {"1d": 0.2}}, "Give later times with larger shares."),
         ({"ramp": {"0d": 1.0}, "share": 0.5}, "Give later times with larger shares."),

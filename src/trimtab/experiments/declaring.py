@@ -316,16 +316,21 @@ def checked_weights(what: str, variants: Iterable[str], weights: Mapping[str, fl
         Misuse: A variant lacks or does not exist, a weight is negative, or they do not add up to 1.
     """
     names = list(variants)
+    if not isinstance(weights, Mapping):
+        raise Misuse(f"{what}: weights={shown(weights)[:100]}. Give one for each variant, such as {_equal(names)}.")
     if {*weights} != {*names}:
-        raise Misuse(
-            f"{what}: weights of {', '.join(weights)}, but the variants are {', '.join(names)}. Give one for each."
-        )
+        given = ", ".join(map(str, weights)) or "none"
+        raise Misuse(f"{what}: weights of {given}, but the variants are {', '.join(names)}. Give one for each.")
     found = {name: weights[name] for name in names}
     if not all(isinstance(one, int | float) and 0 <= one <= 1 for one in found.values()):
         raise Misuse(f"{what}: weights {found}. Give shares from 0 to 1.")
     if not math.isclose(sum(found.values()), 1, abs_tol=1e-9):
         raise Misuse(f"{what}: the weights add up to {sum(found.values()):g}. Give shares that add up to 1.")
     return {name: float(one) for name, one in found.items()}
+
+
+def _equal(names: Sequence[str]) -> dict[str, float]:
+    return dict.fromkeys(names, round(1 / len(names), 4))
 
 
 def _checked_weights(what: str, variants: Mapping[str, Any], weights: Mapping[str, float] | None) -> tuple[float, ...]:
@@ -368,6 +373,8 @@ def _checked_variants(what: str, variants: Any, model: Model | None) -> dict[str
 
 
 def _checked_ramp(what: str, share: float, ramp: Mapping[str, float]) -> list[tuple[int, float]]:
+    if not isinstance(ramp, Mapping):
+        raise Misuse(f'{what}: ramp={shown(ramp)[:100]}. Give shares by the time since the start: {{"1d": 0.5}}.')
     steps = [(0, share), *sorted((duration_us(after), one) for after, one in ramp.items())]
     if not all(isinstance(one, int | float) and 0 < one <= 1 for _, one in steps):
         raise Misuse(

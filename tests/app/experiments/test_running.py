@@ -240,7 +240,13 @@ def test_every_change_needs_a_reason_and_the_right_phase(project: Project) -> No
         (lambda: project.resume_experiment("checkout", why="Again."), "it is running, not paused. Pause it first."),
         (lambda: project.conclude_experiment("checkout", "red", why="Red."), "'red' is no variant. Variants: control"),
         (lambda: project.ramp_experiment("checkout", why="More."), "give the new share=, or new weights=."),
-        (lambda: project.ramp_experiment("checkout", share=0.0, why="None."), "share=0. Give more than 0, at most 1"),
+        (
+            lambda: project.ramp_experiment("checkout", share=0.0, why="None."),
+            "share=0.0. Give a number above 0, at most",
+        ),
+        (lambda: project.ramp_experiment("checkout", share="0.3", why="More."), "share='0.3'. Give a number above 0"),  # type: ignore[arg-type]  # is refused
+        (lambda: project.ramp_experiment("checkout", weights=[0.5, 0.5], why="All."), "such as {'control': 0.5"),  # type: ignore[arg-type]  # is refused
+        (lambda: project.ramp_experiment("checkout", weights={}, why="All."), "weights of none, but the variants"),
         (lambda: project.ramp_experiment("checkout", weights={"green": 1.0}, why="All."), "weights of green, but"),
     ):
         with pytest.raises((Conflict, Misuse), match=re.escape(message)):

@@ -91,14 +91,17 @@ class Running:
             raise Misuse(f"experiment {self._name!r}: give the new share=, or new weights=.")
         share = last.share if share is None else share
         most = (state.slots[1] - state.slots[0]) / BUCKETS
-        if not 0 < share <= 1:
-            raise Misuse(f"experiment {self._name!r}: share={share:g}. Give more than 0, at most 1; or pause it.")
+        if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 1:
+            wanted = "Give a number above 0, at most 1, such as 0.3; or pause it."
+            raise Misuse(f"experiment {self._name!r}: share={share!r}. {wanted}")
         if share > most:
             raise Misuse(
                 f"experiment {self._name!r}: it took {most:.4g} of layer {definition.layer!r} at its start, so "
                 f"share={share:g} is too large. Declare a larger share or ramp, stop it and start it again."
             )
-        new = checked_weights(f"experiment {self._name!r}", definition.variants, weights or last.weights)
+        new = checked_weights(
+            f"experiment {self._name!r}", definition.variants, last.weights if weights is None else weights
+        )
         return self._write("ramp_experiment", self._allocated(state, share, new, by_hand=True))
 
     def ramp_when_due(self) -> Decision | None:

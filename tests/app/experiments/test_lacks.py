@@ -66,3 +66,13 @@ def test_a_source_that_is_gone_stops_only_the_experiments_that_read_it(folder: P
         project.tick()
         assert len(stored_days(project.state.catalog, "taken", 1)) == 5
         assert project.experiment("taken").note == ""
+
+
+def test_a_unit_that_becomes_a_tester_is_left_out_of_the_days_that_are_closed_later(folder: Path) -> None:
+    with opened(folder, VISITS + MADE) as project:
+        project.start_experiment("made", why="A test.")
+        expose(project, "made", [f"c{n}" for n in range(20)])
+    declared = MADE.replace("metrics=", 'overrides={"c1": "b", "c2": "b"}, metrics=')
+    with opened(folder, VISITS + declared, NOW_US + 3 * DAY_US) as project:
+        variants = project.experiment_report("made").variants
+        assert (sum(one.units for one in variants), sum(one.testers for one in variants)) == (18, 2)

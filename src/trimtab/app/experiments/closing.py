@@ -14,6 +14,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.app.experiments.assigning import cannot_close
@@ -85,6 +86,7 @@ class ExperimentDays:
         self.definition = definition = _placed(system, stored_definition(state))
         self._model = None if definition.model is None else system.definitions.deployment(definition.model).model
         self._end_us = end_us(state, definition.duration_us)
+        self._testers = {*system.declared.experiments.get(state.name, definition).overrides}
         self._features = MetricFeatures(definition.metrics, len(definition.unit))
         self._units: LoggedUnits | None = None
         self._predictions: PredictionValues | None = None
@@ -136,6 +138,9 @@ class ExperimentDays:
         for units in first.chunks(self._exposures(intake)):
             values = self._features.values(list(units.units), units.at_us, due.known_by_us, evaluate)
             rows, _ = first.rows_of(units.keys)
+            if self._testers:  # some became testers after their first exposure
+                now = np.array([unit in self._testers for unit in units.units.tolist()], bool)
+                units = msgspec.structs.replace(units, overrides=units.overrides | now)
             values |= {name: UnitValues(found[rows]) for name, found in (of_predictions or {}).items()}
             sums.add(units, values, None if labels is None else labels[rows])
         day = ExperimentDay(

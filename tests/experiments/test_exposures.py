@@ -198,3 +198,9 @@ def test_five_million_units_fit_into_little_memory() -> None:
     print(f"{len(first):,} units of {2 * units:,} exposures: {grown:.0f} MB, {len(first.packed()):,} bytes stored")
     assert len(first) > 4_000_000
     assert grown < 400
+
+
+def test_only_the_canonical_digits_of_a_text_unit_are_an_integer() -> None:
+    texts = ["70", "7_0", " 71", "+74", "073", "-0", "-5", "0", "\u0667", str(2**63)]
+    (found,) = unit_columns(texts, ["int"])
+    assert found.to_list() == [70, None, None, None, None, None, -5, 0, None, None]

@@ -172,7 +172,8 @@ def unit_values(unit: str, columns: int) -> list[str]:
 def unit_columns(units: Sequence[str], dtypes: Sequence[Dtype]) -> list[Column]:
     """Return the columns of units that are given as text, each with a type: "str" or "int".
 
-    A unit of several columns is the JSON array of their values. A value that does not have the type is null.
+    A unit of several columns is the JSON array of their values. A value that does not have the type is null. Of
+    integers only the canonical digits match: "071" and " 71" are other units than 71.
 
     >>> [c.to_list() for c in unit_columns(['["ann","7"]'], ["str", "int"])], unit_columns(["x"], ["int"])[0].to_list()
     ([['ann'], [7]], [None])
@@ -199,7 +200,7 @@ def _whole(value: str) -> int | None:
         found = int(value)
     except ValueError:
         return None
-    return found if -(2**63) <= found < 2**63 else None
+    return found if -(2**63) <= found < 2**63 and str(found) == value else None
 
 
 def _objects(values: Sequence[Any]) -> Array:

@@ -76,3 +76,17 @@ def test_a_unit_that_becomes_a_tester_is_left_out_of_the_days_that_are_closed_la
     with opened(folder, VISITS + declared, NOW_US + 3 * DAY_US) as project:
         variants = project.experiment_report("made").variants
         assert (sum(one.units for one in variants), sum(one.testers for one in variants)) == (18, 2)
+
+
+def test_an_experiment_whose_planned_time_is_over_says_so(folder: Path) -> None:
+    text = VISITS + EXPERIMENT.format(name="made", source="visits", more='duration="2d",')
+    over = "its planned time is over, so no more units count: conclude or stop it"
+    with opened(folder, text) as project:
+        project.start_experiment("made", why="A test.")
+        assert project.experiment("made").note == ""
+    with opened(folder, text, NOW_US + 2 * DAY_US) as project:
+        assert over in project.experiment("made").note
+        assert over in project.status().experiments["made"]
+        assert over in "\n".join(project.experiment_report("made").lines())
+        project.stop_experiment("made", why="It is over.")
+        assert project.experiment("made").note == ""

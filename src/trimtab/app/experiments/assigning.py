@@ -143,8 +143,12 @@ def cannot_close(system: System, state: ExperimentState) -> str | None:
 
 def notes(system: System, state: ExperimentState) -> list[str]:
     """Return what else a person should know about an experiment, each as a text."""
-    note = _note(system, state, stored_definition(state).model) if state.phase in ("running", "paused") else ""
-    return [note] if note else []
+    if state.phase not in ("running", "paused"):
+        return []
+    definition = stored_definition(state)
+    over = system.clock.now_us() >= end_us(state, definition.duration_us)
+    past = "its planned time is over, so no more units count: conclude or stop it" if over else ""
+    return [one for one in (_note(system, state, definition.model), past) if one]
 
 
 def _note(system: System, state: ExperimentState, model: str | None) -> str:

@@ -73,7 +73,7 @@ class ProjectExperiments(System):
 
         return assign(self, experiment, unit, expose=True, not_shown=not_shown)
 
-    def start_experiment(self, experiment: str, *, why: str, actor: str = "a person") -> Decision:
+    def start_experiment(self, experiment: str, *, why: str, actor: str = "a person", again: bool = False) -> Decision:
         """Start an experiment as it is declared now. Started again later, it assigns the units again.
 
         What was decided before the start cannot be changed while it runs. An experiment over versions makes its other
@@ -83,13 +83,15 @@ class ProjectExperiments(System):
             experiment: Its name.
             why: The hypothesis or the reason, for the ledger.
             actor: Who starts it.
+            again: Whether to start it even if it was concluded. Then the units no longer all get the winner.
 
         Raises:
             NotFound: There is no such experiment or version.
             Misuse: No reason is given, or the version passed no gate and the reason is shorter than ten letters.
-            Conflict: It runs, its layer has no room, or the model has a canary.
+            Conflict: It runs, it was concluded and `again` is not given, its layer has no room, or the model has a
+                canary.
         """
-        return self._running(experiment, why, actor).start()
+        return self._running(experiment, why, actor).start(again=again)
 
     def ramp_experiment(
         self,

@@ -58,12 +58,18 @@ class Running:
         if not self._why:
             raise Misuse(f"experiment {name!r}: no reason is given. Say why, for the ledger.")
 
-    def start(self) -> Decision:
-        """Take in units from now on."""
+    def start(self, *, again: bool = False) -> Decision:
+        """Take in units from now on. An experiment that was concluded needs `again`."""
         name, before, now_us = self._name, self.state, self._system.clock.now_us()
         if before is not None and before.phase in ("running", "paused"):
             raise Conflict(f"experiment {name!r}: it is {before.phase}. Stop it before it is started again.")
         definition = self._system.declared.experiment(name)
+        if before is not None and before.phase == "concluded" and not again:
+            raise Conflict(
+                f"experiment {name!r}: it was concluded, and all units get {before.winner!r}. A new start takes that "
+                "away and assigns the units again. If you want this: start_experiment(..., again=True), or trimtab "
+                f"experiment start {name} --again"
+            )
         weights = dict(zip(definition.variants, definition.weights, strict=True))
         slots, taken = self._take_slots(definition)
         state = ExperimentState(

@@ -37,13 +37,24 @@ def _verb(verb: str, summary: str, example: str) -> click.Command:
     return command(verb)(_NAME(_WHY(_BY(change))))
 
 
-start = _verb(
-    "start",
-    "Start an experiment as it is declared now.\n\nMetrics, margins and the rule cannot change while it runs: a "
-    "changed definition is a new start, with units assigned again. An experiment over versions makes the other "
-    "version the canary of the model.",
-    "a shorter form loses fewer customers",
-)
+@command("start")
+@_NAME
+@click.option("--again", is_flag=True, help="Start it even if it was concluded; units no longer all get the winner.")
+@_WHY
+@_BY
+def start(name: str, again: bool, reason: str, actor: str | None) -> None:
+    """Start an experiment as it is declared now.
+
+    Metrics, margins and the rule cannot change while it runs: a changed definition is a new start, with units assigned
+    again. An experiment over versions makes the other version the canary of the model.
+
+    \b
+    Example:
+      trimtab experiment start checkout --why "a shorter form loses fewer customers"
+    """
+    _changed(lambda project: project.start_experiment(name, why=reason, actor=actor or account(), again=again))
+
+
 pause = _verb("pause", "Give all units the control until the experiment is resumed.", "the payment service is down")
 resume = _verb("resume", "Go on after a pause, with the same units in the same variants.", "payment works again")
 stop = _verb(

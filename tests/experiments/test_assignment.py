@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -224,6 +225,14 @@ def test_a_given_unit_is_checked_and_the_message_names_what_lacks() -> None:
         "country": None,
     }
     assert check_row(defined(), "x") == {"customer": "x"}
+    for one, value in ((np.int64(7), 7), (np.uint8(7), 7), (np.str_("x"), "x")):
+        assert check_row(defined(), one) == check_row(defined(), {"customer": one}) == {"customer": value}
+        assert type(check_row(defined(), one)["customer"]) is type(value)
+    for wrong in (np.float64(7.0), np.bool_(True), np.array([7])):
+        with pytest.raises(Misuse, match="is no unit"):
+            check_row(defined(), wrong)
+    typed = {"customer": np.int64(7), "age": np.float32(30.0), "country": np.str_("DE")}
+    assert check_row(definition, typed) == {"customer": 7, "age": 30.0, "country": "DE"}
     for row, message in (
         (["x"], "is no unit"),
         ({}, "'customer' lacks. It identifies the unit"),

@@ -215,6 +215,7 @@ def check_row(definition: Experiment, row: object) -> dict[str, Any]:
         Misuse: A column lacks, or a value has the wrong type. The message names it.
     """
     what, unit, kinds = f"experiment {definition.name!r}", definition.unit, definition.attributes
+    row = plain(row)
     if not isinstance(row, Mapping):
         if len(unit) > 1 or not isinstance(row, str | int) or isinstance(row, bool):
             wanted = ", ".join(f"{name!r}: ..." for name in unit)
@@ -224,7 +225,7 @@ def check_row(definition: Experiment, row: object) -> dict[str, Any]:
     read = definition.where.columns() if definition.where is not None else set()
     found: dict[str, Any] = {}
     for name in dict.fromkeys((*unit, *region, *sorted(read), *definition.slices)):
-        value = row.get(name)
+        value = plain(row.get(name))
         if value is None and name not in kinds:
             raise Misuse(f"{what}: {name!r} lacks. It identifies the unit, so give it as a text or an integer.")
         if name in (*unit, *region) and value is not None:
@@ -238,6 +239,17 @@ def check_row(definition: Experiment, row: object) -> dict[str, Any]:
             value = _checked(value, kinds[name], f"{what}: the attribute {name!r}")
         found[name] = value
     return found
+
+
+def plain(value: Any) -> Any:
+    """Return a NumPy number or text as a Python value, and every other value as it is.
+
+    >>> import numpy as np
+    >>> plain(np.int64(7)), plain("x")
+    (7, 'x')
+    """
+    is_scalar = getattr(value, "shape", None) == () and getattr(value, "dtype", None) is not None
+    return value.item() if is_scalar and value.dtype.kind in "iufbU" else value
 
 
 def _checked(value: Any, kind: str, what: str) -> Any:

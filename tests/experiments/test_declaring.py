@@ -130,7 +130,10 @@ def test_an_experiment_over_versions_takes_unit_and_attributes_from_its_model() 
         ({"before": 0}, "before=0 is an empty window."),
         ({"before": "7d", "quantile": 0.5}, "before= is for means and proportions of events. Leave before out."),
         ({"quantile": 1.5}, "quantile=1.5. Give a number between 0 and 1."),
-        ({"cap": float("nan")}, "cap=nan. Give a finite number."),
+        ({"cap": float("nan")}, "cap=nan. Give a finite number above 0."),
+        ({"cap": -5}, "cap=-5. Give a finite number above 0."),
+        ({"cap": 0.0}, "cap=0.0. Give a finite number above 0."),
+        ({"cap": "9"}, "cap='9'. Give a finite number above 0."),
         ({"cap": 5.0, "quantile": 0.5}, "cap= is for means and ratios; this is a quantile. Leave cap out."),
         ({"margin": 1.5}, "margin=1.5. Give a share from 0 to 1"),
         ({"role": "guardrail"}, "a guardrail needs margin="),
@@ -159,6 +162,14 @@ VERSIONS = {"model": BUYER, "unit": (), "variants": {"control": "champion", "new
         ({"variants": {f"v{n}": n for n in range(101)}}, "101 variants. Give at most 100."),
         ({"variants": {"control": 1, "B": 2}}, "variant 'B': a name starts with a lower-case letter"),
         ({"variants": {"control": 1, "b": object()}}, "the value of a variant is no JSON value"),
+        ({"variants": {"control": 1, "b": {2}}}, "the value of a variant is no JSON value"),
+        ({"variants": {"control": 1, "b": [float("nan")]}}, "the value of a variant is no JSON value"),
+        ({"weights": {"control": 0.0, "green": 1.0}}, "the control, 'control', has the weight 0"),
+        ({"unit": ""}, "unit=''. Name each of the columns"),
+        ({"unit": ["shop", "shop"]}, "unit=['shop', 'shop']. Name each of the columns"),
+        ({"overrides": {("a", "b"): "green"}}, "the override of ('a', 'b') fits no unit of customer_id. Give \"c-7\"."),
+        ({"overrides": {1.5: "green"}}, "the override of 1.5 fits no unit of customer_id."),
+        ({"unit": ["shop", "till"], "overrides": {"s": "green"}}, "the override of 's' fits no unit of shop, till."),
         ({"unit": ()}, 'unit= lacks. Name the columns that identify the unit, such as unit="customer_id".'),
         ({"weights": {"control": 1.0}}, "weights of control, but the variants are control, green. Give one for each."),
         ({"weights": {"control": 0.9, "green": 0.2}}, "the weights add up to 1.1. Give shares that add up to 1."),
@@ -207,6 +218,11 @@ VERSIONS = {"model": BUYER, "unit": (), "variants": {"control": "champion", "new
 def test_an_experiment_whose_parts_do_not_fit_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(Misuse, match=re.escape(message)):
         checkout(**given)
+
+
+def test_overrides_of_several_columns_are_joined_as_units_are() -> None:
+    made = checkout(unit=["shop", "till"], overrides={("s", 7): "green", '["s", "8"]': "green", '["s","9"]': "control"})
+    assert made.overrides == {'["s","7"]': "green", '["s","8"]': "green", '["s","9"]': "control"}
 
 
 def test_a_switchback_needs_blocks_longer_than_its_gap() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
@@ -16,6 +17,7 @@ from trimtab.core.expressions.nodes import Expression
 from trimtab.core.shown import shown
 from trimtab.core.time import duration_us
 from trimtab.events.definitions import Source, check_name, declared_columns
+from trimtab.experiments.assignment import joined, plain
 from trimtab.experiments.definitions import Experiment, Metric, MetricKind, Role, Rule, Switchback, Value
 from trimtab.features.aggregates import Aggregate, check_aggregate
 from trimtab.training.definitions import Model
@@ -109,7 +111,7 @@ def metric(
             "before= is for means and proportions of events. Leave before out.",
         ),
         (quantile is not None and not 0 < quantile < 1, f"quantile={quantile}. Give a number between 0 and 1."),
-        (cap is not None and not math.isfinite(cap), f"cap={cap}. Give a finite number."),
+        (cap is not None and not _is_cap(cap), f"cap={shown(cap)[:100]}. Give a finite number above 0."),
         (cap is not None and found not in _CAPPED, f"cap= is for means and ratios; this is a {found}. Leave cap out."),
         (not 0 <= margin < 1, f"margin={margin}. Give a share from 0 to 1, such as 0.02 for 2 %."),
         (role == "guardrail" and margin == 0, "a guardrail needs margin=, such as 0.02 for 2 % worse."),
@@ -133,6 +135,10 @@ def metric(
         better="lower" if better == "lower" or (better is None and low) else "higher",
         margin=float(margin),
     )
+
+
+def _is_cap(cap: Any) -> bool:
+    return isinstance(cap, int | float) and 0 < cap < math.inf
 
 
 def _check_aggregates(
@@ -190,7 +196,7 @@ def experiment(
     layer: str = "",
     where: Expression | None = None,
     attributes: Mapping[str, type] | None = None,
-    overrides: Mapping[str | int, str] | None = None,
+    overrides: Mapping[str | int | tuple[str | int, ...], str] | None = None,
     switchback: Switchback | None = None,
     metrics: Sequence[Metric] = (),
     slices: Sequence[str] = (),
@@ -219,7 +225,7 @@ def experiment(
         attributes: The attributes that `where` and `slices` read, with their types. With `model`, these are columns of
             its request, and need not be declared.
         overrides: By unit, the variant of a tester. Testers are left out of the analysis. For a unit of several columns
-            the unit is written as a JSON array of texts.
+            the unit is a tuple of their values, or the same as a JSON array of texts.
         switchback: Assign blocks of time and not units; made with `switchback()`.
         metrics: What is compared, made with `metric()`. One of them is primary.
         slices: Attributes whose values are analysed one by one.
@@ -253,6 +259,10 @@ def experiment(
         what,
         (model is not None and bool(attributes), "with model=, attributes are the request's columns. Leave them out."),
         (not columns, 'unit= lacks. Name the columns that identify the unit, such as unit="customer_id".'),
+        (
+            not all(isinstance(one, str) and one.strip() for one in columns) or len({*columns}) < len(columns),
+            f"unit={shown(unit)[:100]}. Name each of the columns that identify the unit once.",
+        ),
         (rule not in get_args(Rule), f"rule={rule!r}. Give one of {_list(Rule)}."),
         (not 0.5 < level < 1, f"level={level}. Give a confidence between 0.5 and 1, such as 0.95."),
         (
@@ -292,7 +302,7 @@ def experiment(
         layer=layer,
         where=where,
         attributes={column: kind for column, kind in kinds.items() if column in read},
-        overrides=_checked_overrides(what, named, overrides or {}),
+        overrides=_checked_overrides(what, named, columns, overrides or {}),
         switchback=switchback,
         metrics=_checked_metrics(what, metrics, columns, model),
         slices=tuple(slices),
@@ -313,7 +323,7 @@ def checked_weights(what: str, variants: Iterable[str], weights: Mapping[str, fl
     """Return weights in the order of the variants.
 
     Raises:
-        Misuse: A variant lacks or does not exist, a weight is negative, or they do not add up to 1.
+        Misuse: A variant lacks or does not exist, a weight is negative, the control's is 0, or they do not add up to 1.
     """
     names = list(variants)
     if not isinstance(weights, Mapping):
@@ -324,6 +334,8 @@ def checked_weights(what: str, variants: Iterable[str], weights: Mapping[str, fl
     found = {name: weights[name] for name in names}
     if not all(isinstance(one, int | float) and 0 <= one <= 1 for one in found.values()):
         raise Misuse(f"{what}: weights {found}. Give shares from 0 to 1.")
+    if found[names[0]] == 0:
+        raise Misuse(f"{what}: the control, {names[0]!r}, has the weight 0, so there is nothing to compare with.")
     if not math.isclose(sum(found.values()), 1, abs_tol=1e-9):
         raise Misuse(f"{what}: the weights add up to {sum(found.values()):g}. Give shares that add up to 1.")
     return {name: float(one) for name, one in found.items()}
@@ -348,8 +360,9 @@ def _checked_variants(what: str, variants: Any, model: Model | None) -> dict[str
         check_name(name, "variant")
     if model is None:
         try:
-            found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(variants)))
-        except (TypeError, ValueError) as error:
+            found: dict[str, Any] = json.loads(json.dumps(dict(variants), allow_nan=False))
+            msgspec.json.encode(found)  # refuses texts that are no valid Unicode
+        except (TypeError, ValueError, OverflowError) as error:
             raise Misuse(
                 f"{what}: the value of a variant is no JSON value ({error}). Give texts, numbers, lists."
             ) from error
@@ -386,11 +399,26 @@ def _checked_ramp(what: str, share: float, ramp: Mapping[str, float]) -> list[tu
     return [(after_us, float(one)) for after_us, one in steps]
 
 
-def _checked_overrides(what: str, variants: Mapping[str, Any], overrides: Mapping[Any, str]) -> dict[str, str]:
-    for unit, variant in overrides.items():
+def _checked_overrides(
+    what: str, variants: Mapping[str, Any], unit: Sequence[str], overrides: Mapping[Any, str]
+) -> dict[str, str]:
+    """Return the overrides by the text of each unit, as `Assigner` looks for it."""
+    found: dict[str, str] = {}
+    for key, variant in overrides.items():
         if variant not in variants:
-            raise Misuse(f"{what}: the override of {unit!r} is {variant!r}. Variants: {', '.join(variants)}.")
-    return {str(unit): variant for unit, variant in overrides.items()}
+            raise Misuse(f"{what}: the override of {key!r} is {variant!r}. Variants: {', '.join(variants)}.")
+        given = plain(key)
+        if len(unit) > 1 and isinstance(given, str):
+            try:
+                given = tuple(msgspec.json.decode(given, type=list[str | int]))
+            except msgspec.MsgspecError:
+                given = ()
+        values = [plain(one) for one in given] if isinstance(given, tuple) else [given]
+        if len(values) != len(unit) or not all(isinstance(one, str | int) and type(one) is not bool for one in values):
+            example = '"c-7"' if len(unit) == 1 else f"({', '.join(f'{name!r}' for name in unit)}), with their values"
+            raise Misuse(f"{what}: the override of {key!r} fits no unit of {', '.join(unit)}. Give {example}.")
+        found[joined([str(one) for one in values])] = variant
+    return found
 
 
 def _checked_metrics(

@@ -114,7 +114,7 @@ def experiment_status(system: System, name: str) -> ExperimentStatus:
         started_at_us=None if state is None else state.started_at_us,
         ended_at_us=None if state is None else state.ended_at_us,
         winner=None if state is None else state.winner,
-        note="" if state is None else ". ".join([*filter(None, [cannot_close(system, state)]), *notes(system, state)]),
+        note="" if state is None else "; ".join([*filter(None, [cannot_close(system, state)]), *notes(system, state)]),
     )
 
 

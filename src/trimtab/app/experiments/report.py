@@ -71,6 +71,6 @@ def running_lines(system: System) -> Iterator[tuple[str, str, bool]]:
     for one in experiments(system):
         if one.phase in ("running", "paused"):
             reading = experiment_report(system, one.name, close=False, slices=False)
-            note = f" ({'. '.join(reading.notes)})" if reading.notes else ""
+            note = f" ({'; '.join(reading.notes)})" if reading.notes else ""
             text = f"{one.phase}, {reading.days} closed days: {reading.decision.text}{note}"
             yield one.name, text, reading.decision.act in ("blocked", "stop")

@@ -290,7 +290,11 @@ def learnable(project: tt.Project, fault: Fault, times: np.ndarray, since_us: in
     """The most rows of a fault that a training at any hour could have learnt from, were there no other signals."""
     catalog, wait_us = project.state.catalog, DAY_US
     signals = {one.id: one for one in every_signal(catalog)}
-    windows = [one for one in red_windows(catalog, "shop") if one.kind in fault.kinds and one.subject == fault.subject]
+    windows = [
+        one  # labels that are missing because their source stopped are found by day, under a subject of their own
+        for one in red_windows(catalog, "shop")
+        if one.kind in fault.kinds and (one.subject == fault.subject or one.kind == "labels_missing")
+    ]
     found = 0
     for now_us in range(since_us, until_us + 1, HOUR_US):
         rows = times < (now_us - wait_us) // DAY_US * DAY_US - DAY_US  # the newest are too new to be judged

@@ -46,7 +46,7 @@ def test_what_a_file_has_and_lacks_is_said(folder: Path, call: Run) -> None:
     taken = call("ingest", "weather", "few.csv", "--absent-as-null", cwd=folder)
     assert "columns that the file lacks, set to null: temp" in taken.stdout
     (folder / "semicolons.csv").write_text("origin;temp;at\nJFK;1,5;2025-01-01\n")
-    assert "separated by commas" in call("ingest", "weather", "semicolons.csv", cwd=folder).stderr
+    assert "separated by ';'" in call("ingest", "weather", "semicolons.csv", cwd=folder).stderr
 
 
 def test_words_that_may_mean_null_are_said_with_what_to_do(folder: Path, call: Run) -> None:

@@ -251,7 +251,7 @@ def experiment(o: Outputs, base: Path) -> None:
         ("list", []),
         ("show", ["banner"]),
         ("conclude", ["banner", "b", *why]),
-        ("start", ["banner", *why]),
+        ("start", ["banner", "--again", *why]),
         ("stop", ["banner", *why]),
     ):
         assert o.run(f"experiment {verb}", *words), verb

@@ -213,6 +213,21 @@ def test_two_absurd_values_hours_apart_are_no_fault(tmp_path: Path) -> None:
     assert set(found) == {("range", "info")}
 
 
+def test_absurd_values_hours_apart_are_red_where_they_are_more_than_a_few_of_a_day(tmp_path: Path) -> None:
+    world = World(6, days=6, before=28, per_day=400)
+    ages = []
+    for hour in (9, 12, 15, 18):  # never two of them within two hours
+        alone = int(np.flatnonzero(world.rows(world.cut_us + 3 * DAY_US + hour * HOUR_US))[0])
+        world.visits["age"][alone] = 9_999.0
+        ages.append(int(world.at_us[alone]))
+    shop = Shop(world, tmp_path)
+    (red,) = [one for one in shop.run() if one.kind == "range" and one.severity == "red"]
+    assert red.ended_at_us is not None
+    assert red.ended_at_us < ages[-1] + DAY_US
+    windows = [one for one in red_windows(shop.catalog, "shop") if one.kind == "range"]
+    assert all(any(window.covers(at_us) for window in windows) for at_us in ages)
+
+
 def test_another_unit_is_red_until_it_ends_also_where_it_looks_like_training(tmp_path: Path) -> None:
     world = World(2630327493, days=8, per_day=600)  # a cold spell: in Fahrenheit it lies where warm days do in Celsius
     since_us = world.cut_us + 3 * DAY_US

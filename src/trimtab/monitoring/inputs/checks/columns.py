@@ -21,6 +21,8 @@ _LOST_NATS = 7.0  # evidence (see `evidence_above`): by chance, so much has a pr
 _OFTEN_NULL = 0.02  # above this share of nulls in training, the limit is that of any time of day: nulls come in runs
 _FEW = 0.01  # extreme numbers are red if they are at least this share of the rows
 _RANGE_STANDS_H = 12  # a finding of extreme numbers goes on for this many hours after the last of them
+# Numbers this many times as far from the middle of the limits as the limits are red at a smaller share of a day's rows.
+_FAR, _FAR_SHARE, _FAR_H = 5.0, 0.005, 24
 _COUNTS: dict[Statistic, Callable[[HourCounts, int], int]] = {  # how to count the rows
     "null": lambda counts, place: counts.null_rows[place],
     "strange": lambda counts, place: int(counts.strange[place]),
@@ -216,8 +218,9 @@ def _constant(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]
 
 
 def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts], *, stands: bool) -> list[Finding]:
-    """Find extreme numbers in the two newest hours with rows. The finding goes on for half a day after the last of
-    them.
+    """Find extreme numbers in the two newest hours with rows, or a few very extreme numbers within a day.
+
+    The finding goes on for half a day after the last of them.
     """
     if column.least is None or column.most is None:
         return []
@@ -227,12 +230,18 @@ def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts], *
     hits = [hour for hour in newest if hours[hour].outside[place]]
     if not hits:
         return []
-    count, rows = (
-        sum(int(n) for n in ns) for ns in zip(*((hours[h].outside[place], hours[h].rows) for h in hits), strict=True)
-    )
+    count, rows = _outside(place, hours, hits)
+    red = stands or count >= max(2, _FEW * rows)
+    if not red:
+        middle, reach = (column.least + column.most) / 2, (column.most - column.least) / 2
+        day = [hour for hour in sorted(hours) if hour > newest[-1] - _FAR_H]
+        far = [h for h in day if max(hours[h].high[place] - middle, middle - hours[h].low[place]) > _FAR * reach]
+        of_day = _outside(place, hours, far)
+        red = of_day[0] >= max(2, _FAR_SHARE * sum(hours[hour].rows for hour in day))
+        if red:
+            hits, (count, rows) = far, of_day
     low, high = min(hours[h].low[place] for h in hits), max(hours[h].high[place] for h in hits)
     worst = float(high if high > column.most else low)
-    red = stands or count >= max(2.0, _FEW * rows)
     evidence = {"value": worst, "least": column.least, "most": column.most, "rows": float(count)}
     # a few values of the training rows are beyond the limits if they look like a fault
     least, most = max(column.lowest or 0.0, column.least), min(column.highest or 0.0, column.most)
@@ -243,6 +252,11 @@ def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts], *
         f"{column.most:,.6g} are implausible. Check its unit and what measures it."
     )
     return [Finding("range", column.subject, hits[0] * HOUR_US, evidence, message, severity="red" if red else "info")]
+
+
+def _outside(place: int, hours: Mapping[int, HourCounts], these: list[int]) -> tuple[int, int]:
+    """Return the number of extreme numbers in some hours, and the number of rows of these hours."""
+    return sum(int(hours[hour].outside[place]) for hour in these), sum(hours[hour].rows for hour in these)
 
 
 def _joint(profile: InputProfile, graded: list[Window]) -> list[Finding]:

@@ -72,9 +72,10 @@ def test_a_refresh_that_is_better_within_the_noise_passes_and_says_why() -> None
     assert gate.passed, gate.reason
     assert gate.checks["not_provably_worse"]
     assert "provably_better" not in gate.checks
-    assert "A scheduled refit of the same model definition must be better and not provably worse" in gate.reason
+    assert "A scheduled refit of the same model definition must not be provably worse" in gate.reason
     assert "Judgement" not in gate.reason  # it proves nothing, so it shares no error
-    assert not record(worse, truth, judged, refreshes=True).passed  # a worse estimate is refused
+    assert not record(worse, truth, judged, refreshes=True).passed  # a declared margin counts
+    assert record(worse, truth, judged, refreshes=True, rule=BeatsChampion()).passed
     assert not record(truth, worse, judged).passed
 
 
@@ -89,7 +90,7 @@ def test_a_refresh_that_is_provably_worse_is_refused_also_within_an_allowed_marg
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_of_refreshes_that_are_as_good_about_half_pass_and_of_worse_ones_few(seed: int) -> None:
+def test_of_refreshes_that_are_as_good_most_pass_and_of_worse_ones_few(seed: int) -> None:
     rng = np.random.default_rng(seed)
     passed = {0.0: 0, 0.4: 0}
     rule = BeatsChampion()
@@ -101,8 +102,8 @@ def test_of_refreshes_that_are_as_good_about_half_pass_and_of_worse_ones_few(see
             noise = rng.normal(0, math.hypot(0.1, extra), len(truth))
             candidate = 1 / (1 + np.exp(-logit - noise))
             passed[extra] += record(candidate, champion, judged, refreshes=True, rule=rule).passed
-    assert 18 <= passed[0.0] <= 42
-    assert passed[0.4] <= 3
+    assert passed[0.0] >= 46
+    assert passed[0.4] <= 6
 
 
 def test_a_refresh_is_refused_only_if_it_is_provably_miscalibrated() -> None:

@@ -17,7 +17,7 @@ _OF_LISTS = ("loads", "finite", "lists")  # these checks for candidates that ran
 # the further checks of a candidate that is compared with the present champion
 _COMPARED = ("better_by_margin", "provably_better")
 # the further checks of a scheduled refit (the same definition, fitted on more data)
-_REFRESHED = ("better_by_margin", "not_provably_worse")
+_REFRESHED = ("not_provably_worse",)
 
 
 class Gates:
@@ -162,7 +162,7 @@ def _lacking(gate: GateRecord) -> list[str]:
     reasons = {one.name: one.reason for one in gate.findings}
     lacking = [f"Not {name}: {reasons.get(name, gate.reason)}" for name, held in gate.checks.items() if not held]
     alone = _alone(gate.metric)
-    compared = _REFRESHED if _REFRESHED[1] in gate.checks else _COMPARED
+    compared = _REFRESHED if _REFRESHED[0] in gate.checks else _COMPARED
     needed = alone if gate.champion_metric is None else (*alone, *compared)
     lacking += [f"Not {name}: the record does not have this check." for name in needed if name not in gate.checks]
     return lacking or ([] if gate.passed else [gate.reason])

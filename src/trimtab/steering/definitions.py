@@ -147,7 +147,8 @@ def beats_champion(
 ) -> BeatsChampion:
     """Declare that a candidate must beat the champion: its mean loss must be lower by `margin`, and provably lower.
 
-    A scheduled refit of the recipe in service only needs a mean loss that is lower by `margin` and not provably higher.
+    A scheduled refit of the recipe in service only needs a mean loss that is not provably higher, and lower by `margin`
+    if one is declared.
 
     Args:
         margin: By how much the mean loss on the window must be lower. If negative, it says how much higher it may be,
@@ -178,7 +179,7 @@ def beats_champion(
         refit_share: Likewise, as a share of the distance between candidate and champion, by default 0.5. The larger of
             the two limits counts, so after a large change of the data, the scores may differ more.
         prove_refreshes: Whether a scheduled refit (also one because of new labels) must be provably better, too. By
-            default, it must be better by `margin` and not provably worse.
+            default, it must not be provably worse, and be better by `margin` if one is declared.
 
     Raises:
         Misuse: A baseline is unknown; a margin, level or distance makes no sense; the window is shorter than 7 days; or

@@ -50,7 +50,7 @@ def test_p_is_below_the_error_where_the_interval_excludes_zero(
 ) -> None:
     found = []
     for seed in range(6):
-        arms = lognormal(np.random.default_rng(seed), -0.06 if better == "lower" else 0.06)
+        arms = lognormal(np.random.default_rng(seed), -0.08 if better == "lower" else 0.08)
         found += compare_any_time(*arms, rule=rule, days=days, two_sided=two_sided, better=better)
     decided = [not one.low <= 0.0 <= one.high for one in found]
     assert [one.p <= 0.05 for one in found] == decided
@@ -382,3 +382,49 @@ def test_a_switchback_by_days_has_the_freedom_of_both_groups_of_days() -> None:
     effect = compare(*switched_days(np.random.default_rng(16)), days=True)
     assert math.isfinite(effect.low)
     assert effect.units == (10_000, 10_000)
+
+
+def ratio_arm(y: np.ndarray, d: np.ndarray, days: np.ndarray) -> Arm:
+    values = {"units": np.ones(y.size), "y": y, "yy": y * y, "d": d, "dd": d * d, "yd": y * d}
+    return Arm(**{name: np.bincount(days, weights=one, minlength=28) for name, one in values.items()})
+
+
+@pytest.mark.parametrize("bots", [1, 3])
+def test_a_ratio_whose_denominator_is_of_a_few_robots_has_no_interval(bots: int) -> None:
+    wrong = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        views = rng.poisson(8.0, 8_400) + 1.0
+        clicks = rng.binomial(views.astype(int), 0.05) * 1.0
+        views[rng.choice(views.size, bots, replace=False)] += 5_000.0
+        days, treated = np.repeat(np.arange(28), 300), rng.random(views.size) < 0.5
+        arms = [ratio_arm(clicks[mine], views[mine], days[mine]) for mine in (~treated, treated)]
+        wrong += any(one.low > 0.0 or one.high < 0.0 for one in compare_any_time(*arms, ratio=True))
+        assert math.isinf(compare(*arms, ratio=True).high)
+    assert wrong <= 3
+
+
+def test_a_quantile_at_a_jump_between_frequent_values_is_not_called_different() -> None:
+    wrong = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        values = rng.choice([9.99, 19.99, 49.99], (2, 4_000), p=[0.5, 0.3, 0.2])
+        effect = compare_quantiles(*(counted(one, np.arange(4_000) % 20, 20) for one in values), 0.5)
+        wrong += not effect.low <= 0.0 <= effect.high
+        assert 9.9 < effect.control < 20.3
+    assert wrong <= 9  # with a true rate of 5 %, more than 9 of 60 have a probability of .1 %
+
+
+@pytest.mark.parametrize("rule", ["sequence", "msprt"])
+def test_every_interval_contains_its_estimate_also_where_the_effect_fades(rule: str) -> None:
+    rng = np.random.default_rng(3)
+    days = np.repeat(np.arange(60), 200)
+    rates = np.where(days < 7, 0.5, 0.15)
+    arms = [
+        arm_of((rng.random(days.size) < chance) * 1.0, days, count=60) for chance in (np.full(days.size, 0.2), rates)
+    ]
+    found = compare_any_time(*arms, rule=rule)
+    assert any(one.low > 0.0 for one in found)
+    assert found[-1].low < 0.0
+    assert all(one.low <= one.difference <= one.high for one in found)
+    assert found[-1].p > 0.05

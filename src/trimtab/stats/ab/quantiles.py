@@ -8,7 +8,7 @@ if the unit's value is below the quantile, and q / density if not. So every rule
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ WIDTH = 0.01  # the relative width of a bin; a quantile is off by at most half o
 SMALLEST = 1e-9  # values closer to 0 than this count as 0
 Histogram = Mapping[int, int]  # the number of units in each bin
 _STEP = math.log1p(WIDTH)
+_SCORES = (1.96, 3.0)  # the normal scores of the intervals of a share from which the density is estimated
+_JUMP = 1.7  # a slope that is this many times as steep as the mean one is a jump between values
 
 
 def bins_of(values: FloatArray) -> NDArray[np.int64]:
@@ -89,14 +91,29 @@ def quantile_arm(histograms: Sequence[Histogram], q: float) -> Arm:
         return float(low[place] + min(max(inside, 0.0), 1.0) * (high[place] - low[place]))
 
     value = value_at(q)
-    reach = min(1.96 * math.sqrt(q * (1.0 - q) / total), 0.999 * q, 0.999 * (1.0 - q))
-    slope = (value_at(q + reach) - value_at(q - reach)) / (2.0 * reach)  # 1 / density
-    place = int(np.searchsorted(low, value, side="right") - 1)
-    inside = (value - low[place]) / (high[place] - low[place]) if high[place] > low[place] else 1.0
-    under = counts[:, :place].sum(1) + min(inside, 1.0) * counts[:, place]
+    slope = _slope(value_at, q, total)
+    place = int(np.clip(np.searchsorted(below, q, side="left") - 1, 0, bins.size - 1))
+    inside = (q - below[place]) / max(below[place + 1] - below[place], 1e-300)  # the mean of the sums is then `value`
+    under = counts[:, :place].sum(1) + inside * counts[:, place]
     rest = units - under
     if_under, if_over = value - (1.0 - q) * slope, value + q * slope
     return Arm(units=units, y=if_under * under + if_over * rest, yy=if_under**2 * under + if_over**2 * rest)
+
+
+def _slope(value_at: Callable[[float], float], q: float, units: float) -> float:
+    """Return an estimate of 1 / density at a quantile.
+
+    It is the slope between both ends of an interval of q. Where many units have the same value, the quantile jumps to
+    another value if their share changes by little. Then the slopes to both sides are very different, or a jump lies
+    within a somewhat wider interval, and the steepest slope counts.
+    """
+    value, slopes = value_at(q), list[float]()
+    for score in _SCORES:
+        reach = score * math.sqrt(q * (1.0 - q) / units)
+        up, down = min(reach, 0.999 * (1.0 - q)), min(reach, 0.999 * q)
+        above, below = value_at(q + up) - value, value - value_at(q - down)
+        slopes += [(above + below) / (up + down), above / up, below / down]
+    return max(slopes) if max(slopes) > _JUMP * slopes[0] else slopes[0]
 
 
 def compare_quantiles(

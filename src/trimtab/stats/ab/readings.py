@@ -23,6 +23,7 @@ from trimtab.stats.interval import check_level
 
 CORRELATION = 0.4  # the assumed correlation of neighbouring days, in what days add to the variance
 FEWEST_EVENTS = 20.0  # the fewest units with an unusual value from which an interval is computed
+EVEN = 1.0 / 3.0  # the variance of a ratio comes from at least this share of the days, or it has no interval
 MEASURABLE = 3.0  # a relative effect needs a control whose mean is this many standard errors away from 0
 
 
@@ -129,6 +130,28 @@ def effective_events(control: Arm, treatment: Arm, seen: NDArray[np.bool_], days
     return np.where(np.isnan(found), np.inf, found)
 
 
+def rests_on_few(squares: FloatArray, units: FloatArray) -> NDArray[np.bool_]:
+    """Return after which looks a few units make up nearly all of the variance of a ratio, shape (looks,).
+
+    A unit with thousands of rows, such as a robot, is in the sums of one day only. If such units decide, the effective
+    number of days that the variance comes from, (sum of squares)**2 / (sum of squared squares), is far below that of
+    the units. With fewer than five days this cannot be told.
+
+    Args:
+        squares: The sums of the squared errors of the units, shape (2, looks, blocks).
+        units: The numbers of units, of the same shape.
+    """
+
+    def effective(values: FloatArray) -> FloatArray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found: FloatArray = values.sum((0, 2)) ** 2 / (values**2).sum((0, 2))
+        return found
+
+    enough = (units > 0.0).any(0).sum(1) >= 5
+    few: NDArray[np.bool_] = enough & (effective(squares) < EVEN * effective(units))
+    return few
+
+
 def allow_for_correlation(by_days: FloatArray, floor: FloatArray, freedom: FloatArray) -> FloatArray:
     """Return the variance that days show, whose excess over that of the units is increased for correlated days."""
     excess = 2.0 * CORRELATION / (1.0 - CORRELATION)
@@ -202,6 +225,9 @@ def readings(
         variances = spread_of_units * (weights**2 * n).sum(2) / scale**2
         counts = used.sum(2)
         residuals = weights * apart / scale[:, :, None] * np.sqrt(counts / np.maximum(counts - 1.0, 1.0))[:, :, None]
+    events = effective_events(control, treatment, seen, days)
+    if ratio and days:
+        events = np.where(rests_on_few(np.maximum(squares * used, 0.0), n * used), 0.0, events)
     freedom = np.where((counts > 1).all(0), np.where(paired, counts[0] - 1.0, counts.sum(0) - 2.0), 0.0)
     return Readings(
         means=means,
@@ -209,7 +235,7 @@ def readings(
         variances=variances,
         residuals=residuals,
         freedom=freedom,
-        events=effective_events(control, treatment, seen, days),
+        events=events,
         information=np.where(paired, shared.sum(1), n.sum(2).prod(0) / np.maximum(n.sum((0, 2)), 1.0)),
         days=days,
         correlated=correlated,
@@ -225,7 +251,6 @@ def effects(
     *,
     two_sided: bool,
     better: Better,
-    joined: bool = False,
 ) -> list[Effect]:
     """Return the effect after each look.
 
@@ -237,16 +262,11 @@ def effects(
         method: The name of the rule.
         two_sided: Whether both bounds are computed. Otherwise the bound on the better side is infinite.
         better: The direction of the alternative.
-        joined: Whether the bounds of all looks hold together. Then each interval is cut to the part that all have in
-            common, and p never rises. If they have none in common, the effect changes over time, and the interval is
-            the look's own.
     """
     _, known = found.relative_weights()
     lifted = found.difference / np.where(known, np.abs(found.means[0]), 1.0)
-    absolute_bounds = _bounds(found.difference, difference, two_sided, better, joined)
-    relative_bounds = _bounds(lifted, np.where(known, relative, np.inf), two_sided, better, joined)
-    if joined:
-        p = np.fmin.accumulate(p)
+    absolute_bounds = _bounds(found.difference, difference, two_sided, better)
+    relative_bounds = _bounds(lifted, np.where(known, relative, np.inf), two_sided, better)
     list_of = []
     for look in range(p.size):
         control, treatment = (float(mean) for mean in found.means[:, look])
@@ -271,17 +291,11 @@ def effects(
     return list_of
 
 
-def _bounds(
-    middle: FloatArray, reach: FloatArray, two_sided: bool, better: Better, joined: bool
-) -> tuple[FloatArray, FloatArray]:
+def _bounds(middle: FloatArray, reach: FloatArray, two_sided: bool, better: Better) -> tuple[FloatArray, FloatArray]:
     sure = np.isfinite(reach) & np.isfinite(middle)
     low = np.where(sure & (two_sided or better == "higher"), middle - np.where(sure, reach, 0.0), -np.inf)
     high = np.where(sure & (two_sided or better == "lower"), middle + np.where(sure, reach, 0.0), np.inf)
-    if not joined:
-        return low, high
-    common_low, common_high = np.maximum.accumulate(low), np.minimum.accumulate(high)
-    apart = common_low > common_high
-    return np.where(apart, low, common_low), np.where(apart, high, common_high)
+    return low, high
 
 
 def tail_score(level: float, two_sided: bool) -> float:

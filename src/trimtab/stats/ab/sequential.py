@@ -89,7 +89,7 @@ def compare_any_time(
         reach, p = _reach_of_mixture, _p_of_mixture(found, rule, two_sided, better)
     absolute, relative = (reach(found, which, rule, error, two_sided) for which in (None, weights))
     method = {"sequence": "confidence sequence", "msprt": "msprt"}[rule] + (", day blocks" if days else "")
-    return effects(found, absolute, relative, p, method, two_sided=two_sided, better=better, joined=True)
+    return effects(found, absolute, relative, p, method, two_sided=two_sided, better=better)
 
 
 def _reach_of_days(
@@ -105,21 +105,16 @@ def _reach_of_days(
 
 
 def _p_of_days(found: Readings, two_sided: bool, better: Better) -> FloatArray:
-    """Return p by Student's t of the days: 1 divided by the largest evidence up to each look, shape (looks,)."""
+    """Return p by Student's t of the days, which is 1 / evidence at each look; shape (looks,)."""
     errors = found.errors()
-    variance = errors.variance
-    most = {1.0: 0.0, -1.0: 0.0}
-    p = np.ones(variance.size)
+    p = np.ones(errors.variance.size)
     for look, freedom in enumerate(errors.freedom):
         if freedom >= 2.0:
-            t = float(found.difference[look] / math.sqrt(variance[look]))
-            for sign in most:
-                # no mixture has more evidence than the likeliest effect alone
-                at_most = (freedom + 1.0) / 2.0 * math.log1p(t * t / freedom) if sign * t > 0.0 else 0.0
-                if at_most > most[sign]:
-                    most[sign] = max(most[sign], log_evidence(sign * t, int(freedom) + 1, int(freedom)))
-        larger = max(most.values()) if two_sided else most[1.0 if better == "higher" else -1.0]
-        p[look] = min(1.0, (2.0 if two_sided else 1.0) * math.exp(-larger))
+            t = float(found.difference[look] / math.sqrt(errors.variance[look]))
+            towards = abs(t) if two_sided else t if better == "higher" else -t
+            if towards > 0.0:
+                evidence = log_evidence(towards, int(freedom) + 1, int(freedom))
+                p[look] = min(1.0, (2.0 if two_sided else 1.0) * math.exp(-max(evidence, 0.0)))
     return p
 
 
@@ -226,7 +221,7 @@ def obrien_fleming(
     bounds, p = _bounds_and_p(times, information, scores if better == "higher" else -scores, 1.0 - level, two_sided)
     absolute, relative = errors.reach(bounds), found.errors(weights).reach(bounds)
     method = "o'brien-fleming" + (", day blocks" if days else "")
-    return effects(found, absolute, relative, p, method, two_sided=two_sided, better=better, joined=True)
+    return effects(found, absolute, relative, p, method, two_sided=two_sided, better=better)
 
 
 def spending_bounds(

@@ -47,7 +47,7 @@ def read(seed: int, *, days: int, **given: object) -> Recommendation:
 
 def test_an_interval_of_half_the_width_takes_four_times_the_days() -> None:
     assert days_needed(look(0.5, 1.0), 10, 0.5) == pytest.approx(40)
-    assert smallest_effect(look(0.5, 1.0), 10, 40) == pytest.approx(0.05)
+    assert smallest_effect(experiment(rule="fixed"), look(0.5, 1.0), 10, 40) == pytest.approx(0.05 * 1.42)
 
 
 def test_too_few_days_say_so() -> None:
@@ -94,7 +94,17 @@ def test_the_end_without_a_difference_says_what_would_have_been_seen() -> None:
     days = days_of(normal_days(np.random.default_rng(5), days=14))
     found = read_experiment(definition, state_of(definition), days).decision
     assert found.act == "no difference shown"
-    assert "would have been seen" in found.text
+    assert "would probably have been seen" in found.text
+
+
+def test_a_better_variant_whose_guardrail_is_open_is_said_to_be_better() -> None:
+    definition = experiment(metric(), metric("waits", role="guardrail", better="lower", margin=0.001))
+    revenue = normal_days(np.random.default_rng(12), days=20, effect=0.1)
+    waits = normal_days(np.random.default_rng(13), days=20, name="waits")
+    days = days_of({variant: revenue[variant] | waits[variant] for variant in revenue})
+    found = read_experiment(definition, state_of(definition), days).decision
+    assert found.act != "ship"
+    assert "is proven better, but guardrail waits is not proven within its margin" in found.text
 
 
 def test_the_best_of_several_variants_is_shipped_and_a_worse_one_is_named() -> None:

@@ -13,8 +13,10 @@ from trimtab.experiments.reading.results import Act, RatioCheck, Recommendation
 from trimtab.experiments.records import ExperimentDay, ExperimentState
 
 HORIZON_DAYS = 60  # how long an experiment without a declared duration is taken to run at most
+_MANY_UNITS = 1_000  # with so many units in each variant, a lack of an interval is probably due to a few of them
 _EARLY_DAYS = 3  # before this many days, the remaining time is not estimated
 _ANY_TIME_SCORE, _SCORE = 2.9, 2.0  # about how many standard errors wide the half of an interval is
+_POWER_SCORE = 0.84  # an effect this many standard errors larger than the half-width is seen in four of five cases
 
 
 def recommend(
@@ -55,7 +57,7 @@ def recommend(
         return Recommendation(act="stop", text=text, variant=next(iter(stopped)))
     going = {name: some for name, some in by_variant.items() if name not in stopped}
     if _is_over(definition, state, closed):
-        return _undecided(going)
+        return _undecided(definition, going)
     return _go_on(definition, closed, going, stopped)
 
 
@@ -92,10 +94,15 @@ def days_needed(look: Look, days: int, distance: float) -> float:
     return days * (reach / abs(distance)) ** 2 if distance and math.isfinite(reach) else math.inf
 
 
-def smallest_effect(look: Look, days: int, horizon: int) -> float | None:
-    """Return the smallest effect that so many days can show, as a share of the control's value."""
-    found = _reach(look) * math.sqrt(days / horizon)
+def smallest_effect(definition: Experiment, look: Look, days: int, horizon: int) -> float | None:
+    """Return the smallest effect that so many days show in four of five cases, as a share of the control's value."""
+    found = _reach(look) * math.sqrt(days / horizon) * (1.0 + _POWER_SCORE / _score(definition))
     return found / abs(look.control) if look.control and math.isfinite(found) else None
+
+
+def _score(definition: Experiment) -> float:
+    """Return about how many standard errors wide the half of an interval is."""
+    return _ANY_TIME_SCORE if definition.rule in ("sequence", "msprt") else _SCORE
 
 
 def _reach(look: Look) -> float:
@@ -147,15 +154,30 @@ def _is_over(definition: Experiment, state: ExperimentState, closed: Sequence[Ex
     return end_us is not None and bool(closed) and closed[-1].day_us + DAY_US >= end_us
 
 
-def _undecided(going: Mapping[str, Sequence[MetricReading]]) -> Recommendation:
-    parts, smallest = list[str](), None
+def _undecided(definition: Experiment, going: Mapping[str, Sequence[MetricReading]]) -> Recommendation:
+    parts, smallest, better = list[str](), None, False
     for name, some in going.items():
+        proven = _proven(some)
+        better = better or bool(proven)
+        if proven:
+            parts.append(f"{name}: {proven}")
         for one in some:
-            if one.role != "secondary" and one.verdict == "open":
-                smallest = smallest_effect(one.looks[-1], 1, 1)
-                seen = f"; effects above about {100 * smallest:.2g} % would have been seen" if smallest else ""
+            if (one.role == "guardrail" or (one.role == "primary" and not proven)) and one.verdict == "open":
+                smallest = smallest_effect(definition, one.looks[-1], 1, 1)
+                seen = f"; effects above about {100 * smallest:.2g} % would probably have been seen" if smallest else ""
                 parts.append(f"{name}: {shown_effect(one)}{seen}")
-    return Recommendation(act="no difference shown", text=f"no difference shown: {'; '.join(parts)}", smallest=smallest)
+    said = "no decision" if better else "no difference shown"
+    return Recommendation(act="no difference shown", text=f"{said}: {'; '.join(parts)}", smallest=smallest)
+
+
+def _proven(some: Sequence[MetricReading]) -> str:
+    """Return which primary metrics are better, and which guardrails are not yet within their margins; or ""."""
+    better = [shown_effect(one) for one in some if one.role == "primary" and one.verdict == "better"]
+    lacking = [one.metric for one in some if one.role == "guardrail" and one.verdict == "open"]
+    if not better or not lacking:
+        return ""
+    margin = "its margin" if len(lacking) == 1 else "their margins"
+    return f"{', '.join(better)} is proven better, but guardrail {', '.join(lacking)} is not proven within {margin}"
 
 
 def _go_on(
@@ -174,7 +196,7 @@ def _go_on(
     needed, one = min((_open_needs(some, days) for some in going.values()), key=lambda one: one[0])
     look = one.looks[-1]
     planned = definition.rule == "obrien_fleming"
-    smallest = None if planned else smallest_effect(look, days, horizon)
+    smallest = None if planned else smallest_effect(definition, look, days, horizon)
     act: Act = "keep running"
     more = None
     if planned:
@@ -184,17 +206,21 @@ def _go_on(
         text = f"keep running: too early to say after {_days(days)}"
     elif not math.isfinite(_reach(look)):
         text = f"keep running: too few days or events to say anything about {one.metric} after {_days(days)}"
+        if one.kind in ("mean", "ratio") and look.control and min(look.units) >= _MANY_UNITS:
+            text += "; perhaps a few units have nearly all of it, which cap= would cut"
     elif needed <= horizon:
         more = max(1, math.ceil(needed - days))
         text = f"keep running: at this rate about {more} more day{'s' * (more != 1)} for {shown_effect(one)}"
     else:
-        score = _ANY_TIME_SCORE if definition.rule in ("sequence", "msprt") else _SCORE
-        plausible = abs(look.difference) + _reach(look) / score  # the effect may well be one standard error larger
+        plausible = abs(look.difference) + _reach(look) / _score(
+            definition
+        )  # the effect may well be one standard error larger
         if not days_needed(look, days, plausible) <= horizon:
             act = "cannot be seen"
         text = f"{act}{' with this traffic' * (act != 'keep running')}: {shown_effect(one)} after {_days(days)}"
     if more is None and smallest is not None:
         text += f"; the smallest effect that {horizon} days can show is about {100 * smallest:.2g} %"
+    text += "".join(f". {name}: {proven}" for name, some in going.items() if (proven := _proven(some)))
     text += "".join(f". Stop {name} ({why})" for name, why in stopped.items())
     return Recommendation(act=act, text=f"{text}.", variant=one.variant, days_more=more, smallest=smallest)
 

@@ -110,6 +110,7 @@ class Bench:
         self.meanwhile: Callable[[], None] = lambda: None
         self.steps: Callable[[str], None] = lambda name: None
         self.folds = 1
+        self.difference, self.bound = -0.1, -0.05  # of the loss of .5, as a gate finds them
         self.shadow_difference = -0.1  # of the loss of .4, each day of a shadow
         self.wobble = 0.004  # how much its days differ
         self.shares: list[float] = []
@@ -139,7 +140,8 @@ class Bench:
         name = f"v{self.made}"
         gate = a_gate_record(
             id=f"g{self.made}", model="click", candidate=name, champion=self.in_service, judged_at_us=cut_us,
-            window_end_us=cut_us, rows=10, champion_metric=0.5, difference=-0.1, bound=-0.05, passed=passed, reason="r",
+            window_end_us=cut_us, rows=10, champion_metric=0.5, difference=self.difference,
+            bound=self.bound, passed=passed, reason="r",
             folds=1 if changes.onset is None else self.folds,
         )  # fmt: skip
         end = cut_us // DAY_US

@@ -547,6 +547,22 @@ def test_quality_that_falls_further_ends_the_quiet_time_of_a_refusal(catalog: Ca
     assert rig.bench.in_service == "v3"
 
 
+def test_an_alarm_whose_repair_could_hardly_be_better_waits_for_the_longest_time(catalog: Catalog) -> None:
+    bench = Bench([True, False, False])
+    rig = Rig(catalog, bench, deployment(target, retrain=on_quality_drop(), settle="1d", cooldown="7d"))
+    rig.controller.tick()
+    rig.days(10, 0.3)
+    bench.difference, bench.bound = -0.0005, 0.001  # at best .002 better, of .5
+    while "refuse" not in rig.days(1, 0.36):
+        pass
+    assert rig.controller.state.alarm_quiet_until_us == rig.clock.now_us() + 8 * 7 * DAY_US
+    assert "less than 1 % lower" in rig.ledger.rows()[-1].cause
+    rig.days(30, 0.36)
+    assert rig.bench.made == 2
+    rig.days(8, 0.9)  # a further rise does not wait
+    assert rig.bench.made == 3
+
+
 def test_a_repaired_change_is_followed_up_when_more_of_the_new_world_is_known(catalog: Catalog) -> None:
     bench = Bench([True, True, False, False])
     bench.folds = 2

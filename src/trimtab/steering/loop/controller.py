@@ -19,7 +19,7 @@ from trimtab.steering.loop.approvals import Approvals
 from trimtab.steering.loop.budgets import spent_budget, with_fits
 from trimtab.steering.loop.closed_days import ClosedDays
 from trimtab.steering.loop.deployment_record import DeploymentRecord
-from trimtab.steering.loop.evidence import evidence_of, evidence_of_left_out
+from trimtab.steering.loop.evidence import evidence_of, evidence_of_left_out, most_gain
 from trimtab.steering.loop.exposure import Exposure
 from trimtab.steering.loop.quiet_times import after_promotion
 from trimtab.steering.loop.rolling_out import RolloutStages
@@ -41,6 +41,12 @@ from trimtab.store.ports import Catalog, Remove, read_record
 
 # a repair is repeated after this many days, when more labels since the change are known
 FOLLOW_UP_DAYS = (7, 21)
+# an alarm waits for the longest time before it repeats a repair that could not lower the loss by this share
+LEAST_GAIN = 0.01
+_USELESS = (
+    "Even at the better end of its confidence interval, the loss would be less than 1 % lower. A repair is tried again "
+    "after the longest quiet time, or when the loss rises further."
+)
 LOOK_AGAIN_US = 6 * HOUR_US  # missing data are looked for again after this time, or when a day is closed
 
 
@@ -386,8 +392,10 @@ class Controller:
             record.entry("gate", gate.reason, evidence_of(gate), version=repair.candidate, replaced=gate.champion),
         ]
         if repair.successor is None:
-            entries.append(record.entry("refuse", repair.reason, {"gate": gate.id}, version=repair.candidate))
-            return record.refuse(entries, fits=spent)
+            useless = state.begun_by in ("alarm", "slice") and most_gain(gate) < LEAST_GAIN
+            said = f"{repair.reason} {_USELESS}" if useless else repair.reason
+            entries.append(record.entry("refuse", said, {"gate": gate.id}, version=repair.candidate))
+            return record.refuse(entries, fits=spent, longest=useless)
         return self._stages.begin(entries, repair, fits=spent) + self.finish()
 
     def _followed(self, repair: Repair) -> dict[str, Any]:

@@ -83,12 +83,25 @@ class DeploymentRecord:
         return decisions
 
     def refuse(
-        self, entries: Sequence[Entry], also: Sequence[Put | Append | Remove] = (), **changes: object
+        self,
+        entries: Sequence[Entry],
+        also: Sequence[Put | Append | Remove] = (),
+        *,
+        longest: bool = False,
+        **changes: object,
     ) -> list[Decision]:
-        """End a repair with a refusal. The champion stays, and causes of the same kind start no repair for a while."""
+        """End a repair with a refusal. The champion stays, and causes of the same kind start no repair for a while.
+
+        Args:
+            entries: The rows of the ledger.
+            also: Further changes of the catalogue, written together with them.
+            longest: Whether that while is as long as it can be at once.
+            **changes: Further fields of the state.
+        """
         deployment = self._deployment
         period_us = shortest_period_us(deployment.retrain)
-        quiet = after_refusal(self.state, deployment.cooldown_us, self._clock.now_us(), period_us)
+        now_us = self._clock.now_us()
+        quiet = after_refusal(self.state, deployment.cooldown_us, now_us, period_us, longest=longest)
         return self.write(entries, also, **{**IDLE, **quiet, **changes})
 
     def cancel(self, entry: Entry) -> list[Decision]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from trimtab.core.records import GateRecord
 from trimtab.steering.ledger import Evidence
 from trimtab.steering.loop_state import Repair
@@ -20,6 +22,17 @@ def evidence_of_left_out(repair: Repair) -> Evidence:
     """Return for the ledger how many rows were left out because of faulty inputs or labels."""
     found = repair.left_out
     return {"left_out": sum(found.values()), "left_out_why": "; ".join(found)} if found else {}
+
+
+def most_gain(gate: GateRecord) -> float:
+    """Return how much lower than the champion's the candidate's mean loss may be, as a share of the champion's.
+
+    This is the better end of the confidence interval of the difference, taken as far from it as the worse end. Infinite
+    if nothing was compared.
+    """
+    if gate.difference is None or gate.bound is None or not gate.champion_metric:
+        return math.inf
+    return (gate.bound - 2.0 * gate.difference) / abs(gate.champion_metric)
 
 
 def evidence_of(gate: GateRecord) -> Evidence:

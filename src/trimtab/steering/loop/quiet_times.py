@@ -9,7 +9,9 @@ from trimtab.steering.loop_state import APART, LoopState, Quiet
 MOST_COOLDOWNS: Final = 8  # each refusal in a row doubles the quiet time, up to this multiple of the declared time
 
 
-def after_refusal(state: LoopState, cooldown_us: int, now_us: int, period_us: int | None = None) -> dict[str, Any]:
+def after_refusal(
+    state: LoopState, cooldown_us: int, now_us: int, period_us: int | None = None, *, longest: bool = False
+) -> dict[str, Any]:
     """Return the changes of the state after a refusal: a quiet time, which is twice as long after the next refusal.
 
     Args:
@@ -17,11 +19,12 @@ def after_refusal(state: LoopState, cooldown_us: int, now_us: int, period_us: in
         cooldown_us: The declared quiet time.
         now_us: The time of the refusal.
         period_us: The period of the declared schedule, which tries again after this time at the latest.
+        longest: Whether the quiet time is as long as it can be at once, because the same repair would be of no use.
     """
     most_us = MOST_COOLDOWNS * cooldown_us
     if state.begun_by == "schedule" and period_us is not None:
         most_us = max(cooldown_us, min(most_us, period_us))
-    quiet_us = min(state.quiet_of(state.begun_by).cooldown_us or cooldown_us, most_us)
+    quiet_us = most_us if longest else min(state.quiet_of(state.begun_by).cooldown_us or cooldown_us, most_us)
     return _quiet(state, now_us + quiet_us, min(2 * quiet_us, most_us))
 
 

@@ -161,7 +161,7 @@ class RolloutStages:
                 gone = "The version that the candidate was compared with was rolled back."
                 entries.append(self._record.entry_about(repair, "refuse", gone))
                 also += self._exposure.share(repair, 0.0)
-            before = {"trained_at_us": bake.trained_at_us, "changes": Changes(), "follow_ups_us": ()}
+            before: dict[str, Any] = {"trained_at_us": bake.trained_at_us, "changes": Changes(), "follow_ups_us": ()}
             decisions.extend(self._record.refuse(entries, also, bake=None, **before))
 
         self._exposure.roll_back(bake.version, why, together)

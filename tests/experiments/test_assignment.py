@@ -228,6 +228,7 @@ def test_a_given_unit_is_checked_and_the_message_names_what_lacks() -> None:
     for one, value in ((np.int64(7), 7), (np.uint8(7), 7), (np.str_("x"), "x")):
         assert check_row(defined(), one) == check_row(defined(), {"customer": one}) == {"customer": value}
         assert type(check_row(defined(), one)["customer"]) is type(value)
+    assert check_row(defined(), "") == check_row(defined(), {"customer": None}) == {"customer": None}
     for wrong in (np.float64(7.0), np.bool_(True), np.array([7])):
         with pytest.raises(Misuse, match="is no unit"):
             check_row(defined(), wrong)
@@ -235,11 +236,11 @@ def test_a_given_unit_is_checked_and_the_message_names_what_lacks() -> None:
     assert check_row(definition, typed) == {"customer": 7, "age": 30.0, "country": "DE"}
     for row, message in (
         (["x"], "is no unit"),
-        ({}, "'customer' lacks. It identifies the unit"),
+        ({}, "'customer' is missing. It identifies the unit"),
         ({"customer": 1.5, "age": 1.0, "country": "DE"}, "'customer' is 1.5. Give a text or an integer"),
         ({"customer": True, "age": 1.0, "country": "DE"}, "'customer' is True"),
         ({"customer": "\ud800", "age": 1.0, "country": "DE"}, "no valid Unicode"),
-        ({"customer": 1, "country": "DE"}, r"the attribute 'age' \(float\) lacks"),
+        ({"customer": 1, "country": "DE"}, r"the attribute 'age' \(float\) is missing"),
         ({"customer": 1, "age": "old", "country": "DE"}, "declared as float"),
         ("x", "the attribute 'age'"),
     ):

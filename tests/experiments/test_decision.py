@@ -6,6 +6,7 @@ import math
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -156,3 +157,31 @@ def test_an_early_planned_look_gives_nothing_up() -> None:
     found = read_experiment(definition, state_of(definition), days).decision
     assert (found.act, found.days_more) == ("keep running", None)
     assert "at look 1 of 4" in found.text
+
+
+def test_harm_in_a_one_sided_experiment_is_not_forecast_to_be_decided() -> None:
+    definition = experiment(two_sided=False)
+    days = days_of(normal_days(np.random.default_rng(14), days=20, effect=-0.2))
+    found = read_experiment(definition, state_of(definition), days).decision
+    assert found.days_more is None
+    assert "at this rate" not in found.text
+
+
+def test_a_secondary_metric_is_better_only_after_the_correction() -> None:
+    names = [f"m{number}" for number in range(12)]
+    definition = experiment(metric(), *(metric(name, role="secondary") for name in names))
+    values = normal_days(np.random.default_rng(15), days=20)
+    for number, name in enumerate(names):
+        more = normal_days(np.random.default_rng(100 + number), days=20, name=name, effect=0.02 * (number == 0))
+        values = {variant: values[variant] | more[variant] for variant in values}
+    found = read_experiment(definition, state_of(definition), days_of(values)).metrics
+    for one in found[1:]:
+        assert one.adjusted_p is not None
+        assert (one.verdict == "open") == (one.adjusted_p > 0.05)
+
+
+def test_without_a_metric_nothing_is_compared() -> None:
+    definition = experiment()
+    definition = msgspec.structs.replace(definition, metrics=())
+    found = read_experiment(definition, state_of(definition), days_of(normal_days(np.random.default_rng(1), days=3)))
+    assert "no metric is declared" in found.decision.text

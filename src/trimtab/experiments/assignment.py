@@ -212,7 +212,8 @@ def check_row(definition: Experiment, row: object) -> dict[str, Any]:
         row: A mapping, or the unit's only value.
 
     Raises:
-        Misuse: A column lacks, or a value has the wrong type. The message names it.
+        Misuse: A column is missing, or a value has the wrong type. The message names it. A unit may be null or "":
+            then there is none.
     """
     what, unit, kinds = f"experiment {definition.name!r}", definition.unit, definition.attributes
     row = plain(row)
@@ -226,8 +227,10 @@ def check_row(definition: Experiment, row: object) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in dict.fromkeys((*unit, *region, *sorted(read), *definition.slices)):
         value = plain(row.get(name))
-        if value is None and name not in kinds:
-            raise Misuse(f"{what}: {name!r} lacks. It identifies the unit, so give it as a text or an integer.")
+        if name not in row and name not in kinds:
+            raise Misuse(f"{what}: {name!r} is missing. It identifies the unit, so give it as a text or an integer.")
+        if name in unit and value == "":
+            value = None
         if name in (*unit, *region) and value is not None:
             if not isinstance(value, str | int) or isinstance(value, bool):
                 raise Misuse(f"{what}: {name!r} is {shown(value)[:100]}. Give a text or an integer.")
@@ -235,7 +238,7 @@ def check_row(definition: Experiment, row: object) -> dict[str, Any]:
                 raise Misuse(f"{what}: {name!r} is {shown(value)[:100]}, which is no valid Unicode text.")
         if name in kinds:
             if name not in row:
-                raise Misuse(f"{what}: the attribute {name!r} ({kinds[name]}) lacks. Give it; null means unknown.")
+                raise Misuse(f"{what}: the attribute {name!r} ({kinds[name]}) is missing. Give it; null means unknown.")
             value = _checked(value, kinds[name], f"{what}: the attribute {name!r}")
         found[name] = value
     return found

@@ -15,9 +15,9 @@ from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions.nodes import Expression
 from trimtab.core.shown import shown
-from trimtab.core.time import duration_us
+from trimtab.core.time import DAY_US, duration_us, format_duration
 from trimtab.events.definitions import Source, check_name, declared_columns
-from trimtab.experiments.assignment import joined, plain
+from trimtab.experiments.assignment import BUCKETS, joined, plain
 from trimtab.experiments.definitions import Experiment, Metric, MetricKind, Role, Rule, Switchback, Value
 from trimtab.features.aggregates import Aggregate, check_aggregate
 from trimtab.training.definitions import Model
@@ -102,8 +102,8 @@ def metric(
         ((source is None) == (prediction is None), "give either source=, by= and value=, or prediction=."),
         (source is None and (value or denominator or columns), "value=, denominator= and by= need source=."),
         (source is None and found not in ("mean", "quantile"), f"prediction= gives no {found}. Leave kind out."),
-        (source is not None and value is None, 'value= lacks. Give an aggregate, such as tt.sum("amount").'),
-        (source is not None and not columns, "by= lacks. Name the source's columns that identify the unit."),
+        (source is not None and value is None, 'value= is missing. Give an aggregate, such as tt.sum("amount").'),
+        (source is not None and not columns, "by= is missing. Name the source's columns that identify the unit."),
         (within_us == 0, 'within=0 leaves no time for an event. Give a duration such as "7d".'),
         (before is not None and before_us == 0, 'before=0 is an empty window. Give a duration such as "28d".'),
         (
@@ -258,7 +258,7 @@ def experiment(
     _refuse(
         what,
         (model is not None and bool(attributes), "with model=, attributes are the request's columns. Leave them out."),
-        (not columns, 'unit= lacks. Name the columns that identify the unit, such as unit="customer_id".'),
+        (not columns, 'unit= is missing. Name the columns that identify the unit, such as unit="customer_id".'),
         (
             not all(isinstance(one, str) and one.strip() for one in columns) or len({*columns}) < len(columns),
             f"unit={shown(unit)[:100]}. Name each of the columns that identify the unit once.",
@@ -269,8 +269,21 @@ def experiment(
             rule in _PLANNED and planned is None,
             f'rule={rule!r} needs duration=, such as "14d". Or leave rule out: the default can be read at any time.',
         ),
-        (planned == 0, 'duration=0 takes in no unit. Give a duration such as "14d", or leave duration out.'),
+        (
+            planned is not None and planned < DAY_US,
+            f"duration={duration!r} is less than a day (a number without a unit is in microseconds), and results are "
+            'read by whole days. Give a duration such as "14d", or leave duration out.',
+        ),
+        (
+            planned is not None and steps[-1][0] >= planned,
+            f"the last step of ramp= comes {format_duration(steps[-1][0])} after the start, which is not before the "
+            f"end of duration={duration!r}. Give an earlier step.",
+        ),
         (rule == "obrien_fleming" and not 2 <= looks <= _MOST_LOOKS, f"looks={looks}. Give 2 to {_MOST_LOOKS}."),
+        (
+            rule == "obrien_fleming" and planned is not None and looks > planned // DAY_US,
+            f"looks={looks} in duration={duration!r}, but there is at most one look a day. Give fewer looks.",
+        ),
         (rule != "obrien_fleming" and looks != 1, f'looks= is for rule="obrien_fleming", not {rule!r}.'),
         (bool(strata) and strata not in slices, f"strata={strata!r} is not one of slices={[*slices]}. Add it there."),
         (owner is not None and not owner.strip(), f'owner={owner!r}. Give a text such as "team shop".'),
@@ -296,7 +309,7 @@ def experiment(
         unit=columns,
         variants=named,
         model=None if model is None else model.name,
-        weights=_checked_weights(what, named, weights),
+        weights=_checked_weights(what, named, weights, share=steps[0][1]),
         share=steps[0][1],
         ramp=tuple(steps[1:]),
         layer=layer,
@@ -304,7 +317,7 @@ def experiment(
         attributes={column: kind for column, kind in kinds.items() if column in read},
         overrides=_checked_overrides(what, named, columns, overrides or {}),
         switchback=switchback,
-        metrics=_checked_metrics(what, metrics, columns, model),
+        metrics=_checked_metrics(what, metrics, columns, model, switchback),
         slices=tuple(slices),
         strata=strata,
         rule=rule,
@@ -323,7 +336,7 @@ def checked_weights(what: str, variants: Iterable[str], weights: Mapping[str, fl
     """Return weights in the order of the variants.
 
     Raises:
-        Misuse: A variant lacks or does not exist, a weight is negative, the control's is 0, or they do not add up to 1.
+        Misuse: A variant is missing or unknown, a weight is negative, the control's is 0, or they do not add up to 1.
     """
     names = list(variants)
     if not isinstance(weights, Mapping):
@@ -345,10 +358,18 @@ def _equal(names: Sequence[str]) -> dict[str, float]:
     return dict.fromkeys(names, round(1 / len(names), 4))
 
 
-def _checked_weights(what: str, variants: Mapping[str, Any], weights: Mapping[str, float] | None) -> tuple[float, ...]:
-    if weights is None:
-        return (1 / len(variants),) * len(variants)
-    return tuple(checked_weights(what, variants, weights).values())
+def _checked_weights(
+    what: str, variants: Mapping[str, Any], weights: Mapping[str, float] | None, *, share: float
+) -> tuple[float, ...]:
+    equal = dict.fromkeys(variants, 1 / len(variants))
+    found = equal if weights is None else checked_weights(what, variants, weights)
+    least = min(found.values())
+    if round(least * BUCKETS) < 1 or round(share * BUCKETS) < 1:
+        raise Misuse(
+            f"{what}: the smallest weight is {least:g} and share={share:g}. Units are divided into {BUCKETS:,} parts. "
+            f"Give each variant a weight, and the experiment a share, of at least {1 / BUCKETS:g}."
+        )
+    return tuple(found.values())
 
 
 def _checked_variants(what: str, variants: Any, model: Model | None) -> dict[str, Any]:
@@ -422,7 +443,7 @@ def _checked_overrides(
 
 
 def _checked_metrics(
-    what: str, metrics: Sequence[Metric], unit: Sequence[str], model: Model | None
+    what: str, metrics: Sequence[Metric], unit: Sequence[str], model: Model | None, switchback: Switchback | None
 ) -> tuple[Metric, ...]:
     names = [one.name for one in metrics]
     for one in metrics:
@@ -430,6 +451,12 @@ def _checked_metrics(
             raise Misuse(f"{what}: two metrics are called {one.name!r}. Rename one.")
         if one.prediction is not None and model is None:
             raise Misuse(f"{what}: metric {one.name!r} is about predictions. Give model=, or a metric of events.")
+        if switchback is not None and one.source is not None and one.within_us > switchback.every_us:
+            raise Misuse(
+                f"{what}: metric {one.name!r} counts events up to {format_duration(one.within_us)} after an exposure, "
+                f"but a block of the switchback lasts {format_duration(switchback.every_us)}, so it would count what "
+                f'later blocks cause. Declare within="{format_duration(switchback.every_us)}" or less.'
+            )
         if one.source is not None and len(one.by) != len(unit):
             raise Misuse(
                 f"{what}: metric {one.name!r} finds a unit by {', '.join(one.by)}, but the unit is {', '.join(unit)}. "

@@ -84,7 +84,7 @@ def exposures(project: Project) -> list[tuple[str, str, str]]:
 def refused(client: Client, url: str) -> None:
     with pytest.raises(NotFound, match="no experiment 'colour'"):
         client.assign("colour", unit(1))
-    with pytest.raises(Misuse, match=r"the attribute 'country' \(str\) lacks"):
+    with pytest.raises(Misuse, match=r"the attribute 'country' \(str\) is missing"):
         client.assign("checkout", "customer-1")
     address = f"{url}/v1/experiments/checkout/assign"
     for body, field in (({}, "attributes"), ({"attributes": unit(1), "exposed": True}, "exposed")):

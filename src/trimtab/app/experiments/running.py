@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from trimtab.app.experiments.report import experiment_report
 from trimtab.app.training.promoting import PromotionRequest, promote_version
 from trimtab.app.versions.arms import ArmOfExperiment, set_arm
 from trimtab.core.errors import Conflict, Misuse
@@ -163,14 +164,15 @@ class Running:
         """
         state = self._active("running", "paused")
         definition = stored_definition(state)
-        more: dict[str, str] = {}
         if winner not in definition.variants:
             raise Misuse(
                 f"experiment {self._name!r}: {winner!r} is no variant. Variants: {', '.join(definition.variants)}."
             )
+        reading = experiment_report(self._system, self._name, slices=False)
+        more = {"reading": reading.decision.text}
         if definition.model is not None and winner != definition.control:
             wanted = PromotionRequest(why=self._why, actor=self._actor, seen_until_us=None, dry_run=False)
-            more = {"promotion": promote_version(self._system, state.versions[winner], wanted, None).state}
+            more |= {"promotion": promote_version(self._system, state.versions[winner], wanted, None).state}
         ended_us = self._system.clock.now_us()
         ended = msgspec.structs.replace(state, phase="concluded", winner=winner, ended_at_us=ended_us)
         return self._write("conclude_experiment", ended, self._give_slots(state), more)

@@ -58,12 +58,14 @@ def power(
       trimtab experiment power --mean 41.5 --sd 90 --units-a-day 2000 --effect 0.03
     """
     from trimtab.core.errors import Misuse
-    from trimtab.experiments.reading.plan import plan_rules, rules_table
+    from trimtab.experiments.reading.plan import POWER, plan_rules, rules_table, what_is_found
     from trimtab.report.tables import terminal_table
     from trimtab.stats.ab.power import Design
 
     if sd is None and not 0.0 < mean < 1.0:
         raise Misuse(f"--mean {mean} is no proportion. Give --sd as well.")
+    if sd is None and any(mean * (1.0 + one) >= 1.0 for one in effects):
+        raise Misuse(f"--effect {max(effects)} of a proportion of {mean} is more than 1. Give a smaller effect.")
     design = Design(
         units_per_day=units_a_day,
         sd=(mean * (1.0 - mean)) ** 0.5 if sd is None else sd,
@@ -72,4 +74,5 @@ def power(
         level=level,
     )
     found = plan_rules(design, mean, effects)
-    show_each(found, [terminal_table(rules_table(found))])
+    said = f"{what_is_found(POWER)} Intervals are two-sided, with a confidence of {level:.4g}."
+    show_each(found, [terminal_table(rules_table(found)), "", said])

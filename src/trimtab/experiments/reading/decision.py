@@ -37,6 +37,8 @@ def recommend(
         return Recommendation(act="blocked", text=f"blocked: {ratio.text} No effect can be trusted.")
     if withheld is not None:
         return Recommendation(act="wait", text=f"keep running: {withheld}")
+    if not definition.metrics:
+        return Recommendation(act="wait", text="keep running: no metric is declared, so nothing is compared.")
     by_variant = {name: [one for one in metrics if one.variant == name] for name in list(definition.variants)[1:]}
     by_variant = {name: some for name, some in by_variant.items() if any(one.role == "primary" for one in some)}
     if not by_variant:
@@ -57,7 +59,7 @@ def recommend(
         return Recommendation(act="stop", text=text, variant=next(iter(stopped)))
     going = {name: some for name, some in by_variant.items() if name not in stopped}
     if _is_over(definition, state, closed):
-        return _undecided(definition, going)
+        return _undecided(definition, going, stopped)
     return _go_on(definition, closed, going, stopped)
 
 
@@ -154,7 +156,9 @@ def _is_over(definition: Experiment, state: ExperimentState, closed: Sequence[Ex
     return end_us is not None and bool(closed) and closed[-1].day_us + DAY_US >= end_us
 
 
-def _undecided(definition: Experiment, going: Mapping[str, Sequence[MetricReading]]) -> Recommendation:
+def _undecided(
+    definition: Experiment, going: Mapping[str, Sequence[MetricReading]], stopped: Mapping[str, str]
+) -> Recommendation:
     parts, smallest, better = list[str](), None, False
     for name, some in going.items():
         proven = _proven(some)
@@ -166,6 +170,7 @@ def _undecided(definition: Experiment, going: Mapping[str, Sequence[MetricReadin
                 smallest = smallest_effect(definition, one.looks[-1], 1, 1)
                 seen = f"; effects above about {100 * smallest:.2g} % would probably have been seen" if smallest else ""
                 parts.append(f"{name}: {shown_effect(one)}{seen}")
+    parts += [f"do not choose {name}: {why}" for name, why in stopped.items()]
     said = "no decision" if better else "no difference shown"
     return Recommendation(act="no difference shown", text=f"{said}: {'; '.join(parts)}", smallest=smallest)
 
@@ -239,7 +244,9 @@ def _open_needs(some: Sequence[MetricReading], days: int) -> tuple[float, Metric
         if one.role != "secondary" and one.verdict == "open":
             look, sign = one.looks[-1], 1.0 if one.better == "higher" else -1.0
             room = max(0.0, sign * look.difference + (one.margin or 0.0) * abs(look.control))
-            waits[one.role].append((days_needed(look, days, look.difference if one.margin is None else room), one))
+            # without a bound on the side of harm, a harmful effect is never decided
+            effect = look.difference if None not in (look.low, look.high) else max(0.0, sign * look.difference)
+            waits[one.role].append((days_needed(look, days, effect if one.margin is None else room), one))
     decided = any(one.role == "primary" and one.verdict == "better" for one in some)
     primary = sorted(waits["primary"], key=lambda one: one[0])[: 0 if decided else 1]
     return max(primary + waits["guardrail"], key=lambda one: one[0], default=(0.0, some[0]))

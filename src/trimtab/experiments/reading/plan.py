@@ -22,6 +22,7 @@ from trimtab.stats.ab.power import Design, days_needed, detectable_effect
 from trimtab.stats.ab.readings import readings
 
 POWER = 0.8
+LOOKS = 5  # of "obrien_fleming", if none are declared
 MOST_DAYS = 180  # longer experiments are not planned
 DAYS = (7, 14, 28, 56)
 _SPLITS = 20  # how often past units are split at random, to see how much the difference varies
@@ -69,7 +70,15 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
             yield f"{one.metric} ({one.role}): mean {one.mean:.4g}, standard deviation {one.sd:.4g}{noise}{less}"
             yield terminal_table(rules_table(one.rules, self.rule))
         yield ""
-        yield f"Days and smallest effects are those that are found with a probability of {self.power:.0%}."
+        yield what_is_found(self.power)
+
+
+def what_is_found(power: float) -> str:
+    """Return the sentence that says what the days and effects of a plan mean."""
+    return (
+        f"Days and smallest effects are those that are found with a probability of {power:.0%}. "
+        f"The rule obrien_fleming has {LOOKS} looks unless another number is declared."
+    )
 
 
 def rules_table(rules: Sequence[RulePlan], declared: Rule | None = None) -> Table:
@@ -106,8 +115,8 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
     Raises:
         Misuse: An effect is not above 0, or there are too few days or units.
     """
-    if not effects or min(effects) <= 0.0:
-        raise Misuse(f"plan: effects={list(effects)}. Give shares above 0, such as 0.05.")
+    if not definition.metrics:
+        raise Misuse(f"plan: experiment {definition.name!r} has no metric. Declare metrics=[tt.metric(...)].")
     if past.days < _LEAST_DAYS:
         raise Misuse(f"plan: {past.days} days of {past.origin} are known, needed {_LEAST_DAYS}. Ingest more history.")
     splits = [split_days(definition, past, seed=0, run=run)[2] for run in range(_SPLITS)]
@@ -133,7 +142,14 @@ def plan_rules(design: Design, mean: float, effects: Sequence[float], days: Sequ
         mean: The control's value, of which effects are shares.
         effects: The effects to find, as shares.
         days: Numbers of days.
+
+    Raises:
+        Misuse: The mean is 0 or not finite, or an effect is not a finite share above 0.
     """
+    if not effects or not all(0.0 < one < math.inf for one in effects):
+        raise Misuse(f"plan: effects={list(effects)}. Give shares above 0, such as 0.05.")
+    if not math.isfinite(mean) or not mean:
+        raise Misuse(f"plan: mean={mean}. Give a finite value of the control that is not 0; effects are shares of it.")
     found = []
     for rule in get_args(Rule):
         this = msgspec.structs.replace(design, rule=rule)
@@ -167,7 +183,7 @@ def _metric_plan(
         sd=math.sqrt(variance),
         share=shares[variant] / (shares[control] + shares[variant]),
         day_sd=math.sqrt(max(0.0, excess)),
-        looks=definition.looks if definition.rule == "obrien_fleming" else 5,
+        looks=definition.looks if definition.rule == "obrien_fleming" else LOOKS,
         level=level_of(definition, metric),
         two_sided=definition.two_sided,
     )
@@ -192,10 +208,6 @@ def _noise(
     errors = found.errors()
     excess = float(errors.variance[0] - errors.floor[0]) * len(days)
     return float(found.means[0, 0]), float(errors.floor[0] * found.information[0]), excess
-
-
-def _shown(size: float | None) -> str:
-    return "-" if size is None else f"{100 * size:.2g} %" if size < 1.0 else "above 100 %"
 
 
 def _share(effect: float, mean: float) -> float | None:

@@ -193,7 +193,13 @@ def _metrics(
             )
     secondary = [one for one in found if one.role == "secondary"]
     corrected = dict(zip(map(id, secondary), adjusted([one.looks[-1].p for one in secondary]), strict=True))
-    return [msgspec.structs.replace(one, adjusted_p=corrected.get(id(one))) for one in found]
+    return [_corrected(definition, one, corrected[id(one)]) if id(one) in corrected else one for one in found]
+
+
+def _corrected(definition: Experiment, one: MetricReading, p: float | None) -> MetricReading:
+    """Return a secondary metric with its corrected p. Without enough evidence after the correction it is open."""
+    proven = p is not None and p <= 1.0 - definition.level
+    return msgspec.structs.replace(one, adjusted_p=p, verdict=one.verdict if proven else "open")
 
 
 def _slices(definition: Experiment, state: ExperimentState, closed: Sequence[ExperimentDay]) -> list[SliceReading]:

@@ -47,6 +47,13 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
     two_sided: bool = True
 
     def __post_init__(self) -> None:
+        if not (0.5 < self.level < 1.0 and 0.0 <= self.day_sd < math.inf):
+            raise Misuse(
+                f"power: level={self.level}, day_sd={self.day_sd}. Give a confidence between 0.5 and 1, such as 0.95, "
+                "and a standard deviation of days of 0 or more."
+            )
+        if not (math.isfinite(self.sd) and math.isfinite(self.units_per_day)):
+            raise Misuse(f"power: sd={self.sd}, units_per_day={self.units_per_day}. Give finite numbers.")
         if not (self.units_per_day > 0.0 and self.sd > 0.0 and 0.0 < self.share < 1.0 and 0.0 <= self.explained < 1.0):
             raise Misuse(
                 f"power: needs units, a standard deviation above 0, and shares below 1, found {self.units_per_day} "

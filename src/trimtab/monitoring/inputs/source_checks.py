@@ -7,10 +7,13 @@ from functools import partial
 
 from trimtab.core.time import DAY_US
 from trimtab.events.columns.frames import EventFrame
+from trimtab.events.definitions import Source
 from trimtab.monitoring.inputs.checks.event_values import NEWEST_US, value_findings
 from trimtab.monitoring.inputs.checks.feeds import Arrivals, feed_findings
 from trimtab.monitoring.inputs.checks.findings import Finding, Known, found_once
 from trimtab.training.definitions import Model
+
+_COUNTS = ("count", "count_distinct", "top")  # aggregates that tell values apart without measuring them
 
 
 class SourceChecks:
@@ -23,8 +26,8 @@ class SourceChecks:
     """
 
     def __init__(self, model: Model, frame_of: Callable[[str], EventFrame], known: Known | None) -> None:
+        self._model = model
         self._views = model.features.views
-        self._label = model.label.source.name
         self._frame_of = frame_of
         self._known = known
         self._feeds: dict[str, Arrivals] = {}
@@ -40,15 +43,23 @@ class SourceChecks:
         """
         sources = {view.source.name: view for view in self._views}
         found: list[Finding] = []
-        for name in sorted(sources.keys() | ({self._label} if not stopped else set())):
+        for name in sorted(sources.keys() | ({self._model.label.source.name} if not stopped else set())):
             found += found_once(self._known, (name, now_us), partial(self._of_feed, name, now_us))
         since_us = min(now_us - NEWEST_US, max(checked_us, now_us - DAY_US))
         for name in sorted(sources):
-            keys = {key for view in self._views if view.source.name == name for key in view.by}
-            skipped = frozenset(keys | {sources[name].source.key or ""})
+            skipped = self._identifiers(sources[name].source)
             find = partial(self._of_values, name, since_us, now_us, skipped)
             found += found_once(self._known, (name, since_us, now_us, skipped), find)
         return found
+
+    def _identifiers(self, source: Source) -> frozenset[str]:
+        """Return the columns that stand for things rather than quantities: keys, and integers that nothing measures."""
+        features = [one for view in self._views if view.source.name == source.name for one in view.features.values()]
+        measures = [one.where for one in features] + [one.of for one in features if one.kind not in _COUNTS]
+        measures += [self._model.label.value] if source.name == self._model.label.source.name else []
+        measured = set[str]().union(*(read.columns() for read in measures if read is not None))
+        keys = {key for view in self._views for key in view.by} | {source.key or "", self._model.request.key}
+        return frozenset(keys | {name for name, dtype in source.declared.items() if dtype == "int"} - measured)
 
     def _of_feed(self, name: str, now_us: int) -> list[Finding]:
         return feed_findings(self._arrivals(name), now_us)

@@ -158,6 +158,20 @@ def test_requests_that_look_alike_because_a_column_is_lost_are_not_called_repeat
     assert found == {("nulls" if np.isnan(lost) else "constant", "column distance")}
 
 
+def test_few_questions_in_a_loop_are_called_repeated_although_a_column_is_the_same_in_all(tmp_path: Path) -> None:
+    world = World(6, days=6, before=28, per_day=1_200)
+    begin_us = world.cut_us + 3 * DAY_US + 8 * HOUR_US
+    for hour in range(12):
+        rows = np.flatnonzero(world.rows(begin_us + hour * HOUR_US, begin_us + (hour + 1) * HOUR_US))
+        asked = rows[world.visits["code"][rows] == 200][
+            :20
+        ]  # nine of ten have this code, so twenty equal ones say little
+        for name in world.visits.keys() - {"visit_id", "at"}:
+            world.visits[name][rows] = np.resize(world.visits[name][asked], rows.size)
+    found = {(one.kind, one.subject) for one in Shop(world, tmp_path).run() if one.severity == "red"}
+    assert ("duplicates", "traffic") in found
+
+
 @pytest.mark.parametrize("restarts", [False, True])
 def test_a_reading_that_came_while_nobody_looked_is_named_at_the_next_look(tmp_path: Path, restarts: bool) -> None:
     """A service that was down for five hours, or a replay that looks four times a day."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -234,10 +235,12 @@ class InputMonitor:
         traffic, reading = dict(self._watch.traffic), self._watched.reading
         changes: _Changes = []
         for hour in over:
-            counts = self._open.get(hour)
-            # without the values of a column, different questions look equal
-            lost = reading is not None and counts is not None and lost_columns(reading.layout.profile, counts)
-            traffic[hour] = self._traffic.counted(hour, comparable=not lost)
+            counts, counted = self._open.get(hour), self._traffic.counted(hour)
+            profile = None if reading is None else reading.layout.profile
+            if profile is not None and counts is not None and lost_columns(profile, counts, counted.questions):
+                # without the values of a column, different questions look equal
+                counted = msgspec.structs.replace(counted, questions=0, asked_again=0)
+            traffic[hour] = counted
             if counts is not None and self._watched.version is not None:
                 changes.append(self._store.put_hour(hour, self._watched.version, counts))
         if over:

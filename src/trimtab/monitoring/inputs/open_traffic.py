@@ -44,13 +44,11 @@ class OpenTraffic:
         newest_us = int(made_at_us.max())
         self.last_us = newest_us if self.last_us is None else max(newest_us, self.last_us)
 
-    def counted(self, hour: int, *, comparable: bool) -> TrafficHour:
-        """Return the counts of an hour. `comparable`: equal questions mean that a request was repeated."""
+    def counted(self, hour: int) -> TrafficHour:
+        """Return the counts of an hour."""
         ids = np.concatenate(self._ids.get(hour) or [np.zeros(0, np.int64)])
         questions = np.concatenate(self._questions.get(hour) or [np.zeros(0, np.int64)])
         often = np.unique(questions, return_counts=True)[1]
-        if not comparable:
-            often = often[:0]
         return TrafficHour(ids.size, int(np.unique(ids).size), often.size, int((often > 1).sum()))
 
     def drop(self, hour: int) -> None:

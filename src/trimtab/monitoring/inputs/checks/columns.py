@@ -51,17 +51,22 @@ def column_findings(
     return found + _joint(profile, graded)
 
 
-def lost_columns(profile: InputProfile, counts: HourCounts) -> list[str]:
-    """Return the request columns with almost no values or a single value in some hours, beyond random variation."""
+def lost_columns(profile: InputProfile, counts: HourCounts, questions: int) -> list[str]:
+    """Return the request columns with almost no values or a single value in some hours, beyond random variation.
+
+    Rows that repeat a question are no further evidence, so only as many rows count as there are different `questions`.
+    """
     found = []
+    share = min(1.0, questions / max(counts.rows, 1))
     for place, column in enumerate(profile.columns):
         if column.of is None:
             continue
         nulls = counts.null_rows[place]
         still = counts.low[place] == counts.high[place] and 0.0 < column.top_share < 1.0
-        stands = still and -(counts.rows - nulls) * math.log(column.top_share) >= _LOST_NATS
+        stands = still and -share * (counts.rows - nulls) * math.log(column.top_share) >= _LOST_NATS
         usual = column.spreads["null"].most(1)
-        gone = nulls >= (usual + MARGIN) * counts.rows and evidence_above(nulls, counts.rows, usual) >= _LOST_NATS
+        evidence = share * evidence_above(nulls, counts.rows, usual)  # it grows in proportion to the rows
+        gone = nulls >= (usual + MARGIN) * counts.rows and evidence >= _LOST_NATS
         if stands or gone:
             found.append(column.name)
     return found

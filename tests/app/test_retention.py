@@ -388,6 +388,21 @@ def test_a_budget_turns_status_red_and_the_daily_run_keeps_it_while_it_can(tmp_p
         assert retain_when_due(project) is not None
 
 
+def test_a_tick_without_a_service_removes_what_is_not_kept_once_a_day(tmp_path: Path) -> None:
+    folder = write(tmp_path / "p", '[retention]\nquarantine = "10d"\n')
+    with opened(folder) as project:
+        assert project.push("readings", [{"id": "a", "read_at": "never", "site": "north"}]).quarantined == 1
+        for days, there in (
+            (9.0, True),
+            (0.5, True),
+            (2.0, False),
+        ):  # a tick half a day after the last one is too early
+            shop.move(project, int(days * DAY_US))
+            project.push("readings", [{"id": f"b{days}", "read_at": project.clock.now_us(), "site": "north"}])
+            project.tick()
+            assert bool(project.quarantine.counts()) == there
+
+
 def kills(folder: Path, times: int) -> None:
     """Kill -9 processes that push, truncate and read; every acknowledged event is there, once."""
     chance = random.Random(times)

@@ -283,14 +283,16 @@ class Project(ProjectRows):
         """Run the loop of every deployment once, then experiments: close days, check quality and skew, train, promote.
 
         Deployments that another process works on are skipped. If one fails, its error is raised after the others ran.
+        Once a day, what [retention] does not keep is removed, as a service does it.
 
         Args:
             watch: Called for each deployment, with its result or with the process that works on it.
         """
         from trimtab.app.experiments.ticking import tick_project
         from trimtab.app.inspect.skew import check_skew_when_due
+        from trimtab.app.keep.retention import retain_when_due
 
-        return tick_project(self, watch, check_skew_when_due)
+        return tick_project(self, watch, (check_skew_when_due, retain_when_due))
 
     # -- features -----------------------------------------------------------------------------------------------
 
@@ -433,9 +435,7 @@ class Project(ProjectRows):
         return self.views.compact()
 
     def retain(self, *, dry_run: bool = False) -> Retained:
-        """Move the event log into tables, truncate it, and remove what [retention] does not keep.
-
-        Nothing else is lost: records that leave the log are in the tables.
+        """Move the event log into tables, truncate it, and remove what [retention] does not keep. Nothing else is lost.
 
         Args:
             dry_run: Change nothing; report what would be done.

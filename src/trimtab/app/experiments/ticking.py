@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from trimtab.app.experiments.running import Running
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 def tick_project(
     system: System,
     watch: Callable[[Ticked], object] | None = None,
-    check_skew: Callable[[System], object] | None = None,
+    also: Sequence[Callable[[System], object]] = (),
 ) -> list[Decision]:
-    """Run one tick of all deployments and experiments; see `Project.tick`. A service checks for skew by itself.
+    """Run one tick of all deployments and experiments; see `Project.tick`. `also`: steps that a service has apart.
 
     The days of experiments are closed last, because the deployments find the red windows of their inputs. They are
     closed, and experiments that harm the service are stopped, even if a deployment failed.
     """
     decisions: list[Decision] = []
     try:
-        decisions += tick_all(system, watch, check_skew)
+        decisions += tick_all(system, watch, also)
     finally:
         try:
             decisions += tick_experiments(system)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -29,9 +29,9 @@ class Ticked(Shown, msgspec.Struct, frozen=True, kw_only=True):
 def tick_all(
     system: System,
     watch: Callable[[Ticked], object] | None = None,
-    check_skew: Callable[[System], object] | None = None,
+    also: Sequence[Callable[[System], object]] = (),
 ) -> list[Decision]:
-    """Run one tick of all deployments; see `Project.tick`. A service checks for skew by itself."""
+    """Run one tick of all deployments, then the further steps in `also`; see `Project.tick`."""
     system.state.check_clock()  # if the clock is ahead, days in the future would be closed. # D0170
     decisions: list[Decision] = []
     failed: list[Exception] = []
@@ -44,9 +44,9 @@ def tick_all(
         decisions += ticked.decisions
         if watch is not None:
             watch(ticked)
-    if check_skew is not None:
+    for step in also:
         try:
-            check_skew(system)
+            step(system)
         except TrimtabError as error:
             failed.append(error)
     alert_after_tick(system)

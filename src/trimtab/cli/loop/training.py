@@ -68,9 +68,9 @@ def train(model: str | None) -> int:
 def tick() -> None:
     """Look at every deployment once, and do what is due.
 
-    For schedulers: call it as often as you like. Once a day it also checks a sample of the new predictions for skew.
-    `trimtab serve` does all that by itself. A deployment that another process
-    is working on is skipped, with a line on standard error.
+    For schedulers: call it as often as you like. Once a day it also checks a sample of the new predictions for skew,
+    and removes what [retention] does not keep. `trimtab serve` does all that by itself. A deployment that another
+    process is working on is skipped, with a line on standard error.
 
     \b
     Example:

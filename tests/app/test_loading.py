@@ -55,6 +55,33 @@ def test_a_mistyped_year_of_history_goes_to_quarantine_and_questions_may_lie_ahe
         assert project.ingest("visit", asked, absent_ok=True).accepted == 1
 
 
+def test_new_changed_and_repeated_rows_are_told_apart(tmp_path: Path) -> None:
+    file, day = tmp_path / "sales.csv", "2024-03-02"
+    with shop.opened(shop.write_project(tmp_path / "project")) as project:
+
+        def counted(source: str, *rows: str) -> tuple[int, int | None, int | None]:
+            head = "visit_id,site,bought,closed_at" if source == "sales" else "site,level,read_at"
+            file.write_text("\n".join([head, *rows, ""]))
+            taken = project.ingest(source, file)
+            return taken.accepted, taken.new, taken.changed
+
+        assert counted("sales", f"a,north,true,{day}", f"b,north,,{day}", f"b,north,,{day}") == (3, 2, 0)
+        assert counted("readings", f"north,1.5,{day}", f"south,-1,{day}") == (2, 2, 0)
+        assert counted("readings", f"north,1.5,{day}", f"south,-2,{day}") == (2, 1, 0)  # without a key nothing changes
+        project.retain()  # what was in the log is in tables now
+        assert counted("sales", f"a,north,true,{day}", f"b,north,true,{day}", f"c,south,false,{day}") == (3, 1, 1)
+        assert counted("sales", f"a,north,never,{day}") == (0, 0, 0)
+
+
+def test_a_long_log_is_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trimtab.app.features.loading._COMPARED", 2)
+    file = tmp_path / "readings.csv"
+    with shop.opened(shop.write_project(tmp_path / "project")) as project:
+        for rows, new in (("north,1.5,2024-03-01\n", 1), ("north,1.5,2024-03-02\nnorth,1.5,2024-03-03\n", None)):
+            file.write_text("site,level,read_at\n" + rows)
+            assert project.ingest("readings", file).new == new
+
+
 def test_progress_is_told_slice_by_slice(tmp_path: Path) -> None:
     file = tmp_path / "readings.parquet"
     duckdb.sql(

@@ -30,7 +30,7 @@ def test_what_a_file_has_and_lacks_is_said(folder: Path, call: Run) -> None:
     done = call("ingest", "weather", "a.csv", cwd=folder)
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
-        "weather: 1 row taken, 2 quarantined (repeated rows count once)",
+        "weather: 1 row taken (1 new), 2 quarantined",
         "  columns that are not declared, left out: dewp",
         "  line 3: temp = '1,5': wrong_type",
         "  line 4: 5 fields where the header has 4: 'JFK,1,5,2025-01-01,3': bad_line",
@@ -118,7 +118,9 @@ def test_a_load_fails_when_more_is_refused_than_is_allowed(folder: Path, call: R
     for most, status in (("0.01", 1), ("0.2", 0), ("0.19", 1), ("0", 1)):
         done = call("ingest", "weather", "a.ndjson", "--max-refused", most, cwd=folder)
         assert (done.returncode, "20.0 % of the rows were NOT taken" in done.stderr) == (status, bool(status)), most
-        lines[most] = done.stdout
+        counted, _, lines[most] = done.stdout.partition("\n")
+        new = "1 new, 3" if len(lines) == 1 else "0 new, 4"
+        assert counted == f"weather: 4 rows taken ({new} there before), 1 quarantined"
     assert len(set(lines.values())) == 1
     assert "line 5: at = 2125-01-01T00:00:00Z: future" in lines["0"]
     told = call("ingest", "weather", "a.ndjson", "--json", cwd=folder)
@@ -176,5 +178,5 @@ def test_lines_of_json_come_from_standard_input(folder: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (
         0,
-        b"weather: 2 rows taken, 0 quarantined (repeated rows count once)\n",
+        b"weather: 2 rows taken (2 new), 0 quarantined\n",
     )

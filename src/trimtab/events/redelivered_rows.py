@@ -1,11 +1,13 @@
-"""Find rows that were stored earlier and are sent again after the columns of their source changed. # D34
+"""Find rows that were stored earlier and are sent again: repeated rows, and rows of a source with other columns. # D34
 
-Because their columns changed, these rows have new ids, so they would be stored as new events.
+Because their columns changed, the latter have new ids, so they would be stored as new events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import msgspec
 
 from trimtab.events.definitions import Source
 from trimtab.events.records import Event, decode_all
@@ -48,7 +50,7 @@ def redelivered(source: Source, events: Iterable[Event], log: Log, moved: Moved)
         known.setdefault(_identity(event, both), {})[event.id] = _values(event, added)
     again: set[str] = set()
     there: set[str] = set()
-    for block in _recorded(source, log, moved):
+    for block in _recorded(source, log, moved, log.positions()):
         for event in block:
             same = known.get(_identity(event, both)) if event.source == source.name else None
             if same is None:
@@ -59,6 +61,41 @@ def redelivered(source: Source, events: Iterable[Event], log: Log, moved: Moved)
                 one for one, has in same.items() if all(a is None or a == b for a, b in zip(had, has, strict=True))
             )
     return len(again - there)
+
+
+def new_and_changed(
+    source: Source, log: Log, moved: Moved, before: Mapping[str, int], partition: str, last: int
+) -> tuple[int, int]:
+    """Return how many events that were appended have a new id, and how many change an event; all others repeat one.
+
+    Args:
+        source: The source of the events.
+        log: The event log.
+        moved: The part of the log that was moved to tables of record.
+        before: The positions of the log before the events were appended.
+        partition: The partition to which they were appended.
+        last: The position of the last of them.
+    """
+    appended: dict[int, str] = {}  # the id of each event, by the hash of the event
+    for records in records_between(log, partition, before.get(partition, 0), last):
+        events = decode_all([one.payload for one in records])
+        appended |= {_hash(event): event.id for event in events if event.source == source.name}
+    ids, known = set(appended.values()), set[str]()
+    for block in _recorded(source, log, moved, before):
+        for event in block:
+            if event.source == source.name and event.id in ids:
+                known.add(event.id)
+                appended.pop(_hash(event), None)
+    new = len(set(appended.values()) - known)
+    return new, len(appended) - new
+
+
+def _hash(event: Event) -> int:
+    """Return a hash of what an event says, without the time at which it became known."""
+    width = len(event.values)
+    while width and event.values[width - 1] is None:  # the source may have had fewer columns
+        width -= 1
+    return hash(msgspec.msgpack.encode((event.id, event.event_at_us, event.op, event.values[:width])))
 
 
 def _added(source: Source, place: int) -> bool:
@@ -73,10 +110,10 @@ def _values(event: Event, places: Sequence[int]) -> tuple[object, ...]:
     return tuple(event.values[place] if place < len(event.values) else None for place in places)
 
 
-def _recorded(source: Source, log: Log, moved: Moved) -> Iterator[Sequence[Event]]:
+def _recorded(source: Source, log: Log, moved: Moved, until: Mapping[str, int]) -> Iterator[Sequence[Event]]:
     tables = {name: table for name, table in moved.tables.items() if name == source.name}
     for records in recorded(tables, [source], {}):
         yield decode_all([record.payload for record in records])
-    for partition, last in log.positions().items():
+    for partition, last in until.items():
         for records in records_between(log, partition, 0, last):
             yield decode_all([record.payload for record in records])

@@ -15,11 +15,13 @@ from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Source
 from trimtab.events.files.files import Rows, read_rows
 from trimtab.events.ingest import Pushed
-from trimtab.events.redelivered_rows import changed_columns, redelivered
+from trimtab.events.redelivered_rows import changed_columns, new_and_changed, redelivered
 from trimtab.events.values.fitting import FileRows
 
 if TYPE_CHECKING:
     from trimtab.app.system import System
+
+_COMPARED = 1_000_000  # with more recorded rows than this, new rows are not told from repeated ones
 
 
 class Ingested(Pushed, frozen=True):
@@ -27,6 +29,8 @@ class Ingested(Pushed, frozen=True):
 
     ignored: tuple[str, ...] = ()  # the undeclared columns of the rows, which are not kept
     not_final: int = 0  # rows that were left out because their values may not be final yet
+    new: int | None = None  # how many accepted rows are new; None: not compared, because too many are recorded
+    changed: int | None = None  # how many accepted rows change a recorded row; all others repeat one
 
 
 def load_rows(
@@ -49,8 +53,10 @@ def load_rows(
         )
     rows, not_final = _final(system.definitions.source(source), rows, system.clock.now_us()) if history else (rows, 0)
     _refuse_again(system, source, rows, history)
+    before = system.state.events.positions()
     pushed = system.ingestor.take(source, rows, history=history, progress=progress)
     store_counts(system)
+    new, changed = _new_and_changed(system, source, before, pushed)
     return Ingested(
         accepted=pushed.accepted,
         quarantined=pushed.quarantined,
@@ -59,8 +65,23 @@ def load_rows(
         problems=pushed.problems,
         ignored=rows.ignored,
         not_final=not_final,
+        new=new,
+        changed=changed,
         absent=rows.absent + tuple(name for name in pushed.absent if name not in rows.absent),
     )
+
+
+def _new_and_changed(
+    system: System, source: str, before: dict[str, int], pushed: Pushed
+) -> tuple[int, int] | tuple[None, None]:
+    """Compare the accepted rows with the recorded ones, unless these are so many that it would take long."""
+    if not pushed.accepted:
+        return 0, 0
+    if sum(before.values()) + pushed.accepted > _COMPARED:
+        return None, None
+    declared = system.definitions.source(source)
+    moved = system.state.moved([declared])
+    return new_and_changed(declared, system.state.events, moved, before, pushed.partition, pushed.position)
 
 
 def _final(source: Source, rows: FileRows, now_us: int) -> tuple[FileRows, int]:

@@ -76,7 +76,7 @@ def ingest(source: str, file: Path, live: bool, absent_as_null: bool, max_refuse
 
 def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
     rows = count_of(taken.accepted, "row")
-    lines = [f"{source}: {rows} taken, {taken.quarantined:,} quarantined (repeated rows count once)"]
+    lines = [f"{source}: {rows} taken{_compared(taken)}, {taken.quarantined:,} quarantined"]
     if taken.ignored:
         lines.append(f"  columns that are not declared, left out: {', '.join(taken.ignored)}")
     if taken.not_final:
@@ -100,6 +100,14 @@ def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
             f"then: trimtab quarantine replay {source}"
         )
     return lines
+
+
+def _compared(taken: Ingested) -> str:
+    """Return how many of the accepted rows are new, in words."""
+    if taken.new is None or taken.changed is None:
+        return " (repeated rows count once)"
+    counts = {"new": taken.new, "changed": taken.changed, "there before": taken.accepted - taken.new - taken.changed}
+    return " (" + ", ".join(f"{count:,} {what}" for what, count in counts.items() if count or what == "new") + ")"
 
 
 @command("predict", safe="Answers that were given are logged; run the same command again for the rest.")

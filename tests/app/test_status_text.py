@@ -51,6 +51,26 @@ def test_a_quality_that_is_provisional_is_a_warning(trained: Path) -> None:
     assert any(line.startswith("  quality steady, last closed day 2024-04-08 (provisional); ") for line in lines)
 
 
+def test_quality_is_not_called_steady_while_no_labels_have_arrived(trained: Path) -> None:
+    rows = [{"visit_id": "", "site": "north", "at": "", "x": 0.1 * n} for n in range(30)]
+    found = []
+    with shop.opened(trained) as project:
+        for day in range(6):
+            asked = [{**row, "visit_id": f"{day}-{n}", "at": project.clock.now_us()} for n, row in enumerate(rows)]
+            for n, answer in enumerate(project.predict("buyer", asked)):
+                if day in (1, 2, 4):
+                    project.label(answer.id, n / 30 < answer.score)
+            shop.move(project, DAY_US)
+            project.tick()
+            found.append(project.status().deployments[0].watch)
+    assert [one.partition(", last closed")[0] for one in found[2:]] == [  # labels take two days
+        "quality not known: no labels have arrived yet for the closed days",
+        "quality steady",
+        "quality steady",
+        "quality steady, but no labels have arrived for the newest 1 day",
+    ]
+
+
 @pytest.mark.fast
 @pytest.mark.parametrize(
     ("text", "shown"),

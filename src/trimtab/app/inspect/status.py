@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
     from trimtab.app.training.loop import DeploymentLoop
     from trimtab.core.records import Decision
+    from trimtab.monitoring.quality.watches import Watch
     from trimtab.registry.versions import AliasMove, Version
     from trimtab.steering.definitions import Deployment
 
@@ -220,7 +221,7 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
     elif watch.last_day_us is None:
         text = "quality watched, no day closed yet" + _first_closes(system, loop.deployment, now_us)
     else:
-        text = f"quality steady, last closed day {format_time(watch.last_day_us)[:10]}"
+        text = f"{_steady(watch)}, last closed day {format_time(watch.last_day_us)[:10]}"
         days = min(figure.spec.reference_blocks for figure in watch.figures.values())
         text += f" (provisional: its reference has {days} days)" if watch.provisional else ""
         text += detectable_in_words(watch)
@@ -257,6 +258,16 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
         inputs=None if version is None else why_no_profile(system.state.catalog, version.id),
         ungated=None if version is None else _ungated(system, version, moved),
         beside=_arms(system, name),
+    )
+
+
+def _steady(watch: Watch) -> str:
+    """Return what is known without an alarm. Days without any label are no evidence that quality is steady."""
+    if not any(one.state.newest or one.state.pooled_rows for one in watch.figures.values()):
+        return "quality not known: no labels have arrived yet for the closed days"
+    silent = watch.silent_days
+    return "quality steady" + (
+        f", but no labels have arrived for the newest {count_of(silent, 'day')}" if silent else ""
     )
 
 

@@ -158,6 +158,21 @@ def test_requests_that_look_alike_because_a_column_is_lost_are_not_called_repeat
     assert found == {("nulls" if np.isnan(lost) else "constant", "column distance")}
 
 
+@pytest.mark.parametrize("spelled", ["c", "C"])
+def test_values_that_a_profile_has_no_room_for_are_not_called_new(
+    spelled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 500 names that all occur in training, a profile is given room for 200."""
+    monkeypatch.setattr("trimtab.monitoring.profiles.profiles.VALUE_BYTES", 200 * 8)
+    world = World(7, days=4, before=28, per_day=1_200)
+    names = world.rng.integers(0, 500, len(world.at_us))
+    late = world.rows(world.cut_us + 2 * DAY_US)
+    spellings = np.where(late, spelled, "c").tolist()
+    world.visits["channel"] = np.array([f"{c}{n}" for c, n in zip(spellings, names.tolist(), strict=True)], object)
+    found = {(one.kind, one.subject) for one in Shop(world, tmp_path).run() if one.severity == "red"}
+    assert found == ({("new_values", "column channel")} if spelled == "C" else set())
+
+
 def test_few_questions_in_a_loop_are_called_repeated_although_a_column_is_the_same_in_all(tmp_path: Path) -> None:
     world = World(6, days=6, before=28, per_day=1_200)
     begin_us = world.cut_us + 3 * DAY_US + 8 * HOUR_US

@@ -294,11 +294,15 @@ def _null_share(column: _Column) -> tuple[_OfLength, float] | None:
 
 
 def _new_share(column: _Column) -> tuple[_OfLength, float] | None:
-    """Return which share of the rows in the training set's newer half has values that the older half does not have."""
+    """Return which share of the rows in the training set's newer half has values that the older half does not have.
+
+    If a profile cannot store so many values, only the most frequent ones count, as they do later.
+    """
     if column.kind not in ("code", "category", "text"):
         return None
     half, null = len(column.values) // 2, column.null
-    known = np.unique(column.values[:half][~null[:half]])
+    known, often = np.unique(column.values[:half][~null[:half]], return_counts=True)
+    known = known if column.kind == "category" else _known(column.kind, known, often)[0]
     newer = np.arange(len(column.values)) >= half
     return _share(column, newer & ~null & ~np.isin(column.values, known), newer)
 

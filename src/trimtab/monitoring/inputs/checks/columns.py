@@ -102,7 +102,9 @@ def _off(
     for window in graded:
         high, count = high_of(window), _COUNTS[statistic](window.counts, place)
         margin = min(MARGIN, 0.4 * (1.0 - high))
-        least = high + margin if statistic == "null" else max(high + margin, 3.0 * high)
+        least = high + margin
+        if statistic != "null":  # new values come in bursts; where they are common, most of the others must be new, too
+            least = max(least, min(3.0 * high, high + 0.75 * (1.0 - high)))
         if count >= least * window.rows and evidence_above(count, window.rows, high) >= ENOUGH:
             hits.append((window, count, high))
     if not hits or hits[0][0] is not graded[0] or (len(hits) < 2 and not stands):

@@ -157,3 +157,17 @@ def test_a_column_whose_rows_come_together_or_that_has_few_values_is_no_entity(t
     found = made(file, key="line_no")
     assert not [one for one in found.assumed if one.role == "entity"]
     assert not load_definitions(found.folder / "project.py").views
+
+
+@pytest.mark.parametrize("clock", ["%H:%M", "%H:%M:%S", "%I:%M %p"])
+def test_a_time_of_day_apart_from_its_date_is_no_entity_and_no_category(tmp_path: Path, clock: str) -> None:
+    rng = random.Random(4)
+    lines = ["no,date,time,price,returned"]
+    for n in range(3_000):
+        at = BEGIN + dt.timedelta(days=n // 30, minutes=rng.randrange(300), seconds=rng.randrange(3))
+        lines.append(f"L{n},{at:%Y-%m-%d},{at.strftime(clock)},{rng.random():.3f},{rng.choice('yn')}")
+    file = tmp_path / "sales.csv"
+    file.write_text("\n".join(lines) + "\n")
+    found = made(file, key="no", time="date")
+    assert not [one for one in found.assumed if one.role == "entity"]
+    assert "'time' is a time of day" in " ".join(f"{name!r} {why}" for name, why in found.left_out.items())

@@ -117,7 +117,7 @@ def _named(table: DataTable, name: str, taken: set[str | None]) -> str:
 
 def _seen(table: DataTable, taken: set[str | None], time: str, wait_us: int) -> list[str]:
     """Return columns that look like identifiers and whose values recur, those with the most values first."""
-    fit = [c for c in table.columns.values() if c.name not in taken and _identifies(c)]
+    fit = [c for c in table.columns.values() if c.name not in taken and not c.is_clock and _identifies(c)]
     fit = [c for c in fit if c.distinct >= _LEAST_VALUES and c.present >= _LEAST_ROWS * c.distinct]
     fit.sort(key=lambda c: -c.distinct)
     return [c.name for c in fit if _past_share(table, c.name, time, wait_us) >= _LEAST_PAST][:_MOST_ENTITIES]

@@ -249,6 +249,8 @@ def _features(
             left_out[c.name] = "is a second time; what becomes known later must not be a feature"
         elif c.name in categories:
             features.append(c)
+        elif c.is_clock and c.distinct > _CATEGORIES:
+            left_out[c.name] = "is a time of day; if it belongs to the date, write both into one column of the file"
         elif c.dtype == "str" and (c.distinct > _CATEGORIES or (c.distinct > _FEW_ROWS and 2 * c.distinct > c.present)):
             left_out[c.name] = f"is text with {c.distinct:,} different values; .hash_bucket(64) may help"
         elif c.dtype == "str" and c.distinct == table.rows and table.rows > 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -25,6 +26,7 @@ from trimtab.store.regular_file import regular_file
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d([.,]\d+)?)?\s*([AaPp]\.?[Mm]\.?)?")
 _PART = 100_000  # how many rows are handed to DuckDB at a time
 
 
@@ -41,6 +43,11 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     def dtype(self) -> Dtype | None:
         """The type of the column; None if events cannot hold it."""
         return self.kind.dtype
+
+    @property
+    def is_clock(self) -> bool:
+        """Whether the values are texts of a time of day, such as "17:54" or "5:54:10 PM"."""
+        return self.dtype == "str" and all(map(_CLOCK.fullmatch, (self.sample, *self.kind.examples)))
 
 
 class DataTable:

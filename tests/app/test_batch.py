@@ -119,7 +119,7 @@ def test_a_batch_is_a_block_once_its_labels_had_their_time(trained: Path) -> Non
 def test_an_empty_table_has_no_answers(project: Project, tmp_path: Path) -> None:
     made = project.predict_table("buyer", table(), out=tmp_path / "answers.csv")
     assert (made.rows, made.complete) == (0, True)
-    assert (tmp_path / "answers.csv").read_text().strip() == "id,request_id,model,version,at,score"
+    assert (tmp_path / "answers.csv").read_text().strip() == "id,request_id,model,version,at,score,flags"
 
 
 def test_a_batch_is_the_same_one_later_also_with_requests_to_come(project: Project) -> None:
@@ -136,6 +136,29 @@ def test_a_batch_is_the_same_one_later_also_with_requests_to_come(project: Proje
     assert project.predict_table("buyer", table(-5, 3), at=shop.NOW_US).id == other.id
     assert project.predict_table("buyer", table(-5, 4)).id != first.id
     assert logged(project) == 6
+
+
+def test_rows_far_ahead_of_their_lead_are_flagged_as_live_answers_are(tmp_path: Path) -> None:
+    folder = shop.write_project(tmp_path / "ahead")
+    file = folder / "project.py"
+    file.write_text(file.read_text().replace('time="at",', 'time="at", lead="2d",', 1))
+    rows, out = table(-50, 50, 80), tmp_path / "answers.csv"  # the last one is asked for 32 hours too early
+    with shop.opened(folder) as project:
+        shop.load(project)
+        project.train("buyer")
+        made = project.predict_table("buyer", rows, out=out)
+        given = project.predict_table("buyer", rows, at=shop.NOW_US - 3 * HOUR_US)
+        live = project.predict("buyer", rows.to_rows()[1:])
+        found = [p.flags for one in (made, given) for part in batch_predictions(one, project.predictions) for p in part]
+        frame = project.predict_frame(rows)["flags"].to_list()
+    assert (made.not_at_lead, given.not_at_lead) == (1, 0)
+    assert found == [(), (), ("not_at_lead",), (), (), ()]
+    assert [one.flags for one in live] == found[1:3]
+    assert frame == [None, None, "not_at_lead"]
+    assert duckdb.sql(f"SELECT flags FROM '{out}'").fetchall() == [(None,), (None,), ("not_at_lead",)]
+    (folder / "visits.csv").write_text("visit_id,site,at,x\nt1,north,2099-04-01T00:00:00Z,0.5\n")
+    said = CliRunner().invoke(trimtab, ["--project", str(folder), "predict", "buyer", str(folder / "visits.csv")])
+    assert "1 row flagged not_at_lead" in said.output
 
 
 def test_a_table_is_answered_again_if_that_is_asked_for(project: Project) -> None:

@@ -74,7 +74,7 @@ def test_a_frame_comes_back_of_its_library_with_the_answers(made: Scaffolded, ki
         assert [first[name] for name in ("id", "x")] == ["c1", 0.25]
         assert first["version"] == second["version"] == "y@2"
         assert 0 < first["score"] < second["score"] < 1
-        assert [*second][-3:] == ["score", "version", "prediction_id"]
+        assert [*second][-4:] == ["score", "version", "prediction_id", "flags"]
         assert project.why(second["prediction_id"]).score == second["score"]
         assert project.why(second["prediction_id"]).request_id.startswith("c2|2026-04-05T06:10:00")
         if kind != "dicts":

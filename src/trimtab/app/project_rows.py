@@ -186,8 +186,8 @@ class ProjectRows(ProjectExperiments):
         time, as `predict_table` does. All others are answered as of now.
 
         The result is a frame of the same library, with the same rows in the same order, and added columns `score`,
-        `version` and `prediction_id` (for several classes also `prediction`, and `scores.NAME` for each). Columns that
-        the request does not declare are kept, but not read. A key that the request computes may be left out.
+        `version`, `prediction_id` and `flags` (for several classes also `prediction`, and `scores.NAME` for each).
+        Columns that the request does not declare are kept, not read. A key that the request computes may be left out.
 
         Args:
             frame: A frame or table of pandas, polars, pyarrow, DuckDB or `Columns`, or a list of dicts.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 
 from trimtab.app.models.answerers import refuse_before
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns.data import Columns, column
+from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash, content_hash
+from trimtab.core.records import Prediction
 from trimtab.events import Rows, read_rows
 from trimtab.events.files.files import problem_of
 from trimtab.events.values.fitting import FileRows
 from trimtab.features.definitions import Request
-from trimtab.serving.answer.batch import Manifest, batch_manifest, batch_predictions, lease_of, score_table
+from trimtab.serving.answer.batch import Manifest, batch_manifest, batch_predictions, lease_of, off_lead, score_table
 from trimtab.serving.answer.served import Answer, ServedVersion, shown
 from trimtab.serving.log.prediction_record import prediction_columns
 from trimtab.store.duckdb_opening import open_duckdb
@@ -40,6 +41,7 @@ class AnsweredTable(Manifest, frozen=True, kw_only=True):
     """A batch, and the rows of its table that do not fit and have no answer."""
 
     answered_before: bool = False  # whether an earlier call answered the same table, and these are its answers
+    not_at_lead: int = 0  # the number of answers that are flagged `not_at_lead`
     unanswered: tuple[str, ...] = ()  # for each such row: where it is, what was found and what was needed
 
 
@@ -114,7 +116,10 @@ def answer_table(
     if out is not None:
         _write(system, manifest, out)
     before = begun is not None and begun.complete
-    return AnsweredTable(**msgspec.structs.asdict(manifest), answered_before=before, unanswered=unanswered)
+    off = 0 if at_us is not None else int(off_lead(request, table, made_at_us).sum())
+    return AnsweredTable(
+        **msgspec.structs.asdict(manifest), answered_before=before, not_at_lead=off, unanswered=unanswered
+    )
 
 
 def _named_rows(request: Request, rows: FileRows, unit: str) -> tuple[Columns, tuple[str, ...]]:
@@ -188,6 +193,11 @@ def _stored(
             yield row, p.request_id, p.version, shown(p, served)
 
 
+def flag_column(answers: Sequence[Answer | Prediction]) -> Column:
+    """Return the flags of answers as a column of texts, null for those without flags."""
+    return column("str", [", ".join(one.flags) or None for one in answers])
+
+
 def _write(system: System, manifest: Manifest, out: Path) -> None:
     """Write the answers to a file, either completely or not at all.
 
@@ -197,10 +207,10 @@ def _write(system: System, manifest: Manifest, out: Path) -> None:
     import duckdb
 
     classes = system.registry.load(manifest.version).artifact.class_names
-    parts = [prediction_columns(part, classes) for part in batch_predictions(manifest, system.predictions)]
-    parts = parts or [prediction_columns([], classes)]
+    made = batch_predictions(manifest, system.predictions)
+    parts = [prediction_columns(part, classes).replace({"flags": flag_column(part)}) for part in [*made] or [[]]]
     several = ["prediction", *(f"scores.{name}" for name in classes)] if classes else []
-    table = Columns.concat(parts).select(["id", "request_id", "model", "version", "at", "score", *several])
+    table = Columns.concat(parts).select(["id", "request_id", "model", "version", "at", "score", *several, "flags"])
     name = system.registry.get(manifest.version).name  # every answer shows this name of the version
     table = table.replace({"version": column("str", [name] * table.rows)})
     if (kind := other_kind(out)) is not None:
@@ -211,7 +221,9 @@ def _write(system: System, manifest: Manifest, out: Path) -> None:
         with open_duckdb() as connection:
             connection.execute("SET TimeZone = 'UTC'")
             connection.register("answers", arrays)
-            connection.sql('SELECT * REPLACE (make_timestamptz("at") AS "at") FROM answers').to_view("shown")
+            connection.sql(
+                'SELECT * REPLACE (make_timestamptz("at") AS "at", flags::VARCHAR AS flags) FROM answers'
+            ).to_view("shown")
             shown = connection.table("shown")
             if out.suffix == ".csv":
                 shown.write_csv(str(partial))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trimtab.app.serve.batch import answer_table
+from trimtab.app.serve.batch import answer_table, flag_column
 from trimtab.core.columns.data import Columns, column
 from trimtab.core.columns.same_library import library_of, with_columns
 from trimtab.core.errors import Misuse
@@ -82,7 +82,7 @@ def _answers_of_past(system: System, served: ServedModel, table: Columns, progre
 
 
 def answer_columns(answers: Sequence[Answer], classes: Sequence[str]) -> Columns:
-    """Return the answers as columns: score, version and id; for several classes also prediction and all scores."""
+    """Return the answers as columns: score, version, id, flags; for several classes also prediction and all scores."""
     found = {}
     if classes:
         found["prediction"] = column("str", [one.prediction for one in answers])
@@ -95,5 +95,6 @@ def answer_columns(answers: Sequence[Answer], classes: Sequence[str]) -> Columns
             "score": column("float", [one.score for one in answers]),
             "version": column("str", [one.version for one in answers]),
             "prediction_id": column("str", [one.id for one in answers]),
+            "flags": flag_column(answers),
         }
     )

@@ -140,7 +140,7 @@ def predict(
     """
     if (file is None) == (not rows):
         raise click.UsageError("Give either FILE or --row JSON.")
-    from trimtab.core.time import format_time
+    from trimtab.core.time import format_duration, format_time
 
     time_given("--at", at)
     if file is None:
@@ -154,6 +154,7 @@ def predict(
             model, file, at=at, mode=chosen, out=out, on_error="skip", again=again, progress=meter
         )
         version = project.registry.get(made.version).name  # the name that single answers use
+        request = project.definitions.models[model].request
     where = f", written to {out}" if out is not None else ", kept in the log; write them with --out answers.csv"
     answered = f"{count_of(made.rows, 'row')} answered by {version}{where} (batch {made.id})"
     lines = []
@@ -162,6 +163,11 @@ def predict(
         lines.append(
             f"These rows were answered before, at {when}Z: the answers are those of then, without the events that came "
             "since. To answer them again, add --again."
+        )
+    if made.not_at_lead:
+        lines.append(
+            f"{count_of(made.not_at_lead, 'row')} flagged not_at_lead: answered as of now, but the model learnt to "
+            f"answer {format_duration(request.lead_us)} before {request.time!r}, which is more than a day later."
         )
     lines += [f"{count_of(len(made.unanswered), 'row')} not answered:"] if made.unanswered else []
     lines += [f"  {problem}" for problem in made.unanswered[:_NAMED]]

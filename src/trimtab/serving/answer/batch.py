@@ -22,8 +22,10 @@ from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.hashing import bytes_hash, content_hash
 from trimtab.core.records import Mode, Prediction
 from trimtab.core.shown import Shown
-from trimtab.core.time import format_time
+from trimtab.core.time import DAY_US, format_time
 from trimtab.events.columns.frames import EventFrame
+from trimtab.features.definitions import Request
+from trimtab.serving.answer.answering import NOT_AT_LEAD
 from trimtab.serving.answer.inputs import OfflineInputs
 from trimtab.serving.answer.model_scores import scores_of
 from trimtab.serving.answer.served import RowScorer, ServedVersion
@@ -159,6 +161,12 @@ def score_table(
     return held.manifest
 
 
+def off_lead(request: Request, table: Columns, now_us: int) -> NDArray[np.bool_]:
+    """Return which rows, answered now, are answered more than a day before their own time minus the lead."""
+    ahead: NDArray[np.bool_] = table[request.time].values - request.lead_us - now_us > DAY_US
+    return ahead & bool(request.lead_us)
+
+
 def lease_of(batch_id: str) -> str:
     """Return the name of the lease that a process holds while it scores a batch."""
     return f"batch/{batch_id}"
@@ -238,9 +246,12 @@ class _Batch:
         table, at_us = self._table.take(cut), self._at_us[cut]
         matrix, reasons = self._inputs.compute(table, at_us, self._frames)
         requests = zip(*(column.to_list() for column in table.by_name.values()), strict=True)
+        request = self._inputs.features.request
+        off = off_lead(request, table, common.made_at_us) & (at_us == common.made_at_us)
         return matrix, {
+            **({"flags": [(NOT_AT_LEAD,) if one else () for one in off.tolist()]} if off.any() else {}),
             "id": batch_prediction_ids(common.id, common.made_at_us, rows),
-            "request_id": list(map(str, table[self._inputs.features.request.key].values.tolist())),
+            "request_id": list(map(str, table[request.key].values.tolist())),
             "at_us": at_us.tolist(),
             "request": list(map(msgspec.msgpack.Encoder().encode, requests)),
             "values": _rows(matrix.astype("<f8", copy=False)),

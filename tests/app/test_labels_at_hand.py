@@ -295,7 +295,8 @@ def test_the_command_says_how_many_were_taken_and_why_the_rest_was_not(words: Sc
     assert shown.output == (
         "1 label taken, 1 refused\n"
         "  counted as true: 'yes'\n"
-        "  line 3: prediction 'p_nothing' is not in the log. Give the id of an answer.\n"
+        "  line 3: prediction 'p_nothing' is not in the log. Ids look like p_01kne71xcn000001ttevzs38xs. Give the id "
+        "of an answer.\n"
     )
     file.write_text(f"prediction,value\n{answer.id},yes\n")
     shown = CliRunner().invoke(trimtab, ["label", str(file), "--json", "--project", str(words.folder)])
@@ -303,7 +304,11 @@ def test_the_command_says_how_many_were_taken_and_why_the_rest_was_not(words: Sc
     assert msgspec.json.decode(shown.output, type=LabelsTaken).accepted == 1
     for text, said in (
         ("prediction\np_1\n", "the columns 'prediction' and 'value'"),
-        ("id,value\np_1,yes\n", "no column 'prediction'"),
+        (
+            "id,value\np_1,yes\n",
+            "no column 'prediction' of str, which is needed; there are id, value. Rows with the keys of requests "
+            "instead of ids of predictions are events: ingest them into ",
+        ),
     ):
         file.write_text(text)
         shown = CliRunner().invoke(trimtab, ["label", str(file), "--project", str(words.folder)])
@@ -313,8 +318,10 @@ def test_the_command_says_how_many_were_taken_and_why_the_rest_was_not(words: Sc
 def test_what_does_not_fit_is_said(words: Scaffolded) -> None:
     with tt.open(words.folder, clock=ShiftedClock(NOW_US + HOUR_US), environment={}) as project:
         (answer,) = project.predict(words.model, [request(words, 77)])
-        with pytest.raises(NotFound, match="is not in the log"):
+        with pytest.raises(NotFound, match=r"is not in the log\. Ids look like p_"):
             project.label("p_nothing", True)
+        with pytest.raises(NotFound, match=r"is not in the log\. Give the id of an answer"):
+            project.label("p_" + answer.id[2:][::-1], True)
         with pytest.raises(Misuse, match="y is wrong_type"):
             project.label(answer.id, 1.5)
         with pytest.raises(Misuse, match="the as-of time of the prediction"):

@@ -77,7 +77,9 @@ def label_table(system: System, given: Rows, progress: Callable[[int, int], obje
     def needed(names: Container[str]) -> dict[str, Dtype]:
         return {next((name for name in ids if name in names), "prediction"): "str"}
 
-    rows, found = read_loosely(given, needed, None if is_text else "at", "labels", delimiters)
+    names = " or ".join(dict.fromkeys(one.name for one in sources))
+    hint = f" Rows with the keys of requests instead of ids of predictions are events: ingest them into {names}."
+    rows, found = read_loosely(given, needed, None if is_text else "at", "labels", delimiters, hint)
     (of_ids,) = needed(found)
     if not set(found) - {of_ids, "at"}:
         raise Misuse(f"labels: the table needs the columns 'prediction' and 'value'. It has: {', '.join(found)}.")

@@ -51,11 +51,13 @@ def read_loosely(
     times: str | None,
     what: str,
     delimiters: Iterable[str] = (),
+    hint: str = "",
 ) -> tuple[FileRows, dict[str, Dtype]]:
     """Return the rows of the input (those that do not fit are kept apart), and the types of all columns.
 
     For the arguments see `request_table`. `needed` returns the columns that are needed, given those of the input.
     `what` names the rows in errors. With `delimiters`, which may separate its fields, the input is a CSV file.
+    `hint` says what to do where a column is missing.
     """
     table, found = _with_columns(given)
     declared = needed(found)
@@ -70,7 +72,7 @@ def read_loosely(
         return FileRows(columns, (), ()), dict(declared)
     for name, dtype in declared.items():
         if name not in found:
-            raise Misuse(f"{what}: no column {name!r} of {dtype}, which is needed; there are {', '.join(found)}.")
+            raise Misuse(f"{what}: no column {name!r} of {dtype}, which is needed; there are {', '.join(found)}.{hint}")
     wanted = {name: declared.get(name, dtype) for name, dtype in found.items()}
     if times in found and found[times] in ("str", "int"):
         wanted[times] = "time"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
@@ -16,6 +17,7 @@ from trimtab.store.ports import Log, LogRecord
 
 _BLOCK = 2_000  # this many records are read together; more would not fit into the processor's caches
 _FIRST_READ = 50
+_ID = re.compile("p_[0-9a-z]{26}")
 
 
 class PredictionLog:
@@ -109,7 +111,8 @@ class PredictionLog:
         """
         record = self.look_up(prediction_id, deadline_s)
         if record is None:
-            raise NotFound(f"prediction {prediction_id!r} is not in the log. Give the id of an answer.")
+            what = "Ids look like p_01kne71xcn000001ttevzs38xs. " * (not _ID.fullmatch(prediction_id))
+            raise NotFound(f"prediction {prediction_id!r} is not in the log. {what}Give the id of an answer.")
         if record.payload.startswith(ERASED):
             raise NotFound(
                 f"prediction {prediction_id!r} was erased together with other data of a person. `trimtab ledger list` "

@@ -95,6 +95,16 @@ def test_values_of_the_row_itself_are_features_only_where_they_are_known_ahead(t
     assert '"visitors": tt.col' not in text
 
 
+def test_names_with_spaces_are_quoted_in_what_can_be_typed(tmp_path: Path) -> None:
+    file = shops(tmp_path / "shops.csv", extra=True)
+    text = file.read_text().replace("visitors", "visitors at noon", 1).replace("shop,", "shop no,", 1)
+    file.write_text(text)
+    assert made(file, label="sales").left_out["visitors at noon"].endswith("--known-ahead 'visitors at noon'")
+    file.write_text(shops(file).read_text().replace("shop,", "shop no,", 1) + f"{BEGIN},S1,999.5\n")
+    with pytest.raises(Misuse, match=r"--key 'shop no,date'.*--key 'shop no,date,COLUMN'"):
+        made(file)
+
+
 def test_a_horizon_needs_a_series(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("id,at,x,y\n" + "".join(f"{i},2024-01-{i % 28 + 1:02},{i},{i % 7}.5\n" for i in range(100)))

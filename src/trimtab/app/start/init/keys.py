@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import combinations
+from shlex import quote
 
 import msgspec
 
@@ -90,7 +91,7 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
     if len(guess) != 1:
         several = [" and ".join(map(repr, names)) for names in entities]
         what = "several entities" if several else "no single column"
-        single = f", or --key {time} if all rows are one series" if repeats(table, (time,)).corrects else ""
+        single = f", or --key {quote(time)} if all rows are one series" if repeats(table, (time,)).corrects else ""
         raise Misuse(
             f"file {table.file}: found {what} that may identify a row{' together with the time' * bool(several)}. "
             f"Candidates: {'; '.join(several) or listed(guess or [c.name for c in usable]) or 'none'}. "
@@ -105,7 +106,7 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
         raise Misuse(
             f"file {table.file}: {again:,} rows have a {guess[0]!r} that another row has with other values: "
             f"{_conflicts(table, guess)}. If these are corrections, of which the newest counts, say so: --key "
-            f"{guess[0]}. If they are rows of their own, name more columns: --key {guess[0]},COLUMN"
+            f"{quote(guess[0])}. If they are rows of their own, name more columns: --key {quote(guess[0] + ',COLUMN')}"
         )
     return _entity(table, guess, time, assumed)
 
@@ -265,10 +266,9 @@ def _doubles(table: DataTable, of: Sequence[str], found: Repeats, time: str) -> 
     start = f"file {table.file}: {names} {together} a row: {rows} the same as another row, and other values: "
     start += f"{_conflicts(table, of)}. "
     if found.corrects:
-        start += (
-            f"If these are corrections, of which the last one counts, say so: --key {','.join(of)}. Otherwise name "
-        )
-    more = ",".join([*(name for name in of if name != time), time, "COLUMN"])
+        start += "If these are corrections, of which the last one counts, say so: "
+        start += f"--key {quote(','.join(of))}. Otherwise name "
+    more = quote(",".join([*(name for name in of if name != time), time, "COLUMN"]))
     return (
         f"{start}{'' if found.corrects else 'Name '}more columns: --key {more}, or --key {ROW} for all columns together"
     )

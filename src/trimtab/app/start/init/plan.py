@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 
 import msgspec
@@ -117,7 +118,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
             existing(table, "--known-ahead", name)
         ahead = {*key.entity, *options.known_ahead}
         late = "may not be known when its row is predicted; if it is: --known-ahead {}"
-        left_out |= {c.name: late.format(c.name) for c in features if c.name not in ahead}
+        left_out |= {c.name: late.format(shlex.quote(c.name)) for c in features if c.name not in ahead}
         features = [c for c in features if c.name in ahead]
     entities = with_numbers(entities, features)
     if not features and not key.entity and not entities:

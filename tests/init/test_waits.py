@@ -41,6 +41,36 @@ def test_a_constant_wait_is_found_to_the_day(tmp_path: Path, wait: int) -> None:
     assert wait_of(write(tmp_path / "a.csv", labels)) == f"{wait}d"
 
 
+def test_a_state_of_newer_rows_is_asked_about_and_then_read_as_no_label(tmp_path: Path) -> None:
+    """Tickets that are open have no outcome yet, and no time at which they were closed."""
+    rng = random.Random(2)
+    lines = ["id,at,x,y,finished"]
+    for row in range(DAYS * 10):
+        at = us(BEGIN) + row * DAY_US // 10
+        done = at + rng.randrange(1, 8 * DAY_US)
+        known = done < us(BEGIN) + DAYS * DAY_US
+        outcome = rng.choice(["solved", "escalated"]) if known else "new"
+        lines.append(f"k{row},{format_time(at)},{rng.random():.3f},{outcome},{format_time(done) if known else ''}")
+    file = tmp_path / "a.csv"
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(
+        Misuse, match=r"'new' stands .* newer rows only, and in exactly those without 'finished'.*=new\."
+    ):
+        wait_of(file, time="at")
+    assert wait_of(file, time="at", nulls="new") == "8d"
+
+
+@pytest.mark.parametrize(("state", "asks"), [("pending", True), ("model 3", False)])
+def test_a_new_class_is_asked_about_only_if_it_reads_like_a_state(tmp_path: Path, state: str, asks: bool) -> None:
+    rng = random.Random(5)
+    labels = [rng.choice(["a", "b"]) for _ in range(DAYS * 9)] + [rng.choice(["a", state]) for _ in range(DAYS)]
+    file = write(tmp_path / "a.csv", labels)
+    if asks:
+        with pytest.raises(Misuse, match="--nulls=pending"):
+            wait_of(file)
+    assert wait_of(file, **({"known_at": "none"} if asks else {})) == "1d"
+
+
 def test_labels_that_lack_at_random_show_no_wait(tmp_path: Path) -> None:
     rng = random.Random(3)
     labels = [rng.choice("01") if rng.random() < 0.7 else "" for _ in range(DAYS * 10)]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
 
 from trimtab.app.start.init.file.table import DataTable, Profile, columns_in_words, mixed_times
-from trimtab.app.start.init.file.texts import quoted
+from trimtab.app.start.init.file.texts import literal, quoted
 from trimtab.app.start.init.options import NONE, Assumption, Options
 from trimtab.core.errors import Misuse, NotFound
 
@@ -17,8 +18,11 @@ _LABELS = re.compile(
     r"(?i)^(label|target|y|outcome|class|response|is_?fraud|fraud|churn(ed)?|default(ed)?|clicked|converted)$"
 )
 _KNOWN = re.compile(
-    r"(?i)^(label|labell?ed|known|outcome|resolved|decided|settled|confirmed|closed|result)_?(known_?)?(at|on|date|time)$"
+    r"(?i)^(label|labell?ed|known|outcome|resolved|decided|settled|confirmed|closed|result)[_ ]?(known[_ ]?)?"
+    r"(at|on|date|time)$"
 )
+# values of a label that say that there is no outcome yet
+_STATES = re.compile(r"(?i)^(open|opened|pending|in[ _-]progress|ongoing|running|unresolved|undecided|waiting)$")
 _MOST_EARLY = 0.001  # at most this share of labels may be dated before their row
 _SAME = 0.995  # two columns are null together if both are null, or neither, in this share of rows
 
@@ -150,7 +154,8 @@ def known_column(
 
     Raises:
         NotFound: The column that is named does not exist.
-        Misuse: The column has no times, or several columns come into question.
+        Misuse: The column has no times, or several columns come into question. Or a value of the label may mean that
+            it is not known yet.
     """
     if options.known_at is not None:
         if options.known_at == NONE and NONE not in table.columns:
@@ -161,6 +166,7 @@ def known_column(
             raise Misuse(f"--known-at {named!r} is the time of a row. Name the time of its label, or none.")
         return named
     others = [c for c in table.columns.values() if c.dtype == "time" and c.name != time and c.present]
+    _ask_about_states(table, others, time, label)
     found = {c.name: why for c in others if (why := _why_known(table, c, time, label, positive))}
     if len(found) > 1:
         raise Misuse(
@@ -171,6 +177,25 @@ def known_column(
         assumed.append(Assumption("known at", f"{name!r} is when {label!r} became known: {why}", "--known-at"))
         return name
     return None
+
+
+def _ask_about_states(table: DataTable, others: Sequence[Profile], time: str, label: str) -> None:
+    """Refuse a text of the label that only newer rows have, and that looks like "not known yet", such as "open"."""
+    t, q = quoted(time), quoted(label)
+    if table.columns[label].dtype != "str" or table.columns[label].distinct < 3:
+        return
+    newer = f"HAVING min({t}) > (SELECT quantile_disc({t}, 0.5) FROM data)"
+    for (value,) in table.all(f"SELECT {q} FROM data WHERE {q} IS NOT NULL GROUP BY 1 {newer} ORDER BY 1"):
+        same = f"bool_and(({{}} IS NULL) = ({q} IS NOT DISTINCT FROM {literal(value)}))"
+        without = [c.name for c in others if table.one(f"SELECT {same.format(quoted(c.name))} FROM data")[0]]
+        if without or _STATES.match(value):
+            also = f", and in exactly those without {without[0]!r}" if without else ""
+            nulls = shlex.quote(",".join([*table.nulls, value]))
+            raise Misuse(
+                f"file {table.file}: {value!r} stands in {label!r} in newer rows only{also}. If it means that the "
+                f"outcome is not known yet, say so: --nulls={nulls}. If it is an outcome like the others: "
+                "--known-at none, or --known-at COLUMN"
+            )
 
 
 def _why_known(table: DataTable, column: Profile, time: str, label: str, positive: str) -> str:

@@ -57,6 +57,22 @@ def test_a_candidate_that_is_no_better_than_a_baseline_is_refused_even_where_the
     assert held(judged, truth, champion, baselines={name: constant}).passed
 
 
+def test_a_scheduled_refit_that_is_better_than_an_earlier_one_below_the_floor_is_let_through_and_says_so() -> None:
+    judged, truth = window()
+    constant = np.full(len(truth), truth.mean())
+    weak, weaker = (np.clip(constant + by * np.sign(constant - truth), 0.01, 0.99) for by in (0.02, 0.04))
+    found = held(judged, weak, weaker, baselines={"constant": constant}, refreshes=True)
+    assert found.passed
+    assert "floor" not in found.checks
+    assert "The best baseline, constant, has a mean loss of" in found.reason
+    assert "an earlier fit of the same definition, is worse, so the newer fit is let through." in found.reason
+    assert held(judged, weaker, weak, baselines={"constant": constant}, refreshes=True).checks["floor"] is False
+    assert held(judged, weak, weaker, baselines={"constant": constant}).checks["floor"] is False  # a repair
+    better = held(judged, truth, weaker, baselines={"constant": constant}, refreshes=True)
+    assert better.checks["floor"]
+    assert "let through" not in better.reason
+
+
 def test_every_baseline_has_a_finding_and_only_the_floor_is_a_check() -> None:
     judged, truth = window()
     constant = np.full(len(truth), truth.mean())

@@ -14,7 +14,7 @@ from trimtab.stats.inference.paired import paired_mean_bound
 from trimtab.stats.metrics.calibration_bound import calibration_error_bound
 from trimtab.steering.gate.facts import Facts
 from trimtab.steering.gate.findings import finding
-from trimtab.steering.gate.floor import FLOOR, FLOOR_OF_SLICES, floor_checks
+from trimtab.steering.gate.floor import BELOW_FLOOR, FLOOR, FLOOR_OF_SLICES, floor_checks
 from trimtab.steering.gate.scales import calibration_gap, calibration_residuals, gap_unit
 from trimtab.steering.gate.slices import EVERY_SLICE, slice_checks
 from trimtab.steering.gate.version_checks import FRESH_PROCESS, LATENCY, LOADS
@@ -28,6 +28,9 @@ Shown: TypeAlias = Literal["numbers", "reason", "slices", "remark", "note"]
 _CALIBRATION_LEVEL = 0.95  # one-sided confidence with which a calibration error must exceed the limit to be refused
 _REFRESHED = (
     "A scheduled refit of the same model definition must not be provably worse; no proof that it is better is required."
+)
+_BELOW_FLOOR = (
+    "The version in service, an earlier fit of the same definition, is worse, so the newer fit is let through."
 )
 
 
@@ -96,7 +99,21 @@ def _floor(facts: Facts) -> Iterator[GateCheck]:
         yield finding(FLOOR, "not measured", "No baseline has to be beaten: the gate declares baselines=False.")
         return
     margin = facts.rule.slice_margin
-    yield from floor_checks(facts.losses, facts.baseline_losses, facts.at_us, facts.parts, slice_margin=margin)
+    found = floor_checks(facts.losses, facts.baseline_losses, facts.at_us, facts.parts, slice_margin=margin)
+    for one in found:
+        if one.name == FLOOR and one.verdict == "failed" and _improves_below_floor(facts):
+            yield msgspec.structs.replace(one, verdict="not measured")
+            yield from _note(BELOW_FLOOR, f"{one.reason} {_BELOW_FLOOR}")
+        else:
+            yield one
+
+
+def _improves_below_floor(facts: Facts) -> bool:
+    """Return whether a scheduled refit is better than an earlier fit that is below the best baseline, too. # D0194"""
+    if not (facts.compares and facts.refreshes and facts.difference[0] < 0.0):
+        return False
+    champion = floor_checks(facts.champion_losses, facts.baseline_losses, facts.at_us)
+    return any(one.name == FLOOR and one.verdict == "failed" for one in champion)
 
 
 def _better_by_margin(facts: Facts) -> Iterator[GateCheck]:

@@ -16,7 +16,7 @@ from trimtab.stats.inference.paired import paired_mean_bound
 from trimtab.steering.gate.findings import finding
 from trimtab.steering.gate.slices import Part, slice_checks
 
-FLOOR, FLOOR_OF_SLICES = "floor", "floor_of_slices"
+FLOOR, FLOOR_OF_SLICES, BELOW_FLOOR = "floor", "floor_of_slices", "below_floor"
 _LINEAR: Final = "linear"
 _LEVEL: Final = 0.95  # a candidate is only refused if it is worse with this one-sided confidence
 _KEPT: Final = 0.8  # a candidate must reach this share of the linear model's gain over the other baselines

@@ -9,7 +9,7 @@ from trimtab.stats.metrics.losses import Loss
 from trimtab.steering.definitions import BeatsChampion
 from trimtab.steering.gate.checks import CHECKS, Check, percent
 from trimtab.steering.gate.facts import Facts
-from trimtab.steering.gate.floor import FLOOR, FLOOR_OF_SLICES
+from trimtab.steering.gate.floor import BELOW_FLOOR, FLOOR, FLOOR_OF_SLICES
 from trimtab.steering.gate.repeated_comparisons import stricter
 from trimtab.steering.gate.slices import EVERY_SLICE, Part
 from trimtab.steering.gate.window import Floats, Window
@@ -125,6 +125,7 @@ _WORDS = {  # what a candidate is that passes a check, where the name of the che
     "better_by_margin": "better by the margin",
     "provably_better": "provably better",
     FLOOR: "better than the best baseline",
+    "not_provably_worse": "free of a proof that it is worse",
     FLOOR_OF_SLICES: "better than the best baseline in each slice",
 }
 
@@ -150,6 +151,7 @@ def _remarks(found: _Found) -> Iterator[str]:
     """Yield remarks for the record about missing evidence and stricter requirements, even if the candidate passed."""
     for check, ones in found:
         silent = any(one.verdict == "no evidence" for one in ones)
+        yield from (one.reason for one in ones if one.name == BELOW_FLOOR)
         if check.shown == "remark" or (check.shown == "note" and silent):
             yield from (one.reason for one in ones)
         elif check.shown == "slices" and silent:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -20,6 +21,7 @@ import msgspec
 import pytest
 import shop
 
+import forked
 from processes import eventually
 from trimtab.app.project import open_project
 from trimtab.app.serve import engine
@@ -250,3 +252,20 @@ def test_a_worker_without_its_supervisor_ends_though_a_request_does_not(toiling:
     assert [status for status, _ in asked] == [200] * 20
     with shop.opened(toiling) as project:
         assert not any(shop.faults_of_log(project, [answer["id"] for _, answer in asked], []).values())
+
+
+def test_a_service_prints_where_it_answers_and_what_to_ask(trained: Path) -> None:
+    command = [sys.executable, "-c", "from trimtab.cli import main; main()", "serve", "--port", "0"]
+    with forked.Popen(
+        command, cwd=trained, env=shop.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline().strip() for _ in range(4)]
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    url = lines[0].split()[2]
+    assert lines == [
+        f"Serving on {url} (Ctrl-C stops)",
+        f"every address, with forms to try it: {url}/docs",
+        *(f"ask: POST {url}/v1/models/{name}/predict" for name in ("buyer", "learner")),
+    ]

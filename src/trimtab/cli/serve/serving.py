@@ -47,8 +47,10 @@ def serve(host: str | None, port: int | None, workers: int | None, grpc_port: in
             show_json(Served(url=url, grpc=grpc[0] if grpc else None))
         else:
             also = f", gRPC on {grpc[0]}" if grpc else ""
-            show_lines([f"Serving on {url}{also} (Ctrl-C stops)"])
+            lines = [f"Serving on {url}{also} (Ctrl-C stops)", f"  every address, with forms to try it: {url}/docs"]
+            show_lines([*lines, *(f"  ask: POST {url}/v1/models/{name}/predict" for name in names)])
 
     with opened_project(as_of=as_of) as project:
+        names = list(project.definitions.deployments)
         say_first(project)
         project.serve(host=host, port=port, ready=ready, workers=workers, grpc_port=grpc_port, grpc_ready=grpc.append)

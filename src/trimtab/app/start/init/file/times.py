@@ -18,7 +18,8 @@ _DAYS = [
     *("%a, %d %b %Y",),
 ]
 _CLOCKS = ["", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p", " %H:%M:%S %z", ", %H:%M"]
-FORMATS = [ISO, *(day + clock for day in _DAYS for clock in _CLOCKS), "%Y%m%d %H:%M", "%Y%m%d %H:%M:%S"]
+_MONTHS = ["%Y-%m", "%Y/%m", "%m/%Y", "%b %Y", "%B %Y"]
+FORMATS = [ISO, *(day + clock for day in _DAYS for clock in _CLOCKS), "%Y%m%d %H:%M", "%Y%m%d %H:%M:%S", *_MONTHS]
 UNITS = {"unix_s": 1_000_000, "unix_ms": 1_000, "unix_us": 1}
 
 
@@ -38,6 +39,8 @@ def times_in(texts: Sequence[str]) -> Times | None:
     '%d.%m.%Y %H:%M'
     >>> times_in(["03/04/2024", "05/06/2024"]).doubtful
     '%m/%d/%Y'
+    >>> [times_in([text]).written for text in ("2024-07", "07/2024", "Jul 2024")]
+    ['%Y-%m', '%m/%Y', '%b %Y']
     """
     probe = list(texts[:: max(1, len(texts) // 40)])
     counts = {written: sum(map(reader(written), texts)) for written in FORMATS if any(map(reader(written), probe))}

@@ -453,3 +453,10 @@ def test_a_file_without_a_row_that_has_both_time_and_key_is_refused(tmp_path: Pa
     file.write_text("id,row_id,at,row\n0,2024-02-01 00:00,,\n1,2024-02-02 01:00,NA,\n")
     with pytest.raises(Misuse, match=r"no row has both a time \(row_id\) and a key \(row\)"):
         scaffold(file, tmp_path / "made", Options(key="row"))
+
+
+def test_a_file_whose_rows_are_all_in_the_future_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "ahead.csv"
+    file.write_text("at,x,y\n" + "".join(f"2524-01-{day:02d},{day},{day % 2}\n" for day in range(1, 29)))
+    with pytest.raises(Misuse, match=r"all rows are dated in the future by 'at', the first at 2524.*--time-format"):
+        scaffold(file, tmp_path / "made", Options(label="y"))

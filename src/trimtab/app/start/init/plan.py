@@ -266,10 +266,15 @@ def _features(
 def _span(table: DataTable, time: str, now_us: int) -> tuple[int, int, bool]:
     """Return the first time, the last time that is not in the future, and whether times of day differ."""
     q = f"epoch_us({quoted(time)})"
-    low, past, high, hours = table.one(
-        f"SELECT min({q}), max({q}) FILTER ({q} <= {now_us}), max({q}), count(DISTINCT {q} % {DAY_US}) > 1 FROM data"
+    low, past, hours = table.one(
+        f"SELECT min({q}), max({q}) FILTER ({q} <= {now_us}), count(DISTINCT {q} % {DAY_US}) > 1 FROM data"
     )
-    return int(low), int(high if past is None else past), bool(hours)
+    if past is None:
+        raise Misuse(
+            f"file {table.file}: all rows are dated in the future by {time!r}, the first at {format_time(int(low))}. "
+            "Check --time, --time-format and the clock of this machine."
+        )
+    return int(low), int(past), bool(hours)
 
 
 def _window(table: DataTable, time: str, label: str, values: LabelValues, until_us: int, span_us: int) -> str:

@@ -26,7 +26,7 @@ def births(file: Path, start: str, end: str | None) -> tuple[int, float]:
     rows = rows.sort_values(["state", "date"], kind="stable").assign(date=lambda one: one["date"].dt.tz_localize(None))
     by_state = rows.groupby("state")["births"]
     inputs = pd.DataFrame({"state": rows["state"].astype("category")})
-    for days in (1, 7, 14, 21):
+    for days in (1, 7, 14, 21, 364):
         inputs[f"lag_{days}"] = by_state.shift(days)
     for days in (7, 28):
         past = by_state.shift(1).groupby(rows["state"]).rolling(days, min_periods=1)

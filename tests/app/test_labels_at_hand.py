@@ -18,10 +18,11 @@ from click.testing import CliRunner
 from test_addresses import Asker
 
 import trimtab as tt
-from trimtab.app.data.label_tables import LabelsTaken
+from trimtab.app.data.label_tables import LabelsTaken, RefusedLabel
 from trimtab.app.data.label_values import LabelValues
 from trimtab.app.start.init.options import Options
 from trimtab.app.start.init.scaffold import Scaffolded, scaffold
+from trimtab.cli.data.labels import label_lines
 from trimtab.cli.group import trimtab
 from trimtab.core.clock import ShiftedClock
 from trimtab.core.errors import Misuse, NotFound
@@ -313,6 +314,16 @@ def test_the_command_says_how_many_were_taken_and_why_the_rest_was_not(words: Sc
         file.write_text(text)
         shown = CliRunner().invoke(trimtab, ["label", str(file), "--project", str(words.folder)])
         assert (shown.exit_code, said in shown.output) == (2, True)
+
+
+def test_each_kind_of_reason_is_shown_in_full_once() -> None:
+    later = "which is later than now, " * 4
+    reasons = [f"the time of '{one}' is 2026-04-0{n}T10:00:00Z, {later}wait" for n, one in ((1, "a"), (2, "b"))]
+    reasons.insert(1, "the value is of another type, " * 4 + "correct it")
+    problems = tuple(RefusedLabel(f"line {n}", None, reason) for n, reason in enumerate(reasons, 2))
+    lines = label_lines(LabelsTaken(accepted=0, refused=3, late=0, models={}, problems=problems))
+    assert lines[1:3] == [f"  line 2: {reasons[0]}", f"  line 3: {reasons[1]}"]
+    assert lines[3] == f"  line 4: {reasons[2][:100]}..."
 
 
 def test_what_does_not_fit_is_said(words: Scaffolded) -> None:

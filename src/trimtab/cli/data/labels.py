@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,8 @@ from trimtab.store.regular_file import regular_file
 if TYPE_CHECKING:
     from trimtab.app.data.label_tables import LabelsTaken
 
-_SHORT = 100  # so many characters of a reason are shown after the first, which is shown in full
+_SHORT = 100  # of a reason that was shown in full already, with other values, so many characters are shown
+_VALUES = re.compile(r"'[^']*'|[0-9][0-9T:.Z-]*")  # what differs in reasons of the same kind
 _NAMED = 10  # at most this many of the refused labels are shown
 
 
@@ -37,11 +39,12 @@ def label(file: Path) -> int:
     regular_file(file)
     with opened_project() as project, progress(f"labelling from {file.name}") as meter:
         taken = project.label_table(file, progress=meter)
-    show(taken, _lines(taken))
+    show(taken, label_lines(taken))
     return FAILED if taken.refused else 0
 
 
-def _lines(taken: LabelsTaken) -> list[str]:
+def label_lines(taken: LabelsTaken) -> list[str]:
+    """Return what became of labels as lines of text."""
     models = "".join(f", {count:,} of {model}" for model, count in taken.models.items() if len(taken.models) > 1)
     lines = [f"{count_of(taken.accepted, 'label')} taken{models}, {taken.refused:,} refused"]
     counted = {truth: [text for text, as_ in taken.counted_as.items() if as_ == truth] for truth in ("true", "false")}
@@ -52,9 +55,12 @@ def _lines(taken: LabelsTaken) -> list[str]:
         )
     if taken.ignored:
         lines.append(f"  columns that no label has, left out: {', '.join(taken.ignored)}")
-    for place, one in enumerate(taken.problems[:_NAMED]):
+    seen = set[str]()
+    for one in taken.problems[:_NAMED]:
         named = f", {one.prediction}" if one.prediction and one.prediction not in one.reason else ""
-        reason = one.reason if place == 0 or len(one.reason) <= _SHORT else f"{one.reason[:_SHORT]}..."
+        kind = _VALUES.sub("", one.reason)
+        reason = f"{one.reason[:_SHORT]}..." if kind in seen and len(one.reason) > _SHORT else one.reason
+        seen.add(kind)
         lines.append(f"  {one.place}{named}: {reason}")
     if taken.refused > _NAMED:
         lines.append(f"  and {taken.refused - _NAMED:,} more")

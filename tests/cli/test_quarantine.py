@@ -110,6 +110,12 @@ def test_a_load_of_which_nothing_was_taken_fails(folder: Path, call: Run) -> Non
     assert call("ingest", "weather", "empty.ndjson", cwd=folder).returncode == 0
 
 
+def test_times_in_quarantine_are_shown_as_times(folder: Path, call: Run) -> None:
+    (folder / "a.csv").write_text("origin,temp,at\nJFK,1,2025-01-01\nJFK,1,2125-01-01\n")
+    call("ingest", "weather", "a.csv", cwd=folder)
+    assert '  at = "2125-01-01T00:00:00Z"  {"' in call("quarantine", "list", cwd=folder).stdout
+
+
 @pytest.mark.fast
 def test_a_load_fails_when_more_is_refused_than_is_allowed(folder: Path, call: Run) -> None:
     good = '{"origin": "JFK", "temp": 1, "at": "2025-01-01"}\n'

@@ -225,6 +225,7 @@ def test_rows_that_are_pushed_get_the_key_that_files_get(tmp_path: Path) -> None
         {"id": "own", "at": "31.12.2024"},
     ])  # fmt: skip
     assert (done.accepted, done.quarantined) == (2, 1)
+    assert [(one.row, one.field, one.reason) for one in done.problems] == [(1, "city", "missing")]  # not the made key
     assert [decode(record.payload).id for record in log.read(log.partition, 0)] == ["Ulm|2024-12-31T00:00:00Z", "own"]
     assert quarantine.counts() == {"s": {"missing": 1}}
 

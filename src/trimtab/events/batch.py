@@ -136,6 +136,9 @@ class Batch:
             made = made_keys(self._values, source.columns, of)
             pairs = zip(self._values[key], made, strict=True)
             self._values[key] = [new if old is None else old for old, new in pairs]
+            for row in [row for row, value in enumerate(self._values[key]) if value is None]:
+                lacks = next(name for name in of if self._values[name][row] is None)
+                self.bad.setdefault(row, (lacks, "missing", None))
 
     def _checked_ops(self) -> list[Op] | None:
         keyless = self._call.source.key is None

@@ -130,7 +130,9 @@ def _named_rows(request: Request, rows: FileRows, unit: str) -> tuple[Columns, t
         there = table[name].present() if name in table else good
         for row in np.flatnonzero(good & ~there).tolist():
             number = row if rows.kept is None else int(rows.kept[row])
-            lacking.append(f"{unit} {number + 1}, column {name!r}: needed a value, found none (missing).")
+            parts = request.source.reading.key_of if name == request.key else ()
+            lacks = next((part for part in parts if part in table and not table[part].present()[row]), name)
+            lacking.append(f"{unit} {number + 1}, column {lacks!r}: needed a value, found none (missing).")
         good &= there
     return (table if good.all() else table.take(good)), tuple(lacking)
 

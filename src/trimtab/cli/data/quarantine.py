@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -41,7 +41,8 @@ def list_(source: str | None, reason: str | None) -> None:
     check_reason(reason)
     with opened_project() as project:
         found = [group for group in project.quarantined(source) if reason in (None, group.reason)]
-    show(found, _shown(found) or ["Nothing is in quarantine."])
+        declared = {name: one.declared for name, one in project.definitions.sources.items()}
+    show(found, _shown(found, declared) or ["Nothing is in quarantine."])
 
 
 @command("replay", safe=_SAFE)
@@ -81,7 +82,7 @@ def drop(source: str | None, reason: str | None, yes: bool) -> None:
     show(Dropped(dropped=rows), [f"{count_of(rows, 'row')} dropped"])
 
 
-def _shown(groups: Sequence[SetAside]) -> list[str]:
+def _shown(groups: Sequence[SetAside], declared: Mapping[str, Mapping[str, str]]) -> list[str]:
     from trimtab.core.time import format_time
 
     lines = []
@@ -90,13 +91,21 @@ def _shown(groups: Sequence[SetAside]) -> list[str]:
         since, newest = format_time(group.since_us)[:19], format_time(group.newest_us)[:19]
         lines.append(f"{group.source}  {group.reason}: {count_of(group.rows, 'row')}, at fault: {fields}")
         lines.append(f"  set aside from {since} to {newest}")
-        lines += [f"  {_cut(_example(example))}" for example in group.examples]
+        lines += [f"  {_cut(_example(example, declared.get(group.source, {})))}" for example in group.examples]
     return lines
 
 
-def _example(example: Example) -> str:
+def _example(example: Example, dtypes: Mapping[str, str]) -> str:
     """Return a quarantined row as text: first the faulty value, and then the other values."""
-    row = example.row
+    from trimtab.core.time import format_time
+    from trimtab.events.values.checks import LAST_OF_OTHER_UNITS_US
+
+    row = {
+        name: format_time(value)
+        if dtypes.get(name) == "time" and isinstance(value, int) and value > LAST_OF_OTHER_UNITS_US
+        else value
+        for name, value in example.row.items()
+    }
     if "_line" in row:
         return f"line {row['_line_number']}{f' of {file}' if (file := row.get('_file')) else ''}: {row['_line']}"
     said = json.dumps(row, ensure_ascii=False)

@@ -16,7 +16,7 @@ from trimtab.app.start.init.estimators import file_training_set
 from trimtab.app.start.init.options import Options
 from trimtab.app.start.init.scaffold import Scaffolded, scaffold
 from trimtab.app.state.definitions import load_definitions
-from trimtab.core.errors import Misuse
+from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import DAY_US
 
 BEGIN = dt.date(2025, 1, 6)
@@ -93,6 +93,14 @@ def test_values_of_the_row_itself_are_features_only_where_they_are_known_ahead(t
     text = (again.folder / "project.py").read_text()
     assert '"promotion": tt.col("promotion")' in text
     assert '"visitors": tt.col' not in text
+
+
+def test_several_columns_in_one_option_are_told_to_be_given_one_by_one(tmp_path: Path) -> None:
+    file = shops(tmp_path / "shops.csv", extra=True)
+    with pytest.raises(NotFound, match="Give --known-ahead once for each column"):
+        made(file, label="sales", known_ahead=["visitors,promotion"])
+    with pytest.raises(NotFound, match=r"shops.csv has date, shop"):
+        made(file, label="sales", known_ahead=["visitors,weather"])
 
 
 def test_names_with_spaces_are_quoted_in_what_can_be_typed(tmp_path: Path) -> None:

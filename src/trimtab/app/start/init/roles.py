@@ -43,7 +43,10 @@ def existing(table: DataTable, option: str, name: str) -> str:
     if name in table.left_out:
         raise Misuse(f"{option} {name!r}: the column {table.left_out[name]}.")
     if name not in table.columns:
-        raise NotFound(f"{option} {name!r}: no such column. {columns_in_words(table.file, name, list(table.columns))}")
+        several = "," in name and table.columns.keys() >= {*name.split(",")}
+        known = columns_in_words(table.file, name, list(table.columns))
+        known = f"Give {option} once for each column." if several else known
+        raise NotFound(f"{option} {name!r}: no such column. {known}")
     return name
 
 

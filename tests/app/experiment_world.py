@@ -200,9 +200,19 @@ class World:
 
 
 def expected_day(
-    written: Written, definition: Experiment, state: ExperimentState, day_us: int, known_by_us: int, seen: set[str]
-) -> dict[str, VariantDay]:
-    """One day from the written records, with loops. Units in `seen` are left out, and those of the day are added."""
+    written: Written,
+    definition: Experiment,
+    state: ExperimentState,
+    day_us: int,
+    known_by_us: int,
+    seen: set[str],
+    late_us: int = 0,
+) -> tuple[dict[str, VariantDay], dict[str, dict[str, int]]]:
+    """One day from the written records, with loops. Units in `seen` are left out, and those of the day are added.
+
+    Orders that became known within `late_us` after the day was closed count, too. The second result is how many these
+    are, by metric and variant.
+    """
     end_us = 2**62 if state.ended_at_us is None else state.ended_at_us
     first: dict[str, tuple[int, int]] = {}
     for position, one in enumerate(written.logged):
@@ -216,7 +226,8 @@ def expected_day(
         first[found.unit] = min(first.get(found.unit, (2**62, 0)), (found.at_us, position))
     seen.update(first)
     units = [written.logged[position].exposure for _, position in first.values()]
-    out = {}
+    out, late = {}, {metric.name: {} for metric in definition.metrics}
+    closed_us, known_by_us = known_by_us, known_by_us + late_us
     for variant in definition.variants:
         of_variant = [one for one in units if one.variant == variant]
         mine = [one for one in of_variant if not one.override]
@@ -235,7 +246,19 @@ def expected_day(
             },
             slice_units={name: len(some) for name, some in sorted(countries.items())},
         )
-    return out
+        for metric in definition.metrics:
+            then, now = (sum(events(written, metric, one, us) for one in mine) for us in (closed_us, known_by_us))
+            if now > then:
+                late[metric.name][variant] = now - then
+    return out, {name: counts for name, counts in late.items() if counts}
+
+
+def events(written: Written, metric: Metric, unit: Exposure, known_by_us: int) -> int:
+    """The number of orders of a unit that a metric reads."""
+    assert metric.value is not None
+    there = [one for one in written.orders(unit.unit, known_by_us) if 0 <= one.at_us - unit.at_us < metric.within_us]
+    some = metric.denominator is None and metric.value.where is not None
+    return sum(not some or (one.amount is not None and one.amount > 10.0) for one in there)
 
 
 def arm(written: Written, metric: Metric, units: Sequence[Exposure], known_by_us: int) -> ArmSums:

@@ -19,7 +19,7 @@ from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Conflict
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.events.definitions import source
-from trimtab.experiments.days import store_day, stored_days, stored_reached
+from trimtab.experiments.days import LATE_AFTER, store_day, stored_days, stored_reached
 from trimtab.experiments.definitions import Metric
 from trimtab.experiments.exposures import log_exposures
 from trimtab.experiments.first_exposures import FirstExposures
@@ -51,8 +51,39 @@ def test_days_have_the_sums_of_plain_loops(seed: int, tmp_path: Path) -> None:
         seen: set[str] = set()
         for day in days:
             assert day.known_by_us == day.day_us + DAY_US + WAIT_US
-            assert day.variants == expected_day(world.written, definition, state, day.day_us, day.known_by_us, seen)
+            given = world.written, definition, state, day.day_us, day.known_by_us
+            assert day.variants == expected_day(*given, seen)[0]
         assert len(seen) > 20
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_orders_that_came_late_are_counted_next_to_the_closed_day(seed: int, tmp_path: Path) -> None:
+    rng, clock = random.Random(seed), VirtualClock(BEGIN_US - 3 * DAY_US)
+    with opened(tmp_path / "p", clock) as project:
+        definition = definition_of(project)
+        state = started(project, definition, BEGIN_US + 5 * HOUR_US)
+        world = World(project, clock, rng, users=60, days=2)
+        world.run(lambda: close_due(project), 9 * HOUR_US)
+        for after in (2, 9, 40):  # at least so many days after all was closed
+            clock.advance_to(max(clock.now_us(), BEGIN_US + (14 + after) * DAY_US))
+            close_due(project)
+            days = stored_days(project.state.catalog, "prices", 1)
+            seen: set[str] = set()
+            changed = 0
+            for day in days:
+                ages = [age for age in LATE_AFTER if day.known_by_us + age * DAY_US <= clock.now_us()]
+                late_us, before = max(ages, default=0) * DAY_US, set(seen)
+                given = world.written, definition, state, day.day_us, day.known_by_us
+                closed_day, _ = expected_day(*given, seen)
+                with_late, counts = expected_day(*given, before, late_us)
+                assert day.variants == closed_day
+                assert day.as_known_late.variants == with_late
+                assert day.late == ({} if day.with_late is None else counts)
+                changed += day.with_late is not None
+        assert changed >= 2
+        revisions = [one.revision for one in project.state.catalog.find("experiment_reached")]
+        close_due(project)
+        assert [one.revision for one in project.state.catalog.find("experiment_reached")] == revisions
 
 
 def exposed(project: tt.Project, *units: str, variant: str = "old") -> None:

@@ -211,17 +211,26 @@ def test_labels_that_come_two_days_later_in_one_arm_fake_no_effect(wait: str, tm
             shop.label(key, sold)
         shop.clock.advance_to(max(closes_us, shop.clock.now_us()))
         (day,) = shop.days()
+        shop.clock.advance_to(BEGIN_US + 31 * DAY_US)
+        close_due(shop.project)
+        late = stored_days(shop.project.state.catalog, "versions", 1)[0]
+    assert late.variants == day.variants  # a closed day stays as it was
     old, new = day.variants["old"], day.variants["new"]
     assert (old.missing, old.labelled) == (0, old.units)
     assert new.missing + new.labelled == new.units
     if wait == "3d":
         assert new.missing == 0
+        assert (late.late, late.with_late) == ({}, None)
         shares = [one.metrics["sold"].y[0] / one.metrics["sold"].units for one in (old, new)]
         assert abs(shares[0] - shares[1]) < 0.15
     else:  # what comes after the wait is missing, and the day says so for each variant
         assert new.missing > 0.3 * new.units
         assert new.metrics["sold"].units == new.labelled
         assert new.metrics["sold"].y == ()  # among those with a label, nothing was sold
+        assert late.late == {"sold": {"new": new.missing}}
+        found = {name: late.as_known_late.variants[name].metrics["sold"] for name in ("old", "new")}
+        assert [one.units for one in found.values()] == [old.units, new.units]
+        assert abs(found["old"].y[0] / old.units - found["new"].y[0] / new.units) < 0.15
 
 
 def test_versions_that_throw_time_out_or_get_lost_keep_their_units(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,10 +15,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from generated_days import START_US, changed, days_of, experiment, metric, normal_days, state_of
 
 from trimtab.core.time import DAY_US
+from trimtab.events.definitions import source
 from trimtab.experiments.reading.effects import looks_of
-from trimtab.experiments.reading.looks import verdict
+from trimtab.experiments.reading.looks import shown_effect, verdict
 from trimtab.experiments.reading.reading import read_experiment
 from trimtab.experiments.reading.results import Reading
+
+ORDERS = source("orders", time="at", columns={"customer": str, "amount": float})
 
 
 def one(reading: Reading, name: str = "revenue"):
@@ -280,6 +284,53 @@ def test_one_sided_lower_is_better_mirrors_higher_is_better(rule: str) -> None:
         assert (a.high, b.low) == (None, None)
         if a.low is not None:
             assert b.high == pytest.approx(-a.low)
+
+
+def late_days(effect: float, with_late: float, *, days: int = 30, **given: Any) -> Reading:
+    """A reading of days whose events that came late change the effect of green; blue has no late events."""
+    definition = experiment(metric("revenue", source=ORDERS), **given)
+    early, late = (normal_days(np.random.default_rng(23), days=days, effect=one) for one in (effect, with_late))
+    changes = [day.variants for day in days_of(late)]
+    closed = [
+        changed(day, with_late={**day.variants, "green": variants["green"]}, late={"revenue": {"green": 20}})
+        for day, variants in zip(days_of(early), changes, strict=True)
+    ]
+    return read_experiment(definition, state_of(definition), closed)
+
+
+def test_events_that_came_late_are_named_and_can_take_a_decision_back() -> None:
+    reading = late_days(0.05, 0.0)
+    found = one(reading)
+    assert (found.at_close, found.verdict) == ("better", "open")
+    assert reading.late == {"revenue": {"green": 600}}
+    assert reading.notes == [
+        "events of revenue came after their day was closed and do not count: 600 of green; with them, green has "
+        f"{shown_effect(found, found.with_late)}. To count such events, declare a longer delay of 'orders' and start "
+        "the experiment again"
+    ]
+    assert reading.decision.act == "wait"
+    assert reading.decision.text.startswith(
+        f"keep running: outcomes that came late contradict what the closed days say. green: {shown_effect(found)}"
+    )
+    over = late_days(0.05, 0.0, duration_us=30 * DAY_US).decision
+    assert (over.act, over.text.partition(":")[0]) == ("no difference shown", "no difference shown")
+
+
+def test_events_that_came_late_cannot_make_a_decision() -> None:
+    """A person who waits for late events gets no second chance to find an effect."""
+    reading = late_days(0.0, 0.1)
+    found = one(reading)
+    assert found.with_late is not None
+    assert found.with_late.low > 0.0
+    assert (found.at_close, found.verdict) == ("open", "open")
+    assert reading.decision.act not in ("ship", "stop")
+
+
+def test_a_decision_stands_if_late_events_say_the_same() -> None:
+    reading = late_days(0.05, 0.06)
+    assert one(reading).verdict == "better"
+    assert reading.decision.act == "ship"
+    assert len(reading.notes) == 1
 
 
 def test_a_reading_is_json() -> None:

@@ -36,6 +36,7 @@ class DaySums:
         self._metrics = {metric.name: metric for metric in experiment.metrics}
         empty = VariantDay(metrics={metric.name: ArmSums() for metric in experiment.metrics})
         self._days = dict.fromkeys(experiment.variants, empty)
+        self.events: dict[str, dict[str, float]] = {name: {} for name in self._days}  # by variant and metric
         self._seen: dict[str, set[str]] = {name: set() for name in experiment.slices}
 
     def add(self, units: ExposureBlock, values: Mapping[str, UnitValues], labels: Array | None = None) -> None:
@@ -43,13 +44,16 @@ class DaySums:
 
         Args:
             units: The first exposures of the units.
-            values: The numbers of the units, by metric.
+            values: The numbers of the units, by metric; and by its name with " events", the numbers of its events.
             labels: How many predictions of each unit have a label, and how many have none, shape (units, 2).
         """
         slices = self._slices(units)
+        counts_of = {name: one.y for name, one in values.items() if name not in self._metrics}
+        values = {name: one for name, one in values.items() if name in self._metrics}
         for code, name in enumerate(self._experiment.variants):
             mine = (units.variants == code) & ~units.overrides
-            day = self._days[name]
+            day, events = self._days[name], self.events[name]
+            events |= {one: events.get(one, 0.0) + float(counts[mine].sum()) for one, counts in counts_of.items()}
             sums = {metric: _sums(self._metrics[metric], one, mine) for metric, one in values.items()}
             parts = {**day.slices}
             counts = {**day.slice_units}
@@ -103,6 +107,20 @@ class DaySums:
                 of_units = np.array([codes[text] for text in texts], np.int64)
                 found |= {text: of_units == code for text, code in codes.items() if text}
         return found
+
+
+def late_outcomes(metrics: Sequence[Metric], before: DaySums, after: DaySums) -> dict[str, dict[str, int]]:
+    """Return how many more events, or labels, the same units have in the later of two sums, by metric and variant."""
+    found: dict[str, dict[str, int]] = {}
+    labels = [{name: day.labelled for name, day in one.variants().items()} for one in (before, after)]
+    for metric in metrics:
+        for name, events in after.events.items():
+            of = f"{metric.name} events"
+            more = int(events.get(of, 0.0) - before.events[name].get(of, 0.0))
+            more = labels[1][name] - labels[0][name] if metric.source is None else more
+            if more > 0:
+                found.setdefault(metric.name, {})[name] = more
+    return found
 
 
 def added(sums: Sequence[ArmSums]) -> ArmSums:

@@ -15,6 +15,7 @@ from trimtab.store.ports import Catalog, Put
 EARLY_US = HOUR_US  # an exposure may be logged this long before its own time, because clocks differ
 LATE_US = DAY_US  # an exposure that is logged later than this after its own time does not count
 REACHED = "experiment_reached"  # the kind of the catalogue records with a `Reached`, one for each experiment
+LATE_AFTER = (1, 7, 28)  # so many days after a day was closed, its outcomes are read again
 _FAR_US = 2**62
 
 
@@ -24,6 +25,7 @@ class Reached(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     closed_until_us: int  # all days before this time are closed
     units: list[str] = []  # by day: the address of the blob with the units that were first exposed then
+    read_again: dict[int, int] = {}  # by number in `LATE_AFTER`: the outcomes of all days before this were read again
 
 
 class DueDay(msgspec.Struct, frozen=True):
@@ -65,6 +67,22 @@ def due_days(reached: Reached, end_us: int, wait_us: int, now_us: int) -> Iterat
         day_us += DAY_US
 
 
+def days_to_read_again(
+    reached: Reached, state: ExperimentState, wait_us: int, now_us: int
+) -> tuple[dict[int, int], Reached]:
+    """Return the closed days whose outcomes can be read again now, and how far the days are read again then.
+
+    For each day, the result has the largest number of `LATE_AFTER` that is over.
+    """
+    due, until = dict[int, int](), dict[int, int]()
+    for age in LATE_AFTER:
+        first_us = reached.read_again.get(age, begun(state).closed_until_us)
+        last_us = min(reached.closed_until_us, (now_us - wait_us) // DAY_US * DAY_US - age * DAY_US)
+        due |= dict.fromkeys(range(first_us, last_us, DAY_US), age)
+        until[age] = max(first_us, last_us)
+    return due, msgspec.structs.replace(reached, read_again=until)
+
+
 def begun(state: ExperimentState) -> Reached:
     """Return the beginning: no day of this generation is closed."""
     return Reached(generation=state.generation, closed_until_us=state.started_at_us // DAY_US * DAY_US)
@@ -87,11 +105,21 @@ def store_day(day: ExperimentDay, units: str, reached: Reached, revision: int) -
     now = msgspec.structs.replace(
         reached, closed_until_us=day.day_us + DAY_US, units=[*reached.units, units] if units else reached.units
     )
-    key = f"{_prefix(day.experiment, day.generation)}{format_time(day.day_us)[:10]}"
     return [
-        Put(DAYS, key, msgspec.json.encode(day), expected=0),
-        Put(REACHED, day.experiment, msgspec.json.encode(now), expected=revision),
+        Put(DAYS, _key(day), msgspec.json.encode(day), expected=0),
+        put_reached(day.experiment, now, revision),
     ], now
+
+
+def put_reached(experiment: str, reached: Reached, revision: int) -> Put:
+    """Return the change that stores how far the days of an experiment are closed and read again."""
+    return Put(REACHED, experiment, msgspec.json.encode(reached), expected=revision)
+
+
+def put_late(catalog: Catalog, day: ExperimentDay) -> Put:
+    """Return the change that stores a closed day again, with the outcomes that came late."""
+    record = catalog.get(DAYS, _key(day))
+    return Put(DAYS, _key(day), msgspec.json.encode(day), expected=0 if record is None else record.revision)
 
 
 def stored_days(catalog: Catalog, experiment: str, generation: int) -> list[ExperimentDay]:
@@ -119,6 +147,10 @@ def unit_blobs(catalog: Catalog) -> list[str]:
 
 def _prefix(experiment: str, generation: int) -> str:
     return f"{experiment}/{generation:06}/"
+
+
+def _key(day: ExperimentDay) -> str:
+    return f"{_prefix(day.experiment, day.generation)}{format_time(day.day_us)[:10]}"
 
 
 _decoder = msgspec.json.Decoder(ExperimentDay)

@@ -128,7 +128,14 @@ class ExperimentDay(msgspec.Struct, frozen=True, kw_only=True):
     variants: dict[str, VariantDay]
     marks: tuple[str, ...] = ()  # what else happened, such as "retraining"
     excluded: str | None = None  # why the day does not count, such as "red window: column temp was null"
-    known_by_us: int = 0  # what became known later does not count, and does not change the day
+    known_by_us: int = 0  # what became known later does not count, and does not change `variants`
+    with_late: dict[str, VariantDay] | None = None  # the same with the outcomes that came late; None: none came
+    late: dict[str, dict[str, int]] = {}  # by metric and variant: the events or labels that came late
+
+    @property
+    def as_known_late(self) -> ExperimentDay:
+        """The day as if outcomes that came late had come in time."""
+        return self if self.with_late is None else msgspec.structs.replace(self, variants=self.with_late)
 
 
 def stored_definition(state: ExperimentState) -> Experiment:

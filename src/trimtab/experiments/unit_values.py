@@ -113,6 +113,17 @@ class MetricFeatures:
         return found
 
 
+def event_counts(metrics: Sequence[Metric]) -> dict[str, Metric]:
+    """Return by metric about events one that counts the events which it reads."""
+    found = {}
+    for metric in metrics:
+        if metric.source is not None and metric.value is not None:
+            counted = Aggregate(kind="count", where=None if metric.denominator else metric.value.where)
+            plain = {"kind": "mean", "denominator": None, "before_us": 0, "cap": None}
+            found[metric.name] = msgspec.structs.replace(metric, name=f"{metric.name} events", value=counted, **plain)
+    return found
+
+
 def capped(metric: Metric, values: Array) -> Array:
     """Return values with those above the metric's cap cut to it, and NaN in place of those that are too large."""
     return within_range(values if metric.cap is None else np.minimum(values, metric.cap))

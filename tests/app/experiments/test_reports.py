@@ -224,6 +224,27 @@ def test_plan_reads_the_projects_own_history_and_power_the_given_numbers(folder:
         project.experiment_plan("checkout", units="nothing")
 
 
+def test_events_that_came_late_are_in_the_report_and_on_the_page(tmp_path: Path) -> None:
+    (tmp_path / "trimtab.toml").write_text("")
+    (tmp_path / "project.py").write_text(PROJECT)
+    clock = VirtualClock(START_US)
+    with open_project(tmp_path, clock=clock, environment={}) as project:
+        project.start_experiment("verbs", why="A test.")
+        found = [project.assign("verbs", f"c{n}", expose=True) for n in range(40)]
+        clock.advance_to(START_US + 3 * DAY_US)
+        assert project.experiment_report("verbs").notes == []
+        late = [{"customer": f"c{n}", "at": START_US, "amount": 1.0} for n in range(40) if found[n].variant == "b"]
+        project.push("orders", late)
+        clock.advance_to(START_US + 5 * DAY_US)
+        assert project.tick() == []
+    said = f"vents of bought came after their day was closed and do not count: {len(late)} of b"
+    assert said in run(tmp_path, "experiment", "show", "verbs")
+    assert printed(tmp_path, "experiment show", "verbs")["late"] == {"bought": {"b": len(late)}}
+    run(tmp_path, "experiment", "show", "verbs", "--page", str(tmp_path / "page.html"))
+    assert said in (tmp_path / "page.html").read_text()
+    assert said in run(tmp_path, "status")
+
+
 def test_an_experiment_that_is_blocked_is_red_in_the_status(tmp_path: Path) -> None:
     (tmp_path / "trimtab.toml").write_text("")
     (tmp_path / "project.py").write_text(PROJECT)

@@ -10,6 +10,7 @@ from trimtab.app.models.experiment_split import assigner_of
 from trimtab.core.errors import Misuse
 from trimtab.experiments.assignment import Assigner, Assignment, check_row
 from trimtab.experiments.days import end_us, stored_reached
+from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.exposures import log_exposures
 from trimtab.experiments.records import (
     KIND,
@@ -124,21 +125,27 @@ def cannot_close(system: System, state: ExperimentState) -> str | None:
     reached, _ = stored_reached(system.state.catalog, state)
     if reached.closed_until_us >= end_us(state, definition.duration_us):
         return None
-    sources, lacks = system.declared.sources, ""
-    for one in definition.metrics:
-        if one.source is None:
-            continue
-        if one.source.name not in sources:
-            lacks = lacks or f"source {one.source.name!r}, which metric {one.name!r} reads"
-        elif columns := [name for name in one.read if name not in sources[one.source.name].columns]:
-            lacks = lacks or f"column {columns[0]!r} of {one.source.name!r}, which metric {one.name!r} reads"
-    if not lacks and definition.model is not None and definition.model not in system.declared.deployments:
-        lacks = f"the deployment of {definition.model!r}, whose versions are compared"
-    if not lacks:
+    lacks = lacking(system, definition)
+    if lacks is None:
         return None
     if state.phase in ("running", "paused"):
         return f"no day can be closed: the project file lacks {lacks}. Declare it again, or stop the experiment"
     return f"the last days could not be closed: the project file lacks {lacks}. Declare it again to close them"
+
+
+def lacking(system: System, definition: Experiment) -> str | None:
+    """Return what the metrics of an experiment read and the project file does not declare; None if it has all."""
+    sources = system.declared.sources
+    for one in definition.metrics:
+        if one.source is None:
+            continue
+        if one.source.name not in sources:
+            return f"source {one.source.name!r}, which metric {one.name!r} reads"
+        if columns := [name for name in one.read if name not in sources[one.source.name].columns]:
+            return f"column {columns[0]!r} of {one.source.name!r}, which metric {one.name!r} reads"
+    if definition.model is not None and definition.model not in system.declared.deployments:
+        return f"the deployment of {definition.model!r}, whose versions are compared"
+    return None
 
 
 def notes(system: System, state: ExperimentState) -> list[str]:

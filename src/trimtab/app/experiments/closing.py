@@ -1,8 +1,11 @@
 """Close the days of experiments: store exact sums over the units that were first exposed on each day.
 
 A day is closed once, when the windows of its units are over and the waits for their labels and late events too. What
-becomes known later does not change it. Everything is computed from the logs, so a killed process loses nothing: the
-next one closes the same day with the same sums.
+becomes known later does not change its sums. 1, 7 and 28 days later its outcomes are read again: if some came late,
+they are counted, and the sums with them are stored next to those of the closed day.
+
+Everything is computed from the logs, so a killed process loses nothing: the next one closes the same day with the same
+sums.
 """
 
 from __future__ import annotations
@@ -17,23 +20,35 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.app.experiments.assigning import cannot_close
+from trimtab.app.experiments.assigning import lacking
 from trimtab.app.experiments.logged_units import LoggedUnits
 from trimtab.app.experiments.prediction_values import PredictionValues
 from trimtab.app.state.lease import Lease
 from trimtab.core.columns.data import Columns
 from trimtab.core.time import DAY_US
-from trimtab.experiments.day_sums import DaySums
-from trimtab.experiments.days import DueDay, due_days, end_us, longest_wait_us, store_day, stored_reached
+from trimtab.experiments.day_sums import DaySums, late_outcomes
+from trimtab.experiments.days import (
+    DueDay,
+    days_to_read_again,
+    due_days,
+    end_us,
+    longest_wait_us,
+    put_late,
+    put_reached,
+    store_day,
+    stored_days,
+    stored_reached,
+)
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.exposures import ExposureBlock, Intake, read_exposures
 from trimtab.experiments.first_exposures import FirstExposures, first_exposures, unpacked_keys
 from trimtab.experiments.records import KIND, ExperimentDay, ExperimentState, stored_definition
-from trimtab.experiments.unit_values import Evaluate, MetricFeatures, UnitValues
+from trimtab.experiments.unit_values import Evaluate, MetricFeatures, UnitValues, event_counts
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
 from trimtab.monitoring.inputs.red_windows import red_windows
 from trimtab.steering.ledger import Ledger
+from trimtab.store.ports import Put
 
 if TYPE_CHECKING:
     from trimtab.app.features.feature_runs import Run
@@ -56,7 +71,7 @@ def close_due(system: System, experiment: str | None = None) -> list[ExperimentD
     failed: list[Exception] = []
     for record in system.state.catalog.find(KIND):
         state = msgspec.json.decode(record.body, type=ExperimentState)
-        if experiment in (None, state.name) and cannot_close(system, state) is None:
+        if experiment in (None, state.name) and lacking(system, stored_definition(state)) is None:
             try:
                 days += _close(system, state)
             except Exception as error:  # may come from a user's code; the others are closed first
@@ -72,7 +87,10 @@ def _close(system: System, state: ExperimentState) -> list[ExperimentDay]:
     if not lease.take():
         return []
     try:
-        return ExperimentDays(system, state).close()
+        days = ExperimentDays(system, state)
+        closed = days.close()
+        days.read_again()
+        return closed
     finally:
         lease.release()
 
@@ -88,6 +106,7 @@ class ExperimentDays:
         self._end_us = end_us(state, definition.duration_us)
         self._testers = {*system.declared.experiments.get(state.name, definition).overrides}
         self._features = MetricFeatures(definition.metrics, len(definition.unit))
+        self._wait_us = longest_wait_us(definition.metrics, None if self._model is None else self._model.label)
         self._units: LoggedUnits | None = None
         self._predictions: PredictionValues | None = None
         if self._model is not None:
@@ -103,8 +122,7 @@ class ExperimentDays:
         """
         catalog, blob = self._system.state.catalog, self._system.state.blob
         reached, revision = stored_reached(catalog, self._state)
-        wait_us = longest_wait_us(self.definition.metrics, None if self._model is None else self._model.label)
-        due = list(due_days(reached, self._end_us, wait_us, self._system.clock.now_us()))
+        due = list(due_days(reached, self._end_us, self._wait_us, self._system.clock.now_us()))
         days: list[ExperimentDay] = []
         if not due:
             return days
@@ -129,30 +147,81 @@ class ExperimentDays:
             earlier: Sorted hashes of the units that were exposed on earlier days.
             evaluate: Computes features.
         """
-        definition, state = self.definition, self._state
-        from_us, until_us = max(due.day_us, state.started_at_us), min(due.day_us + DAY_US, self._end_us)
-        intake = Intake(from_us, until_us, due.known_by_us)
+        state, intake = self._state, self._intake(due)
         first = first_exposures(self._exposures(intake), earlier)
-        sums = DaySums(definition)
-        of_predictions, labels = (None, None) if self._predictions is None else self._predictions.of(first, intake)
-        for units in first.chunks(self._exposures(intake)):
-            values = self._features.values(list(units.units), units.at_us, due.known_by_us, evaluate)
-            rows, _ = first.rows_of(units.keys)
-            if self._testers:  # some became testers after their first exposure
-                now = np.array([unit in self._testers for unit in units.units.tolist()], bool)
-                units = msgspec.structs.replace(units, overrides=units.overrides | now)
-            values |= {name: UnitValues(found[rows]) for name, found in (of_predictions or {}).items()}
-            sums.add(units, values, None if labels is None else labels[rows])
         day = ExperimentDay(
             experiment=state.name,
             generation=state.generation,
             day_us=due.day_us,
             known_by_us=due.known_by_us,
-            variants=sums.variants(),
+            variants=self._sums(self._features, first, intake, evaluate).variants(),
             marks=self._marks(due.day_us),
             excluded=self._excluded(due.day_us),
         )
         return day, first
+
+    def read_again(self) -> None:
+        """Read the outcomes of closed days again that have been closed for some days, and store what came late.
+
+        A day whose exposures or events are not all kept any more, or some of whose units became testers, is left as it
+        is: its sums are not those of then.
+
+        Raises:
+            Conflict: Another process has done it meanwhile.
+        """
+        state, now_us = self._state, self._system.clock.now_us()
+        catalog, blob = self._system.state.catalog, self._system.state.blob
+        reached, revision = stored_reached(catalog, state)
+        due, reached_now = days_to_read_again(reached, state, self._wait_us, now_us)
+        if not due:
+            return
+        counts = event_counts(self.definition.metrics)
+        features = MetricFeatures([*self.definition.metrics, *counts.values()], len(self.definition.unit))
+        units, earlier, puts = iter(reached.units), list[str](), list[Put]()
+        with evaluating(self._system, features.every, ["late", state.name, state.generation, [*due]]) as evaluate:
+            for day in stored_days(catalog, state.name, state.generation):
+                if not any(one.units + one.testers for one in day.variants.values()):
+                    continue
+                if day.day_us in due:
+                    intake = self._intake(DueDay(day.day_us, day.known_by_us))
+                    known = (unpacked_keys(blob.get(digest)) for digest in earlier)
+                    first = first_exposures(self._exposures(intake), known)
+                    until_us = day.known_by_us + due[day.day_us] * DAY_US
+                    before, after = (self._sums(features, first, intake, evaluate, us) for us in (None, until_us))
+                    with_late = None if after.variants() == day.variants else after.variants()
+                    if before.variants() == day.variants and with_late != day.with_late:
+                        late = late_outcomes(self.definition.metrics, before, after)
+                        found = msgspec.structs.replace(day, with_late=with_late, late=late)
+                        puts.append(put_late(catalog, found))
+                earlier.append(next(units))
+        catalog.write([*puts, put_reached(state.name, reached_now, revision)])
+
+    def _intake(self, due: DueDay) -> Intake:
+        from_us, until_us = max(due.day_us, self._state.started_at_us), min(due.day_us + DAY_US, self._end_us)
+        return Intake(from_us, until_us, due.known_by_us)
+
+    def _sums(
+        self,
+        features: MetricFeatures,
+        first: FirstExposures,
+        intake: Intake,
+        evaluate: Evaluate,
+        known_by_us: int | None = None,
+    ) -> DaySums:
+        """Add up the numbers of units. With `known_by_us`, outcomes that became known until then count, too."""
+        sums = DaySums(self.definition)
+        of_predictions, labels = dict[str, NDArray[Any]](), None
+        if self._predictions is not None:
+            of_predictions, labels = self._predictions.of(first, intake, known_by_us)
+        for units in first.chunks(self._exposures(intake)):
+            values = features.values(list(units.units), units.at_us, known_by_us or intake.known_by_us, evaluate)
+            rows, _ = first.rows_of(units.keys)
+            if self._testers:  # some became testers after their first exposure
+                now = np.array([unit in self._testers for unit in units.units.tolist()], bool)
+                units = msgspec.structs.replace(units, overrides=units.overrides | now)
+            values |= {name: UnitValues(found[rows]) for name, found in of_predictions.items()}
+            sums.add(units, values, None if labels is None else labels[rows])
+        return sums
 
     def _exposures(self, intake: Intake) -> Iterator[ExposureBlock]:
         """Yield the exposures that may be the first ones of a day.

@@ -52,8 +52,12 @@ class PredictionValues:
             classes=model.label.class_names,
         )
 
-    def of(self, first: FirstExposures, intake: Intake) -> tuple[dict[str, Array], Array]:
+    def of(
+        self, first: FirstExposures, intake: Intake, known_by_us: int | None = None
+    ) -> tuple[dict[str, Array], Array]:
         """Return the numbers of the units that were first exposed in the time of an intake.
+
+        With `known_by_us`, labels that came after their wait and became known until then count, too.
 
         Returns:
             By metric: the number of each unit, NaN if it has none, shape (units,). And how many predictions of each
@@ -64,9 +68,9 @@ class PredictionValues:
         parts: dict[str, list[tuple[Array, Array]]] = {metric.name: [] for metric in self.metrics}
         longest_us = max(metric.within_us for metric in self.metrics)
         window = msgspec.structs.replace(intake, until_us=intake.until_us + longest_us)
-        for found in self._outcomes.each(lambda: self._tables(first, window, longest_us)):
+        for found in self._outcomes.each(lambda: self._tables(first, window, longest_us), known_by_us):
             unit, after_us = found.predictions["unit"].values, found.predictions["after"].values
-            known = ~np.isnan(found.labels) & (found.known_at_us <= intake.known_by_us)
+            known = ~np.isnan(found.labels) & (found.known_at_us <= (known_by_us or intake.known_by_us))
             np.add.at(labels, (unit, np.where(known, 0, 1)), 1)
             for metric in self.metrics:
                 rows = (after_us < metric.within_us) & (known | (metric.prediction == "score"))

@@ -43,7 +43,7 @@ def experiment_report(system: System, name: str, *, close: bool = True, slices: 
     if (why := cannot_close(system, state)) is not None:
         blocked = Recommendation(act="blocked", text=f"blocked: {why}.")
         reading = msgspec.structs.replace(reading, decision=blocked)
-    return msgspec.structs.replace(reading, notes=notes(system, state))
+    return msgspec.structs.replace(reading, notes=[*reading.notes, *notes(system, state)])
 
 
 def write_experiment_page(system: System, name: str, to: Path) -> Path:

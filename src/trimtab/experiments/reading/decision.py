@@ -58,6 +58,13 @@ def recommend(
         text = "; ".join(f"stop {name}: {why}" for name, why in stopped.items())
         return Recommendation(act="stop", text=text, variant=next(iter(stopped)))
     going = {name: some for name, some in by_variant.items() if name not in stopped}
+    if taken_back := [one for some in going.values() for one in some if one.role != "secondary" and one.taken_back]:
+        effects = "; ".join(
+            f"{one.variant}: {shown_effect(one)}, with them {shown_effect(one, one.with_late)}" for one in taken_back
+        )
+        what = "no difference shown" if _is_over(definition, state, closed) else "keep running"
+        text = f"{what}: outcomes that came late contradict what the closed days say. {effects}"
+        return Recommendation(act="no difference shown" if what == "no difference shown" else "wait", text=text)
     if _is_over(definition, state, closed):
         return _undecided(definition, going, stopped)
     return _go_on(definition, closed, going, stopped)

@@ -42,13 +42,20 @@ class MetricReading(msgspec.Struct, frozen=True, kw_only=True):
     better: Literal["higher", "lower"]
     variant: str
     looks: list[Look]  # oldest first; empty as long as nothing may be shown
-    verdict: Verdict
+    verdict: Verdict  # "open" if outcomes that came late contradict `at_close`
+    at_close: Verdict  # what the closed days alone say
     margin: float | None = None  # for a guardrail: by how much it may be worse, as a share of the control's mean
     adjusted_p: float | None = None  # for a secondary metric: the p-value after Benjamini-Hochberg
     bounded: tuple[float, float] | None = None  # the interval after allowing for missing labels, if they differ
     probability_better: float | None = None  # the Bayesian reading: the probability that the variant is better
     expected_loss: float | None = None  # the loss to expect from choosing the variant, in units of the metric
+    with_late: Look | None = None  # the newest look, if outcomes that came late had counted; None: none came late
     by_week: list[Look] = []  # the effect on units that were first exposed in each week, to see novelty effects
+
+    @property
+    def taken_back(self) -> bool:
+        """Whether the newest look alone would decide, but not together with the outcomes that came late."""
+        return self.with_late is not None and self.verdict == "open" and self.at_close != "open"
 
     @property
     def now(self) -> Look | None:
@@ -76,9 +83,9 @@ def verdict(metric: Metric, look: Look, bounded: tuple[float, float] | None = No
     return "within margin" if low > 0.0 else "worse" if high < 0.0 else "open"
 
 
-def shown_effect(one: MetricReading) -> str:
-    """Return the newest effect on a metric as text, such as "revenue +3.1 % (1.2 % to 5.0 %)"."""
-    effect, low, high = shown_values(one.looks[-1], one.bounded)
+def shown_effect(one: MetricReading, look: Look | None = None) -> str:
+    """Return the newest effect on a metric, or that of a look, as text: "revenue +3.1 % (1.2 % to 5.0 %)"."""
+    effect, low, high = shown_values(one.looks[-1], one.bounded) if look is None else shown_values(look)
     ends = [None if end is None else end.removeprefix("+") for end in (low, high)]
     if low is None or high is None:
         between = f"at least {low}" if low is not None else f"at most {high}" if high is not None else "no interval yet"

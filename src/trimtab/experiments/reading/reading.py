@@ -24,7 +24,7 @@ from trimtab.experiments.reading.effects import (
     looks_of,
     novelty_of,
 )
-from trimtab.experiments.reading.looks import MetricReading, verdict
+from trimtab.experiments.reading.looks import MetricReading, shown_effect, verdict
 from trimtab.experiments.reading.results import Completeness, RatioCheck, Reading, SliceReading, VariantReading
 from trimtab.experiments.records import ExperimentDay, ExperimentState
 
@@ -76,7 +76,9 @@ def read_experiment(
         completeness=completeness,
         metrics=metrics,
         slices=_slices(definition, state, closed) if shown and slices else [],
+        late=_late(counted),
         withheld=withheld,
+        notes=_notes(definition, counted, metrics),
         decision=recommend(definition, state, closed, metrics, ratio, withheld),
     )
 
@@ -162,6 +164,7 @@ def _metrics(
     completeness: Sequence[Completeness],
 ) -> list[MetricReading]:
     found, days = [], [one for one in days_shown(definition, state, closed) if one.excluded is None]
+    late = [one.as_known_late for one in closed] if any(one.with_late for one in days) else None
     for metric in definition.metrics:
         for name in list(definition.variants)[1:]:
             looks = looks_of(definition, metric, state, closed, name)
@@ -174,6 +177,9 @@ def _metrics(
                 if share is None or metric.prediction is None
                 else share.bounds(last.low, last.high, (last.control, last.variant), limit_of(metric, days))
             )
+            with_late = last if late is None else (looks_of(definition, metric, state, late, name) or looks)[-1]
+            at_close = verdict(metric, last, bounded)
+            stands = with_late == last or verdict(metric, with_late) == at_close
             probability, loss = bayesian(definition, metric, days, name)
             found.append(
                 MetricReading(
@@ -183,7 +189,9 @@ def _metrics(
                     better=metric.better,
                     variant=name,
                     looks=looks,
-                    verdict=verdict(metric, looks[-1], bounded),
+                    verdict=at_close if stands else "open",
+                    at_close=at_close,
+                    with_late=None if with_late == last else with_late,
                     margin=metric.margin if metric.role == "guardrail" else None,
                     bounded=bounded,
                     probability_better=probability,
@@ -200,6 +208,30 @@ def _corrected(definition: Experiment, one: MetricReading, p: float | None) -> M
     """Return a secondary metric with its corrected p. Without enough evidence after the correction it is open."""
     proven = p is not None and p <= 1.0 - definition.level
     return msgspec.structs.replace(one, adjusted_p=p, verdict=one.verdict if proven else "open")
+
+
+def _late(days: Sequence[ExperimentDay]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for day in days:
+        for metric, of in day.late.items():
+            for name, count in of.items():
+                found.setdefault(metric, {})[name] = found.get(metric, {}).get(name, 0) + count
+    return found
+
+
+def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Sequence[MetricReading]) -> list[str]:
+    """Return for each metric with outcomes that came late: how many, what they would change, and what to do."""
+    found, by_name = [], {one.name: one for one in definition.metrics}
+    for name, counts in _late(days).items():
+        source = by_name[name].source
+        what, wait = ("labels", "wait for the label") if source is None else ("events", f"delay of {source.name!r}")
+        of = ", ".join(f"{count:,} of {variant}" for variant, count in counts.items())
+        text = f"{what} of {name} came after their day was closed and do not count: {of}"
+        for one in metrics:
+            if one.metric == name and one.with_late is not None:
+                text += f"; with them, {one.variant} has {shown_effect(one, one.with_late)}"
+        found.append(f"{text}. To count such {what}, declare a longer {wait} and start the experiment again")
+    return found
 
 
 def _slices(definition: Experiment, state: ExperimentState, closed: Sequence[ExperimentDay]) -> list[SliceReading]:

@@ -112,6 +112,7 @@ class Reading(Shown, msgspec.Struct, frozen=True, kw_only=True):
     completeness: list[Completeness]
     metrics: list[MetricReading]
     slices: list[SliceReading]
+    late: dict[str, dict[str, int]]  # by metric and variant: events or labels that came after their day was closed
     withheld: str | None  # why no effect is shown; None if effects are shown
     decision: Recommendation
     notes: list[str] = []  # what else a person should know, such as that the planned time is over

@@ -138,6 +138,37 @@ def test_every_covariate_is_read_as_of_the_exposure(tmp_path: Path) -> None:
     assert {name for name, values in found.items() if values.x is not None} == {"spent", "bought"}
 
 
+def test_primary_metrics_are_summed_by_days_since_the_exposure(tmp_path: Path) -> None:
+    clock = VirtualClock(BEGIN_US)
+    with opened(tmp_path / "p", clock) as project:
+        plain = definition_of(project).metrics
+        spent = msgspec.structs.replace(plain[0], role="primary", within_us=60 * HOUR_US)
+        bought, basket = (msgspec.structs.replace(one, role="primary", within_us=2 * DAY_US) for one in plain[3:5])
+        started(project, definition_of(project, metrics=(spent, bought, basket, *plain[1:3])), BEGIN_US)
+        order(project, "o0", "ann", BEGIN_US - HOUR_US, 8.0)  # for the covariate
+        clock.advance_to(BEGIN_US + 1)
+        exposed(project, "ann", "bob")
+        for name, user, hours, amount in (("o1", "ann", 1, 20.0), ("o2", "ann", 24, 30.0), ("o3", "bob", 59, 5.0)):
+            clock.advance_to(BEGIN_US + 1 + hours * HOUR_US)
+            order(project, name, user, clock.now_us(), amount)
+        (day, *_) = closed(project, clock, BEGIN_US + DAY_US + 63 * HOUR_US)
+        old = day.variants["old"]
+        ages = {name: [(one.units, one.y, one.yy, one.x, one.d) for one in some] for name, some in old.ages.items()}
+        assert ages == {
+            "spent": [
+                (2, (20.0,), (400.0,), (8.0,), ()),
+                (2, (30.0,), (900.0,), (8.0,), ()),  # an order at the end of the first day is in the second
+                (2, (5.0,), (25.0,), (8.0,), ()),  # a shorter last part
+            ],
+            "bought": [(2, (1.0,), (1.0,), (), ()), (2, (1.0,), (1.0,), (), ())],
+            "basket": [(2, (20.0,), (400.0,), (), (1.0,)), (2, (30.0,), (900.0,), (), (1.0,))],
+        }
+        assert old.metrics["spent"].y == (55.0,)
+        clock.advance_to(clock.now_us() + 1)  # what becomes known while the day is closed was in time
+        order(project, "o4", "bob", BEGIN_US + 2 * HOUR_US, 7.0)
+        assert closed(project, clock, clock.now_us() + DAY_US)[0].with_late["old"].ages["spent"][0].y == (27.0,)
+
+
 def test_late_events_and_exposures_do_not_reopen_a_day(tmp_path: Path) -> None:
     clock = VirtualClock(BEGIN_US)
     with opened(tmp_path / "p", clock) as project:

@@ -12,15 +12,18 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from generated_days import START_US, changed, days_of, experiment, metric, normal_days, state_of
+from generated_days import START_US, changed, days_of, experiment, metric, normal_days, state_of, sums
 
 from trimtab.core.time import DAY_US
 from trimtab.events.definitions import source
+from trimtab.experiments.reading.document import experiment_document
 from trimtab.experiments.reading.effects import looks_of
 from trimtab.experiments.reading.looks import shown_effect, verdict
 from trimtab.experiments.reading.reading import read_experiment
 from trimtab.experiments.reading.results import Reading
+from trimtab.report import html_page
 
+V = ("blue", "green")
 ORDERS = source("orders", time="at", columns={"customer": str, "amount": float})
 
 
@@ -213,6 +216,34 @@ def test_novelty_shows_by_week() -> None:
     assert low[0] > 0.05
     assert low[1] < 0 < high[1]
     assert low[2] < 0 < high[2]
+
+
+def test_novelty_shows_by_days_since_the_exposure() -> None:
+    """Green has a large effect on the first day of each unit, and none later; every week has the same effect."""
+    rng = np.random.default_rng(24)
+    parts = [normal_days(rng, days=21, effect=one) for one in (0.3, 0.0, 0.0)]
+    whole = {v: {"revenue": [sum(day) for day in zip(*(one[v]["revenue"] for one in parts), strict=True)]} for v in V}
+    days = [
+        changed(day, variants={
+            v: msgspec.structs.replace(of, ages={"revenue": [sums(one[v]["revenue"][number]) for one in parts]})
+            for v, of in day.variants.items()
+        })
+        for number, day in enumerate(days_of(whole))
+    ]  # fmt: skip
+    definition = experiment(metric(source=ORDERS, by=("customer",), within_us=3 * DAY_US))
+    found = one(read_experiment(definition, state_of(definition), days))
+    assert found.verdict == "better"
+    assert list(found.by_age) == ["day 1", "day 2", "day 3"]
+    low, high = zip(*[(look.relative_low, look.relative_high) for look in found.by_age.values()], strict=True)
+    assert low[0] > 0.25
+    assert low[1] < 0 < high[1]
+    assert low[2] < 0 < high[2]
+    assert all(look.relative_low > 0.05 for look in found.by_week)
+    page = html_page(experiment_document(read_experiment(definition, state_of(definition), days)))
+    assert "by days since the first exposure" in page
+    assert "day 3" in page
+    older = read_experiment(definition, state_of(definition), days_of(whole))  # closed before there were such sums
+    assert one(older).by_age == {}
 
 
 def test_excluded_days_do_not_count_and_marks_are_listed() -> None:

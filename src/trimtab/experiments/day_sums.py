@@ -55,6 +55,14 @@ class DaySums:
             day, events = self._days[name], self.events[name]
             events |= {one: events.get(one, 0.0) + float(counts[mine].sum()) for one, counts in counts_of.items()}
             sums = {metric: _sums(self._metrics[metric], one, mine) for metric, one in values.items()}
+            ages = {
+                metric: [
+                    added([*day.ages.get(metric, [])[n : n + 1], _sums(self._metrics[metric], part, mine)])
+                    for n, part in enumerate(one.ages)
+                ]
+                for metric, one in values.items()
+                if one.ages
+            }
             parts = {**day.slices}
             counts = {**day.slice_units}
             for part, within in slices.items():
@@ -73,6 +81,7 @@ class DaySums:
                 metrics=_both(day.metrics, sums),
                 slices=parts,
                 slice_units=counts,
+                ages=ages,
             )
 
     def variants(self) -> dict[str, VariantDay]:

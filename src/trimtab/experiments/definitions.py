@@ -8,12 +8,14 @@ import msgspec
 
 from trimtab.core.expressions.nodes import Expression
 from trimtab.core.hashing import content_hash
+from trimtab.core.time import DAY_US
 from trimtab.events.definitions import Source
 from trimtab.features.aggregates import Aggregate
 
 MetricKind = Literal["mean", "proportion", "ratio", "quantile", "time_to_event"]
 Role = Literal["primary", "secondary", "guardrail"]
 Rule = Literal["sequence", "msprt", "obrien_fleming", "fixed"]
+_MOST_AGES = 7
 Value = Literal["loss", "label", "score"]  # the values of a prediction that a metric of a model can use
 
 
@@ -50,6 +52,17 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """The columns of the source that the metric reads, sorted."""
         parts = [part for one in (self.value, self.denominator) if one is not None for part in (one.of, one.where)]
         return sorted({*self.by}.union(*(part.columns() for part in parts if part is not None)))
+
+    @property
+    def age_ends_us(self) -> list[int]:
+        """The ends of the parts of the window of a metric of events: days, or of a long window seven parts at most.
+
+        >>> [end // DAY_US for end in Metric(name="m", kind="mean", within_us=10 * DAY_US, by=("user",)).age_ends_us]
+        [2, 4, 6, 8, 10]
+        """
+        days = -(-self.within_us // DAY_US) if self.by and self.kind != "time_to_event" else 0
+        step = -(-days // _MOST_AGES)
+        return [min(end * DAY_US, self.within_us) for end in range(step, days + step, step)] if days > 1 else []
 
 
 class Switchback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

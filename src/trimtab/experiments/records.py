@@ -117,6 +117,7 @@ class VariantDay(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, ArmSums] = {}
     slices: dict[str, dict[str, ArmSums]] = {}  # by slice, such as "country=DE", and metric
     slice_units: dict[str, int] = {}
+    ages: dict[str, list[ArmSums]] = {}  # by primary metric: its sums for each part of its window since the exposure
 
 
 class ExperimentDay(msgspec.Struct, frozen=True, kw_only=True):

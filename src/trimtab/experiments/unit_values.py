@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import msgspec
@@ -36,6 +37,7 @@ class UnitValues(msgspec.Struct, frozen=True, eq=False):
     y: Array
     x: Array | None = None  # the covariate, which was known at the exposure
     d: Array | None = None  # for a ratio: the denominator
+    ages: tuple[UnitValues, ...] = ()  # the same numbers for each part of the window since the exposure
 
 
 class MetricFeatures:
@@ -48,29 +50,32 @@ class MetricFeatures:
     Args:
         metrics: The metrics. Those about predictions are ignored.
         columns: The number of columns that identify a unit.
+        ages: Whether primary metrics are computed for each part of their windows as well (`Metric.age_ends_us`).
     """
 
-    def __init__(self, metrics: Sequence[Metric], columns: int) -> None:
+    def __init__(self, metrics: Sequence[Metric], columns: int, *, ages: bool = False) -> None:
         self._columns = columns
         types = {f"{dtype}_{place}": str if dtype == "str" else int for dtype in _TYPES for place in range(columns)}
         self._request = request("exposure", key="str_0", time="at", columns={**types, "at": Time})
         self.metrics = [metric for metric in metrics if metric.source is not None]
-        # aggregates of the same source and window are read together: is it before the exposure, how long is it, ...
-        groups: dict[tuple[bool, int, str, tuple[str, ...]], dict[str, Aggregate]] = {}
+        self._ends_us = {one.name: one.age_ends_us if ages and one.role == "primary" else [] for one in self.metrics}
+        # aggregates of the same source and window are read together. The window: its end after the exposure, its length
+        groups: dict[tuple[int, int, str, tuple[str, ...]], dict[str, Aggregate]] = {}
         sources: dict[str, Source] = {}
         for number, metric in enumerate(self.metrics):
             found = _aggregates(metric)
             of = _source(metric).name, metric.by
             sources[of[0]] = _source(metric)
-            after = groups.setdefault((False, metric.within_us, *of), {})
-            after |= {f"{name}_{number}": aggregate for name, aggregate in found.items()}
+            for end_us, over_us in self._windows(metric):
+                after = groups.setdefault((end_us, over_us, *of), {})
+                after |= {f"{name}_{number}": aggregate for name, aggregate in found.items()}
             if metric.before_us and metric.kind in _COVARIATES:
-                groups.setdefault((True, metric.before_us, *of), {})[f"value_{number}"] = found["value"]
+                groups.setdefault((0, metric.before_us, *of), {})[f"value_{number}"] = found["value"]
         joins: list[Join] = []
-        self._sets: list[tuple[bool, int, FeatureSet]] = []
-        for place, ((past, over_us, name, by), features) in enumerate(groups.items()):
-            joins.append(_join(f"{'before' if past else 'after'}_{place}", sources[name], by, over_us, features))
-            self._sets.append((past, over_us, feature_set(self._request, [joins[-1]], texts=True)))
+        self._sets: list[tuple[int, int, FeatureSet]] = []
+        for place, ((end_us, over_us, name, by), features) in enumerate(groups.items()):
+            joins.append(_join(f"{'after' if end_us else 'before'}_{place}", sources[name], by, over_us, features))
+            self._sets.append((end_us, over_us, feature_set(self._request, [joins[-1]], texts=True)))
         self._read = {name for join in joins for name in join.by}
         self.every = feature_set(self._request, joins, texts=True) if joins else None  # all of them, for one run
 
@@ -94,23 +99,32 @@ class MetricFeatures:
             for place, one in enumerate(unit_columns(units, [dtype] * self._columns))
         }
         requests = Columns({**named, "at": Column("time", exposed_us)})
-        read: dict[bool, dict[str, Column]] = {False: {}, True: {}}
-        for past, over_us, wanted in self._sets:
-            if past:
-                values = evaluate(wanted, requests, exposed_us, None).values
-            else:
-                values = evaluate(wanted, requests, exposed_us + over_us, known_by_us).values
-            read[past] |= {name.rpartition(".")[2]: values[name] for name in values.names}
+        read: dict[tuple[int, int], dict[str, Column]] = {}  # by end and length of the window
+        for end_us, over_us, wanted in self._sets:
+            values = evaluate(wanted, requests, exposed_us + end_us, known_by_us if end_us else None).values
+            window = read.setdefault((end_us, over_us), {})
+            window |= {name.rpartition(".")[2]: values[name] for name in values.names}
         found: dict[str, UnitValues] = {}
         for number, metric in enumerate(self.metrics):
-            y, d, x = _numbers(metric, read[False][f"value_{number}"], exposed_us), None, None
-            if metric.kind == "ratio":
-                d = within_range(_floats(read[False][f"denominator_{number}"]))
-                y = np.where(np.isnan(d), np.nan, y)
-            if f"value_{number}" in read[True]:
-                x = np.nan_to_num(_numbers(metric, read[True][f"value_{number}"], exposed_us))
-            found[metric.name] = UnitValues(y, x, d)
+            past, x = read.get((0, metric.before_us), {}).get(f"value_{number}"), None
+            if past is not None:
+                x = np.nan_to_num(_numbers(metric, past, exposed_us))
+            whole, *ages = [self._values(number, read[window], exposed_us, x) for window in self._windows(metric)]
+            found[metric.name] = msgspec.structs.replace(whole, ages=tuple(ages))
         return found
+
+    def _windows(self, metric: Metric) -> list[tuple[int, int]]:
+        """Return the end after the exposure and the length of a metric's window, and then of the parts of it."""
+        ends_us = self._ends_us[metric.name]
+        return [(metric.within_us,) * 2, *((end, end - begin) for begin, end in pairwise([0, *ends_us]))]
+
+    def _values(self, number: int, read: Mapping[str, Column], exposed_us: Array, x: Array | None) -> UnitValues:
+        metric, d = self.metrics[number], None
+        y = _numbers(metric, read[f"value_{number}"], exposed_us)
+        if metric.kind == "ratio":
+            d = within_range(_floats(read[f"denominator_{number}"]))
+            y = np.where(np.isnan(d), np.nan, y)
+        return UnitValues(y, x, d)
 
 
 def event_counts(metrics: Sequence[Metric]) -> dict[str, Metric]:
@@ -119,7 +133,7 @@ def event_counts(metrics: Sequence[Metric]) -> dict[str, Metric]:
     for metric in metrics:
         if metric.source is not None and metric.value is not None:
             counted = Aggregate(kind="count", where=None if metric.denominator else metric.value.where)
-            plain = {"kind": "mean", "denominator": None, "before_us": 0, "cap": None}
+            plain = {"kind": "mean", "denominator": None, "before_us": 0, "cap": None, "role": "secondary"}
             found[metric.name] = msgspec.structs.replace(metric, name=f"{metric.name} events", value=counted, **plain)
     return found
 

@@ -16,7 +16,7 @@ from trimtab.stats.ab.arms import Arm, Effect, arm_of, post_stratified
 from trimtab.stats.ab.bayes import posterior
 from trimtab.stats.ab.fixed import compare
 from trimtab.stats.ab.power import Design, days_needed, detectable_effect, power
-from trimtab.stats.ab.quantiles import WIDTH, bin_edges, bins_of, compare_quantiles, quantile_arm
+from trimtab.stats.ab.quantiles import WIDTH, bin_edges, bins_of, quantile_arm
 from trimtab.stats.ab.sequential import compare_any_time, obrien_fleming, spending_bounds
 
 DAYS = np.repeat(np.arange(20), 100)
@@ -290,7 +290,7 @@ def test_a_quantile_is_that_of_the_values_and_its_error_that_of_repetitions(q: f
         arms = [counted(one, DAYS, 20) for one in values]
         arm = quantile_arm(arms[0], q)
         assert arm.y.sum() / arm.units.sum() == pytest.approx(np.quantile(values[0], q), rel=0.02)
-        effect = compare_quantiles(*arms, q, days=False)
+        effect = compare(*(quantile_arm(one, q) for one in arms), days=False)
         wrong += not effect.low <= 0.0 <= effect.high
         found.append((effect.difference, width(effect) / 2.0 / 1.96))
     differences, errors = np.array(found).T
@@ -301,13 +301,13 @@ def test_a_quantile_is_that_of_the_values_and_its_error_that_of_repetitions(q: f
 def test_quantiles_can_be_compared_by_day_and_at_any_time() -> None:
     rng = np.random.default_rng(12)
     arms = [counted(scale * np.exp(rng.standard_normal(2000)), DAYS, 20) for scale in (1.0, 1.4)]
-    effect = compare_quantiles(*arms, 0.5)
+    effect = compare(*(quantile_arm(one, 0.5) for one in arms))
     assert effect.low < 0.4 < effect.high
     assert effect.low > 0.0
     found = compare_any_time(*(quantile_arm(one, 0.5) for one in arms))
     assert found[1].low == -math.inf
     assert found[-1].low > 0.0
-    nothing = compare_quantiles([{}] * 20, arms[1], 0.5)
+    nothing = compare(quantile_arm([{}] * 20, 0.5), quantile_arm(arms[1], 0.5))
     assert (nothing.p, nothing.low) == (None, -math.inf)
     with pytest.raises(Misuse, match=r"such as 0\.95"):
         quantile_arm(arms[0], 95.0)
@@ -409,7 +409,8 @@ def test_a_quantile_at_a_jump_between_frequent_values_is_not_called_different() 
     for seed in range(60):
         rng = np.random.default_rng(seed)
         values = rng.choice([9.99, 19.99, 49.99], (2, 4_000), p=[0.5, 0.3, 0.2])
-        effect = compare_quantiles(*(counted(one, np.arange(4_000) % 20, 20) for one in values), 0.5)
+        arms = [quantile_arm(counted(one, np.arange(4_000) % 20, 20), 0.5) for one in values]
+        effect = compare(*arms)
         wrong += not effect.low <= 0.0 <= effect.high
         assert 9.9 < effect.control < 20.3
     assert wrong <= 9  # with a true rate of 5 %, more than 9 of 60 have a probability of .1 %

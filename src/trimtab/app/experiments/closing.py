@@ -105,7 +105,7 @@ class ExperimentDays:
         self._model = None if definition.model is None else system.definitions.deployment(definition.model).model
         self._end_us = end_us(state, definition.duration_us)
         self._testers = {*system.declared.experiments.get(state.name, definition).overrides}
-        self._features = MetricFeatures(definition.metrics, len(definition.unit))
+        self._features = MetricFeatures(definition.metrics, len(definition.unit), ages=True)
         self._wait_us = longest_wait_us(definition.metrics, None if self._model is None else self._model.label)
         self._units: LoggedUnits | None = None
         self._predictions: PredictionValues | None = None
@@ -176,7 +176,8 @@ class ExperimentDays:
         if not due:
             return
         counts = event_counts(self.definition.metrics)
-        features = MetricFeatures([*self.definition.metrics, *counts.values()], len(self.definition.unit))
+        metrics = [*self.definition.metrics, *counts.values()]
+        features = MetricFeatures(metrics, len(self.definition.unit), ages=True)
         units, earlier, puts = iter(reached.units), list[str](), list[Put]()
         with evaluating(self._system, features.every, ["late", state.name, state.generation, [*due]]) as evaluate:
             for day in stored_days(catalog, state.name, state.generation):

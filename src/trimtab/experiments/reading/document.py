@@ -160,8 +160,22 @@ def _weeks(page: Document, reading: Reading) -> None:
         if one.role == "primary"
         for look in one.by_week
     )
+    ages = tuple(
+        (one.metric, one.variant, age, sum(look.units), *shown_values(look))
+        for one in reading.metrics
+        for age, look in one.by_age.items()
+    )
+    if ages:
+        page.heading("Novelty: by days since the first exposure", detail=True)
+        page.paragraph(
+            "The effect on what units do on their first day, their second day, and so on. If it shrinks from day to "
+            "day, the novelty wears off. Each interval is that of a single look at its days.",
+            detail=True,
+        )
+        headers = ("metric", "variant", "since the exposure", "units", "effect", "low", "high")
+        page.table(Table(headers=headers, rows=ages), detail=True)
     if rows:
-        page.heading("Novelty", detail=True)
+        page.heading("Novelty: by week", detail=True)
         page.paragraph(
             "The effect on units that were first exposed in each week. If it shrinks from week to week, the novelty "
             "may wear off. Each interval is that of a single look at its week.",

@@ -1,10 +1,11 @@
-"""Effects on metrics over time, by slice and by week, computed from the sums of closed days."""
+"""Effects on metrics over time, by slice, and by time since the first exposure, from the sums of closed days."""
 
 from __future__ import annotations
 
 import math
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import msgspec
@@ -43,8 +44,8 @@ def days_until(start_us: int, end_us: int) -> int:
     return -(-end_us // DAY_US) - start_us // DAY_US
 
 
-def arm_of(days: Sequence[ExperimentDay], variant: str, metric: Metric, slice_: str = "") -> Arm:
-    """Return the sums of a variant and a metric, one block for each day."""
+def arm_of(days: Sequence[ExperimentDay], variant: str, metric: Metric, slice_: str | int = "") -> Arm:
+    """Return the sums of a variant and a metric, one block for each day. A number is a part of the metric's window."""
     sums = [_sums(day, variant, metric.name, slice_) for day in days]
     if metric.kind == "quantile":
         return quantile_arm([one.histogram for one in sums], metric.quantile)
@@ -152,6 +153,23 @@ def novelty_of(
     ]
 
 
+def effects_by_age(
+    definition: Experiment, metric: Metric, days: Sequence[ExperimentDay], variant: str
+) -> dict[str, Look]:
+    """Return the effect in each part of a metric's window, by days since the first exposure, such as "day 1".
+
+    All units are in each of them. The intervals are those of a single look.
+    """
+    ends = [-(-end // DAY_US) for end in metric.age_ends_us]
+    how, days = _how(definition, metric), [one for one in days if any(of.ages for of in one.variants.values())]
+    found = {}
+    for number, (begin, end) in enumerate(pairwise([0, *ends]), 1):
+        if _enough(definition, metric, days, variant, number):
+            name = f"day {end}" if end - begin == 1 else f"days {begin + 1}-{end}"
+            found[name] = _look(compare(*_pair(definition, metric, days, variant, number), **how), days[-1])
+    return found
+
+
 def bayesian(
     definition: Experiment, metric: Metric, days: Sequence[ExperimentDay], variant: str
 ) -> tuple[float | None, float | None]:
@@ -186,15 +204,17 @@ def _how(definition: Experiment, metric: Metric) -> dict[str, Any]:
     }
 
 
-def _sums(day: ExperimentDay, variant: str, metric: str, slice_: str) -> ArmSums:
+def _sums(day: ExperimentDay, variant: str, metric: str, slice_: str | int) -> ArmSums:
     here = day.variants.get(variant)
     if here is None:
         return ArmSums()
+    if isinstance(slice_, int):
+        return next(iter(here.ages.get(metric, [])[slice_ - 1 : slice_]), ArmSums())
     return (here.slices.get(slice_, {}) if slice_ else here.metrics).get(metric, ArmSums())
 
 
 def _pair(
-    definition: Experiment, metric: Metric, days: Sequence[ExperimentDay], variant: str, slice_: str = ""
+    definition: Experiment, metric: Metric, days: Sequence[ExperimentDay], variant: str, slice_: str | int = ""
 ) -> tuple[Arm, Arm]:
     whole = arm_of(days, definition.control, metric, slice_), arm_of(days, variant, metric, slice_)
     if not definition.strata or slice_ or metric.kind not in ("mean", "proportion"):
@@ -218,7 +238,7 @@ def _without(whole: Arm, parts: Sequence[Arm]) -> Arm:
 
 
 def _enough(
-    definition: Experiment, metric: Metric, days: Sequence[ExperimentDay], variant: str, slice_: str = ""
+    definition: Experiment, metric: Metric, days: Sequence[ExperimentDay], variant: str, slice_: str | int = ""
 ) -> bool:
     names = (definition.control, variant)
     return all(sum(_sums(day, name, metric.name, slice_).units for day in days) >= _LEAST for name in names)

@@ -51,6 +51,7 @@ class MetricReading(msgspec.Struct, frozen=True, kw_only=True):
     expected_loss: float | None = None  # the loss to expect from choosing the variant, in units of the metric
     with_late: Look | None = None  # the newest look, if outcomes that came late had counted; None: none came late
     by_week: list[Look] = []  # the effect on units that were first exposed in each week, to see novelty effects
+    by_age: dict[str, Look] = {}  # for a primary metric: the effect by days since the first exposure, such as "day 1"
 
     @property
     def taken_back(self) -> bool:

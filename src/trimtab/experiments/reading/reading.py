@@ -21,6 +21,7 @@ from trimtab.experiments.reading.effects import (
     comparisons,
     days_shown,
     days_until,
+    effects_by_age,
     looks_of,
     novelty_of,
 )
@@ -197,6 +198,7 @@ def _metrics(
                     probability_better=probability,
                     expected_loss=loss,
                     by_week=novelty_of(definition, metric, state, days, name),
+                    by_age=effects_by_age(definition, metric, days, name),
                 )
             )
     secondary = [one for one in found if one.role == "secondary"]

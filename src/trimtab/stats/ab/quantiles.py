@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse
-from trimtab.stats.ab.arms import Arm, Better, Effect, FloatArray
-from trimtab.stats.ab.fixed import compare
+from trimtab.stats.ab.arms import Arm, FloatArray
 
 WIDTH = 0.01  # the relative width of a bin; a quantile is off by at most half of it
 SMALLEST = 1e-9  # values closer to 0 than this count as 0
@@ -114,34 +113,3 @@ def _slope(value_at: Callable[[float], float], q: float, units: float) -> float:
         above, below = value_at(q + up) - value, value - value_at(q - down)
         slopes += [(above + below) / (up + down), above / up, below / down]
     return max(slopes) if max(slopes) > _JUMP * slopes[0] else slopes[0]
-
-
-def compare_quantiles(
-    control: Sequence[Histogram],
-    treatment: Sequence[Histogram],
-    q: float,
-    level: float = 0.95,
-    *,
-    days: bool = True,
-    two_sided: bool = True,
-    better: Better = "higher",
-) -> Effect:
-    """Compare a quantile of two variants once. The arguments after `q` are those of `compare`.
-
-    For the other rules, give the sums of `quantile_arm` to `compare_any_time` or `obrien_fleming`. The quantile and the
-    density are those of all blocks, also for the earlier looks.
-
-    Args:
-        control: The counts of each block in the bins of `bins_of`.
-        treatment: The same, over the same blocks.
-        q: The quantile, between 0 and 1.
-        level: The confidence level.
-        days: Whether days are units of evidence.
-        two_sided: Whether to look for an effect in both directions.
-        better: For a one-sided comparison: the direction to look in.
-
-    Raises:
-        Misuse: The quantile is not between 0 and 1, or the blocks differ.
-    """
-    found = [quantile_arm(histograms, q) for histograms in (control, treatment)]
-    return compare(*found, days=days, level=level, two_sided=two_sided, better=better)
